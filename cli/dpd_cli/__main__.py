@@ -1,0 +1,3 @@
+from dpd_cli.main import main
+
+main()

@@ -1,0 +1,46 @@
+"""`dpd info`: what a bundle holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def info_command(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A .dpd file or bundle folder; the embedded one without.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Verify a bundle's hashes and describe it.
+
+    Examples: dpd info · dpd info site.dpd --json
+    """
+    from dataclasses import asdict
+
+    from dpd_cli.terminal import print_json
+    from dpd_runtime.bundle import embedded_bundle, load_bundle
+
+    opened = load_bundle(bundle or embedded_bundle())
+    manifest = opened.manifest
+    if json_output:
+        classes = [{"name": c.name, "prototypes": len(c.prototypes)} for c in opened.classes]
+        print_json({"hash": opened.hash, "classes": classes, **asdict(manifest)})
+        return
+    size = sum(entry.bytes for entry in manifest.files.values())
+    guidance = manifest.sampler.guidance[0]
+    print(f"{manifest.name}: {opened.path}")
+    print(f"hash        {opened.hash}")
+    print(f"state       every listed file has its hash; audit: {manifest.audit}; signature: unsigned")
+    print(f"images      {manifest.image_shape[0]} x {manifest.image_shape[1]} RGB, latents {manifest.latent_shape}")
+    print(
+        f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"
+    )
+    print(
+        f"sampler     {manifest.sampler.solver}, {manifest.sampler.steps} steps, {manifest.sampler.candidates} candidates, "
+        f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}"
+    )
+    for scene in opened.classes:
+        print(f"  {scene.name:<24} {len(scene.prototypes):>3} prototypes   {opened.prompts[scene.prompt_rows[0]]}")
+    for part, licence in manifest.licences.items():
+        print(f"licence     {part}: {licence}")

@@ -1,0 +1,75 @@
+"""Finished trainings on disk: one small JSON file each, so that an interrupted or widened evaluation goes on."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dpd_eval.recipe import Recipe
+from dpd_runtime.errors import DiskError
+
+FORMAT = 1  # raise it whenever dpd_eval.training or a student changes what a training gives
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Confusion matrix [true, predicted] of one training on the test images, and the seconds that it took."""
+
+    confusion: NDArray[np.int64]
+    seconds: float
+
+
+def default_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dpd" / "evaluate"
+
+
+def images_hash(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """sha256 over shape, pixels [n, H, W, 3] and labels [n], in their order (which decides the batches)."""
+    digest = hashlib.sha256(json.dumps(images.shape).encode())
+    digest.update(images.tobytes())
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def training_key(train_hash: str, test_hash: str, num_classes: int, student: str, recipe: Recipe, seed: int) -> str:
+    """sha256 of everything that decides a training's outcome on one type of machine."""
+    values = {key: value for key, value in recipe.to_dict().items() if key != "name"}
+    parts = [FORMAT, train_hash, test_hash, num_classes, student, values, seed, str(torch.__version__)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def load_outcome(folder: Path, key: str) -> Outcome | None:
+    """The stored outcome, or None where there is none or the file is damaged (it is then trained again)."""
+    try:
+        stored = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        confusion = np.array(stored["confusion"], dtype=np.int64)
+        if stored["key"] != key or confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+            return None
+        return Outcome(confusion, float(stored["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save_outcome(folder: Path, key: str, outcome: Outcome) -> None:
+    """Write atomically: a reader sees the whole file or none.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    text = json.dumps({"key": key, "confusion": outcome.confusion.tolist(), "seconds": outcome.seconds})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".partial", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        Path(file.name).replace(folder / f"{key}.json")
+    except OSError as error:
+        raise DiskError(
+            f"{folder}: a finished training cannot be stored ({error.strerror}); set XDG_CACHE_HOME elsewhere"
+        ) from None

@@ -1,0 +1,76 @@
+"""What `evaluate` returns, as frozen dataclasses which turn into one JSON object."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dpd_eval.recipe import Recipe
+from dpd_eval.statistics import Interval
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
+
+    oa_std is the sample standard deviation (n − 1), None for one pair; aa, kappa and class_accuracy are means over
+    pairs; seconds is the sum of training and testing times, of cached trainings too.
+    """
+
+    arm: str
+    student: str
+    ipc: int
+    images: int
+    oa_mean: float
+    oa_std: float | None
+    oa_runs: tuple[float, ...]
+    aa: float
+    kappa: float
+    class_accuracy: dict[str, float]
+    seeds: tuple[int, ...]
+    cached: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval.
+
+    ratio is mean OA / mean OA (None where the reference's is 0).
+    """
+
+    arm: str
+    reference: str
+    student: str
+    ipc: int
+    difference: Interval
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    multiply_adds: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The whole comparison. `test_part` is "val", "test" or "all" (a folder without parts)."""
+
+    sets: tuple[str, ...]
+    train: str
+    test: str
+    test_part: str
+    classes: tuple[str, ...]
+    train_images: int
+    test_images: int
+    resolution: int
+    recipe: Recipe
+    students: dict[str, StudentInfo]
+    arms: tuple[ArmResult, ...]
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and finite numbers: what `--json` prints."""
+        return asdict(self)

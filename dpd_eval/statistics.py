@@ -1,0 +1,108 @@
+"""Figures of a confusion matrix, and intervals of paired comparisons (DESIGN §4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t  # type: ignore[import-untyped]
+
+from dpd_runtime.errors import InputError
+
+
+def confusion_matrix(true: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """Counts [true class, predicted class] of two label arrays [n] with values 0 … num_classes-1."""
+    counts = np.bincount(true * num_classes + predicted, minlength=num_classes * num_classes)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def overall_accuracy(confusion: NDArray[np.int64]) -> float:
+    """OA in [0, 1]: the share of images on the diagonal."""
+    return float(np.trace(confusion) / confusion.sum())
+
+
+def class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Recall of each class in [0, 1]; NaN for a class without images."""
+    counts = confusion.sum(axis=1)
+    share: NDArray[np.float64] = np.full(len(counts), np.nan)
+    np.divide(np.diag(confusion), counts, out=share, where=counts > 0)
+    return share
+
+
+def average_accuracy(confusion: NDArray[np.int64]) -> float:
+    """AA in [0, 1]: mean of the class accuracies over the classes that have images."""
+    return float(np.nanmean(class_accuracy(confusion)))
+
+
+def cohen_kappa(confusion: NDArray[np.int64]) -> float:
+    """κ = (p_o − p_e) / (1 − p_e), p_e from the margins (Cohen 1960); 0 where one class is everything."""
+    total = confusion.sum()
+    expected = float(confusion.sum(axis=1) @ confusion.sum(axis=0)) / float(total) ** 2
+    if expected == 1.0:
+        return 0.0
+    return (overall_accuracy(confusion) - expected) / (1 - expected)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean of n paired values with its two-sided t-interval; the ends are None for n = 1."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """mean ± t_{n−1, (1+confidence)/2} · s / √n with the sample standard deviation s (Student 1908)."""
+    if not values:
+        raise InputError("an interval needs at least one value")
+    array = np.asarray(values, dtype=np.float64)
+    mean, n = float(array.mean()), len(array)
+    if n == 1:
+        return Interval(mean, None, None, 1)
+    half = float(student_t.ppf((1 + confidence) / 2, n - 1)) * float(array.std(ddof=1)) / n**0.5
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def _pair(first: Sequence[float], second: Sequence[float]) -> list[tuple[float, float]]:
+    if len(first) != len(second):
+        raise InputError(f"{len(first)} values against {len(second)}: a paired comparison needs as many on each side")
+    return list(zip(first, second, strict=True))
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """95 % t-interval of first_i − second_i.
+
+    Raises:
+        InputError: lengths differ or are 0.
+    """
+    return t_interval([a - b for a, b in _pair(first, second)])
+
+
+Verdict = Literal["met", "not met", "not resolved"]
+
+
+@dataclass(frozen=True)
+class RatioVerdict:
+    """Whether set ≥ ratio · reference, with the interval of set_i − ratio · reference_i that says so."""
+
+    ratio: float
+    verdict: Verdict
+    interval: Interval
+
+
+def ratio_verdict(set_oas: Sequence[float], ref_oas: Sequence[float], ratio: float) -> RatioVerdict:
+    """DESIGN §4: met when the lower end of the interval is ≥ 0, not met when the upper end is < 0, else not resolved.
+
+    Raises:
+        InputError: lengths differ or are 0.
+    """
+    interval = t_interval([a - ratio * b for a, b in _pair(set_oas, ref_oas)])
+    verdict: Verdict = "not resolved"
+    if interval.low is not None and interval.low >= 0:
+        verdict = "met"
+    elif interval.high is not None and interval.high < 0:
+        verdict = "not met"
+    return RatioVerdict(ratio, verdict, interval)

@@ -1,0 +1,136 @@
+"""Reading a bundle's files: a folder, or one stored (uncompressed) zip that is memory-mapped."""
+
+import mmap
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from dpd_runtime.errors import BundleError
+
+MAX_ENTRIES = 10_000
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+
+
+def check_entry_name(name: str) -> None:
+    """Refuse every path which could leave the bundle or mean two things.
+
+    Raises:
+        BundleError
+    """
+    parts = PurePosixPath(name).parts
+    bad = not name or name.startswith("/") or "\\" in name or ":" in name or name != "/".join(parts)
+    if bad or any(p in (".", "..") for p in parts) or not name.isprintable() or len(name) > 255:
+        raise BundleError(f"entry {name!r} has an unsafe path: the bundle was not made by dpd export; do not use it")
+
+
+class FolderFiles(Mapping[str, memoryview]):
+    """Files under a folder, each read once when asked for; symbolic links are refused."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names = []
+        for path in sorted(root.rglob("*")):
+            if path.is_symlink():
+                raise BundleError(f"{path}: symbolic links are not allowed in a bundle; copy the file itself")
+            if path.is_file():
+                self._names.append(path.relative_to(root).as_posix())
+            if len(self._names) > MAX_ENTRIES:
+                raise BundleError(f"{root}: more than {MAX_ENTRIES} files; this is not a bundle")
+
+    def __getitem__(self, name: str) -> memoryview:
+        if name not in self._names:
+            raise KeyError(name)
+        return memoryview((self._root / name).read_bytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class ZipFiles(Mapping[str, memoryview]):
+    """Entries of a stored zip as views of the mapped file: no copy, no decompression, no second opening."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            try:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                with zipfile.ZipFile(file) as archive:
+                    infos = archive.infolist()
+            except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+                raise BundleError(f"{path}: not a readable bundle ({error}); fetch it again") from error
+        if len(infos) > MAX_ENTRIES:
+            raise BundleError(f"{path}: more than {MAX_ENTRIES} entries; this is not a bundle")
+        self._view = memoryview(self._map)
+        self._entries: dict[str, tuple[int, int, int]] = {}
+        for info in infos:
+            if info.filename in self._entries:
+                raise BundleError(f"{path}: entry {info.filename!r} is there twice; do not use this bundle")
+            check_entry_name(info.filename)
+            self._entries[info.filename] = (self._data_offset(path, info), info.file_size, info.CRC)
+
+    def _data_offset(self, path: Path, info: zipfile.ZipInfo) -> int:
+        """Where the bytes begin; the local header must say what the central directory says."""
+        damaged = BundleError(f"{path}: entry {info.filename!r} is damaged or not stored plainly; fetch it again")
+        start = info.header_offset
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
+            raise damaged
+        if not 0 <= start <= len(self._map) - _LOCAL_HEADER.size:
+            raise damaged
+        magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL_HEADER.unpack_from(
+            self._map, start
+        )
+        name_start = start + _LOCAL_HEADER.size
+        offset = name_start + name_length + extra_length
+        name = self._map[name_start : name_start + name_length]
+        same = (magic, flags, method) == (b"PK\x03\x04", info.flag_bits, info.compress_type)
+        same = same and (crc, packed, size) == (info.CRC, info.file_size, info.file_size)
+        if not same or name != info.filename.encode() or offset + info.file_size > len(self._map):
+            raise damaged
+        return int(offset)
+
+    def __getitem__(self, name: str) -> memoryview:
+        offset, size, _ = self._entries[name]
+        return self._view[offset : offset + size]
+
+    def check_crc(self, name: str) -> None:
+        """For the entries which no manifest lists: bundle.json and bundle.sig.
+
+        Raises:
+            BundleError
+        """
+        if zlib.crc32(self[name]) != self._entries[name][2]:
+            raise BundleError(f"{name}: its checksum does not hold; the bundle is damaged, fetch it again")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def open_files(path: Path) -> FolderFiles | ZipFiles:
+    """Open a bundle folder or a .dpd file.
+
+    Raises:
+        BundleError: there is nothing, or nothing readable, at `path`.
+    """
+    if path.is_dir():
+        return FolderFiles(path)
+    if not path.is_file():
+        raise BundleError(f"{path}: no such bundle; give a .dpd file or a bundle folder")
+    return ZipFiles(path)
+
+
+def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a stored zip with fixed dates: the same files give the same bytes. Whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, files[name])
+    partial.replace(path)

@@ -1,0 +1,219 @@
+"""A verified bundle in memory. Every hash is checked before any graph is loaded."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from dpd_runtime.archive import ZipFiles, check_entry_name, open_files
+from dpd_runtime.engines import Provider
+from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.errors import BundleError, BundleHashError, InputError
+from dpd_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from dpd_runtime.schedule import Schedule, schedule_from_config
+
+SIGNATURE_NAME = "bundle.sig"
+EMBEDDED_BUNDLE = "eurosat64.dpd"
+REQUIRED = (
+    "unet/model.onnx",
+    "vae_decoder/model.onnx",
+    "latent_classifier/model.onnx",
+    "scheduler/scheduler_config.json",
+    "prompts.safetensors",
+    "prototypes.safetensors",
+    "classes.json",
+)
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SceneClass:
+    """One class as the bundle holds it.
+
+    Args:
+        prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; at least one.
+        prototypes: [K, C, h, w] float32 scaled latents; K may be 0. Image i uses number i mod K.
+    """
+
+    name: str
+    label: int
+    prompt_rows: tuple[int, ...]
+    prototypes: Float32
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Args:
+    hash: sha256 of bundle.json's bytes, which names the bundle.
+    prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
+    """
+
+    path: Path
+    manifest: Manifest
+    hash: str
+    schedule: Schedule
+    classes: tuple[SceneClass, ...]
+    prompts: tuple[str, ...]
+    prompt_embeddings: Float32
+    empty_embedding: Float32
+    files: Mapping[str, memoryview]
+
+    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
+        """Load one of the bundle's graphs, for example "unet/model.onnx"."""
+        return OnnxRuntimeEngine(bytes(self.files[graph]), provider, threads)
+
+    def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
+        """The classes by name, in the bundle's order; all of them for None.
+
+        Raises:
+            InputError: a name which the bundle does not hold.
+        """
+        if names is None:
+            return self.classes
+        known = [c.name for c in self.classes]
+        for name in names:
+            if name not in known:
+                raise InputError(f"class {name!r} is not in the bundle; it holds {', '.join(known)}")
+        return tuple(c for c in self.classes if c.name in names)
+
+
+def check_class_name(name: object) -> str:
+    """Class names become folders: refuse whatever is not a plain, printable file name.
+
+    Raises:
+        BundleError
+    """
+    good = isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() and name == name.strip()
+    if not good or any(c in str(name) for c in '/\\:*?"<>|') or str(name).startswith("."):
+        raise BundleError(
+            f"classes.json: class name {name!r} cannot be a folder name; rename the class and export again"
+        )
+    return str(name)
+
+
+def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, memoryview]:
+    """Exactly the files that the manifest lists, each with the bytes that it lists."""
+    listed = set(manifest.files) | {MANIFEST_NAME, SIGNATURE_NAME}
+    for name in files:
+        if name not in listed:
+            raise BundleError(
+                f"{name} is in the bundle but not in {MANIFEST_NAME}: the bundle was changed; fetch it again"
+            )
+    verified = {}
+    for name, entry in manifest.files.items():
+        check_entry_name(name)
+        if name not in files:
+            raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
+        content = files[name]
+        found = hashlib.sha256(content).hexdigest()
+        if len(content) != entry.bytes or found != entry.sha256:
+            raise BundleHashError(name, found, entry.sha256)
+        verified[name] = content
+    for name in REQUIRED:
+        if name not in verified:
+            raise BundleError(f"{name} is not listed in {MANIFEST_NAME}: the bundle is incomplete; export it again")
+    return verified
+
+
+def _json(files: Mapping[str, memoryview], name: str) -> Any:
+    try:
+        return json.loads(bytes(files[name]))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{name} is not JSON ({error}): export the bundle again") from error
+
+
+def _tensors(files: Mapping[str, memoryview], name: str) -> dict[str, Float32]:
+    try:
+        tensors = load_tensors(bytes(files[name]))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(f"{name} is not a safetensors file ({error}): export the bundle again") from error
+    out = {}
+    for key, value in tensors.items():
+        if value.dtype not in (np.float16, np.float32) or not np.isfinite(value).all():
+            raise BundleError(f"{name}: tensor {key!r} is not finite float16 or float32; export the bundle again")
+        out[key] = value.astype(np.float32)
+    return out
+
+
+def _classes(
+    content: Any, prototypes: dict[str, Float32], prompts: int, latent_shape: tuple[int, ...]
+) -> tuple[SceneClass, ...]:
+    classes = []
+    for label, entry in enumerate(content["classes"]):
+        name = check_class_name(entry["name"])
+        rows = tuple(entry["prompt_rows"])
+        latents = prototypes.get(f"class.{label}", np.zeros((0, *latent_shape), np.float32))
+        if latents.shape[1:] != latent_shape:
+            raise BundleError(f"prototypes.safetensors: class {name} has shape {latents.shape}, not K × {latent_shape}")
+        if not rows or any(type(r) is not int or not 0 <= r < prompts for r in rows):
+            raise BundleError(f"classes.json: class {name} names prompts which prompts.safetensors does not hold")
+        if len(rows) != max(1, len(latents)):
+            raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
+        classes.append(SceneClass(name, label, rows, latents))
+    if len({c.name for c in classes}) != len(classes) or len(classes) < 2:
+        raise BundleError("classes.json: class names are not two or more different ones; export the bundle again")
+    return tuple(classes)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Open and verify a bundle.
+
+    Raises:
+        BundleError: nothing there, damaged, changed, incomplete or from the future. No graph has been loaded then.
+    """
+    path = Path(path)
+    files = open_files(path)
+    if MANIFEST_NAME not in files:
+        raise BundleError(f"{path}: no {MANIFEST_NAME} in it; this is not a dpd bundle")
+    if isinstance(files, ZipFiles):
+        files.check_crc(MANIFEST_NAME)
+    raw = files[MANIFEST_NAME]
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: {MANIFEST_NAME} has {len(raw)} bytes, more than {MAX_MANIFEST_BYTES}")
+    manifest = parse_manifest(bytes(raw))
+    verified = _verified(files, manifest)
+    try:
+        schedule = schedule_from_config(_json(verified, "scheduler/scheduler_config.json"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"scheduler/scheduler_config.json: {error}; export the bundle again") from error
+    if schedule.prediction_type != manifest.prediction_type:
+        raise BundleError(
+            f"prediction_type is {manifest.prediction_type} in {MANIFEST_NAME} and {schedule.prediction_type} "
+            "in the scheduler's config; export the bundle again"
+        )
+    prompts = _tensors(verified, "prompts.safetensors")
+    table = _json(verified, "classes.json")
+    try:
+        embeddings, empty = prompts["embeddings"], prompts["empty"]
+        classes = _classes(table, _tensors(verified, "prototypes.safetensors"), len(embeddings), manifest.latent_shape)
+        texts = tuple(str(text) for text in table["prompts"])
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f"classes.json or prompts.safetensors is incomplete ({error}): export the bundle again"
+        ) from error
+    if embeddings.ndim != 3 or embeddings.shape[1:] != empty.shape or len(texts) != len(embeddings):
+        raise BundleError("prompts.safetensors: shapes do not fit together; export the bundle again")
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        hash=hashlib.sha256(raw).hexdigest(),
+        schedule=schedule,
+        classes=classes,
+        prompts=texts,
+        prompt_embeddings=embeddings,
+        empty_embedding=empty,
+        files=verified,
+    )
+
+
+def embedded_bundle() -> Path:
+    """The EuroSAT bundle that comes with the package."""
+    return Path(str(resources.files("dpd_runtime") / "data" / EMBEDDED_BUNDLE))

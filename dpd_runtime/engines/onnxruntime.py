@@ -1,0 +1,57 @@
+"""ONNX Runtime sessions from bytes in memory: what was hashed is what runs."""
+
+import os
+from typing import Any
+
+from dpd_runtime.engines import Array, Provider
+from dpd_runtime.errors import MissingExtraError, ProviderError
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "cpu") from error
+    return onnxruntime
+
+
+def available_providers() -> tuple[str, ...]:
+    """Which of our provider names the installed onnxruntime was built with."""
+    listed = _import_onnxruntime().get_available_providers()
+    return tuple(name for name, theirs in _PROVIDERS.items() if theirs in listed)
+
+
+def usable_cores() -> int:
+    """Cores which this process may use; a container's affinity mask counts, not the host's total."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OnnxRuntimeEngine:
+    """One graph on one provider."""
+
+    def __init__(self, graph: bytes, provider: Provider, threads: int | None = None) -> None:
+        """Args: threads: intra-op threads; all usable cores by default.
+
+        Raises:
+            ProviderError: the provider did not load and onnxruntime fell back to another one.
+        """
+        onnxruntime = _import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        theirs = _PROVIDERS[provider.name]
+        self._session = onnxruntime.InferenceSession(graph, options, providers=[theirs])
+        if self._session.get_providers()[0] != theirs:
+            raise ProviderError(
+                f"provider {provider.name}: onnxruntime could not load {theirs} (CUDA or cuDNN libraries missing?) "
+                "and would run on the CPU; use --provider cpu to accept that"
+            )
+        self._output = self._session.get_outputs()[0].name
+        self.inputs = {i.name: tuple(i.shape) for i in self._session.get_inputs()}
+
+    def run(self, **inputs: Array) -> Array:
+        output: Array = self._session.run([self._output], inputs)[0]
+        return output

@@ -1,0 +1,174 @@
+"""bundle.json: what a bundle holds and how to use it (DESIGN §7)."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from dpd_runtime.errors import BundleError, BundleVersionError
+
+FORMAT = "dpd-bundle"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+MAX_MANIFEST_BYTES = 8 * 2**20
+_HEX = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class BlockGuidance:
+    """Guidance of the blocks from `from_block` on (block b holds images 10 b … 10 b + 9 of a class).
+
+    Args:
+        guidance_scale: classifier-free guidance w ≥ 1; 1 runs no unconditional pass.
+        prototype_scale: g in 0 … 1 of the pull of ẑ0 towards the prototype.
+        prototype_until: share of the steps, from noise on, in which that pull acts.
+    """
+
+    from_block: int = 0
+    guidance_scale: float = 1.0
+    prototype_scale: float = 0.0
+    prototype_until: float = 0.5
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a block is computed.
+
+    Args:
+        compute_batch: latents in one UNet call; fixed, so that results do not depend on the machine's memory.
+    """
+
+    solver: str = "dpm++2m"
+    steps: int = 20
+    candidates: int = 3
+    compute_batch: int = 10
+    guidance: tuple[BlockGuidance, ...] = (BlockGuidance(),)
+
+    def guidance_for(self, block: int) -> BlockGuidance:
+        return [g for g in self.guidance if g.from_block <= block][-1]
+
+    def evaluations_per_image(self, block: int) -> int:
+        """UNet evaluations spent on each kept image, CFG counting two."""
+        return self.steps * self.candidates * (2 if self.guidance_for(block).guidance_scale > 1 else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of bundle.json.
+
+    Args:
+        image_shape: (H, W, 3). latent_shape: (C, h, w).
+        scaling_factor: latents given to the VAE decoder are divided by it.
+        files: every other file of the bundle by its path.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
+    scaling_factor: float
+    prediction_type: str
+    sampler: Sampler
+    precision: str
+    opset: int
+    files: Mapping[str, FileEntry]
+    minimum_runtime: str = "0.1.0"
+    tools: Mapping[str, str] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, float] = field(default_factory=dict)
+    audit: str = "unaudited"
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> bytes:
+        """Sorted, so that the same content gives the same bytes."""
+        return (json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise BundleError(f"{MANIFEST_NAME}: {sentence}; export the bundle again")
+
+
+def _build(kind: type[T], content: object, where: str) -> T:
+    """A dataclass from a JSON object that has its fields and no others, scalars checked by type."""
+    _require(isinstance(content, dict), f"{where} is not an object")
+    assert isinstance(content, dict)
+    known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    _require(not set(content) - set(known), f"{where} has unknown keys {sorted(set(content) - set(known))}")
+    scalars: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+    for name, value in content.items():
+        expected = scalars.get(known[name])
+        good = expected is None or (isinstance(value, expected) and not isinstance(value, bool))
+        _require(good, f"{where}.{name} has the wrong type {type(value).__name__}")
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise BundleError(f"{MANIFEST_NAME}: {where}: {error}; export the bundle again") from error
+
+
+def parse_sampler(content: object) -> Sampler:
+    """A Sampler from its JSON form, checked."""
+    _require(isinstance(content, dict) and isinstance(content.get("guidance"), list | tuple), "sampler is incomplete")
+    assert isinstance(content, dict)
+    guidance = tuple(_build(BlockGuidance, g, "sampler.guidance") for g in content["guidance"])
+    sampler = _build(Sampler, {**content, "guidance": guidance}, "sampler")
+    _require(bool(guidance) and guidance[0].from_block == 0, "sampler.guidance does not begin at block 0")
+    _require(1 <= sampler.steps <= 1000, f"sampler.steps is {sampler.steps}, it must be 1 … 1000")
+    _require(1 <= sampler.candidates <= 64, f"sampler.candidates is {sampler.candidates}, it must be 1 … 64")
+    _require(1 <= sampler.compute_batch <= 1024, f"sampler.compute_batch is {sampler.compute_batch}")
+    for g in guidance:
+        _require(1 <= g.guidance_scale <= 50, f"guidance_scale is {g.guidance_scale}, it must be 1 … 50")
+        _require(0 <= g.prototype_scale <= 1, f"prototype_scale is {g.prototype_scale}, it must be 0 … 1")
+    return sampler
+
+
+def _shape(content: object, name: str, largest: int) -> tuple[int, int, int]:
+    good = isinstance(content, list) and len(content) == 3
+    good = good and all(type(n) is int and 0 < n <= largest for n in content)  # type: ignore[attr-defined]
+    _require(good, f"{name} is {content!r}, not three sizes of 1 … {largest}")
+    return tuple(content)  # type: ignore[arg-type, return-value]
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Parse and check bundle.json.
+
+    Raises:
+        BundleVersionError: the bundle needs a newer runtime.
+        BundleError: anything else that is wrong with it.
+    """
+    _require(len(raw) <= MAX_MANIFEST_BYTES, f"{len(raw)} bytes are more than {MAX_MANIFEST_BYTES}")
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}): the bundle is damaged, fetch it again") from error
+    _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
+    version = content.get("format_version")
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise BundleVersionError(
+            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {FORMAT_VERSION}: "
+            "pip install --upgrade dpd-distill"
+        )
+    _require(isinstance(content.get("files"), dict), "files is not an object")
+    files = {path: _build(FileEntry, entry, f"files[{path!r}]") for path, entry in content["files"].items()}
+    for path, entry in files.items():
+        _require(bool(_HEX.fullmatch(entry.sha256)) and entry.bytes >= 0, f"files[{path!r}] has no valid hash or size")
+    content |= {
+        "files": files,
+        "sampler": parse_sampler(content.get("sampler")),
+        "image_shape": _shape(content.get("image_shape"), "image_shape", 8192),
+        "latent_shape": _shape(content.get("latent_shape"), "latent_shape", 2048),
+    }
+    for name in ("tools", "licences", "data", "parity"):
+        _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
+    manifest = _build(Manifest, content, "the manifest")
+    _require(manifest.scaling_factor > 0, f"scaling_factor is {manifest.scaling_factor}")
+    return manifest

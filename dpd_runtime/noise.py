@@ -1,0 +1,36 @@
+"""Noise which belongs to an image: the same whatever the batch, order, machine or worker (DESIGN §8)."""
+
+import hashlib
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+
+def noise_key(seed: int, class_name: str, index: int, candidate: int) -> bytes:
+    """sha256(b"dpd1" ‖ seed u64le ‖ len(class) u32le ‖ class utf-8 ‖ index u32le ‖ candidate u32le), first 16 bytes."""
+    name = class_name.encode()
+    head = b"dpd1" + struct.pack("<QI", seed, len(name))
+    return hashlib.sha256(head + name + struct.pack("<II", index, candidate)).digest()[:16]
+
+
+class NoiseStream:
+    """Standard normal draws of one image and candidate; stochastic solvers go on where the start noise ended."""
+
+    def __init__(self, seed: int, class_name: str, index: int, candidate: int) -> None:
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed {seed} is outside 0 … 2**64 - 1")
+        key = np.frombuffer(noise_key(seed, class_name, index, candidate), dtype="<u8").astype(np.uint64)
+        self._generator = np.random.Philox(key=key)
+
+    def normal(self, shape: tuple[int, ...]) -> Float32:
+        """Box–Muller on pairs of uniforms u = ((x >> 11) + 0.5) · 2⁻⁵³; float64 → float32, C order."""
+        count = int(np.prod(shape))
+        raw = np.asarray(self._generator.random_raw(count + count % 2), dtype=np.uint64)
+        uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        radius = np.sqrt(-2.0 * np.log(uniform[0::2]))
+        angle = 2.0 * np.pi * uniform[1::2]
+        pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        return pairs.reshape(-1)[:count].astype(np.float32).reshape(shape)

@@ -1,0 +1,64 @@
+"""One batch from noise to clean latents: pure functions, randomness comes in as an argument."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dpd_runtime.guidance import classifier_free, towards_prototype
+from dpd_runtime.manifest import BlockGuidance
+from dpd_runtime.schedule import PredictionType, predicted_original
+from dpd_runtime.solvers import Advance, Step
+
+Float32 = npt.NDArray[np.float32]
+Denoise = Callable[[Float32, int, Float32], Float32]
+"""(latents [B, C, h, w], timestep, encoder_hidden_states [B, L, D]) → output [B, C, h, w]."""
+
+
+def sample(
+    denoise: Denoise,
+    noise: Float32,
+    prompts: Float32,
+    empty_prompt: Float32,
+    prototypes: Float32 | None,
+    steps: Sequence[Step],
+    advance: Advance,
+    prediction_type: PredictionType,
+    guidance: BlockGuidance,
+) -> Float32:
+    """Clean latents [B, C, h, w] from `noise`.
+
+    Args:
+        prompts: [B, L, D]; empty_prompt: [L, D], used where guidance_scale > 1 in one doubled batch.
+        prototypes: [B, C, h, w] or None.
+    """
+    guided = guidance.guidance_scale > 1
+    context = prompts
+    if guided:
+        context = np.concatenate([prompts, np.broadcast_to(empty_prompt, prompts.shape)])
+    latents, previous = noise, None
+    for number, step in enumerate(steps):
+        doubled = np.concatenate([latents, latents]) if guided else latents
+        output = denoise(doubled, step.timestep, context)
+        if guided:
+            conditional, unconditional = np.split(output, 2)
+            output = classifier_free(conditional, unconditional, guidance.guidance_scale)
+        original = predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
+        if prototypes is not None and guidance.prototype_scale and number < guidance.prototype_until * len(steps):
+            original = towards_prototype(original, prototypes, guidance.prototype_scale)
+        latents = advance(latents, original, step, previous)
+        previous = original
+    return latents
+
+
+def margins(logits: Float32, label: int) -> Float32:
+    """Logit of the true class minus the best other one [B] (METHOD §1, item 5)."""
+    others = np.delete(logits, label, axis=1)
+    best: Float32 = logits[:, label] - others.max(axis=1)
+    return best
+
+
+def to_uint8(images: Float32) -> npt.NDArray[np.uint8]:
+    """float32 NCHW in [-1, 1] → uint8 NHWC."""
+    scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)
+    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))

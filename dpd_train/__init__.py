@@ -1,0 +1,1 @@
+"""The PyTorch half: images in, a run directory out."""

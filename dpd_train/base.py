@@ -1,0 +1,99 @@
+"""The latent diffusion model as one folder in diffusers' layout: read, checked, written."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dpd_runtime.errors import InputError
+from dpd_runtime.schedule import Schedule, schedule_from_config
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The parts of a text-to-image latent diffusion model; float32, in evaluation mode."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+
+    @property
+    def schedule(self) -> Schedule:
+        return schedule_from_config(self.scheduler.config)
+
+    @property
+    def resolution(self) -> int:
+        """Side of its images in pixels."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(self.unet.config.sample_size * factor)
+
+
+def nano_folder() -> Path:
+    """The base that comes with the package."""
+    return Path(str(resources.files("dpd_train") / "data" / "nano"))
+
+
+def load_base(name: str) -> Base:
+    """Open `nano` or a local folder.
+
+    Raises:
+        InputError: no such folder, or a model of another kind.
+    """
+    folder = nano_folder() if name == "nano" else Path(name)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise InputError(f"base {name!r}: {index} is missing; give nano or a folder in diffusers' layout")
+    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise InputError(f"base {name!r} is a {kind}; StableDiffusionPipeline folders are supported")
+    parts = {"torch_dtype": torch.float32, "local_files_only": True}
+    return Base(
+        vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", **parts).eval(),
+        unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **parts).eval(),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
+        scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+    )
+
+
+def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the folder so that plain `StableDiffusionPipeline.from_pretrained` opens it.
+
+    transformers 5 saves tokenizer.json alone; vocab.json and merges.txt are copied beside it for older readers.
+    """
+    pipeline = StableDiffusionPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=base.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    for module in (base.vae, base.unet, base.text_encoder):
+        module.to(dtype)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for module in (base.vae, base.unet, base.text_encoder):
+        module.to(torch.float32)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_source / name, folder / "tokenizer" / name)
+    _remove_local_paths(folder)
+
+
+def _remove_local_paths(folder: Path) -> None:
+    """Saved configs remember where they were loaded from; that is nobody's business."""
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and {"_name_or_path", "name_or_path"} & set(content):
+            kept = {k: v for k, v in content.items() if k not in ("_name_or_path", "name_or_path")}
+            path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

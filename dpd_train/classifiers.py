@@ -1,0 +1,115 @@
+"""Small residual classifiers: the teacher on pixels, the judge on latents, the perceptual networks of the VAE."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """Shape of a residual classifier.
+
+    Args:
+        in_channels: 3 for pixels in [-1, 1], the latent channels for latents.
+        widths: channels of each stage; every stage after the first halves the resolution.
+        blocks: residual blocks in each stage.
+        stem_stride: 1 keeps full resolution in the first stage, 2 halves it.
+        num_classes: length of the logits.
+        dropout: probability before the last layer.
+    """
+
+    num_classes: int
+    in_channels: int = 3
+    widths: tuple[int, ...] = (32, 64, 128)
+    blocks: tuple[int, ...] = (1, 2, 1)
+    stem_stride: int = 2
+    dropout: float = 0.1
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with batch norm beside a shortcut (He et al. 2016, fig. 2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.relu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        return torch.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """[B, in_channels, H, W] → logits [B, num_classes]."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = nn.Sequential(
+            nn.Conv2d(config.in_channels, config.widths[0], 3, config.stem_stride, 1, bias=False),
+            nn.BatchNorm2d(config.widths[0]),
+            nn.ReLU(),
+        )
+        channels = config.widths[0]
+        stages = []
+        for i, (width, count) in enumerate(zip(config.widths, config.blocks, strict=True)):
+            blocks = []
+            for j in range(count):
+                blocks.append(ResidualBlock(channels, width, 2 if i > 0 and j == 0 else 1))
+                channels = width
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(channels, config.num_classes)
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Maps after the stem and after each stage, fine to coarse."""
+        maps = [self.stem(x)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.features(x)[-1].mean(dim=(2, 3))
+        logits: torch.Tensor = self.head(self.dropout(pooled))
+        return logits
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay_from: float = 0.7) -> float:
+    """Linear warm-up, a plateau, then linear decay to zero over the last part of the run."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    left = (steps - step) / max(1.0, steps * (1 - decay_from))
+    return peak * min(1.0, left)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def predict(model: nn.Module, images: Sequence[torch.Tensor] | torch.Tensor, batch: int = 256) -> torch.Tensor:
+    """Logits [n, num_classes] of `images` [n, C, H, W] without gradients, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = torch.cat([model(images[i : i + batch]) for i in range(0, len(images), batch)])  # type: ignore[call-overload]
+    model.train(was_training)
+    return logits

@@ -1,0 +1,68 @@
+"""Pixels → scaled latents, kept in a cache outside the run, keyed by content and VAE (DESIGN §5)."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from dpd_train.checkpoint import load_state, save_state
+from dpd_train.images import to_float
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/dpd/latents, or ~/.cache/dpd/latents."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "dpd" / "latents"
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """sha256 over names and float32 bytes of the encoder side of a VAE or of any module."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encode(
+    vae: AutoencoderKL,
+    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    batch: int = 64,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> torch.Tensor:
+    """Scaled posterior means [n, C, h, w] float32 of uint8 images [n, H, W, 3]."""
+    parts = []
+    for i in range(0, len(images), batch):
+        pixels = to_float(torch.from_numpy(images[i : i + batch]))
+        parts.append(vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor)
+        progress(min(i + batch, len(images)), len(images))
+    return torch.cat(parts)
+
+
+def encode_cached(
+    vae: AutoencoderKL,
+    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    hashes: Sequence[str],
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> torch.Tensor:
+    """`encode`, but a second start with the same images, size and encoder reads what the first one wrote.
+
+    One file holds one image set in its order: its name is the hash of the content hashes and the encoder's weights.
+    """
+    encoder = weights_hash(vae.encoder) + weights_hash(vae.quant_conv) + f"{vae.config.scaling_factor:.9g}"
+    key = hashlib.sha256("\n".join([*hashes, str(images.shape), encoder]).encode()).hexdigest()
+    path = cache / f"{key[:32]}.safetensors"
+    if path.exists():
+        tensors, meta = load_state(path)
+        if meta.get("key") == key:
+            return tensors["latents"]
+    latents = encode(vae, images, progress=progress)
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # latents decode to the images
+    save_state(path, {"latents": latents}, {"key": key})
+    return latents

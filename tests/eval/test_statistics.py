@@ -1,0 +1,106 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from dpd_eval.statistics import (
+    average_accuracy,
+    class_accuracy,
+    cohen_kappa,
+    confusion_matrix,
+    overall_accuracy,
+    paired_difference,
+    ratio_verdict,
+    t_interval,
+)
+from dpd_runtime.errors import InputError
+
+
+@pytest.fixture
+def labels() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    true = rng.integers(0, 5, 400)
+    predicted = np.where(rng.random(400) < 0.6, true, rng.integers(0, 5, 400))
+    return true, predicted
+
+
+def test_figures_equal_scikit_learn(labels):
+    true, predicted = labels
+    confusion = confusion_matrix(true, predicted, 5)
+    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(true, predicted))
+    assert overall_accuracy(confusion) == pytest.approx(metrics.accuracy_score(true, predicted), abs=1e-12)
+    assert average_accuracy(confusion) == pytest.approx(metrics.balanced_accuracy_score(true, predicted), abs=1e-12)
+    assert cohen_kappa(confusion) == pytest.approx(metrics.cohen_kappa_score(true, predicted), abs=1e-12)
+
+
+def test_closed_form_two_by_two():
+    confusion = np.array([[40, 10], [20, 30]])
+    assert overall_accuracy(confusion) == 0.7
+    np.testing.assert_allclose(class_accuracy(confusion), [0.8, 0.6])
+    assert average_accuracy(confusion) == pytest.approx(0.7)
+    assert cohen_kappa(confusion) == pytest.approx((0.7 - 0.5) / 0.5)  # margins 50/50 and 60/40: p_e = 0.5
+
+
+def test_chance_has_kappa_zero_and_empty_classes_do_not_count():
+    assert cohen_kappa(np.full((4, 4), 7)) == pytest.approx(0.0)
+    assert cohen_kappa(np.array([[9, 0], [0, 0]])) == 0.0
+    with_empty = np.array([[5, 5], [0, 0]])
+    assert math.isnan(class_accuracy(with_empty)[1])
+    assert average_accuracy(with_empty) == 0.5
+
+
+def test_interval_equals_scipy():
+    values = [0.61, 0.66, 0.58, 0.7, 0.64]
+    found = t_interval(values)
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.n == 5
+    assert t_interval([0.5]).low is None
+
+
+def test_half_width_of_design():
+    """DESIGN §4: a standard deviation of 1 point gives ± 1.2 at n = 5."""
+    values = np.array([-2.0, -1, 0, 1, 2]) / math.sqrt(2.5)
+    found = t_interval(values.tolist())
+    assert found.high is not None
+    assert found.high == pytest.approx(1.24, abs=0.01)
+
+
+def test_paired_difference_is_narrower_than_the_spread_of_its_sides():
+    first, second = [0.50, 0.60, 0.70, 0.80], [0.48, 0.59, 0.68, 0.79]
+    found = paired_difference(first, second)
+    assert found.mean == pytest.approx(0.015)
+    assert found.low is not None
+    assert found.low > 0
+    assert stats.ttest_rel(first, second).pvalue < 0.05 < stats.ttest_ind(first, second).pvalue
+
+
+@pytest.mark.parametrize(
+    ("set_oas", "verdict"),
+    [
+        ([0.80, 0.81, 0.79, 0.80], "met"),
+        ([0.60, 0.61, 0.59, 0.60], "not met"),
+        ([0.60, 0.85, 0.65, 0.80], "not resolved"),
+    ],
+)
+def test_ratio_verdict(set_oas, verdict):
+    reference = [0.8, 0.8, 0.8, 0.8]
+    found = ratio_verdict(set_oas, reference, 0.9)
+    expected = np.array(set_oas) - 0.9 * np.array(reference)
+    assert found.interval.mean == pytest.approx(expected.mean())
+    assert found.verdict == verdict
+
+
+def test_an_interval_which_ends_at_zero():
+    """Exact in binary: three quarters of 1, without spread, is the ratio 0.75 and meets it."""
+    assert ratio_verdict([0.75] * 3, [1.0] * 3, 0.75).verdict == "met"
+
+
+def test_one_pair_resolves_nothing_and_unequal_lengths_are_refused():
+    assert ratio_verdict([0.9], [0.1], 0.9).verdict == "not resolved"
+    with pytest.raises(InputError, match="3 values against 2"):
+        paired_difference([1, 2, 3], [1, 2])
+    with pytest.raises(InputError, match="at least one"):
+        paired_difference([], [])
