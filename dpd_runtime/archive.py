@@ -55,13 +55,13 @@ class ZipFiles(Mapping[str, memoryview]):
     """Entries of a stored zip as views of the mapped file: no copy, no decompression, no second opening."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            try:
+        try:
+            with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 with zipfile.ZipFile(file) as archive:
                     infos = archive.infolist()
-            except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
-                raise BundleError(f"{path}: not a readable bundle ({error}); fetch it again") from error
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path}: not a readable bundle ({error}); fetch it again") from error
         if len(infos) > MAX_ENTRIES:
             raise BundleError(f"{path}: more than {MAX_ENTRIES} entries; this is not a bundle")
         self._view = memoryview(self._map)

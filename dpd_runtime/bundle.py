@@ -19,6 +19,7 @@ from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
 from dpd_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from dpd_runtime.schedule import Schedule, schedule_from_config
+from dpd_runtime.solvers import SOLVERS
 
 SIGNATURE_NAME = "bundle.sig"
 EMBEDDED_BUNDLE = "eurosat64.dpd"
@@ -91,7 +92,8 @@ def check_class_name(name: object) -> str:
     Raises:
         BundleError
     """
-    good = isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() and name == name.strip()
+    good = isinstance(name, str) and name.isprintable() and name == name.strip()
+    good = good and 0 < len(str(name).encode()) <= 200  # a file name with its number must fit into 255 bytes
     if not good or any(c in str(name) for c in '/\\:*?"<>|') or str(name).startswith("."):
         raise BundleError(
             f"classes.json: class name {name!r} cannot be a folder name; rename the class and export again"
@@ -174,21 +176,31 @@ def load_bundle(path: str | Path) -> Bundle:
     if MANIFEST_NAME not in files:
         raise BundleError(f"{path}: no {MANIFEST_NAME} in it; this is not a dpd bundle")
     if isinstance(files, ZipFiles):
-        files.check_crc(MANIFEST_NAME)
+        for name in (MANIFEST_NAME, SIGNATURE_NAME):
+            if name in files:
+                files.check_crc(name)
     raw = files[MANIFEST_NAME]
     if len(raw) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path}: {MANIFEST_NAME} has {len(raw)} bytes, more than {MAX_MANIFEST_BYTES}")
     manifest = parse_manifest(bytes(raw))
     verified = _verified(files, manifest)
+    config = _json(verified, "scheduler/scheduler_config.json")
     try:
-        schedule = schedule_from_config(_json(verified, "scheduler/scheduler_config.json"))
-    except (ValueError, KeyError, TypeError) as error:
+        schedule = schedule_from_config(config)
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise BundleError(f"scheduler/scheduler_config.json: {error}; export the bundle again") from error
     if schedule.prediction_type != manifest.prediction_type:
         raise BundleError(
             f"prediction_type is {manifest.prediction_type} in {MANIFEST_NAME} and {schedule.prediction_type} "
             "in the scheduler's config; export the bundle again"
         )
+    sampler = manifest.sampler
+    if sampler.solver not in SOLVERS:
+        raise BundleError(f"{MANIFEST_NAME}: solver {sampler.solver!r} is unknown: upgrade dpd-distill or export again")
+    try:
+        SOLVERS[sampler.solver][0](schedule, sampler.steps)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_NAME}: sampler: {error}; export the bundle again") from error
     prompts = _tensors(verified, "prompts.safetensors")
     table = _json(verified, "classes.json")
     try:

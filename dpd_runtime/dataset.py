@@ -132,7 +132,10 @@ def read_pixels(path: Path) -> Pixels | None:
 class _State:
     """Finished images as JSON lines behind one header line; a torn last line counts as not written."""
 
-    def __init__(self, out: Path, header: dict[str, Any]) -> None:
+    def __init__(self, out: Path, header: dict[str, Any], ipc: int) -> None:
+        """Raises:
+        OutputFolderError: another header, or images beyond `ipc` which the smaller set would leave unlisted.
+        """
         self.path = out / STATE_NAME
         self.records: dict[str, dict[str, Any]] = {}
         header = json.loads(json.dumps(header))
@@ -142,6 +145,8 @@ class _State:
                 different = ", ".join(k for k in header if lines[0].get(k) != header[k])
                 raise OutputFolderError(out, f"holds a set made with another {different}")
             self.records = {record["file_name"]: record for record in lines[1:]}
+        if any(record["index"] >= ipc for record in self.records.values()):
+            raise OutputFolderError(out, f"holds more than {ipc} images per class")
         kept = [header, *self.records.values()]
         _write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
@@ -173,7 +178,7 @@ class _State:
         pixels = read_pixels(out / name) if record else None
         if record is None or pixels is None:
             return False
-        return hashlib.sha256(pixels.tobytes()).hexdigest() == record["pixels_sha256"]
+        return bool(hashlib.sha256(pixels.tobytes()).hexdigest() == record["pixels_sha256"])
 
 
 def check_output_folder(out: Path) -> None:
@@ -184,8 +189,23 @@ def check_output_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise OutputFolderError(out, "is a file, not a folder")
-    if out.is_dir() and any(out.iterdir()) and not ((out / STATE_NAME).exists() or (out / DATASET_NAME).exists()):
+    if not out.is_dir() or _is_ours(out):
+        return
+    if any(path.name != STATE_NAME + ".partial" for path in out.iterdir()):  # all that an early kill can leave
         raise OutputFolderError(out, "is not empty and holds no distilled set")
+
+
+def _is_ours(out: Path) -> bool:
+    """Others, too, call their files dataset.json and metadata.jsonl: only our header makes a set ours to change."""
+    headers: list[Any] = []
+    try:
+        if (out / STATE_NAME).exists():
+            headers.append(json.loads((out / STATE_NAME).read_text(encoding="utf-8").split("\n", 1)[0]))
+        if (out / DATASET_NAME).exists():
+            headers.append(json.loads((out / DATASET_NAME).read_text(encoding="utf-8"))["made_with"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return bool(headers) and all(isinstance(h, dict) and {"bundle", "seed", "sampler"} <= set(h) for h in headers)
 
 
 def remove_set(out: Path) -> None:
@@ -237,7 +257,7 @@ def write_set(
 def _write_set(generation: Generation, out: Path, progress: Callable[[int, int], None]) -> DistilledSet:
     out.mkdir(parents=True, exist_ok=True)
     header = _header(generation)
-    state = _State(out, header)
+    state = _State(out, header, generation.ipc)
     for name in (DATASET_NAME, METADATA_NAME):  # from here on the set is unfinished
         (out / name).unlink(missing_ok=True)
     for scene in generation.classes:

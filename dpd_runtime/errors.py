@@ -1,4 +1,4 @@
-"""What can go wrong, as a small family: each error owns its sentence and the exit code of the command line (DESIGN §9)."""
+"""What can go wrong, as a small family: each error owns its sentence and the command line's exit code (DESIGN §9)."""
 
 from pathlib import Path
 

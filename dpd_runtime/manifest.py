@@ -128,6 +128,9 @@ def parse_sampler(content: object) -> Sampler:
     for g in guidance:
         _require(1 <= g.guidance_scale <= 50, f"guidance_scale is {g.guidance_scale}, it must be 1 … 50")
         _require(0 <= g.prototype_scale <= 1, f"prototype_scale is {g.prototype_scale}, it must be 0 … 1")
+        _require(0 <= g.prototype_until <= 1, f"prototype_until is {g.prototype_until}, it must be 0 … 1")
+    starts = [g.from_block for g in guidance]
+    _require(starts == sorted(set(starts)), f"sampler.guidance begins at blocks {starts}, they must ascend")
     return sampler
 
 
@@ -136,6 +139,17 @@ def _shape(content: object, name: str, largest: int) -> tuple[int, int, int]:
     good = good and all(type(n) is int and 0 < n <= largest for n in content)  # type: ignore[attr-defined]
     _require(good, f"{name} is {content!r}, not three sizes of 1 … {largest}")
     return tuple(content)  # type: ignore[arg-type, return-value]
+
+
+def _check_minimum_runtime(needed: object) -> None:
+    from dpd_runtime import __version__
+
+    good = isinstance(needed, str) and re.fullmatch(r"\d{1,6}(\.\d{1,6}){2}", needed, re.ASCII)
+    _require(bool(good), f"minimum_runtime is {needed!r}, not a version such as 0.1.0")
+    if [int(n) for n in str(needed).split(".")] > [int(n) for n in __version__.split(".")]:
+        raise BundleVersionError(
+            f"{MANIFEST_NAME}: it needs dpd-distill {needed}, this is {__version__}: pip install --upgrade dpd-distill"
+        )
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -152,11 +166,13 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}): the bundle is damaged, fetch it again") from error
     _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
     version = content.get("format_version")
-    if type(version) is not int or version > FORMAT_VERSION:
+    _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number from 1 on")
+    if version > FORMAT_VERSION:
         raise BundleVersionError(
             f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {FORMAT_VERSION}: "
             "pip install --upgrade dpd-distill"
         )
+    _check_minimum_runtime(content.get("minimum_runtime", "0.1.0"))
     _require(isinstance(content.get("files"), dict), "files is not an object")
     files = {path: _build(FileEntry, entry, f"files[{path!r}]") for path, entry in content["files"].items()}
     for path, entry in files.items():
@@ -170,5 +186,6 @@ def parse_manifest(raw: bytes) -> Manifest:
     for name in ("tools", "licences", "data", "parity"):
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
     manifest = _build(Manifest, content, "the manifest")
-    _require(manifest.scaling_factor > 0, f"scaling_factor is {manifest.scaling_factor}")
+    _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")
+    _require(0 < manifest.scaling_factor <= 1e6, f"scaling_factor is {manifest.scaling_factor}")
     return manifest

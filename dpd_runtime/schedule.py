@@ -1,4 +1,4 @@
-"""The noise schedule in plain arithmetic: the same functions serve numpy arrays at the site and torch tensors in training.
+"""The noise schedule in plain arithmetic: the same functions for numpy arrays at the site and torch tensors.
 
 Coefficients are Python floats: a numpy float64 scalar would turn a float32 array into float64.
 Notation: alpha = √ᾱ_t, sigma = √(1 − ᾱ_t), z_t = alpha · ẑ0 + sigma · ε, v = alpha · ε − sigma · ẑ0.
@@ -14,6 +14,7 @@ TimestepSpacing = Literal["leading", "trailing", "linspace"]
 Array = TypeVar("Array")
 
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "sample")
+MAX_TIMESTEPS = 100_000
 TIMESTEP_SPACINGS: tuple[TimestepSpacing, ...] = ("leading", "trailing", "linspace")
 
 
@@ -37,8 +38,7 @@ class Schedule:
         return math.sqrt(ratio), math.sqrt(1.0 - ratio)
 
 
-def _betas(config: Mapping[str, Any]) -> list[float]:
-    count = int(config["num_train_timesteps"])
+def _betas(config: Mapping[str, Any], count: int) -> list[float]:
     kind = config["beta_schedule"]
     if kind == "squaredcos_cap_v2":  # Nichol & Dhariwal 2021, eq. 17
 
@@ -68,8 +68,13 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     Raises:
         ValueError: an option that would change the result and is not supported.
     """
+    count = int(config["num_train_timesteps"])
+    if not 2 <= count <= MAX_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps is {count}: it must be 2 … {MAX_TIMESTEPS}")
     alphas_cumprod, product = [], 1.0
-    for beta in _betas(config):
+    for beta in _betas(config, count):
+        if not 0 < beta < 1:
+            raise ValueError(f"beta_start and beta_end give a beta of {beta}: each must lie between 0 and 1")
         product *= 1.0 - beta
         alphas_cumprod.append(product)
     if config.get("rescale_betas_zero_snr"):
@@ -83,6 +88,12 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     for option in ("clip_sample", "thresholding"):
         if config.get(option):
             raise ValueError(f"scheduler option {option} is not supported: latents are not bounded; set it to false")
+    if config.get("trained_betas") is not None:
+        raise ValueError("scheduler option trained_betas is not supported: name a beta_schedule")
+    if prediction_type == "epsilon" and alphas_cumprod[-1] == 0:
+        raise ValueError(
+            "rescale_betas_zero_snr is not supported with epsilon: pure noise does not determine z0 from it"
+        )
     return Schedule(
         alphas_cumprod=tuple(alphas_cumprod),
         prediction_type=prediction_type,
@@ -94,7 +105,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
 
 def add_noise(latents: Array, noise: Array, alpha: float, sigma: float) -> Array:
     """z_t of clean latents z_0."""
-    return alpha * latents + sigma * noise  # type: ignore[operator, no-any-return]
+    return alpha * latents + sigma * noise  # type: ignore[operator, return-value]
 
 
 def predicted_original(
@@ -104,5 +115,5 @@ def predicted_original(
     if prediction_type == "sample":
         return output
     if prediction_type == "v_prediction":
-        return alpha * latents - sigma * output  # type: ignore[operator, no-any-return]
-    return (latents - sigma * output) / alpha  # type: ignore[operator, no-any-return]
+        return alpha * latents - sigma * output  # type: ignore[operator, return-value]
+    return (latents - sigma * output) / alpha  # type: ignore[operator, return-value]

@@ -63,7 +63,7 @@ def gradient_loss(reconstructed: torch.Tensor, images: torch.Tensor) -> torch.Te
 def perceptual_loss(
     networks: Sequence[ResNet], reconstructed: torch.Tensor, images: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """Squared distance of channel-normalised feature maps (LPIPS, Zhang et al. 2018) under one network drawn at random."""
+    """Squared distance of channel-normalised feature maps (LPIPS, Zhang et al. 2018) under one random network."""
     network = networks[int(torch.randint(len(networks), (1,), generator=generator))]
     with torch.no_grad():
         targets = network.features(images)
@@ -125,7 +125,7 @@ def train_autoencoder(
     validation: torch.Tensor,
     training: AutoencoderTraining,
     state: Path,
-    networks: Callable[[], Sequence[ResNet]] = lambda: (),
+    perceptual: Sequence[ResNet] = (),
     decoder_only: bool = False,
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> AutoencoderKL:
@@ -135,7 +135,7 @@ def train_autoencoder(
     the transformed images (EQ-VAE, 2502.09509). With `decoder_only` the encoder and quant_conv stay as they are.
 
     Args:
-        networks: gives the perceptual networks; asked again until there are some.
+        perceptual: networks of the perceptual loss, one of them drawn in each step; none leaves that loss out.
     """
     if decoder_only:
         trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
@@ -165,11 +165,8 @@ def train_autoencoder(
         save_state(state, tensors, {"step": step})
 
     hooks = norms_in_float32(vae)
-    perceptual: Sequence[ResNet] = ()
     saved_at = time.monotonic()
     for step in range(start, training.steps):
-        if not perceptual and step % 50 == 0:
-            perceptual = networks()
         generator = step_generator(training.seed, step)
         rows = torch.randint(len(images), (training.batch,), generator=generator)
         batch = d4(to_float(images[rows]), int(torch.randint(ORDER, (1,), generator=generator)))

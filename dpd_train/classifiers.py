@@ -110,6 +110,6 @@ def predict(model: nn.Module, images: Sequence[torch.Tensor] | torch.Tensor, bat
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logits = torch.cat([model(images[i : i + batch]) for i in range(0, len(images), batch)])  # type: ignore[call-overload]
+        logits = torch.cat([model(images[i : i + batch]) for i in range(0, len(images), batch)])
     model.train(was_training)
     return logits

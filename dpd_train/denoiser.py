@@ -87,14 +87,16 @@ def denoising_loss(
     targets = alpha * noise - sigma * latents if schedule.prediction_type == "v_prediction" else noise
     output = unet(noisy, timesteps, context).sample.float()
     weight = min_snr_weight(alpha, sigma, schedule.prediction_type, gamma).flatten()
-    return weight * (output - targets).square().mean(dim=(1, 2, 3))
+    losses: torch.Tensor = weight * (output - targets).square().mean(dim=(1, 2, 3))
+    return losses
 
 
 class _Ema:
     """Exponential moving average with a start that forgets the first steps."""
 
-    def __init__(self, modules: nn.Module, decay: float) -> None:
-        self.average = copy.deepcopy(modules).requires_grad_(False).eval()
+    def __init__(self, modules: nn.ModuleDict, decay: float) -> None:
+        self.average = copy.deepcopy(modules)
+        self.average.requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()

@@ -41,7 +41,7 @@ def encode(
         pixels = to_float(torch.from_numpy(images[i : i + batch]))
         parts.append(vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor)
         progress(min(i + batch, len(images)), len(images))
-    return torch.cat(parts)
+    return torch.cat(parts).contiguous()
 
 
 def encode_cached(

@@ -73,4 +73,5 @@ def nano_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # unused by trailing spacing; plain pipelines warn about 0
     )

@@ -78,13 +78,10 @@ def _perceptual_stage(train: SceneSet, held: SceneSet, config: PretrainConfig, s
     save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, state / "perceptual.safetensors")
 
 
-def _perceptual_networks(classes: int, state: Path) -> Callable[[], Sequence[ResNet]]:
-    def load() -> Sequence[ResNet]:
-        network = ResNet(_perceptual_shape(classes))
-        network.load_state_dict(load_file(state / "perceptual.safetensors"))
-        return [network.eval().requires_grad_(False).to(memory_format=torch.channels_last)]  # type: ignore[call-overload]
-
-    return load
+def _perceptual_networks(classes: int, state: Path) -> Sequence[ResNet]:
+    network = ResNet(_perceptual_shape(classes))
+    network.load_state_dict(load_file(state / "perceptual.safetensors"))
+    return [network.eval().requires_grad_(False).to(memory_format=torch.channels_last)]  # type: ignore[call-overload]
 
 
 def _stored_vae(config: PretrainConfig, *candidates: Path) -> AutoencoderKL:
@@ -102,7 +99,7 @@ def _captions(scenes: SceneSet, tokenizer_folder: Path) -> CaptionTable:
 
 
 def _scaling_factor(vae: AutoencoderKL, scenes: SceneSet, cache: Path) -> float:
-    """1 / standard deviation of the latents, so that scaled ones have unit variance (Rombach et al. 2022, appendix G)."""
+    """1 / standard deviation of the latents, which gives unit variance (Rombach et al. 2022, appendix G)."""
     vae.register_to_config(scaling_factor=1.0)
     return float(1 / encode_cached(vae, scenes.images, scenes.hashes, cache).std())
 
@@ -132,16 +129,17 @@ def pretrain(
     train = read_scenes(data, part="train", resolution=config.resolution, val_per_class=config.val_per_class)
     held = read_scenes(data, part="val", resolution=config.resolution, val_per_class=config.val_per_class)
     joint, decoder = state / "autoencoder.safetensors", state / "decoder.safetensors"
-    networks = _perceptual_networks(len(train.classes), state)
     pixels, held_pixels = torch.from_numpy(train.images), torch.from_numpy(held.images)
     if "perceptual" in stages:
         _perceptual_stage(train, held, config, state, progress("perceptual network"))
     if "autoencoder" in stages:
+        networks = _perceptual_networks(len(train.classes), state)
         torch.manual_seed(config.seed)
         vae = nano_vae(config.resolution)
         bar = progress("autoencoder")
         train_autoencoder(vae, pixels, held_pixels, config.autoencoder, joint, networks, progress=bar)
     if "decoder" in stages:
+        networks = _perceptual_networks(len(train.classes), state)
         vae = _stored_vae(config, joint)
         bar = progress("decoder")
         train_autoencoder(vae, pixels, held_pixels, config.decoder, decoder, networks, decoder_only=True, progress=bar)

@@ -1,4 +1,4 @@
-"""The eight symmetries of the square (D4). A nadir image has no preferred direction, so each is as good as the other."""
+"""The eight symmetries of the square (D4). A nadir image has no preferred direction, so each is as good."""
 
 import torch
 

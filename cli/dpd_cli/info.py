@@ -37,7 +37,8 @@ def info_command(
         f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"
     )
     print(
-        f"sampler     {manifest.sampler.solver}, {manifest.sampler.steps} steps, {manifest.sampler.candidates} candidates, "
+        f"sampler     {manifest.sampler.solver}, {manifest.sampler.steps} steps, "
+        f"{manifest.sampler.candidates} candidates, "
         f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}"
     )
     for scene in opened.classes:

@@ -48,6 +48,7 @@ def choose_provider(requested: str) -> Provider:
         return Provider("cpu", "this onnxruntime has no CUDAExecutionProvider")
     if requested not in available:
         raise ProviderError(
-            f'provider {requested}: this onnxruntime offers {", ".join(available)}; pip install "onnxruntime-gpu[cuda,cudnn]"'
+            f"provider {requested}: this onnxruntime offers {', '.join(available)}; "
+            'pip install "onnxruntime-gpu[cuda,cudnn]"'
         )
     return Provider(requested, "asked for")

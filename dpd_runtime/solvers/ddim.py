@@ -6,13 +6,12 @@ from dpd_runtime.solvers.step import Step, spaced_timesteps
 
 def ddim_steps(schedule: Schedule, count: int) -> list[Step]:
     """diffusers' DDIM goes back by T // count from each timestep, not to the next one in its list; so do we."""
+    timesteps = spaced_timesteps(schedule, count)
     stride = schedule.num_train_timesteps // count
-    return [
-        Step(t, *schedule.alpha_sigma(t), *schedule.alpha_sigma(t - stride)) for t in spaced_timesteps(schedule, count)
-    ]
+    return [Step(t, *schedule.alpha_sigma(t), *schedule.alpha_sigma(t - stride)) for t in timesteps]
 
 
 def ddim_advance(latents: Array, original: Array, step: Step, previous_original: Array | None) -> Array:
     """z_{t'} = alpha' ẑ0 + sigma' ε with ε = (z_t − alpha ẑ0) / sigma."""
     ratio = step.sigma_next / step.sigma
-    return ratio * latents + (step.alpha_next - ratio * step.alpha) * original  # type: ignore[operator, no-any-return]
+    return ratio * latents + (step.alpha_next - ratio * step.alpha) * original  # type: ignore[operator, return-value]

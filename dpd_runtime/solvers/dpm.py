@@ -31,7 +31,7 @@ def dpm_advance(latents: Array, original: Array, step: Step, previous_original: 
     """z' = (sigma'/sigma) z − alpha' (e^{−h} − 1) D, with D = ẑ0 + correction (ẑ0 − previous ẑ0)."""
     blended = original
     if step.correction:
-        blended = (1.0 + step.correction) * original - step.correction * previous_original  # type: ignore[operator]
+        blended = (1.0 + step.correction) * original - step.correction * previous_original  # type: ignore[operator, assignment]
     # alpha' (1 − e^{−h}) = alpha' − sigma' alpha / sigma: finite at both ends of the schedule, where λ is not
     ratio = step.sigma_next / step.sigma
-    return ratio * latents + (step.alpha_next - ratio * step.alpha) * blended  # type: ignore[operator, no-any-return]
+    return ratio * latents + (step.alpha_next - ratio * step.alpha) * blended  # type: ignore[operator, return-value]

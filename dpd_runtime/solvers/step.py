@@ -33,11 +33,16 @@ def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> 
     if not 1 <= count <= total:
         raise ValueError(f"steps is {count}; it must be 1 … {total}")
     if schedule.timestep_spacing == "trailing":
-        return [round(total - i * total / count) - 1 for i in range(count)]
+        stride = (total - total / count) - total  # as np.arange rounds it: ties of round() hang on the last bit
+        return [round(total + i * stride) - 1 for i in range(count)]
     if schedule.timestep_spacing == "leading":
         ratio = total // (count + last_point)
-        return [(count + last_point - 1 - i) * ratio + schedule.steps_offset for i in range(count)]
+        first = (count + last_point - 1) * ratio + schedule.steps_offset
+        if ratio < 1 or not schedule.steps_offset <= first < total:
+            raise ValueError(f"steps is {count}; that is too many for leading timesteps among {total}")
+        return [first - i * ratio for i in range(count)]
     points = count + last_point
     if points == 1:
         return [0]
-    return [round((points - 1 - i) * (total - 1) / (points - 1)) for i in range(count)]
+    stride = (total - 1) / (points - 1)  # rounded before it is multiplied, as in np.linspace
+    return [round((points - 1 - i) * stride) for i in range(count)]

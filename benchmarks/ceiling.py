@@ -1,0 +1,74 @@
+"""How much a student loses when its real training images go through the VAE: the ceiling of everything after it.
+
+    python benchmarks/ceiling.py ../shared/data/eurosat_rgb/train --base dpd_train/data/nano --out ceiling.json
+
+Pair i: student seed i on random real subset i, as it is and reconstructed; tested on validation, never on test/.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from dpd_eval.cache import default_folder
+from dpd_eval.plan import Training, run_plan
+from dpd_eval.recipe import load_recipe
+from dpd_eval.statistics import overall_accuracy, paired_difference
+from dpd_eval.subsets import random_subset
+from dpd_runtime.sampling import to_uint8
+from dpd_train.autoencoder import reconstruction_metrics
+from dpd_train.images import SceneSet, read_scenes, to_float
+from dpd_train.latents import weights_hash
+from dpd_train.train import reconstruct
+
+
+def reconstructed(vae: AutoencoderKL, scenes: SceneSet, rows: np.ndarray) -> SceneSet:
+    """`scenes` with the images of `rows` replaced by their reconstructions."""
+    images = scenes.images.copy()
+    images[rows] = to_uint8(reconstruct(vae, to_float(torch.from_numpy(scenes.images[rows]))).numpy())
+    return replace(scenes, images=images)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--val-per-class", type=int, default=100)
+    parser.add_argument("--ipc", type=int, default=50)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    vae = AutoencoderKL.from_pretrained(args.base, subfolder="vae", torch_dtype=torch.float32).eval()
+    train = read_scenes(args.data, part="train", val_per_class=args.val_per_class)
+    held = read_scenes(args.data, part="val", val_per_class=args.val_per_class)
+    plan = []
+    for seed in range(args.pairs):
+        rows = random_subset(train.labels, args.ipc, seed, train.classes)
+        plan.append(Training("real", "convnet", args.ipc, seed, train, rows))
+        plan.append(Training("reconstructed", "convnet", args.ipc, seed, reconstructed(vae, train, rows), rows))
+    outcomes, _ = run_plan(plan, held, load_recipe("quick"), args.jobs, default_folder(), lambda *_: None)
+    oas = {
+        arm: [overall_accuracy(o.confusion) for item, o in zip(plan, outcomes, strict=True) if item.arm == arm]
+        for arm in ("real", "reconstructed")
+    }
+    result = {
+        "vae": weights_hash(vae),
+        "reconstruction": reconstruction_metrics(vae, to_float(torch.from_numpy(held.images[::2]))),
+        "ipc": args.ipc,
+        "tested_on": "validation",
+        "oa": oas,
+        "difference": asdict(paired_difference(oas["reconstructed"], oas["real"])),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

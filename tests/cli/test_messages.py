@@ -1,0 +1,63 @@
+"""Errors of `dpd generate` as a user sees them: one line on stderr, the right exit code, nothing written."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+RUNTIME = find_spec("dpd_runtime")
+EMBEDDED = Path(str(RUNTIME and RUNTIME.origin)).parent / "data" / "eurosat64.dpd"
+needs_bundle = pytest.mark.skipif(not EMBEDDED.is_file(), reason="the package holds no embedded bundle yet")
+
+
+def generate(
+    arguments: list[str], environment: dict[str, str], folder: Path
+) -> tuple[int, str, subprocess.CompletedProcess[str]]:
+    """Exit code, the one line on stderr, and everything else."""
+    command = [sys.executable, "-m", "dpd_cli", "generate", *arguments]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.stderr.endswith("\n"), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("dpd: ")
+    assert "internal error" not in lines[0]
+    return done.returncode, lines[0], done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param(["--ipc", "0"], 2, ["ipc is 0", "at least 1"], id="ipc", marks=needs_bundle),
+        pytest.param(["--solver", "euler"], 2, ["'euler'", "ddim, dpm++2m"], id="solver", marks=needs_bundle),
+        pytest.param(["--steps", "0"], 2, ["steps is 0", "1 … 1000"], id="steps", marks=needs_bundle),
+        pytest.param(["--classes", "Sea"], 2, ["'Sea'", "it holds", "Forest"], id="class", marks=needs_bundle),
+        pytest.param(["--provider", "tpu"], 5, ["'tpu'", "cpu", "cuda"], id="provider", marks=needs_bundle),
+        pytest.param(["missing.dpd"], 3, ["missing.dpd", "no such bundle"], id="missing"),
+        pytest.param(["notes.txt"], 3, ["notes.txt", "not a readable bundle"], id="no-zip"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    arguments: list[str], code: int, words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("not a bundle")
+    found, line, done = generate([*arguments, "--out", "set"], process_environment, tmp_path)
+    assert found == code, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert not (tmp_path / "set").exists(), "something was written"
+
+
+@needs_bundle
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["plain", "overwrite"])
+def test_a_folder_with_other_content_is_left_alone(
+    overwrite: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("four years")
+    found, line, _ = generate(["--ipc", "1", "--out", "mine", *overwrite], process_environment, tmp_path)
+    assert found == 2, line
+    assert "mine: is not empty and holds no distilled set" in line
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "four years"

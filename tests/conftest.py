@@ -1,0 +1,55 @@
+"""What every test run shares: what it ran with, where shared data lie, and how a fresh process finds our packages."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+# Before numpy or torch are imported: in a container both would count the host's cores and fight over ours.
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, _CORES)))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_export", "dpd_cli")
+
+
+def pytest_report_header() -> list[str]:
+    def found(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"{name} absent"
+
+    try:
+        import onnxruntime
+
+        providers = ", ".join(onnxruntime.get_available_providers())
+    except ImportError:
+        providers = "none"
+    threads = f"{os.environ['OMP_NUM_THREADS']} threads on {_CORES} cores"
+    return [", ".join(map(found, ("torch", "onnxruntime", "numpy"))), f"providers: {providers}; {threads}"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("eurosat_rgb")` → the folder beside the checkout; the test is skipped where it is not there."""
+
+    def folder(name: str) -> Path:
+        if not (DATA / name).is_dir():
+            pytest.skip(f"shared/data/{name} is not beside the checkout")
+        return DATA / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def process_environment() -> dict[str, str]:
+    """Environment in which a new Python sees the packages which this one sees: a checkout's or the wheel's."""
+    specs = [importlib.util.find_spec(room) for room in ROOMS]
+    roots = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
+    environment = {name: value for name, value in os.environ.items() if name != "DPD_DEBUG"}
+    return environment | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(roots))}

@@ -1,0 +1,81 @@
+"""A tiny base, drawn scenes and a run made from them: small enough for tests, built and read by the true code."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dpd_train.attributes import VOCABULARY
+from dpd_train.base import Base, save_base
+from dpd_train.nano import nano_scheduler
+from dpd_train.scenes import write_scenes
+from dpd_train.tokenizer import build_tokenizer
+from dpd_train.train import TrainConfig, train
+
+SIDE = 32
+CONFIG = TrainConfig(
+    ipc=3, k_min=2, steps=4, batch=4, teacher_steps=20, latent_classifier_steps=20, val_per_class=2, resolution=SIDE
+)
+
+
+def tiny_base(folder: Path, seed: int = 0, prediction_type: str = "v_prediction") -> Path:
+    """A random base of some ten thousand parameters that makes 32-pixel images."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(VOCABULARY, folder / "words")
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+        sample_size=SIDE,
+        scaling_factor=0.7,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIDE // 4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    scheduler = nano_scheduler()
+    scheduler.register_to_config(prediction_type=prediction_type)
+    base = Base(vae.eval(), unet.eval(), text_encoder.eval(), tokenizer, scheduler)
+    save_base(base, folder / "base", folder / "words")
+    return folder / "base"
+
+
+def drawn_scenes(folder: Path, per_class: int = 10, seed: int = 0) -> Path:
+    write_scenes(folder, per_class=per_class, seed=seed, resolution=SIDE)
+    return folder
+
+
+def tiny_run(folder: Path) -> Path:
+    """A run directory that `train` left."""
+    from dataclasses import replace
+
+    base = tiny_base(folder)
+    config = replace(CONFIG, base=str(base))
+    train(drawn_scenes(folder / "scenes"), folder / "run", config, cache=folder / "cache")
+    return folder / "run"
