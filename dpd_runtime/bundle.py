@@ -65,11 +65,11 @@ class Bundle:
     prompts: tuple[str, ...]
     prompt_embeddings: Float32
     empty_embedding: Float32
-    files: Mapping[str, memoryview]
+    files: Mapping[str, bytes]
 
     def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
         """Load one of the bundle's graphs, for example "unet/model.onnx"."""
-        return OnnxRuntimeEngine(bytes(self.files[graph]), provider, threads)
+        return OnnxRuntimeEngine(self.files[graph], provider, threads)
 
     def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
         """The classes by name, in the bundle's order; all of them for None.
@@ -101,8 +101,11 @@ def check_class_name(name: object) -> str:
     return str(name)
 
 
-def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, memoryview]:
-    """Exactly the files that the manifest lists, each with the bytes that it lists."""
+def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, bytes]:
+    """Exactly the files that the manifest lists, each with the bytes that it lists.
+
+    They are copied before they are hashed: what was checked is what runs, whoever writes to the file meanwhile.
+    """
     listed = set(manifest.files) | {MANIFEST_NAME, SIGNATURE_NAME}
     for name in files:
         if name not in listed:
@@ -114,7 +117,7 @@ def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, 
         check_entry_name(name)
         if name not in files:
             raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
-        content = files[name]
+        content = bytes(files[name])
         found = hashlib.sha256(content).hexdigest()
         if len(content) != entry.bytes or found != entry.sha256:
             raise BundleHashError(name, found, entry.sha256)
@@ -125,16 +128,16 @@ def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, 
     return verified
 
 
-def _json(files: Mapping[str, memoryview], name: str) -> Any:
+def _json(files: Mapping[str, bytes], name: str) -> Any:
     try:
-        return json.loads(bytes(files[name]))
+        return json.loads(files[name])
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{name} is not JSON ({error}): export the bundle again") from error
 
 
-def _tensors(files: Mapping[str, memoryview], name: str) -> dict[str, Float32]:
+def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
     try:
-        tensors = load_tensors(bytes(files[name]))
+        tensors = load_tensors(files[name])
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{name} is not a safetensors file ({error}): export the bundle again") from error
     out = {}

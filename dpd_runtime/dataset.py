@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 
 from dpd_runtime.contact_sheet import contact_sheet
 from dpd_runtime.engines.onnxruntime import usable_cores
@@ -125,7 +124,7 @@ def read_pixels(path: Path) -> Pixels | None:
     try:
         with PillowImage.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError):
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError):  # whatever Pillow raises on damage
         return None
 
 

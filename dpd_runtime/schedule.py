@@ -85,6 +85,9 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         raise ValueError(f"prediction_type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
     if spacing not in TIMESTEP_SPACINGS:
         raise ValueError(f"timestep_spacing {spacing!r} is not one of {', '.join(TIMESTEP_SPACINGS)}")
+    offset = int(config.get("steps_offset", 0))
+    if not 0 <= offset < count:
+        raise ValueError(f"steps_offset is {offset}: it must be 0 … {count - 1}")
     for option in ("clip_sample", "thresholding"):
         if config.get(option):
             raise ValueError(f"scheduler option {option} is not supported: latents are not bounded; set it to false")
@@ -98,7 +101,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         alphas_cumprod=tuple(alphas_cumprod),
         prediction_type=prediction_type,
         timestep_spacing=spacing,
-        steps_offset=int(config.get("steps_offset", 0)),
+        steps_offset=offset,
         final_alpha_cumprod=1.0 if config.get("set_alpha_to_one", True) else alphas_cumprod[0],
     )
 

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_runtime.errors import InputError, MissingExtraError
-
 if TYPE_CHECKING:
     from dpd_eval.results import Evaluation
 
@@ -23,6 +21,8 @@ def split_numbers(text: str, option: str) -> tuple[int, ...]:
     Raises:
         InputError: something that is not a whole number, naming the option.
     """
+    from dpd_runtime.errors import InputError
+
     try:
         return tuple(int(part) for part in split_names(text))
     except ValueError:
@@ -54,18 +54,18 @@ def evaluate_command(
 
         dpd evaluate set0/ set1/ set2/ --train data/train --test data/test --pairs 6 --jobs 2 --out result.json
     """
+    from dpd_cli.terminal import print_json, progress_bar
+    from dpd_cli.torch_half import require_torch
+    from dpd_runtime.errors import InputError
+
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; give the name of a file")
     sizes = None if ipc is None else split_numbers(ipc, "--ipc")
 
-    from dpd_cli.terminal import print_json, progress_bar
-
-    try:
-        from dpd_eval import evaluate
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "eval") from None
+    require_torch()
+    from dpd_eval import evaluate
 
     with progress_bar("training students, %") as tell:  # a training has parts: percent moves where a count stands still
         result = evaluate(

@@ -2,8 +2,7 @@
 
 import os
 import sys
-from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,6 +13,8 @@ from dpd_cli.generate import generate_command
 from dpd_cli.info import info_command
 from dpd_cli.pretrain import pretrain_command
 from dpd_cli.train import train_command
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="dpd",
@@ -34,6 +35,8 @@ app.command("pretrain")(pretrain_command)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(version("dpd-distill"))
         raise typer.Exit
 
@@ -50,22 +53,35 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; every DpdError becomes one line and its exit code."""
-    from dpd_runtime.errors import DpdError
-
+    """Run the command line; whatever goes wrong becomes one line and its exit code."""
     try:
-        app()
-    except DpdError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", 130)
-    except BrokenPipeError:
-        sys.exit(0)
+        code = app(standalone_mode=False)
     except Exception as error:
-        _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)
+        _explain(error)
+    else:
+        if code == INTERRUPTED:
+            _fail("interrupted; run the same command again to go on", INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(sentence: str, code: int) -> None:
+def _explain(error: Exception) -> NoReturn:
+    from dpd_runtime.errors import DpdError  # numpy comes with it: not before something went wrong
+
+    if isinstance(error, DpdError):
+        _fail(str(error), error.exit_code)
+    if hasattr(error, "format_message"):  # typer's own: an unknown option, a value of the wrong type
+        context = getattr(error, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context else ""
+        _fail(f"{error.format_message()}{hint}", 2)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: nothing more to say
+        sys.exit(0)
+    if type(error).__name__ == "Abort":
+        _fail("interrupted; run the same command again to go on", INTERRUPTED)
+    _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
     if os.environ.get("DPD_DEBUG"):
         import traceback
 

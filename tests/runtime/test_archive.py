@@ -180,8 +180,7 @@ def opened_or_refused(path: Path, content: bytes) -> dict[str, bytes] | None:
     path.write_bytes(content)
     try:
         return {name: bytes(view) for name, view in open_files(path).items()}
-    except BundleError as error:
-        assert error.exit_code == 3
+    except BundleError:
         return None
 
 
@@ -193,7 +192,7 @@ def test_truncation_at_any_byte_is_refused(packed: Path, tmp_path: Path) -> None
 
 
 def test_a_flip_in_any_byte_is_refused_or_read_with_the_right_size(packed: Path, tmp_path: Path) -> None:
-    """Only BundleError may come out; what is opened is for the hashes to judge, but an entry never shows more or less than itself."""
+    """Only BundleError may come out. Hashes judge what is opened; but no entry shows more or less than itself."""
     whole = packed.read_bytes()
     refused = 0
     for position in range(len(whole)):

@@ -217,7 +217,7 @@ def places(content: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int
         items = list(content.items())
     elif isinstance(content, list):
         items = list(enumerate(content))
-    return [at + (key,) for key, _ in items] + [p for key, value in items for p in places(value, (*at, key))]
+    return [(*at, key) for key, _ in items] + [p for key, value in items for p in places(value, (*at, key))]
 
 
 @settings(max_examples=300, deadline=None)

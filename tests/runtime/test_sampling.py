@@ -48,7 +48,7 @@ class Denoiser:
         mean = context.mean(axis=(1, 2)).reshape(-1, 1, 1, 1)
         clean = mean + alpha * 0.25 * (latents - alpha * mean) / (alpha**2 * 0.25 + sigma**2)
         noise = (latents - alpha * clean) / sigma
-        outputs = {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}
+        outputs: dict[str, Float32] = {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}
         return outputs[self.prediction_type].astype(np.float32)
 
 
