@@ -1,5 +1,6 @@
 """The latent diffusion model as one folder in diffusers' layout: read, checked, written."""
 
+import copy
 import json
 import shutil
 from dataclasses import dataclass
@@ -71,23 +72,26 @@ def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dty
     transformers 5 saves tokenizer.json alone; vocab.json and merges.txt are copied beside it for older readers.
     """
     pipeline = StableDiffusionPipeline(
-        vae=base.vae,
-        text_encoder=base.text_encoder,
+        vae=copy.deepcopy(base.vae).to(dtype),
+        text_encoder=copy.deepcopy(base.text_encoder).to(dtype),
         tokenizer=base.tokenizer,
-        unet=base.unet,
+        unet=copy.deepcopy(base.unet).to(dtype),
         scheduler=base.scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    for module in (base.vae, base.unet, base.text_encoder):
-        module.to(dtype)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    for module in (base.vae, base.unet, base.text_encoder):
-        module.to(torch.float32)
+    _load_as_float32(folder / "text_encoder" / "config.json")
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_source / name, folder / "tokenizer" / name)
     _remove_local_paths(folder)
+
+
+def _load_as_float32(path: Path) -> None:
+    """transformers loads a model in the dtype that its config names, diffusers in float32: one pipeline needs one."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _remove_local_paths(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pixels → scaled latents, kept in a cache outside the run, keyed by content and VAE (DESIGN §5)."""
+"""Pixels → latents, kept in a cache outside the run, keyed by content and VAE (DESIGN §5)."""
 
 import hashlib
 import os
@@ -35,11 +35,11 @@ def encode(
     batch: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> torch.Tensor:
-    """Scaled posterior means [n, C, h, w] float32 of uint8 images [n, H, W, 3]."""
+    """Posterior means [n, C, h, w] float32, not scaled yet, of uint8 images [n, H, W, 3]."""
     parts = []
     for i in range(0, len(images), batch):
         pixels = to_float(torch.from_numpy(images[i : i + batch]))
-        parts.append(vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor)
+        parts.append(vae.encode(pixels).latent_dist.mode())
         progress(min(i + batch, len(images)), len(images))
     return torch.cat(parts).contiguous()
 
@@ -51,18 +51,19 @@ def encode_cached(
     cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> torch.Tensor:
-    """`encode`, but a second start with the same images, size and encoder reads what the first one wrote.
+    """Scaled latents [n, C, h, w]; a second start with the same images and encoder reads what the first one wrote.
 
     One file holds one image set in its order: its name is the hash of the content hashes and the encoder's weights.
     """
-    encoder = weights_hash(vae.encoder) + weights_hash(vae.quant_conv) + f"{vae.config.scaling_factor:.9g}"
+    encoder = weights_hash(vae.encoder) + weights_hash(vae.quant_conv)
     key = hashlib.sha256("\n".join([*hashes, str(images.shape), encoder]).encode()).hexdigest()
     path = cache / f"{key[:32]}.safetensors"
+    scaling_factor = float(vae.config.scaling_factor)
     if path.exists():
         tensors, meta = load_state(path)
         if meta.get("key") == key:
-            return tensors["latents"]
+            return tensors["latents"] * scaling_factor
     latents = encode(vae, images, progress=progress)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # latents decode to the images
     save_state(path, {"latents": latents}, {"key": key})
-    return latents
+    return latents * scaling_factor

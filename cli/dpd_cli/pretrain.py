@@ -35,7 +35,7 @@ def pretrain_command(
     import sys
     from dataclasses import replace
 
-    from dpd_cli.terminal import print_json, progress_bar
+    from dpd_cli.terminal import print_json, stage_progress
     from dpd_cli.torch_half import require_torch
     from dpd_runtime.errors import InputError
 
@@ -65,8 +65,8 @@ def pretrain_command(
     )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = state or cache / "dpd" / "pretrain" / out.resolve().name
-    with progress_bar("pretraining") as bar:
-        metrics = pretrain(data, out, folder, config, stages, lambda _stage: bar)  # type: ignore[arg-type]
+    with stage_progress() as progress:
+        metrics = pretrain(data, out, folder, config, stages, progress)  # type: ignore[arg-type]
     if json_output:
         print_json({"out": str(out), "stages": list(stages), "metrics": metrics})
     else:

@@ -33,7 +33,7 @@ def train_command(
     import logging
     import sys
 
-    from dpd_cli.terminal import print_json, progress_bar
+    from dpd_cli.terminal import print_json, stage_progress
     from dpd_cli.torch_half import require_torch
     from dpd_runtime.errors import InputError
 
@@ -63,7 +63,7 @@ def train_command(
         val_per_class=val_per_class,
         seed=seed,
     )
-    with progress_bar("training") as bar:
+    with stage_progress() as progress:
         run = train(
             data,
             out,
@@ -71,7 +71,7 @@ def train_command(
             resume=resume,
             cache=cache_dir,
             keep_checkpoints=keep_checkpoints,
-            progress=lambda _stage: bar,
+            progress=progress,
         )
     if json_output:
         print_json({"out": str(out), **run})

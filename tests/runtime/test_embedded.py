@@ -14,18 +14,8 @@ from dpd_runtime.bundle import Bundle
 from dpd_runtime.generate import resolve_sampler
 
 pytest.importorskip("onnxruntime")
-CLASSES = [
-    "AnnualCrop",
-    "Forest",
-    "HerbaceousVegetation",
-    "Highway",
-    "Industrial",
-    "Pasture",
-    "PermanentCrop",
-    "Residential",
-    "River",
-    "SeaLake",
-]
+CLASSES = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"]
+CLASSES += ["Pasture", "PermanentCrop", "Residential", "River", "SeaLake"]
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +85,8 @@ def test_the_command_works_from_a_read_only_mount(tmp_path: Path, process_enviro
     copy = tmp_path / "site.dpd"
     copy.write_bytes(embedded_bundle().read_bytes())
     copy.chmod(0o400)
-    command = [
-        sys.executable,
-        "-m",
-        "dpd_cli",
-        "generate",
-        str(copy),
-        "--ipc",
-        "1",
-        "--steps",
-        "2",
-        "--candidates",
-        "1",
-    ]
+    command = [sys.executable, "-m", "dpd_cli", "generate", str(copy), "--ipc", "1", "--steps", "2"]
+    command += ["--candidates", "1"]
     command += ["--classes", "River,Forest", "--out", str(tmp_path / "out"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=process_environment)
     answer = json.loads(done.stdout)

@@ -61,7 +61,8 @@ def test_prototypes_are_means_of_cached_latents(run: Path) -> None:
     table = json.loads((run / "classes.json").read_text())
     assert [entry["name"] for entry in table["classes"]] == ["Fields", "Forest", "Houses", "River", "Road", "Water"]
     scenes = read_scenes(run.parent / "scenes", part="train", resolution=SIDE, val_per_class=2)
-    latents = encode(load_base(str(run / "pipeline")).vae, scenes.images)
+    vae = load_base(str(run / "pipeline")).vae
+    latents = encode(vae, scenes.images) * vae.config.scaling_factor
     for label, entry in enumerate(table["classes"]):
         counts = torch.tensor(entry["prototype_counts"], dtype=torch.float32)
         assert counts.min() >= CONFIG.k_min
