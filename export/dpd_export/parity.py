@@ -29,7 +29,9 @@ def largest_difference(graph: Graph, model: bytes, precision: str, seed: int = 1
                 continue
             rows = torch.randint(len(example), (batch,), generator=generator)
             chosen = example[rows]
-            inputs.append(chosen if chosen.dtype == torch.int64 else chosen * 0.9 + 0.1 * torch.randn_like(chosen))
+            if chosen.is_floating_point():
+                chosen = 0.9 * chosen + 0.1 * torch.randn(chosen.shape, generator=generator)
+            inputs.append(chosen)
         expected = graph.module(*inputs).numpy()
         found = engine.run(**{name: value.numpy() for name, value in zip(graph.inputs, inputs, strict=True)})
         scale = float(np.abs(expected).max()) if precision == "fp16" else 1.0

@@ -202,7 +202,7 @@ def test_prototype_guidance_pulls_towards_the_prototype(bundle: Path) -> None:
     for sampler, equal in ((pulled, True), (plain, False)):
         images = [i.pixels for i in generate(opened, ipc=1 + count, classes=(name,), sampler=sampler)]
         difference = np.abs(images[0].astype(int) - images[count].astype(int)).max()
-        assert (difference <= 1) is equal
+        assert bool(difference <= 1) is equal
 
 
 def test_the_same_run_exported_twice_gives_the_same_bundle(run: Path, bundle: Path, tmp_path: Path) -> None:
