@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.demo import demo_command
 from dpd_cli.evaluate import evaluate_command
 from dpd_cli.export import export_command
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Distil a scene set into a bundle; regenerate a training set from it without PyTorch and without the data.",
     no_args_is_help=True,
     add_completion=False,
+    epilog="Every command takes --config FILE.toml with its options as keys; the command line wins.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -55,13 +57,25 @@ def _options(
 def main() -> None:
     """Run the command line; whatever goes wrong becomes one line and its exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = _run(sys.argv[1:])
     except Exception as error:
         _explain(error)
     else:
         if code == INTERRUPTED:
             _fail("interrupted; run the same command again to go on", INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run(arguments: list[str]) -> object:
+    if not any(argument.startswith(OPTION) for argument in arguments):
+        return app(arguments, standalone_mode=False)
+    arguments, path = take_config(arguments)
+    commands = {command.name: command for command in typer.main.get_group(app).commands.values()}
+    name = next((argument for argument in arguments if argument in commands), None)
+    if path is None or name is None:
+        return app(arguments, standalone_mode=False)
+    values = read_config(path, name, [parameter.name or "" for parameter in commands[name].params])
+    return app(arguments, standalone_mode=False, default_map={name: values})
 
 
 def _explain(error: Exception) -> NoReturn:

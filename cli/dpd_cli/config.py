@@ -1,0 +1,59 @@
+"""`--config FILE.toml`, which every command takes: options as keys; what stands on the command line wins."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+OPTION = "--config"
+
+
+def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments without `--config FILE`, and that file.
+
+    Raises:
+        InputError: the option without a file, or twice.
+    """
+    from dpd_runtime.errors import InputError
+
+    kept: list[str] = []
+    files: list[str] = []
+    waiting = False
+    for argument in arguments:
+        if waiting:
+            files.append(argument)
+            waiting = False
+        elif argument == OPTION:
+            waiting = True
+        elif argument.startswith(OPTION + "="):
+            files.append(argument.removeprefix(OPTION + "="))
+        else:
+            kept.append(argument)
+    if waiting or len(files) > 1:
+        raise InputError(f"{OPTION} takes one TOML file, once")
+    return kept, Path(files[0]) if files else None
+
+
+def read_config(path: Path, command: str, options: Sequence[str]) -> dict[str, Any]:
+    """The file's values by parameter name, for the options that `command` has.
+
+    Keys may be written with - or _; a table named as the command holds values for it alone.
+
+    Raises:
+        InputError: no such file, no TOML, or a key that is no option of the command.
+    """
+    from dpd_runtime.errors import InputError
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{OPTION} {path}: {error.strerror}; give a readable TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{OPTION} {path}: not TOML ({error})") from error
+    own = content.pop(command, {})
+    merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
+    values = {key.replace("-", "_"): value for key, value in merged.items()}
+    unknown = sorted(set(values) - set(options))
+    if unknown:
+        raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
+    return values

@@ -1,0 +1,54 @@
+"""`--config FILE.toml`: values arrive, the command line wins, mistakes are one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpd_cli.config import read_config, take_config
+from dpd_runtime.errors import InputError
+
+
+def _dpd(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "dpd_cli", *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    return done.returncode, done.stderr
+
+
+def test_values_arrive_and_the_command_line_wins(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('batch = -3\n[train]\nk-min = -7\n[generate]\nsolver = "x"\n')
+    common = ("train", "data", "--out", str(tmp_path / "run"), "--config", str(config))
+    assert _dpd(process_environment, *common) == (2, "dpd: --batch is -3: it must be at least 1\n")
+    assert _dpd(process_environment, *common, "--batch", "2") == (2, "dpd: --k-min is -7: it must be at least 1\n")
+
+
+def test_unknown_option_is_named(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[generate]\nstepz = 3\n")
+    code, said = _dpd(process_environment, "generate", f"--config={config}")
+    assert code == 2
+    assert "dpd generate has no option stepz" in said
+    assert said.count("\n") == 1
+
+
+def test_table_of_another_command_is_left_alone(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('seed = 1\n[train]\nseed = 2\n[evaluate]\nrecipe = "quick"\n')
+    assert read_config(config, "train", ["seed"]) == {"seed": 2}
+    assert read_config(config, "generate", ["seed"]) == {"seed": 1}
+
+
+@pytest.mark.parametrize("arguments", [["--config"], ["--config", "a", "--config=b"]])
+def test_one_file_once(arguments: list[str]) -> None:
+    with pytest.raises(InputError, match="once"):
+        take_config(arguments)
+
+
+def test_damaged_file_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_bytes(b"\xff = ")
+    with pytest.raises(InputError, match="not TOML"):
+        read_config(config, "train", [])
