@@ -19,7 +19,7 @@ from dpd_eval.statistics import average_accuracy, class_accuracy, cohen_kappa, o
 from dpd_eval.students import build_student, count_multiply_adds
 from dpd_eval.subsets import random_subset
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import SceneSet, read_scenes
+from dpd_train.images import SceneSet, read_scenes, split_folders
 
 BASELINES = ("random",)
 SET_ARM = "set"
@@ -75,8 +75,14 @@ def evaluate(
         test_part: Literal["val", "test", "all"] = "val"
         judged = read_scenes(train, part="val", resolution=side, val_per_class=val_per_class)
     else:
-        test_part = "test" if (Path(test) / "test").is_dir() else "all"
+        folders = split_folders(Path(test)) if Path(test).is_dir() else ()
+        if folders and "test" not in folders:
+            raise DataError(
+                f"--test {test}: has {', '.join(folders)} but no test/; give the test images, or --test val"
+            )
+        test_part = "test" if folders else "all"
         judged = read_scenes(Path(test), part=test_part, resolution=side)
+    _check_overlap(judged, real, f"--test {test}", f"--train {train}")
     _check_classes(judged.classes, real.classes, f"--test {test}", f"--train {train}")
     for path, arm in zip(sets, arms, strict=True):
         _check_classes(arm.classes, real.classes, f"SET {path}", f"--train {train}")
@@ -150,8 +156,9 @@ def _check_arguments(
         raise InputError("--ipc: give one or more numbers ≥ 1, such as --ipc 10,50")
     if pairs is not None and pairs < max(1, len(sets)):
         raise InputError(f"--pairs is {pairs}: give at least {max(1, len(sets))}, so that every SET is used")
-    if pairs is None and len(sets) > 5:
-        raise InputError(f"{len(sets)} sets are more than the default pairs can use: pass --pairs {len(sets)}")
+    fewest = 8 if ipc is not None and max(ipc) <= 10 else 5
+    if pairs is None and len(sets) > fewest:
+        raise InputError(f"{len(sets)} sets are more than the default {fewest} pairs use: pass --pairs {len(sets)}")
     if jobs < 1:
         raise InputError(f"--jobs is {jobs}: give at least 1")
 
@@ -164,6 +171,16 @@ def _check_classes(found: tuple[str, ...], expected: tuple[str, ...], what: str,
         raise DataError(
             f"{what}: its classes are not those of {reference}: {'; '.join(parts)}; "
             "the class folders must have the same names"
+        )
+
+
+def _check_overlap(judged: SceneSet, real: SceneSet, what: str, reference: str) -> None:
+    """A few shared images are a note; a test part that mostly is training images is a mistake."""
+    shared = len(set(judged.hashes) & set(real.hashes))
+    if 10 * shared > len(judged.labels):
+        raise DataError(
+            f"{what}: {shared} of its {len(judged.labels)} images are training images of {reference}; "
+            "give images which were not trained on, or --test val"
         )
 
 

@@ -128,9 +128,13 @@ def open_files(path: Path) -> FolderFiles | ZipFiles:
 def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a stored zip with fixed dates: the same files give the same bytes. Whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(files):
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, files[name])
-    partial.replace(path)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(files):
+                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+                info.external_attr = 0o644 << 16
+                archive.writestr(info, files[name])
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

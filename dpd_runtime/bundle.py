@@ -23,6 +23,8 @@ from dpd_runtime.solvers import SOLVERS
 
 SIGNATURE_NAME = "bundle.sig"
 EMBEDDED_BUNDLE = "eurosat64.dpd"
+# An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
+EXTERNAL_DATA = b"\n\x08location\x12"
 REQUIRED = (
     "unet/model.onnx",
     "vae_decoder/model.onnx",
@@ -121,6 +123,8 @@ def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, 
         found = hashlib.sha256(content).hexdigest()
         if len(content) != entry.bytes or found != entry.sha256:
             raise BundleHashError(name, found, entry.sha256)
+        if name.endswith(".onnx") and EXTERNAL_DATA in content:
+            raise BundleError(f"{name} keeps weights outside itself, which a bundle may not; export the bundle again")
         verified[name] = content
     for name in REQUIRED:
         if name not in verified:

@@ -22,8 +22,9 @@ class DataError(InputError):
 class OutputFolderError(InputError):
     """An output folder that holds something which this command did not write."""
 
-    def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(f"{folder}: {reason}; choose another --out, or pass --overwrite to replace it")
+    def __init__(self, folder: Path, reason: str, *, removable: bool = False) -> None:
+        hint = ", or pass --overwrite to replace it" if removable else ""
+        super().__init__(f"{folder}: {reason}; choose another --out{hint}")
 
 
 class BundleError(DpdError, ValueError):

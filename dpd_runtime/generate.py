@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dpd_runtime.bundle import Bundle, SceneClass
 from dpd_runtime.engines import Provider, choose_provider
+from dpd_runtime.engines.onnxruntime import usable_cores
 from dpd_runtime.errors import DegenerateImageError, InputError
 from dpd_runtime.manifest import Sampler
 from dpd_runtime.noise import NoiseStream
@@ -17,6 +18,7 @@ from dpd_runtime.sampling import margins, sample, to_uint8
 from dpd_runtime.solvers import SOLVERS
 
 BLOCK = 10
+JUDGE = "latent_classifier/model.onnx"
 Float32 = npt.NDArray[np.float32]
 
 
@@ -104,8 +106,8 @@ class Generation:
         self.bundle, self.ipc, self.seed = bundle, ipc, seed
         self.classes = bundle.select_classes(classes)
         self.sampler = sampler or bundle.manifest.sampler
-        self.provider: Provider = choose_provider(provider)
-        self._threads = threads
+        self.threads = threads or usable_cores()
+        self.provider = choose_provider(provider, lambda found: bundle.engine(JUDGE, found, self.threads))
         self._compute: Callable[[Block], list[Image]] | None = None
 
     def __len__(self) -> int:
@@ -126,9 +128,17 @@ class Generation:
         Raises:
             DegenerateImageError: NaN or constant pixels.
         """
+        return [image for image in self.load()(block) if image.index < self.ipc]
+
+    def load(self) -> Callable[[Block], list[Image]]:
+        """Load the graphs, once; the first image does it where nobody did before.
+
+        Raises:
+            InputError: a number of steps which the schedule does not allow.
+        """
         if self._compute is None:
-            self._compute = _block_function(self.bundle, self.sampler, self.provider, self.seed, self._threads)
-        return [image for image in self._compute(block) if image.index < self.ipc]
+            self._compute = _block_function(self.bundle, self.sampler, self.provider, self.seed, self.threads)
+        return self._compute
 
 
 def generate(
@@ -146,14 +156,17 @@ def generate(
 
 
 def _block_function(
-    bundle: Bundle, sampler: Sampler, provider: Provider, seed: int, threads: int | None
+    bundle: Bundle, sampler: Sampler, provider: Provider, seed: int, threads: int
 ) -> Callable[[Block], list[Image]]:
     """Load the graphs once and return the function that computes one block."""
     unet = bundle.engine("unet/model.onnx", provider, threads)
     decoder = bundle.engine("vae_decoder/model.onnx", provider, threads)
-    judge = bundle.engine("latent_classifier/model.onnx", provider, threads)
+    judge = bundle.engine(JUDGE, provider, threads)
     make_steps, advance = SOLVERS[sampler.solver]
-    steps = make_steps(bundle.schedule, sampler.steps)
+    try:
+        steps = make_steps(bundle.schedule, sampler.steps)
+    except ValueError as error:
+        raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
     shape, batch = bundle.manifest.latent_shape, sampler.compute_batch
 
     def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
@@ -196,9 +209,8 @@ def _block_function(
         images = np.empty((len(latents), 3, *bundle.manifest.image_shape[:2]), np.float32)
         for group in batched(len(latents)):
             images[group] = decoder.run(latent_sample=scaled[group])
-        if not np.isfinite(images).all():
-            return np.zeros((len(latents), *bundle.manifest.image_shape), np.uint8)
-        return to_uint8(images)
+        whole = np.isfinite(images).all(axis=(1, 2, 3), keepdims=True)
+        return to_uint8(np.where(whole, images, 0))  # a broken image becomes a constant one, which is refused below
 
     def compute(block: Block) -> list[Image]:
         scene = block.scene_class

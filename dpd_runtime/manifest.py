@@ -55,9 +55,9 @@ class Sampler:
     def guidance_for(self, block: int) -> BlockGuidance:
         return [g for g in self.guidance if g.from_block <= block][-1]
 
-    def evaluations_per_image(self, block: int) -> int:
-        """UNet evaluations spent on each kept image, CFG counting two."""
-        return self.steps * self.candidates * (2 if self.guidance_for(block).guidance_scale > 1 else 1)
+    def evaluations_per_latent(self, block: int) -> int:
+        """UNet evaluations for each candidate, CFG counting two; a kept image costs `candidates` times as many."""
+        return self.steps * (2 if self.guidance_for(block).guidance_scale > 1 else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,14 +56,27 @@ def load_base(name: str) -> Base:
     kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     if kind != "StableDiffusionPipeline":
         raise InputError(f"base {name!r} is a {kind}; StableDiffusionPipeline folders are supported")
-    parts = {"torch_dtype": torch.float32, "local_files_only": True}
-    return Base(
-        vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", **parts).eval(),
-        unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **parts).eval(),
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval(),
-        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
-        scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
-    )
+    for file in TOKENIZER_FILES:
+        if not (folder / "tokenizer" / file).is_file():
+            raise InputError(
+                f"base {name!r}: tokenizer/{file} is missing; copy it there from the model's first release"
+            )
+    local = {"local_files_only": True}
+    weights = {"use_safetensors": True, **local}  # anything else would be a pickle
+    try:
+        return Base(
+            vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **weights).eval(),
+            unet=UNet2DConditionModel.from_pretrained(
+                folder, subfolder="unet", torch_dtype=torch.float32, **weights
+            ).eval(),
+            text_encoder=CLIPTextModel.from_pretrained(
+                folder, subfolder="text_encoder", dtype=torch.float32, **weights
+            ).eval(),
+            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), **local),
+            scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler", **local),
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"base {name!r} cannot be opened: {error}") from error
 
 
 def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dtype = torch.float32) -> None:

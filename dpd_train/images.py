@@ -73,13 +73,7 @@ def read_scenes(root: Path, *, part: Part, resolution: int | None = None, val_pe
     if val_per_class is not None and val_per_class < 0:
         raise DataError(f"validation images per class is {val_per_class}: give 0 or more")
     root = Path(root)
-    if not root.exists():
-        raise DataError(f"{root}: no such folder; give a folder that holds one folder of images per class")
-    if not root.is_dir():
-        raise DataError(f"{root}: is a file; give a folder that holds one folder of images per class")
-
-    trees = {name: root / name for name in ("train", "val", "test") if _holds_folders(root / name)}
-    reference = _class_files(trees.get("train", root if not trees else next(iter(trees.values()))))
+    trees, reference = _trees(root)
     files = _files_of_part(root, trees, reference, part, val_per_class)
     if resolution is None:
         resolution = _common_side([path for paths in reference.values() for path in paths], root)
@@ -114,6 +108,32 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
         "classes": {name: int(count) for name, count in zip(scenes.classes, counts, strict=True)},
         "sha256": hashlib.sha256("\n".join(sorted(scenes.hashes)).encode()).hexdigest(),
     }
+
+
+def natural_side(root: Path) -> int:
+    """Shorter side in pixels of the most common size among the training images, from their headers.
+
+    Raises:
+        DataError: as `read_scenes` does.
+    """
+    _, reference = _trees(root)
+    return _common_side([path for paths in reference.values() for path in paths], root)
+
+
+def split_folders(root: Path) -> tuple[str, ...]:
+    """Which of train, val, test are parts of `root` and not classes of that name."""
+    return tuple(name for name in ("train", "val", "test") if _holds_folders(root / name))
+
+
+def _trees(root: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """The parts under `root` by name, and the files of the part that names the classes: train/ where there is one."""
+    if not root.exists():
+        raise DataError(f"{root}: no such folder; give a folder that holds one folder of images per class")
+    if not root.is_dir():
+        raise DataError(f"{root}: is a file; give a folder that holds one folder of images per class")
+
+    trees = {name: root / name for name in split_folders(root)}
+    return trees, _class_files(trees.get("train", root if not trees else next(iter(trees.values()))))
 
 
 def _holds_folders(folder: Path) -> bool:

@@ -49,7 +49,7 @@ def aggregate_prompts(
 def write_classes(path: Path, classes: Sequence[str], table: PromptTable, counts: Sequence[tuple[int, ...]]) -> None:
     """classes.json: names, prompts, and for each prototype its prompt and its number of members."""
     content = {
-        "prototype_kind": "centroid",
+        "prototype_kind": "centroid" if any(counts) else "none",
         "prompts": table.texts,
         "classes": [
             {"name": name, "prompt_rows": rows, "prototype_counts": members}

@@ -59,13 +59,18 @@ def greedy_order(features: Float32, members: Int64, centres: Float32) -> Int64:
     return np.array(order, np.int64)
 
 
-def find_centroids(latents: Float32, *, count: int, k_min: int, seed: int) -> ClassPrototypes:
-    """Mean latents of at most `count` clusters with at least `k_min` members each.
+def find_centroids(latents: Float32, *, count: int, k_min: int, seed: int) -> ClassPrototypes | None:
+    """Mean latents of at most `count` clusters with at least `k_min` members each; None where n < k_min.
 
     Args:
-        latents: [n, C, h, w] of one class, scaled.
+        latents: [n, C, h, w] of one class, scaled, of n different images: ten copies of one are one.
+        k_min: at least 2, since the mean of one latent is that latent.
     """
-    count = max(1, min(count, len(latents) // k_min))
+    if k_min < 2:
+        raise ValueError(f"k_min is {k_min}: a prototype of one image is that image")
+    count = min(count, len(latents) // k_min)
+    if count < 1:
+        return None
     features = cluster_features(latents)
     members = KMeans(count, n_init=3, random_state=seed).fit_predict(features).astype(np.int64)
     members = merge_small_clusters(features, members, k_min)

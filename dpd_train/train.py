@@ -1,5 +1,6 @@
 """`dpd train`: a labelled scene set → a run directory (DESIGN §5)."""
 
+import csv
 import json
 import logging
 import platform
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from dpd_runtime.atomic import write_atomically
+from dpd_runtime.bundle import check_class_name
 from dpd_runtime.contact_sheet import contact_sheet
-from dpd_runtime.errors import InputError
+from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.manifest import BlockGuidance
 from dpd_runtime.noise import NoiseStream
 from dpd_runtime.sampling import sample, to_uint8
@@ -29,7 +32,7 @@ from dpd_train.base import Base, load_base, nano_folder, save_base
 from dpd_train.captions import caption_table
 from dpd_train.classifiers import ResNet, ResNetConfig, predict
 from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
-from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
+from dpd_train.images import SceneSet, fingerprint, natural_side, read_scenes, to_float
 from dpd_train.latents import default_cache, encode_cached
 from dpd_train.prompts import aggregate_prompts, embed, write_classes
 from dpd_train.prototypes import ClassPrototypes, find_centroids
@@ -70,8 +73,8 @@ def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:
 
 def save_classifier(model: ResNet, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n", encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    write_atomically(folder / "config.json", (json.dumps(asdict(model.config), indent=1) + "\n").encode())
+    write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
 
 
 def load_classifier(folder: Path) -> ResNet:
@@ -114,32 +117,53 @@ def _classifier(
     return load_classifier(folder)
 
 
-def _check_size(config: TrainConfig, base: Base, scenes: SceneSet) -> None:
-    side = scenes.images.shape[1]
-    if config.resolution is None and side >= 1.5 * base.resolution:
-        raise InputError(
-            f"the images are {side} px and base {config.base!r} makes {base.resolution} px: pass --resolution "
-            f"{base.resolution} to shrink them, or a base of that size (for 256 px a Stable Diffusion folder)"
-        )
-
-
 def _read(data: Path, config: TrainConfig, base: Base) -> tuple[SceneSet, SceneSet]:
-    natural = read_scenes(data, part="val", resolution=config.resolution, val_per_class=config.val_per_class)
-    _check_size(config, base, natural)
-    parts = [
-        read_scenes(data, part=part, resolution=base.resolution, val_per_class=config.val_per_class)
-        for part in ("train", "val")
-    ]
-    return parts[0], parts[1]
+    """Training and validation part at the base's size.
+
+    Raises:
+        InputError: a --resolution which the base does not make, or images so large that shrinking must be asked for.
+    """
+    size = base.resolution
+    if config.resolution not in (None, size):
+        raise InputError(
+            f"--resolution {config.resolution}: base {config.base!r} makes {size} px; leave it out or say {size}"
+        )
+    side = natural_side(data)
+    if config.resolution is None and side >= 1.5 * size:
+        raise InputError(
+            f"the images are {side} px and base {config.base!r} makes {size} px: pass --resolution {size} to shrink "
+            "them, or a base of that size (for 256 px a Stable Diffusion folder)"
+        )
+    train, held = (
+        read_scenes(data, part=part, resolution=size, val_per_class=config.val_per_class) for part in ("train", "val")
+    )
+    for name in train.classes:
+        try:
+            check_class_name(name)
+        except BundleError as error:
+            raise DataError(f"{data}: class folder {name!r} cannot be a class of a bundle; rename it") from error
+    shared = len(set(train.hashes) & set(held.hashes))
+    if shared:
+        log.warning(
+            "%d validation images are training images too, byte for byte: validation figures are too high", shared
+        )
+    return train, held
 
 
-def _prototypes(config: TrainConfig, train: SceneSet, latents: np.ndarray[Any, Any]) -> list[ClassPrototypes | None]:
+def _rows_by_class(scenes: SceneSet) -> list[np.ndarray[Any, Any]]:
+    """Rows of each class's different images: ten copies of one image hide nobody behind a mean."""
+    _, first = np.unique(np.array(scenes.hashes), return_index=True)
+    different = np.zeros(len(scenes.labels), bool)
+    different[first] = True
+    return [np.flatnonzero((scenes.labels == label) & different) for label in range(len(scenes.classes))]
+
+
+def _prototypes(
+    config: TrainConfig, rows: list[np.ndarray[Any, Any]], latents: np.ndarray[Any, Any]
+) -> list[ClassPrototypes | None]:
     if config.prototypes == "none":
-        return [None] * len(train.classes)
-    return [
-        find_centroids(latents[train.labels == label], count=config.ipc, k_min=config.k_min, seed=config.seed)
-        for label in range(len(train.classes))
-    ]
+        return [None] * len(rows)
+    return [find_centroids(latents[r], count=config.ipc, k_min=config.k_min, seed=config.seed) for r in rows]
 
 
 @torch.no_grad()
@@ -168,7 +192,7 @@ def check_run_folder(out: Path, resume: bool) -> None:
     """A finished run is never overwritten; an unfinished one goes on.
 
     Raises:
-        OutputFolderError
+        InputError: anything else stands at `out`.
     """
     if not out.exists():
         return
@@ -176,9 +200,15 @@ def check_run_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out} is a file; choose another --out")
     if (out / "run.json").exists():
         raise InputError(f"{out} holds a finished run; choose another --out")
-    if any(out.iterdir()) and not (out / "checkpoints").is_dir():
+    if not any(out.iterdir()):
+        return
+    try:
+        ours = {"config", "data"} <= set(json.loads((out / "checkpoints" / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
         raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")
-    if any(out.iterdir()) and not resume:
+    if not resume:
         raise InputError(f"{out} holds an unfinished run; pass --resume to go on with it, or choose another --out")
 
 
@@ -234,15 +264,14 @@ def train(
         ClassifierTraining(steps=config.latent_classifier_steps, seed=config.seed + 2),
         progress("latent classifier"),
     )
-    prototypes = _prototypes(config, train_scenes, latents.numpy())
+    rows = _rows_by_class(train_scenes)
+    prototypes = _prototypes(config, rows, latents.numpy())
     phrases = describe_many(train_scenes.images)
-    by_class = [
-        [phrases[i] for i in np.flatnonzero(train_scenes.labels == label)] for label in range(len(train_scenes.classes))
-    ]
+    by_class = [[phrases[i] for i in members] for members in rows]
     table = aggregate_prompts(train_scenes.classes, by_class, prototypes, config.k_min)
 
-    def latent_data(scenes: SceneSet, values: torch.Tensor) -> LatentData:
-        captions = caption_table(base.tokenizer, scenes.classes, scenes.labels.tolist(), describe_many(scenes.images))
+    def latent_data(scenes: SceneSet, values: torch.Tensor, words: list[tuple[str, ...]]) -> LatentData:
+        captions = caption_table(base.tokenizer, scenes.classes, scenes.labels.tolist(), words)
         return LatentData(values, torch.from_numpy(scenes.labels), captions)
 
     history: list[dict[str, float]] = []
@@ -250,8 +279,8 @@ def train(
         unet, text_encoder, history = train_denoiser(
             base.unet,
             base.text_encoder,
-            latent_data(train_scenes, latents),
-            latent_data(held, held_latents),
+            latent_data(train_scenes, latents, phrases),
+            latent_data(held, held_latents, describe_many(held.images)),
             base.schedule,
             DenoiserTraining(
                 steps=config.steps,
@@ -271,10 +300,8 @@ def train(
     save_base(base, out / "pipeline", source / "tokenizer")
     counts = [p.counts if p else () for p in prototypes]
     write_classes(out / "classes.json", train_scenes.classes, table, counts)
-    save_file(
-        {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None},
-        out / "prototypes.safetensors",
-    )
+    centroids = {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None}
+    write_atomically(out / "prototypes.safetensors", save(centroids))
     (out / "samples").mkdir(exist_ok=True)
     embeddings = embed(base.text_encoder, base.tokenizer, table.texts)
     first_rows = torch.tensor([rows[0] for rows in table.rows])
@@ -287,7 +314,7 @@ def train(
     accuracy = _accuracy(teacher, held_pixels, held_labels)
     through_vae = _accuracy(teacher, reconstruct(base.vae, some), held_labels[::every])
     run = {
-        "config": asdict(config),
+        "config": asdict(config) | {"resolution": base.resolution},
         "data": fingerprint(train_scenes) | {"val_per_class": config.val_per_class},
         "rejected": len(train_scenes.rejected) + len(held.rejected),
         "prototypes": {name: len(c) for name, c in zip(train_scenes.classes, counts, strict=True)},
@@ -303,7 +330,7 @@ def train(
         | {"python": platform.python_version()},
         "seconds": round(time.monotonic() - started, 1),
     }
-    (out / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    write_atomically(out / "run.json", (json.dumps(run, indent=1) + "\n").encode())
     if not keep_checkpoints:
         shutil.rmtree(checkpoints)
     return run
@@ -313,8 +340,10 @@ def _quarantine(path: Path, *parts: SceneSet) -> None:
     """The images that could not be used, with reasons; under private/ because it names files."""
     rejected = [entry for scenes in parts for entry in scenes.rejected]
     if rejected:
-        lines = ["path,reason", *(f'"{r.path}","{r.reason}"' for r in rejected)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "reason"])
+            writer.writerows((entry.path, entry.reason) for entry in rejected)
 
 
 def _match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None:
@@ -325,7 +354,7 @@ def _match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None
     """
     content = json.loads(json.dumps({"config": asdict(config), "data": data}))
     if not path.exists():
-        path.write_text(json.dumps(content), encoding="utf-8")
+        write_atomically(path, json.dumps(content).encode())
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != content:

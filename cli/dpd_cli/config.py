@@ -1,7 +1,7 @@
 """`--config FILE.toml`, which every command takes: options as keys; what stands on the command line wins."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return kept, Path(files[0]) if files else None
 
 
-def read_config(path: Path, command: str, options: Sequence[str]) -> dict[str, Any]:
-    """The file's values by parameter name, for the options that `command` has.
+def read_config(path: Path, command: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """The file's values by parameter name, for the options that `command` has: their spelling → parameter name.
 
     Keys may be written with - or _; a table named as the command holds values for it alone.
 
@@ -51,9 +51,10 @@ def read_config(path: Path, command: str, options: Sequence[str]) -> dict[str, A
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{OPTION} {path}: not TOML ({error})") from error
     own = content.pop(command, {})
+    if not isinstance(own, dict):
+        raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")
     merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
-    values = {key.replace("-", "_"): value for key, value in merged.items()}
-    unknown = sorted(set(values) - set(options))
+    unknown = sorted(key for key in merged if key.replace("_", "-") not in options)
     if unknown:
         raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
-    return values
+    return {options[key.replace("_", "-")]: value for key, value in merged.items()}

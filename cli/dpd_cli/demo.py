@@ -24,11 +24,11 @@ def demo_command(
 
     from dpd_cli.terminal import print_json
     from dpd_cli.torch_half import require_torch
-    from dpd_runtime.errors import CheckError, InputError
+    from dpd_runtime.errors import InputError
 
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out} is not empty; choose another --out")
-    require_torch()
+    require_torch("export", "cpu")
     from dpd_train.scenes import write_scenes
 
     started = time.monotonic()
@@ -42,7 +42,7 @@ def demo_command(
         command = [sys.executable, "-m", "dpd_cli", *arguments, "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise CheckError(f"dpd {arguments[0]} failed with exit code {done.returncode}; its message is above")
+            raise typer.Exit(done.returncode)  # its one line is on stderr already
         content: dict[str, object] = json.loads(done.stdout)
         return content
 
@@ -51,7 +51,7 @@ def demo_command(
     dpd("train", scenes, "--out", run, "--steps", str(steps), "--seed", str(seed), *short)
     dpd("export", run, "--out", bundle, "--data-licence", "drawn by dpd demo")
     made = dpd("generate", bundle, "--ipc", "10", "--out", distilled, "--seed", str(seed))
-    judged = ("--train", scenes, "--test", scenes, "--pairs", "2", "--out", str(out / "evaluation.json"))
+    judged = ("--train", scenes, "--test", scenes, "--pairs", "2", "--jobs", "2", "--out", str(out / "evaluation.json"))
     table = dpd("evaluate", distilled, *judged)
     seconds = time.monotonic() - started
     if json_output:

@@ -27,7 +27,7 @@ def export_command(
 
     if precision not in ("fp32", "fp16"):
         raise InputError(f"--precision {precision!r} is not in this version: use fp32 or fp16")
-    require_torch()
+    require_torch("export", "cpu")
     from dpd_export.bundle import export_run
 
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -42,6 +42,8 @@ def export_command(
     print(f"hash        {result['bundle_hash']}")
     print("parity      largest difference from PyTorch")
     for graph, difference in result["parity"].items():
-        print(f"  {graph:<28} {difference:.2e}")
+        if graph.endswith(".onnx"):
+            print(f"  {graph:<28} {difference:.2e}")
+    print(f"images      {result['parity']['end_to_end_psnr_db']:.1f} dB between the bundle's and PyTorch's")
     print("state       unaudited, unsigned")
     print(f"next        dpd generate {out} --ipc 10 --out distilled")

@@ -33,15 +33,16 @@ def generate_command(
 
     from dpd_cli.terminal import print_json, progress_bar
     from dpd_runtime.bundle import embedded_bundle, load_bundle
-    from dpd_runtime.dataset import remove_set, write_set
+    from dpd_runtime.dataset import write_set
     from dpd_runtime.errors import SetHashError
     from dpd_runtime.generate import generate, resolve_sampler
+    from dpd_runtime.resume import remove_set
 
     opened = load_bundle(bundle or embedded_bundle())
     sampler = resolve_sampler(
         opened.manifest.sampler, steps=steps, solver=solver, candidates=candidates, guidance_scale=guidance_scale
     )
-    names = tuple(name.strip() for name in classes.split(",")) if classes else None
+    names = None if classes is None else tuple(name.strip() for name in classes.split(","))
     generation = generate(opened, ipc=ipc, seed=seed, classes=names, sampler=sampler, provider=provider)
     if overwrite:
         remove_set(out)
@@ -49,7 +50,7 @@ def generate_command(
     with progress_bar("generating") as progress:
         result = write_set(generation, out, progress)
     seconds = time.monotonic() - started
-    calls = sampler.evaluations_per_image(0)
+    calls = sampler.evaluations_per_latent(0)
     if json_output:
         print_json(
             {
@@ -67,7 +68,7 @@ def generate_command(
         print(f"{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
         print(f"bundle    {opened.manifest.name}, {opened.manifest.audit}, unsigned")
         print(f"provider  {generation.provider.name}: {generation.provider.reason}")
-        print(f"time      {seconds:.1f} s, {calls} UNet evaluations for each kept image")
+        print(f"time      {seconds:.1f} s, {calls * sampler.candidates} UNet evaluations for each kept image")
         print(f"set hash  {result.set_hash}")
         print(f"look at   {out}/contact_sheet.png")
     if expect is not None and expect != result.set_hash:

@@ -16,6 +16,7 @@ from dpd_cli.pretrain import pretrain_command
 from dpd_cli.train import train_command
 
 INTERRUPTED = 130
+RESUMABLE = "interrupted; the same command goes on (dpd train: with --resume; dpd demo: begin with a new --out)"
 
 app = typer.Typer(
     name="dpd",
@@ -62,7 +63,7 @@ def main() -> None:
         _explain(error)
     else:
         if code == INTERRUPTED:
-            _fail("interrupted; run the same command again to go on", INTERRUPTED)
+            _fail(RESUMABLE, INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -74,7 +75,10 @@ def _run(arguments: list[str]) -> object:
     name = next((argument for argument in arguments if argument in commands), None)
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
-    values = read_config(path, name, [parameter.name or "" for parameter in commands[name].params])
+    options = {
+        spelling.lstrip("-"): p.name or "" for p in commands[name].params for spelling in (*p.opts, p.name or "")
+    }
+    values = read_config(path, name, options)
     return app(arguments, standalone_mode=False, default_map={name: values})
 
 
@@ -91,7 +95,9 @@ def _explain(error: Exception) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: nothing more to say
         sys.exit(0)
     if type(error).__name__ == "Abort":
-        _fail("interrupted; run the same command again to go on", INTERRUPTED)
+        _fail(RESUMABLE, INTERRUPTED)
+    if isinstance(error, OSError):
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}; what was finished is kept", 5)
     _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)
 
 

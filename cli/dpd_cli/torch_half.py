@@ -3,20 +3,27 @@
 import logging
 import os
 
+PACKAGES = {
+    "train": ("torch", "diffusers", "transformers", "sklearn"),
+    "export": ("onnx", "onnxscript"),
+    "cpu": ("onnxruntime",),
+}
 
-def require_torch() -> None:
-    """Check the `train` extra and quieten its libraries: their advice is for developers of other programs.
+
+def require_torch(*extras: str) -> None:
+    """Check the `train` extra, and others by name, and quieten its libraries: their advice is for other programs.
 
     Raises:
-        MissingExtraError: torch, diffusers, transformers or scikit-learn is not installed.
+        MissingExtraError: a package that is not installed, with the extra which brings it.
     """
     from importlib.util import find_spec
 
     from dpd_runtime.errors import MissingExtraError
 
-    for package in ("torch", "diffusers", "transformers", "sklearn"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "train")
+    for extra in ("train", *extras):
+        for package in PACKAGES[extra]:
+            if find_spec(package) is None:
+                raise MissingExtraError(package, extra)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

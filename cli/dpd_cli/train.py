@@ -37,9 +37,13 @@ def train_command(
     from dpd_cli.torch_half import require_torch
     from dpd_runtime.errors import InputError
 
-    for name, value, least in (("ipc", ipc, 1), ("steps", steps, 0), ("batch", batch, 1), ("k-min", k_min, 1)):
-        if value < least:
-            raise InputError(f"--{name} is {value}: it must be at least {least}")
+    least = {"ipc": 1, "steps": 0, "batch": 1, "k-min": 2, "teacher-steps": 1, "latent-classifier-steps": 1, "seed": 0}
+    given = (ipc, steps, batch, k_min, teacher_steps, latent_classifier_steps, seed)
+    for (name, bound), value in zip(least.items(), given, strict=True):
+        if value < bound:
+            raise InputError(f"--{name} is {value}: it must be at least {bound}")
+    if seed >= 2**32:
+        raise InputError(f"--seed is {seed}: it must be below 2**32")
     if prototypes not in ("centroid", "none"):
         raise InputError(f"--prototypes {prototypes!r} is not in this version: use centroid or none")
     require_torch()

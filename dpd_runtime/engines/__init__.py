@@ -1,5 +1,6 @@
 """Engines: named arrays in, named arrays out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,8 +30,11 @@ class Provider:
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
 
 
-def choose_provider(requested: str) -> Provider:
+def choose_provider(requested: str, attempt: Callable[[Provider], object]) -> Provider:
     """Resolve `--provider`.
+
+    Args:
+        attempt: opens a session; a wheel that lists a provider need not have its driver and libraries.
 
     Raises:
         ProviderError: an unknown provider, or one which this version or machine does not have.
@@ -43,12 +47,16 @@ def choose_provider(requested: str) -> Provider:
         raise ProviderError(f"provider {requested} is not in this version yet: use cuda or cpu")
     available = available_providers()
     if requested == "auto":
-        if "cuda" in available:
-            return Provider("cuda", "onnxruntime lists CUDAExecutionProvider")
-        return Provider("cpu", "this onnxruntime has no CUDAExecutionProvider")
+        if "cuda" not in available:
+            return Provider("cpu", "this onnxruntime has no CUDAExecutionProvider")
+        try:
+            attempt(Provider("cuda", ""))
+        except ProviderError as error:
+            return Provider("cpu", str(error))
+        return Provider("cuda", "onnxruntime loaded CUDAExecutionProvider")
     if requested not in available:
         raise ProviderError(
             f"provider {requested}: this onnxruntime offers {', '.join(available)}; "
-            'pip install "onnxruntime-gpu[cuda,cudnn]"'
+            'pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
         )
     return Provider(requested, "asked for")

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from dpd_export.graphs import OPSET, export_graph, graphs_of, halve_weights, to_
 from dpd_export.parity import PSNR_LIMITS, check, largest_difference, psnr
 from dpd_runtime.archive import write_zip
 from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.errors import InputError, ParityError
+from dpd_runtime.errors import BundleError, InputError, ParityError
 from dpd_runtime.generate import BLOCK, Generation, resolve_sampler
 from dpd_runtime.manifest import MANIFEST_NAME, BlockGuidance, FileEntry, Manifest, Sampler
 from dpd_runtime.noise import NoiseStream
@@ -59,8 +61,10 @@ def _check_target(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{out} exists; choose another --out, or pass --overwrite")
-    if out.is_dir() and not (out / MANIFEST_NAME).is_file():
-        raise InputError(f"{out} is a folder that holds no bundle; it is not overwritten, choose another --out")
+    try:
+        load_bundle(out)
+    except BundleError as error:
+        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error
 
 
 def _config_files(base: Base, run: Path) -> dict[str, bytes]:
@@ -73,13 +77,14 @@ def _config_files(base: Base, run: Path) -> dict[str, bytes]:
         "scheduler/scheduler_config.json": (pipeline / "scheduler" / "scheduler_config.json").read_bytes(),
         "classes.json": (run / "classes.json").read_bytes(),
     }
-    for name in (*TOKENIZER_FILES, "tokenizer.json", "tokenizer_config.json"):
-        files[f"tokenizer/{name}"] = (pipeline / "tokenizer" / name).read_bytes()
+    for name in (*TOKENIZER_FILES, "tokenizer_config.json", "tokenizer.json"):
+        path = pipeline / "tokenizer" / name
+        if path.exists():  # transformers before 5 writes no tokenizer.json
+            files[f"tokenizer/{name}"] = path.read_bytes()
     special = {"bos_token": base.tokenizer.bos_token, "eos_token": base.tokenizer.eos_token}
     special |= {"pad_token": base.tokenizer.pad_token, "unk_token": base.tokenizer.unk_token}
     files["tokenizer/special_tokens_map.json"] = _json_bytes(special)
-    index = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8"))
-    files["model_index.json"] = _json_bytes(index)
+    files["model_index.json"] = (pipeline / "model_index.json").read_bytes()
     return files
 
 
@@ -173,28 +178,27 @@ def export_run(
         precision=precision,
         opset=OPSET,
         files={path: FileEntry(hashlib.sha256(raw).hexdigest(), len(raw)) for path, raw in sorted(files.items())},
-        tools={
-            tool: version(tool).split("+")[0] for tool in ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
-        },
-        licences={"software": "Apache-2.0", "data": data_licence},
+        tools={tool: version(tool).split("+")[0] for tool in TOOLS},
+        licences={"base": "Apache-2.0", "data": data_licence},
         data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"]},
         parity=parity,
     )
-    partial = out.with_name(out.name + ".partial")
-    _write(partial, files | {MANIFEST_NAME: manifest.to_json()}, as_file=out.suffix == ".dpd")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    partial = scratch / out.name
     try:
+        _write(partial, files | {MANIFEST_NAME: manifest.to_json()}, as_file=out.suffix == ".dpd")
         bundle = load_bundle(partial)
         value = end_to_end_psnr(base, bundle)
         if value < PSNR_LIMITS[precision]:
             raise ParityError(
                 f"images differ from PyTorch's: {value:.1f} dB, {precision} needs {PSNR_LIMITS[precision]} dB"
             )
-        replaced = {**manifest.__dict__, "parity": {**parity, "end_to_end_psnr_db": round(value, 2)}}
-        final = Manifest(**replaced)
+        final = replace(manifest, parity=parity | {"end_to_end_psnr_db": round(value, 2)})
         _write(partial, files | {MANIFEST_NAME: final.to_json()}, as_file=out.suffix == ".dpd")
         _move(partial, out)
     finally:
-        _remove(partial)
+        shutil.rmtree(scratch, ignore_errors=True)
     progress(len(graphs) + 1, len(graphs) + 1)
     raw = final.to_json()
     total = sum(len(content) for content in files.values()) + len(raw)
@@ -207,21 +211,14 @@ def export_run(
 
 
 def _write(target: Path, files: dict[str, bytes], *, as_file: bool) -> None:
-    _remove(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
     if as_file:
         write_zip(target, files)
         return
     for name, content in files.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(content)
-
-
-def _remove(target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
 
 
 def _move(partial: Path, out: Path) -> None:

@@ -34,7 +34,9 @@ def largest_difference(graph: Graph, model: bytes, precision: str, seed: int = 1
             inputs.append(chosen)
         expected = graph.module(*inputs).numpy()
         found = engine.run(**{name: value.numpy() for name, value in zip(graph.inputs, inputs, strict=True)})
-        scale = float(np.abs(expected).max()) if precision == "fp16" else 1.0
+        if not np.isfinite(found).all():
+            return float("inf")  # max() below would forget a NaN
+        scale = float(np.abs(expected).max()) or 1.0 if precision == "fp16" else 1.0
         worst = max(worst, float(np.abs(found - expected).max()) / scale)
     return worst
 

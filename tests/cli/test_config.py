@@ -22,7 +22,7 @@ def test_values_arrive_and_the_command_line_wins(tmp_path: Path, process_environ
     config.write_text('batch = -3\n[train]\nk-min = -7\n[generate]\nsolver = "x"\n')
     common = ("train", "data", "--out", str(tmp_path / "run"), "--config", str(config))
     assert _dpd(process_environment, *common) == (2, "dpd: --batch is -3: it must be at least 1\n")
-    assert _dpd(process_environment, *common, "--batch", "2") == (2, "dpd: --k-min is -7: it must be at least 1\n")
+    assert _dpd(process_environment, *common, "--batch", "2") == (2, "dpd: --k-min is -7: it must be at least 2\n")
 
 
 def test_unknown_option_is_named(tmp_path: Path, process_environment: dict[str, str]) -> None:
@@ -37,8 +37,8 @@ def test_unknown_option_is_named(tmp_path: Path, process_environment: dict[str, 
 def test_table_of_another_command_is_left_alone(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('seed = 1\n[train]\nseed = 2\n[evaluate]\nrecipe = "quick"\n')
-    assert read_config(config, "train", ["seed"]) == {"seed": 2}
-    assert read_config(config, "generate", ["seed"]) == {"seed": 1}
+    assert read_config(config, "train", {"seed": "seed"}) == {"seed": 2}
+    assert read_config(config, "generate", {"seed": "seed"}) == {"seed": 1}
 
 
 @pytest.mark.parametrize("arguments", [["--config"], ["--config", "a", "--config=b"]])
@@ -51,4 +51,4 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_bytes(b"\xff = ")
     with pytest.raises(InputError, match="not TOML"):
-        read_config(config, "train", [])
+        read_config(config, "train", {})

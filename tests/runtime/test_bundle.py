@@ -483,3 +483,13 @@ def test_bytes_that_were_hashed_stay_whatever_happens_to_the_file(tmp_path: Path
     with path.open("r+b") as file:  # in place: the very pages that a mapping would show
         file.write(bytes(len(content)))
     assert bundle.files["unet/model.onnx"] == b"unet" * 8
+
+
+def test_graph_with_weights_outside_itself_is_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../../secret")
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    content = parts() | {"unet/model.onnx": onnx.helper.make_model(graph).SerializeToString()}
+    with pytest.raises(BundleError, match="keeps weights outside itself"):
+        load_bundle(as_zip(tmp_path, bundle_files(content)))

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.contact_sheet import contact_sheet
-from dpd_runtime.dataset import _State, check_output_folder, read_pixels, remove_set, set_hash
+from dpd_runtime.dataset import set_hash
 from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.resume import State, check_output_folder, read_pixels, remove_set
 
 Pixels = npt.NDArray[np.uint8]
 HEADER: dict[str, Any] = {
@@ -175,15 +176,22 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_remove_set_takes_what_it_made_and_keeps_the_rest(finished: bool, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    make_set(out, finished=finished)
-    (out / "notes.txt").write_text("mine")
-    (out / "Forest" / "photo.png").write_text("mine")
-    (out / "empty").mkdir()
-    remove_set(out)
-    assert tree(out) == {"notes.txt", "Forest", "Forest/photo.png", "empty"}
-    assert tmp_path.exists()
+def test_remove_set_takes_what_it_made(finished: bool, tmp_path: Path) -> None:
+    make_set(tmp_path, finished=finished)
+    (tmp_path / "River" / "River_00007.png.partial").write_bytes(b"killed here")
+    remove_set(tmp_path)
+    assert tree(tmp_path) == set()
+
+
+@pytest.mark.parametrize("mine", ["notes.txt", "Forest/photo.png", "Forest/River_00000.png", "other/other_00000.png"])
+def test_remove_set_touches_nothing_where_something_else_stands(mine: str, tmp_path: Path) -> None:
+    make_set(tmp_path)
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    (tmp_path / mine).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(OutputFolderError, match="no part of a distilled set"):
+        remove_set(tmp_path)
+    assert tree(tmp_path) == before
 
 
 def test_remove_set_of_nothing(tmp_path: Path) -> None:
@@ -210,7 +218,7 @@ def test_remove_set_after_a_torn_line(tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:-20])
     remove_set(tmp_path)
     assert not state.exists()
-    assert [path.exists() for path in images] == [False, False, False, True]  # its line was not written: not known
+    assert not any(path.exists() for path in images)  # the last one, whose line is torn, too
 
 
 # resume
@@ -218,14 +226,14 @@ def test_remove_set_after_a_torn_line(tmp_path: Path) -> None:
 
 def test_an_unfinished_set_goes_on(tmp_path: Path) -> None:
     images = make_set(tmp_path, finished=False)
-    state = _State(tmp_path, HEADER, 2)
+    state = State(tmp_path, HEADER, 2)
     assert all(state.intact(tmp_path, path.relative_to(tmp_path).as_posix()) for path in images)
     assert not state.intact(tmp_path, "River/River_00002.png")
 
 
 def test_a_finished_set_grows(tmp_path: Path) -> None:
     make_set(tmp_path)
-    state = _State(tmp_path, HEADER, 50)
+    state = State(tmp_path, HEADER, 50)
     assert len(state.records) == 4
     assert state.intact(tmp_path, "Forest/Forest_00001.png")
 
@@ -235,7 +243,7 @@ def test_a_set_does_not_shrink_and_leave_images_which_it_does_not_list(finished:
     make_set(tmp_path, ipc=3, finished=finished)
     before = tree(tmp_path)
     with pytest.raises(OutputFolderError, match="more than 2 images per class"):
-        _State(tmp_path, HEADER, 2)
+        State(tmp_path, HEADER, 2)
     assert tree(tmp_path) == before
 
 
@@ -249,11 +257,11 @@ def test_a_state_torn_anywhere_keeps_its_whole_lines(tmp_path: Path, share: floa
     path.write_bytes(header + b"\n" + torn)
     lines = torn.split(b"\n")
     whole = len(lines) - 1 + lines[-1].endswith(b"}")  # only the line's end is missing
-    state = _State(tmp_path, HEADER, 2)
+    state = State(tmp_path, HEADER, 2)
     names = [record_of(name, index)["file_name"] for name in HEADER["classes"] for index in range(2)]
     assert list(state.records) == names[:whole]
     state.append([record_of("River", 1)])  # on a line of its own, whatever was torn
-    again = _State(tmp_path, HEADER, 2)
+    again = State(tmp_path, HEADER, 2)
     assert list(again.records) == list(dict.fromkeys([*names[:whole], names[3]]))
 
 
@@ -261,7 +269,7 @@ def test_zeros_after_a_power_cut_count_as_torn(tmp_path: Path) -> None:
     make_set(tmp_path, finished=False)
     with (tmp_path / "state.jsonl").open("ab") as handle:
         handle.write(bytes(100))
-    assert len(_State(tmp_path, HEADER, 2).records) == 4
+    assert len(State(tmp_path, HEADER, 2).records) == 4
 
 
 @pytest.mark.parametrize(
@@ -274,13 +282,13 @@ def test_other_settings_are_refused_by_name(
     make_set(tmp_path, finished=finished)
     before = {name: (tmp_path / name).read_bytes() for name in tree(tmp_path) if (tmp_path / name).is_file()}
     with pytest.raises(OutputFolderError, match=f"made with another {named};"):
-        _State(tmp_path, HEADER | changes, 2)
+        State(tmp_path, HEADER | changes, 2)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
 def test_tuples_in_the_header_are_equal_to_their_json(tmp_path: Path) -> None:
-    _State(tmp_path, HEADER | {"classes": ("Forest", "River")}, 2)
-    _State(tmp_path, HEADER, 2)
+    State(tmp_path, HEADER | {"classes": ("Forest", "River")}, 2)
+    State(tmp_path, HEADER, 2)
 
 
 @pytest.mark.parametrize("damage", ["absent", "truncated", "other pixels", "empty", "a folder"])
@@ -294,7 +302,7 @@ def test_damaged_images_are_not_intact(damage: str, tmp_path: Path) -> None:
     elif damage != "absent":
         wrong = {"truncated": content[:-30], "empty": b"", "other pixels": png(pixels_of("Other", 0))}
         path.write_bytes(wrong[damage])
-    state = _State(tmp_path, HEADER, 2)
+    state = State(tmp_path, HEADER, 2)
     assert not state.intact(tmp_path, "Forest/Forest_00000.png")
     assert state.intact(tmp_path, "Forest/Forest_00001.png")
 

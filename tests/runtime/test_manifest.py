@@ -63,9 +63,9 @@ def test_guidance_of_a_block(block: int, scale: float) -> None:
 
 
 def test_evaluations_count_guided_ones_twice() -> None:
-    assert MANIFEST.sampler.evaluations_per_image(0) == 7 * 2 * 2
+    assert MANIFEST.sampler.evaluations_per_latent(0) == 7 * 2
     plain = Sampler(steps=7, candidates=2)
-    assert plain.evaluations_per_image(0) == 7 * 2
+    assert plain.evaluations_per_latent(0) == 7
 
 
 @pytest.mark.parametrize("version", [2, 3, 10**9])

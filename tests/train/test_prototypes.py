@@ -17,17 +17,25 @@ def _latents(count: int, seed: int = 0) -> np.ndarray:
 def test_every_prototype_is_the_mean_of_at_least_k_min_members(images: int, count: int, k_min: int) -> None:
     latents = _latents(images, images)
     found = find_centroids(latents, count=count, k_min=k_min, seed=0)
-    assert len(found.counts) <= max(1, min(count, images // k_min))
+    assert found is not None
+    assert len(found.counts) <= min(count, images // k_min)
     assert sum(found.counts) == images
-    assert min(found.counts) >= min(k_min, images)
+    assert min(found.counts) >= k_min
     for k, mean in enumerate(found.latents):
         np.testing.assert_allclose(mean, latents[found.members == k].mean(axis=0), atol=1e-6)
+
+
+def test_too_few_images_give_no_prototype_at_all() -> None:
+    assert find_centroids(_latents(9), count=5, k_min=10, seed=0) is None
+    with pytest.raises(ValueError, match="is that image"):
+        find_centroids(_latents(9), count=5, k_min=1, seed=0)
 
 
 def test_separated_groups_are_found() -> None:
     centres = _latents(3, 7) * 5
     latents = np.concatenate([centre + 0.01 * _latents(20, i) for i, centre in enumerate(centres)])
     found = find_centroids(latents, count=3, k_min=10, seed=0)
+    assert found is not None
     assert found.counts == (20, 20, 20)
     for centre in centres:
         assert np.abs(found.latents - centre).max(axis=(1, 2, 3)).min() < 0.05
