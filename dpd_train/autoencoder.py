@@ -3,6 +3,7 @@
 The denoiser can start as soon as the encoder is frozen, so that both trainings run side by side.
 """
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +15,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_train.checkpoint import (
-    load_state,
-    optimizer_tensors,
-    prefixed,
-    restore_optimizer,
-    save_state,
-    step_generator,
-    without_prefix,
-)
-from dpd_train.classifiers import ResNet, learning_rate, set_learning_rate
+from dpd_train.checkpoint import load_state, optimizer_tensors, prefixed, save_state, step_generator, without_prefix
+from dpd_train.classifiers import ResNet, learning_rate, rewarmed, set_learning_rate
+from dpd_train.device import NEVER, Deadline, TimeUp, adamw, on_cpu, restore_moments, to_device
 from dpd_train.images import to_float
 from dpd_train.precision import norms_in_float32
 from dpd_train.symmetry import ORDER, d4
@@ -38,10 +32,11 @@ class AutoencoderTraining:
     steps: int
     batch: int = 24
     peak_rate: float = 8e-4
+    l1_weight: float = 1.0
+    coarse_weight: float = 0.0  # L1 after 4×4 averaging: colour and layout, blind to texture
     gradient_weight: float = 0.5  # L1 of finite differences: edges, roads
+    spectral_weight: float = 0.0  # amplitudes of small windows: texture, whatever its phase
     perceptual_weight: float = 0.5
-    adversarial_weight: float = 0.0
-    adversarial_start: int = 500
     kl_weight: float = 3e-4  # mean over latent elements
     scale_probability: float = 0.2  # decode half-size latents against half-size images (2502.14831)
     latent_noise: float = 0.0  # standard deviation, in units of the latents' own
@@ -60,6 +55,17 @@ def gradient_loss(reconstructed: torch.Tensor, images: torch.Tensor) -> torch.Te
     return torch.stack([F.l1_loss(a, b) for a, b in pairs]).sum()
 
 
+def spectral_loss(reconstructed: torch.Tensor, images: torch.Tensor, window: int = 16) -> torch.Tensor:
+    """L1 between Fourier amplitudes of non-overlapping windows: blur costs, a shifted texture does not."""
+    amplitudes = []
+    for x in (reconstructed, images):
+        b, c, h, w = x.shape
+        side = min(window, h, w)
+        tiles = x.reshape(b, c, h // side, side, w // side, side).transpose(3, 4)
+        amplitudes.append(torch.fft.rfft2(tiles, norm="ortho").abs())
+    return F.l1_loss(*amplitudes)
+
+
 def perceptual_loss(
     networks: Sequence[ResNet], reconstructed: torch.Tensor, images: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
@@ -72,27 +78,6 @@ def perceptual_loss(
         for a, b in zip(network.features(reconstructed), targets, strict=True)
     ]
     return torch.stack(distances).mean()
-
-
-class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches; spectral norm bounds its slope (Miyato et al. 2018)."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        norm = nn.utils.parametrizations.spectral_norm
-        self.layers = nn.Sequential(
-            norm(nn.Conv2d(3, width, 3, 1, 1)),
-            nn.LeakyReLU(0.2),
-            norm(nn.Conv2d(width, width * 2, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            norm(nn.Conv2d(width * 2, width * 4, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            norm(nn.Conv2d(width * 4, 1, 3, 1, 1)),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.layers(images)
-        return scores
 
 
 def high_frequency_ratio(reconstructed: torch.Tensor, images: torch.Tensor) -> float:
@@ -119,6 +104,95 @@ def reconstruction_metrics(vae: AutoencoderKL, images: torch.Tensor, batch: int 
     }
 
 
+class _Run:
+    """Networks and optimisers of one part of the training, on its device, and their way to and from the state file."""
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        perceptual: Sequence[ResNet],
+        training: AutoencoderTraining,
+        decoder_only: bool,
+        device: torch.device,
+    ) -> None:
+        self.training, self.decoder_only, self.device = training, decoder_only, device
+        self.trained = list(vae.parameters())
+        if decoder_only:
+            self.trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
+        self.vae = vae.to(device).to(memory_format=torch.channels_last)
+        self.perceptual = [copy.deepcopy(network).to(device) for network in perceptual]
+        self.optimizer = adamw(self.trained, device, betas=(0.9, 0.99), weight_decay=0.01)
+        self.fresh_since = 0  # step at which the optimiser's moments were lost
+
+    def restore(self, state: Path) -> int:
+        """The step at which `state` stands. One that travelled light lacks the optimiser, which then starts afresh
+        with a second warm-up.
+        """
+        tensors, meta = load_state(state)
+        self.vae.load_state_dict(without_prefix("vae", tensors))
+        moments = without_prefix("optimizer", tensors)
+        restore_moments(self.optimizer, moments)
+        step = int(meta["step"])
+        self.fresh_since = meta.get("fresh_since", 0) if moments else step
+        log.info("resumed at step %d%s", step, "" if moments else ", with a fresh optimiser")
+        return step
+
+    def save(self, state: Path, step: int) -> None:
+        tensors = prefixed("vae", self.vae.state_dict()) | prefixed("optimizer", optimizer_tensors(self.optimizer))
+        meta = {"step": step, "steps": self.training.steps, "fresh_since": self.fresh_since}
+        save_state(state, on_cpu(tensors), meta)
+
+    def step(self, step: int, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One update; the parts of the loss. images: all of them, uint8, on the device."""
+        training, device = self.training, self.device
+        generator = step_generator(training.seed, step)
+        rows = to_device(torch.randint(len(images), (training.batch,), generator=generator), device)
+        batch = d4(to_float(images[rows]), int(torch.randint(ORDER, (1,), generator=generator)))
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        element = int(torch.randint(ORDER, (1,), generator=generator))
+        halved = float(torch.rand(1, generator=generator)) < training.scale_probability
+        rate = rewarmed(learning_rate(step, training.steps, training.peak_rate), step, self.fresh_since, 100)
+        set_learning_rate(self.optimizer, rate)
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
+            with torch.set_grad_enabled(not self.decoder_only):
+                posterior = self.vae.encode(batch).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            latents = posterior.mean + posterior.std * to_device(noise, device)
+            if training.latent_noise:
+                spread = training.latent_noise * float(torch.rand(1, generator=generator)) * latents.std().detach()
+                noise = torch.randn(latents.shape, generator=generator)
+                latents = latents + spread * to_device(noise, device)
+            targets = d4(batch, element)
+            latents = d4(latents, element)
+            if halved:
+                latents, targets = F.avg_pool2d(latents, 2), F.avg_pool2d(targets, 2)
+            reconstructed = self.vae.decode(latents).sample
+        reconstructed = reconstructed.float()
+        parts = {
+            "l1": training.l1_weight * F.l1_loss(reconstructed, targets),
+            "gradient": training.gradient_weight * gradient_loss(reconstructed, targets),
+        }
+        if training.coarse_weight:
+            coarse = F.l1_loss(F.avg_pool2d(reconstructed, 4), F.avg_pool2d(targets, 4))
+            parts["coarse"] = training.coarse_weight * coarse
+        if training.spectral_weight:
+            parts["spectral"] = training.spectral_weight * spectral_loss(reconstructed, targets)
+        if not self.decoder_only:
+            parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        if self.perceptual:
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
+                loss = perceptual_loss(self.perceptual, reconstructed, targets, generator)
+                parts["perceptual"] = training.perceptual_weight * loss
+        total = torch.stack([part.float() for part in parts.values()]).sum()
+        self.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        return parts
+
+
 def train_autoencoder(
     vae: AutoencoderKL,
     images: torch.Tensor,
@@ -128,6 +202,9 @@ def train_autoencoder(
     perceptual: Sequence[ResNet] = (),
     decoder_only: bool = False,
     progress: Callable[[int, int], None] = lambda step, steps: None,
+    *,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
 ) -> AutoencoderKL:
     """Train `vae` on `images` [n, H, W, 3] uint8; the run resumes from `state` where that file exists.
 
@@ -136,94 +213,35 @@ def train_autoencoder(
 
     Args:
         perceptual: networks of the perceptual loss, one of them drawn in each step; none leaves that loss out.
+
+    Returns:
+        `vae`, on the CPU.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
     """
-    if decoder_only:
-        trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    else:
-        trained = list(vae.parameters())
-    vae = vae.to(memory_format=torch.channels_last)
-    torch.manual_seed(training.seed)
-    discriminator = PatchDiscriminator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=0.01)
-    critic_optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.99), weight_decay=0.0)
-    start = 0
-    if state.exists():
-        tensors, meta = load_state(state)
-        vae.load_state_dict(without_prefix("vae", tensors))
-        discriminator.load_state_dict(without_prefix("discriminator", tensors))
-        restore_optimizer(optimizer, without_prefix("optimizer", tensors))
-        restore_optimizer(critic_optimizer, without_prefix("critic_optimizer", tensors))
-        start = meta["step"]
-        log.info("resumed at step %d", start)
-
-    def save(step: int) -> None:
-        tensors = prefixed("vae", vae.state_dict()) | prefixed("discriminator", discriminator.state_dict())
-        tensors |= prefixed("optimizer", optimizer_tensors(optimizer))
-        tensors |= prefixed("critic_optimizer", optimizer_tensors(critic_optimizer))
-        save_state(state, tensors, {"step": step})
-
-    hooks = norms_in_float32(vae)
+    run = _Run(vae, perceptual, training, decoder_only, torch.device(device))
+    start = run.restore(state) if state.exists() else 0
+    images, held = images.to(run.device), to_float(validation[:: max(1, len(validation) // 200)]).to(run.device)
+    hooks = norms_in_float32(run.vae)
     saved_at = time.monotonic()
-    for step in range(start, training.steps):
-        generator = step_generator(training.seed, step)
-        rows = torch.randint(len(images), (training.batch,), generator=generator)
-        batch = d4(to_float(images[rows]), int(torch.randint(ORDER, (1,), generator=generator)))
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        element = int(torch.randint(ORDER, (1,), generator=generator))
-        halved = float(torch.rand(1, generator=generator)) < training.scale_probability
-        set_learning_rate(optimizer, learning_rate(step, training.steps, training.peak_rate))
-        with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
-            with torch.set_grad_enabled(not decoder_only):
-                posterior = vae.encode(batch).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
-            if training.latent_noise:
-                spread = training.latent_noise * float(torch.rand(1, generator=generator)) * latents.std().detach()
-                latents = latents + spread * torch.randn(latents.shape, generator=generator)
-            targets = d4(batch, element)
-            latents = d4(latents, element)
-            if halved:
-                latents, targets = F.avg_pool2d(latents, 2), F.avg_pool2d(targets, 2)
-            reconstructed = vae.decode(latents).sample
-        reconstructed = reconstructed.float()
-        parts = {
-            "l1": F.l1_loss(reconstructed, targets),
-            "gradient": training.gradient_weight * gradient_loss(reconstructed, targets),
-        }
-        if not decoder_only:
-            parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-        with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
-            if perceptual:
-                loss = perceptual_loss(perceptual, reconstructed, targets, generator)
-                parts["perceptual"] = training.perceptual_weight * loss
-            adversarial = training.adversarial_weight > 0 and step >= training.adversarial_start and not halved
-            if adversarial:
-                discriminator.requires_grad_(False)
-                parts["adversarial"] = -training.adversarial_weight * discriminator(reconstructed).float().mean()
-        total = torch.stack([part.float() for part in parts.values()]).sum()
-        optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        if training.adversarial_weight > 0 and not halved and step >= training.adversarial_start - 200:
-            discriminator.requires_grad_(True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
-                real, fake = discriminator(targets).float(), discriminator(reconstructed.detach()).float()
-            critic_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()  # hinge
-            critic_optimizer.zero_grad()
-            critic_loss.backward()  # type: ignore[no-untyped-call]
-            critic_optimizer.step()
-            parts["critic"] = critic_loss
-        if (step + 1) % 25 == 0:
-            log.info("step %d %s", step + 1, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
-        if time.monotonic() - saved_at > training.checkpoint_seconds or step + 1 == training.steps:
-            vae.eval()
-            log.info("step %d validation %s", step + 1, reconstruction_metrics(vae, to_float(validation[:200])))
-            vae.train()
-            save(step + 1)
-            saved_at = time.monotonic()
-        progress(step + 1, training.steps)
-    for hook in hooks:
-        hook.remove()
-    return vae.eval()
+    try:
+        for step in range(start, training.steps):
+            parts = run.step(step, images)
+            if (step + 1) % 25 == 0:
+                log.info("step %d %s", step + 1, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
+            last = step + 1 == training.steps
+            stopped = deadline.passed and not last
+            if time.monotonic() - saved_at > training.checkpoint_seconds or last or stopped:
+                run.vae.eval()
+                log.info("step %d validation %s", step + 1, reconstruction_metrics(run.vae, held))
+                run.vae.train()
+                run.save(state, step + 1)
+                saved_at = time.monotonic()
+            progress(step + 1, training.steps)
+            if stopped:
+                raise TimeUp(step + 1, training.steps)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return run.vae.cpu().eval()

@@ -1,6 +1,5 @@
 """Small residual classifiers: the teacher on pixels, the judge on latents, the perceptual networks of the VAE."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -100,16 +99,25 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay_f
     return peak * min(1.0, left)
 
 
+def rewarmed(rate: float, step: int, fresh_since: int, warmup: int) -> float:
+    """`rate` with a second warm-up where the optimiser's moments were lost at step `fresh_since` (0: they were not)."""
+    return rate if fresh_since == 0 else rate * min(1.0, (step + 1 - fresh_since) / max(1, warmup))
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-def predict(model: nn.Module, images: Sequence[torch.Tensor] | torch.Tensor, batch: int = 256) -> torch.Tensor:
-    """Logits [n, num_classes] of `images` [n, C, H, W] without gradients, in evaluation mode."""
+def predict(model: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.Tensor:
+    """Logits [n, num_classes] on the CPU of `images` [n, C, H, W], without gradients, in evaluation mode.
+
+    It runs where the model is; `images` may be on another device.
+    """
     was_training = model.training
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.eval()
     with torch.no_grad():
-        logits = torch.cat([model(images[i : i + batch]) for i in range(0, len(images), batch)])
+        logits = torch.cat([model(images[i : i + batch].to(device)) for i in range(0, len(images), batch)])
     model.train(was_training)
-    return logits
+    return logits.cpu()

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from dpd_train.checkpoint import load_state, save_state
+from dpd_train.device import placed, to_device
 from dpd_train.images import to_float
 
 
@@ -24,7 +25,7 @@ def weights_hash(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -34,13 +35,16 @@ def encode(
     images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
     batch: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Posterior means [n, C, h, w] float32, not scaled yet, of uint8 images [n, H, W, 3]."""
-    parts = []
-    for i in range(0, len(images), batch):
-        pixels = to_float(torch.from_numpy(images[i : i + batch]))
-        parts.append(vae.encode(pixels).latent_dist.mode())
-        progress(min(i + batch, len(images)), len(images))
+    """Posterior means [n, C, h, w] float32 on the CPU, not scaled yet, of uint8 images [n, H, W, 3]."""
+    device, parts = torch.device(device), []
+    with placed(vae, device):
+        for i in range(0, len(images), batch):
+            pixels = to_float(to_device(torch.from_numpy(images[i : i + batch]), device))
+            parts.append(vae.encode(pixels).latent_dist.mode().cpu())
+            progress(min(i + batch, len(images)), len(images))
     return torch.cat(parts).contiguous()
 
 
@@ -50,8 +54,11 @@ def encode_cached(
     hashes: Sequence[str],
     cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Scaled latents [n, C, h, w]; a second start with the same images and encoder reads what the first one wrote.
+    """Scaled latents [n, C, h, w] on the CPU; a second start with the same images and encoder reads what the first
+    one wrote.
 
     One file holds one image set in its order: its name is the hash of the content hashes and the encoder's weights.
     """
@@ -63,7 +70,7 @@ def encode_cached(
         tensors, meta = load_state(path)
         if meta.get("key") == key:
             return tensors["latents"] * scaling_factor
-    latents = encode(vae, images, progress=progress)
+    latents = encode(vae, images, progress=progress, device=device)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # latents decode to the images
     save_state(path, {"latents": latents}, {"key": key})
     return latents * scaling_factor

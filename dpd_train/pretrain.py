@@ -4,10 +4,11 @@ denoiser trains beside the decoder once the encoder is frozen.
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -20,6 +21,7 @@ from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.checkpoint import load_state, without_prefix
 from dpd_train.classifiers import ResNet, ResNetConfig
 from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.device import Deadline, TimeUp
 from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
 from dpd_train.latents import encode_cached
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
@@ -44,38 +46,94 @@ class PretrainConfig:
     perceptual: ClassifierTraining = field(
         default_factory=lambda: ClassifierTraining(steps=600, colour_gain=0.1, seed=PERCEPTUAL_SEED)
     )
-    autoencoder: AutoencoderTraining = field(default_factory=lambda: AutoencoderTraining(steps=3000))
+    autoencoder: AutoencoderTraining = field(default_factory=lambda: AutoencoderTraining(steps=2500))
     decoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
-            steps=2000,
+            steps=1500,
+            batch=12,
             peak_rate=4e-4,
+            l1_weight=0.25,
+            coarse_weight=1.0,
+            gradient_weight=0.0,
+            spectral_weight=4.0,
             perceptual_weight=1.0,
-            adversarial_weight=0.05,
             kl_weight=0.0,
             scale_probability=0.0,
-            latent_noise=0.1,
+            latent_noise=0.05,
             seed=1,
         )
     )
-    denoiser: DenoiserTraining = field(default_factory=lambda: DenoiserTraining(steps=8000))
+    denoiser: DenoiserTraining = field(default_factory=lambda: DenoiserTraining(steps=4600))
 
 
 def _perceptual_shape(classes: int) -> ResNetConfig:
     return ResNetConfig(num_classes=classes, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1)
 
 
-def _perceptual_stage(train: SceneSet, held: SceneSet, config: PretrainConfig, state: Path, progress: Progress) -> None:
-    if (state / "perceptual.safetensors").exists():
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What every stage works on: the data, the state's folder, the device and the time."""
+
+    train: SceneSet
+    held: SceneSet
+    config: PretrainConfig
+    state: Path
+    device: torch.device
+    deadline: Deadline
+
+    @property
+    def joint(self) -> Path:
+        return self.state / "autoencoder.safetensors"
+
+    @property
+    def decoder(self) -> Path:
+        return self.state / "decoder.safetensors"
+
+    @property
+    def pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self.train.images), torch.from_numpy(self.held.images)
+
+
+class _Timed:
+    """Progress that also measures: steps of this call and steps a second, the first step (warming up) left out."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.begun = progress, time.monotonic()
+        self.first: tuple[float, int] | None = None
+        self.last = (self.begun, 0)
+
+    def __call__(self, step: int, steps: int) -> None:
+        self.last = (time.monotonic(), step)
+        self.first = self.first or self.last
+        self.progress(step, steps)
+
+    def summary(self) -> dict[str, float]:
+        """{"seconds": of the whole stage, "steps": done, "steps_per_second": once warm}."""
+        seconds = round(time.monotonic() - self.begun, 2)
+        if self.first is None:
+            return {"seconds": seconds, "steps": 0, "steps_per_second": 0.0}
+        warm, done = self.last[0] - self.first[0], self.last[1] - self.first[1]
+        return {"seconds": seconds, "steps": done + 1, "steps_per_second": round(done / warm, 2) if warm else 0.0}
+
+
+def _perceptual_stage(work: _Work, progress: Progress) -> None:
+    weights, unfinished = work.state / "perceptual.safetensors", work.state / "perceptual.unfinished.safetensors"
+    if weights.exists():
         return
+    pixels, held = (to_float(images) for images in work.pixels)
     trained = train_classifier(
-        to_float(torch.from_numpy(train.images)),
-        torch.from_numpy(train.labels),
-        (to_float(torch.from_numpy(held.images)), torch.from_numpy(held.labels)),
-        _perceptual_shape(len(train.classes)),
-        config.perceptual,
+        pixels,
+        torch.from_numpy(work.train.labels),
+        (held, torch.from_numpy(work.held.labels)),
+        _perceptual_shape(len(work.train.classes)),
+        work.config.perceptual,
         progress,
+        device=work.device,
+        deadline=work.deadline,
+        state=unfinished,
     )
-    save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, state / "perceptual.safetensors")
+    save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
+    unfinished.unlink(missing_ok=True)
 
 
 def _perceptual_networks(classes: int, state: Path) -> Sequence[ResNet]:
@@ -98,15 +156,80 @@ def _captions(scenes: SceneSet, tokenizer_folder: Path) -> CaptionTable:
     return caption_table(tokenizer, scenes.classes, scenes.labels.tolist(), describe_many(scenes.images))
 
 
-def _scaling_factor(vae: AutoencoderKL, scenes: SceneSet, cache: Path) -> float:
-    """1 / standard deviation of the latents, which gives unit variance (Rombach et al. 2022, appendix G)."""
+def _autoencoder_stage(work: _Work, progress: Progress) -> None:
+    networks = _perceptual_networks(len(work.train.classes), work.state)
+    torch.manual_seed(work.config.seed)
+    train_autoencoder(
+        nano_vae(work.config.resolution),
+        *work.pixels,
+        work.config.autoencoder,
+        work.joint,
+        networks,
+        progress=progress,
+        device=work.device,
+        deadline=work.deadline,
+    )
+
+
+def _decoder_stage(work: _Work, progress: Progress) -> None:
+    networks = _perceptual_networks(len(work.train.classes), work.state)
+    train_autoencoder(
+        _stored_vae(work.config, work.joint),
+        *work.pixels,
+        work.config.decoder,
+        work.decoder,
+        networks,
+        decoder_only=True,
+        progress=progress,
+        device=work.device,
+        deadline=work.deadline,
+    )
+
+
+def _scaled_vae(work: _Work) -> AutoencoderKL:
+    """The trained VAE; scaling 1 / standard deviation of the latents gives unit variance (Rombach et al. 2022, G)."""
+    vae = _stored_vae(work.config, work.decoder, work.joint)
     vae.register_to_config(scaling_factor=1.0)
-    return float(1 / encode_cached(vae, scenes.images, scenes.hashes, cache).std())
+    latents = encode_cached(vae, work.train.images, work.train.hashes, work.state / "latents", device=work.device)
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return vae
 
 
-def _latent_data(vae: AutoencoderKL, scenes: SceneSet, state: Path) -> LatentData:
-    latents = encode_cached(vae, scenes.images, scenes.hashes, state / "latents")
-    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, state / "tokenizer"))
+def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work) -> LatentData:
+    latents = encode_cached(vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device)
+    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, work.state / "tokenizer"))
+
+
+def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[str, float]]]:
+    vae = _scaled_vae(work)
+    tokenizer = build_tokenizer(VOCABULARY, work.state / "tokenizer")
+    torch.manual_seed(work.config.seed)
+    unet, text_encoder = nano_unet(work.config.resolution), nano_text_encoder(tokenizer)
+    base = Base(vae, unet, text_encoder, tokenizer, nano_scheduler())
+    trained_unet, trained_text, history = train_denoiser(
+        unet,
+        text_encoder,
+        _latent_data(vae, work.train, work),
+        _latent_data(vae, work.held, work),
+        base.schedule,
+        work.config.denoiser,
+        work.state / "denoiser.safetensors",
+        progress,
+        device=work.device,
+        deadline=work.deadline,
+    )
+    return replace(base, unet=trained_unet.eval(), text_encoder=trained_text.eval()), history
+
+
+def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[str, Any]:
+    held = work.pixels[1]
+    return {
+        "config": asdict(work.config),
+        "data": fingerprint(work.train),
+        "device": work.device.type,
+        "autoencoder": reconstruction_metrics(base.vae, to_float(held[:: max(1, len(held) // 500)])),
+        "denoiser": history,
+    }
 
 
 def pretrain(
@@ -116,59 +239,53 @@ def pretrain(
     config: PretrainConfig,
     stages: Sequence[Stage] = STAGES,
     progress: Callable[[str], Progress] = lambda stage: lambda step, steps: None,
-) -> dict[str, object]:
+    *,
+    device: torch.device | str = "cpu",
+    max_minutes: float | None = None,
+) -> dict[str, Any]:
     """Train the stages asked for and, with "save", write the base folder.
 
     Args:
         state: resumable state, outside the project's checkout.
+        max_minutes: stop at a checkpoint once so much time has passed; the same call again goes on from there.
 
     Returns:
+        "timing" of each stage; "unfinished": {stage, step, steps} where the time was up; once the denoiser is through,
         the metrics which also stand in the base's pretrain.json.
     """
+    deadline, timing = Deadline(max_minutes), {}
     state.mkdir(parents=True, exist_ok=True)
-    train = read_scenes(data, part="train", resolution=config.resolution, val_per_class=config.val_per_class)
-    held = read_scenes(data, part="val", resolution=config.resolution, val_per_class=config.val_per_class)
-    joint, decoder = state / "autoencoder.safetensors", state / "decoder.safetensors"
-    pixels, held_pixels = torch.from_numpy(train.images), torch.from_numpy(held.images)
-    if "perceptual" in stages:
-        _perceptual_stage(train, held, config, state, progress("perceptual network"))
-    if "autoencoder" in stages:
-        networks = _perceptual_networks(len(train.classes), state)
-        torch.manual_seed(config.seed)
-        vae = nano_vae(config.resolution)
-        bar = progress("autoencoder")
-        train_autoencoder(vae, pixels, held_pixels, config.autoencoder, joint, networks, progress=bar)
-    if "decoder" in stages:
-        networks = _perceptual_networks(len(train.classes), state)
-        vae = _stored_vae(config, joint)
-        bar = progress("decoder")
-        train_autoencoder(vae, pixels, held_pixels, config.decoder, decoder, networks, decoder_only=True, progress=bar)
-    if not {"denoiser", "save"} & set(stages):
-        return {}
-    vae = _stored_vae(config, decoder, joint)
-    vae.register_to_config(scaling_factor=_scaling_factor(vae, train, state / "latents"))
-    tokenizer = build_tokenizer(VOCABULARY, state / "tokenizer")
-    torch.manual_seed(config.seed)
-    unet, text_encoder, scheduler = nano_unet(config.resolution), nano_text_encoder(tokenizer), nano_scheduler()
-    base = Base(vae, unet, text_encoder, tokenizer, scheduler)
-    trained_unet, trained_text, history = train_denoiser(
-        unet,
-        text_encoder,
-        _latent_data(vae, train, state),
-        _latent_data(vae, held, state),
-        base.schedule,
-        config.denoiser,
-        state / "denoiser.safetensors",
-        progress("denoiser"),
+    train, held = (
+        read_scenes(data, part=part, resolution=config.resolution, val_per_class=config.val_per_class)
+        for part in ("train", "val")
     )
-    base = Base(vae, trained_unet.eval(), trained_text.eval(), tokenizer, scheduler)
-    metrics: dict[str, object] = {
-        "config": asdict(config),
-        "data": fingerprint(train),
-        "autoencoder": reconstruction_metrics(vae, to_float(held_pixels[:: max(1, len(held_pixels) // 500)])),
-        "denoiser": history,
-    }
-    if "save" in stages:
-        save_base(base, out, state / "tokenizer", torch.float16)
-        (out / "pretrain.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    return metrics
+    work = _Work(train=train, held=held, config=config, state=state, device=torch.device(device), deadline=deadline)
+    metrics: dict[str, Any] = {}
+    stage: Stage = "perceptual"
+    try:
+        for stage, run in _RUNS.items():
+            if stage not in stages and not (stage == "denoiser" and "save" in stages):
+                continue
+            timed = _Timed(progress(_TITLES.get(stage, stage)))
+            try:
+                trained = run(work, timed)
+            finally:
+                timing[stage] = timed.summary()
+            if trained is not None:
+                metrics = _metrics(work, *trained)
+                if "save" in stages:
+                    save_base(trained[0], out, state / "tokenizer", torch.float16)
+                    (out / "pretrain.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    except TimeUp as stop:
+        log.info("%s: %s", stage, stop)
+        return {"timing": timing, "unfinished": {"stage": stage, "step": stop.step, "steps": stop.steps}}
+    return metrics | {"timing": timing}
+
+
+_TITLES = {"perceptual": "perceptual network"}
+_RUNS: dict[Stage, Callable[[_Work, Progress], tuple[Base, list[dict[str, float]]] | None]] = {
+    "perceptual": _perceptual_stage,
+    "autoencoder": _autoencoder_stage,
+    "decoder": _decoder_stage,
+    "denoiser": _denoiser_stage,
+}

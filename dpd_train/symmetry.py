@@ -1,5 +1,7 @@
 """The eight symmetries of the square (D4). A nadir image has no preferred direction, so each is as good."""
 
+from functools import lru_cache
+
 import torch
 
 ORDER = 8  # 4 rotations, each with and without a flip
@@ -15,6 +17,23 @@ def d4(images: torch.Tensor, element: int) -> torch.Tensor:
     if element >= 4:
         images = images.flip(-1)
     return images.rot90(element % 4, (-2, -1))
+
+
+@lru_cache(maxsize=8)
+def _positions(side: int, device: torch.device) -> torch.Tensor:
+    """[8, side²]: which pixel each element brings to each place."""
+    positions = torch.arange(side * side, device=device).view(side, side)
+    return torch.stack([d4(positions, element).flatten() for element in range(ORDER)])
+
+
+def d4_each(images: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
+    """Apply its own element to each image in one gather: no host round trip on a GPU.
+
+    Args:
+        images: [B, C, S, S]; elements: [B] int64, on the same device.
+    """
+    moved = _positions(images.shape[-1], images.device)[elements][:, None].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(-1, moved).view(images.shape)
 
 
 def random_d4(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

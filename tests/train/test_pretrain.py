@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from dpd_train.attributes import VOCABULARY, caption
-from dpd_train.autoencoder import AutoencoderTraining, gradient_loss, train_autoencoder
+from dpd_train.autoencoder import AutoencoderTraining, gradient_loss, spectral_loss, train_autoencoder
 from dpd_train.base import load_base
 from dpd_train.classifiers import ResNet, ResNetConfig, count_parameters
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
@@ -60,7 +60,7 @@ def _train(images: torch.Tensor, state: Path, steps: int, stop_at: int | None = 
     torch.manual_seed(0)
     networks = [ResNet(ResNetConfig(num_classes=2, widths=(4, 8), blocks=(1, 1))).eval().requires_grad_(False)]
     training = AutoencoderTraining(
-        steps=steps, batch=2, checkpoint_seconds=0.0, adversarial_weight=0.1, adversarial_start=1, bfloat16=False
+        steps=steps, batch=2, checkpoint_seconds=0.0, spectral_weight=1.0, coarse_weight=1.0, bfloat16=False
     )
     vae = nano_vae(SIDE)
     if stop_at is not None:
@@ -86,7 +86,7 @@ def test_pretrain_leaves_a_base_that_plain_diffusers_opens(tmp_path: Path) -> No
         config,
         perceptual=replace(config.perceptual, **short),
         autoencoder=replace(config.autoencoder, **short),
-        decoder=replace(config.decoder, **short, adversarial_start=1),
+        decoder=replace(config.decoder, **short),
         denoiser=replace(config.denoiser, **short),
     )
     scenes, out, state = drawn_scenes(tmp_path / "scenes", 5), tmp_path / "base", tmp_path / "state"
@@ -116,6 +116,12 @@ def test_d4_is_a_group_of_eight_different_maps() -> None:
     moved = random_d4(batch, torch.Generator().manual_seed(1))
     for before, after in zip(batch, moved, strict=True):
         assert any(torch.equal(d4(before, k), after) for k in range(ORDER))
+
+
+def test_spectral_loss_sees_blur_but_no_shift_inside_a_window() -> None:
+    wave = torch.sin(torch.arange(16) * 2 * torch.pi / 4).expand(1, 1, 16, 16)
+    assert float(spectral_loss(wave.roll(1, -1), wave)) < 1e-6
+    assert float(spectral_loss(torch.zeros_like(wave), wave)) > 0.01
 
 
 def test_gradient_loss_sees_blur_that_l1_hardly_sees() -> None:

@@ -1,0 +1,100 @@
+"""Makes what comes back from the device machine: light states, each small enough for one file, and report.json.
+
+    python benchmarks/device/report.py --state STATE --out $OUT --result result.json --log train.log --seconds 512
+
+A light state has no optimiser: going on from it means a fresh one with a second warm-up. The denoiser's holds the
+averaged weights alone, in float16 (as the base is saved); going on, training starts from the average. A VAE whose part
+is finished is in float16 too, one that is not keeps float32.
+"""
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpd_train.checkpoint import load_state, prefixed, save_state, without_prefix
+
+LIMIT = 16 * 2**20  # bytes in one returned file
+STATES = ("autoencoder", "decoder", "denoiser")
+
+
+def light(name: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The part of a state that travels."""
+    if name == "denoiser":
+        return _half(prefixed("ema", without_prefix("ema", tensors)))
+    networks = prefixed("vae", without_prefix("vae", tensors))
+    if meta["step"] == meta.get("steps"):
+        return _half(networks)
+    return networks
+
+
+def _half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def write_light_states(state: Path, out: Path) -> dict[str, Any]:
+    """Light copies of the states that are there; their meta data."""
+    metas = {}
+    for name in STATES:
+        if (state / f"{name}.safetensors").exists():
+            tensors, metas[name] = load_state(state / f"{name}.safetensors")
+            save_state(out / f"{name}.safetensors", light(name, tensors, metas[name]), metas[name])
+    perceptual = state / "perceptual.safetensors"
+    if perceptual.exists():
+        (out / perceptual.name).write_bytes(perceptual.read_bytes())
+    for path in out.glob("*.safetensors"):
+        if path.stat().st_size > LIMIT:
+            print(f"{path.name} has {path.stat().st_size} bytes: too large to come back")
+    return metas
+
+
+def hardware() -> dict[str, Any]:
+    """What it ran on, in the words of nvidia-smi; clocks and memory are read, never set."""
+    query = "--query-gpu=name,driver_version,memory.total,clocks.sm,power.draw,temperature.gpu"
+    try:
+        said = subprocess.run(["nvidia-smi", query, "--format=csv"], capture_output=True, text=True, timeout=60)
+        gpu = said.stdout.strip().splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        gpu = []
+    return {"gpu": gpu, "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The object that the command printed, or what it printed instead of one."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {"failed": text[-2000:]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--result", type=Path, required=True, help="what dpd pretrain --json printed")
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--seconds", type=int, required=True)
+    args = parser.parse_args()
+    result = read_result(args.result)
+    log = args.log.read_text(errors="replace") if args.log.exists() else ""
+    report = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "hardware": hardware(),
+        "seconds": args.seconds,
+        "states": write_light_states(args.state, args.out),
+        "autoencoder_validation": re.findall(r"step \d+ validation \{.*\}", log)[-8:],
+        "result": result,
+    }
+    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps({"states": {name: meta["step"] for name, meta in report["states"].items()}, "result": result}))
+
+
+if __name__ == "__main__":
+    main()

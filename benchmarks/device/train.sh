@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# One piece of pretraining on the device machine; benchmarks/device/README.md has the calls.
+#   bash benchmarks/device/train.sh STAGES MINUTES [options of dpd pretrain]
+# MINUTES count from here, installing and unpacking included; after them the state is saved and comes back under $OUT.
+# WORK (default /tmp/dpd-device) keeps data and whole states for as long as the machine stays warm.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+stages="$1" minutes="$2"
+shift 2
+work="${WORK:-/tmp/dpd-device}" out="${OUT:?names the folder that comes back}" site="${SITE:-/tmp/site}"
+python="${PYTHON:-python3}"
+begun=$SECONDS
+mkdir -p "$work/state"
+
+if [ -n "$(ls .whl/*.whl 2>/dev/null)" ] && [ ! -e "$site/installed" ]; then
+    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" .whl/*.whl
+    touch "$site/installed"
+fi
+export PYTHONPATH="$site:$PWD:$PWD/cli:$PWD/export" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1
+
+if [ ! -e "$work/unpacked" ]; then
+    rm -rf "$work/data"
+    "$python" benchmarks/device/unpack.py benchmarks/device/packed "$work/data"
+    touch "$work/unpacked"
+fi
+
+# What a warm machine holds is newer than what travelled, and has its optimisers.
+for file in benchmarks/device/state/*.safetensors; do
+    if [ -e "$file" ] && [ ! -e "$work/state/$(basename "$file")" ]; then
+        cp "$file" "$work/state/"
+        chmod u+w "$work/state/$(basename "$file")"
+    fi
+done
+
+left="$("$python" -c "import sys; print(max(0.0, float(sys.argv[1]) - float(sys.argv[2]) / 60))" "$minutes" "$((SECONDS - begun))")"
+code=0
+rm -f "$work/result.json"
+"$python" -m dpd_cli pretrain "$work/data" --out "$work/base" --state "$work/state" --stage "$stages" \
+    --device "${DEVICE:-cuda}" --max-minutes "$left" --json "$@" >"$work/result.json" 2>"$out/train.log" || code=$?
+tail -n 25 "$out/train.log"
+"$python" benchmarks/device/report.py --state "$work/state" --out "$out" --result "$work/result.json" \
+    --log "$out/train.log" --seconds "$((SECONDS - begun))"
+exit "$code"
