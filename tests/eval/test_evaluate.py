@@ -168,3 +168,15 @@ def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
     with pytest.raises(InputError, match="no SET given"):
         evaluate([], **common)
     assert not (tmp_path / "cache").exists()  # nothing was trained
+
+
+def test_testing_on_training_images_is_refused_before_any_training(folders, tmp_path):
+    def never(*_: object) -> None:
+        raise AssertionError("a training began")
+
+    common = {"train": folders["train"], "recipe": RECIPE, "pairs": 1, "cache": tmp_path, "progress": never}
+    with pytest.raises(DataError, match="81 of its 90 images are training images"):
+        evaluate([folders["good"]], test=folders["train"], **common)
+    with pytest.raises(DataError, match="but no test/"):
+        draw(tmp_path / "tree" / "train", 4, 9)
+        evaluate([folders["good"]], test=tmp_path / "tree", **common)
