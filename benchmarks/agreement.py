@@ -1,6 +1,6 @@
 """Share of a set's images which the bundle's teacher puts into their own class.
 
-    python benchmarks/agreement.py distilled dpd_runtime/data/eurosat64.dpd
+python benchmarks/agreement.py distilled dpd_runtime/data/eurosat64.dpd
 """
 
 import json

@@ -49,17 +49,17 @@ class PretrainConfig:
     autoencoder: AutoencoderTraining = field(default_factory=lambda: AutoencoderTraining(steps=2500))
     decoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
-            steps=1500,
+            steps=2100,
             batch=12,
             peak_rate=4e-4,
             l1_weight=0.25,
-            coarse_weight=1.0,
+            coarse_weight=8.0,
             gradient_weight=0.0,
             spectral_weight=4.0,
             perceptual_weight=1.0,
             kl_weight=0.0,
             scale_probability=0.0,
-            latent_noise=0.05,
+            latent_noise=0.02,
             seed=1,
         )
     )

@@ -14,7 +14,7 @@ def pretrain_command(
         str, typer.Option(help="Comma-separated: perceptual, autoencoder, decoder, denoiser, save; or all.")
     ] = "all",
     autoencoder_steps: Annotated[int, typer.Option(help="Steps of the joint VAE training.")] = 2500,
-    decoder_steps: Annotated[int, typer.Option(help="Steps of the decoder alone.")] = 1500,
+    decoder_steps: Annotated[int, typer.Option(help="Steps of the decoder alone.")] = 2100,
     denoiser_steps: Annotated[int, typer.Option(help="Steps of the diffusion training.")] = 4600,
     perceptual_steps: Annotated[int, typer.Option(help="Steps of the perceptual network.")] = 600,
     autoencoder_batch: Annotated[int | None, typer.Option(help="Images in a step of the joint VAE training.")] = None,

@@ -177,6 +177,6 @@ def test_testing_on_training_images_is_refused_before_any_training(folders, tmp_
     common = {"train": folders["train"], "recipe": RECIPE, "pairs": 1, "cache": tmp_path, "progress": never}
     with pytest.raises(DataError, match="81 of its 90 images are training images"):
         evaluate([folders["good"]], test=folders["train"], **common)
+    draw(tmp_path / "tree" / "train", 4, 9)
     with pytest.raises(DataError, match="but no test/"):
-        draw(tmp_path / "tree" / "train", 4, 9)
         evaluate([folders["good"]], test=tmp_path / "tree", **common)
