@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpd_eval.recipe import Recipe
+from dpd_runtime.cache_folder import cache_folder
 from dpd_runtime.errors import DiskError
 
 FORMAT = 1  # raise it whenever dpd_eval.training or a student changes what a training gives
@@ -26,8 +26,7 @@ class Outcome:
 
 
 def default_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dpd" / "evaluate"
+    return cache_folder("evaluate")
 
 
 def images_hash(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.sampling import Denoise, Float32, to_uint8
 from dpd_runtime.schedule import Schedule, schedule_from_config
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
@@ -77,6 +80,25 @@ def load_base(name: str) -> Base:
         )
     except (OSError, ValueError) as error:
         raise InputError(f"base {name!r} cannot be opened: {error}") from error
+
+
+def torch_denoise(base: Base) -> Denoise:
+    """The UNet as the function which `dpd_runtime.sampling.sample` takes: PyTorch behind the site's own sampler."""
+
+    def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
+        context = torch.from_numpy(np.ascontiguousarray(prompts))
+        with torch.no_grad():
+            output: Float32 = base.unet(torch.from_numpy(latents), torch.tensor(timestep), context).sample.numpy()
+        return output
+
+    return denoise
+
+
+@torch.no_grad()
+def decode_images(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
+    """Scaled latents [B, C, h, w] → uint8 [B, H, W, 3]."""
+    decoded = base.vae.decode(torch.from_numpy(latents) / base.vae.config.scaling_factor).sample
+    return to_uint8(decoded.numpy())
 
 
 def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -1,7 +1,6 @@
 """Pixels → latents, kept in a cache outside the run, keyed by content and VAE (DESIGN §5)."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,12 +11,6 @@ from diffusers import AutoencoderKL
 from dpd_train.checkpoint import load_state, save_state
 from dpd_train.device import placed, to_device
 from dpd_train.images import to_float
-
-
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/dpd/latents, or ~/.cache/dpd/latents."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "dpd" / "latents"
 
 
 def weights_hash(module: torch.nn.Module) -> str:

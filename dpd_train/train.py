@@ -20,20 +20,21 @@ from safetensors.torch import load_file, save
 
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.bundle import check_class_name
+from dpd_runtime.cache_folder import cache_folder
 from dpd_runtime.contact_sheet import contact_sheet
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.manifest import BlockGuidance
 from dpd_runtime.noise import NoiseStream
-from dpd_runtime.sampling import sample, to_uint8
+from dpd_runtime.sampling import sample
 from dpd_runtime.solvers import SOLVERS
 from dpd_train.attributes import describe_many
 from dpd_train.autoencoder import reconstruction_metrics
-from dpd_train.base import Base, load_base, nano_folder, save_base
+from dpd_train.base import Base, decode_images, load_base, nano_folder, save_base, torch_denoise
 from dpd_train.captions import caption_table
 from dpd_train.classifiers import ResNet, ResNetConfig, predict
 from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.images import SceneSet, fingerprint, natural_side, read_scenes, to_float
-from dpd_train.latents import default_cache, encode_cached
+from dpd_train.latents import encode_cached
 from dpd_train.prompts import aggregate_prompts, embed, write_classes
 from dpd_train.prototypes import ClassPrototypes, find_centroids
 from dpd_train.train_classifier import ClassifierTraining, train_classifier
@@ -173,18 +174,14 @@ def sample_sheet(base: Base, classes: tuple[str, ...], embeddings: torch.Tensor,
     steps = make_steps(base.schedule, 15)
     shape = (base.unet.config.in_channels, base.unet.config.sample_size, base.unet.config.sample_size)
 
-    def denoise(latents: Any, timestep: int, context: Any) -> Any:
-        output = base.unet(torch.from_numpy(latents), torch.tensor(timestep), torch.from_numpy(context)).sample
-        return output.numpy()
-
+    denoise = torch_denoise(base)
     rows = []
     for name, embedding in zip(classes, embeddings.numpy(), strict=True):
         noise = np.stack([NoiseStream(seed, name, index, 0).normal(shape) for index in range(6)])
         context = np.repeat(embedding[None], len(noise), axis=0)
         kind = base.schedule.prediction_type
         latents = sample(denoise, noise, context, embedding, None, steps, advance, kind, BlockGuidance())
-        decoded = base.vae.decode(torch.from_numpy(latents) / base.vae.config.scaling_factor).sample
-        rows.append((name, list(to_uint8(decoded.numpy()))))
+        rows.append((name, list(decode_images(base, latents))))
     return contact_sheet(rows)
 
 
@@ -239,7 +236,7 @@ def train(
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     _quarantine(out / "private" / "quarantine.csv", train_scenes, held)
     _match_config(checkpoints / "config.json", config, fingerprint(train_scenes))
-    cache = cache or default_cache()
+    cache = cache or cache_folder("latents")
     pixels, held_pixels = (to_float(torch.from_numpy(s.images)) for s in (train_scenes, held))
     labels, held_labels = (torch.from_numpy(s.labels) for s in (train_scenes, held))
 

@@ -43,12 +43,12 @@ def pretrain_command(
     · dpd pretrain DATA --out base --device cuda --denoiser-batch 256 --denoiser-rate 1e-3 --max-minutes 9
     """
     import logging
-    import os
     import sys
     from dataclasses import replace
 
     from dpd_cli.terminal import print_json, stage_progress
     from dpd_cli.torch_half import require_torch
+    from dpd_runtime.cache_folder import cache_folder
     from dpd_runtime.errors import InputError
 
     require_torch()
@@ -87,8 +87,7 @@ def pretrain_command(
             for name, values in given.items()
         },
     )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = state or cache / "dpd" / "pretrain" / out.resolve().name
+    folder = state or cache_folder("pretrain") / out.resolve().name
     with stage_progress() as progress:
         metrics = pretrain(
             data,

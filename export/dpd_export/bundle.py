@@ -23,9 +23,9 @@ from dpd_runtime.errors import BundleError, InputError, ParityError
 from dpd_runtime.generate import BLOCK, Generation, resolve_sampler
 from dpd_runtime.manifest import MANIFEST_NAME, BlockGuidance, FileEntry, Manifest, Sampler
 from dpd_runtime.noise import NoiseStream
-from dpd_runtime.sampling import sample, to_uint8
+from dpd_runtime.sampling import sample
 from dpd_runtime.solvers import SOLVERS
-from dpd_train.base import TOKENIZER_FILES, Base, load_base
+from dpd_train.base import TOKENIZER_FILES, Base, decode_images, load_base, torch_denoise
 from dpd_train.prompts import embed
 from dpd_train.train import load_classifier
 
@@ -106,16 +106,11 @@ def end_to_end_psnr(base: Base, bundle: Bundle, seed: int = 0) -> float:
     chosen = Generation(bundle, ipc=BLOCK, seed=seed, classes=(scene.name,), sampler=sampler, provider="cpu")
     found = np.stack([image.pixels for image in chosen])
     make_steps, advance = SOLVERS[sampler.solver]
-
-    def denoise(latents: Any, timestep: int, context: Any) -> Any:
-        arrays = torch.from_numpy(latents), torch.tensor(timestep), torch.from_numpy(np.ascontiguousarray(context))
-        return base.unet(*arrays).sample.numpy()
-
     table = embed(base.text_encoder, base.tokenizer, [*bundle.prompts, ""]).numpy()
     rows = [scene.prompt_rows[i % len(scene.prompt_rows)] for i in range(BLOCK)]
     pulls = scene.prototypes[np.arange(BLOCK) % len(scene.prototypes)] if len(scene.prototypes) else None
     latents = sample(
-        denoise,
+        torch_denoise(base),
         np.stack([NoiseStream(seed, scene.name, i, 0).normal(bundle.manifest.latent_shape) for i in range(BLOCK)]),
         table[rows],
         table[-1],
@@ -125,8 +120,7 @@ def end_to_end_psnr(base: Base, bundle: Bundle, seed: int = 0) -> float:
         base.schedule.prediction_type,
         sampler.guidance_for(0),
     )
-    decoded = base.vae.decode(torch.from_numpy(latents) / base.vae.config.scaling_factor).sample
-    return psnr(found, to_uint8(decoded.numpy()))
+    return psnr(found, decode_images(base, latents))
 
 
 def export_run(
