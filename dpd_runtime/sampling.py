@@ -29,22 +29,20 @@ def sample(
     """Clean latents [B, C, h, w] from `noise`.
 
     Args:
-        prompts: [B, L, D]; empty_prompt: [L, D], used where guidance_scale > 1 in one doubled batch.
+        prompts: [B, L, D]; empty_prompt: [L, D], used in guided steps, in one doubled batch.
         prototypes: [B, C, h, w] or None.
     """
-    guided = guidance.guidance_scale > 1
-    context = prompts
-    if guided:
-        context = np.concatenate([prompts, np.broadcast_to(empty_prompt, prompts.shape)])
+    doubled_context = np.concatenate([prompts, np.broadcast_to(empty_prompt, prompts.shape)])
     latents, previous = noise, None
     for number, step in enumerate(steps):
-        doubled = np.concatenate([latents, latents]) if guided else latents
-        output = denoise(doubled, step.timestep, context)
-        if guided:
+        if guidance.guides(number, len(steps)):
+            output = denoise(np.concatenate([latents, latents]), step.timestep, doubled_context)
             conditional, unconditional = np.split(output, 2)
             output = classifier_free(conditional, unconditional, guidance.guidance_scale)
+        else:
+            output = denoise(latents, step.timestep, prompts)
         original = predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
-        if prototypes is not None and guidance.prototype_scale and number < guidance.prototype_until * len(steps):
+        if prototypes is not None and guidance.pulls(number, len(steps)):
             original = towards_prototype(original, prototypes, guidance.prototype_scale)
         latents = advance(latents, original, step, previous)
         previous = original

@@ -34,9 +34,14 @@ class AutoencoderTraining:
     peak_rate: float = 8e-4
     l1_weight: float = 1.0
     coarse_weight: float = 0.0  # L1 after 4×4 averaging: colour and layout, blind to texture
+    chroma_weight: float = (
+        0.0  # the same of the colour differences alone, which are small in RGB and tell classes apart
+    )
     gradient_weight: float = 0.5  # L1 of finite differences: edges, roads
     spectral_weight: float = 0.0  # amplitudes of small windows: texture, whatever its phase
     perceptual_weight: float = 0.5
+    statistics_weight: float = 0.0  # window means and deviations of the perceptual networks' features
+    contrast_floor: float = 0.0  # above 0, pixel losses count in units of each image's own contrast plus this floor
     kl_weight: float = 3e-4  # mean over latent elements
     scale_probability: float = 0.2  # decode half-size latents against half-size images (2502.14831)
     latent_noise: float = 0.0  # standard deviation, in units of the latents' own
@@ -66,18 +71,41 @@ def spectral_loss(reconstructed: torch.Tensor, images: torch.Tensor, window: int
     return F.l1_loss(*amplitudes)
 
 
-def perceptual_loss(
-    networks: Sequence[ResNet], reconstructed: torch.Tensor, images: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """Squared distance of channel-normalised feature maps (LPIPS, Zhang et al. 2018) under one random network."""
-    network = networks[int(torch.randint(len(networks), (1,), generator=generator))]
-    with torch.no_grad():
-        targets = network.features(images)
+def chroma_loss(reconstructed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """L1 of red − green and blue − green of [B, 3, H, W] after 4×4 averaging."""
+    error = F.avg_pool2d(reconstructed - images, 4)
+    return (error[:, ::2] - error[:, 1:2]).abs().mean()
+
+
+def perceptual_loss(reconstructed: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Squared distance of channel-normalised feature maps [B, C, h, w] (LPIPS, Zhang et al. 2018)."""
     distances = [
         (F.normalize(a, dim=1, eps=1e-3) - F.normalize(b, dim=1, eps=1e-3)).square().sum(1).mean()
-        for a, b in zip(network.features(reconstructed), targets, strict=True)
+        for a, b in zip(reconstructed, targets, strict=True)
     ]
     return torch.stack(distances).mean()
+
+
+def _window_statistics(features: torch.Tensor, windows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation [B, C, windows, windows] of square windows of a feature map [B, C, h, w]."""
+    side = max(1, features.shape[-1] // windows)
+    mean = F.avg_pool2d(features, side)
+    return mean, (F.avg_pool2d(features.square(), side) - mean.square()).clamp_min(1e-6).sqrt()
+
+
+def statistics_loss(
+    reconstructed: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], windows: int = 4
+) -> torch.Tensor:
+    """L1 between window means and deviations of feature maps, in units of each channel's deviation in the batch.
+
+    What a texture is, wherever its details lie: the part of an adversarial loss that needs no adversary.
+    """
+    losses = []
+    for a, b in zip(reconstructed, targets, strict=True):
+        unit = b.std(dim=(0, 2, 3), keepdim=True) + 1e-3
+        pairs = zip(_window_statistics(a, windows), _window_statistics(b, windows), strict=True)
+        losses += [((x - y) / unit).abs().mean() for x, y in pairs]
+    return 2 * torch.stack(losses).mean()
 
 
 def high_frequency_ratio(reconstructed: torch.Tensor, images: torch.Tensor) -> float:
@@ -102,6 +130,36 @@ def reconstruction_metrics(vae: AutoencoderKL, images: torch.Tensor, batch: int 
         "latent_mean": float(latents.mean()),
         "latent_std": float(latents.std()),
     }
+
+
+def contrast_weights(images: torch.Tensor, floor: float) -> torch.Tensor:
+    """[B, 1, 1, 1] with mean 1: one over the standard deviation of each image plus `floor`.
+
+    Water and woods have a tenth of a town's contrast; without this their texture, which is what tells them apart from
+    fields, hardly enters an L1 loss.
+    """
+    weights = 1 / (images.std(dim=(1, 2, 3), keepdim=True) + floor)
+    return weights / weights.mean()
+
+
+def _pixel_losses(
+    training: AutoencoderTraining, reconstructed: torch.Tensor, targets: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    if training.contrast_floor:
+        weights = contrast_weights(targets, training.contrast_floor)
+        reconstructed, targets = weights * reconstructed, weights * targets  # every loss here is homogeneous
+    parts = {
+        "l1": training.l1_weight * F.l1_loss(reconstructed, targets),
+        "gradient": training.gradient_weight * gradient_loss(reconstructed, targets),
+    }
+    if training.coarse_weight:
+        coarse = F.l1_loss(F.avg_pool2d(reconstructed, 4), F.avg_pool2d(targets, 4))
+        parts["coarse"] = training.coarse_weight * coarse
+    if training.chroma_weight:
+        parts["chroma"] = training.chroma_weight * chroma_loss(reconstructed, targets)
+    if training.spectral_weight:
+        parts["spectral"] = training.spectral_weight * spectral_loss(reconstructed, targets)
+    return parts
 
 
 class _Run:
@@ -170,21 +228,18 @@ class _Run:
                 latents, targets = F.avg_pool2d(latents, 2), F.avg_pool2d(targets, 2)
             reconstructed = self.vae.decode(latents).sample
         reconstructed = reconstructed.float()
-        parts = {
-            "l1": training.l1_weight * F.l1_loss(reconstructed, targets),
-            "gradient": training.gradient_weight * gradient_loss(reconstructed, targets),
-        }
-        if training.coarse_weight:
-            coarse = F.l1_loss(F.avg_pool2d(reconstructed, 4), F.avg_pool2d(targets, 4))
-            parts["coarse"] = training.coarse_weight * coarse
-        if training.spectral_weight:
-            parts["spectral"] = training.spectral_weight * spectral_loss(reconstructed, targets)
+        parts = _pixel_losses(training, reconstructed, targets)
         if not self.decoder_only:
             parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         if self.perceptual:
+            network = self.perceptual[int(torch.randint(len(self.perceptual), (1,), generator=generator))]
             with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
-                loss = perceptual_loss(self.perceptual, reconstructed, targets, generator)
-                parts["perceptual"] = training.perceptual_weight * loss
+                with torch.no_grad():
+                    wanted = [features.float() for features in network.features(targets)]
+                found = [features.float() for features in network.features(reconstructed)]
+            parts["perceptual"] = training.perceptual_weight * perceptual_loss(found, wanted)
+            if training.statistics_weight:
+                parts["statistics"] = training.statistics_weight * statistics_loss(found, wanted)
         total = torch.stack([part.float() for part in parts.values()]).sum()
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

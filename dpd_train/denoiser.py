@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
-from dpd_runtime.schedule import Schedule, add_noise
+from dpd_runtime.schedule import Schedule
+from dpd_train.averages import PowerAverage
 from dpd_train.captions import CaptionTable
 from dpd_train.checkpoint import load_state, optimizer_tensors, prefixed, save_state, step_generator, without_prefix
 from dpd_train.classifiers import learning_rate, rewarmed, set_learning_rate
+from dpd_train.denoising import Denoised, decoder_loss, denoise
 from dpd_train.device import NEVER, Deadline, TimeUp, adamw, on_cpu, restore_moments, to_device
 from dpd_train.precision import norms_in_float32
 from dpd_train.symmetry import ORDER, d4_each
@@ -32,8 +34,13 @@ class DenoiserTraining:
     peak_rate: float = 6e-4
     warmup: int = 200
     min_snr_gamma: float = 5.0  # 2303.09556
+    direction_weight: float = 0.0  # 1 − cosine between the network's output and its target (FasterDiT, 2410.10356)
+    decoder_weight: float = 0.0  # distance of ẑ0 and z0 in the decoder's features (LPL, 2411.04873)
+    decoder_from: float = 0.6  # share of the steps after which the decoder's features count
+    decoder_min_snr: float = 1.0  # noisier samples have no details to compare
     prompt_dropout: float = 0.1
-    ema_decay: float = 0.999
+    ema_lengths: tuple[float, ...] = (0.05, 0.1)  # relative widths σ_rel; the better one on validation is kept
+    stop_rise: float = 0.02  # stop when the validation loss stands this share above its best: memorising begins
     seed: int = 0
     bfloat16: bool = True
     validate_every: int = 500
@@ -47,55 +54,6 @@ class LatentData:
     latents: torch.Tensor
     labels: torch.Tensor
     captions: CaptionTable
-
-
-def min_snr_weight(alpha: torch.Tensor, sigma: torch.Tensor, prediction_type: str, gamma: float) -> torch.Tensor:
-    """Weight of the squared error of the network's own output (Hang et al. 2023, eq. 6 and appendix).
-
-    min(SNR, γ) weighs the error of ẑ0; for ε that is ÷ SNR, for v ÷ (SNR + 1).
-    """
-    snr = (alpha / sigma).square()
-    capped = snr.clamp(max=gamma)
-    return capped / (snr + 1) if prediction_type == "v_prediction" else capped / snr
-
-
-def denoising_loss(
-    unet: nn.Module,
-    latents: torch.Tensor,
-    noise: torch.Tensor,
-    timesteps: torch.Tensor,
-    context: torch.Tensor,
-    schedule: Schedule,
-    gamma: float,
-) -> torch.Tensor:
-    """Weighted squared error for each sample [B].
-
-    Args:
-        latents, noise: [B, C, h, w]; timesteps: [B] int64 on the CPU; context: [B, L, D].
-    """
-    table = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[timesteps]
-    alpha = to_device(table.sqrt().float()[:, None, None, None], latents.device)
-    sigma = to_device((1 - table).sqrt().float()[:, None, None, None], latents.device)
-    noisy = add_noise(latents, noise, alpha, sigma)  # type: ignore[arg-type]
-    targets = alpha * noise - sigma * latents if schedule.prediction_type == "v_prediction" else noise
-    output = unet(noisy, to_device(timesteps, latents.device), context).sample.float()
-    weight = min_snr_weight(alpha, sigma, schedule.prediction_type, gamma).flatten()
-    losses: torch.Tensor = weight * (output - targets).square().mean(dim=(1, 2, 3))
-    return losses
-
-
-class _Ema:
-    """Exponential moving average with a start that forgets the first steps."""
-
-    def __init__(self, modules: nn.ModuleDict, decay: float) -> None:
-        self.average = copy.deepcopy(modules)
-        self.average.requires_grad_(False).eval()
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, modules: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(modules.parameters()), 1 - decay)
 
 
 @torch.no_grad()
@@ -113,36 +71,50 @@ def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule
         context = modules["text_encoder"](ids).last_hidden_state
         latents = to_device(data.latents[part], device)
         shaken = to_device(noise[part], device)
-        losses.append(denoising_loss(modules["unet"], latents, shaken, timesteps[part], context, schedule, gamma))
+        said = denoise(modules["unet"], latents, shaken, timesteps[part], context, schedule, gamma)
+        losses.append(said.squared_error())
     return float(torch.cat(losses).mean())
 
 
 class _Run:
-    """Networks, average and optimiser of one training, on its device, and their way to and from the state file."""
+    """Networks, averages and optimiser of one training, on its device, and their way to and from the state file."""
 
     def __init__(
-        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, training: DenoiserTraining, device: torch.device
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        vae: AutoencoderKL | None,
+        training: DenoiserTraining,
+        device: torch.device,
     ) -> None:
         self.training, self.device = training, device
         modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train().to(device)
         self.modules: nn.ModuleDict = modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.vae = None if vae is None else copy.deepcopy(vae).eval().requires_grad_(False).to(device)
         decayed = [p for p in self.modules.parameters() if p.ndim > 1]
         rest = [p for p in self.modules.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
         self.optimizer = adamw(groups, device, betas=(0.9, 0.99))
-        self.ema = _Ema(self.modules, training.ema_decay)
+        self.averages = [PowerAverage(self.modules, length) for length in training.ema_lengths]
         self.history: list[dict[str, float]] = []
         self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss; read only when logged
         self.fresh_since = 0  # step at which the optimiser's moments were lost
 
+    @property
+    def best(self) -> PowerAverage:
+        """The average with the lowest validation loss when it was last measured."""
+        length = self.history[-1]["ema_length"] if self.history else self.training.ema_lengths[0]
+        return next(average for average in self.averages if average.length == length)
+
     def restore(self, state: Path) -> int:
-        """The step at which `state` stands. One that travelled light holds the averages alone: training goes on from
-        them, with a fresh optimiser and a second warm-up.
+        """The step at which `state` stands. One that travelled light holds one average alone: training goes on from
+        it, with a fresh optimiser and a second warm-up.
         """
         tensors, meta = load_state(state)
-        average, moments = without_prefix("ema", tensors), without_prefix("optimizer", tensors)
-        self.modules.load_state_dict(without_prefix("modules", tensors) or average)
-        self.ema.average.load_state_dict(average)
+        best, moments = without_prefix("ema", tensors), without_prefix("optimizer", tensors)
+        self.modules.load_state_dict(without_prefix("modules", tensors) or best)
+        for i, average in enumerate(self.averages):
+            average.modules.load_state_dict(without_prefix(f"average{i}", tensors) or best)
         restore_moments(self.optimizer, moments)
         step = int(meta["step"])
         self.history = meta["history"]
@@ -152,7 +124,9 @@ class _Run:
         return step
 
     def save(self, state: Path, step: int) -> None:
-        tensors = prefixed("modules", self.modules.state_dict()) | prefixed("ema", self.ema.average.state_dict())
+        tensors = prefixed("modules", self.modules.state_dict()) | prefixed("ema", self.best.modules.state_dict())
+        for i, average in enumerate(self.averages):
+            tensors |= prefixed(f"average{i}", average.modules.state_dict())
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
         meta = {"step": step, "history": self.history, "recent": float(self.recent), "fresh_since": self.fresh_since}
         save_state(state, on_cpu(tensors), meta | {"steps": self.training.steps})
@@ -171,28 +145,47 @@ class _Run:
         set_learning_rate(self.optimizer, rewarmed(rate, step, self.fresh_since, training.warmup))
         with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
             context = self.modules["text_encoder"](to_device(ids, device)).last_hidden_state
-            losses = denoising_loss(
-                self.modules["unet"],
-                batch,
-                to_device(noise, device),
-                timesteps,
-                context,
-                schedule,
-                training.min_snr_gamma,
-            )
-        loss = losses.mean()
+            unet, shaken = self.modules["unet"], to_device(noise, device)
+            said = denoise(unet, batch, shaken, timesteps, context, schedule, training.min_snr_gamma)
+        squared = said.squared_error().mean()
+        loss = squared
+        if training.direction_weight:
+            loss = loss + training.direction_weight * said.direction_error().mean()
+        if training.decoder_weight and self.vae is not None and step >= training.decoder_from * training.steps:
+            loss = loss + training.decoder_weight * self._decoder_loss(said, batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
         self.optimizer.step()
-        self.ema.update(self.modules, step)
-        smoothed = loss.detach().double()
+        for average in self.averages:
+            average.update(self.modules, step)
+        smoothed = squared.detach().double()
         self.recent = smoothed if step == 0 else 0.98 * self.recent + 0.02 * smoothed
 
+    def _decoder_loss(self, said: Denoised, latents: torch.Tensor) -> torch.Tensor:
+        assert self.vae is not None
+        clear = said.snr > self.training.decoder_min_snr
+        if not bool(clear.any()):
+            return said.output.sum() * 0
+        scale = 1 / float(self.vae.config.scaling_factor)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bfloat16):
+            return decoder_loss(self.vae, scale * said.original[clear], scale * latents[clear])
+
     def validate(self, step: int, validation: LatentData, schedule: Schedule) -> None:
-        held_out = validation_loss(self.ema.average, validation, schedule, self.training.min_snr_gamma)
-        self.history.append({"step": step, "loss": float(self.recent), "validation_loss": held_out})
-        log.info("step %d loss %.4f validation %.4f", step, float(self.recent), held_out)
+        gamma = self.training.min_snr_gamma
+        losses = [validation_loss(average.modules, validation, schedule, gamma) for average in self.averages]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        entry = {"step": step, "loss": float(self.recent), "validation_loss": losses[best]}
+        self.history.append(entry | {"ema_length": self.averages[best].length})
+        log.info("step %d loss %.4f validation %s", step, float(self.recent), " ".join(f"{x:.4f}" for x in losses))
+
+    @property
+    def memorises(self) -> bool:
+        """The validation loss has risen from its best by more than the share that is allowed."""
+        if not self.history:
+            return False
+        losses = [entry["validation_loss"] for entry in self.history]
+        return losses[-1] > (1 + self.training.stop_rise) * min(losses)
 
 
 def train_denoiser(
@@ -205,24 +198,33 @@ def train_denoiser(
     state: Path,
     progress: Callable[[int, int], None] = lambda step, steps: None,
     *,
+    vae: AutoencoderKL | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel, list[dict[str, float]]]:
     """Train both networks; the run resumes from `state` where that file exists, on whatever device it was written.
 
+    Args:
+        vae: its decoder's features enter the loss where `training.decoder_weight` says so.
+
     Returns:
-        the averaged networks, on the CPU, and the log: step, loss, validation_loss.
+        the averaged networks, on the CPU, and the log: step, loss, validation_loss and the average that had it. A
+        validation loss that rises ends the training before its last step.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    run = _Run(unet, text_encoder, training, torch.device(device))
+    run = _Run(unet, text_encoder, vae, training, torch.device(device))
     start = run.restore(state) if state.exists() else 0
     latents = data.latents.to(run.device)
     hooks = norms_in_float32(run.modules)
     saved_at = time.monotonic()
     try:
         for step in range(start, training.steps):
+            if run.memorises:
+                log.warning("step %d: the validation loss rises, the training ends here", step)
+                run.save(state, step)
+                break
             run.step(step, latents, data, schedule)
             last = step + 1 == training.steps
             if (step + 1) % training.validate_every == 0 or last:
@@ -237,5 +239,5 @@ def train_denoiser(
     finally:
         for hook in hooks:
             hook.remove()
-    average = run.ema.average.cpu()
+    average = run.best.modules.cpu()
     return average["unet"], average["text_encoder"], run.history

@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
+from dpd_runtime.errors import InputError
 from dpd_train.attributes import VOCABULARY, describe_many
 from dpd_train.autoencoder import AutoencoderTraining, reconstruction_metrics, train_autoencoder
-from dpd_train.base import Base, save_base
+from dpd_train.base import Base, load_base, save_base
 from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.checkpoint import load_state, without_prefix
 from dpd_train.classifiers import ResNet, ResNetConfig
@@ -43,31 +45,57 @@ class PretrainConfig:
     resolution: int = 64
     val_per_class: int | None = None
     seed: int = 0
+    start: str | None = None  # a base to go on from; None begins at random weights
     perceptual: ClassifierTraining = field(
-        default_factory=lambda: ClassifierTraining(steps=600, colour_gain=0.1, seed=PERCEPTUAL_SEED)
+        default_factory=lambda: ClassifierTraining(steps=800, colour_gain=0.03, seed=PERCEPTUAL_SEED)
     )
-    autoencoder: AutoencoderTraining = field(default_factory=lambda: AutoencoderTraining(steps=2500))
+    autoencoder: AutoencoderTraining = field(
+        default_factory=lambda: AutoencoderTraining(
+            steps=3000,
+            batch=12,
+            peak_rate=5e-4,
+            l1_weight=0.5,
+            coarse_weight=6.0,
+            chroma_weight=4.0,
+            gradient_weight=0.25,
+            spectral_weight=2.0,
+            perceptual_weight=1.0,
+            statistics_weight=1.0,
+            contrast_floor=0.04,
+            scale_probability=0.1,
+        )
+    )
     decoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
-            steps=2100,
+            steps=3000,
             batch=12,
             peak_rate=4e-4,
             l1_weight=0.25,
-            coarse_weight=8.0,
+            coarse_weight=6.0,
+            chroma_weight=4.0,
             gradient_weight=0.0,
             spectral_weight=4.0,
             perceptual_weight=1.0,
+            statistics_weight=1.5,
+            contrast_floor=0.04,
             kl_weight=0.0,
             scale_probability=0.0,
-            latent_noise=0.02,
+            latent_noise=0.05,
             seed=1,
         )
     )
-    denoiser: DenoiserTraining = field(default_factory=lambda: DenoiserTraining(steps=4600))
+    denoiser: DenoiserTraining = field(
+        default_factory=lambda: DenoiserTraining(steps=8000, direction_weight=0.5, decoder_weight=0.1)
+    )
 
 
-def _perceptual_shape(classes: int) -> ResNetConfig:
-    return ResNetConfig(num_classes=classes, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1)
+def _perceptual_shapes(classes: int) -> tuple[ResNetConfig, ...]:
+    """Three networks that see differently: a decoder that pleases all of them has no room for tricks."""
+    return (
+        ResNetConfig(num_classes=classes, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1),
+        ResNetConfig(num_classes=classes, widths=(32, 64, 96), blocks=(1, 1, 1), stem_stride=2),
+        ResNetConfig(num_classes=classes, widths=(24, 48, 64, 96), blocks=(1, 1, 1, 1), stem_stride=2),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,38 +145,60 @@ class _Timed:
 
 
 def _perceptual_stage(work: _Work, progress: Progress) -> None:
-    weights, unfinished = work.state / "perceptual.safetensors", work.state / "perceptual.unfinished.safetensors"
-    if weights.exists():
-        return
+    shapes, training = _perceptual_shapes(len(work.train.classes)), work.config.perceptual
     pixels, held = (to_float(images) for images in work.pixels)
-    trained = train_classifier(
-        pixels,
-        torch.from_numpy(work.train.labels),
-        (held, torch.from_numpy(work.held.labels)),
-        _perceptual_shape(len(work.train.classes)),
-        work.config.perceptual,
-        progress,
-        device=work.device,
-        deadline=work.deadline,
-        state=unfinished,
-    )
-    save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
-    unfinished.unlink(missing_ok=True)
+    for i, shape in enumerate(shapes):
+        weights, unfinished = _perceptual_file(work.state, i), work.state / f"perceptual{i}.unfinished.safetensors"
+        if weights.exists():
+            continue
+        trained = train_classifier(
+            pixels,
+            torch.from_numpy(work.train.labels),
+            (held, torch.from_numpy(work.held.labels)),
+            shape,
+            replace(training, seed=training.seed + i),
+            lambda step, steps, done=i: progress(done * steps + step, len(shapes) * steps),  # type: ignore[misc]
+            device=work.device,
+            deadline=work.deadline,
+            state=unfinished,
+        )
+        log.info("perceptual network %d: %.4f on validation", i, trained.accuracy)
+        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
+        unfinished.unlink(missing_ok=True)
+
+
+def _perceptual_file(state: Path, index: int) -> Path:
+    return state / f"perceptual{index}.safetensors"
 
 
 def _perceptual_networks(classes: int, state: Path) -> Sequence[ResNet]:
-    network = ResNet(_perceptual_shape(classes))
-    network.load_state_dict(load_file(state / "perceptual.safetensors"))
-    return [network.eval().requires_grad_(False).to(memory_format=torch.channels_last)]  # type: ignore[call-overload]
+    networks = []
+    for i, shape in enumerate(_perceptual_shapes(classes)):
+        network = ResNet(shape)
+        network.load_state_dict(load_file(_perceptual_file(state, i)))
+        networks.append(network.eval().requires_grad_(False).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    return networks
 
 
 def _stored_vae(config: PretrainConfig, *candidates: Path) -> AutoencoderKL:
-    """The VAE of the first state file that exists."""
-    vae = nano_vae(config.resolution)
-    path = next(path for path in candidates if path.exists())
-    tensors, _ = load_state(path)
-    vae.load_state_dict(without_prefix("vae", tensors))
+    """The VAE of the first state file that exists, or else the one of the base that the run starts from."""
+    vae = _first_vae(config)
+    for path in candidates:
+        if path.exists():
+            tensors, _ = load_state(path)
+            vae.load_state_dict(without_prefix("vae", tensors))
+            return vae.eval()
+    if config.start is None:
+        raise InputError(f"no trained VAE in {candidates[0].parent}: run the stage autoencoder first")
     return vae.eval()
+
+
+def _first_vae(config: PretrainConfig) -> AutoencoderKL:
+    if config.start is None:
+        return nano_vae(config.resolution)
+    vae = load_base(config.start).vae
+    vae.register_to_config(sample_size=config.resolution)
+    return vae
 
 
 def _captions(scenes: SceneSet, tokenizer_folder: Path) -> CaptionTable:
@@ -160,7 +210,7 @@ def _autoencoder_stage(work: _Work, progress: Progress) -> None:
     networks = _perceptual_networks(len(work.train.classes), work.state)
     torch.manual_seed(work.config.seed)
     train_autoencoder(
-        nano_vae(work.config.resolution),
+        _first_vae(work.config),
         *work.pixels,
         work.config.autoencoder,
         work.joint,
@@ -200,21 +250,32 @@ def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work) -> LatentDat
     return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, work.state / "tokenizer"))
 
 
+def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Base:
+    """Random networks, or those of the base that the run starts from."""
+    if config.start is None:
+        return Base(vae, nano_unet(config.resolution), nano_text_encoder(tokenizer), tokenizer, nano_scheduler())
+    first = load_base(config.start)
+    known = first.text_encoder.config.vocab_size
+    if known != len(tokenizer):
+        raise InputError(f"base {config.start!r} knows {known} words, this version {len(tokenizer)}: start without it")
+    return replace(first, vae=vae, tokenizer=tokenizer)
+
+
 def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[str, float]]]:
     vae = _scaled_vae(work)
     tokenizer = build_tokenizer(VOCABULARY, work.state / "tokenizer")
     torch.manual_seed(work.config.seed)
-    unet, text_encoder = nano_unet(work.config.resolution), nano_text_encoder(tokenizer)
-    base = Base(vae, unet, text_encoder, tokenizer, nano_scheduler())
+    base = _first_base(work.config, vae, tokenizer)
     trained_unet, trained_text, history = train_denoiser(
-        unet,
-        text_encoder,
+        base.unet,
+        base.text_encoder,
         _latent_data(vae, work.train, work),
         _latent_data(vae, work.held, work),
         base.schedule,
         work.config.denoiser,
         work.state / "denoiser.safetensors",
         progress,
+        vae=vae,
         device=work.device,
         deadline=work.deadline,
     )

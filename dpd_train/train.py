@@ -284,7 +284,6 @@ def train(
                 batch=config.batch,
                 peak_rate=config.peak_rate,
                 warmup=min(100, config.steps // 5 + 1),
-                ema_decay=0.99,
                 seed=config.seed,
                 validate_every=max(1, config.steps // 5),
             ),

@@ -45,8 +45,7 @@ def write_light_states(state: Path, out: Path) -> dict[str, Any]:
         if (state / f"{name}.safetensors").exists():
             tensors, metas[name] = load_state(state / f"{name}.safetensors")
             save_state(out / f"{name}.safetensors", light(name, tensors, metas[name]), metas[name])
-    perceptual = state / "perceptual.safetensors"
-    if perceptual.exists():
+    for perceptual in state.glob("perceptual[0-9].safetensors"):
         (out / perceptual.name).write_bytes(perceptual.read_bytes())
     for path in out.glob("*.safetensors"):
         if path.stat().st_size > LIMIT:

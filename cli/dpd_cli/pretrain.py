@@ -9,14 +9,15 @@ import typer
 def pretrain_command(
     data: Annotated[Path, typer.Argument(help="Class-per-folder tree of scenes.")],
     out: Annotated[Path, typer.Option(help="Folder of the base, in diffusers' layout.")],
+    start: Annotated[str | None, typer.Option(help="Base to go on from: nano or a folder (default: none)")] = None,
     state: Annotated[Path | None, typer.Option(help="Resumable state; the user cache directory by default.")] = None,
     stage: Annotated[
         str, typer.Option(help="Comma-separated: perceptual, autoencoder, decoder, denoiser, save; or all.")
     ] = "all",
-    autoencoder_steps: Annotated[int, typer.Option(help="Steps of the joint VAE training.")] = 2500,
-    decoder_steps: Annotated[int, typer.Option(help="Steps of the decoder alone.")] = 2100,
-    denoiser_steps: Annotated[int, typer.Option(help="Steps of the diffusion training.")] = 4600,
-    perceptual_steps: Annotated[int, typer.Option(help="Steps of the perceptual network.")] = 600,
+    autoencoder_steps: Annotated[int, typer.Option(help="Steps of the joint VAE training.")] = 3000,
+    decoder_steps: Annotated[int, typer.Option(help="Steps of the decoder alone.")] = 3000,
+    denoiser_steps: Annotated[int, typer.Option(help="Steps of the diffusion training.")] = 8000,
+    perceptual_steps: Annotated[int, typer.Option(help="Steps of each perceptual network.")] = 800,
     autoencoder_batch: Annotated[int | None, typer.Option(help="Images in a step of the joint VAE training.")] = None,
     decoder_batch: Annotated[int | None, typer.Option(help="Images in a step of the decoder alone.")] = None,
     denoiser_batch: Annotated[int | None, typer.Option(help="Images in a step; a GPU wants 256.")] = None,
@@ -79,7 +80,7 @@ def pretrain_command(
     if max_minutes is not None and max_minutes < 0:
         raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     place = use_device(device)
-    defaults = PretrainConfig(resolution=resolution, val_per_class=val_per_class, seed=seed)
+    defaults = PretrainConfig(resolution=resolution, val_per_class=val_per_class, seed=seed, start=start)
     config = replace(
         defaults,
         **{

@@ -139,6 +139,9 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("sampler", "guidance", 0, "prototype_scale"), 1.5, "prototype_scale"),
     (("sampler", "guidance", 0, "prototype_until"), math.nan, "prototype_until"),
     (("sampler", "guidance", 0, "prototype_until"), -0.5, "prototype_until"),
+    (("sampler", "guidance", 0, "guidance_from"), math.nan, "guidance_from"),
+    (("sampler", "guidance", 0, "guidance_until"), 1.5, "guidance_until"),
+    (("sampler", "guidance", 0, "guidance_until"), -0.1, "ascend"),
 ]
 
 

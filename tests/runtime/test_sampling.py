@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.manifest import BlockGuidance
+from dpd_runtime.manifest import BlockGuidance, Sampler
 from dpd_runtime.sampling import margins, sample, to_uint8
 from dpd_runtime.schedule import PREDICTION_TYPES, schedule_from_config
 from dpd_runtime.solvers import SOLVERS
@@ -116,6 +116,23 @@ def test_the_doubled_batch_holds_prompts_first_then_the_empty_one() -> None:
         assert np.array_equal(context, np.concatenate([PROMPTS, np.stack([EMPTY] * BATCH)]))
     for context in plain.contexts:
         assert np.array_equal(context, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("interval", "count", "doubled"),
+    [((0.0, 1.0), 5, 5), ((0.2, 0.8), 5, 3), ((0.25, 0.75), 4, 2), ((0.5, 0.5), 4, 0), ((0.1, 0.5), 4, 1)],
+)
+def test_guidance_acts_in_its_interval_and_costs_only_there(
+    interval: tuple[float, float], count: int, doubled: int
+) -> None:
+    guidance = BlockGuidance(guidance_scale=2.0, guidance_from=interval[0], guidance_until=interval[1])
+    denoiser = Denoiser()
+    run(denoiser, guidance, count=count)
+    sizes = [shape[0] for shape in denoiser.shapes]
+    assert sizes.count(2 * BATCH) == doubled
+    assert sum(sizes) == Sampler(steps=count, guidance=(guidance,)).evaluations_per_latent(0) * BATCH
+    wide, narrow = sizes.index(2 * BATCH) if doubled else 0, sizes[::-1].index(2 * BATCH) if doubled else 0
+    assert sizes[wide : count - narrow] == [2 * BATCH] * doubled or not doubled
 
 
 def test_rows_of_a_batch_do_not_touch_each_other() -> None:

@@ -1,6 +1,5 @@
 """The diffusion loss and loop: closed forms, and a resumed run equal to an uninterrupted one bit for bit."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from dpd_train.captions import CaptionTable
-from dpd_train.denoiser import DenoiserTraining, LatentData, denoising_loss, min_snr_weight, train_denoiser
+from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.denoising import decoder_loss, denoise, min_snr_weight
 from dpd_train.nano import nano_scheduler
 from tests.tiny import tiny_base
 
@@ -34,10 +34,69 @@ def test_loss_is_zero_for_the_target_that_diffusers_defines(prediction_type: str
     latents, noise = (torch.randn(4, 4, 8, 8, generator=generator) for _ in range(2))
     timesteps = torch.tensor([1, 200, 600, 990])
     target = noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
-    loss = denoising_loss(_Exact(target), latents, noise, timesteps, torch.zeros(4, 1, 1), schedule, 5.0)
+    loss = denoise(_Exact(target), latents, noise, timesteps, torch.zeros(4, 1, 1), schedule, 5.0).squared_error()
     assert loss.max() < 1e-8
-    wrong = denoising_loss(_Exact(-target), latents, noise, timesteps, torch.zeros(4, 1, 1), schedule, 5.0)
+    wrong = denoise(_Exact(-target), latents, noise, timesteps, torch.zeros(4, 1, 1), schedule, 5.0).squared_error()
     assert wrong.min() > 1e-6
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_predicted_clean_latents_are_those_of_diffusers(prediction_type: str) -> None:
+    from dpd_runtime.schedule import schedule_from_config
+
+    scheduler = DDIMScheduler.from_config(nano_scheduler().config, prediction_type=prediction_type)
+    generator = torch.Generator().manual_seed(0)
+    latents, noise, output = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(3))
+    for timestep in (1, 200, 600):
+        timesteps = torch.tensor([timestep])
+        schedule = schedule_from_config(scheduler.config)
+        said = denoise(_Exact(output), latents, noise, timesteps, torch.zeros(1, 1, 1), schedule, 5.0)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        scheduler.set_timesteps(1000)
+        expected = scheduler.step(output, timestep, noisy).pred_original_sample
+        torch.testing.assert_close(said.original, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_direction_error_is_blind_to_length() -> None:
+    from dpd_runtime.schedule import schedule_from_config
+
+    base_schedule = schedule_from_config(nano_scheduler().config)
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    timesteps = torch.tensor([300, 700])
+    exact = denoise(_Exact(latents), latents, noise, timesteps, torch.zeros(2, 1, 1), base_schedule, 5.0)
+    for factor, expected in ((0.3, 0.0), (1.0, 0.0), (-2.0, 2.0)):
+        answer = _Exact(factor * exact.target)
+        said = denoise(answer, latents, noise, timesteps, torch.zeros(2, 1, 1), base_schedule, 5.0)
+        torch.testing.assert_close(said.direction_error(), expected * said.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_decoder_loss_is_zero_for_the_clean_latents_alone(tmp_path: Path) -> None:
+    from dpd_train.base import load_base
+
+    vae = load_base(str(tiny_base(tmp_path))).vae
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        none, near, far = (float(decoder_loss(vae, latents + error, latents)) for error in (0.0, 0.05, 0.5))
+    assert none == 0
+    assert 0 < near < far
+    answer = latents.clone().requires_grad_()
+    decoder_loss(vae, answer + 0.1, latents).backward()
+    assert answer.grad is not None
+    assert answer.grad.abs().max() > 0
+
+
+def test_a_validation_loss_that_rises_ends_the_training(tmp_path: Path) -> None:
+    from dpd_train.base import load_base
+
+    for rise, measured in ((-1.0, 1), (1e9, 3)):  # every loss stands more than −100 % above the best; none 1e9 times
+        loaded = load_base(str(tiny_base(tmp_path / str(rise))))
+        training = DenoiserTraining(steps=6, batch=2, warmup=1, validate_every=2, stop_rise=rise, bfloat16=False)
+        state = tmp_path / f"{rise}.safetensors"
+        _, _, history = train_denoiser(
+            loaded.unet, loaded.text_encoder, _data(), _data(), loaded.schedule, training, state
+        )
+        assert len(history) == measured
 
 
 def test_min_snr_weights_the_error_of_the_clean_latents() -> None:
@@ -63,7 +122,17 @@ def _train(folder: Path, base: Path, steps: int, state: str) -> dict[str, torch.
     from dpd_train.base import load_base
 
     loaded = load_base(str(base))
-    training = DenoiserTraining(steps=6, batch=3, warmup=2, validate_every=3, checkpoint_seconds=0.0, bfloat16=False)
+    training = DenoiserTraining(
+        steps=6,
+        batch=3,
+        warmup=2,
+        validate_every=3,
+        checkpoint_seconds=0.0,
+        bfloat16=False,
+        direction_weight=0.2,
+        decoder_weight=0.1,
+        decoder_from=0.3,
+    )
     if steps < 6:  # stop early as a kill would: the schedule of the whole run, but only some of its steps
 
         class Killed(Exception):
@@ -75,11 +144,20 @@ def _train(folder: Path, base: Path, steps: int, state: str) -> dict[str, torch.
 
         with pytest.raises(Killed):
             train_denoiser(
-                loaded.unet, loaded.text_encoder, _data(), _data(), loaded.schedule, training, folder / state, stop
+                loaded.unet,
+                loaded.text_encoder,
+                _data(),
+                _data(),
+                loaded.schedule,
+                training,
+                folder / state,
+                stop,
+                vae=loaded.vae,
             )
         return {}
+    data = _data()
     unet, _, _ = train_denoiser(
-        loaded.unet, loaded.text_encoder, _data(), _data(), loaded.schedule, replace(training), folder / state
+        loaded.unet, loaded.text_encoder, data, data, loaded.schedule, training, folder / state, vae=loaded.vae
     )
     return dict(unet.state_dict())
 

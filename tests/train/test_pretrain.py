@@ -8,7 +8,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from dpd_train.attributes import VOCABULARY, caption
-from dpd_train.autoencoder import AutoencoderTraining, gradient_loss, spectral_loss, train_autoencoder
+from dpd_train.autoencoder import (
+    AutoencoderTraining,
+    chroma_loss,
+    contrast_weights,
+    gradient_loss,
+    perceptual_loss,
+    spectral_loss,
+    statistics_loss,
+    train_autoencoder,
+)
 from dpd_train.base import load_base
 from dpd_train.classifiers import ResNet, ResNetConfig, count_parameters
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
@@ -16,7 +25,7 @@ from dpd_train.pretrain import PretrainConfig, pretrain
 from dpd_train.symmetry import ORDER, d4, random_d4
 from dpd_train.tokenizer import MAX_LENGTH, build_tokenizer, load_tokenizer
 from dpd_train.train import latent_classifier_shape, teacher_shape
-from tests.tiny import SIDE, drawn_scenes
+from tests.tiny import SIDE, drawn_scenes, tiny_base
 
 
 def test_nano_parts_stay_within_the_sizes_of_the_design(tmp_path: Path) -> None:
@@ -60,7 +69,15 @@ def _train(images: torch.Tensor, state: Path, steps: int, stop_at: int | None = 
     torch.manual_seed(0)
     networks = [ResNet(ResNetConfig(num_classes=2, widths=(4, 8), blocks=(1, 1))).eval().requires_grad_(False)]
     training = AutoencoderTraining(
-        steps=steps, batch=2, checkpoint_seconds=0.0, spectral_weight=1.0, coarse_weight=1.0, bfloat16=False
+        steps=steps,
+        batch=2,
+        checkpoint_seconds=0.0,
+        spectral_weight=1.0,
+        coarse_weight=1.0,
+        chroma_weight=1.0,
+        statistics_weight=1.0,
+        contrast_floor=0.1,
+        bfloat16=False,
     )
     vae = nano_vae(SIDE)
     if stop_at is not None:
@@ -105,6 +122,53 @@ def test_pretrain_leaves_a_base_that_plain_diffusers_opens(tmp_path: Path) -> No
     pipeline = StableDiffusionPipeline.from_pretrained(out, safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a satellite image of road", num_inference_steps=2, output_type="np").images.shape[1] == SIDE
+
+
+def test_pretrain_goes_on_from_a_base(tmp_path: Path) -> None:
+    """With a rate of zero every network stays what it was; without `start` nothing is the same."""
+    first = tiny_base(tmp_path)
+    scenes = drawn_scenes(tmp_path / "scenes", 5)
+    config = PretrainConfig(resolution=SIDE, val_per_class=2, start=str(first))
+    still = {"steps": 1, "batch": 2, "peak_rate": 0.0}
+    parts = {
+        name: replace(getattr(config, name), **still) for name in ("perceptual", "autoencoder", "decoder", "denoiser")
+    }
+    pretrain(scenes, tmp_path / "base", tmp_path / "state", replace(config, **parts))
+    before, after = load_base(str(first)), load_base(str(tmp_path / "base"))
+    for kind in ("vae", "unet", "text_encoder"):
+        old, new = getattr(before, kind).state_dict(), getattr(after, kind).state_dict()
+        for name, tensor in old.items():
+            torch.testing.assert_close(new[name], tensor, rtol=1e-3, atol=1e-3)  # it is stored in half precision
+
+
+def test_statistics_know_a_texture_wherever_its_details_lie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 16, 16, generator=generator)
+    tiles = features.reshape(2, 3, 4, 4, 4, 4)
+    shuffled = tiles[:, :, :, [2, 0, 3, 1]].reshape(2, 3, 16, 16)  # rows of each 4 × 4 window in another order
+    assert float(statistics_loss([shuffled], [features])) < 1e-5
+    assert float(perceptual_loss([shuffled], [features])) > 0.1
+    unit = features.std(dim=(0, 2, 3), keepdim=True)
+    # means move by half a deviation, deviations stay: (0.5 + 0) / 2, doubled
+    assert float(statistics_loss([features + 0.5 * unit], [features])) == pytest.approx(0.5, rel=0.01)
+
+
+def test_chroma_loss_sees_colour_and_no_brightness() -> None:
+    images = torch.zeros(1, 3, 8, 8)
+    assert float(chroma_loss(images + 0.3, images)) < 1e-6
+    red = images.clone()
+    red[:, 0] += 0.1
+    assert float(chroma_loss(red, images)) == pytest.approx(0.05)  # red − green is off by 0.1, blue − green by 0
+
+
+def test_an_image_of_little_contrast_counts_as_much_as_one_of_much() -> None:
+    generator = torch.Generator().manual_seed(0)
+    calm = 0.02 * torch.randn(1, 3, 16, 16, generator=generator)
+    images = torch.cat([calm, 10 * calm])
+    weights = contrast_weights(images, 1e-9)
+    assert float(weights.mean()) == pytest.approx(1)
+    assert float(weights[0] / weights[1]) == pytest.approx(10, rel=1e-4)
+    assert contrast_weights(images, 1e6).flatten().tolist() == pytest.approx([1, 1], rel=1e-4)
 
 
 def test_d4_is_a_group_of_eight_different_maps() -> None:

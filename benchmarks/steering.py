@@ -1,0 +1,108 @@
+"""Do the prompts steer? Two prompts of one class, the same noise, and what the captioner says about the images.
+
+    python benchmarks/steering.py ../shared/data/eurosat_rgb/train --base dpd_train/data/nano --out steering.json
+
+For each class and each kind of attribute, the two phrases that its training images have most often are asked for.
+Agreement is the share of images that have the phrase they were asked for; the control is the share that have it when
+the other phrase was asked for. Prompts that do nothing give two equal shares.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dpd_runtime.manifest import BlockGuidance
+from dpd_runtime.noise import NoiseStream
+from dpd_runtime.sampling import sample
+from dpd_runtime.solvers import SOLVERS
+from dpd_train.attributes import COLOURS, STRUCTURES, TEXTURES, caption, describe_many
+from dpd_train.base import Base, decode_images, load_base, torch_denoise
+from dpd_train.images import read_scenes
+from dpd_train.prompts import embed
+
+KINDS = {"colour": COLOURS, "texture": TEXTURES, "structure": STRUCTURES}
+
+
+def frequent_pair(phrases: list[tuple[str, ...]], vocabulary: tuple[str, ...]) -> tuple[str, str] | None:
+    """The two phrases of `vocabulary` that most images have, where each is had by a tenth of them."""
+    counts = Counter(word for words in phrases for word in words if word in vocabulary)
+    common = [word for word, count in counts.most_common(2) if count >= 0.1 * len(phrases)]
+    return (common[0], common[1]) if len(common) == 2 else None
+
+
+def draw(base: Base, name: str, prompt: str, count: int, guidance_scale: float, steps: int) -> npt.NDArray[np.uint8]:
+    """`count` images; the noise depends on the class and the index alone."""
+    make_steps, advance = SOLVERS["dpm++2m"]
+    table = embed(base.text_encoder, base.tokenizer, [prompt, ""]).numpy()
+    shape = (base.unet.config.in_channels, base.unet.config.sample_size, base.unet.config.sample_size)
+    latents = sample(
+        torch_denoise(base),
+        np.stack([NoiseStream(0, name, i, 0).normal(shape) for i in range(count)]),
+        np.repeat(table[:1], count, axis=0),
+        table[1],
+        None,
+        make_steps(base.schedule, steps),
+        advance,
+        base.schedule.prediction_type,
+        BlockGuidance(guidance_scale=guidance_scale),
+    )
+    return decode_images(base, latents)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--base", default="nano")
+    parser.add_argument("--val-per-class", type=int, default=100)
+    parser.add_argument("--images", type=int, default=20, help="for each prompt")
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    base = load_base(args.base)
+    scenes = read_scenes(args.data, part="train", val_per_class=args.val_per_class)
+    words = describe_many(scenes.images)
+    cases: list[dict[str, Any]] = []
+    for label, name in enumerate(scenes.classes):
+        own = [words[i] for i in np.flatnonzero(scenes.labels == label)]
+        for kind, vocabulary in KINDS.items():
+            pair = frequent_pair(own, vocabulary)
+            if pair is None:
+                continue
+            images = [
+                draw(base, name, caption(name, (word,)), args.images, args.guidance_scale, args.steps) for word in pair
+            ]
+            found = [describe_many(part) for part in images]
+            share = [[float(np.mean([word in phrases for phrases in part])) for part in found] for word in pair]
+            cases.append(
+                {
+                    "class": name,
+                    "kind": kind,
+                    "phrases": pair,
+                    "agreement": (share[0][0] + share[1][1]) / 2,
+                    "control": (share[0][1] + share[1][0]) / 2,
+                    "pixel_difference": float(np.abs(images[0].astype(float) - images[1]).mean()),
+                }
+            )
+            print(json.dumps(cases[-1]), flush=True)
+    result = {
+        kind: {key: float(np.mean([case[key] for case in cases if case["kind"] == kind])) for key in keys}
+        for keys in [("agreement", "control", "pixel_difference")]
+        for kind in KINDS
+        if any(case["kind"] == kind for case in cases)
+    }
+    text = json.dumps({"guidance_scale": args.guidance_scale, "kinds": result, "cases": cases}, indent=1)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What the sampler's settings are worth: students on sets regenerated with each of them, on the validation part.
+
+    python benchmarks/sweep.py BUNDLE ../shared/data/eurosat_rgb/train --ipc 10 --pairs 4 --out sweep.json \
+        --try "" --try guidance_scale=2 --try guidance_scale=2,guidance_from=0.2 --try candidates=1,prototype_scale=0
+
+Each --try changes the bundle's own sampler: steps, solver, candidates, and, in the blocks from --from-block on,
+guidance_scale, guidance_from, guidance_until, prototype_scale, prototype_until. Pair i has generation seed i and
+student seed i in every setting, so that settings are compared in pairs with the first one. The teacher is the bundle's
+own. What is there in --out already is kept and not computed again.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpd_eval.cache import default_folder
+from dpd_eval.plan import Training, run_plan
+from dpd_eval.recipe import load_recipe
+from dpd_eval.statistics import overall_accuracy, paired_difference
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.engines import Provider
+from dpd_runtime.generate import generate
+from dpd_runtime.manifest import BlockGuidance, Sampler
+from dpd_train.images import SceneSet, read_scenes
+
+
+def changed(sampler: Sampler, text: str, from_block: int) -> Sampler:
+    """`sampler` with the settings of one --try."""
+    known = {field.name: field.type for field in (*fields(Sampler), *fields(BlockGuidance))}
+    values: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, value = part.split("=")
+        kind = known[name]
+        values[name] = kind(value) if callable(kind) else value
+    of_guidance = {name: value for name, value in values.items() if name in {f.name for f in fields(BlockGuidance)}}
+    rest = {name: value for name, value in values.items() if name not in of_guidance}
+    blocks = sorted({0, from_block, *(g.from_block for g in sampler.guidance)})
+    guidance = [replace(sampler.guidance_for(b), from_block=b) for b in blocks]
+    return replace(
+        sampler,
+        **rest,
+        guidance=tuple(replace(g, **of_guidance) if g.from_block >= from_block else g for g in guidance),
+    )
+
+
+def regenerate(bundle: Bundle, sampler: Sampler, ipc: int, seed: int) -> SceneSet:
+    images = list(generate(bundle, ipc=ipc, seed=seed, sampler=sampler, provider="cpu", threads=1))
+    return SceneSet(
+        classes=tuple(scene.name for scene in bundle.classes),
+        images=np.stack([image.pixels for image in images]),
+        labels=np.array([image.label for image in images], np.int64),
+        hashes=(),
+        rejected=(),
+    )
+
+
+def agreement(bundle: Bundle, scenes: SceneSet) -> float:
+    """Share of the images which the bundle's own teacher puts into their class."""
+    teacher = bundle.engine("classifier/model.onnx", Provider("cpu", "benchmark"), 1)
+    pixels = scenes.images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    logits = np.concatenate([teacher.run(images=pixels[i : i + 10]) for i in range(0, len(pixels), 10)])
+    return float((logits.argmax(1) == scenes.labels).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--val-per-class", type=int, default=100)
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--from-block", type=int, default=0)
+    parser.add_argument("--try", dest="tries", action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    bundle = load_bundle(args.bundle)
+    held = read_scenes(args.data, part="val", val_per_class=args.val_per_class)
+    rows: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for text in args.tries:
+        sampler = changed(bundle.manifest.sampler, text, args.from_block)
+        key = f"ipc {args.ipc}, blocks from {args.from_block}: {text or 'as the bundle has it'}"
+        row = rows.setdefault(key, {"sampler": asdict(sampler), "bundle": bundle.hash, "oa": [], "agreement": []})
+        for seed in range(len(row["oa"]), args.pairs):
+            scenes = regenerate(bundle, sampler, args.ipc, seed)
+            plan = [Training("set", "convnet", args.ipc, seed, scenes, np.arange(len(scenes.labels)))]
+            outcomes, _ = run_plan(plan, held, load_recipe("quick"), 1, default_folder(), lambda *_: None)
+            row["oa"].append(overall_accuracy(outcomes[0].confusion))
+            row["agreement"].append(agreement(bundle, scenes))
+        row["evaluations_per_image"] = sampler.candidates * sampler.evaluations_per_latent(args.from_block)
+        first = next(iter(rows.values()))
+        pairs = min(len(first["oa"]), len(row["oa"]))
+        row["against_first"] = asdict(paired_difference(row["oa"][:pairs], first["oa"][:pairs]))
+        args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        print(f"{key}: OA {np.mean(row['oa']):.4f}, agreement {np.mean(row['agreement']):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
