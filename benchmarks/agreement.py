@@ -1,6 +1,7 @@
-"""Share of a set's images which the bundle's teacher puts into their own class.
+"""Share of images which the bundle's teacher puts into their own class: of a generated set, or of real images.
 
-python benchmarks/agreement.py distilled dpd_runtime/data/eurosat64.dpd
+python benchmarks/agreement.py dpd_runtime/data/eurosat64.dpd distilled
+python benchmarks/agreement.py dpd_runtime/data/eurosat64.dpd ../shared/data/eurosat_rgb/test
 """
 
 import json
@@ -8,21 +9,32 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dpd_runtime import load_bundle
+from dpd_runtime.bundle import Bundle
 from dpd_runtime.engines import Provider
+from dpd_train.images import SceneSet, read_scenes
+
+BATCH = 50
+
+
+def agreement(bundle: Bundle, scenes: SceneSet, threads: int = 1) -> dict[str, float]:
+    """Share in [0, 1] for each class of `scenes`, whose classes are the bundle's."""
+    teacher = bundle.engine("classifier/model.onnx", Provider("cpu", "benchmark"), threads)
+    labels = {scene.name: scene.label for scene in bundle.classes}
+    shares = {}
+    for index, name in enumerate(scenes.classes):
+        pixels = scenes.images[scenes.labels == index].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        found = [teacher.run(images=pixels[i : i + BATCH]).argmax(axis=1) for i in range(0, len(pixels), BATCH)]
+        shares[name] = float((np.concatenate(found) == labels[name]).mean())
+    return shares
 
 
 def main() -> None:
-    out, bundle = Path(sys.argv[1]), load_bundle(sys.argv[2])
-    teacher = bundle.engine("classifier/model.onnx", Provider("cpu", "benchmark"))
-    agreement = {}
-    for scene in bundle.classes:
-        pixels = np.stack([np.asarray(Image.open(path)) for path in sorted((out / scene.name).glob("*.png"))])
-        inputs = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-        agreement[scene.name] = float((teacher.run(images=inputs).argmax(axis=1) == scene.label).mean())
-    print(json.dumps({"teacher_agreement": round(float(np.mean(list(agreement.values()))), 4), "classes": agreement}))
+    bundle = load_bundle(sys.argv[1])
+    scenes = read_scenes(Path(sys.argv[2]), part="all", resolution=bundle.manifest.image_shape[0])
+    shares = agreement(bundle, scenes)
+    print(json.dumps({"images": len(scenes.labels), "teacher": round(float(np.mean([*shares.values()])), 4)} | shares))
 
 
 if __name__ == "__main__":

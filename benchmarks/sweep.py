@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from agreement import agreement
 
 from dpd_eval.cache import default_folder
 from dpd_eval.plan import Training, run_plan
 from dpd_eval.recipe import load_recipe
 from dpd_eval.statistics import overall_accuracy, paired_difference
 from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.engines import Provider
 from dpd_runtime.generate import generate
 from dpd_runtime.manifest import BlockGuidance, Sampler
 from dpd_train.images import SceneSet, read_scenes
@@ -59,14 +59,6 @@ def regenerate(bundle: Bundle, sampler: Sampler, ipc: int, seed: int) -> SceneSe
     )
 
 
-def agreement(bundle: Bundle, scenes: SceneSet) -> float:
-    """Share of the images which the bundle's own teacher puts into their class."""
-    teacher = bundle.engine("classifier/model.onnx", Provider("cpu", "benchmark"), 1)
-    pixels = scenes.images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-    logits = np.concatenate([teacher.run(images=pixels[i : i + 10]) for i in range(0, len(pixels), 10)])
-    return float((logits.argmax(1) == scenes.labels).mean())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
@@ -91,7 +83,7 @@ def main() -> None:
             plan = [Training("set", "convnet", args.ipc, seed, scenes, np.arange(len(scenes.labels)))]
             outcomes, _ = run_plan(plan, held, load_recipe("quick"), 1, default_folder(), lambda *_: None)
             row["oa"].append(overall_accuracy(outcomes[0].confusion))
-            row["agreement"].append(agreement(bundle, scenes))
+            row["agreement"].append(float(np.mean([*agreement(bundle, scenes).values()])))
         row["evaluations_per_image"] = sampler.candidates * sampler.evaluations_per_latent(args.from_block)
         first = next(iter(rows.values()))
         pairs = min(len(first["oa"]), len(row["oa"]))

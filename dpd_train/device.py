@@ -1,9 +1,12 @@
 """Where a training runs and when it stops. Random draws come from CPU generators whatever the device."""
 
 import logging
+import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +40,18 @@ def use_device(name: str) -> torch.device:
     torch.set_float32_matmul_precision("high")  # TF32
     torch.backends.cudnn.benchmark = True  # batches keep their shape
     return torch.device("cuda")
+
+
+def hardware(device: torch.device) -> str:
+    """What a training ran on, for its record: the GPU's name, or the CPU's with the threads used. No host name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{named or platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -6,7 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,87 +16,27 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from dpd_runtime.atomic import write_atomically
 from dpd_runtime.errors import InputError
 from dpd_train.attributes import VOCABULARY, describe_many
-from dpd_train.autoencoder import AutoencoderTraining, reconstruction_metrics, train_autoencoder
-from dpd_train.base import Base, load_base, save_base
+from dpd_train.autoencoder import reconstruction_metrics, train_autoencoder
+from dpd_train.base import Base, load_base, nano_folder, save_base
 from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.checkpoint import load_state, without_prefix
-from dpd_train.classifiers import ResNet, ResNetConfig
-from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
-from dpd_train.device import Deadline, TimeUp
+from dpd_train.classifiers import ResNet
+from dpd_train.denoiser import LatentData, train_denoiser
+from dpd_train.device import Deadline, TimeUp, hardware
 from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
 from dpd_train.latents import encode_cached
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
+from dpd_train.pretrain_config import PretrainConfig, perceptual_shapes
 from dpd_train.tokenizer import build_tokenizer
-from dpd_train.train_classifier import ClassifierTraining, train_classifier
+from dpd_train.train_classifier import train_classifier
 
 log = logging.getLogger(__name__)
 Stage = Literal["perceptual", "autoencoder", "decoder", "denoiser", "save"]
 STAGES: tuple[Stage, ...] = ("perceptual", "autoencoder", "decoder", "denoiser", "save")
 Progress = Callable[[int, int], None]
-
-PERCEPTUAL_SEED = 100  # the judges' and the teacher's seeds are others: no network rates what it helped to make
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Everything that decides a base but the data."""
-
-    resolution: int = 64
-    val_per_class: int | None = None
-    seed: int = 0
-    start: str | None = None  # a base to go on from; None begins at random weights
-    perceptual: ClassifierTraining = field(
-        default_factory=lambda: ClassifierTraining(steps=800, colour_gain=0.03, seed=PERCEPTUAL_SEED)
-    )
-    autoencoder: AutoencoderTraining = field(
-        default_factory=lambda: AutoencoderTraining(
-            steps=3000,
-            batch=12,
-            peak_rate=5e-4,
-            l1_weight=0.5,
-            coarse_weight=6.0,
-            chroma_weight=4.0,
-            gradient_weight=0.25,
-            spectral_weight=2.0,
-            perceptual_weight=1.0,
-            statistics_weight=1.0,
-            contrast_floor=0.04,
-            scale_probability=0.1,
-        )
-    )
-    decoder: AutoencoderTraining = field(
-        default_factory=lambda: AutoencoderTraining(
-            steps=3000,
-            batch=12,
-            peak_rate=4e-4,
-            l1_weight=0.25,
-            coarse_weight=6.0,
-            chroma_weight=4.0,
-            gradient_weight=0.0,
-            spectral_weight=4.0,
-            perceptual_weight=1.0,
-            statistics_weight=1.5,
-            contrast_floor=0.04,
-            kl_weight=0.0,
-            scale_probability=0.0,
-            latent_noise=0.05,
-            seed=1,
-        )
-    )
-    denoiser: DenoiserTraining = field(
-        default_factory=lambda: DenoiserTraining(steps=8000, direction_weight=0.5, decoder_weight=0.1)
-    )
-
-
-def _perceptual_shapes(classes: int) -> tuple[ResNetConfig, ...]:
-    """Three networks that see differently: a decoder that pleases all of them has no room for tricks."""
-    return (
-        ResNetConfig(num_classes=classes, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1),
-        ResNetConfig(num_classes=classes, widths=(32, 64, 96), blocks=(1, 1, 1), stem_stride=2),
-        ResNetConfig(num_classes=classes, widths=(24, 48, 64, 96), blocks=(1, 1, 1, 1), stem_stride=2),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,23 +86,26 @@ class _Timed:
 
 
 def _perceptual_stage(work: _Work, progress: Progress) -> None:
-    shapes, training = _perceptual_shapes(len(work.train.classes)), work.config.perceptual
+    shapes, training = perceptual_shapes(len(work.train.classes)), work.config.perceptual
     pixels, held = (to_float(images) for images in work.pixels)
     for i, shape in enumerate(shapes):
         weights, unfinished = _perceptual_file(work.state, i), work.state / f"perceptual{i}.unfinished.safetensors"
         if weights.exists():
             continue
-        trained = train_classifier(
-            pixels,
-            torch.from_numpy(work.train.labels),
-            (held, torch.from_numpy(work.held.labels)),
-            shape,
-            replace(training, seed=training.seed + i),
-            lambda step, steps, done=i: progress(done * steps + step, len(shapes) * steps),  # type: ignore[misc]
-            device=work.device,
-            deadline=work.deadline,
-            state=unfinished,
-        )
+        try:
+            trained = train_classifier(
+                pixels,
+                torch.from_numpy(work.train.labels),
+                (held, torch.from_numpy(work.held.labels)),
+                shape,
+                replace(training, seed=training.seed + i),
+                lambda step, steps, done=i: progress(done * steps + step, len(shapes) * steps),  # type: ignore[misc]
+                device=work.device,
+                deadline=work.deadline,
+                state=unfinished,
+            )
+        except TimeUp as stop:
+            raise TimeUp(i * stop.steps + stop.step, len(shapes) * stop.steps) from stop
         log.info("perceptual network %d: %.4f on validation", i, trained.accuracy)
         save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
         unfinished.unlink(missing_ok=True)
@@ -173,7 +117,7 @@ def _perceptual_file(state: Path, index: int) -> Path:
 
 def _perceptual_networks(classes: int, state: Path) -> Sequence[ResNet]:
     networks = []
-    for i, shape in enumerate(_perceptual_shapes(classes)):
+    for i, shape in enumerate(perceptual_shapes(classes)):
         network = ResNet(shape)
         network.load_state_dict(load_file(_perceptual_file(state, i)))
         networks.append(network.eval().requires_grad_(False).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
@@ -282,10 +226,39 @@ def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[st
     return replace(base, unet=trained_unet.eval(), text_encoder=trained_text.eval()), history
 
 
+def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
+    """Add one line on what this call did to the state's list of pieces."""
+    if stage == "perceptual" or not timing["steps"]:
+        return
+    training = getattr(work.config, stage)
+    line = (
+        f"{stage}: {timing['steps']} of {training.steps} steps of {training.batch} images, peak rate "
+        f"{training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
+    )
+    write_atomically(work.state / "pieces.json", json.dumps([*_pieces(work), line], indent=1).encode())
+
+
+def _pieces(work: _Work) -> list[str]:
+    """What earlier calls did, those of the base that the run started from first."""
+    path = work.state / "pieces.json"
+    if path.exists():
+        done: list[str] = json.loads(path.read_text(encoding="utf-8"))
+        return done
+    start = nano_folder() if work.config.start == "nano" else Path(work.config.start or "")
+    record = start / "pretrain.json"
+    if work.config.start is None or not record.exists():
+        return []
+    before = json.loads(record.read_text(encoding="utf-8"))
+    return [*before.get("pieces", []), "from here on with the start of that base"]
+
+
 def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[str, Any]:
     held = work.pixels[1]
     return {
-        "config": asdict(work.config),
+        "config": asdict(work.config) | {"start": None if work.config.start is None else Path(work.config.start).name},
+        "pieces": _pieces(work),
+        "hardware": hardware(work.device),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
         "data": fingerprint(work.train),
         "device": work.device.type,
         "autoencoder": reconstruction_metrics(base.vae, to_float(held[:: max(1, len(held) // 500)])),
@@ -332,6 +305,7 @@ def pretrain(
                 trained = run(work, timed)
             finally:
                 timing[stage] = timed.summary()
+                _record(work, stage, timing[stage])
             if trained is not None:
                 metrics = _metrics(work, *trained)
                 if "save" in stages:

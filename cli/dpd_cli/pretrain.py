@@ -56,7 +56,8 @@ def pretrain_command(
     import torch
 
     from dpd_train.device import use_device
-    from dpd_train.pretrain import STAGES, PretrainConfig, pretrain
+    from dpd_train.pretrain import STAGES, pretrain
+    from dpd_train.pretrain_config import PretrainConfig
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     stages = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))

@@ -1,5 +1,6 @@
 """Pretraining at a tiny size: sizes of the nano base, bit-exact resume, what each stage may change."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from dpd_train.autoencoder import (
 from dpd_train.base import load_base
 from dpd_train.classifiers import ResNet, ResNetConfig, count_parameters
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
-from dpd_train.pretrain import PretrainConfig, pretrain
+from dpd_train.pretrain import pretrain
+from dpd_train.pretrain_config import PretrainConfig
 from dpd_train.symmetry import ORDER, d4, random_d4
 from dpd_train.tokenizer import MAX_LENGTH, build_tokenizer, load_tokenizer
 from dpd_train.train import latent_classifier_shape, teacher_shape
@@ -119,6 +121,10 @@ def test_pretrain_leaves_a_base_that_plain_diffusers_opens(tmp_path: Path) -> No
     same = {name: torch.equal(before[name].half().float(), after[name]) for name in before}
     assert all(same[name] for name in same if name.startswith(("encoder", "quant_conv")))
     assert not all(same[name] for name in same if name.startswith("decoder"))
+    record = json.loads((out / "pretrain.json").read_text(encoding="utf-8"))
+    assert [piece.split(":")[0] for piece in record["pieces"]] == ["autoencoder", "decoder", "denoiser"]
+    assert all("2 of 2 steps of 2 images" in piece for piece in record["pieces"])
+    assert str(tmp_path) not in json.dumps(record)
     pipeline = StableDiffusionPipeline.from_pretrained(out, safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a satellite image of road", num_inference_steps=2, output_type="np").images.shape[1] == SIDE
