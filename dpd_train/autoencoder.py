@@ -33,7 +33,8 @@ class AutoencoderTraining:
     batch: int = 24
     peak_rate: float = 8e-4
     l1_weight: float = 1.0
-    coarse_weight: float = 0.0  # L1 after 4×4 averaging: colour and layout, blind to texture
+    coarse_weight: float = 0.0  # L1 after averaging over the squares of coarse_sides: colour, layout, lines
+    coarse_sides: tuple[int, ...] = (4,)
     chroma_weight: float = (
         0.0  # the same of the colour differences alone, which are small in RGB and tell classes apart
     )
@@ -153,7 +154,8 @@ def _pixel_losses(
         "gradient": training.gradient_weight * gradient_loss(reconstructed, targets),
     }
     if training.coarse_weight:
-        coarse = F.l1_loss(F.avg_pool2d(reconstructed, 4), F.avg_pool2d(targets, 4))
+        pooled = ((F.avg_pool2d(x, side) for x in (reconstructed, targets)) for side in training.coarse_sides)
+        coarse = torch.stack([F.l1_loss(*pair) for pair in pooled]).mean()
         parts["coarse"] = training.coarse_weight * coarse
     if training.chroma_weight:
         parts["chroma"] = training.chroma_weight * chroma_loss(reconstructed, targets)
