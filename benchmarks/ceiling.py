@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL
 from dpd_eval.cache import default_folder
 from dpd_eval.plan import Training, run_plan
 from dpd_eval.recipe import load_recipe
+from dpd_eval.selection import random_subset
 from dpd_eval.statistics import overall_accuracy, paired_difference
-from dpd_eval.subsets import random_subset
 from dpd_runtime.sampling import to_uint8
 from dpd_train.autoencoder import reconstruction_metrics
 from dpd_train.images import SceneSet, read_scenes, to_float

@@ -37,10 +37,30 @@ def images_hash(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     return digest.hexdigest()
 
 
-def training_key(train_hash: str, test_hash: str, num_classes: int, student: str, recipe: Recipe, seed: int) -> str:
-    """sha256 of everything that decides a training's outcome on one type of machine."""
-    values = {key: value for key, value in recipe.to_dict().items() if key != "name"}
-    parts = [FORMAT, train_hash, test_hash, num_classes, student, values, seed, str(torch.__version__)]
+def soft_labels_hash(soft: NDArray[np.float32]) -> str:
+    """sha256 over shape and values of soft labels [n, C]."""
+    return hashlib.sha256(json.dumps(soft.shape).encode() + soft.astype("<f4").tobytes()).hexdigest()
+
+
+def training_key(
+    train_hash: str,
+    test_hash: str,
+    num_classes: int,
+    student: str,
+    recipe: Recipe,
+    seed: int,
+    soft_hash: str | None = None,
+) -> str:
+    """sha256 of everything that decides a training's outcome on one type of machine.
+
+    Args:
+        student: `dpd_eval.students.student_identity` of it.
+        recipe: with its number of steps settled (`Recipe.for_training`).
+        soft_hash: of the soft labels; None for hard ones.
+    """
+    parts = [FORMAT, train_hash, test_hash, num_classes, student, recipe.key_dict(), seed, str(torch.__version__)]
+    if soft_hash is not None:
+        parts.append(soft_hash)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

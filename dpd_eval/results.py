@@ -1,10 +1,11 @@
 """What `evaluate` returns, as frozen dataclasses which turn into one JSON object."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from dpd_eval.metrics import SetMetrics
 from dpd_eval.recipe import Recipe
-from dpd_eval.statistics import Interval
+from dpd_eval.statistics import Interval, Verdict
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,8 @@ class ArmResult:
     """One arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
 
     oa_std is the sample standard deviation (n − 1), None for one pair; aa, kappa and class_accuracy are means over
-    pairs; seconds is the sum of training and testing times, of cached trainings too.
+    pairs; confusion [true, predicted] counts the test images of all pairs; steps are the optimiser steps of each
+    training; seconds is the sum of training and testing times, of cached trainings too.
     """
 
     arm: str
@@ -25,6 +27,8 @@ class ArmResult:
     aa: float
     kappa: float
     class_accuracy: dict[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+    steps: int
     seeds: tuple[int, ...]
     cached: int
     seconds: float
@@ -46,14 +50,34 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """Whether OA of `arm` ≥ `ratio` · OA of `reference`; the interval is that of left − right, in pairs (DESIGN §4)."""
+
+    arm: str
+    reference: str
+    student: str
+    ipc: int
+    ratio: float
+    verdict: Verdict
+    interval: Interval
+
+
+@dataclass(frozen=True)
 class StudentInfo:
+    """Cost of one image, see `dpd_eval.students.cost`, and size."""
+
     multiply_adds: int
     parameters: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The whole comparison. `test_part` is "val", "test" or "all" (a folder without parts)."""
+    """The whole comparison.
+
+    test_part is "val", "test" or "all" (a folder without parts); teacher describes who gave the soft labels, extractor
+    whose features chose the baselines and measured the sets; verdicts are about `at_least`; fingerprints are sha256:
+    of the sorted content hashes of train, test and each set, and of the weights of each `hf:` student.
+    """
 
     sets: tuple[str, ...]
     train: str
@@ -62,12 +86,20 @@ class Evaluation:
     classes: tuple[str, ...]
     train_images: int
     test_images: int
+    val_per_class: int | None
     resolution: int
+    labels: Literal["hard", "soft"]
+    teacher: str | None
+    extractor: str | None
     recipe: Recipe
     students: dict[str, StudentInfo]
     arms: tuple[ArmResult, ...]
     differences: tuple[Difference, ...]
+    at_least: float
+    verdicts: tuple[Goal, ...]
+    metrics: tuple[SetMetrics, ...]
     notes: tuple[str, ...]
+    fingerprints: dict[str, str]
     versions: dict[str, str]
     seconds: float
 

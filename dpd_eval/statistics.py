@@ -44,6 +44,11 @@ def cohen_kappa(confusion: NDArray[np.int64]) -> float:
     return (overall_accuracy(confusion) - expected) / (1 - expected)
 
 
+def fewest_pairs(ipc: int) -> int:
+    """The least number of pairs for a figure at this IPC (DESIGN §4): small subsets differ more."""
+    return 8 if ipc <= 10 else 5
+
+
 @dataclass(frozen=True)
 class Interval:
     """Mean of n paired values with its two-sided t-interval; the ends are None for n = 1."""

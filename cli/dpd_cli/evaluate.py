@@ -2,12 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from dpd_eval.results import Evaluation
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -35,11 +32,31 @@ def evaluate_command(
     ],
     train: Annotated[Path, typer.Option(help="Labelled real images; baselines draw from the training part.")],
     test: Annotated[str, typer.Option(help="Folder of test images, or 'val': the validation part of --train.")],
-    students: Annotated[str, typer.Option(help="Classifiers to train, with commas.")] = "convnet",
-    baselines: Annotated[str, typer.Option(help="Real subsets to compare with, with commas; '' for none.")] = "random",
+    students: Annotated[
+        str,
+        typer.Option(help="With commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, hf:ID_OR_PATH."),
+    ] = "convnet",
+    baselines: Annotated[
+        str, typer.Option(help="With commas: random, herding, k-center, k-means, full; '' for none.")
+    ] = "random",
     ipc: Annotated[str | None, typer.Option(help="Images a class, with commas (default: all of SET's)")] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe name or the path of a .toml file.")] = "quick",
+    recipe: Annotated[str, typer.Option(help="quick, paper or the path of a .toml file.")] = "quick",
     pairs: Annotated[int | None, typer.Option(help="Paired runs (default: 8 up to IPC 10, 5 above)")] = None,
+    at_least: Annotated[
+        float, typer.Option(help="Say whether the set reaches this share of each baseline's accuracy.")
+    ] = 1.0,
+    soft_labels: Annotated[
+        bool, typer.Option("--soft-labels", help="Students of every arm learn one teacher's probabilities.")
+    ] = False,
+    metrics: Annotated[
+        bool, typer.Option("--metrics/--no-metrics", help="Compare the arms' images with the real ones, in features.")
+    ] = True,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose features: own, trained on --train (default), or hf:ID_OR_PATH, on this machine already."
+        ),
+    ] = None,
     val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of every image in pixels (default: SET's)")] = None,
     jobs: Annotated[int, typer.Option(help="Processes, one thread each; figures do not depend on it.")] = 1,
@@ -53,8 +70,13 @@ def evaluate_command(
         dpd evaluate set/ --train data/train --test val --ipc 10
 
         dpd evaluate set0/ set1/ set2/ --train data/train --test data/test --pairs 6 --jobs 2 --out result.json
+
+        dpd evaluate set/ --train data/train --test data/test --ipc 10,50 --baselines random,herding,k-means,full
+
+        dpd evaluate set/ --train data/train --test data/test --students convnet,resnet,vit-tiny --soft-labels
     """
-    from dpd_cli.terminal import print_json, progress_bar
+    from dpd_cli.evaluation_tables import print_evaluation
+    from dpd_cli.terminal import Update, print_json, stage_progress
     from dpd_cli.torch_half import require_torch
     from dpd_runtime.errors import InputError
 
@@ -67,7 +89,14 @@ def evaluate_command(
     require_torch()
     from dpd_eval import evaluate
 
-    with progress_bar("training students, %") as tell:  # a training has parts: percent moves where a count stands still
+    with stage_progress() as stage:
+        bar: list[Update] = []
+
+        def tell(done: float, total: int, what: str) -> None:
+            if not bar:
+                bar.append(stage("training students, %"))
+            bar[0](round(100 * done / total), 100)  # a training has parts: percent moves where a count stands still
+
         result = evaluate(
             sets,
             train=train,
@@ -77,44 +106,19 @@ def evaluate_command(
             ipc=sizes,
             recipe=recipe,
             pairs=pairs,
+            at_least=at_least,
+            soft=soft_labels,
+            metrics=metrics,
+            extractor=extractor,
             val_per_class=val_per_class,
             resolution=resolution,
             jobs=jobs,
-            progress=lambda done, total, what: tell(round(100 * done / total), 100),
+            progress=tell,
+            stage=stage,
         )
     if out is not None:
         out.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if json_output:
         print_json(result.to_dict())
     else:
-        _print_tables(result)
-
-
-def _print_tables(result: "Evaluation") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=f"{result.test_images} test images, {result.resolution} px, recipe {result.recipe.name}")
-    for heading in ("arm", "student", "IPC", "images", "pairs", "OA %", "± std", "AA %", "kappa"):
-        table.add_column(heading, justify="left" if heading in ("arm", "student") else "right")
-    for arm in result.arms:
-        std = "" if arm.oa_std is None else f"{100 * arm.oa_std:.2f}"
-        figures = (f"{100 * arm.oa_mean:.2f}", std, f"{100 * arm.aa:.2f}", f"{arm.kappa:.4f}")
-        table.add_row(arm.arm, arm.student, str(arm.ipc), str(arm.images), str(len(arm.oa_runs)), *figures)
-    console.print(table)
-    for row in result.differences:
-        gap = row.difference
-        ends = "one pair, no interval"
-        if gap.low is not None and gap.high is not None:
-            ends = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-        ratio = "" if row.ratio is None else f", ratio {row.ratio:.3f}"
-        console.print(
-            f"{row.arm} − {row.reference} ({row.student}, IPC {row.ipc}): {100 * gap.mean:+.2f} points, {ends}, "
-            f"n = {gap.n}{ratio}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for note in result.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{result.seconds:.0f} s", highlight=False)
+        print_evaluation(result)

@@ -13,6 +13,8 @@ from dpd_cli.export import export_command
 from dpd_cli.generate import generate_command
 from dpd_cli.info import info_command
 from dpd_cli.pretrain import pretrain_command
+from dpd_cli.report import report_command
+from dpd_cli.select import select_command
 from dpd_cli.train import train_command
 
 INTERRUPTED = 130
@@ -31,6 +33,8 @@ app.command("generate")(generate_command)
 app.command("train")(train_command)
 app.command("export")(export_command)
 app.command("evaluate")(evaluate_command)
+app.command("report")(report_command)
+app.command("select")(select_command)
 app.command("info")(info_command)
 app.command("demo")(demo_command)
 app.command("pretrain")(pretrain_command)

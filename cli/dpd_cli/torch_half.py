@@ -6,6 +6,7 @@ import os
 PACKAGES = {
     "train": ("torch", "diffusers", "transformers", "sklearn"),
     "export": ("onnx", "onnxscript"),
+    "eval": ("scipy", "jinja2"),
     "cpu": ("onnxruntime",),
 }
 

@@ -1,4 +1,4 @@
-"""Errors of `dpd generate` as a user sees them: one line on stderr, the right exit code, nothing written."""
+"""Errors of commands as a user sees them: one line on stderr, the right exit code, nothing written."""
 
 import subprocess
 import sys
@@ -15,8 +15,14 @@ needs_bundle = pytest.mark.skipif(not EMBEDDED.is_file(), reason="the package ho
 def generate(
     arguments: list[str], environment: dict[str, str], folder: Path
 ) -> tuple[int, str, subprocess.CompletedProcess[str]]:
+    return dpd("generate", arguments, environment, folder)
+
+
+def dpd(
+    verb: str, arguments: list[str], environment: dict[str, str], folder: Path
+) -> tuple[int, str, subprocess.CompletedProcess[str]]:
     """Exit code, the one line on stderr, and everything else."""
-    command = [sys.executable, "-m", "dpd_cli", "generate", *arguments]
+    command = [sys.executable, "-m", "dpd_cli", verb, *arguments]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.stderr.endswith("\n"), done.stderr
     lines = done.stderr.splitlines()
@@ -61,3 +67,24 @@ def test_a_folder_with_other_content_is_left_alone(
     assert "mine: is not empty and holds no distilled set" in line
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "four years"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["--ipc", "ten"], ["--ipc ten", "such as 10,50"], id="ipc"),
+        pytest.param(["--out", "no/such/a.json"], ["the folder no/such does not exist"], id="out"),
+        pytest.param(["--baselines", "best"], ["'best'", "random, herding, k-center, k-means, full"], id="baseline"),
+        pytest.param(["--students", "hf:a/b"], ["a/b", "on this machine", "hf download a/b"], id="student"),
+        pytest.param(["--no-metrics", "--extractor", "own"], ["--extractor own", "no effect"], id="no-use"),
+    ],
+)
+def test_evaluate_says_what_is_wrong_before_it_reads_an_image(
+    arguments: list[str], words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["set", "--train", "train", "--test", "val", *arguments]
+    found, line, done = dpd("evaluate", arguments, process_environment, tmp_path)
+    assert found == 2, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []

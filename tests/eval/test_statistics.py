@@ -10,6 +10,7 @@ from dpd_eval.statistics import (
     class_accuracy,
     cohen_kappa,
     confusion_matrix,
+    fewest_pairs,
     overall_accuracy,
     paired_difference,
     ratio_verdict,
@@ -104,3 +105,18 @@ def test_one_pair_resolves_nothing_and_unequal_lengths_are_refused():
         paired_difference([1, 2, 3], [1, 2])
     with pytest.raises(InputError, match="at least one"):
         paired_difference([], [])
+
+
+def test_pairs_of_design():
+    """DESIGN §4: at least 8 at IPC 10, 5 at IPC 50; below 10 subsets differ more, not less."""
+    assert [fewest_pairs(ipc) for ipc in (1, 10, 11, 50)] == [8, 8, 5, 5]
+
+
+def test_twenty_pairs_of_design_resolve_half_a_point():
+    """DESIGN §4: a standard deviation of 1 point gives ± 0.5 at n = 20; coverage checked over drawn samples."""
+    drawn = np.random.default_rng(0).normal(0, 1, (2000, 20))
+    intervals = [t_interval(sample.tolist()) for sample in drawn]
+    halves = [(found.high - found.low) / 2 for found in intervals if found.high is not None and found.low is not None]
+    assert np.mean(halves) == pytest.approx(0.47, abs=0.03)
+    covered = [found.low <= 0 <= found.high for found in intervals if found.high is not None and found.low is not None]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)  # 3 standard deviations of a share of 2000

@@ -1,12 +1,9 @@
-"""Students: the classifiers that are trained on every arm. None of them is a network that made or chose images."""
+"""The quick student: a shallow residual ConvNet that trains 1,000 steps in a minute on one core."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-
-from dpd_runtime.errors import InputError
 
 
 class _Down(nn.Sequential):
@@ -57,46 +54,3 @@ class ConvNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.body(x).mean(dim=(2, 3)))
         return logits
-
-
-STUDENTS: dict[str, Callable[[int], nn.Module]] = {"convnet": ConvNet}
-
-
-def build_student(name: str, num_classes: int, seed: int) -> nn.Module:
-    """A fresh student whose weights depend on `seed` alone; the global generator is left as it was.
-
-    Raises:
-        InputError: an unknown student.
-    """
-    if name not in STUDENTS:
-        raise InputError(f"no student {name!r}: there are {', '.join(STUDENTS)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return STUDENTS[name](num_classes)
-
-
-def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of convolutions and linear layers for one [3, height, width] image; norms and pooling not counted.
-
-    A convolution costs output elements × (in_channels / groups) × kernel area, a linear layer in × out.
-    """
-    total = 0
-
-    def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        total += output[0].numel() * weight[0].numel()
-
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, height, width))
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-    return total

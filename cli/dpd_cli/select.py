@@ -1,0 +1,79 @@
+"""`dpd select`: a real subset in the form of a distilled set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def select_command(
+    data: Annotated[Path, typer.Argument(help="Class-per-folder tree; images are taken from its training part.")],
+    method: Annotated[str, typer.Option(help="random, herding, k-center, k-means or full.")],
+    out: Annotated[Path, typer.Option(help="Folder of the real set: a new one, or what an interrupted select left.")],
+    ipc: Annotated[int | None, typer.Option(help="Images per class; full takes all and refuses it.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of random, the one method that draws (default: 0)")] = None,
+    val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(help="Whose features: own, trained on DATA (default), or hf:ID_OR_PATH, on this machine already."),
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the images in pixels (default: DATA's)")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete a distilled set that is in the way.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Choose real images by class: the subsets that a distilled set has to stand beside. They may not leave the site.
+
+    Examples:
+
+        dpd select eurosat/ --method random --ipc 10 --seed 3 --out random3
+
+        dpd select eurosat/ --method k-center --ipc 50 --val-per-class 100 --out centers
+    """
+    import sys
+    import time
+
+    from dpd_cli.terminal import print_json, stage_progress
+    from dpd_cli.torch_half import require_torch
+
+    require_torch()
+    from dpd_eval.selection.real_set import select_set
+
+    started = time.monotonic()
+    with stage_progress() as progress:
+        result = select_set(
+            data,
+            out,
+            method=method,
+            ipc=ipc,
+            seed=seed,
+            val_per_class=val_per_class,
+            extractor=extractor,
+            resolution=resolution,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    seconds = time.monotonic() - started
+    print(f"warning: {out} holds real images; like the data it may not leave the site", file=sys.stderr)
+    if json_output:
+        print_json(
+            {
+                "out": str(out),
+                "method": method,
+                "images": result.images,
+                "classes": result.classes,
+                "extractor": result.extractor,
+                "rejected": result.rejected,
+                "real_images": True,
+                "seconds": round(seconds, 2),
+                "set_hash": result.set_hash,
+            }
+        )
+        return
+    print(f"{result.images} real images of {result.classes} classes in {out}/, chosen by {method}")
+    if result.extractor is not None:
+        print(f"features  {result.extractor}")
+    if result.rejected:
+        print(f"left out  {result.rejected} files of {data} that could not be read")
+    print(f"time      {seconds:.1f} s")
+    print(f"set hash  {result.set_hash}")
+    print(f"look at   {out}/contact_sheet.png")

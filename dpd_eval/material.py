@@ -1,0 +1,141 @@
+"""The images of an evaluation: sets, real training images, test images, read alike and checked against each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_runtime.errors import DataError
+from dpd_train.images import SceneSet, fingerprint, read_scenes, split_folders
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything at one size and with the same classes.
+
+    names stand for the sets in messages; test_part is "val", "test" or "all" (a folder without parts).
+    """
+
+    names: tuple[str, ...]
+    sets: tuple[SceneSet, ...]
+    real: SceneSet
+    judged: SceneSet
+    test_part: Literal["val", "test", "all"]
+
+    @property
+    def side(self) -> int:
+        return int(self.sets[0].images.shape[1])
+
+    def smallest_class(self) -> int:
+        """Images in the smallest class of any set."""
+        return min(int(_class_counts(scenes).min()) for scenes in self.sets)
+
+    def check_ipc(self, largest: int) -> None:
+        """Raises:
+        DataError: a set has a class with fewer images.
+        """
+        for name, scenes in zip(self.names, self.sets, strict=True):
+            counts = _class_counts(scenes)
+            smallest = int(counts.argmin())
+            if largest > counts[smallest]:
+                raise DataError(
+                    f"SET {name}: class {scenes.classes[smallest]} has {counts[smallest]} images, --ipc asks for "
+                    f"{largest}: give --ipc {counts[smallest]} or less, or generate more images"
+                )
+
+    def prefix(self, which: int, ipc: int) -> NDArray[np.int64]:
+        """Rows of the first `ipc` images of each class of set `which`, by file name."""
+        labels = self.sets[which].labels
+        return np.concatenate([np.flatnonzero(labels == c)[:ipc] for c in range(len(self.real.classes))])
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 over the sorted content hashes of each part."""
+        parts = {"train": self.real, "test": self.judged}
+        parts |= {f"set {i}": scenes for i, scenes in enumerate(self.sets)}
+        return {name: str(fingerprint(scenes)["sha256"]) for name, scenes in parts.items()}
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know and no figure says."""
+        notes = []
+        tested = set(self.judged.hashes)
+        named = [("--train", self.real)]
+        named += [(f"SET {name}", scenes) for name, scenes in zip(self.names, self.sets, strict=True)]
+        for name, scenes in named:
+            shared = len(tested.intersection(scenes.hashes))
+            if shared:
+                notes.append(f"{shared} test images are also in {name}, byte for byte: the accuracies are too high")
+        for name, scenes in (*named, ("--test", self.judged)):
+            if scenes.rejected:
+                notes.append(
+                    f"{name}: {len(scenes.rejected)} files left out, first {scenes.rejected[0].path}: "
+                    f"{scenes.rejected[0].reason}"
+                )
+        return notes
+
+
+def read_material(
+    sets: Sequence[Path],
+    train: Path,
+    test: Path | Literal["val"],
+    resolution: int | None = None,
+    val_per_class: int | None = None,
+) -> Material:
+    """Read all of it at `resolution`, or at the first set's.
+
+    Raises:
+        DataError: unreadable data, classes that differ, a test part that was trained on.
+    """
+    first = read_scenes(Path(sets[0]), part="all", resolution=resolution)
+    side = int(first.images.shape[1])
+    others = [read_scenes(Path(path), part="all", resolution=side) for path in sets[1:]]
+    real = read_scenes(train, part="train", resolution=side, val_per_class=val_per_class)
+    part = _test_part(test)
+    judged = read_scenes(
+        train if test == "val" else Path(test),
+        part=part,
+        resolution=side,
+        val_per_class=val_per_class if test == "val" else None,
+    )
+    material = Material(tuple(str(path) for path in sets), (first, *others), real, judged, part)
+    _check_overlap(judged, real, f"--test {test}", f"--train {train}")
+    _check_classes(judged.classes, real.classes, f"--test {test}", f"--train {train}")
+    for name, scenes in zip(material.names, material.sets, strict=True):
+        _check_classes(scenes.classes, real.classes, f"SET {name}", f"--train {train}")
+    return material
+
+
+def _test_part(test: Path | str) -> Literal["val", "test", "all"]:
+    if test == "val":
+        return "val"
+    folders = split_folders(Path(test)) if Path(test).is_dir() else ()
+    if folders and "test" not in folders:
+        raise DataError(f"--test {test}: has {', '.join(folders)} but no test/; give the test images, or --test val")
+    return "test" if folders else "all"
+
+
+def _check_classes(found: tuple[str, ...], expected: tuple[str, ...], what: str, reference: str) -> None:
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or extra:
+        parts = [f"it lacks {', '.join(missing)}"] if missing else []
+        parts += [f"it has also {', '.join(extra)}"] if extra else []
+        raise DataError(
+            f"{what}: its classes are not those of {reference}: {'; '.join(parts)}; "
+            "the class folders must have the same names"
+        )
+
+
+def _check_overlap(judged: SceneSet, real: SceneSet, what: str, reference: str) -> None:
+    """A few shared images are a note; a test part that mostly is training images is a mistake."""
+    shared = len(set(judged.hashes) & set(real.hashes))
+    if 10 * shared > len(judged.labels):
+        raise DataError(
+            f"{what}: {shared} of its {len(judged.labels)} images are training images of {reference}; "
+            "give images which were not trained on, or --test val"
+        )
+
+
+def _class_counts(scenes: SceneSet) -> NDArray[np.int64]:
+    return np.bincount(scenes.labels, minlength=len(scenes.classes)).astype(np.int64)

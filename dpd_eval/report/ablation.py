@@ -1,0 +1,79 @@
+"""Several evaluations beside each other: what differs in their settings, and what that did to the set's accuracy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord
+from dpd_eval.report.tables import Cell, Table, cells, difference_cell, mean_and_spread
+from dpd_eval.report.wording import plain
+from dpd_eval.statistics import paired_difference
+
+
+def ablations(evaluations: Sequence[EvaluationRecord]) -> list[Table]:
+    """One table for each test: evaluations on other images do not compare. The first of each is the reference."""
+    groups: dict[tuple[Any, ...], list[EvaluationRecord]] = {}
+    for evaluation in evaluations:
+        named = (evaluation.test, evaluation.test_part, evaluation.test_images)
+        tested = (evaluation.classes, evaluation.fingerprints.get("test") or named)
+        groups.setdefault(tested, []).append(evaluation)
+    return [table for group in groups.values() if len(group) > 1 for table in _tables(group)]
+
+
+def _tables(group: Sequence[EvaluationRecord]) -> list[Table]:
+    settings = [arm.setting for evaluation in group for arm in evaluation.arms if arm.name == SET_ARM]
+    columns = list(dict.fromkeys((setting.student, setting.ipc) for setting in settings))
+    grid = [[_entry(evaluation, group[0], *column) for column in columns] for evaluation in group]
+    names, titles = [e.name for e in group], [f"{student}, IPC {ipc}" for student, ipc in columns]
+    heading = "evaluation"
+    if len(columns) > len(group):  # the narrower way round
+        grid, names, titles, heading = [list(column) for column in zip(*grid, strict=True)], titles, names, "student"
+    accuracies = Table(
+        "Accuracy of the set's arm in %, mean ± standard deviation; differences from the first evaluation in points "
+        "with their 95 % interval, paired by student seed",
+        (heading, *(part for title in titles for part in (title, "− first"))),
+        tuple(cells(name, *(part for entry in row for part in entry)) for name, row in zip(names, grid, strict=True)),
+    )
+    facts = differing([_facts(evaluation) for evaluation in group])
+    rows = tuple(cells(key, *(entry.get(key, "–") for entry in facts)) for key in facts[0]) if facts else ()
+    words = frozenset(range(1, len(group) + 1))
+    different = Table("What differs", ("", *(e.name for e in group)), rows, text_columns=words)
+    return [different, accuracies] if rows else [accuracies]
+
+
+def _entry(evaluation: EvaluationRecord, first: EvaluationRecord, student: str, ipc: int) -> tuple[Cell, Cell]:
+    ours, other = _set_arm(evaluation, student, ipc), _set_arm(first, student, ipc)
+    return Cell(mean_and_spread(ours)), Cell("–") if evaluation is first else _against(ours, other)
+
+
+def _set_arm(evaluation: EvaluationRecord, student: str, ipc: int) -> Arm | None:
+    """Labels may differ between evaluations: that is one of the things which an ablation is about."""
+    own = (arm for arm in evaluation.arms if arm.name == SET_ARM)
+    return next((arm for arm in own if (arm.setting.student, arm.setting.ipc) == (student, ipc)), None)
+
+
+def _against(ours: Arm | None, first: Arm | None) -> Cell:
+    """Paired where both were trained with the same seeds, else nothing: an unpaired interval would be another claim."""
+    if ours is None or first is None or not ours.oa_runs:
+        return Cell("–")
+    if ours.seeds != first.seeds or len(ours.oa_runs) != len(first.oa_runs):
+        return Cell("other seeds")
+    return difference_cell(paired_difference(ours.oa_runs, first.oa_runs))
+
+
+def _facts(evaluation: EvaluationRecord) -> dict[str, str]:
+    facts = {
+        "sets": ", ".join(evaluation.sets),
+        "train": evaluation.train,
+        "training images": plain(evaluation.train_images),
+        "resolution": plain(evaluation.resolution),
+        "labels": ", ".join(dict.fromkeys(setting.labels for setting in evaluation.settings())),
+        "teacher": evaluation.teacher,
+    }
+    return facts | {f"recipe {key}": plain(value) for key, value in sorted(evaluation.recipe.items())}
+
+
+def differing(facts: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Of each, the entries in which they are not all equal; the same keys in all."""
+    keys = list(dict.fromkeys(key for entry in facts for key in entry))
+    kept = [key for key in keys if len({entry.get(key, "") for entry in facts}) > 1]
+    return [{key: entry.get(key) or "–" for key in kept} for entry in facts]

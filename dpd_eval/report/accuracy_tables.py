@@ -1,0 +1,120 @@
+"""Accuracies as tables: across architectures, class by class, what is taken for what."""
+
+from collections.abc import Sequence
+
+from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord, Setting
+from dpd_eval.report.tables import Cell, Table, cells, difference_cell, mean_and_spread
+from dpd_eval.report.wording import arm_words, count, grouped, percent, plain, points
+
+
+def architectures(evaluation: EvaluationRecord) -> list[Table]:
+    """For each IPC and kind of labels: arms down, students across, then the paired differences."""
+    tables = []
+    students = list(dict.fromkeys(s.student for s in evaluation.settings()))
+    many = len({s.labels for s in evaluation.settings()}) > 1
+    for labels, ipc in dict.fromkeys((s.labels, s.ipc) for s in evaluation.settings()):
+        settings = [Setting(labels, student, ipc) for student in students]
+        rows = []
+        for name in evaluation.arm_names():
+            found = [evaluation.arm(name, setting) for setting in settings]
+            if any(found):
+                images = next((a.images for a in found if a and a.images), None)
+                rows.append(cells(name, plain(images), *map(mean_and_spread, found)))
+        for ours, reference in dict.fromkeys((gap.arm, gap.reference) for gap in evaluation.gaps):
+            gaps = {g.setting: g.interval for g in evaluation.gaps if (g.arm, g.reference) == (ours, reference)}
+            if any(s in gaps for s in settings):
+                shown = [difference_cell(gaps[s]) if s in gaps else Cell("–") for s in settings]
+                rows.append(cells(f"{ours} − {reference}", "", *shown))
+        counted = {len(arm.oa_runs) for arm in evaluation.arms if arm.setting in settings}
+        runs = " or ".join(count(n, "training") for n in sorted(counted))
+        kind = f"{labels} labels, " if many or labels != "hard" else ""
+        caption = (
+            f"IPC {ipc}: {kind}overall accuracy in %, mean ± standard deviation over {runs}; "
+            "paired differences in points with their 95 % interval"
+        )
+        tables.append(Table(caption, ("arm", "images", *students), tuple(rows)))
+    return tables
+
+
+def student_sizes(evaluation: EvaluationRecord) -> Table | None:
+    rows = [
+        cells(
+            name,
+            *(grouped(size[key]) if key in size else "–" for key in keys),
+        )
+        for keys in [("parameters", "multiply_adds")]
+        for name, size in evaluation.students.items()
+    ]
+    return Table("The students", ("student", "parameters", "multiply-adds an image"), tuple(rows)) if rows else None
+
+
+def everything(evaluation: EvaluationRecord) -> Table:
+    rows = []
+    for arm in evaluation.arms:
+        rows.append(
+            cells(
+                arm_words(arm.name),
+                arm.setting.student,
+                arm.setting.ipc,
+                arm.setting.labels,
+                mean_and_spread(arm),
+                "–" if arm.aa is None else f"{100 * arm.aa:.2f}",
+                "–" if arm.kappa is None else f"{arm.kappa:.4f}",
+                " ".join(f"{100 * value:.1f}" for value in arm.oa_runs),
+            )
+        )
+    return Table(
+        "Every arm: overall accuracy (OA), average of the class accuracies (AA), Cohen's kappa, OA of each pair",
+        ("arm", "student", "IPC", "labels", "OA %", "AA %", "kappa", "OA of each pair, %"),
+        tuple(rows),
+        heads=2,
+        text_columns=frozenset({3, 7}),
+    )
+
+
+def class_table(evaluation: EvaluationRecord, setting: Setting) -> Table | None:
+    """Classes down, arms across, shaded; last the set's lead over the first baseline, which has no interval."""
+    arms = [arm for arm in evaluation.arms if arm.setting == setting and arm.class_accuracy]
+    if not arms:
+        return None
+    ours = next((arm for arm in arms if arm.name == SET_ARM), None)
+    other = next((arm for arm in arms if arm.name != SET_ARM), None)
+    rows = []
+    for name in evaluation.classes:
+        found = [arm.class_accuracy.get(name) for arm in arms]
+        shown = [Cell("–") if v is None else Cell(f"{100 * v:.1f}", heat=round(v, 3)) for v in found]
+        if ours and other:
+            pair = ours.class_accuracy.get(name), other.class_accuracy.get(name)
+            gap = "–" if pair[0] is None or pair[1] is None else points(pair[0] - pair[1], 1)
+            shown.append(Cell(gap))
+        rows.append(cells(name, *shown))
+    last = (f"set − {other.name}",) if ours and other else ()
+    return Table(
+        "Accuracy of each class in %, mean over pairs; the difference is in points and has no interval",
+        ("class", *(arm.name for arm in arms), *last),
+        tuple(rows),
+    )
+
+
+def confusion_table(arm: Arm, classes: Sequence[str]) -> Table | None:
+    """Rows are true classes, in % of their images; below it what is mistaken most."""
+    if not arm.confusion or len(arm.confusion) != len(classes):
+        return None
+    rows, mistakes = [], []
+    for name, counts in zip(classes, arm.confusion, strict=True):
+        total = sum(counts)
+        shares = [value / total if total else 0.0 for value in counts]
+        # the root of the share, so that small ones show
+        shown = [Cell(f"{100 * s:.0f}" if s >= 0.005 else "", heat=round(s**0.5, 2) or None) for s in shares]
+        rows.append(cells(name, *shown))
+        mistakes += [(s, name, other) for s, other in zip(shares, classes, strict=True) if other != name]
+    worst = sorted(mistakes, key=lambda entry: (-entry[0], entry[1], entry[2]))[:3]
+    said = "; ".join(f"{true} taken for {other}, {percent(share, 0)}" for share, true, other in worst if share > 0)
+    return Table(
+        f"Confusion of {arm_words(arm.name)}: true classes down, answers across, % of the true class",
+        ("true class", *classes),
+        tuple(rows),
+        note=f"Mistaken most: {said}." if said else "",
+        dense=True,
+        turned=True,
+    )

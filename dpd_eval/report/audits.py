@@ -1,0 +1,83 @@
+"""The privacy audit's and the benchmark's JSON."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dpd_eval.report.names import hide_paths
+from dpd_eval.report.reading import Node
+
+VERDICTS = ("PASS", "WARN", "FAIL")
+
+
+@dataclass(frozen=True)
+class AuditTest:
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    threshold: float | None
+    verdict: str
+    note: str
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    name: str
+    verdict: str
+    tests: tuple[AuditTest, ...]
+    controls: tuple[AuditTest, ...]
+
+
+@dataclass(frozen=True)
+class BenchRecord:
+    """Timings as rows: each row a value (or None) for every column."""
+
+    name: str
+    hardware: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def read_audit(node: Node, name: str) -> AuditRecord:
+    """Raises:
+    InputError: a verdict that is none, or a value of the wrong type.
+    """
+    verdict = node.text("verdict")
+    if verdict not in VERDICTS:
+        raise node.wrong("verdict", "one of " + ", ".join(VERDICTS))
+    tests, controls = (tuple(_test(item) for item in node.children(key)) for key in ("tests", "controls"))
+    return AuditRecord(name, verdict, tests, controls)
+
+
+def _test(node: Node) -> AuditTest:
+    interval = node.content.get("interval")
+    ends: tuple[float | None, float | None] = (None, None)
+    if isinstance(interval, dict):
+        found = Node(interval, node.where)
+        ends = (found.maybe_number("low"), found.maybe_number("high"))
+    elif interval is not None:
+        listed = node.numbers("interval")
+        if len(listed) != 2:
+            raise node.wrong("interval", "two numbers")
+        ends = (listed[0], listed[1])
+    note = node.text("note") or node.text("reason")
+    value, threshold = node.maybe_number("value"), node.maybe_number("threshold")
+    return AuditTest(node.text("name"), value, *ends, threshold, node.text("verdict"), note)
+
+
+def read_bench(node: Node, name: str) -> BenchRecord:
+    """`{"timings": [{column: value}, …]}`, beside it `hardware`.
+
+    Raises:
+        InputError: `timings` is not a list of objects of numbers and texts.
+    """
+    rows = node.children("timings")
+    columns = tuple(dict.fromkeys(key for row in rows for key in row.content))
+    table = []
+    for row in rows:
+        for key in row.content:
+            if isinstance(row.content[key], list | dict):
+                raise row.wrong(key, "a number or text")
+        values = (row.content.get(key) for key in columns)
+        table.append(tuple(hide_paths(value) if isinstance(value, str) else value for value in values))
+    return BenchRecord(name, node.text("hardware"), tuple(map(hide_paths, columns)), tuple(table))

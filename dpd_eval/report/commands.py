@@ -1,0 +1,99 @@
+"""The command lines that give the same figures again, quoted for a shell. Paths are names: run them where these lie."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpd_eval.report.models import BundleRecord, RunRecord
+from dpd_eval.report.sets import SetRecord
+from dpd_runtime.manifest import Sampler
+
+Option = tuple[str, ...]  # ("--seed", "3"), or a word that stands alone
+TRAIN_OPTIONS = (
+    *("base", "resolution", "ipc", "steps", "batch", "prototypes", "k_min", "val_per_class"),
+    *("teacher_steps", "latent_classifier_steps", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    what: str
+    line: str
+
+
+def shell(words: Sequence[str], options: Sequence[Option]) -> str:
+    """One option a line, so that it is read on a narrow screen and pasted as it is."""
+    head = " ".join(map(shlex.quote, words))
+    return " \\\n    ".join([head, *(" ".join([option[0], *map(shlex.quote, option[1:])]) for option in options)])
+
+
+def folder(name: str) -> str:
+    """A name that cannot be taken for an option."""
+    return f"./{name}" if name.startswith("-") else name
+
+
+def extractor_option(description: str) -> list[Option]:
+    """Its description begins with its name; `own` is the default."""
+    name = description.split(": ")[0]
+    return [("--extractor", name)] if name.startswith("hf:") else []
+
+
+def generate_command(
+    made: SetRecord, bundle: BundleRecord | None, embedded: tuple[str, Sampler] | None
+) -> Command | None:
+    """Only what differs from the bundle's own sampler, where that bundle is at hand; all that can be said otherwise."""
+    if made.real:
+        return _select_command(made)
+    if made.seed is None or made.ipc is None:
+        return None
+    own = embedded is not None and embedded[0] == made.bundle_hash
+    named = bundle.name if bundle else f"{made.bundle_name}.dpd" if made.bundle_name else "BUNDLE"
+    words = ["dpd", "generate"] if own else ["dpd", "generate", folder(named)]
+    known = embedded[1] if own and embedded else bundle.sampler if bundle else None
+    options: list[Option] = [("--ipc", str(made.ipc)), ("--seed", str(made.seed))]
+    options += _sampler_options(made.sampler, known)
+    names = [sheet.name for sheet in made.classes]
+    if (bundle is None or set(names) != set(bundle.prototypes)) and not any("," in name for name in names):
+        options.append(("--classes", ",".join(names)))
+    if made.provider:
+        options.append(("--provider", made.provider))
+    options += [("--expect", made.set_hash), ("--out", made.name)]
+    return Command(f"Generate: {made.name}", shell(words, options))
+
+
+def _select_command(made: SetRecord) -> Command:
+    options: list[Option] = [("--method", made.method)]
+    numbers = (("--ipc", made.ipc), ("--seed", made.seed), ("--resolution", made.resolution))
+    options += [(flag, str(value)) for flag, value in numbers if value is not None]
+    options += extractor_option(made.extractor)
+    return Command(f"Select: {made.name}", shell(["dpd", "select", "DATA"], [*options, ("--out", made.name)]))
+
+
+def _sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
+    if sampler is None or sampler == known:
+        return []
+    options: list[Option] = []
+    for flag in ("steps", "solver", "candidates"):
+        if known is None or getattr(known, flag) != getattr(sampler, flag):
+            options.append((f"--{flag}", str(getattr(sampler, flag))))
+    scales = {guidance.guidance_scale for guidance in sampler.guidance}
+    before = {guidance.guidance_scale for guidance in known.guidance} if known else set()
+    if len(scales) == 1 and scales != before:  # several scales can only be the bundle's own
+        options.append(("--guidance-scale", f"{scales.pop():g}"))
+    return options
+
+
+def train_command(run: RunRecord) -> Command | None:
+    """DATA is not written down in a run, so it is not here either."""
+    if not run.config:
+        return None
+    flags = [
+        (f"--{key.replace('_', '-')}", str(value))
+        for key, value in run.config.items()
+        if value is not None and key in TRAIN_OPTIONS
+    ]
+    return Command(f"Train: {run.name}", shell(["dpd", "train", "DATA"], [*flags, ("--out", run.name)]))
+
+
+def report_command(names: Sequence[str]) -> Command:
+    return Command("This page", shell(["dpd", "report", *map(folder, names)], [("--out", "report.html")]))

@@ -1,0 +1,107 @@
+"""The `dpd evaluate` that gives an evaluation again, and its recipe as a file where the package has no such one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dpd_eval.recipe import Recipe, load_recipe, shipped_recipes
+from dpd_eval.report.commands import Command, Option, extractor_option, folder, shell
+from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord
+from dpd_eval.statistics import fewest_pairs
+from dpd_runtime.errors import InputError
+
+
+def evaluate_commands(evaluation: EvaluationRecord) -> list[Command]:
+    """One command, or one for each number of pairs where `--pairs` cannot say them together.
+
+    A committed result names its sets by the arguments of `dpd generate` that made them: those commands come first.
+    """
+    sizes: dict[int, int] = {}
+    for arm in evaluation.arms:
+        if arm.name == SET_ARM:
+            sizes.setdefault(arm.setting.ipc, len(arm.oa_runs))
+    if all(pairs == fewest_pairs(ipc) for ipc, pairs in sizes.items()):
+        groups: list[tuple[list[int], int | None]] = [(list(sizes), None)]
+    else:
+        groups = [([i for i, n in sizes.items() if n == pairs], pairs) for pairs in dict.fromkeys(sizes.values())]
+    stem = evaluation.name.replace(": ", "-").replace(" ", "-")
+    names, commands = _described_sets(evaluation.sets)
+    for ipcs, pairs in groups:
+        name = f"{stem}.json" if len(groups) == 1 else f"{stem}-{pairs}-pairs.json"
+        options = _evaluate_options(evaluation, ipcs, pairs, name)
+        commands.append(Command(f"Evaluate: {evaluation.name}", shell(["dpd", "evaluate", *names], options)))
+    return commands
+
+
+def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
+    """`eurosat64.dpd --ipc 50 --seed 0` becomes the folder `set0` and the command that makes it."""
+    names, commands = [], []
+    for i, text in enumerate(sets):
+        if " --" not in text:
+            names.append(folder(text))
+            continue
+        names.append(f"set{i}")
+        line = shell(["dpd", "generate", *text.split()], [("--out", f"set{i}")])
+        commands.append(Command(f"Generate: set{i}", line))
+    return names, commands
+
+
+def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int | None, out: str) -> list[Option]:
+    students = dict.fromkeys(arm.setting.student for arm in evaluation.arms)
+    baselines = [name for name in evaluation.arm_names() if name != SET_ARM]
+    options: list[Option] = [
+        ("--train", evaluation.train or "DATA"),
+        ("--test", "val" if evaluation.test_part == "val" else evaluation.test or "DATA"),
+        ("--students", ",".join(students)),
+        ("--baselines", ",".join(baselines)),
+        ("--ipc", ",".join(map(str, ipcs))),
+        ("--recipe", _recipe_option(evaluation)),
+    ]
+    if pairs is not None:
+        options.append(("--pairs", str(pairs)))
+    if evaluation.val_per_class is not None:
+        options.append(("--val-per-class", str(evaluation.val_per_class)))
+    if evaluation.resolution is not None:
+        options.append(("--resolution", str(evaluation.resolution)))
+    if any(arm.setting.labels == "soft" for arm in evaluation.arms):
+        options.append(("--soft-labels",))
+    ratios = dict.fromkeys(goal.ratio for goal in evaluation.goals if goal.ratio != 1)
+    options += [("--at-least", f"{ratio:g}") for ratio in ratios]
+    options += extractor_option(evaluation.extractor)
+    if not evaluation.metrics and not any("too few for set metrics" in note for note in evaluation.notes):
+        options.append(("--no-metrics",))
+    return [*options, ("--out", out)]
+
+
+def shipped_recipe(evaluation: EvaluationRecord) -> bool:
+    """Whether this package's recipe of that name trains in the same way, with defaults for keys that came later."""
+    name = str(evaluation.recipe.get("name", ""))
+    if name not in shipped_recipes():
+        return False
+    try:
+        ours, theirs = load_recipe(name), Recipe(**evaluation.recipe)
+    except (InputError, TypeError):  # of another version
+        return False
+    if FULL_ARM not in evaluation.arm_names():  # its own budget says nothing then
+        ours, theirs = replace(ours, full_steps=0), replace(theirs, full_steps=0)
+    return ours == theirs
+
+
+def _recipe_option(evaluation: EvaluationRecord) -> str:
+    name = str(evaluation.recipe.get("name", "recipe"))
+    return name if shipped_recipe(evaluation) else f"{name}.toml"
+
+
+def recipe_toml(recipe: Mapping[str, Any]) -> str:
+    """The file to save as `--recipe NAME.toml` where the package has no such recipe."""
+    lines = []
+    for key, value in recipe.items():
+        if key == "name" or value is None:
+            continue
+        text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, int | float) else ""
+        lines.append(f"{key} = {text or _toml_text(str(value))}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_text(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,113 @@
+"""What the page needs of an evaluation, as frozen dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dpd_eval.statistics import Interval
+
+SET_ARM, FULL_ARM = "set", "full"
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What has to be equal for two arms to stand beside each other; ipc ≥ 1."""
+
+    labels: str
+    student: str
+    ipc: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm, student, IPC and kind of labels over all pairs. Accuracies in [0, 1].
+
+    confusion: [true, predicted], counts or shares, () where the file has none.
+    """
+
+    name: str
+    setting: Setting
+    images: int | None
+    steps: int | None
+    oa_mean: float
+    oa_std: float | None
+    oa_runs: tuple[float, ...]
+    aa: float | None
+    kappa: float | None
+    class_accuracy: Mapping[str, float]
+    confusion: Matrix
+    seeds: tuple[int, ...]
+    cached: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """OA of `arm` − OA of `reference` in shares, paired by seed."""
+
+    arm: str
+    reference: str
+    setting: Setting
+    interval: Interval
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A ratio which the set was asked to reach, and what the interval says of it."""
+
+    arm: str
+    reference: str
+    setting: Setting
+    ratio: float
+    verdict: str
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Set metrics of one arm in one extractor's features: (name, value or None) in the file's order."""
+
+    arm: str
+    ipc: int
+    images: int | None
+    extractor: str
+    values: Mapping[str, float]
+    agreement: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    name: str
+    sets: tuple[str, ...]
+    train: str
+    test: str
+    test_part: str
+    classes: tuple[str, ...]
+    train_images: int | None
+    test_images: int | None
+    resolution: int | None
+    val_per_class: int | None
+    recipe: Mapping[str, Any]
+    teacher: str
+    extractor: str
+    students: Mapping[str, Mapping[str, float]]
+    arms: tuple[Arm, ...]
+    gaps: tuple[Gap, ...]
+    goals: tuple[Goal, ...]
+    metrics: tuple[Metrics, ...]
+    notes: tuple[str, ...]
+    fingerprints: Mapping[str, str]
+    versions: Mapping[str, str]
+    seconds: float | None
+    context: tuple[tuple[str, str], ...]
+
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(dict.fromkeys(arm.setting for arm in self.arms))
+
+    def arm_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(arm.name for arm in self.arms))
+
+    def arm(self, name: str, setting: Setting) -> Arm | None:
+        return next((arm for arm in self.arms if (arm.name, arm.setting) == (name, setting)), None)

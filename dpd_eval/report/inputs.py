@@ -1,0 +1,151 @@
+"""What the given paths are: each is recognised by its content, read, and named without its folder."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpd_eval.report.audits import AuditRecord, BenchRecord, read_audit, read_bench
+from dpd_eval.report.evaluation_json import looks_like_evaluation, read_evaluation
+from dpd_eval.report.evaluations import EvaluationRecord
+from dpd_eval.report.models import BundleRecord, RunRecord, read_bundle, read_run
+from dpd_eval.report.names import hide_paths, short_names
+from dpd_eval.report.reading import Node, parse_json, read_file
+from dpd_eval.report.sets import SetRecord, read_set
+from dpd_eval.report.wording import plain
+from dpd_runtime.errors import InputError
+from dpd_runtime.manifest import MANIFEST_NAME
+from dpd_runtime.resume import DATASET_NAME, STATE_NAME
+
+SUPPORTED = (
+    "a JSON file of dpd evaluate, dpd audit or dpd bench, the folder of a distilled set, "
+    "a bundle (.dpd or folder), or a run folder"
+)
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """What the page says of one path: `hashed` names what the hash is of."""
+
+    name: str
+    kind: str
+    hashed: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    files: tuple[InputFile, ...] = ()
+    evaluations: tuple[EvaluationRecord, ...] = ()
+    sets: tuple[SetRecord, ...] = ()
+    bundles: tuple[BundleRecord, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
+    audits: tuple[AuditRecord, ...] = ()
+    benches: tuple[BenchRecord, ...] = ()
+
+
+Record = EvaluationRecord | SetRecord | BundleRecord | RunRecord | AuditRecord | BenchRecord
+
+
+def read_inputs(paths: Sequence[Path]) -> Inputs:
+    """Raises:
+    InputError: no path, one given twice, one that is nothing dpd writes; what is wrong inside a file.
+    BundleError: a bundle that does not verify.
+    """
+    if not paths:
+        raise InputError(f"no PATH given: name at least one of {SUPPORTED}")
+    resolved = [path.resolve() for path in paths]
+    for i, path in enumerate(resolved):
+        if path in resolved[:i]:
+            raise InputError(f"{paths[i]} is given twice; name each input once")
+    files: list[InputFile] = []
+    records: list[Record] = []
+    for path, name in zip(paths, short_names([str(path) for path in resolved]), strict=True):
+        file, found = _read(path, name)
+        files.append(file)
+        records += found
+    audits = [r.audit_record for r in records if isinstance(r, BundleRecord | RunRecord) and r.audit_record]
+    return Inputs(
+        files=tuple(files),
+        evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
+        sets=tuple(r for r in records if isinstance(r, SetRecord)),
+        bundles=tuple(r for r in records if isinstance(r, BundleRecord)),
+        runs=tuple(r for r in records if isinstance(r, RunRecord)),
+        audits=(*audits, *(r for r in records if isinstance(r, AuditRecord))),
+        benches=tuple(r for r in records if isinstance(r, BenchRecord)),
+    )
+
+
+def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
+    if path.is_dir():
+        return _read_folder(path, name)
+    if not path.exists():
+        raise InputError(f"{path}: there is nothing; give {SUPPORTED}")
+    if path.suffix == ".json":
+        return _read_json(path, name)
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if path.suffix == ".dpd" or magic == b"PK\x03\x04":
+        bundle = read_bundle(path, name)
+        return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
+    raise InputError(f"{path}: is nothing that dpd writes; give {SUPPORTED}")
+
+
+def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
+    if (path / DATASET_NAME).is_file():
+        found = read_set(path, name)
+        kind = "real subset" if found.real else "distilled set"
+        return InputFile(name, kind, "pixels (set hash)", found.set_hash), [found]
+    if (path / MANIFEST_NAME).is_file():
+        bundle = read_bundle(path, name)
+        return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
+    if (path / "run.json").is_file():
+        digest = hashlib.sha256(read_file(path / "run.json")).hexdigest()
+        return InputFile(name, "run", "run.json", digest), [read_run(path, name)]
+    if (path / STATE_NAME).is_file():
+        raise InputError(f"{path}: the set is unfinished; run the same dpd generate again, then report")
+    raise InputError(f"{path}: holds no {DATASET_NAME}, {MANIFEST_NAME} or run.json; give {SUPPORTED}")
+
+
+def _read_json(path: Path, name: str) -> tuple[InputFile, list[Record]]:
+    if path.name in (DATASET_NAME, MANIFEST_NAME, "run.json"):
+        return _read_folder(path.parent, short_names([str(path.resolve().parent)])[0])
+    if path.resolve().parent.name == "private" and (path.resolve().parents[1] / "run.json").exists():
+        raise InputError(f"{path}: lies in a run's private folder, which no report may show")
+    raw = read_file(path)
+    node, stem = parse_json(raw, str(path)), name.removesuffix(".json")
+    digest = hashlib.sha256(raw).hexdigest()
+    if "verdict" in node and "tests" in node:
+        return InputFile(name, "audit", "file", digest), [read_audit(node, stem)]
+    if "timings" in node:
+        return InputFile(name, "benchmark", "file", digest), [read_bench(node, stem)]
+    found = _evaluations(node, stem)
+    if not found:
+        raise InputError(f"{path}: is JSON, but no result that a report can show; give {SUPPORTED}")
+    return InputFile(name, "evaluation", "file", digest), list(found)
+
+
+def _evaluations(node: Node, stem: str) -> list[EvaluationRecord]:
+    """The object itself, or those inside a committed result, whose other values stand beside it as context."""
+    if looks_like_evaluation(node.content):
+        return [read_evaluation(node, stem)]
+    inside = [key for key, value in node.content.items() if looks_like_evaluation(value)]
+    context = tuple(_flat({key: value for key, value in node.content.items() if key not in inside}))
+    found = []
+    for key in inside:
+        child = node.child(key)
+        assert child is not None
+        name = stem if key == "evaluation" else f"{stem}: {hide_paths(key)}"
+        found.append(read_evaluation(child, name, context))
+    return found
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}: ")
+        elif not isinstance(value, list):
+            rows.append((hide_paths((prefix + key).replace("_", " ")), hide_paths(plain(value))))
+    return rows

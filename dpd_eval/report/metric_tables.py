@@ -1,0 +1,54 @@
+"""Set metrics as tables, one for each extractor."""
+
+from collections.abc import Sequence
+
+from dpd_eval.report.evaluations import Metrics
+from dpd_eval.report.tables import Cell, Table, cells
+from dpd_eval.report.wording import MINUS, percent, plain
+
+METRICS = {
+    "kid": ("KID ↓", 4),
+    "kid_std": ("± KID", 4),
+    "precision": ("precision ↑", 3),
+    "recall": ("recall ↑", 3),
+    "density": ("density ↑", 3),
+    "coverage": ("coverage ↑", 3),
+    "mean_max_cosine": ("mean max cosine ↑", 3),
+    "intra_class_diversity": ("diversity in a class", 3),
+    "reference_diversity": ("that of real ones", 3),
+    "teacher_agreement": ("teacher agreement ↑", 3),
+}
+
+
+def metrics_tables(metrics: Sequence[Metrics]) -> list[Table]:
+    """One table for each extractor: figures of two extractors do not compare."""
+    tables = []
+    for extractor in dict.fromkeys(entry.extractor for entry in metrics):
+        own = [entry for entry in metrics if entry.extractor == extractor]
+        keys = [key for key in METRICS if any(key in entry.values for entry in own)]
+        keys += sorted({key for entry in own for key in entry.values} - set(METRICS))
+        rows = []
+        for entry in own:
+            values = [_figure(key, entry.values.get(key)) for key in keys]
+            rows.append(cells(entry.arm, entry.ipc, plain(entry.images), *values))
+        heads = (METRICS.get(key, (key.replace("_", " "), 4))[0] for key in keys)
+        caption = f"Set metrics in the features of {extractor or 'an extractor that the file does not name'}"
+        tables.append(Table(caption, ("arm", "IPC", "images", *heads), tuple(rows)))
+    return tables
+
+
+def _figure(key: str, value: float | None) -> str:
+    return "–" if value is None else f"{value:.{METRICS.get(key, ('', 4))[1]}f}".replace("-", MINUS)
+
+
+def agreement_table(metrics: Sequence[Metrics]) -> Table | None:
+    own = [entry for entry in metrics if entry.agreement]
+    if not own:
+        return None
+    names = list(dict.fromkeys(name for entry in own for name in entry.agreement))
+    rows = []
+    for name in names:
+        values = [entry.agreement.get(name) for entry in own]
+        rows.append(cells(name, *(Cell("–") if v is None else Cell(percent(v), heat=round(v, 3)) for v in values)))
+    columns = ("class", *(f"{entry.arm}, IPC {entry.ipc}" for entry in own))
+    return Table("Images whose class the teacher agrees with", columns, tuple(rows))

@@ -1,0 +1,151 @@
+"""What was trained and what is carried: run folders and bundles."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dpd_eval.report.audits import AuditRecord, read_audit
+from dpd_eval.report.names import hide_paths
+from dpd_eval.report.pictures import Picture, embed
+from dpd_eval.report.reading import Node, parse_json, read_file
+from dpd_runtime.bundle import embedded_bundle, load_bundle
+from dpd_runtime.manifest import Sampler
+from dpd_runtime.resume import read_pixels
+
+
+@dataclass(frozen=True)
+class BundleRecord:
+    """prototypes: count for each class; parity: distance of each graph from PyTorch."""
+
+    name: str
+    title: str
+    hash: str
+    embedded: bool
+    bytes: int
+    files: int
+    image_shape: tuple[int, int, int]
+    precision: str
+    opset: int
+    sampler: Sampler
+    prototypes: Mapping[str, int]
+    prompts: Mapping[str, str]
+    parity: Mapping[str, Any]
+    licences: Mapping[str, str]
+    tools: Mapping[str, str]
+    data: Mapping[str, Any]
+    audit: str
+    audit_record: AuditRecord | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """config as `dpd train` resolved it, its paths as names; samples: what the fine-tuned model draws.
+
+    images, prototypes: of each class.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    images: Mapping[str, float]
+    prototypes: Mapping[str, float]
+    metrics: Mapping[str, float]
+    versions: Mapping[str, str]
+    seconds: float | None
+    samples: Picture | None
+    audit_record: AuditRecord | None
+
+
+def read_bundle(path: Path, name: str) -> BundleRecord:
+    """Every hash of it is checked first.
+
+    Raises:
+        BundleError: damaged, changed, incomplete or from the future.
+    """
+    bundle = load_bundle(path)
+    manifest = bundle.manifest
+    raw = bundle.files.get("audit.json")
+    return BundleRecord(
+        name=name,
+        title=hide_paths(manifest.name),
+        hash=bundle.hash,
+        embedded=path.resolve() == embedded_bundle().resolve(),
+        bytes=sum(entry.bytes for entry in manifest.files.values()),
+        files=len(manifest.files),
+        image_shape=manifest.image_shape,
+        precision=manifest.precision,
+        opset=manifest.opset,
+        sampler=manifest.sampler,
+        prototypes={c.name: len(c.prototypes) for c in bundle.classes},
+        prompts={c.name: hide_paths(bundle.prompts[c.prompt_rows[0]]) for c in bundle.classes},
+        parity=_shown(manifest.parity),
+        licences=_shown(manifest.licences),
+        tools=_shown(manifest.tools),
+        data=_shown(manifest.data),
+        audit=hide_paths(str(manifest.audit)),
+        audit_record=read_audit(parse_json(raw, f"{name}: audit.json"), name) if raw is not None else None,
+    )
+
+
+def embedded_hash() -> tuple[str, Sampler] | None:
+    """Hash and sampler of the bundle that comes with the package; None in a checkout without it."""
+    path = embedded_bundle()
+    if not path.is_file():
+        return None
+    bundle = load_bundle(path)
+    return bundle.hash, bundle.manifest.sampler
+
+
+def read_run(folder: Path, name: str) -> RunRecord:
+    """run.json, samples/final.png and audit.json; nothing under private/ is opened.
+
+    Raises:
+        InputError: a damaged run.json.
+    """
+    node = parse_json(read_file(folder / "run.json"), f"{folder / 'run.json'}")
+    config, data, metrics = (node.child(key) for key in ("config", "data", "metrics"))
+    sample = folder / "samples" / "final.png"
+    pixels = read_pixels(sample) if sample.is_file() else None
+    audit = folder / "audit.json"
+    return RunRecord(
+        name=name,
+        config=_config(config) if config else {},
+        data={key: value for key, value in _flat(data).items() if not key.startswith("classes ")} if data else {},
+        images=data.numbers_by_name("classes") if data else {},
+        prototypes=node.numbers_by_name("prototypes"),
+        metrics={key: float(value) for key, value in _flat(metrics).items() if _is_number(value)} if metrics else {},
+        versions=node.texts_by_name("versions"),
+        seconds=node.maybe_number("seconds"),
+        samples=None if pixels is None else embed(Image.fromarray(pixels)),
+        audit_record=read_audit(parse_json(read_file(audit), str(audit)), name) if audit.is_file() else None,
+    )
+
+
+def _config(node: Node) -> dict[str, Any]:
+    """A base that was a path stays one in a command line: `nano` alone means the shipped base."""
+    config = _shown(node.content)
+    if config.get("base") != node.content.get("base"):
+        config["base"] = f"./{config['base']}"
+    return config
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {hide_paths(str(k)): hide_paths(v) if isinstance(v, str) else v for k, v in content.items()}
+
+
+def _flat(node: Node, prefix: str = "") -> dict[str, Any]:
+    """`{"vae": {"psnr": 32}}` → `{"vae psnr": 32}`; lists are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in node.content.items():
+        if isinstance(value, dict):
+            flat |= _flat(Node(value, node.where), f"{prefix}{key} ")
+        elif not isinstance(value, list):
+            flat[hide_paths(prefix + key)] = hide_paths(value) if isinstance(value, str) else value
+    return flat

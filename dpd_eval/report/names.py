@@ -1,0 +1,49 @@
+"""What may be said of a path: folder names, never where they lie on this machine."""
+
+import re
+from collections.abc import Sequence
+
+PARTS = ("train", "val", "test")
+_PATH = re.compile(
+    r"(?P<url>https?://\S+)"
+    r"|(?:file:/{2,3}|(?<![\w.\-/\\<])(?:~\w*|[A-Za-z]:)?[/\\]{1,2}|(?<![\w./])(?:\.{1,2}[/\\])+)"
+    r"(?:[^\s/\\'\"`,;<>|()]+[/\\])*(?P<last>[^\s/\\'\"`,;:<>|()]+)[/\\]?"
+)
+
+
+def hide_paths(text: str) -> str:
+    """Free text with every absolute, home or climbing path cut down to its last name; URLs stay.
+
+    Characters that do not print (controls, bidirectional marks) become U+FFFD: they could make a command line look
+    like another one.
+    """
+    shown = _PATH.sub(lambda match: match["url"] or match["last"], text)
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in shown)
+
+
+def short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """The fewest last names of each path that keep them apart, at least one; `train`, `val`, `test` keep their folder.
+
+    `("/a/euro/test", "/b/set0")` → `("euro/test", "set0")`. Paths which stay equal are numbered.
+    """
+    split = [_names(path) for path in paths]
+    lengths = [2 if names[-1] in PARTS else 1 for names in split]
+    for extra in range(3):
+        short = ["/".join(names[-(length + extra) :]) for names, length in zip(split, lengths, strict=True)]
+        if len(set(short)) == len(set(map(tuple, split))):
+            return tuple(map(hide_paths, short))
+    seen: dict[tuple[str, ...], int] = {}
+    numbers = [seen.setdefault(tuple(names), len(seen) + 1) for names in split]
+    return tuple(hide_paths(f"{names[-1]} ({number})") for names, number in zip(split, numbers, strict=True))
+
+
+def short_name(path: str) -> str:
+    return short_names((path,))[0]
+
+
+def _names(path: str) -> list[str]:
+    """The names of a POSIX or Windows path, without its root, `.` and `..`."""
+    names = [name for name in re.split(r"[\\/]+", path) if name not in ("", ".", "..", "~")]
+    if names and re.fullmatch("[A-Za-z]:", names[0]):  # a drive
+        names = names[1:]
+    return names or ["."]

@@ -1,0 +1,80 @@
+"""Audits, timings, bundles and runs as tables."""
+
+from collections.abc import Sequence
+
+from dpd_eval.report.audits import AuditRecord, AuditTest, BenchRecord
+from dpd_eval.report.evaluations import FULL_ARM, EvaluationRecord
+from dpd_eval.report.models import BundleRecord, RunRecord
+from dpd_eval.report.tables import Cell, Table, cells, pairs_table
+from dpd_eval.report.wording import duration, plain
+
+
+def audit_table(audit: AuditRecord, controls: bool) -> Table | None:
+    entries = audit.controls if controls else audit.tests
+    if not entries:
+        return None
+    caption = "Controls: what must fail fails, what must pass passes" if controls else f"Tests of {audit.name}"
+    columns = ("control" if controls else "test", "value", "95 % interval", "limit", "verdict", "")
+    noted = any(entry.note for entry in entries)
+    rows = tuple(_audit_row(entry)[: None if noted else 5] for entry in entries)
+    return Table(caption, columns if noted else columns[:5], rows, text_columns=frozenset({4, 5}))
+
+
+def _audit_row(entry: AuditTest) -> tuple[Cell, ...]:
+    ends = "–" if entry.low is None or entry.high is None else f"{plain(entry.low)} to {plain(entry.high)}"
+    verdict = Cell(entry.verdict, entry.verdict.lower() if entry.verdict in ("PASS", "WARN", "FAIL") else "")
+    return cells(entry.name, plain(entry.value), ends, plain(entry.threshold), verdict, entry.note)
+
+
+def timing_table(evaluations: Sequence[EvaluationRecord]) -> Table | None:
+    """Of each student and IPC over all arms."""
+    rows = []
+    for evaluation in evaluations:
+        for setting in evaluation.settings():
+            own = [arm for arm in evaluation.arms if arm.setting == setting and arm.seconds is not None and arm.oa_runs]
+            if own:
+                trainings, seconds = sum(len(arm.oa_runs) for arm in own), sum(arm.seconds or 0.0 for arm in own)
+                cached = sum(arm.cached or 0 for arm in own)
+                times = (duration(seconds), duration(seconds / trainings))
+                steps = next((arm.steps for arm in own if arm.name != FULL_ARM), None)
+                where = (evaluation.name, setting.student, setting.ipc)
+                rows.append(cells(*where, plain(steps), trainings, cached, *times))
+    columns = ("evaluation", "student", "IPC", "steps", "trainings", "from cache", "all of them", "one")
+    caption = "Training and testing the students, each on one thread; what came from the cache counts with its own time"
+    return Table(caption, columns, tuple(rows), heads=2) if rows else None
+
+
+def bench_table(bench: BenchRecord) -> Table:
+    rows = tuple(tuple(Cell(plain(value)) for value in row) for row in bench.rows)
+    words = frozenset(i for i in range(len(bench.columns)) if any(isinstance(row[i], str) for row in bench.rows))
+    caption = f"Timings: {bench.name}" + (f", on {bench.hardware}" if bench.hardware else "")
+    columns = tuple(column.replace("_", " ") for column in bench.columns)
+    return Table(caption, columns, rows, text_columns=words)
+
+
+def bundle_tables(bundle: BundleRecord) -> list[Table]:
+    classes = tuple(cells(name, number, bundle.prompts[name]) for name, number in bundle.prototypes.items())
+    facts = [(f"distance from PyTorch: {part}", value) for part, value in bundle.parity.items()]
+    facts += [(f"data: {name}", value) for name, value in bundle.data.items()]
+    facts += [(f"licence: {part}", text) for part, text in bundle.licences.items()]
+    return [
+        Table(
+            f"Classes of {bundle.name}, their prototypes and first prompts",
+            ("class", "prototypes", "prompt"),
+            classes,
+            text_columns=frozenset({2}),
+        ),
+        *([pairs_table(f"What {bundle.name} says of itself", facts)] if facts else []),
+    ]
+
+
+def run_tables(run: RunRecord) -> list[Table]:
+    """Shares and decibels as they are in run.json; then images and prototypes of each class."""
+    facts = [(name.replace("_", " "), value) for name, value in run.metrics.items()]
+    facts += [(f"data: {name.replace('_', ' ')}", value) for name, value in run.data.items() if value is not None]
+    classes = list(dict.fromkeys([*run.images, *run.prototypes]))
+    rows = tuple(cells(name, *(plain(found.get(name)) for found in (run.images, run.prototypes))) for name in classes)
+    shown = [pairs_table(f"What {run.name} measured, on validation images", facts)] if facts else []
+    if rows:
+        shown.append(Table(f"Classes of {run.name}", ("class", "training images", "prototypes"), rows))
+    return shown

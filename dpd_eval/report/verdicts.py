@@ -1,0 +1,164 @@
+"""One sentence for each comparison, and a sentence for all of them (DESIGN §4)."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord, Gap, Goal, Setting
+from dpd_eval.report.wording import SPACE, arm_words, count, listed, percent, points
+from dpd_eval.statistics import Interval, fewest_pairs
+
+Outcome = Literal["ahead", "behind", "not resolved"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    outcome: Outcome
+    text: str
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Against:
+    """All sentences about one reference; low and high span its intervals and zero, in shares."""
+
+    reference: str
+    title: str
+    sentences: tuple[Sentence, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    name: str
+    headline: str
+    groups: tuple[Against, ...]
+    goals: tuple[Sentence, ...]
+    cautions: tuple[str, ...]
+
+
+def outcome(interval: Interval) -> Outcome:
+    """Ahead when the interval's lower end is ≥ 0 (and not all of it is 0), behind when its upper end is < 0."""
+    if interval.low is None or interval.high is None or (interval.low == interval.high == 0):
+        return "not resolved"
+    return "ahead" if interval.low >= 0 else "behind" if interval.high < 0 else "not resolved"
+
+
+def setting_words(setting: Setting, many_labels: bool) -> str:
+    labels = f" and {setting.labels} labels" if many_labels or setting.labels != "hard" else ""
+    return f"at IPC {setting.ipc} with student {setting.student}{labels}"
+
+
+def verdict(evaluation: EvaluationRecord) -> Verdict:
+    gaps = [gap for gap in evaluation.gaps if gap.arm == SET_ARM] or list(evaluation.gaps)
+    references = sorted(dict.fromkeys(gap.reference for gap in gaps), key=lambda name: name != "random")
+    groups = tuple(_against(evaluation, name, [g for g in gaps if g.reference == name]) for name in references)
+    return Verdict(
+        name=evaluation.name,
+        headline=headline(groups),
+        groups=groups,
+        goals=tuple(_goal_sentence(evaluation, goal) for goal in evaluation.goals if goal.ratio != 1),
+        cautions=tuple(cautions(evaluation, gaps)),
+    )
+
+
+def headline(groups: Sequence[Against]) -> str:
+    """What the set is against the first reference (random, where it was compared), counted over its comparisons."""
+    if not groups:
+        return "Nothing was compared: the evaluation has no baseline."
+    first = groups[0]
+    found = Counter(sentence.outcome for sentence in first.sentences)
+    total, words = len(first.sentences), arm_words(first.reference)
+    if len(found) == 1:
+        only = first.sentences[0].outcome
+        where = {1: "in the one comparison", 2: "in both comparisons"}.get(total, f"in all {total} comparisons")
+        if only == "not resolved":
+            return f"The set and {words} cannot be told apart {where}."
+        return f"The set is {only} {'of ' if only == 'ahead' else ''}{words} {where}."
+    parts = [f"{kind} in {found[kind]}" for kind in ("ahead", "behind", "not resolved") if found[kind]]
+    return f"Against {words} the set is {listed(parts)} of {total} comparisons."
+
+
+def _against(evaluation: EvaluationRecord, reference: str, gaps: Sequence[Gap]) -> Against:
+    many = len({gap.setting.labels for gap in gaps}) > 1
+    ends = [0.0]
+    for gap in gaps:
+        ends += [end for end in (gap.interval.mean, gap.interval.low, gap.interval.high) if end is not None]
+    return Against(
+        reference=reference,
+        title=f"Against {arm_words(reference)}",
+        sentences=tuple(_sentence(evaluation, gap, many) for gap in gaps),
+        low=min(ends),
+        high=max(ends),
+    )
+
+
+def _sentence(evaluation: EvaluationRecord, gap: Gap, many_labels: bool) -> Sentence:
+    found = outcome(gap.interval)
+    where = setting_words(gap.setting, many_labels)
+    who, other = arm_words(gap.arm), arm_words(gap.reference)
+    capital = f"{who[0].upper()}{who[1:]}"
+    if found == "not resolved":
+        text = f"{capital} and {other} cannot be told apart {where}"
+    else:
+        text = f"{capital} is {found} {'of ' if found == 'ahead' else ''}{other} {where}"
+    return Sentence(found, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap)}", gap.interval)
+
+
+def _figures(evaluation: EvaluationRecord, gap: Gap) -> str:
+    ours, theirs = (evaluation.arm(name, gap.setting) for name in (gap.arm, gap.reference))
+    pair = f"{percent(ours.oa_mean)} against {percent(theirs.oa_mean)}, " if ours and theirs else ""
+    share = f", {percent(gap.ratio)} of its accuracy" if gap.reference == FULL_ARM and gap.ratio is not None else ""
+    return f"{pair}{interval_words(gap.interval)}{share}"
+
+
+def interval_words(interval: Interval) -> str:
+    """`−1.86 points (95 % interval −3.38 to −0.34, 8 pairs)`."""
+    middle = f"{points(interval.mean)}{SPACE}points"
+    if interval.low is None or interval.high is None:
+        return f"{middle} ({count(interval.n, 'pair')}, no interval)"
+    ends = f"{points(interval.low)} to {points(interval.high)}"
+    return f"{middle} (95{SPACE}% interval {ends}, {count(interval.n, 'pair')})"
+
+
+def _weakness(gap: Gap) -> str:
+    fewest = fewest_pairs(gap.setting.ipc)
+    if gap.interval.n >= fewest:
+        return ""
+    return f" Preliminary: at this IPC a figure of this project needs at least {fewest} pairs."
+
+
+def _goal_sentence(evaluation: EvaluationRecord, goal: Goal) -> Sentence:
+    many = len({other.setting.labels for other in evaluation.goals}) > 1
+    kinds: dict[str, Outcome] = {"met": "ahead", "not met": "behind"}
+    ends = "no interval"
+    if goal.interval.low is not None and goal.interval.high is not None:
+        ends = f"95{SPACE}% interval {points(goal.interval.low)} to {points(goal.interval.high)}"
+    text = (
+        f"Goal of {percent(goal.ratio, 0)} of the accuracy of {arm_words(goal.reference)} "
+        f"{setting_words(goal.setting, many)}: {goal.verdict} ({points(goal.interval.mean)}{SPACE}points beyond it, "
+        f"{ends}, {count(goal.interval.n, 'pair')})."
+    )
+    return Sentence(kinds.get(goal.verdict, "not resolved"), text, goal.interval)
+
+
+def cautions(evaluation: EvaluationRecord, gaps: Sequence[Gap]) -> list[str]:
+    """What weakens these figures, beside the evaluation's own notes."""
+    said = []
+    if evaluation.test_part == "val":
+        said.append("Tested on validation images, which choices are made on: not a final figure.")
+    pairs = max((gap.interval.n for gap in gaps), default=0)
+    if evaluation.sets and len(evaluation.sets) < pairs:
+        said.append(
+            f"{count(len(evaluation.sets), 'generated set')} for {count(pairs, 'pair')}: the intervals hold "
+            f"{'nothing' if len(evaluation.sets) == 1 else 'little'} of what another generation seed would change."
+        )
+    resolved = sum(outcome(gap.interval) != "not resolved" for gap in gaps)
+    if len(gaps) >= 10 and resolved:
+        said.append(
+            f"{len(gaps)} comparisons, each at 95{SPACE}%: where nothing differs, about one in twenty is resolved "
+            "by chance."
+        )
+    return [*said, *evaluation.notes]

@@ -1,0 +1,76 @@
+"""Numbers as a reader meets them: percent, points, seconds, bytes; arms in words."""
+
+MINUS, SPACE = "−", "\N{NO-BREAK SPACE}"
+ARMS = {
+    "set": "the set",
+    "random": "random real images",
+    "herding": "real images chosen by herding",
+    "k-center": "real images chosen by k-center",
+    "k-means": "real images nearest to k-means centroids",
+    "full": "the full real training data",
+}
+
+
+def arm_words(arm: str) -> str:
+    return ARMS.get(arm, arm)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.6182 → `61.8 %`."""
+    return f"{100 * share:.{digits}f}{SPACE}%".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A sign that is always there, and typographic; what rounds to zero has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def points(difference: float, digits: int = 2) -> str:
+    """A difference of shares in percentage points: −0.0186 → `−1.86`."""
+    return signed(100 * difference, digits)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min 5 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if seconds < 10:
+        return f"{seconds:.1f}{SPACE}s"
+    if whole < 60:
+        return f"{whole}{SPACE}s"
+    if whole < 3600:
+        return f"{whole // 60}{SPACE}min {whole % 60}{SPACE}s"
+    return f"{whole // 3600}{SPACE}h {whole % 3600 // 60}{SPACE}min"
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:.2f}{SPACE}MB" if size >= 1e4 else f"{size:.0f}{SPACE}bytes"
+
+
+def grouped(number: float) -> str:
+    """12000 → `12 000`."""
+    return f"{number:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 pair`, `8 pairs`, `12 000 images`."""
+    return grouped(number) + SPACE + (one if number == 1 else many or one + "s")
+
+
+def listed(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def plain(value: object) -> str:
+    """Any value of a JSON file, for a table: numbers to four places, lists with commas."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        text = f"{value:.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+        return text.replace("-", MINUS)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return str(value)

@@ -1,0 +1,33 @@
+"""k-center: images such that every other one has a chosen one close by."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.selection.method import Features, Method, Rows
+
+
+def pick(features: Features, count: int, generator: np.random.Generator) -> Rows:
+    """Farthest-first traversal (Gonzalez 1985; algorithm 1 of Sener & Savarese 2018) by Euclidean distance.
+
+    It starts at the image nearest to the class mean; each next one is farthest from those chosen, ties to the lower
+    row. The largest distance to the nearest chosen image is at most twice the smallest possible one. Deterministic;
+    a smaller count is a prefix.
+    """
+    points = features.astype(np.float64)
+    best = int(_squared_distances(points, points.mean(axis=0)).argmin())
+    gaps = np.full(len(points), np.inf)
+    chosen = []
+    for _ in range(count):
+        chosen.append(best)
+        gaps = np.minimum(gaps, _squared_distances(points, points[best]))
+        gaps[chosen] = -1.0  # a copy of a chosen image is at 0, the chosen one comes after it
+        best = int(gaps.argmax())
+    return np.array(chosen, np.int64)
+
+
+def _squared_distances(points: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.square(points - centre).sum(axis=1)
+    return found
+
+
+K_CENTER = Method("k-center", needs_features=True, uses_seed=False, pick=pick)

@@ -1,0 +1,75 @@
+"""What every selection method is, and the loop over classes that all of them share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_runtime.errors import DataError, InputError
+
+Features = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How images of one class are chosen.
+
+    Args:
+        name: what the user calls it.
+        needs_features: without them `pick` gets features [n, 0].
+        uses_seed: False where the same images give the same choice whatever the seed.
+        pick: (features [n, D] of one class, count ≤ n, generator) → `count` different rows of 0 … n − 1, best first.
+        uses_ipc: False where `pick` takes all rows.
+    """
+
+    name: str
+    needs_features: bool
+    uses_seed: bool
+    pick: Callable[[Features, int, np.random.Generator], Rows]
+    uses_ipc: bool = True
+
+
+def check_ipc(method: Method, labels: NDArray[np.int64], ipc: int, classes: tuple[str, ...] | None = None) -> None:
+    """Raises:
+    InputError: ipc < 1.
+    DataError: a class that occurs in `labels` has fewer than ipc images.
+    """
+    if not method.uses_ipc:
+        return
+    if ipc < 1:
+        raise InputError(f"ipc is {ipc}: give at least one image a class")
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if ipc > count:
+            name = classes[label] if classes else f"label {label}"
+            raise DataError(f"class {name} has {count} real images, --ipc asks for {ipc}: give --ipc {count} or less")
+
+
+def rows_by_class(
+    method: Method,
+    labels: NDArray[np.int64],
+    ipc: int,
+    seed: int,
+    features: Features | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Rows:
+    """Chosen rows of `labels` [n], sorted by class and within it in the method's order.
+
+    The draw of a class depends on (seed, class) only.
+
+    Raises:
+        InputError, DataError: as `check_ipc`; features that are missing, not finite or not one row an image.
+    """
+    check_ipc(method, labels, ipc, classes)
+    if features is None or not method.needs_features:
+        features = np.empty((len(labels), 0), np.float32)
+    if features.ndim != 2 or len(features) != len(labels) or (method.needs_features and not features.shape[1]):
+        raise InputError(f"{method.name} needs features [{len(labels)}, D], got {list(features.shape)}")
+    if not np.isfinite(features).all():
+        raise DataError(f"{method.name}: some features are not finite; take another extractor")
+    chosen = []
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        chosen.append(members[method.pick(features[members], ipc, np.random.default_rng([seed, label]))])
+    return np.concatenate(chosen).astype(np.int64)

@@ -1,0 +1,67 @@
+"""Students `hf:ID_OR_PATH`: any image classifier of transformers, from a folder or the local hub cache."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dpd_eval.students.logits import Logits
+from dpd_runtime.errors import InputError
+from dpd_train.hub import check_model, first_sentence, model_folder, model_hash
+
+PREFIX = "hf:"
+
+
+def is_hub(name: str) -> bool:
+    return name.startswith(PREFIX) and len(name) > len(PREFIX)
+
+
+def find_folder(name: str) -> Path:
+    """Where the model of `hf:ID_OR_PATH` lies. Nothing is downloaded.
+
+    Raises:
+        InputError: it is not on this machine, with the command that fetches it; or its weights are no safetensors.
+    """
+    source = name.removeprefix(PREFIX)
+    folder = model_folder(source)
+    check_model(folder, source)
+    return folder
+
+
+def identity(name: str) -> str:
+    """sha256 over config and weights: what the results of this student depend on."""
+    return model_hash(find_folder(name))
+
+
+def build_hub_student(name: str, num_classes: int) -> nn.Module:
+    """The model with its weights, and a new last layer: a head that knows the classes already would be no student.
+
+    Raises:
+        InputError: not on this machine, not an image classifier, or without a linear last layer.
+    """
+    from transformers import AutoModelForImageClassification
+
+    folder = find_folder(name)
+    try:
+        model, report = AutoModelForImageClassification.from_pretrained(
+            folder,
+            num_labels=num_classes,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises almost any type on a folder that it cannot use
+        raise InputError(
+            f"student {name}: cannot be opened as an image classifier ({first_sentence(error)}); take another model"
+        ) from None
+    body = sorted(key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}."))
+    if body:
+        raise InputError(f"student {name}: its weights lack {len(body)} tensors, first {body[0]}; take another model")
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1].out_features != num_classes:
+        raise InputError(f"student {name}: its last layer is not linear; take another image classifier")
+    linear[-1].reset_parameters()
+    return Logits(model)

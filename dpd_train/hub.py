@@ -1,0 +1,92 @@
+"""Models named by a hub id or a folder, as they lie on this machine: nothing is fetched and no pickle is opened."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from dpd_runtime.errors import InputError
+
+# What decides a model's output: weights, sizes, pre-processing, tokenizer, chat template.
+DECISIVE = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
+
+
+def model_folder(source: str) -> Path:
+    """The folder of a model.
+
+    transformers is given folders only: for an id it asks the hub for an adapter in spite of `local_files_only`.
+
+    Args:
+        source: a folder (`~` is the home folder), or the id of a repository in the local hub cache.
+
+    Raises:
+        InputError: neither; the line holds the command that fetches an id.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{source}: is a file; give the folder of the model, or its id on the hub")
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except HFValidationError:
+        raise InputError(f"{source}: no such folder; give the folder of a model, or its id on the hub") from None
+    except (OSError, ValueError):
+        raise InputError(
+            f"{source}: no such folder, and no model of that id on this machine; fetch it once: {fetch_command(source)}"
+        ) from None
+
+
+def fetch_command(source: str) -> str:
+    """The line that brings the model `source` into the local hub cache."""
+    online = "HF_HUB_OFFLINE=0 " if constants.HF_HUB_OFFLINE else ""
+    return f"{online}hf download {source}"
+
+
+def check_model(folder: Path, source: str) -> str:
+    """The model type of a transformers folder with all its weights as safetensors.
+
+    Args:
+        source: what the user called it, for messages.
+
+    Raises:
+        InputError: no config.json, an adapter, weights that are a pickle, or absent ones.
+    """
+    again = "complete the folder" if Path(source).expanduser().is_dir() else f"fetch it again: {fetch_command(source)}"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{source}: its config.json is missing or names no model_type; {again}") from None
+    if (folder / "adapter_config.json").exists():
+        raise InputError(f"{source}: is an adapter for another model; merge the two and give the merged folder")
+    absent = [name for name in _weight_files(folder) if not (folder / name).is_file()]
+    if absent and any(folder.glob("*.bin")):
+        raise InputError(f"{source}: its weights are a pickle; only safetensors are opened: take a model that has them")
+    if absent:
+        raise InputError(f"{source}: {absent[0]} is missing; {again}")
+    return str(kind)
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over names and contents of the files directly inside that decide what the model does; 1 s for 1 GB."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in DECISIVE and path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def first_sentence(error: Exception) -> str:
+    """Of a message, what one line has room for."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200] or type(error).__name__
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ["model.safetensors"]

@@ -1,0 +1,92 @@
+"""What `dpd evaluate` prints: every figure where a reader looks for it."""
+
+import pytest
+
+from dpd_cli.evaluation_tables import print_evaluation
+from dpd_eval import ArmResult, Evaluation, SetMetrics, StudentInfo, load_recipe
+from dpd_eval.summary import differences, verdicts
+
+
+def arm(name: str, student: str, *runs: float) -> ArmResult:
+    spread = 0.0123 if len(runs) > 1 else None
+    return ArmResult(
+        arm=name,
+        student=student,
+        ipc=10,
+        images=20,
+        oa_mean=sum(runs) / len(runs),
+        oa_std=spread,
+        oa_runs=runs,
+        aa=0.5,
+        kappa=0.25,
+        class_accuracy={"a": 0.5, "b": 0.5},
+        confusion=((1, 1), (1, 1)),
+        steps=1000,
+        seeds=tuple(range(len(runs))),
+        cached=0,
+        seconds=1.0,
+    )
+
+
+def evaluation(*arms: ArmResult) -> Evaluation:
+    metrics = SetMetrics("set", 10, 20, "own: x", 0.0321, 0.001, 0.5, 0.4, 0.3, 0.2, 0.91, 0.11, 0.875, {"a": 1.0})
+    return Evaluation(
+        sets=("one",),
+        train="train",
+        test="test",
+        test_part="test",
+        classes=("a", "b"),
+        train_images=100,
+        test_images=4,
+        val_per_class=None,
+        resolution=64,
+        labels="soft",
+        teacher="own: y [beta]",
+        extractor="own: x",
+        recipe=load_recipe("quick"),
+        students={student: StudentInfo(1, 1) for student in dict.fromkeys(row.student for row in arms)},
+        arms=arms,
+        differences=differences(arms),
+        at_least=0.9,
+        verdicts=verdicts(arms, 0.9),
+        metrics=(metrics,),
+        notes=("two [files] left out",),
+        fingerprints={},
+        versions={},
+        seconds=5.0,
+    )
+
+
+def test_tables_and_verdicts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    print_evaluation(
+        evaluation(
+            arm("set", "convnet", 0.8, 0.8),
+            arm("random", "convnet", 0.6, 0.6),
+            arm("set", "vit-tiny", 0.5, 0.7),
+            arm("random", "vit-tiny", 0.8, 0.6),
+        )
+    )
+    shown = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    assert ["set", "convnet", "10", "20", "1000", "2", "80.00", "1.23", "50.00", "0.2500"] in rows
+    assert ["random", "60.00 ± 1.23", "70.00 ± 1.23"] in rows  # by student
+    assert ["set", "10", "0.0321", "0.0010", "0.500", "0.400", "0.300", "0.200", "0.910", "0.110", "87.5"] in rows
+    assert "set − random (convnet, IPC 10): +20.00 points, 95 % interval +20.00 to +20.00, n = 2" in shown
+    assert "at least 0.9 × random: met" in shown
+    assert "at least 0.9 × random: not resolved" in shown
+    for line in (
+        "soft labels",
+        "soft labels: own: y [beta]",
+        "features: own: x",
+        "note: two [files] left out",
+        "64 px",
+    ):
+        assert line in shown
+
+
+def test_one_student_and_one_pair_need_no_second_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation(evaluation(arm("set", "convnet", 0.8), arm("random", "convnet", 0.6)))
+    shown = capsys.readouterr().out
+    assert "by student" not in shown
+    assert "one pair, no interval" in shown
