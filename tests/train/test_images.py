@@ -12,31 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.errors import DataError
-from dpd_train.images import SceneSet, fingerprint, read_scenes
+from dpd_train.images import fingerprint, read_scenes
+from tests.train.painted import greys, paint, reasons, tree
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-def paint(path: Path, grey: int, size: tuple[int, int] = (8, 8)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (grey, grey, grey)).save(path)
-    return path
-
-
-def tree(root: Path, count: int = 4, classes: tuple[str, ...] = ("Alpha", "Beta")) -> Path:
-    """Grey level 10 · class + index, so that a pixel says which file it came from."""
-    for label, name in enumerate(classes):
-        for index in range(count):
-            paint(root / name / f"{name}_{index}.png", 100 * label + index)
-    return root
-
-
-def greys(scenes: SceneSet) -> list[int]:
-    return [int(value) for value in scenes.images[:, 0, 0, 0]]
-
-
-def reasons(scenes: SceneSet) -> dict[str, str]:
-    return {entry.path: entry.reason for entry in scenes.rejected}
 
 
 def test_pixels_labels_and_hashes_are_those_of_the_files(tmp_path: Path) -> None:

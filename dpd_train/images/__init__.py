@@ -1,0 +1,31 @@
+"""Reading labelled scenes: folder trees and lists, Pillow and rasterio, one square size, every file accounted for."""
+
+from dpd_train.images.findings import Finding, Findings, look_over, write_quarantine
+from dpd_train.images.folders import SUFFIXES
+from dpd_train.images.pixels import DECODERS
+from dpd_train.images.read import hash_test_part, natural_side, read_scenes, split_folders
+from dpd_train.images.reading import PLAIN, Reading, parse_reading
+from dpd_train.images.rendering import Rendering
+from dpd_train.images.scene_set import Part, Rejected, SceneSet, fingerprint, to_float
+
+__all__ = [
+    "DECODERS",
+    "PLAIN",
+    "SUFFIXES",
+    "Finding",
+    "Findings",
+    "Part",
+    "Reading",
+    "Rejected",
+    "Rendering",
+    "SceneSet",
+    "fingerprint",
+    "hash_test_part",
+    "look_over",
+    "natural_side",
+    "parse_reading",
+    "read_scenes",
+    "split_folders",
+    "to_float",
+    "write_quarantine",
+]

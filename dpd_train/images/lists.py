@@ -1,0 +1,163 @@
+"""CSV and Parquet lists of images: columns path, label and, where there are parts, split."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from dpd_runtime.errors import DataError, MissingExtraError
+from dpd_train.images.names import printable
+from dpd_train.images.sources import Files
+
+LIST_SUFFIXES = frozenset({".csv", ".parquet"})
+NEEDED, OPTIONAL = ("path", "label"), "split"
+SPLITS = ("train", "val", "test")
+MOST_ROWS = 10_000_000
+
+Row = tuple[int, Sequence[object]]
+"""Number of a row, for messages; its path, label and, where the list has that column, split."""
+
+
+@dataclass(frozen=True)
+class SceneList:
+    """A list that has been read; `by_part` has the key None where there is no split column."""
+
+    root: Path
+    by_part: dict[str | None, dict[str, list[Path]]] = field(repr=False)
+    whole = "list"
+    classes = "labels"
+
+    @property
+    def folder(self) -> Path:
+        return self.root.parent
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(name for name in SPLITS if name in self.by_part)
+
+    def name(self, part: str) -> str:
+        return f"split {part}"
+
+    def place(self, part: str) -> str:
+        return f"{self.root}, split {part}"
+
+    def files(self, part: str | None) -> Files:
+        found = self.by_part[part]
+        if len(found) < 2:
+            place = self.root if part is None else self.place(part)
+            raise DataError(f"{place}: holds one class only ({next(iter(found))!r}); at least two labels are needed")
+        return found
+
+
+def open_list(path: Path) -> SceneList:
+    """Read a list. Paths are relative to its folder and may not leave it by name (links are followed).
+
+    Raises:
+        DataError: another form than documented; the message has the row.
+        MissingExtraError: a Parquet list without pyarrow.
+    """
+    rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    first_row: dict[Path, int] = {}
+    by_part: dict[str | None, dict[str, list[Path]]] = {}
+    for number, row in rows:
+        place = f"{path}, row {number}"
+        name, label = _relative(row[0], place), _label(row[1], place)
+        if name in first_row:
+            raise DataError(
+                f"{place}: {printable(name)} stands in row {first_row[name]} already; list each image once, "
+                "with one label and in one split"
+            )
+        first_row[name] = number
+        part = _split(row[2], place) if len(row) > 2 else None
+        by_part.setdefault(part, {}).setdefault(label, []).append(path.parent / name)
+    if not by_part:
+        raise DataError(f"{path}: lists no images")
+    return SceneList(path, {part: _sorted(files) for part, files in by_part.items()})
+
+
+def _sorted(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    return {label: sorted(files[label], key=str) for label in sorted(files)}
+
+
+def _relative(value: object, place: str) -> Path:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{place}: has no path")
+    name = PurePosixPath(value)
+    if name.is_absolute() or ".." in name.parts:
+        raise DataError(
+            f"{place}: path {value!r} leaves the list's folder; give paths relative to it, without '..', "
+            "and move the list above the images or put a link to them beside it"
+        )
+    return Path(name)
+
+
+def _label(value: object, place: str) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not text.strip() or printable(text.strip()) != text.strip():
+        raise DataError(f"{place}: label {value!r} is not a class name; give a word or a whole number")
+    return text.strip()
+
+
+def _split(value: object, place: str) -> str:
+    text = str(value).strip()
+    if text not in SPLITS:
+        raise DataError(f"{place}: split {text!r} is none of {', '.join(SPLITS)}")
+    return text
+
+
+def _columns(header: Sequence[str], path: Path) -> list[int]:
+    """Where path, label and split stand."""
+    wanted = [*NEEDED, OPTIONAL] if OPTIONAL in header else [*NEEDED]
+    if any(header.count(name) != 1 for name in wanted):
+        shown = printable(", ".join(header))[:200] or "nothing"
+        raise DataError(
+            f"{path}: the first line has to name the columns path, label and, where there are parts, split, once each, "
+            f"with commas between; found {shown}"
+        )
+    return [header.index(name) for name in wanted]
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(lines, [])]
+            places = _columns(header, path)
+            for line in lines:
+                if not line:
+                    continue
+                if len(line) != len(header):
+                    raise DataError(
+                        f"{path}, row {lines.line_num}: has {len(line)} fields, the first line {len(header)}; put a "
+                        "field that holds a comma into double quotes"
+                    )
+                yield lines.line_num, [line[place] for place in places]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: is no CSV file in UTF-8 ({_short(error)})") from error
+
+
+def _parquet_rows(path: Path) -> Iterable[Row]:
+    if find_spec("pyarrow") is None:
+        raise MissingExtraError("pyarrow", "parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            header = list(file.schema_arrow.names)
+            names = [header[place] for place in _columns(header, path)]
+            if file.metadata.num_rows > MOST_ROWS:
+                raise DataError(f"{path}: has {file.metadata.num_rows} rows, at most {MOST_ROWS} are read")
+            table = file.read(columns=names, use_threads=False)
+        columns = [table.column(name).to_pylist() for name in names]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: is no Parquet file ({_short(error)})") from error
+    return enumerate(zip(*columns, strict=True), start=1)
+
+
+def _short(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(" ".join(text.split()))[:200]

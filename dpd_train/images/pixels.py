@@ -1,0 +1,177 @@
+"""One file → one square RGB image, or the reason why not. Files that bring their own colours go through Pillow."""
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+
+from dpd_train.images.names import printable
+
+# Only these decoders are let near a file, whatever its name says: EPS, for one, would start Ghostscript.
+DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+MOST_BYTES = 2**31
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
+
+ToRgb = Callable[[bytes], Image.Image | str]
+"""A file's bytes → RGB image, or the reason why there is none; may raise whatever a decoder raises."""
+
+# What it has to say about a file of many bands stands, in our words, beside the file's name in `SceneSet.rejected`.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+
+
+def read_bytes(path: Path) -> bytes | str:
+    """The file's bytes, or the reason why it has none for us."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe or device would block for ever
+            return "not a regular file"
+        if path.stat().st_size > MOST_BYTES:
+            return f"larger than {MOST_BYTES >> 30} GiB; cut it into tiles"
+        return path.read_bytes() or "empty file"
+    except FileNotFoundError:
+        return "broken link" if path.is_symlink() else "no such file"
+    except Exception as error:
+        return reason_of(error)
+
+
+def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, npt.NDArray[np.uint8]] | str:
+    """The file's bytes and its middle square, resized (Lanczos): uint8 [resolution, resolution, 3]; or why not."""
+    content = read_bytes(path)
+    if isinstance(content, str):
+        return content
+    try:
+        with _quiet():
+            rgb = to_rgb(content)
+        if isinstance(rgb, str):
+            return rgb
+        side = min(rgb.size)
+        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+        square = rgb.crop((left, top, left + side, top + side))
+        if side != resolution:
+            square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+        return content, np.asarray(square, np.uint8)
+    except Exception as error:  # decoders raise almost any type on damaged bytes; one bad file must not end a run
+        return reason_of(error)
+
+
+def size_in_header(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels, or None where the file's header does not say."""
+    try:
+        if not path.is_file():
+            return None
+        with _quiet(), Image.open(path, formats=DECODERS) as image:
+            return image.size
+    except Exception:  # the reason is reported when the file itself is read
+        return _tiff_size(path)
+
+
+def pillow_rgb(content: bytes) -> Image.Image | str:
+    """RGB, 8 bits; or the reason why there is no meaningful conversion."""
+    try:
+        opened = Image.open(io.BytesIO(content), formats=DECODERS)
+    except UnidentifiedImageError:
+        if content.startswith(TIFF_STARTS):
+            return "a damaged TIFF, or one of other bands than grey or RGB: those are read with --bands"
+        raise
+    with opened as image:
+        return _to_rgb(image)
+
+
+def reason_of(error: Exception) -> str:
+    """One line for the report."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"not readable as any of {', '.join(DECODERS)}"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels for one image; cut it into tiles"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"damaged or unsupported: {printable(' '.join(text.split()))[:200] or type(error).__name__}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's remarks on odd tags, one for each file: what matters becomes a reason."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _tiff_size(path: Path) -> tuple[int, int] | None:
+    """From the first directory of a TIFF which Pillow does not open, such as one of thirteen bands."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            if not start.startswith(TIFF_STARTS):
+                return None
+            start += file.read(8) if start.startswith(TIFF_STARTS[2:]) else b""
+            tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+            file.seek(tags.next)
+            with _quiet():
+                tags.load(file)
+            width, height = int(tags[256]), int(tags[257])
+    except Exception:
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # an MPO is a camera's JPEG with previews behind the picture
+        return f"animated or multi-page: {frames} frames; save the wanted one as its own file"
+    colour16 = any(part.startswith(COLOUR16) for part in _raw_modes(image))
+    if _in_separate_planes(image):
+        return "16-bit bands in separate planes, which Pillow misreads; pass --bands, or convert to 8 bits"
+    image.load()
+    if image.mode.startswith("I"):
+        return _from_16_bit(np.asarray(image))
+    if image.mode == "F":
+        return "floating-point pixels have no known range; pass --stretch 2,98, or convert to 8 bits"
+    if colour16 and (high := _brightest(image)) < 16:
+        return _almost_black("colour", 256 * high + 255)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        if with_alpha.getchannel("A").getextrema() == (0, 0):
+            return "fully transparent"
+        # Black is what aerial tiles have where there is no data; what lies under transparency is arbitrary.
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), with_alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
+    """How the decoder is told to unpack pixels, such as RGB;16B: the only place where Pillow says their depth."""
+    return [part.args if isinstance(part.args, str) else str(part.args[0]) for part in image.tile if part.args]
+
+
+def _in_separate_planes(image: ImageFile.ImageFile) -> bool:
+    """Uncompressed TIFF, colour of more than 8 bits, planar: Pillow 13 unpacks each plane as if it had 8 bits."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or len(image.getbands()) == 1:
+        return False
+    deep = any(bits > 8 for bits in image.tag_v2.get(258, (1,)))
+    return deep and image.tag_v2.get(284) == 2 and any(part.codec_name == "raw" for part in image.tile)
+
+
+def _brightest(image: Image.Image) -> int:
+    """Highest value of the colours, without alpha: of 16-bit colours Pillow keeps the upper byte."""
+    return int(np.asarray(image.convert("RGB")).max())
+
+
+def _from_16_bit(values: npt.NDArray[np.integer]) -> Image.Image | str:
+    """The full range 0…65535 becomes 0…255: a stretch of each image by itself would undo brightness between classes."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        return f"integer pixels from {low} to {high} have no known range; pass --stretch 2,98, or convert to 8 bits"
+    if high < 4096:
+        return _almost_black("grey", high)
+    return Image.fromarray(np.rint(values / 257.0).astype(np.uint8)).convert("RGB")
+
+
+def _almost_black(what: str, high: int) -> str:
+    way_out = "pass --stretch 2,98, or convert to 8 bits"
+    return f"16-bit {what} with values up to {high} only would turn almost black; {way_out}"

@@ -1,0 +1,179 @@
+"""Labelled scenes from a folder tree or a list into memory (DESIGN §4, §11)."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dpd_runtime.errors import DataError
+from dpd_train.images.folders import open_tree
+from dpd_train.images.lists import LIST_SUFFIXES, open_list
+from dpd_train.images.names import printable
+from dpd_train.images.pixels import pillow_rgb, read_bytes, read_square, size_in_header
+from dpd_train.images.reading import PLAIN, Reading
+from dpd_train.images.rendering import Rendering, settle
+from dpd_train.images.scene_set import Part, Rejected, SceneSet
+from dpd_train.images.sources import Files, Source, files_of_part, reference_files
+
+
+def read_scenes(
+    root: Path,
+    *,
+    part: Part,
+    resolution: int | None = None,
+    val_per_class: int | None = None,
+    reading: Reading = PLAIN,
+) -> SceneSet:
+    """Reads one part of a data set; every image is centre-cropped to a square and resized (Lanczos).
+
+    root          a folder that holds the class folders, or train/ (and val/, test/) which hold them; or a .csv or
+                  .parquet list with the columns path, label and perhaps split.
+    part          "val" is val/ (or the rows of split val) where that exists, else for each class the last N file names
+                  (sorted as strings) of the training images, which are then not in "train". "test" is test/. "all" is
+                  every image under root.
+    resolution    side of the images in pixels; None takes the shorter side of the most common size, measured on the
+                  training images so that all parts come out alike.
+    val_per_class N; None takes max(1, n // 10) of a class with n files. An error where val/ decides.
+    reading       bands and stretch. The limits of the stretch are those of the training images (the held-out ones
+                  among them), the same for each part.
+
+    Files are split by name before any is opened, so that a damaged one never moves another to a different part.
+    Damaged and unusable files are listed in `rejected`; files without an image suffix and hidden ones are passed over.
+    Raises DataError: nothing at root, no images, fewer than two classes, an empty class, a part that is not there,
+    train/ and this part with different classes, fewer than 2 usable training images (1 in other parts) in a class.
+    Raises MissingExtraError: a reading that needs rasterio, a list that needs pyarrow, and they are not installed.
+    """
+    if resolution is not None and resolution < 1:
+        raise DataError(f"resolution is {resolution}: give a positive number of pixels")
+    if val_per_class is not None and val_per_class < 0:
+        raise DataError(f"validation images per class is {val_per_class}: give 0 or more")
+    source = open_source(root)
+    reference = reference_files(source)
+    files = files_of_part(source, reference, part, val_per_class)
+    for name, paths in files.items():  # said before minutes of decoding
+        _check_count(source, part, name, len(paths), [])
+    if resolution is None:
+        resolution = _common_side(reference, source)
+    rendering = None if reading.plain else settle(reading, reference, source.root)
+    return _decode(source, files, part, resolution, rendering)
+
+
+def natural_side(root: Path) -> int:
+    """Shorter side in pixels of the most common size among the training images, from their headers.
+
+    Raises:
+        DataError: as `read_scenes` does.
+    """
+    source = open_source(root)
+    return _common_side(reference_files(source), source)
+
+
+def split_folders(root: Path) -> tuple[str, ...]:
+    """Which of train, val, test are parts of `root`, a tree or a list, and not classes of that name."""
+    root = Path(root)
+    return open_source(root).parts if root.is_dir() or _is_list(root) else ()
+
+
+def open_source(root: Path) -> Source:
+    """Raises:
+    DataError: neither a folder nor a list.
+    """
+    root = Path(root)
+    try:
+        if not root.exists():
+            raise DataError(f"{root}: no such folder; give a folder that holds one folder of images per class")
+        if root.is_dir():
+            return open_tree(root)
+        if _is_list(root):
+            return open_list(root)
+    except OSError as error:
+        raise DataError(f"{root}: cannot be opened ({error.strerror or error})") from error
+    raise DataError(
+        f"{root}: is a file; give a folder that holds one folder of images per class, or a .csv or .parquet list"
+    )
+
+
+def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, str]:
+    """Path → hash as in `SceneSet.hashes`, of the test part, whose pixels stay unread; empty where there is none.
+
+    rendering: that of the training images, so that equal images have equal hashes. Unreadable files are left out.
+
+    Raises:
+        DataError: as `read_scenes` does.
+    """
+    source = open_source(root)
+    if "test" not in source.parts:
+        return {}
+    found = {}
+    for paths in files_of_part(source, reference_files(source), "test", None).values():
+        for path in paths:
+            content = read_bytes(path)
+            if isinstance(content, bytes):
+                found[_name(source, path)] = _identity(content, rendering)
+    return found
+
+
+def _is_list(root: Path) -> bool:
+    return root.is_file() and root.suffix.lower() in LIST_SUFFIXES
+
+
+def _decode(source: Source, files: Files, part: Part, resolution: int, rendering: Rendering | None) -> SceneSet:
+    to_rgb = pillow_rgb if rendering is None else rendering.rgb
+    images = np.empty((sum(map(len, files.values())), resolution, resolution, 3), np.uint8)
+    labels: list[int] = []
+    hashes: list[str] = []
+    used: list[Path] = []
+    rejected: list[Rejected] = []
+    inside = source.folder.resolve()
+    for label, (name, paths) in enumerate(files.items()):
+        already = len(rejected)
+        for path in paths:
+            found = read_square(path, resolution, to_rgb)
+            if isinstance(found, str):
+                rejected.append(Rejected(_name(source, path), found))
+                continue
+            content, images[len(used)] = found
+            labels.append(label)
+            hashes.append(_identity(content, rendering))
+            used.append(path)
+        _check_count(source, part, name, len(paths) - len(rejected) + already, rejected[already:])
+    return SceneSet(
+        tuple(files),
+        images[: len(used)],
+        np.array(labels, np.int64),
+        tuple(hashes),
+        tuple(rejected),
+        tuple(_name(source, path) for path in used),
+        rendering,
+        tuple(_name(source, path) for path in used if not path.resolve().is_relative_to(inside)),
+    )
+
+
+def _identity(content: bytes, rendering: Rendering | None) -> str:
+    return hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
+
+
+def _name(source: Source, path: Path) -> str:
+    return printable(path.relative_to(source.folder))
+
+
+def _check_count(source: Source, part: Part, name: str, used: int, rejected: Sequence[Rejected]) -> None:
+    least = 2 if part == "train" else 1
+    if used >= least:
+        return
+    place = f"{source.root}: class {name!r} has {used} usable image{'' if used == 1 else 's'} in part {part!r}"
+    because = f" ({len(rejected)} rejected, first {rejected[0].path}: {rejected[0].reason})" if rejected else ""
+    way_out = "add images" + {"train": " or hold out fewer for validation", "val": " or hold out more"}.get(part, "")
+    raise DataError(f"{place}{because}, at least {least} needed; {way_out}")
+
+
+def _common_side(files: Files, source: Source) -> int:
+    """Shorter side of the most common size; of equally common ones the smallest."""
+    every = [path for paths in files.values() for path in paths]
+    sizes = Counter(size for size in map(size_in_header, every) if size is not None)
+    if not sizes:
+        raise DataError(f"{source.root}: none of its {len(every)} image files can be opened; are they images?")
+    most = max(sizes.values())
+    return min(min(size) for size, count in sizes.items() if count == most)

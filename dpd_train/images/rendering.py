@@ -1,0 +1,154 @@
+"""Bands and values → 8-bit RGB, by one stretch over the whole data set, so that brightness stays comparable."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dpd_runtime.errors import DataError
+from dpd_train.images.names import printable
+from dpd_train.images.pixels import read_bytes, reason_of
+from dpd_train.images.rasters import Raster, read_raster, require_rasterio
+from dpd_train.images.reading import PERCENTILES, Reading
+
+SAMPLE_IMAGES = 512
+SAMPLE_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A `Reading` that has been settled on a data set: all that decides the RGB of an image, beside its bytes.
+
+    bands       1-based; None takes the images' own colours
+    limits      (low, high) in pixel values that become 0 and 255, once or for each band; None: 8-bit, kept as they are
+    kind        pixel type and number of bands which every image must have; None: any (limits were given)
+    percentiles where the limits come from, over `sampled` images; None where they were given
+    """
+
+    bands: tuple[int, ...] | None
+    limits: tuple[tuple[float, float], ...] | None
+    kind: tuple[str, int] | None = None
+    percentiles: tuple[float, float] | None = None
+    sampled: int = 0
+
+    def rgb(self, content: bytes) -> Image.Image | str:
+        """A file's bytes → RGB, square; no data is black. Or the reason why there is none."""
+        raster = read_raster(content, self.bands)
+        if isinstance(raster, str):
+            return raster
+        if self.kind is not None and raster.kind != self.kind:
+            return f"{_described(raster.kind)} where the other images have {_described(self.kind)}"
+        if self.limits is not None and len(self.limits) not in (1, len(raster.values)):
+            return f"{_described(raster.kind)}, the stretch is for {len(self.limits)} bands"
+        return Image.fromarray(stretched(raster, self.limits))
+
+    def identity(self, content: bytes) -> str:
+        """sha256 (hex) of a file's bytes and of what decides its pixels: other pixels must not meet in a cache."""
+        decisive = json.dumps([self.bands, self.limits], separators=(",", ":")).encode()
+        return hashlib.sha256(b"dpd rendering\0" + decisive + b"\0" + hashlib.sha256(content).digest()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """For run.json; `stretch` is the text which makes `--stretch` do the same to other images."""
+        return {
+            "bands": None if self.bands is None else list(self.bands),
+            "stretch": None if self.limits is None else ",".join(f"{low!r}:{high!r}" for low, high in self.limits),
+            "percentiles": None if self.percentiles is None else list(self.percentiles),
+            "sampled_images": self.sampled,
+            "pixel_type": None if self.kind is None else self.kind[0],
+        }
+
+
+def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:
+    """Find the limits of the stretch on a sample of `files` (paths by class), unless `reading` gives them.
+
+    The sample: up to 512 images, as many from each class, evenly spaced in its order, every n-th row and column of the
+    middle square so that at most 64 × 64 pixels of each count. It depends on names and content only.
+
+    Raises:
+        MissingExtraError: rasterio is not installed.
+        DataError: no image of the sample can be read, or a band is constant over it.
+    """
+    require_rasterio()
+    if reading.limits is not None:
+        return Rendering(reading.bands, reading.limits)
+    rasters, first_reason = _sample(files, reading.bands)
+    if not rasters:
+        raise DataError(f"{root}: no image of the sample for the stretch can be read, first {first_reason}")
+    kind = Counter(raster.kind for raster in rasters).most_common(1)[0][0]
+    if kind[0] == "uint8" and reading.percentiles is None:
+        return Rendering(reading.bands, None, kind)
+    percentiles = reading.percentiles or PERCENTILES
+    alike = [raster for raster in rasters if raster.kind == kind]
+    limits = tuple(_limits(alike, band, percentiles) for band in range(kind[1]))
+    for band, (low, high) in enumerate(limits):
+        if not low < high:
+            number = reading.bands[band] if reading.bands else band + 1
+            raise DataError(
+                f"{root}: band {number} is {low:g} at both percentiles {percentiles[0]:g} and {percentiles[1]:g} of "
+                "the sample; choose other bands, wider percentiles, or give --stretch LOW:HIGH"
+            )
+    return Rendering(reading.bands, limits, kind, percentiles, len(alike))
+
+
+def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> npt.NDArray[np.uint8]:
+    """uint8 [side, side, 3]: low becomes 0, high 255, linear between, clipped outside; no data is 0."""
+    bands = []
+    for band, values in enumerate(raster.values):
+        if limits is None:
+            grey = np.where(raster.valid, values, 0).astype(np.uint8)
+        else:
+            low, high = limits[min(band, len(limits) - 1)]
+            share = (np.where(raster.valid, values, low).astype(np.float64) - low) / (high - low)
+            grey = np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+            grey[~raster.valid] = 0
+        bands.append(grey)
+    return np.stack(bands if len(bands) == 3 else bands * 3, axis=-1)
+
+
+def _sample(files: Mapping[str, Sequence[Path]], bands: tuple[int, ...] | None) -> tuple[list[Raster], str]:
+    """Thinned rasters, and the first file that gave none with its reason."""
+    share = max(1, SAMPLE_IMAGES // len(files))
+    rasters, first_reason = [], ""
+    for paths in files.values():
+        count = min(share, len(paths))
+        for path in (paths[i * len(paths) // count] for i in range(count)):
+            raster = _read(path, bands)
+            if isinstance(raster, Raster):
+                rasters.append(raster)
+            else:
+                first_reason = first_reason or f"{printable(path.name)}: {raster}"
+    return rasters, first_reason
+
+
+def _read(path: Path, bands: tuple[int, ...] | None) -> Raster | str:
+    content = read_bytes(path)
+    if isinstance(content, str):
+        return content
+    try:
+        raster = read_raster(content, bands)
+    except Exception as error:  # as in `read_square`: one bad file must not end a run
+        return reason_of(error)
+    if isinstance(raster, str):
+        return raster
+    every = -(-len(raster.valid) // SAMPLE_SIDE)
+    return Raster(raster.values[:, ::every, ::every].copy(), raster.valid[::every, ::every].copy())
+
+
+def _limits(rasters: Sequence[Raster], band: int, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Rounded to six digits, so that the last bits of a library's interpolation do not change a hash."""
+    values = np.concatenate([raster.values[band][raster.valid] for raster in rasters]).astype(np.float64)
+    if not len(values):
+        return 0.0, 0.0
+    low, high = (float(f"{value:.6g}") for value in np.percentile(values, percentiles))
+    return low, high
+
+
+def _described(kind: tuple[str, int]) -> str:
+    return f"{kind[1]} band{'s' * (kind[1] != 1)} of {kind[0]}"

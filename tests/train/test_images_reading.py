@@ -1,0 +1,113 @@
+"""Options of reading and the arithmetic of the stretch, without any file."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpd_runtime.errors import InputError
+from dpd_train.images import PLAIN, Reading, Rendering, parse_reading
+from dpd_train.images.names import printable
+from dpd_train.images.rasters import Raster
+from dpd_train.images.rendering import stretched
+
+finite = st.floats(-1e6, 1e6, width=32)
+
+
+@pytest.mark.parametrize(
+    ("bands", "stretch", "expected"),
+    [
+        (None, None, PLAIN),
+        ("4,3,2", None, Reading((4, 3, 2))),
+        ("8", "1,99.5", Reading((8,), percentiles=(1, 99.5))),
+        ("4, 3, 2", "0:3000", Reading((4, 3, 2), limits=((0, 3000),))),
+        (None, "0:3000,-1:2.5e3,5:6", Reading(limits=((0, 3000), (-1, 2500), (5, 6)))),
+    ],
+)
+def test_options_are_understood(bands: str | None, stretch: str | None, expected: Reading) -> None:
+    assert parse_reading(bands, stretch) == expected
+    assert expected.plain == (bands is None and stretch is None)
+
+
+@pytest.mark.parametrize(
+    ("bands", "stretch", "message"),
+    [
+        ("4,3", None, "bands 4,3: give three band numbers"),
+        ("0,1,2", None, "the first band is 1"),
+        ("red", None, "--bands red: give band numbers such as 4,3,2"),
+        ("", None, "--bands : give band numbers"),
+        (None, "98,2", "stretch 98,2: give two percentiles"),
+        (None, "2,101", "0 ≤ low < high ≤ 100"),
+        (None, "nan,98", "give two percentiles"),
+        (None, "2", "--stretch 2: give two percentiles such as 2,98, or pixel values such as 0:3000"),
+        (None, "2,98,3", "--stretch 2,98,3"),
+        (None, "0:3000,5", "--stretch 0:3000,5"),
+        (None, "low:high", "--stretch low:high"),
+        (None, "3000:0", "LOW must be below HIGH"),
+        (None, "0:inf", "both finite"),
+        ("4", "0:1,0:1,0:1", "give one LOW:HIGH, or one for each of the bands"),
+        (None, "0:1,0:1", "give one LOW:HIGH"),
+    ],
+)
+def test_options_without_sense_are_refused(bands: str | None, stretch: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_reading(bands, stretch)
+
+
+def test_percentiles_and_limits_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="give one of them"):
+        Reading(percentiles=(2, 98), limits=((0, 1),))
+
+
+@given(
+    values=st.lists(st.one_of(finite, st.sampled_from([np.nan, np.inf, -np.inf])), min_size=4, max_size=4),
+    low=finite,
+    width=st.floats(1e-2, 1e6),
+)
+def test_stretch_is_a_clipped_line_and_no_data_is_black(values: list[float], low: float, width: float) -> None:
+    band = np.array(values, np.float32).reshape(1, 2, 2)
+    limits = (float(low), float(low) + width)
+    pixels = stretched(Raster(band, np.isfinite(band[0])), (limits,))
+    expected = [
+        0 if not np.isfinite(v) else round(255 * min(1.0, max(0.0, (float(v) - limits[0]) / (limits[1] - limits[0]))))
+        for v in band.ravel().tolist()
+    ]
+    assert pixels.shape == (2, 2, 3)
+    assert pixels[..., 0].ravel().tolist() == expected
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_each_band_has_its_own_limits() -> None:
+    values = np.full((3, 1, 1), 50, np.uint16)
+    pixels = stretched(Raster(values, np.ones((1, 1), bool)), ((0, 100), (50, 60), (0, 50)))
+    assert pixels[0, 0].tolist() == [128, 0, 255]
+
+
+@given(limits=st.lists(st.tuples(finite, st.floats(1e-3, 1e6)), min_size=3, max_size=3), content=st.binary())
+def test_the_recorded_stretch_read_again_is_the_same(limits: list[tuple[float, float]], content: bytes) -> None:
+    pairs = tuple((low, low + width) for low, width in limits)
+    settled = Rendering((4, 3, 2), pairs, ("uint16", 3), (2, 98), 7)
+    record = json.loads(json.dumps(settled.record()))
+    again = parse_reading(",".join(map(str, record["bands"])), record["stretch"])
+    assert (again.bands, again.limits) == (settled.bands, settled.limits)
+    assert Rendering(again.bands, again.limits).identity(content) == settled.identity(content)
+
+
+def test_identity_follows_bytes_bands_and_limits() -> None:
+    every_bands, every_limits = (None, (1, 2, 3), (3, 2, 1)), (None, ((0.0, 1.0),), ((0.0, 2.0),))
+    renderings = [Rendering(bands, limits) for bands in every_bands for limits in every_limits]
+    identities = {rendering.identity(content) for rendering in renderings for content in (b"", b"a")}
+    assert len(identities) == 18
+
+
+@given(text=st.text(st.characters(), max_size=20))
+def test_names_in_messages_are_one_harmless_line(text: str) -> None:
+    shown = printable(text)
+    shown.encode()
+    assert len(shown.splitlines()) <= 1
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    if text.isprintable() and text.isascii():
+        assert shown == text
