@@ -154,8 +154,8 @@ def _pixel_losses(
         "gradient": training.gradient_weight * gradient_loss(reconstructed, targets),
     }
     if training.coarse_weight:
-        pooled = ((F.avg_pool2d(x, side) for x in (reconstructed, targets)) for side in training.coarse_sides)
-        coarse = torch.stack([F.l1_loss(*pair) for pair in pooled]).mean()
+        error = reconstructed - targets
+        coarse = torch.stack([F.avg_pool2d(error, side).abs().mean() for side in training.coarse_sides]).mean()
         parts["coarse"] = training.coarse_weight * coarse
     if training.chroma_weight:
         parts["chroma"] = training.chroma_weight * chroma_loss(reconstructed, targets)

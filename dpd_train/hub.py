@@ -9,6 +9,7 @@ from huggingface_hub.errors import HFValidationError
 
 from dpd_runtime.errors import InputError
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 # What decides a model's output: weights, sizes, pre-processing, tokenizer, chat template.
 DECISIVE = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
 
@@ -68,6 +69,16 @@ def check_model(folder: Path, source: str) -> str:
     if absent:
         raise InputError(f"{source}: {absent[0]} is missing; {again}")
     return str(kind)
+
+
+def check_tokenizer(folder: Path, source: str) -> None:
+    """transformers 5 makes an empty tokenizer where the files of one are missing.
+
+    Raises:
+        InputError: no file with a vocabulary.
+    """
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise InputError(f"{source}: has no tokenizer ({', '.join(VOCABULARIES)}); complete the folder")
 
 
 def model_hash(folder: Path) -> str:

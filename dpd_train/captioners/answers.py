@@ -1,0 +1,64 @@
+"""From what a vision-language model writes to clean phrases that other images can share."""
+
+import re
+import unicodedata
+
+FORMAT = 1  # raise it whenever the same answer gives other phrases: stored ones are then made again
+MAX_PHRASES = 8
+MAX_WORDS = 4
+MAX_LETTERS = 40
+
+INSTRUCTION = (
+    f"Describe this satellite image with at most {MAX_PHRASES} short phrases of one to {MAX_WORDS} words each, "
+    "separated by commas: land cover, land use, objects, their density and arrangement, colours, texture. Name only "
+    "what can be seen. Write no sentences, no place names, no numbers and no positions such as left, top or centre."
+)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LEADING = _words("a an the and or with of in on some several there is are it this image photo picture shows showing")
+# A text encoder reads "no roads" as roads.
+_NEGATIONS = _words("no not none without unknown unclear unidentifiable")
+# Training turns and mirrors its images, which moves what is at the left elsewhere.
+_POSITIONS = _words(
+    "left right top bottom upper lower north south east west northern southern eastern western "
+    "northeast northwest southeast southwest corner corners center centre middle background foreground"
+)
+_STOCK = re.compile(r"(?:satellite|aerial|overhead|bird's[- ]eye) (?:image|imagery|photo|photograph|picture|view)\b")
+_PHRASE = re.compile(r"[a-z]+(?:[ '-][a-z]+)*")
+
+
+def parse(answer: str) -> tuple[str, ...]:
+    """At most MAX_PHRASES phrases of lower-case words, in the order of the answer, each once.
+
+    Left out are phrases with digits or other signs, longer than MAX_WORDS words or MAX_LETTERS letters, with a negation
+    or a position, and those which only say that it is a satellite image.
+    """
+    text = unicodedata.normalize("NFKC", answer.rpartition("</think>")[2]).lower().replace("’", "'")
+    text = re.sub(r"[^,;.\n:]*:", "", text)  # labels, as "land cover:"
+    found: dict[str, None] = {}
+    for piece in re.split(r"[,;.!?|/()\[\]\n•]+", text):
+        words = _content(re.sub(r"[*_`\"#]+", " ", piece).strip(" \t-'").split())
+        phrase = " ".join(words)
+        if _PHRASE.fullmatch(phrase) and len(words) <= MAX_WORDS and len(phrase) <= MAX_LETTERS and _usable(words):
+            found[phrase] = None
+    return tuple(found)[:MAX_PHRASES]
+
+
+def _content(words: list[str]) -> list[str]:
+    """Without what only leads to it, as in "this is a satellite image of"."""
+    while words:
+        stock = _STOCK.match(" ".join(words))
+        skip = len(stock[0].split()) if stock else int(words[0] in _LEADING)
+        if not skip:
+            break
+        words = words[skip:]
+    return words
+
+
+def _usable(words: list[str]) -> bool:
+    parts = {part for word in words for part in word.split("-")}
+    return not parts & (_NEGATIONS | _POSITIONS)
