@@ -18,6 +18,7 @@ from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
 from dpd_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from dpd_runtime.prototype_kinds import fits
 from dpd_runtime.schedule import Schedule, schedule_from_config
 from dpd_runtime.solvers import SOLVERS
 
@@ -43,7 +44,8 @@ class SceneClass:
 
     Args:
         prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; at least one.
-        prototypes: [K, C, h, w] float32 scaled latents; K may be 0. Image i uses number i mod K.
+        prototypes: [K, C, h, w] float32 scaled latents; K may be 0. Image i uses number i mod K. Of kind `pooled`
+            they are block means, with smaller sides.
     """
 
     name: str
@@ -156,12 +158,15 @@ def _classes(
     content: Any, prototypes: dict[str, Float32], prompts: int, latent_shape: tuple[int, ...]
 ) -> tuple[SceneClass, ...]:
     classes = []
-    for label, entry in enumerate(content["classes"]):
+    entries, kind = content["classes"], content.get("prototype_kind", "centroid")
+    for label, entry in enumerate(entries):
         name = check_class_name(entry["name"])
         rows = tuple(entry["prompt_rows"])
         latents = prototypes.get(f"class.{label}", np.zeros((0, *latent_shape), np.float32))
-        if latents.shape[1:] != latent_shape:
-            raise BundleError(f"prototypes.safetensors: class {name} has shape {latents.shape}, not K × {latent_shape}")
+        if not fits(kind, latents.shape, latent_shape):
+            raise BundleError(
+                f"prototypes.safetensors: class {name} has shape {latents.shape}, not K × {latent_shape} ({kind})"
+            )
         if not rows or any(type(r) is not int or not 0 <= r < prompts for r in rows):
             raise BundleError(f"classes.json: class {name} names prompts which prompts.safetensors does not hold")
         if len(rows) != max(1, len(latents)):

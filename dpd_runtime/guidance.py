@@ -11,8 +11,19 @@ def classifier_free(conditional: Array, unconditional: Array, guidance_scale: fl
 def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array:
     """ẑ0' = ẑ0 + g · (p − ẑ0) (mode guidance, 2505.18963, written on ẑ0).
 
+    Prototypes with smaller sides are block means (kind `pooled`) and pull block means alone, whatever varies within a
+    block: ẑ0' = ẑ0 + g · U(p − P(ẑ0)), P average pooling, U nearest-neighbour upsampling (METHOD §1).
+
     Args:
-        original, prototypes: [B, C, h, w].
+        original: [B, C, h, w]. prototypes: [B, C, h, w], or [B, C, h/f, w/f] for a whole number f.
         scale: g in 0 … 1.
     """
-    return original + scale * (prototypes - original)  # type: ignore[operator, no-any-return]
+    if prototypes.shape == original.shape:  # type: ignore[attr-defined]
+        return original + scale * (prototypes - original)  # type: ignore[operator, no-any-return]
+    batch, channels, height, width = original.shape  # type: ignore[attr-defined]
+    rows, columns = prototypes.shape[2:]  # type: ignore[attr-defined]
+    shape = (batch, channels, rows, height // rows, columns, width // columns)
+    blocks = original.reshape(shape)  # type: ignore[attr-defined]
+    means = blocks.mean((3, 5)).reshape(batch, channels, rows, 1, columns, 1)
+    wanted = prototypes.reshape(batch, channels, rows, 1, columns, 1)  # type: ignore[attr-defined]
+    return (blocks + scale * (wanted - means)).reshape(batch, channels, height, width)  # type: ignore[no-any-return]

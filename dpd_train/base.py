@@ -4,9 +4,10 @@ import copy
 import json
 import shutil
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,8 +17,19 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling import Denoise, Float32, to_uint8
 from dpd_runtime.schedule import Schedule, schedule_from_config
+from dpd_train.base_folder import TOKENIZER_FILES, base_folder, check_base, nano_folder, weights_variant
+from dpd_train.class_embedding import fold_class_embedding
 
-TOKENIZER_FILES = ("vocab.json", "merges.txt")
+__all__ = [
+    "TOKENIZER_FILES",
+    "Base",
+    "at_resolution",
+    "decode_images",
+    "load_base",
+    "nano_folder",
+    "save_base",
+    "torch_denoise",
+]
 
 
 @dataclass(frozen=True)
@@ -35,60 +47,75 @@ class Base:
         return schedule_from_config(self.scheduler.config)
 
     @property
+    def downsampling(self) -> int:
+        """Pixels of an image along a side of one latent."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
     def resolution(self) -> int:
         """Side of its images in pixels."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return int(self.unet.config.sample_size * factor)
-
-
-def nano_folder() -> Path:
-    """The base that comes with the package."""
-    return Path(str(resources.files("dpd_train") / "data" / "nano"))
+        return int(self.unet.config.sample_size * self.downsampling)
 
 
 def load_base(name: str) -> Base:
-    """Open `nano` or a local folder.
+    """Open `nano`, a local folder, or a repository of the local hub cache by its id.
+
+    A UNet with a class embedding comes without: it is folded into the time embedding, fed 0.
 
     Raises:
-        InputError: no such folder, or a model of another kind.
+        InputError: nothing there, or a model of another kind.
     """
-    folder = nano_folder() if name == "nano" else Path(name)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise InputError(f"base {name!r}: {index} is missing; give nano or a folder in diffusers' layout")
-    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise InputError(f"base {name!r} is a {kind}; StableDiffusionPipeline folders are supported")
-    for file in TOKENIZER_FILES:
-        if not (folder / "tokenizer" / file).is_file():
-            raise InputError(
-                f"base {name!r}: tokenizer/{file} is missing; copy it there from the model's first release"
-            )
-    local = {"local_files_only": True}
-    weights = {"use_safetensors": True, **local}  # anything else would be a pickle
+    folder = base_folder(name)
+    check_base(name, folder)
     try:
-        return Base(
-            vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **weights).eval(),
-            unet=UNet2DConditionModel.from_pretrained(
-                folder, subfolder="unet", torch_dtype=torch.float32, **weights
-            ).eval(),
-            text_encoder=CLIPTextModel.from_pretrained(
-                folder, subfolder="text_encoder", dtype=torch.float32, **weights
-            ).eval(),
-            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), **local),
-            scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler", **local),
+        base = Base(
+            vae=_part(AutoencoderKL, folder, "vae", torch_dtype=torch.float32),
+            unet=fold_class_embedding(_part(UNet2DConditionModel, folder, "unet", torch_dtype=torch.float32)),
+            text_encoder=_part(CLIPTextModel, folder, "text_encoder", dtype=torch.float32),
+            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+            scheduler=_scheduler(folder),
         )
-    except (OSError, ValueError) as error:
+        schedule_from_config(base.scheduler.config)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise InputError(f"base {name!r} cannot be opened: {error}") from error
+    longest = int(base.text_encoder.config.max_position_embeddings)  # a tokenizer without a length says 10^30
+    base.tokenizer.model_max_length = min(base.tokenizer.model_max_length, longest)
+    return base
+
+
+def _part(kind: Any, folder: Path, part: str, **dtype: torch.dtype) -> Any:
+    """One network; safetensors, as anything else would be a pickle."""
+    variant = weights_variant(folder, part)
+    options = {"use_safetensors": True, "local_files_only": True} | ({"variant": variant} if variant else {})
+    return kind.from_pretrained(folder, subfolder=part, **options, **dtype).eval()
+
+
+def _scheduler(folder: Path) -> DDIMScheduler:
+    """The schedule of whatever sampler the base names. DDIM alone would clip where a config does not speak of it."""
+    content = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    silent = {} if "clip_sample" in content else {"clip_sample": False}
+    return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, **silent)
+
+
+def at_resolution(base: Base, side: int) -> Base:
+    """The same networks, which are convolutional, for images of `side` pixels. Changes the configs in place."""
+    # diffusers takes small sizes of UNets older than 0.9 for a mistake and sets them to 64.
+    size = {"sample_size": side // base.downsampling, "_diffusers_version": diffusers.__version__}
+    base.unet.register_to_config(**size)
+    base.vae.register_to_config(sample_size=side)
+    return base
 
 
 def torch_denoise(base: Base) -> Denoise:
-    """The UNet as the function which `dpd_runtime.sampling.sample` takes: PyTorch behind the site's own sampler."""
+    """The UNet, where it is, as the function which `dpd_runtime.sampling.sample` takes: PyTorch behind the site's own
+    sampler.
+    """
 
     def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
-        context = torch.from_numpy(np.ascontiguousarray(prompts))
+        device = base.unet.device
+        noisy, context = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (latents, prompts))
         with torch.no_grad():
-            output: Float32 = base.unet(torch.from_numpy(latents), torch.tensor(timestep), context).sample.numpy()
+            output: Float32 = base.unet(noisy, torch.tensor(timestep, device=device), context).sample.cpu().numpy()
         return output
 
     return denoise
@@ -96,9 +123,9 @@ def torch_denoise(base: Base) -> Denoise:
 
 @torch.no_grad()
 def decode_images(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
-    """Scaled latents [B, C, h, w] → uint8 [B, H, W, 3]."""
-    decoded = base.vae.decode(torch.from_numpy(latents) / base.vae.config.scaling_factor).sample
-    return to_uint8(decoded.numpy())
+    """Scaled latents [B, C, h, w] → uint8 [B, H, W, 3]; the VAE stays where it is."""
+    scaled = torch.from_numpy(latents).to(base.vae.device) / base.vae.config.scaling_factor
+    return to_uint8(base.vae.decode(scaled).sample.cpu().numpy())
 
 
 def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -106,11 +133,16 @@ def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dty
 
     transformers 5 saves tokenizer.json alone; vocab.json and merges.txt are copied beside it for older readers.
     """
+
+    def cast(module: torch.nn.Module) -> torch.nn.Module:
+        return module if all(p.dtype == dtype for p in module.parameters()) else copy.deepcopy(module).to(dtype)
+
+    _forget_last_call(base.tokenizer)
     pipeline = StableDiffusionPipeline(
-        vae=copy.deepcopy(base.vae).to(dtype),
-        text_encoder=copy.deepcopy(base.text_encoder).to(dtype),
+        vae=cast(base.vae),
+        text_encoder=cast(base.text_encoder),
         tokenizer=base.tokenizer,
-        unet=copy.deepcopy(base.unet).to(dtype),
+        unet=cast(base.unet),
         scheduler=base.scheduler,
         safety_checker=None,
         feature_extractor=None,
@@ -121,6 +153,14 @@ def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dty
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_source / name, folder / "tokenizer" / name)
     _remove_local_paths(folder)
+
+
+def _forget_last_call(tokenizer: CLIPTokenizer) -> None:
+    """tokenizer.json would hold the length and padding of whatever was tokenised last."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)  # transformers 4 has a slow one
+    if fast is not None:
+        fast.no_truncation()
+        fast.no_padding()
 
 
 def _load_as_float32(path: Path) -> None:

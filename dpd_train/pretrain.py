@@ -4,6 +4,7 @@ denoiser trains beside the decoder once the encoder is frozen.
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,8 @@ from dpd_runtime.atomic import write_atomically
 from dpd_runtime.errors import InputError
 from dpd_train.attributes import VOCABULARY, describe_many
 from dpd_train.autoencoder import reconstruction_metrics, train_autoencoder
-from dpd_train.base import Base, load_base, nano_folder, save_base
+from dpd_train.base import Base, load_base, save_base
+from dpd_train.base_folder import base_folder
 from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.checkpoint import load_state, without_prefix
 from dpd_train.classifiers import ResNet
@@ -30,7 +32,7 @@ from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
 from dpd_train.latents import encode_cached
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
 from dpd_train.pretrain_config import PretrainConfig, perceptual_shapes
-from dpd_train.tokenizer import build_tokenizer
+from dpd_train.tokenizer import build_tokenizer, load_tokenizer
 from dpd_train.train_classifier import train_classifier
 
 log = logging.getLogger(__name__)
@@ -145,8 +147,19 @@ def _first_vae(config: PretrainConfig) -> AutoencoderKL:
     return vae
 
 
-def _captions(scenes: SceneSet, tokenizer_folder: Path) -> CaptionTable:
-    tokenizer = build_tokenizer(VOCABULARY, tokenizer_folder)
+def _tokenizer(work: _Work) -> CLIPTokenizer:
+    """The one of the state, else of the base that the run starts from, else a new one: learning it twice need not give
+    the same numbers, as merges of equal count may change places.
+    """
+    folder = work.state / "tokenizer"
+    if not (folder / "vocab.json").exists():
+        if work.config.start is None:
+            return build_tokenizer(VOCABULARY, folder)
+        shutil.copytree(base_folder(work.config.start) / "tokenizer", folder)
+    return load_tokenizer(folder)
+
+
+def _captions(scenes: SceneSet, tokenizer: CLIPTokenizer) -> CaptionTable:
     return caption_table(tokenizer, scenes.classes, scenes.labels.tolist(), describe_many(scenes.images))
 
 
@@ -191,7 +204,7 @@ def _scaled_vae(work: _Work) -> AutoencoderKL:
 
 def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work) -> LatentData:
     latents = encode_cached(vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device)
-    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, work.state / "tokenizer"))
+    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, _tokenizer(work)))
 
 
 def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Base:
@@ -207,7 +220,7 @@ def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPToken
 
 def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[str, float]]]:
     vae = _scaled_vae(work)
-    tokenizer = build_tokenizer(VOCABULARY, work.state / "tokenizer")
+    tokenizer = _tokenizer(work)
     torch.manual_seed(work.config.seed)
     base = _first_base(work.config, vae, tokenizer)
     trained_unet, trained_text, history = train_denoiser(
@@ -244,9 +257,8 @@ def _pieces(work: _Work) -> list[str]:
     if path.exists():
         done: list[str] = json.loads(path.read_text(encoding="utf-8"))
         return done
-    start = nano_folder() if work.config.start == "nano" else Path(work.config.start or "")
-    record = start / "pretrain.json"
-    if work.config.start is None or not record.exists():
+    record = base_folder(work.config.start) / "pretrain.json" if work.config.start else None
+    if record is None or not record.exists():
         return []
     before = json.loads(record.read_text(encoding="utf-8"))
     return [*before.get("pieces", []), "from here on with the start of that base"]

@@ -1,10 +1,8 @@
 """Aggregated prompts: what the images of a prototype have in common, in one sentence (METHOD §1, item 3)."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -87,19 +85,6 @@ def _tell(classes: Sequence[str], table: PromptTable, tokenizer: CLIPTokenizer) 
     for name, count in zip(classes, bare, strict=True):
         if count > limit:
             log.warning("class name %r has %d tokens; the text encoder reads the first %d alone", name, count, limit)
-
-
-def write_classes(path: Path, classes: Sequence[str], table: PromptTable, counts: Sequence[tuple[int, ...]]) -> None:
-    """classes.json: names, prompts, and for each prototype its prompt and its number of members."""
-    content = {
-        "prototype_kind": "centroid" if any(counts) else "none",
-        "prompts": table.texts,
-        "classes": [
-            {"name": name, "prompt_rows": rows, "prototype_counts": members}
-            for name, rows, members in zip(classes, table.rows, counts, strict=True)
-        ],
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

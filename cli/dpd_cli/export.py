@@ -12,6 +12,9 @@ def export_command(
     precision: Annotated[str, typer.Option(help="fp32, or fp16 (half-precision weights).")] = "fp16",
     name: Annotated[str | None, typer.Option(help="The bundle's name; the run's by default.")] = None,
     data_licence: Annotated[str, typer.Option(help="Licence of the training data, for the manifest.")] = "unstated",
+    allow_real_prototypes: Annotated[
+        bool, typer.Option("--allow-real-prototypes", help="Ship prototypes that are latents of real images.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -33,7 +36,14 @@ def export_command(
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with progress_bar("exporting") as bar:
         result = export_run(
-            run, out, precision=precision, name=name, data_licence=data_licence, overwrite=overwrite, progress=bar
+            run,
+            out,
+            precision=precision,
+            name=name,
+            data_licence=data_licence,
+            allow_real_prototypes=allow_real_prototypes,
+            overwrite=overwrite,
+            progress=bar,
         )
     if json_output:
         print_json(result)

@@ -1,72 +1,79 @@
 """`dpd train`: scenes → a run directory."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def train_command(
-    data: Annotated[Path, typer.Argument(help="Class-per-folder tree, with train/ val/ test/ inside or not.")],
+    data: Annotated[
+        Path,
+        typer.Argument(help="Class-per-folder tree, with train/ val/ test/ inside or not; or a .csv or .parquet list."),
+    ],
     out: Annotated[Path, typer.Option(help="The run directory; must be new, or unfinished with --resume.")],
-    base: Annotated[str, typer.Option(help="nano, or a folder in diffusers' layout.")] = "nano",
-    resolution: Annotated[int | None, typer.Option(help="Accept shrinking larger images to the base's size.")] = None,
-    ipc: Annotated[int, typer.Option(help="At most this many prototypes per class.")] = 50,
-    steps: Annotated[int, typer.Option(help="Fine-tuning steps; 0 keeps the base as it is.")] = 500,
-    batch: Annotated[int, typer.Option(help="Images in one step.")] = 32,
-    prototypes: Annotated[str, typer.Option(help="centroid or none.")] = "centroid",
-    k_min: Annotated[int, typer.Option(help="Fewest images behind one prototype.")] = 10,
-    val_per_class: Annotated[int | None, typer.Option(help="Validation images per class (DESIGN: n // 10).")] = None,
-    teacher_steps: Annotated[int, typer.Option(help="Longest training of the teacher.")] = 1200,
-    latent_classifier_steps: Annotated[int, typer.Option(help="Longest training of the judge on latents.")] = 800,
+    preset: Annotated[str | None, typer.Option(help="quick, standard or paper; other options win over it.")] = None,
+    base: Annotated[str | None, typer.Option(help="nano, a diffusers folder, or a hub id (default: nano)")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Image side in pixels (default: the base's)")] = None,
+    ipc: Annotated[int | None, typer.Option(help="At most this many prototypes per class (default: 50)")] = None,
+    steps: Annotated[int | None, typer.Option(help="Fine-tuning steps; 0: the base as it is (default: 500)")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in one step (default: 32)")] = None,
+    peak_rate: Annotated[float | None, typer.Option(help="Learning rate after the warm-up (default: 1e-4)")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps of warm-up (default: a fifth, at most 100)")] = None,
+    tune: Annotated[str | None, typer.Option(help="full or lora (default: lora from 100 M parameters on)")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank, and alpha, of the adapters (default: 4)")] = None,
+    tune_vae: Annotated[bool | None, typer.Option(help="Train the VAE's decoder on the images first.")] = None,
+    vae_steps: Annotated[int | None, typer.Option(help="Steps of that (default: 300)")] = None,
+    lambda_cls: Annotated[float | None, typer.Option(help="Weight of the classification consistency (0)")] = None,
+    prototypes: Annotated[str | None, typer.Option(help="centroid, pooled, medoid or none (default: centroid)")] = None,
+    k_min: Annotated[int | None, typer.Option(help="Fewest images behind one prototype (default: 10)")] = None,
+    captioner: Annotated[str | None, typer.Option(help="attributes, clip:ID or vlm:ID (default: attributes)")] = None,
+    bands: Annotated[str | None, typer.Option(help="Bands for red, green, blue, such as 4,3,2; 1-based.")] = None,
+    stretch: Annotated[
+        str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
+    ] = None,
+    val_per_class: Annotated[int | None, typer.Option(help="Validation images per class (default: n // 10)")] = None,
+    teacher_steps: Annotated[int | None, typer.Option(help="Longest training of the teacher (default: 1200)")] = None,
+    latent_classifier_steps: Annotated[
+        int | None, typer.Option(help="Longest training of the judge on latents (default: 800)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every draw (default: 0)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop at a checkpoint after so many minutes.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints")] = False,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where latents of real images are kept (private).")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where latents and captions are kept (private).")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where it works.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="PyTorch threads; all cores by default.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fine-tune a latent diffusion model on labelled scenes, with teacher, prototypes and prompts.
 
     Examples: dpd train scenes/ --out run · dpd train eurosat/ --out run --val-per-class 100 --steps 2000
+    · dpd train ucmerced/ --out run --preset standard --max-minutes 60
     """
+    given = {name: value for name, value in locals().items() if name in _fields()}
+
     import logging
     import sys
 
     from dpd_cli.terminal import print_json, stage_progress
     from dpd_cli.torch_half import require_torch
     from dpd_runtime.errors import InputError
+    from dpd_train.presets import resolve
 
-    least = {"ipc": 1, "steps": 0, "batch": 1, "k-min": 2, "teacher-steps": 1, "latent-classifier-steps": 1, "seed": 0}
-    given = (ipc, steps, batch, k_min, teacher_steps, latent_classifier_steps, seed)
-    for (name, bound), value in zip(least.items(), given, strict=True):
-        if value < bound:
-            raise InputError(f"--{name} is {value}: it must be at least {bound}")
-    if seed >= 2**32:
-        raise InputError(f"--seed is {seed}: it must be below 2**32")
-    if prototypes not in ("centroid", "none"):
-        raise InputError(f"--prototypes {prototypes!r} is not in this version: use centroid or none")
+    config = resolve(preset, given)
+    if max_minutes is not None and not max_minutes >= 0:
+        raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     require_torch()
     import torch
 
-    from dpd_train.train import TrainConfig, train
+    from dpd_train.device import use_device
+    from dpd_train.train import train
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     if threads:
         torch.set_num_threads(threads)
-    config = TrainConfig(
-        base=base,
-        resolution=resolution,
-        ipc=ipc,
-        steps=steps,
-        batch=batch,
-        teacher_steps=teacher_steps,
-        latent_classifier_steps=latent_classifier_steps,
-        prototypes=prototypes,  # type: ignore[arg-type]
-        k_min=k_min,
-        val_per_class=val_per_class,
-        seed=seed,
-    )
+    place = use_device(device)
     with stage_progress() as progress:
         run = train(
             data,
@@ -75,15 +82,38 @@ def train_command(
             resume=resume,
             cache=cache_dir,
             keep_checkpoints=keep_checkpoints,
+            device=place,
+            max_minutes=max_minutes,
             progress=progress,
         )
     if json_output:
         print_json({"out": str(out), **run})
-        return
+    elif "unfinished" in run:
+        left = run["unfinished"]
+        print(f"time is up     {left['stage']} stands at step {left['step']} of {left['steps']}")
+        print("next           the same command with --resume goes on from there")
+    else:
+        _summary(out, run)
+
+
+def _fields() -> set[str]:
+    """Options that decide a run; the others say where and how it goes."""
+    from dataclasses import fields
+
+    from dpd_train.train_config import TrainConfig
+
+    return {field.name for field in fields(TrainConfig)}
+
+
+def _summary(out: Path, run: dict[str, Any]) -> None:
+    import sys
+
     metrics = run["metrics"]
     lost = 100 * (metrics["teacher_oa_on_the_same_images"] - metrics["teacher_oa_on_reconstructions"])
     print(f"run            {out}/ in {run['seconds']:.0f} s; look at {out}/samples/final.png")
     print("prototypes     " + ", ".join(f"{name} {count}" for name, count in run["prototypes"].items()))
+    if run.get("private_prototypes"):
+        print("private        the prototypes are latents of real images: dpd export refuses them", file=sys.stderr)
     print(f"teacher        {100 * metrics['teacher_oa']:.1f} % on validation")
     print(f"judge          {100 * metrics['latent_classifier_oa']:.1f} % on validation latents")
     print(f"VAE            {metrics['vae']['psnr']:.1f} dB; the teacher loses {lost:.1f} points on reconstructions")

@@ -15,7 +15,9 @@ import torch
 from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save as tensor_bytes
 
+from dpd_export.card_content import CardContent
 from dpd_export.graphs import OPSET, export_graph, graphs_of, halve_weights, to_bytes
+from dpd_export.model_card import CARD_NAME, model_card, parameter_counts
 from dpd_export.parity import PSNR_LIMITS, check, largest_difference, psnr
 from dpd_runtime.archive import write_zip
 from dpd_runtime.bundle import Bundle, load_bundle
@@ -23,11 +25,12 @@ from dpd_runtime.errors import BundleError, InputError, ParityError
 from dpd_runtime.generate import BLOCK, Generation, resolve_sampler
 from dpd_runtime.manifest import MANIFEST_NAME, BlockGuidance, FileEntry, Manifest, Sampler
 from dpd_runtime.noise import NoiseStream
+from dpd_runtime.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling import sample
 from dpd_runtime.solvers import SOLVERS
 from dpd_train.base import TOKENIZER_FILES, Base, decode_images, load_base, torch_denoise
+from dpd_train.judges import load_classifier
 from dpd_train.prompts import embed
-from dpd_train.train import load_classifier
 
 DEFAULT_SAMPLER = Sampler(
     solver="dpm++2m",
@@ -54,6 +57,21 @@ def _read_run(run: Path) -> dict[str, Any]:
         raise InputError(f"{run}: no run.json in it; {hint}")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def _check_prototypes(run: Path, allow_real: bool) -> bool:
+    """Whether the prototypes are real images.
+
+    Raises:
+        InputError: they are, and that was not allowed.
+    """
+    kind = json.loads((run / "classes.json").read_text(encoding="utf-8"))["prototype_kind"]
+    if kind in PRIVATE_KINDS and not allow_real:
+        raise InputError(
+            f"{run}: its prototypes ({kind}) are latents of real images and decode to them; train with --prototypes "
+            "centroid or pooled, or pass --allow-real-prototypes where the images may leave"
+        )
+    return kind in PRIVATE_KINDS
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -86,6 +104,10 @@ def _config_files(base: Base, run: Path) -> dict[str, bytes]:
     files["tokenizer/special_tokens_map.json"] = _json_bytes(special)
     files["model_index.json"] = (pipeline / "model_index.json").read_bytes()
     return files
+
+
+def _entries(files: dict[str, bytes]) -> dict[str, FileEntry]:
+    return {path: FileEntry(hashlib.sha256(raw).hexdigest(), len(raw)) for path, raw in sorted(files.items())}
 
 
 def _prompts(base: Base, texts: list[str]) -> bytes:
@@ -131,6 +153,7 @@ def export_run(
     name: str | None = None,
     data_licence: str = "unstated",
     sampler: Sampler = DEFAULT_SAMPLER,
+    allow_real_prototypes: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -140,10 +163,11 @@ def export_run(
         out, bytes, bundle_hash, parity.
 
     Raises:
-        InputError: no finished run, or something else at `out`.
+        InputError: no finished run, something else at `out`, or prototypes that are real images.
         ParityError: a graph, or the images end to end, too far from PyTorch; nothing is left at `out` then.
     """
     record = _read_run(run)
+    marks = {"private_prototypes": True} if _check_prototypes(run, allow_real_prototypes) else {}
     _check_target(out, overwrite)
     base = load_base(str(run / "pipeline"))
     graphs = graphs_of(base, load_classifier(run / "classifier"), load_classifier(run / "latent_classifier"))
@@ -171,10 +195,10 @@ def export_run(
         sampler=sampler,
         precision=precision,
         opset=OPSET,
-        files={path: FileEntry(hashlib.sha256(raw).hexdigest(), len(raw)) for path, raw in sorted(files.items())},
+        files=_entries(files),
         tools={tool: version(tool).split("+")[0] for tool in TOOLS},
         licences={"base": "Apache-2.0", "data": data_licence},
-        data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"]},
+        data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
         parity=parity,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +212,10 @@ def export_run(
             raise ParityError(
                 f"images differ from PyTorch's: {value:.1f} dB, {precision} needs {PSNR_LIMITS[precision]} dB"
             )
-        final = replace(manifest, parity=parity | {"end_to_end_psnr_db": round(value, 2)})
+        measured = replace(manifest, parity=parity | {"end_to_end_psnr_db": round(value, 2)})
+        table = json.loads(files["classes.json"])
+        files[CARD_NAME] = model_card(CardContent(record, measured, table, parameter_counts(graphs)))
+        final = replace(measured, files=_entries(files))
         _write(partial, files | {MANIFEST_NAME: final.to_json()}, as_file=out.suffix == ".dpd")
         _move(partial, out)
     finally:

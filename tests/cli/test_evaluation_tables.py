@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("torch")
+
 from dpd_cli.evaluation_tables import print_evaluation
 from dpd_eval import ArmResult, Evaluation, SetMetrics, StudentInfo, load_recipe
 from dpd_eval.summary import differences, verdicts

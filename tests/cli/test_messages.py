@@ -9,6 +9,7 @@ import pytest
 
 RUNTIME = find_spec("dpd_runtime")
 EMBEDDED = Path(str(RUNTIME and RUNTIME.origin)).parent / "data" / "eurosat64.dpd"
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch and no students")
 needs_bundle = pytest.mark.skipif(not EMBEDDED.is_file(), reason="the package holds no embedded bundle yet")
 
 
@@ -74,9 +75,18 @@ def test_a_folder_with_other_content_is_left_alone(
     [
         pytest.param(["--ipc", "ten"], ["--ipc ten", "such as 10,50"], id="ipc"),
         pytest.param(["--out", "no/such/a.json"], ["the folder no/such does not exist"], id="out"),
-        pytest.param(["--baselines", "best"], ["'best'", "random, herding, k-center, k-means, full"], id="baseline"),
-        pytest.param(["--students", "hf:a/b"], ["a/b", "on this machine", "hf download a/b"], id="student"),
-        pytest.param(["--no-metrics", "--extractor", "own"], ["--extractor own", "no effect"], id="no-use"),
+        pytest.param(
+            ["--baselines", "best"],
+            ["'best'", "random, herding, k-center, k-means, full"],
+            id="baseline",
+            marks=needs_torch,
+        ),
+        pytest.param(
+            ["--students", "hf:a/b"], ["a/b", "on this machine", "hf download a/b"], id="student", marks=needs_torch
+        ),
+        pytest.param(
+            ["--no-metrics", "--extractor", "own"], ["--extractor own", "no effect"], id="no-use", marks=needs_torch
+        ),
     ],
 )
 def test_evaluate_says_what_is_wrong_before_it_reads_an_image(

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+
+pytest.importorskip("torch")
+
+import torch
 
 import dpd_eval.own_extractor as own
 from dpd_cli.main import main

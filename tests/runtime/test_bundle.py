@@ -441,6 +441,16 @@ def test_wrong_tensors(changes: dict[str, Any], message: str, tmp_path: Path) ->
     refused(as_zip(tmp_path, bundle_files(parts(**changes))), message)
 
 
+def test_block_means_open_where_the_table_says_so(tmp_path: Path) -> None:
+    """Kind `pooled`: both sides of the latents are the same multiple of the prototypes'."""
+    table = CLASSES | {"prototype_kind": "pooled"}
+    opened = load_bundle(as_zip(tmp_path, bundle_files(parts(classes=table), latent_shape=(4, 4, 6))))
+    assert np.array_equal(opened.classes[0].prototypes, FOREST.astype(np.float32))
+    for classes, shape in ((CLASSES, (4, 4, 6)), (table, (4, 4, 3)), (table, (4, 5, 6))):
+        files = bundle_files(parts(classes=classes), latent_shape=shape)
+        refused(as_zip(tmp_path, files), r"prototypes\.safetensors: class Forest has shape")
+
+
 @pytest.mark.parametrize("name", ["prompts.safetensors", "prototypes.safetensors"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

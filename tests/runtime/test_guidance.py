@@ -41,3 +41,32 @@ def test_pull_at_its_ends() -> None:
     assert np.array_equal(towards_prototype(CONDITIONAL, UNCONDITIONAL, 0.0), CONDITIONAL)
     assert np.array_equal(towards_prototype(CONDITIONAL, UNCONDITIONAL, 1.0), UNCONDITIONAL)
     assert towards_prototype(CONDITIONAL, UNCONDITIONAL, 0.3).dtype == np.float32
+
+
+def test_pooled_prototype_pulls_block_means_alone() -> None:
+    """ẑ0' = ẑ0 + g · U(P(p) − P(ẑ0)) by loops; what varies within a block stays."""
+    rng = np.random.default_rng(0)
+    original, pooled = rng.normal(size=(2, 3, 8, 8)), rng.normal(size=(2, 3, 2, 2))
+    found = towards_prototype(original, pooled, 0.3)
+    for row, column in np.ndindex(2, 2):
+        block = np.s_[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        mean = original[block].mean(axis=(2, 3))
+        shift = 0.3 * (pooled[:, :, row, column] - mean)
+        np.testing.assert_allclose(found[block], original[block] + shift[:, :, None, None], atol=1e-12)
+
+
+def test_block_means_reach_the_pooled_prototype_at_full_pull() -> None:
+    rng = np.random.default_rng(1)
+    original, pooled = (rng.normal(size=(1, 2, side, side)).astype(np.float32) for side in (8, 4))
+    pulled = towards_prototype(original, pooled, 1.0)
+    assert pulled.dtype == np.float32
+    assert pulled.shape == original.shape
+    np.testing.assert_allclose(pulled.reshape(1, 2, 4, 2, 4, 2).mean(axis=(3, 5)), pooled, atol=1e-6)
+    np.testing.assert_array_equal(towards_prototype(original, pooled, 0.0), original)
+
+
+def test_prototype_of_full_size_is_the_pooled_one_with_blocks_of_one() -> None:
+    rng = np.random.default_rng(2)
+    original, prototype = (rng.normal(size=(1, 2, 4, 4)) for _ in range(2))
+    expected = original + 0.4 * (prototype - original)
+    np.testing.assert_array_equal(towards_prototype(original, prototype, 0.4), expected)

@@ -145,6 +145,8 @@ def test_pretrain_goes_on_from_a_base(tmp_path: Path) -> None:
         old, new = getattr(before, kind).state_dict(), getattr(after, kind).state_dict()
         for name, tensor in old.items():
             torch.testing.assert_close(new[name], tensor, rtol=1e-3, atol=1e-3)  # it is stored in half precision
+    for name in ("vocab.json", "merges.txt"):  # the words keep their numbers
+        assert (first / "tokenizer" / name).read_bytes() == (tmp_path / "base" / "tokenizer" / name).read_bytes()
 
 
 def test_statistics_know_a_texture_wherever_its_details_lie() -> None:

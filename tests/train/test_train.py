@@ -8,11 +8,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import DataError, InputError
@@ -21,8 +23,9 @@ from dpd_train.images import read_scenes
 from dpd_train.latents import encode, encode_cached
 from dpd_train.prompts import aggregate_prompts
 from dpd_train.prototypes import ClassPrototypes
-from dpd_train.train import train
+from dpd_train.train import TrainConfig, train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base, tiny_run
+from tests.train.sd_like import sd_like
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,7 @@ def test_run_directory_holds_what_the_design_lists(run: Path) -> None:
     assert record["data"]["images"] == 6 * 8  # 10 a class, 2 of them validation
     assert record["config"]["seed"] == 0
     assert {"torch", "diffusers"} <= set(record["versions"])
+    assert record["seconds"] > 0
 
 
 def test_no_local_path_or_file_name_is_recorded(run: Path) -> None:
@@ -97,12 +101,130 @@ def test_prompt_keeps_only_what_enough_members_share() -> None:
     assert table.rows == ((0, 1),)
 
 
+def _stages(data: Path, out: Path, config: TrainConfig, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    """A run and the titles of the stages that did something."""
+    seen: list[str] = []
+
+    def stage(title: str) -> Any:
+        seen.append(title)
+        return lambda done, total: None
+
+    return train(data, out, config, progress=stage, **options), seen
+
+
+def test_second_run_neither_encodes_nor_captions_again_and_gives_the_same(tmp_path: Path) -> None:
+    scenes = drawn_scenes(tmp_path / "scenes")
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=1, teacher_steps=2, latent_classifier_steps=2)
+    first, seen = _stages(scenes, tmp_path / "a", config, cache=tmp_path / "cache")
+    again, less = _stages(scenes, tmp_path / "b", config, cache=tmp_path / "cache")
+    cached = ["encoding", "encoding the validation part", "captions", "captions of the validation part"]
+    assert seen == [*cached[:2], "teacher", "latent classifier", *cached[2:], "fine-tuning"]
+    assert less == ["teacher", "latent classifier", "fine-tuning"]
+    for entry in (first, again):
+        assert entry.pop("seconds") > 0
+    assert first == again
+    for name in ("prototypes.safetensors", "classes.json", "pipeline/unet/diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_stopped_sessions_end_as_one_run_and_their_seconds_add_up(
+    tune: Literal["full", "lora"], tmp_path: Path
+) -> None:
+    """No time at all: each session does one step of the stage that it finds, and says where it stands."""
+    scenes = drawn_scenes(tmp_path / "scenes")
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=3, teacher_steps=2, latent_classifier_steps=1)
+    config = replace(config, tune=tune)
+    whole = train(scenes, tmp_path / "whole", config, cache=tmp_path / "cache")
+    stops: list[tuple[str, int]] = []
+    seconds = [0.0]
+    while True:
+        record = train(scenes, tmp_path / "cut", config, cache=tmp_path / "cache", resume=True, max_minutes=0)
+        assert record["seconds"] > seconds[-1]
+        seconds.append(record["seconds"])
+        if "unfinished" not in record:
+            break
+        stops.append((record["unfinished"]["stage"], record["unfinished"]["step"]))
+        assert not (tmp_path / "cut" / "run.json").exists()
+        assert len(stops) < 6
+    assert stops == [("teacher", 1), ("fine-tuning", 1), ("fine-tuning", 2)]
+    for name in ("pipeline/unet/diffusion_pytorch_model.safetensors", "classifier/model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+    assert record["metrics"] == whole["metrics"]
+
+
+def test_adapters_on_a_stable_diffusion_base_end_up_in_the_pipeline(tmp_path: Path) -> None:
+    source = sd_like(tmp_path / "sd", version=2, class_embed_type="timestep")
+    config = replace(CONFIG, base=str(source), tune="lora", lora_rank=2, peak_rate=0.05, teacher_steps=2)
+    config = replace(config, latent_classifier_steps=2)
+    record = train(drawn_scenes(tmp_path / "scenes"), tmp_path / "run", config, cache=tmp_path / "cache")
+    assert record["config"]["tune"] == "lora"
+    before, after = (load_base(str(folder)).unet for folder in (source, tmp_path / "run" / "pipeline"))
+    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    attention = {f"{part}.weight" for part in ("to_q", "to_k", "to_v", "to_out.0")}
+    assert changed
+    assert all(any(name.endswith(end) for end in attention) for name in changed)
+    texts = [load_base(str(folder)).text_encoder.state_dict() for folder in (source, tmp_path / "run" / "pipeline")]
+    assert all(torch.equal(value, texts[1][name]) for name, value in texts[0].items())
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline", local_files_only=True)
+    pipeline.unet = before
+    pipeline.load_lora_weights(tmp_path / "run" / "adapter")
+    noisy, context = torch.ones(1, 4, 4, 4), torch.ones(1, 77, 16)
+    with torch.no_grad():
+        found, expected = (unet(noisy, torch.tensor(9), context).sample for unet in (pipeline.unet, after))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_tuned_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, tune_vae=True)
+    config = replace(config, vae_steps=3)
+    train(drawn_scenes(tmp_path / "scenes"), tmp_path / "run", config, cache=tmp_path / "cache")
+    before, after = (load_base(str(folder)).vae.state_dict() for folder in (base, tmp_path / "run" / "pipeline"))
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_record_tells_the_machine_and_how_the_base_was_made(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    (base / "pretrain.json").write_text('{"config": {"seed": 3}}')
+    config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, prototypes="none")
+    record = train(drawn_scenes(tmp_path / "scenes"), tmp_path / "run", config, cache=tmp_path / "cache")
+    assert record["base_pretraining"] == {"config": {"seed": 3}}
+    assert f", {torch.get_num_threads()} of " in record["hardware"]
+    assert set(record["prototypes"].values()) == {0}
+    assert not (tmp_path / "run" / "private" / "prototypes").exists() or not any(
+        (tmp_path / "run" / "private" / "prototypes").iterdir()
+    )
+
+
+def test_real_prototypes_are_marked_and_shown_in_private_only(tmp_path: Path) -> None:
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=0, teacher_steps=2, latent_classifier_steps=2)
+    scenes, run = drawn_scenes(tmp_path / "scenes"), tmp_path / "run"
+    record = train(scenes, run, replace(config, prototypes="medoid"), cache=tmp_path / "cache")
+    assert record["private_prototypes"] is True
+    assert json.loads((run / "classes.json").read_text())["private"] is True
+    with safe_open(run / "prototypes.safetensors", framework="pt") as file:
+        assert file.metadata() == {"private": "latents of real images"}
+        shapes = {name: file.get_tensor(name).shape[1:] for name in file.keys()}  # noqa: SIM118 - not a mapping
+    assert set(shapes.values()) == {(4, SIDE // 4, SIDE // 4)}
+    sheets = sorted(path.name for path in (run / "private" / "prototypes").iterdir())
+    assert sheets == [f"{name}.png" for name in ("Fields", "Forest", "Houses", "River", "Road", "Water")]
+    pooled = train(scenes, tmp_path / "pooled", replace(config, prototypes="pooled"), cache=tmp_path / "cache")
+    assert "private_prototypes" not in pooled
+    table = json.loads((tmp_path / "pooled" / "classes.json").read_text())
+    assert table["prototype_kind"] == "pooled"
+    assert "private" not in table
+    tensors = load_file(tmp_path / "pooled" / "prototypes.safetensors")
+    assert {value.shape[1:] for value in tensors.values()} == {(4, 2, 2)}
+
+
 def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     base, scenes = tiny_base(tmp_path), drawn_scenes(tmp_path / "scenes")
     common = [sys.executable, "-m", "dpd_cli", "train", str(scenes), "--base", str(base), "--cache-dir"]
     common += [str(tmp_path / "cache"), "--steps", "30", "--batch", "4", "--teacher-steps", "20", "--ipc", "3"]
     common += ["--latent-classifier-steps", "20", "--k-min", "2", "--val-per-class", "2", "--threads", "1"]
-    common += ["--resolution", str(SIDE)]
+    common += ["--resolution", str(SIDE), "--preset", "quick"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*common, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
     killed = subprocess.Popen(
@@ -123,6 +245,8 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     subprocess.run(
         [*common, "--out", str(tmp_path / "cut"), "--resume"], check=True, env=environment, capture_output=True
     )
+    config = json.loads((tmp_path / "whole" / "run.json").read_text())["config"]
+    assert (config["steps"], config["k_min"], config["peak_rate"]) == (30, 2, 1e-4)  # given, given, the preset's
     for name in ("pipeline/unet/diffusion_pytorch_model.safetensors", "classifier/model.safetensors"):
         whole, cut = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
         for key, tensor in whole.items():
@@ -140,8 +264,12 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     (scenes / "Road" / "Road_0000.png").rename(one / "Only" / "a.png")
     with pytest.raises(DataError):
         train(one, tmp_path / "run", config)
-    with pytest.raises(InputError, match=r"model_index\.json is missing"):
+    with pytest.raises(InputError, match="no such folder"):
         train(scenes, tmp_path / "run", replace(config, base=str(tmp_path / "nothing")))
+    with pytest.raises(InputError, match=r"model_index\.json is missing"):
+        train(scenes, tmp_path / "run", replace(config, base=str(scenes)))
+    with pytest.raises(InputError, match="nobody"):
+        train(scenes, tmp_path / "run", replace(config, captioner="nobody"))
     assert not (tmp_path / "run").exists()
 
 

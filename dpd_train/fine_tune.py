@@ -1,0 +1,137 @@
+"""Fine-tuning of a base: all of it, or low-rank adapters beside a frozen one; and the VAE's decoder."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpd_train.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train.base import Base
+from dpd_train.classifiers import count_parameters
+from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.device import NEVER, Deadline
+from dpd_train.lora import Adapted, add_adapters, merge_adapters, save_adapters
+from dpd_train.precision import norms_in_float32
+from dpd_train.train_config import TrainConfig, Tune
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
+History = list[dict[str, float]]
+LARGE = 100_000_000  # parameters of a UNet from which adapters are trained
+
+
+def is_large(base: Base) -> bool:
+    return count_parameters(base.unet) >= LARGE
+
+
+def tune_of(config: TrainConfig, base: Base) -> Tune:
+    """What `--tune` says, or what the base's size asks for."""
+    return config.tune or ("lora" if is_large(base) else "full")
+
+
+def denoiser_training(config: TrainConfig) -> DenoiserTraining:
+    return DenoiserTraining(
+        steps=config.steps,
+        batch=config.batch,
+        peak_rate=config.peak_rate,
+        warmup=min(100, config.steps // 5 + 1) if config.warmup is None else config.warmup,
+        seed=config.seed,
+        validate_every=max(1, config.steps // 5),
+    )
+
+
+def fine_tune(
+    base: Base,
+    data: tuple[LatentData, LatentData],
+    config: TrainConfig,
+    state: Path,
+    adapter: Path,
+    progress: Progress,
+    *,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> tuple[Base, History]:
+    """`config.steps` steps on the latents; the run resumes from `state`.
+
+    Args:
+        data: training and validation part.
+        adapter: the folder for low-rank adapters, which also end up merged in the result.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+
+    def trained(unet: Any, text_encoder: Any) -> tuple[Any, Any, History]:
+        training, schedule = denoiser_training(config), base.schedule
+        return train_denoiser(
+            unet, text_encoder, *data, schedule, training, state, progress, device=device, deadline=deadline
+        )
+
+    if tune_of(config, base) == "full":
+        unet, text_encoder, history = trained(base.unet, base.text_encoder)
+        return replace(base, unet=unet.eval(), text_encoder=text_encoder.eval()), history
+    frozen = Adapted(base.text_encoder.requires_grad_(False))
+    adapted = Adapted(add_adapters(base.unet, config.lora_rank, config.seed))
+    log.info("adapters of rank %d: %d parameters", config.lora_rank, count_parameters(adapted))
+    hooks = norms_in_float32(base.unet)  # the loop's own hooks see the adapters alone
+    try:
+        averaged, _, history = trained(adapted, frozen)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    averaged.write_back()
+    save_adapters(base.unet, adapter)
+    return replace(base, unet=merge_adapters(base.unet).eval()), history
+
+
+def decoder_training(config: TrainConfig) -> AutoencoderTraining:
+    """As the nano base's decoder stage, without perceptual networks: the teacher rates the result."""
+    return AutoencoderTraining(
+        steps=config.vae_steps,
+        batch=12,
+        peak_rate=1e-4,
+        l1_weight=0.25,
+        coarse_weight=6.0,
+        chroma_weight=4.0,
+        gradient_weight=0.0,
+        spectral_weight=4.0,
+        contrast_floor=0.04,
+        kl_weight=0.0,
+        scale_probability=0.0,
+        latent_noise=0.05,
+        seed=config.seed + 3,
+    )
+
+
+def tune_decoder(
+    base: Base,
+    images: tuple[torch.Tensor, torch.Tensor],
+    config: TrainConfig,
+    state: Path,
+    progress: Progress,
+    *,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> Base:
+    """The base with a decoder trained on the user's images; latents keep their meaning.
+
+    Args:
+        images: uint8 [n, H, W, 3] of the training and the validation part.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    vae = train_autoencoder(
+        base.vae,
+        *images,
+        decoder_training(config),
+        state,
+        decoder_only=True,
+        progress=progress,
+        device=device,
+        deadline=deadline,
+    )
+    return replace(base, vae=vae)

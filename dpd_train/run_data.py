@@ -1,0 +1,101 @@
+"""What a run trains on: the scenes at a size that the base makes, by class, each different image once."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpd_runtime.bundle import check_class_name
+from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_train.base import Base
+from dpd_train.fine_tune import is_large
+from dpd_train.images import (
+    Findings,
+    Part,
+    SceneSet,
+    hash_test_part,
+    look_over,
+    natural_side,
+    parse_reading,
+    read_scenes,
+)
+from dpd_train.train_config import TrainConfig
+
+log = logging.getLogger(__name__)
+PARTS: tuple[Part, Part] = ("train", "val")
+LARGER = 1.5  # images so much larger than the base's are shrunk only when asked for
+
+
+def working_side(name: str, native: int, multiple: int, large: bool, wanted: int | None, images: int) -> int:
+    """Side in pixels that a run works at.
+
+    Args:
+        name: the base's, for messages. native: what it makes. multiple: what its networks can take.
+        large: whether it has seen enough to be fine-tuned at another size. wanted: `--resolution`.
+        images: shorter side of the most common image size.
+
+    Raises:
+        InputError: a size which the base does not make, or images so large that shrinking must be asked for.
+    """
+    if wanted is None:
+        if images >= LARGER * native:
+            raise InputError(
+                f"the images are {images} px and base {name!r} makes {native} px: pass --resolution {native} to shrink "
+                "them, or a base of that size (for 256 px a Stable Diffusion folder)"
+            )
+        if large and 2 * images <= native:
+            log.warning("images of %d px are enlarged to %d px; --resolution %d is faster", images, native, images)
+        return native
+    if wanted != native and not large:
+        raise InputError(f"--resolution {wanted}: base {name!r} makes {native} px; leave it out or say {native}")
+    if wanted % multiple:
+        raise InputError(f"--resolution {wanted}: base {name!r} takes multiples of {multiple} px")
+    return wanted
+
+
+def side_for(data: Path, config: TrainConfig, base: Base) -> int:
+    """`working_side` for this base and these images."""
+    multiple = base.downsampling * 2 ** (len(base.unet.config.block_out_channels) - 1)
+    native, images = base.resolution, natural_side(data)
+    return working_side(config.base, native, multiple, is_large(base), config.resolution, images)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Training and validation part, and what reading them met."""
+
+    train: SceneSet
+    held: SceneSet
+    findings: Findings
+
+
+def read_parts(data: Path, config: TrainConfig, side: int) -> Scenes:
+    """The parts at `side` pixels; what the user should know of them is logged. Of a test part only hashes are taken.
+
+    Raises:
+        DataError: unusable data, or a class whose name no bundle can hold.
+    """
+    reading = parse_reading(config.bands, config.stretch)
+    train, held = (
+        read_scenes(data, part=part, resolution=side, val_per_class=config.val_per_class, reading=reading)
+        for part in PARTS
+    )
+    for name in train.classes:
+        try:
+            check_class_name(name)
+        except BundleError as error:
+            raise DataError(f"{data}: class folder {name!r} cannot be a class of a bundle; rename it") from error
+    findings = look_over({"train": train, "val": held}, {"test": hash_test_part(data, train.rendering)})
+    for message in findings.messages():
+        log.warning(message)
+    return Scenes(train, held, findings)
+
+
+def rows_by_class(scenes: SceneSet) -> list[np.ndarray[Any, Any]]:
+    """Rows of each class's different images: ten copies of one image hide nobody behind a mean."""
+    _, first = np.unique(np.array(scenes.hashes), return_index=True)
+    different = np.zeros(len(scenes.labels), bool)
+    different[first] = True
+    return [np.flatnonzero((scenes.labels == label) & different) for label in range(len(scenes.classes))]

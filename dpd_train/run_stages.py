@@ -1,0 +1,134 @@
+"""The stages of `dpd train`: each goes on from where an earlier session left it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from dpd_train.base import Base, save_base
+from dpd_train.base_folder import base_folder
+from dpd_train.captioners import describe_scenes
+from dpd_train.captions import caption_table
+from dpd_train.classifiers import ResNet
+from dpd_train.denoiser import LatentData
+from dpd_train.device import Deadline, placed
+from dpd_train.fine_tune import History, fine_tune, is_large, tune_decoder
+from dpd_train.images import SceneSet
+from dpd_train.judges import Labelled, latent_classifier_shape, teacher_shape, trained_classifier
+from dpd_train.latents import encode_cached
+from dpd_train.prompts import aggregate_prompts, embed
+from dpd_train.run_data import Scenes, rows_by_class
+from dpd_train.run_folder import write_prototypes
+from dpd_train.run_record import Trained
+from dpd_train.sheets import sample_sheet, write_prototype_sheets
+from dpd_train.train_classifier import ClassifierTraining
+from dpd_train.train_config import TrainConfig
+
+Progress = Callable[[int, int], None]
+Stages = Callable[[str], Progress]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every stage works on: data, config, places, device and time."""
+
+    scenes: Scenes
+    config: TrainConfig
+    out: Path
+    cache: Path
+    device: torch.device
+    deadline: Deadline
+    progress: Stages
+
+    def state(self, name: str) -> Path:
+        return self.out / "checkpoints" / f"{name}.safetensors"
+
+    def latents(self, base: Base) -> tuple[Labelled, Labelled]:
+        """Of the training and the validation part."""
+        encoded = [
+            encode_cached(base.vae, s.images, s.hashes, self.cache, self.progress(title), device=self.device)
+            for s, title in ((self.scenes.train, "encoding"), (self.scenes.held, "encoding the validation part"))
+        ]
+        return (encoded[0], torch.from_numpy(self.scenes.train.labels)), (
+            encoded[1],
+            torch.from_numpy(self.scenes.held.labels),
+        )
+
+    def phrases(self, scenes: SceneSet, title: str) -> list[tuple[str, ...]]:
+        """Words of each image; those of an earlier session or run come from the cache."""
+        name, progress = self.config.captioner, self.progress(title)
+        return describe_scenes(name, scenes, cache=self.cache, device=self.device, progress=progress)
+
+
+def judges(run: Run, pixels: tuple[Labelled, Labelled], latents: tuple[Labelled, Labelled]) -> tuple[ResNet, ResNet]:
+    """Teacher and latent classifier."""
+    count, config = len(run.scenes.train.classes), run.config
+    teacher = trained_classifier(
+        run.out / "classifier",
+        *pixels,
+        teacher_shape(count),
+        ClassifierTraining(steps=config.teacher_steps, seed=config.seed + 1),
+        run.progress("teacher"),
+        state=run.state("classifier"),
+        device=run.device,
+        deadline=run.deadline,
+    )
+    judge = trained_classifier(
+        run.out / "latent_classifier",
+        *latents,
+        latent_classifier_shape(count, latents[0][0].shape[1]),
+        ClassifierTraining(steps=config.latent_classifier_steps, seed=config.seed + 2),
+        run.progress("latent classifier"),
+        state=run.state("latent_classifier"),
+        device=run.device,
+        deadline=run.deadline,
+    )
+    return teacher, judge
+
+
+def fine_tuned(
+    run: Run, base: Base, latents: tuple[Labelled, Labelled], words: list[tuple[str, ...]]
+) -> tuple[Base, History]:
+    """The base after `--tune-vae` and `--steps`, each where it was asked for."""
+    config, device, deadline = run.config, run.device, run.deadline
+    if config.tune_vae:
+        pixels, state = (
+            (torch.from_numpy(run.scenes.train.images), torch.from_numpy(run.scenes.held.images)),
+            run.state("decoder"),
+        )
+        progress = run.progress("VAE decoder")
+        base = tune_decoder(base, pixels, config, state, progress, device=device, deadline=deadline)
+    if not config.steps:
+        return base, []
+
+    def captioned(scenes: SceneSet, values: Labelled, phrases: list[tuple[str, ...]]) -> LatentData:
+        return LatentData(*values, caption_table(base.tokenizer, scenes.classes, scenes.labels.tolist(), phrases))
+
+    held = run.phrases(run.scenes.held, "captions of the validation part")
+    data = captioned(run.scenes.train, latents[0], words), captioned(run.scenes.held, latents[1], held)
+    state, adapter, progress = run.state("denoiser"), run.out / "adapter", run.progress("fine-tuning")
+    return fine_tune(base, data, config, state, adapter, progress, device=device, deadline=deadline)
+
+
+def write_run(run: Run, trained: Trained, words: list[tuple[str, ...]], latents: torch.Tensor) -> None:
+    """Everything but run.json."""
+    config, out, base, classes = run.config, run.out, trained.base, run.scenes.train.classes
+    rows = rows_by_class(run.scenes.train)
+    by_class = [[words[i] for i in members] for members in rows]
+    table = aggregate_prompts(classes, by_class, trained.prototypes, config.k_min, tokenizer=base.tokenizer)
+    save_base(base, out / "pipeline", base_folder(config.base) / "tokenizer")
+    write_prototypes(out, config.prototypes, classes, table, trained.prototypes)
+    (out / "samples").mkdir(exist_ok=True)
+    embeddings = embed(base.text_encoder, base.tokenizer, table.texts)
+    first_rows = torch.tensor([rows[0] for rows in table.rows])
+    columns = 2 if is_large(base) else 6  # a large base takes minutes for one on a CPU
+    with placed(base.unet, run.device), placed(base.vae, run.device):
+        sheet = sample_sheet(base, classes, embeddings[first_rows], config.seed, columns)
+        Image.fromarray(sheet).save(out / "samples" / "final.png")
+        sheets = out / "private" / "prototypes"
+        write_prototype_sheets(sheets, base, run.scenes.train, rows, latents.numpy(), trained.prototypes)
+    lines = "".join(json.dumps(entry) + "\n" for entry in trained.history)
+    (out / "log.jsonl").write_text(lines, encoding="utf-8")

@@ -1,0 +1,88 @@
+"""What decides a run of `dpd train`, but the data: every field is an option of the command line."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dpd_runtime.errors import InputError
+from dpd_runtime.prototype_kinds import PrototypeKind
+
+Tune = Literal["full", "lora"]
+
+LEAST = {
+    "ipc": 1,
+    "steps": 0,
+    "batch": 1,
+    "k_min": 2,
+    "teacher_steps": 1,
+    "latent_classifier_steps": 1,
+    "seed": 0,
+    "warmup": 0,
+    "lora_rank": 1,
+    "vae_steps": 1,
+    "lambda_cls": 0,
+    "val_per_class": 0,
+    "resolution": 1,
+}
+CHOICES = {"tune": ("full", "lora"), "prototypes": ("centroid", "pooled", "medoid", "none")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run but the data.
+
+    Args:
+        resolution: None is the base's own.
+        peak_rate: learning rate after the warm-up.
+        warmup: steps; None is a fifth of the run, 100 at most.
+        tune: None takes full for a UNet below 100 M parameters and lora above.
+        lora_rank: r, which is α too (METHOD §1).
+        tune_vae, vae_steps: train the decoder alone on the user's images first; the encoder, and so the latents, stay.
+        lambda_cls: weight of the classification consistency.
+        bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
+        val_per_class: None is max(1, n // 10).
+    """
+
+    base: str = "nano"
+    resolution: int | None = None
+    ipc: int = 50
+    steps: int = 500
+    batch: int = 32
+    peak_rate: float = 1e-4
+    warmup: int | None = None
+    tune: Tune | None = None
+    lora_rank: int = 4
+    tune_vae: bool = False
+    vae_steps: int = 300
+    lambda_cls: float = 0.0
+    teacher_steps: int = 1200
+    latent_classifier_steps: int = 800
+    prototypes: PrototypeKind = "centroid"
+    k_min: int = 10
+    captioner: str = "attributes"
+    bands: str | None = None
+    stretch: str | None = None
+    val_per_class: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InputError: a value out of range, by the name of its option.
+        """
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise InputError(f"{option(name)} is {value}: it must be at least {least}")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                soon = " is not yet in this version" if value == "matched" else " is unknown"
+                raise InputError(f"{option(name)} {value!r}{soon}: use {', '.join(known)}")
+        if not 0 < self.peak_rate <= 1:
+            raise InputError(f"--peak-rate is {self.peak_rate}: it must be above 0 and at most 1")
+        if self.seed >= 2**32:
+            raise InputError(f"--seed is {self.seed}: it must be below 2**32")
+
+
+def option(field: str) -> str:
+    """How the command line spells a field."""
+    return "--" + field.replace("_", "-")

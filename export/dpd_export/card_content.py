@@ -1,0 +1,26 @@
+"""What a model card is written from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dpd_runtime.manifest import Manifest
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CardContent:
+    """What the card is written from.
+
+    Args:
+        run: the content of run.json, with "base_pretraining" (the base's pretrain.json) and "hardware" where they are.
+        manifest: with the final parity, and the files without the card.
+        classes: the content of classes.json.
+        parameters: number of parameters of each graph by its path.
+    """
+
+    run: Record
+    manifest: Manifest
+    classes: Record
+    parameters: Mapping[str, int]

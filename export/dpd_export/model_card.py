@@ -1,0 +1,177 @@
+"""MODEL_CARD.md: what a bundle holds, what it was made of, how good it is; from the run, the manifest and nothing else.
+
+The same run gives the same bytes: no clock is read. Folders of the training machine appear as DATA, RUN and BASE.
+"""
+
+import json
+from collections.abc import Sequence
+
+from dpd_export.card_content import CardContent
+from dpd_export.card_markdown import line, table
+from dpd_export.card_training import (
+    base_section,
+    commands_section,
+    data_section,
+    figures_section,
+    training_section,
+)
+from dpd_export.graphs import Graph
+from dpd_runtime.generate import BLOCK
+from dpd_runtime.manifest import Manifest
+
+CARD_NAME = "MODEL_CARD.md"
+TAGS = ("dataset-distillation", "remote-sensing", "synthetic-data", "diffusion", "onnx")
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail", "openrail++")
+ENCODER = ("vae.encoder.", "vae.quant_conv.")  # of the VAE's module; they do not ship
+
+
+def parameter_counts(graphs: Sequence[Graph]) -> dict[str, int]:
+    """Parameters that ship with each graph, counted in PyTorch."""
+    return {
+        graph.path: sum(p.numel() for name, p in graph.module.named_parameters() if not name.startswith(ENCODER))
+        for graph in graphs
+    }
+
+
+def model_card(content: CardContent) -> bytes:
+    """The card in Hugging Face's form: YAML front matter, then Markdown."""
+    sections = (
+        _what,
+        _parts,
+        _classes,
+        _use,
+        data_section,
+        training_section,
+        base_section,
+        figures_section,
+        _sampler,
+        _parity,
+        _audit,
+        _commands,
+        commands_section,
+    )
+    blocks = [_front_matter(content.manifest), *(section(content) for section in sections)]
+    return ("\n\n".join(block for block in blocks if block) + "\n").encode()
+
+
+def _front_matter(manifest: Manifest) -> str:
+    licence = manifest.licences.get("base", "unstated")
+    known = licence.lower() in HUB_LICENCES
+    entries = [f"license: {licence.lower() if known else 'other'}"]
+    entries += [] if known else [f"license_name: {json.dumps(line(licence))}"]  # a JSON string is a YAML string
+    entries += ["library_name: dpd-distill", "tags:", *(f"- {tag}" for tag in TAGS)]
+    return "\n".join(("---", *entries, "---"))
+
+
+def _what(content: CardContent) -> str:
+    manifest = content.manifest
+    height, width, _ = manifest.image_shape
+    return f"""# {line(manifest.name)}
+
+A bundle of dpd-distill: a small text-conditional latent diffusion model with prototypes and prompts, compiled to ONNX.
+`dpd generate` makes from it a labelled training set of {len(content.classes["classes"])} classes, {height} x {width} \
+pixels RGB, any number of
+images a class, the same pixels for the same seed on the same type of machine. It needs neither PyTorch nor the data."""
+
+
+def _parts(content: CardContent) -> str:
+    manifest = content.manifest
+    rows = [
+        (path, f"{count:,}", f"{manifest.files[path].bytes:,}") for path, count in sorted(content.parameters.items())
+    ]
+    total = ("all of them", f"{sum(content.parameters.values()):,}", "")
+    size = sum(entry.bytes for entry in manifest.files.values())
+    return f"""## Parts
+
+{table(("graph", "parameters", "bytes"), [*rows, total])}
+
+Weights are {manifest.precision}, opset {manifest.opset}; latents {" x ".join(map(str, manifest.latent_shape))}, \
+{manifest.prediction_type}. With tokenizer, prompts and prototypes the files
+have {size:,} bytes, this card and the manifest not counted. The VAE's encoder is not in the bundle."""
+
+
+def _classes(content: CardContent) -> str:
+    images, rows = content.run["data"]["classes"], []
+    smallest: list[int] = []
+    for label, entry in enumerate(content.classes["classes"]):
+        members = entry.get("prototype_counts", [])
+        smallest += members
+        rows.append((label, entry["name"], images.get(entry["name"], "unknown"), len(members)))
+    shown = table(("label", "class", "training images", "prototypes"), rows)
+    if not smallest:
+        return f"## Classes\n\n{shown}\n\nThere are no prototypes: only prompts and noise steer the images."
+    kind = content.classes.get("prototype_kind", "unknown")
+    return f"""## Classes
+
+{shown}
+
+Prototypes are of kind `{line(kind)}`. Each stands for at least {min(smallest)} different training images."""
+
+
+def _use(content: CardContent) -> str:
+    height, width, _ = content.manifest.image_shape
+    return f"""## Intended use and limits
+
+For training classifiers of these classes where the real images may not go, and for comparing such training sets.
+
+- It knows these classes, {height} x {width} pixels, and the sensor, region, season and colours of its training data.
+- The images are drawn by a network. They show no real place, and are no evidence about any.
+- A set from it may be worth less than as many real images. `dpd evaluate` measures it beside real subsets.
+- How near its images come to training images is the question of an audit: see below whether there was one."""
+
+
+def _sampler(content: CardContent) -> str:
+    sampler = content.manifest.sampler
+    rows = [
+        (
+            f"from {g.from_block * BLOCK} on",
+            g.guidance_scale,
+            _share(g.guidance_from, g.guidance_until),
+            g.prototype_scale,
+            _share(0.0, g.prototype_until),
+            sampler.evaluations_per_latent(g.from_block) * sampler.candidates,
+        )
+        for g in sampler.guidance
+    ]
+    head = ("images of a class", "guidance scale", "acts in", "prototype pull", "acts in", "UNet evaluations an image")
+    return f"""## Sampler
+
+Defaults: {sampler.solver}, {sampler.steps} steps, {sampler.candidates} candidates for each kept image, \
+{sampler.compute_batch} latents in one call.
+
+{table(head, rows)}"""
+
+
+def _share(start: float, end: float) -> str:
+    return f"{100 * start:.0f} to {100 * end:.0f} % of the steps"
+
+
+def _parity(content: CardContent) -> str:
+    parity = content.manifest.parity
+    rows = [(name, f"{value:.2e}") for name, value in sorted(parity.items()) if name.endswith(".onnx")]
+    relative = ", relative to the largest output" if content.manifest.precision == "fp16" else ""
+    return f"""## Parity with PyTorch
+
+{table(("graph", f"largest difference{relative}"), rows)}
+
+Images of one block, end to end: {parity["end_to_end_psnr_db"]:.2f} dB PSNR between the bundle's and PyTorch's."""
+
+
+def _audit(content: CardContent) -> str:
+    state = content.manifest.audit
+    said = "not audited" if state == "unaudited" else line(state)
+    return f"""## Audit
+
+When this card was written: **{said}**. The manifest's `audit`, which `dpd info` prints, tells the present state."""
+
+
+def _commands(content: CardContent) -> str:
+    return """## How to use it
+
+    dpd info BUNDLE
+    dpd generate BUNDLE --ipc 50 --seed 0 --out distilled
+    dpd evaluate distilled --train DATA --test val
+
+The first checks every file's hash and describes the bundle, the second makes 50 images a class, and the third, where
+real images are, trains classifiers on them and on real subsets of the same size. `pip install "dpd-distill[cpu]"` is
+enough for the first two."""

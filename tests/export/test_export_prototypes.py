@@ -1,0 +1,60 @@
+"""Prototypes on their way into a bundle: real images stay, block means pull block means."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpd_export import export_run
+from dpd_runtime import generate, load_bundle
+from dpd_runtime.errors import InputError
+from dpd_runtime.generate import resolve_sampler
+from dpd_train.train import train
+from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs named by their kind of prototypes."""
+    folder = tmp_path_factory.mktemp("kinds")
+    scenes, base = drawn_scenes(folder / "scenes"), tiny_base(folder)
+    config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2)
+    for kind in ("medoid", "pooled"):
+        train(scenes, folder / kind, replace(config, prototypes=kind), cache=folder / "cache")  # type: ignore[arg-type]
+    return folder
+
+
+def test_real_images_are_refused_before_anything_is_exported(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\(medoid\) are latents of real images .* pass --allow-real-prototypes"):
+        export_run(folder / "medoid", tmp_path / "site.dpd")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_real_images_that_may_leave_are_marked_in_the_bundle(folder: Path, tmp_path: Path) -> None:
+    export_run(folder / "medoid", tmp_path / "site", precision="fp32", allow_real_prototypes=True)
+    bundle = load_bundle(tmp_path / "site")
+    assert bundle.manifest.data["private_prototypes"] is True
+    assert json.loads(bundle.files["classes.json"])["private"] is True
+
+
+@pytest.mark.slow
+def test_pooled_prototypes_pull_block_means_at_the_site(folder: Path, tmp_path: Path) -> None:
+    """With g = 1 to the last step the latents' block means are the prototype's, and the images still differ."""
+    export_run(folder / "pooled", tmp_path / "site", precision="fp32")
+    bundle = load_bundle(tmp_path / "site")
+    assert "private_prototypes" not in bundle.manifest.data
+    scene = bundle.classes[0]
+    assert scene.prototypes.shape[1:] == (4, 2, 2)
+    assert bundle.manifest.latent_shape == (4, SIDE // 4, SIDE // 4)
+    plain = resolve_sampler(bundle.manifest.sampler, steps=2, candidates=1)
+    images = {}
+    for pull in (0.0, 1.0):
+        guidance = replace(plain.guidance[0], prototype_scale=pull, prototype_until=1.0)
+        sampler = replace(plain, guidance=(guidance,))
+        count = len(scene.prototypes)
+        made = [i.pixels.astype(float) for i in generate(bundle, ipc=1 + count, classes=(scene.name,), sampler=sampler)]
+        images[pull] = np.abs(made[0] - made[count]).mean()
+    assert 0 < images[1.0] < images[0.0]
