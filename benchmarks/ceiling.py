@@ -23,7 +23,7 @@ from dpd_runtime.sampling import to_uint8
 from dpd_train.autoencoder import reconstruction_metrics
 from dpd_train.images import SceneSet, read_scenes, to_float
 from dpd_train.latents import weights_hash
-from dpd_train.train import reconstruct
+from dpd_train.run_record import reconstruct
 
 
 def reconstructed(vae: AutoencoderKL, scenes: SceneSet, rows: np.ndarray) -> SceneSet:

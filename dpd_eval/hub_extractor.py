@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from dpd_eval.features import Extractor, Floats, Images, short_hash
 from dpd_runtime.errors import InputError
+from dpd_train.hub import first_sentence
 
 BATCH = 32
 
@@ -39,7 +40,7 @@ def hub_extractor(name: str) -> Extractor:
     except Exception as error:  # transformers raises almost any type on a folder that it cannot use
         files = "config.json, preprocessor_config.json and model.safetensors"
         way_out = f"its folder needs {files}" if here else f"fetch it once: hf download {source}"
-        raise InputError(f"extractor {name}: cannot be loaded ({_first_sentence(error)}); {way_out}") from None
+        raise InputError(f"extractor {name}: cannot be loaded ({first_sentence(error)}); {way_out}") from None
     missing = sorted(report["missing_keys"])
     pooled = not any("pooler" in key for key in missing)  # a pooler that was not loaded has random weights
     absent = [key for key in missing if "pooler" not in key]
@@ -50,15 +51,11 @@ def hub_extractor(name: str) -> Extractor:
     try:
         width = embed(np.zeros((1, 32, 32, 3), np.uint8)).shape[1]
     except Exception as error:  # what is no image model fails in its own way
-        reason = _first_sentence(error)
+        reason = first_sentence(error)
         raise InputError(f"extractor {name}: gives no features of an image ({reason}); take an image model") from None
     public = f"hf:{Path(source).name}" if here else name  # results do not tell of local folders
     kind = f"{type(model).__name__}, {'pooled' if pooled else 'mean'} features [{width}]"
     return Extractor(name, f"{public}: {kind}, weights {short_hash(model)}", None, embed)
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]
 
 
 @torch.no_grad()

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch.nn import functional as F
 
 from dpd_eval.cache import images_hash
 from dpd_eval.features import Extractor, Floats, Images, Progress, short_hash
+from dpd_eval.training import one_thread
 from dpd_runtime.cache_folder import cache_folder
 from dpd_runtime.errors import DataError, DiskError
 from dpd_train.checkpoint import load_state
@@ -54,7 +53,7 @@ def own_extractor(
         raise DataError(f"class {scarce} has {counts.min()} training images: the extractor own needs at least 2")
     shape = ResNetConfig(num_classes=len(train.classes))
     training = ClassifierTraining(steps=steps, validate_every=steps, seed=SEED)
-    with _one_thread(), torch.random.fork_rng(devices=[]):  # the loop seeds the global generator
+    with one_thread(), torch.random.fork_rng(devices=[]):  # the loop seeds the global generator
         model, accuracy = _trained(train, shape, training, cache or cache_folder("extractors"), progress)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = min(int(train.images.shape[1]), LARGEST_SIDE)
@@ -131,7 +130,7 @@ def _pixels(images: Images) -> torch.Tensor:
 
 @torch.no_grad()
 def _pooled(model: ResNet, images: Images) -> torch.Tensor:
-    with _one_thread():
+    with one_thread():
         batches = (_pixels(images[i : i + BATCH]) for i in range(0, len(images), BATCH))
         fast = (batch.contiguous(memory_format=torch.channels_last) for batch in batches)
         return torch.cat([model.features(batch)[-1].mean(dim=(2, 3)) for batch in fast])
@@ -146,13 +145,3 @@ def _embed(model: ResNet, images: Images) -> Floats:
 def _score(model: ResNet, images: Images) -> Floats:
     found: Floats = model.head(_pooled(model, images)).numpy()
     return found
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -5,7 +5,6 @@ The denoiser can start as soon as the encoder is frozen, so that both trainings 
 
 import copy
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from dpd_train.checkpoint import load_state, optimizer_tensors, prefixed, save_state, step_generator, without_prefix
 from dpd_train.classifiers import ResNet, learning_rate, rewarmed, set_learning_rate
-from dpd_train.device import NEVER, Deadline, TimeUp, adamw, on_cpu, restore_moments, to_device
+from dpd_train.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.images import to_float
 from dpd_train.precision import norms_in_float32
 from dpd_train.symmetry import ORDER, d4
@@ -281,23 +280,19 @@ def train_autoencoder(
     start = run.restore(state) if state.exists() else 0
     images, held = images.to(run.device), to_float(validation[:: max(1, len(validation) // 200)]).to(run.device)
     hooks = norms_in_float32(run.vae)
-    saved_at = time.monotonic()
+
+    def save(done: int) -> None:
+        run.vae.eval()
+        log.info("step %d validation %s", done, reconstruction_metrics(run.vae, held))
+        run.vae.train()
+        run.save(state, done)
+
+    steps = range(start, training.steps)
     try:
-        for step in range(start, training.steps):
+        for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
             parts = run.step(step, images)
             if (step + 1) % 25 == 0:
                 log.info("step %d %s", step + 1, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
-            last = step + 1 == training.steps
-            stopped = deadline.passed and not last
-            if time.monotonic() - saved_at > training.checkpoint_seconds or last or stopped:
-                run.vae.eval()
-                log.info("step %d validation %s", step + 1, reconstruction_metrics(run.vae, held))
-                run.vae.train()
-                run.save(state, step + 1)
-                saved_at = time.monotonic()
-            progress(step + 1, training.steps)
-            if stopped:
-                raise TimeUp(step + 1, training.steps)
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from dpd_train.captions import CaptionTable
 from dpd_train.checkpoint import load_state, optimizer_tensors, prefixed, save_state, step_generator, without_prefix
 from dpd_train.classifiers import learning_rate, rewarmed, set_learning_rate
 from dpd_train.denoising import Denoised, decoder_loss, denoise
-from dpd_train.device import NEVER, Deadline, TimeUp, adamw, on_cpu, restore_moments, to_device
+from dpd_train.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.precision import norms_in_float32
 from dpd_train.symmetry import ORDER, d4_each
 
@@ -218,24 +217,20 @@ def train_denoiser(
     start = run.restore(state) if state.exists() else 0
     latents = data.latents.to(run.device)
     hooks = norms_in_float32(run.modules)
-    saved_at = time.monotonic()
+
+    def save(done: int) -> None:
+        run.save(state, done)
+
+    steps = range(start, training.steps)
     try:
-        for step in range(start, training.steps):
+        for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
             if run.memorises:
                 log.warning("step %d: the validation loss rises, the training ends here", step)
-                run.save(state, step)
+                save(step)
                 break
             run.step(step, latents, data, schedule)
-            last = step + 1 == training.steps
-            if (step + 1) % training.validate_every == 0 or last:
+            if (step + 1) % training.validate_every == 0 or step + 1 == training.steps:
                 run.validate(step + 1, validation, schedule)
-            stopped = deadline.passed and not last
-            if time.monotonic() - saved_at > training.checkpoint_seconds or last or stopped:
-                run.save(state, step + 1)
-                saved_at = time.monotonic()
-            progress(step + 1, training.steps)
-            if stopped:
-                raise TimeUp(step + 1, training.steps)
     finally:
         for hook in hooks:
             hook.remove()

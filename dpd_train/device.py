@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,3 +112,32 @@ class Deadline:
 
 
 NEVER = Deadline()
+
+
+def checkpointed(
+    steps: range,
+    save: Callable[[int], None],
+    seconds: float,
+    deadline: Deadline,
+    progress: Callable[[int, int], None],
+) -> Iterator[int]:
+    """The numbers of `steps`, with the state saved between them: every `seconds`, after the last one, and when the
+    time is up.
+
+    Args:
+        save: given the number of steps done. progress: steps done and in all.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    saved_at = time.monotonic()
+    for step in steps:
+        yield step
+        last = step + 1 == steps.stop
+        stopped = deadline.passed and not last
+        if time.monotonic() - saved_at > seconds or last or stopped:
+            save(step + 1)
+            saved_at = time.monotonic()
+        progress(step + 1, steps.stop)
+        if stopped:
+            raise TimeUp(step + 1, steps.stop)

@@ -15,16 +15,12 @@ from dpd_train.base_folder import base_folder
 from dpd_train.captioners import check_captioner
 from dpd_train.device import Deadline, TimeUp
 from dpd_train.images import fingerprint, to_float, write_quarantine
-from dpd_train.judges import latent_classifier_shape as latent_classifier_shape
-from dpd_train.judges import load_classifier as load_classifier
-from dpd_train.judges import teacher_shape as teacher_shape
 from dpd_train.prototypes import find_prototypes
 from dpd_train.run_data import Scenes, read_parts, rows_by_class, side_for
 from dpd_train.run_folder import Stopwatch, check_run_folder, match_config
 from dpd_train.run_record import Trained, run_record
-from dpd_train.run_record import reconstruct as reconstruct
 from dpd_train.run_stages import Run, Stages, fine_tuned, judges, write_run
-from dpd_train.train_config import TrainConfig as TrainConfig
+from dpd_train.train_config import TrainConfig
 
 
 def _stages(run: Run, base: Base) -> dict[str, Any]:

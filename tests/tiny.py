@@ -11,7 +11,8 @@ from dpd_train.base import Base, save_base
 from dpd_train.nano import nano_scheduler
 from dpd_train.scenes import write_scenes
 from dpd_train.tokenizer import build_tokenizer
-from dpd_train.train import TrainConfig, train
+from dpd_train.train import train
+from dpd_train.train_config import TrainConfig
 
 SIDE = 32
 CONFIG = TrainConfig(

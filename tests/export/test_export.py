@@ -23,7 +23,7 @@ from dpd_runtime.dataset import set_hash
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generate import resolve_sampler
 from dpd_train.base import load_base
-from dpd_train.train import load_classifier
+from dpd_train.judges import load_classifier
 from tests.tiny import SIDE, tiny_run
 
 GRAPHS = ("unet", "vae_decoder", "text_encoder", "classifier", "latent_classifier")

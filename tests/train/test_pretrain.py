@@ -21,12 +21,12 @@ from dpd_train.autoencoder import (
 )
 from dpd_train.base import load_base
 from dpd_train.classifiers import ResNet, ResNetConfig, count_parameters
+from dpd_train.judges import latent_classifier_shape, teacher_shape
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
 from dpd_train.pretrain import pretrain
 from dpd_train.pretrain_config import PretrainConfig
 from dpd_train.symmetry import ORDER, d4, random_d4
 from dpd_train.tokenizer import MAX_LENGTH, build_tokenizer, load_tokenizer
-from dpd_train.train import latent_classifier_shape, teacher_shape
 from tests.tiny import SIDE, drawn_scenes, tiny_base
 
 

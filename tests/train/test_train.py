@@ -23,7 +23,8 @@ from dpd_train.images import read_scenes
 from dpd_train.latents import encode, encode_cached
 from dpd_train.prompts import aggregate_prompts
 from dpd_train.prototypes import ClassPrototypes
-from dpd_train.train import TrainConfig, train
+from dpd_train.train import train
+from dpd_train.train_config import TrainConfig
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base, tiny_run
 from tests.train.sd_like import sd_like
 
