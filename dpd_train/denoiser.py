@@ -16,6 +16,7 @@ from dpd_train.averages import PowerAverage
 from dpd_train.captions import CaptionTable
 from dpd_train.checkpoint import load_state, optimizer_tensors, prefixed, save_state, step_generator, without_prefix
 from dpd_train.classifiers import learning_rate, rewarmed, set_learning_rate
+from dpd_train.consistency import consistency_loss
 from dpd_train.denoising import Denoised, decoder_loss, denoise
 from dpd_train.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.precision import norms_in_float32
@@ -37,6 +38,7 @@ class DenoiserTraining:
     decoder_weight: float = 0.0  # distance of ẑ0 and z0 in the decoder's features (LPL, 2411.04873)
     decoder_from: float = 0.6  # share of the steps after which the decoder's features count
     decoder_min_snr: float = 1.0  # noisier samples have no details to compare
+    consistency_weight: float = 0.0  # λ of the judge's cross-entropy on ẑ0 (METHOD §1.1)
     prompt_dropout: float = 0.1
     ema_lengths: tuple[float, ...] = (0.05, 0.1)  # relative widths σ_rel; the better one on validation is kept
     stop_rise: float = 0.02  # stop when the validation loss stands this share above its best: memorising begins
@@ -83,6 +85,7 @@ class _Run:
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
         vae: AutoencoderKL | None,
+        judge: nn.Module | None,
         training: DenoiserTraining,
         device: torch.device,
     ) -> None:
@@ -90,6 +93,7 @@ class _Run:
         modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train().to(device)
         self.modules: nn.ModuleDict = modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vae = None if vae is None else copy.deepcopy(vae).eval().requires_grad_(False).to(device)
+        self.judge = None if judge is None else judge.to(device)
         decayed = [p for p in self.modules.parameters() if p.ndim > 1]
         rest = [p for p in self.modules.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
@@ -152,6 +156,10 @@ class _Run:
             loss = loss + training.direction_weight * said.direction_error().mean()
         if training.decoder_weight and self.vae is not None and step >= training.decoder_from * training.steps:
             loss = loss + training.decoder_weight * self._decoder_loss(said, batch)
+        if training.consistency_weight and self.judge is not None:
+            named = to_device((ids != data.captions.empty).any(dim=1), device)  # an empty prompt asks for no class
+            losses = consistency_loss(said.original, said.snr, to_device(data.labels[rows], device), self.judge)
+            loss = loss + training.consistency_weight * (named * losses).mean()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
@@ -198,6 +206,7 @@ def train_denoiser(
     progress: Callable[[int, int], None] = lambda step, steps: None,
     *,
     vae: AutoencoderKL | None = None,
+    judge: nn.Module | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel, list[dict[str, float]]]:
@@ -205,6 +214,7 @@ def train_denoiser(
 
     Args:
         vae: its decoder's features enter the loss where `training.decoder_weight` says so.
+        judge: frozen, latents → logits: its verdict on ẑ0 enters where `training.consistency_weight` says so.
 
     Returns:
         the averaged networks, on the CPU, and the log: step, loss, validation_loss and the average that had it. A
@@ -213,7 +223,7 @@ def train_denoiser(
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    run = _Run(unet, text_encoder, vae, training, torch.device(device))
+    run = _Run(unet, text_encoder, vae, judge, training, torch.device(device))
     start = run.restore(state) if state.exists() else 0
     latents = data.latents.to(run.device)
     hooks = norms_in_float32(run.modules)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dpd_train.autoencoder import AutoencoderTraining, train_autoencoder
 from dpd_train.base import Base
@@ -40,6 +41,7 @@ def denoiser_training(config: TrainConfig) -> DenoiserTraining:
         warmup=min(100, config.steps // 5 + 1) if config.warmup is None else config.warmup,
         seed=config.seed,
         validate_every=max(1, config.steps // 5),
+        consistency_weight=config.lambda_cls,
     )
 
 
@@ -51,6 +53,7 @@ def fine_tune(
     adapter: Path,
     progress: Progress,
     *,
+    judge: nn.Module | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> tuple[Base, History]:
@@ -59,6 +62,7 @@ def fine_tune(
     Args:
         data: training and validation part.
         adapter: the folder for low-rank adapters, which also end up merged in the result.
+        judge: of the classification consistency, where `config.lambda_cls` is above 0.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -67,7 +71,16 @@ def fine_tune(
     def trained(unet: Any, text_encoder: Any) -> tuple[Any, Any, History]:
         training, schedule = denoiser_training(config), base.schedule
         return train_denoiser(
-            unet, text_encoder, *data, schedule, training, state, progress, device=device, deadline=deadline
+            unet,
+            text_encoder,
+            *data,
+            schedule,
+            training,
+            state,
+            progress,
+            judge=judge,
+            device=device,
+            deadline=deadline,
         )
 
     if tune_of(config, base) == "full":

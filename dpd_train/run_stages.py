@@ -13,6 +13,7 @@ from dpd_train.base_folder import base_folder
 from dpd_train.captioners import describe_scenes
 from dpd_train.captions import caption_table
 from dpd_train.classifiers import ResNet
+from dpd_train.consistency import DecodedJudge, latent_judge
 from dpd_train.denoiser import LatentData
 from dpd_train.device import Deadline, placed
 from dpd_train.fine_tune import History, fine_tune, is_large, tune_decoder
@@ -90,7 +91,12 @@ def judges(run: Run, pixels: tuple[Labelled, Labelled], latents: tuple[Labelled,
 
 
 def fine_tuned(
-    run: Run, base: Base, latents: tuple[Labelled, Labelled], words: list[tuple[str, ...]]
+    run: Run,
+    base: Base,
+    latents: tuple[Labelled, Labelled],
+    words: list[tuple[str, ...]],
+    teacher: ResNet,
+    latent_classifier: ResNet,
 ) -> tuple[Base, History]:
     """The base after `--tune-vae` and `--steps`, each where it was asked for."""
     config, device, deadline = run.config, run.device, run.deadline
@@ -110,7 +116,10 @@ def fine_tuned(
     held = run.phrases(run.scenes.held, "captions of the validation part")
     data = captioned(run.scenes.train, latents[0], words), captioned(run.scenes.held, latents[1], held)
     state, adapter, progress = run.state("denoiser"), run.out / "adapter", run.progress("fine-tuning")
-    return fine_tune(base, data, config, state, adapter, progress, device=device, deadline=deadline)
+    judge = None
+    if config.lambda_cls:
+        judge = DecodedJudge(teacher, base.vae) if config.judge_on == "pixels" else latent_judge(latent_classifier)
+    return fine_tune(base, data, config, state, adapter, progress, judge=judge, device=device, deadline=deadline)
 
 
 def write_run(run: Run, trained: Trained, words: list[tuple[str, ...]], latents: torch.Tensor) -> None:

@@ -9,7 +9,6 @@ import torch
 
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.cache_folder import cache_folder
-from dpd_runtime.errors import InputError
 from dpd_train.base import Base, at_resolution, load_base
 from dpd_train.base_folder import base_folder
 from dpd_train.captioners import check_captioner
@@ -39,7 +38,7 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
     by_class = [latents[0][0].numpy()[rows] for rows in rows_by_class(run.scenes.train)]
     prototypes = find_prototypes(config.prototypes, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
     words = run.phrases(run.scenes.train, "captions")
-    base, history = fine_tuned(run, base, latents, words)
+    base, history = fine_tuned(run, base, latents, words, teacher, judge)
     trained = Trained(
         base=base,
         teacher=teacher,
@@ -59,8 +58,6 @@ def _open(data: Path, out: Path, config: TrainConfig) -> tuple[Base, Scenes]:
     Raises:
         DataError, InputError
     """
-    if config.lambda_cls:
-        raise InputError("--lambda-cls is not yet in this version: leave it at 0")
     check_captioner(config.captioner)
     base = load_base(config.base)
     side = side_for(data, config, base)

@@ -7,6 +7,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.prototype_kinds import PrototypeKind
 
 Tune = Literal["full", "lora"]
+JudgeOn = Literal["latents", "pixels"]
 
 LEAST = {
     "ipc": 1,
@@ -23,7 +24,11 @@ LEAST = {
     "val_per_class": 0,
     "resolution": 1,
 }
-CHOICES = {"tune": ("full", "lora"), "prototypes": ("centroid", "pooled", "medoid", "none")}
+CHOICES = {
+    "tune": ("full", "lora"),
+    "judge_on": ("latents", "pixels"),
+    "prototypes": ("centroid", "pooled", "medoid", "none"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,8 @@ class TrainConfig:
         tune: None takes full for a UNet below 100 M parameters and lora above.
         lora_rank: r, which is α too (METHOD §1).
         tune_vae, vae_steps: train the decoder alone on the user's images first; the encoder, and so the latents, stay.
-        lambda_cls: weight of the classification consistency.
+        lambda_cls: weight λ of the classification consistency.
+        judge_on: what its classifier sees: the predicted clean latents, or those decoded, which costs a decoder's pass.
         bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
         val_per_class: None is max(1, n // 10).
     """
@@ -54,6 +60,7 @@ class TrainConfig:
     tune_vae: bool = False
     vae_steps: int = 300
     lambda_cls: float = 0.0
+    judge_on: JudgeOn = "latents"
     teacher_steps: int = 1200
     latent_classifier_steps: int = 800
     prototypes: PrototypeKind = "centroid"

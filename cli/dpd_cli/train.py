@@ -25,6 +25,7 @@ def train_command(
     tune_vae: Annotated[bool | None, typer.Option(help="Train the VAE's decoder on the images first.")] = None,
     vae_steps: Annotated[int | None, typer.Option(help="Steps of that (default: 300)")] = None,
     lambda_cls: Annotated[float | None, typer.Option(help="Weight of the classification consistency (0)")] = None,
+    judge_on: Annotated[str | None, typer.Option(help="Its judge sees latents or pixels (default: latents)")] = None,
     prototypes: Annotated[str | None, typer.Option(help="centroid, pooled, medoid or none (default: centroid)")] = None,
     k_min: Annotated[int | None, typer.Option(help="Fewest images behind one prototype (default: 10)")] = None,
     captioner: Annotated[str | None, typer.Option(help="attributes, clip:ID or vlm:ID (default: attributes)")] = None,

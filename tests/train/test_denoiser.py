@@ -132,6 +132,7 @@ def _train(folder: Path, base: Path, steps: int, state: str) -> dict[str, torch.
         direction_weight=0.2,
         decoder_weight=0.1,
         decoder_from=0.3,
+        consistency_weight=0.1,
     )
     if steps < 6:  # stop early as a kill would: the schedule of the whole run, but only some of its steps
 
@@ -153,11 +154,20 @@ def _train(folder: Path, base: Path, steps: int, state: str) -> dict[str, torch.
                 folder / state,
                 stop,
                 vae=loaded.vae,
+                judge=_Judge(),
             )
         return {}
     data = _data()
     unet, _, _ = train_denoiser(
-        loaded.unet, loaded.text_encoder, data, data, loaded.schedule, training, folder / state, vae=loaded.vae
+        loaded.unet,
+        loaded.text_encoder,
+        data,
+        data,
+        loaded.schedule,
+        training,
+        folder / state,
+        vae=loaded.vae,
+        judge=_Judge(),
     )
     return dict(unet.state_dict())
 
@@ -170,6 +180,60 @@ def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path
     assert whole.keys() == resumed.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+class _Judge(torch.nn.Module):
+    """Class 1 where the first channel is positive in the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eval()
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        mean = 20 * latents[:, 0].mean(dim=(1, 2))
+        return torch.stack([-mean, mean], dim=1)
+
+
+def _channel_means(folder: Path, weight: float, dropout: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """ẑ0's first channel, mean for each class, after 30 steps on latents that know nothing of their class."""
+    from dpd_train.base import load_base
+
+    loaded = load_base(str(tiny_base(folder)))
+    training = DenoiserTraining(
+        steps=30,
+        batch=8,
+        warmup=1,
+        peak_rate=3e-3,
+        bfloat16=False,
+        consistency_weight=weight,
+        prompt_dropout=dropout,
+        ema_lengths=(0.05,),
+    )
+    data = _data()
+    state = folder / "state.safetensors"
+    unet, text_encoder, _ = train_denoiser(
+        loaded.unet, loaded.text_encoder, data, data, loaded.schedule, training, state, judge=_Judge()
+    )
+    generator = torch.Generator().manual_seed(9)
+    noise = torch.randn(1, 4, 8, 8, generator=generator)
+    with torch.no_grad():
+        context = text_encoder(data.captions.template).last_hidden_state
+        said = denoise(
+            unet, torch.zeros(2, 4, 8, 8), noise.expand(2, -1, -1, -1), torch.tensor([400] * 2), context,
+            loaded.schedule, 5.0,
+        )  # fmt: skip
+    return said.original[:, 0].mean(dim=(1, 2)), dict(unet.state_dict())
+
+
+def test_consistency_moves_the_prediction_to_where_the_judge_sees_the_class(tmp_path: Path) -> None:
+    for name in ("without", "with", "unnamed", "neither"):
+        (tmp_path / name).mkdir()
+    without, _ = _channel_means(tmp_path / "without", 0.0, 0.0)
+    pulled, _ = _channel_means(tmp_path / "with", 10.0, 0.0)
+    assert pulled[1] - pulled[0] > without[1] - without[0] + 0.05
+    _, unnamed = _channel_means(tmp_path / "unnamed", 10.0, 1.0)  # empty prompts are not judged
+    _, neither = _channel_means(tmp_path / "neither", 0.0, 1.0)
+    assert all(torch.equal(value, unnamed[key]) for key, value in neither.items())
 
 
 def test_captions_are_dropped_and_turned_as_asked() -> None:

@@ -176,6 +176,21 @@ def test_adapters_on_a_stable_diffusion_base_end_up_in_the_pipeline(tmp_path: Pa
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("judge_on", ["latents", "pixels"])
+def test_consistency_is_judged_on_latents_or_on_pixels(
+    run: Path, tmp_path: Path, judge_on: Literal["latents", "pixels"]
+) -> None:
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), lambda_cls=0.5, judge_on=judge_on)
+    train(drawn_scenes(tmp_path / "scenes"), tmp_path / "run", config, cache=tmp_path / "cache")
+    name = "pipeline/unet/diffusion_pytorch_model.safetensors"
+    judged, plain = load_file(tmp_path / "run" / name), load_file(run / name)
+    assert all(bool(torch.isfinite(value).all()) for value in judged.values())
+    assert any(not torch.equal(value, judged[key]) for key, value in plain.items())
+    assert (tmp_path / "run" / "classifier" / "model.safetensors").read_bytes() == (
+        run / "classifier" / "model.safetensors"
+    ).read_bytes()  # the judge is frozen
+
+
 def test_tuned_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, tune_vae=True)
