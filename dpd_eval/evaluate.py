@@ -23,7 +23,7 @@ from dpd_eval.results import Evaluation
 from dpd_eval.soft_labels import label_softly
 from dpd_eval.students import is_hub, student_identity
 from dpd_eval.summary import differences, summarise, too_few_pairs, verdicts
-from dpd_train.images import SceneSet
+from dpd_train.images import PLAIN, Reading, SceneSet
 
 Stage = Callable[[str], Callable[[int, int], None]]  # title → (done, total) → None
 
@@ -44,6 +44,7 @@ def evaluate(
     extractor: str | None = None,
     val_per_class: int | None = None,
     resolution: int | None = None,
+    reading: Reading = PLAIN,
     jobs: int = 1,
     cache: Path | None = None,
     progress: Progress = lambda done, total, what: None,
@@ -69,6 +70,7 @@ def evaluate(
         extractor: `own` (also for None) or `hf:ID_OR_PATH`: features for metrics and for baselines that need them.
         val_per_class: size of the validation part where `train` has no val/ (None: max(1, n // 10)).
         resolution: side in pixels; None takes the first set's.
+        reading: bands and stretch of the real images, as `dpd train` read them (`dpd_train.images.parse_reading`).
         jobs: processes, one torch thread each; the figures do not depend on it.
         cache: folder of finished trainings and extractors; None takes the user's cache directory.
         progress: of the trainings. stage: of what comes before them.
@@ -82,7 +84,7 @@ def evaluate(
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     check_arguments(sets, students, baselines, ipc, pairs, at_least, jobs)
     looking = extractor_name(extractor, baselines, metrics)
-    material = read_material(sets, train, test, resolution, val_per_class)
+    material = read_material(sets, train, test, resolution, val_per_class, reading)
     real = material.real
     counts = count_pairs(material, baselines, ipc, pairs)
     infos = {name: describe_student(name, len(real.classes), material.side) for name in students}
@@ -104,6 +106,7 @@ def evaluate(
         test_images=len(material.judged.labels),
         val_per_class=val_per_class,
         resolution=material.side,
+        reading=None if real.rendering is None else real.rendering.record(),
         labels="soft" if soft else "hard",
         teacher=judges.teacher.description if judges.teacher else None,
         extractor=judges.extractor.description if judges.extractor else None,

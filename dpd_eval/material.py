@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_runtime.errors import DataError
-from dpd_train.images import SceneSet, fingerprint, read_scenes, split_folders
+from dpd_train.images import PLAIN, Reading, SceneSet, fingerprint, read_scenes, split_folders
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,12 @@ def read_material(
     test: Path | Literal["val"],
     resolution: int | None = None,
     val_per_class: int | None = None,
+    reading: Reading = PLAIN,
 ) -> Material:
     """Read all of it at `resolution`, or at the first set's.
+
+    Args:
+        reading: of the real images. What becomes black and white is settled on `train`, for the test images too.
 
     Raises:
         DataError: unreadable data, classes that differ, a test part that was trained on.
@@ -91,13 +95,14 @@ def read_material(
     first = read_scenes(Path(sets[0]), part="all", resolution=resolution)
     side = int(first.images.shape[1])
     others = [read_scenes(Path(path), part="all", resolution=side) for path in sets[1:]]
-    real = read_scenes(train, part="train", resolution=side, val_per_class=val_per_class)
+    real = read_scenes(train, part="train", resolution=side, val_per_class=val_per_class, reading=reading)
     part = _test_part(test)
     judged = read_scenes(
         train if test == "val" else Path(test),
         part=part,
         resolution=side,
         val_per_class=val_per_class if test == "val" else None,
+        reading=real.rendering or PLAIN,
     )
     material = Material(tuple(str(path) for path in sets), (first, *others), real, judged, part)
     _check_overlap(judged, real, f"--test {test}", f"--train {train}")
@@ -110,9 +115,9 @@ def read_material(
 def _test_part(test: Path | str) -> Literal["val", "test", "all"]:
     if test == "val":
         return "val"
-    folders = split_folders(Path(test)) if Path(test).is_dir() else ()
+    folders = split_folders(Path(test))
     if folders and "test" not in folders:
-        raise DataError(f"--test {test}: has {', '.join(folders)} but no test/; give the test images, or --test val")
+        raise DataError(f"--test {test}: has {', '.join(folders)} but no test part; give test images, or --test val")
     return "test" if folders else "all"
 
 

@@ -74,9 +74,10 @@ class StudentInfo:
 class Evaluation:
     """The whole comparison.
 
-    test_part is "val", "test" or "all" (a folder without parts); teacher describes who gave the soft labels, extractor
-    whose features chose the baselines and measured the sets; verdicts are about `at_least`; fingerprints are sha256:
-    of the sorted content hashes of train, test and each set, and of the weights of each `hf:` student.
+    test_part is "val", "test" or "all" (a folder without parts); reading is how bands became RGB, None for plain
+    images; teacher describes who gave the soft labels, extractor whose features chose the baselines and measured the
+    sets; verdicts are about `at_least`; fingerprints are sha256: of the sorted content hashes of train, test and each
+    set, and of the weights of each `hf:` student.
     """
 
     sets: tuple[str, ...]
@@ -88,6 +89,7 @@ class Evaluation:
     test_images: int
     val_per_class: int | None
     resolution: int
+    reading: dict[str, Any] | None
     labels: Literal["hard", "soft"]
     teacher: str | None
     extractor: str | None

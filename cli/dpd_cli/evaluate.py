@@ -59,6 +59,10 @@ def evaluate_command(
     ] = None,
     val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of every image in pixels (default: SET's)")] = None,
+    bands: Annotated[str | None, typer.Option(help="Bands of the real images for red, green, blue: 4,3,2.")] = None,
+    stretch: Annotated[
+        str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes, one thread each; figures do not depend on it.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the JSON result to this file too.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
@@ -88,6 +92,7 @@ def evaluate_command(
 
     require_torch()
     from dpd_eval import evaluate
+    from dpd_train.images import parse_reading
 
     with stage_progress() as stage:
         bar: list[Update] = []
@@ -112,6 +117,7 @@ def evaluate_command(
             extractor=extractor,
             val_per_class=val_per_class,
             resolution=resolution,
+            reading=parse_reading(bands, stretch),
             jobs=jobs,
             progress=tell,
             stage=stage,

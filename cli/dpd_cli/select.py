@@ -18,6 +18,10 @@ def select_command(
         typer.Option(help="Whose features: own, trained on DATA (default), or hf:ID_OR_PATH, on this machine already."),
     ] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of the images in pixels (default: DATA's)")] = None,
+    bands: Annotated[str | None, typer.Option(help="Bands of the images for red, green, blue: 4,3,2.")] = None,
+    stretch: Annotated[
+        str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete a distilled set that is in the way.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -37,6 +41,7 @@ def select_command(
 
     require_torch()
     from dpd_eval.selection.real_set import select_set
+    from dpd_train.images import parse_reading
 
     started = time.monotonic()
     with stage_progress() as progress:
@@ -49,6 +54,7 @@ def select_command(
             val_per_class=val_per_class,
             extractor=extractor,
             resolution=resolution,
+            reading=parse_reading(bands, stretch),
             overwrite=overwrite,
             progress=progress,
         )

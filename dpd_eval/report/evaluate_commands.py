@@ -63,6 +63,7 @@ def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int 
         options.append(("--val-per-class", str(evaluation.val_per_class)))
     if evaluation.resolution is not None:
         options.append(("--resolution", str(evaluation.resolution)))
+    options += _reading_options(evaluation)
     if any(arm.setting.labels == "soft" for arm in evaluation.arms):
         options.append(("--soft-labels",))
     ratios = dict.fromkeys(goal.ratio for goal in evaluation.goals if goal.ratio != 1)
@@ -71,6 +72,16 @@ def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int 
     if not evaluation.metrics and not any("too few for set metrics" in note for note in evaluation.notes):
         options.append(("--no-metrics",))
     return [*options, ("--out", out)]
+
+
+def _reading_options(evaluation: EvaluationRecord) -> list[Option]:
+    bands, stretch = evaluation.reading.get("bands"), evaluation.reading.get("stretch")
+    options: list[Option] = []
+    if isinstance(bands, list):
+        options.append(("--bands", ",".join(map(str, bands))))
+    if isinstance(stretch, str):
+        options.append(("--stretch", stretch))
+    return options
 
 
 def shipped_recipe(evaluation: EvaluationRecord) -> bool:

@@ -25,6 +25,7 @@ def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] 
     test = node.raw_text("test")
     recipe = node.child("recipe")
     students = node.child("students")
+    reading = node.child("reading")
     names = tuple(students.content) if students else ()
     return EvaluationRecord(
         name=name,
@@ -36,6 +37,7 @@ def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] 
         train_images=node.maybe_whole("train_images"),
         test_images=node.maybe_whole("test_images"),
         resolution=node.maybe_whole("resolution"),
+        reading={} if reading is None else _shown(reading.content),
         val_per_class=node.maybe_whole("val_per_class"),
         recipe={} if recipe is None else _shown(recipe.content),
         teacher=node.text("teacher"),

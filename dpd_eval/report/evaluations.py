@@ -88,6 +88,7 @@ class EvaluationRecord:
     train_images: int | None
     test_images: int | None
     resolution: int | None
+    reading: Mapping[str, Any]
     val_per_class: int | None
     recipe: Mapping[str, Any]
     teacher: str

@@ -9,7 +9,7 @@ from dpd_eval.selection import check_ipc, find_method, select
 from dpd_eval.selection.folder import write_folder
 from dpd_runtime.errors import InputError
 from dpd_runtime.resume import check_output_folder, remove_set
-from dpd_train.images import fingerprint, read_scenes
+from dpd_train.images import PLAIN, Reading, fingerprint, read_scenes
 
 Stage = Callable[[str], Callable[[int, int], None]]
 """title → (done, total) → None"""
@@ -37,6 +37,7 @@ def select_set(
     val_per_class: int | None = None,
     extractor: str | None = None,
     resolution: int | None = None,
+    reading: Reading = PLAIN,
     overwrite: bool = False,
     cache: Path | None = None,
     progress: Stage = lambda title: lambda done, total: None,
@@ -46,7 +47,7 @@ def select_set(
     Args:
         ipc: images a class; None for `full`, which takes all.
         seed: of the methods that draw; None is 0 there.
-        val_per_class, resolution: as in `read_scenes`.
+        val_per_class, resolution, reading: as in `read_scenes`.
         extractor, cache: as in `build_extractor`, for the methods that look at features; None is `own` there.
         overwrite: delete a distilled set which is in the way.
 
@@ -74,7 +75,7 @@ def select_set(
         raise InputError(f"--out {out} is inside {data}, where it would be read as images; choose another --out")
     check_output_folder(out)
 
-    scenes = read_scenes(data, part="train", resolution=resolution, val_per_class=val_per_class)
+    scenes = read_scenes(data, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before minutes of training
     description = features = None
     if chosen.needs_features:
@@ -89,6 +90,8 @@ def select_set(
         "resolution": int(scenes.images.shape[1]),
         "data": fingerprint(scenes),
     }
+    if scenes.rendering is not None:
+        about["reading"] = scenes.rendering.record()
     if overwrite:
         remove_set(out)
     digest = write_folder(scenes, rows, out, about, progress("writing"))

@@ -24,7 +24,7 @@ def read_scenes(
     part: Part,
     resolution: int | None = None,
     val_per_class: int | None = None,
-    reading: Reading = PLAIN,
+    reading: Reading | Rendering = PLAIN,
 ) -> SceneSet:
     """Reads one part of a data set; every image is centre-cropped to a square and resized (Lanczos).
 
@@ -37,7 +37,7 @@ def read_scenes(
                   training images so that all parts come out alike.
     val_per_class N; None takes max(1, n // 10) of a class with n files. An error where val/ decides.
     reading       bands and stretch. The limits of the stretch are those of the training images (the held-out ones
-                  among them), the same for each part.
+                  among them), the same for each part. The `rendering` of other scenes reads these as those were read.
 
     Files are split by name before any is opened, so that a damaged one never moves another to a different part.
     Damaged and unusable files are listed in `rejected`; files without an image suffix and hidden ones are passed over.
@@ -56,8 +56,7 @@ def read_scenes(
         _check_count(source, part, name, len(paths), [])
     if resolution is None:
         resolution = _common_side(reference, source)
-    rendering = None if reading.plain else settle(reading, reference, source.root)
-    return _decode(source, files, part, resolution, rendering)
+    return _decode(source, files, part, resolution, _settled(reading, reference, source))
 
 
 def natural_side(root: Path) -> int:
@@ -117,6 +116,12 @@ def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, 
 
 def _is_list(root: Path) -> bool:
     return root.is_file() and root.suffix.lower() in LIST_SUFFIXES
+
+
+def _settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:
+    if isinstance(reading, Rendering):
+        return reading
+    return None if reading.plain else settle(reading, files, source.root)
 
 
 def _decode(source: Source, files: Files, part: Part, resolution: int, rendering: Rendering | None) -> SceneSet:

@@ -84,6 +84,7 @@ def evaluation(
         test_images=100 * len(classes),
         val_per_class=None,
         resolution=64,
+        reading=None,
         labels="hard",
         teacher=None,
         extractor="own: ResNet 32-64, weights 0123456789ab",

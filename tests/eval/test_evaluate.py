@@ -16,7 +16,7 @@ from dpd_eval.material import read_material
 from dpd_eval.own_extractor import own_extractor
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import SceneSet
+from dpd_train.images import SceneSet, parse_reading
 
 SIZE = 16
 COLOURS = {"Blue": (60, 90, 170), "Green": (70, 150, 80), "Red": (170, 80, 70)}
@@ -225,7 +225,7 @@ def test_testing_on_training_images_is_refused_before_any_training(folders, tmp_
     with pytest.raises(DataError, match="81 of its 90 images are training images"):
         evaluate([folders["good"]], test=folders["train"], **common)
     draw(tmp_path / "tree" / "train", 4, 9)
-    with pytest.raises(DataError, match="but no test/"):
+    with pytest.raises(DataError, match="but no test part"):
         evaluate([folders["good"]], test=tmp_path / "tree", **common)
 
 
@@ -366,6 +366,40 @@ def test_an_interrupted_evaluation_goes_on_from_the_cache(everything, folders, m
     hard = evaluate([folders["good"]], **{**arguments, "soft": False})
     assert sum(arm.cached for arm in hard.arms) == 0
     assert (hard.labels, hard.teacher) == ("hard", None)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_test_images_are_stretched_as_the_training_images_were(tmp_path):
+    """Test images that are darker stay darker: their own percentiles would hide it."""
+    rasterio = pytest.importorskip("rasterio", reason="rasterio (extra geo) is not installed")
+    rng = np.random.default_rng(0)
+
+    def write(folder: Path, high: int) -> None:
+        for name in ("Alpha", "Beta"):
+            (folder / name).mkdir(parents=True)
+            for index in range(4):
+                bands = rng.integers(0, high, (4, 8, 8)).astype(np.uint16)
+                shape = {"driver": "GTiff", "count": 4, "height": 8, "width": 8, "dtype": "uint16"}
+                with rasterio.open(folder / name / f"{index}.tif", "w", **shape) as file:
+                    file.write(bands)
+
+    write(tmp_path / "train", 4000)
+    write(tmp_path / "test", 1000)
+    drawn = draw(tmp_path / "set", 4, 0, ("Alpha", "Beta"))
+    reading = parse_reading("4,3,2")
+    material = read_material([drawn], tmp_path / "train", tmp_path / "test", 8, 1, reading)
+    assert material.judged.rendering == material.real.rendering
+    assert 100 < material.real.images.mean() < 155
+    assert material.judged.images.mean() < 50
+
+
+def test_a_list_of_images_can_be_the_test_part(folders, tmp_path):
+    rows = [f"{path.relative_to(folders['test'])},{path.parent.name},test" for path in folders["test"].rglob("*.png")]
+    table = folders["test"] / "test.csv"
+    table.write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
+    material = read_material([folders["good"]], folders["train"], table, SIZE)
+    assert (material.test_part, len(material.judged.labels)) == ("test", len(rows))
+    assert len(rows) > 0
 
 
 def test_the_plan_pairs_seeds_sets_and_subsets(folders):
