@@ -8,6 +8,7 @@
 from dpd_runtime.bundle import Bundle, embedded_bundle, load_bundle
 from dpd_runtime.dataset import DistilledSet, write_set
 from dpd_runtime.errors import DpdError
+from dpd_runtime.formats import Output
 from dpd_runtime.generate import Generation, Image, generate
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ __all__ = [
     "DpdError",
     "Generation",
     "Image",
+    "Output",
     "embedded_bundle",
     "generate",
     "load_bundle",

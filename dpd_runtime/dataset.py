@@ -1,11 +1,9 @@
-"""The distilled set on disk: an ImageFolder with its metadata, resumable after a kill at any moment (DESIGN §8)."""
+"""The distilled set on disk: images with their metadata, resumable after a kill at any moment (DESIGN §8)."""
 
 import errno
 import hashlib
-import io
 import json
 import platform
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,23 +12,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as PillowImage
 
 from dpd_runtime.atomic import write_atomically
-from dpd_runtime.contact_sheet import contact_sheet
+from dpd_runtime.completion import Completed, Label, complete
 from dpd_runtime.errors import DiskError
-from dpd_runtime.generate import BLOCK, Block, Generation, Image
-from dpd_runtime.resume import (
-    DATASET_NAME,
-    METADATA_NAME,
-    SHEET_NAME,
-    STATE_NAME,
-    State,
-    check_output_folder,
-    read_pixels,
-)
+from dpd_runtime.finished import begin_again, finished_set, remove_unfinished
+from dpd_runtime.formats import PNG, Encoding, Output, folder_name
+from dpd_runtime.generate import Generation, Image
+from dpd_runtime.resume import DATASET_NAME, STATE_NAME, State, check_output_folder
+from dpd_runtime.set_digest import SetDigest
+from dpd_runtime.soft_labels import load_teacher
 
 Pixels = npt.NDArray[np.uint8]
+PLAIN = Output()
 
 
 @dataclass(frozen=True)
@@ -45,27 +39,13 @@ class DistilledSet:
 
 
 def file_name(class_name: str, index: int) -> str:
-    return f"{class_name}/{class_name}_{index:05d}.png"
-
-
-class _SetDigest:
-    """sha256 over images in the order (class utf-8, index); pixels before encoding, whatever the file format."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def update(self, name: str, index: int, pixels: Pixels) -> None:
-        raw = name.encode()
-        self._digest.update(struct.pack("<I", len(raw)) + raw + struct.pack("<III", index, *pixels.shape[:2]))
-        self._digest.update(np.ascontiguousarray(pixels).tobytes())
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+    """The name of an image of a set in PNG files."""
+    return folder_name(class_name, 0, index, PNG.suffix)
 
 
 def set_hash(images: Iterable[tuple[str, int, Pixels]]) -> str:
     """The set hash (DESIGN §8) of (class name, index, uint8 [H, W, 3]) in any order."""
-    digest = _SetDigest()
+    digest = SetDigest()
     for entry in sorted(images, key=lambda entry: (entry[0].encode(), entry[1])):
         digest.update(*entry)
     return digest.hexdigest()
@@ -91,27 +71,23 @@ def cpu_flags() -> list[str]:
     return sorted(f for f in flags.split() if f.startswith(("avx", "amx", "fma")))
 
 
-def _header(generation: Generation) -> dict[str, Any]:
-    """What must be equal for two runs to write into the same folder."""
-    return {
+def _header(generation: Generation, output: Output) -> dict[str, Any]:
+    """What must be equal for two runs to write into the same folder, as JSON gives it back."""
+    header: dict[str, Any] = {
         "bundle": generation.bundle.hash,
         "seed": generation.seed,
         "sampler": asdict(generation.sampler),
         "provider": generation.provider.name,
         "classes": [c.name for c in generation.classes],
         "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # other ones may differ in the last bits
+        **output.header(),
     }
+    return dict(json.loads(json.dumps(header)))
 
 
-def _png(pixels: Pixels) -> bytes:
-    buffer = io.BytesIO()
-    PillowImage.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _record(image: Image, seed: int) -> dict[str, Any]:
+def _record(image: Image, name: str, seed: int) -> dict[str, Any]:
     return {
-        "file_name": file_name(image.class_name, image.index),
+        "file_name": name,
         "label": image.label,
         "class": image.class_name,
         "index": image.index,
@@ -135,83 +111,86 @@ def write_set(
     generation: Generation,
     out: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    output: Output = PLAIN,
 ) -> DistilledSet:
     """Write every missing image of `generation` under `out`, then the metadata. A second call does only what is left.
 
     Raises:
         OutputFolderError: `out` holds something else, or a set made with other settings.
+        MissingExtraError, InputError: what `output` needs is not there.
         DiskError: the disk is full, read-only or gone; what was finished stays.
     """
+    output.check()
     check_output_folder(out)
     generation.load()  # what cannot run is said before anything is written
+    label = None
+    if output.soft_labels:
+        label = load_teacher(generation.bundle, generation.provider, generation.threads)
     try:
-        return _write_set(generation, out, progress)
+        return _write_set(generation, out, progress, output, label)
     except OSError as error:
         raise _disk_error(error, out) from error
 
 
-def _write_set(generation: Generation, out: Path, progress: Callable[[int, int], None]) -> DistilledSet:
+def _write_set(
+    generation: Generation, out: Path, progress: Callable[[int, int], None], output: Output, label: Label | None
+) -> DistilledSet:
     out.mkdir(parents=True, exist_ok=True)
-    header = _header(generation)
+    header = _header(generation, output)
+    finished = None if output.direct else finished_set(out, header, generation.ipc, output)
+    if finished is not None:
+        progress(len(generation), len(generation))
+        return DistilledSet(out, len(generation), len(generation.classes), 0, finished["set_hash"])
     state = State(out, header, generation.ipc)
-    for name in (DATASET_NAME, METADATA_NAME):  # from here on the set is unfinished
-        (out / name).unlink(missing_ok=True)
+    begin_again(out, output)
+    computed = _write_blocks(generation, output.block_folder(out), output.block_encoding, state, progress)
+    completed = complete(generation, out, output, state, label)
+    dataset = _describe(generation, output, completed) | {"made_with": header, "state": "complete"}
+    write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
+    (out / STATE_NAME).unlink()
+    remove_unfinished(out)
+    return DistilledSet(out, completed.images, len(generation.classes), computed, completed.set_hash)
+
+
+def _write_blocks(
+    generation: Generation, folder: Path, encoding: Encoding, state: State, progress: Callable[[int, int], None]
+) -> int:
+    """Write the image files of every block which is not whole; how many images were computed."""
     for scene in generation.classes:
-        (out / scene.name).mkdir(exist_ok=True)
+        (folder / scene.name).mkdir(parents=True, exist_ok=True)
     done, computed = 0, 0
     for block in generation.blocks():
-        names = _names(block, generation.ipc)
-        if not all(state.intact(out, name) for name in names):
+        scene = block.scene_class
+        indices = [i for i in block.indices if i < generation.ipc]
+        names = {i: folder_name(scene.name, scene.label, i, encoding.suffix) for i in indices}
+        if not all(state.intact(folder, name) for name in names.values()):
             images = generation.compute(block)
             for image in images:
-                write_atomically(out / file_name(image.class_name, image.index), _png(image.pixels))
-            state.append([_record(image, generation.seed) for image in images])
+                write_atomically(folder / names[image.index], encoding.encode(image.pixels))
+            state.append([_record(image, names[image.index], generation.seed) for image in images])
             computed += len(images)
         done += len(names)
         progress(done, len(generation))
-    return _finish(generation, out, header, state, computed)
+    return computed
 
 
-def _names(block: Block, ipc: int) -> list[str]:
-    return [file_name(block.scene_class.name, i) for i in block.indices if i < ipc]
-
-
-def _finish(generation: Generation, out: Path, header: dict[str, Any], state: State, computed: int) -> DistilledSet:
-    """Metadata, contact sheet and dataset.json from the files as they are on disk; the state goes last."""
-    records, rows = [], []
-    digest = _SetDigest()
-    for scene in sorted(generation.classes, key=lambda scene: scene.name.encode()):
-        row = []
-        for index in range(generation.ipc):
-            name = file_name(scene.name, index)
-            pixels = read_pixels(out / name)
-            if pixels is None:
-                raise OSError(errno.EIO, f"{name} cannot be read back")
-            records.append(state.records[name])
-            digest.update(scene.name, index, pixels)
-            if index < BLOCK:
-                row.append(pixels)
-        rows.append((scene.name, row))
-    write_atomically(out / METADATA_NAME, "".join(json.dumps(r) + "\n" for r in records).encode())
-    write_atomically(out / SHEET_NAME, _png(contact_sheet(rows)))
+def _describe(generation: Generation, output: Output, completed: Completed) -> dict[str, Any]:
     manifest = generation.bundle.manifest
-    dataset = {
-        "set_hash": digest.hexdigest(),
+    files = {"files": completed.files} if completed.files else {}
+    return {
+        "set_hash": completed.set_hash,
         "bundle_hash": generation.bundle.hash,
         "bundle_name": manifest.name,
         "signature": "unsigned",
         "audit": manifest.audit,
         "seed": generation.seed,
         "ipc": generation.ipc,
-        "images": len(records),
+        "images": completed.images,
         "counts": {scene.name: generation.ipc for scene in generation.classes},
+        **output.describe(),
+        **files,
         "provider": generation.provider.name,
         "threads": generation.threads,
         "cpu_flags": cpu_flags(),
         "versions": versions(),
-        "made_with": header,
-        "state": "complete",
     }
-    write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
-    (out / STATE_NAME).unlink()
-    return DistilledSet(out, len(records), len(generation.classes), computed, digest.hexdigest())

@@ -14,7 +14,7 @@ from dpd_runtime.engines.onnxruntime import usable_cores
 from dpd_runtime.errors import DegenerateImageError, InputError
 from dpd_runtime.manifest import Sampler
 from dpd_runtime.noise import NoiseStream
-from dpd_runtime.sampling import margins, sample, to_uint8
+from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
 from dpd_runtime.solvers import SOLVERS
 
 BLOCK = 10
@@ -169,6 +169,11 @@ def _block_function(
         raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
     shape, batch = bundle.manifest.latent_shape, sampler.compute_batch
 
+    def normals(scene: SceneClass, index: int, candidate: int) -> Float32:
+        """[1 + draws, C, h, w]: start noise, then what a stochastic solver adds; the stream goes on (DESIGN §8)."""
+        stream = NoiseStream(seed, scene.name, index, candidate)
+        return np.stack([stream.normal(shape) for _ in range(1 + noise_draws(steps))])
+
     def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
         return unet.run(sample=latents, timestep=np.array(timestep, np.int64), encoder_hidden_states=prompts)
 
@@ -182,16 +187,16 @@ def _block_function(
         """Latents [candidates · 10, C, h, w], candidate-major, and their margins."""
         scene, guidance = block.scene_class, sampler.guidance_for(block.number)
         tasks = [(candidate, index) for candidate in range(sampler.candidates) for index in block.indices]
-        noise = np.stack([NoiseStream(seed, scene.name, i, c).normal(shape) for c, i in tasks])
         rows = np.array([scene.prompt_rows[i % len(scene.prompt_rows)] for _, i in tasks])
         prototypes = None
         if len(scene.prototypes):
             prototypes = scene.prototypes[np.array([i % len(scene.prototypes) for _, i in tasks])]
-        latents, scores = np.empty_like(noise), np.empty(len(tasks), np.float32)
+        latents, scores = np.empty((len(tasks), *shape), np.float32), np.empty(len(tasks), np.float32)
         for group in batched(len(tasks)):
+            noise = np.stack([normals(scene, tasks[row][1], tasks[row][0]) for row in group], axis=1)
             out = sample(
                 denoise,
-                noise[group],
+                noise[0],
                 bundle.prompt_embeddings[rows[group]],
                 bundle.empty_embedding,
                 None if prototypes is None else prototypes[group],
@@ -199,6 +204,7 @@ def _block_function(
                 advance,
                 bundle.schedule.prediction_type,
                 guidance,
+                noise[1:],
             )
             latents[group] = out
             scores[group] = margins(judge.run(latents=out), scene.label)

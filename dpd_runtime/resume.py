@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,43 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from dpd_runtime.atomic import write_atomically
+from dpd_runtime.atomic import PARTIAL, write_atomically
 from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME, Output
+from dpd_runtime.soft_labels import SOFT_LABELS_NAME
 
 DATASET_NAME = "dataset.json"
 METADATA_NAME = "metadata.jsonl"
 STATE_NAME = "state.jsonl"
 SHEET_NAME = "contact_sheet.png"
-OWN_NAMES = (DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME)
-_IMAGE = re.compile(r"_\d{5,}\.png")
+OWN_NAMES = (DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NAME)
 Pixels = npt.NDArray[np.uint8]
 
 
 def read_pixels(path: Path) -> Pixels | None:
     """The image's pixels, or None where there is no whole image."""
     try:
-        with PillowImage.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), PillowImage.open(path) as image:  # the reader of TIFF talks
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError):  # whatever Pillow raises on damage
         return None
+
+
+def other_settings(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> OutputFolderError:
+    different = ", ".join(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
+    return OutputFolderError(out, f"holds a set made with another {different}", removable=True)
+
+
+def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
+    """Images up to the first line which is torn or damaged."""
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(record, dict) or type(record.get("index")) is not int or "file_name" not in record:
+            return
+        yield record
 
 
 class State:
@@ -45,8 +65,7 @@ class State:
         lines = self._read(out)
         if lines:
             if lines[0] != header:
-                different = ", ".join(k for k in header if lines[0].get(k) != header[k])
-                raise OutputFolderError(out, f"holds a set made with another {different}", removable=True)
+                raise other_settings(out, lines[0], header)
             self.records = {record["file_name"]: record for record in lines[1:]}
         if any(record["index"] >= ipc for record in self.records.values()):
             raise OutputFolderError(out, f"holds more than {ipc} images per class", removable=True)
@@ -56,18 +75,15 @@ class State:
     def _read(self, out: Path) -> list[dict[str, Any]]:
         """Lines of an unfinished run, else those of a finished set which may be made larger."""
         if self.path.exists():
-            lines = []
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    lines.append(json.loads(line))
-                except ValueError:
-                    break
-            return lines
-        if (out / DATASET_NAME).exists() and (out / METADATA_NAME).exists():
-            finished = json.loads((out / DATASET_NAME).read_text(encoding="utf-8"))
-            records = (out / METADATA_NAME).read_text(encoding="utf-8").splitlines()
-            return [finished.get("made_with", {}), *map(json.loads, records)]
-        return []
+            header, *lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            return [json.loads(header), *_records(lines)]
+        if not (out / DATASET_NAME).exists():
+            return []
+        finished = json.loads((out / DATASET_NAME).read_text(encoding="utf-8"))
+        lines = []
+        if (out / METADATA_NAME).exists():
+            lines = (out / METADATA_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        return [finished.get("made_with", {}), *_records(lines)]
 
     def append(self, records: list[dict[str, Any]]) -> None:
         with self.path.open("ab") as handle:
@@ -81,7 +97,7 @@ class State:
         pixels = read_pixels(out / name) if record else None
         if record is None or pixels is None:
             return False
-        return bool(hashlib.sha256(pixels.tobytes()).hexdigest() == record["pixels_sha256"])
+        return bool(hashlib.sha256(pixels.tobytes()).hexdigest() == record.get("pixels_sha256"))
 
 
 def check_output_folder(out: Path) -> None:
@@ -123,6 +139,26 @@ def _is_ours(out: Path) -> bool:
         return False
 
 
+def _is_part(path: Path, out: Path, header: dict[str, Any]) -> bool:
+    """Whether a set with this header, finished or not, has such a file or folder."""
+    where = path.relative_to(out).as_posix().removesuffix(PARTIAL)
+    kind = FORMATS.get(header.get("format", Output.format))
+    encoding = ENCODINGS.get(header.get("image_format", PNG.name), PNG)
+    if where in OWN_NAMES or (kind is not None and kind.files.fullmatch(where)):
+        return True
+    if where == UNFINISHED_NAME:
+        return path.is_dir()
+    waiting = where.startswith(UNFINISHED_NAME + "/")
+    folder, _, name = where.removeprefix(UNFINISHED_NAME + "/").rpartition("/")
+    classes = {str(known) for known in header.get("classes", [])} - {"", ".", ".."}
+    if not waiting and kind is not FORMATS[Output.format]:
+        return False
+    if not folder:
+        return name in classes and path.is_dir()
+    suffix = re.escape(PNG.suffix if waiting else encoding.suffix)
+    return folder in classes and re.fullmatch(rf"{re.escape(folder)}_\d{{5,}}{suffix}", name) is not None
+
+
 def remove_set(out: Path) -> None:
     """Delete a distilled set of ours, finished or not. Decided before anything is touched.
 
@@ -132,20 +168,16 @@ def remove_set(out: Path) -> None:
     check_output_folder(out)
     if not out.is_dir():
         return
-    classes = {str(name) for header in _headers(out) for name in header.get("classes", [])}
-    classes = {name for name in classes if name not in ("", ".", "..") and "/" not in name}
+    headers = _headers(out)
     ours: list[Path] = []
     foreign: list[Path] = []
     for path in sorted(out.rglob("*"), reverse=True):  # files before their folders
-        where = path.relative_to(out).as_posix().removesuffix(".partial")
-        folder, _, name = where.rpartition("/")
-        image = folder in classes and name.startswith(f"{folder}_") and _IMAGE.fullmatch(name.removeprefix(folder))
-        known = (where in classes and path.is_dir()) or where in OWN_NAMES or image
-        (ours if known and not path.is_symlink() else foreign).append(path)
+        known = not path.is_symlink() and any(_is_part(path, out, header) for header in headers)
+        (ours if known else foreign).append(path)
     if foreign:
         raise OutputFolderError(out, f"holds {foreign[0].relative_to(out)}, which is no part of a distilled set")
-    for path in ours:
-        if path.is_dir():
+    for path in sorted(ours, key=lambda path: path in (out / STATE_NAME, out / DATASET_NAME)):
+        if path.is_dir():  # the files that make it ours go last: after a kill the rest can still be removed
             path.rmdir()
         else:
             path.unlink()

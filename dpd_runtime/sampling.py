@@ -25,15 +25,23 @@ def sample(
     advance: Advance,
     prediction_type: PredictionType,
     guidance: BlockGuidance,
+    step_noise: Float32 | None = None,
 ) -> Float32:
     """Clean latents [B, C, h, w] from `noise`.
 
     Args:
         prompts: [B, L, D]; empty_prompt: [L, D], used in guided steps, in one doubled batch.
         prototypes: [B, C, h, w] or None.
+        step_noise: [noise_draws(steps), B, C, h, w] for a stochastic solver: what its steps add, in their order.
+
+    Raises:
+        ValueError: `step_noise` is not for as many draws as the steps make.
     """
+    fresh = [] if step_noise is None else list(step_noise)
+    if len(fresh) != noise_draws(steps):
+        raise ValueError(f"step_noise holds {len(fresh)} draws: these steps make {noise_draws(steps)}")
     doubled_context = np.concatenate([prompts, np.broadcast_to(empty_prompt, prompts.shape)])
-    latents, previous = noise, None
+    latents, previous, older = noise, None, None
     for number, step in enumerate(steps):
         if guidance.guides(number, len(steps)):
             output = denoise(np.concatenate([latents, latents]), step.timestep, doubled_context)
@@ -44,9 +52,17 @@ def sample(
         original = predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
         if prototypes is not None and guidance.pulls(number, len(steps)):
             original = towards_prototype(original, prototypes, guidance.prototype_scale)
-        latents = advance(latents, original, step, previous)
-        previous = original
+        memory = (previous, older) if step.corrector_older else (previous,)
+        latents = advance(latents, original, step, *memory)
+        if step.noise:
+            latents = latents + step.noise * fresh.pop(0)
+        previous, older = original, previous
     return latents
+
+
+def noise_draws(steps: Sequence[Step]) -> int:
+    """How often these steps draw fresh noise: 0 for a solver of the ODE."""
+    return sum(step.noise > 0 for step in steps)
 
 
 def margins(logits: Float32, label: int) -> Float32:

@@ -17,17 +17,29 @@ def generate_command(
     seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
     classes: Annotated[str | None, typer.Option(help="Comma-separated class names; all by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps; the bundle's default otherwise.")] = None,
-    solver: Annotated[str | None, typer.Option(help="ddim or dpm++2m.")] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="dpm++2m, unipc, ddim or euler; lcm or tcd for models distilled so.")
+    ] = None,
     candidates: Annotated[int | None, typer.Option(help="Candidates for each kept image.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none.")] = None,
     provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    format_name: Annotated[
+        str, typer.Option("--format", help="imagefolder, webdataset, parquet or npz.")
+    ] = "imagefolder",
+    image_format: Annotated[
+        str | None, typer.Option(help="png (the default), jpeg, webp or tiff; jpeg and webp are lossy.")
+    ] = None,
+    soft_labels: Annotated[
+        bool, typer.Option("--soft-labels", help="The bundle's teacher says how much each image is of each class.")
+    ] = False,
     expect: Annotated[str | None, typer.Option(help="Fail (exit 1) unless the set hash is this one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete a distilled set that is in the way.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Regenerate a training set from a bundle, with numpy and ONNX Runtime only.
 
-    Examples: dpd generate --ipc 10 --out distilled · dpd generate site.dpd --ipc 50 --seed 3 --out set3
+    Examples: dpd generate --ipc 10 --out distilled · dpd generate site.dpd --ipc 50 --seed 3 --out set3 ·
+    dpd generate site.dpd --ipc 50 --format parquet --soft-labels --out table
     """
     import time
 
@@ -35,10 +47,16 @@ def generate_command(
     from dpd_runtime.bundle import embedded_bundle, load_bundle
     from dpd_runtime.dataset import write_set
     from dpd_runtime.errors import SetHashError
+    from dpd_runtime.formats import Output
     from dpd_runtime.generate import generate, resolve_sampler
     from dpd_runtime.resume import remove_set
+    from dpd_runtime.soft_labels import check_teacher
 
+    output = Output(format_name, image_format, soft_labels)
+    output.check()
     opened = load_bundle(bundle or embedded_bundle())
+    if soft_labels:
+        check_teacher(opened)
     sampler = resolve_sampler(
         opened.manifest.sampler, steps=steps, solver=solver, candidates=candidates, guidance_scale=guidance_scale
     )
@@ -48,7 +66,7 @@ def generate_command(
         remove_set(out)
     started = time.monotonic()
     with progress_bar("generating") as progress:
-        result = write_set(generation, out, progress)
+        result = write_set(generation, out, progress, output)
     seconds = time.monotonic() - started
     calls = sampler.evaluations_per_latent(0)
     if json_output:

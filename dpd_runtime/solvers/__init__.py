@@ -1,21 +1,26 @@
-"""Solvers of the probability-flow ODE. Each works from ẑ0, so that guidance on ẑ0 needs to know no solver.
+"""Solvers. Each works from ẑ0, so that guidance on ẑ0 needs to know no solver.
 
 A solver is a function `steps(schedule, count) -> list[Step]` and a pure function
-`advance(latents, original, step, previous_original) -> latents`.
+`advance(latents, original, step, previous_original) -> latents`. Two fields of a step ask the sampling loop for more:
+`corrector_older` for a fifth argument, the ẑ0 before the previous one, and `noise` for fresh noise on the result.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from dpd_runtime.schedule import Schedule
-from dpd_runtime.solvers import ddim, dpm
+from dpd_runtime.solvers import ddim, dpm, euler, lcm, tcd, unipc
 from dpd_runtime.solvers.step import Step
 
-Advance = Callable[[Any, Any, Step, Any], Any]
+Advance = Callable[..., Any]
 
 SOLVERS: dict[str, tuple[Callable[[Schedule, int], list[Step]], Advance]] = {
     "ddim": (ddim.ddim_steps, ddim.ddim_advance),
     "dpm++2m": (dpm.dpm_steps, dpm.dpm_advance),
+    "unipc": (unipc.unipc_steps, unipc.unipc_advance),
+    "euler": (euler.euler_steps, euler.euler_advance),
+    "lcm": (lcm.lcm_steps, lcm.lcm_advance),
+    "tcd": (tcd.tcd_steps, tcd.tcd_advance),
 }
 
 __all__ = ["SOLVERS", "Advance", "Step"]

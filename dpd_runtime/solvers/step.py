@@ -1,17 +1,25 @@
 """One step of a solver as plain numbers, and the timesteps that inference visits."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from dpd_runtime.schedule import Schedule
+
+DISTILLATION_STEPS = 50
+"""Timesteps on which consistency models are distilled: `original_inference_steps` of diffusers' LCM and TCD."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """From noise level (alpha, sigma) to (alpha_next, sigma_next).
+    """From noise level (alpha, sigma) to (alpha_next, hypot(sigma_next, noise)).
 
     Args:
         timestep: what the network is told.
         correction: weight of (ẑ0 − previous ẑ0) in a second-order update; 0 for first order.
+        corrector: weight of (ẑ0 − previous ẑ0) in UniPC's correction of the latents that were reached.
+        corrector_older: weight of (previous ẑ0 − the one before it) there; where it is not 0, `advance` has a fifth
+            argument, the ẑ0 before the previous one.
+        noise: standard deviation of the fresh noise that is added to what `advance` returns.
     """
 
     timestep: int
@@ -20,6 +28,9 @@ class Step:
     alpha_next: float
     sigma_next: float
     correction: float = 0.0
+    corrector: float = 0.0
+    corrector_older: float = 0.0
+    noise: float = 0.0
 
 
 def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> list[int]:
@@ -44,5 +55,32 @@ def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> 
     points = count + last_point
     if points == 1:
         return [0]
+    if points > total:
+        raise ValueError(f"steps is {count}; that is too many for linspace timesteps among {total}")
     stride = (total - 1) / (points - 1)  # rounded before it is multiplied, as in np.linspace
     return [round((points - 1 - i) * stride) for i in range(count)]
+
+
+def distillation_timesteps(schedule: Schedule, count: int) -> list[int]:
+    """Timesteps of LCM and TCD: a part of those on which such models are distilled, whatever the spacing.
+
+    Args:
+        count: 1 … 50.
+    """
+    total = schedule.num_train_timesteps
+    stride = total // DISTILLATION_STEPS
+    if not 1 <= count <= DISTILLATION_STEPS:
+        raise ValueError(f"steps is {count}; it must be 1 … {DISTILLATION_STEPS}")
+    if stride < 1:
+        raise ValueError(
+            f"steps is {count}; models are distilled on {DISTILLATION_STEPS} timesteps, and there are {total}"
+        )
+    ratio = DISTILLATION_STEPS / count  # rounded before it is multiplied, as in np.linspace
+    return [(DISTILLATION_STEPS - math.floor(i * ratio)) * stride - 1 for i in range(count)]
+
+
+def without_pure_noise(schedule: Schedule) -> Schedule:
+    """A last ᾱ of 0 becomes 2⁻²⁴, as in diffusers' solvers that work with sigma / alpha, which is infinite there."""
+    if schedule.alphas_cumprod[-1] > 0:
+        return schedule
+    return replace(schedule, alphas_cumprod=(*schedule.alphas_cumprod[:-1], 2.0**-24))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_runtime.errors import DataError
+from dpd_runtime.finished import packed_format
 from dpd_train.images.names import printable
 from dpd_train.images.sources import Files
 
@@ -59,6 +60,11 @@ def _is_class_folder(entry: Path) -> bool:
 def _class_files(tree: Path) -> dict[str, list[Path]]:
     """The image files of each class, both sorted as strings."""
     folders = sorted((entry for entry in tree.iterdir() if _is_class_folder(entry)), key=lambda entry: entry.name)
+    if not folders and (packed := packed_format(tree)):
+        raise DataError(
+            f"{tree}: is a distilled set of format {packed}, and only image folders are read here; make one with "
+            "dpd generate --format imagefolder"
+        )
     if not folders:
         raise DataError(f"{tree}: holds no class folders; put each class's images into a folder with the class's name")
     found = {}

@@ -42,6 +42,7 @@ def evaluation(*arms: ArmResult) -> Evaluation:
         test_images=4,
         val_per_class=None,
         resolution=64,
+        reading=None,
         labels="soft",
         teacher="own: y [beta]",
         extractor="own: x",

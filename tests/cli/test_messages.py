@@ -37,7 +37,13 @@ def dpd(
     ("arguments", "code", "words"),
     [
         pytest.param(["--ipc", "0"], 2, ["ipc is 0", "at least 1"], id="ipc", marks=needs_bundle),
-        pytest.param(["--solver", "euler"], 2, ["'euler'", "ddim, dpm++2m"], id="solver", marks=needs_bundle),
+        pytest.param(
+            ["--solver", "heun"],
+            2,
+            ["'heun'", "ddim, dpm++2m, unipc, euler, lcm, tcd"],
+            id="solver",
+            marks=needs_bundle,
+        ),
         pytest.param(["--steps", "0"], 2, ["steps is 0", "1 … 1000"], id="steps", marks=needs_bundle),
         pytest.param(["--classes", "Sea"], 2, ["'Sea'", "it holds", "Forest"], id="class", marks=needs_bundle),
         pytest.param(["--provider", "tpu"], 5, ["'tpu'", "cpu", "cuda"], id="provider", marks=needs_bundle),

@@ -397,7 +397,7 @@ def test_wrong_scheduler_configs(scheduler: object, message: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("sampler", "message"), [(Sampler(solver="euler"), "'euler' is unknown"), (Sampler(steps=101), "steps is 101")]
+    ("sampler", "message"), [(Sampler(solver="heun"), "'heun' is unknown"), (Sampler(steps=101), "steps is 101")]
 )
 def test_samplers_which_cannot_run(sampler: Sampler, message: str, tmp_path: Path) -> None:
     refused(as_zip(tmp_path, bundle_files(sampler=sampler)), message)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.manifest import BlockGuidance, Sampler
-from dpd_runtime.sampling import margins, sample, to_uint8
+from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
 from dpd_runtime.schedule import PREDICTION_TYPES, schedule_from_config
 from dpd_runtime.solvers import SOLVERS
 
@@ -56,7 +56,8 @@ def run(denoiser: Denoiser, guidance: BlockGuidance, solver: str = "dpm++2m", co
     make_steps, advance = SOLVERS[solver]
     prediction_type: Any = denoiser.prediction_type
     steps = make_steps(SCHEDULE, count)
-    return sample(denoiser, NOISE, PROMPTS, EMPTY, PROTOTYPES, steps, advance, prediction_type, guidance)
+    fresh = np.random.default_rng(2).standard_normal((noise_draws(steps), *NOISE.shape)).astype(np.float32)
+    return sample(denoiser, NOISE, PROMPTS, EMPTY, PROTOTYPES, steps, advance, prediction_type, guidance, fresh)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -1,0 +1,154 @@
+"""What each ingredient of the method is worth: classification consistency, prototypes, aggregated prompts.
+
+    python benchmarks/ablation.py ../shared/data/eurosat_rgb/train --val-per-class 100 --steps 600 --lambda-cls 0.1 \
+        --work /var/tmp/ablation --out ablation.json
+
+The base as it is, and two fine-tunings of as many steps, without and with the consistency loss, become bundles whose
+prompts name the class alone and which pull to no prototype; then prototypes and aggregated prompts are added in turn.
+Each variant's sets (generation seed i for pair i) are judged as `dpd evaluate` does, on the validation part unless
+--test says a folder, and by the teacher, which is one for all. What is finished in --work is not done again.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from agreement import agreement
+
+from dpd_eval import evaluate
+from dpd_eval.statistics import paired_difference
+from dpd_export.bundle import DEFAULT_SAMPLER, export_run
+from dpd_runtime import load_bundle
+from dpd_train.attributes import caption
+from dpd_train.images import read_scenes
+
+# name: consistency, extra steps, prototypes, aggregated prompts
+VARIANTS = {
+    "base as it is": (False, False, False, False),
+    "fine-tuned": (False, True, False, False),
+    "+ classification consistency": (True, True, False, False),
+    "+ prototypes": (True, True, True, False),
+    "+ aggregated prompts": (True, True, True, True),
+}
+
+
+def dpd(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "dpd_cli", *map(str, arguments)], check=True)
+
+
+def trained(args: argparse.Namespace, consistency: bool, steps: bool) -> Path:
+    """A run directory; the classifiers of the first, or of --judges, are those of all."""
+    name = f"run-{'consistent' if consistency else 'plain' if steps else 'base'}"
+    out: Path = args.work / name
+    if not (out / "run.json").exists():
+        shutil.rmtree(out, ignore_errors=True)
+        options = ["--base", args.base, "--steps", args.steps if steps else 0, "--teacher-steps", args.teacher_steps]
+        if args.val_per_class is not None:
+            options += ["--val-per-class", args.val_per_class]
+        if args.resolution is not None:
+            options += ["--resolution", args.resolution]
+        if consistency:
+            options += ["--lambda-cls", args.lambda_cls]
+        command = ["train", args.data, "--out", out, "--threads", 1, *options]
+        first: Path | None = args.judges
+        if first is not None:  # an unfinished run goes on from the classifiers that lie there
+            dpd(*command, "--max-minutes", 0)
+            for part in ("classifier", "latent_classifier"):
+                shutil.copytree(first / part, out / part, dirs_exist_ok=True)
+            command.append("--resume")
+        dpd(*command)
+    args.judges = args.judges or out
+    return out
+
+
+def with_class_prompts(run: Path, out: Path) -> Path:
+    """A copy of `run` whose prompts name the class alone."""
+    if not out.exists():
+        shutil.copytree(run, out)
+        table = json.loads((out / "classes.json").read_text(encoding="utf-8"))
+        table["prompts"] = [caption(scene["name"], ()) for scene in table["classes"]]
+        for row, scene in enumerate(table["classes"]):
+            scene["prompt_rows"] = [row] * len(scene["prompt_rows"])
+        (out / "classes.json").write_text(json.dumps(table), encoding="utf-8")
+    return out
+
+
+def bundle_of(args: argparse.Namespace, name: str) -> Path:
+    consistency, steps, prototypes, prompts = VARIANTS[name]
+    run = trained(args, consistency, steps)
+    out: Path = args.work / f"{run.name}{'-prototypes' if prototypes else ''}{'-prompts' if prompts else ''}.dpd"
+    if not out.exists():
+        source = run if prompts else with_class_prompts(run, args.work / f"{run.name}-named")
+        guidance = DEFAULT_SAMPLER.guidance
+        if not prototypes:
+            guidance = tuple(replace(block, prototype_scale=0.0) for block in guidance)
+        export_run(source, out, name="ablation", sampler=replace(DEFAULT_SAMPLER, guidance=guidance))
+    return out
+
+
+def judged(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    bundle, ipcs = bundle_of(args, name), [int(part) for part in args.ipc.split(",")]
+    sets = [args.work / f"{bundle.stem}-set{seed}" for seed in range(args.sets)]
+    for seed, folder in enumerate(sets):
+        if not (folder / "dataset.json").exists():
+            dpd("generate", bundle, "--ipc", max(ipcs), "--seed", seed, "--out", folder)
+    result = evaluate(
+        sets,
+        train=args.data,
+        test="val" if args.test == "val" else Path(args.test),
+        ipc=ipcs,
+        pairs=args.pairs,
+        val_per_class=args.val_per_class,
+        resolution=args.resolution,
+    )
+    shares = agreement(load_bundle(bundle), read_scenes(sets[0], part="all"))
+    return {
+        "teacher_agreement": sum(shares.values()) / len(shares),
+        "teacher_agreement_by_class": shares,
+        "oa": {str(arm.ipc): list(arm.oa_runs) for arm in result.arms if arm.arm == "set"},
+        "random": {str(arm.ipc): list(arm.oa_runs) for arm in result.arms if arm.arm == "random"},
+        "against_random": {str(d.ipc): asdict(d.difference) | {"ratio": d.ratio} for d in result.differences},
+        "metrics": [asdict(row) for row in result.metrics if row.arm == "set"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--test", default="val")
+    parser.add_argument("--base", default="nano")
+    parser.add_argument("--val-per-class", type=int)
+    parser.add_argument("--resolution", type=int)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--teacher-steps", type=int, default=1200)
+    parser.add_argument("--judges", type=Path, help="a finished run on the same data and base")
+    parser.add_argument("--lambda-cls", type=float, default=0.1)
+    parser.add_argument("--ipc", default="10,50")
+    parser.add_argument("--sets", type=int, default=1, help="generation seeds")
+    parser.add_argument("--pairs", type=int)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, Any] = {}
+    for name in args.variants.split(","):
+        rows[name] = judged(args, name)
+        previous = list(rows)[-2:-1]
+        rows[name]["against_previous"] = {
+            size: asdict(paired_difference(runs, rows[before]["oa"][size]))
+            for before in previous
+            for size, runs in rows[name]["oa"].items()
+        }
+        args.out.write_text(json.dumps({"tested_on": args.test, "variants": rows}, indent=1) + "\n", encoding="utf-8")
+        means = {size: round(sum(runs) / len(runs), 4) for size, runs in rows[name]["oa"].items()}
+        print(f"{name}: OA {means}, teacher {rows[name]['teacher_agreement']:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Generation with drawn pixels in the place of the networks': everything else is the true code, and takes no time."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from dpd_runtime import Bundle, Generation, Image, Output, embedded_bundle, load_bundle, write_set
+from dpd_runtime.dataset import DistilledSet
+from dpd_runtime.generate import Block
+
+SIDE = 64
+CLASSES = ("SeaLake", "Forest")
+Pixels = npt.NDArray[np.uint8]
+
+
+def pixels_of(label: int, index: int) -> Pixels:
+    """Waves whose direction and colour hang on label and index: smooth, and no symmetry leaves them as they are."""
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    phase = (index + 1) * x + (label + 2) * y * y + 0.3 * index
+    return np.stack([127.5 + 120 * np.sin(phase + shift) for shift in (0, label, 2)], axis=-1).astype(np.uint8)
+
+
+def draw(block: Block) -> list[Image]:
+    scene = block.scene_class
+    return [
+        Image(pixels_of(scene.label, i), scene.name, scene.label, i, i % 3, f"{scene.name}, {i}", i % 2, 0.25 * i)
+        for i in block.indices
+    ]
+
+
+class Drawn(Generation):
+    """A Generation of the embedded bundle whose blocks are drawn by `draw`; `blocks_computed` counts them."""
+
+    blocks_computed = 0
+
+    def load(self) -> Callable[[Block], list[Image]]:
+        def compute(block: Block) -> list[Image]:
+            self.blocks_computed += 1
+            return draw(block)
+
+        return compute
+
+
+@lru_cache
+def opened() -> Bundle:
+    return load_bundle(embedded_bundle())
+
+
+def drawn(ipc: int = 3, classes: tuple[str, ...] = CLASSES) -> Drawn:
+    pytest.importorskip("onnxruntime")
+    return Drawn(opened(), ipc=ipc, seed=7, classes=classes, provider="cpu", threads=1)
+
+
+def write(out: Path, output: Output, ipc: int = 3, classes: tuple[str, ...] = CLASSES) -> DistilledSet:
+    return write_set(drawn(ipc, classes), out, output=output)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def need(name: str) -> None:
+    """Skip where the package which a format needs is not installed."""
+    if name == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
