@@ -36,6 +36,8 @@ def use_device(name: str) -> torch.device:
         return torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:  # before anything is put on the first GPU, which is another process's
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     log.info("device: cuda, %s", torch.cuda.get_device_name())
     torch.set_float32_matmul_precision("high")  # TF32
     torch.backends.cudnn.benchmark = True  # batches keep their shape
@@ -105,6 +107,11 @@ class Deadline:
 
     def __init__(self, minutes: float | None = None) -> None:
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def ends(self) -> bool:
+        """Whether it will ever pass."""
+        return self._end is not None
 
     @property
     def passed(self) -> bool:

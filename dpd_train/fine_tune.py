@@ -12,8 +12,9 @@ from torch import nn
 from dpd_train.autoencoder import AutoencoderTraining, train_autoencoder
 from dpd_train.base import Base
 from dpd_train.classifiers import count_parameters
-from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.denoiser import DenoiserTraining, LatentData, Track, train_denoiser
 from dpd_train.device import NEVER, Deadline
+from dpd_train.distributed import ALONE, Team
 from dpd_train.lora import Adapted, add_adapters, merge_adapters, save_adapters
 from dpd_train.precision import norms_in_float32
 from dpd_train.train_config import TrainConfig, Tune
@@ -37,7 +38,10 @@ def denoiser_training(config: TrainConfig) -> DenoiserTraining:
     return DenoiserTraining(
         steps=config.steps,
         batch=config.batch,
+        micro_batch=config.micro_batch,
+        precision=config.precision,
         peak_rate=config.peak_rate,
+        decay_from=1.0 if config.schedule == "constant" else DenoiserTraining.decay_from,
         warmup=min(100, config.steps // 5 + 1) if config.warmup is None else config.warmup,
         seed=config.seed,
         validate_every=max(1, config.steps // 5),
@@ -56,6 +60,8 @@ def fine_tune(
     judge: nn.Module | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
+    team: Team = ALONE,
+    track: Track | None = None,
 ) -> tuple[Base, History]:
     """`config.steps` steps on the latents; the run resumes from `state`.
 
@@ -63,6 +69,7 @@ def fine_tune(
         data: training and validation part.
         adapter: the folder for low-rank adapters, which also end up merged in the result.
         judge: of the classification consistency, where `config.lambda_cls` is above 0.
+        team: see `train_denoiser`; the result is the leader's.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -81,10 +88,15 @@ def fine_tune(
             judge=judge,
             device=device,
             deadline=deadline,
+            team=team,
+            track=track,
         )
 
+    if config.gradient_checkpointing:
+        base.unet.enable_gradient_checkpointing()
     if tune_of(config, base) == "full":
         unet, text_encoder, history = trained(base.unet, base.text_encoder)
+        unet.disable_gradient_checkpointing()
         return replace(base, unet=unet.eval(), text_encoder=text_encoder.eval()), history
     frozen = Adapted(base.text_encoder.requires_grad_(False))
     adapted = Adapted(add_adapters(base.unet, config.lora_rank, config.seed))
@@ -95,8 +107,10 @@ def fine_tune(
     finally:
         for hook in hooks:
             hook.remove()
+    base.unet.disable_gradient_checkpointing()
     averaged.write_back()
-    save_adapters(base.unet, adapter)
+    if team.leads:
+        save_adapters(base.unet, adapter)
     return replace(base, unet=merge_adapters(base.unet).eval()), history
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from dpd_train.assistance import denoiser_state, handover, judge_of, write_handover
 from dpd_train.base import Base, save_base
 from dpd_train.base_folder import base_folder
 from dpd_train.captioners import describe_scenes
 from dpd_train.captions import caption_table
 from dpd_train.classifiers import ResNet
-from dpd_train.consistency import DecodedJudge, latent_judge
-from dpd_train.denoiser import LatentData
+from dpd_train.denoiser import LatentData, Track
 from dpd_train.device import Deadline, placed
+from dpd_train.distributed import Team
 from dpd_train.fine_tune import History, fine_tune, is_large, tune_decoder
 from dpd_train.images import SceneSet
 from dpd_train.judges import Labelled, latent_classifier_shape, teacher_shape, trained_classifier
@@ -34,7 +35,7 @@ Stages = Callable[[str], Progress]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What every stage works on: data, config, places, device and time."""
+    """What every stage works on: data, config, places, device and time, processes and a tracker."""
 
     scenes: Scenes
     config: TrainConfig
@@ -43,6 +44,8 @@ class Run:
     device: torch.device
     deadline: Deadline
     progress: Stages
+    team: Team
+    track: Track | None
 
     def state(self, name: str) -> Path:
         return self.out / "checkpoints" / f"{name}.safetensors"
@@ -115,11 +118,27 @@ def fine_tuned(
 
     held = run.phrases(run.scenes.held, "captions of the validation part")
     data = captioned(run.scenes.train, latents[0], words), captioned(run.scenes.held, latents[1], held)
-    state, adapter, progress = run.state("denoiser"), run.out / "adapter", run.progress("fine-tuning")
-    judge = None
-    if config.lambda_cls:
-        judge = DecodedJudge(teacher, base.vae) if config.judge_on == "pixels" else latent_judge(latent_classifier)
-    return fine_tune(base, data, config, state, adapter, progress, judge=judge, device=device, deadline=deadline)
+    judge = judge_of(config, teacher, latent_classifier, base)
+    shared, team = handover(run.out), run.team
+    if team.size > 1:
+        write_handover(shared, data[0], base.resolution, judge)
+    try:
+        with team.together():
+            return fine_tune(
+                base,
+                data,
+                config,
+                denoiser_state(run.out),
+                run.out / "adapter",
+                run.progress("fine-tuning"),
+                judge=judge,
+                device=device,
+                deadline=deadline,
+                team=team,
+                track=run.track,
+            )
+    finally:
+        shared.unlink(missing_ok=True)
 
 
 def write_run(run: Run, trained: Trained, words: list[tuple[str, ...]], latents: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,26 @@ import torch
 
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.cache_folder import cache_folder
+from dpd_runtime.errors import InputError
+from dpd_train.assistance import assist
 from dpd_train.base import Base, at_resolution, load_base
 from dpd_train.base_folder import base_folder
 from dpd_train.captioners import check_captioner
 from dpd_train.device import Deadline, TimeUp
+from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.images import fingerprint, to_float, write_quarantine
 from dpd_train.prototypes import find_prototypes
 from dpd_train.run_data import Scenes, read_parts, rows_by_class, side_for
 from dpd_train.run_folder import Stopwatch, check_run_folder, match_config
 from dpd_train.run_record import Trained, run_record
-from dpd_train.run_stages import Run, Stages, fine_tuned, judges, write_run
+from dpd_train.run_stages import Progress, Run, Stages, fine_tuned, judges, write_run
+from dpd_train.tracking import check_tracker, tracked
 from dpd_train.train_config import TrainConfig
+
+
+def silent(stage: str) -> Progress:
+    """No progress."""
+    return lambda step, steps: None
 
 
 def _stages(run: Run, base: Base) -> dict[str, Any]:
@@ -69,6 +79,13 @@ def _open(data: Path, out: Path, config: TrainConfig) -> tuple[Base, Scenes]:
     return base if side == base.resolution else at_resolution(base, side), scenes
 
 
+def _check_machine(config: TrainConfig, device: torch.device, team: Team) -> None:
+    if config.precision == "fp16" and device.type == "cpu":
+        raise InputError("--precision fp16 needs CUDA: a CPU takes ten times as long as with fp32; use bf16 or fp32")
+    if config.batch < team.size:
+        raise InputError(f"--batch {config.batch} for {team.size} processes: give each at least one image")
+
+
 def train(
     data: Path,
     out: Path,
@@ -79,41 +96,59 @@ def train(
     keep_checkpoints: bool = False,
     device: torch.device | str = "cpu",
     max_minutes: float | None = None,
-    progress: Stages = lambda stage: lambda step, steps: None,
+    progress: Stages = silent,
+    team: Team = ALONE,
+    tracker: str | None = None,
 ) -> dict[str, Any]:
     """Fine-tune `config.base` on the scenes under `data` and leave a run directory at `out`.
 
     Args:
         cache: where latents and captions of single images are kept.
         max_minutes: stop at a checkpoint once so much time has passed; the same call with `resume` goes on from there.
+        team: every process of it calls this with the same arguments, and sees `out` and the base.
+        tracker: one that accelerate knows; it is given losses and rate under `out`/tracker.
 
     Returns:
-        the content of run.json; {"unfinished": {stage, step, steps}, "seconds"} where the time was up.
+        the content of run.json; {"unfinished": {stage, step, steps}, "seconds"} where the time was up; {} to others
+        than the team's leader.
 
     Raises:
-        DataError, InputError: unusable data, base or output folder; nothing is left behind then.
+        DataError, InputError: unusable data, base or output folder; nothing is left behind then. The leader raises
+            what is wrong with the input; the others return.
+        PeerError: another process has gone.
     """
-    deadline = Deadline(max_minutes)
-    check_run_folder(out, resume)
-    base, scenes = _open(data, out, config)
-    watch = Stopwatch(out / "checkpoints" / "seconds.json")
-    run = Run(
-        scenes=scenes,
-        config=config,
-        out=out,
-        cache=cache or cache_folder("latents"),
-        device=torch.device(device),
-        deadline=deadline,
-        progress=watch.around(progress),
-    )
-    try:
-        record = _stages(run, base)
-    except TimeUp as stop:
-        watch.keep()
-        unfinished = {"stage": watch.stage, "step": stop.step, "steps": stop.steps}
-        return {"unfinished": unfinished, "seconds": watch.seconds}
-    record["seconds"] = watch.seconds
-    write_atomically(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
-    if not keep_checkpoints:
-        shutil.rmtree(out / "checkpoints")
-    return record
+    deadline, device = Deadline(max_minutes), torch.device(device)
+    if not team.leads:
+        assist(out, config, team, device, deadline)
+        return {}
+    with team.leading():
+        _check_machine(config, device, team)
+        check_tracker(tracker)
+        check_run_folder(out, resume)
+        base, scenes = _open(data, out, config)
+        team.tell(Word.LOAD)
+        watch = Stopwatch(out / "checkpoints" / "seconds.json")
+        with tracked(tracker, out / "tracker", asdict(config)) as track:
+            run = Run(
+                scenes=scenes,
+                config=config,
+                out=out,
+                cache=cache or cache_folder("latents"),
+                device=device,
+                deadline=deadline,
+                progress=watch.around(progress),
+                team=team,
+                track=track,
+            )
+            try:
+                record = _stages(run, base)
+            except TimeUp as stop:
+                watch.keep()
+                unfinished = {"stage": watch.stage, "step": stop.step, "steps": stop.steps}
+                return {"unfinished": unfinished, "seconds": watch.seconds}
+        record |= {"processes": team.size} if team.size > 1 else {}
+        record["seconds"] = watch.seconds
+        write_atomically(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+        if not keep_checkpoints:
+            shutil.rmtree(out / "checkpoints")
+        return record

@@ -8,11 +8,14 @@ from dpd_runtime.prototype_kinds import PrototypeKind
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
+Precision = Literal["bf16", "fp16", "fp32"]
+RateSchedule = Literal["decay", "constant"]
 
 LEAST = {
     "ipc": 1,
     "steps": 0,
     "batch": 1,
+    "micro_batch": 1,
     "k_min": 2,
     "teacher_steps": 1,
     "latent_classifier_steps": 1,
@@ -25,6 +28,8 @@ LEAST = {
     "resolution": 1,
 }
 CHOICES = {
+    "schedule": ("decay", "constant"),
+    "precision": ("bf16", "fp16", "fp32"),
     "tune": ("full", "lora"),
     "judge_on": ("latents", "pixels"),
     "prototypes": ("centroid", "pooled", "medoid", "none"),
@@ -37,8 +42,13 @@ class TrainConfig:
 
     Args:
         resolution: None is the base's own.
+        batch: images of one step, of all processes together.
+        micro_batch: at most so many of them at once in a process; None is all. It changes memory, not the result.
+        gradient_checkpointing: compute the UNet's activations twice instead of keeping them. Likewise.
+        precision: of the fine-tuning's autocast.
         peak_rate: learning rate after the warm-up.
         warmup: steps; None is a fifth of the run, 100 at most.
+        schedule: whether the rate falls to zero over the last 30 % of the steps.
         tune: None takes full for a UNet below 100 M parameters and lora above.
         lora_rank: r, which is α too (METHOD §1).
         tune_vae, vae_steps: train the decoder alone on the user's images first; the encoder, and so the latents, stay.
@@ -53,8 +63,12 @@ class TrainConfig:
     ipc: int = 50
     steps: int = 500
     batch: int = 32
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    precision: Precision = "bf16"
     peak_rate: float = 1e-4
     warmup: int | None = None
+    schedule: RateSchedule = "decay"
     tune: Tune | None = None
     lora_rank: int = 4
     tune_vae: bool = False
@@ -86,6 +100,8 @@ class TrainConfig:
                 raise InputError(f"{option(name)} {value!r}{soon}: use {', '.join(known)}")
         if not 0 < self.peak_rate <= 1:
             raise InputError(f"--peak-rate is {self.peak_rate}: it must be above 0 and at most 1")
+        if self.micro_batch is not None and self.micro_batch > self.batch:
+            raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")
         if self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
 

@@ -1,5 +1,9 @@
 """`dpd train`: scenes → a run directory."""
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +22,16 @@ def train_command(
     ipc: Annotated[int | None, typer.Option(help="At most this many prototypes per class (default: 50)")] = None,
     steps: Annotated[int | None, typer.Option(help="Fine-tuning steps; 0: the base as it is (default: 500)")] = None,
     batch: Annotated[int | None, typer.Option(help="Images in one step (default: 32)")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="At most so many of them at once (default: all)")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option(help="Less memory, a third more time: activations are computed twice.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16, fp16 (CUDA) or fp32 (default: bf16)")] = None,
     peak_rate: Annotated[float | None, typer.Option(help="Learning rate after the warm-up (default: 1e-4)")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of warm-up (default: a fifth, at most 100)")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="decay: the rate falls over the last 30 % of the steps; or constant (decay)")
+    ] = None,
     tune: Annotated[str | None, typer.Option(help="full or lora (default: lora from 100 M parameters on)")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Rank, and alpha, of the adapters (default: 4)")] = None,
     tune_vae: Annotated[bool | None, typer.Option(help="Train the VAE's decoder on the images first.")] = None,
@@ -42,6 +54,7 @@ def train_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     max_minutes: Annotated[float | None, typer.Option(help="Stop at a checkpoint after so many minutes.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints")] = False,
+    tracker: Annotated[str | None, typer.Option(help="Figures by step to tensorboard, wandb, ... (none)")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where latents and captions are kept (private).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where it works.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="PyTorch threads; all cores by default.")] = None,
@@ -51,31 +64,35 @@ def train_command(
 
     Examples: dpd train scenes/ --out run · dpd train eurosat/ --out run --val-per-class 100 --steps 2000
     · dpd train ucmerced/ --out run --preset standard --max-minutes 60
+    · accelerate launch --multi_gpu -m dpd_cli train ucmerced/ --out run --preset standard
     """
     given = {name: value for name, value in locals().items() if name in _fields()}
 
     import logging
-    import sys
 
     from dpd_cli.terminal import print_json, stage_progress
     from dpd_cli.torch_half import require_torch
-    from dpd_runtime.errors import InputError
+    from dpd_runtime.errors import DpdError, InputError
     from dpd_train.presets import resolve
 
-    config = resolve(preset, given)
-    if max_minutes is not None and not max_minutes >= 0:
-        raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
-    require_torch()
+    with _said_once(DpdError):
+        config = resolve(preset, given)
+        if max_minutes is not None and not max_minutes >= 0:
+            raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
+        require_torch()
     import torch
 
     from dpd_train.device import use_device
-    from dpd_train.train import train
+    from dpd_train.distributed import PeerError, joined, started_as
+    from dpd_train.train import silent, train
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    level = logging.ERROR if started_as() else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")
     if threads:
         torch.set_num_threads(threads)
-    place = use_device(device)
-    with stage_progress() as progress:
+    with _said_once(DpdError):
+        place = use_device(device)
+    with _said_once(PeerError), joined(place) as team, stage_progress() if team.leads else nullcontext() as stages:
         run = train(
             data,
             out,
@@ -85,8 +102,12 @@ def train_command(
             keep_checkpoints=keep_checkpoints,
             device=place,
             max_minutes=max_minutes,
-            progress=progress,
+            progress=stages or silent,
+            team=team,
+            tracker=tracker,
         )
+    if not team.leads:
+        return
     if json_output:
         print_json({"out": str(out), **run})
     elif "unfinished" in run:
@@ -95,6 +116,17 @@ def train_command(
         print("next           the same command with --resume goes on from there")
     else:
         _summary(out, run)
+
+
+@contextmanager
+def _said_once(kind: type[Exception]) -> Iterator[None]:
+    """Of several processes that meet the same error the first one says it; the others leave."""
+    try:
+        yield
+    except kind as error:
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(getattr(error, "exit_code", 1))
+        raise
 
 
 def _fields() -> set[str]:
@@ -107,8 +139,6 @@ def _fields() -> set[str]:
 
 
 def _summary(out: Path, run: dict[str, Any]) -> None:
-    import sys
-
     metrics = run["metrics"]
     lost = 100 * (metrics["teacher_oa_on_the_same_images"] - metrics["teacher_oa_on_reconstructions"])
     print(f"run            {out}/ in {run['seconds']:.0f} s; look at {out}/samples/final.png")

@@ -1,15 +1,24 @@
-"""The diffusion loss and loop: closed forms, and a resumed run equal to an uninterrupted one bit for bit."""
+"""The diffusion loss and loop: closed forms, kills that change no bit, batches in parts that change nothing."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dpd_train.base import load_base
 from dpd_train.captions import CaptionTable
+from dpd_train.checkpoint import load_state
 from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.denoising import decoder_loss, denoise, min_snr_weight
+from dpd_train.distributed import Team
+from dpd_train.lora import Adapted, add_adapters
 from dpd_train.nano import nano_scheduler
+from dpd_train.step_draws import parts
 from tests.tiny import tiny_base
 
 
@@ -72,8 +81,6 @@ def test_direction_error_is_blind_to_length() -> None:
 
 
 def test_decoder_loss_is_zero_for_the_clean_latents_alone(tmp_path: Path) -> None:
-    from dpd_train.base import load_base
-
     vae = load_base(str(tiny_base(tmp_path))).vae
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -87,11 +94,9 @@ def test_decoder_loss_is_zero_for_the_clean_latents_alone(tmp_path: Path) -> Non
 
 
 def test_a_validation_loss_that_rises_ends_the_training(tmp_path: Path) -> None:
-    from dpd_train.base import load_base
-
     for rise, measured in ((-1.0, 1), (1e9, 3)):  # every loss stands more than −100 % above the best; none 1e9 times
         loaded = load_base(str(tiny_base(tmp_path / str(rise))))
-        training = DenoiserTraining(steps=6, batch=2, warmup=1, validate_every=2, stop_rise=rise, bfloat16=False)
+        training = DenoiserTraining(steps=6, batch=2, warmup=1, validate_every=2, stop_rise=rise, precision="fp32")
         state = tmp_path / f"{rise}.safetensors"
         _, _, history = train_denoiser(
             loaded.unet, loaded.text_encoder, _data(), _data(), loaded.schedule, training, state
@@ -118,68 +123,154 @@ def _data() -> LatentData:
     return LatentData(torch.randn(6, 4, 8, 8, generator=generator), torch.tensor([0, 1] * 3), captions)
 
 
-def _train(folder: Path, base: Path, steps: int, state: str) -> dict[str, torch.Tensor]:
-    from dpd_train.base import load_base
+class _Killed(Exception):
+    pass
 
+
+def _train(
+    base: Path, state: Path, kill_at: int | None = None, adapters: bool = False, **changes: Any
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Weights and log after 6 steps with every loss there is; or nothing, stopped after some steps as a kill would."""
     loaded = load_base(str(base))
     training = DenoiserTraining(
         steps=6,
-        batch=3,
+        batch=7,
         warmup=2,
         validate_every=3,
         checkpoint_seconds=0.0,
-        bfloat16=False,
+        precision="fp32",
         direction_weight=0.2,
-        decoder_weight=0.1,
+        decoder_weight=0.5,
         decoder_from=0.3,
         consistency_weight=0.1,
     )
-    if steps < 6:  # stop early as a kill would: the schedule of the whole run, but only some of its steps
+    unet, text_encoder = loaded.unet, loaded.text_encoder
+    if adapters:
+        unet, text_encoder = Adapted(add_adapters(unet, 2, seed=0)), Adapted(text_encoder.requires_grad_(False))
 
-        class Killed(Exception):
-            pass
+    def progress(step: int, _steps: int) -> None:
+        if step == kill_at:
+            raise _Killed
 
-        def stop(step: int, _steps: int) -> None:
-            if step == steps:
-                raise Killed
-
-        with pytest.raises(Killed):
-            train_denoiser(
-                loaded.unet,
-                loaded.text_encoder,
-                _data(),
-                _data(),
-                loaded.schedule,
-                training,
-                folder / state,
-                stop,
-                vae=loaded.vae,
-                judge=_Judge(),
-            )
-        return {}
-    data = _data()
-    unet, _, _ = train_denoiser(
-        loaded.unet,
-        loaded.text_encoder,
-        data,
-        data,
+    trained, _, history = train_denoiser(
+        unet,
+        text_encoder,
+        _data(),
+        _data(),
         loaded.schedule,
-        training,
-        folder / state,
+        replace(training, **changes),
+        state,
+        progress,
         vae=loaded.vae,
         judge=_Judge(),
     )
-    return dict(unet.state_dict())
+    return {name: value.clone() for name, value in trained.state_dict().items()}, history
 
 
-def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"adapters": True}, {"precision": "fp16", "micro_batch": 3}],
+    ids=["full", "adapters", "fp16 in parts"],
+)
+def test_training_killed_at_any_step_ends_with_the_same_bits(tmp_path: Path, how: dict[str, Any]) -> None:
     base = tiny_base(tmp_path)
-    whole = _train(tmp_path, base, 6, "whole.safetensors")
-    _train(tmp_path, base, 4, "cut.safetensors")
-    resumed = _train(tmp_path, base, 6, "cut.safetensors")
+    whole, history = _train(base, tmp_path / "whole.safetensors", **how)
+    for step in (1, 2, 3, 4, 5):
+        with pytest.raises(_Killed):
+            _train(base, tmp_path / "cut.safetensors", kill_at=step, **how)
+        assert load_state(tmp_path / "cut.safetensors")[1]["step"] == step
+    resumed, log = _train(base, tmp_path / "cut.safetensors", **how)
+    assert log == history
     assert whole.keys() == resumed.keys()
-    for name, tensor in whole.items():
-        assert torch.equal(tensor, resumed[name]), name
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    other, _ = _train(base, tmp_path / "other.safetensors", seed=1, **how)
+    assert not all(torch.equal(value, other[name]) for name, value in whole.items())
+
+
+def _furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((value - b[name]).abs().max()) for name, value in a.items())
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, adapters: bool) -> None:
+    base = tiny_base(tmp_path)
+    whole, log = _train(base, tmp_path / "whole.safetensors", adapters=adapters)
+    for most in (1, 3):
+        cut, found = _train(base, tmp_path / f"{most}.safetensors", adapters=adapters, micro_batch=most)
+        assert _furthest(whole, cut) < 1e-5
+        for one, other in zip(log, found, strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+    for change in ({"decoder_weight": 0.4}, {"consistency_weight": 0.0}):  # what the tolerance would show
+        other, _ = _train(base, tmp_path / "other.safetensors", adapters=adapters, **change)
+        (tmp_path / "other.safetensors").unlink()
+        assert _furthest(whole, other) > 1e-5
+
+
+@given(st.integers(1, 64), st.integers(1, 9), st.one_of(st.none(), st.integers(1, 70)))
+def test_shares_and_parts_hold_every_row_once(batch: int, size: int, most: int | None) -> None:
+    shares = [Team(rank, size).share(batch) for rank in range(size)]
+    cut = [parts(share, most) for share in shares if share]
+    rows = [row for slices in cut for part in slices for row in range(batch)[part]]
+    assert rows == list(range(batch))
+    for slices in cut:
+        lengths = [part.stop - part.start for part in slices]
+        assert max(lengths) <= (most or batch)
+        assert max(lengths) - min(lengths) <= 1
+
+
+def test_half_precision_keeps_its_scale_in_the_state(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    weights, _ = _train(base, tmp_path / "half.safetensors", precision="fp16")
+    full, _ = _train(base, tmp_path / "full.safetensors")
+    scaler = load_state(tmp_path / "half.safetensors")[1]["scaler"]
+    assert (
+        scaler["scale"] * 2.0 ** (6 - scaler["_growth_tracker"]) <= 65536
+    )  # steps that went well, halvings that did not
+    assert load_state(tmp_path / "full.safetensors")[1]["scaler"] == {}
+    assert 0 < _furthest(weights, full) < 5e-3
+
+
+def test_constant_rate_stays_after_the_warm_up(tmp_path: Path) -> None:
+    base, seen = tiny_base(tmp_path), dict[float, list[float]]()
+    for decay_from in (0.5, 1.0):
+        loaded, rates = load_base(str(base)), seen.setdefault(decay_from, [])
+        training = DenoiserTraining(
+            steps=8, batch=2, peak_rate=1e-3, warmup=2, decay_from=decay_from, validate_every=1, ema_lengths=(0.1,)
+        )
+        train_denoiser(
+            loaded.unet,
+            loaded.text_encoder,
+            _data(),
+            _data(),
+            loaded.schedule,
+            training,
+            tmp_path / f"{decay_from}.safetensors",
+            track=lambda step, figures, rates=rates: rates.append(figures["rate"]),
+        )
+    assert seen[1.0] == pytest.approx([5e-4] + [1e-3] * 7)
+    assert seen[0.5] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_a_tracker_is_given_the_figures_of_the_log(tmp_path: Path) -> None:
+    loaded, seen = load_base(str(tiny_base(tmp_path))), dict[int, dict[str, float]]()
+    training = DenoiserTraining(steps=24, batch=2, validate_every=12, warmup=1)
+    _, _, history = train_denoiser(
+        loaded.unet,
+        loaded.text_encoder,
+        _data(),
+        _data(),
+        loaded.schedule,
+        training,
+        tmp_path / "state.safetensors",
+        track=seen.__setitem__,
+    )
+    assert list(seen) == [10, 12, 20, 24]
+    assert set(seen[10]) == {"loss", "rate"}
+    for entry in history:
+        assert {name: seen[int(entry["step"])][name] for name in ("loss", "validation_loss")} == {
+            name: entry[name] for name in ("loss", "validation_loss")
+        }
 
 
 class _Judge(torch.nn.Module):
@@ -196,15 +287,13 @@ class _Judge(torch.nn.Module):
 
 def _channel_means(folder: Path, weight: float, dropout: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """ẑ0's first channel, mean for each class, after 30 steps on latents that know nothing of their class."""
-    from dpd_train.base import load_base
-
     loaded = load_base(str(tiny_base(folder)))
     training = DenoiserTraining(
         steps=30,
         batch=8,
         warmup=1,
         peak_rate=3e-3,
-        bfloat16=False,
+        precision="fp32",
         consistency_weight=weight,
         prompt_dropout=dropout,
         ema_lengths=(0.05,),

@@ -66,7 +66,7 @@ def _data() -> LatentData:
 
 def _denoiser(state: Path, deadline: Deadline) -> Weights:
     base = load_base(str(tiny_base(state.parent / "tiny")))
-    training = DenoiserTraining(steps=4, batch=3, warmup=2, validate_every=2, bfloat16=False)
+    training = DenoiserTraining(steps=4, batch=3, warmup=2, validate_every=2, precision="fp32")
     unet, _, _ = train_denoiser(
         base.unet, base.text_encoder, _data(), _data(), base.schedule, training, state, deadline=deadline
     )

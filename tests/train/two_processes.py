@@ -1,0 +1,57 @@
+"""What each process of tests/train/test_distributed.py does, all of it in one launch. Not a test itself.
+
+torchrun --nproc_per_node 2 two_processes.py FOLDER, which holds scenes/ and config.json
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpd_runtime.errors import InputError
+from dpd_train.distributed import Team, joined
+from dpd_train.train import train
+from dpd_train.train_config import TrainConfig
+
+
+def refusal(*arguments: Any, **options: Any) -> str | None:
+    """What was raised in this process."""
+    try:
+        train(*arguments, **options)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def sessions(folder: Path, config: TrainConfig, team: Team) -> list[list[Any]]:
+    """Where the sessions of no time at all stopped, as the leader knows it."""
+    stops: list[list[Any]] = []
+    while True:
+        out, cache = folder / "sessions", folder / "cache"
+        record = train(folder / "scenes", out, config, cache=cache, resume=True, max_minutes=0, team=team)
+        if "unfinished" in record:
+            stops.append([record["unfinished"]["stage"], record["unfinished"]["step"]])
+        if team.agree("unfinished" not in record):
+            return stops
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    config = TrainConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    scenes, few = folder / "scenes", replace(config, batch=1, micro_batch=1)
+    with joined(torch.device("cpu")) as team:
+        common: dict[str, Any] = {"cache": folder / "cache", "team": team}
+        said: dict[str, Any] = {"size": team.size, "share": list(team.share(config.batch))}
+        said["missing"] = refusal(folder / "missing", folder / "refused", config, **common)
+        said["few"] = refusal(scenes, folder / "refused", few, **common)
+        said["whole"] = "metrics" in train(scenes, folder / "whole", config, **common)
+        said["adapters"] = "metrics" in train(scenes, folder / "adapters", replace(config, tune="lora"), **common)
+        said["stops"] = sessions(folder, replace(config, teacher_steps=1, steps=2), team)
+    (folder / f"said{team.rank}.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
