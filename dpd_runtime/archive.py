@@ -1,6 +1,7 @@
 """Reading a bundle's files: a folder, or one stored (uncompressed) zip that is memory-mapped."""
 
 import mmap
+import shutil
 import struct
 import zipfile
 import zlib
@@ -10,7 +11,9 @@ from pathlib import Path, PurePosixPath
 from dpd_runtime.errors import BundleError
 
 MAX_ENTRIES = 10_000
+_PIECE = 2**24  # bytes
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_IN_EXTRA = 0xFFFFFFFF  # a size in a local header that stands in the extra field instead (zip64)
 
 
 def check_entry_name(name: str) -> None:
@@ -23,6 +26,17 @@ def check_entry_name(name: str) -> None:
     bad = not name or name.startswith("/") or "\\" in name or ":" in name or name != "/".join(parts)
     if bad or any(p in (".", "..") for p in parts) or not name.isprintable() or len(name) > 255:
         raise BundleError(f"entry {name!r} has an unsafe path: the bundle was not made by dpd export; do not use it")
+
+
+def _zip64_sizes(extra: bytes) -> tuple[int, int]:
+    """Packed and plain size from a local header's extra field; (−1, −1) where they are not there."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == 1 and length == 16 and len(extra) >= 20:
+            size, packed = struct.unpack_from("<QQ", extra, 4)
+            return packed, size
+        extra = extra[4 + length :]
+    return -1, -1
 
 
 class FolderFiles(Mapping[str, memoryview]):
@@ -86,6 +100,8 @@ class ZipFiles(Mapping[str, memoryview]):
         name_start = start + _LOCAL_HEADER.size
         offset = name_start + name_length + extra_length
         name = self._map[name_start : name_start + name_length]
+        if packed == size == _IN_EXTRA:
+            packed, size = _zip64_sizes(self._map[name_start + name_length : offset])
         same = (magic, flags, method) == (b"PK\x03\x04", info.flag_bits, info.compress_type)
         same = same and (crc, packed, size) == (info.CRC, info.file_size, info.file_size)
         if not same or name != info.filename.encode() or offset + info.file_size > len(self._map):
@@ -125,15 +141,26 @@ def open_files(path: Path) -> FolderFiles | ZipFiles:
     return ZipFiles(path)
 
 
-def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a stored zip with fixed dates: the same files give the same bytes. Whole or not at all."""
+def write_zip(path: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Write a stored zip with fixed dates: the same files give the same bytes. Whole or not at all.
+
+    Args:
+        files: the content of each entry, or the file that has it: large ones are copied in pieces.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for name in sorted(files):
+                content = files[name]
                 info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
                 info.external_attr = 0o644 << 16
-                archive.writestr(info, files[name])
+                info.file_size = content.stat().st_size if isinstance(content, Path) else len(content)
+                with archive.open(info, "w") as entry:
+                    if isinstance(content, Path):
+                        with content.open("rb") as source:
+                            shutil.copyfileobj(source, entry, _PIECE)
+                    else:
+                        entry.write(content)
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)

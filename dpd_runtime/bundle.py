@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,12 @@ from dpd_runtime.solvers import SOLVERS
 
 SIGNATURE_NAME = "bundle.sig"
 EMBEDDED_BUNDLE = "eurosat64.dpd"
+WEIGHTS_NAME = "model.onnx_data"
+"""The file beside `model.onnx` which holds its weights where they are more than one protobuf file can."""
 # An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
 EXTERNAL_DATA = b"\n\x08location\x12"
+_KEY = b"location"
+_OUTSIDE = EXTERNAL_DATA + bytes([len(WEIGHTS_NAME)]) + WEIGHTS_NAME.encode()
 REQUIRED = (
     "unet/model.onnx",
     "vae_decoder/model.onnx",
@@ -73,7 +77,10 @@ class Bundle:
 
     def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
         """Load one of the bundle's graphs, for example "unet/model.onnx"."""
-        return OnnxRuntimeEngine(self.files[graph], provider, threads)
+        weights = self.files.get(weights_of(graph))
+        return OnnxRuntimeEngine(
+            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}
+        )
 
     def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
         """The classes by name, in the bundle's order; all of them for None.
@@ -125,13 +132,34 @@ def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, 
         found = hashlib.sha256(content).hexdigest()
         if len(content) != entry.bytes or found != entry.sha256:
             raise BundleHashError(name, found, entry.sha256)
-        if name.endswith(".onnx") and EXTERNAL_DATA in content:
-            raise BundleError(f"{name} keeps weights outside itself, which a bundle may not; export the bundle again")
         verified[name] = content
     for name in REQUIRED:
         if name not in verified:
             raise BundleError(f"{name} is not listed in {MANIFEST_NAME}: the bundle is incomplete; export it again")
+    for name, content in verified.items():
+        if name.endswith(".onnx"):
+            _check_weights(name, content, verified)
     return verified
+
+
+def weights_of(graph: str) -> str:
+    """The path of the file which may hold the weights of `graph`: beside it, by a fixed name."""
+    return str(PurePosixPath(graph).with_name(WEIGHTS_NAME))
+
+
+def _check_weights(name: str, content: bytes, verified: Mapping[str, bytes]) -> None:
+    """A graph keeps its weights in itself, or all that are outside in the listed file beside it.
+
+    Protobuf can write the same key in more than one way, so that every occurrence of the word counts.
+
+    Raises:
+        BundleError: a weight of it lies anywhere else.
+    """
+    outside = content.count(_OUTSIDE)
+    if content.count(_KEY) != outside or (outside and weights_of(name) not in verified):
+        raise BundleError(
+            f"{name} keeps weights outside itself and not in a {WEIGHTS_NAME} beside it; export the bundle again"
+        )
 
 
 def _json(files: Mapping[str, bytes], name: str) -> Any:

@@ -20,12 +20,14 @@ def info_command(
 
     from dpd_cli.terminal import print_json
     from dpd_runtime.bundle import embedded_bundle, load_bundle
+    from dpd_runtime.engine_record import LABELS, engine_records
 
     opened = load_bundle(bundle or embedded_bundle())
     manifest = opened.manifest
+    engines = engine_records(opened.files)
     if json_output:
         classes = [{"name": c.name, "prototypes": len(c.prototypes)} for c in opened.classes]
-        print_json({"hash": opened.hash, "classes": classes, **asdict(manifest)})
+        print_json({"hash": opened.hash, "classes": classes, "engines": list(engines), **asdict(manifest)})
         return
     size = sum(entry.bytes for entry in manifest.files.values())
     guidance = manifest.sampler.guidance[0]
@@ -43,5 +45,7 @@ def info_command(
     )
     for scene in opened.classes:
         print(f"  {scene.name:<24} {len(scene.prototypes):>3} prototypes   {opened.prompts[scene.prompt_rows[0]]}")
+    for path, record in engines.items():
+        print(f"engine      {path}  {record.bytes / 1e6:.1f} MB, {record.describe()}; {LABELS[record.flavour]}")
     for part, licence in manifest.licences.items():
         print(f"licence     {part}: {licence}")

@@ -8,6 +8,7 @@ import typer
 
 from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.demo import demo_command
+from dpd_cli.engines import engines_command
 from dpd_cli.evaluate import evaluate_command
 from dpd_cli.export import export_command
 from dpd_cli.generate import generate_command
@@ -16,6 +17,7 @@ from dpd_cli.pretrain import pretrain_command
 from dpd_cli.report import report_command
 from dpd_cli.select import select_command
 from dpd_cli.train import train_command
+from dpd_cli.verify import verify_command
 
 INTERRUPTED = 130
 RESUMABLE = "interrupted; the same command goes on (dpd train: with --resume; dpd demo: begin with a new --out)"
@@ -32,10 +34,12 @@ app = typer.Typer(
 app.command("generate")(generate_command)
 app.command("train")(train_command)
 app.command("export")(export_command)
+app.command("engines")(engines_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.command("select")(select_command)
 app.command("info")(info_command)
+app.command("verify")(verify_command)
 app.command("demo")(demo_command)
 app.command("pretrain")(pretrain_command)
 

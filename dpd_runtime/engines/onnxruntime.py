@@ -1,6 +1,7 @@
 """ONNX Runtime sessions from bytes in memory: what was hashed is what runs."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from dpd_runtime.engines import Array, Provider
@@ -28,11 +29,29 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _add_weights(options: Any, weights: Mapping[str, bytes]) -> None:
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise ProviderError(
+            "this bundle's weights are beyond 2 GB and need a newer onnxruntime: pip install --upgrade it"
+        )
+    names, contents = list(weights), list(weights.values())
+    options.add_external_initializers_from_files_in_memory(names, contents, [len(content) for content in contents])
+
+
 class OnnxRuntimeEngine:
     """One graph on one provider."""
 
-    def __init__(self, graph: bytes, provider: Provider, threads: int | None = None) -> None:
-        """Args: threads: intra-op threads; all usable cores by default.
+    def __init__(
+        self,
+        graph: bytes,
+        provider: Provider,
+        threads: int | None = None,
+        weights: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Args:
+            threads: intra-op threads; all usable cores by default.
+            weights: content of the files that the graph names for its weights. No file is opened: with this table
+                onnxruntime looks nowhere else.
 
         Raises:
             ProviderError: the provider did not load and onnxruntime fell back to another one.
@@ -42,6 +61,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if weights:
+            _add_weights(options, weights)
         theirs = _PROVIDERS[provider.name]
         self._session = onnxruntime.InferenceSession(graph, options, providers=[theirs])
         if self._session.get_providers()[0] != theirs:

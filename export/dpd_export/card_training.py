@@ -97,7 +97,7 @@ def commands_section(content: CardContent) -> str:
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS}
     commands.append(_command("train DATA --out RUN", options))
     exported = {"name": manifest.name, "precision": manifest.precision, "data_licence": manifest.licences.get("data")}
-    commands.append(_command("export RUN --out BUNDLE", exported))
+    commands.append(_command("export RUN --out BUNDLE", exported | dict(content.options)))
     listed = "\n".join(f"    {command}" for command in commands)
     return f"""## How it was made
 

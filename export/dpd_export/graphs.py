@@ -1,29 +1,26 @@
-"""PyTorch module → ONNX bytes: named inputs and outputs, dynamic batch, nothing local left inside."""
+"""The parts of a base as they are exported: one module a graph, with named inputs and the axes that vary."""
 
-import io
-import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from dpd_train.base import Base
 from dpd_train.classifiers import ResNet
 
-OPSET = 18
-SMALLEST_HALVED = 256  # elements; below, a Cast costs more than it saves
+BATCH = "batch"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One part as it will be exported: `module(*examples)` gives the first output.
+    """One part as it will be exported: `module(*examples)` gives its only output.
 
     Args:
         examples: one tensor for each input name, batch 2 where the input has a batch axis.
-        batched: inputs whose first axis is the batch.
+        sides: inputs whose height and width vary, with the names of the two axes; others are as large as the example.
+        multiple: what such a height or width is a multiple of.
+        output_sides: height and width of the output in terms of `sides`, where they vary.
     """
 
     path: str
@@ -31,13 +28,22 @@ class Graph:
     inputs: tuple[str, ...]
     examples: tuple[torch.Tensor, ...]
     output: str
+    sides: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    multiple: int = 1
+    output_sides: tuple[str, str] | None = None
 
     @property
-    def batched(self) -> tuple[bool, ...]:
-        return tuple(example.ndim > 0 for example in self.examples)
+    def part(self) -> str:
+        """The folder: unet, vae_decoder, …"""
+        return self.path.split("/")[0]
+
+    @property
+    def weights(self) -> int:
+        """Parameters that the graph holds; an unused half of a VAE is not part of it."""
+        return sum(p.numel() for p in self.module.parameters())
 
 
-class _Unet(nn.Module):
+class Unet(nn.Module):
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
@@ -49,17 +55,32 @@ class _Unet(nn.Module):
         return out
 
 
-class _Decoder(nn.Module):
+class Decoder(nn.Module):
+    """`AutoencoderKL.decode`, holding no encoder."""
+
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.vae = vae
+        self.convolution, self.decoder = vae.post_quant_conv, vae.decoder
 
     def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.vae.decode(latent_sample, return_dict=False)[0]  # type: ignore[operator]
+        latents = latent_sample if self.convolution is None else self.convolution(latent_sample)  # type: ignore[operator]
+        out: torch.Tensor = self.decoder(latents)  # type: ignore[operator]
         return out
 
 
-class _TextEncoder(nn.Module):
+class Encoder(nn.Module):
+    """`AutoencoderKL.encode`, holding no decoder: mean and logarithm of the variance [B, 2C, h, w]."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.convolution = vae.encoder, vae.quant_conv
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        moments: torch.Tensor = self.encoder(sample)  # type: ignore[operator]
+        return moments if self.convolution is None else self.convolution(moments)  # type: ignore[no-any-return, operator]
+
+
+class TextEncoder(nn.Module):
     def __init__(self, text_encoder: nn.Module) -> None:
         super().__init__()
         self.text_encoder = text_encoder
@@ -69,8 +90,21 @@ class _TextEncoder(nn.Module):
         return out
 
 
-def graphs_of(base: Base, teacher: ResNet, latent_classifier: ResNet, seed: int = 0) -> list[Graph]:
-    """Every part of a bundle with random example inputs of its own shapes."""
+def graphs_of(
+    base: Base,
+    teacher: ResNet,
+    latent_classifier: ResNet,
+    *,
+    vae_encoder: bool = False,
+    dynamic_size: bool = False,
+    seed: int = 0,
+) -> list[Graph]:
+    """Every part of a bundle with random example inputs of its own shapes.
+
+    Args:
+        vae_encoder: the VAE's encoder too, which generation does not need.
+        dynamic_size: height and width vary in UNet and VAE; the classifiers keep the base's size.
+    """
     generator = torch.Generator().manual_seed(seed)
     unet, side = base.unet.config, base.unet.config.sample_size
     latents = torch.randn(2, unet.in_channels, side, side, generator=generator)
@@ -79,86 +113,27 @@ def graphs_of(base: Base, teacher: ResNet, latent_classifier: ResNet, seed: int 
     ids = torch.randint(len(base.tokenizer), (2, length), generator=generator)
     images = torch.rand(2, 3, base.resolution, base.resolution, generator=generator) * 2 - 1
     sample = ("sample", "timestep", "encoder_hidden_states")
-    return [
-        Graph("unet/model.onnx", _Unet(base.unet), sample, (latents, torch.tensor(500), context), "out_sample"),
-        Graph("vae_decoder/model.onnx", _Decoder(base.vae), ("latent_sample",), (latents,), "sample"),
-        Graph("text_encoder/model.onnx", _TextEncoder(base.text_encoder), ("input_ids",), (ids,), "last_hidden_state"),
+    graphs = [
+        Graph("unet/model.onnx", Unet(base.unet), sample, (latents, torch.tensor(500), context), "out_sample"),
+        Graph("vae_decoder/model.onnx", Decoder(base.vae), ("latent_sample",), (latents,), "sample"),
+        Graph("text_encoder/model.onnx", TextEncoder(base.text_encoder), ("input_ids",), (ids,), "last_hidden_state"),
         Graph("classifier/model.onnx", teacher, ("images",), (images,), "logits"),
         Graph("latent_classifier/model.onnx", latent_classifier, ("latents",), (latents,), "logits"),
     ]
+    if vae_encoder:
+        graphs.append(Graph("vae_encoder/model.onnx", Encoder(base.vae), ("sample",), (images,), "latent_parameters"))
+    return [_of_any_size(graph, base) for graph in graphs] if dynamic_size else graphs
 
 
-def export_graph(graph: Graph) -> onnx.ModelProto:
-    """Trace with the dynamo exporter; weights stay float32."""
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    shapes = tuple({0: batch} if batched else None for batched in graph.batched)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph.module.eval(),
-            graph.examples,
-            input_names=list(graph.inputs),
-            output_names=[graph.output],
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    remove_metadata(model)
-    return model
-
-
-def remove_metadata(model: onnx.ModelProto) -> None:
-    """Delete what exporters leave about the machine: stack traces, paths, names of source files."""
-
-    def clean(graph: onnx.GraphProto) -> None:
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for part in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
-            for entry in part:
-                entry.doc_string = ""
-                del entry.metadata_props[:]
-        for node in graph.node:
-            for attribute in node.attribute:
-                attribute.doc_string = ""
-                if attribute.HasField("g"):
-                    clean(attribute.g)
-
-    model.doc_string = ""
-    model.producer_name, model.producer_version = "dpd", ""
-    model.domain = ""
-    del model.metadata_props[:]
-    clean(model.graph)
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        for node in function.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-
-
-def halve_weights(model: onnx.ModelProto) -> None:
-    """Store float32 weights as float16 with a Cast behind each; arithmetic stays float32."""
-    kept, casts = [], []
-    for weight in model.graph.initializer:
-        count = int(np.prod(weight.dims))
-        if weight.data_type != TensorProto.FLOAT or count < SMALLEST_HALVED:
-            kept.append(weight)
-            continue
-        name = weight.name + "_fp16"
-        kept.append(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), name))
-        casts.append(helper.make_node("Cast", [name], [weight.name], to=TensorProto.FLOAT, name=name + "_cast"))
-    nodes = list(model.graph.node)
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(kept)
-    model.graph.node.extend(casts + nodes)
-
-
-def to_bytes(model: onnx.ModelProto) -> bytes:
-    """Checked and serialised."""
-    onnx.checker.check_model(model)
-    buffer = io.BytesIO()
-    onnx.save(model, buffer)
-    return buffer.getvalue()
+def _of_any_size(graph: Graph, base: Base) -> Graph:
+    latent, pixels, factor = ("latent_height", "latent_width"), ("height", "width"), base.downsampling
+    if graph.part == "unet":
+        levels = len(base.unet.config.block_out_channels)
+        return replace(graph, sides={"sample": latent}, multiple=2 ** (levels - 1), output_sides=latent)
+    if graph.part == "vae_decoder":
+        larger = (f"{latent[0]} * {factor}", f"{latent[1]} * {factor}")
+        return replace(graph, sides={"latent_sample": latent}, output_sides=larger)
+    if graph.part == "vae_encoder":
+        smaller = (f"{pixels[0]} // {factor}", f"{pixels[1]} // {factor}")
+        return replace(graph, sides={"sample": pixels}, multiple=factor, output_sides=smaller)
+    return graph

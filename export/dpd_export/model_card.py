@@ -4,7 +4,7 @@ The same run gives the same bytes: no clock is read. Folders of the training mac
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dpd_export.card_content import CardContent
 from dpd_export.card_markdown import line, table
@@ -20,17 +20,21 @@ from dpd_runtime.generate import BLOCK
 from dpd_runtime.manifest import Manifest
 
 CARD_NAME = "MODEL_CARD.md"
+GENERATED, HALF = "#generated", "#half"
+"""Endings of a graph's path in the manifest's parity: on inputs from generating; of PyTorch in half precision."""
+ENCODER = "vae_encoder/model.onnx"
+PRECISION_WORDS = {
+    "fp32": "Weights and arithmetic are float32",
+    "fp16": "Graphs are in half precision with islands of float32 (norms, softmax), inputs and outputs float32",
+    "fp16-weights": "Weights are float16, arithmetic float32",
+}
 TAGS = ("dataset-distillation", "remote-sensing", "synthetic-data", "diffusion", "onnx")
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail", "openrail++")
-ENCODER = ("vae.encoder.", "vae.quant_conv.")  # of the VAE's module; they do not ship
 
 
 def parameter_counts(graphs: Sequence[Graph]) -> dict[str, int]:
     """Parameters that ship with each graph, counted in PyTorch."""
-    return {
-        graph.path: sum(p.numel() for name, p in graph.module.named_parameters() if not name.startswith(ENCODER))
-        for graph in graphs
-    }
+    return {graph.path: graph.weights for graph in graphs}
 
 
 def model_card(content: CardContent) -> bytes:
@@ -81,13 +85,15 @@ def _parts(content: CardContent) -> str:
     ]
     total = ("all of them", f"{sum(content.parameters.values()):,}", "")
     size = sum(entry.bytes for entry in manifest.files.values())
+    encoder = "The VAE's encoder is not in the bundle." if ENCODER not in manifest.files else ""
+    latents = " x ".join(map(str, manifest.latent_shape))
     return f"""## Parts
 
 {table(("graph", "parameters", "bytes"), [*rows, total])}
 
-Weights are {manifest.precision}, opset {manifest.opset}; latents {" x ".join(map(str, manifest.latent_shape))}, \
-{manifest.prediction_type}. With tokenizer, prompts and prototypes the files
-have {size:,} bytes, this card and the manifest not counted. The VAE's encoder is not in the bundle."""
+{PRECISION_WORDS.get(manifest.precision, manifest.precision)}, opset {manifest.opset}; latents {latents}, \
+{manifest.prediction_type}. `step/model.onnx` holds no weights. With tokenizer, prompts, prototypes and golden images
+the files have {size:,} bytes, this card and the manifest not counted. {encoder}"""
 
 
 def _classes(content: CardContent) -> str:
@@ -148,13 +154,33 @@ def _share(start: float, end: float) -> str:
 
 def _parity(content: CardContent) -> str:
     parity = content.manifest.parity
-    rows = [(name, f"{value:.2e}") for name, value in sorted(parity.items()) if name.endswith(".onnx")]
-    relative = ", relative to the largest output" if content.manifest.precision == "fp16" else ""
+    columns = {"random batches": "", "generated latents": GENERATED, "PyTorch in half precision": HALF}
+    shown = {title: end for title, end in columns.items() if any(name.endswith(".onnx" + end) for name in parity)}
+    paths = [name for name in sorted(parity) if name.endswith(".onnx")]
+    rows = [(path, *(_difference(parity.get(path + end)) for end in shown.values())) for path in paths]
+    relative = "absolute" if content.manifest.precision == "fp32" else "relative to the largest output"
     return f"""## Parity with PyTorch
 
-{table(("graph", f"largest difference{relative}"), rows)}
+Largest difference from PyTorch in float32, {relative}.
 
-Images of one block, end to end: {parity["end_to_end_psnr_db"]:.2f} dB PSNR between the bundle's and PyTorch's."""
+{table(("graph", *shown), rows)}
+
+{_images(parity)}"""
+
+
+def _difference(value: float | None) -> str:
+    return "" if value is None else f"{value:.2e}"
+
+
+def _images(parity: Mapping[str, float]) -> str:
+    told = f"Images, end to end: {parity['end_to_end_psnr_db']:.2f} dB PSNR between the bundle's and PyTorch's"
+    if "teacher_agreement" not in parity:
+        return told + "."
+    count, worst = int(parity["end_to_end_images"]), parity["end_to_end_worst_psnr_db"]
+    pytorch, bundle = (100 * parity[f"teacher_oa_{whose}"] for whose in ("pytorch", "bundle"))
+    return f"""{told}, {worst:.2f} dB for
+the worst of {count}. The teacher puts {pytorch:.1f} % of PyTorch's and {bundle:.1f} % of the bundle's images into their
+class, and says the same of {100 * parity["teacher_agreement"]:.1f} % of them."""
 
 
 def _audit(content: CardContent) -> str:

@@ -1,0 +1,118 @@
+"""One part from PyTorch to checked ONNX files, with what it cost and how far it is from PyTorch."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dpd_export.engines.peak_memory import peak_bytes, reset_peak
+from dpd_export.graphs import Graph
+from dpd_export.half import HalfPrecision, halve, wants_wide_scores
+from dpd_export.onnx_files import LARGEST_FILE, write_graph
+from dpd_export.parity import Probes, check, half_difference, largest_difference
+from dpd_export.tracing import export_graph, store_weights_as_half
+from dpd_runtime.bundle import WEIGHTS_NAME
+from dpd_runtime.engines import Provider
+from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.errors import InputError
+
+PRECISIONS = {
+    "fp32": "float32 throughout",
+    "fp16": "half precision with islands of float32",
+    "fp16-weights": "float16 weights, float32 arithmetic",
+}
+
+
+def check_precision(precision: str) -> None:
+    """Raises:
+    InputError: none of ours.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Args:
+    files: the graph and, for a large one, its weights.
+    peak_memory: bytes that the process held at most meanwhile; 0 where the system does not tell.
+    random, generated: largest difference from PyTorch on drawn batches, and on inputs that came up in generating.
+    half: the same of PyTorch's own half precision, where it was measured.
+    largest: largest |activation| in PyTorch.
+    """
+
+    path: str
+    files: tuple[Path, ...]
+    bytes: int
+    weights: int
+    seconds: float
+    peak_memory: int
+    random: float
+    generated: float
+    half: float | None
+    largest: float
+
+
+def compile_graph(
+    graph: Graph,
+    probes: Probes,
+    precision: str,
+    folder: Path,
+    *,
+    run_half: bool,
+    largest_file: int = LARGEST_FILE,
+) -> Compiled:
+    """Trace, write under `folder`, check, compare. In fp16 the module's weights become float16: it is used up.
+
+    Args:
+        run_half: run PyTorch in half precision too, which takes minutes for a large module on a CPU.
+
+    Raises:
+        ParityError: too far from PyTorch, or beyond what half precision holds.
+    """
+    reset_peak()
+    started = time.monotonic()
+    half, weights = None, graph.weights
+    if precision == "fp16":
+        probes.ranges.check(graph.path)
+        halve(graph.module)
+        wide = wants_wide_scores(graph.module) or probes.ranges.wide_scores
+        graph = replace(graph, module=HalfPrecision(graph.module, wide))
+        if run_half:
+            half = half_difference(graph.module, (probes.random[0], *probes.generated))
+            check(graph.path, half, precision)
+    model = export_graph(graph)
+    if precision == "fp16-weights":
+        store_weights_as_half(model)
+    files = write_graph(model, folder / graph.path, largest_file=largest_file)
+    path, names = graph.path, graph.inputs
+    del model, graph  # the engine below needs the memory
+    content = [file.read_bytes() for file in files]
+    outside = {WEIGHTS_NAME: content[1]} if len(content) > 1 else None
+    engine = OnnxRuntimeEngine(content[0], Provider("cpu", "parity"), weights=outside)
+    del content, outside
+    random, generated = (
+        largest_difference(names, engine, chosen, precision) for chosen in (probes.random, probes.generated)
+    )
+    for difference in (random, generated):
+        check(path, difference, precision)
+    return Compiled(
+        path=path,
+        files=tuple(files),
+        bytes=sum(file.stat().st_size for file in files),
+        weights=weights,
+        seconds=round(time.monotonic() - started, 1),
+        peak_memory=peak_bytes(),
+        random=random,
+        generated=generated,
+        half=half,
+        largest=probes.ranges.largest,
+    )
+
+
+def told(done: Compiled) -> str:
+    """One line for the progress on stderr."""
+    parts = [f"{done.path}: {done.bytes / 1e6:.1f} MB, {done.seconds:.0f} s"]
+    parts += [f"peak memory {done.peak_memory / 1e9:.2f} GB"] if done.peak_memory else []
+    parts.append(f"differs from PyTorch by {done.random:.1e}, on generated latents {done.generated:.1e}")
+    parts += [f"in half precision {done.half:.1e}"] if done.half is not None else []
+    return ", ".join(parts)

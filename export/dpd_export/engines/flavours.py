@@ -1,0 +1,103 @@
+"""The two TensorRT packages, and which GPUs each can build for from here."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import distributions
+from typing import Any
+
+from dpd_export.engines.gpu import local_gpu
+from dpd_runtime.errors import InputError, MissingExtraError
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """Args:
+    name: of the pip package. extra: ours that brings it. module: what is imported.
+    magic: first bytes of a plan; empty where nobody here has seen one.
+    ahead_of_time: builds for GPUs that are not here.
+    """
+
+    name: str
+    module: str
+    extra: str
+    magic: bytes
+    ahead_of_time: bool
+
+
+FLAVOURS = {
+    "tensorrt-rtx": Flavour("tensorrt-rtx", "tensorrt_rtx", "rtx", b"vtrt", True),
+    "tensorrt": Flavour("tensorrt", "tensorrt", "trt", b"", False),
+}
+
+
+def flavour_of(name: str) -> Flavour:
+    """Raises:
+    InputError: an unknown name.
+    """
+    if name not in FLAVOURS:
+        raise InputError(f"flavour {name!r} is unknown: use {' or '.join(FLAVOURS)}")
+    return FLAVOURS[name]
+
+
+def import_flavour(flavour: Flavour) -> Any:
+    """The package's module.
+
+    Raises:
+        MissingExtraError: it is not installed, with the line that installs it.
+    """
+    try:
+        return import_module(flavour.module)
+    except (ImportError, OSError) as error:  # OSError: the bindings without their library
+        raise MissingExtraError(flavour.name, flavour.extra) from error
+
+
+def cuda_major(flavour: Flavour) -> int:
+    """The CUDA toolkit it was made with, from its package's name (tensorrt_rtx_cu13 → 13); 0 where none says so."""
+    start = f"{flavour.module}_cu"
+    names = (str(found.metadata["Name"]).replace("-", "_") for found in distributions())
+    return max(
+        (int(name[len(start) :]) for name in names if name.startswith(start) and name[len(start) :].isdigit()),
+        default=0,
+    )
+
+
+def parse_capabilities(text: str) -> tuple[int, ...]:
+    """ "75,8.9" → (75, 89), ascending.
+
+    Raises:
+        InputError
+    """
+    found = set()
+    for word in text.split(","):
+        digits = word.strip().replace(".", "", 1)
+        if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
+            raise InputError(f"compute capability {word.strip()!r} is not of the form 89 or 8.9")
+        found.add(int(digits))
+    return tuple(sorted(found))
+
+
+def check_capabilities(flavour: Flavour, trt: Any, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """The capabilities to build for: those wanted, where this flavour can; the local GPU's for `tensorrt`.
+
+    Raises:
+        InputError: one that it cannot build for, naming those that it can.
+        ProviderError: `tensorrt` without a GPU.
+    """
+    if flavour.ahead_of_time:
+        known = sorted(int(name[2:]) for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
+        listed = ", ".join(map(str, known))
+        if not wanted:
+            raise InputError(f"{flavour.name} builds ahead of time: say for which GPUs, --compute-capability {listed}")
+        for capability in wanted:
+            if capability not in known:
+                raise InputError(
+                    f"{flavour.name} {trt.__version__} builds for compute capability {listed}, not for {capability}"
+                )
+        return wanted
+    here = local_gpu().compute_capability
+    if wanted and wanted != (here,):
+        raise InputError(
+            f"{flavour.name} builds on the GPU that will run the engine, and this one has compute capability {here}, "
+            f"not {', '.join(map(str, wanted))}"
+        )
+    return (here,)

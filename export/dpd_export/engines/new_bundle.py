@@ -1,0 +1,196 @@
+"""A bundle and its engines → a new, unsigned bundle. Engines wait on the disk, not in memory, until all are built."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dpd_export.engines.builder import build_engine
+from dpd_export.engines.flavours import Flavour, check_capabilities, flavour_of, import_flavour
+from dpd_export.engines.profiles import DEFAULT_PARTS, Profile, check_parts, profiles_of, row_shapes
+from dpd_export.engines.record import record_of
+from dpd_runtime.archive import open_files, write_zip
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, record_json
+from dpd_runtime.errors import BundleError, BundleHashError, InputError
+from dpd_runtime.manifest import MANIFEST_NAME, FileEntry
+
+LARGEST_ZIPPED = (
+    2 * 10**9
+)  # bytes of one entry; beyond, zipfile writes zip64 headers, which `dpd_runtime.archive` refuses
+
+
+@dataclass(frozen=True)
+class Build:
+    """One engine that is to be built."""
+
+    part: str
+    profile: Profile
+    capabilities: tuple[int, ...]
+
+    def path(self, flavour: Flavour) -> str:
+        folder = f"{flavour.name}-{'-'.join(map(str, self.capabilities))}"
+        return f"{ENGINE_FOLDER}{folder}/{self.part}-{self.profile.name}{ENGINE_SUFFIX}"
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """seconds: of the whole build. peak_memory: bytes which the process held at most meanwhile."""
+
+    path: str
+    bytes: int
+    seconds: float
+    peak_memory: int
+
+
+Progress = Callable[[int, int, str, BuiltEngine | None], None]
+"""(done, total, path of the next engine or "", the engine just built) → None."""
+
+
+def _silent(done: int, total: int, coming: str, built: BuiltEngine | None) -> None:
+    return None
+
+
+def build_engines(
+    bundle: Path,
+    out: Path,
+    *,
+    flavour: str,
+    compute_capabilities: tuple[int, ...] = (),
+    parts: tuple[str, ...] = DEFAULT_PARTS,
+    portable: bool = False,
+    overwrite: bool = False,
+    progress: Progress = _silent,
+) -> dict[str, Any]:
+    """Build engines of a bundle's graphs and write a new bundle that holds them beside all its other files.
+
+    Args:
+        bundle, out: a .dpd file, or a folder.
+        compute_capabilities: 10 · major + minor; needed for tensorrt-rtx, the local GPU's for tensorrt.
+        portable: one engine for all of them (hardly larger) instead of one for each.
+
+    Returns:
+        out, bundle_hash, bytes, flavour, builder_version, engines [{path, bytes, seconds, peak_memory}].
+
+    Raises:
+        InputError: unknown names, something at `out`, or a graph that this builder refuses. Nothing is left then.
+        MissingExtraError, ProviderError: TensorRT, or for `tensorrt` the GPU, is not there.
+    """
+    kind = flavour_of(flavour)
+    trt = import_flavour(kind)
+    wanted = check_capabilities(kind, trt, compute_capabilities)
+    _check_target(out, overwrite)
+    opened = load_bundle(bundle)
+    groups = [wanted] if portable else [(one,) for one in wanted]
+    builds = [
+        Build(part, profile, group)
+        for group in groups
+        for part in check_parts(parts, opened.files)
+        for profile in profiles_of(part, opened.manifest)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        added: dict[str, FileEntry] = {}
+        engines: list[BuiltEngine] = []
+        for done, build in enumerate(builds):
+            progress(done, len(builds), build.path(kind), engines[-1] if engines else None)
+            engines.append(_build(build, kind, trt, opened, scratch / "built", added))
+        progress(len(builds), len(builds), "", engines[-1])
+        partial, is_file = scratch / "bundle", out.suffix == ".dpd"
+        raw = _write(opened, {kind.name: trt.__version__}, scratch / "built", added, partial, as_file=is_file)
+        if out.is_dir():
+            shutil.rmtree(out)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return {
+        "out": str(out),
+        "bundle_hash": hashlib.sha256(raw).hexdigest(),
+        "bytes": _size(out),
+        "flavour": kind.name,
+        "builder_version": trt.__version__,
+        "engines": [vars(engine) for engine in engines],
+    }
+
+
+def _build(
+    build: Build, flavour: Flavour, trt: Any, bundle: Bundle, folder: Path, added: dict[str, FileEntry]
+) -> BuiltEngine:
+    """Build one engine, write it and its record under `folder`, and enter both in `added`."""
+    graph, manifest = f"{build.part}/model.onnx", bundle.manifest
+    plan = build_engine(
+        trt,
+        flavour,
+        bundle.files,
+        graph,
+        build.profile,
+        row_shapes(bundle),
+        build.capabilities,
+        tf32=manifest.precision != "fp32",
+    )
+    record = record_of(plan, bundle.files, graph, flavour, trt.__version__, build.capabilities, manifest.precision)
+    path, beside = build.path(flavour), build.path(flavour).removesuffix(ENGINE_SUFFIX) + RECORD_SUFFIX
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(plan.content)
+    added[path] = FileEntry(plan.sha256, plan.bytes)
+    raw = record_json(record)
+    (folder / beside).write_bytes(raw)
+    added[beside] = FileEntry(hashlib.sha256(raw).hexdigest(), len(raw))
+    return BuiltEngine(path, plan.bytes, round(plan.seconds, 1), plan.peak_memory)
+
+
+def _write(
+    bundle: Bundle,
+    tools: Mapping[str, str],
+    folder: Path,
+    added: Mapping[str, FileEntry],
+    partial: Path,
+    *,
+    as_file: bool,
+) -> bytes:
+    """Write the new bundle to `partial`, check what stands on the disk, and return its bundle.json."""
+    manifest = replace(
+        bundle.manifest,
+        files=dict(sorted((dict(bundle.manifest.files) | dict(added)).items())),
+        tools=dict(bundle.manifest.tools) | dict(tools),
+    )
+    raw = manifest.to_json()
+    content: dict[str, bytes | Path] = {**bundle.files, **{name: folder / name for name in added}, MANIFEST_NAME: raw}
+    if as_file:
+        write_zip(partial, content)
+    else:
+        _write_folder(partial, content)
+    written = open_files(partial)
+    for name, entry in manifest.files.items():
+        found = hashlib.sha256(written[name]).hexdigest()
+        if found != entry.sha256:
+            raise BundleHashError(name, found, entry.sha256)
+    return raw
+
+
+def _write_folder(folder: Path, content: Mapping[str, bytes | Path]) -> None:
+    for name, source in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, Path):
+            source.replace(folder / name)
+        else:
+            (folder / name).write_bytes(source)
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{out} exists; choose another --out, or pass --overwrite")
+    try:
+        load_bundle(out)
+    except BundleError as error:
+        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,95 @@
+"""Which graphs become engines, and in which shapes: what `dpd generate` passes to them (DESIGN §8)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.manifest import Manifest
+from dpd_runtime.soft_labels import symmetries
+
+PARTS = ("unet", "vae_decoder", "latent_classifier", "classifier")
+DEFAULT_PARTS = PARTS[:3]
+"""What every `dpd generate` calls; the classifier is for `--soft-labels`."""
+HEADROOM = 2
+"""The largest batch of a dynamic engine, as a multiple of the largest that the bundle's own sampler passes."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Smallest, usual and largest batch; three equal ones make a static engine."""
+
+    low: int
+    usual: int
+    high: int
+
+    @property
+    def static(self) -> bool:
+        return self.low == self.high
+
+    @property
+    def name(self) -> str:
+        return f"batch{self.low}" if self.static else f"batch{self.low}to{self.high}"
+
+
+def batches_of(part: str, manifest: Manifest) -> list[int]:
+    """Batches in which `dpd generate` calls this part, largest first.
+
+    A step with classifier-free guidance passes both halves at once: twice `compute_batch`. Candidates change the
+    number of calls, not the batch. The classifier sees the symmetries of one image (soft labels).
+    """
+    sampler = manifest.sampler
+    if part == "classifier":
+        return [len(symmetries(np.zeros(manifest.image_shape, np.uint8)))]
+    if part != "unet":
+        return [sampler.compute_batch]
+    guided = {g.guides(step, sampler.steps) for g in sampler.guidance for step in range(sampler.steps)}
+    return sorted((sampler.compute_batch * (2 if twice else 1) for twice in guided), reverse=True)
+
+
+def profiles_of(part: str, manifest: Manifest) -> list[Profile]:
+    """A static engine for each batch that occurs, then a dynamic one around them."""
+    batches = batches_of(part, manifest)
+    return [*(Profile(n, n, n) for n in batches), Profile(1, batches[0], HEADROOM * batches[0])]
+
+
+def row_shapes(bundle: Bundle) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each input, by the names that the exporter gives."""
+    latents, (height, width, channels) = bundle.manifest.latent_shape, bundle.manifest.image_shape
+    return {
+        "sample": latents,
+        "latent_sample": latents,
+        "latents": latents,
+        "encoder_hidden_states": bundle.empty_embedding.shape,
+        "images": (channels, height, width),
+    }
+
+
+def full_shape(
+    name: str, declared: tuple[int, ...], batch: int, rows: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+    """`declared` with its open dimensions (−1) filled in: the first is the batch, the others the bundle's.
+
+    Raises:
+        BundleError: the graph's input is not what the bundle's tables say.
+    """
+    if not declared:
+        return ()
+    wanted = (batch, *rows.get(name, declared[1:]))
+    fits = len(wanted) == len(declared) and all(d in (-1, w) for d, w in zip(declared, wanted, strict=True))
+    if not fits or min(wanted) < 1:
+        raise BundleError(f"input {name} has shape {declared}, the bundle's tables say {wanted}; export it again")
+    return wanted
+
+
+def check_parts(names: tuple[str, ...], files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Raises:
+    InputError: a part which is unknown, or not in the bundle.
+    """
+    for name in names:
+        if name not in PARTS or f"{name}/model.onnx" not in files:
+            there = [part for part in PARTS if f"{part}/model.onnx" in files]
+            raise InputError(f"part {name!r} cannot become an engine; of this bundle these can: {', '.join(there)}")
+    return tuple(dict.fromkeys(names))

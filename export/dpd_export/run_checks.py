@@ -1,0 +1,50 @@
+"""What `dpd export` refuses before it computes anything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.prototype_kinds import PRIVATE_KINDS
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """run.json.
+
+    Raises:
+        InputError: no finished run.
+    """
+    path = run / "run.json"
+    if not path.is_file():
+        unfinished = (run / "checkpoints").is_dir()
+        hint = "finish it with dpd train … --resume" if unfinished else "give a folder that dpd train left"
+        raise InputError(f"{run}: no run.json in it; {hint}")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def check_prototypes(run: Path, allow_real: bool) -> None:
+    """Raises:
+    InputError: the prototypes are real images, and that was not allowed.
+    """
+    kind = json.loads((run / "classes.json").read_text(encoding="utf-8"))["prototype_kind"]
+    if kind in PRIVATE_KINDS and not allow_real:
+        raise InputError(
+            f"{run}: its prototypes ({kind}) are latents of real images and decode to them; train with --prototypes "
+            "centroid or pooled, or pass --allow-real-prototypes where the images may leave"
+        )
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Raises:
+    InputError: something at `out` which may not be replaced.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{out} exists; choose another --out, or pass --overwrite")
+    try:
+        load_bundle(out)
+    except BundleError as error:
+        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error
