@@ -141,7 +141,7 @@ def child(*arguments: str) -> tuple[str, dict[str, float]]:
     said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)  # RUSAGE_CHILDREN would mix the children
     if status:
-        raise SystemExit(f"{' '.join(arguments)} failed")
+        raise SystemExit(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cost = {
         "seconds": time.monotonic() - started,
