@@ -2,17 +2,16 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
+from dpd_runtime.formats import PNG
+from dpd_runtime.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.manifest import Sampler
+from dpd_train.train_config import TrainConfig, option
 
 Option = tuple[str, ...]  # ("--seed", "3"), or a word that stands alone
-TRAIN_OPTIONS = (
-    *("base", "resolution", "ipc", "steps", "batch", "prototypes", "k_min", "val_per_class"),
-    *("teacher_steps", "latent_classifier_steps", "seed"),
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,12 @@ def generate_command(
         options.append(("--classes", ",".join(names)))
     if made.provider:
         options.append(("--provider", made.provider))
+    if made.format != IMAGEFOLDER.name:
+        options.append(("--format", made.format))
+    if made.image_format != PNG.name:
+        options.append(("--image-format", made.image_format))
+    if made.soft_labels:
+        options.append(("--soft-labels",))
     options += [("--expect", made.set_hash), ("--out", made.name)]
     return Command(f"Generate: {made.name}", shell(words, options))
 
@@ -87,11 +92,13 @@ def train_command(run: RunRecord) -> Command | None:
     """DATA is not written down in a run, so it is not here either."""
     if not run.config:
         return None
-    flags = [
-        (f"--{key.replace('_', '-')}", str(value))
-        for key, value in run.config.items()
-        if value is not None and key in TRAIN_OPTIONS
-    ]
+    flags: list[Option] = []
+    for field in fields(TrainConfig):
+        value = run.config.get(field.name)
+        if value is True:
+            flags.append((option(field.name),))
+        elif value is not None and value is not False:  # defaults too: another version may have others
+            flags.append((option(field.name), str(value)))
     return Command(f"Train: {run.name}", shell(["dpd", "train", "DATA"], [*flags, ("--out", run.name)]))
 
 

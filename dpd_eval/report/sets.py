@@ -11,8 +11,11 @@ from dpd_eval.report.names import hide_paths
 from dpd_eval.report.pictures import Picture, class_sheet
 from dpd_eval.report.reading import parse_json, read_file
 from dpd_runtime.errors import DataError
+from dpd_runtime.formats import PNG
+from dpd_runtime.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.manifest import Sampler, parse_sampler
 from dpd_runtime.resume import DATASET_NAME, METADATA_NAME, read_pixels
+from dpd_train.images import SUFFIXES
 
 SHOWN = 10
 
@@ -50,6 +53,9 @@ class SetRecord:
     method: str
     extractor: str
     resolution: int | None
+    format: str
+    image_format: str
+    soft_labels: bool
 
 
 def read_set(folder: Path, name: str) -> SetRecord:
@@ -58,7 +64,10 @@ def read_set(folder: Path, name: str) -> SetRecord:
     DataError: an image that dataset.json counts is not there or damaged.
     """
     node = parse_json(read_file(folder / DATASET_NAME), f"{folder / DATASET_NAME}")
-    real = node.flag("real_images")  # `dpd select` writes it: they are somebody's data, and stay out of the page
+    # `dpd select` writes real_images: they are somebody's data, and stay out of the page; a packed set has no files
+    real = node.flag("real_images")
+    packed = node.text("format", IMAGEFOLDER.name)
+    pictured = not real and packed == IMAGEFOLDER.name
     counts = node.child("counts")
     records = _metadata(folder / METADATA_NAME)
     names = tuple(counts.content) if counts else ()
@@ -76,13 +85,16 @@ def read_set(folder: Path, name: str) -> SetRecord:
         images=node.maybe_whole("images"),
         provider=node.text("provider"),
         sampler=parse_sampler(dict(sampler.content)) if sampler else None,
-        classes=tuple(_class_sheet(folder, c, counts.whole(c), records, real) for c in names) if counts else (),
+        classes=tuple(_class_sheet(folder, c, counts.whole(c), records, pictured) for c in names) if counts else (),
         versions=node.texts_by_name("versions"),
         cpu_flags=node.texts("cpu_flags"),
         real=real,
         method=node.text("method"),
         extractor=node.text("extractor"),
         resolution=node.maybe_whole("resolution"),
+        format=packed,
+        image_format=node.text("image_format", PNG.name),
+        soft_labels=node.flag("soft_labels"),
     )
 
 
@@ -101,12 +113,12 @@ def _metadata(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _class_sheet(
-    folder: Path, name: str, count: int, records: Mapping[str, list[dict[str, Any]]], real: bool
+    folder: Path, name: str, count: int, records: Mapping[str, list[dict[str, Any]]], pictured: bool
 ) -> ClassSheet:
     own = records.get(name, [])
     margins = [r["margin"] for r in own if isinstance(r.get("margin"), int | float)]
     prompts = dict.fromkeys(hide_paths(str(r["prompt"])) for r in own[:SHOWN] if r.get("prompt"))
-    pixels = [] if real else [_pixels(path) for path in _files(folder, name)]
+    pixels = [_pixels(path) for path in _files(folder, name)] if pictured else []
     return ClassSheet(
         name=hide_paths(name),
         count=count,
@@ -123,7 +135,7 @@ def _files(folder: Path, class_name: str) -> list[Path]:
     inside = (folder / class_name).resolve()
     if inside.parent != folder.resolve():
         raise DataError(f"{folder / DATASET_NAME}: class {class_name!r} is no folder of the set; generate it again")
-    files = [path for path in sorted(inside.glob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    files = [path for path in sorted(inside.glob("*")) if path.suffix.lower() in SUFFIXES]
     if not files:
         raise DataError(f"{folder / class_name}: holds no images although dataset.json counts some; generate it again")
     return [path for path in files[:SHOWN] if path.resolve().parent == inside]

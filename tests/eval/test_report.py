@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dpd_eval.report import write_report
 from dpd_eval.report.charts import nice_ticks
@@ -322,6 +323,25 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
     assert command in page.words()
 
 
+def test_a_packed_set_has_no_pictures_and_says_so(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "packed", format="parquet", image_format="webp", soft_labels=True)
+    for image in folder.glob("*/*.png"):
+        image.unlink()
+    page, _ = made(tmp_path, folder)
+    assert page.all("img") == []
+    assert "packed as parquet" in page.words()
+    assert "--format parquet \\ --image-format webp \\ --soft-labels \\ --expect" in page.words()
+
+
+def test_a_set_of_tiff_files_has_its_pictures(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set0", ("Forest",))
+    for path in folder.glob("*/*.png"):
+        Image.open(path).save(path.with_suffix(".tiff"))
+        path.unlink()
+    page, _ = made(tmp_path, folder)
+    assert len(page.all("img")) == 1
+
+
 def test_real_images_stay_out(tmp_path: Path) -> None:
     about = {"real_images": True, "method": "k-means", "extractor": "hf:some/net: ViT, weights 0", "seed": None}
     page, html = made(tmp_path, write_set(tmp_path / "real", **about))
@@ -378,7 +398,7 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
     (run / "private").mkdir(parents=True)
     (run / "private" / "quarantine.csv").write_text("secret.png,truncated\n")
     content = {
-        "config": {"base": "/home/alice/nano", "ipc": 3, "steps": 4, "seed": 1, "resolution": None},
+        "config": {"base": "/home/alice/nano", "ipc": 3, "steps": 4, "seed": 1, "resolution": None, "tune_vae": True},
         "data": {"images": 20, "classes": {"Forest": 10, "River": 10}, "sha256": "f" * 64},
         "prototypes": {"Forest": 3, "River": 2},
         "metrics": {"teacher_oa": 0.75, "vae": {"psnr": 31.5}, "denoiser": [{"step": 1}]},
@@ -388,7 +408,8 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
     write_json(run / "run.json", content)
     page, html = made(tmp_path, run)
     assert "vae psnr 31.5" in page.words()
-    assert "dpd train DATA \\ --base ./nano \\ --ipc 3 \\ --steps 4 \\ --seed 1 \\ --out run" in page.words()
+    line = "dpd train DATA \\ --base ./nano \\ --ipc 3 \\ --steps 4 \\ --tune-vae \\ --seed 1 \\ --out run"
+    assert line in page.words()
     assert "secret" not in html
     hidden = write_json(run / "private" / "result.json", evaluation().to_dict())
     with pytest.raises(InputError, match="private folder"):
