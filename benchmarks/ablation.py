@@ -22,7 +22,8 @@ from agreement import agreement
 
 from dpd_eval import evaluate
 from dpd_eval.statistics import paired_difference
-from dpd_export.bundle import DEFAULT_SAMPLER, export_run
+from dpd_export.bundle import export_run
+from dpd_export.options import DEFAULT_SAMPLER
 from dpd_runtime import load_bundle
 from dpd_train.attributes import caption
 from dpd_train.images import read_scenes
@@ -48,6 +49,7 @@ def trained(args: argparse.Namespace, consistency: bool, steps: bool) -> Path:
     if not (out / "run.json").exists():
         shutil.rmtree(out, ignore_errors=True)
         options = ["--base", args.base, "--steps", args.steps if steps else 0, "--teacher-steps", args.teacher_steps]
+        options += ["--peak-rate", args.peak_rate]
         if args.val_per_class is not None:
             options += ["--val-per-class", args.val_per_class]
         if args.resolution is not None:
@@ -125,6 +127,7 @@ def main() -> None:
     parser.add_argument("--val-per-class", type=int)
     parser.add_argument("--resolution", type=int)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--peak-rate", type=float, default=1e-4)
     parser.add_argument("--teacher-steps", type=int, default=1200)
     parser.add_argument("--judges", type=Path, help="a finished run on the same data and base")
     parser.add_argument("--lambda-cls", type=float, default=0.1)

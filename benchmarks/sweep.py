@@ -3,15 +3,16 @@
     python benchmarks/sweep.py BUNDLE ../shared/data/eurosat_rgb/train --ipc 10 --pairs 4 --out sweep.json \
         --try "" --try guidance_scale=2 --try guidance_scale=2,guidance_from=0.2 --try candidates=1,prototype_scale=0
 
-Each --try changes the bundle's own sampler: steps, solver, candidates, and, in the blocks from --from-block on,
-guidance_scale, guidance_from, guidance_until, prototype_scale, prototype_until. Pair i has generation seed i and
-student seed i in every setting, so that settings are compared in pairs with the first one. The teacher is the bundle's
+Each --try changes the bundle's own sampler, as `dpd export --sampler` does: steps, solver, candidates, timestep_power,
+mean_noise_gain, and, in the blocks from --from-block on, guidance_scale, guidance_from, guidance_until,
+prototype_scale, prototype_until. Pair i has generation seed i and student seed i in every setting, so that settings are
+compared in pairs with the first one. The teacher is the bundle's
 own. What is there in --out already is kept and not computed again.
 """
 
 import argparse
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +24,11 @@ from dpd_eval.cache import default_folder
 from dpd_eval.plan import Training, run_plan
 from dpd_eval.recipe import load_recipe
 from dpd_eval.statistics import overall_accuracy, paired_difference
+from dpd_export.options import changed_sampler
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.generate import generate
-from dpd_runtime.manifest import BlockGuidance, Sampler
+from dpd_runtime.manifest import Sampler
 from dpd_train.images import SceneSet, read_scenes
-
-
-def changed(sampler: Sampler, text: str, from_block: int) -> Sampler:
-    """`sampler` with the settings of one --try."""
-    known = {field.name: field.type for field in (*fields(Sampler), *fields(BlockGuidance))}
-    values: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        name, value = part.split("=")
-        kind = known[name]
-        values[name] = kind(value) if callable(kind) else value
-    of_guidance = {name: value for name, value in values.items() if name in {f.name for f in fields(BlockGuidance)}}
-    rest = {name: value for name, value in values.items() if name not in of_guidance}
-    blocks = sorted({0, from_block, *(g.from_block for g in sampler.guidance)})
-    guidance = [replace(sampler.guidance_for(b), from_block=b) for b in blocks]
-    return replace(
-        sampler,
-        **rest,
-        guidance=tuple(replace(g, **of_guidance) if g.from_block >= from_block else g for g in guidance),
-    )
 
 
 def regenerate(bundle: Bundle, sampler: Sampler, ipc: int, seed: int) -> SceneSet:
@@ -75,7 +58,7 @@ def main() -> None:
     held = read_scenes(args.data, part="val", val_per_class=args.val_per_class)
     rows: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else {}
     for text in args.tries:
-        sampler = changed(bundle.manifest.sampler, text, args.from_block)
+        sampler = changed_sampler(bundle.manifest.sampler, text, args.from_block)
         key = f"ipc {args.ipc}, blocks from {args.from_block}: {text or 'as the bundle has it'}"
         row = rows.setdefault(key, {"sampler": asdict(sampler), "bundle": bundle.hash, "oa": [], "agreement": []})
         for seed in range(len(row["oa"]), args.pairs):

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,14 @@ import numpy.typing as npt
 
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle import Bundle, embedded_bundle
-from dpd_runtime.engine_choice import Site, choose_engine
+from dpd_runtime.engine_choice import choose_engine, this_site
 from dpd_runtime.engines import Provider
+from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.generate import Generation, resolve_sampler
+from dpd_runtime.verify import psnr
 
 UNET, DECODER = "unet/model.onnx", "vae_decoder/model.onnx"
-TOOLS = (
-    "dpd-distill",
-    "tensorrt-rtx",
-    "tensorrt",
-    "cuda-bindings",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "torch",
-    "diffusers",
-)
+TOOLS = ("dpd-distill", "tensorrt", "cuda-bindings", "onnxruntime", "torch", "diffusers")  # and what begins so
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -165,15 +158,8 @@ def images_of(bundle: Bundle, engines: dict[str, Any], provider: str = "cpu") ->
     """Ten images of the first class, seed 0, one candidate: [10, H, W, 3]."""
     changed = WithEngines(**{f.name: getattr(bundle, f.name) for f in fields(Bundle)}, engines=engines)
     sampler = resolve_sampler(bundle.manifest.sampler, candidates=1)
-    first = (bundle.classes[0].name,)
-    return np.stack(
-        [image.pixels for image in Generation(changed, ipc=10, classes=first, sampler=sampler, provider=provider)]
-    )
-
-
-def psnr(found: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> float:
-    mse = float(np.square(found.astype(np.float64) - expected).mean())
-    return 99.0 if mse == 0 else round(10 * float(np.log10(255.0**2 / mse)), 2)
+    images = Generation(changed, ipc=10, classes=(bundle.classes[0].name,), sampler=sampler, provider=provider)
+    return np.stack([image.pixels for image in images])
 
 
 def measure_tensorrt(
@@ -182,14 +168,11 @@ def measure_tensorrt(
     """Build (or, where allowed, take from the bundle) engines for this GPU; time a step; make images."""
     from dpd_export.engines.builder import build_engine
     from dpd_export.engines.flavours import FLAVOURS, import_flavour
-    from dpd_export.engines.gpu import local_gpu
     from dpd_export.engines.profiles import profiles_of, row_shapes
-    from dpd_export.engines.record import this_os
 
-    flavour, gpu = FLAVOURS[name], local_gpu()
+    flavour, site = FLAVOURS[name], this_site(name)
     trt = import_flavour(flavour)
-    site = Site(name, trt.__version__, gpu.compute_capability, this_os(), gpu.driver_cuda)
-    said: dict[str, Any] = {"gpu": vars(gpu), "engines": {}}
+    said: dict[str, Any] = {"gpu": vars(local_gpu()), "engines": {}}
     engines = {}
     for graph in (UNET, DECODER):
         profiles = profiles_of(graph.split("/")[0], bundle.manifest)
@@ -198,7 +181,7 @@ def measure_tensorrt(
             chosen = choose_engine(
                 bundle.files, bundle.manifest.files, graph, profile.usual, site, requested=name, trusted=True
             )
-            plan, seconds = bundle.files[str(chosen.path)], 0.0
+            plan, seconds = bundle.read_engine(str(chosen.path)), 0.0
             said["engines"][graph] = {"from": chosen.path}
         else:
             built = build_engine(
@@ -206,11 +189,8 @@ def measure_tensorrt(
                 tf32=bundle.manifest.precision != "fp32",
             )  # fmt: skip
             plan, seconds = built.content, built.seconds
-            said["engines"][graph] = {
-                "profile": profile.name,
-                "arithmetic": dict(built.arithmetic),
-                "bytes": built.bytes,
-            }
+            arithmetic = dict(built.arithmetic)
+            said["engines"][graph] = {"profile": profile.name, "arithmetic": arithmetic, "bytes": built.bytes}
         started = time.perf_counter()
         engines[graph] = TensorRtEngine(trt, plan)
         loading = round(time.perf_counter() - started, 3)
@@ -271,21 +251,12 @@ def unet_inputs(bundle: Bundle) -> Arrays:
         "encoder_hidden_states": (batch, *bundle.empty_embedding.shape),
     }
     random = {name: generator.standard_normal(shape).astype(dtypes[name]) for name, shape in shapes.items()}
-    return {
-        "sample": random["sample"],
-        "timestep": np.array(500, dtypes["timestep"]),
-        "encoder_hidden_states": random["encoder_hidden_states"],
-    }
+    return {name: random[name] if name in random else np.array(500, dtype) for name, dtype in dtypes.items()}
 
 
 def installed() -> dict[str, str]:
-    found = {}
-    for tool in TOOLS:
-        try:
-            found[tool] = version(tool)
-        except PackageNotFoundError:
-            continue
-    return found
+    named = {str(found.metadata["Name"]).replace("_", "-"): found.version for found in distributions()}
+    return {name: named[name] for name in sorted(named) if name.startswith(TOOLS)}
 
 
 def main() -> None:
@@ -316,7 +287,7 @@ def main() -> None:
             continue
         if images is not None:
             reference = images if reference is None else reference
-            said["psnr_db_beside_onnxruntime_cpu"] = psnr(images, reference)
+            said["psnr_db_beside_onnxruntime_cpu"] = round(psnr(images, reference), 2)
         answers[name] = said
     machine = {"system": platform.platform(), "python": platform.python_version(), "packages": installed()}
     content = {"bundle": bundle.hash, "precision": bundle.manifest.precision, "batch": len(inputs["sample"])}

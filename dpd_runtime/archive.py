@@ -53,10 +53,21 @@ class FolderFiles(Mapping[str, memoryview]):
             if len(self._names) > MAX_ENTRIES:
                 raise BundleError(f"{root}: more than {MAX_ENTRIES} files; this is not a bundle")
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # Mapping's own would read the file
+
     def __getitem__(self, name: str) -> memoryview:
         if name not in self._names:
             raise KeyError(name)
         return memoryview((self._root / name).read_bytes())
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """A file's content in pieces, for one that need not lie in memory."""
+        if name not in self._names:
+            raise KeyError(name)
+        with (self._root / name).open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -111,6 +122,12 @@ class ZipFiles(Mapping[str, memoryview]):
     def __getitem__(self, name: str) -> memoryview:
         offset, size, _ = self._entries[name]
         return self._view[offset : offset + size]
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """A file's content in pieces; the pages that were read can be dropped by the system."""
+        content = self[name]
+        for start in range(0, len(content), _PIECE):
+            yield content[start : start + _PIECE]
 
     def check_crc(self, name: str) -> None:
         """For the entries which no manifest lists: bundle.json and bundle.sig.

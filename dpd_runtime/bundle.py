@@ -13,11 +13,20 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from dpd_runtime.archive import ZipFiles, check_entry_name, open_files
+from dpd_runtime.archive import FolderFiles, ZipFiles, check_entry_name, open_files
+from dpd_runtime.engine_choice import FLAVOURS, refuse_engines
+from dpd_runtime.engine_record import is_engine
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
-from dpd_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from dpd_runtime.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    parse_manifest,
+    sampler_schedule,
+)
 from dpd_runtime.prototype_kinds import fits
 from dpd_runtime.schedule import Schedule, schedule_from_config
 from dpd_runtime.solvers import SOLVERS
@@ -63,6 +72,7 @@ class Bundle:
     """Args:
     hash: sha256 of bundle.json's bytes, which names the bundle.
     prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
+    files: content of every file but the engines: those are hashed in pieces and left on the disk.
     """
 
     path: Path
@@ -76,11 +86,32 @@ class Bundle:
     files: Mapping[str, bytes]
 
     def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
-        """Load one of the bundle's graphs, for example "unet/model.onnx"."""
+        """Load one of the bundle's graphs, for example "unet/model.onnx".
+
+        Raises:
+            ProviderError: the provider does not work here, or is one of those whose engines this version never loads.
+        """
+        if provider.name in FLAVOURS:
+            raise refuse_engines(self.files, self.manifest.files, provider.name)
         weights = self.files.get(weights_of(graph))
         return OnnxRuntimeEngine(
             self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}
         )
+
+    def read_engine(self, name: str) -> bytes:
+        """An engine's bytes, read from the disk and hashed again: `files` does not hold them.
+
+        Raises:
+            BundleError: no such engine, or the bundle was changed since it was opened.
+        """
+        files = open_files(self.path)
+        if not is_engine(name) or name not in self.manifest.files or name not in files:
+            raise BundleError(f"{self.path}: there is no engine {name} in it")
+        content = bytes(files[name])
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.manifest.files[name].sha256:
+            raise BundleHashError(name, found, self.manifest.files[name].sha256)
+        return content
 
     def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
         """The classes by name, in the bundle's order; all of them for None.
@@ -112,10 +143,11 @@ def check_class_name(name: object) -> str:
     return str(name)
 
 
-def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, bytes]:
+def _verified(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[str, bytes]:
     """Exactly the files that the manifest lists, each with the bytes that it lists.
 
     They are copied before they are hashed: what was checked is what runs, whoever writes to the file meanwhile.
+    Engines are not copied, since none is loaded from here.
     """
     listed = set(manifest.files) | {MANIFEST_NAME, SIGNATURE_NAME}
     for name in files:
@@ -128,6 +160,9 @@ def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, 
         check_entry_name(name)
         if name not in files:
             raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
+        if is_engine(name):
+            _check_engine(files, name, entry)
+            continue
         content = bytes(files[name])
         found = hashlib.sha256(content).hexdigest()
         if len(content) != entry.bytes or found != entry.sha256:
@@ -140,6 +175,20 @@ def _verified(files: Mapping[str, memoryview], manifest: Manifest) -> dict[str, 
         if name.endswith(".onnx"):
             _check_weights(name, content, verified)
     return verified
+
+
+def _check_engine(files: FolderFiles | ZipFiles, name: str, entry: FileEntry) -> None:
+    """Hash in pieces.
+
+    Raises:
+        BundleHashError
+    """
+    digest, size = hashlib.sha256(), 0
+    for piece in files.pieces(name):
+        digest.update(piece)
+        size += len(piece)
+    if size != entry.bytes or digest.hexdigest() != entry.sha256:
+        raise BundleHashError(name, digest.hexdigest(), entry.sha256)
 
 
 def weights_of(graph: str) -> str:
@@ -226,7 +275,7 @@ def load_bundle(path: str | Path) -> Bundle:
     verified = _verified(files, manifest)
     config = _json(verified, "scheduler/scheduler_config.json")
     try:
-        schedule = schedule_from_config(config)
+        schedule = sampler_schedule(schedule_from_config(config), manifest.sampler)
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise BundleError(f"scheduler/scheduler_config.json: {error}; export the bundle again") from error
     if schedule.prediction_type != manifest.prediction_type:

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dpd_runtime.atomic import write_atomically
+from dpd_runtime.blocks import BLOCK
 from dpd_runtime.contact_sheet import contact_sheet
 from dpd_runtime.finished import file_hash
 from dpd_runtime.formats import PNG, Contents, Output, Sample, folder_name
-from dpd_runtime.generate import BLOCK, Generation
-from dpd_runtime.resume import METADATA_NAME, SHEET_NAME, State, read_pixels
+from dpd_runtime.generate import Generation
+from dpd_runtime.resume import SHEET_NAME
 from dpd_runtime.set_digest import SetDigest
 from dpd_runtime.soft_labels import SOFT_LABELS_NAME, pack_labels
+from dpd_runtime.state import METADATA_NAME, State, read_pixels
 
 Pixels = npt.NDArray[np.uint8]
 Label = Callable[[Pixels], npt.NDArray[np.float32]]

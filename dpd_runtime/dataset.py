@@ -1,41 +1,50 @@
 """The distilled set on disk: images with their metadata, resumable after a kill at any moment (DESIGN §8)."""
 
 import errno
-import hashlib
 import json
-import platform
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dpd_runtime.atomic import write_atomically
-from dpd_runtime.completion import Completed, Label, complete
+from dpd_runtime.blocks import Block, Image, writing_behind
+from dpd_runtime.completion import Label, complete
+from dpd_runtime.description import describe, header_of, record_of, versions
 from dpd_runtime.errors import DiskError
 from dpd_runtime.finished import begin_again, finished_set, remove_unfinished
-from dpd_runtime.formats import PNG, Encoding, Output, folder_name
-from dpd_runtime.generate import Generation, Image
-from dpd_runtime.resume import DATASET_NAME, STATE_NAME, State, check_output_folder
+from dpd_runtime.formats import PNG, Output, folder_name
+from dpd_runtime.generate import Generation
+from dpd_runtime.resume import check_output_folder
 from dpd_runtime.set_digest import SetDigest
+from dpd_runtime.sharding import WHOLE, Shard, Worker
 from dpd_runtime.soft_labels import load_teacher
+from dpd_runtime.state import DATASET_NAME, STATE_NAME, State
 
+__all__ = ["DistilledSet", "file_name", "set_hash", "versions", "write_set"]
 Pixels = npt.NDArray[np.uint8]
 PLAIN = Output()
 
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """What `write_set` leaves."""
+    """What `write_set` leaves.
+
+    Args:
+        images: of the whole set, or of this shard where others are not done.
+        computed: by this call.
+        set_hash: None where other shards are not done.
+        left: images of the set which nobody has finished yet; with 0 and no hash another shard is about to end it.
+    """
 
     out: Path
     images: int
     classes: int
     computed: int
-    set_hash: str
+    set_hash: str | None
+    left: int = 0
 
 
 def file_name(class_name: str, index: int) -> str:
@@ -51,55 +60,6 @@ def set_hash(images: Iterable[tuple[str, int, Pixels]]) -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("dpd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_flags() -> list[str]:
-    """The vector extensions which choose kernels, and so last bits."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return sorted(f for f in flags.split() if f.startswith(("avx", "amx", "fma")))
-
-
-def _header(generation: Generation, output: Output) -> dict[str, Any]:
-    """What must be equal for two runs to write into the same folder, as JSON gives it back."""
-    header: dict[str, Any] = {
-        "bundle": generation.bundle.hash,
-        "seed": generation.seed,
-        "sampler": asdict(generation.sampler),
-        "provider": generation.provider.name,
-        "classes": [c.name for c in generation.classes],
-        "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # other ones may differ in the last bits
-        **output.header(),
-    }
-    return dict(json.loads(json.dumps(header)))
-
-
-def _record(image: Image, name: str, seed: int) -> dict[str, Any]:
-    return {
-        "file_name": name,
-        "label": image.label,
-        "class": image.class_name,
-        "index": image.index,
-        "prototype": image.prototype,
-        "prompt": image.prompt,
-        "candidate": image.candidate,
-        "margin": round(image.margin, 4),
-        "seed": seed,
-        "pixels_sha256": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
-    }
-
-
 def _disk_error(error: OSError, out: Path) -> DiskError:
     reason = {errno.ENOSPC: "the disk is full", errno.EROFS: "the disk is read-only"}.get(
         error.errno or 0, error.strerror or str(error)
@@ -112,11 +72,15 @@ def write_set(
     out: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     output: Output = PLAIN,
+    shard: Shard = WHOLE,
 ) -> DistilledSet:
     """Write every missing image of `generation` under `out`, then the metadata. A second call does only what is left.
 
+    Args:
+        shard: of several processes with the same `out`, each with its own; the last one to finish ends the set.
+
     Raises:
-        OutputFolderError: `out` holds something else, or a set made with other settings.
+        OutputFolderError: `out` holds something else, or a set made with other settings, or is being written.
         MissingExtraError, InputError: what `output` needs is not there.
         DiskError: the disk is full, read-only or gone; what was finished stays.
     """
@@ -127,70 +91,95 @@ def write_set(
     if output.soft_labels:
         label = load_teacher(generation.bundle, generation.provider, generation.threads)
     try:
-        return _write_set(generation, out, progress, output, label)
+        out.mkdir(parents=True, exist_ok=True)
+        with Worker(out, shard) as worker:
+            return _Writing(generation, out, output, shard).run(worker, progress, label)
     except OSError as error:
         raise _disk_error(error, out) from error
 
 
-def _write_set(
-    generation: Generation, out: Path, progress: Callable[[int, int], None], output: Output, label: Label | None
-) -> DistilledSet:
-    out.mkdir(parents=True, exist_ok=True)
-    header = _header(generation, output)
-    finished = None if output.direct else finished_set(out, header, generation.ipc, output)
-    if finished is not None:
-        progress(len(generation), len(generation))
-        return DistilledSet(out, len(generation), len(generation.classes), 0, finished["set_hash"])
-    state = State(out, header, generation.ipc)
-    begin_again(out, output)
-    computed = _write_blocks(generation, output.block_folder(out), output.block_encoding, state, progress)
-    completed = complete(generation, out, output, state, label)
-    dataset = _describe(generation, output, completed) | {"made_with": header, "state": "complete"}
-    write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
-    (out / STATE_NAME).unlink()
-    remove_unfinished(out)
-    return DistilledSet(out, completed.images, len(generation.classes), computed, completed.set_hash)
+class _Writing:
+    """One process's part of writing a set."""
 
+    def __init__(self, generation: Generation, out: Path, output: Output, shard: Shard) -> None:
+        self.generation, self.out, self.output, self.shard = generation, out, output, shard
+        self.header = header_of(generation, output)
+        self.folder, self.encoding = output.block_folder(out), output.block_encoding
+        self.blocks = shard.of(generation.blocks())
 
-def _write_blocks(
-    generation: Generation, folder: Path, encoding: Encoding, state: State, progress: Callable[[int, int], None]
-) -> int:
-    """Write the image files of every block which is not whole; how many images were computed."""
-    for scene in generation.classes:
-        (folder / scene.name).mkdir(parents=True, exist_ok=True)
-    done, computed = 0, 0
-    for block in generation.blocks():
-        scene = block.scene_class
-        indices = [i for i in block.indices if i < generation.ipc]
-        names = {i: folder_name(scene.name, scene.label, i, encoding.suffix) for i in indices}
-        if not all(state.intact(folder, name) for name in names.values()):
-            images = generation.compute(block)
+    def run(self, worker: Worker, progress: Callable[[int, int], None], label: Label | None) -> DistilledSet:
+        generation, out, output = self.generation, self.out, self.output
+        with worker.turn():
+            finished = None if output.direct else finished_set(out, self.header, generation.ipc, output)
+            if finished is not None:
+                progress(len(generation), len(generation))
+                return DistilledSet(out, len(generation), len(generation.classes), 0, finished["set_hash"])
+            state = State(out, self.header, generation.ipc, self.shard, alone=worker.alone())
+            begin_again(out, output)
+        computed = self.write_blocks(state, progress)
+        if self.shard == WHOLE:
+            return self.end(state, computed, label)
+        with worker.turn():
+            state.read_shards()
+            left = sum(len(names) for names in map(self.names, generation.blocks()) if not self.done(state, names))
+            if not left and worker.alone():
+                return self.end(state, computed, label)
+            worker.leave()
+        images = sum(map(len, map(self.names, self.blocks)))
+        return DistilledSet(out, images, len(generation.classes), computed, None, left)
+
+    def names(self, block: Block) -> dict[int, str]:
+        """The file of each image by its index."""
+        scene, suffix = block.scene_class, self.encoding.suffix
+        indices = (i for i in block.indices if i < self.generation.ipc)
+        return {i: folder_name(scene.name, scene.label, i, suffix) for i in indices}
+
+    def done(self, state: State, names: dict[int, str]) -> bool:
+        return all(state.intact(self.folder, name) for name in names.values())
+
+    def write_blocks(self, state: State, progress: Callable[[int, int], None]) -> int:
+        """Write the image files of every block which is not whole; how many images were computed."""
+        for scene in self.generation.classes:
+            (self.folder / scene.name).mkdir(parents=True, exist_ok=True)
+        total, done, computed = sum(map(len, map(self.names, self.blocks))), 0, 0
+
+        def count(images: int) -> None:
+            nonlocal done
+            done += images
+            progress(done, total)
+
+        def missing() -> Iterator[Block]:
+            for block in self.blocks:
+                names = self.names(block)
+                if not self.done(state, names):
+                    yield block
+                else:
+                    count(len(names))
+
+        def write(images: list[Image]) -> None:
+            records = []
             for image in images:
-                write_atomically(folder / names[image.index], encoding.encode(image.pixels))
-            state.append([_record(image, names[image.index], generation.seed) for image in images])
-            computed += len(images)
-        done += len(names)
-        progress(done, len(generation))
-    return computed
+                scene = image.class_name
+                name = folder_name(scene, image.label, image.index, self.encoding.suffix)
+                write_atomically(self.folder / name, self.encoding.encode(image.pixels))
+                records.append(record_of(image, name, self.generation.seed))
+            state.append(records)
 
+        with writing_behind(write) as put:
+            for images in self.generation.stream(missing()):
+                put(images)
+                count(len(images))
+                computed += len(images)
+        return computed
 
-def _describe(generation: Generation, output: Output, completed: Completed) -> dict[str, Any]:
-    manifest = generation.bundle.manifest
-    files = {"files": completed.files} if completed.files else {}
-    return {
-        "set_hash": completed.set_hash,
-        "bundle_hash": generation.bundle.hash,
-        "bundle_name": manifest.name,
-        "signature": "unsigned",
-        "audit": manifest.audit,
-        "seed": generation.seed,
-        "ipc": generation.ipc,
-        "images": completed.images,
-        "counts": {scene.name: generation.ipc for scene in generation.classes},
-        **output.describe(),
-        **files,
-        "provider": generation.provider.name,
-        "threads": generation.threads,
-        "cpu_flags": cpu_flags(),
-        "versions": versions(),
-    }
+    def end(self, state: State, computed: int, label: Label | None) -> DistilledSet:
+        """What is made of all images together, by who works alone."""
+        out = self.out
+        if self.shard != WHOLE:
+            state.join_shards()
+        completed = complete(self.generation, out, self.output, state, label)
+        dataset = describe(self.generation, self.output, completed) | {"made_with": self.header, "state": "complete"}
+        write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
+        (out / STATE_NAME).unlink()
+        remove_unfinished(out)
+        return DistilledSet(out, completed.images, len(self.generation.classes), computed, completed.set_hash)

@@ -3,14 +3,23 @@
 An engine is native code, so it is judged by the record beside it, by its hash and by the bundle's signature.
 """
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 from dpd_runtime.engine_record import EngineRecord, engine_records
-from dpd_runtime.errors import ProviderError
+from dpd_runtime.engines.gpu import local_gpu
+from dpd_runtime.errors import MissingExtraError, ProviderError
 from dpd_runtime.manifest import FileEntry
 
+FLAVOURS = {"tensorrt-rtx": "rtx", "tensorrt": "trt"}
+"""pip package of each flavour, which is its name too, and the extra of ours that brings it."""
 UNSIGNED = "engines inside a bundle are native code and load only with a trusted signature, which this version lacks"
+
+
+class NoEngineError(ProviderError):
+    """A bundle without engines of this flavour."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,51 @@ class Site:
     compute_capability: int
     os: str
     driver_cuda: int
+
+
+def this_os() -> str:
+    """For example "linux-x86_64"."""
+    return f"{platform.system()}-{platform.machine()}".lower()
+
+
+def this_site(flavour: str) -> Site:
+    """Raises:
+    MissingExtraError: the flavour's package or cuda-bindings are not installed. ProviderError: no driver, or no GPU.
+    """
+    try:
+        installed = version(flavour)
+    except PackageNotFoundError as error:
+        raise MissingExtraError(flavour, FLAVOURS[flavour]) from error
+    gpu = local_gpu()
+    return Site(flavour, installed, gpu.compute_capability, this_os(), gpu.driver_cuda)
+
+
+def refuse_engines(
+    files: Mapping[str, bytes],
+    listed: Mapping[str, FileEntry],
+    flavour: str,
+    site: Callable[[str], Site] = this_site,
+) -> ProviderError:
+    """Why no engine of this flavour is used here, in one line. This version checks no signature: it loads none.
+
+    Args:
+        files, listed: the bundle's content and the manifest's entries for it.
+
+    Raises:
+        BundleError: a broken record.
+    """
+    records = {path: record for path, record in engine_records(files, listed).items() if record.flavour == flavour}
+    if not records:
+        return NoEngineError(f"the bundle holds no {flavour} engines")
+    try:
+        here = site(flavour)
+    except (MissingExtraError, ProviderError) as error:
+        return ProviderError(f"its {flavour} engines cannot run here: {error}")
+    reasons = {path: mismatch(record, here, listed) for path, record in records.items()}
+    if None in reasons.values():
+        return ProviderError(f"its {flavour} engines are not loaded: {UNSIGNED}")
+    path, reason = next(iter(reasons.items()))
+    return ProviderError(f"its {flavour} engines do not fit: {path}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +137,7 @@ def choose_engine(
         BundleError: a broken record.
     """
     reasons, usable = [], []
-    for path, record in engine_records(files).items():
+    for path, record in engine_records(files, listed).items():
         if record.graph != graph or record.flavour != site.flavour:
             continue
         low, high = record.batches
@@ -103,4 +157,4 @@ def choose_engine(
     found = reasons[0] if reasons else f"the bundle holds no {site.flavour} engine of {graph}"
     if requested == "auto":
         return Choice(None, f"{found}; ONNX Runtime runs the graph")
-    raise ProviderError(f"provider {requested}: {found}; use --provider cuda or cpu, or build engines by dpd engines")
+    raise ProviderError(f"provider {requested}: {found}; use --provider cuda or cpu")

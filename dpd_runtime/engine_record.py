@@ -1,7 +1,7 @@
 """What an ahead-of-time engine is keyed by: the JSON record beside it. Nothing here imports TensorRT."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -12,8 +12,8 @@ ENGINE_SUFFIX, RECORD_SUFFIX = ".engine", ".json"
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 2**20
 LABELS = {
-    "tensorrt-rtx": "built and inspected without a GPU, not executed",
-    "tensorrt": "built on its GPU by code which has not been tested",
+    "tensorrt-rtx": "built and inspected, not executed",
+    "tensorrt": "untested: built by code that nobody here could run",
 }
 """What is known of an engine of each flavour. Not read from the bundle: anybody can write there."""
 Shape = tuple[int, ...]
@@ -113,15 +113,23 @@ def parse_record(path: str, raw: bytes | memoryview) -> EngineRecord:
     return record
 
 
-def engine_records(files: Mapping[str, bytes]) -> dict[str, EngineRecord]:
+def is_engine(path: str) -> bool:
+    """Whether a bundle's file of this name is native code."""
+    return path.startswith(ENGINE_FOLDER) and path.endswith(ENGINE_SUFFIX)
+
+
+def engine_records(files: Mapping[str, bytes], listed: Iterable[str]) -> dict[str, EngineRecord]:
     """The record of each engine in a bundle, by the engine's path.
+
+    Args:
+        files: the bundle's content, which holds the records and not the engines. listed: every path of the manifest.
 
     Raises:
         BundleError: an engine without a record, or a broken one.
     """
     records = {}
-    for path in sorted(files):
-        if not (path.startswith(ENGINE_FOLDER) and path.endswith(ENGINE_SUFFIX)):
+    for path in sorted(listed):
+        if not is_engine(path):
             continue
         beside = path.removesuffix(ENGINE_SUFFIX) + RECORD_SUFFIX
         if beside not in files:

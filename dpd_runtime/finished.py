@@ -9,8 +9,8 @@ from typing import Any
 from dpd_runtime.atomic import PARTIAL
 from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.formats import UNFINISHED_NAME, Output
-from dpd_runtime.resume import DATASET_NAME, METADATA_NAME, STATE_NAME, other_settings
 from dpd_runtime.soft_labels import SOFT_LABELS_NAME
+from dpd_runtime.state import DATASET_NAME, METADATA_NAME, STATE_NAME, other_settings
 
 
 def begin_again(out: Path, output: Output) -> None:

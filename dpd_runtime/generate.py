@@ -2,50 +2,18 @@
 nothing outside itself, so that shards, resumes and other IPC values give the same pixels (DESIGN §8).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
-from dpd_runtime.bundle import Bundle, SceneClass
-from dpd_runtime.engines import Provider, choose_provider
-from dpd_runtime.engines.onnxruntime import usable_cores
-from dpd_runtime.errors import DegenerateImageError, InputError
+from dpd_runtime.blocks import BLOCK, JUDGE, Block, BlockComputer, Image, ahead, load_networks
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.cores import usable_cores
+from dpd_runtime.engines import choose_provider
+from dpd_runtime.errors import InputError
 from dpd_runtime.manifest import Sampler
-from dpd_runtime.noise import NoiseStream
-from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
 from dpd_runtime.solvers import SOLVERS
 
-BLOCK = 10
-JUDGE = "latent_classifier/model.onnx"
-Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Image:
-    """A generated image: pixels uint8 [H, W, 3] and where it came from; prototype is −1 where the class has none."""
-
-    pixels: npt.NDArray[np.uint8]
-    class_name: str
-    label: int
-    index: int
-    prototype: int
-    prompt: str
-    candidate: int
-    margin: float
-
-
-@dataclass(frozen=True)
-class Block:
-    """Indices first … first + 9 of one class."""
-
-    scene_class: SceneClass
-    number: int
-
-    @property
-    def indices(self) -> range:
-        return range(self.number * BLOCK, (self.number + 1) * BLOCK)
+__all__ = ["BLOCK", "Block", "Generation", "Image", "generate", "resolve_sampler"]
 
 
 def resolve_sampler(
@@ -108,19 +76,25 @@ class Generation:
         self.sampler = sampler or bundle.manifest.sampler
         self.threads = threads or usable_cores()
         self.provider = choose_provider(provider, lambda found: bundle.engine(JUDGE, found, self.threads))
-        self._compute: Callable[[Block], list[Image]] | None = None
+        self._computer: BlockComputer | None = None
 
     def __len__(self) -> int:
         return len(self.classes) * self.ipc
 
     def __iter__(self) -> Iterator[Image]:
-        for block in self.blocks():
-            yield from self.compute(block)
+        for images in self.stream(self.blocks()):
+            yield from images
 
     def blocks(self) -> list[Block]:
         """The units of work, class by class."""
         count = -(-self.ipc // BLOCK)
         return [Block(c, number) for c in self.classes for number in range(count)]
+
+    def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
+        """What `compute` gives for each block, in their order; the next one's noise is drawn meanwhile."""
+        computer = self.load()
+        for block, noise in ahead(blocks, computer.noise):
+            yield self._wanted(computer.images(block, noise))
 
     def compute(self, block: Block) -> list[Image]:
         """The block's images whose index is below ipc; the whole block is computed either way.
@@ -128,17 +102,22 @@ class Generation:
         Raises:
             DegenerateImageError: NaN or constant pixels.
         """
-        return [image for image in self.load()(block) if image.index < self.ipc]
+        computer = self.load()
+        return self._wanted(computer.images(block, computer.noise(block)))
 
-    def load(self) -> Callable[[Block], list[Image]]:
+    def _wanted(self, images: list[Image]) -> list[Image]:
+        return [image for image in images if image.index < self.ipc]
+
+    def load(self) -> BlockComputer:
         """Load the graphs, once; the first image does it where nobody did before.
 
         Raises:
             InputError: a number of steps which the schedule does not allow.
         """
-        if self._compute is None:
-            self._compute = _block_function(self.bundle, self.sampler, self.provider, self.seed, self.threads)
-        return self._compute
+        if self._computer is None:
+            networks = load_networks(self.bundle, self.provider, self.threads)
+            self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed)
+        return self._computer
 
 
 def generate(
@@ -153,89 +132,3 @@ def generate(
 ) -> Generation:
     """`for image in generate(load_bundle("site.dpd"), ipc=50, seed=0): …` — see `Generation`."""
     return Generation(bundle, ipc=ipc, seed=seed, classes=classes, sampler=sampler, provider=provider, threads=threads)
-
-
-def _block_function(
-    bundle: Bundle, sampler: Sampler, provider: Provider, seed: int, threads: int
-) -> Callable[[Block], list[Image]]:
-    """Load the graphs once and return the function that computes one block."""
-    unet = bundle.engine("unet/model.onnx", provider, threads)
-    decoder = bundle.engine("vae_decoder/model.onnx", provider, threads)
-    judge = bundle.engine(JUDGE, provider, threads)
-    make_steps, advance = SOLVERS[sampler.solver]
-    try:
-        steps = make_steps(bundle.schedule, sampler.steps)
-    except ValueError as error:
-        raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
-    shape, batch = bundle.manifest.latent_shape, sampler.compute_batch
-
-    def normals(scene: SceneClass, index: int, candidate: int) -> Float32:
-        """[1 + draws, C, h, w]: start noise, then what a stochastic solver adds; the stream goes on (DESIGN §8)."""
-        stream = NoiseStream(seed, scene.name, index, candidate)
-        return np.stack([stream.normal(shape) for _ in range(1 + noise_draws(steps))])
-
-    def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
-        return unet.run(sample=latents, timestep=np.array(timestep, np.int64), encoder_hidden_states=prompts)
-
-    def batched(rows: int) -> Iterator[list[int]]:
-        """Row numbers in groups of exactly `batch`; the last group is filled up with its first row."""
-        for start in range(0, rows, batch):
-            group = list(range(start, min(start + batch, rows)))
-            yield group + group[:1] * (batch - len(group))
-
-    def candidates(block: Block) -> tuple[Float32, Float32]:
-        """Latents [candidates · 10, C, h, w], candidate-major, and their margins."""
-        scene, guidance = block.scene_class, sampler.guidance_for(block.number)
-        tasks = [(candidate, index) for candidate in range(sampler.candidates) for index in block.indices]
-        rows = np.array([scene.prompt_rows[i % len(scene.prompt_rows)] for _, i in tasks])
-        prototypes = None
-        if len(scene.prototypes):
-            prototypes = scene.prototypes[np.array([i % len(scene.prototypes) for _, i in tasks])]
-        latents, scores = np.empty((len(tasks), *shape), np.float32), np.empty(len(tasks), np.float32)
-        for group in batched(len(tasks)):
-            noise = np.stack([normals(scene, tasks[row][1], tasks[row][0]) for row in group], axis=1)
-            out = sample(
-                denoise,
-                noise[0],
-                bundle.prompt_embeddings[rows[group]],
-                bundle.empty_embedding,
-                None if prototypes is None else prototypes[group],
-                steps,
-                advance,
-                bundle.schedule.prediction_type,
-                guidance,
-                noise[1:],
-            )
-            latents[group] = out
-            scores[group] = margins(judge.run(latents=out), scene.label)
-        return latents, scores
-
-    def decode(latents: Float32) -> npt.NDArray[np.uint8]:
-        scaled = latents / np.float32(bundle.manifest.scaling_factor)
-        images = np.empty((len(latents), 3, *bundle.manifest.image_shape[:2]), np.float32)
-        for group in batched(len(latents)):
-            images[group] = decoder.run(latent_sample=scaled[group])
-        whole = np.isfinite(images).all(axis=(1, 2, 3), keepdims=True)
-        return to_uint8(np.where(whole, images, 0))  # a broken image becomes a constant one, which is refused below
-
-    def compute(block: Block) -> list[Image]:
-        scene = block.scene_class
-        latents, scores = candidates(block)
-        table = scores.reshape(sampler.candidates, BLOCK)
-        chosen = np.where(np.isnan(table), -np.inf, table).argmax(axis=0)
-        pixels = decode(latents[chosen * BLOCK + np.arange(BLOCK)])
-        images = []
-        for column, index in enumerate(block.indices):
-            if pixels[column].min() == pixels[column].max():
-                raise DegenerateImageError(
-                    f"class {scene.name}, seed {seed}, index {index}: the image is NaN or constant; "
-                    "try another --seed, more --steps, or a bundle exported with --precision fp32"
-                )
-            prototype = index % len(scene.prototypes) if len(scene.prototypes) else -1
-            prompt = bundle.prompts[scene.prompt_rows[index % len(scene.prompt_rows)]]
-            candidate = int(chosen[column])
-            margin = float(table[candidate, column])
-            images.append(Image(pixels[column], scene.name, scene.label, index, prototype, prompt, candidate, margin))
-        return images
-
-    return compute

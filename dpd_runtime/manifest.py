@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from dpd_runtime.errors import BundleError, BundleVersionError
+from dpd_runtime.schedule import Schedule
 
 FORMAT = "dpd-bundle"
 FORMAT_VERSION = 1
@@ -56,6 +57,8 @@ class Sampler:
 
     Args:
         compute_batch: latents in one UNet call; fixed, so that results do not depend on the machine's memory.
+        timestep_power: of trailing timesteps (`dpd_runtime.schedule.Schedule`); 1 spaces them evenly.
+        mean_noise_gain: gain on the mean of each channel of the start noise (`dpd_runtime.noise.widen_mean`).
     """
 
     solver: str = "dpm++2m"
@@ -63,6 +66,8 @@ class Sampler:
     candidates: int = 3
     compute_batch: int = 10
     guidance: tuple[BlockGuidance, ...] = (BlockGuidance(),)
+    timestep_power: float = 1.0
+    mean_noise_gain: float = 1.0
 
     def guidance_for(self, block: int) -> BlockGuidance:
         return [g for g in self.guidance if g.from_block <= block][-1]
@@ -71,6 +76,11 @@ class Sampler:
         """UNet evaluations for each candidate, CFG counting two; a kept image costs `candidates` times as many."""
         guidance = self.guidance_for(block)
         return self.steps + sum(guidance.guides(number, self.steps) for number in range(self.steps))
+
+
+def sampler_schedule(schedule: Schedule, sampler: Sampler) -> Schedule:
+    """The schedule with the spacing of timesteps that `sampler` asks for."""
+    return replace(schedule, timestep_power=sampler.timestep_power)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +148,9 @@ def parse_sampler(content: object) -> Sampler:
     _require(1 <= sampler.steps <= 1000, f"sampler.steps is {sampler.steps}, it must be 1 … 1000")
     _require(1 <= sampler.candidates <= 64, f"sampler.candidates is {sampler.candidates}, it must be 1 … 64")
     _require(1 <= sampler.compute_batch <= 1024, f"sampler.compute_batch is {sampler.compute_batch}")
+    power, gain = sampler.timestep_power, sampler.mean_noise_gain
+    _require(1 <= power <= 4, f"sampler.timestep_power is {power}, it must be 1 … 4")
+    _require(0 <= gain <= 10, f"sampler.mean_noise_gain is {gain}, it must be 0 … 10")
     for g in guidance:
         _require(1 <= g.guidance_scale <= 50, f"guidance_scale is {g.guidance_scale}, it must be 1 … 50")
         _require(0 <= g.prototype_scale <= 1, f"prototype_scale is {g.prototype_scale}, it must be 0 … 1")

@@ -20,13 +20,21 @@ TIMESTEP_SPACINGS: tuple[TimestepSpacing, ...] = ("leading", "trailing", "linspa
 
 @dataclass(frozen=True)
 class Schedule:
-    """ᾱ_t for t = 0 … T−1, what the network predicts, and how inference picks its timesteps."""
+    """ᾱ_t for t = 0 … T−1, what the network predicts, and how inference picks its timesteps.
+
+    Args:
+        timestep_power: 1 visits timesteps by their spacing. p > 1 visits, whatever the spacing, those whose angle
+            atan(sigma / alpha) is nearest to (1 − (i / N)^p)^p of the last one's, i = 0 … N − 1. They crowd at both
+            ends: near pure noise the mean colours of a scene are settled, which vary far more than the noise's means
+            do, and near the data its finest details, which vary far less than the noise.
+    """
 
     alphas_cumprod: tuple[float, ...]
     prediction_type: PredictionType
     timestep_spacing: TimestepSpacing = "trailing"
     steps_offset: int = 0
     final_alpha_cumprod: float = 1.0
+    timestep_power: float = 1.0
 
     @property
     def num_train_timesteps(self) -> int:

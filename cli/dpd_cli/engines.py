@@ -3,14 +3,14 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from dpd_export.engines.new_bundle import BuiltEngine, Progress
 
-LABEL = "built and inspected here, not executed; until bundles are signed, dpd generate runs their ONNX graphs"
+UNSIGNED = "until bundles are signed, dpd generate runs their ONNX graphs"
 
 
 def engines_command(
@@ -41,9 +41,6 @@ def engines_command(
     80,86,89,120 --portable --out rtx.dpd · dpd engines site.dpd --flavour tensorrt --out here.dpd
     """
     from dpd_cli.terminal import print_json
-    from dpd_cli.torch_half import require_torch
-
-    require_torch("export")
     from dpd_export.engines import build_engines
     from dpd_export.engines.flavours import parse_capabilities
 
@@ -62,8 +59,16 @@ def engines_command(
         return
     print(f"bundle      {out}  {result['bytes'] / 1e6:.1f} MB")
     print(f"hash        {result['bundle_hash']}")
-    print(f"engines     {len(result['engines'])} by {result['flavour']} {result['builder_version']}; {LABEL}")
+    print_engines(result)
     print("state       unsigned")
+
+
+def print_engines(result: dict[str, Any]) -> None:
+    """What was built, and what is known of it."""
+    from dpd_runtime.engine_record import LABELS
+
+    made = f"{len(result['engines'])} by {result['flavour']} {result['builder_version']}"
+    print(f"engines     {made}: {LABELS[result['flavour']]}; {UNSIGNED}")
 
 
 def engine_lines() -> "Progress":

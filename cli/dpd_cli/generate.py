@@ -32,6 +32,16 @@ def generate_command(
     soft_labels: Annotated[
         bool, typer.Option("--soft-labels", help="The bundle's teacher says how much each image is of each class.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="i/n: every n-th block from the i-th (from 0) on; all n with the same --out, which they share."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help='Compute on a Ray cluster: its address, or local. Needs pip install "dpd-distill[ray]".'),
+    ] = None,
     expect: Annotated[str | None, typer.Option(help="Fail (exit 1) unless the set hash is this one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete a distilled set that is in the way.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -39,19 +49,24 @@ def generate_command(
     """Regenerate a training set from a bundle, with numpy and ONNX Runtime only.
 
     Examples: dpd generate --ipc 10 --out distilled · dpd generate site.dpd --ipc 50 --seed 3 --out set3 ·
-    dpd generate site.dpd --ipc 50 --format parquet --soft-labels --out table
+    dpd generate site.dpd --ipc 50 --format parquet --soft-labels --out table ·
+    dpd generate site.dpd --ipc 500 --shard 3/16 --out /shared/set
     """
     import time
 
     from dpd_cli.terminal import print_json, progress_bar
     from dpd_runtime.bundle import embedded_bundle, load_bundle
     from dpd_runtime.dataset import write_set
-    from dpd_runtime.errors import SetHashError
+    from dpd_runtime.errors import InputError, SetHashError
     from dpd_runtime.formats import Output
     from dpd_runtime.generate import generate, resolve_sampler
     from dpd_runtime.resume import remove_set
+    from dpd_runtime.sharding import WHOLE, parse_shard
     from dpd_runtime.soft_labels import check_teacher
 
+    part = WHOLE if shard is None else parse_shard(shard)
+    if overwrite and part != WHOLE:
+        raise InputError("--overwrite with --shard would delete what other shards have made: remove the set first")
     output = Output(format_name, image_format, soft_labels)
     output.check()
     opened = load_bundle(bundle or embedded_bundle())
@@ -61,12 +76,18 @@ def generate_command(
         opened.manifest.sampler, steps=steps, solver=solver, candidates=candidates, guidance_scale=guidance_scale
     )
     names = None if classes is None else tuple(name.strip() for name in classes.split(","))
-    generation = generate(opened, ipc=ipc, seed=seed, classes=names, sampler=sampler, provider=provider)
+    if ray is None:
+        generation = generate(opened, ipc=ipc, seed=seed, classes=names, sampler=sampler, provider=provider)
+    else:
+        from dpd_runtime.ray_blocks import RayGeneration
+
+        generation = RayGeneration(opened, ipc=ipc, seed=seed, classes=names, sampler=sampler, provider=provider)
+        generation.connect(ray)
     if overwrite:
         remove_set(out)
     started = time.monotonic()
     with progress_bar("generating") as progress:
-        result = write_set(generation, out, progress, output)
+        result = write_set(generation, out, progress, output, part)
     seconds = time.monotonic() - started
     calls = sampler.evaluations_per_latent(0)
     if json_output:
@@ -83,11 +104,15 @@ def generate_command(
             }
         )
     else:
-        print(f"{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
+        whose = f"shard {part}: " if result.set_hash is None else ""
+        print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
         print(f"bundle    {opened.manifest.name}, {opened.manifest.audit}, unsigned")
         print(f"provider  {generation.provider.name}: {generation.provider.reason}")
         print(f"time      {seconds:.1f} s, {calls * sampler.candidates} UNet evaluations for each kept image")
-        print(f"set hash  {result.set_hash}")
-        print(f"look at   {out}/contact_sheet.png")
-    if expect is not None and expect != result.set_hash:
+        if result.set_hash is None:
+            print(f"set hash  none yet: {result.left} images are left to other shards, the last one ends the set")
+        else:
+            print(f"set hash  {result.set_hash}")
+            print(f"look at   {out}/contact_sheet.png")
+    if expect is not None and result.set_hash is not None and result.set_hash != expect:
         raise SetHashError(result.set_hash, expect)

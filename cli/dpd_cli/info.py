@@ -20,14 +20,16 @@ def info_command(
 
     from dpd_cli.terminal import print_json
     from dpd_runtime.bundle import embedded_bundle, load_bundle
+    from dpd_runtime.engine_choice import UNSIGNED
     from dpd_runtime.engine_record import LABELS, engine_records
 
     opened = load_bundle(bundle or embedded_bundle())
     manifest = opened.manifest
-    engines = engine_records(opened.files)
+    engines = engine_records(opened.files, manifest.files)
     if json_output:
         classes = [{"name": c.name, "prototypes": len(c.prototypes)} for c in opened.classes]
-        print_json({"hash": opened.hash, "classes": classes, "engines": list(engines), **asdict(manifest)})
+        states = {path: LABELS[record.flavour] for path, record in engines.items()}
+        print_json({"hash": opened.hash, "classes": classes, "engines": states, **asdict(manifest)})
         return
     size = sum(entry.bytes for entry in manifest.files.values())
     guidance = manifest.sampler.guidance[0]
@@ -41,11 +43,14 @@ def info_command(
     print(
         f"sampler     {manifest.sampler.solver}, {manifest.sampler.steps} steps, "
         f"{manifest.sampler.candidates} candidates, "
-        f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}"
+        f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}, "
+        f"timestep power {manifest.sampler.timestep_power:g}, noise gain {manifest.sampler.mean_noise_gain:g}"
     )
     for scene in opened.classes:
         print(f"  {scene.name:<24} {len(scene.prototypes):>3} prototypes   {opened.prompts[scene.prompt_rows[0]]}")
     for path, record in engines.items():
         print(f"engine      {path}  {record.bytes / 1e6:.1f} MB, {record.describe()}; {LABELS[record.flavour]}")
+    if engines:
+        print(f"            {UNSIGNED}; ONNX Runtime runs the graphs")
     for part, licence in manifest.licences.items():
         print(f"licence     {part}: {licence}")

@@ -6,8 +6,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dpd_cli.bench import bench_command
 from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.demo import demo_command
+from dpd_cli.doctor import doctor_command
 from dpd_cli.engines import engines_command
 from dpd_cli.evaluate import evaluate_command
 from dpd_cli.export import export_command
@@ -40,6 +42,8 @@ app.command("report")(report_command)
 app.command("select")(select_command)
 app.command("info")(info_command)
 app.command("verify")(verify_command)
+app.command("doctor")(doctor_command)
+app.command("bench")(bench_command)
 app.command("demo")(demo_command)
 app.command("pretrain")(pretrain_command)
 

@@ -39,24 +39,48 @@ def choose_provider(requested: str, attempt: Callable[[Provider], object]) -> Pr
     Raises:
         ProviderError: an unknown provider, or one which this version or machine does not have.
     """
+    from dpd_runtime.engine_choice import FLAVOURS
     from dpd_runtime.engines.onnxruntime import available_providers
 
     if requested not in PROVIDERS:
         raise ProviderError(f"provider {requested!r} is unknown: use one of {', '.join(PROVIDERS)}")
-    if requested in ("tensorrt", "tensorrt-rtx"):
-        raise ProviderError(f"provider {requested} is not in this version yet: use cuda or cpu")
+    if requested in FLAVOURS:
+        try:
+            attempt(Provider(requested, "asked for"))
+        except ProviderError as error:
+            raise ProviderError(f"provider {requested}: {error}; use --provider cuda or cpu") from error
+        return Provider(requested, "asked for")
     available = available_providers()
     if requested == "auto":
-        if "cuda" not in available:
-            return Provider("cpu", "this onnxruntime has no CUDAExecutionProvider")
-        try:
-            attempt(Provider("cuda", ""))
-        except ProviderError as error:
-            return Provider("cpu", str(error))
-        return Provider("cuda", "onnxruntime loaded CUDAExecutionProvider")
+        return _automatic(available, attempt)
     if requested not in available:
         raise ProviderError(
             f"provider {requested}: this onnxruntime offers {', '.join(available)}; "
             'pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
         )
     return Provider(requested, "asked for")
+
+
+def _automatic(available: tuple[str, ...], attempt: Callable[[Provider], object]) -> Provider:
+    """The first that works of the bundle's engines, CUDA and the CPU; the reason tells what did not."""
+    from dpd_runtime.engine_choice import FLAVOURS, NoEngineError
+
+    reasons = []
+    for name in (*FLAVOURS, "cuda"):
+        if name == "cuda" and name not in available:
+            reasons.append("this onnxruntime has no CUDAExecutionProvider")
+            continue
+        try:
+            attempt(Provider(name, ""))
+        except NoEngineError:
+            continue
+        except ProviderError as error:
+            reasons.append(str(error))
+        else:
+            return Provider(
+                name,
+                "; ".join(
+                    [*reasons, "onnxruntime loaded CUDAExecutionProvider" if name == "cuda" else "its engines loaded"]
+                ),
+            )
+    return Provider("cpu", "; ".join(reasons))

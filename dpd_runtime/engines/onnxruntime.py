@@ -1,9 +1,9 @@
 """ONNX Runtime sessions from bytes in memory: what was hashed is what runs."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
+from dpd_runtime.cores import usable_cores
 from dpd_runtime.engines import Array, Provider
 from dpd_runtime.errors import MissingExtraError, ProviderError
 
@@ -22,11 +22,6 @@ def available_providers() -> tuple[str, ...]:
     """Which of our provider names the installed onnxruntime was built with."""
     listed = _import_onnxruntime().get_available_providers()
     return tuple(name for name, theirs in _PROVIDERS.items() if theirs in listed)
-
-
-def usable_cores() -> int:
-    """Cores which this process may use; a container's affinity mask counts, not the host's total."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _add_weights(options: Any, weights: Mapping[str, bytes]) -> None:

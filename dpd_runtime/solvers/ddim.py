@@ -5,8 +5,13 @@ from dpd_runtime.solvers.step import Step, spaced_timesteps
 
 
 def ddim_steps(schedule: Schedule, count: int) -> list[Step]:
-    """diffusers' DDIM goes back by T // count from each timestep, not to the next one in its list; so do we."""
+    """diffusers' DDIM goes back by T // count from each timestep, not to the next one in its list; so do we, where the
+    timesteps are evenly spaced.
+    """
     timesteps = spaced_timesteps(schedule, count)
+    if schedule.timestep_power != 1:
+        ways = zip(timesteps, [*timesteps[1:], -1], strict=True)
+        return [Step(t, *schedule.alpha_sigma(t), *schedule.alpha_sigma(then)) for t, then in ways]
     stride = schedule.num_train_timesteps // count
     return [Step(t, *schedule.alpha_sigma(t), *schedule.alpha_sigma(t - stride)) for t in timesteps]
 

@@ -1,5 +1,6 @@
 """One step of a solver as plain numbers, and the timesteps that inference visits."""
 
+import bisect
 import math
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,8 @@ def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> 
     total = schedule.num_train_timesteps
     if not 1 <= count <= total:
         raise ValueError(f"steps is {count}; it must be 1 … {total}")
+    if schedule.timestep_power != 1:
+        return _crowded_timesteps(schedule, count)
     if schedule.timestep_spacing == "trailing":
         stride = (total - total / count) - total  # as np.arange rounds it: ties of round() hang on the last bit
         return [round(total + i * stride) - 1 for i in range(count)]
@@ -59,6 +62,23 @@ def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> 
         raise ValueError(f"steps is {count}; that is too many for linspace timesteps among {total}")
     stride = (total - 1) / (points - 1)  # rounded before it is multiplied, as in np.linspace
     return [round((points - 1 - i) * stride) for i in range(count)]
+
+
+def _crowded_timesteps(schedule: Schedule, count: int) -> list[int]:
+    """Those of `timestep_power`; where whole numbers run out, the nearest that are free."""
+    total, power = schedule.num_train_timesteps, schedule.timestep_power
+    angles = [math.atan2(sigma, alpha) for alpha, sigma in map(schedule.alpha_sigma, range(total))]
+
+    def nearest(angle: float) -> int:
+        above = min(bisect.bisect_left(angles, angle), total - 1)
+        return above - 1 if above and angle - angles[above - 1] < angles[above] - angle else above
+
+    timesteps = [nearest(angles[-1] * (1 - (i / count) ** power) ** power) for i in range(count)]
+    for i in range(1, count):
+        timesteps[i] = min(timesteps[i], timesteps[i - 1] - 1)
+    for i in range(count - 1, -1, -1):
+        timesteps[i] = max(timesteps[i], timesteps[i + 1] + 1 if i + 1 < count else 0)
+    return timesteps
 
 
 def distillation_timesteps(schedule: Schedule, count: int) -> list[int]:

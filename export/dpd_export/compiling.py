@@ -4,11 +4,14 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dpd_export.calibration import Calibration, in_batch
 from dpd_export.engines.peak_memory import peak_bytes, reset_peak
 from dpd_export.graphs import Graph
 from dpd_export.half import HalfPrecision, halve, wants_wide_scores
+from dpd_export.int8 import PART as INT8_PART
+from dpd_export.int8 import Speed, compare_speed, quantize
 from dpd_export.onnx_files import LARGEST_FILE, write_graph
-from dpd_export.parity import Probes, check, half_difference, largest_difference
+from dpd_export.parity import INT8, Probes, check, half_difference, largest_difference
 from dpd_export.tracing import export_graph, store_weights_as_half
 from dpd_runtime.bundle import WEIGHTS_NAME
 from dpd_runtime.engines import Provider
@@ -19,6 +22,7 @@ PRECISIONS = {
     "fp32": "float32 throughout",
     "fp16": "half precision with islands of float32",
     "fp16-weights": "float16 weights, float32 arithmetic",
+    INT8: "the UNet's convolutions and feed-forward layers in 8 bits, the rest as in fp16-weights",
 }
 
 
@@ -38,6 +42,7 @@ class Compiled:
     random, generated: largest difference from PyTorch on drawn batches, and on inputs that came up in generating.
     half: the same of PyTorch's own half precision, where it was measured.
     largest: largest |activation| in PyTorch.
+    whole_bytes: of the float32 graph that an int8 one was made from, and speed: of both; 0 and None for the others.
     """
 
     path: str
@@ -50,6 +55,13 @@ class Compiled:
     generated: float
     half: float | None
     largest: float
+    whole_bytes: int = 0
+    speed: Speed | None = None
+
+
+def precision_of(part: str, precision: str) -> str:
+    """int8 is for the UNet, which takes nearly all of the time; the other parts get float16 weights then."""
+    return "fp16-weights" if precision == INT8 and part != INT8_PART else precision
 
 
 def compile_graph(
@@ -60,11 +72,13 @@ def compile_graph(
     *,
     run_half: bool,
     largest_file: int = LARGEST_FILE,
+    calibration: Calibration | None = None,
 ) -> Compiled:
     """Trace, write under `folder`, check, compare. In fp16 the module's weights become float16: it is used up.
 
     Args:
         run_half: run PyTorch in half precision too, which takes minutes for a large module on a CPU.
+        calibration: for int8.
 
     Raises:
         ParityError: too far from PyTorch, or beyond what half precision holds.
@@ -81,7 +95,11 @@ def compile_graph(
             half = half_difference(graph.module, (probes.random[0], *probes.generated))
             check(graph.path, half, precision)
     model = export_graph(graph)
-    if precision == "fp16-weights":
+    whole = b""
+    if precision == INT8:
+        assert calibration is not None
+        model, whole = quantize(model, graph.inputs, calibration.calls)
+    if precision in ("fp16-weights", INT8):
         store_weights_as_half(model)
     files = write_graph(model, folder / graph.path, largest_file=largest_file)
     path, names = graph.path, graph.inputs
@@ -89,11 +107,14 @@ def compile_graph(
     content = [file.read_bytes() for file in files]
     outside = {WEIGHTS_NAME: content[1]} if len(content) > 1 else None
     engine = OnnxRuntimeEngine(content[0], Provider("cpu", "parity"), weights=outside)
+    speed = None
+    if calibration is not None and whole:
+        speed = compare_speed(whole, content[0], names, in_batch(calibration.calls, calibration.batch))
     del content, outside
     random, generated = (
         largest_difference(names, engine, chosen, precision) for chosen in (probes.random, probes.generated)
     )
-    for difference in (random, generated):
+    for difference in (generated,) if precision == INT8 else (random, generated):
         check(path, difference, precision)
     return Compiled(
         path=path,
@@ -106,6 +127,8 @@ def compile_graph(
         generated=generated,
         half=half,
         largest=probes.ranges.largest,
+        whole_bytes=len(whole),
+        speed=speed,
     )
 
 
@@ -115,4 +138,9 @@ def told(done: Compiled) -> str:
     parts += [f"peak memory {done.peak_memory / 1e9:.2f} GB"] if done.peak_memory else []
     parts.append(f"differs from PyTorch by {done.random:.1e}, on generated latents {done.generated:.1e}")
     parts += [f"in half precision {done.half:.1e}"] if done.half is not None else []
+    if done.speed is not None:
+        parts.append(f"{done.whole_bytes / done.bytes:.1f} times smaller than in fp32")
+        for threads, milliseconds in done.speed.fp32_ms.items():
+            times = milliseconds / done.speed.int8_ms[threads]
+            parts.append(f"{times:.1f} times as fast on {threads} thread{'s' if threads > 1 else ''}")
     return ", ".join(parts)

@@ -15,6 +15,8 @@ from dpd_runtime.replay import bundle_networks, sample_case
 from dpd_runtime.verify import psnr, psnr_limit
 
 CPU = Provider("cpu", "parity")
+LARGEST_LOSS = 0.01
+"""Share of the images of which the teacher may say something else than of PyTorch's, where int8 made them."""
 Labels = npt.NDArray[np.int64]
 
 
@@ -83,3 +85,15 @@ def end_to_end(
     if not measured.psnr_db >= limit:
         raise ParityError(f"images differ from PyTorch's: {measured.psnr_db:.1f} dB, {precision} needs {limit:.0f} dB")
     return measured
+
+
+def check_agreement(measured: EndToEnd) -> None:
+    """Raises:
+    ParityError: int8 changed the teacher's opinion of more images than LARGEST_LOSS.
+    """
+    changed = round((1 - measured.teacher_agreement) * measured.images)
+    if changed > LARGEST_LOSS * measured.images:
+        raise ParityError(
+            f"int8 images: the teacher says something else of {changed} of {measured.images} than of PyTorch's, "
+            f"{LARGEST_LOSS:.0%} is allowed; nothing was written: use --precision fp16, or --allow-worse"
+        )

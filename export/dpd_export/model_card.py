@@ -27,6 +27,7 @@ PRECISION_WORDS = {
     "fp32": "Weights and arithmetic are float32",
     "fp16": "Graphs are in half precision with islands of float32 (norms, softmax), inputs and outputs float32",
     "fp16-weights": "Weights are float16, arithmetic float32",
+    "int8": "The UNet's convolutions and feed-forward layers are in 8 bits; other weights float16, arithmetic float32",
 }
 TAGS = ("dataset-distillation", "remote-sensing", "synthetic-data", "diffusion", "onnx")
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail", "openrail++")
@@ -143,7 +144,8 @@ def _sampler(content: CardContent) -> str:
     return f"""## Sampler
 
 Defaults: {sampler.solver}, {sampler.steps} steps, {sampler.candidates} candidates for each kept image, \
-{sampler.compute_batch} latents in one call.
+{sampler.compute_batch} latents in one call, timestep power {sampler.timestep_power:g}, \
+gain {sampler.mean_noise_gain:g} on the means of the start noise.
 
 {table(head, rows)}"""
 

@@ -13,9 +13,14 @@ from dpd_export.half import Ranges
 from dpd_runtime.engines import Engine
 from dpd_runtime.errors import ParityError
 
+INT8 = "int8"
 LIMITS = {"fp32": 1e-3}
 REDUCED_LIMIT = 2e-2
 """Of the output's scale, for every precision with fewer bits."""
+INT8_LIMIT = 0.5
+"""Of the output's scale, on inputs from generating: a graph beyond is broken. What int8 is judged by are its images: a
+tenth in a v-prediction of the last steps, which hardly moves a latent, is usual.
+"""
 BATCHES = (1, 3)
 MOST_ROWS = 4
 LARGE_BATCHES, LARGE_ROWS = (1, 2), 1
@@ -111,7 +116,7 @@ def check(path: str, difference: float, precision: str) -> None:
     """Raises:
     ParityError: beyond the limit of this precision.
     """
-    limit = LIMITS.get(precision, REDUCED_LIMIT)
+    limit = INT8_LIMIT if precision == INT8 else LIMITS.get(precision, REDUCED_LIMIT)
     if not difference <= limit:
         raise ParityError(
             f"{path} differs from PyTorch by {difference:.2e}, more than {limit:.0e} for {precision}; "

@@ -1,6 +1,6 @@
 """The images which PyTorch itself makes from a run: what the bundle is measured against."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,23 +60,23 @@ class Reference:
     generated: dict[str, list[Tensors]]
 
 
-class _Recorder:
-    """A denoiser that keeps inputs of its first, middle and last call of a trajectory: a few rows of each."""
+class Recorder:
+    """A denoiser that keeps inputs of the calls numbered `wanted`: all rows, or the first and the last one."""
 
-    def __init__(self, denoise: Denoise, steps: int) -> None:
-        self._denoise, self._wanted, self._seen = denoise, {0, steps // 2, steps - 1}, 0
+    def __init__(self, denoise: Denoise, wanted: Collection[int], *, ends_only: bool = True) -> None:
+        self._denoise, self._wanted, self._ends_only, self._seen = denoise, wanted, ends_only, 0
         self.calls: list[Tensors] = []
 
     def __call__(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
         if self._seen in self._wanted:
-            rows = sorted({0, len(latents) - 1})
+            rows = sorted({0, len(latents) - 1}) if self._ends_only else list(range(len(latents)))
             kept = (latents[rows].copy(), np.array(timestep, np.int64), prompts[rows].copy())
             self.calls.append(tuple(torch.from_numpy(x) for x in kept))
         self._seen += 1
         return self._denoise(latents, timestep, prompts)
 
 
-def _spread(count: int, among: list[int]) -> list[int]:
+def spread(count: int, among: list[int]) -> list[int]:
     """`count` of the labels, evenly."""
     return [among[i * len(among) // count] for i in range(count)]
 
@@ -91,10 +91,10 @@ def make_reference(
     """Sample with PyTorch in float32, by the site's own sampler."""
     guidance, batch, labels = sampler.guidance_for(0), sampler.compute_batch, list(range(len(scenes.names)))
     steered = [label for label in labels if len(scenes.prototypes[label])] or labels
-    golden_rows = [(label, 0) for label in _spread(min(extent.golden, len(steered)), steered)]
+    golden_rows = [(label, 0) for label in spread(min(extent.golden, len(steered)), steered)]
     chosen = (sampler.solver, extent.steps, guidance, batch, SEED)
     golden_case = scenes.case(golden_rows, *chosen, half=True)
-    recorder = _Recorder(torch_denoise(base), extent.steps)
+    recorder = Recorder(torch_denoise(base), {0, extent.steps // 2, extent.steps - 1})
     halfway, latents = sample_case(recorder, golden_case)
     images = decode_images(base, latents)
     progress()
@@ -112,7 +112,7 @@ def make_reference(
     if extent.large:
         return Reference((golden_case,), tuple(golden_rows), images, golden, generated)
     cases, rows, sets = [], [], []
-    for label in _spread(extent.blocks, labels):
+    for label in spread(extent.blocks, labels):
         block = [(label, index) for index in range(BLOCK)]
         cases.append(scenes.case(block, *chosen, half=False))
         sets.append(decode_images(base, sample_case(torch_denoise(base), cases[-1])[1]))

@@ -1,7 +1,7 @@
 """What a run would generate: rows of its classes as cases for the sampler, as the bundle will hold them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from safetensors.numpy import save as tensor_bytes
 
-from dpd_runtime.manifest import BlockGuidance
-from dpd_runtime.noise import NoiseStream
+from dpd_runtime.manifest import BlockGuidance, Sampler, sampler_schedule
+from dpd_runtime.noise import image_noise
 from dpd_runtime.replay import Case
 from dpd_runtime.sampling import noise_draws
 from dpd_runtime.schedule import Schedule
@@ -36,6 +36,7 @@ class Scenes:
     prototypes: tuple[Float32, ...]
     latent_shape: tuple[int, int, int]
     schedule: Schedule
+    mean_noise_gain: float = 1.0
 
     @property
     def names(self) -> list[str]:
@@ -49,8 +50,14 @@ class Scenes:
 
     def noise(self, rows: list[Row], seed: int, draws: int) -> Float32:
         """[1 + draws, n, C, h, w] of candidate 0."""
-        streams = [NoiseStream(seed, self.names[label], index, 0) for label, index in rows]
-        return np.stack([[stream.normal(self.latent_shape) for stream in streams] for _ in range(1 + draws)])
+        shape, gain = self.latent_shape, self.mean_noise_gain
+        found = [image_noise(seed, self.names[label], index, 0, shape, draws, gain) for label, index in rows]
+        return np.stack(found, axis=1)
+
+    def for_sampler(self, sampler: Sampler) -> "Scenes":
+        """With the timesteps and the start noise that `sampler` asks for."""
+        schedule = sampler_schedule(self.schedule, sampler)
+        return replace(self, schedule=schedule, mean_noise_gain=sampler.mean_noise_gain)
 
     def case(
         self, rows: list[Row], solver: str, steps: int, guidance: BlockGuidance, batch: int, seed: int, *, half: bool

@@ -15,6 +15,7 @@ from dpd_export.half import HalfPrecision
 
 OPSET = 18
 SMALLEST_HALVED = 256  # elements; below, a Cast costs more than it saves
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 QUIET = ("onnxscript", "onnx_ir", "torch.onnx._internal.exporter._registration")
 
 
@@ -103,11 +104,12 @@ def remove_metadata(model: ir.Model) -> None:
 
 
 def store_weights_as_half(model: ir.Model) -> None:
-    """float16 weights with a Cast behind each; arithmetic stays float32."""
+    """float16 weights with a Cast behind each; arithmetic stays float32. Scales of int8 weights stay as they are."""
     casts = []
     for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < SMALLEST_HALVED:
+        scale = any(node.op_type in QUANTIZED for node, _ in value.uses())
+        if scale or tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < SMALLEST_HALVED:
             continue
         stored = ir.Value(name=f"{name}_fp16", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
         stored.const_value = ir.tensor(tensor.numpy().astype(np.float16), name=stored.name)

@@ -37,6 +37,8 @@ def dpd(
     ("arguments", "code", "words"),
     [
         pytest.param(["--ipc", "0"], 2, ["ipc is 0", "at least 1"], id="ipc", marks=needs_bundle),
+        pytest.param(["--shard", "2/2"], 2, ["the last one is 1/2"], id="shard"),
+        pytest.param(["--shard", "half"], 2, ["--shard half", "0/4"], id="shard-text"),
         pytest.param(
             ["--solver", "heun"],
             2,
@@ -47,6 +49,13 @@ def dpd(
         pytest.param(["--steps", "0"], 2, ["steps is 0", "1 … 1000"], id="steps", marks=needs_bundle),
         pytest.param(["--classes", "Sea"], 2, ["'Sea'", "it holds", "Forest"], id="class", marks=needs_bundle),
         pytest.param(["--provider", "tpu"], 5, ["'tpu'", "cpu", "cuda"], id="provider", marks=needs_bundle),
+        pytest.param(
+            ["--provider", "tensorrt-rtx"],
+            5,
+            ["provider tensorrt-rtx", "holds no tensorrt-rtx engines", "use --provider cuda or cpu"],
+            id="no-engine",
+            marks=needs_bundle,
+        ),
         pytest.param(["missing.dpd"], 3, ["missing.dpd", "no such bundle"], id="missing"),
         pytest.param(["notes.txt"], 3, ["notes.txt", "not a readable bundle"], id="no-zip"),
     ],
@@ -101,6 +110,37 @@ def test_evaluate_says_what_is_wrong_before_it_reads_an_image(
     arguments = ["set", "--train", "train", "--test", "val", *arguments]
     found, line, done = dpd("evaluate", arguments, process_environment, tmp_path)
     assert found == 2, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param(["--flavour", "cuda"], 2, ["'cuda'", "use tensorrt-rtx or tensorrt"], id="flavour"),
+        pytest.param(
+            ["--flavour", "tensorrt"],
+            5,
+            ["tensorrt is not installed", 'pip install "dpd-distill[trt]"'],
+            id="no-tensorrt",
+            marks=pytest.mark.skipif(find_spec("tensorrt") is not None, reason="tensorrt is installed"),
+        ),
+        pytest.param(
+            ["--compute-capability", "89"],
+            5,
+            ["tensorrt-rtx is not installed", 'pip install "dpd-distill[rtx]"'],
+            id="no-rtx",
+            marks=pytest.mark.skipif(find_spec("tensorrt_rtx") is not None, reason="tensorrt-rtx is installed"),
+        ),
+        pytest.param(["--compute-capability", "ada"], 2, ["'ada'", "89 or 8.9"], id="capability"),
+    ],
+)
+def test_engines_says_what_is_wrong_without_pytorch(
+    arguments: list[str], code: int, words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    found, line, done = dpd("engines", ["site.dpd", "--out", "new.dpd", *arguments], process_environment, tmp_path)
+    assert found == code, line
     assert [word for word in words if word not in line] == [], line
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []

@@ -22,14 +22,14 @@ from torch import nn
 from dpd_export.engines import build_engines
 from dpd_export.engines.builder import build_engine
 from dpd_export.engines.flavours import FLAVOURS, flavour_of, import_flavour, parse_capabilities
-from dpd_export.engines.gpu import local_gpu
 from dpd_export.engines.network import outside_weights
 from dpd_export.engines.profiles import PARTS, Profile, batches_of, full_shape, profiles_of, row_shapes
 from dpd_runtime.archive import write_zip
 from dpd_runtime.bundle import Bundle, embedded_bundle, load_bundle
-from dpd_runtime.engine_choice import Site, choose_engine
+from dpd_runtime.engine_choice import UNSIGNED, Site, choose_engine, refuse_engines, this_os
 from dpd_runtime.engine_record import engine_records
 from dpd_runtime.engines import Provider
+from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MissingExtraError, ProviderError
 from dpd_runtime.generate import Generation
 from dpd_runtime.manifest import BlockGuidance, FileEntry, Manifest, Sampler
@@ -204,17 +204,40 @@ def test_the_new_bundle_holds_all_old_files_and_one_engine_for_each_profile(
     new, said = built
     old = load_bundle(bundle)
     names = [f"engines/tensorrt-rtx-89/unet-{batch}" for batch in ("batch4", "batch1to8")]
-    assert set(new.files) == set(old.files) | {n + suffix for n in names for suffix in (".engine", ".json")}
+    assert set(new.manifest.files) == set(old.files) | {n + end for n in names for end in (".engine", ".json")}
+    assert set(new.files) == set(old.files) | {f"{n}.json" for n in names}, "engines are not kept in memory"
     assert {name: new.files[name] for name in old.files} == dict(old.files)
     assert new.hash == said["bundle_hash"] != old.hash
     assert replace(new.manifest, files={}, tools={}) == replace(old.manifest, files={}, tools={})
     assert new.manifest.tools == {"tensorrt-rtx": said["builder_version"]}
     assert [engine["path"] for engine in said["engines"]] == [name + ".engine" for name in names]
     for engine in said["engines"]:
-        assert engine["bytes"] == len(new.files[engine["path"]])
+        assert engine["bytes"] == len(new.read_engine(engine["path"]))
         assert 2**26 < engine["peak_memory"] < 2**33
         assert engine["seconds"] > 0
     assert list(bundle.parent.glob(".*")) == []
+
+
+@needs_rtx
+def test_engines_of_another_type_join_those_that_are_there(built: tuple[Bundle, dict[str, Any]]) -> None:
+    new, said = built
+    out = new.path.with_name("more")
+    options: dict[str, Any] = {"flavour": "tensorrt-rtx", "compute_capabilities": (120,)}
+    build_engines(new.path, out, parts=("latent_classifier",), **options)
+    build_engines(out, out, parts=("latent_classifier",), overwrite=True, **options)
+    opened = load_bundle(out)
+    records = engine_records(opened.files, opened.manifest.files)
+    assert {path.split("/")[1] for path in records} == {"tensorrt-rtx-89", "tensorrt-rtx-120"}
+    for engine in said["engines"]:
+        assert opened.read_engine(engine["path"]) == new.read_engine(engine["path"])
+
+
+@needs_rtx
+def test_int8_graphs_are_refused(parts: dict[str, bytes], tmp_path: Path) -> None:
+    path = write_bundle(tmp_path / "int8.dpd", parts, precision="int8")
+    with pytest.raises(InputError, match="int8 graphs are for ONNX Runtime on a CPU; export with --precision fp16"):
+        build_engines(path, tmp_path / "x.dpd", flavour="tensorrt-rtx", compute_capabilities=(89,))
+    assert [file.name for file in tmp_path.iterdir()] == ["int8.dpd"]
 
 
 @needs_rtx
@@ -224,10 +247,10 @@ def test_records_say_what_the_graph_and_the_engine_are(built: tuple[Bundle, dict
     kinds = {1: "float32", 7: "int64", 10: "float16"}
     wanted = [(entry.name, kinds[entry.type.tensor_type.elem_type]) for entry in graph.input]
     products = sum(node.op_type in ("Conv", "MatMul", "Gemm") for node in graph.node)
-    records = engine_records(new.files)
+    records = engine_records(new.files, new.manifest.files)
     assert {record.batches for record in records.values()} == {(4, 4), (1, 8)}
     for path, record in records.items():
-        content = new.files[path]
+        content = new.read_engine(path)
         assert (record.sha256, record.bytes) == (hashlib.sha256(content).hexdigest(), len(content))
         assert record.sources == {UNET: hashlib.sha256(new.files[UNET]).hexdigest()}
         assert [(entry.name, entry.dtype) for entry in record.inputs] == wanted
@@ -250,8 +273,8 @@ def test_plans_begin_as_plans_do_and_tell_nothing_of_this_machine(
 ) -> None:
     """Size and version stand in the header of 1.7.1 as observed; NVIDIA documents neither."""
     new, said = built
-    for path in engine_records(new.files):
-        plan = new.files[path]
+    for path in engine_records(new.files, new.manifest.files):
+        plan = new.read_engine(path)
         assert plan.startswith(b"vtrt")
         assert struct.unpack_from("<Q", plan, 16) == (len(plan),)
         assert ".".join(map(str, plan[24:28])) == said["builder_version"]
@@ -262,7 +285,9 @@ def test_plans_begin_as_plans_do_and_tell_nothing_of_this_machine(
 @needs_rtx
 def test_the_runtime_refuses_these_engines_and_falls_back(built: tuple[Bundle, dict[str, Any]]) -> None:
     new, said = built
-    here = Site("tensorrt-rtx", said["builder_version"], 89, next(iter(engine_records(new.files).values())).os, 99000)
+    here = Site("tensorrt-rtx", said["builder_version"], 89, this_os(), 99000)
+    refusal = refuse_engines(new.files, new.manifest.files, "tensorrt-rtx", lambda _: here)
+    assert UNSIGNED in str(refusal)
     chosen = choose_engine(new.files, new.manifest.files, UNET, 4, here)
     assert chosen.path is None
     assert "trusted signature" in chosen.reason
@@ -273,7 +298,7 @@ def test_the_runtime_refuses_these_engines_and_falls_back(built: tuple[Bundle, d
 @needs_rtx
 def test_a_changed_engine_is_refused_before_anything_is_loaded(built: tuple[Bundle, dict[str, Any]]) -> None:
     content = bytearray(built[0].path.read_bytes())
-    place = content.index(built[0].files["engines/tensorrt-rtx-89/unet-batch4.engine"])
+    place = content.index(built[0].read_engine("engines/tensorrt-rtx-89/unet-batch4.engine"))
     content[place + 5000] ^= 1
     changed = built[0].path.with_name("changed.dpd")
     changed.write_bytes(content)
@@ -399,7 +424,8 @@ def test_the_command_writes_a_folder_and_one_json_object(
     printed = capsys.readouterr()
     said = json.loads(printed.out)
     assert said["bundle_hash"] == load_bundle(out).hash
-    records = engine_records(load_bundle(out).files)
+    opened = load_bundle(out)
+    records = engine_records(opened.files, opened.manifest.files)
     assert list(records) == sorted(engine["path"] for engine in said["engines"])
     assert {path.rsplit("/", 1)[0] for path in records} == {"engines/tensorrt-rtx-80-89"}
     assert {record.compute_capabilities for record in records.values()} == {(80, 89)}

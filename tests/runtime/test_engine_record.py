@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.engine_choice import Site, choose_engine, mismatch
+from dpd_runtime.engine_choice import UNSIGNED, NoEngineError, Site, choose_engine, mismatch, refuse_engines
 from dpd_runtime.engine_record import (
     EngineInput,
     EngineOutput,
@@ -19,7 +19,7 @@ from dpd_runtime.engine_record import (
     parse_record,
     record_json,
 )
-from dpd_runtime.errors import BundleError, ProviderError
+from dpd_runtime.errors import BundleError, MissingExtraError, ProviderError
 from dpd_runtime.manifest import FileEntry
 
 GRAPH = "unet/model.onnx"
@@ -54,7 +54,7 @@ RECORDS = {STATIC: unet((20, 20, 20)), DYNAMIC: unet((1, 20, 40))}
 
 def files_of(records: dict[str, EngineRecord]) -> dict[str, bytes]:
     beside = {path.replace(".engine", ".json"): record_json(record) for path, record in records.items()}
-    return {GRAPH: b"graph"} | dict.fromkeys(records, b"plan") | beside
+    return {GRAPH: b"graph"} | beside  # `load_bundle` leaves the engines on the disk
 
 
 def listed_for(records: dict[str, EngineRecord]) -> dict[str, FileEntry]:
@@ -71,7 +71,7 @@ def test_a_record_survives_its_json() -> None:
     for record in RECORDS.values():
         assert parse_record("x.json", record_json(record)) == record
         assert record_json(record) == record_json(replace(record))
-    assert engine_records(files_of(RECORDS)) == RECORDS
+    assert engine_records(files_of(RECORDS), listed_for(RECORDS)) == RECORDS
 
 
 def test_an_engine_that_fits_has_no_mismatch() -> None:
@@ -143,11 +143,37 @@ def test_auto_falls_back_and_a_request_is_an_error(make: Change, words: str) -> 
         choose(**make(), trusted=True, requested="tensorrt-rtx")
 
 
+def no_driver(flavour: str) -> Site:
+    raise ProviderError("no NVIDIA GPU can be used here (no libcuda)")
+
+
+def not_installed(flavour: str) -> Site:
+    raise MissingExtraError(flavour, "rtx")
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        (lambda _: SITE, ["tensorrt-rtx engines are not loaded", UNSIGNED]),
+        (lambda _: replace(SITE, compute_capability=86), [UNSIGNED]),
+        (lambda _: replace(SITE, compute_capability=120), ["do not fit", DYNAMIC, "86, 89", "this GPU has 120"]),
+        (no_driver, ["cannot run here", "no NVIDIA GPU can be used here (no libcuda)"]),
+        (not_installed, ["cannot run here", 'pip install "dpd-distill[rtx]"']),
+    ],
+)
+def test_no_engine_is_used_and_one_line_says_why(site: Callable[[str], Site], words: list[str]) -> None:
+    refusal = refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt-rtx", site)
+    assert [word for word in words if word not in str(refusal)] == []
+    assert "\n" not in str(refusal)
+    assert not isinstance(refusal, NoEngineError)
+    assert isinstance(refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt", site), NoEngineError)
+
+
 def test_an_engine_without_a_record_is_refused() -> None:
     files = files_of(RECORDS)
     del files[STATIC.replace(".engine", ".json")]
     with pytest.raises(BundleError, match=r"unet-batch20\.engine has no record"):
-        engine_records(files)
+        engine_records(files, listed_for(RECORDS))
 
 
 def test_batches_and_description_are_the_profile() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.noise import NoiseStream, noise_key
+from dpd_runtime.noise import NoiseStream, noise_key, widen_mean
 
 VECTORS = {
     (0, "Forest", 0, 0): (-1.92227820, -1.75911472, 0.28805984, -1.71760947),
@@ -112,3 +112,18 @@ def test_shape_only_folds_the_row_of_numbers() -> None:
 def test_seed_outside_64_bits_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=str(seed)):
         NoiseStream(seed, "Forest", 0, 0)
+
+
+@given(seed=st.integers(0, 2**32), gain=st.floats(0, 10, width=32))
+def test_widening_changes_the_means_alone(seed: int, gain: float) -> None:
+    noise = NoiseStream(seed, "River", 0, 0).normal((4, 8, 8))
+    wide = widen_mean(noise, gain)
+    assert wide.dtype == np.float32
+    np.testing.assert_allclose(wide.mean((1, 2)), gain * noise.mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(np.diff(wide, axis=2), np.diff(noise, axis=2), atol=1e-5)
+    np.testing.assert_allclose(np.diff(wide, axis=1), np.diff(noise, axis=1), atol=1e-5)
+
+
+def test_a_gain_of_one_changes_no_bit() -> None:
+    noise = NoiseStream(3, "River", 0, 0).normal((4, 8, 8))
+    assert widen_mean(noise, 1.0).tobytes() == noise.tobytes()

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -237,6 +237,17 @@ def test_equals_diffusers_on_any_table(
     assume(len(theirs.timesteps) == count)  # np.arange overshoots for a few counts of trailing spacing
     found = largest_difference(solver, schedule, theirs, count, guidance_scale=guidance_scale, gamma=tenths / 10)
     assert found < 1e-5
+
+
+@pytest.mark.parametrize("power", [1.3, 1.5, 2.0])
+@pytest.mark.parametrize(("solver", "limit"), [("dpm++2m", 1e-5), ("euler", 1e-3)])  # as in test_equals_diffusers
+def test_crowded_timesteps_equal_diffusers_given_the_same_ones(solver: str, limit: float, power: float) -> None:
+    config = COSINE | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    schedule = replace(schedule_from_config(config), timestep_power=power)
+    expected = [step.timestep for step in SOLVERS[solver][0](schedule, 15)]
+    theirs = their_scheduler(solver, config, 15)
+    theirs.set_timesteps(timesteps=expected)
+    assert largest_difference(solver, schedule, theirs, 15) < limit
 
 
 def test_a_wrong_coefficient_is_seen() -> None:

@@ -18,7 +18,7 @@ from dpd_runtime.engines import Provider
 from dpd_runtime.errors import BundleError, CheckError
 from dpd_runtime.golden import GOLDEN_NAME, Golden, golden_case, golden_of, middle
 from dpd_runtime.manifest import MANIFEST_NAME, FileEntry
-from dpd_runtime.noise import NoiseStream
+from dpd_runtime.noise import NoiseStream, widen_mean
 from dpd_runtime.replay import bundle_networks, groups, sample_case
 from dpd_runtime.verify import check_replay, psnr, replay
 
@@ -40,7 +40,8 @@ def golden(embedded: Bundle) -> Golden:
     """Two images in two steps, by this machine."""
     shape = embedded.manifest.latent_shape
     streams = [NoiseStream(5, embedded.classes[label].name, 0, 0) for label in LABELS]
-    noise = np.stack([[s.normal(shape) for s in streams]]).astype(np.float16).astype(np.float32)
+    gain = embedded.manifest.sampler.mean_noise_gain
+    noise = np.stack([[widen_mean(s.normal(shape), gain) for s in streams]]).astype(np.float16).astype(np.float32)
     empty = np.zeros((2, 64, 64, 3), np.uint8)
     begun = Golden(LABELS, noise, noise[0], noise[0], empty, seed=5, solver="dpm++2m", steps=2)
     denoise, decode = bundle_networks(embedded, CPU, 1)

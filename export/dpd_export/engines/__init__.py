@@ -4,6 +4,6 @@
 the engine. Engines that go into a bundle are built and inspected here; loading is the runtime's, and needs a signature.
 """
 
-from dpd_export.engines.new_bundle import build_engines
+from dpd_export.engines.new_bundle import build_engines, check_engines
 
-__all__ = ["build_engines"]
+__all__ = ["build_engines", "check_engines"]

@@ -5,8 +5,8 @@ from importlib import import_module
 from importlib.metadata import distributions
 from typing import Any
 
-from dpd_export.engines.gpu import local_gpu
-from dpd_runtime.errors import InputError, MissingExtraError
+from dpd_runtime.engines.gpu import local_gpu
+from dpd_runtime.errors import InputError, MissingExtraError, ProviderError
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,10 @@ def check_capabilities(flavour: Flavour, trt: Any, wanted: tuple[int, ...]) -> t
                     f"{flavour.name} {trt.__version__} builds for compute capability {listed}, not for {capability}"
                 )
         return wanted
-    here = local_gpu().compute_capability
+    try:
+        here = local_gpu().compute_capability
+    except ProviderError as error:
+        raise ProviderError(f"{error}; --flavour tensorrt-rtx builds without one") from error
     if wanted and wanted != (here,):
         raise InputError(
             f"{flavour.name} builds on the GPU that will run the engine, and this one has compute capability {here}, "

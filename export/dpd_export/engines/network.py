@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dpd_runtime.bundle import weights_of
-from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.errors import BundleError, InputError, MissingExtraError
 
 DTYPES = {
     "FLOAT": "float32",
@@ -80,7 +80,10 @@ def outside_weights(files: Mapping[str, bytes], graph: str) -> dict[str, np.ndar
     beside = weights_of(graph)
     if beside not in files:
         return {}
-    import onnx
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError("onnx", "export") from error
 
     weights = {}
     content = np.frombuffer(files[beside], np.uint8)

@@ -14,13 +14,12 @@ from dpd_export.engines.profiles import DEFAULT_PARTS, Profile, check_parts, pro
 from dpd_export.engines.record import record_of
 from dpd_runtime.archive import open_files, write_zip
 from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, record_json
+from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, is_engine, record_json
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
 from dpd_runtime.manifest import MANIFEST_NAME, FileEntry
 
-LARGEST_ZIPPED = (
-    2 * 10**9
-)  # bytes of one entry; beyond, zipfile writes zip64 headers, which `dpd_runtime.archive` refuses
+UNSUITABLE = "int8"
+"""Its graphs are for ONNX Runtime on a CPU: uint8 activations, which TensorRT does not take."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ def build_engines(
     wanted = check_capabilities(kind, trt, compute_capabilities)
     _check_target(out, overwrite)
     opened = load_bundle(bundle)
+    check_precision(opened.manifest.precision)
     groups = [wanted] if portable else [(one,) for one in wanted]
     builds = [
         Build(part, profile, group)
@@ -115,6 +115,21 @@ def build_engines(
         "builder_version": trt.__version__,
         "engines": [vars(engine) for engine in engines],
     }
+
+
+def check_engines(flavour: str, compute_capabilities: tuple[int, ...], precision: str) -> None:
+    """Whether engines can be built here, without building one: raises what `build_engines` would raise for it."""
+    kind = flavour_of(flavour)
+    check_capabilities(kind, import_flavour(kind), compute_capabilities)
+    check_precision(precision)
+
+
+def check_precision(precision: str) -> None:
+    """Raises:
+    InputError: a bundle whose graphs are not for TensorRT.
+    """
+    if precision == UNSUITABLE:
+        raise InputError("int8 graphs are for ONNX Runtime on a CPU; export with --precision fp16 for TensorRT engines")
 
 
 def _build(
@@ -159,16 +174,23 @@ def _write(
         tools=dict(bundle.manifest.tools) | dict(tools),
     )
     raw = manifest.to_json()
-    content: dict[str, bytes | Path] = {**bundle.files, **{name: folder / name for name in added}, MANIFEST_NAME: raw}
+    kept = [name for name in bundle.manifest.files if is_engine(name) and name not in added]
+    for name in kept:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bundle.read_engine(name))
+    engines = {name: folder / name for name in (*kept, *added)}
+    content: dict[str, bytes | Path] = {**bundle.files, **engines, MANIFEST_NAME: raw}
     if as_file:
         write_zip(partial, content)
     else:
         _write_folder(partial, content)
     written = open_files(partial)
     for name, entry in manifest.files.items():
-        found = hashlib.sha256(written[name]).hexdigest()
-        if found != entry.sha256:
-            raise BundleHashError(name, found, entry.sha256)
+        digest = hashlib.sha256()
+        for piece in written.pieces(name):
+            digest.update(piece)
+        if digest.hexdigest() != entry.sha256:
+            raise BundleHashError(name, digest.hexdigest(), entry.sha256)
     return raw
 
 

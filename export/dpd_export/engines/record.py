@@ -1,18 +1,13 @@
 """The JSON beside an engine: what it was built from, by what, and for what."""
 
 import hashlib
-import platform
 from collections.abc import Mapping
 
 from dpd_export.engines.builder import Plan
 from dpd_export.engines.flavours import Flavour, cuda_major
 from dpd_export.engines.network import sources_of
+from dpd_runtime.engine_choice import this_os
 from dpd_runtime.engine_record import EngineRecord
-
-
-def this_os() -> str:
-    """For example "linux-x86_64"."""
-    return f"{platform.system()}-{platform.machine()}".lower()
 
 
 def record_of(

@@ -36,10 +36,7 @@ def local_gpu() -> Gpu:
         name = _ask(driver.cuDeviceGetName(128, device)).split(b"\0")[0].decode()
         return Gpu(name, 10 * int(major) + int(minor), int(_ask(driver.cuDriverGetVersion())))
     except RuntimeError as error:  # cuda-pathfinder's, where there is no libcuda, and ours
-        raise ProviderError(
-            f"no NVIDIA GPU can be used here ({str(error).splitlines()[0][:120]}); "
-            "--flavour tensorrt-rtx builds without one"
-        ) from error
+        raise ProviderError(f"no NVIDIA GPU can be used here ({str(error).splitlines()[0][:120]})") from error
 
 
 def _ask(answer: tuple[Any, ...]) -> Any:

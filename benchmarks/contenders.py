@@ -1,0 +1,142 @@
+"""One contender of benchmarks/generate.py in a process of its own, perhaps in another environment: no module of ours is
+imported but by `dpd`. Reads one JSON line a job from stdin, {"batch": n, "images": n}; answers each with its seconds.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+PROMPT = "a satellite image of forest"
+Make = Callable[[int], None]
+"""Makes ten images in batches of that many."""
+
+
+def dpd(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[str, str]]:
+    import numpy as np
+
+    import dpd_runtime
+    from dpd_runtime.blocks import BlockComputer, load_networks
+    from dpd_runtime.engines import Provider
+    from dpd_runtime.generate import Generation, resolve_sampler
+
+    bundle = dpd_runtime.load_bundle(args.bundle)
+    sampler = resolve_sampler(
+        bundle.manifest.sampler, steps=args.steps, solver="dpm++2m", candidates=1, guidance_scale=args.guidance
+    )
+    networks = load_networks(bundle, Provider("cpu", "asked for"), args.threads)
+    block = Generation(bundle, ipc=10, sampler=sampler, provider="cpu").blocks()[0]
+
+    def first() -> None:
+        noise = np.zeros((2, *bundle.manifest.latent_shape), np.float32)
+        prompts = np.repeat(bundle.empty_embedding[None], 2, axis=0)
+        networks.unet.run(sample=noise, timestep=np.array(999, np.int64), encoder_hidden_states=prompts)
+
+    def make(batch: int) -> None:
+        computer = BlockComputer(bundle, replace(sampler, compute_batch=batch), networks, 0)
+        computer.images(block, computer.noise(block))
+
+    return first, make, found_versions("numpy", "onnxruntime")
+
+
+def diffusers(args: argparse.Namespace, compiled: bool = False) -> tuple[Callable[[], None], Make, dict[str, str]]:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    torch.set_num_threads(args.threads)
+    pipeline = StableDiffusionPipeline.from_pretrained(args.pipeline)
+    first, make = of_pipeline(args, pipeline, torch)
+    if compiled:
+        pipeline.unet = torch.compile(pipeline.unet)
+    return first, make, found_versions("torch", "diffusers", "transformers")
+
+
+def torch_compile(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[str, str]]:
+    return diffusers(args, compiled=True)
+
+
+def optimum(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[str, str]]:
+    import onnxruntime
+    import torch
+    from optimum.onnxruntime import ORTStableDiffusionPipeline
+
+    torch.set_num_threads(args.threads)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = args.threads, 1
+    pipeline = ORTStableDiffusionPipeline.from_pretrained(
+        args.bundle, use_io_binding=False, provider="CPUExecutionProvider", session_options=options
+    )
+    first, make = of_pipeline(args, pipeline, torch)
+    return first, make, found_versions("torch", "diffusers", "transformers", "optimum-onnx", "onnxruntime")
+
+
+def of_pipeline(args: argparse.Namespace, pipeline: Any, torch: Any) -> tuple[Callable[[], None], Make]:
+    from diffusers import DPMSolverMultistepScheduler
+
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def call(batch: int, steps: int, output: str) -> None:
+        pipeline(
+            [PROMPT] * batch,
+            num_inference_steps=steps,
+            guidance_scale=args.guidance,
+            generator=torch.Generator().manual_seed(0),
+            output_type=output,
+            height=args.side,
+            width=args.side,
+        )
+
+    def make(batch: int) -> None:
+        for _ in range(10 // batch):
+            call(batch, args.steps, "np")
+
+    return lambda: call(1, 1, "latent"), make
+
+
+def found_versions(*names: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in names}
+
+
+CONTENDERS = {"dpd": dpd, "diffusers": diffusers, "torch.compile": torch_compile, "optimum": optimum}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("--bundle", help="a folder for optimum")
+    parser.add_argument("--pipeline")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--guidance", type=float, required=True)
+    parser.add_argument("--side", type=int, required=True)
+    args = parser.parse_args()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print
+
+    def answer(**content: Any) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    first, make, versions = CONTENDERS[args.name](args)
+    first()
+    answer(versions=versions)
+    for line in sys.stdin:
+        job = json.loads(line)
+        begun = time.perf_counter()
+        make(job["batch"])
+        answer(
+            seconds=time.perf_counter() - begun,
+            peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+
+if __name__ == "__main__":
+    main()

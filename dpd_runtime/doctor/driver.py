@@ -1,0 +1,103 @@
+"""The NVIDIA driver, asked through its own library: no package is needed for it, and no GPU need be there."""
+
+import ctypes
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FIRST_DRIVER = {12: "525.60.13", 13: "580.65.06"}
+"""The oldest Linux driver that serves any minor version of a CUDA major version (NVIDIA, CUDA compatibility)."""
+MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """compute_capability: 10 · major + minor; memory in bytes."""
+
+    name: str
+    compute_capability: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Args:
+    version: for example "580.95.05"; None where it is not known.
+    cuda: newest CUDA that it serves, 1000 · major + 10 · minor; 0 where there is no driver.
+    problem: why no GPU can be used; None where one can.
+    """
+
+    version: str | None
+    cuda: int
+    gpus: tuple[Gpu, ...]
+    problem: str | None
+
+    def too_old_for(self, cuda_major: int) -> str | None:
+        """Why nothing built for this CUDA runs, as one line; None where it does."""
+        if self.problem is not None:
+            return self.problem
+        if self.cuda // 1000 >= cuda_major:
+            return None
+        served = f"{self.cuda // 1000}.{self.cuda % 1000 // 10}"
+        floor = FIRST_DRIVER.get(cuda_major)
+        wanted = f"driver {floor} or newer" if floor else "a newer driver"
+        version = self.version or "of unknown version"
+        return f"the driver ({version}) serves CUDA {served}, CUDA {cuda_major} needs {wanted}"
+
+
+def nvidia_driver(library: str = "libcuda.so.1", module: Path = Path("/proc/driver/nvidia/version")) -> Driver:
+    """The driver and its GPUs.
+
+    Args:
+        library, module: where the driver's library and the kernel module's version are.
+    """
+    version = _module_version(module)
+    try:
+        cuda = ctypes.CDLL(library)
+    except OSError:
+        beside = f" (its kernel module {version} is there: is the container started with --gpus?)" if version else ""
+        return Driver(version, 0, (), f"no NVIDIA driver: {library} is not found{beside}")
+    try:
+        served = ctypes.c_int()
+        _ask(cuda.cuDriverGetVersion, ctypes.byref(served))
+    except (AttributeError, RuntimeError) as error:
+        return Driver(version, 0, (), f"{library} is no working driver ({error})")
+    try:
+        gpus = _gpus(cuda)
+    except (AttributeError, RuntimeError) as error:
+        return Driver(version, served.value, (), f"the driver finds no GPU ({error})")
+    return Driver(version, served.value, gpus, None if gpus else "the driver finds no GPU")
+
+
+def _gpus(cuda: Any) -> tuple[Gpu, ...]:
+    _ask(cuda.cuInit, 0)
+    count = ctypes.c_int()
+    _ask(cuda.cuDeviceGetCount, ctypes.byref(count))
+    found = []
+    for number in range(count.value):
+        device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_size_t()
+        parts = (ctypes.c_int(), ctypes.c_int())
+        _ask(cuda.cuDeviceGet, ctypes.byref(device), number)
+        _ask(cuda.cuDeviceGetName, name, 128, device)
+        _ask(cuda.cuDeviceTotalMem_v2, ctypes.byref(memory), device)
+        for part, attribute in zip(parts, (MAJOR, MINOR), strict=True):
+            _ask(cuda.cuDeviceGetAttribute, ctypes.byref(part), attribute, device)
+        major, minor = (part.value for part in parts)
+        found.append(Gpu(name.value.decode(errors="replace"), 10 * major + minor, memory.value))
+    return tuple(found)
+
+
+def _ask(function: Callable[..., int], *arguments: object) -> None:
+    code = function(*arguments)
+    if code != 0:
+        raise RuntimeError(f"CUDA error {code}")
+
+
+def _module_version(path: Path) -> str | None:
+    try:
+        found = re.search(r"\b(\d{3}\.\d+(\.\d+)?)\b", path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None

@@ -1,0 +1,55 @@
+"""Which blocks are whose."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dpd_runtime.errors import InputError
+
+T = TypeVar("T")
+MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Process `number` (from 0) of `count` which share the work. What they leave together does not hang on `count`."""
+
+    number: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InputError: no such shard.
+        """
+        if not 1 <= self.count <= MOST:
+            raise InputError(f"shard {self}: there may be 1 … {MOST} shards")
+        if not 0 <= self.number < self.count:
+            raise InputError(f"shard {self}: they count from 0, the last one is {self.count - 1}/{self.count}")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def file_part(self) -> str:
+        """In names of files."""
+        return f"{self.number}-of-{self.count}"
+
+    def of(self, blocks: Sequence[T]) -> list[T]:
+        """Every count-th block, class by class: shards differ by one block at most."""
+        return list(blocks[self.number :: self.count])
+
+
+WHOLE = Shard()
+
+
+def parse_shard(text: str) -> Shard:
+    """`i/n` as in `--shard 0/4`.
+
+    Raises:
+        InputError
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+    if found is None:
+        raise InputError(f"--shard {text}: write i/n, for example 0/4 for the first of four")
+    return Shard(int(found[1]), int(found[2]))

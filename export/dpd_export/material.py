@@ -1,0 +1,113 @@
+"""What is asked of PyTorch before a run is exported: its images, its opinion, and what its parts make of inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dpd_export.calibration import Calibration, calibrate
+from dpd_export.card_content import Record
+from dpd_export.end_to_end import Labels, pytorch_opinion
+from dpd_export.graphs import Graph, graphs_of
+from dpd_export.int8 import check_size
+from dpd_export.layout import layout_files
+from dpd_export.model_card import parameter_counts
+from dpd_export.options import DEFAULT_SAMPLER, Options, fitted
+from dpd_export.parity import INT8, Probes, probe
+from dpd_export.reference import Extent, Reference, extent_of, make_reference
+from dpd_export.scenes import Scenes, prototype_bytes, read_scenes
+from dpd_export.tracing import OPSET
+from dpd_runtime.golden import GOLDEN_NAME
+from dpd_runtime.manifest import Manifest, Sampler
+from dpd_runtime.prototype_kinds import PRIVATE_KINDS
+from dpd_train.base import Base, load_base
+from dpd_train.judges import load_classifier
+
+TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
+SHIPPED_BASE = "nano"
+Progress = Callable[[int, int], None]
+
+
+class Steps:
+    """Progress of an export: PyTorch's cases, then graphs, then the bundle's cases, then packing."""
+
+    def __init__(self, extent: Extent, graphs: int, progress: Progress) -> None:
+        self._done, self._total, self._progress = 0, 1 + extent.blocks + graphs + max(1, extent.blocks) + 1, progress
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+
+
+@dataclass
+class Material:
+    """What is left of a run when PyTorch has been asked: `graphs` and `probes` shrink while graphs are compiled.
+
+    Args:
+        manifest: without files and parity. opinion: of PyTorch's teacher on PyTorch's images.
+    """
+
+    record: Record
+    graphs: list[Graph]
+    probes: list[Probes]
+    reference: Reference
+    opinion: Labels
+    scenes: Scenes
+    parameters: dict[str, int]
+    files: dict[str, bytes]
+    manifest: Manifest
+    step: Steps
+    run_half: bool
+    calibration: Calibration | None
+
+
+def ask_pytorch(run: Path, record: dict[str, Any], options: Options, progress: Progress) -> Material:
+    """Sample with PyTorch, and record what each part makes of its inputs: exporting in fp16 uses the modules up."""
+    base = load_base(str(run / "pipeline"))
+    teacher, judge = load_classifier(run / "classifier"), load_classifier(run / "latent_classifier")
+    scenes, sampler = read_scenes(run, base), fitted(options.sampler or DEFAULT_SAMPLER, base.unet.config.sample_size)
+    scenes = scenes.for_sampler(sampler)
+    graphs = graphs_of(base, teacher, judge, vae_encoder=options.vae_encoder, dynamic_size=options.dynamic_size)
+    extent = extent_of(base, len(scenes.names), sampler)
+    if options.precision == INT8:
+        check_size(extent.large)
+    step = Steps(extent, len(graphs), progress)
+    reference = make_reference(base, scenes, sampler, extent, step)
+    files = layout_files(base, run, vae_encoder=options.vae_encoder)
+    files |= {"prompts.safetensors": scenes.prompt_bytes(), "prototypes.safetensors": prototype_bytes(run)}
+    return Material(
+        record=record,
+        graphs=graphs,
+        probes=[probe(graph, reference.generated[graph.part], large=extent.large) for graph in graphs],
+        reference=reference,
+        opinion=pytorch_opinion(teacher, reference),
+        scenes=scenes,
+        parameters=parameter_counts(graphs),
+        files=files | {GOLDEN_NAME: reference.golden.to_bytes()},
+        manifest=_manifest(run, record, base, scenes, sampler, options),
+        step=step,
+        run_half=not extent.large,
+        calibration=calibrate(base, scenes, sampler) if options.precision == INT8 else None,
+    )
+
+
+def _manifest(
+    run: Path, record: dict[str, Any], base: Base, scenes: Scenes, sampler: Sampler, options: Options
+) -> Manifest:
+    shipped = "Apache-2.0" if record["config"]["base"] == SHIPPED_BASE else "unstated"
+    marks = {"private_prototypes": True} if scenes.table.get("prototype_kind") in PRIVATE_KINDS else {}
+    return Manifest(
+        name=options.name or run.resolve().name,
+        image_shape=(base.resolution, base.resolution, 3),
+        latent_shape=scenes.latent_shape,
+        scaling_factor=float(base.vae.config.scaling_factor),
+        prediction_type=base.schedule.prediction_type,
+        sampler=sampler,
+        precision=options.precision,
+        opset=OPSET,
+        files={},
+        tools={tool: version(tool).split("+")[0] for tool in TOOLS},
+        licences={"base": options.base_licence or shipped, "data": options.data_licence},
+        data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
+    )

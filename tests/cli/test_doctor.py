@@ -1,0 +1,67 @@
+"""`dpd doctor` and `dpd bench` as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.drawn import quick_bundle
+
+pytest.importorskip("onnxruntime")
+
+
+def dpd(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dpd_cli", *arguments]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_doctor_prints_one_object(process_environment: dict[str, str], tmp_path: Path) -> None:
+    done = dpd(["doctor", "--json"], process_environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [entry["name"] for entry in found["providers"]] == ["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+    assert found["providers"][0]["usable"] is True
+    assert found["machine"]["usable_cores"] >= 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argument", ["nothing.dpd", "notes.txt", "."])
+def test_doctor_does_not_fall_ill(argument: str, process_environment: dict[str, str], tmp_path: Path) -> None:
+    """Neither a broken bundle, nor a missing onnxruntime, nor torch that breaks on import stops it."""
+    (tmp_path / "notes.txt").write_text("not a bundle")
+    for name in ("onnxruntime", "torch"):
+        (tmp_path / "absent" / name).mkdir(parents=True)
+        (tmp_path / "absent" / name / "__init__.py").write_text("raise ImportError('broken here')")
+    paths = os.pathsep.join([str(tmp_path / "absent"), process_environment["PYTHONPATH"]])
+    done = dpd(["doctor", argument], process_environment | {"PYTHONPATH": paths}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines if line.split()[0] in ("cpu", "tensorrt")] == [
+        ["cpu", "no"],
+        ["tensorrt", "no"],
+    ]
+    assert lines[-1].startswith("bundle ")
+
+
+def test_bench_says_where_the_time_went(process_environment: dict[str, str], tmp_path: Path) -> None:
+    done = dpd(
+        ["bench", str(quick_bundle(tmp_path / "quick")), "--blocks", "2", "--json"],
+        process_environment,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["images"], found["provider"]) == (20, "cpu")
+    assert {name: entry["calls"] for name, entry in found["networks"].items()} == {"unet": 2, "decoder": 2, "judge": 2}
+    shares = sum(entry["share"] for entry in found["networks"].values())
+    assert shares + found["outside_share"] == pytest.approx(1)
+    assert 0 < found["outside_share"] < 0.9
+    assert found["images_per_second"] == pytest.approx(20 / found["seconds"])
+    assert 50e6 < found["peak_memory"] < 2e9
+    refused = dpd(["bench", "--blocks", "0"], process_environment, tmp_path)
+    assert refused.returncode == 2
+    assert "blocks is 0" in refused.stderr

@@ -1,0 +1,48 @@
+"""`dpd generate --shard` as a user sees it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+FEW = ["generate", "--ipc", "1", "--steps", "1", "--candidates", "1", "--classes", "River,Forest"]
+
+
+def dpd(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dpd_cli", *FEW, *arguments]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_the_last_shard_has_the_hash_and_checks_it(process_environment: dict[str, str], tmp_path: Path) -> None:
+    first = dpd(["--shard", "1/2", "--out", "set"], process_environment, tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("shard 1/2: 1 images of 2 classes in set/ (1 computed now)")
+    assert "none yet: 1 images are left to other shards" in first.stdout
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    wrong = dpd(["--shard", "0/2", "--out", "set", "--json", "--expect", "0" * 64], process_environment, tmp_path)
+    assert wrong.returncode == 1
+    assert "--expect says 000" in wrong.stderr
+    found = json.loads(wrong.stdout)
+    assert found["images"] == 2
+    assert found["set_hash"] == json.loads((tmp_path / "set" / "dataset.json").read_text())["set_hash"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--shard", "2/2"], ["shard 2/2", "the last one is 1/2"]),
+        (["--shard", "first"], ["--shard first", "write i/n"]),
+        (["--shard", "0/2", "--overwrite"], ["--overwrite with --shard", "remove the set first"]),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    arguments: list[str], words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = dpd([*arguments, "--out", "set"], process_environment, tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert [word for word in words if word not in done.stderr] == []
+    assert list(tmp_path.iterdir()) == []
