@@ -3,7 +3,6 @@
 import errno
 import os
 import resource
-import shutil
 import signal
 import threading
 import time
@@ -147,6 +146,15 @@ def sleepy(ipc: int = 40) -> Sleepy:
     return Sleepy(opened(), ipc=ipc, seed=7, classes=("Forest",), provider="cpu", threads=1)
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """A job in the background of a script has Ctrl-C ignored, and so would have the tests in it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_the_middle_is_clean_and_what_was_computed_is_kept(tmp_path: Path) -> None:
     generation = sleepy()
 
@@ -191,7 +199,7 @@ def test_a_folder_that_vanishes_is_said_in_one_line(tmp_path: Path) -> None:
 
     def before(number: int) -> None:
         if number == 2:
-            shutil.rmtree(tmp_path / "gone")
+            (tmp_path / "gone").rename(tmp_path / "elsewhere")  # at once, while the writer writes into it
 
     generation.before = before  # type: ignore[method-assign]
     with pytest.raises(DiskError, match="No such file or directory; finished images are kept"):
