@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.blocks import Block, Image, writing_behind
 from dpd_runtime.completion import Label, complete
-from dpd_runtime.description import describe, header_of, record_of, versions
+from dpd_runtime.description import describe, header_of, record_of
 from dpd_runtime.errors import DiskError
 from dpd_runtime.finished import begin_again, finished_set, remove_unfinished
 from dpd_runtime.formats import PNG, Output, folder_name
@@ -23,7 +23,6 @@ from dpd_runtime.sharding import WHOLE, Shard, Worker
 from dpd_runtime.soft_labels import load_teacher
 from dpd_runtime.state import DATASET_NAME, STATE_NAME, State
 
-__all__ = ["DistilledSet", "file_name", "set_hash", "versions", "write_set"]
 Pixels = npt.NDArray[np.uint8]
 PLAIN = Output()
 

@@ -10,18 +10,8 @@ from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME, Output
 from dpd_runtime.sharding import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.soft_labels import SOFT_LABELS_NAME
-from dpd_runtime.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, State, read_pixels
+from dpd_runtime.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME
 
-__all__ = [
-    "DATASET_NAME",
-    "METADATA_NAME",
-    "SHEET_NAME",
-    "STATE_NAME",
-    "State",
-    "check_output_folder",
-    "read_pixels",
-    "remove_set",
-]
 SHEET_NAME = "contact_sheet.png"
 OWN_NAMES = (DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NAME)
 

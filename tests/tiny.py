@@ -8,6 +8,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dpd_train.attributes import VOCABULARY
 from dpd_train.base import Base, save_base
+from dpd_train.captions import CaptionTable
+from dpd_train.denoiser import LatentData
 from dpd_train.nano import nano_scheduler
 from dpd_train.scenes import write_scenes
 from dpd_train.tokenizer import build_tokenizer
@@ -80,3 +82,14 @@ def tiny_run(folder: Path) -> Path:
     config = replace(CONFIG, base=str(base))
     train(drawn_scenes(folder / "scenes"), folder / "run", config, cache=folder / "cache")
     return folder / "run"
+
+
+def latent_data() -> LatentData:
+    """Six random latents of two classes with random captions."""
+    generator = torch.Generator().manual_seed(3)
+    captions = CaptionTable(
+        template=torch.randint(100, (2, 32), generator=generator),
+        described=torch.randint(100, (2, 6, 32), generator=generator),
+        empty=torch.zeros(32, dtype=torch.int64),
+    )
+    return LatentData(torch.randn(6, 4, 8, 8, generator=generator), torch.tensor([0, 1] * 3), captions)

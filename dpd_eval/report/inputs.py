@@ -16,7 +16,7 @@ from dpd_eval.report.sets import SetRecord, read_set
 from dpd_eval.report.wording import plain
 from dpd_runtime.errors import InputError
 from dpd_runtime.manifest import MANIFEST_NAME
-from dpd_runtime.resume import DATASET_NAME, STATE_NAME
+from dpd_runtime.state import DATASET_NAME, STATE_NAME
 
 SUPPORTED = (
     "a JSON file of dpd evaluate, dpd audit or dpd bench, the folder of a distilled set, "

@@ -13,7 +13,7 @@ from dpd_eval.report.pictures import Picture, embed
 from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_runtime.bundle import embedded_bundle, load_bundle
 from dpd_runtime.manifest import Sampler
-from dpd_runtime.resume import read_pixels
+from dpd_runtime.state import read_pixels
 
 
 @dataclass(frozen=True)

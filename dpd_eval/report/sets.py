@@ -14,7 +14,7 @@ from dpd_runtime.errors import DataError
 from dpd_runtime.formats import PNG
 from dpd_runtime.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.manifest import Sampler, parse_sampler
-from dpd_runtime.resume import DATASET_NAME, METADATA_NAME, read_pixels
+from dpd_runtime.state import DATASET_NAME, METADATA_NAME, read_pixels
 from dpd_train.images import SUFFIXES
 
 SHOWN = 10

@@ -14,9 +14,11 @@ from PIL import Image
 from dpd_eval.selection.method import Rows
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.contact_sheet import contact_sheet
-from dpd_runtime.dataset import file_name, set_hash, versions
+from dpd_runtime.dataset import file_name, set_hash
+from dpd_runtime.description import versions
 from dpd_runtime.generate import BLOCK
-from dpd_runtime.resume import DATASET_NAME, METADATA_NAME, SHEET_NAME, STATE_NAME, State
+from dpd_runtime.resume import SHEET_NAME
+from dpd_runtime.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
 from dpd_train.images import SceneSet
 
 

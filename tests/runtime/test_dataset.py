@@ -18,7 +18,8 @@ from PIL import Image
 from dpd_runtime.contact_sheet import contact_sheet
 from dpd_runtime.dataset import set_hash
 from dpd_runtime.errors import OutputFolderError
-from dpd_runtime.resume import State, check_output_folder, read_pixels, remove_set
+from dpd_runtime.resume import check_output_folder, remove_set
+from dpd_runtime.state import State, read_pixels
 
 Pixels = npt.NDArray[np.uint8]
 HEADER: dict[str, Any] = {

@@ -16,7 +16,7 @@ from dpd_runtime.dataset import set_hash
 from dpd_runtime.errors import InputError
 from dpd_runtime.formats import ENCODINGS, FORMATS, Contents, Sample
 from dpd_runtime.formats.parquet import ROW_GROUP
-from dpd_runtime.resume import read_pixels
+from dpd_runtime.state import read_pixels
 from tests.runtime.drawn import CLASSES, SIDE, drawn, files, need, pixels_of, write
 
 LOSSLESS = ("png", "tiff")

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from dpd_train.base import load_base
 from dpd_train.captions import CaptionTable
 from dpd_train.checkpoint import load_state
-from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.denoiser import DenoiserTraining, train_denoiser
 from dpd_train.denoising import decoder_loss, denoise, min_snr_weight
 from dpd_train.distributed import Team
 from dpd_train.lora import Adapted, add_adapters
 from dpd_train.nano import nano_scheduler
 from dpd_train.step_draws import parts
-from tests.tiny import tiny_base
+from tests.tiny import latent_data, tiny_base
 
 
 class _Exact(torch.nn.Module):
@@ -99,7 +99,7 @@ def test_a_validation_loss_that_rises_ends_the_training(tmp_path: Path) -> None:
         training = DenoiserTraining(steps=6, batch=2, warmup=1, validate_every=2, stop_rise=rise, precision="fp32")
         state = tmp_path / f"{rise}.safetensors"
         _, _, history = train_denoiser(
-            loaded.unet, loaded.text_encoder, _data(), _data(), loaded.schedule, training, state
+            loaded.unet, loaded.text_encoder, latent_data(), latent_data(), loaded.schedule, training, state
         )
         assert len(history) == measured
 
@@ -111,16 +111,6 @@ def test_min_snr_weights_the_error_of_the_clean_latents() -> None:
     snr = (alpha / sigma).square()
     for kind, scale in (("epsilon", snr), ("v_prediction", snr + 1)):
         torch.testing.assert_close(min_snr_weight(alpha, sigma, kind, 5.0) * scale, snr.clamp(max=5.0))
-
-
-def _data() -> LatentData:
-    generator = torch.Generator().manual_seed(3)
-    captions = CaptionTable(
-        template=torch.randint(100, (2, 32), generator=generator),
-        described=torch.randint(100, (2, 6, 32), generator=generator),
-        empty=torch.zeros(32, dtype=torch.int64),
-    )
-    return LatentData(torch.randn(6, 4, 8, 8, generator=generator), torch.tensor([0, 1] * 3), captions)
 
 
 class _Killed(Exception):
@@ -155,8 +145,8 @@ def _train(
     trained, _, history = train_denoiser(
         unet,
         text_encoder,
-        _data(),
-        _data(),
+        latent_data(),
+        latent_data(),
         loaded.schedule,
         replace(training, **changes),
         state,
@@ -241,8 +231,8 @@ def test_constant_rate_stays_after_the_warm_up(tmp_path: Path) -> None:
         train_denoiser(
             loaded.unet,
             loaded.text_encoder,
-            _data(),
-            _data(),
+            latent_data(),
+            latent_data(),
             loaded.schedule,
             training,
             tmp_path / f"{decay_from}.safetensors",
@@ -258,8 +248,8 @@ def test_a_tracker_is_given_the_figures_of_the_log(tmp_path: Path) -> None:
     _, _, history = train_denoiser(
         loaded.unet,
         loaded.text_encoder,
-        _data(),
-        _data(),
+        latent_data(),
+        latent_data(),
         loaded.schedule,
         training,
         tmp_path / "state.safetensors",
@@ -298,7 +288,7 @@ def _channel_means(folder: Path, weight: float, dropout: float) -> tuple[torch.T
         prompt_dropout=dropout,
         ema_lengths=(0.05,),
     )
-    data = _data()
+    data = latent_data()
     state = folder / "state.safetensors"
     unet, text_encoder, _ = train_denoiser(
         loaded.unet, loaded.text_encoder, data, data, loaded.schedule, training, state, judge=_Judge()
@@ -326,7 +316,7 @@ def test_consistency_moves_the_prediction_to_where_the_judge_sees_the_class(tmp_
 
 
 def test_captions_are_dropped_and_turned_as_asked() -> None:
-    data = _data()
+    data = latent_data()
     rows, turned = torch.tensor([0, 1, 2, 3]), torch.tensor([False, True, False, True])
     everything = data.captions.draw(rows, data.labels, turned, 1.0, torch.Generator().manual_seed(0))
     assert (everything == data.captions.empty).all()

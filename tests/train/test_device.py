@@ -17,10 +17,9 @@ from benchmarks.device.unpack import unpack
 from dpd_runtime.errors import InputError, ProviderError
 from dpd_train.autoencoder import AutoencoderTraining, train_autoencoder
 from dpd_train.base import load_base
-from dpd_train.captions import CaptionTable
 from dpd_train.checkpoint import load_state, save_state, without_prefix
 from dpd_train.classifiers import ResNet, ResNetConfig, rewarmed
-from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.denoiser import DenoiserTraining, train_denoiser
 from dpd_train.device import NEVER, Deadline, TimeUp, restore_moments, use_device
 from dpd_train.images import read_scenes
 from dpd_train.nano import nano_vae
@@ -28,7 +27,7 @@ from dpd_train.pretrain import pretrain
 from dpd_train.pretrain_config import PretrainConfig
 from dpd_train.symmetry import ORDER, d4, d4_each
 from dpd_train.train_classifier import ClassifierTraining, train_classifier
-from tests.tiny import SIDE, drawn_scenes, tiny_base
+from tests.tiny import SIDE, drawn_scenes, latent_data, tiny_base
 
 Weights = dict[str, torch.Tensor]
 Training = Callable[[Path, Deadline], Weights]
@@ -54,21 +53,11 @@ def _autoencoder(state: Path, deadline: Deadline) -> Weights:
     return dict(vae.state_dict())
 
 
-def _data() -> LatentData:
-    generator = torch.Generator().manual_seed(3)
-    captions = CaptionTable(
-        template=torch.randint(100, (2, 32), generator=generator),
-        described=torch.randint(100, (2, 6, 32), generator=generator),
-        empty=torch.zeros(32, dtype=torch.int64),
-    )
-    return LatentData(torch.randn(6, 4, 8, 8, generator=generator), torch.tensor([0, 1] * 3), captions)
-
-
 def _denoiser(state: Path, deadline: Deadline) -> Weights:
     base = load_base(str(tiny_base(state.parent / "tiny")))
     training = DenoiserTraining(steps=4, batch=3, warmup=2, validate_every=2, precision="fp32")
     unet, _, _ = train_denoiser(
-        base.unet, base.text_encoder, _data(), _data(), base.schedule, training, state, deadline=deadline
+        base.unet, base.text_encoder, latent_data(), latent_data(), base.schedule, training, state, deadline=deadline
     )
     return dict(unet.state_dict())
 

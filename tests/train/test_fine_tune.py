@@ -9,22 +9,10 @@ import torch
 
 from dpd_runtime.errors import InputError
 from dpd_train.base import load_base
-from dpd_train.captions import CaptionTable
-from dpd_train.denoiser import LatentData
 from dpd_train.fine_tune import denoiser_training, fine_tune
 from dpd_train.train import train
 from dpd_train.train_config import TrainConfig
-from tests.tiny import CONFIG, tiny_base
-
-
-def _data() -> LatentData:
-    generator = torch.Generator().manual_seed(3)
-    captions = CaptionTable(
-        template=torch.randint(100, (2, 32), generator=generator),
-        described=torch.randint(100, (2, 6, 32), generator=generator),
-        empty=torch.zeros(32, dtype=torch.int64),
-    )
-    return LatentData(torch.randn(6, 4, 8, 8, generator=generator), torch.tensor([0, 1] * 3), captions)
+from tests.tiny import CONFIG, latent_data, tiny_base
 
 
 def _tuned(folder: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], int]:
@@ -36,7 +24,7 @@ def _tuned(folder: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], 
         calls[0] += torch.is_grad_enabled()
 
     block.register_forward_pre_hook(count)
-    data, folder = _data(), folder / str(config.gradient_checkpointing)
+    data, folder = latent_data(), folder / str(config.gradient_checkpointing)
     tuned, _ = fine_tune(base, (data, data), config, folder / "state", folder / "adapter", lambda step, steps: None)
     assert not tuned.unet.is_gradient_checkpointing
     return dict(tuned.unet.state_dict()), calls[0]

@@ -12,10 +12,11 @@ from dpd_export.engines.builder import build_engine
 from dpd_export.engines.flavours import Flavour, check_capabilities, flavour_of, import_flavour
 from dpd_export.engines.profiles import DEFAULT_PARTS, Profile, check_parts, profiles_of, row_shapes
 from dpd_export.engines.record import record_of
+from dpd_export.run_checks import check_target
 from dpd_runtime.archive import open_files, write_zip
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, is_engine, record_json
-from dpd_runtime.errors import BundleError, BundleHashError, InputError
+from dpd_runtime.errors import BundleHashError, InputError
 from dpd_runtime.manifest import MANIFEST_NAME, FileEntry
 
 UNSUITABLE = "int8"
@@ -81,7 +82,7 @@ def build_engines(
     kind = flavour_of(flavour)
     trt = import_flavour(kind)
     wanted = check_capabilities(kind, trt, compute_capabilities)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     opened = load_bundle(bundle)
     check_precision(opened.manifest.precision)
     groups = [wanted] if portable else [(one,) for one in wanted]
@@ -201,17 +202,6 @@ def _write_folder(folder: Path, content: Mapping[str, bytes | Path]) -> None:
             source.replace(folder / name)
         else:
             (folder / name).write_bytes(source)
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
-        raise InputError(f"{out} exists; choose another --out, or pass --overwrite")
-    try:
-        load_bundle(out)
-    except BundleError as error:
-        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error
 
 
 def _size(path: Path) -> int:
