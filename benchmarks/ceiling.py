@@ -38,14 +38,17 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--val-per-class", type=int, default=100)
+    parser.add_argument("--resolution", type=int)
     parser.add_argument("--ipc", type=int, default=50)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     vae = AutoencoderKL.from_pretrained(args.base, subfolder="vae", torch_dtype=torch.float32).eval()
-    train = read_scenes(args.data, part="train", val_per_class=args.val_per_class)
-    held = read_scenes(args.data, part="val", val_per_class=args.val_per_class)
+    train, held = (
+        read_scenes(args.data, part=part, resolution=args.resolution, val_per_class=args.val_per_class)
+        for part in ("train", "val")
+    )
     plan = []
     for seed in range(args.pairs):
         rows = random_subset(train.labels, args.ipc, seed, train.classes)

@@ -1,4 +1,4 @@
-"""Fine-tuning of a base: all of it, or low-rank adapters beside a frozen one; and the VAE's decoder."""
+"""Fine-tuning of a base's denoiser: all of it, or low-rank adapters beside a frozen one."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpd_train.autoencoder import AutoencoderTraining, train_autoencoder
 from dpd_train.base import Base
 from dpd_train.classifiers import count_parameters
 from dpd_train.denoiser import DenoiserTraining, LatentData, Track, train_denoiser
@@ -112,53 +111,3 @@ def fine_tune(
     if team.leads:
         save_adapters(base.unet, adapter)
     return replace(base, unet=merge_adapters(base.unet).eval()), history
-
-
-def decoder_training(config: TrainConfig) -> AutoencoderTraining:
-    """As the nano base's decoder stage, without perceptual networks: the teacher rates the result."""
-    return AutoencoderTraining(
-        steps=config.vae_steps,
-        batch=12,
-        peak_rate=1e-4,
-        l1_weight=0.25,
-        coarse_weight=6.0,
-        chroma_weight=4.0,
-        gradient_weight=0.0,
-        spectral_weight=4.0,
-        contrast_floor=0.04,
-        kl_weight=0.0,
-        scale_probability=0.0,
-        latent_noise=0.05,
-        seed=config.seed + 3,
-    )
-
-
-def tune_decoder(
-    base: Base,
-    images: tuple[torch.Tensor, torch.Tensor],
-    config: TrainConfig,
-    state: Path,
-    progress: Progress,
-    *,
-    device: torch.device | str = "cpu",
-    deadline: Deadline = NEVER,
-) -> Base:
-    """The base with a decoder trained on the user's images; latents keep their meaning.
-
-    Args:
-        images: uint8 [n, H, W, 3] of the training and the validation part.
-
-    Raises:
-        TimeUp: the deadline passed; the state is saved.
-    """
-    vae = train_autoencoder(
-        base.vae,
-        *images,
-        decoder_training(config),
-        state,
-        decoder_only=True,
-        progress=progress,
-        device=device,
-        deadline=deadline,
-    )
-    return replace(base, vae=vae)

@@ -17,7 +17,7 @@ from dpd_train.classifiers import ResNet
 from dpd_train.denoiser import LatentData, Track
 from dpd_train.device import Deadline, placed
 from dpd_train.distributed import Team
-from dpd_train.fine_tune import History, fine_tune, is_large, tune_decoder
+from dpd_train.fine_tune import History, fine_tune, is_large
 from dpd_train.images import SceneSet
 from dpd_train.judges import Labelled, latent_classifier_shape, teacher_shape, trained_classifier
 from dpd_train.latents import encode_cached
@@ -28,6 +28,7 @@ from dpd_train.run_record import Trained
 from dpd_train.sheets import sample_sheet, write_prototype_sheets
 from dpd_train.train_classifier import ClassifierTraining
 from dpd_train.train_config import TrainConfig
+from dpd_train.tune_vae import tune_vae
 
 Progress = Callable[[int, int], None]
 Stages = Callable[[str], Progress]
@@ -67,6 +68,16 @@ class Run:
         return describe_scenes(name, scenes, cache=self.cache, device=self.device, progress=progress)
 
 
+def with_tuned_vae(run: Run, base: Base) -> Base:
+    """The base after `--tune-vae`."""
+    config, scenes = run.config, run.scenes
+    if not config.tune_vae:
+        return base
+    images = torch.from_numpy(scenes.train.images), torch.from_numpy(scenes.held.images)
+    progress = run.progress("VAE" if config.tune_encoder else "VAE decoder")
+    return tune_vae(base, images, config, run.state("vae"), progress, device=run.device, deadline=run.deadline)
+
+
 def judges(run: Run, pixels: tuple[Labelled, Labelled], latents: tuple[Labelled, Labelled]) -> tuple[ResNet, ResNet]:
     """Teacher and latent classifier."""
     count, config = len(run.scenes.train.classes), run.config
@@ -101,15 +112,8 @@ def fine_tuned(
     teacher: ResNet,
     latent_classifier: ResNet,
 ) -> tuple[Base, History]:
-    """The base after `--tune-vae` and `--steps`, each where it was asked for."""
+    """The base after `--steps` of fine-tuning."""
     config, device, deadline = run.config, run.device, run.deadline
-    if config.tune_vae:
-        pixels, state = (
-            (torch.from_numpy(run.scenes.train.images), torch.from_numpy(run.scenes.held.images)),
-            run.state("decoder"),
-        )
-        progress = run.progress("VAE decoder")
-        base = tune_decoder(base, pixels, config, state, progress, device=device, deadline=deadline)
     if not config.steps:
         return base, []
 

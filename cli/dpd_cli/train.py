@@ -35,6 +35,7 @@ def train_command(
     tune: Annotated[str | None, typer.Option(help="full or lora (default: lora from 100 M parameters on)")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Rank, and alpha, of the adapters (default: 4)")] = None,
     tune_vae: Annotated[bool | None, typer.Option(help="Train the VAE's decoder on the images first.")] = None,
+    tune_encoder: Annotated[bool | None, typer.Option(help="With --tune-vae: the encoder, too.")] = None,
     vae_steps: Annotated[int | None, typer.Option(help="Steps of that (default: 300)")] = None,
     lambda_cls: Annotated[float | None, typer.Option(help="Weight of the classification consistency (0)")] = None,
     judge_on: Annotated[str | None, typer.Option(help="Its judge sees latents or pixels (default: latents)")] = None,
