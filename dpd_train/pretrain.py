@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from dpd_runtime.atomic import write_atomically
@@ -25,15 +24,14 @@ from dpd_train.base import Base, load_base, save_base
 from dpd_train.base_folder import base_folder
 from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.checkpoint import load_state, without_prefix
-from dpd_train.classifiers import ResNet
 from dpd_train.denoiser import LatentData, train_denoiser
 from dpd_train.device import Deadline, TimeUp, hardware
 from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
 from dpd_train.latents import encode_cached
 from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
-from dpd_train.pretrain_config import PretrainConfig, perceptual_shapes
+from dpd_train.perceptual import load_perceptual_networks, train_perceptual_networks
+from dpd_train.pretrain_config import PretrainConfig
 from dpd_train.tokenizer import build_tokenizer, load_tokenizer
-from dpd_train.train_classifier import train_classifier
 
 log = logging.getLogger(__name__)
 Stage = Literal["perceptual", "autoencoder", "decoder", "denoiser", "save"]
@@ -88,42 +86,17 @@ class _Timed:
 
 
 def _perceptual_stage(work: _Work, progress: Progress) -> None:
-    shapes, training = perceptual_shapes(len(work.train.classes)), work.config.perceptual
     pixels, held = (to_float(images) for images in work.pixels)
-    for i, shape in enumerate(shapes):
-        weights, unfinished = _perceptual_file(work.state, i), work.state / f"perceptual{i}.unfinished.safetensors"
-        if weights.exists():
-            continue
-        try:
-            trained = train_classifier(
-                pixels,
-                torch.from_numpy(work.train.labels),
-                (held, torch.from_numpy(work.held.labels)),
-                shape,
-                replace(training, seed=training.seed + i),
-                lambda step, steps, done=i: progress(done * steps + step, len(shapes) * steps),  # type: ignore[misc]
-                device=work.device,
-                deadline=work.deadline,
-                state=unfinished,
-            )
-        except TimeUp as stop:
-            raise TimeUp(i * stop.steps + stop.step, len(shapes) * stop.steps) from stop
-        log.info("perceptual network %d: %.4f on validation", i, trained.accuracy)
-        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
-        unfinished.unlink(missing_ok=True)
-
-
-def _perceptual_file(state: Path, index: int) -> Path:
-    return state / f"perceptual{index}.safetensors"
-
-
-def _perceptual_networks(classes: int, state: Path) -> Sequence[ResNet]:
-    networks = []
-    for i, shape in enumerate(perceptual_shapes(classes)):
-        network = ResNet(shape)
-        network.load_state_dict(load_file(_perceptual_file(state, i)))
-        networks.append(network.eval().requires_grad_(False).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    return networks
+    train_perceptual_networks(
+        work.state,
+        (pixels, torch.from_numpy(work.train.labels)),
+        (held, torch.from_numpy(work.held.labels)),
+        len(work.train.classes),
+        work.config.perceptual,
+        progress,
+        device=work.device,
+        deadline=work.deadline,
+    )
 
 
 def _stored_vae(config: PretrainConfig, *candidates: Path) -> AutoencoderKL:
@@ -164,7 +137,7 @@ def _captions(scenes: SceneSet, tokenizer: CLIPTokenizer) -> CaptionTable:
 
 
 def _autoencoder_stage(work: _Work, progress: Progress) -> None:
-    networks = _perceptual_networks(len(work.train.classes), work.state)
+    networks = load_perceptual_networks(work.state, len(work.train.classes))
     torch.manual_seed(work.config.seed)
     train_autoencoder(
         _first_vae(work.config),
@@ -179,7 +152,7 @@ def _autoencoder_stage(work: _Work, progress: Progress) -> None:
 
 
 def _decoder_stage(work: _Work, progress: Progress) -> None:
-    networks = _perceptual_networks(len(work.train.classes), work.state)
+    networks = load_perceptual_networks(work.state, len(work.train.classes))
     train_autoencoder(
         _stored_vae(work.config, work.joint),
         *work.pixels,

@@ -3,11 +3,9 @@
 from dataclasses import dataclass, field
 
 from dpd_train.autoencoder import AutoencoderTraining
-from dpd_train.classifiers import ResNetConfig
 from dpd_train.denoiser import DenoiserTraining
+from dpd_train.perceptual import perceptual_training
 from dpd_train.train_classifier import ClassifierTraining
-
-PERCEPTUAL_SEED = 100  # the judges' and the teacher's seeds are others: no network rates what it helped to make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +16,7 @@ class PretrainConfig:
     val_per_class: int | None = None
     seed: int = 0
     start: str | None = None  # a base to go on from; None begins at random weights
-    perceptual: ClassifierTraining = field(
-        default_factory=lambda: ClassifierTraining(steps=800, colour_gain=0.03, seed=PERCEPTUAL_SEED)
-    )
+    perceptual: ClassifierTraining = field(default_factory=lambda: perceptual_training(800))
     autoencoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
             steps=3000,
@@ -59,13 +55,4 @@ class PretrainConfig:
     )
     denoiser: DenoiserTraining = field(
         default_factory=lambda: DenoiserTraining(steps=8000, direction_weight=0.5, decoder_weight=0.1)
-    )
-
-
-def perceptual_shapes(classes: int) -> tuple[ResNetConfig, ...]:
-    """Three networks that see differently: a decoder that pleases all of them has no room for tricks."""
-    return (
-        ResNetConfig(num_classes=classes, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1),
-        ResNetConfig(num_classes=classes, widths=(32, 64, 96), blocks=(1, 1, 1), stem_stride=2),
-        ResNetConfig(num_classes=classes, widths=(24, 48, 64, 96), blocks=(1, 1, 1, 1), stem_stride=2),
     )

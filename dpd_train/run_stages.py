@@ -21,6 +21,7 @@ from dpd_train.fine_tune import History, fine_tune, is_large
 from dpd_train.images import SceneSet
 from dpd_train.judges import Labelled, latent_classifier_shape, teacher_shape, trained_classifier
 from dpd_train.latents import encode_cached
+from dpd_train.perceptual import load_perceptual_networks, perceptual_training, train_perceptual_networks
 from dpd_train.prompts import aggregate_prompts, embed
 from dpd_train.run_data import Scenes, rows_by_class
 from dpd_train.run_folder import write_prototypes
@@ -68,14 +69,18 @@ class Run:
         return describe_scenes(name, scenes, cache=self.cache, device=self.device, progress=progress)
 
 
-def with_tuned_vae(run: Run, base: Base) -> Base:
+def with_tuned_vae(run: Run, base: Base, pixels: tuple[Labelled, Labelled]) -> Base:
     """The base after `--tune-vae`."""
-    config, scenes = run.config, run.scenes
+    config, scenes, device, deadline = run.config, run.scenes, run.device, run.deadline
     if not config.tune_vae:
         return base
+    classes, folder = len(scenes.train.classes), run.out / "checkpoints"
+    training, progress = perceptual_training(config.perceptual_steps), run.progress("perceptual networks")
+    train_perceptual_networks(folder, *pixels, classes, training, progress, device=device, deadline=deadline)
+    networks = load_perceptual_networks(folder, classes)
     images = torch.from_numpy(scenes.train.images), torch.from_numpy(scenes.held.images)
     progress = run.progress("VAE" if config.tune_encoder else "VAE decoder")
-    return tune_vae(base, images, config, run.state("vae"), progress, device=run.device, deadline=run.deadline)
+    return tune_vae(base, images, networks, config, run.state("vae"), progress, device=device, deadline=deadline)
 
 
 def judges(run: Run, pixels: tuple[Labelled, Labelled], latents: tuple[Labelled, Labelled]) -> tuple[ResNet, ResNet]:

@@ -43,7 +43,7 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
         (to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels))
         for scenes in (run.scenes.train, run.scenes.held)
     ]
-    base = with_tuned_vae(run, base)
+    base = with_tuned_vae(run, base, (pixels[0], pixels[1]))
     latents = run.latents(base)
     teacher, judge = judges(run, (pixels[0], pixels[1]), latents)
     by_class = [latents[0][0].numpy()[rows] for rows in rows_by_class(run.scenes.train)]

@@ -23,6 +23,7 @@ LEAST = {
     "warmup": 0,
     "lora_rank": 1,
     "vae_steps": 1,
+    "perceptual_steps": 1,
     "lambda_cls": 0,
     "val_per_class": 0,
     "resolution": 1,
@@ -52,6 +53,7 @@ class TrainConfig:
         tune: None takes full for a UNet below 100 M parameters and lora above.
         lora_rank: r, which is α too (METHOD §1).
         tune_vae, vae_steps: train the VAE's decoder on the user's images first; the encoder, and so the latents, stay.
+        perceptual_steps: of each of the three networks that tell tune_vae what a decoder loses.
         tune_encoder: the encoder with it, for images unlike those that the base has seen.
         lambda_cls: weight λ of the classification consistency.
         judge_on: what its classifier sees: the predicted clean latents, or those decoded, which costs a decoder's pass.
@@ -75,6 +77,7 @@ class TrainConfig:
     tune_vae: bool = False
     tune_encoder: bool = False
     vae_steps: int = 300
+    perceptual_steps: int = 800
     lambda_cls: float = 0.0
     judge_on: JudgeOn = "latents"
     teacher_steps: int = 1200

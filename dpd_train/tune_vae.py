@@ -1,6 +1,6 @@
 """The VAE on the user's images, before everything else of a run: its decoder, or the encoder as well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 
 from dpd_train.autoencoder import AutoencoderTraining, train_autoencoder
 from dpd_train.base import Base
+from dpd_train.classifiers import ResNet
 from dpd_train.device import NEVER, Deadline
 from dpd_train.latents import encode
 from dpd_train.pretrain_config import PretrainConfig
@@ -16,27 +17,13 @@ from dpd_train.train_config import TrainConfig
 
 
 def decoder_training(config: TrainConfig) -> AutoencoderTraining:
-    """As the nano base's decoder stage, without perceptual networks: the teacher rates the result."""
-    return replace(
-        PretrainConfig().decoder,
-        steps=config.vae_steps,
-        peak_rate=1e-4,
-        perceptual_weight=0.0,
-        statistics_weight=0.0,
-        seed=config.seed + 3,
-    )
+    """As the nano base's decoder stage, more carefully."""
+    return replace(PretrainConfig().decoder, steps=config.vae_steps, peak_rate=2e-4, seed=config.seed + 3)
 
 
 def joint_training(config: TrainConfig) -> AutoencoderTraining:
-    """As the nano base's joint stage, likewise without perceptual networks."""
-    return replace(
-        PretrainConfig().autoencoder,
-        steps=config.vae_steps,
-        peak_rate=3e-4,
-        perceptual_weight=0.0,
-        statistics_weight=0.0,
-        seed=config.seed + 3,
-    )
+    """As the nano base's joint stage."""
+    return replace(PretrainConfig().autoencoder, steps=config.vae_steps, seed=config.seed + 3)
 
 
 def unit_variance(vae: AutoencoderKL, images: torch.Tensor, device: torch.device | str = "cpu") -> AutoencoderKL:
@@ -51,6 +38,7 @@ def unit_variance(vae: AutoencoderKL, images: torch.Tensor, device: torch.device
 def tune_vae(
     base: Base,
     images: tuple[torch.Tensor, torch.Tensor],
+    networks: Sequence[ResNet],
     config: TrainConfig,
     state: Path,
     progress: Callable[[int, int], None],
@@ -63,6 +51,7 @@ def tune_vae(
 
     Args:
         images: uint8 [n, H, W, 3] of the training and the validation part.
+        networks: of the perceptual loss.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -72,6 +61,7 @@ def tune_vae(
         *images,
         joint_training(config) if config.tune_encoder else decoder_training(config),
         state,
+        networks,
         decoder_only=not config.tune_encoder,
         progress=progress,
         device=device,

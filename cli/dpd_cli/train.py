@@ -37,6 +37,9 @@ def train_command(
     tune_vae: Annotated[bool | None, typer.Option(help="Train the VAE's decoder on the images first.")] = None,
     tune_encoder: Annotated[bool | None, typer.Option(help="With --tune-vae: the encoder, too.")] = None,
     vae_steps: Annotated[int | None, typer.Option(help="Steps of that (default: 300)")] = None,
+    perceptual_steps: Annotated[
+        int | None, typer.Option(help="Steps of each network that --tune-vae is judged by (default: 800)")
+    ] = None,
     lambda_cls: Annotated[float | None, typer.Option(help="Weight of the classification consistency (0)")] = None,
     judge_on: Annotated[str | None, typer.Option(help="Its judge sees latents or pixels (default: latents)")] = None,
     prototypes: Annotated[str | None, typer.Option(help="centroid, pooled, medoid or none (default: centroid)")] = None,

@@ -36,6 +36,7 @@ def _config(folder: Path) -> TrainConfig:
         judge_on="pixels",
         tune_vae=True,
         vae_steps=2,
+        perceptual_steps=2,
         teacher_steps=3,
         latent_classifier_steps=1,
     )

@@ -194,7 +194,7 @@ def test_consistency_is_judged_on_latents_or_on_pixels(
 def test_tuned_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, tune_vae=True)
-    config = replace(config, vae_steps=3)
+    config = replace(config, vae_steps=3, perceptual_steps=2)
     train(drawn_scenes(tmp_path / "scenes"), tmp_path / "run", config, cache=tmp_path / "cache")
     before, after = (load_base(str(folder)).vae.state_dict() for folder in (base, tmp_path / "run" / "pipeline"))
     changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
@@ -204,7 +204,7 @@ def test_tuned_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
 def test_tuned_encoder_moves_the_latents_and_keeps_their_variance(tmp_path: Path) -> None:
     base, scenes, cache = tiny_base(tmp_path), drawn_scenes(tmp_path / "scenes"), tmp_path / "cache"
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, tune_vae=True)
-    train(scenes, tmp_path / "run", replace(config, vae_steps=3, tune_encoder=True), cache=cache)
+    train(scenes, tmp_path / "run", replace(config, vae_steps=3, perceptual_steps=2, tune_encoder=True), cache=cache)
     before, after = (load_base(str(folder)).vae for folder in (base, tmp_path / "run" / "pipeline"))
     changed = {
         name.split(".")[0] for name, v in after.state_dict().items() if not torch.equal(v, before.state_dict()[name])
