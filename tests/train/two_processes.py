@@ -49,7 +49,7 @@ def main() -> None:
         said["few"] = refusal(scenes, folder / "refused", few, **common)
         said["whole"] = "metrics" in train(scenes, folder / "whole", config, **common)
         said["adapters"] = "metrics" in train(scenes, folder / "adapters", replace(config, tune="lora"), **common)
-        said["stops"] = sessions(folder, replace(config, teacher_steps=1, steps=2), team)
+        said["stops"] = sessions(folder, replace(config, perceptual_steps=1, teacher_steps=1, steps=2), team)
     (folder / f"said{team.rank}.json").write_text(json.dumps(said), encoding="utf-8")
 
 
