@@ -29,7 +29,7 @@ from dpd_train.run_record import Trained
 from dpd_train.sheets import sample_sheet, write_prototype_sheets
 from dpd_train.train_classifier import ClassifierTraining
 from dpd_train.train_config import TrainConfig
-from dpd_train.tune_vae import tune_vae
+from dpd_train.tune_vae import tune_decoder
 
 Progress = Callable[[int, int], None]
 Stages = Callable[[str], Progress]
@@ -69,7 +69,7 @@ class Run:
         return describe_scenes(name, scenes, cache=self.cache, device=self.device, progress=progress)
 
 
-def with_tuned_vae(run: Run, base: Base, pixels: tuple[Labelled, Labelled]) -> Base:
+def with_tuned_decoder(run: Run, base: Base, pixels: tuple[Labelled, Labelled]) -> Base:
     """The base after `--tune-vae`."""
     config, scenes, device, deadline = run.config, run.scenes, run.device, run.deadline
     if not config.tune_vae:
@@ -79,8 +79,10 @@ def with_tuned_vae(run: Run, base: Base, pixels: tuple[Labelled, Labelled]) -> B
     train_perceptual_networks(folder, *pixels, classes, training, progress, device=device, deadline=deadline)
     networks = load_perceptual_networks(folder, classes)
     images = torch.from_numpy(scenes.train.images), torch.from_numpy(scenes.held.images)
-    progress = run.progress("VAE" if config.tune_encoder else "VAE decoder")
-    return tune_vae(base, images, networks, config, run.state("vae"), progress, device=device, deadline=deadline)
+    progress = run.progress("VAE decoder")
+    return tune_decoder(
+        base, images, networks, config, run.state("decoder"), progress, device=device, deadline=deadline
+    )
 
 
 def judges(run: Run, pixels: tuple[Labelled, Labelled], latents: tuple[Labelled, Labelled]) -> tuple[ResNet, ResNet]:

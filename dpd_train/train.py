@@ -22,7 +22,7 @@ from dpd_train.prototypes import find_prototypes
 from dpd_train.run_data import Scenes, read_parts, rows_by_class, side_for
 from dpd_train.run_folder import Stopwatch, check_run_folder, match_config
 from dpd_train.run_record import Trained, run_record
-from dpd_train.run_stages import Progress, Run, Stages, fine_tuned, judges, with_tuned_vae, write_run
+from dpd_train.run_stages import Progress, Run, Stages, fine_tuned, judges, with_tuned_decoder, write_run
 from dpd_train.tracking import check_tracker, tracked
 from dpd_train.train_config import TrainConfig
 
@@ -43,7 +43,7 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
         (to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels))
         for scenes in (run.scenes.train, run.scenes.held)
     ]
-    base = with_tuned_vae(run, base, (pixels[0], pixels[1]))
+    base = with_tuned_decoder(run, base, (pixels[0], pixels[1]))
     latents = run.latents(base)
     teacher, judge = judges(run, (pixels[0], pixels[1]), latents)
     by_class = [latents[0][0].numpy()[rows] for rows in rows_by_class(run.scenes.train)]

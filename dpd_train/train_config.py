@@ -54,7 +54,6 @@ class TrainConfig:
         lora_rank: r, which is α too (METHOD §1).
         tune_vae, vae_steps: train the VAE's decoder on the user's images first; the encoder, and so the latents, stay.
         perceptual_steps: of each of the three networks that tell tune_vae what a decoder loses.
-        tune_encoder: the encoder with it, for images unlike those that the base has seen.
         lambda_cls: weight λ of the classification consistency.
         judge_on: what its classifier sees: the predicted clean latents, or those decoded, which costs a decoder's pass.
         bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
@@ -75,8 +74,7 @@ class TrainConfig:
     tune: Tune | None = None
     lora_rank: int = 4
     tune_vae: bool = False
-    tune_encoder: bool = False
-    vae_steps: int = 300
+    vae_steps: int = 800
     perceptual_steps: int = 800
     lambda_cls: float = 0.0
     judge_on: JudgeOn = "latents"
@@ -105,8 +103,6 @@ class TrainConfig:
                 raise InputError(f"{option(name)} {value!r}{soon}: use {', '.join(known)}")
         if not 0 < self.peak_rate <= 1:
             raise InputError(f"--peak-rate is {self.peak_rate}: it must be above 0 and at most 1")
-        if self.tune_encoder and not self.tune_vae:
-            raise InputError("--tune-encoder does nothing without --tune-vae: add it")
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")
         if self.seed >= 2**32:

@@ -35,8 +35,7 @@ def train_command(
     tune: Annotated[str | None, typer.Option(help="full or lora (default: lora from 100 M parameters on)")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Rank, and alpha, of the adapters (default: 4)")] = None,
     tune_vae: Annotated[bool | None, typer.Option(help="Train the VAE's decoder on the images first.")] = None,
-    tune_encoder: Annotated[bool | None, typer.Option(help="With --tune-vae: the encoder, too.")] = None,
-    vae_steps: Annotated[int | None, typer.Option(help="Steps of that (default: 300)")] = None,
+    vae_steps: Annotated[int | None, typer.Option(help="Steps of that (default: 800)")] = None,
     perceptual_steps: Annotated[
         int | None, typer.Option(help="Steps of each network that --tune-vae is judged by (default: 800)")
     ] = None,

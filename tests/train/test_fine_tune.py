@@ -53,7 +53,6 @@ def test_half_precision_is_refused_on_a_cpu_before_anything_is_written(tmp_path:
     [
         ({"micro_batch": 0}, "--micro-batch is 0: it must be at least 1"),
         ({"micro_batch": 9, "batch": 8}, "--micro-batch is 9: it must be at most --batch, 8"),
-        ({"tune_encoder": True}, "--tune-encoder does nothing without --tune-vae"),
         ({"precision": "int8"}, "--precision 'int8' is unknown: use bf16, fp16, fp32"),
         ({"schedule": "cosine"}, "--schedule 'cosine' is unknown: use decay, constant"),
     ],
