@@ -7,7 +7,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from dpd_runtime.atomic import open_atomically
 from dpd_runtime.errors import BundleError
 
 MAX_ENTRIES = 10_000
@@ -60,6 +62,10 @@ class FolderFiles(Mapping[str, memoryview]):
         if name not in self._names:
             raise KeyError(name)
         return memoryview((self._root / name).read_bytes())
+
+    def source(self, name: str) -> Path:
+        """What `write_zip` copies a file from."""
+        return self._root / name
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """A file's content in pieces, for one that need not lie in memory."""
@@ -123,6 +129,10 @@ class ZipFiles(Mapping[str, memoryview]):
         offset, size, _ = self._entries[name]
         return self._view[offset : offset + size]
 
+    def source(self, name: str) -> memoryview:
+        """What `write_zip` copies an entry from."""
+        return self[name]
+
     def pieces(self, name: str) -> Iterator[memoryview]:
         """A file's content in pieces; the pages that were read can be dropped by the system."""
         content = self[name]
@@ -158,27 +168,26 @@ def open_files(path: Path) -> FolderFiles | ZipFiles:
     return ZipFiles(path)
 
 
-def write_zip(path: Path, files: Mapping[str, bytes | Path]) -> None:
+def write_zip(path: Path, files: Mapping[str, bytes | memoryview | Path]) -> None:
     """Write a stored zip with fixed dates: the same files give the same bytes. Whole or not at all.
 
     Args:
         files: the content of each entry, or the file that has it: large ones are copied in pieces.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(files):
-                content = files[name]
-                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-                info.external_attr = 0o644 << 16
-                info.file_size = content.stat().st_size if isinstance(content, Path) else len(content)
-                with archive.open(info, "w") as entry:
-                    if isinstance(content, Path):
-                        with content.open("rb") as source:
-                            shutil.copyfileobj(source, entry, _PIECE)
-                    else:
-                        entry.write(content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with open_atomically(path) as handle:
+        _write_entries(handle, files)
+
+
+def _write_entries(handle: BinaryIO, files: Mapping[str, bytes | memoryview | Path]) -> None:
+    with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            content = files[name]
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.external_attr = 0o644 << 16
+            info.file_size = content.stat().st_size if isinstance(content, Path) else len(content)
+            with archive.open(info, "w") as entry:
+                if isinstance(content, Path):
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, entry, _PIECE)
+                else:
+                    entry.write(content)
