@@ -6,11 +6,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from dpd_runtime.atomic import open_atomically
-from dpd_runtime.errors import BundleError
+from dpd_runtime.encryption import Key, decrypt, is_encrypted
+from dpd_runtime.errors import BundleError, InputError
 
 MAX_ENTRIES = 10_000
 _PIECE = 2**24  # bytes
@@ -85,10 +88,15 @@ class FolderFiles(Mapping[str, memoryview]):
 class ZipFiles(Mapping[str, memoryview]):
     """Entries of a stored zip as views of the mapped file: no copy, no decompression, no second opening."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: BytesIO | None = None) -> None:
+        """Args: content: of the file, where that is encrypted."""
+        self._map: mmap.mmap | memoryview
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with path.open("rb") if content is None else nullcontext(content) as file:
+                if content is None:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                else:
+                    self._map = content.getbuffer()
                 with zipfile.ZipFile(file) as archive:
                     infos = archive.infolist()
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
@@ -118,7 +126,7 @@ class ZipFiles(Mapping[str, memoryview]):
         offset = name_start + name_length + extra_length
         name = self._map[name_start : name_start + name_length]
         if packed == size == _IN_EXTRA:
-            packed, size = _zip64_sizes(self._map[name_start + name_length : offset])
+            packed, size = _zip64_sizes(bytes(self._map[name_start + name_length : offset]))
         same = (magic, flags, method) == (b"PK\x03\x04", info.flag_bits, info.compress_type)
         same = same and (crc, packed, size) == (info.CRC, info.file_size, info.file_size)
         if not same or name != info.filename.encode() or offset + info.file_size > len(self._map):
@@ -155,17 +163,23 @@ class ZipFiles(Mapping[str, memoryview]):
         return len(self._entries)
 
 
-def open_files(path: Path) -> FolderFiles | ZipFiles:
-    """Open a bundle folder or a .dpd file.
+def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
+    """Open a bundle folder, a .dpd file, or an encrypted one, which is decrypted into memory.
 
     Raises:
-        BundleError: there is nothing, or nothing readable, at `path`.
+        BundleError: there is nothing, or nothing readable, at `path`; the key is not its own.
+        InputError: a key for a bundle that is not encrypted.
     """
-    if path.is_dir():
-        return FolderFiles(path)
-    if not path.is_file():
+    if not path.exists():
         raise BundleError(f"{path}: no such bundle; give a .dpd file or a bundle folder")
-    return ZipFiles(path)
+    if path.is_file() and is_encrypted(path):
+        content = BytesIO()
+        for piece in decrypt(path, key):
+            content.write(piece)
+        return ZipFiles(path, content)
+    if key is not None:
+        raise InputError(f"{path} is not encrypted, though a key for it was given; is it the right file?")
+    return FolderFiles(path) if path.is_dir() else ZipFiles(path)
 
 
 def write_zip(path: Path, files: Mapping[str, bytes | memoryview | Path]) -> None:
@@ -175,10 +189,11 @@ def write_zip(path: Path, files: Mapping[str, bytes | memoryview | Path]) -> Non
         files: the content of each entry, or the file that has it: large ones are copied in pieces.
     """
     with open_atomically(path) as handle:
-        _write_entries(handle, files)
+        pack_zip(handle, files)
 
 
-def _write_entries(handle: BinaryIO, files: Mapping[str, bytes | memoryview | Path]) -> None:
+def pack_zip(handle: BinaryIO, files: Mapping[str, bytes | memoryview | Path]) -> None:
+    """`write_zip` into an open file or memory."""
     with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
             content = files[name]

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from dpd_runtime.archive import FolderFiles, ZipFiles, check_entry_name, open_files
+from dpd_runtime.encryption import Key
 from dpd_runtime.engine_choice import FLAVOURS, refuse_engines
 from dpd_runtime.engine_record import is_engine
 from dpd_runtime.engines import Provider
@@ -29,9 +30,10 @@ from dpd_runtime.manifest import (
 )
 from dpd_runtime.prototype_kinds import fits
 from dpd_runtime.schedule import Schedule, schedule_from_config
+from dpd_runtime.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.solvers import SOLVERS
+from dpd_runtime.trust import trusted_keys
 
-SIGNATURE_NAME = "bundle.sig"
 EMBEDDED_BUNDLE = "eurosat64.dpd"
 WEIGHTS_NAME = "model.onnx_data"
 """The file beside `model.onnx` which holds its weights where they are more than one protobuf file can."""
@@ -73,6 +75,8 @@ class Bundle:
     hash: sha256 of bundle.json's bytes, which names the bundle.
     prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
     files: content of every file but the engines: those are hashed in pieces and left on the disk.
+    signature: who signed it, by the keys that were trusted when it was opened.
+    key: what an encrypted bundle was opened with; None: it is not encrypted.
     """
 
     path: Path
@@ -84,6 +88,8 @@ class Bundle:
     prompt_embeddings: Float32
     empty_embedding: Float32
     files: Mapping[str, bytes]
+    signature: Signature = UNSIGNED
+    key: Key | None = field(default=None, repr=False)
 
     def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
@@ -92,7 +98,7 @@ class Bundle:
             ProviderError: the provider does not work here, or is one of those whose engines this version never loads.
         """
         if provider.name in FLAVOURS:
-            raise refuse_engines(self.files, self.manifest.files, provider.name)
+            raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
         weights = self.files.get(weights_of(graph))
         return OnnxRuntimeEngine(
             self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}
@@ -104,7 +110,7 @@ class Bundle:
         Raises:
             BundleError: no such engine, or the bundle was changed since it was opened.
         """
-        files = open_files(self.path)
+        files = open_files(self.path, self.key)
         if not is_engine(name) or name not in self.manifest.files or name not in files:
             raise BundleError(f"{self.path}: there is no engine {name} in it")
         content = bytes(files[name])
@@ -254,24 +260,38 @@ def _classes(
     return tuple(classes)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def _signature(files: FolderFiles | ZipFiles, manifest: bytes, trusted: Sequence[PublicKey] | None) -> Signature:
+    if SIGNATURE_NAME not in files:
+        return UNSIGNED
+    return check_signature(manifest, bytes(files[SIGNATURE_NAME]), trusted_keys() if trusted is None else trusted)
+
+
+def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[PublicKey] | None = None) -> Bundle:
     """Open and verify a bundle.
 
+    Args:
+        key: of an encrypted bundle: a passphrase, or the 32 bytes of its key file. It is decrypted into memory.
+        trusted: keys whose signatures count; by default those in the user's trusted folder.
+
     Raises:
-        BundleError: nothing there, damaged, changed, incomplete or from the future. No graph has been loaded then.
+        BundleError: nothing there, damaged, changed, incomplete or from the future, a trusted key's signature does not
+            hold, or the key is not its own. No graph has been loaded then.
+        InputError: a key for a bundle that is not encrypted; a trusted key that cannot be read.
     """
     path = Path(path)
-    files = open_files(path)
+    files = open_files(path, key)
     if MANIFEST_NAME not in files:
         raise BundleError(f"{path}: no {MANIFEST_NAME} in it; this is not a dpd bundle")
     if isinstance(files, ZipFiles):
         for name in (MANIFEST_NAME, SIGNATURE_NAME):
             if name in files:
                 files.check_crc(name)
-    raw = files[MANIFEST_NAME]
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path}: {MANIFEST_NAME} has {len(raw)} bytes, more than {MAX_MANIFEST_BYTES}")
-    manifest = parse_manifest(bytes(raw))
+    listing = files[MANIFEST_NAME]
+    if len(listing) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: {MANIFEST_NAME} has {len(listing)} bytes, more than {MAX_MANIFEST_BYTES}")
+    raw = bytes(listing)  # parsed, signed and named by its hash: the same bytes, whoever writes to the file meanwhile
+    signature = _signature(files, raw, trusted)
+    manifest = parse_manifest(raw)
     verified = _verified(files, manifest)
     config = _json(verified, "scheduler/scheduler_config.json")
     try:
@@ -312,6 +332,8 @@ def load_bundle(path: str | Path) -> Bundle:
         prompt_embeddings=embeddings,
         empty_embedding=empty,
         files=verified,
+        signature=signature,
+        key=key,
     )
 
 

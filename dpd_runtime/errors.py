@@ -47,6 +47,18 @@ class BundleVersionError(BundleError):
     """A bundle which needs a newer runtime."""
 
 
+class SignatureError(BundleError):
+    """A signature that is broken, or that does not hold though its key is trusted."""
+
+
+class DecryptionError(BundleError):
+    """An encrypted bundle that does not open: no key, a wrong one, or changed bytes."""
+
+
+class RequirementError(BundleError):
+    """A bundle that is not signed or audited as the caller demands."""
+
+
 class CheckError(DpdError, AssertionError):
     """A requested check does not hold: parity, golden replay, --expect."""
 

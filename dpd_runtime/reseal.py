@@ -11,7 +11,7 @@ from typing import Any
 
 from dpd_runtime.archive import check_entry_name, open_files, write_zip
 from dpd_runtime.bundle import Bundle
-from dpd_runtime.errors import BundleHashError
+from dpd_runtime.errors import BundleHashError, InputError
 from dpd_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
 
 AUDIT_NAME = "audit.json"
@@ -49,9 +49,12 @@ def write_changed(bundle: Bundle, out: Path, added: Mapping[str, bytes | Path], 
         The new bundle's hash.
 
     Raises:
+        InputError: the bundle is encrypted: its copy would be plain.
         BundleHashError: the bundle was changed since it was opened, or the disk gives back other bytes.
         OSError: from the disk. In either case `out` is as it was.
     """
+    if bundle.key is not None:
+        raise InputError(f"{bundle.path} is encrypted, its changed copy would not be: dpd decrypt it first")
     for name in added:
         check_entry_name(name)
     entries = dict(bundle.manifest.files) | {name: file_entry(content) for name, content in added.items()}

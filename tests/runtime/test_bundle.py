@@ -39,6 +39,9 @@ CLASSES: dict[str, Any] = {
     "prompts": ["a forest", "a lake", "dark forest"],
 }
 
+UNKNOWN = json.dumps({"alg": "ed25519", "key_id": "00" * 16, "sig": "00" * 64}).encode()
+"""A bundle.sig of somebody whom nobody trusts."""
+
 
 def parts(
     *,
@@ -101,7 +104,7 @@ LISTED = sorted(parts())
 @cache
 def packed() -> tuple[bytes, dict[str, tuple[int, int]]]:
     """A zipped bundle and where each entry's data lie in it."""
-    files = bundle_files() | {"bundle.sig": b'{"alg": "ed25519"}'}
+    files = bundle_files() | {"bundle.sig": UNKNOWN}
     with tempfile.TemporaryDirectory() as folder:
         whole = as_zip(Path(folder), files).read_bytes()
     spans = {}
@@ -230,8 +233,10 @@ def test_a_file_too_many(store: Store, tmp_path: Path) -> None:
 
 @both
 def test_more_listed_files_and_a_signature_are_welcome(store: Store, tmp_path: Path) -> None:
-    files = bundle_files(parts() | {"audit.json": b"{}", "engines/x/a.bin": b"1"}) | {"bundle.sig": b"{}"}
-    assert "engines/x/a.bin" in load_bundle(store(tmp_path, files)).files
+    files = bundle_files(parts() | {"audit.json": b"{}", "engines/x/a.bin": b"1"}) | {"bundle.sig": UNKNOWN}
+    bundle = load_bundle(store(tmp_path, files))
+    assert "engines/x/a.bin" in bundle.files
+    assert bundle.signature.describe() == "signed by unknown key " + "00" * 16
 
 
 @both

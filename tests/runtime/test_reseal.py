@@ -10,7 +10,7 @@ import pytest
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, BundleHashError
 from dpd_runtime.reseal import write_audited, write_changed
-from tests.runtime.test_bundle import Store, as_folder, as_zip, both, bundle_files, parts
+from tests.runtime.test_bundle import UNKNOWN, Store, as_folder, as_zip, both, bundle_files, parts
 from tests.runtime.test_bundle_engines import ENGINE, PLAN, with_engine
 
 outs = pytest.mark.parametrize("out", ["new.dpd", "new"])
@@ -24,7 +24,7 @@ def names(folder: Path) -> list[str]:
 @both
 @outs
 def test_an_audited_copy_holds_everything_else_and_no_signature(store: Store, out: str, tmp_path: Path) -> None:
-    files = bundle_files(with_engine()) | {"bundle.sig": b"{}"}
+    files = bundle_files(with_engine()) | {"bundle.sig": UNKNOWN}
     old = load_bundle(store(tmp_path, files))
     digest = write_audited(old, tmp_path / out, RECORD, "PASS")
     new = load_bundle(tmp_path / out)
