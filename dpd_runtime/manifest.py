@@ -91,6 +91,9 @@ class Manifest:
         image_shape: (H, W, 3). latent_shape: (C, h, w).
         scaling_factor: latents given to the VAE decoder are divided by it.
         files: every other file of the bundle by its path.
+        tools: versions that exported it. training: what made the run: hash of its config, versions.
+        data: number of training images, and a hash over their contents.
+        audit: "unaudited", or the verdict of the audit whose record is audit.json.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, float] = field(default_factory=dict)
     audit: str = "unaudited"
     format: str = FORMAT
@@ -211,7 +215,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         "image_shape": _shape(content.get("image_shape"), "image_shape", 8192),
         "latent_shape": _shape(content.get("latent_shape"), "latent_shape", 2048),
     }
-    for name in ("tools", "licences", "data", "parity"):
+    for name in ("tools", "licences", "data", "training", "parity"):
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
     manifest = _build(Manifest, content, "the manifest")
     _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")

@@ -159,7 +159,7 @@ def test_wrong_values_are_refused_by_name(path: tuple[str | int, ...], value: ob
 @pytest.mark.parametrize("name", [k for k in CONTENT if k not in ("minimum_runtime", "tools", "licences")])
 def test_missing_parts_are_refused(name: str) -> None:
     content = {k: v for k, v in CONTENT.items() if k != name}
-    if name in ("data", "parity", "audit"):
+    if name in ("data", "training", "parity", "audit"):
         parse_manifest(json.dumps(content).encode())
         return
     with pytest.raises(BundleError, match=rf"{name}|incomplete"):
