@@ -12,7 +12,7 @@ from dpd_runtime.blocks.block import BLOCK, Block, Image
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.engines import Engine, Provider
 from dpd_runtime.errors import DegenerateImageError, InputError
-from dpd_runtime.manifest import Sampler, sampler_schedule
+from dpd_runtime.manifest import Sampler, check_noise, sampler_schedule
 from dpd_runtime.noise import image_noise
 from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
 from dpd_runtime.solvers import SOLVERS, Step
@@ -38,6 +38,7 @@ class BlockComputer:
         make_steps, self._advance = SOLVERS[sampler.solver]
         try:
             self._steps: Sequence[Step] = make_steps(sampler_schedule(bundle.schedule, sampler), sampler.steps)
+            check_noise(bundle.manifest.latent_shape, sampler.candidates, noise_draws(self._steps))
         except ValueError as error:
             raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
         self._bundle, self._sampler, self._networks, self._seed = bundle, sampler, networks, seed
