@@ -19,6 +19,7 @@ from dpd_runtime.engine_record import is_engine
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError, InputError
+from dpd_runtime.graph_check import check_graph
 from dpd_runtime.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -94,13 +95,15 @@ class Bundle:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
+            BundleError: the graph holds what `check_graph` refuses, or is none.
             ProviderError: the provider does not work here, or is one of those whose engines this version never loads.
         """
         if provider.name in FLAVOURS:
             raise refuse_engines(self.files, self.manifest.files, provider.name)
         weights = self.files.get(weights_of(graph))
+        check_graph(graph, self.files[graph], len(weights or b""))
         return OnnxRuntimeEngine(
-            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}
+            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}, name=graph
         )
 
     def read_engine(self, name: str) -> bytes:
