@@ -1,7 +1,9 @@
 """Reading a bundle's files: a folder, or one stored (uncompressed) zip that is memory-mapped."""
 
 import mmap
+import os
 import shutil
+import stat
 import struct
 import zipfile
 import zlib
@@ -16,8 +18,12 @@ from dpd_runtime.encryption import Key, decrypt, is_encrypted
 from dpd_runtime.errors import BundleError, InputError
 
 MAX_ENTRIES = 10_000
+MAX_DIRECTORY = 8 * 2**20
+"""Bytes of a zip's central directory: `zipfile` reads it whole and makes some twenty times as much of it."""
 _PIECE = 2**24  # bytes
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_END = struct.Struct("<4s4H2IH")  # of the central directory: the last bytes of the file
+_END64, _LOCATOR64 = struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 _IN_EXTRA = 0xFFFFFFFF  # a size in a local header that stands in the extra field instead (zip64)
 
 
@@ -35,13 +41,30 @@ def check_entry_name(name: str) -> None:
 
 def _zip64_sizes(extra: bytes) -> tuple[int, int]:
     """Packed and plain size from a local header's extra field; (−1, −1) where they are not there."""
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<HH", extra)
-        if kind == 1 and length == 16 and len(extra) >= 20:
-            size, packed = struct.unpack_from("<QQ", extra, 4)
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1 and length == 16 and at + 20 <= len(extra):
+            size, packed = struct.unpack_from("<QQ", extra, at + 4)
             return packed, size
-        extra = extra[4 + length :]
+        at += 4 + length
     return -1, -1
+
+
+def _directory_bytes(content: mmap.mmap | memoryview) -> int:
+    """How long the central directory says it is, without reading it.
+
+    Raises:
+        ValueError: the file does not end where it says, with no comment after it.
+    """
+    at = len(content) - _END.size
+    if at < 0 or content[at : at + 4] != b"PK\x05\x06" or content[-2:] != b"\0\0":
+        raise ValueError("File is not a zip file that ends with its directory")
+    size: int = _END.unpack_from(content, at)[5]
+    at -= _LOCATOR64.size + _END64.size
+    if at >= 0 and content[at + _END64.size : at + _END64.size + 4] == b"PK\x06\x07":
+        size = max(size, _END64.unpack_from(content, at)[8])
+    return size
 
 
 class FolderFiles(Mapping[str, memoryview]):
@@ -49,22 +72,25 @@ class FolderFiles(Mapping[str, memoryview]):
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._names = []
-        for path in sorted(root.rglob("*")):
-            if path.is_symlink():
-                raise BundleError(f"{path}: symbolic links are not allowed in a bundle; copy the file itself")
-            if path.is_file():
-                self._names.append(path.relative_to(root).as_posix())
-            if len(self._names) > MAX_ENTRIES:
-                raise BundleError(f"{root}: more than {MAX_ENTRIES} files; this is not a bundle")
+        self._sizes: dict[str, int] = {}
+        for entry in _tree(root):
+            if entry.is_symlink():
+                raise BundleError(f"{entry.path}: symbolic links are not allowed in a bundle; copy the file itself")
+            if entry.is_file():
+                self._sizes[Path(entry.path).relative_to(root).as_posix()] = entry.stat().st_size
+        self._names = sorted(self._sizes)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names  # Mapping's own would read the file
+        return name in self._sizes  # Mapping's own would read the file
 
     def __getitem__(self, name: str) -> memoryview:
-        if name not in self._names:
-            raise KeyError(name)
-        return memoryview((self._root / name).read_bytes())
+        size = self.size(name)
+        with (self._root / name).open("rb") as file:
+            return memoryview(file.read(size))  # no more than was seen, whoever writes to it meanwhile
+
+    def size(self, name: str) -> int:
+        """Bytes, without reading them."""
+        return self._sizes[name]
 
     def source(self, name: str) -> Path:
         """What `write_zip` copies a file from."""
@@ -72,10 +98,10 @@ class FolderFiles(Mapping[str, memoryview]):
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """A file's content in pieces, for one that need not lie in memory."""
-        if name not in self._names:
-            raise KeyError(name)
+        left = self.size(name)
         with (self._root / name).open("rb") as file:
-            while piece := file.read(_PIECE):
+            while left > 0 and (piece := file.read(min(left, _PIECE))):
+                left -= len(piece)
                 yield piece
 
     def __iter__(self) -> Iterator[str]:
@@ -83,6 +109,24 @@ class FolderFiles(Mapping[str, memoryview]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _tree(root: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything under `root`, links not followed, whatever the depth.
+
+    Raises:
+        BundleError: more than a bundle has.
+    """
+    folders, seen = [str(root)], 0
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > MAX_ENTRIES:
+                    raise BundleError(f"{root}: more than {MAX_ENTRIES} files; this is not a bundle")
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                yield entry
 
 
 class ZipFiles(Mapping[str, memoryview]):
@@ -97,9 +141,18 @@ class ZipFiles(Mapping[str, memoryview]):
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 else:
                     self._map = content.getbuffer()
+                if _directory_bytes(self._map) > MAX_DIRECTORY:
+                    raise ValueError(f"its directory has more than {MAX_DIRECTORY} bytes")
                 with zipfile.ZipFile(file) as archive:
                     infos = archive.infolist()
-        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+        except (
+            zipfile.BadZipFile,
+            ValueError,
+            OSError,
+            NotImplementedError,
+            UnicodeDecodeError,
+            struct.error,
+        ) as error:
             raise BundleError(f"{path}: not a readable bundle ({error}); fetch it again") from error
         if len(infos) > MAX_ENTRIES:
             raise BundleError(f"{path}: more than {MAX_ENTRIES} entries; this is not a bundle")
@@ -109,7 +162,19 @@ class ZipFiles(Mapping[str, memoryview]):
             if info.filename in self._entries:
                 raise BundleError(f"{path}: entry {info.filename!r} is there twice; do not use this bundle")
             check_entry_name(info.filename)
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+                raise BundleError(f"{path}: entry {info.filename!r} is a link or no file; do not use this bundle")
             self._entries[info.filename] = (self._data_offset(path, info), info.file_size, info.CRC)
+        self._refuse_overlaps(path, infos)
+
+    def _refuse_overlaps(self, path: Path, infos: list[zipfile.ZipInfo]) -> None:
+        """No byte may belong to two entries: a small file could be read as ten thousand large ones."""
+        end = 0
+        for info in sorted(infos, key=lambda info: info.header_offset):
+            if info.header_offset < end:
+                raise BundleError(f"{path}: entry {info.filename!r} overlaps another one; do not use this bundle")
+            offset, size, _ = self._entries[info.filename]
+            end = offset + size
 
     def _data_offset(self, path: Path, info: zipfile.ZipInfo) -> int:
         """Where the bytes begin; the local header must say what the central directory says."""
@@ -140,6 +205,10 @@ class ZipFiles(Mapping[str, memoryview]):
     def source(self, name: str) -> memoryview:
         """What `write_zip` copies an entry from."""
         return self[name]
+
+    def size(self, name: str) -> int:
+        """Bytes, without reading them."""
+        return self._entries[name][1]
 
     def pieces(self, name: str) -> Iterator[memoryview]:
         """A file's content in pieces; the pages that were read can be dropped by the system."""

@@ -1,7 +1,6 @@
 """A verified bundle in memory. Every hash is checked before any graph is loaded."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,17 +13,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from dpd_runtime.archive import FolderFiles, ZipFiles, check_entry_name, open_files
+from dpd_runtime.cores import usable_memory
 from dpd_runtime.encryption import Key
 from dpd_runtime.engine_choice import FLAVOURS, refuse_engines
 from dpd_runtime.engine_record import is_engine
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from dpd_runtime.errors import BundleError, BundleHashError, InputError
+from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError, InputError
+from dpd_runtime.graph_check import check_graph
 from dpd_runtime.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
+    check_noise,
     parse_manifest,
     sampler_schedule,
 )
@@ -32,9 +34,13 @@ from dpd_runtime.prototype_kinds import fits
 from dpd_runtime.schedule import Schedule, schedule_from_config
 from dpd_runtime.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.solvers import SOLVERS
+from dpd_runtime.strict_json import parse_json
 from dpd_runtime.trust import trusted_keys
 
 EMBEDDED_BUNDLE = "eurosat64.dpd"
+MAX_CLASSES = 10_000
+RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
+"""Endings of the files that lie beside the class folders of a set."""
 WEIGHTS_NAME = "model.onnx_data"
 """The file beside `model.onnx` which holds its weights where they are more than one protobuf file can."""
 # An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
@@ -95,13 +101,15 @@ class Bundle:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
+            BundleError: the graph holds what `check_graph` refuses, or is none.
             ProviderError: the provider does not work here, or is one of those whose engines this version never loads.
         """
         if provider.name in FLAVOURS:
             raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
         weights = self.files.get(weights_of(graph))
+        check_graph(graph, self.files[graph], len(weights or b""))
         return OnnxRuntimeEngine(
-            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}
+            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}, name=graph
         )
 
     def read_engine(self, name: str) -> bytes:
@@ -142,7 +150,8 @@ def check_class_name(name: object) -> str:
     """
     good = isinstance(name, str) and name.isprintable() and name == name.strip()
     good = good and 0 < len(str(name).encode()) <= 200  # a file name with its number must fit into 255 bytes
-    if not good or any(c in str(name) for c in '/\\:*?"<>|') or str(name).startswith("."):
+    good = good and not any(c in str(name) for c in '/\\:*?"<>|') and not str(name).startswith(".")
+    if not good or str(name).lower().endswith(RESERVED):
         raise BundleError(
             f"classes.json: class name {name!r} cannot be a folder name; rename the class and export again"
         )
@@ -161,11 +170,9 @@ def _verified(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[str, by
             raise BundleError(
                 f"{name} is in the bundle but not in {MANIFEST_NAME}: the bundle was changed; fetch it again"
             )
+    _check_sizes(files, manifest)
     verified = {}
     for name, entry in manifest.files.items():
-        check_entry_name(name)
-        if name not in files:
-            raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
         if is_engine(name):
             _check_engine(files, name, entry)
             continue
@@ -181,6 +188,21 @@ def _verified(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[str, by
         if name.endswith(".onnx"):
             _check_weights(name, content, verified)
     return verified
+
+
+def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:
+    """Every listed file is there with its size, and all that will be read fits into memory: before any is read."""
+    held = 0
+    for name, entry in manifest.files.items():
+        check_entry_name(name)
+        if name not in files:
+            raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
+        if files.size(name) != entry.bytes:
+            raise BundleSizeError(name, files.size(name), entry.bytes)
+        held += 0 if is_engine(name) else entry.bytes
+    memory = usable_memory()
+    if memory is not None and held > memory:
+        raise BundleError(f"the bundle holds {held / 1e9:.1f} GB and this machine has {memory / 1e9:.1f} GB of memory")
 
 
 def _check_engine(files: FolderFiles | ZipFiles, name: str, entry: FileEntry) -> None:
@@ -217,13 +239,6 @@ def _check_weights(name: str, content: bytes, verified: Mapping[str, bytes]) -> 
         )
 
 
-def _json(files: Mapping[str, bytes], name: str) -> Any:
-    try:
-        return json.loads(files[name])
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{name} is not JSON ({error}): export the bundle again") from error
-
-
 def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
     try:
         tensors = load_tensors(files[name])
@@ -242,6 +257,8 @@ def _classes(
 ) -> tuple[SceneClass, ...]:
     classes = []
     entries, kind = content["classes"], content.get("prototype_kind", "centroid")
+    if len(entries) > MAX_CLASSES:
+        raise BundleError(f"classes.json: {len(entries)} classes are more than {MAX_CLASSES}")
     for label, entry in enumerate(entries):
         name = check_class_name(entry["name"])
         rows = tuple(entry["prompt_rows"])
@@ -282,18 +299,17 @@ def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[Publ
     files = open_files(path, key)
     if MANIFEST_NAME not in files:
         raise BundleError(f"{path}: no {MANIFEST_NAME} in it; this is not a dpd bundle")
-    if isinstance(files, ZipFiles):
-        for name in (MANIFEST_NAME, SIGNATURE_NAME):
-            if name in files:
+    for name in (MANIFEST_NAME, SIGNATURE_NAME):
+        if name in files:
+            if files.size(name) > MAX_MANIFEST_BYTES:
+                raise BundleError(f"{path}: {name} has {files.size(name)} bytes, more than {MAX_MANIFEST_BYTES}")
+            if isinstance(files, ZipFiles):
                 files.check_crc(name)
-    listing = files[MANIFEST_NAME]
-    if len(listing) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path}: {MANIFEST_NAME} has {len(listing)} bytes, more than {MAX_MANIFEST_BYTES}")
-    raw = bytes(listing)  # parsed, signed and named by its hash: the same bytes, whoever writes to the file meanwhile
+    raw = bytes(files[MANIFEST_NAME])  # parsed, signed and hashed: the same bytes, whoever writes to the file meanwhile
     signature = _signature(files, raw, trusted)
     manifest = parse_manifest(raw)
     verified = _verified(files, manifest)
-    config = _json(verified, "scheduler/scheduler_config.json")
+    config = parse_json(verified["scheduler/scheduler_config.json"], "scheduler/scheduler_config.json")
     try:
         schedule = sampler_schedule(schedule_from_config(config), manifest.sampler)
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
@@ -307,15 +323,18 @@ def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[Publ
     if sampler.solver not in SOLVERS:
         raise BundleError(f"{MANIFEST_NAME}: solver {sampler.solver!r} is unknown: upgrade dpd-distill or export again")
     try:
-        SOLVERS[sampler.solver][0](schedule, sampler.steps)
+        steps = SOLVERS[sampler.solver][0](schedule, sampler.steps)
+        check_noise(manifest.latent_shape, sampler.candidates, sum(step.noise > 0 for step in steps))
     except ValueError as error:
         raise BundleError(f"{MANIFEST_NAME}: sampler: {error}; export the bundle again") from error
     prompts = _tensors(verified, "prompts.safetensors")
-    table = _json(verified, "classes.json")
+    table = parse_json(verified["classes.json"], "classes.json")
     try:
         embeddings, empty = prompts["embeddings"], prompts["empty"]
         classes = _classes(table, _tensors(verified, "prototypes.safetensors"), len(embeddings), manifest.latent_shape)
         texts = tuple(str(text) for text in table["prompts"])
+        if not all(text.isprintable() for text in texts):
+            raise BundleError("classes.json: a prompt holds text that cannot be printed; export the bundle again")
     except (KeyError, TypeError) as error:
         raise BundleError(
             f"classes.json or prompts.safetensors is incomplete ({error}): export the bundle again"

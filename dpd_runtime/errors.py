@@ -43,6 +43,16 @@ class BundleHashError(BundleError):
         )
 
 
+class BundleSizeError(BundleError):
+    """A file of another length than the manifest lists."""
+
+    def __init__(self, path: str, found: int, expected: int) -> None:
+        super().__init__(
+            f"{path}: {found} bytes, bundle.json says {expected}; "
+            "the bundle was changed or damaged: fetch or export it again"
+        )
+
+
 class BundleVersionError(BundleError):
     """A bundle which needs a newer runtime."""
 

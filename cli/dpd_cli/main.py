@@ -125,7 +125,9 @@ def _fail(sentence: str, code: int) -> NoReturn:
         import traceback
 
         traceback.print_exc()
-    print(f"dpd: {' '.join(sentence.split())}", file=sys.stderr)
+    line = " ".join(sentence.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # names in a bundle are another's words
+    print(f"dpd: {shown}", file=sys.stderr)
     sys.exit(code)
 
 
