@@ -239,9 +239,9 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
         BundleError: there is nothing, or nothing readable, at `path`; the key is not its own.
         InputError: a key for a bundle that is not encrypted.
     """
-    if not path.exists():
+    if not path.is_dir() and not path.is_file():  # a pipe would be waited for
         raise BundleError(f"{path}: no such bundle; give a .dpd file or a bundle folder")
-    if path.is_file() and is_encrypted(path):
+    if is_encrypted(path):
         content = BytesIO()
         for piece in decrypt(path, key):
             content.write(piece)

@@ -64,7 +64,9 @@ def new_header(key: Key, cost: int = 17) -> Header:
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether the file at `path` begins as an encrypted bundle."""
+    """Whether a file is at `path` and begins as an encrypted bundle."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC

@@ -23,7 +23,7 @@ def encrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
     """
     if key is None:
         raise InputError(f"{bundle}: there is no key to encrypt it with: {NO_KEY}")
-    if bundle.is_file() and is_encrypted(bundle):
+    if is_encrypted(bundle):
         raise InputError(f"{bundle} is encrypted already; dpd decrypt it to change its key")
     _check_target(bundle, out, overwrite)
     opened = load_bundle(bundle)

@@ -37,7 +37,7 @@ def sign_bundle(path: Path, private: "Ed25519PrivateKey", name: str) -> Signed:
     Raises:
         BundleError: it is damaged. InputError: it is encrypted; the signature goes inside.
     """
-    if path.is_file() and is_encrypted(path):
+    if is_encrypted(path):
         raise InputError(f"{path} is encrypted, and the signature goes inside: dpd decrypt it, sign, encrypt again")
     opened = load_bundle(path, trusted=())  # an old signature is replaced, whatever it is worth
     files = open_files(path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 import struct
 import time
 import tracemalloc
@@ -26,6 +27,7 @@ from dpd_runtime.encryption import (
     Key,
     decrypt,
     encrypt,
+    is_encrypted,
     new_header,
     parse_header,
 )
@@ -279,3 +281,10 @@ def test_what_does_not_go_with_encryption(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.dpde", "cut.dpde", "tiny.dpd"]
     encrypt_bundle(path, out, WORDS, overwrite=True)
     assert load_bundle(out, WORDS).hash == load_bundle(path).hash
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_encrypted(tmp_path / "pipe")
+    with pytest.raises(BundleError, match="pipe: no such bundle"):
+        load_bundle(tmp_path / "pipe")
