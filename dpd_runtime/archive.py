@@ -84,9 +84,13 @@ class FolderFiles(Mapping[str, memoryview]):
         return name in self._sizes  # Mapping's own would read the file
 
     def __getitem__(self, name: str) -> memoryview:
+        return memoryview(self.read(name))
+
+    def read(self, name: str) -> bytes:
+        """A file's content, once in memory."""
         size = self.size(name)
         with (self._root / name).open("rb") as file:
-            return memoryview(file.read(size))  # no more than was seen, whoever writes to it meanwhile
+            return file.read(size)  # no more than was seen, whoever writes to it meanwhile
 
     def size(self, name: str) -> int:
         """Bytes, without reading them."""
@@ -205,6 +209,10 @@ class ZipFiles(Mapping[str, memoryview]):
     def source(self, name: str) -> memoryview:
         """What `write_zip` copies an entry from."""
         return self[name]
+
+    def read(self, name: str) -> bytes:
+        """A copy of an entry's content."""
+        return bytes(self[name])
 
     def size(self, name: str) -> int:
         """Bytes, without reading them."""

@@ -292,7 +292,7 @@ def test_a_sparse_file_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
     entries = json.loads((folder / "bundle.json").read_bytes())
     entries["files"]["unet/model.onnx"]["bytes"] = 2**43
     (folder / "bundle.json").write_text(json.dumps(entries))
-    refused(folder, r"the bundle holds 8796\.1 GB and this machine has")
+    refused(folder, r"the bundle holds 8796\.1 GB, more than half of")
     with (folder / "bundle.json").open("r+b") as file:
         file.truncate(2**43)
     refused(folder, r"bundle\.json has 8796093022208 bytes, more than")
