@@ -1,5 +1,5 @@
 # One command a habit. Use an environment with: pip install -c constraints.txt -e ".[dev]"
-.PHONY: check test slow wheel ci full format
+.PHONY: check test slow fuzz wheel wheelhouse lock ci full format
 
 check:
 	ruff check
@@ -13,6 +13,10 @@ test:
 slow:
 	python -m pytest -m slow
 
+# ten thousand hostile bundles: half an hour of one core at most
+fuzz:
+	PYTHONPATH=.:export:cli python -m tests.fuzz.campaign --examples 10000 --out benchmarks/results/fuzz.json
+
 format:
 	ruff check --fix
 	ruff format
@@ -21,6 +25,14 @@ format:
 wheel:
 	rm -rf build
 	python -m pip wheel --no-deps --wheel-dir dist .
+
+# what a site without a network carries in: EXTRA=gpu, PYTHON_VERSION=3.12 for another one
+wheelhouse:
+	python airgap/wheelhouse.py wheelhouse $(if $(EXTRA),--extra $(EXTRA)) $(if $(PYTHON_VERSION),--python $(PYTHON_VERSION))
+
+# after a change of the site's dependencies in pyproject.toml or constraints.txt
+lock:
+	python airgap/lock.py
 
 ci:
 	.ci/run

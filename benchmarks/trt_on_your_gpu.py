@@ -8,7 +8,7 @@ the end and says for each engine why it could not be measured; that is all that 
     python benchmarks/trt_on_your_gpu.py site.dpd --flavour tensorrt --pipeline run/pipeline > mine.json
 
 Engines are built here from the bundle's ONNX graphs. Those inside a bundle are native code: they load only with
---i-built-this-bundle. Reported: median milliseconds of one UNet step with its inputs on the device, and PSNR in dB of
+--bundle-engines. Reported: median milliseconds of one UNet step with its inputs on the device, and PSNR in dB of
 ten images beside those of ONNX Runtime on the CPU, same noise, one candidate.
 """
 
@@ -163,7 +163,7 @@ def images_of(bundle: Bundle, engines: dict[str, Any], provider: str = "cpu") ->
 
 
 def measure_tensorrt(
-    bundle: Bundle, name: str, inputs: Arrays, trusted: bool, repeats: int
+    bundle: Bundle, name: str, inputs: Arrays, from_bundle: bool, repeats: int
 ) -> tuple[dict[str, Any], Any]:
     """Build (or, where allowed, take from the bundle) engines for this GPU; time a step; make images."""
     from dpd_export.engines.builder import build_engine
@@ -177,9 +177,15 @@ def measure_tensorrt(
     for graph in (UNET, DECODER):
         profiles = profiles_of(graph.split("/")[0], bundle.manifest)
         profile = profiles[0] if len(profiles) == 2 else profiles[-1]  # more than one batch: the dynamic engine
-        if trusted:
+        if from_bundle:
             chosen = choose_engine(
-                bundle.files, bundle.manifest.files, graph, profile.usual, site, requested=name, trusted=True
+                bundle.files,
+                bundle.manifest.files,
+                graph,
+                profile.usual,
+                site,
+                requested=name,
+                signature=bundle.signature,
             )
             plan, seconds = bundle.read_engine(str(chosen.path)), 0.0
             said["engines"][graph] = {"from": chosen.path}
@@ -265,16 +271,14 @@ def main() -> None:
     parser.add_argument("--flavour", choices=("tensorrt-rtx", "tensorrt"), default="tensorrt-rtx")
     parser.add_argument("--pipeline", type=Path, help="the run's pipeline folder: diffusers' images too")
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--i-built-this-bundle", action="store_true", help="load the engines which it holds")
+    parser.add_argument("--bundle-engines", action="store_true", help="load those it holds, if a trusted key signed it")
     options = parser.parse_args()
     bundle = load_bundle(options.bundle)
     inputs, repeats = unet_inputs(bundle), options.repeats
     kinds: dict[str, Callable[[], tuple[dict[str, Any], Any]]] = {
         "onnxruntime cpu": lambda: measure_onnxruntime(bundle, "cpu", inputs, min(repeats, 5)),
         "onnxruntime cuda": lambda: measure_onnxruntime(bundle, "cuda", inputs, repeats),
-        options.flavour: lambda: measure_tensorrt(
-            bundle, options.flavour, inputs, options.i_built_this_bundle, repeats
-        ),
+        options.flavour: lambda: measure_tensorrt(bundle, options.flavour, inputs, options.bundle_engines, repeats),
         "diffusers": lambda: measure_diffusers(bundle, options.pipeline, inputs, repeats),
     }
     answers, reference = {}, None

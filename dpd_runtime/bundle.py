@@ -1,9 +1,8 @@
 """A verified bundle in memory. Every hash is checked before any graph is loaded."""
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,25 +13,34 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from dpd_runtime.archive import FolderFiles, ZipFiles, check_entry_name, open_files
+from dpd_runtime.cores import usable_memory
+from dpd_runtime.encryption import Key
 from dpd_runtime.engine_choice import FLAVOURS, refuse_engines
 from dpd_runtime.engine_record import is_engine
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from dpd_runtime.errors import BundleError, BundleHashError, InputError
+from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError, InputError
+from dpd_runtime.graph_check import check_graph
 from dpd_runtime.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
+    check_noise,
     parse_manifest,
     sampler_schedule,
 )
 from dpd_runtime.prototype_kinds import fits
 from dpd_runtime.schedule import Schedule, schedule_from_config
+from dpd_runtime.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.solvers import SOLVERS
+from dpd_runtime.strict_json import parse_json
+from dpd_runtime.trust import trusted_keys
 
-SIGNATURE_NAME = "bundle.sig"
 EMBEDDED_BUNDLE = "eurosat64.dpd"
+MAX_CLASSES = 10_000
+RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
+"""Endings of the files that lie beside the class folders of a set."""
 WEIGHTS_NAME = "model.onnx_data"
 """The file beside `model.onnx` which holds its weights where they are more than one protobuf file can."""
 # An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
@@ -73,6 +81,8 @@ class Bundle:
     hash: sha256 of bundle.json's bytes, which names the bundle.
     prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
     files: content of every file but the engines: those are hashed in pieces and left on the disk.
+    signature: who signed it, by the keys that were trusted when it was opened.
+    key: what an encrypted bundle was opened with; None: it is not encrypted.
     """
 
     path: Path
@@ -84,18 +94,22 @@ class Bundle:
     prompt_embeddings: Float32
     empty_embedding: Float32
     files: Mapping[str, bytes]
+    signature: Signature = UNSIGNED
+    key: Key | None = field(default=None, repr=False)
 
     def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
+            BundleError: the graph holds what `check_graph` refuses, or is none.
             ProviderError: the provider does not work here, or is one of those whose engines this version never loads.
         """
         if provider.name in FLAVOURS:
-            raise refuse_engines(self.files, self.manifest.files, provider.name)
+            raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
         weights = self.files.get(weights_of(graph))
+        check_graph(graph, self.files[graph], len(weights or b""))
         return OnnxRuntimeEngine(
-            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}
+            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}, name=graph
         )
 
     def read_engine(self, name: str) -> bytes:
@@ -104,7 +118,7 @@ class Bundle:
         Raises:
             BundleError: no such engine, or the bundle was changed since it was opened.
         """
-        files = open_files(self.path)
+        files = open_files(self.path, self.key)
         if not is_engine(name) or name not in self.manifest.files or name not in files:
             raise BundleError(f"{self.path}: there is no engine {name} in it")
         content = bytes(files[name])
@@ -136,7 +150,8 @@ def check_class_name(name: object) -> str:
     """
     good = isinstance(name, str) and name.isprintable() and name == name.strip()
     good = good and 0 < len(str(name).encode()) <= 200  # a file name with its number must fit into 255 bytes
-    if not good or any(c in str(name) for c in '/\\:*?"<>|') or str(name).startswith("."):
+    good = good and not any(c in str(name) for c in '/\\:*?"<>|') and not str(name).startswith(".")
+    if not good or str(name).lower().endswith(RESERVED):
         raise BundleError(
             f"classes.json: class name {name!r} cannot be a folder name; rename the class and export again"
         )
@@ -155,15 +170,13 @@ def _verified(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[str, by
             raise BundleError(
                 f"{name} is in the bundle but not in {MANIFEST_NAME}: the bundle was changed; fetch it again"
             )
+    _check_sizes(files, manifest)
     verified = {}
     for name, entry in manifest.files.items():
-        check_entry_name(name)
-        if name not in files:
-            raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
         if is_engine(name):
             _check_engine(files, name, entry)
             continue
-        content = bytes(files[name])
+        content = files.read(name)
         found = hashlib.sha256(content).hexdigest()
         if len(content) != entry.bytes or found != entry.sha256:
             raise BundleHashError(name, found, entry.sha256)
@@ -175,6 +188,23 @@ def _verified(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[str, by
         if name.endswith(".onnx"):
             _check_weights(name, content, verified)
     return verified
+
+
+def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:
+    """Every listed file is there with its size, and all that will be read fits into memory: before any is read."""
+    held = 0
+    for name, entry in manifest.files.items():
+        check_entry_name(name)
+        if name not in files:
+            raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
+        if files.size(name) != entry.bytes:
+            raise BundleSizeError(name, files.size(name), entry.bytes)
+        held += 0 if is_engine(name) else entry.bytes
+    memory = usable_memory()
+    if memory is not None and held > memory / 2:  # onnxruntime makes a copy of the weights
+        raise BundleError(
+            f"the bundle holds {held / 1e9:.1f} GB, more than half of this machine's {memory / 1e9:.1f} GB of memory"
+        )
 
 
 def _check_engine(files: FolderFiles | ZipFiles, name: str, entry: FileEntry) -> None:
@@ -211,13 +241,6 @@ def _check_weights(name: str, content: bytes, verified: Mapping[str, bytes]) -> 
         )
 
 
-def _json(files: Mapping[str, bytes], name: str) -> Any:
-    try:
-        return json.loads(files[name])
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{name} is not JSON ({error}): export the bundle again") from error
-
-
 def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
     try:
         tensors = load_tensors(files[name])
@@ -236,6 +259,8 @@ def _classes(
 ) -> tuple[SceneClass, ...]:
     classes = []
     entries, kind = content["classes"], content.get("prototype_kind", "centroid")
+    if len(entries) > MAX_CLASSES:
+        raise BundleError(f"classes.json: {len(entries)} classes are more than {MAX_CLASSES}")
     for label, entry in enumerate(entries):
         name = check_class_name(entry["name"])
         rows = tuple(entry["prompt_rows"])
@@ -254,26 +279,39 @@ def _classes(
     return tuple(classes)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def _signature(files: FolderFiles | ZipFiles, manifest: bytes, trusted: Sequence[PublicKey] | None) -> Signature:
+    if SIGNATURE_NAME not in files:
+        return UNSIGNED
+    return check_signature(manifest, bytes(files[SIGNATURE_NAME]), trusted_keys() if trusted is None else trusted)
+
+
+def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[PublicKey] | None = None) -> Bundle:
     """Open and verify a bundle.
 
+    Args:
+        key: of an encrypted bundle: a passphrase, or the 32 bytes of its key file. It is decrypted into memory.
+        trusted: keys whose signatures count; by default those in the user's trusted folder.
+
     Raises:
-        BundleError: nothing there, damaged, changed, incomplete or from the future. No graph has been loaded then.
+        BundleError: nothing there, damaged, changed, incomplete or from the future, a trusted key's signature does not
+            hold, or the key is not its own. No graph has been loaded then.
+        InputError: a key for a bundle that is not encrypted; a trusted key that cannot be read.
     """
     path = Path(path)
-    files = open_files(path)
+    files = open_files(path, key)
     if MANIFEST_NAME not in files:
         raise BundleError(f"{path}: no {MANIFEST_NAME} in it; this is not a dpd bundle")
-    if isinstance(files, ZipFiles):
-        for name in (MANIFEST_NAME, SIGNATURE_NAME):
-            if name in files:
+    for name in (MANIFEST_NAME, SIGNATURE_NAME):
+        if name in files:
+            if files.size(name) > MAX_MANIFEST_BYTES:
+                raise BundleError(f"{path}: {name} has {files.size(name)} bytes, more than {MAX_MANIFEST_BYTES}")
+            if isinstance(files, ZipFiles):
                 files.check_crc(name)
-    raw = files[MANIFEST_NAME]
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path}: {MANIFEST_NAME} has {len(raw)} bytes, more than {MAX_MANIFEST_BYTES}")
-    manifest = parse_manifest(bytes(raw))
+    raw = bytes(files[MANIFEST_NAME])  # parsed, signed and hashed: the same bytes, whoever writes to the file meanwhile
+    signature = _signature(files, raw, trusted)
+    manifest = parse_manifest(raw)
     verified = _verified(files, manifest)
-    config = _json(verified, "scheduler/scheduler_config.json")
+    config = parse_json(verified["scheduler/scheduler_config.json"], "scheduler/scheduler_config.json")
     try:
         schedule = sampler_schedule(schedule_from_config(config), manifest.sampler)
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
@@ -287,15 +325,18 @@ def load_bundle(path: str | Path) -> Bundle:
     if sampler.solver not in SOLVERS:
         raise BundleError(f"{MANIFEST_NAME}: solver {sampler.solver!r} is unknown: upgrade dpd-distill or export again")
     try:
-        SOLVERS[sampler.solver][0](schedule, sampler.steps)
+        steps = SOLVERS[sampler.solver][0](schedule, sampler.steps)
+        check_noise(manifest.latent_shape, sampler.candidates, sum(step.noise > 0 for step in steps))
     except ValueError as error:
         raise BundleError(f"{MANIFEST_NAME}: sampler: {error}; export the bundle again") from error
     prompts = _tensors(verified, "prompts.safetensors")
-    table = _json(verified, "classes.json")
+    table = parse_json(verified["classes.json"], "classes.json")
     try:
         embeddings, empty = prompts["embeddings"], prompts["empty"]
         classes = _classes(table, _tensors(verified, "prototypes.safetensors"), len(embeddings), manifest.latent_shape)
         texts = tuple(str(text) for text in table["prompts"])
+        if not all(text.isprintable() for text in texts):
+            raise BundleError("classes.json: a prompt holds text that cannot be printed; export the bundle again")
     except (KeyError, TypeError) as error:
         raise BundleError(
             f"classes.json or prompts.safetensors is incomplete ({error}): export the bundle again"
@@ -312,6 +353,8 @@ def load_bundle(path: str | Path) -> Bundle:
         prompt_embeddings=embeddings,
         empty_embedding=empty,
         files=verified,
+        signature=signature,
+        key=key,
     )
 
 

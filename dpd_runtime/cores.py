@@ -4,6 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 ROOT = Path("/")
 
 
@@ -19,12 +24,15 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def usable_memory(root: Path = ROOT) -> int | None:
-    """Bytes of memory in all that this process may use; None where the system does not say."""
+    """Bytes of memory in all that this process may use (also by ulimit); None where the system does not say."""
     texts = _settings(root, "", "", "memory.max") + _settings(root, "memory", "memory", "memory.limit_in_bytes")
     limits = [int(text) for text in texts if text.isdigit()]
     for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemTotal:"):
             limits.append(int(line.split()[1]) * 1024)
+    if resource is not None:
+        soft = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+        limits += [limit for limit in soft if limit != resource.RLIM_INFINITY]
     return min(limits, default=None)
 
 

@@ -70,7 +70,7 @@ def describe(generation: Generation, output: Output, completed: Completed) -> di
         "set_hash": completed.set_hash,
         "bundle_hash": generation.bundle.hash,
         "bundle_name": manifest.name,
-        "signature": "unsigned",
+        "signature": generation.bundle.signature.describe(),
         "audit": manifest.audit,
         "seed": generation.seed,
         "ipc": generation.ipc,

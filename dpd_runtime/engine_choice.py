@@ -12,10 +12,17 @@ from dpd_runtime.engine_record import EngineRecord, engine_records
 from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.errors import MissingExtraError, ProviderError
 from dpd_runtime.manifest import FileEntry
+from dpd_runtime.signature import UNSIGNED, Signature
 
 FLAVOURS = {"tensorrt-rtx": "rtx", "tensorrt": "trt"}
 """pip package of each flavour, which is its name too, and the extra of ours that brings it."""
-UNSIGNED = "engines inside a bundle are native code and load only with a trusted signature, which this version lacks"
+NEEDS_TRUST = "engines inside a bundle are native code and load only with a trusted signature"
+NOT_RUN = "this version builds and checks engines and does not run them"
+
+
+def why_not_loaded(signature: Signature) -> str:
+    """What keeps engines that fit from being loaded: the signature, and with a good one this version."""
+    return NOT_RUN if signature.trusted else f"{NEEDS_TRUST}, and this bundle is {signature.describe()}"
 
 
 class NoEngineError(ProviderError):
@@ -59,12 +66,13 @@ def refuse_engines(
     files: Mapping[str, bytes],
     listed: Mapping[str, FileEntry],
     flavour: str,
+    signature: Signature,
     site: Callable[[str], Site] = this_site,
 ) -> ProviderError:
-    """Why no engine of this flavour is used here, in one line. This version checks no signature: it loads none.
+    """Why no engine of this flavour is used here, in one line. This version loads none.
 
     Args:
-        files, listed: the bundle's content and the manifest's entries for it.
+        files, listed, signature: the bundle's content, the manifest's entries for it, and who signed it.
 
     Raises:
         BundleError: a broken record.
@@ -78,7 +86,7 @@ def refuse_engines(
         return ProviderError(f"its {flavour} engines cannot run here: {error}")
     reasons = {path: mismatch(record, here, listed) for path, record in records.items()}
     if None in reasons.values():
-        return ProviderError(f"its {flavour} engines are not loaded: {UNSIGNED}")
+        return ProviderError(f"its {flavour} engines are not loaded: {why_not_loaded(signature)}")
     path, reason = next(iter(reasons.items()))
     return ProviderError(f"its {flavour} engines do not fit: {path}: {reason}")
 
@@ -124,13 +132,13 @@ def choose_engine(
     site: Site,
     *,
     requested: str = "auto",
-    trusted: bool = False,
+    signature: Signature = UNSIGNED,
 ) -> Choice:
     """The engine of `graph` for `batch` rows: the static one, else the one with the narrowest profile around it.
 
     Args:
         files, listed: the bundle's content and the manifest's entries for it.
-        trusted: the bundle's signature holds. This version checks none, so `dpd generate` never passes True.
+        signature: the bundle's, as `load_bundle` found it.
 
     Raises:
         ProviderError: `requested` names a flavour and no engine can be used. With "auto" the choice is ONNX Runtime.
@@ -150,10 +158,10 @@ def choose_engine(
             reasons.append(f"{path}: {reason}")
         else:
             usable.append((high - low, path))
-    if usable and trusted:
+    if usable and signature.trusted:
         return Choice(min(usable)[1], "fits this machine")
     if usable:
-        reasons = [f"{min(usable)[1]}: {UNSIGNED}"]
+        reasons = [f"{min(usable)[1]}: {why_not_loaded(signature)}"]
     found = reasons[0] if reasons else f"the bundle holds no {site.flavour} engine of {graph}"
     if requested == "auto":
         return Choice(None, f"{found}; ONNX Runtime runs the graph")

@@ -43,8 +43,30 @@ class BundleHashError(BundleError):
         )
 
 
+class BundleSizeError(BundleError):
+    """A file of another length than the manifest lists."""
+
+    def __init__(self, path: str, found: int, expected: int) -> None:
+        super().__init__(
+            f"{path}: {found} bytes, bundle.json says {expected}; "
+            "the bundle was changed or damaged: fetch or export it again"
+        )
+
+
 class BundleVersionError(BundleError):
     """A bundle which needs a newer runtime."""
+
+
+class SignatureError(BundleError):
+    """A signature that is broken, or that does not hold though its key is trusted."""
+
+
+class DecryptionError(BundleError):
+    """An encrypted bundle that does not open: no key, a wrong one, or changed bytes."""
+
+
+class RequirementError(BundleError):
+    """A bundle that is not signed or audited as the caller demands."""
 
 
 class CheckError(DpdError, AssertionError):

@@ -1,6 +1,7 @@
 """bundle.json: what a bundle holds and how to use it (DESIGN §7)."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -8,11 +9,16 @@ from typing import Any, TypeVar
 
 from dpd_runtime.errors import BundleError, BundleVersionError
 from dpd_runtime.schedule import Schedule
+from dpd_runtime.strict_json import parse_json
 
 FORMAT = "dpd-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 MAX_MANIFEST_BYTES = 8 * 2**20
+MAX_LATENT_VALUES = 2**22  # of one image: 16 times those of Stable Diffusion XL at 1024 pixels with 16 channels
+MAX_PIXELS = 2**24
+MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
+MAX_NOISE_BYTES = 2**29
 _HEX = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
@@ -91,6 +97,9 @@ class Manifest:
         image_shape: (H, W, 3). latent_shape: (C, h, w).
         scaling_factor: latents given to the VAE decoder are divided by it.
         files: every other file of the bundle by its path.
+        tools: versions that exported it. training: what made the run: hash of its config, versions.
+        data: number of training images, and a hash over their contents.
+        audit: "unaudited", or the verdict of the audit whose record is audit.json.
     """
 
     name: str
@@ -106,6 +115,7 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, float] = field(default_factory=dict)
     audit: str = "unaudited"
     format: str = FORMAT
@@ -121,6 +131,15 @@ def _require(condition: bool, sentence: str) -> None:
         raise BundleError(f"{MANIFEST_NAME}: {sentence}; export the bundle again")
 
 
+def _printable(content: object) -> bool:
+    """Whether every text in parsed JSON can be shown: a terminal obeys control characters."""
+    if isinstance(content, dict):
+        return all(map(_printable, content)) and all(map(_printable, content.values()))
+    if isinstance(content, list | tuple):
+        return all(map(_printable, content))
+    return not isinstance(content, str) or content.isprintable()
+
+
 def _build(kind: type[T], content: object, where: str) -> T:
     """A dataclass from a JSON object that has its fields and no others, scalars checked by type."""
     _require(isinstance(content, dict), f"{where} is not an object")
@@ -132,6 +151,7 @@ def _build(kind: type[T], content: object, where: str) -> T:
         expected = scalars.get(known[name])
         good = expected is None or (isinstance(value, expected) and not isinstance(value, bool))
         _require(good, f"{where}.{name} has the wrong type {type(value).__name__}")
+        _require(_printable(value), f"{where}.{name} holds text that cannot be printed")
     try:
         return kind(**content)
     except TypeError as error:
@@ -188,10 +208,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         BundleError: anything else that is wrong with it.
     """
     _require(len(raw) <= MAX_MANIFEST_BYTES, f"{len(raw)} bytes are more than {MAX_MANIFEST_BYTES}")
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}): the bundle is damaged, fetch it again") from error
+    content = parse_json(raw, MANIFEST_NAME)
     _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
     version = content.get("format_version")
     _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number from 1 on")
@@ -211,9 +228,37 @@ def parse_manifest(raw: bytes) -> Manifest:
         "image_shape": _shape(content.get("image_shape"), "image_shape", 8192),
         "latent_shape": _shape(content.get("latent_shape"), "latent_shape", 2048),
     }
-    for name in ("tools", "licences", "data", "parity"):
+    for name in ("tools", "licences", "data", "training", "parity"):
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
     manifest = _build(Manifest, content, "the manifest")
     _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")
     _require(0 < manifest.scaling_factor <= 1e6, f"scaling_factor is {manifest.scaling_factor}")
+    for name in ("tools", "licences"):
+        _require(
+            all(isinstance(text, str) for text in getattr(manifest, name).values()), f"{name} holds more than texts"
+        )
+    _check_sizes(manifest)
     return manifest
+
+
+def check_noise(latent_shape: tuple[int, int, int], candidates: int, draws: int) -> None:
+    """Raises:
+    ValueError: the noise of one image's candidates, [candidates, 1 + draws, C, h, w] float32, is beyond reason.
+    """
+    size = 4 * math.prod(latent_shape) * candidates * (1 + draws)
+    if size > MAX_NOISE_BYTES:
+        raise ValueError(
+            f"{candidates} candidates with {draws} further draws need {size / 1e9:.1f} GB of noise each image"
+        )
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """Before anything is allocated: a few numbers may not ask for terabytes."""
+    latents, pixels = math.prod(manifest.latent_shape), math.prod(manifest.image_shape[:2])
+    _require(latents <= MAX_LATENT_VALUES, f"latent_shape {manifest.latent_shape} is beyond {MAX_LATENT_VALUES} values")
+    _require(pixels <= MAX_PIXELS, f"image_shape {manifest.image_shape} is beyond {MAX_PIXELS} pixels")
+    batch = manifest.sampler.compute_batch
+    _require(
+        batch * max(4 * latents, 12 * pixels) <= MAX_BATCH_BYTES,
+        f"sampler.compute_batch is {batch}: images or latents of one call are beyond {MAX_BATCH_BYTES} bytes",
+    )

@@ -36,8 +36,13 @@ class RayGeneration(Generation):
             address: "local" starts Ray on this machine; else the address of a running cluster.
 
         Raises:
-            MissingExtraError: no Ray. ProviderError: nothing answers there.
+            MissingExtraError: no Ray. ProviderError: nothing answers there. InputError: an encrypted bundle.
         """
+        if self.bundle.key is not None:
+            raise InputError(
+                f"--ray: {self.bundle.path} is encrypted, and its key is not sent to other machines: use --shard, "
+                "or dpd decrypt it where the workers may read it"
+            )
         ray = _ray()
         if not _answers(address):
             raise ProviderError(f"--ray {address}: nothing answers there; give host:port of the head node, or local")
@@ -134,7 +139,7 @@ def _opened(job: Job) -> Generation:
     path, digest, seed, sampler, provider, threads, machine = job
     if _machine() != machine:
         raise InputError("a worker of Ray has another type of machine or other versions, so its last bits may differ")
-    bundle = load_bundle(Path(path))
+    bundle = load_bundle(Path(path), trusted=())  # whose signature counts was asked where the command was given
     if bundle.hash != digest:
         raise BundleError(f"{path}: a worker of Ray finds another bundle there")
     return Generation(bundle, ipc=1, seed=seed, sampler=sampler, provider=provider, threads=threads)

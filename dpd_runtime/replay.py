@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpd_runtime.bundle import Bundle
-from dpd_runtime.engines import Provider
+from dpd_runtime.engines import Provider, run_to
 from dpd_runtime.manifest import BlockGuidance
 from dpd_runtime.sampling import Denoise, sample, to_uint8
 from dpd_runtime.schedule import PredictionType
@@ -84,12 +84,16 @@ def bundle_networks(bundle: Bundle, provider: Provider, threads: int | None = No
     scale, batch = np.float32(bundle.manifest.scaling_factor), bundle.manifest.sampler.compute_batch
 
     def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
-        return unet.run(sample=latents, timestep=np.array(timestep, np.int64), encoder_hidden_states=prompts)
+        moment = np.array(timestep, np.int64)
+        return run_to(
+            unet, "unet/model.onnx", latents.shape, sample=latents, timestep=moment, encoder_hidden_states=prompts
+        )
 
     def decode(latents: Float32) -> Pixels:
         images = []
         for rows, meant in groups(len(latents), batch):
-            decoded = decoder.run(latent_sample=latents[rows] / scale)[:meant]
+            shape = (len(rows), 3, *bundle.manifest.image_shape[:2])
+            decoded = run_to(decoder, "vae_decoder/model.onnx", shape, latent_sample=latents[rows] / scale)[:meant]
             images.append(to_uint8(np.nan_to_num(decoded)))
         return np.concatenate(images)
 

@@ -53,3 +53,22 @@ def process_environment() -> dict[str, str]:
     roots = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
     environment = {name: value for name, value in os.environ.items() if name != "DPD_DEBUG"}
     return environment | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(roots))}
+
+
+@pytest.fixture(scope="session")
+def tiny_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory that `train` left. Needs PyTorch."""
+    from tests.tiny import tiny_run
+
+    return tiny_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_trained: Path) -> Path:
+    """Its bundle in float32, as one file: tracing takes most of the time of the tests that need one."""
+    from dpd_export import export_run
+
+    path = tiny_trained.parent / "tiny.dpd"
+    licences = {"data_licence": "drawn | by us", "base_licence": "Apache-2.0"}
+    export_run(tiny_trained, path, name="tiny", precision="fp32", **licences)
+    return path

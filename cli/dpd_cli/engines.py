@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from dpd_export.engines.new_bundle import BuiltEngine, Progress
 
-UNSIGNED = "until bundles are signed, dpd generate runs their ONNX graphs"
+NOT_RUN = "dpd generate of this version runs the ONNX graphs"
 
 
 def engines_command(
@@ -68,7 +68,7 @@ def print_engines(result: dict[str, Any]) -> None:
     from dpd_runtime.engine_record import LABELS
 
     made = f"{len(result['engines'])} by {result['flavour']} {result['builder_version']}"
-    print(f"engines     {made}: {LABELS[result['flavour']]}; {UNSIGNED}")
+    print(f"engines     {made}: {LABELS[result['flavour']]}; {NOT_RUN}")
 
 
 def engine_lines() -> "Progress":

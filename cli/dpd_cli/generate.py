@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dpd_cli.opening import KeyFile, PassphraseFile, RequireAudit, RequireSignature, TrustedKey
+
 
 def generate_command(
     bundle: Annotated[
@@ -43,6 +45,11 @@ def generate_command(
         typer.Option(help='Compute on a Ray cluster: its address, or local. Needs pip install "dpd-distill[ray]".'),
     ] = None,
     expect: Annotated[str | None, typer.Option(help="Fail (exit 1) unless the set hash is this one.")] = None,
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    trusted_key: TrustedKey = None,
+    require_signature: RequireSignature = False,
+    require_audit: RequireAudit = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete a distilled set that is in the way.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -50,12 +57,13 @@ def generate_command(
 
     Examples: dpd generate --ipc 10 --out distilled · dpd generate site.dpd --ipc 50 --seed 3 --out set3 ·
     dpd generate site.dpd --ipc 50 --format parquet --soft-labels --out table ·
-    dpd generate site.dpd --ipc 500 --shard 3/16 --out /shared/set
+    dpd generate site.dpd --ipc 500 --shard 3/16 --out /shared/set ·
+    dpd generate site.dpde --passphrase-file secret.txt --require-signature --out distilled
     """
     import time
 
+    from dpd_cli.opening import open_bundle
     from dpd_cli.terminal import print_json, progress_bar
-    from dpd_runtime.bundle import embedded_bundle, load_bundle
     from dpd_runtime.dataset import write_set
     from dpd_runtime.errors import InputError, SetHashError
     from dpd_runtime.formats import Output
@@ -69,7 +77,14 @@ def generate_command(
         raise InputError("--overwrite with --shard would delete what other shards have made: remove the set first")
     output = Output(format_name, image_format, soft_labels)
     output.check()
-    opened = load_bundle(bundle or embedded_bundle())
+    opened = open_bundle(
+        bundle,
+        key_file,
+        passphrase_file,
+        trusted_key,
+        require_signature=require_signature,
+        require_audit=require_audit,
+    )
     if soft_labels:
         check_teacher(opened)
     sampler = resolve_sampler(
@@ -106,7 +121,7 @@ def generate_command(
     else:
         whose = f"shard {part}: " if result.set_hash is None else ""
         print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
-        print(f"bundle    {opened.manifest.name}, {opened.manifest.audit}, unsigned")
+        print(f"bundle    {opened.manifest.name}, {opened.manifest.audit}, {opened.signature.describe()}")
         print(f"provider  {generation.provider.name}: {generation.provider.reason}")
         print(f"time      {seconds:.1f} s, {calls * sampler.candidates} UNet evaluations for each kept image")
         if result.set_hash is None:

@@ -5,37 +5,44 @@ from typing import Annotated
 
 import typer
 
+from dpd_cli.opening import KeyFile, PassphraseFile, TrustedKey
+
 
 def info_command(
     bundle: Annotated[
         Path | None, typer.Argument(help="A .dpd file or bundle folder; the embedded one without.")
     ] = None,
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    trusted_key: TrustedKey = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Verify a bundle's hashes and describe it.
+    """Verify a bundle's hashes and signature and describe it.
 
     Examples: dpd info · dpd info site.dpd --json
     """
     from dataclasses import asdict
 
+    from dpd_cli.opening import open_bundle, signature_facts
     from dpd_cli.terminal import print_json
-    from dpd_runtime.bundle import embedded_bundle, load_bundle
-    from dpd_runtime.engine_choice import UNSIGNED
+    from dpd_runtime.engine_choice import why_not_loaded
     from dpd_runtime.engine_record import LABELS, engine_records
 
-    opened = load_bundle(bundle or embedded_bundle())
+    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key)
     manifest = opened.manifest
     engines = engine_records(opened.files, manifest.files)
     if json_output:
         classes = [{"name": c.name, "prototypes": len(c.prototypes)} for c in opened.classes]
         states = {path: LABELS[record.flavour] for path, record in engines.items()}
-        print_json({"hash": opened.hash, "classes": classes, "engines": states, **asdict(manifest)})
+        print_json(
+            {"hash": opened.hash, **signature_facts(opened), "classes": classes, "engines": states, **asdict(manifest)}
+        )
         return
     size = sum(entry.bytes for entry in manifest.files.values())
     guidance = manifest.sampler.guidance[0]
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
-    print(f"state       every listed file has its hash; audit: {manifest.audit}; signature: unsigned")
+    print(f"state       every listed file has its hash; audit: {manifest.audit}; {opened.signature.describe()}")
     print(f"images      {manifest.image_shape[0]} x {manifest.image_shape[1]} RGB, latents {manifest.latent_shape}")
     print(
         f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"
@@ -51,6 +58,6 @@ def info_command(
     for path, record in engines.items():
         print(f"engine      {path}  {record.bytes / 1e6:.1f} MB, {record.describe()}; {LABELS[record.flavour]}")
     if engines:
-        print(f"            {UNSIGNED}; ONNX Runtime runs the graphs")
+        print(f"            {why_not_loaded(opened.signature)}; ONNX Runtime runs the graphs")
     for part, licence in manifest.licences.items():
         print(f"licence     {part}: {licence}")

@@ -10,14 +10,17 @@ from dpd_cli.bench import bench_command
 from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.demo import demo_command
 from dpd_cli.doctor import doctor_command
+from dpd_cli.encrypt import decrypt_command, encrypt_command
 from dpd_cli.engines import engines_command
 from dpd_cli.evaluate import evaluate_command
 from dpd_cli.export import export_command
 from dpd_cli.generate import generate_command
 from dpd_cli.info import info_command
+from dpd_cli.keygen import keygen_command
 from dpd_cli.pretrain import pretrain_command
 from dpd_cli.report import report_command
 from dpd_cli.select import select_command
+from dpd_cli.sign import sign_command
 from dpd_cli.train import train_command
 from dpd_cli.verify import verify_command
 
@@ -42,6 +45,10 @@ app.command("report")(report_command)
 app.command("select")(select_command)
 app.command("info")(info_command)
 app.command("verify")(verify_command)
+app.command("keygen")(keygen_command)
+app.command("sign")(sign_command)
+app.command("encrypt")(encrypt_command)
+app.command("decrypt")(decrypt_command)
 app.command("doctor")(doctor_command)
 app.command("bench")(bench_command)
 app.command("demo")(demo_command)
@@ -118,7 +125,9 @@ def _fail(sentence: str, code: int) -> NoReturn:
         import traceback
 
         traceback.print_exc()
-    print(f"dpd: {' '.join(sentence.split())}", file=sys.stderr)
+    line = " ".join(sentence.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # names in a bundle are another's words
+    print(f"dpd: {shown}", file=sys.stderr)
     sys.exit(code)
 
 

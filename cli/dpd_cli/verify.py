@@ -5,28 +5,43 @@ from typing import Annotated
 
 import typer
 
+from dpd_cli.opening import KeyFile, PassphraseFile, RequireAudit, RequireSignature, TrustedKey
+
 
 def verify_command(
     bundle: Annotated[
         Path | None, typer.Argument(help="A .dpd file or bundle folder; the embedded one without.")
     ] = None,
     provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    trusted_key: TrustedKey = None,
+    require_signature: RequireSignature = False,
+    require_audit: RequireAudit = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check every file's hash, then make the bundle's golden images again and compare them with PyTorch's.
+    """Check every file's hash and the signature, then make the bundle's golden images again and compare with PyTorch's.
 
-    Exit code 3: a file is not what bundle.json lists. Exit code 1: the images are further from PyTorch's than allowed.
+    Exit code 3: a file is not what bundle.json lists, or a trusted key's signature does not hold. Exit code 1: the
+    images are further from PyTorch's than allowed.
 
-    Examples: dpd verify site.dpd · dpd verify --provider cpu --json
+    Examples: dpd verify site.dpd · dpd verify site.dpd --trusted-key lab.pub --require-signature
     """
     from dataclasses import asdict
 
+    from dpd_cli.opening import open_bundle, signature_facts
     from dpd_cli.terminal import print_json
-    from dpd_runtime.bundle import embedded_bundle, load_bundle
     from dpd_runtime.engines import choose_provider
     from dpd_runtime.verify import check_replay, replay
 
-    opened = load_bundle(bundle or embedded_bundle())
+    opened = open_bundle(
+        bundle,
+        key_file,
+        passphrase_file,
+        trusted_key,
+        require_signature=require_signature,
+        require_audit=require_audit,
+    )
     manifest = opened.manifest
     chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found))
     done = replay(opened, chosen)
@@ -36,7 +51,7 @@ def verify_command(
                 "bundle": str(opened.path),
                 "hash": opened.hash,
                 "files": len(manifest.files),
-                "signature": "unsigned",
+                **signature_facts(opened),
                 "audit": manifest.audit,
                 "precision": manifest.precision,
                 "provider": chosen.name,
@@ -47,7 +62,7 @@ def verify_command(
         print(f"{manifest.name}: {opened.path}")
         print(f"hash        {opened.hash}")
         print(f"files       {len(manifest.files)}, each with the bytes and the hash that bundle.json lists")
-        print("signature   unsigned")
+        print(f"signature   {opened.signature.describe()}")
         print(f"audit       {manifest.audit}")
         if done is None:
             print("golden      none in this bundle (exported by an older dpd): nothing was replayed")

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from dpd_runtime.blocks.block import BLOCK, Block, Image
 from dpd_runtime.bundle import Bundle
-from dpd_runtime.engines import Engine, Provider
+from dpd_runtime.engines import Engine, Provider, run_to
 from dpd_runtime.errors import DegenerateImageError, InputError
-from dpd_runtime.manifest import Sampler, sampler_schedule
+from dpd_runtime.manifest import Sampler, check_noise, sampler_schedule
 from dpd_runtime.noise import image_noise
 from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
 from dpd_runtime.solvers import SOLVERS, Step
@@ -38,6 +38,7 @@ class BlockComputer:
         make_steps, self._advance = SOLVERS[sampler.solver]
         try:
             self._steps: Sequence[Step] = make_steps(sampler_schedule(bundle.schedule, sampler), sampler.steps)
+            check_noise(bundle.manifest.latent_shape, sampler.candidates, noise_draws(self._steps))
         except ValueError as error:
             raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
         self._bundle, self._sampler, self._networks, self._seed = bundle, sampler, networks, seed
@@ -113,12 +114,18 @@ class BlockComputer:
                 noise[1:, group],
             )
             latents[group] = out
-            scores[group] = margins(self._networks.judge.run(latents=out), scene.label)
+            logits = run_to(self._networks.judge, JUDGE, (len(group), len(bundle.classes)), latents=out)
+            scores[group] = margins(logits, scene.label)
         return latents, scores
 
     def _denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
-        return self._networks.unet.run(
-            sample=latents, timestep=np.array(timestep, np.int64), encoder_hidden_states=prompts
+        return run_to(
+            self._networks.unet,
+            "unet/model.onnx",
+            latents.shape,
+            sample=latents,
+            timestep=np.array(timestep, np.int64),
+            encoder_hidden_states=prompts,
         )
 
     def _decode(self, latents: Float32) -> npt.NDArray[np.uint8]:
@@ -126,7 +133,8 @@ class BlockComputer:
         scaled = latents / np.float32(manifest.scaling_factor)
         images = np.empty((len(latents), 3, *manifest.image_shape[:2]), np.float32)
         for group in self._batched(len(latents)):
-            images[group] = self._networks.decoder.run(latent_sample=scaled[group])
+            shape = (len(group), *images.shape[1:])
+            images[group] = run_to(self._networks.decoder, "vae_decoder/model.onnx", shape, latent_sample=scaled[group])
         whole = np.isfinite(images).all(axis=(1, 2, 3), keepdims=True)
         return to_uint8(np.where(whole, images, 0))  # a broken image becomes a constant one, which is refused
 

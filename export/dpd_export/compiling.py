@@ -17,6 +17,7 @@ from dpd_runtime.bundle import WEIGHTS_NAME
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import InputError
+from dpd_runtime.graph_check import check_graph
 
 PRECISIONS = {
     "fp32": "float32 throughout",
@@ -106,7 +107,8 @@ def compile_graph(
     del model, graph  # the engine below needs the memory
     content = [file.read_bytes() for file in files]
     outside = {WEIGHTS_NAME: content[1]} if len(content) > 1 else None
-    engine = OnnxRuntimeEngine(content[0], Provider("cpu", "parity"), weights=outside)
+    check_graph(path, content[0], sum(map(len, content[1:])))  # a site would refuse it
+    engine = OnnxRuntimeEngine(content[0], Provider("cpu", "parity"), weights=outside, name=path)
     speed = None
     if calibration is not None and whole:
         speed = compare_speed(whole, content[0], names, in_batch(calibration.calls, calibration.batch))

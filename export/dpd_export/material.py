@@ -1,9 +1,11 @@
 """What is asked of PyTorch before a run is exported: its images, its opinion, and what its parts make of inputs."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dpd_export.calibration import Calibration, calibrate
@@ -110,4 +112,11 @@ def _manifest(
         tools={tool: version(tool).split("+")[0] for tool in TOOLS},
         licences={"base": options.base_licence or shipped, "data": options.data_licence},
         data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
+        training={"config_sha256": config_hash(record["config"]), "versions": record.get("versions", {})},
     )
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """sha256 of run.json's `config` as JSON with sorted keys and no spaces, of the base's path only the last part."""
+    named = config | {"base": PurePosixPath(str(config["base"])).name}
+    return hashlib.sha256(json.dumps(named, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

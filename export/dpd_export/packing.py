@@ -1,13 +1,11 @@
 """A folder of files → a bundle: hashes for the manifest, one .dpd file or a folder, whole or not at all."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from dpd_runtime.archive import write_zip
 from dpd_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
-
-_PIECE = 2**24
+from dpd_runtime.reseal import file_entry
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -22,16 +20,8 @@ def entries(folder: Path) -> dict[str, FileEntry]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST_NAME:
-            found[name] = _entry(path)
+            found[name] = file_entry(path)
     return dict(sorted(found.items()))
-
-
-def _entry(path: Path) -> FileEntry:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return FileEntry(digest.hexdigest(), path.stat().st_size)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> bytes:

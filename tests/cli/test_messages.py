@@ -144,3 +144,63 @@ def test_engines_says_what_is_wrong_without_pytorch(
     assert [word for word in words if word not in line] == [], line
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "code", "words"),
+    [
+        pytest.param("keygen", ["old"], 2, ["old.key exists", "never overwritten"], id="keygen-old"),
+        pytest.param(
+            "keygen", ["--encryption", "a", "--passphrase-file", "notes.txt"], 2, ["no effect"], id="keygen-no-use"
+        ),
+        pytest.param("sign", ["site.dpd", "--key", "none.key"], 2, ["none.key: No such file"], id="sign-no-key"),
+        pytest.param(
+            "sign", ["site.dpd", "--key", "notes.txt"], 2, ["notes.txt", "no private key in PEM"], id="sign-text"
+        ),
+        pytest.param(
+            "encrypt", ["notes.txt", "--out", "a.dpde"], 2, ["no key to encrypt", "--passphrase-file"], id="no-key"
+        ),
+        pytest.param(
+            "encrypt", ["notes.txt", "--out", "a.dpde", "--key-file", "notes.txt"], 2, ["32 bytes"], id="short-key"
+        ),
+        pytest.param(
+            "encrypt",
+            ["notes.txt", "--out", "a.dpde", "--passphrase-file", "notes.txt"],
+            3,
+            ["notes.txt: not a readable bundle"],
+            id="encrypt-text",
+        ),
+        pytest.param(
+            "decrypt",
+            ["notes.txt", "--out", "a.dpd", "--passphrase-file", "notes.txt"],
+            2,
+            ["notes.txt is not encrypted"],
+            id="decrypt-plain",
+        ),
+        pytest.param(
+            "info",
+            ["notes.txt", "--key-file", "notes.txt", "--passphrase-file", "notes.txt"],
+            2,
+            ["--key-file and --passphrase-file", "one of them"],
+            id="two-keys",
+        ),
+        pytest.param(
+            "info", ["notes.txt", "--passphrase-file", "notes.txt"], 2, ["not encrypted", "the right file?"], id="plain"
+        ),
+        pytest.param(
+            "verify", ["notes.txt", "--trusted-key", "notes.txt"], 2, ["no public key in PEM", ".pub"], id="trust-text"
+        ),
+    ],
+)
+def test_keys_and_seals_say_what_is_wrong(
+    verb: str, arguments: list[str], code: int, words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("neither a bundle nor a key")
+    (tmp_path / "old.key").write_text("kept")
+    environment = {name: value for name, value in process_environment.items() if name != "DPD_PASSPHRASE"}
+    found, line, done = dpd(verb, arguments, environment, tmp_path)
+    assert found == code, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "old.key"]
+    assert (tmp_path / "old.key").read_text() == "kept"

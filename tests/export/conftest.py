@@ -5,22 +5,18 @@ from pathlib import Path
 import pytest
 
 from dpd_export import export_run
-from tests.tiny import tiny_run
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_trained: Path) -> Path:
     """A run directory that `train` left."""
-    return tiny_run(tmp_path_factory.mktemp("run"))
+    return tiny_trained
 
 
 @pytest.fixture(scope="session")
-def bundle(run: Path) -> Path:
+def bundle(tiny_bundle: Path) -> Path:
     """In float32, as one file."""
-    path = run.parent / "tiny.dpd"
-    licences = {"data_licence": "drawn | by us", "base_licence": "Apache-2.0"}
-    export_run(run, path, name="tiny", precision="fp32", **licences)
-    return path
+    return tiny_bundle
 
 
 @pytest.fixture(scope="session")

@@ -26,13 +26,14 @@ from dpd_export.engines.network import outside_weights
 from dpd_export.engines.profiles import PARTS, Profile, batches_of, full_shape, profiles_of, row_shapes
 from dpd_runtime.archive import write_zip
 from dpd_runtime.bundle import Bundle, embedded_bundle, load_bundle
-from dpd_runtime.engine_choice import UNSIGNED, Site, choose_engine, refuse_engines, this_os
+from dpd_runtime.engine_choice import NEEDS_TRUST, Site, choose_engine, refuse_engines, this_os
 from dpd_runtime.engine_record import engine_records
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MissingExtraError, ProviderError
 from dpd_runtime.generate import Generation
 from dpd_runtime.manifest import BlockGuidance, FileEntry, Manifest, Sampler
+from dpd_runtime.signature import Signature
 from dpd_runtime.soft_labels import load_teacher
 from dpd_train.base import Base, load_base
 from tests.tiny import SIDE, tiny_base
@@ -286,12 +287,12 @@ def test_plans_begin_as_plans_do_and_tell_nothing_of_this_machine(
 def test_the_runtime_refuses_these_engines_and_falls_back(built: tuple[Bundle, dict[str, Any]]) -> None:
     new, said = built
     here = Site("tensorrt-rtx", said["builder_version"], 89, this_os(), 99000)
-    refusal = refuse_engines(new.files, new.manifest.files, "tensorrt-rtx", lambda _: here)
-    assert UNSIGNED in str(refusal)
+    refusal = refuse_engines(new.files, new.manifest.files, "tensorrt-rtx", new.signature, lambda _: here)
+    assert NEEDS_TRUST in str(refusal)
     chosen = choose_engine(new.files, new.manifest.files, UNET, 4, here)
     assert chosen.path is None
     assert "trusted signature" in chosen.reason
-    trusted = choose_engine(new.files, new.manifest.files, UNET, 4, here, trusted=True)
+    trusted = choose_engine(new.files, new.manifest.files, UNET, 4, here, signature=Signature("ab", "lab"))
     assert trusted.path == "engines/tensorrt-rtx-89/unet-batch4.engine"
 
 

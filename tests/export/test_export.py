@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,16 @@ def test_the_set_is_an_image_folder_with_metadata(bundle: Path, tmp_path: Path) 
     assert dataset["set_hash"] == result.set_hash
     assert dataset["bundle_hash"] == opened.hash
     assert (dataset["audit"], dataset["signature"], dataset["state"]) == ("unaudited", "unsigned", "complete")
+
+
+def test_the_manifest_tells_what_the_bundle_was_made_of(run: Path, bundle: Path) -> None:
+    record, manifest = json.loads((run / "run.json").read_text()), load_bundle(bundle).manifest
+    config = {**record["config"], "base": "base"}  # of its folder the name alone: no local path
+    plain = json.dumps(config, sort_keys=True).replace(", ", ",").replace(": ", ":")
+    assert manifest.training["config_sha256"] == hashlib.sha256(plain.encode()).hexdigest()
+    assert manifest.training["versions"]["torch"] == torch.__version__
+    assert manifest.data == {"images": record["data"]["images"], "fingerprint": record["data"]["sha256"]}
+    assert manifest.tools["dpd-distill"] == version("dpd-distill")
 
 
 def test_prototype_guidance_pulls_towards_the_prototype(bundle: Path) -> None:

@@ -1,4 +1,7 @@
+import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.archive import FolderFiles, ZipFiles, check_entry_name, open_files, write_zip
+from dpd_runtime.archive import MAX_DIRECTORY, FolderFiles, ZipFiles, check_entry_name, open_files, write_zip
 from dpd_runtime.errors import BundleError
 
 FILES = {"bundle.json": b'{"a": 1}', "unet/model.onnx": bytes(range(256)), "empty.bin": b""}
@@ -221,3 +224,80 @@ def test_random_damage_raises_only_our_error(packed: Path, tmp_path: Path, data:
 @example(b"PK\x05\x06" + bytes(18))
 def test_random_bytes_raise_only_our_error(tmp_path: Path, content: bytes) -> None:
     opened_or_refused(tmp_path / "b.dpd", content)
+
+
+def directory_of(raw: bytes) -> tuple[int, int, int]:
+    """(start, size, place of the end record) of a zip's central directory."""
+    at = raw.rindex(b"PK\x05\x06")
+    size, start = struct.unpack_from("<II", raw, at + 12)
+    return start, size, at
+
+
+def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    """A small file could be read as ten thousand large ones: here one entry lies within another's content."""
+    inner = tmp_path / "inner.zip"
+    write_zip(inner, {"b": b"x" * 100})
+    write_zip(tmp_path / "a.dpd", {"a": inner.read_bytes()})
+    raw = (tmp_path / "a.dpd").read_bytes()
+    start, size, _ = directory_of(raw)
+    record = bytearray(raw[start : start + size])
+    nested = raw.index(b"PK\x03\x04", 4)
+    other_start, other_size, _ = directory_of(inner.read_bytes())
+    other = bytearray(inner.read_bytes()[other_start : other_start + other_size])
+    struct.pack_into("<I", other, 42, nested)
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 2, 2, len(record) + len(other), start, 0)
+    (tmp_path / "a.dpd").write_bytes(raw[:start] + record + other + end)
+    with zipfile.ZipFile(tmp_path / "a.dpd") as archive:
+        assert archive.namelist() == ["a", "b"]
+        assert archive.read("b") == b"x" * 100  # a reader without this check accepts it on older Pythons
+    with pytest.raises(BundleError, match="'b' overlaps another one"):
+        open_files(tmp_path / "a.dpd")
+
+
+@pytest.mark.parametrize("mode", [stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o644, stat.S_IFDIR | 0o755])
+def test_entries_that_unzip_to_links_are_refused(mode: int, tmp_path: Path) -> None:
+    for kept in (0, stat.S_IFREG | 0o644, mode):
+        with zipfile.ZipFile(tmp_path / "a.dpd", "w") as archive:
+            info = zipfile.ZipInfo("model.onnx")
+            info.external_attr = kept << 16
+            archive.writestr(info, b"/etc/passwd")
+        if kept != mode:
+            assert len(open_files(tmp_path / "a.dpd")) == 1
+    with pytest.raises(BundleError, match=r"'model\.onnx' is a link or no file"):
+        open_files(tmp_path / "a.dpd")
+
+
+def test_a_giant_directory_is_refused_unread(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zipfile` would make an object of every record before we could count them."""
+    raw = packed.read_bytes()
+    start, size, at = directory_of(raw)
+    records = raw[start : start + size] * (MAX_DIRECTORY // size + 1)
+    packed.write_bytes(raw[:start] + records + raw[at : at + 12] + struct.pack("<IIH", len(records), start, 0))
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(BundleError, match="its directory has more than"):
+        open_files(packed)
+
+
+def test_nothing_may_follow_the_directory(packed: Path) -> None:
+    packed.write_bytes(packed.read_bytes() + b"comment")
+    with pytest.raises(BundleError, match="not a readable bundle"):
+        open_files(packed)
+
+
+def test_a_deep_folder_needs_no_recursion(tmp_path: Path) -> None:
+    root = folder = tmp_path / "bundle"
+    folder.mkdir()
+    for _ in range(sys.getrecursionlimit() + 50):
+        folder = folder / "d"
+        folder.mkdir()
+    (folder / "file").write_bytes(b"x")
+    assert [Path(name).name for name in open_files(root)] == ["file"]
+    subprocess.run(["rm", "-r", str(root)], check=True)  # shutil.rmtree does recurse
+
+
+def test_sizes_are_known_unread(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "folder/sparse").open("wb") as file:
+        file.truncate(2**43)
+    assert open_files(tmp_path / "folder").size("sparse") == 2**43
+    assert open_files(packed).size("unet/model.onnx") == 256

@@ -39,6 +39,9 @@ CLASSES: dict[str, Any] = {
     "prompts": ["a forest", "a lake", "dark forest"],
 }
 
+UNKNOWN = json.dumps({"alg": "ed25519", "key_id": "00" * 16, "sig": "00" * 64}).encode()
+"""A bundle.sig of somebody whom nobody trusts."""
+
 
 def parts(
     *,
@@ -101,7 +104,7 @@ LISTED = sorted(parts())
 @cache
 def packed() -> tuple[bytes, dict[str, tuple[int, int]]]:
     """A zipped bundle and where each entry's data lie in it."""
-    files = bundle_files() | {"bundle.sig": b'{"alg": "ed25519"}'}
+    files = bundle_files() | {"bundle.sig": UNKNOWN}
     with tempfile.TemporaryDirectory() as folder:
         whole = as_zip(Path(folder), files).read_bytes()
     spans = {}
@@ -201,7 +204,7 @@ def test_a_truncated_zip(tmp_path: Path, share: float) -> None:
 @pytest.mark.parametrize("name", LISTED)
 def test_a_truncated_or_longer_file(store: Store, name: str, tmp_path: Path) -> None:
     for content in (parts()[name][:-1], b"", parts()[name] + b"\0"):
-        refused(store(tmp_path, bundle_files() | {name: content}), rf"^{name}: sha256")
+        refused(store(tmp_path, bundle_files() | {name: content}), rf"^{name}: {len(content)} bytes, bundle.json says")
 
 
 @both
@@ -230,8 +233,10 @@ def test_a_file_too_many(store: Store, tmp_path: Path) -> None:
 
 @both
 def test_more_listed_files_and_a_signature_are_welcome(store: Store, tmp_path: Path) -> None:
-    files = bundle_files(parts() | {"audit.json": b"{}", "engines/x/a.bin": b"1"}) | {"bundle.sig": b"{}"}
-    assert "engines/x/a.bin" in load_bundle(store(tmp_path, files)).files
+    files = bundle_files(parts() | {"audit.json": b"{}", "engines/x/a.bin": b"1"}) | {"bundle.sig": UNKNOWN}
+    bundle = load_bundle(store(tmp_path, files))
+    assert "engines/x/a.bin" in bundle.files
+    assert bundle.signature.describe() == "signed by unknown key " + "00" * 16
 
 
 @both
@@ -278,6 +283,32 @@ def test_a_huge_manifest(tmp_path: Path) -> None:
     refused(as_zip(tmp_path, bundle_files(data={"x": "0" * 9 * 2**20})), r"bundle\.json has \d+ bytes, more than")
 
 
+def test_a_sparse_file_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
+    """It costs an attacker nothing, and the manifest says what he likes."""
+    folder = as_folder(tmp_path, bundle_files())
+    with (folder / "unet/model.onnx").open("r+b") as file:
+        file.truncate(2**43)
+    refused(folder, r"^unet/model\.onnx: 8796093022208 bytes, bundle\.json says 32")
+    entries = json.loads((folder / "bundle.json").read_bytes())
+    entries["files"]["unet/model.onnx"]["bytes"] = 2**43
+    (folder / "bundle.json").write_text(json.dumps(entries))
+    refused(folder, r"the bundle holds 8796\.1 GB, more than half of")
+    with (folder / "bundle.json").open("r+b") as file:
+        file.truncate(2**43)
+    refused(folder, r"bundle\.json has 8796093022208 bytes, more than")
+
+
+def test_samplers_beyond_all_memory(tmp_path: Path) -> None:
+    sampler = Sampler(solver="lcm", steps=50, candidates=64)
+    large = {"latent_shape": (64, 256, 256), "image_shape": (2048, 2048, 3)}
+    content = parts(
+        prototypes={}, classes={**CLASSES, "classes": [{**c, "prompt_rows": [0]} for c in CLASSES["classes"]]}
+    )
+    refused(
+        as_zip(tmp_path, bundle_files(content, sampler=sampler, **large)), "64 candidates with 49 further draws need"
+    )
+
+
 def test_a_path_with_nothing_of_ours(tmp_path: Path) -> None:
     refused(tmp_path, r"no bundle\.json in it; this is not a dpd bundle")
     refused(tmp_path / "absent.dpd", "no such bundle")
@@ -306,6 +337,8 @@ BAD_NAMES = [
     "a" * 201,
     "ä" * 101,
     "*",
+    "dataset.json",
+    "contact_sheet.PNG",
     None,
     3,
     ["a"],
@@ -347,6 +380,8 @@ def test_an_accepted_class_name_makes_one_folder_inside(tmp_path: Path, name: st
         ({**CLASSES, "classes": CLASSES["classes"][:1]}, "two or more different"),
         ({**CLASSES, "prompts": 5}, "incomplete"),
         ({**CLASSES, "prompts": ["a"]}, "shapes do not fit"),
+        ({**CLASSES, "prompts": ["a forest", "\x1b[2Ja lake", "dark forest"]}, "cannot be printed"),
+        ({**CLASSES, "classes": [{"name": f"c{i}", "prompt_rows": [0]} for i in range(10_001)]}, "more than 10000"),
         ({"classes": CLASSES["classes"]}, "incomplete"),
         (with_class(name="Sea Lake"), "two or more different"),
         (with_class(prompt_rows=[0, 3]), "names prompts which"),

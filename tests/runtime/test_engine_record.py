@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.engine_choice import UNSIGNED, NoEngineError, Site, choose_engine, mismatch, refuse_engines
+from dpd_runtime.engine_choice import NEEDS_TRUST, NOT_RUN, NoEngineError, Site, choose_engine, mismatch, refuse_engines
 from dpd_runtime.engine_record import (
     EngineInput,
     EngineOutput,
@@ -21,10 +21,12 @@ from dpd_runtime.engine_record import (
 )
 from dpd_runtime.errors import BundleError, MissingExtraError, ProviderError
 from dpd_runtime.manifest import FileEntry
+from dpd_runtime.signature import UNSIGNED, Signature
 
 GRAPH = "unet/model.onnx"
 FOLDER = "engines/tensorrt-rtx-89"
 STATIC, DYNAMIC = f"{FOLDER}/unet-batch20.engine", f"{FOLDER}/unet-batch1to40.engine"
+TRUSTED, UNKNOWN = Signature("ab", "lab"), Signature("ab")
 SITE = Site("tensorrt-rtx", "1.7.1.116", 89, "linux-x86_64", 13020)
 
 
@@ -105,17 +107,19 @@ def test_another_graph_is_told() -> None:
 
 @pytest.mark.parametrize(("batch", "path"), [(20, STATIC), (10, DYNAMIC), (1, DYNAMIC), (40, DYNAMIC)])
 def test_the_static_engine_for_its_batch_and_the_dynamic_one_for_others(batch: int, path: str) -> None:
-    assert choose(batch, trusted=True).path == path
-    assert choose(batch, trusted=True, requested="tensorrt-rtx").path == path
+    assert choose(batch, signature=TRUSTED).path == path
+    assert choose(batch, signature=TRUSTED, requested="tensorrt-rtx").path == path
 
 
-def test_no_engine_loads_without_a_trusted_signature() -> None:
-    chosen = choose(20)
+@pytest.mark.parametrize("signature", [UNSIGNED, UNKNOWN], ids=["unsigned", "unknown"])
+def test_no_engine_loads_without_a_trusted_signature(signature: Signature) -> None:
+    chosen = choose(20, signature=signature)
     assert chosen.path is None
     assert "native code" in chosen.reason
+    assert signature.describe() in chosen.reason
     assert "signature" in chosen.reason
     with pytest.raises(ProviderError, match=r"provider tensorrt-rtx: .*trusted signature") as raised:
-        choose(20, requested="tensorrt-rtx")
+        choose(20, signature=signature, requested="tensorrt-rtx")
     assert raised.value.exit_code == 5
     assert "\n" not in str(raised.value)
 
@@ -135,12 +139,12 @@ UNUSABLE: list[tuple[Change, str]] = [
 
 @pytest.mark.parametrize(("make", "words"), UNUSABLE)
 def test_auto_falls_back_and_a_request_is_an_error(make: Change, words: str) -> None:
-    chosen = choose(**make(), trusted=True)
+    chosen = choose(**make(), signature=TRUSTED)
     assert chosen.path is None
     assert words in chosen.reason
     assert chosen.reason.endswith("ONNX Runtime runs the graph")
     with pytest.raises(ProviderError, match=words):
-        choose(**make(), trusted=True, requested="tensorrt-rtx")
+        choose(**make(), signature=TRUSTED, requested="tensorrt-rtx")
 
 
 def no_driver(flavour: str) -> Site:
@@ -154,19 +158,24 @@ def not_installed(flavour: str) -> Site:
 @pytest.mark.parametrize(
     ("site", "words"),
     [
-        (lambda _: SITE, ["tensorrt-rtx engines are not loaded", UNSIGNED]),
-        (lambda _: replace(SITE, compute_capability=86), [UNSIGNED]),
+        (lambda _: SITE, ["tensorrt-rtx engines are not loaded", NEEDS_TRUST, "this bundle is unsigned"]),
+        (lambda _: replace(SITE, compute_capability=86), [NEEDS_TRUST, "this bundle is unsigned"]),
         (lambda _: replace(SITE, compute_capability=120), ["do not fit", DYNAMIC, "86, 89", "this GPU has 120"]),
         (no_driver, ["cannot run here", "no NVIDIA GPU can be used here (no libcuda)"]),
         (not_installed, ["cannot run here", 'pip install "dpd-distill[rtx]"']),
     ],
 )
 def test_no_engine_is_used_and_one_line_says_why(site: Callable[[str], Site], words: list[str]) -> None:
-    refusal = refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt-rtx", site)
+    refusal = refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt-rtx", UNSIGNED, site)
     assert [word for word in words if word not in str(refusal)] == []
     assert "\n" not in str(refusal)
     assert not isinstance(refusal, NoEngineError)
-    assert isinstance(refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt", site), NoEngineError)
+    assert isinstance(refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt", UNSIGNED, site), NoEngineError)
+
+
+def test_a_trusted_bundle_is_told_that_this_version_runs_no_engines() -> None:
+    refusal = refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt-rtx", TRUSTED, lambda _: SITE)
+    assert str(refusal) == f"its tensorrt-rtx engines are not loaded: {NOT_RUN}"
 
 
 def test_an_engine_without_a_record_is_refused() -> None:

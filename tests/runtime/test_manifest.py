@@ -86,6 +86,7 @@ def test_a_bundle_that_needs_a_newer_runtime_is_refused(needed: str) -> None:
     assert parse_manifest(changed(("minimum_runtime",), "0.0.99")).minimum_runtime == "0.0.99"
 
 
+CONTENT_RAW = json.dumps(CONTENT).encode()
 WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("format",), "zip", "format"),
     (("format_version",), "1", "format_version"),
@@ -122,6 +123,14 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("tools",), [], "tools"),
     (("parity",), 3, "parity"),
     (("sampler",), None, "sampler"),
+    (("image_shape",), [8192, 8192, 3], "image_shape"),
+    (("latent_shape",), [2048, 2048, 2048], "latent_shape"),
+    (("name",), "\x1b[2Jtiny", "cannot be printed"),
+    (("licences",), {"data": "a\nb"}, "cannot be printed"),
+    (("licences",), {"data": 3}, "licences holds more than texts"),
+    (("data",), {"x": [{"\u202e": 1}]}, "cannot be printed"),
+    (("data",), [[]] * 3, "data"),
+    (("sampler", "compute_batch"), 1025, "compute_batch"),
     (("sampler", "steps"), 0, "steps"),
     (("sampler", "steps"), 1001, "steps"),
     (("sampler", "steps"), 5.0, "steps"),
@@ -159,7 +168,7 @@ def test_wrong_values_are_refused_by_name(path: tuple[str | int, ...], value: ob
 @pytest.mark.parametrize("name", [k for k in CONTENT if k not in ("minimum_runtime", "tools", "licences")])
 def test_missing_parts_are_refused(name: str) -> None:
     content = {k: v for k, v in CONTENT.items() if k != name}
-    if name in ("data", "parity", "audit"):
+    if name in ("data", "training", "parity", "audit"):
         parse_manifest(json.dumps(content).encode())
         return
     with pytest.raises(BundleError, match=rf"{name}|incomplete"):
@@ -179,6 +188,8 @@ def test_missing_parts_are_refused(name: str) -> None:
         b'{"a":' * 100_000,
         b'{"format": "dpd-bundle", "format_version": ' + b"9" * 10_000 + b"}",
         b" " * (8 * 2**20 + 1),
+        CONTENT_RAW.replace(b"{", b'{"name": "other", ', 1),
+        CONTENT_RAW.replace(b"{", b'{"data": ' + b"[" * 40 + b"]" * 40 + b", ", 1),
     ],
     ids=lambda raw: f"{raw[:12]!r} {len(raw)}",
 )

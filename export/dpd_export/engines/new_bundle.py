@@ -1,10 +1,9 @@
 """A bundle and its engines → a new, unsigned bundle. Engines wait on the disk, not in memory, until all are built."""
 
-import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ from dpd_export.engines.flavours import Flavour, check_capabilities, flavour_of,
 from dpd_export.engines.profiles import DEFAULT_PARTS, Profile, check_parts, profiles_of, row_shapes
 from dpd_export.engines.record import record_of
 from dpd_export.run_checks import check_target
-from dpd_runtime.archive import open_files, write_zip
 from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, is_engine, record_json
-from dpd_runtime.errors import BundleHashError, InputError
-from dpd_runtime.manifest import MANIFEST_NAME, FileEntry
+from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, record_json
+from dpd_runtime.errors import InputError
+from dpd_runtime.reseal import write_changed
 
 UNSUITABLE = "int8"
 """Its graphs are for ONNX Runtime on a CPU: uint8 activations, which TensorRT does not take."""
@@ -95,22 +93,19 @@ def build_engines(
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        added: dict[str, FileEntry] = {}
+        added: dict[str, Path] = {}
         engines: list[BuiltEngine] = []
         for done, build in enumerate(builds):
             progress(done, len(builds), build.path(kind), engines[-1] if engines else None)
             engines.append(_build(build, kind, trt, opened, scratch / "built", added))
         progress(len(builds), len(builds), "", engines[-1])
-        partial, is_file = scratch / "bundle", out.suffix == ".dpd"
-        raw = _write(opened, {kind.name: trt.__version__}, scratch / "built", added, partial, as_file=is_file)
-        if out.is_dir():
-            shutil.rmtree(out)
-        partial.replace(out)
+        tools = dict(opened.manifest.tools) | {kind.name: trt.__version__}
+        bundle_hash = write_changed(opened, out, added, tools=tools)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return {
         "out": str(out),
-        "bundle_hash": hashlib.sha256(raw).hexdigest(),
+        "bundle_hash": bundle_hash,
         "bytes": _size(out),
         "flavour": kind.name,
         "builder_version": trt.__version__,
@@ -134,7 +129,7 @@ def check_precision(precision: str) -> None:
 
 
 def _build(
-    build: Build, flavour: Flavour, trt: Any, bundle: Bundle, folder: Path, added: dict[str, FileEntry]
+    build: Build, flavour: Flavour, trt: Any, bundle: Bundle, folder: Path, added: dict[str, Path]
 ) -> BuiltEngine:
     """Build one engine, write it and its record under `folder`, and enter both in `added`."""
     graph, manifest = f"{build.part}/model.onnx", bundle.manifest
@@ -152,56 +147,9 @@ def _build(
     path, beside = build.path(flavour), build.path(flavour).removesuffix(ENGINE_SUFFIX) + RECORD_SUFFIX
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(plan.content)
-    added[path] = FileEntry(plan.sha256, plan.bytes)
-    raw = record_json(record)
-    (folder / beside).write_bytes(raw)
-    added[beside] = FileEntry(hashlib.sha256(raw).hexdigest(), len(raw))
+    (folder / beside).write_bytes(record_json(record))
+    added |= {path: folder / path, beside: folder / beside}
     return BuiltEngine(path, plan.bytes, round(plan.seconds, 1), plan.peak_memory)
-
-
-def _write(
-    bundle: Bundle,
-    tools: Mapping[str, str],
-    folder: Path,
-    added: Mapping[str, FileEntry],
-    partial: Path,
-    *,
-    as_file: bool,
-) -> bytes:
-    """Write the new bundle to `partial`, check what stands on the disk, and return its bundle.json."""
-    manifest = replace(
-        bundle.manifest,
-        files=dict(sorted((dict(bundle.manifest.files) | dict(added)).items())),
-        tools=dict(bundle.manifest.tools) | dict(tools),
-    )
-    raw = manifest.to_json()
-    kept = [name for name in bundle.manifest.files if is_engine(name) and name not in added]
-    for name in kept:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(bundle.read_engine(name))
-    engines = {name: folder / name for name in (*kept, *added)}
-    content: dict[str, bytes | Path] = {**bundle.files, **engines, MANIFEST_NAME: raw}
-    if as_file:
-        write_zip(partial, content)
-    else:
-        _write_folder(partial, content)
-    written = open_files(partial)
-    for name, entry in manifest.files.items():
-        digest = hashlib.sha256()
-        for piece in written.pieces(name):
-            digest.update(piece)
-        if digest.hexdigest() != entry.sha256:
-            raise BundleHashError(name, digest.hexdigest(), entry.sha256)
-    return raw
-
-
-def _write_folder(folder: Path, content: Mapping[str, bytes | Path]) -> None:
-    for name, source in content.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(source, Path):
-            source.replace(folder / name)
-        else:
-            (folder / name).write_bytes(source)
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,134 @@
+"""Everything a site without a network installs, in one folder: our wheel, its dependencies by lock, their licences.
+
+    python airgap/wheelhouse.py wheelhouse                      # CPU, for the Python that runs this
+    python airgap/wheelhouse.py wheelhouse --extra gpu --python 3.12
+    pip install --no-index --find-links wheelhouse --require-hashes -r wheelhouse/requirements.txt     # at the site
+
+Needs the package index. Leaves wheels, requirements.txt (the lock and the hash of our own wheel), sbom.cdx.json
+(CycloneDX, with the embedded bundle as a component) and SHA256SUMS over all of it. Linux x86-64.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from lock import EXTRAS, PLATFORMS, PYTHONS, ROOT
+
+SBOM_TOOL = "cyclonedx-bom==7.5.0"
+EMBEDDED = ROOT / "dpd_runtime/data/eurosat64.dpd"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"], check=True)
+
+
+def build_wheel(out: Path) -> Path:
+    """Our own wheel; what an older build left in build/ would be packed too."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    pip("wheel", "--no-deps", "--wheel-dir", str(out), str(ROOT))
+    return next(out.glob("dpd_distill-*.whl"))
+
+
+def download(extra: str, python: str, out: Path) -> None:
+    """The wheels of the lock; pip compares the hashes."""
+    options = [
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--implementation=cp",
+        f"--python-version={python}",
+    ]
+    options += [f"--platform={platform}" for platform in PLATFORMS]
+    pip("download", *options, "--dest", str(out), "--requirement", str(ROOT / f"requirements-{extra}.lock"))
+
+
+def write_requirements(extra: str, wheel: Path, out: Path) -> None:
+    name, number = wheel.name.split("-")[:2]
+    lock = (ROOT / f"requirements-{extra}.lock").read_text(encoding="utf-8")
+    own = f"{name.replace('_', '-')}=={number} --hash=sha256:{sha256(wheel)}\n"
+    (out / "requirements.txt").write_text(lock + own, encoding="utf-8")
+
+
+def write_sbom(out: Path) -> None:
+    """What is installed from the wheelhouse, and nothing else, with the licences that each project declares."""
+    with tempfile.TemporaryDirectory() as folder:
+        site, tool = Path(folder, "site"), Path(folder, "tool")
+        for place in (site, tool):
+            venv.create(place, with_pip=place == tool)
+        install = [
+            "--no-index",
+            "--find-links",
+            str(out),
+            "--require-hashes",
+            "--requirement",
+            str(out / "requirements.txt"),
+        ]
+        pip("--python", str(site / "bin/python"), "install", *install)
+        subprocess.run([tool / "bin/python", "-m", "pip", "install", "--quiet", SBOM_TOOL], check=True)
+        target = out / "sbom.cdx.json"
+        command = [tool / "bin/cyclonedx-py", "environment", "--output-reproducible", "--output-file", target]
+        subprocess.run([*command, site / "bin/python"], check=True)
+    content = json.loads(target.read_text(encoding="utf-8"))
+    content["components"].append(embedded_component())
+    target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def embedded_component() -> dict[str, Any]:
+    """The embedded bundle, which is weights: its own licence statements stand in its bundle.json."""
+    with zipfile.ZipFile(EMBEDDED) as archive:
+        raw = archive.read("bundle.json")
+    manifest = json.loads(raw)
+    licences = [{"license": {"name": f"{part}: {text}"}} for part, text in sorted(manifest["licences"].items())]
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"bundle-{manifest['name']}",
+        "name": f"{manifest['name']}.dpd",
+        "version": hashlib.sha256(raw).hexdigest(),
+        "hashes": [{"alg": "SHA-256", "content": sha256(EMBEDDED)}],
+        "licenses": licences,
+    }
+
+
+def write_sums(out: Path) -> int:
+    """SHA256SUMS as `sha256sum -c` reads it; how many bytes there are to carry."""
+    files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS")
+    text = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
+    (out / "SHA256SUMS").write_text(text, encoding="utf-8")
+    return sum(path.stat().st_size for path in files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="A folder that is not there yet.")
+    parser.add_argument("--extra", choices=EXTRAS, default="cpu")
+    parser.add_argument("--python", choices=PYTHONS, default=f"{sys.version_info.major}.{sys.version_info.minor}")
+    parser.add_argument("--wheel", type=Path, help="Our wheel, where it is built already.")
+    parser.add_argument("--no-sbom", action="store_true", help="Without sbom.cdx.json, whose tool needs another 40 MB.")
+    options = parser.parse_args()
+    out: Path = options.out.resolve()
+    out.mkdir(parents=True)
+    wheel = build_wheel(out) if options.wheel is None else Path(shutil.copy(options.wheel, out))
+    download(options.extra, options.python, out)
+    write_requirements(options.extra, wheel, out)
+    if not options.no_sbom:
+        write_sbom(out)
+    size = write_sums(out)
+    print(f"{out}: {len(list(out.iterdir()))} files, {size / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

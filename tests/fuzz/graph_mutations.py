@@ -1,0 +1,137 @@
+"""Hostile graphs: damaged protobuf, and whole ONNX models which say something else than dpd export writes."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from tests.fuzz.material import Material
+
+GRAPHS = ("unet/model.onnx", "vae_decoder/model.onnx", "latent_classifier/model.onnx")
+LARGE = st.one_of(st.integers(-3, 300), st.sampled_from([10**6, 10**9, 2**31, 2**40, 2**62, -(2**63)]))
+STRANGE = [("Loop", ""), ("If", ""), ("Scan", ""), ("RandomNormal", ""), ("SequenceConstruct", ""), ("NoSuchOp", "")]
+STRANGE += [("EPContext", "com.microsoft"), ("FusedConv", "com.microsoft"), ("PyOp", "evil"), ("Relu", "ai.onnx.ml")]
+OTHERS = ["Relu", "Add", "Mul", "Reshape", "Expand", "Tile", "Shape", "Range", "ConstantOfShape", "Pad", "Resize"]
+
+
+def initialisers_of_shapes(graph: Any) -> list[Any]:
+    """Small int64 constants: shapes, axes, repeats."""
+    return [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT64 and 0 < np.prod(t.dims) <= 8]
+
+
+@st.composite
+def graph_bytes(draw: st.DrawFn, material: Material) -> Material:
+    """Flipped bytes, most where the structure is, or a file cut short."""
+    name = draw(st.sampled_from(GRAPHS))
+    raw = bytearray(material.files[name])
+    near = st.integers(0, min(len(raw), 20_000) - 1)
+    for _ in range(draw(st.integers(1, 5))):
+        raw[draw(near | st.integers(0, len(raw) - 1))] ^= draw(st.integers(1, 255))
+    return material.with_file(
+        name, bytes(raw[: draw(st.integers(0, len(raw)))] if draw(st.integers(0, 5)) == 0 else raw)
+    )
+
+
+def change_operator(draw: st.DrawFn, graph: Any) -> None:
+    node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
+    node.op_type, node.domain = draw(st.sampled_from([*STRANGE, *((name, "") for name in OTHERS)]))
+
+
+def change_attribute(draw: st.DrawFn, graph: Any) -> None:
+    nodes = [node for node in graph.node if any(a.ints or a.type == a.INT for a in node.attribute)]
+    node = nodes[draw(st.integers(0, len(nodes) - 1))] if nodes else None
+    for attribute in node.attribute if node else ():
+        if attribute.type == attribute.INT:
+            attribute.i = max(-(2**63), min(2**63 - 1, draw(LARGE)))
+        for place in range(len(attribute.ints)):
+            attribute.ints[place] = draw(LARGE)
+
+
+def change_shapes(draw: st.DrawFn, graph: Any) -> None:
+    found = initialisers_of_shapes(graph)
+    if found:
+        tensor = found[draw(st.integers(0, len(found) - 1))]
+        values = [draw(LARGE) for _ in range(int(np.prod(tensor.dims)))]
+        tensor.CopyFrom(numpy_helper.from_array(np.array(values, np.int64).reshape(tensor.dims), tensor.name))
+
+
+def change_dimensions(draw: st.DrawFn, graph: Any) -> None:
+    tensor = graph.initializer[draw(st.integers(0, len(graph.initializer) - 1))]
+    dims = draw(st.lists(LARGE, max_size=5))
+    del tensor.dims[:]
+    tensor.dims.extend(dims)
+    if draw(st.integers(0, 3)) == 0:
+        tensor.data_type = draw(st.integers(0, 30))
+
+
+def change_wiring(draw: st.DrawFn, graph: Any) -> None:
+    node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
+    names = [name for other in graph.node for name in (*other.input, *other.output)]
+    if node.input:
+        node.input[draw(st.integers(0, len(node.input) - 1))] = draw(st.sampled_from(names))
+
+
+def change_ends(draw: st.DrawFn, graph: Any) -> None:
+    ends = draw(st.sampled_from([graph.input, graph.output]))
+    if draw(st.booleans()):
+        ends[0].name = draw(st.sampled_from([node.output[0] for node in graph.node]) | st.text(max_size=5))
+    else:
+        ends[0].type.tensor_type.elem_type = draw(st.integers(0, 20))
+
+
+def add_allocation(draw: st.DrawFn, graph: Any) -> None:
+    """A constant of any size in the way of the output."""
+    output, size = graph.output[0].name, draw(LARGE)
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name == output:
+                node.output[place] = "before"
+    graph.initializer.append(numpy_helper.from_array(np.array([size], np.int64), "fuzz_size"))
+    graph.node.append(helper.make_node("ConstantOfShape", ["fuzz_size"], ["fuzz_large"]))
+    graph.node.append(helper.make_node("ReduceSum", ["fuzz_large"], ["fuzz_sum"], keepdims=0))
+    graph.node.append(helper.make_node("Add", ["before", "fuzz_sum"], [output]))
+
+
+def add_external(draw: st.DrawFn, graph: Any) -> None:
+    tensor = graph.initializer[draw(st.integers(0, len(graph.initializer) - 1))]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    location = draw(st.sampled_from(["/etc/passwd", "../bundle.json", "model.onnx_data", "x", ""]))
+    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.add(key="offset", value=draw(st.sampled_from(["0", "-1", str(2**62), "x"])))
+
+
+CHANGES = (
+    change_operator,
+    change_attribute,
+    change_shapes,
+    change_dimensions,
+    change_wiring,
+    change_ends,
+    add_allocation,
+    add_external,
+)
+
+
+@st.composite
+def graph_models(draw: st.DrawFn, material: Material) -> Material:
+    """One or two changes of a parsed model; sparse tensors, functions and another graph's file now and then."""
+    name = draw(st.sampled_from(GRAPHS))
+    if draw(st.integers(0, 15)) == 0:
+        return material.with_file(name, material.files[draw(st.sampled_from(GRAPHS))])
+    model = onnx.load_model_from_string(material.files[name])
+    for _ in range(draw(st.integers(1, 2))):
+        draw(st.sampled_from(CHANGES))(draw, model.graph)
+    if draw(st.integers(0, 15)) == 0:
+        sparse = model.graph.sparse_initializer.add()
+        sparse.dims.extend([2**40])
+        sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "sparse"))
+        sparse.indices.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "indices"))
+    if draw(st.integers(0, 15)) == 0:
+        model.functions.append(
+            helper.make_function("", "Relu", ["x"], ["y"], [helper.make_node("Neg", ["x"], ["y"])], [])
+        )
+    content = model.SerializeToString()
+    return material.with_file(name, content)

@@ -1,0 +1,64 @@
+"""The tiny bundle in pieces, and how an attacker puts pieces together: with hashes that hold."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dpd_runtime.archive import write_zip
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.strict_json import parse_json
+
+Files = dict[str, bytes]
+LEFT_OUT = ("classifier/", "text_encoder/", "tokenizer/", "MODEL_CARD.md")  # nothing of them is parsed at a site
+
+
+@dataclass(frozen=True)
+class Material:
+    """Args:
+    files: every file but bundle.json. manifest: the content of that, whose `files` is made anew.
+    """
+
+    files: Files
+    manifest: dict[str, Any]
+
+    def sealed(self) -> Files:
+        """All files of the bundle; the manifest lists what is there."""
+        listed = {n: {"sha256": hashlib.sha256(c).hexdigest(), "bytes": len(c)} for n, c in self.files.items()}
+        return {"bundle.json": json.dumps(self.manifest | {"files": listed}).encode(), **self.files}
+
+    def with_file(self, name: str, content: bytes) -> "Material":
+        return replace(self, files=self.files | {name: content})
+
+    def json_of(self, name: str) -> Any:
+        return parse_json(self.files[name], name)
+
+    def with_json(self, name: str, content: object) -> "Material":
+        return self.with_file(name, json.dumps(content).encode())
+
+
+def read_material(bundle: Path) -> Material:
+    opened = load_bundle(bundle)
+    files = {name: bytes(c) for name, c in opened.files.items() if not name.startswith(LEFT_OUT)}
+    manifest: dict[str, Any] = parse_json(opened.manifest.to_json(), "bundle.json")
+    sampler = manifest["sampler"] | {"steps": 2, "candidates": 1, "compute_batch": 2}
+    return Material(files, manifest | {"sampler": sampler})
+
+
+def as_zip(folder: Path, files: Files) -> Path:
+    write_zip(folder / "hostile.dpd", files)
+    return folder / "hostile.dpd"
+
+
+def as_folder(folder: Path, files: Files) -> Path:
+    """Raises:
+    OSError, ValueError: names that no file can have.
+    """
+    root = folder / "hostile"
+    root.mkdir()
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root

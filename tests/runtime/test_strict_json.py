@@ -1,0 +1,43 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpd_runtime.errors import BundleError
+from dpd_runtime.strict_json import MAX_DEPTH, parse_json
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(PLAIN)
+def test_ordinary_json_is_what_json_reads(content: object) -> None:
+    raw = json.dumps(content).encode()
+    assert parse_json(raw, "x.json") == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"a": 1, "a": 1}', "key 'a' is there twice"),
+        (b'[{"b": {"\\u0061": 1, "a": 2}}]', "key 'a' is there twice"),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "deeper than 32 levels"),
+        (b"[" * 100_000 + b"]" * 100_000, "recursion"),
+        (b"9" * 5000, "Exceeds the limit"),
+        (b"\xff", "codec"),
+        (b"", "Expecting value"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_refused(raw: bytes, message: str) -> None:
+    with pytest.raises(BundleError, match=rf"^x\.json is not JSON \(.*{message}") as caught:
+        parse_json(raw, "x.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_deepest_that_is_read() -> None:
+    parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, "x.json")
