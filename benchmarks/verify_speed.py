@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dpd_runtime import embedded_bundle, load_bundle
-from dpd_runtime.reseal import write_changed
-from dpd_runtime.sealed_files import encrypt_bundle
+from dpd_runtime.seal.reseal import write_changed
+from dpd_runtime.seal.sealed_files import encrypt_bundle
 
 KEY = bytes(range(32))
 PIECE = 2**24

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from dpd_runtime.atomic import open_atomically
-from dpd_runtime.encryption import Key, decrypt, is_encrypted
 from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.seal.encryption import Key, decrypt, is_encrypted
 
 MAX_ENTRIES = 10_000
 MAX_DIRECTORY = 8 * 2**20

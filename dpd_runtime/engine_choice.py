@@ -12,7 +12,7 @@ from dpd_runtime.engine_record import EngineRecord, engine_records
 from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.errors import MissingExtraError, ProviderError
 from dpd_runtime.manifest import FileEntry
-from dpd_runtime.signature import UNSIGNED, Signature
+from dpd_runtime.seal.signature import UNSIGNED, Signature
 
 FLAVOURS = {"tensorrt-rtx": "rtx", "tensorrt": "trt"}
 """pip package of each flavour, which is its name too, and the extra of ours that brings it."""

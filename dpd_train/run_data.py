@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dpd_runtime.bundle import check_class_name
+from dpd_runtime.class_table import check_class_name
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.base import Base
 from dpd_train.fine_tune import is_large

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dpd_runtime import Generation, embedded_bundle, load_bundle
 from dpd_runtime.blocks import BLOCK, Block
-from dpd_runtime.bundle import SceneClass
+from dpd_runtime.class_table import SceneClass
 from dpd_runtime.cores import usable_cores
 
 MOST = 2**32  # indices of a class

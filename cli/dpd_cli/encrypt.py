@@ -23,7 +23,7 @@ def encrypt_command(
     """
     from dpd_cli.opening import given_key, signature_facts
     from dpd_cli.terminal import print_json
-    from dpd_runtime.sealed_files import encrypt_bundle
+    from dpd_runtime.seal.sealed_files import encrypt_bundle
 
     opened = encrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)
     size = out.stat().st_size
@@ -49,7 +49,7 @@ def decrypt_command(
     """
     from dpd_cli.opening import given_key
     from dpd_cli.terminal import print_json
-    from dpd_runtime.sealed_files import decrypt_bundle
+    from dpd_runtime.seal.sealed_files import decrypt_bundle
 
     decrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)
     size = out.stat().st_size

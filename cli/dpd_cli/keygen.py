@@ -22,8 +22,8 @@ def keygen_command(
     """
     from dpd_cli.terminal import print_json
     from dpd_runtime.errors import InputError
-    from dpd_runtime.key_files import PUBLIC_SUFFIX, read_passphrase, write_encryption_key, write_signing_pair
-    from dpd_runtime.trust import trusted_folder
+    from dpd_runtime.seal.key_files import PUBLIC_SUFFIX, read_passphrase, write_encryption_key, write_signing_pair
+    from dpd_runtime.seal.trust import trusted_folder
 
     if encryption:
         if passphrase_file:

@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle import Bundle
-    from dpd_runtime.encryption import Key
+    from dpd_runtime.seal.encryption import Key
 
 PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
 KeyFile = Annotated[Path | None, typer.Option(help="32-byte key file of an encrypted bundle.")]
@@ -37,9 +37,9 @@ def open_bundle(
     require_audit: bool = False,
 ) -> "Bundle":
     """The embedded bundle for None. Everything that is asked of it was checked when this returns."""
-    from dpd_runtime import trust
     from dpd_runtime.bundle import embedded_bundle, load_bundle
-    from dpd_runtime.key_files import read_public_key
+    from dpd_runtime.seal import trust
+    from dpd_runtime.seal.key_files import read_public_key
 
     path = bundle or embedded_bundle()
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
@@ -58,7 +58,7 @@ def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | Non
         InputError: both options, or a file that holds no key.
     """
     from dpd_runtime.errors import InputError
-    from dpd_runtime.key_files import read_encryption_key, read_passphrase
+    from dpd_runtime.seal.key_files import read_encryption_key, read_passphrase
 
     if key_file and passphrase_file:
         raise InputError("--key-file and --passphrase-file: a bundle has one of them, give that one")
@@ -71,7 +71,7 @@ def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | Non
 
 def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
     """The key to open `path` with. The environment may hold one for other bundles; an option is meant for this one."""
-    from dpd_runtime.encryption import is_encrypted
+    from dpd_runtime.seal.encryption import is_encrypted
 
     if key_file or passphrase_file or is_encrypted(path):
         return given_key(key_file, passphrase_file)

@@ -24,8 +24,8 @@ def sign_command(
 
     from dpd_cli.opening import PASSPHRASE_VARIABLE
     from dpd_cli.terminal import print_json
-    from dpd_runtime.key_files import is_locked, read_passphrase, read_signing_key
-    from dpd_runtime.signing import sign_bundle
+    from dpd_runtime.seal.key_files import is_locked, read_passphrase, read_signing_key
+    from dpd_runtime.seal.signing import sign_bundle
 
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     if passphrase is None and is_locked(key):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dpd_runtime.bundle import SceneClass
+from dpd_runtime.class_table import SceneClass
 
 BLOCK = 10
 

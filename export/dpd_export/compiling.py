@@ -13,11 +13,11 @@ from dpd_export.int8 import Speed, compare_speed, quantize
 from dpd_export.onnx_files import LARGEST_FILE, write_graph
 from dpd_export.parity import INT8, Probes, check, half_difference, largest_difference
 from dpd_export.tracing import export_graph, store_weights_as_half
-from dpd_runtime.bundle import WEIGHTS_NAME
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import InputError
 from dpd_runtime.graph_check import check_graph
+from dpd_runtime.verified_files import WEIGHTS_NAME
 
 PRECISIONS = {
     "fp32": "float32 throughout",

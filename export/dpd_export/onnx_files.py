@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 from onnxscript import ir
 
-from dpd_runtime.bundle import WEIGHTS_NAME
+from dpd_runtime.verified_files import WEIGHTS_NAME
 
 LARGEST_FILE = 2_000_000_000  # bytes of weights; protobuf ends at 2 GiB
 SMALLEST_OUTSIDE = 1024  # bytes; shapes and scalars stay in the graph, where shape inference sees them

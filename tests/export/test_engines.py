@@ -33,7 +33,7 @@ from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MissingExtraError, ProviderError
 from dpd_runtime.generate import Generation
 from dpd_runtime.manifest import BlockGuidance, FileEntry, Manifest, Sampler
-from dpd_runtime.signature import Signature
+from dpd_runtime.seal.signature import Signature
 from dpd_runtime.soft_labels import load_teacher
 from dpd_train.base import Base, load_base
 from tests.tiny import SIDE, tiny_base

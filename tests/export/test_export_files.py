@@ -9,10 +9,11 @@ import torch
 
 from dpd_export.graphs import Decoder, Encoder, Unet
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle import WEIGHTS_NAME, Bundle
+from dpd_runtime.bundle import Bundle
 from dpd_runtime.engines import Provider
 from dpd_runtime.golden import GOLDEN_NAME
 from dpd_runtime.step_table import GRAPH as STEP
+from dpd_runtime.verified_files import WEIGHTS_NAME
 from dpd_runtime.verify import replay
 from dpd_train.base import load_base
 

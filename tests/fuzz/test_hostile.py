@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from dpd_runtime import bundle as bundle_module
+from dpd_runtime import class_table
 from tests.fuzz.campaign import run, summary
 from tests.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.fuzz.verdict import generated, judged
@@ -55,7 +55,7 @@ def test_the_verdict_can_be_guilty(
     table["classes"][0]["name"] = "../elsewhere"
     path = as_zip(tmp_path, material.with_json("classes.json", table).sealed())
     assert judged(path, tmp_path, untouched).outcome == "refused"
-    monkeypatch.setattr(bundle_module, "check_class_name", str)
+    monkeypatch.setattr(class_table, "check_class_name", str)
     found = judged(path, tmp_path, untouched)
     assert not found.good
     assert found.outcome == "wrote outside --out"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from dpd_runtime.archive import write_zip
-from dpd_runtime.bundle import check_class_name, load_bundle
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.class_table import check_class_name
 from dpd_runtime.errors import BundleError, BundleHashError, BundleVersionError, InputError
 from dpd_runtime.manifest import BlockGuidance, FileEntry, Manifest, Sampler
 

@@ -14,12 +14,13 @@ import numpy.typing as npt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from dpd_runtime import archive, encryption, signature
+from dpd_runtime import archive
 from dpd_runtime.dataset import set_hash
-from dpd_runtime.encryption import HEADER_BYTES, Header, encrypt, parse_header
 from dpd_runtime.manifest import BlockGuidance, Manifest, Sampler
 from dpd_runtime.noise import NoiseStream, noise_key
-from dpd_runtime.signature import PublicKey, check_signature, parse_signature, signature_json
+from dpd_runtime.seal import encryption, signature
+from dpd_runtime.seal.encryption import HEADER_BYTES, Header, encrypt, parse_header
+from dpd_runtime.seal.signature import PublicKey, check_signature, parse_signature, signature_json
 from tests.runtime.test_encryption import independent
 
 PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpd_runtime.bundle import load_bundle
-from dpd_runtime.encryption import (
+from dpd_runtime.errors import BundleError, DecryptionError, InputError
+from dpd_runtime.seal.encryption import (
     HEADER_BYTES,
     KEY_FILE,
     PASSPHRASE,
@@ -31,11 +32,10 @@ from dpd_runtime.encryption import (
     new_header,
     parse_header,
 )
-from dpd_runtime.errors import BundleError, DecryptionError, InputError
-from dpd_runtime.reseal import write_audited
-from dpd_runtime.sealed_files import decrypt_bundle, encrypt_bundle
-from dpd_runtime.signature import PublicKey
-from dpd_runtime.signing import sign_bundle
+from dpd_runtime.seal.reseal import write_audited
+from dpd_runtime.seal.sealed_files import decrypt_bundle, encrypt_bundle
+from dpd_runtime.seal.signature import PublicKey
+from dpd_runtime.seal.signing import sign_bundle
 from tests.runtime.test_bundle import Store, as_zip, both, bundle_files, parts
 from tests.runtime.test_bundle_engines import ENGINE, PLAN, with_engine
 

@@ -21,7 +21,7 @@ from dpd_runtime.engine_record import (
 )
 from dpd_runtime.errors import BundleError, MissingExtraError, ProviderError
 from dpd_runtime.manifest import FileEntry
-from dpd_runtime.signature import UNSIGNED, Signature
+from dpd_runtime.seal.signature import UNSIGNED, Signature
 
 GRAPH = "unet/model.onnx"
 FOLDER = "engines/tensorrt-rtx-89"

@@ -9,7 +9,7 @@ import pytest
 
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, BundleHashError
-from dpd_runtime.reseal import write_audited, write_changed
+from dpd_runtime.seal.reseal import write_audited, write_changed
 from tests.runtime.test_bundle import UNKNOWN, Store, as_folder, as_zip, both, bundle_files, parts
 from tests.runtime.test_bundle_engines import ENGINE, PLAN, with_engine
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dpd_runtime.archive import write_zip
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.errors import BundleError, InputError, RequirementError, SignatureError
-from dpd_runtime.key_files import (
+from dpd_runtime.seal.key_files import (
     read_encryption_key,
     read_passphrase,
     read_public_key,
@@ -23,10 +23,10 @@ from dpd_runtime.key_files import (
     write_encryption_key,
     write_signing_pair,
 )
-from dpd_runtime.reseal import write_audited, write_changed
-from dpd_runtime.signature import PublicKey, parse_signature, signature_json
-from dpd_runtime.signing import sign_bundle
-from dpd_runtime.trust import require_audit, require_signature, trusted_folder, trusted_keys
+from dpd_runtime.seal.reseal import write_audited, write_changed
+from dpd_runtime.seal.signature import PublicKey, parse_signature, signature_json
+from dpd_runtime.seal.signing import sign_bundle
+from dpd_runtime.seal.trust import require_audit, require_signature, trusted_folder, trusted_keys
 from tests.runtime.test_bundle import Store, as_folder, as_zip, both, bundle_files, parts
 from tests.runtime.test_bundle_engines import ENGINE, PLAN, with_engine
 

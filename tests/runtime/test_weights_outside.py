@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from dpd_runtime.archive import open_files, write_zip
-from dpd_runtime.bundle import WEIGHTS_NAME, Bundle, load_bundle
+from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.engines import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import BundleError
+from dpd_runtime.verified_files import WEIGHTS_NAME
 from tests.runtime.test_bundle import as_zip, bundle_files, parts
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -15,7 +15,7 @@ from dpd_export.run_checks import check_target
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, record_json
 from dpd_runtime.errors import InputError
-from dpd_runtime.reseal import write_changed
+from dpd_runtime.seal.reseal import write_changed
 
 UNSUITABLE = "int8"
 """Its graphs are for ONNX Runtime on a CPU: uint8 activations, which TensorRT does not take."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import InputError, RequirementError
-from dpd_runtime.key_files import PUBLIC_SUFFIX, read_public_key
-from dpd_runtime.signature import PublicKey
+from dpd_runtime.seal.key_files import PUBLIC_SUFFIX, read_public_key
+from dpd_runtime.seal.signature import PublicKey
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle import Bundle

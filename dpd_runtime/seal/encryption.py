@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dpd_runtime.errors import DecryptionError, InputError
-from dpd_runtime.key_files import KEY_BYTES
+from dpd_runtime.seal.key_files import KEY_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM

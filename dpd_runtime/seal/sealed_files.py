@@ -6,8 +6,8 @@ from pathlib import Path
 from dpd_runtime.archive import FolderFiles, open_files, pack_zip
 from dpd_runtime.atomic import open_atomically
 from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.encryption import Key, decrypt, encrypt, is_encrypted
 from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.seal.encryption import Key, decrypt, encrypt, is_encrypted
 
 NO_KEY = "give --key-file or --passphrase-file, or set DPD_PASSPHRASE"
 

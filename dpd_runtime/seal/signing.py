@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from dpd_runtime.archive import FolderFiles, open_files, write_zip
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.bundle import load_bundle
-from dpd_runtime.encryption import is_encrypted
 from dpd_runtime.errors import BundleHashError, InputError
 from dpd_runtime.manifest import MANIFEST_NAME
-from dpd_runtime.signature import SIGNATURE_NAME, PublicKey, signature_json
+from dpd_runtime.seal.encryption import is_encrypted
+from dpd_runtime.seal.signature import SIGNATURE_NAME, PublicKey, signature_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
