@@ -18,7 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
@@ -29,9 +29,9 @@ import numpy.typing as npt
 
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle import Bundle, embedded_bundle
+from dpd_runtime.driver import working_driver
 from dpd_runtime.engine_choice import choose_engine, this_site
 from dpd_runtime.engines import Provider
-from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.generate import Generation, resolve_sampler
 from dpd_runtime.verify import psnr
 
@@ -172,7 +172,7 @@ def measure_tensorrt(
 
     flavour, site = FLAVOURS[name], this_site(name)
     trt = import_flavour(flavour)
-    said: dict[str, Any] = {"gpu": vars(local_gpu()), "engines": {}}
+    said: dict[str, Any] = {"driver": asdict(working_driver()), "engines": {}}
     engines = {}
     for graph in (UNET, DECODER):
         profiles = profiles_of(graph.split("/")[0], bundle.manifest)

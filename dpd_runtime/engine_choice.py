@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from dpd_runtime.driver import working_driver
 from dpd_runtime.engine_record import EngineRecord, engine_records
-from dpd_runtime.engines.gpu import local_gpu
 from dpd_runtime.errors import MissingExtraError, ProviderError
 from dpd_runtime.manifest import FileEntry
 from dpd_runtime.seal.signature import UNSIGNED, Signature
@@ -58,8 +58,8 @@ def this_site(flavour: str) -> Site:
         installed = version(flavour)
     except PackageNotFoundError as error:
         raise MissingExtraError(flavour, FLAVOURS[flavour]) from error
-    gpu = local_gpu()
-    return Site(flavour, installed, gpu.compute_capability, this_os(), gpu.driver_cuda)
+    driver = working_driver()
+    return Site(flavour, installed, driver.gpus[0].compute_capability, this_os(), driver.cuda)
 
 
 def refuse_engines(

@@ -10,16 +10,15 @@ import numpy as np
 
 from dpd_runtime.blocks import JUDGE
 from dpd_runtime.bundle import Bundle
-from dpd_runtime.doctor.driver import FIRST_DRIVER, Driver
+from dpd_runtime.driver import FIRST_DRIVER, Driver
+from dpd_runtime.engine_choice import FLAVOURS
 from dpd_runtime.engines import PROVIDERS, Provider
 from dpd_runtime.errors import DpdError, MissingExtraError
 
 MODULES = {
     "cpu": ("onnxruntime", "onnxruntime", "cpu"),
     "cuda": ("onnxruntime", "onnxruntime-gpu", "gpu"),
-    "tensorrt": ("tensorrt", "tensorrt", "trt"),
-    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx", "rtx"),
-}
+} | {flavour: (flavour.replace("-", "_"), flavour, extra) for flavour, extra in FLAVOURS.items()}
 """provider → its module, its distribution, our extra."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime.doctor import Driver, examine_providers, nvidia_driver, this_machine
-from dpd_runtime.doctor.driver import Gpu
+from dpd_runtime.driver import Gpu
 from dpd_runtime.engines import PROVIDERS
 from tests.runtime.drawn import opened
 

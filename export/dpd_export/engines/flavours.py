@@ -5,7 +5,7 @@ from importlib import import_module
 from importlib.metadata import distributions
 from typing import Any
 
-from dpd_runtime.engines.gpu import local_gpu
+from dpd_runtime.driver import working_driver
 from dpd_runtime.errors import InputError, MissingExtraError, ProviderError
 
 
@@ -95,7 +95,7 @@ def check_capabilities(flavour: Flavour, trt: Any, wanted: tuple[int, ...]) -> t
                 )
         return wanted
     try:
-        here = local_gpu().compute_capability
+        here = working_driver().gpus[0].compute_capability
     except ProviderError as error:
         raise ProviderError(f"{error}; --flavour tensorrt-rtx builds without one") from error
     if wanted and wanted != (here,):

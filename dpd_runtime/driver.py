@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpd_runtime.errors import ProviderError
+
 FIRST_DRIVER = {12: "525.60.13", 13: "580.65.06"}
 """The oldest Linux driver that serves any minor version of a CUDA major version (NVIDIA, CUDA compatibility)."""
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
@@ -69,6 +71,18 @@ def nvidia_driver(library: str = "libcuda.so.1", module: Path = Path("/proc/driv
     except (AttributeError, RuntimeError) as error:
         return Driver(version, served.value, (), f"the driver finds no GPU ({error})")
     return Driver(version, served.value, gpus, None if gpus else "the driver finds no GPU")
+
+
+def working_driver() -> Driver:
+    """The driver where a GPU can be used, the first of its GPUs being the one that is.
+
+    Raises:
+        ProviderError: why none can.
+    """
+    driver = nvidia_driver()
+    if driver.problem is not None:
+        raise ProviderError(f"no NVIDIA GPU can be used here ({driver.problem})")
+    return driver
 
 
 def _gpus(cuda: Any) -> tuple[Gpu, ...]:
