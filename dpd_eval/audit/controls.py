@@ -1,0 +1,68 @@
+"""Cases whose verdict is known: an audit that judges one of them otherwise has failed itself (METHOD §9)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.audit.comparison import Yardstick
+from dpd_eval.audit.data import SEED, AuditData
+from dpd_eval.audit.membership import membership_tests
+from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
+from dpd_eval.audit.outcome import Control, not_run
+from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
+from dpd_eval.audit.spaces import Images
+from dpd_eval.audit.subject import Model
+from dpd_train.symmetry import ORDER
+
+REPLAYED = 500
+Float32 = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+def set_controls(
+    yardsticks: list[Yardstick], model: Model | None, latents: Float32 | None, progress: Callable[[], None]
+) -> list[Control]:
+    """H2 must PASS; images of T, turned at random, must FAIL, and so must what the VAE makes of them."""
+    data = yardsticks[0].data
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(data.train.labels))[:REPLAYED])
+    sets = {"T replayed": turned(data.train.images[rows])}
+    if model is not None and latents is not None:
+        sets["T replayed through the VAE"] = model.decode(latents[rows])
+    controls = []
+    for yardstick in yardsticks:
+        controls += [Control(outcome, "PASS") for outcome in yardstick.control()]
+        for what, images in sets.items():
+            found = yardstick.compare(images, data.train.labels[rows])
+            controls.append(Control(yardstick.replication(found, what), "FAIL"))
+        progress()
+    return controls
+
+
+def turned(images: Images) -> Images:
+    """Each image [n, S, S, 3] in one of its eight views."""
+    elements = np.random.default_rng(SEED).integers(ORDER, size=len(images))
+    views = [np.rot90(i[:, ::-1] if e >= 4 else i, e % 4) for i, e in zip(images, elements, strict=True)]
+    return np.stack(views)
+
+
+def overfitted_control(
+    model: Model, data: AuditData, latents: tuple[Float32, Float32], cache: Path, stage: Stage
+) -> list[Control]:
+    """A denoiser that knows 50 images of T by heart: their membership must be found by every score's AUC."""
+    (_, others), _ = sample(data, latents, REPLAYED)
+    (known, _), _ = sample(data, latents, IMAGES)
+    assert known.latents is not None
+    assert others.latents is not None
+    names = [c.name for c in model.bundle.classes]
+    prompts = model.class_prompts()[[names.index(name) for name in data.classes]]
+    asked = [(known.latents, prompts[known.labels]), (others.latents, prompts[others.labels])]
+    made = overfitted_denoiser(*asked[0], model.bundle.schedule, cache, stage("training the over-fitted control"))
+    scores = compare_denoiser(made.denoise, made.schedule, asked, stage("asking the control"))
+    tests = membership_tests("denoiser over-fitted on 50 images", scores)
+    return [Control(test, "FAIL") for test in tests if test.name.endswith("AUC")]
+
+
+def without_encoder(reason: str) -> list[Control]:
+    return [Control(not_run("membership of a denoiser over-fitted on 50 images", reason), "FAIL")]
