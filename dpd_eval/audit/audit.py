@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from dpd_eval.audit.artefacts import NAME as ARTEFACTS
 from dpd_eval.audit.artefacts import Traces, artefact_test, scan
-from dpd_eval.audit.comparison import Yardstick, yardstick
+from dpd_eval.audit.comparison import yardstick
 from dpd_eval.audit.controls import overfitted_control, set_controls, without_encoder
 from dpd_eval.audit.data import AuditData, check_numbers, read_data
 from dpd_eval.audit.encoder import Encoder, find_encoder
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
-from dpd_eval.audit.spaces import structure_space, teacher_space
+from dpd_eval.audit.spaces import Images, structure_space, teacher_space
 from dpd_eval.audit.subject import Subject, open_subject
 from dpd_eval.features import Extractor, build_extractor
 from dpd_runtime.cache_folder import cache_folder
@@ -69,6 +69,13 @@ class _Work:
     def order(self) -> NDArray[np.int64]:
         """The subject's label → the data's."""
         return np.array([self.data.classes.index(name) for name in self.subject.classes])
+
+    def decoded(self) -> tuple[Images, Images] | None:
+        """T and H as the VAE decodes them; None without an encoder."""
+        if self.latents is None or self.subject.model is None:
+            return None
+        found = [self.subject.model.decode(x) for x in self.latents]
+        return found[0], found[1]
 
 
 def audit(
@@ -144,20 +151,23 @@ def _measure(work: _Work, extractor: Extractor, images: int, seed: int) -> tuple
     subject, data, model = work.subject, work.data, work.subject.model
     sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
     spaces = (teacher_space(extractor), structure_space())
-    done, total, bar = 0, len(spaces) * (3 + len(sets)), work.stage("comparing images")
+    decoded = work.decoded()
+    done, total = 0, (len(spaces) + (decoded is not None)) * (3 + len(sets))
+    bar = work.stage("comparing images")
 
     def step() -> None:
         nonlocal done
         done += 1
         bar(done, total)
 
-    yardsticks: list[Yardstick] = [yardstick(space, data, step) for space in spaces]
+    yardsticks = [yardstick(space, data, step) for space in spaces]
+    yardsticks += [] if decoded is None else [yardstick(spaces[0], data, step, decoded=decoded)]
     tests = [*_enough(sets[0]), *_same_data(subject, data)]
     for judged in sets:
         tests += set_tests(judged, yardsticks, work.private, step)
     tests += _absent_prototypes(subject, len(sets))
     tests.append(_artefacts(work))
-    controls = set_controls(yardsticks, model, None if work.latents is None else work.latents[0], step)
+    controls = set_controls(yardsticks, decoded, step)
     if model is None:
         return [*tests, *_no_networks()], [*controls, *without_encoder("a set ships no network")], len(sets[0].images)
     tests += network_tests(model, data, work.latents, work.encoder, work.stage)

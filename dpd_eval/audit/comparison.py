@@ -34,11 +34,14 @@ class Yardstick:
     """A space with T and H in it.
 
     Args:
+        reals: T and H as they are compared: as they are, or as the VAE decodes them.
         train, held: unit vectors [N, D] and [m, D]. held_to_train: similarities [m, N].
     """
 
+    name: str
     space: Space
     data: AuditData
+    reals: tuple[Images, Images]
     train: Float32
     held: Float32
     held_to_train: Float32
@@ -53,18 +56,18 @@ class Yardstick:
         return Nearest(closeness(self.held_to_train[rows].max(axis=1)), self.data.held.labels[rows])
 
     def replication(self, found: Compared, what: str) -> Outcome:
-        name = f"replication, {what}, {self.space.name}"
+        name = f"replication, {what}, {self.name}"
         first, second = self.half(self.data.first), self.half(self.data.second)
         return replication_test(name, found.nearest, first, second, len(self.data.classes))
 
     def nearer(self, found: Compared, what: str) -> Outcome:
-        return nearer_test(f"nearer to T than to H, {what}, {self.space.name}", found.to_train, found.to_held)
+        return nearer_test(f"nearer to T than to H, {what}, {self.name}", found.to_train, found.to_held)
 
     def control(self) -> list[Outcome]:
         """Both tests on H2, against T and H1."""
-        name, second = self.space.name, self.data.second
+        name, second = self.name, self.data.second
         nearest = self.half(second), self.half(self.data.first)
-        orbit = self.space.orbit(self.data.held.images[second])
+        orbit = self.space.orbit(self.reals[1][second])
         to_first = similarities(orbit, self.held[self.data.first])
         return [
             replication_test(f"replication, H2, {name}", *nearest, None, len(self.data.classes)),
@@ -72,10 +75,23 @@ class Yardstick:
         ]
 
 
-def yardstick(space: Space, data: AuditData, progress: Callable[[], None]) -> Yardstick:
-    """T and H embedded in `space`."""
-    train = space.embed(data.train.images)
+def yardstick(
+    space: Space,
+    data: AuditData,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    decoded: tuple[Images, Images] | None = None,
+) -> Yardstick:
+    """T and H embedded in `space`.
+
+    Args:
+        decoded: both as the VAE decodes them. What a latent generator has learned by heart it shows as this picture, so
+            that features which the VAE changes still find it.
+    """
+    reals = decoded or (data.train.images, data.held.images)
+    name = space.name if decoded is None else f"{space.name} through the VAE"
+    train = space.embed(reals[0])
     progress()
-    held = space.orbit(data.held.images)
+    held = space.orbit(reals[1])
     progress()
-    return Yardstick(space, data, train, np.ascontiguousarray(held[:, 0]), similarities(held, train))
+    return Yardstick(name, space, data, reals, train, np.ascontiguousarray(held[:, 0]), similarities(held, train))

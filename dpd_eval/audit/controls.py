@@ -22,19 +22,23 @@ Labels = NDArray[np.int64]
 
 
 def set_controls(
-    yardsticks: list[Yardstick], model: Model | None, latents: Float32 | None, progress: Callable[[], None]
+    yardsticks: list[Yardstick], decoded: tuple[Images, Images] | None, progress: Callable[[], None]
 ) -> list[Control]:
-    """H2 must PASS; images of T, turned at random, must FAIL, and so must what the VAE makes of them."""
+    """H2 must PASS. Images of T, turned at random, must FAIL; so must what the VAE makes of them, where it can be seen.
+
+    Args:
+        decoded: T and H as the VAE decodes them, where there is an encoder.
+    """
     data = yardsticks[0].data
     rows = np.sort(np.random.default_rng(SEED).permutation(len(data.train.labels))[:REPLAYED])
-    sets = {"T replayed": turned(data.train.images[rows])}
-    if model is not None and latents is not None:
-        sets["T replayed through the VAE"] = model.decode(latents[rows])
     controls = []
     for yardstick in yardsticks:
         controls += [Control(outcome, "PASS") for outcome in yardstick.control()]
-        for what, images in sets.items():
-            found = yardstick.compare(images, data.train.labels[rows])
+        replays = {"T replayed": yardstick.reals[0]}
+        if decoded is not None and yardstick.space.sees_through_vae:
+            replays["T replayed through the VAE"] = decoded[0]
+        for what, images in replays.items():
+            found = yardstick.compare(turned(images[rows]), data.train.labels[rows])
             controls.append(Control(yardstick.replication(found, what), "FAIL"))
         progress()
     return controls

@@ -42,5 +42,5 @@ def _keep_worst(judged: Judged, yardstick: Yardstick, found: Compared, private: 
     beyond = found.nearest.values - limits[judged.labels]
     rows = np.argsort(-beyond, kind="stable")
     nearest = yardstick.data.train.images[found.to_train.argmax(axis=1)]
-    name = f"{judged.what}, {yardstick.space.name}".replace(", ", "-").replace(" ", "-")
+    name = f"{judged.what}, {yardstick.name}".replace(", ", "-").replace(" ", "-")
     write_worst_pairs(private / f"{name}.png", judged.images[rows], nearest[rows])

@@ -20,10 +20,15 @@ SAME = np.float32(1e-6)  # 1 − cosine of copies: what float32 leaves of 0
 
 @dataclass(frozen=True)
 class Space:
-    """Images uint8 [n, H, W, 3] → unit vectors [n, D]; similarity is their cosine."""
+    """Images uint8 [n, H, W, 3] → unit vectors [n, D]; similarity is their cosine.
+
+    Args:
+        sees_through_vae: whether an image and what a VAE makes of it are alike.
+    """
 
     name: str
     embed: Callable[[Images], Float32]
+    sees_through_vae: bool = False
 
     def orbit(self, images: Images) -> Float32:
         """Vectors [n, 8, D] of the eight views of each image."""
@@ -46,7 +51,8 @@ def similarities(orbits: Float32, rows: Float32) -> Float32:
 def closeness(cosines: Float32) -> Float32:
     """−ln(1 − cosine), the cosine up to 1 − 10⁻⁶: the same order, without an upper end that every class comes near.
 
-    Thresholds over all classes add one margin to each class's median: on cosines it could end beyond 1, where no copy is.
+    Thresholds over all classes add one margin to each class's median: on cosines that could end beyond 1, where no
+    copy is.
     """
     found: Float32 = -np.log(np.maximum(1 - cosines, SAME))
     return found
@@ -66,7 +72,7 @@ def teacher_space(extractor: Extractor) -> Space:
 
 def structure_space() -> Space:
     """Correlation of the block means (16×16, each colour less its mean): where light and dark lie, at any contrast."""
-    return Space("structure", _structure)
+    return Space("structure", _structure, sees_through_vae=True)
 
 
 def _structure(images: Images) -> Float32:
