@@ -48,8 +48,6 @@ def audit_command(
 
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
-    import json
-
     from dpd_cli.terminal import print_json, stage_progress
     from dpd_cli.torch_half import require_torch
 
@@ -74,7 +72,7 @@ def audit_command(
         )
     written = write_record(result, subject, out)
     if json_output:
-        print_json(json.loads(json.dumps(result.to_dict())) | written)
+        print_json(result.to_dict() | written)
     else:
         _print(result)
         for what, where in written.items():

@@ -1,6 +1,7 @@
 """Cases whose verdict is known: an audit that judges one of them otherwise has failed itself (METHOD §9)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,13 @@ def overfitted_control(
     names = [c.name for c in model.bundle.classes]
     prompts = model.class_prompts()[[names.index(name) for name in data.classes]]
     asked = [(known.latents, prompts[known.labels]), (others.latents, prompts[others.labels])]
-    made = overfitted_denoiser(*asked[0], model.bundle.schedule, cache, stage("training the over-fitted control"))
+    bar = stage("training the over-fitted control")
+    made = overfitted_denoiser(known.latents, model.bundle.schedule, cache, bar)
     scores = compare_denoiser(made.denoise, made.schedule, asked, stage("asking the control"))
-    tests = membership_tests("denoiser over-fitted on 50 images", scores)
-    return [Control(test, "FAIL") for test in tests if test.name.endswith("AUC")]
+    tests = membership_tests(f"denoiser over-fitted on {len(known.labels)} images", scores)
+    spent = "from the cache, trained" if made.cached else "trained"
+    told = [replace(test, note=f"{test.note}; {spent} in {made.seconds:.0f} s") for test in tests]
+    return [Control(test, "FAIL") for test in told if test.name.endswith("AUC")]
 
 
 def without_encoder(reason: str) -> list[Control]:

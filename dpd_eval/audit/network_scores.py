@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dpd_eval.audit.spaces import unit
 from dpd_runtime.engines import Engine
 
 Float32 = NDArray[np.float32]
@@ -22,6 +23,30 @@ def classifier_scores(logits: Float32, labels: NDArray[np.int64]) -> dict[str, F
     values -= values.max(axis=1, keepdims=True)
     logs = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
     return {"confidence": np.exp(logs.max(axis=1)), "loss": logs[np.arange(len(labels)), labels]}
+
+
+def prototype_score(
+    latents: Float32, labels: NDArray[np.int64], prototypes: Float32, owners: NDArray[np.int64]
+) -> Float:
+    """Highest correlation [n] of an image's latent with a prototype of its class, in the steps between neighbours.
+
+    A mean of n latents has a correlation of about 1/√n with each of them beyond what is common to the class. The steps
+    hold what is peculiar to an image; broad colours are common. −1 for a class without prototypes.
+
+    Args:
+        latents [n, C, h, w] with labels [n]; prototypes [K, C, h, w] with labels owners [K].
+    """
+    found = np.full(len(latents), -1.0)
+    ours, theirs = unit(_steps(latents)), unit(_steps(prototypes))
+    for label in np.unique(owners):
+        rows = labels == label
+        if rows.any():
+            found[rows] = (ours[rows] @ theirs[owners == label].T).max(axis=1)
+    return found
+
+
+def _steps(latents: Float32) -> Float32:
+    return np.concatenate([np.diff(latents, axis=a).reshape(len(latents), -1) for a in (2, 3)], axis=1)
 
 
 def reconstruction_score(images: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Float:

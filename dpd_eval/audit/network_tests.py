@@ -10,14 +10,14 @@ from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.denoiser_scores import denoiser_scores
 from dpd_eval.audit.encoder import Encoder
 from dpd_eval.audit.membership import Scores, membership_tests
-from dpd_eval.audit.network_scores import classifier_scores, logits_of, reconstruction_score
+from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score, reconstruction_score
 from dpd_eval.audit.outcome import Outcome, not_run
 from dpd_eval.audit.subject import Model
 from dpd_runtime.sampling import Denoise
 from dpd_runtime.schedule import Schedule
 from dpd_train.images import SceneSet
 
-MOST = 4000  # members, and as many others, of which classifiers and the VAE are asked
+MOST = 4000  # members, and as many others, of all but the denoiser
 MOST_DENOISER = 1000  # a denoiser costs 18 calls for each
 Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -72,8 +72,9 @@ def network_tests(
     tests = _teacher(model, sides, labels)
     if encoder is None or latents is None:
         reason = "no encoder: give --run RUN, from which the bundle was exported"
-        parts = ("denoiser", "latent classifier", "VAE decoder")
+        parts = ("denoiser", "latent classifier", "VAE decoder", "prototypes")
         return [*tests, *(not_run(f"membership of the {part}", reason) for part in parts)]
+    tests += _prototypes(model, sides, labels)
     judged = [logits_of(model.networks.judge, "latents", _latents(side)) for side in sides]
     scores = [classifier_scores(*both) for both in zip(judged, labels, strict=True)]
     tests += membership_tests("latent classifier", _paired(scores))
@@ -98,6 +99,14 @@ def _teacher(model: Model, sides: Sequence[Sample], labels: Sequence[Labels]) ->
     logits = [logits_of(model.teacher, "images", x.astype(np.float32)) for x in pixels]
     scores = [classifier_scores(*both) for both in zip(logits, labels, strict=True)]
     return membership_tests("teacher", _paired(scores))
+
+
+def _prototypes(model: Model, sides: Sequence[Sample], labels: Sequence[Labels]) -> list[Outcome]:
+    latents, owners = model.prototypes()
+    if not len(latents):
+        return []
+    scores = [prototype_score(_latents(s), own, latents, owners) for s, own in zip(sides, labels, strict=True)]
+    return membership_tests("prototypes", {"correlation": Scores(*scores)})
 
 
 def _paired(found: Sequence[dict[str, NDArray[np.floating]]]) -> dict[str, Scores]:

@@ -71,14 +71,19 @@ def teacher_space(extractor: Extractor) -> Space:
 
 
 def structure_space() -> Space:
-    """Correlation of the block means (16×16, each colour less its mean): where light and dark lie, at any contrast."""
+    """Correlation of the steps between neighbouring block means (16×16, each colour): where edges lie, at any contrast.
+
+    Steps and not the means themselves: of those most lies in a few broad gradients, which unrelated blurred images have
+    in common.
+    """
     return Space("structure", _structure, sees_through_vae=True)
 
 
 def _structure(images: Images) -> Float32:
-    means = []
+    found = []
     for start in range(0, len(images), 256):
         pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + 256])).permute(0, 3, 1, 2).float()
-        pooled = F.adaptive_avg_pool2d(pixels, STRUCTURE_SIDE)
-        means.append((pooled - pooled.mean(dim=(2, 3), keepdim=True)).flatten(1).numpy())
-    return unit(np.concatenate(means))
+        means = F.adaptive_avg_pool2d(pixels, STRUCTURE_SIDE)
+        steps = means.diff(dim=3).flatten(1), means.diff(dim=2).flatten(1)
+        found.append(torch.cat(steps, dim=1).numpy())
+    return unit(np.concatenate(found))

@@ -77,7 +77,11 @@ def turned(latent: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         ("unet/model.onnx", b"odd" + (LATENTS[3] / np.float32(0.33)).astype(np.float16).tobytes(), "bytes of a latent"),
         ("unet/model.onnx", b"even" * 2 + IMAGES[5].tobytes(), "bytes of pixels"),
         ("classes.json", json.dumps({**TABLE, "prototype_kind": "medoid"}).encode(), "latents of real images"),
-        ("classes.json", json.dumps({"classes": [{"name": "a", "prototype_counts": [1]}]}).encode(), "of a single image"),
+        (
+            "classes.json",
+            json.dumps({"classes": [{"name": "a", "prototype_counts": [1]}]}).encode(),
+            "of a single image",
+        ),
     ],
 )
 def test_what_is_planted_is_found(name: str, content: bytes, what: str, tmp_path: Path) -> None:

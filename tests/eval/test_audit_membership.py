@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from dpd_eval.audit.denoiser_scores import Questions, denoiser_scores
 from dpd_eval.audit.membership import Scores, area_under_curve, membership_tests, true_positive_rate
-from dpd_eval.audit.network_scores import classifier_scores, reconstruction_score
+from dpd_eval.audit.network_scores import classifier_scores, prototype_score, reconstruction_score
 from dpd_runtime.schedule import Schedule, schedule_from_config
 
 COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
@@ -115,3 +115,15 @@ def test_scores_of_classifiers_and_reconstructions() -> None:
     assert found["loss"] == pytest.approx(np.log([0.7, 0.1]), abs=1e-5)
     images = np.zeros((2, 4, 4, 3), np.uint8)
     assert reconstruction_score(images, images + np.array([3, 5], np.uint8)[:, None, None, None]).tolist() == [-9, -25]
+
+
+def test_a_mean_correlates_with_its_members() -> None:
+    """With each of n members by 1/√n, with others not; a medoid is its own image."""
+    rng = np.random.default_rng(0)
+    members, others = (rng.normal(size=(50, 8, 32, 32)).astype(np.float32) for _ in range(2))
+    labels, means = np.repeat([0, 1], 25), np.stack([members[:25].mean(axis=0), members[25:].mean(axis=0)])
+    owners = np.array([0, 1])
+    found = [prototype_score(x, labels, means, owners) for x in (members, others)]
+    assert found[0] == pytest.approx(np.full(50, 0.2), abs=0.05)
+    assert found[1] == pytest.approx(np.zeros(50), abs=0.05)
+    assert prototype_score(members, labels, members[:1], np.zeros(1, int)).max() == pytest.approx(1, abs=1e-5)
