@@ -112,3 +112,12 @@ def test_a_sets_pictures_may_be_pictures_but_not_tell(tmp_path: Path) -> None:
 def test_without_latents_the_scan_warns(tmp_path: Path) -> None:
     bare = Traces(NAMES, (), IMAGES)
     assert artefact_test(scan(clean(), bare), 5, bare).verdict == "WARN"
+
+
+def test_latents_that_share_their_means_are_not_one(tmp_path: Path) -> None:
+    """Calm water: the mean colour is nearly all of a latent, and each image has it."""
+    colour = np.array([3.0, -2.0, 1.0, 4.0])[:, None, None]
+    real, other = (colour + 0.05 * RNG.normal(size=(5, 4, 8, 8)) for _ in range(2))
+    known = Traces((), (), IMAGES, real.astype(np.float32))
+    assert scan(clean() | {"golden.safetensors": save({"x": other.astype(np.float16)})}, known) == []
+    assert scan(clean() | {"golden.safetensors": save({"x": real.astype(np.float16)})}, known) != []

@@ -100,7 +100,6 @@ def test_half_for_what_was_never_seen_and_more_for_copies() -> None:
     assert copied.verdict == "FAIL"
 
 
-@pytest.mark.slow
 def test_the_interval_of_the_share_holds_a_half() -> None:
     held = 0
     for seed in range(40):
