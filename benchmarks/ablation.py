@@ -23,8 +23,8 @@ from agreement import agreement
 from dpd_eval import evaluate
 from dpd_eval.statistics import paired_difference
 from dpd_export.bundle import export_run
-from dpd_export.options import DEFAULT_SAMPLER
 from dpd_runtime import load_bundle
+from dpd_runtime.default_sampler import DEFAULT_SAMPLER
 from dpd_train.attributes import caption
 from dpd_train.images import read_scenes
 

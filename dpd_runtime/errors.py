@@ -73,6 +73,19 @@ class CheckError(DpdError, AssertionError):
     """A requested check does not hold: parity, golden replay, --expect."""
 
 
+class AuditError(DpdError, AssertionError):
+    """An audit whose verdict is FAIL."""
+
+    exit_code = 4
+
+    def __init__(self, failed: list[str], broken: list[str]) -> None:
+        """Args: failed: names of tests. broken: names of controls that did not come out."""
+        said = [f"{len(failed)} of its tests: {failed[0]}"] if failed else []
+        said += [f"{len(broken)} of its controls: {broken[0]}"] if broken else []
+        advice = "do not let it leave" if failed else "nothing is proved by it"
+        super().__init__(f"audit verdict FAIL, {' and '.join(said)}; {advice}; docs/privacy.md says what helps")
+
+
 class ParityError(CheckError):
     """An exported graph which is further from PyTorch than DESIGN §10 allows."""
 

@@ -59,7 +59,8 @@ def export_command(
     require_torch("export", "cpu")
     capabilities = _check_engines(trt, flavour, compute_capability, precision)
     from dpd_export.bundle import export_run
-    from dpd_export.options import DEFAULT_SAMPLER, changed_sampler
+    from dpd_export.options import changed_sampler
+    from dpd_runtime.default_sampler import DEFAULT_SAMPLER
 
     with progress_bar("exporting") as bar:
         result = export_run(

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dpd_cli.audit import audit_command
 from dpd_cli.bench import bench_command
 from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.demo import demo_command
@@ -41,6 +42,7 @@ app.command("train")(train_command)
 app.command("export")(export_command)
 app.command("engines")(engines_command)
 app.command("evaluate")(evaluate_command)
+app.command("audit")(audit_command)
 app.command("report")(report_command)
 app.command("select")(select_command)
 app.command("info")(info_command)

@@ -15,11 +15,12 @@ from dpd_export.graphs import Graph, graphs_of
 from dpd_export.int8 import check_size
 from dpd_export.layout import layout_files
 from dpd_export.model_card import parameter_counts
-from dpd_export.options import DEFAULT_SAMPLER, Options, fitted
+from dpd_export.options import Options
 from dpd_export.parity import INT8, Probes, probe
 from dpd_export.reference import Extent, Reference, extent_of, make_reference
 from dpd_export.scenes import Scenes, prototype_bytes, read_scenes
 from dpd_export.tracing import OPSET
+from dpd_runtime.default_sampler import DEFAULT_SAMPLER, fitted
 from dpd_runtime.golden import GOLDEN_NAME
 from dpd_runtime.manifest import Manifest, Sampler
 from dpd_runtime.prototype_kinds import PRIVATE_KINDS

@@ -1,4 +1,4 @@
-"""What an export is asked for, and the sampler that a bundle brings where nobody asked for another."""
+"""What an export is asked for, and its sampler with what the user changed."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -6,20 +6,6 @@ from typing import Any
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.manifest import BlockGuidance, Sampler, parse_sampler
 from dpd_runtime.solvers import SOLVERS
-
-DEFAULT_SAMPLER = Sampler(
-    solver="unipc",
-    steps=15,
-    candidates=3,
-    guidance=(
-        BlockGuidance(from_block=0, guidance_scale=1.5, guidance_from=0.26, prototype_scale=0.1),
-        BlockGuidance(from_block=1, guidance_scale=1.25, guidance_from=0.26, prototype_scale=0.1),
-    ),
-    timestep_power=2.0,
-    mean_noise_gain=1.2,
-)
-POSITIONS_IN_A_CALL = 10 * 32 * 32  # of latents: attention over 64 × 64 of them takes gigabytes for a batch of 10
-
 
 OF_SAMPLER = {field.name: field.type for field in fields(Sampler) if field.name != "guidance"}
 OF_GUIDANCE = {field.name: field.type for field in fields(BlockGuidance) if field.name != "from_block"}
@@ -75,8 +61,3 @@ class Options:
         """Those which the command in the model card repeats, beside what the manifest knows."""
         names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse")
         return {name: getattr(self, name) for name in names}
-
-
-def fitted(sampler: Sampler, side: int) -> Sampler:
-    """Fewer latents in a call where their `side` is large."""
-    return replace(sampler, compute_batch=max(1, min(sampler.compute_batch, POSITIONS_IN_A_CALL // side**2)))

@@ -204,3 +204,35 @@ def test_keys_and_seals_say_what_is_wrong(
     assert done.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "old.key"]
     assert (tmp_path / "old.key").read_text() == "kept"
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param(["missing.dpd"], 3, ["missing.dpd", "no such bundle"], id="missing"),
+        pytest.param(["empty"], 2, ["empty: neither a bundle, nor a finished run", "dataset.json"], id="nothing"),
+        pytest.param(["empty", "--out", "new.dpd"], 2, ["--out new.dpd has no effect", "no bundle"], id="out"),
+        pytest.param(["x.dpd", "--out", "notes.txt"], 2, ["--out notes.txt exists", "--overwrite"], id="there"),
+        pytest.param(["x.dpd", "--images", "0"], 2, ["--images is 0", "500"], id="images"),
+        pytest.param(["x.dpd", "--seed", "-1"], 2, ["--seed is -1"], id="seed"),
+        pytest.param([str(EMBEDDED)], 2, ["scenes: no such folder"], id="data", marks=needs_bundle),
+        pytest.param(
+            [str(EMBEDDED), "--run", "empty"],
+            2,
+            ["--run empty: no pipeline/", "exported"],
+            id="run",
+            marks=needs_bundle,
+        ),
+    ],
+)
+def test_audit_says_what_is_wrong(
+    arguments: list[str], code: int, words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    found, line, done = dpd("audit", [*arguments, "--train", "scenes"], process_environment, tmp_path)
+    assert found == code, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "notes.txt"]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dpd_export.options import DEFAULT_SAMPLER, changed_sampler
+from dpd_export.options import changed_sampler
+from dpd_runtime.default_sampler import DEFAULT_SAMPLER
 from dpd_runtime.errors import InputError
 
 

@@ -1,0 +1,58 @@
+"""Files that a bundle has no room for, and prototypes that stand for one image."""
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from dpd_eval.audit.artefacts.finding import Finding
+from dpd_runtime.engine_record import is_engine
+from dpd_runtime.prototype_kinds import PRIVATE_KINDS
+
+# DESIGN §7. Of a folder the endings that its files may have.
+FILES = {
+    *("bundle.json", "bundle.sig", "audit.json", "classes.json", "model_index.json", "MODEL_CARD.md"),
+    *("prompts.safetensors", "prototypes.safetensors", "golden.safetensors"),
+}
+GRAPHS = ("unet", "vae_decoder", "vae_encoder", "text_encoder", "classifier", "latent_classifier", "step")
+ENDINGS: dict[str, tuple[str, ...]] = dict.fromkeys(GRAPHS, (".onnx", ".onnx_data", ".json"))
+ENDINGS |= {"tokenizer": (".json", ".txt"), "scheduler": (".json",), "engines": (".json",)}
+OF_ONE_IMAGE = {"caption", "captions", "file_name", "filename", "path", "latitude", "longitude"}
+
+
+def check_layout(files: Mapping[str, bytes]) -> list[Finding]:
+    """Files which the format does not know: logs, captions, pictures, whatever lay in the folder."""
+    found = []
+    for name in files:
+        folder, *rest = PurePosixPath(name).parts
+        known = name in FILES if not rest else PurePosixPath(name).suffix in ENDINGS.get(folder, ())
+        if not (known or is_engine(name)):
+            found.append(Finding(name, "a file that no bundle has", ""))
+        elif name.endswith(".json") and folder != "tokenizer":
+            found += [Finding(name, "a field about single images", key) for key in _keys(files[name]) & OF_ONE_IMAGE]
+    return found
+
+
+def _keys(raw: bytes) -> set[str]:
+    def walk(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            return set(value).union(*map(walk, value.values()))
+        return set().union(*map(walk, value)) if isinstance(value, list) else set()
+
+    try:
+        return walk(json.loads(raw))
+    except ValueError:
+        return set()
+
+
+def check_table(files: Mapping[str, bytes]) -> list[Finding]:
+    """Prototypes of a private kind, or of a single image."""
+    table = json.loads(files["classes.json"])
+    found = []
+    if table.get("prototype_kind") in PRIVATE_KINDS or table.get("private"):
+        found.append(Finding("prototypes.safetensors", "latents of real images, as classes.json says", ""))
+    for entry in table["classes"]:
+        alone = sum(count < 2 for count in entry.get("prototype_counts", ()))
+        if alone:
+            found.append(Finding("classes.json", "a prototype of a single image", f"{alone} of {entry['name']}"))
+    return found

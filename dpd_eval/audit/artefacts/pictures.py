@@ -1,0 +1,45 @@
+"""Pictures and their metadata: a bundle holds none, a set holds them without EXIF, GPS or texts."""
+
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from dpd_eval.audit.artefacts.finding import Finding
+from dpd_train.images import SUFFIXES
+
+MARKS = {
+    b"\xff\xd8\xff\xe0\x00\x10JFIF": "a JPEG picture",
+    b"\x89PNG\r\n\x1a\n": "a PNG picture",
+    b"WEBPVP8": "a WebP picture",
+    b"Exif\x00\x00": "EXIF data",
+    b"GPSLatitude": "GPS data",
+    b"http://ns.adobe.com/xap/": "XMP data",
+}
+GPS = 0x8825
+TELLING = {
+    0x010E: "ImageDescription",
+    0x010F: "Make",
+    0x0110: "Model",
+    0x0132: "DateTime",
+    0x013B: "Artist",
+    GPS: "GPS",
+}
+OF_FORMATS = ("dpi", "gamma", "compression", "jfif", "progressive", "loop", "background", "timestamp", "duration")
+
+
+def find_pictures(name: str, content: bytes, *, of_set: bool) -> list[Finding]:
+    """In a set's picture: metadata. Anywhere else: pictures, and metadata without one."""
+    if of_set and name.lower().endswith(tuple(SUFFIXES)):
+        return _metadata(name, content)
+    return [Finding(name, what, f"at byte {content.find(mark)}") for mark, what in MARKS.items() if mark in content]
+
+
+def _metadata(name: str, content: bytes) -> list[Finding]:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            tags = dict(image.getexif())
+            texts = [key for key in image.info if isinstance(key, str) and not key.startswith(OF_FORMATS)]
+    except (OSError, UnidentifiedImageError, ValueError):
+        return [Finding(name, "a picture that cannot be opened", "")]
+    found = [Finding(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
+    return found + [Finding(name, "picture metadata", key) for key in texts if key != "exif"]

@@ -1,0 +1,47 @@
+"""File names of real images and paths of this machine, in texts and in the readable parts of binary files."""
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+from dpd_eval.audit.artefacts.finding import Finding, Traces
+
+READABLE = re.compile(rb"[\x20-\x7e]{6,}")
+WORD = re.compile(rb"[\w.\-]+")
+FOLDERS = "home|Users|root|tmp|var|mnt|media|data|work|scratch|srv|opt|workspace|nfs|gpfs|lustre|Volumes"
+# ONNX names nodes /unet/mid_block/…: an absolute path is one that begins as paths on machines do. Two letters, a colon
+# and a backslash come up by chance in megabytes of weights: a Windows path has two names at least.
+PATH = re.compile(
+    rf"(?<![\w.])/(?:{FOLDERS})/[\w.\-]+".encode() + rb"|\b[A-Za-z]:\\{1,2}[\w.\- ]{3,}\\{1,2}[\w.\- ]{3,}"
+)
+OF_A_SET = re.compile(r".+_\d{5}")
+TEXTS = (".json", ".jsonl", ".md", ".txt", ".csv")
+
+
+def find_text(name: str, content: bytes, traces: Traces, *, of_set: bool) -> list[Finding]:
+    """File names (or their distinctive stems) of real images, and absolute paths."""
+    readable = b"\n".join(READABLE.findall(content))
+    words = {word.decode() for word in WORD.findall(readable)}
+    words |= {PurePosixPath(word).stem for word in words}
+    whole = content.decode("utf-8", "ignore") if name.endswith(TEXTS) else readable.decode()
+    found = [Finding(name, "a file name of a real image", known) for known in _known(traces, words, whole, of_set)]
+    roots = {str(root) for root in (*(r.resolve() for r in traces.roots), Path.home()) if len(root.parts) > 2}
+    paths = {match.decode("utf-8", "replace") for match in PATH.findall(readable)}
+    paths |= {root for root in roots if root in whole}
+    return found + [Finding(name, "a path", path) for path in sorted(paths)]
+
+
+def _known(traces: Traces, words: set[str], whole: str, of_set: bool) -> list[str]:
+    found = []
+    for full in traces.names:
+        base = full.rsplit("/", 1)[-1]
+        stem = PurePosixPath(base).stem
+        if of_set and OF_A_SET.fullmatch(stem):
+            continue  # a set's own files have such names
+        if WORD.fullmatch(base.encode()):
+            distinctive = len(stem) >= 6 and any(c.isdigit() for c in stem)
+            hit = base in words or (distinctive and stem in words)
+        else:
+            hit = base in whole or json.dumps(base)[1:-1] in whole
+        found += [full] if hit else []
+    return found

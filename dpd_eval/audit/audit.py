@@ -1,0 +1,262 @@
+"""`audit`: all tests and controls on a bundle, a run or a distilled set, and one verdict."""
+
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.audit.artefacts import NAME as ARTEFACTS
+from dpd_eval.audit.artefacts import Traces, artefact_test, scan
+from dpd_eval.audit.comparison import yardstick
+from dpd_eval.audit.controls import overfitted_control, set_controls, without_encoder
+from dpd_eval.audit.data import AuditData, check_numbers, read_data
+from dpd_eval.audit.encoder import Encoder, find_encoder
+from dpd_eval.audit.network_tests import Stage, network_tests
+from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
+from dpd_eval.audit.set_tests import Judged, set_tests
+from dpd_eval.audit.spaces import Images, structure_space, teacher_space
+from dpd_eval.audit.subject import Subject, open_subject
+from dpd_eval.features import Extractor, build_extractor
+from dpd_runtime.cache_folder import cache_folder
+from dpd_train.images import PLAIN, Reading
+from dpd_train.latents import encode_cached
+
+FEWEST_IMAGES = 500
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Args:
+    notes: what weakens or explains the tests. about: what was audited, on what, with what.
+    private: where pictures and findings for the data's owner lie; None where nobody said where.
+    """
+
+    verdict: str
+    tests: tuple[Outcome, ...]
+    controls: tuple[Control, ...]
+    notes: tuple[str, ...]
+    about: dict[str, Any]
+    seconds: float
+    private: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """audit.json: no path, and nothing about a single real image."""
+        found = {"verdict": self.verdict, "tests": [test.to_dict() for test in self.tests]}
+        found |= {"controls": [control.to_dict() for control in self.controls]}
+        return found | {"notes": list(self.notes), **self.about, "seconds": round(self.seconds, 1)}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every part of an audit looks at. latents: of T and H, scaled; None without an encoder."""
+
+    subject: Subject
+    data: AuditData
+    roots: tuple[Path, ...]
+    encoder: Encoder | None
+    latents: tuple[Float32, Float32] | None
+    private: Path | None
+    cache: Path
+    stage: Stage
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """The subject's label → the data's."""
+        return np.array([self.data.classes.index(name) for name in self.subject.classes])
+
+    def decoded(self) -> tuple[Images, Images] | None:
+        """T and H as the VAE decodes them; None without an encoder."""
+        if self.latents is None or self.subject.model is None:
+            return None
+        found = [self.subject.model.decode(x) for x in self.latents]
+        return found[0], found[1]
+
+
+def audit(
+    path: Path,
+    *,
+    train: Path,
+    holdout: Path | None = None,
+    run: Path | None = None,
+    val_per_class: int | None = None,
+    images: int = FEWEST_IMAGES,
+    seed: int = 0,
+    reading: Reading = PLAIN,
+    private: Path | None = None,
+    cache: Path | None = None,
+    stage: Stage = lambda title: lambda done, total: None,
+) -> AuditResult:
+    """Measure what `path` tells about the images it was trained on.
+
+    Args:
+        path: a bundle, a run directory or a distilled set.
+        train: the training images T: its training part without the validation part (`val_per_class`).
+        holdout: images H of the same distribution that were never trained on; None takes the validation part.
+        run: the run from which a bundle was exported: its VAE has the encoder.
+        images: to generate, and to judge; METHOD §9 wants 500.
+        seed: of the generation.
+        private: folder for pictures and findings which show real images; None takes the run's private/audit, if any.
+        cache: folder of the extractor, latents and the control; None takes the user's cache directory.
+
+    Raises:
+        InputError, DataError, BundleError: unusable arguments, data or bundle.
+        DiskError: the cache cannot be written.
+    """
+    started = time.monotonic()
+    check_numbers(images, seed)
+    subject = open_subject(path)
+    encoder = find_encoder(subject, run)
+    data = read_data(
+        train,
+        holdout,
+        classes=subject.classes,
+        resolution=subject.side,
+        val_per_class=val_per_class,
+        reading=reading,
+    )
+    home = path if subject.kind == "run" else run
+    private = private or (None if home is None else home / "private" / "audit")
+    extractors, encoded, controls_folder = _folders(cache)
+    latents = None if encoder is None else _encode(encoder, data, encoded, stage)
+    roots = tuple(folder for folder in (train, holdout) if folder is not None)
+    work = _Work(subject, data, roots, encoder, latents, private, controls_folder, stage)
+    extractor = build_extractor("own", data.train, cache=extractors, progress=stage("training the extractor own"))
+    tests, controls, judged = _measure(work, extractor, images, seed)
+    about = _about(subject, data, encoder, extractor, judged, seed)
+    seconds = time.monotonic() - started
+    verdict = overall(tests, controls)
+    return AuditResult(verdict, tuple(tests), tuple(controls), data.notes, about, seconds, private)
+
+
+def _folders(cache: Path | None) -> tuple[Path, ...]:
+    """Of the extractor, of latents, of the control. The first two are those of `dpd evaluate` and `dpd train`."""
+    return tuple(cache / name if cache else cache_folder(name) for name in ("extractors", "latents", "audit"))
+
+
+def _encode(encoder: Encoder, data: AuditData, cache: Path, stage: Stage) -> tuple[Float32, Float32]:
+    found = [
+        encode_cached(encoder.vae, scenes.images, scenes.hashes, cache, stage(title)).numpy()
+        for scenes, title in ((data.train, "encoding T"), (data.held, "encoding H"))
+    ]
+    return found[0], found[1]
+
+
+def _measure(work: _Work, extractor: Extractor, images: int, seed: int) -> tuple[list[Outcome], list[Control], int]:
+    subject, data, model = work.subject, work.data, work.subject.model
+    sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
+    spaces = (teacher_space(extractor), structure_space())
+    decoded = work.decoded()
+    done, total = 0, (len(spaces) + (decoded is not None)) * (3 + len(sets))
+    bar = work.stage("comparing images")
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        bar(done, total)
+
+    yardsticks = [yardstick(space, data, step) for space in spaces]
+    yardsticks += [] if decoded is None else [yardstick(spaces[0], data, step, decoded=decoded)]
+    tests = [*_enough(sets[0]), *_same_data(subject, data)]
+    for judged in sets:
+        tests += set_tests(judged, yardsticks, work.private, step)
+    tests += _absent_prototypes(subject, len(sets))
+    tests.append(_artefacts(work))
+    controls = set_controls(yardsticks, decoded, step)
+    if model is None:
+        return [*tests, *_no_networks()], [*controls, *without_encoder("a set ships no network")], len(sets[0].images)
+    tests += network_tests(model, data, work.latents, work.encoder, work.stage)
+    if work.latents is None:
+        controls += without_encoder("no encoder: give --run")
+    else:
+        controls += overfitted_control(model, data, work.latents, work.cache, work.stage)
+    return tests, controls, len(sets[0].images)
+
+
+def _generated(work: _Work, images: int, seed: int) -> Judged:
+    if work.subject.model is not None:
+        pixels, labels = work.subject.model.generate(images, seed, work.stage("generating"))
+    else:
+        assert work.subject.images is not None
+        pixels, labels = work.subject.images
+    return Judged("generated images", pixels, work.order[labels])
+
+
+def _decoded_prototypes(work: _Work) -> list[Judged]:
+    if work.subject.model is None:
+        return []
+    latents, labels = work.subject.model.prototypes()
+    if not len(latents):
+        return []
+    return [Judged("decoded prototypes", work.subject.model.decode(latents), work.order[labels])]
+
+
+def _absent_prototypes(subject: Subject, sets: int) -> list[Outcome]:
+    if subject.model is not None or sets > 1:
+        return []
+    return [not_run("decoded prototypes", "a set ships no prototypes: audit the bundle that made it")]
+
+
+def _no_networks() -> list[Outcome]:
+    return [not_run("membership", "a set ships no networks: audit the bundle that made it")]
+
+
+def _enough(judged: Judged) -> list[Outcome]:
+    found, wanted = len(judged.images), FEWEST_IMAGES
+    if found >= wanted:
+        return []
+    note = f"{found} images: at least {wanted} make a share of two per cent visible"
+    return [Outcome("number of images", float(found), None, float(wanted), "WARN", note)]
+
+
+def _same_data(subject: Subject, data: AuditData) -> list[Outcome]:
+    """Against images that were not trained on every test passes."""
+    if subject.trained_on in (None, data.fingerprint()):
+        return []
+    note = "--train does not hold exactly the images that the training saw: see --val-per-class"
+    return [Outcome("training data", None, None, None, "WARN", note)]
+
+
+def _artefacts(work: _Work) -> Outcome:
+    subject, data = work.subject, work.data
+    if subject.files is None:
+        return not_run(ARTEFACTS, "a run stays in the house: audit the bundle that is exported from it")
+    scenes = (data.train, data.held)
+    latents = None if work.latents is None else np.concatenate(work.latents)
+    factor = 1.0 if subject.model is None else subject.model.bundle.manifest.scaling_factor
+    names = [path for s in scenes for path in s.paths]
+    pixels = np.concatenate([s.images for s in scenes])
+    traces = Traces(names, work.roots, pixels, latents, factor)
+    findings = scan(subject.files, traces, of_set=subject.kind == "set")
+    if findings and work.private is not None:
+        work.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lines = [f"{f.file}: {f.what}: {f.detail}\n" for f in findings]
+        (work.private / "artefacts.txt").write_text("".join(lines), encoding="utf-8")
+    return artefact_test(findings, len(subject.files), traces)
+
+
+def _about(
+    subject: Subject, data: AuditData, encoder: Encoder | None, extractor: Extractor, images: int, seed: int
+) -> dict[str, Any]:
+    bundle = None if subject.model is None else subject.model.bundle
+    return {
+        "audited": {"name": subject.name, "kind": subject.kind, "bundle_hash": bundle.hash if bundle else None},
+        "images": images,
+        "seed": None if bundle is None else seed,
+        "data": {
+            "train_images": len(data.train.labels),
+            "holdout_images": len(data.held.labels),
+            "fingerprint": data.fingerprint(),
+        },
+        "encoder": None if encoder is None else encoder.source,
+        "extractor": extractor.description,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("dpd-distill", "torch", "numpy", "onnxruntime")},
+        },
+    }

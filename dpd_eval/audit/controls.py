@@ -1,0 +1,76 @@
+"""Cases whose verdict is known: an audit that judges one of them otherwise has failed itself (METHOD §9)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.audit.comparison import Yardstick
+from dpd_eval.audit.data import SEED, AuditData
+from dpd_eval.audit.membership import membership_tests
+from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
+from dpd_eval.audit.outcome import Control, not_run
+from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
+from dpd_eval.audit.spaces import Images
+from dpd_eval.audit.subject import Model
+from dpd_train.symmetry import ORDER
+
+REPLAYED = 500
+Float32 = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+def set_controls(
+    yardsticks: list[Yardstick], decoded: tuple[Images, Images] | None, progress: Callable[[], None]
+) -> list[Control]:
+    """H2 must PASS. Images of T, turned at random, must FAIL; so must what the VAE makes of them, where it can be seen.
+
+    Args:
+        decoded: T and H as the VAE decodes them, where there is an encoder.
+    """
+    data = yardsticks[0].data
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(data.train.labels))[:REPLAYED])
+    controls = []
+    for yardstick in yardsticks:
+        controls += [Control(outcome, "PASS") for outcome in yardstick.control()]
+        replays = {"T replayed": yardstick.reals[0]}
+        if decoded is not None and yardstick.space.sees_through_vae:
+            replays["T replayed through the VAE"] = decoded[0]
+        for what, images in replays.items():
+            found = yardstick.compare(turned(images[rows]), data.train.labels[rows])
+            controls.append(Control(yardstick.replication(found, what), "FAIL"))
+        progress()
+    return controls
+
+
+def turned(images: Images) -> Images:
+    """Each image [n, S, S, 3] in one of its eight views."""
+    elements = np.random.default_rng(SEED).integers(ORDER, size=len(images))
+    views = [np.rot90(i[:, ::-1] if e >= 4 else i, e % 4) for i, e in zip(images, elements, strict=True)]
+    return np.stack(views)
+
+
+def overfitted_control(
+    model: Model, data: AuditData, latents: tuple[Float32, Float32], cache: Path, stage: Stage
+) -> list[Control]:
+    """A denoiser that knows 50 images of T by heart: their membership must be found by every score's AUC."""
+    (_, others), _ = sample(data, latents, REPLAYED)
+    (known, _), _ = sample(data, latents, IMAGES)
+    assert known.latents is not None
+    assert others.latents is not None
+    names = [c.name for c in model.bundle.classes]
+    prompts = model.class_prompts()[[names.index(name) for name in data.classes]]
+    asked = [(known.latents, prompts[known.labels]), (others.latents, prompts[others.labels])]
+    bar = stage("training the over-fitted control")
+    made = overfitted_denoiser(known.latents, model.bundle.schedule, cache, bar)
+    scores = compare_denoiser(made.denoise, made.schedule, asked, stage("asking the control"))
+    tests = membership_tests(f"denoiser over-fitted on {len(known.labels)} images", scores)
+    spent = "from the cache, trained" if made.cached else "trained"
+    told = [replace(test, note=f"{test.note}; {spent} in {made.seconds:.0f} s") for test in tests]
+    return [Control(test, "FAIL") for test in told if test.name.endswith("AUC")]
+
+
+def without_encoder(reason: str) -> list[Control]:
+    return [Control(not_run("membership of a denoiser over-fitted on 50 images", reason), "FAIL")]

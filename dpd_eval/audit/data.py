@@ -1,0 +1,125 @@
+"""The training images T and a hold-out H of the same distribution, and what each test takes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_runtime.errors import DataError, InputError
+from dpd_train.images import PLAIN, Part, Reading, SceneSet, fingerprint, read_scenes, split_folders
+
+SEED = 9  # of the halves of H and of the samples of T
+MOST_SHARED = 0.1  # of H that may be copies of T: those are left out, more is a mistake
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AuditData:
+    """Args:
+    first, second: rows of H: H1 sets thresholds, H2 is the negative control.
+    notes: what the reader of the audit should know of the data.
+    """
+
+    train: SceneSet
+    held: SceneSet
+    first: Rows
+    second: Rows
+    notes: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
+
+    def fingerprint(self) -> str:
+        """What run.json and bundle.json call the training data."""
+        return str(fingerprint(self.train)["sha256"])
+
+    def members(self, most: int) -> tuple[Rows, Rows]:
+        """Rows of T and of H, as many of each class on both sides, about `most` in all on a side."""
+        rng = np.random.default_rng([SEED, most])
+        counts = [np.bincount(s.labels, minlength=len(self.classes)) for s in (self.train, self.held)]
+        common = np.minimum(*counts)
+        wanted = np.maximum(1, np.minimum(common, np.ceil(common * (most / max(most, common.sum()))).astype(int)))
+        chosen = [
+            np.concatenate(
+                [np.sort(rng.permutation(np.flatnonzero(s.labels == label))[:n]) for label, n in enumerate(wanted)]
+            )
+            for s in (self.train, self.held)
+        ]
+        return chosen[0], chosen[1]
+
+
+def read_data(
+    train: Path,
+    holdout: Path | None,
+    *,
+    classes: Sequence[str],
+    resolution: int,
+    val_per_class: int | None = None,
+    reading: Reading = PLAIN,
+) -> AuditData:
+    """T is the training part of `train`; H is `holdout`, or the validation part of `train`.
+
+    Args:
+        holdout: its test/ where it has one, else all of it.
+        classes: what the audited thing knows.
+
+    Raises:
+        DataError: unusable data, other classes, a hold-out that was trained on, or of fewer than two images a class.
+    """
+    real = read_scenes(train, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
+    if holdout is None:
+        held = read_scenes(train, part="val", resolution=resolution, val_per_class=val_per_class, reading=reading)
+    else:
+        part: Part = "test" if "test" in split_folders(holdout) else "all"
+        held = read_scenes(holdout, part=part, resolution=resolution, reading=real.rendering or PLAIN)
+    source = "the validation part of --train" if holdout is None else "--holdout"
+    for what, found in (("--train", real.classes), (source, held.classes)):
+        if set(found) != set(classes):
+            differing = ", ".join(sorted(set(found) ^ set(classes)))
+            raise DataError(f"{what}: its classes are not those which are audited; not on both sides: {differing}")
+    held, shared = _without_copies(held, real, source)
+    notes = [f"H is {source}: {len(held.labels)} images; T has {len(real.labels)}"]
+    if holdout is None:
+        notes.append("H chose when trainings stopped: its losses are a little lower than those of unseen images")
+    if shared:
+        notes.append(f"{shared} images of H that are also in T were left out")
+    return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes))
+
+
+def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneSet, int]:
+    known = set(real.hashes)
+    kept = np.array([digest not in known for digest in held.hashes], dtype=bool)
+    shared = int((~kept).sum())
+    if shared > MOST_SHARED * len(kept):
+        raise DataError(
+            f"{source}: {shared} of its {len(kept)} images are training images; give images that were not trained on"
+        )
+    rows = np.flatnonzero(kept)
+    hashes, paths = (tuple(values[i] for i in rows if values) for values in (held.hashes, held.paths))
+    return replace(held, images=held.images[rows], labels=held.labels[rows], hashes=hashes, paths=paths), shared
+
+
+def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Rows]:
+    """Half of each class at random."""
+    rng = np.random.default_rng(SEED)
+    first, second = [], []
+    for label, name in enumerate(classes):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        if len(rows) < 2:
+            raise DataError(f"{source}: class {name} has {len(rows)} usable images: an audit needs at least 2 of each")
+        first.append(rows[: len(rows) // 2])
+        second.append(rows[len(rows) // 2 :])
+    return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
+
+
+def check_numbers(images: int, seed: int) -> None:
+    """Raises:
+    InputError: out of range.
+    """
+    if images < 1:
+        raise InputError(f"--images is {images}: give at least 1; an audit wants 500")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed is {seed}: it must be 0 … 2**32 - 1")

@@ -1,0 +1,122 @@
+"""What a denoiser gives away about an image: three scores, each higher for what it was trained on.
+
+loss: error of the predicted noise (Matsumoto et al. 2023, 2302.03262). PIA: its consistency with the noise that the
+network sees in the clean image (Kong et al. 2024, 2305.18355). SecMI: error of a step there and back on the
+deterministic path (Duan et al. 2023, 2302.01316).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_runtime.sampling import Denoise
+from dpd_runtime.schedule import Schedule, add_noise, predicted_original
+
+LOSS_TIMES = (0.1, 0.2, 0.3, 0.4)  # shares of the timesteps
+PIA_TIME, PIA_NORM = 0.2, 4  # as the paper's t = 200 and ℓ4
+SECMI_TIME, SECMI_STRIDE = 0.1, 0.01  # as the paper's t = 100 in strides of 10
+Float32 = NDArray[np.float32]
+Float = NDArray[np.floating]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A denoiser, and what it is asked about: latents [n, C, h, w] with their prompts [n, L, D].
+
+    Args:
+        called: told of every call of the network.
+    """
+
+    denoise: Denoise
+    schedule: Schedule
+    latents: Float32
+    prompts: Float32
+    called: Callable[[], None] = lambda: None
+
+    def at(self, share: float) -> int:
+        """The timestep at this share of them."""
+        return min(round(share * self.schedule.num_train_timesteps), self.schedule.num_train_timesteps - 1)
+
+    def noise(self, latents: Float32, timestep: int) -> Float32:
+        """ε̂ of noisy latents, whatever the network predicts."""
+        output: Float32 = self.denoise(latents, timestep, self.prompts)
+        self.called()
+        alpha, sigma = self.schedule.alpha_sigma(timestep)
+        kind = self.schedule.prediction_type
+        if kind == "epsilon":
+            return output
+        noise = sigma * latents + alpha * output if kind == "v_prediction" else (latents - alpha * output) / sigma
+        return noise.astype(np.float32)
+
+    def moved(self, latents: Float32, start: int, end: int) -> Float32:
+        """One deterministic step from timestep `start` to `end` (DDIM, 2010.02502, eq. 12 with no noise)."""
+        alpha, sigma = self.schedule.alpha_sigma(start)
+        noise = self.noise(latents, start)
+        original = predicted_original(latents, noise, "epsilon", alpha, sigma)
+        return add_noise(original, noise, *self.schedule.alpha_sigma(end))
+
+
+def loss_score(asked: Questions, seed: int) -> Float:
+    """Minus the mean of ‖ε − ε̂‖² over four noises, one a timestep."""
+    rng = np.random.default_rng(seed)
+    errors = np.zeros(len(asked.latents))
+    for share in LOSS_TIMES:
+        timestep = asked.at(share)
+        noise = rng.normal(size=asked.latents.shape).astype(np.float32)
+        noisy = add_noise(asked.latents, noise, *asked.schedule.alpha_sigma(timestep))
+        errors += _mean_square(asked.noise(noisy, timestep) - noise)
+    return -errors / len(LOSS_TIMES)
+
+
+def pia_score(asked: Questions) -> Float:
+    """−‖ε̄ − ε̂(√ᾱ_t z0 + √(1−ᾱ_t) ε̄, t)‖₄, ε̄ = ε̂(z0, 0)."""
+    timestep = asked.at(PIA_TIME)
+    seen = asked.noise(asked.latents, 0)
+    noisy = add_noise(asked.latents, seen, *asked.schedule.alpha_sigma(timestep))
+    difference = np.abs(asked.noise(noisy, timestep) - seen).reshape(len(seen), -1).astype(np.float64)
+    found: Float = -((difference**PIA_NORM).mean(axis=1) ** (1 / PIA_NORM))
+    return found
+
+
+def secmi_score(asked: Questions) -> Float:
+    """Minus the t-error: the latent is taken along the deterministic path to t, one stride further and back."""
+    stride = max(1, asked.at(SECMI_STRIDE))
+    last = max(stride, asked.at(SECMI_TIME))
+    latents, timestep = asked.latents, 0
+    while timestep + stride <= last:
+        latents = asked.moved(latents, timestep, timestep + stride)
+        timestep += stride
+    back = asked.moved(asked.moved(latents, timestep, timestep + stride), timestep + stride, timestep)
+    return -_mean_square(back - latents)
+
+
+def _mean_square(values: Float32) -> Float:
+    found: Float = np.square(values.astype(np.float64)).mean(axis=(1, 2, 3))
+    return found
+
+
+def denoiser_scores(
+    denoise: Denoise,
+    schedule: Schedule,
+    latents: Float32,
+    prompts: Float32,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Float]:
+    """All three [n] of latents [n, C, h, w] with prompts [n, L, D]."""
+    count = 0
+
+    def called() -> None:
+        nonlocal count
+        count += 1
+        progress(min(count, CALLS), CALLS)
+
+    asked = Questions(denoise, schedule, latents, prompts, called)
+    return {"loss": loss_score(asked, seed), "PIA": pia_score(asked), "SecMI": secmi_score(asked)}
+
+
+CALLS = len(LOSS_TIMES) + 2 + round(SECMI_TIME / SECMI_STRIDE) + 2

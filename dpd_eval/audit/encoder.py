@@ -1,0 +1,79 @@
+"""The VAE encoder that belongs to what is audited: without it nothing can ask a network about a real image's latent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+
+from dpd_eval.audit.subject import Model, Subject
+from dpd_runtime.errors import InputError
+from dpd_train.base import load_base
+from dpd_train.latents import encode
+
+SAME_DECODER = 0.01  # mean absolute difference of decoded pixels in [-1, 1]; half precision leaves 1e-3
+PROBES = 4
+Progress = Callable[[int, int], None]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A VAE whose decoder is the audited one. `source` says where it comes from."""
+
+    vae: AutoencoderKL
+    scaling_factor: float
+    source: str
+
+    def latents(self, images: NDArray[np.uint8], progress: Progress = lambda done, total: None) -> Float32:
+        """Scaled latents [n, C, h, w] of uint8 [n, H, W, 3]: posterior means, as the training had them."""
+        means = encode(self.vae, images, progress=progress)
+        found: Float32 = (means * self.scaling_factor).numpy()
+        return found
+
+
+def find_encoder(subject: Subject, run: Path | None) -> Encoder | None:
+    """The run's own, or the embedded base's where its decoder is the audited one; None where there is none.
+
+    Raises:
+        InputError: `run` is no run, or its decoder is another one.
+    """
+    model = subject.model
+    if model is None:
+        if run is not None:
+            raise InputError(f"--run {run} has no effect on a distilled set: no network of it ships")
+        return None
+    if subject.kind == "run":
+        if run is not None:
+            raise InputError(f"--run {run} has no effect: a run is audited with its own encoder")
+        return _encoder(model.bundle.path / "pipeline", model, "the run's")
+    if run is None:
+        return _encoder("nano", model, "the embedded base's")
+    if not (run / "pipeline").is_dir():
+        raise InputError(f"--run {run}: no pipeline/ in it; give the run directory from which the bundle was exported")
+    found = _encoder(run / "pipeline", model, "the run's")
+    if found is None:
+        raise InputError(f"--run {run}: its VAE decoder is not the bundle's; give the run that it was exported from")
+    return found
+
+
+def _encoder(base: Path | str, model: Model, source: str) -> Encoder | None:
+    vae, manifest = load_base(str(base)).vae.eval(), model.bundle.manifest
+    channels = int(vae.config.latent_channels)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if (channels, manifest.latent_shape[1] * factor) != (manifest.latent_shape[0], manifest.image_shape[0]):
+        return None
+    return Encoder(vae, manifest.scaling_factor, source) if _same_decoder(vae, model) else None
+
+
+def _same_decoder(vae: AutoencoderKL, model: Model) -> bool:
+    manifest = model.bundle.manifest
+    shape = (PROBES, *manifest.latent_shape)
+    latents = np.random.default_rng(0).normal(size=shape).astype(np.float32) / np.float32(manifest.scaling_factor)
+    with torch.no_grad():
+        ours = vae.decode(torch.from_numpy(latents)).sample.numpy()
+    theirs = model.networks.decoder.run(latent_sample=latents)
+    return ours.shape == theirs.shape and float(np.abs(ours - theirs).mean()) < SAME_DECODER

@@ -1,0 +1,63 @@
+"""Membership: can a score that a network gives away tell training images from hold-out images? (METHOD §9)"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.audit.bootstrap import REPLICATES, generators, percentile_ends, resampled
+from dpd_eval.audit.outcome import Outcome, judge, not_run
+
+AUC_WARN, AUC_FAIL = 0.55, 0.60
+TPR_FAIL = 0.03
+FALSE_POSITIVES = 0.01
+FEWEST = 100  # hold-out images below which one per cent of them is not one
+Float = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Higher for what looks like a member: of training images [a] and of hold-out images [b]."""
+
+    members: Float
+    others: Float
+
+
+def area_under_curve(members: Float, others: Float) -> float:
+    """P(member's score > other's) + ½ P(equal): the area under the ROC curve (Mann & Whitney 1947)."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, members, side="left") + np.searchsorted(ordered, members, side="right")
+    return float(below.mean() / (2 * len(others)))
+
+
+def true_positive_rate(members: Float, others: Float, false_positives: float = FALSE_POSITIVES) -> float:
+    """Largest share of members beyond a threshold that at most that share of the others is beyond (2112.03570)."""
+    allowed = int(np.floor(false_positives * len(others) + 1e-9))
+    if allowed >= len(others):
+        return 1.0
+    return float((members > np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]).mean())
+
+
+def membership_tests(name: str, scores: Mapping[str, Scores], *, seed: int = 0) -> list[Outcome]:
+    """AUC, and TPR at 1 % FPR, of each score; members and others resampled 1,000 times."""
+    tests = []
+    for score, found in scores.items():
+        tests += _both(f"membership of the {name}, {score}", found, seed)
+    return tests
+
+
+def _both(name: str, scores: Scores, seed: int) -> list[Outcome]:
+    members, others = scores.members, scores.others
+    areas, rates = np.empty(REPLICATES), np.empty(REPLICATES)
+    for number, generator in enumerate(generators(seed)):
+        ours, theirs = members[resampled(len(members), generator)], others[resampled(len(others), generator)]
+        areas[number], rates[number] = area_under_curve(ours, theirs), true_positive_rate(ours, theirs)
+    note = f"{len(members)} of T, {len(others)} of H"
+    area = area_under_curve(members, others)
+    tests = [judge(f"{name}: AUC", area, percentile_ends(areas), AUC_FAIL, warn_above=AUC_WARN, note=note)]
+    rated = f"{name}: TPR at 1 % FPR"
+    if len(others) < FEWEST:
+        return [*tests, not_run(rated, f"{len(others)} hold-out images: one per cent needs at least {FEWEST}")]
+    rate = true_positive_rate(members, others)
+    return [*tests, judge(rated, rate, percentile_ends(rates), TPR_FAIL, note=note)]

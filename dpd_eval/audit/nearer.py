@@ -1,0 +1,82 @@
+"""Nearer to T than to H: does an image's nearest neighbour lie among the training images too often? (METHOD §9)
+
+The statistic is the share of images whose nearest neighbour lies in a random T' ⊂ T of H's size rather than in H.
+Instead of one T' the expectation over all T' is taken, which is exact: where r images of T are nearer than the nearest
+of H, a random T' of m among N holds one of them with probability 1 − C(N−r, m) / C(N, m).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln  # type: ignore[import-untyped]
+
+from dpd_eval.audit.bootstrap import REPLICATES, generators, resampled
+from dpd_eval.audit.outcome import Ends, Outcome, judge
+
+LIMIT = 0.55
+Float32 = NDArray[np.float32]
+Float = NDArray[np.floating]
+
+
+def holds_one(nearer: NDArray[np.integer], drawn: int, total: int) -> Float:
+    """Probability that `drawn` of `total`, without replacement, hold at least one of `nearer` [..]."""
+    left = total - nearer.astype(np.float64)
+    possible = left >= drawn
+    kept = np.where(possible, left, drawn)
+    logs = gammaln(kept + 1) - gammaln(kept - drawn + 1) - gammaln(total + 1) + gammaln(total - drawn + 1)
+    found: Float = np.where(possible, -np.expm1(np.minimum(logs, 0.0)), 1.0)
+    return found
+
+
+def nearer_share(to_train: Float32, to_held: Float32) -> Float:
+    """For each image the probability [n] that it is nearer to T' than to H.
+
+    Where T is the smaller side, a random H' of T's size takes the part of T'.
+
+    Args:
+        to_train, to_held: similarities [n, N] and [n, m].
+    """
+    if to_train.shape[1] < to_held.shape[1]:
+        return 1 - nearer_share(to_held, to_train)
+    beyond = (to_train > to_held.max(axis=1, keepdims=True)).sum(axis=1)
+    return holds_one(beyond, to_held.shape[1], to_train.shape[1])
+
+
+def _replicates(larger: Float32, smaller: Float32, seed: int) -> Float:
+    """The share's mean in each replicate [R]: images and the smaller side resampled, the larger side's part as large
+    as what the other one has left without copies.
+    """
+    images, size = smaller.shape
+    nearest = np.empty((images, REPLICATES), np.float32)
+    counts = np.empty(REPLICATES, np.int64)
+    rows = np.empty((REPLICATES, images), np.int64)
+    for number, generator in enumerate(generators(seed)):
+        kept = np.unique(resampled(size, generator))
+        counts[number] = len(kept)
+        nearest[:, number] = smaller[:, kept].max(axis=1)
+        rows[number] = resampled(images, generator)
+    total = larger.shape[1]
+    ordered = np.sort(larger, axis=1)
+    beyond = np.stack([total - np.searchsorted(o, n, side="right") for o, n in zip(ordered, nearest, strict=True)])
+    return np.array([holds_one(beyond[rows[r], r], int(counts[r]), total).mean() for r in range(REPLICATES)])
+
+
+def nearer_interval(to_train: Float32, to_held: Float32, seed: int) -> Ends:
+    """95 % interval of the mean of `nearer_share`: the spread of the replicates around the value.
+
+    Around the value and not around their own mean, since a side without its copies is smaller than H.
+    """
+    value = float(nearer_share(to_train, to_held).mean())
+    swapped = to_train.shape[1] < to_held.shape[1]
+    sides = (to_held, to_train) if swapped else (to_train, to_held)
+    found = _replicates(*sides, seed)
+    spread = (1 - found if swapped else found) - (1 - found if swapped else found).mean()
+    low, high = np.quantile(spread, (0.025, 0.975)).tolist()
+    return max(0.0, value + low), min(1.0, value + high)
+
+
+def nearer_test(name: str, to_train: Float32, to_held: Float32, *, seed: int = 0) -> Outcome:
+    """One half is what a generator that memorised nothing has."""
+    value = float(nearer_share(to_train, to_held).mean())
+    sizes = to_train.shape[1], to_held.shape[1]
+    note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
+    return judge(name, value, nearer_interval(to_train, to_held, seed), LIMIT, note=note)

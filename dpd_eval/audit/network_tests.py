@@ -1,0 +1,113 @@
+"""Membership tests of every network that ships."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.audit.data import AuditData
+from dpd_eval.audit.denoiser_scores import denoiser_scores
+from dpd_eval.audit.encoder import Encoder
+from dpd_eval.audit.membership import Scores, membership_tests
+from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score, reconstruction_score
+from dpd_eval.audit.outcome import Outcome, not_run
+from dpd_eval.audit.subject import Model
+from dpd_runtime.sampling import Denoise
+from dpd_runtime.schedule import Schedule
+from dpd_train.images import SceneSet
+
+MOST = 4000  # members, and as many others, of all but the denoiser
+MOST_DENOISER = 1000  # a denoiser costs 18 calls for each
+Float32 = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+Stage = Callable[[str], Progress]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images of T or H with labels in the data's order, and their latents where there is an encoder."""
+
+    images: NDArray[np.uint8]
+    labels: Labels
+    latents: Float32 | None
+
+
+def sample(
+    data: AuditData, latents: tuple[Float32, Float32] | None, most: int = MOST
+) -> tuple[tuple[Sample, Sample], tuple[Labels, Labels]]:
+    """Members and others, as many of each class, and their rows in T and H."""
+    rows = data.members(most)
+
+    def part(scenes: SceneSet, chosen: Labels, encoded: Float32 | None) -> Sample:
+        return Sample(scenes.images[chosen], scenes.labels[chosen], None if encoded is None else encoded[chosen])
+
+    encoded = latents or (None, None)
+    return (part(data.train, rows[0], encoded[0]), part(data.held, rows[1], encoded[1])), rows
+
+
+def compare_denoiser(
+    denoise: Denoise, schedule: Schedule, sides: Sequence[tuple[Float32, Float32]], progress: Progress
+) -> dict[str, Scores]:
+    """Scores of members and others, each (latents [n, C, h, w], prompts [n, L, D])."""
+    found = []
+    for number, (latents, prompts) in enumerate(sides):
+        found.append(denoiser_scores(denoise, schedule, latents, prompts, seed=number, progress=progress))
+    return {name: Scores(found[0][name], found[1][name]) for name in found[0]}
+
+
+def network_tests(
+    model: Model, data: AuditData, latents: tuple[Float32, Float32] | None, encoder: Encoder | None, stage: Stage
+) -> list[Outcome]:
+    """Teacher, and with an encoder denoiser, latent classifier and VAE decoder.
+
+    Args:
+        latents: of T and H, scaled.
+    """
+    sides, _ = sample(data, latents)
+    names = [c.name for c in model.bundle.classes]
+    order = np.array([names.index(name) for name in data.classes])  # data's label → the bundle's
+    labels = [order[side.labels] for side in sides]
+    tests = _teacher(model, sides, labels)
+    if encoder is None or latents is None:
+        reason = "no encoder: give --run RUN, from which the bundle was exported"
+        parts = ("denoiser", "latent classifier", "VAE decoder", "prototypes")
+        return [*tests, *(not_run(f"membership of the {part}", reason) for part in parts)]
+    tests += _prototypes(model, sides, labels)
+    judged = [logits_of(model.networks.judge, "latents", _latents(side)) for side in sides]
+    scores = [classifier_scores(*both) for both in zip(judged, labels, strict=True)]
+    tests += membership_tests("latent classifier", _paired(scores))
+    decoded = [reconstruction_score(side.images, model.decode(_latents(side))) for side in sides]
+    tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)})
+    fewer, _ = sample(data, latents, MOST_DENOISER)
+    prompts = model.class_prompts()[order]
+    asked = [(_latents(side), prompts[side.labels]) for side in fewer]
+    answers = compare_denoiser(model.denoise, model.bundle.schedule, asked, stage("asking the denoiser"))
+    return tests + membership_tests("denoiser", answers)
+
+
+def _latents(side: Sample) -> Float32:
+    assert side.latents is not None
+    return side.latents
+
+
+def _teacher(model: Model, sides: Sequence[Sample], labels: Sequence[Labels]) -> list[Outcome]:
+    if model.teacher is None:
+        return []  # nothing of it ships
+    pixels = [np.ascontiguousarray(s.images.transpose(0, 3, 1, 2), np.float32) / 127.5 - 1 for s in sides]
+    logits = [logits_of(model.teacher, "images", x.astype(np.float32)) for x in pixels]
+    scores = [classifier_scores(*both) for both in zip(logits, labels, strict=True)]
+    return membership_tests("teacher", _paired(scores))
+
+
+def _prototypes(model: Model, sides: Sequence[Sample], labels: Sequence[Labels]) -> list[Outcome]:
+    latents, owners = model.prototypes()
+    if not len(latents):
+        return []
+    scores = [prototype_score(_latents(s), own, latents, owners) for s, own in zip(sides, labels, strict=True)]
+    return membership_tests("prototypes", {"correlation": Scores(*scores)})
+
+
+def _paired(found: Sequence[dict[str, NDArray[np.floating]]]) -> dict[str, Scores]:
+    return {name: Scores(found[0][name], found[1][name]) for name in found[0]}

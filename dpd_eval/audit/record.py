@@ -1,0 +1,46 @@
+"""Where an audit's verdict is kept: in a run, or in a new bundle."""
+
+import json
+from pathlib import Path
+
+from dpd_eval.audit.audit import AuditResult
+from dpd_runtime.atomic import write_atomically
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.errors import AuditError, InputError
+from dpd_runtime.seal.reseal import AUDIT_NAME, write_audited
+
+
+def write_record(result: AuditResult, subject: Path, out: Path | None) -> dict[str, str]:
+    """audit.json into the run `subject`, or a copy of the bundle `subject` with it at `out`.
+
+    Returns:
+        what was written, for the user: {"audit": path}, or {"out": path, "bundle_hash": hash}; empty for others.
+
+    Raises:
+        InputError: the bundle is not the one that was audited.
+    """
+    if result.about["audited"]["kind"] == "run":
+        path = subject / AUDIT_NAME
+        write_atomically(path, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
+        return {"audit": str(path)}
+    if out is None:
+        return {}
+    bundle = load_bundle(subject)
+    if bundle.hash != result.about["audited"]["bundle_hash"]:
+        raise InputError(f"{subject}: was changed while it was audited; audit it again")
+    return {"out": str(out), "bundle_hash": write_audited(bundle, out, result.to_dict(), result.verdict)}
+
+
+def check_verdict(result: AuditResult) -> None:
+    """Raises:
+    AuditError: the verdict is FAIL.
+    """
+    if result.verdict != "FAIL":
+        return
+    failed = [test.name for test in result.tests if test.verdict == "FAIL"]
+    broken = [
+        control.outcome.name
+        for control in result.controls
+        if not control.holds and control.outcome.verdict != "NOT RUN"
+    ]
+    raise AuditError(failed, broken)

@@ -1,0 +1,87 @@
+"""Replication: how many images are nearer to a training image than hold-out images ever are (METHOD §9).
+
+The highest similarity to T of each image is compared with the 99th percentile of that of H1, and the share beyond it
+with the share of H2 beyond it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.audit.bootstrap import generators, members_of, percentile_ends, resampled, resampled_by_class
+from dpd_eval.audit.outcome import Outcome, judge
+
+PERCENTILE = 0.99
+OF_ITS_OWN = 100  # images of a class in H1 from which on it has a threshold of its own
+LIMIT = 0.02  # of the exceedance minus H2's own
+Float = NDArray[np.floating]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Highest similarity to T [n], on an open scale (`spaces.closeness`), of images with labels [n]."""
+
+    values: Float
+    labels: Int64
+
+    def __getitem__(self, rows: Int64) -> "Nearest":
+        return Nearest(self.values[rows], self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def thresholds(first: Nearest, classes: int) -> Float:
+    """For each class [classes] the similarity beyond which an image counts, from H1.
+
+    The 99th percentile of a class with ≥ 100 images; for the others one over all classes, of what is left after each
+    class's median is subtracted, plus the class's median. A class without images has the median of all.
+    """
+    overall = float(np.median(first.values))
+    medians = np.full(classes, overall)
+    for rows in members_of(first.labels):
+        medians[first.labels[rows[0]]] = np.median(first.values[rows])
+    limits = medians + np.quantile(first.values - medians[first.labels], PERCENTILE)
+    for rows in members_of(first.labels):
+        if len(rows) >= OF_ITS_OWN:
+            limits[first.labels[rows[0]]] = np.quantile(first.values[rows], PERCENTILE)
+    found: Float = limits
+    return found
+
+
+def exceedance(images: Nearest, limits: Float) -> float:
+    """Share of images beyond the threshold of their class."""
+    return float((images.values > limits[images.labels]).mean())
+
+
+def replication_test(
+    name: str, images: Nearest, first: Nearest, second: Nearest | None, classes: int, *, seed: int = 0
+) -> Outcome:
+    """Exceedance of `images` minus that of H2, all three resampled 1,000 times, H1 and H2 within their classes.
+
+    Args:
+        first, second: H1 and H2. Without H2 the 1 % that the threshold promises is subtracted: so H2 itself is tested.
+    """
+
+    def statistic(ours: Nearest, h1: Nearest, h2: Nearest | None) -> float:
+        limits = thresholds(h1, classes)
+        return exceedance(ours, limits) - (1 - PERCENTILE if h2 is None else exceedance(h2, limits))
+
+    strata, others = members_of(first.labels), [] if second is None else members_of(second.labels)
+    replicates = np.array(
+        [
+            statistic(
+                images[resampled(len(images), generator)],
+                first[resampled_by_class(strata, generator)],
+                None if second is None else second[resampled_by_class(others, generator)],
+            )
+            for generator in generators(seed)
+        ]
+    )
+    share = exceedance(images, thresholds(first, classes))
+    note = f"{100 * share:.1f} % of {len(images)} beyond the threshold"
+    if second is not None:
+        note += f", {100 * exceedance(second, thresholds(first, classes)):.1f} % of the {len(second)} of H2"
+    return judge(name, statistic(images, first, second), percentile_ends(replicates), LIMIT, note=note)

@@ -1,0 +1,86 @@
+"""A run's PyTorch networks behind the interface of a bundle's graphs, so that one code audits both."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from dpd_eval.audit.subject import Model
+from dpd_runtime.blocks.compute import Networks
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.class_table import SceneClass
+from dpd_runtime.default_sampler import DEFAULT_SAMPLER, fitted
+from dpd_runtime.engines import Array
+from dpd_runtime.manifest import Manifest, sampler_schedule
+from dpd_train.base import Base, load_base
+from dpd_train.judges import load_classifier
+from dpd_train.prompts import embed
+
+
+@dataclass(frozen=True)
+class TorchEngine:
+    """`dpd_runtime.engines.Engine` of a function of tensors."""
+
+    call: Callable[..., torch.Tensor]
+
+    @torch.no_grad()
+    def run(self, **inputs: Array) -> Array:
+        output: Array = self.call(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs.values())).numpy()
+        return output
+
+
+def open_run(run: Path) -> Model:
+    """The run as its export would be, with the default sampler.
+
+    Raises:
+        InputError: a pipeline that cannot be opened.
+    """
+    base = load_base(str(run / "pipeline"))
+    teacher, judge = load_classifier(run / "classifier"), load_classifier(run / "latent_classifier")
+    networks = Networks(
+        unet=TorchEngine(lambda sample, timestep, context: base.unet(sample, timestep, context).sample),
+        decoder=TorchEngine(lambda latents: base.vae.decode(latents).sample),
+        judge=TorchEngine(judge),
+    )
+    return Model(_as_bundle(run, base), networks, TorchEngine(teacher))
+
+
+def _as_bundle(run: Path, base: Base) -> Bundle:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    raw = (run / "classes.json").read_bytes()
+    table = json.loads(raw)
+    stored, side = load_file(run / "prototypes.safetensors"), int(base.unet.config.sample_size)
+    shape = (int(base.unet.config.in_channels), side, side)
+    none, sampler = np.zeros((0, *shape), np.float32), fitted(DEFAULT_SAMPLER, side)
+    embeddings = embed(base.text_encoder, base.tokenizer, [*table["prompts"], ""]).numpy()
+    classes = tuple(
+        SceneClass(entry["name"], label, tuple(entry["prompt_rows"]), stored.get(f"class.{label}", none))
+        for label, entry in enumerate(table["classes"])
+    )
+    manifest = Manifest(
+        name=run.resolve().name,
+        image_shape=(base.resolution, base.resolution, 3),
+        latent_shape=shape,
+        scaling_factor=float(base.vae.config.scaling_factor),
+        prediction_type=base.schedule.prediction_type,
+        sampler=sampler,
+        precision="fp32",
+        opset=0,
+        files={},
+        data={"fingerprint": record["data"]["sha256"]},
+    )
+    return Bundle(
+        path=run,
+        manifest=manifest,
+        hash="",
+        schedule=sampler_schedule(base.schedule, sampler),
+        classes=classes,
+        prompts=tuple(table["prompts"]),
+        prompt_embeddings=embeddings[:-1],
+        empty_embedding=embeddings[-1],
+        files={"classes.json": raw},
+    )

@@ -1,0 +1,153 @@
+"""What is audited: a bundle, a run or a distilled set, as networks, images and files."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_runtime.archive import open_files
+from dpd_runtime.blocks import Block, BlockComputer
+from dpd_runtime.blocks.compute import Networks
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.engines import Engine, choose_provider
+from dpd_runtime.errors import InputError
+from dpd_runtime.generate import BLOCK
+from dpd_runtime.manifest import MANIFEST_NAME
+from dpd_runtime.sampling import to_uint8
+from dpd_runtime.state import DATASET_NAME
+from dpd_train.images import read_scenes
+
+Progress = Callable[[int, int], None]
+Images = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+Labels = NDArray[np.int64]
+CALL = 50  # latents in one call of a network
+
+
+@dataclass(frozen=True)
+class Model:
+    """The networks that ship, with what they need to know.
+
+    Args:
+        bundle: of a run: what an export would make of it, without files.
+        teacher: images [B, 3, H, W] in [-1, 1] → logits; None where none ships.
+    """
+
+    bundle: Bundle
+    networks: Networks
+    teacher: Engine | None
+
+    def decode(self, latents: Float32) -> Images:
+        """Scaled latents [n, C, h, w] → uint8 [n, H, W, 3]."""
+        scaled = latents / np.float32(self.bundle.manifest.scaling_factor)
+        parts = [self.networks.decoder.run(latent_sample=scaled[i : i + CALL]) for i in range(0, len(scaled), CALL)]
+        return to_uint8(np.concatenate(parts))
+
+    def denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
+        """As `dpd_runtime.sampling.Denoise`, in calls of CALL."""
+        parts = [
+            self.networks.unet.run(
+                sample=latents[i : i + CALL],
+                timestep=np.array(timestep, np.int64),
+                encoder_hidden_states=prompts[i : i + CALL],
+            )
+            for i in range(0, len(latents), CALL)
+        ]
+        return np.concatenate(parts)
+
+    def class_prompts(self) -> Float32:
+        """Embedding [classes, L, D] of each class's first prompt."""
+        return self.bundle.prompt_embeddings[[c.prompt_rows[0] for c in self.bundle.classes]]
+
+    def generate(self, images: int, seed: int, progress: Progress) -> tuple[Images, Labels]:
+        """At least `images` of them, as many of each class, as a site would make them."""
+        each = -(-images // len(self.bundle.classes))
+        blocks = [Block(c, number) for c in self.bundle.classes for number in range(-(-each // BLOCK))]
+        computer = BlockComputer(self.bundle, self.bundle.manifest.sampler, self.networks, seed)
+        made = []
+        for done, block in enumerate(blocks):
+            made += [image for image in computer.images(block, computer.noise(block)) if image.index < each]
+            progress(done + 1, len(blocks))
+        labels = np.array([image.label for image in made], np.int64)
+        return np.stack([image.pixels for image in made]), labels
+
+    def prototypes(self) -> tuple[Float32, Labels]:
+        """All prototypes as latents [K, C, h, w], block means repeated, and their classes."""
+        shape = self.bundle.manifest.latent_shape
+        found = [c.prototypes.repeat(shape[1] // c.prototypes.shape[2], 2) for c in self.bundle.classes]
+        found = [p.repeat(shape[2] // p.shape[3], 3) for p in found]
+        labels = [np.full(len(p), c.label, np.int64) for p, c in zip(found, self.bundle.classes, strict=True)]
+        return np.concatenate(found), np.concatenate(labels)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Args:
+    model: None for a set. images: of a set, with their labels. files: what leaves the house, by path; None for a run.
+    trained_on: hash of the training images, where it is known.
+    """
+
+    name: str
+    kind: Literal["bundle", "run", "set"]
+    classes: tuple[str, ...]
+    side: int
+    files: Mapping[str, bytes] | None
+    trained_on: str | None
+    prototype_kind: str | None = None
+    model: Model | None = None
+    images: tuple[Images, Labels] | None = None
+
+
+def open_subject(path: Path) -> Subject:
+    """Raises:
+    InputError: nothing there that can be audited. BundleError: a damaged bundle.
+    """
+    if (path / DATASET_NAME).is_file():
+        return _open_set(path)
+    if (path / "run.json").is_file():
+        from dpd_eval.audit.run_model import open_run
+
+        model = open_run(path)
+        return _with_model(path, "run", model, None)
+    if path.exists() and not (path.is_file() or (path / MANIFEST_NAME).is_file()):
+        raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
+    bundle = load_bundle(path)
+    provider = choose_provider("cpu", lambda found: None)
+    parts = ("unet", "vae_decoder", "latent_classifier")
+    unet, decoder, judge = (bundle.engine(f"{part}/model.onnx", provider) for part in parts)
+    teacher = bundle.engine("classifier/model.onnx", provider) if "classifier/model.onnx" in bundle.files else None
+    files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}
+    return _with_model(path, "bundle", Model(bundle, Networks(unet, decoder, judge), teacher), files)
+
+
+def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:
+    bundle = model.bundle
+    table = json.loads(bundle.files["classes.json"])
+    return Subject(
+        name=bundle.manifest.name,
+        kind=kind,
+        classes=tuple(c.name for c in bundle.classes),
+        side=bundle.manifest.image_shape[0],
+        files=files,
+        trained_on=bundle.manifest.data.get("fingerprint"),
+        prototype_kind=str(table.get("prototype_kind", "centroid")),
+        model=model,
+    )
+
+
+def _open_set(path: Path) -> Subject:
+    scenes = read_scenes(path, part="all")
+    files = open_files(path)
+    return Subject(
+        name=path.resolve().name,
+        kind="set",
+        classes=scenes.classes,
+        side=int(scenes.images.shape[1]),
+        files={name: bytes(files[name]) for name in files},
+        trained_on=None,
+        images=(scenes.images, scenes.labels),
+    )
