@@ -33,7 +33,7 @@ def audit_command(
     out: Annotated[
         Path | None, typer.Option(help="Write a copy of the bundle with audit.json and the verdict in its manifest.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what lies at --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that lies at --out.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure replication, prototypes, artefacts and membership against the training images, with controls.
@@ -84,16 +84,16 @@ def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
     """Before minutes of computing.
 
     Raises:
-        InputError: --out for something that is no bundle, or something at `out` already.
+        InputError: --out for something that is no bundle, or something at `out` which may not be replaced.
     """
     from dpd_runtime.errors import InputError
+    from dpd_runtime.seal.reseal import check_target
 
     if out is None:
         return
     if subject.is_dir() and not (subject / "bundle.json").is_file():
         raise InputError(f"--out {out} has no effect: {subject} is no bundle; a run gets its audit.json, see --json")
-    if out.exists() and not overwrite:
-        raise InputError(f"--out {out} exists; choose another, or pass --overwrite")
+    check_target(out, overwrite)
 
 
 def _print(result: "AuditResult") -> None:

@@ -1,23 +1,18 @@
 """The VAE encoder that belongs to what is audited: without it nothing can ask a network about a real image's latent."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from numpy.typing import NDArray
 
 from dpd_eval.audit.subject import Model, Subject
 from dpd_runtime.errors import InputError
 from dpd_train.base import load_base
-from dpd_train.latents import encode
 
 SAME_DECODER = 0.01  # mean absolute difference of decoded pixels in [-1, 1]; half precision leaves 1e-3
 PROBES = 4
-Progress = Callable[[int, int], None]
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -25,14 +20,7 @@ class Encoder:
     """A VAE whose decoder is the audited one. `source` says where it comes from."""
 
     vae: AutoencoderKL
-    scaling_factor: float
     source: str
-
-    def latents(self, images: NDArray[np.uint8], progress: Progress = lambda done, total: None) -> Float32:
-        """Scaled latents [n, C, h, w] of uint8 [n, H, W, 3]: posterior means, as the training had them."""
-        means = encode(self.vae, images, progress=progress)
-        found: Float32 = (means * self.scaling_factor).numpy()
-        return found
 
 
 def find_encoder(subject: Subject, run: Path | None) -> Encoder | None:
@@ -66,7 +54,7 @@ def _encoder(base: Path | str, model: Model, source: str) -> Encoder | None:
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if (channels, manifest.latent_shape[1] * factor) != (manifest.latent_shape[0], manifest.image_shape[0]):
         return None
-    return Encoder(vae, manifest.scaling_factor, source) if _same_decoder(vae, model) else None
+    return Encoder(vae, source) if _same_decoder(vae, model) else None
 
 
 def _same_decoder(vae: AutoencoderKL, model: Model) -> bool:

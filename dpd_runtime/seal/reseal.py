@@ -10,13 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from dpd_runtime.archive import check_entry_name, open_files, write_zip
-from dpd_runtime.bundle import Bundle
-from dpd_runtime.errors import BundleHashError, InputError
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.errors import BundleError, BundleHashError, InputError
 from dpd_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
 
 AUDIT_NAME = "audit.json"
 VERDICTS = ("PASS", "WARN", "FAIL")
 _PIECE = 2**24  # bytes
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Before a bundle is made that shall replace what lies at `out`.
+
+    Raises:
+        InputError: something is there, and --overwrite was not given or it is no bundle.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise InputError(f"--out {out} exists; choose another --out, or pass --overwrite")
+    try:
+        load_bundle(out)
+    except BundleError as error:
+        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error
 
 
 def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict: str) -> str:

@@ -17,11 +17,12 @@ from dpd_export.onnx_files import LARGEST_FILE, write_graph
 from dpd_export.options import Options
 from dpd_export.packing import entries, place, write_files, write_manifest
 from dpd_export.parity import INT8
-from dpd_export.run_checks import check_prototypes, check_target, read_run
+from dpd_export.run_checks import check_prototypes, read_run
 from dpd_export.step_graph import step_graph
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import InputError
 from dpd_runtime.manifest import Manifest, Sampler
+from dpd_runtime.seal.reseal import check_target
 from dpd_runtime.step_table import GRAPH as STEP
 
 Tell = Callable[[str], None]

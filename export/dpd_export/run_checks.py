@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dpd_runtime.bundle import load_bundle
-from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.errors import InputError
 from dpd_runtime.prototype_kinds import PRIVATE_KINDS
 
 
@@ -34,17 +33,3 @@ def check_prototypes(run: Path, allow_real: bool) -> None:
             f"{run}: its prototypes ({kind}) are latents of real images and decode to them; train with --prototypes "
             "centroid or pooled, or pass --allow-real-prototypes where the images may leave"
         )
-
-
-def check_target(out: Path, overwrite: bool) -> None:
-    """Raises:
-    InputError: something at `out` which may not be replaced.
-    """
-    if not out.exists():
-        return
-    if not overwrite:
-        raise InputError(f"{out} exists; choose another --out, or pass --overwrite")
-    try:
-        load_bundle(out)
-    except BundleError as error:
-        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error

@@ -214,6 +214,9 @@ def test_keys_and_seals_say_what_is_wrong(
         pytest.param(["empty"], 2, ["empty: neither a bundle, nor a finished run", "dataset.json"], id="nothing"),
         pytest.param(["empty", "--out", "new.dpd"], 2, ["--out new.dpd has no effect", "no bundle"], id="out"),
         pytest.param(["x.dpd", "--out", "notes.txt"], 2, ["--out notes.txt exists", "--overwrite"], id="there"),
+        pytest.param(
+            ["x.dpd", "--out", "notes.txt", "--overwrite"], 2, ["notes.txt is no intact bundle", "not over"], id="mine"
+        ),
         pytest.param(["x.dpd", "--images", "0"], 2, ["--images is 0", "500"], id="images"),
         pytest.param(["x.dpd", "--seed", "-1"], 2, ["--seed is -1"], id="seed"),
         pytest.param([str(EMBEDDED)], 2, ["scenes: no such folder"], id="data", marks=needs_bundle),
