@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.nearer import nearer_test
 from dpd_eval.audit.outcome import Outcome
-from dpd_eval.audit.replication import Nearest, replication_test
-from dpd_eval.audit.spaces import Images, Space, closeness, similarities
+from dpd_eval.audit.replication import replication_test
+from dpd_eval.audit.spaces import Space
+from dpd_train.replication_limit import Nearest
+from dpd_train.structure import Images, closeness, similarities
 
 Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]

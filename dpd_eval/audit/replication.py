@@ -4,51 +4,13 @@ The highest similarity to T of each image is compared with the 99th percentile o
 with the share of H2 beyond it.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from dpd_eval.audit.bootstrap import generators, members_of, percentile_ends, resampled, resampled_by_class
 from dpd_eval.audit.outcome import Outcome, judge
+from dpd_train.replication_limit import PERCENTILE, Float, Nearest, thresholds
 
-PERCENTILE = 0.99
-OF_ITS_OWN = 100  # images of a class in H1 from which on it has a threshold of its own
 LIMIT = 0.02  # of the exceedance minus H2's own
-Float = NDArray[np.floating]
-Int64 = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """Highest similarity to T [n], on an open scale (`spaces.closeness`), of images with labels [n]."""
-
-    values: Float
-    labels: Int64
-
-    def __getitem__(self, rows: Int64) -> "Nearest":
-        return Nearest(self.values[rows], self.labels[rows])
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-
-def thresholds(first: Nearest, classes: int) -> Float:
-    """For each class [classes] the similarity beyond which an image counts, from H1.
-
-    The 99th percentile of a class with ≥ 100 images; for the others one over all classes, of what is left after each
-    class's median is subtracted, plus the class's median. A class without images has the median of all.
-    """
-    overall = float(np.median(first.values))
-    medians = np.full(classes, overall)
-    for rows in members_of(first.labels):
-        medians[first.labels[rows[0]]] = np.median(first.values[rows])
-    limits = medians + np.quantile(first.values - medians[first.labels], PERCENTILE)
-    for rows in members_of(first.labels):
-        if len(rows) >= OF_ITS_OWN:
-            limits[first.labels[rows[0]]] = np.quantile(first.values[rows], PERCENTILE)
-    found: Float = limits
-    return found
 
 
 def exceedance(images: Nearest, limits: Float) -> float:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test
 from dpd_eval.audit.outcome import Control, Outcome, judge, not_run, overall
-from dpd_eval.audit.replication import Nearest, exceedance, replication_test, thresholds
-from dpd_eval.audit.spaces import Float32, closeness, similarities, unit
+from dpd_eval.audit.replication import exceedance, replication_test
+from dpd_train.replication_limit import Nearest, thresholds
+from dpd_train.structure import Float32, closeness, similarities, unit
 
 WIDTH = 24
 

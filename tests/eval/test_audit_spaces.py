@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_eval.audit.spaces import Images, closeness, similarities, structure_space
+from dpd_eval.audit.spaces import structure_space
+from dpd_train.structure import Images, closeness, similarities
 
 
 def drawn(count: int, seed: int) -> Images:
