@@ -1,6 +1,8 @@
 """What each kind of prototype tells of the images behind it: the audit's tests of prototypes, with the shipped VAE.
 
 python benchmarks/audit_prototypes.py /work/data/eurosat/train --val-per-class 100 --out result.json
+
+With --drop-too-near those which `dpd train` would drop are dropped first, medoids too.
 """
 
 import argparse
@@ -19,7 +21,8 @@ from dpd_eval.audit.subject import open_subject
 from dpd_runtime.bundle import embedded_bundle
 from dpd_runtime.cache_folder import cache_folder
 from dpd_train.latents import encode_cached
-from dpd_train.prototypes import find_prototypes
+from dpd_train.prototypes import at_full_size, find_prototypes
+from dpd_train.too_near import drop_too_near
 
 CASES = (("centroid", 10), ("centroid", 100), ("pooled", 10), ("medoid", 10))
 
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("--val-per-class", type=int, default=None)
     parser.add_argument("--ipc", type=int, default=50)
+    parser.add_argument("--drop-too-near", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     subject = open_subject(embedded_bundle())
@@ -45,10 +49,12 @@ def main() -> None:
     results = []
     for kind, k_min in CASES:
         found = find_prototypes(kind, by_class, count=given.ipc, k_min=k_min, seed=0)
+        dropped = 0
+        if given.drop_too_near:
+            found, dropped = drop_too_near(found, *both, subject.model.decode, latents[0].shape[2])
         whole = [f.latents for f in found if f is not None]
         owners = np.repeat(np.arange(len(found)), [0 if f is None else len(f.latents) for f in found])
-        repeats = latents[0].shape[2] // whole[0].shape[2]
-        prototypes = np.ascontiguousarray(np.concatenate(whole).repeat(repeats, 2).repeat(repeats, 3))
+        prototypes = at_full_size(np.concatenate(whole), latents[0].shape[2])
         compared = ruler.compare(subject.model.decode(prototypes), owners)
         asked = [
             prototype_score(z[rows], s.labels[rows], prototypes, owners)
@@ -57,7 +63,13 @@ def main() -> None:
         tests = [ruler.replication(compared, "decoded prototypes"), ruler.nearer(compared, "decoded prototypes")]
         tests += membership_tests("prototypes", {"correlation": Scores(*asked)})
         results.append(
-            {"kind": kind, "k_min": k_min, "prototypes": len(prototypes), "tests": [t.to_dict() for t in tests]}
+            {
+                "kind": kind,
+                "k_min": k_min,
+                "prototypes": len(prototypes),
+                "dropped": dropped,
+                "tests": [t.to_dict() for t in tests],
+            }
         )
         print(kind, k_min, *(f"{t.verdict} {t.value:.3f}" for t in tests if t.value is not None), flush=True)
     given.out.write_text(json.dumps({"cases": results}, indent=1) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ class ClassPrototypes:
 
     Args:
         latents: [K, C, h, w] float32; smaller sides where they are block means.
-        counts: members of each. members: [n], the prototype of every image.
+        counts: members of each. members: [n], the prototype of every image, -1 where that was dropped.
     """
 
     latents: Float32
@@ -44,6 +44,12 @@ def block_means(latents: Float32, side: int) -> Float32:
     n, c, h, w = latents.shape
     means: Float32 = latents.reshape(n, c, side, h // side, side, w // side).mean(axis=(3, 5))
     return means
+
+
+def at_full_size(prototypes: Float32, side: int) -> Float32:
+    """[K, C, side, side]: block means repeated, whole latents as they are."""
+    factor = side // prototypes.shape[2]
+    return np.ascontiguousarray(prototypes.repeat(factor, axis=2).repeat(factor, axis=3))
 
 
 def pooled_side(side: int) -> int:

@@ -17,7 +17,7 @@ from dpd_runtime.sampling import sample
 from dpd_runtime.solvers import SOLVERS
 from dpd_train.base import Base, decode_images, torch_denoise
 from dpd_train.images import SceneSet
-from dpd_train.prototypes import ClassPrototypes, block_means, cluster_features
+from dpd_train.prototypes import ClassPrototypes, at_full_size, block_means, cluster_features
 
 Array = np.ndarray[Any, Any]
 COLUMNS = 12
@@ -65,8 +65,7 @@ def prototype_sheet(
     """
     shown = prototypes[:COLUMNS]
     nearest = images[nearest_images(latents, shown)]
-    factor = latents.shape[2] // shown.shape[2]
-    whole = np.ascontiguousarray(shown.repeat(factor, axis=2).repeat(factor, axis=3))
+    whole = at_full_size(shown, latents.shape[2])
     decoded = np.concatenate([decode_images(base, whole[i : i + DECODED]) for i in range(0, len(whole), DECODED)])
     return contact_sheet([("prototype", list(decoded)), ("nearest real", list(nearest))], size=images.shape[1])
 
