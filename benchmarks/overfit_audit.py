@@ -1,0 +1,110 @@
+"""Two bundles that the audit must refuse: one of a base which knows 50 images by heart, one with real images in it.
+
+    python benchmarks/overfit_audit.py ../shared/data/eurosat_rgb/train --work /tmp/overfit --out result.json
+
+T: 5 training images of each class. H: 50 others of each (the same places may be near, see docs/privacy.md).
+  heart    `dpd train` for many steps without prototypes. Its validation part are the 50 images themselves, as nobody
+           should do it: the loss there never rises, and the training does not end. Must FAIL replication of generated
+           images, and membership of the denoiser.
+  medoid   no steps, `--prototypes medoid`, exported with `--allow-real-prototypes`. Must FAIL replication of decoded
+           prototypes.
+Every stage is kept under --work: the same command goes on where it was. Exit code 1 where one of the two does not FAIL.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpd_eval.audit import audit
+from dpd_export import export_run
+from dpd_train.train import train
+from dpd_train.train_config import TrainConfig
+
+EACH, OTHERS = 5, 50  # images of a class in T and in H
+MUST_FAIL = {
+    "heart": ("replication, generated images", "membership of the denoiser"),
+    "medoid": ("replication, decoded prototypes",),
+}
+
+
+def pick(data: Path, work: Path, seed: int) -> None:
+    """work/data/train and val hold T, work/holdout H."""
+    if (work / "holdout").exists():
+        return
+    shutil.rmtree(work / "data", ignore_errors=True)
+    rng, draft = np.random.default_rng(seed), work / "holdout.part"
+    shutil.rmtree(draft, ignore_errors=True)
+    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        chosen = [files[i] for i in rng.permutation(len(files))[: EACH + OTHERS]]
+        for place, part in (("data/train", chosen[:EACH]), ("data/val", chosen[:EACH]), (draft.name, chosen[EACH:])):
+            (work / place / folder.name).mkdir(parents=True)
+            for path in part:
+                shutil.copyfile(path, work / place / folder.name / path.name)
+    draft.rename(work / "holdout")
+
+
+def configs(steps: int, rate: float) -> dict[str, TrainConfig]:
+    shared = TrainConfig(batch=8, teacher_steps=100, latent_classifier_steps=100, k_min=2, ipc=2)
+    return {
+        "heart": replace(shared, steps=steps, peak_rate=rate, prototypes="none", precision="fp32"),
+        "medoid": replace(shared, steps=0, prototypes="medoid"),
+    }
+
+
+def audited(case: str, config: TrainConfig, work: Path, images: int) -> dict[str, Any]:
+    """What the audit says of the bundle; from the folder where it has said it."""
+    run, bundle, told = work / case, work / f"{case}.dpd", work / f"{case}.json"
+    cache = work / "cache"
+    if not told.exists():
+        if not (run / "run.json").exists():
+            train(work / "data", run, config, cache=cache, resume=True)
+        if not bundle.exists():
+            export_run(run, bundle, precision="fp32", name=case, allow_real_prototypes=case == "medoid")
+        print(case, "audit", flush=True)
+        found = audit(bundle, train=work / "data", holdout=work / "holdout", run=run, images=images, cache=cache)
+        told.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    content: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+    return content
+
+
+def refused(case: str, found: dict[str, Any]) -> dict[str, list[str]]:
+    """For each thing that must be found, the tests that found it."""
+    failed = [test["name"] for test in found["tests"] if test["verdict"] == "FAIL"]
+    return {what: [name for name in failed if name.startswith(what)] for what in MUST_FAIL[case]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a class-per-folder tree")
+    parser.add_argument("--work", type=Path, required=True, help="holds real images and models of them: private")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of T and H")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pick(given.data, given.work, given.seed)
+    results, missed = {}, []
+    for case, config in configs(given.steps, given.rate).items():
+        found = audited(case, config, given.work, given.images)
+        tests = refused(case, found)
+        missed += [f"{case}: {what}" for what, names in tests.items() if not names]
+        results[case] = {"must_fail": tests, **found}
+        print(case, found["verdict"], json.dumps(tests), flush=True)
+    content = {"steps": given.steps, "rate": given.rate, "missed": missed, "cases": results}
+    given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for line in missed:
+        print(f"the audit did not refuse: {line}", file=sys.stderr)
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()
