@@ -1,7 +1,7 @@
 """What a run trains on: the scenes at a size that the base makes, by class, each different image once."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,23 @@ from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.base import Base
 from dpd_train.fine_tune import is_large
 from dpd_train.images import (
+    Finding,
     Findings,
     Part,
     SceneSet,
+    fingerprint,
     hash_test_part,
     look_over,
     natural_side,
     parse_reading,
     read_scenes,
 )
+from dpd_train.near_duplicates import near_duplicates, without
 from dpd_train.train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
+LEAST = 2  # training images of a class, as `read_scenes` has it
 LARGER = 1.5  # images so much larger than the base's are shrunk only when asked for
 
 
@@ -64,18 +68,24 @@ def side_for(data: Path, config: TrainConfig, base: Base) -> int:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Training and validation part, and what reading them met."""
+    """Training and validation part, and what reading them met.
+
+    Args:
+        train: without near duplicates. given: `fingerprint` of all training images, with them: an audit must look for
+            each of them.
+    """
 
     train: SceneSet
     held: SceneSet
     findings: Findings
+    given: dict[str, object]
 
 
 def read_parts(data: Path, config: TrainConfig, side: int) -> Scenes:
     """The parts at `side` pixels; what the user should know of them is logged. Of a test part only hashes are taken.
 
     Raises:
-        DataError: unusable data, or a class whose name no bundle can hold.
+        DataError: unusable data, a class whose name no bundle can hold, or one that is near duplicates of one image.
     """
     reading = parse_reading(config.bands, config.stretch)
     train, held = (
@@ -87,10 +97,28 @@ def read_parts(data: Path, config: TrainConfig, side: int) -> Scenes:
             check_class_name(name)
         except BundleError as error:
             raise DataError(f"{data}: class folder {name!r} cannot be a class of a bundle; rename it") from error
+    given = fingerprint(train)
+    near: tuple[Finding, ...] = ()
+    if not config.keep_near_duplicates:
+        train, near = _without_near_duplicates(data, train)
     findings = look_over({"train": train, "val": held}, {"test": hash_test_part(data, train.rendering)})
+    findings = replace(findings, near=near)
     for message in findings.messages():
         log.warning(message)
-    return Scenes(train, held, findings)
+    return Scenes(train, held, findings, given)
+
+
+def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:
+    left_out = near_duplicates(scenes.images, scenes.hashes)
+    kept = without(scenes, left_out)
+    for name, count in zip(scenes.classes, np.bincount(kept.labels, minlength=len(scenes.classes)), strict=True):
+        if count < LEAST:
+            raise DataError(
+                f"{data}: class {name!r} has {count} different images: the others are near duplicates of training "
+                f"images, at least {LEAST} needed; add images or pass --keep-near-duplicates"
+            )
+    names = scenes.paths
+    return kept, tuple(Finding("train", names[row], f"left out, near {names[of]}") for row, of in left_out.items())
 
 
 def rows_by_class(scenes: SceneSet) -> list[np.ndarray[Any, Any]]:

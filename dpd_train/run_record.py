@@ -16,7 +16,6 @@ from dpd_train.base import Base
 from dpd_train.classifiers import ResNet
 from dpd_train.device import hardware
 from dpd_train.fine_tune import History, tune_of
-from dpd_train.images import fingerprint
 from dpd_train.judges import Labelled, accuracy
 from dpd_train.prototypes import ClassPrototypes
 from dpd_train.run_data import Scenes
@@ -57,6 +56,20 @@ def _metrics(base: Base, teacher: ResNet, judge: ResNet, pixels: Labelled, laten
     }
 
 
+@dataclass(frozen=True)
+class MadePrototypes:
+    """Of each class.
+
+    Args:
+        too_near: how many were dropped; None where they are real images, which are near by nature.
+        privacy: `guarantee` of the noise.
+    """
+
+    of_class: list[ClassPrototypes | None]
+    too_near: int | None
+    privacy: dict[str, Any] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """What a run made.
@@ -68,7 +81,7 @@ class Trained:
     base: Base
     teacher: ResNet
     judge: ResNet
-    prototypes: list[ClassPrototypes | None]
+    prototypes: MadePrototypes
     history: History
     pixels: Labelled
     latents: Labelled
@@ -83,13 +96,16 @@ def run_record(
     pretraining = base_pretraining(folder)
     return {
         "config": asdict(config) | chosen,
-        "data": fingerprint(train) | {"val_per_class": config.val_per_class},
+        "data": scenes.given | {"val_per_class": config.val_per_class},
         **({"rendering": train.rendering.record()} if train.rendering else {}),
         "rejected": len(scenes.findings.rejected),
+        "near_duplicates": None if config.keep_near_duplicates else len(scenes.findings.near),
         "prototypes": {
             name: len(found.counts) if found else 0
-            for name, found in zip(train.classes, trained.prototypes, strict=True)
+            for name, found in zip(train.classes, trained.prototypes.of_class, strict=True)
         },
+        "prototypes_too_near": trained.prototypes.too_near,
+        **({"prototype_privacy": trained.prototypes.privacy} if trained.prototypes.privacy else {}),
         **({"private_prototypes": True} if kind in PRIVATE_KINDS else {}),
         "metrics": {
             **_metrics(base, trained.teacher, trained.judge, trained.pixels, trained.latents),

@@ -157,9 +157,9 @@ def write_run(run: Run, trained: Trained, words: list[tuple[str, ...]], latents:
     config, out, base, classes = run.config, run.out, trained.base, run.scenes.train.classes
     rows = rows_by_class(run.scenes.train)
     by_class = [[words[i] for i in members] for members in rows]
-    table = aggregate_prompts(classes, by_class, trained.prototypes, config.k_min, tokenizer=base.tokenizer)
+    table = aggregate_prompts(classes, by_class, trained.prototypes.of_class, config.k_min, tokenizer=base.tokenizer)
     save_base(base, out / "pipeline", base_folder(config.base) / "tokenizer")
-    write_prototypes(out, config.prototypes, classes, table, trained.prototypes)
+    write_prototypes(out, config.prototypes, classes, table, trained.prototypes.of_class)
     (out / "samples").mkdir(exist_ok=True)
     embeddings = embed(base.text_encoder, base.tokenizer, table.texts)
     first_rows = torch.tensor([rows[0] for rows in table.rows])
@@ -168,6 +168,6 @@ def write_run(run: Run, trained: Trained, words: list[tuple[str, ...]], latents:
         sheet = sample_sheet(base, classes, embeddings[first_rows], config.seed, columns)
         Image.fromarray(sheet).save(out / "samples" / "final.png")
         sheets = out / "private" / "prototypes"
-        write_prototype_sheets(sheets, base, run.scenes.train, rows, latents.numpy(), trained.prototypes)
+        write_prototype_sheets(sheets, base, run.scenes.train, rows, latents.numpy(), trained.prototypes.of_class)
     lines = "".join(json.dumps(entry) + "\n" for entry in trained.history)
     (out / "log.jsonl").write_text(lines, encoding="utf-8")

@@ -17,9 +17,9 @@ from dpd_train.base_folder import base_folder
 from dpd_train.captioners import check_captioner
 from dpd_train.device import Deadline, TimeUp
 from dpd_train.distributed import ALONE, Team, Word
-from dpd_train.images import fingerprint, to_float, write_quarantine
-from dpd_train.prototypes import find_prototypes
-from dpd_train.run_data import Scenes, read_parts, rows_by_class, side_for
+from dpd_train.images import to_float, write_quarantine
+from dpd_train.prototype_stage import make_prototypes
+from dpd_train.run_data import Scenes, read_parts, side_for
 from dpd_train.run_folder import Stopwatch, check_run_folder, match_config
 from dpd_train.run_record import Trained, run_record
 from dpd_train.run_stages import Progress, Run, Stages, fine_tuned, judges, with_tuned_decoder, write_run
@@ -46,15 +46,14 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
     base = with_tuned_decoder(run, base, (pixels[0], pixels[1]))
     latents = run.latents(base)
     teacher, judge = judges(run, (pixels[0], pixels[1]), latents)
-    by_class = [latents[0][0].numpy()[rows] for rows in rows_by_class(run.scenes.train)]
-    prototypes = find_prototypes(config.prototypes, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
     words = run.phrases(run.scenes.train, "captions")
     base, history = fine_tuned(run, base, latents, words, teacher, judge)
+    made = make_prototypes(run, base, latents[0][0])
     trained = Trained(
         base=base,
         teacher=teacher,
         judge=judge,
-        prototypes=prototypes,
+        prototypes=made,
         history=history,
         pixels=pixels[1],
         latents=latents[1],
@@ -76,7 +75,7 @@ def _open(data: Path, out: Path, config: TrainConfig) -> tuple[Base, Scenes]:
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", scenes.findings)
-    match_config(out / "checkpoints" / "config.json", config, fingerprint(scenes.train))
+    match_config(out / "checkpoints" / "config.json", config, scenes.given)
     return base if side == base.resolution else at_resolution(base, side), scenes
 
 

@@ -1,5 +1,6 @@
 """What decides a run of `dpd train`, but the data: every field is an option of the command line."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ LEAST = {
     "vae_steps": 1,
     "perceptual_steps": 1,
     "lambda_cls": 0,
+    "prototype_noise": 0,
     "val_per_class": 0,
     "resolution": 1,
 }
@@ -56,8 +58,10 @@ class TrainConfig:
         perceptual_steps: of each of the three networks that tell tune_vae what a decoder loses.
         lambda_cls: weight λ of the classification consistency.
         judge_on: what its classifier sees: the predicted clean latents, or those decoded, which costs a decoder's pass.
+        prototype_noise: standard deviation of Gaussian noise on each value of a mean; 0 is none.
         bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
         val_per_class: None is max(1, n // 10).
+        keep_near_duplicates: train on images that are near duplicates of others, too.
     """
 
     base: str = "nano"
@@ -81,11 +85,13 @@ class TrainConfig:
     teacher_steps: int = 1200
     latent_classifier_steps: int = 800
     prototypes: PrototypeKind = "centroid"
+    prototype_noise: float = 0.0
     k_min: int = 10
     captioner: str = "attributes"
     bands: str | None = None
     stretch: str | None = None
     val_per_class: int | None = None
+    keep_near_duplicates: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,6 +109,12 @@ class TrainConfig:
                 raise InputError(f"{option(name)} {value!r}{soon}: use {', '.join(known)}")
         if not 0 < self.peak_rate <= 1:
             raise InputError(f"--peak-rate is {self.peak_rate}: it must be above 0 and at most 1")
+        if not math.isfinite(self.prototype_noise):
+            raise InputError(f"--prototype-noise is {self.prototype_noise}: give a finite number")
+        if self.prototype_noise and self.prototypes not in ("centroid", "pooled"):
+            raise InputError(
+                f"--prototype-noise has no effect on --prototypes {self.prototypes}: take means, centroid or pooled"
+            )
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")
         if self.seed >= 2**32:

@@ -42,6 +42,9 @@ def train_command(
     lambda_cls: Annotated[float | None, typer.Option(help="Weight of the classification consistency (0)")] = None,
     judge_on: Annotated[str | None, typer.Option(help="Its judge sees latents or pixels (default: latents)")] = None,
     prototypes: Annotated[str | None, typer.Option(help="centroid, pooled, medoid or none (default: centroid)")] = None,
+    prototype_noise: Annotated[
+        float | None, typer.Option(help="Gaussian noise on each mean, in deviations of a latent's values (default: 0)")
+    ] = None,
     k_min: Annotated[int | None, typer.Option(help="Fewest images behind one prototype (default: 10)")] = None,
     captioner: Annotated[str | None, typer.Option(help="attributes, clip:ID or vlm:ID (default: attributes)")] = None,
     bands: Annotated[str | None, typer.Option(help="Bands for red, green, blue, such as 4,3,2; 1-based.")] = None,
@@ -49,6 +52,9 @@ def train_command(
         str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
     ] = None,
     val_per_class: Annotated[int | None, typer.Option(help="Validation images per class (default: n // 10)")] = None,
+    keep_near_duplicates: Annotated[
+        bool | None, typer.Option("--keep-near-duplicates", help="Train on near duplicates of other images, too.")
+    ] = None,
     teacher_steps: Annotated[int | None, typer.Option(help="Longest training of the teacher (default: 1200)")] = None,
     latent_classifier_steps: Annotated[
         int | None, typer.Option(help="Longest training of the judge on latents (default: 800)")
@@ -146,6 +152,10 @@ def _summary(out: Path, run: dict[str, Any]) -> None:
     lost = 100 * (metrics["teacher_oa_on_the_same_images"] - metrics["teacher_oa_on_reconstructions"])
     print(f"run            {out}/ in {run['seconds']:.0f} s; look at {out}/samples/final.png")
     print("prototypes     " + ", ".join(f"{name} {count}" for name, count in run["prototypes"].items()))
+    if run["prototypes_too_near"]:
+        print(f"dropped        {run['prototypes_too_near']} prototypes that decoded too near to a training image")
+    if noise := run.get("prototype_privacy"):
+        print(f"noise          epsilon {noise['epsilon']:.3g} at delta {noise['delta']:g}, given the clustering")
     if run.get("private_prototypes"):
         print("private        the prototypes are latents of real images: dpd export refuses them", file=sys.stderr)
     print(f"teacher        {100 * metrics['teacher_oa']:.1f} % on validation")
@@ -153,6 +163,8 @@ def _summary(out: Path, run: dict[str, Any]) -> None:
     print(f"VAE            {metrics['vae']['psnr']:.1f} dB; the teacher loses {lost:.1f} points on reconstructions")
     if run["rejected"]:
         print(f"left out       {run['rejected']} files; reasons in {out}/private/quarantine.csv")
+    if run["near_duplicates"]:
+        print(f"duplicates     {run['near_duplicates']} images left out as near another one; they stand there too")
     if lost > 5:
         print("warning        the VAE costs more than 5 points: take a base that knows such images", file=sys.stderr)
     print(f"next           dpd export {out} --out {out}.dpd")

@@ -35,6 +35,7 @@ class Findings:
     shared   (part, part) → how many images of the second are images of the first, byte for byte
     twice    how many images stand under two classes of one part
     outside  used images which are links to files outside the data folder
+    near     training images which were left out as near duplicates of others
     """
 
     counts: dict[str, dict[str, int]]
@@ -43,6 +44,7 @@ class Findings:
     shared: dict[tuple[str, str], int]
     twice: int
     outside: tuple[str, ...]
+    near: tuple[Finding, ...] = ()
 
     def messages(self) -> list[str]:
         """One line for each thing that the user should know before waiting; none where all is well."""
@@ -58,6 +60,11 @@ class Findings:
             lines.append(
                 f"links to files outside the data folder: {_images(len(self.outside))}, first {self.outside[0]}; "
                 "remove those that are not meant"
+            )
+        if self.near:
+            lines.append(
+                f"{_images(len(self.near))} of train left out as near duplicates of others, first {self.near[0].path}; "
+                "--keep-near-duplicates keeps them"
             )
         for part in self.counts:
             mine = [finding for finding in self.rejected if finding.part == part]
@@ -102,8 +109,8 @@ def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, s
 
 
 def write_quarantine(path: Path, findings: Findings) -> None:
-    """Rejected files and copies as CSV: part, path, reason. The file appears where there is something to say only."""
-    lines = [*findings.rejected, *findings.copies]
+    """Files left out and copies as CSV: part, path, reason. The file appears where there is something to say only."""
+    lines = [*findings.rejected, *findings.near, *findings.copies]
     if not lines:
         return
     text = io.StringIO()

@@ -112,7 +112,23 @@ def _classes(content: CardContent) -> str:
 
 {shown}
 
-Prototypes are of kind `{line(kind)}`. Each stands for at least {min(smallest)} different training images."""
+Prototypes are of kind `{line(kind)}`. Each stands for at least {min(smallest)} different training images.\
+{_care(content)}"""
+
+
+def _care(content: CardContent) -> str:
+    """What was done so that prototypes tell less of single images; empty where the run does not say."""
+    dropped, noise = content.run.get("prototypes_too_near"), content.run.get("prototype_privacy")
+    told = "" if dropped is None else f" {dropped} that decoded too near to a training image were dropped."
+    if noise:
+        clip, deviation = f"{noise['norm_limit']:.4g}", f"{noise['noise']:g}"
+        guarantee = f"({noise['epsilon']:.4g}, {noise['delta']:g})"
+        told += f"""
+
+Members' latents were clipped to an L2 norm of {clip}, and Gaussian noise of standard deviation {deviation} was put on
+each value of their mean. For one image replaced that is {guarantee}-differential privacy, **given which images stand
+behind which prototype**. Clustering, counts, prompts and networks have no such guarantee."""
+    return told
 
 
 def _use(content: CardContent) -> str:

@@ -5,7 +5,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 RUNTIME = find_spec("dpd_runtime")
 EMBEDDED = Path(str(RUNTIME and RUNTIME.origin)).parent / "data" / "eurosat64.dpd"
@@ -204,6 +206,39 @@ def test_keys_and_seals_say_what_is_wrong(
     assert done.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "old.key"]
     assert (tmp_path / "old.key").read_text() == "kept"
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["--prototype-noise", "-1"], ["--prototype-noise is -1.0", "at least 0"], id="noise"),
+        pytest.param(["--prototype-noise", "inf"], ["--prototype-noise is inf", "finite"], id="noise-inf"),
+        pytest.param(
+            ["--prototype-noise", "1", "--prototypes", "medoid"],
+            ["--prototype-noise has no effect", "medoid", "centroid or pooled"],
+            id="noise-medoid",
+        ),
+        pytest.param(
+            [], ["scenes: class 'Same' has 1 different images", "--keep-near-duplicates"], id="near-duplicates"
+        ),
+    ],
+)
+def test_train_says_what_is_wrong(
+    arguments: list[str], words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("Other", "Same"):
+        (tmp_path / "scenes" / name).mkdir(parents=True)
+        tiles = rng.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+        for number, tile in enumerate(tiles if name == "Other" else tiles[:1].repeat(5, axis=0)):
+            Image.fromarray(tile).resize((64, 64)).save(tmp_path / "scenes" / name / f"{number}.png")
+    options = ["--out", "run", "--device", "cpu"]
+    found, line, done = dpd("train", ["scenes", *options, *arguments], process_environment, tmp_path)
+    assert found == 2, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert not (tmp_path / "run").exists()
 
 
 @needs_torch

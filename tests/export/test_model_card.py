@@ -171,6 +171,24 @@ def test_the_same_content_gives_the_same_bytes_and_unknown_facts_no_rows() -> No
     assert sampler["from 20 on"][-1] == "60"  # 20 steps × 3 candidates, no guidance; 15 guided ones more above
 
 
+def test_what_was_done_for_privacy_is_told_with_what_it_does_not_cover() -> None:
+    content = hand_made()
+    noise = {"epsilon": 7.619, "delta": 1e-5, "noise": 1.0, "norm_limit": 8.0, "members": 10}
+    classes = {"prototype_kind": "pooled", "classes": [{"name": "a", "prototype_counts": [10, 12]}]}
+    done = {"near_duplicates": 4, "prototypes_too_near": 3, "prototype_privacy": noise}
+    card = model_card(replace(content, run=content.run | done, classes=classes)).decode()
+    assert rows(section(card, "Data"))["near duplicates left out of training"] == ["4"]
+    told = " ".join(section(card, "Classes").split())
+    assert "3 that decoded too near to a training image were dropped" in told
+    assert "an L2 norm of 8, and Gaussian noise of standard deviation 1 " in told
+    assert "(7.619, 1e-05)-differential privacy, **given which images stand behind which prototype**" in told
+    assert "no such guarantee" in told
+    plain = model_card(replace(content, classes=classes)).decode()
+    assert "near duplicates" not in plain
+    assert "dropped" not in plain
+    assert "privacy" not in plain
+
+
 def test_the_bases_own_record_is_told_where_the_run_has_it() -> None:
     """The shipped base's pretrain.json, and one which began at a folder of the training machine."""
     record = json.loads((nano_folder() / "pretrain.json").read_text())

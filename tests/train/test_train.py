@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -297,6 +298,50 @@ def test_large_images_need_an_explicit_resolution(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"64 px and base .* makes 32 px: pass --resolution"):
         train(tmp_path / "large", tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
+
+
+def _planted(folder: Path) -> Path:
+    """Drawn scenes with three near duplicates: of another class, turned; compressed anew; the same file."""
+    scenes = drawn_scenes(folder)
+    road = Image.open(scenes / "Road" / "Road_0001.png")
+    road.rotate(90).save(scenes / "Water" / "A.png")
+    Image.open(scenes / "Houses" / "Houses_0000.png").save(scenes / "Houses" / "Houses_0000a.jpg", quality=95)
+    (scenes / "Forest" / "A.png").write_bytes((scenes / "Forest" / "Forest_0002.png").read_bytes())
+    return scenes
+
+
+def test_near_duplicates_are_left_out_and_counted_unless_they_are_to_stay(tmp_path: Path) -> None:
+    scenes = _planted(tmp_path / "scenes")
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=0, teacher_steps=2, latent_classifier_steps=2)
+    config = replace(config, prototypes="centroid")
+    record = train(scenes, tmp_path / "run", config, cache=tmp_path / "cache")
+    assert record["near_duplicates"] == 3
+    assert record["data"]["images"] == 6 * 8 + 3, "an audit asks for all that were given"
+    listed = (tmp_path / "run" / "private" / "quarantine.csv").read_text()
+    assert 'Houses/Houses_0000a.jpg,"left out, near Houses/Houses_0000.png"' in listed
+    assert 'Water/A.png,"left out, near Road/Road_0001.png"' in listed
+    table = json.loads((tmp_path / "run" / "classes.json").read_text())
+    members = sum(sum(entry["prototype_counts"]) for entry in table["classes"])
+    kept = train(scenes, tmp_path / "kept", replace(config, keep_near_duplicates=True), cache=tmp_path / "cache")
+    assert kept["near_duplicates"] is None
+    assert kept["data"] == record["data"]
+    assert members <= 6 * 8
+
+
+def test_noise_on_prototypes_is_told_and_is_not_the_seeds(tmp_path: Path) -> None:
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=0, teacher_steps=2, latent_classifier_steps=2)
+    scenes = drawn_scenes(tmp_path / "scenes")
+    config = replace(config, prototypes="pooled", prototype_noise=0.5)
+    records = [train(scenes, tmp_path / name, config, cache=tmp_path / "cache") for name in ("a", "b")]
+    told = records[0]["prototype_privacy"]
+    assert told == records[1]["prototype_privacy"]
+    assert told["epsilon"] > 0
+    assert (told["noise"], told["norm_limit"], told["members"]) == (0.5, 4.0, 2)  # √(4 · 2 · 2)
+    first, second = (load_file(tmp_path / name / "prototypes.safetensors") for name in ("a", "b"))
+    shared = [name for name in first if name in second and first[name].shape == second[name].shape]
+    assert shared
+    for name in shared:
+        assert not torch.equal(first[name], second[name]), "the model card tells the seed: it must not give the noise"
 
 
 def test_truncated_image_is_listed_and_left_out(tmp_path: Path) -> None:

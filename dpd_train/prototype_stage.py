@@ -1,0 +1,40 @@
+"""The stage of `dpd train` in which prototypes are made: found, given noise, and held against the training images."""
+
+import numpy as np
+import torch
+
+from dpd_runtime.prototype_kinds import PRIVATE_KINDS
+from dpd_train.base import Base, decode_images
+from dpd_train.device import placed
+from dpd_train.noisy_means import guarantee, with_noise
+from dpd_train.prototypes import Float32, find_prototypes
+from dpd_train.run_data import rows_by_class
+from dpd_train.run_record import MadePrototypes
+from dpd_train.run_stages import Run
+from dpd_train.too_near import drop_too_near
+
+DECODED = 16  # at a time
+
+
+def make_prototypes(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
+    """Of the training part's scaled latents [n, C, h, w]."""
+    config, scenes = run.config, run.scenes
+    by_class = [latents.numpy()[rows] for rows in rows_by_class(scenes.train)]
+    found = find_prototypes(config.prototypes, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
+    if config.prototypes in PRIVATE_KINDS:
+        return MadePrototypes(found, None, None)
+    privacy = None
+    if config.prototype_noise:
+        secret = np.random.default_rng()  # not from --seed, which the model card tells
+        privacy = guarantee(found, config.prototype_noise)
+        found = [
+            p and with_noise(p, values, config.prototype_noise, secret)
+            for p, values in zip(found, by_class, strict=True)
+        ]
+
+    def decode(values: Float32) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        return np.concatenate([decode_images(base, values[i : i + DECODED]) for i in range(0, len(values), DECODED)])
+
+    with placed(base.vae, run.device), torch.no_grad():
+        kept, dropped = drop_too_near(found, scenes.train, scenes.held, decode, latents.shape[2])
+    return MadePrototypes(kept, dropped, privacy)
