@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.engines import Array, Provider
-from dpd_runtime.engines.fewer_rows import LEAST, FewerRows
+from dpd_runtime.engines.rows import LEAST, FewerRows
 from dpd_runtime.errors import MemoryShortError
 from tests.runtime.drawn import opened
 
