@@ -1,5 +1,6 @@
 """One contender of benchmarks/generate.py in a process of its own, perhaps in another environment: no module of ours is
-imported but by `dpd`. Reads one JSON line a job from stdin, {"batch": n, "images": n}; answers each with its seconds.
+imported but by `dpd`. Reads one JSON line a job from stdin, {"batch": n}; answers each with its seconds. With --save it
+makes ten images in one batch and writes them as PNG before its first answer.
 """
 
 import argparse
@@ -9,19 +10,34 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 PROMPT = "a satellite image of forest"
-Make = Callable[[int], None]
-"""Makes ten images in batches of that many."""
 
 
-def dpd(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[str, str]]:
+@dataclass(frozen=True)
+class Ready:
+    """A loaded contender.
+
+    Args:
+        first: one evaluation of the UNet. make: ten images in batches of that many.
+        save: ten images in one batch, written as PNG into an empty folder.
+    """
+
+    first: Callable[[], None]
+    make: Callable[[int], None]
+    save: Callable[[Path], None]
+    versions: dict[str, str]
+
+
+def dpd(args: argparse.Namespace) -> Ready:
     import numpy as np
 
     import dpd_runtime
-    from dpd_runtime.blocks import BlockComputer, load_networks
+    from dpd_runtime.blocks import BlockComputer, Networks, load_networks
     from dpd_runtime.engines import Provider
     from dpd_runtime.generate import Generation, resolve_sampler
 
@@ -29,38 +45,48 @@ def dpd(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[str, s
     sampler = resolve_sampler(
         bundle.manifest.sampler, steps=args.steps, solver="dpm++2m", candidates=1, guidance_scale=args.guidance
     )
-    networks = load_networks(bundle, Provider("cpu", "asked for"), args.threads)
-    block = Generation(bundle, ipc=10, sampler=sampler, provider="cpu").blocks()[0]
+
+    @cache
+    def networks(batch: int) -> Networks:
+        """As a bundle with this batch has them; those of another batch are loaded in the round that warms up."""
+        manifest = replace(bundle.manifest, sampler=replace(sampler, compute_batch=batch))
+        return load_networks(replace(bundle, manifest=manifest), Provider("cpu", "asked for"), args.threads)
 
     def first() -> None:
         noise = np.zeros((2, *bundle.manifest.latent_shape), np.float32)
         prompts = np.repeat(bundle.empty_embedding[None], 2, axis=0)
-        networks.unet.run(sample=noise, timestep=np.array(999, np.int64), encoder_hidden_states=prompts)
+        unet = networks(sampler.compute_batch).unet
+        unet.run(sample=noise, timestep=np.array(999, np.int64), encoder_hidden_states=prompts)
 
     def make(batch: int) -> None:
-        computer = BlockComputer(bundle, replace(sampler, compute_batch=batch), networks, 0)
+        block = Generation(bundle, ipc=10, sampler=sampler, provider="cpu").blocks()[0]
+        computer = BlockComputer(bundle, replace(sampler, compute_batch=batch), networks(batch), 0)
         computer.images(block, computer.noise(block))
 
-    return first, make, found_versions("numpy", "onnxruntime")
+    def save(folder: Path) -> None:
+        names = (bundle.classes[0].name,)
+        generation = Generation(bundle, ipc=10, classes=names, sampler=sampler, provider="cpu", threads=args.threads)
+        dpd_runtime.write_set(generation, folder)
+
+    return Ready(first, make, save, found_versions("numpy", "onnxruntime"))
 
 
-def diffusers(args: argparse.Namespace, compiled: bool = False) -> tuple[Callable[[], None], Make, dict[str, str]]:
+def diffusers(args: argparse.Namespace, compiled: bool = False) -> Ready:
     import torch
     from diffusers import StableDiffusionPipeline
 
     torch.set_num_threads(args.threads)
     pipeline = StableDiffusionPipeline.from_pretrained(args.pipeline)
-    first, make = of_pipeline(args, pipeline, torch)
     if compiled:
         pipeline.unet = torch.compile(pipeline.unet)
-    return first, make, found_versions("torch", "diffusers", "transformers")
+    return of_pipeline(args, pipeline, torch, found_versions("torch", "diffusers", "transformers"))
 
 
-def torch_compile(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[str, str]]:
+def torch_compile(args: argparse.Namespace) -> Ready:
     return diffusers(args, compiled=True)
 
 
-def optimum(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[str, str]]:
+def optimum(args: argparse.Namespace) -> Ready:
     import onnxruntime
     import torch
     from optimum.onnxruntime import ORTStableDiffusionPipeline
@@ -71,18 +97,18 @@ def optimum(args: argparse.Namespace) -> tuple[Callable[[], None], Make, dict[st
     pipeline = ORTStableDiffusionPipeline.from_pretrained(
         args.bundle, use_io_binding=False, provider="CPUExecutionProvider", session_options=options
     )
-    first, make = of_pipeline(args, pipeline, torch)
-    return first, make, found_versions("torch", "diffusers", "transformers", "optimum-onnx", "onnxruntime")
+    versions = found_versions("torch", "diffusers", "transformers", "optimum-onnx", "onnxruntime")
+    return of_pipeline(args, pipeline, torch, versions)
 
 
-def of_pipeline(args: argparse.Namespace, pipeline: Any, torch: Any) -> tuple[Callable[[], None], Make]:
+def of_pipeline(args: argparse.Namespace, pipeline: Any, torch: Any, versions: dict[str, str]) -> Ready:
     from diffusers import DPMSolverMultistepScheduler
 
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
 
-    def call(batch: int, steps: int, output: str) -> None:
-        pipeline(
+    def call(batch: int, steps: int, output: str) -> Any:
+        return pipeline(
             [PROMPT] * batch,
             num_inference_steps=steps,
             guidance_scale=args.guidance,
@@ -90,13 +116,17 @@ def of_pipeline(args: argparse.Namespace, pipeline: Any, torch: Any) -> tuple[Ca
             output_type=output,
             height=args.side,
             width=args.side,
-        )
+        ).images
 
     def make(batch: int) -> None:
         for _ in range(10 // batch):
             call(batch, args.steps, "np")
 
-    return lambda: call(1, 1, "latent"), make
+    def save(folder: Path) -> None:
+        for number, image in enumerate(call(10, args.steps, "pil")):
+            image.save(folder / f"{number}.png")
+
+    return Ready(lambda: call(1, 1, "latent"), make, save, versions)
 
 
 def found_versions(*names: str) -> dict[str, str]:
@@ -117,6 +147,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--guidance", type=float, required=True)
     parser.add_argument("--side", type=int, required=True)
+    parser.add_argument("--save", type=Path, help="an empty folder: write ten images instead of one UNet call")
     args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print
@@ -125,13 +156,16 @@ def main() -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 
-    first, make, versions = CONTENDERS[args.name](args)
-    first()
-    answer(versions=versions)
+    ready = CONTENDERS[args.name](args)
+    if args.save:
+        ready.save(args.save)
+    else:
+        ready.first()
+    answer(versions=ready.versions)
     for line in sys.stdin:
         job = json.loads(line)
         begun = time.perf_counter()
-        make(job["batch"])
+        ready.make(job["batch"])
         answer(
             seconds=time.perf_counter() - begun,
             peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

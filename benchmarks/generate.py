@@ -3,8 +3,13 @@
     python benchmarks/generate.py RUN/pipeline --bundle BUNDLE --optimum VENV/bin/python --out generate.json
 
 Every contender is a process of its own with the same number of threads. Cold starts come first: processes that end
-after the first evaluation of the UNet, in turn, `--repetitions` times. Then all stay loaded and take turns at ten
-images, in batches of 1 and of the bundle's; one round warms up and does not count. Ratios are of medians.
+after the first evaluation of the UNet, in turn, `--repetitions` times; then processes that end when their first ten
+images, made in one batch, are written as PNG: for dpd that is a complete set, each file flushed. Then all stay loaded
+and take turns at ten images, in batches of 1 and of the bundle's; one round warms up and does not count. Ratios are of
+medians.
+torch.compile compiles the UNet twice in its default mode: for the first batch, and once more for any batch when it
+meets the second one. That is 94 runs of g++, 20 minutes on two busy cores; with --kernels a later run traces only, 2
+minutes.
 dpd's ten images include its judge's calls and no files, those of pipelines the text encoder's and no files.
 """
 
@@ -32,10 +37,13 @@ class Contender:
         ChildProcessError: it ended; with the last line that it said.
     """
 
-    def __init__(self, command: list[str], threads: int, log: Path) -> None:
+    def __init__(self, command: list[str], threads: int, log: Path, kernels: Path | None = None) -> None:
+        """Args: kernels: folder in which torch.compile finds and leaves what it has compiled."""
         self._log = log
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        environment |= {"HF_HUB_OFFLINE": "1"}
+        environment |= {"HF_HUB_OFFLINE": "1", "TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
+        if kernels is not None:
+            environment["TORCHINDUCTOR_CACHE_DIR"] = str(kernels.resolve())
         begun = time.perf_counter()
         with log.open("wb") as said:
             self._process = subprocess.Popen(
@@ -70,20 +78,27 @@ def summary(values: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(rounded), "low": min(rounded), "high": max(rounded), "all": rounded}
 
 
-def cold_starts(commands: dict[str, list[str]], args: argparse.Namespace, log: Path, skipped: dict[str, str]) -> Any:
+def cold_starts(
+    commands: dict[str, list[str]], args: argparse.Namespace, log: Path, skipped: dict[str, str], *, save: bool
+) -> Any:
+    """Seconds from a process's start to its first answer; with `save` that comes when ten images are files."""
     found: dict[str, list[float]] = {name: [] for name in commands if name not in skipped}
     for repetition in range(args.repetitions + 1):  # the first one fills the disk's cache
         for name in list(found):
-            try:
-                contender = Contender(commands[name], args.threads, log)
-            except ChildProcessError as error:
-                skipped[name] = str(error)
-                del found[name]
-                continue
-            contender.end()
+            with TemporaryDirectory(prefix="dpd-saved-") as folder:
+                try:
+                    contender = Contender(commands[name] + [f"--save={folder}"] * save, args.threads, log)
+                except ChildProcessError as error:
+                    skipped[name] = str(error)
+                    del found[name]
+                    continue
+                contender.end()
+                images = len(list(Path(folder).rglob("*[0-9].png")))
+                if images != IMAGES * save:
+                    sys.exit(f"{name} wrote {images} images")
             if repetition:
                 found[name].append(contender.cold_seconds)
-        print(f"cold start {repetition}/{args.repetitions}", file=sys.stderr, flush=True)
+        print(f"{'first block' if save else 'cold start'} {repetition}/{args.repetitions}", file=sys.stderr, flush=True)
     return {name: summary(values) for name, values in found.items()}
 
 
@@ -92,7 +107,7 @@ def rounds(commands: dict[str, list[str]], args: argparse.Namespace, log: Path, 
     for name in commands:
         if name not in skipped:
             try:
-                contenders[name] = Contender(commands[name], args.threads, log.with_suffix(f".{name}"))
+                contenders[name] = Contender(commands[name], args.threads, log.with_suffix(f".{name}"), args.kernels)
             except ChildProcessError as error:
                 skipped[name] = str(error)
     spent: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in args.batches} for name in contenders}
@@ -125,8 +140,12 @@ def rounds(commands: dict[str, list[str]], args: argparse.Namespace, log: Path, 
     }
 
 
-def ratios(timed: dict[str, Any], cold: dict[str, Any], batches: list[int]) -> dict[str, Any]:
-    """How many times as fast as each other one dpd is; its memory and cold start as a share of theirs."""
+def ratios(timed: dict[str, Any], starts: dict[str, Any], batches: list[int]) -> dict[str, Any]:
+    """How many times as fast as each other one dpd is; its memory and what it takes to start as a share of theirs.
+
+    Args:
+        starts: seconds of each contender under the name of what is waited for.
+    """
     if "dpd" not in timed:
         return {}
     own = timed["dpd"]
@@ -141,7 +160,10 @@ def ratios(timed: dict[str, Any], cold: dict[str, Any], batches: list[int]) -> d
                 for batch in batches
             },
             "peak_memory": round(own["peak_memory"] / other["peak_memory"], 3),
-            "cold_start": round(cold["dpd"]["median"] / cold[name]["median"], 3) if name in cold else None,
+            **{
+                what: round(cold["dpd"]["median"] / cold[name]["median"], 3) if name in cold else None
+                for what, cold in starts.items()
+            },
         }
         for name, other in timed.items()
         if name != "dpd"
@@ -154,6 +176,11 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="exported from that run with --precision fp32")
     parser.add_argument(
         "--optimum", type=Path, help="Python of an environment with optimum-onnx (tests/interop/run.sh)"
+    )
+    parser.add_argument(
+        "--kernels",
+        type=Path,
+        help="folder that keeps torch.compile's kernels: only the first run waits for g++",
     )
     parser.add_argument("--skip", action="append", default=[], metavar="NAME=REASON", help="leave a contender out")
     parser.add_argument("--repetitions", type=int, default=5)
@@ -191,7 +218,8 @@ def main() -> None:
             commands[name] = [python, str(CHILD), name, *options, f"--bundle={where}"]
         cold_commands = {name: command for name, command in commands.items() if name != "torch.compile"}
         log = Path(folder) / "log"
-        cold = cold_starts(cold_commands, args, log, skipped)
+        cold = cold_starts(cold_commands, args, log, skipped, save=False)
+        saved = cold_starts(cold_commands, args, log, skipped, save=True)
         timed = rounds(commands, args, log, skipped)
     machine = this_machine()
     result = {
@@ -201,9 +229,10 @@ def main() -> None:
         **{name: getattr(args, name) for name in ("steps", "guidance", "threads", "repetitions", "batches")},
         "machine": {"processor": machine.processor, "cores": machine.usable_cores, "load": os.getloadavg()[0]},
         "cold_start_seconds": cold,
+        "first_block_seconds": saved,
         "contenders": timed,
         "skipped": skipped,
-        "dpd_against": ratios(timed, cold, args.batches),
+        "dpd_against": ratios(timed, {"cold_start": cold, "first_block": saved}, args.batches),
     }
     text = json.dumps(result, indent=1)
     print(text)

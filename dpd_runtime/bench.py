@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dpd_runtime.blocks import BLOCK, BlockComputer
-from dpd_runtime.blocks.compute import Networks, load_networks
+from dpd_runtime.blocks import BLOCK, BlockComputer, Networks, load_networks
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.dataset import write_set
 from dpd_runtime.engines import Array, Engine

@@ -118,6 +118,10 @@ class ProviderError(DpdError, RuntimeError):
     exit_code = 5
 
 
+class MemoryShortError(ProviderError, MemoryError):
+    """A call of a graph that does not fit into the memory which this process or its device may use."""
+
+
 class DiskError(DpdError, OSError):
     """The disk is full, read-only or gone; what was finished stays and can be resumed."""
 

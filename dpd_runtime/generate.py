@@ -2,13 +2,14 @@
 nothing outside itself, so that shards, resumes and other IPC values give the same pixels (DESIGN §8).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
-from dpd_runtime.blocks import BLOCK, JUDGE, Block, BlockComputer, Image, ahead, load_networks
+from dpd_runtime.blocks import BLOCK, JUDGE, Block, BlockComputer, Image, Networks, ahead, load_networks
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.cores import usable_cores
-from dpd_runtime.engines import choose_provider
+from dpd_runtime.engines import Provider, choose_provider
 from dpd_runtime.errors import InputError
 from dpd_runtime.manifest import Sampler
 from dpd_runtime.solvers import SOLVERS
@@ -116,8 +117,16 @@ class Generation:
         """
         if self._computer is None:
             networks = load_networks(self.bundle, self.provider, self.threads)
-            self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed)
+            self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed, self._in_float32())
         return self._computer
+
+    def _in_float32(self) -> Callable[[], Networks] | None:
+        """How to load float32 networks where those in use compute in half precision: on a CPU ONNX Runtime computes
+        graphs of half precision in float32.
+        """
+        if self.provider.name == "cpu" or self.bundle.manifest.precision != "fp16":
+            return None
+        return partial(load_networks, self.bundle, Provider("cpu", "float32"), self.threads)
 
 
 def generate(

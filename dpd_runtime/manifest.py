@@ -62,7 +62,7 @@ class Sampler:
     """How a block is computed.
 
     Args:
-        compute_batch: latents in one UNet call; fixed, so that results do not depend on the machine's memory.
+        compute_batch: latents in one UNet call; fixed; where memory is short, a call is split.
         timestep_power: of trailing timesteps (`dpd_runtime.schedule.Schedule`); 1 spaces them evenly.
         mean_noise_gain: gain on the mean of each channel of the start noise (`dpd_runtime.noise.widen_mean`).
     """

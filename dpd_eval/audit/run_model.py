@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 from dpd_eval.audit.subject import Model
-from dpd_runtime.blocks.compute import Networks
+from dpd_runtime.blocks import Networks
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.class_table import SceneClass
 from dpd_runtime.default_sampler import DEFAULT_SAMPLER, fitted

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_runtime.archive import open_files
-from dpd_runtime.blocks import Block, BlockComputer
-from dpd_runtime.blocks.compute import Networks
+from dpd_runtime.blocks import Block, BlockComputer, Networks
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.engines import Engine, choose_provider
 from dpd_runtime.errors import InputError

@@ -2,38 +2,42 @@
 asked for.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from dpd_runtime.blocks.block import BLOCK, Block, Image
+from dpd_runtime.blocks.networks import DECODER, JUDGE, UNET, Networks
 from dpd_runtime.bundle import Bundle
-from dpd_runtime.engines import Engine, Provider, run_to
+from dpd_runtime.engines import run_to
 from dpd_runtime.errors import DegenerateImageError, InputError
 from dpd_runtime.manifest import Sampler, check_noise, sampler_schedule
 from dpd_runtime.noise import image_noise
 from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
 from dpd_runtime.solvers import SOLVERS, Step
 
-JUDGE = "latent_classifier/model.onnx"
 Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Networks:
-    unet: Engine
-    decoder: Engine
-    judge: Engine
+_log = logging.getLogger(__name__)
 
 
 class BlockComputer:
     """Computes blocks with loaded networks, in calls of a fixed batch, the last one filled up with its first row."""
 
-    def __init__(self, bundle: Bundle, sampler: Sampler, networks: Networks, seed: int) -> None:
-        """Raises:
-        InputError: a number of steps which the schedule does not allow.
+    def __init__(
+        self,
+        bundle: Bundle,
+        sampler: Sampler,
+        networks: Networks,
+        seed: int,
+        in_float32: Callable[[], Networks] | None = None,
+    ) -> None:
+        """Args:
+            in_float32: loads networks that compute in float32 where `networks` do not, for blocks that they break.
+
+        Raises:
+            InputError: a number of steps which the schedule does not allow.
         """
         make_steps, self._advance = SOLVERS[sampler.solver]
         try:
@@ -42,6 +46,8 @@ class BlockComputer:
         except ValueError as error:
             raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
         self._bundle, self._sampler, self._networks, self._seed = bundle, sampler, networks, seed
+        self._in_float32 = in_float32
+        self._again: BlockComputer | None = None
 
     def noise(self, block: Block) -> Float32:
         """[1 + draws, candidates · 10, C, h, w], candidate-major: start noise, then what a stochastic solver adds; an
@@ -58,26 +64,52 @@ class BlockComputer:
         """The block's ten images, of each the candidate with the best margin, from what `noise` gives for it.
 
         Raises:
-            DegenerateImageError: NaN or constant pixels.
+            DegenerateImageError: NaN, infinite or constant numbers, in float32 too.
         """
+        try:
+            return self._images(block, noise)
+        except DegenerateImageError as error:
+            if self._in_float32 is None:
+                raise
+            _log.warning("%s; the block is computed again in float32", error)
+        if self._again is None:
+            self._again = BlockComputer(self._bundle, self._sampler, self._in_float32(), self._seed)
+        return self._again.images(block, noise)
+
+    def _images(self, block: Block, noise: Float32) -> list[Image]:
         scene = block.scene_class
         latents, scores = self._candidates(block, noise)
         table = scores.reshape(self._sampler.candidates, BLOCK)
-        chosen = np.where(np.isnan(table), -np.inf, table).argmax(axis=0)
-        pixels = self._decode(latents[chosen * BLOCK + np.arange(BLOCK)])
+        chosen = table.argmax(axis=0)
+        pixels = self._decode(block, latents[chosen * BLOCK + np.arange(BLOCK)])
         images = []
         for column, index in enumerate(block.indices):
             if pixels[column].min() == pixels[column].max():
-                raise DegenerateImageError(
-                    f"class {scene.name}, seed {self._seed}, index {index}: the image is NaN or constant; "
-                    "try another --seed, more --steps, or a bundle exported with --precision fp32"
-                )
+                raise self._degenerate(block, index, "the image is constant")
             prototype = index % len(scene.prototypes) if len(scene.prototypes) else -1
             prompt = self._bundle.prompts[scene.prompt_rows[index % len(scene.prompt_rows)]]
             candidate = int(chosen[column])
             margin = float(table[candidate, column])
             images.append(Image(pixels[column], scene.name, scene.label, index, prototype, prompt, candidate, margin))
         return images
+
+    def _degenerate(self, block: Block, index: int, what: str) -> DegenerateImageError:
+        return DegenerateImageError(
+            f"class {block.scene_class.name}, seed {self._seed}, index {index}: {what}; "
+            "try another --seed, more --steps, or a bundle exported with --precision fp32"
+        )
+
+    def _finite(self, found: Float32, block: Block, group: list[int], graph: str) -> Float32:
+        """A call's output, row by row (for guidance twice) that of the block's rows `group`.
+
+        Raises:
+            DegenerateImageError: it is not finite.
+        """
+        if not np.isfinite(found).all():
+            row = int(np.argmin(np.isfinite(found).reshape(len(found), -1).all(axis=1)))
+            index = block.indices[group[row % len(group)] % BLOCK]
+            raise self._degenerate(block, index, f"{graph} gave NaN or infinite numbers")
+        return found
 
     def _tasks(self, block: Block) -> list[tuple[int, int]]:
         """(candidate, index) of each row."""
@@ -101,8 +133,12 @@ class BlockComputer:
             prototypes = scene.prototypes[np.array([i % len(scene.prototypes) for i in indices])]
         latents, scores = np.empty(noise.shape[1:], np.float32), np.empty(len(indices), np.float32)
         for group in self._batched(len(indices)):
+
+            def denoise(noisy: Float32, timestep: int, context: Float32, group: list[int] = group) -> Float32:
+                return self._finite(self._denoise(noisy, timestep, context), block, group, UNET)
+
             out = sample(
-                self._denoise,
+                denoise,
                 noise[0, group],
                 bundle.prompt_embeddings[prompts[group]],
                 bundle.empty_embedding,
@@ -115,33 +151,25 @@ class BlockComputer:
             )
             latents[group] = out
             logits = run_to(self._networks.judge, JUDGE, (len(group), len(bundle.classes)), latents=out)
-            scores[group] = margins(logits, scene.label)
+            scores[group] = margins(self._finite(logits, block, group, JUDGE), scene.label)
         return latents, scores
 
     def _denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
         return run_to(
             self._networks.unet,
-            "unet/model.onnx",
+            UNET,
             latents.shape,
             sample=latents,
             timestep=np.array(timestep, np.int64),
             encoder_hidden_states=prompts,
         )
 
-    def _decode(self, latents: Float32) -> npt.NDArray[np.uint8]:
+    def _decode(self, block: Block, latents: Float32) -> npt.NDArray[np.uint8]:
         manifest = self._bundle.manifest
         scaled = latents / np.float32(manifest.scaling_factor)
         images = np.empty((len(latents), 3, *manifest.image_shape[:2]), np.float32)
         for group in self._batched(len(latents)):
             shape = (len(group), *images.shape[1:])
-            images[group] = run_to(self._networks.decoder, "vae_decoder/model.onnx", shape, latent_sample=scaled[group])
-        whole = np.isfinite(images).all(axis=(1, 2, 3), keepdims=True)
-        return to_uint8(np.where(whole, images, 0))  # a broken image becomes a constant one, which is refused
-
-
-def load_networks(bundle: Bundle, provider: Provider, threads: int) -> Networks:
-    """Raises:
-    ProviderError: the provider does not load a graph.
-    """
-    unet, decoder = (bundle.engine(f"{part}/model.onnx", provider, threads) for part in ("unet", "vae_decoder"))
-    return Networks(unet, decoder, bundle.engine(JUDGE, provider, threads))
+            decoded = run_to(self._networks.decoder, DECODER, shape, latent_sample=scaled[group])
+            images[group] = self._finite(decoded, block, group, DECODER)
+        return to_uint8(images)

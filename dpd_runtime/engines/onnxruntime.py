@@ -6,9 +6,12 @@ from typing import Any
 
 from dpd_runtime.cores import usable_cores, usable_memory
 from dpd_runtime.engines import Array, Provider
-from dpd_runtime.errors import BundleError, DpdError, MissingExtraError, ProviderError
+from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
 
-_OUT_OF_MEMORY = ("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc", "out of memory")
+_OUT_OF_MEMORY = (
+    *("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc"),
+    *("out of memory", "ALLOC_FAILED"),  # CUDA, and cuBLAS and cuDNN
+)
 _MEMORY_SHARE = 0.9
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -111,8 +114,11 @@ class OnnxRuntimeEngine:
     def _explained(self, error: Exception) -> DpdError:
         """The bundle's fault on a CPU; on a GPU, or out of memory, it may be the machine's."""
         said = " ".join(str(error).split())
-        if any(words in said for words in _OUT_OF_MEMORY):
-            return ProviderError(f"{self._name} needs more memory than there is ({said[-160:]})")
+        for words in _OUT_OF_MEMORY:
+            if words in said:
+                return MemoryShortError(
+                    f"{self._name} needs more memory than there is ({said[said.index(words) :][:160]})"
+                )
         if self._provider != "cpu":
             return ProviderError(f"{self._name} does not run on {self._provider} ({said[:300]}); use --provider cpu")
         return BundleError(f"{self._name} cannot be run ({said[:300]}); export the bundle again")
