@@ -6,13 +6,13 @@ Pair i: student seed i on random real subset i, as it is and reconstructed; test
 """
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from result_file import tell
 
 from dpd_eval.cache import default_folder
 from dpd_eval.plan import Training, run_plan
@@ -67,10 +67,7 @@ def main() -> None:
         "oa": oas,
         "difference": asdict(paired_difference(oas["reconstructed"], oas["real"])),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

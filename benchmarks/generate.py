@@ -25,6 +25,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from result_file import tell
+
 CHILD = Path(__file__).with_name("contenders.py")
 NAMES = ("dpd", "diffusers", "torch.compile", "optimum")
 IMAGES = 10
@@ -234,10 +236,7 @@ def main() -> None:
         "skipped": skipped,
         "dpd_against": ratios(timed, {"cold_start": cold, "first_block": saved}, args.batches),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

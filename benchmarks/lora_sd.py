@@ -9,7 +9,6 @@ set of that process. The second one is for trying the script.
 """
 
 import argparse
-import json
 import resource
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 from export_sd import build
+from result_file import tell
 
 from dpd_train.checkpoint import load_state
 from dpd_train.device import hardware
@@ -61,10 +61,7 @@ def main() -> None:
         "steps": meta["step"],
         "checkpoint_mb": round((run / "checkpoints" / "denoiser.safetensors").stat().st_size / 1e6, 1),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

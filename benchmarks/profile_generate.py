@@ -11,7 +11,6 @@ told as CPU time beside it, since on few cores it slows the calls down.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -23,6 +22,8 @@ from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from result_file import tell
 
 import dpd_runtime.blocks.compute as compute
 import dpd_runtime.dataset as dataset
@@ -173,10 +174,7 @@ def main() -> None:
         "before_and_after": table(clock, [name for name in clock.wall if name not in clock.in_loop], loop),
         "cpu_seconds_in_threads_beside": {name: round(value, 3) for name, value in clock.beside.items()},
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

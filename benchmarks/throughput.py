@@ -12,7 +12,6 @@ checkpoints lie outside the blocks.
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from result_file import tell
 from torch.nn import functional as F
 
 from dpd_train.base import Base, load_base
@@ -150,10 +150,7 @@ def main() -> None:
         if args.only in (None, name):
             training = replace(training, batch=args.batch or training.batch)
             result[name] = beside(base, data, training, device, args.blocks, args.block)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ __all__ = [
     "Base",
     "at_resolution",
     "decode_images",
+    "decode_in_parts",
     "load_base",
     "nano_folder",
     "save_base",
     "torch_denoise",
 ]
+DECODED = 6  # latents in one call of the decoder, where there may be many
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,12 @@ def decode_images(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
     """Scaled latents [B, C, h, w] → uint8 [B, H, W, 3]; the VAE stays where it is."""
     scaled = torch.from_numpy(latents).to(base.vae.device) / base.vae.config.scaling_factor
     return to_uint8(base.vae.decode(scaled).sample.cpu().numpy())
+
+
+def decode_in_parts(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
+    """`decode_images`, DECODED at a time, for latents whose activations would not fit into memory at once."""
+    parts = [decode_images(base, latents[i : i + DECODED]) for i in range(0, len(latents), DECODED)]
+    return np.concatenate(parts)
 
 
 def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dtype = torch.float32) -> None:

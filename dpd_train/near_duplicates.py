@@ -4,13 +4,12 @@ A mean of ten copies is the image, and a denoiser learns by heart what it sees t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dpd_train.images import SceneSet
 from dpd_train.structure import Images, coarse, structure_of
 from dpd_train.symmetry import ORDER, d4
 
@@ -93,10 +92,3 @@ def _near(
             ours_full, theirs_full = (structure_of(x) for x in pairs)
             near = part[torch.from_numpy((ours_full * theirs_full).sum(axis=1) > NEAR)]
             yield from zip(rows[near[:, 0]].tolist(), among[near[:, 1]].tolist(), strict=True)
-
-
-def without(scenes: SceneSet, left_out: dict[int, int]) -> SceneSet:
-    """The scenes but for these rows."""
-    rows = [row for row in range(len(scenes.labels)) if row not in left_out]
-    hashes, paths = (tuple(values[row] for row in rows if values) for values in (scenes.hashes, scenes.paths))
-    return replace(scenes, images=scenes.images[rows], labels=scenes.labels[rows], hashes=hashes, paths=paths)

@@ -1,19 +1,19 @@
 """The stage of `dpd train` in which prototypes are made: found, given noise, and held against the training images."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from dpd_runtime.prototype_kinds import PRIVATE_KINDS
-from dpd_train.base import Base, decode_images
+from dpd_train.base import Base, decode_in_parts
 from dpd_train.device import placed
 from dpd_train.noisy_means import guarantee, with_noise
-from dpd_train.prototypes import Float32, find_prototypes
+from dpd_train.prototypes import find_prototypes
 from dpd_train.run_data import rows_by_class
 from dpd_train.run_record import MadePrototypes
 from dpd_train.run_stages import Run
 from dpd_train.too_near import drop_too_near
-
-DECODED = 16  # at a time
 
 
 def make_prototypes(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
@@ -32,9 +32,7 @@ def make_prototypes(run: Run, base: Base, latents: torch.Tensor) -> MadePrototyp
             for p, values in zip(found, by_class, strict=True)
         ]
 
-    def decode(values: Float32) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        return np.concatenate([decode_images(base, values[i : i + DECODED]) for i in range(0, len(values), DECODED)])
-
+    decode = partial(decode_in_parts, base)
     with placed(base.vae, run.device), torch.no_grad():
         kept, dropped = drop_too_near(found, scenes.train, scenes.held, decode, latents.shape[2])
     return MadePrototypes(kept, dropped, privacy)

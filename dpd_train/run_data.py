@@ -23,7 +23,7 @@ from dpd_train.images import (
     parse_reading,
     read_scenes,
 )
-from dpd_train.near_duplicates import near_duplicates, without
+from dpd_train.near_duplicates import near_duplicates
 from dpd_train.train_config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def read_parts(data: Path, config: TrainConfig, side: int) -> Scenes:
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:
     left_out = near_duplicates(scenes.images, scenes.hashes)
-    kept = without(scenes, left_out)
+    kept = scenes.only([row for row in range(len(scenes.labels)) if row not in left_out])
     for name, count in zip(scenes.classes, np.bincount(kept.labels, minlength=len(scenes.classes)), strict=True):
         if count < LEAST:
             raise DataError(

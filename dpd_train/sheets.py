@@ -15,13 +15,12 @@ from dpd_runtime.manifest import BlockGuidance
 from dpd_runtime.noise import NoiseStream
 from dpd_runtime.sampling import sample
 from dpd_runtime.solvers import SOLVERS
-from dpd_train.base import Base, decode_images, torch_denoise
+from dpd_train.base import Base, decode_images, decode_in_parts, torch_denoise
 from dpd_train.images import SceneSet
 from dpd_train.prototypes import ClassPrototypes, at_full_size, block_means, cluster_features
 
 Array = np.ndarray[Any, Any]
 COLUMNS = 12
-DECODED = 6  # at a time
 
 
 def sample_sheet(base: Base, classes: tuple[str, ...], embeddings: torch.Tensor, seed: int, columns: int = 6) -> Array:
@@ -66,7 +65,7 @@ def prototype_sheet(
     shown = prototypes[:COLUMNS]
     nearest = images[nearest_images(latents, shown)]
     whole = at_full_size(shown, latents.shape[2])
-    decoded = np.concatenate([decode_images(base, whole[i : i + DECODED]) for i in range(0, len(whole), DECODED)])
+    decoded = decode_in_parts(base, whole)
     return contact_sheet([("prototype", list(decoded)), ("nearest real", list(nearest))], size=images.shape[1])
 
 

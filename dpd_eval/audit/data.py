@@ -1,7 +1,7 @@
 """The training images T and a hold-out H of the same distribution, and what each test takes of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +97,7 @@ def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneS
         raise DataError(
             f"{source}: {shared} of its {len(kept)} images are training images; give images that were not trained on"
         )
-    rows = np.flatnonzero(kept)
-    hashes, paths = (tuple(values[i] for i in rows if values) for values in (held.hashes, held.paths))
-    return replace(held, images=held.images[rows], labels=held.labels[rows], hashes=hashes, paths=paths), shared
+    return held.only(np.flatnonzero(kept)), shared
 
 
 def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Rows]:

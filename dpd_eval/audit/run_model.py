@@ -51,8 +51,7 @@ def open_run(run: Path) -> Model:
 
 def _as_bundle(run: Path, base: Base) -> Bundle:
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    raw = (run / "classes.json").read_bytes()
-    table = json.loads(raw)
+    table = json.loads((run / "classes.json").read_text(encoding="utf-8"))
     stored, side = load_file(run / "prototypes.safetensors"), int(base.unet.config.sample_size)
     shape = (int(base.unet.config.in_channels), side, side)
     none, sampler = np.zeros((0, *shape), np.float32), fitted(DEFAULT_SAMPLER, side)
@@ -82,5 +81,5 @@ def _as_bundle(run: Path, base: Base) -> Bundle:
         prompts=tuple(table["prompts"]),
         prompt_embeddings=embeddings[:-1],
         empty_embedding=embeddings[-1],
-        files={"classes.json": raw},
+        files={},
     )

@@ -1,6 +1,5 @@
 """What is audited: a bundle, a run or a distilled set, as networks, images and files."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from dpd_runtime.manifest import MANIFEST_NAME
 from dpd_runtime.sampling import to_uint8
 from dpd_runtime.state import DATASET_NAME
 from dpd_train.images import read_scenes
+from dpd_train.prototypes import at_full_size
 
 Progress = Callable[[int, int], None]
 Images = NDArray[np.uint8]
@@ -76,9 +76,8 @@ class Model:
 
     def prototypes(self) -> tuple[Float32, Labels]:
         """All prototypes as latents [K, C, h, w], block means repeated, and their classes."""
-        shape = self.bundle.manifest.latent_shape
-        found = [c.prototypes.repeat(shape[1] // c.prototypes.shape[2], 2) for c in self.bundle.classes]
-        found = [p.repeat(shape[2] // p.shape[3], 3) for p in found]
+        side = self.bundle.manifest.latent_shape[1]
+        found = [at_full_size(c.prototypes, side) for c in self.bundle.classes]
         labels = [np.full(len(p), c.label, np.int64) for p, c in zip(found, self.bundle.classes, strict=True)]
         return np.concatenate(found), np.concatenate(labels)
 
@@ -96,7 +95,6 @@ class Subject:
     side: int
     files: Mapping[str, bytes] | None
     trained_on: str | None
-    prototype_kind: str | None = None
     model: Model | None = None
     images: tuple[Images, Labels] | None = None
 
@@ -125,7 +123,6 @@ def open_subject(path: Path) -> Subject:
 
 def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:
     bundle = model.bundle
-    table = json.loads(bundle.files["classes.json"])
     return Subject(
         name=bundle.manifest.name,
         kind=kind,
@@ -133,7 +130,6 @@ def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files:
         side=bundle.manifest.image_shape[0],
         files=files,
         trained_on=bundle.manifest.data.get("fingerprint"),
-        prototype_kind=str(table.get("prototype_kind", "centroid")),
         model=model,
     )
 

@@ -1,7 +1,8 @@
 """The images of one part in memory, and what a run may say about them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,6 +44,11 @@ class SceneSet:
     paths: tuple[str, ...] = ()
     rendering: Rendering | None = None
     outside: tuple[str, ...] = ()
+
+    def only(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "SceneSet":
+        """The images of these rows."""
+        hashes, paths = (tuple(values[row] for row in rows if values) for values in (self.hashes, self.paths))
+        return replace(self, images=self.images[rows], labels=self.labels[rows], hashes=hashes, paths=paths)
 
 
 def fingerprint(scenes: SceneSet) -> dict[str, object]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dpd_train import near_duplicates as module
 from dpd_train.images import SceneSet, read_scenes
-from dpd_train.near_duplicates import NEAR, near_duplicates, without
+from dpd_train.near_duplicates import NEAR, near_duplicates
 from dpd_train.scenes import write_scenes
 from dpd_train.structure import Images, orbit, similarities, structure
 
@@ -99,10 +99,10 @@ def test_drawn_scenes_are_all_different(tmp_path: Path) -> None:
     assert near_duplicates(scenes.images, scenes.hashes) == {}
 
 
-def test_without_takes_the_rows_out_everywhere() -> None:
+def test_only_keeps_the_rows_everywhere() -> None:
     images = noise(4, 0)
     scenes = SceneSet(("a", "b"), images, np.array([0, 0, 1, 1]), tuple("wxyz"), (), ("0", "1", "2", "3"))
-    kept = without(scenes, {1: 0, 2: 0})
+    kept = scenes.only([0, 3])
     np.testing.assert_array_equal(kept.images, images[[0, 3]])
     assert (kept.labels.tolist(), kept.hashes, kept.paths) == ([0, 1], ("w", "z"), ("0", "3"))
-    assert without(replace(scenes, paths=()), {0: 1}).paths == ()
+    assert replace(scenes, paths=()).only([1]).paths == ()
