@@ -78,7 +78,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        return round(self._before + time.monotonic() - self._begun, 1)
+        return round(self._before + time.monotonic() - self._begun, 3)
 
     def keep(self) -> None:
         self._written = time.monotonic()
