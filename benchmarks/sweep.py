@@ -1,7 +1,8 @@
-"""What the sampler's settings are worth: students on sets regenerated with each of them, on the validation part.
+"""What a sampler's settings, or one bundle beside another, are worth: students on their sets, on the validation part.
 
     python benchmarks/sweep.py BUNDLE ../shared/data/eurosat_rgb/train --ipc 10 --pairs 4 --out sweep.json \
         --try "" --try guidance_scale=2 --try guidance_scale=2,guidance_from=0.2 --try candidates=1,prototype_scale=0
+    python benchmarks/sweep.py FLOAT INT8 ../shared/data/eurosat_rgb/train --ipc 10 --pairs 20 --out int8.json
 
 Each --try changes the bundle's own sampler, as `dpd export --sampler` does: steps, solver, candidates, timestep_power,
 mean_noise_gain, and, in the blocks from --from-block on, guidance_scale, guidance_from, guidance_until,
@@ -13,6 +14,7 @@ own. What is there in --out already is kept and not computed again.
 import argparse
 import json
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +46,22 @@ def regenerate(bundle: Bundle, sampler: Sampler, ipc: int, seed: int) -> SceneSe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--val-per-class", type=int, default=100)
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--from-block", type=int, default=0)
-    parser.add_argument("--try", dest="tries", action="append", required=True)
+    parser.add_argument("--try", dest="tries", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    bundle = load_bundle(args.bundle)
     held = read_scenes(args.data, part="val", val_per_class=args.val_per_class)
     rows: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else {}
-    for text in args.tries:
+    for path, text in product(args.bundles, args.tries or [""]):
+        bundle = load_bundle(path)
         sampler = changed_sampler(bundle.manifest.sampler, text, args.from_block)
-        key = f"ipc {args.ipc}, blocks from {args.from_block}: {text or 'as the bundle has it'}"
+        key = f"{path.name}, ipc {args.ipc}, blocks from {args.from_block}: {text or 'as the bundle has it'}"
         row = rows.setdefault(key, {"sampler": asdict(sampler), "bundle": bundle.hash, "oa": [], "agreement": []})
         for seed in range(len(row["oa"]), args.pairs):
             scenes = regenerate(bundle, sampler, args.ipc, seed)
