@@ -1,7 +1,10 @@
 """The sampler that a bundle brings where nobody asked for another, and with which a run is judged before its export."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from dpd_runtime.blocks import BLOCK
 from dpd_runtime.manifest import BlockGuidance, Sampler
 
 DEFAULT_SAMPLER = Sampler(
@@ -15,7 +18,22 @@ DEFAULT_SAMPLER = Sampler(
     timestep_power=2.0,
     mean_noise_gain=1.2,
 )
+DECODED = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
 POSITIONS_IN_A_CALL = 10 * 32 * 32  # of latents: attention over 64 × 64 of them takes gigabytes for a batch of 10
+
+
+def suited_sampler(table: Mapping[str, Any]) -> Sampler:
+    """Ours for the prototypes of a classes.json.
+
+    `matched` ones are decoded as they are, as long as every class has some left; later images are drawn as ever.
+    """
+    fewest = min(len(entry["prototype_counts"]) for entry in table["classes"])
+    blocks = -(-fewest // BLOCK) if table["prototype_kind"] == "matched" else 0
+    if not blocks:
+        return DEFAULT_SAMPLER
+    later = [replace(DEFAULT_SAMPLER.guidance_for(blocks), from_block=blocks)]
+    later += [g for g in DEFAULT_SAMPLER.guidance if g.from_block > blocks]
+    return replace(DEFAULT_SAMPLER, guidance=(DECODED, *later))
 
 
 def fitted(sampler: Sampler, side: int) -> Sampler:

@@ -117,6 +117,6 @@ def golden_case(golden: Golden, bundle: Bundle) -> Case:
         steps=steps,
         advance=advance,
         prediction_type=bundle.schedule.prediction_type,
-        guidance=bundle.manifest.sampler.guidance_for(0),
+        guidance=bundle.manifest.sampler.first_drawn(),
         batch=bundle.manifest.sampler.compute_batch,
     )

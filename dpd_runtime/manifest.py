@@ -37,8 +37,10 @@ class BlockGuidance:
         guidance_scale: classifier-free guidance w ≥ 1; 1 runs no unconditional pass.
         guidance_from, guidance_until: shares of the steps, from noise on, between which it acts (Kynkäänniemi et al.
             2024); a step outside costs one evaluation instead of two.
-        prototype_scale: g in 0 … 1 of the pull of ẑ0 towards the prototype.
-        prototype_until: share of the steps, from noise on, in which that pull acts.
+        prototype_scale: g in 0 … 1 of the pull of ẑ0 towards the prototype; 1 puts the prototype in its place.
+        prototype_until: share of the steps, from noise on, in which that pull acts. With g = 1 to the end the image is
+            the decoded prototype; with g = 1 to a share s it is the prototype noised and denoised again, at a strength
+            of 1 − s (SDEdit, Meng et al. 2022).
     """
 
     from_block: int = 0
@@ -55,6 +57,15 @@ class BlockGuidance:
     def pulls(self, number: int, count: int) -> bool:
         """Whether step `number` of `count` pulls ẑ0 towards the prototype."""
         return self.prototype_scale > 0 and number < self.prototype_until * count
+
+    def replaces(self, number: int, count: int) -> bool:
+        """Whether step `number` of `count` takes the prototype for ẑ0, whatever the network would say."""
+        return self.prototype_scale == 1 and self.pulls(number, count)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the images are the decoded prototypes."""
+        return self.prototype_scale == self.prototype_until == 1
 
 
 @dataclass(frozen=True)
@@ -79,9 +90,17 @@ class Sampler:
         return [g for g in self.guidance if g.from_block <= block][-1]
 
     def evaluations_per_latent(self, block: int) -> int:
-        """UNet evaluations for each candidate, CFG counting two; a kept image costs `candidates` times as many."""
+        """UNet evaluations for each candidate, CFG counting two; a kept image costs `candidates` times as many.
+
+        As for whole prototypes: one that is a block mean leaves something to ask for in every step.
+        """
         guidance = self.guidance_for(block)
-        return self.steps + sum(guidance.guides(number, self.steps) for number in range(self.steps))
+        asked = [number for number in range(self.steps) if not guidance.replaces(number, self.steps)]
+        return len(asked) + sum(guidance.guides(number, self.steps) for number in asked)
+
+    def first_drawn(self) -> BlockGuidance:
+        """Guidance of the first blocks whose images are drawn and not decoded prototypes; of the last where none is."""
+        return next((g for g in self.guidance if not g.decodes), self.guidance[-1])
 
 
 def sampler_schedule(schedule: Schedule, sampler: Sampler) -> Schedule:

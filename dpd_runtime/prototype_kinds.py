@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-PrototypeKind = Literal["centroid", "pooled", "medoid", "none"]
+PrototypeKind = Literal["centroid", "pooled", "matched", "medoid", "none"]
 
 PRIVATE_KINDS = ("medoid",)
 """Kinds whose prototypes are latents of real images, which the VAE decodes to them."""

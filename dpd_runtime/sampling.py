@@ -31,7 +31,8 @@ def sample(
 
     Args:
         prompts: [B, L, D]; empty_prompt: [L, D], used in guided steps, in one doubled batch.
-        prototypes: [B, C, h, w] or None.
+        prototypes: [B, C, h, w] or None. Where they take the place of ẑ0 the network is not asked; smaller ones, block
+            means, never take all of it.
         step_noise: [noise_draws(steps), B, C, h, w] for a stochastic solver: what its steps add, in their order.
 
     Raises:
@@ -40,18 +41,30 @@ def sample(
     fresh = [] if step_noise is None else list(step_noise)
     if len(fresh) != noise_draws(steps):
         raise ValueError(f"step_noise holds {len(fresh)} draws: these steps make {noise_draws(steps)}")
+    whole = prototypes is not None and prototypes.shape == noise.shape
+    if whole and guidance.decodes:
+        assert prototypes is not None
+        return prototypes
     doubled_context = np.concatenate([prompts, np.broadcast_to(empty_prompt, prompts.shape)])
     latents, previous, older = noise, None, None
-    for number, step in enumerate(steps):
+
+    def predicted(number: int, step: Step) -> Float32:
         if guidance.guides(number, len(steps)):
             output = denoise(np.concatenate([latents, latents]), step.timestep, doubled_context)
             conditional, unconditional = np.split(output, 2)
             output = classifier_free(conditional, unconditional, guidance.guidance_scale)
         else:
             output = denoise(latents, step.timestep, prompts)
-        original = predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
-        if prototypes is not None and guidance.pulls(number, len(steps)):
-            original = towards_prototype(original, prototypes, guidance.prototype_scale)
+        return predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
+
+    for number, step in enumerate(steps):
+        if whole and guidance.replaces(number, len(steps)):
+            assert prototypes is not None
+            original = prototypes
+        else:
+            original = predicted(number, step)
+            if prototypes is not None and guidance.pulls(number, len(steps)):
+                original = towards_prototype(original, prototypes, guidance.prototype_scale)
         memory = (previous, older) if step.corrector_older else (previous,)
         latents = advance(latents, original, step, *memory)
         if step.noise:

@@ -1,20 +1,19 @@
 """Networks that judge what a VAE makes: trained on the same images, for nothing else, and never shipped."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from dpd_train.classifiers import ResNet, ResNetConfig
-from dpd_train.device import NEVER, Deadline, TimeUp
+from dpd_train.device import NEVER, Deadline
 from dpd_train.judges import Labelled
-from dpd_train.train_classifier import ClassifierTraining, train_classifier
+from dpd_train.network_pool import load_pool, train_pool
+from dpd_train.train_classifier import ClassifierTraining
 
-log = logging.getLogger(__name__)
 PERCEPTUAL_SEED = 100  # the judges' and the teacher's seeds are others: no network rates what it helped to make
+NAME = "perceptual"
 
 
 def perceptual_shapes(classes: int) -> tuple[ResNetConfig, ...]:
@@ -31,18 +30,9 @@ def perceptual_training(steps: int) -> ClassifierTraining:
     return ClassifierTraining(steps=steps, colour_gain=0.03, seed=PERCEPTUAL_SEED)
 
 
-def _weights(folder: Path, index: int) -> Path:
-    return folder / f"perceptual{index}.safetensors"
-
-
 def load_perceptual_networks(folder: Path, classes: int) -> list[ResNet]:
     """Those that `train_perceptual_networks` left in `folder`, frozen."""
-    networks = []
-    for i, shape in enumerate(perceptual_shapes(classes)):
-        network = ResNet(shape)
-        network.load_state_dict(load_file(_weights(folder, i)))
-        networks.append(network.eval().requires_grad_(False).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    return networks
+    return load_pool(folder, NAME, perceptual_shapes(classes))
 
 
 def train_perceptual_networks(
@@ -56,29 +46,7 @@ def train_perceptual_networks(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> None:
-    """Leave the weights of each network in `folder`; those which are there already are kept.
-
-    Raises:
-        TimeUp: the deadline passed; the state is saved.
-    """
+    """As `train_pool`; each network has a seed of its own."""
     shapes = perceptual_shapes(classes)
-    for i, shape in enumerate(shapes):
-        weights, unfinished = _weights(folder, i), folder / f"perceptual{i}.unfinished.safetensors"
-        if weights.exists():
-            continue
-        try:
-            trained = train_classifier(
-                *data,
-                validation,
-                shape,
-                replace(training, seed=training.seed + i),
-                lambda step, steps, done=i: progress(done * steps + step, len(shapes) * steps),  # type: ignore[misc]
-                device=device,
-                deadline=deadline,
-                state=unfinished,
-            )
-        except TimeUp as stop:
-            raise TimeUp(i * stop.steps + stop.step, len(shapes) * stop.steps) from stop
-        log.info("perceptual network %d: %.4f on validation", i, trained.accuracy)
-        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
-        unfinished.unlink(missing_ok=True)
+    plans = [(shape, replace(training, seed=training.seed + i)) for i, shape in enumerate(shapes)]
+    train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)

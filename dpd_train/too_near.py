@@ -20,29 +20,35 @@ Decode = Callable[[Float32], Images]
 def drop_too_near(
     prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
 ) -> tuple[list[ClassPrototypes | None], int]:
-    """The prototypes which decode no nearer to any training image than hold-out images are; and how many others.
+    """The prototypes which are `far_enough`, and how many others there were."""
+    kept: list[ClassPrototypes | None] = []
+    dropped = 0
+    for found, far in zip(prototypes, far_enough(prototypes, train, held, decode, side), strict=True):
+        kept.append(found and _only(found, far))
+        dropped += int((~far).sum())
+    return kept, dropped
+
+
+def far_enough(
+    prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
+) -> list[npt.NDArray[np.bool_]]:
+    """Of each class's prototypes [K] whether they decode no nearer to any training image than hold-out images are.
 
     Nearness is that of the audit's replication test in the structure space, over the eight views; the limit of a class
-    is the 99th percentile of the hold-out's. So one good prototype in a hundred goes, too.
+    is the 99th percentile of the hold-out's. So one good prototype in a hundred is too near, too.
 
     Args:
         decode: scaled latents [n, C, side, side] → uint8 [n, H, W, 3].
         side: of a latent; block means are repeated up to it.
     """
     if not any(prototypes):
-        return list(prototypes), 0
+        return [np.zeros(0, bool) for _ in prototypes]
     real, some = structure(train.images), slice(None, None, -(-len(held.labels) // ASKED))
     limits = thresholds(Nearest(_nearest(held.images[some], real), held.labels[some]), len(train.classes))
-    kept: list[ClassPrototypes | None] = []
-    dropped = 0
-    for label, found in enumerate(prototypes):
-        if found is None:
-            kept.append(None)
-            continue
-        far = _nearest(decode(at_full_size(found.latents, side)), real) <= limits[label]
-        kept.append(_only(found, far))
-        dropped += int((~far).sum())
-    return kept, dropped
+    return [
+        np.zeros(0, bool) if found is None else _nearest(decode(at_full_size(found.latents, side)), real) <= limit
+        for found, limit in zip(prototypes, limits, strict=True)
+    ]
 
 
 def _nearest(images: Images, real: Float32) -> Float32:

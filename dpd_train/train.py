@@ -18,6 +18,7 @@ from dpd_train.captioners import check_captioner
 from dpd_train.device import Deadline, TimeUp
 from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.images import to_float, write_quarantine
+from dpd_train.matched_stage import check_matched
 from dpd_train.prototype_stage import make_prototypes
 from dpd_train.run_data import Scenes, read_parts, side_for
 from dpd_train.run_folder import Stopwatch, check_run_folder, match_config
@@ -48,7 +49,7 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
     teacher, judge = judges(run, (pixels[0], pixels[1]), latents)
     words = run.phrases(run.scenes.train, "captions")
     base, history = fine_tuned(run, base, latents, words, teacher, judge)
-    made = make_prototypes(run, base, latents[0][0])
+    made = make_prototypes(run, base, judge, (pixels[0], pixels[1]), latents[0][0], words)
     trained = Trained(
         base=base,
         teacher=teacher,
@@ -72,6 +73,8 @@ def _open(data: Path, out: Path, config: TrainConfig) -> tuple[Base, Scenes]:
     base = load_base(config.base)
     side = side_for(data, config, base)
     scenes = read_parts(data, config, side)
+    if config.prototypes == "matched":
+        check_matched(base, scenes, config)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", scenes.findings)

@@ -27,6 +27,7 @@ LEAST = {
     "perceptual_steps": 1,
     "lambda_cls": 0,
     "prototype_noise": 0,
+    "matching_steps": 1,
     "val_per_class": 0,
     "resolution": 1,
 }
@@ -35,7 +36,7 @@ CHOICES = {
     "precision": ("bf16", "fp16", "fp32"),
     "tune": ("full", "lora"),
     "judge_on": ("latents", "pixels"),
-    "prototypes": ("centroid", "pooled", "medoid", "none"),
+    "prototypes": ("centroid", "pooled", "matched", "medoid", "none"),
 }
 
 
@@ -59,6 +60,7 @@ class TrainConfig:
         lambda_cls: weight λ of the classification consistency.
         judge_on: what its classifier sees: the predicted clean latents, or those decoded, which costs a decoder's pass.
         prototype_noise: standard deviation of Gaussian noise on each value of a mean; 0 is none.
+        matching_steps: of each ten `matched` prototypes a class.
         bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
         val_per_class: None is max(1, n // 10).
         keep_near_duplicates: train on images that are near duplicates of others, too.
@@ -86,6 +88,7 @@ class TrainConfig:
     latent_classifier_steps: int = 800
     prototypes: PrototypeKind = "centroid"
     prototype_noise: float = 0.0
+    matching_steps: int = 300
     k_min: int = 10
     captioner: str = "attributes"
     bands: str | None = None
@@ -105,8 +108,7 @@ class TrainConfig:
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in known:
-                soon = " is not yet in this version" if value == "matched" else " is unknown"
-                raise InputError(f"{option(name)} {value!r}{soon}: use {', '.join(known)}")
+                raise InputError(f"{option(name)} {value!r} is unknown: use {', '.join(known)}")
         if not 0 < self.peak_rate <= 1:
             raise InputError(f"--peak-rate is {self.peak_rate}: it must be above 0 and at most 1")
         if not math.isfinite(self.prototype_noise):

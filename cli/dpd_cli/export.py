@@ -60,7 +60,7 @@ def export_command(
     capabilities = _check_engines(trt, flavour, compute_capability, precision)
     from dpd_export.bundle import export_run
     from dpd_export.options import changed_sampler
-    from dpd_runtime.default_sampler import DEFAULT_SAMPLER
+    from dpd_export.run_checks import sampler_of
 
     with progress_bar("exporting") as bar:
         result = export_run(
@@ -70,7 +70,7 @@ def export_command(
             name=name,
             data_licence=data_licence,
             base_licence=base_licence,
-            sampler=changed_sampler(DEFAULT_SAMPLER, sampler),
+            sampler=changed_sampler(sampler_of(run), sampler),
             vae_encoder=vae_encoder,
             dynamic_size=dynamic_size,
             allow_real_prototypes=allow_real_prototypes,

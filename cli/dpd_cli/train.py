@@ -41,9 +41,14 @@ def train_command(
     ] = None,
     lambda_cls: Annotated[float | None, typer.Option(help="Weight of the classification consistency (0)")] = None,
     judge_on: Annotated[str | None, typer.Option(help="Its judge sees latents or pixels (default: latents)")] = None,
-    prototypes: Annotated[str | None, typer.Option(help="centroid, pooled, medoid or none (default: centroid)")] = None,
+    prototypes: Annotated[
+        str | None, typer.Option(help="centroid, pooled, matched, medoid or none (default: centroid)")
+    ] = None,
     prototype_noise: Annotated[
         float | None, typer.Option(help="Gaussian noise on each mean, in deviations of a latent's values (default: 0)")
+    ] = None,
+    matching_steps: Annotated[
+        int | None, typer.Option(help="Steps of each ten matched prototypes a class (default: 300)")
     ] = None,
     k_min: Annotated[int | None, typer.Option(help="Fewest images behind one prototype (default: 10)")] = None,
     captioner: Annotated[str | None, typer.Option(help="attributes, clip:ID or vlm:ID (default: attributes)")] = None,

@@ -13,7 +13,7 @@ from dpd_eval.audit.subject import Model
 from dpd_runtime.blocks import Networks
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.class_table import SceneClass
-from dpd_runtime.default_sampler import DEFAULT_SAMPLER, fitted
+from dpd_runtime.default_sampler import fitted, suited_sampler
 from dpd_runtime.engines import Array
 from dpd_runtime.manifest import Manifest, sampler_schedule
 from dpd_train.base import Base, load_base
@@ -54,7 +54,7 @@ def _as_bundle(run: Path, base: Base) -> Bundle:
     table = json.loads((run / "classes.json").read_text(encoding="utf-8"))
     stored, side = load_file(run / "prototypes.safetensors"), int(base.unet.config.sample_size)
     shape = (int(base.unet.config.in_channels), side, side)
-    none, sampler = np.zeros((0, *shape), np.float32), fitted(DEFAULT_SAMPLER, side)
+    none, sampler = np.zeros((0, *shape), np.float32), fitted(suited_sampler(table), side)
     embeddings = embed(base.text_encoder, base.tokenizer, [*table["prompts"], ""]).numpy()
     classes = tuple(
         SceneClass(entry["name"], label, tuple(entry["prompt_rows"]), stored.get(f"class.{label}", none))

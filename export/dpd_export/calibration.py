@@ -32,11 +32,11 @@ def calibrate(base: Base, scenes: Scenes, sampler: Sampler) -> Calibration:
     calls: list[Tensors] = []
     for label in labels:
         rows = [(label, index) for index in range(IMAGES)]
-        chosen = (sampler.solver, sampler.steps, sampler.guidance_for(0), IMAGES, SEED)
+        chosen = (sampler.solver, sampler.steps, sampler.first_drawn(), IMAGES, SEED)
         recorder = Recorder(torch_denoise(base), wanted, ends_only=False)
         sample_case(recorder, scenes.case(rows, *chosen, half=False))
         calls += recorder.calls
-    guided = any(sampler.guidance_for(0).guides(step, sampler.steps) for step in range(sampler.steps))
+    guided = any(sampler.first_drawn().guides(step, sampler.steps) for step in range(sampler.steps))
     return Calibration(calls, sampler.compute_batch * (2 if guided else 1))
 
 

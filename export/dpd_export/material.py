@@ -18,9 +18,10 @@ from dpd_export.model_card import parameter_counts
 from dpd_export.options import Options
 from dpd_export.parity import INT8, Probes, probe
 from dpd_export.reference import Extent, Reference, extent_of, make_reference
+from dpd_export.run_checks import sampler_of
 from dpd_export.scenes import Scenes, prototype_bytes, read_scenes
 from dpd_export.tracing import OPSET
-from dpd_runtime.default_sampler import DEFAULT_SAMPLER, fitted
+from dpd_runtime.default_sampler import fitted
 from dpd_runtime.golden import GOLDEN_NAME
 from dpd_runtime.manifest import Manifest, Sampler
 from dpd_runtime.prototype_kinds import PRIVATE_KINDS
@@ -69,7 +70,7 @@ def ask_pytorch(run: Path, record: dict[str, Any], options: Options, progress: P
     """Sample with PyTorch, and record what each part makes of its inputs: exporting in fp16 uses the modules up."""
     base = load_base(str(run / "pipeline"))
     teacher, judge = load_classifier(run / "classifier"), load_classifier(run / "latent_classifier")
-    scenes, sampler = read_scenes(run, base), fitted(options.sampler or DEFAULT_SAMPLER, base.unet.config.sample_size)
+    scenes, sampler = read_scenes(run, base), fitted(options.sampler or sampler_of(run), base.unet.config.sample_size)
     scenes = scenes.for_sampler(sampler)
     graphs = graphs_of(base, teacher, judge, vae_encoder=options.vae_encoder, dynamic_size=options.dynamic_size)
     extent = extent_of(base, len(scenes.names), sampler)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dpd_runtime.default_sampler import suited_sampler
 from dpd_runtime.errors import InputError
+from dpd_runtime.manifest import Sampler
 from dpd_runtime.prototype_kinds import PRIVATE_KINDS
 
 
@@ -33,3 +35,14 @@ def check_prototypes(run: Path, allow_real: bool) -> None:
             f"{run}: its prototypes ({kind}) are latents of real images and decode to them; train with --prototypes "
             "centroid or pooled, or pass --allow-real-prototypes where the images may leave"
         )
+
+
+def sampler_of(run: Path) -> Sampler:
+    """Ours for the prototypes which `run` has.
+
+    Raises:
+        InputError: no finished run.
+    """
+    read_run(run)
+    table = json.loads((run / "classes.json").read_text(encoding="utf-8"))
+    return suited_sampler(table)

@@ -147,7 +147,7 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("until", "count", "pulled"), [(0.0, 8, 0), (0.25, 8, 2), (0.5, 8, 4), (0.5, 5, 3), (0.3, 1, 1), (1.0, 8, 8)]
+    ("until", "count", "pulled"), [(0.0, 8, 0), (0.25, 8, 2), (0.5, 8, 4), (0.5, 5, 3), (0.3, 1, 1), (0.99, 8, 8)]
 )
 def test_prototypes_pull_only_in_their_window(until: float, count: int, pulled: int) -> None:
     """A pull with g = 1 puts the prototype in the place of ẑ0; this `advance` writes down what it is given."""
@@ -166,8 +166,51 @@ def test_prototypes_pull_only_in_their_window(until: float, count: int, pulled: 
 
 def test_the_second_order_memory_is_the_guided_prediction() -> None:
     """Pulled all the way in every step, each ẑ0 and each remembered one is the prototype: so is the result."""
-    result = run(Denoiser(), BlockGuidance(guidance_scale=3.0, prototype_scale=1.0, prototype_until=1.0))
+    denoiser = Denoiser()
+    result = run(denoiser, BlockGuidance(guidance_scale=3.0, prototype_scale=1.0, prototype_until=0.99))
     assert np.allclose(result, PROTOTYPES, rtol=0, atol=1e-5)
+    assert not denoiser.timesteps
+
+
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
+def test_a_pull_that_is_complete_to_the_end_gives_the_prototype(solver: str) -> None:
+    denoiser, guidance = Denoiser(), BlockGuidance(guidance_scale=3.0, prototype_scale=1.0, prototype_until=1.0)
+    assert np.array_equal(run(denoiser, guidance, solver), PROTOTYPES)
+    assert not denoiser.timesteps
+    assert Sampler(steps=8, guidance=(guidance,)).evaluations_per_latent(0) == 0
+    pooled = PROTOTYPES.reshape(BATCH, 2, 2, 2, 2, 2).mean((3, 5))
+    make_steps, advance = SOLVERS["ddim"]
+    arguments = (NOISE, PROMPTS, EMPTY, pooled, make_steps(SCHEDULE, 8), advance, "sample", guidance)
+    drawn = sample(denoiser, *arguments)  # block means leave something to draw
+    assert len(denoiser.timesteps) == 8
+    assert np.allclose(drawn.reshape(BATCH, 2, 2, 2, 2, 2).mean((3, 5)), pooled, atol=1e-4)
+    assert not np.allclose(drawn, pooled.repeat(2, 2).repeat(2, 3), atol=1e-2)
+
+
+@pytest.mark.parametrize(("until", "asked"), [(0.25, 6), (0.5, 4), (0.8, 1)])
+def test_a_complete_pull_with_an_early_stop_is_a_noised_prototype_denoised_again(until: float, asked: int) -> None:
+    """SDEdit: start at the step's noise level from α p + σ ε with the noise of the start, and go on as ever."""
+    make_steps, advance = SOLVERS["ddim"]
+    denoiser, guidance = Denoiser(), BlockGuidance(guidance_scale=3.0, prototype_scale=1.0, prototype_until=until)
+    found = run(denoiser, guidance, "ddim")
+    sampler = Sampler(steps=8, guidance=(guidance,))
+    assert len(denoiser.timesteps) == asked
+    assert sampler.evaluations_per_latent(0) == 2 * asked
+    rest = make_steps(SCHEDULE, 8)[-asked:]
+    # the drawn noise carries the start's own alpha and sigma: what is left of it after ẑ0 = p is the noise direction
+    first = make_steps(SCHEDULE, 8)[0]
+    direction = (NOISE - first.alpha * PROTOTYPES) / first.sigma
+    start = rest[0].alpha * PROTOTYPES + rest[0].sigma * direction
+    plain = BlockGuidance(guidance_scale=3.0)
+    expected = sample(Denoiser(), start, PROMPTS, EMPTY, None, rest, advance, "sample", plain)
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_the_first_guidance_that_draws() -> None:
+    complete, plain = BlockGuidance(prototype_scale=1.0, prototype_until=1.0), BlockGuidance(from_block=3)
+    assert Sampler(guidance=(complete, plain)).first_drawn() == plain
+    assert Sampler(guidance=(plain, complete)).first_drawn() == plain
+    assert Sampler(guidance=(complete,)).first_drawn() == complete
 
 
 @pytest.mark.parametrize(("label", "expected"), [(0, [-4.0, 3.0]), (1, [-1.5, -3.0]), (2, [1.5, -4.0])])

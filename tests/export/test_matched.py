@@ -1,0 +1,95 @@
+"""Matched prototypes from `dpd train` through the bundle: each of the first images is its prototype, decoded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from dpd_export import export_run
+from dpd_runtime import generate, load_bundle
+from dpd_runtime.default_sampler import DEFAULT_SAMPLER, suited_sampler
+from dpd_runtime.errors import DataError, InputError
+from dpd_train.base import decode_images, load_base
+from dpd_train.train import train
+from dpd_train.train_config import TrainConfig
+from tests.tiny import CONFIG, drawn_scenes, tiny_base
+
+
+@pytest.fixture(autouse=True)
+def short_watchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpd_train.matching.watchers.LENGTHS", (1, 1, 2, 2))
+
+
+def config(folder: Path, **changes: object) -> TrainConfig:
+    quick = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", k_min=3, ipc=9, matching_steps=2)
+    return replace(quick, **changes)  # type: ignore[arg-type]
+
+
+def test_images_are_decoded_prototypes_and_later_ones_are_drawn(tmp_path: Path) -> None:
+    scenes, made = drawn_scenes(tmp_path / "scenes"), config(tmp_path)
+    train(scenes, tmp_path / "run", made, cache=tmp_path / "cache")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    table = json.loads((tmp_path / "run" / "classes.json").read_text())
+    assert table["prototype_kind"] == "matched"
+    assert [entry["prototype_counts"] for entry in table["classes"]] == [[8, 8]] * len(table["classes"])  # 8 // 3
+    assert isinstance(record["prototypes_too_near"], int)
+
+    export_run(tmp_path / "run", tmp_path / "site.dpd", precision="fp32")
+    bundle = load_bundle(tmp_path / "site.dpd")
+    assert bundle.manifest.sampler.guidance[0].decodes
+    assert bundle.manifest.sampler.evaluations_per_latent(0) == 0
+    assert bundle.manifest.sampler.evaluations_per_latent(1) > 0
+    images = [image for image in generate(bundle, ipc=12, provider="cpu") if image.label == 0]
+    stored = load_file(tmp_path / "run" / "prototypes.safetensors")["class.0"].astype(np.float16).astype(np.float32)
+    decoded = decode_images(load_base(str(tmp_path / "run" / "pipeline")), stored)
+    for image in images[:10]:
+        away = np.abs(image.pixels.astype(int) - decoded[image.index % 2].astype(int))
+        assert away.max() <= 1
+    for image in images[10:]:
+        assert np.abs(image.pixels.astype(int) - decoded[image.index % 2].astype(int)).max() > 5
+
+
+def test_sessions_end_as_one_run(tmp_path: Path) -> None:
+    scenes, made = (
+        drawn_scenes(tmp_path / "scenes"),
+        config(tmp_path, steps=0, teacher_steps=1, latent_classifier_steps=1),
+    )
+    train(scenes, tmp_path / "whole", made, cache=tmp_path / "cache")
+    stages = []
+    while True:
+        record = train(scenes, tmp_path / "cut", made, cache=tmp_path / "cache", resume=True, max_minutes=0)
+        if "unfinished" not in record:
+            break
+        stages.append(record["unfinished"]["stage"])
+        assert len(stages) < 40
+    assert {"watchers", "matching"} <= set(stages)
+    name = "prototypes.safetensors"
+    assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_what_cannot_be_matched_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = drawn_scenes(tmp_path / "scenes")
+    with pytest.raises(DataError, match="has 8 different training images, and --prototypes matched needs at least"):
+        train(scenes, tmp_path / "run", config(tmp_path, k_min=9), cache=tmp_path / "cache")
+    monkeypatch.setattr("dpd_train.matched_stage.is_large", lambda base: True)
+    with pytest.raises(InputError, match=r"--prototypes matched .* take pooled or centroid"):
+        train(scenes, tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_suited_sampler_decodes_whole_blocks_of_matched_prototypes_alone() -> None:
+    def table(kind: str, *counts: int) -> dict[str, object]:
+        return {"prototype_kind": kind, "classes": [{"prototype_counts": [5] * n} for n in counts]}
+
+    assert suited_sampler(table("centroid", 20, 20)) == DEFAULT_SAMPLER
+    assert suited_sampler(table("matched", 20, 0)) == DEFAULT_SAMPLER
+    for fewest, blocks in ((10, 1), (9, 1), (50, 5)):
+        guidance = suited_sampler(table("matched", 50, fewest)).guidance
+        assert [g.decodes for g in guidance] == [True, False]
+        assert guidance[1].from_block == blocks
+        assert guidance[1].guidance_scale == DEFAULT_SAMPLER.guidance_for(blocks).guidance_scale
