@@ -56,7 +56,7 @@ class BenchResult:
     images_per_second: float
     load_seconds: float
     batch: int
-    network_calls: int
+    network_calls: float
     networks: Mapping[str, NetworkTime]
     outside_share: float
     peak_memory: int
@@ -112,7 +112,7 @@ def bench(
         images_per_second=done.images / seconds,
         load_seconds=loaded - begun,
         batch=generation.sampler.compute_batch,
-        network_calls=generation.sampler.evaluations_per_latent(0),
+        network_calls=generation.network_calls,
         networks={
             name: NetworkTime(len(times), 1000 * statistics.median(times), sum(times) / seconds)
             for name, times in spent.items()

@@ -86,6 +86,11 @@ class Generation:
         for images in self.stream(self.blocks()):
             yield from images
 
+    @property
+    def network_calls(self) -> float:
+        """UNet evaluations for each candidate latent, CFG counting two: the mean over the images asked for."""
+        return sum(self.sampler.evaluations_per_latent(index // BLOCK) for index in range(self.ipc)) / self.ipc
+
     def blocks(self) -> list[Block]:
         """The units of work, class by class."""
         count = -(-self.ipc // BLOCK)

@@ -40,5 +40,5 @@ def bench_command(
         times = f"{network.calls} calls of {network.median_ms:.1f} ms (median)"
         print(f"{name:<12} {times:<34} {network.share:6.1%} of the time")
     print(f"{'elsewhere':<12} {'noise, solver, files':<34} {found.outside_share:6.1%} of the time")
-    print(f"batch        {found.batch} latents, {found.network_calls} UNet evaluations for each")
+    print(f"batch        {found.batch} latents, {found.network_calls:g} UNet evaluations for each")
     print(f"peak memory  {found.peak_memory / 2**20:.0f} MiB of this process")

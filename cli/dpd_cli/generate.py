@@ -104,7 +104,6 @@ def generate_command(
     with progress_bar("generating") as progress:
         result = write_set(generation, out, progress, output, part)
     seconds = time.monotonic() - started
-    calls = sampler.evaluations_per_latent(0)
     if json_output:
         print_json(
             {
@@ -113,7 +112,7 @@ def generate_command(
                 "classes": result.classes,
                 "seconds": round(seconds, 2),
                 "images_per_second": round(result.computed / seconds, 3),
-                "network_calls": calls,
+                "network_calls": generation.network_calls,
                 "provider": generation.provider.name,
                 "set_hash": result.set_hash,
             }
@@ -123,7 +122,8 @@ def generate_command(
         print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
         print(f"bundle    {opened.manifest.name}, {opened.manifest.audit}, {opened.signature.describe()}")
         print(f"provider  {generation.provider.name}: {generation.provider.reason}")
-        print(f"time      {seconds:.1f} s, {calls * sampler.candidates} UNet evaluations for each kept image")
+        calls = generation.network_calls * sampler.candidates
+        print(f"time      {seconds:.1f} s, {calls:g} UNet evaluations for each kept image")
         if result.set_hash is None:
             print(f"set hash  none yet: {result.left} images are left to other shards, the last one ends the set")
         else:
