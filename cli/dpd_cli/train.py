@@ -158,7 +158,8 @@ def _summary(out: Path, run: dict[str, Any]) -> None:
     print(f"run            {out}/ in {run['seconds']:.0f} s; look at {out}/samples/final.png")
     print("prototypes     " + ", ".join(f"{name} {count}" for name, count in run["prototypes"].items()))
     if run["prototypes_too_near"]:
-        print(f"dropped        {run['prototypes_too_near']} prototypes that decoded too near to a training image")
+        fate = "back at start  " if run["config"]["prototypes"] == "matched" else "dropped        "
+        print(f"{fate}{run['prototypes_too_near']} prototypes that decoded too near to a training image")
     if noise := run.get("prototype_privacy"):
         print(f"noise          epsilon {noise['epsilon']:.3g} at delta {noise['delta']:g}, given the clustering")
     if run.get("private_prototypes"):

@@ -112,14 +112,22 @@ def _classes(content: CardContent) -> str:
 
 {shown}
 
-Prototypes are of kind `{line(kind)}`. Each stands for at least {min(smallest)} different training images.\
-{_care(content)}"""
+Prototypes are of kind `{line(kind)}`. {_origin(kind, min(smallest))}{_care(content)}"""
+
+
+def _origin(kind: str, fewest: int) -> str:
+    if kind != "matched":
+        return f"Each stands for at least {fewest} different training images."
+    return f"""They began as generated images and were moved until networks saw in them what they see in all training images
+of a class ({fewest} and more), of which only statistics over whole classes were used."""
 
 
 def _care(content: CardContent) -> str:
     """What was done so that prototypes tell less of single images; empty where the run does not say."""
     dropped, noise = content.run.get("prototypes_too_near"), content.run.get("prototype_privacy")
     told = "" if dropped is None else f" {dropped} that decoded too near to a training image were dropped."
+    if dropped and content.classes.get("prototype_kind") == "matched":
+        told += " The generated images that they began as stand in their place."
     if noise:
         clip, deviation = f"{noise['norm_limit']:.4g}", f"{noise['noise']:g}"
         guarantee = f"({noise['epsilon']:.4g}, {noise['delta']:g})"
