@@ -118,8 +118,8 @@ Prototypes are of kind `{line(kind)}`. {_origin(kind, min(smallest))}{_care(cont
 def _origin(kind: str, fewest: int) -> str:
     if kind != "matched":
         return f"Each stands for at least {fewest} different training images."
-    return f"""They began as generated images and were moved until networks saw in them what they see in all training images
-of a class ({fewest} and more), of which only statistics over whole classes were used."""
+    return f"""They began as generated images and were moved until networks saw in them what they see in all training
+images of a class ({fewest} and more), of which only statistics over whole classes were used."""
 
 
 def _care(content: CardContent) -> str:
