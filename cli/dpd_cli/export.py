@@ -70,7 +70,7 @@ def export_command(
             name=name,
             data_licence=data_licence,
             base_licence=base_licence,
-            sampler=changed_sampler(sampler_of(run), sampler),
+            sampler=changed_sampler(sampler_of(run), sampler) if sampler else None,
             vae_encoder=vae_encoder,
             dynamic_size=dynamic_size,
             allow_real_prototypes=allow_real_prototypes,
