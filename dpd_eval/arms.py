@@ -10,7 +10,7 @@ from dpd_eval.material import Material
 from dpd_eval.metrics import FEWEST_IMAGES, SetMetrics, set_metrics
 from dpd_eval.plan import FULL_ARM, Training
 from dpd_eval.results import StudentInfo
-from dpd_eval.selection import METHODS, select
+from dpd_eval.selection import METHODS, Sight, select
 from dpd_eval.students import build_student, count_multiply_adds
 from dpd_eval.summary import SET_ARM
 from dpd_runtime.errors import DpdError, InputError
@@ -40,7 +40,7 @@ def plan_trainings(
     students: Mapping[str, StudentInfo],
     baselines: Sequence[str],
     pairs: Mapping[int, int],
-    features: NDArray[np.float32] | None,
+    seen: Mapping[Sight, NDArray[np.float32]],
 ) -> list[Training]:
     """Pair i is student seed i on SET i mod m and on each baseline with seed i.
 
@@ -48,7 +48,7 @@ def plan_trainings(
 
     Args:
         pairs: IPC → number of pairs.
-        features: [n, D] of the real training images, for the baselines that need them.
+        seen: of the real training images what the baselines see: features [n, D], scores [n, 1].
     """
     plan: list[Training] = []
     chosen: dict[tuple[str, int, int], NDArray[np.int64]] = {}
@@ -59,7 +59,7 @@ def plan_trainings(
             for name in baselines:
                 key = (name, ipc, seed if METHODS[name].uses_seed else 0)
                 if key not in chosen:
-                    chosen[key] = select(name, material.real, ipc, seed, features)
+                    chosen[key] = select(name, material.real, ipc, seed, seen.get(METHODS[name].sees))
                 arms.append((name, material.real, chosen[key]))
             for student, info in students.items():
                 cost = float(info.multiply_adds)

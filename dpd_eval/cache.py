@@ -64,6 +64,24 @@ def training_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def store(path: Path, content: bytes) -> None:
+    """Keep what a training on real images left; under a name of its own first: two processes may make the same.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it remembers training images
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise DiskError(
+            f"{path.parent}: what was learnt from the images cannot be stored ({error.strerror}); "
+            "set XDG_CACHE_HOME elsewhere"
+        ) from None
+
+
 def load_outcome(folder: Path, key: str) -> Outcome | None:
     """The stored outcome, or None where there is none or the file is damaged (it is then trained again)."""
     try:

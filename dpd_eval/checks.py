@@ -56,7 +56,7 @@ def extractor_name(extractor: str | None, baselines: Sequence[str], metrics: boo
     """
     if extractor is not None:
         check_name(extractor)
-    if metrics or any(METHODS[name].needs_features for name in baselines):
+    if metrics or any(METHODS[name].sees == "features" for name in baselines):
         return extractor or "own"
     if extractor is not None:
         raise InputError(f"--extractor {extractor} has no effect: no metrics, and no baseline that looks at features")

@@ -20,9 +20,11 @@ from dpd_eval.metrics import SetMetrics
 from dpd_eval.plan import Progress, Training, run_plan
 from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.results import Evaluation
+from dpd_eval.selection import METHODS, Sight
 from dpd_eval.soft_labels import label_softly
 from dpd_eval.students import is_hub, student_identity
 from dpd_eval.summary import differences, summarise, too_few_pairs, verdicts
+from dpd_eval.training_scores import training_scores
 from dpd_train.images import PLAIN, Reading, SceneSet
 
 Stage = Callable[[str], Callable[[int, int], None]]  # title → (done, total) → None
@@ -90,7 +92,7 @@ def evaluate(
     infos = {name: describe_student(name, len(real.classes), material.side) for name in students}
 
     judges = _build_judges(real, looking, soft, cache, stage)
-    plan = plan_trainings(material, infos, baselines, counts, judges.features)
+    plan = plan_trainings(material, infos, baselines, counts, _seen(real, baselines, judges, cache, stage))
     measured, notes = judges.measure(plan, real.labels) if metrics else ((), [])
     if judges.teacher is not None:
         plan = label_softly(plan, judges.teacher, real.classes, stage("asking the teacher"))
@@ -149,6 +151,19 @@ def _build_judges(real: SceneSet, name: str | None, soft: bool, cache: Path | No
     features = None if extractor is None else extractor.features(real.images)
     teacher = None if not soft else extractor if name == "own" else build("own")
     return _Judges(extractor, features, teacher)
+
+
+def _seen(
+    real: SceneSet, baselines: Sequence[str], judges: _Judges, cache: Path | None, stage: Stage
+) -> dict[Sight, NDArray[np.float32]]:
+    """What the baselines see of the real images."""
+    found: dict[Sight, NDArray[np.float32]] = {}
+    if judges.features is not None:
+        found["features"] = judges.features
+    if any(METHODS[name].sees == "scores" for name in baselines):
+        folder = None if cache is None else cache / "extractors"
+        found["scores"] = training_scores(real, folder, stage("scoring the real images"))
+    return found
 
 
 def _versions() -> dict[str, str]:

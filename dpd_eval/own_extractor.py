@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from dpd_eval.cache import images_hash
+from dpd_eval.cache import images_hash, store
 from dpd_eval.features import Extractor, Floats, Images, Progress, short_hash
 from dpd_eval.training import one_thread
 from dpd_runtime.cache_folder import cache_folder
-from dpd_runtime.errors import DataError, DiskError
+from dpd_runtime.errors import DataError
 from dpd_train.checkpoint import load_state
 from dpd_train.classifiers import ResNet, ResNetConfig
 from dpd_train.images import SceneSet, to_float
@@ -74,15 +73,15 @@ def _trained(
     known = _load(path, shape)
     if known is not None:
         return known
-    _store(path, b"")  # a cache that cannot be written is said before minutes of training; empty reads as damaged
+    store(path, b"")  # a cache that cannot be written is said before minutes of training; empty reads as damaged
     held = _last_tenth(train.labels)
     kept = np.setdiff1d(np.arange(len(train.labels)), held)
     (seen, labels), validation = (
-        (_pixels(train.images[rows]), torch.from_numpy(train.labels[rows])) for rows in (kept, held)
+        (small_pixels(train.images[rows]), torch.from_numpy(train.labels[rows])) for rows in (kept, held)
     )
     trained = train_classifier(seen, labels, validation, shape, training, progress=progress)
     weights = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
-    _store(path, save(weights, {"meta": json.dumps({"accuracy": trained.accuracy})}))
+    store(path, save(weights, {"meta": json.dumps({"accuracy": trained.accuracy})}))
     return trained.model, trained.accuracy
 
 
@@ -97,26 +96,13 @@ def _load(path: Path, shape: ResNetConfig) -> tuple[ResNet, float] | None:
         return None
 
 
-def _store(path: Path, content: bytes) -> None:
-    """Write under a name of its own and rename: two processes may train the same extractor at once."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # weights remember training images
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise DiskError(
-            f"{path.parent}: the extractor cannot be stored ({error.strerror}); set XDG_CACHE_HOME elsewhere"
-        ) from None
-
-
 def _last_tenth(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows of the last max(1, n // 10) images of each class."""
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     return np.concatenate([rows[-max(1, len(rows) // 10) :] for rows in members])
 
 
-def _pixels(images: Images) -> torch.Tensor:
+def small_pixels(images: Images) -> torch.Tensor:
     """Square images as float32 [n, 3, S, S] in [-1, 1], S ≤ LARGEST_SIDE."""
     side = min(images.shape[1], LARGEST_SIDE)
     pixels = torch.empty(len(images), 3, side, side)
@@ -131,7 +117,7 @@ def _pixels(images: Images) -> torch.Tensor:
 @torch.no_grad()
 def _pooled(model: ResNet, images: Images) -> torch.Tensor:
     with one_thread():
-        batches = (_pixels(images[i : i + BATCH]) for i in range(0, len(images), BATCH))
+        batches = (small_pixels(images[i : i + BATCH]) for i in range(0, len(images), BATCH))
         fast = (batch.contiguous(memory_format=torch.channels_last) for batch in batches)
         return torch.cat([model.features(batch)[-1].mean(dim=(2, 3)) for batch in fast])
 

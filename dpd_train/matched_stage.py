@@ -26,7 +26,8 @@ from dpd_train.prompts import aggregate_prompts, embed
 from dpd_train.prototypes import ClassPrototypes, cluster_features
 from dpd_train.run_data import Scenes, rows_by_class
 from dpd_train.run_stages import Run
-from dpd_train.train_config import TrainConfig
+from dpd_train.tdds import kept_count
+from dpd_train.train_config import TrainConfig, pruned_share
 
 Words = list[tuple[str, ...]]
 
@@ -41,9 +42,10 @@ def check_matched(base: Base, scenes: Scenes, config: TrainConfig) -> None:
             "100 M parameters: take pooled or centroid"
         )
     for name, rows in zip(scenes.train.classes, rows_by_class(scenes.train), strict=True):
-        if len(rows) < config.k_min:
+        images = kept_count(len(rows), pruned_share(config.prune)) if config.prune else len(rows)
+        if images < config.k_min:
             raise DataError(
-                f"class {name!r} has {len(rows)} different training images, and --prototypes matched needs at least "
+                f"class {name!r} has {images} different training images, and --prototypes matched needs at least "
                 f"--k-min {config.k_min} in each: add images, or lower --k-min"
             )
 

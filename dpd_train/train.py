@@ -20,6 +20,7 @@ from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.images import to_float, write_quarantine
 from dpd_train.matched_stage import check_matched
 from dpd_train.prototype_stage import make_prototypes
+from dpd_train.prune_stage import pruned
 from dpd_train.run_data import Scenes, read_parts, side_for
 from dpd_train.run_folder import Stopwatch, check_run_folder, match_config
 from dpd_train.run_record import Trained, run_record
@@ -39,7 +40,7 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
     Raises:
         TimeUp: the deadline passed.
     """
-    config = run.config
+    run, config = pruned(run), run.config
     pixels = [
         (to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels))
         for scenes in (run.scenes.train, run.scenes.held)

@@ -89,6 +89,7 @@ def train_classifier(
     progress: Callable[[int, int], None] = lambda step, steps: None,
     noise: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
     *,
+    observe: Callable[[torch.Tensor], None] = lambda logits: None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     state: Path | None = None,
@@ -98,6 +99,7 @@ def train_classifier(
     Args:
         noise: changes a batch after augmentation, e.g. adds diffusion noise for a judge on latents; the generator is a
             CPU one, the batch may be elsewhere.
+        observe: is given the logits [n, C] of the validation part whenever they are computed.
         state: written when the deadline passes, and read where it exists.
 
     Returns:
@@ -132,7 +134,9 @@ def train_classifier(
         run.optimizer.step()
         last = step + 1 == training.steps
         if (step + 1) % training.validate_every == 0 or last:
-            accuracy = (predict(run.model, held).argmax(1) == validation[1]).float().mean().item()
+            found = predict(run.model, held)
+            observe(found)
+            accuracy = (found.argmax(1) == validation[1]).float().mean().item()
             log.info("step %d loss %.3f validation accuracy %.4f", step + 1, loss.item(), accuracy)
             run.keep_if_best(accuracy, step + 1)
         stopped = deadline.passed and not last

@@ -63,6 +63,7 @@ class TrainConfig:
         matching_steps: of each ten `matched` prototypes a class.
         bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
         val_per_class: None is max(1, n // 10).
+        prune: tdds:SHARE leaves out that share of each class's training images (`dpd_train.tdds`); None is none.
         keep_near_duplicates: train on images that are near duplicates of others, too.
     """
 
@@ -94,6 +95,7 @@ class TrainConfig:
     bands: str | None = None
     stretch: str | None = None
     val_per_class: int | None = None
+    prune: str | None = None
     keep_near_duplicates: bool = False
     seed: int = 0
 
@@ -119,8 +121,26 @@ class TrainConfig:
             )
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")
+        if self.prune is not None:
+            pruned_share(self.prune)
         if self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
+
+
+def pruned_share(text: str) -> float:
+    """The share of each class's images that `tdds:SHARE` leaves out.
+
+    Raises:
+        InputError: another method, or a share outside 0 ... 1.
+    """
+    method, _, share = text.partition(":")
+    try:
+        value = float(share)
+    except ValueError:
+        value = -1.0
+    if method != "tdds" or not 0 < value < 1:
+        raise InputError(f"--prune {text!r}: say tdds and the share to leave out, above 0 and below 1, as in tdds:0.7")
+    return value
 
 
 def option(field: str) -> str:

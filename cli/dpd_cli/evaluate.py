@@ -37,7 +37,7 @@ def evaluate_command(
         typer.Option(help="With commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, hf:ID_OR_PATH."),
     ] = "convnet",
     baselines: Annotated[
-        str, typer.Option(help="With commas: random, herding, k-center, k-means, full; '' for none.")
+        str, typer.Option(help="With commas: random, herding, k-center, k-means, tdds, full; '' for none.")
     ] = "random",
     ipc: Annotated[str | None, typer.Option(help="Images a class, with commas (default: all of SET's)")] = None,
     recipe: Annotated[str, typer.Option(help="quick, paper or the path of a .toml file.")] = "quick",

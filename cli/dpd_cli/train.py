@@ -57,6 +57,9 @@ def train_command(
         str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
     ] = None,
     val_per_class: Annotated[int | None, typer.Option(help="Validation images per class (default: n // 10)")] = None,
+    prune: Annotated[
+        str | None, typer.Option(help="tdds:0.7 leaves out 70 % of each class, those that teach least (default: none)")
+    ] = None,
     keep_near_duplicates: Annotated[
         bool | None, typer.Option("--keep-near-duplicates", help="Train on near duplicates of other images, too.")
     ] = None,

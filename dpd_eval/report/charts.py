@@ -9,7 +9,7 @@ from dpd_eval.report.wording import arm_words, percent
 from dpd_eval.statistics import t_interval
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 250, 42, 12, 12, 38
-KNOWN = ("set", "random", "herding", "k-center", "k-means", "full")
+KNOWN = ("set", "random", "herding", "k-center", "k-means", "full", "tdds")
 MARKERS = (  # paths around (0, 0)
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z",
     "M-4.2 -4.2h8.4v8.4h-8.4z",

@@ -7,6 +7,7 @@ ARMS = {
     "herding": "real images chosen by herding",
     "k-center": "real images chosen by k-center",
     "k-means": "real images nearest to k-means centroids",
+    "tdds": "real images with the highest TDDS scores",
     "full": "the full real training data",
 }
 

@@ -4,12 +4,13 @@ from dpd_eval.selection.full import FULL
 from dpd_eval.selection.herding import HERDING
 from dpd_eval.selection.k_center import K_CENTER
 from dpd_eval.selection.k_means import K_MEANS
-from dpd_eval.selection.method import Features, Method, Rows, check_ipc, rows_by_class
+from dpd_eval.selection.method import Features, Method, Rows, Sight, check_ipc, rows_by_class
 from dpd_eval.selection.random import RANDOM, random_subset
+from dpd_eval.selection.tdds import TDDS
 from dpd_runtime.errors import InputError
 from dpd_train.images import SceneSet
 
-METHODS: dict[str, Method] = {method.name: method for method in (RANDOM, HERDING, K_CENTER, K_MEANS, FULL)}
+METHODS: dict[str, Method] = {method.name: method for method in (RANDOM, HERDING, K_CENTER, K_MEANS, TDDS, FULL)}
 
 
 def find_method(name: str) -> Method:
@@ -24,13 +25,13 @@ def find_method(name: str) -> Method:
 def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Features | None = None) -> Rows:
     """Rows [classes · ipc] of `scenes`, sorted by class and within it in the method's order.
 
-    With random, herding and k-center a smaller ipc gives a prefix of each class; with k-means it does not.
+    With random, herding, k-center and tdds a smaller ipc gives a prefix of each class; with k-means it does not.
 
     Args:
         method: a key of METHODS.
         ipc: images a class; `full` takes all of them whatever it says.
         seed: decides `random` alone.
-        features: [n, D] of all images of `scenes`, for the methods that need them.
+        features: [n, D] of all images of `scenes`, or scores [n, 1], for the methods that see them.
 
     Raises:
         InputError: an unknown method, ipc < 1, features that are missing or not one row an image.
@@ -39,4 +40,4 @@ def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Feature
     return rows_by_class(find_method(method), scenes.labels, ipc, seed, features, scenes.classes)
 
 
-__all__ = ["METHODS", "Method", "check_ipc", "find_method", "random_subset", "select"]
+__all__ = ["METHODS", "Method", "Sight", "check_ipc", "find_method", "random_subset", "select"]

@@ -10,4 +10,4 @@ def pick(features: Features, count: int, generator: np.random.Generator) -> Rows
     return np.arange(len(features))
 
 
-FULL = Method("full", needs_features=False, uses_seed=False, pick=pick, uses_ipc=False)
+FULL = Method("full", sees="nothing", uses_seed=False, pick=pick, uses_ipc=False)

@@ -26,4 +26,4 @@ def pick(features: Features, count: int, generator: np.random.Generator) -> Rows
     return np.array(chosen, np.int64)
 
 
-HERDING = Method("herding", needs_features=True, uses_seed=False, pick=pick)
+HERDING = Method("herding", sees="features", uses_seed=False, pick=pick)

@@ -30,4 +30,4 @@ def _squared_distances(points: NDArray[np.float64], centre: NDArray[np.float64])
     return found
 
 
-K_CENTER = Method("k-center", needs_features=True, uses_seed=False, pick=pick)
+K_CENTER = Method("k-center", sees="features", uses_seed=False, pick=pick)

@@ -30,4 +30,4 @@ def pick(features: Features, count: int, generator: np.random.Generator) -> Rows
     return np.concatenate([chosen, rest[: count - len(chosen)]]).astype(np.int64)
 
 
-K_MEANS = Method("k-means", needs_features=True, uses_seed=False, pick=pick)
+K_MEANS = Method("k-means", sees="features", uses_seed=False, pick=pick)

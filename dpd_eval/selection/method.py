@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from dpd_runtime.errors import DataError, InputError
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Sight = Literal["nothing", "features", "scores"]
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,15 @@ class Method:
 
     Args:
         name: what the user calls it.
-        needs_features: without them `pick` gets features [n, 0].
+        sees: what `pick` is given of each image: nothing [n, 0], an extractor's features [n, D], or the scores [n, 1]
+            of a training on all of them (`dpd_eval.training_scores`).
         uses_seed: False where the same images give the same choice whatever the seed.
         pick: (features [n, D] of one class, count ≤ n, generator) → `count` different rows of 0 … n − 1, best first.
         uses_ipc: False where `pick` takes all rows.
     """
 
     name: str
-    needs_features: bool
+    sees: Sight
     uses_seed: bool
     pick: Callable[[Features, int, np.random.Generator], Rows]
     uses_ipc: bool = True
@@ -62,12 +65,12 @@ def rows_by_class(
         InputError, DataError: as `check_ipc`; features that are missing, not finite or not one row an image.
     """
     check_ipc(method, labels, ipc, classes)
-    if features is None or not method.needs_features:
+    if features is None or method.sees == "nothing":
         features = np.empty((len(labels), 0), np.float32)
-    if features.ndim != 2 or len(features) != len(labels) or (method.needs_features and not features.shape[1]):
-        raise InputError(f"{method.name} needs features [{len(labels)}, D], got {list(features.shape)}")
+    if features.ndim != 2 or len(features) != len(labels) or (method.sees != "nothing" and not features.shape[1]):
+        raise InputError(f"{method.name} needs {method.sees} [{len(labels)}, D], got {list(features.shape)}")
     if not np.isfinite(features).all():
-        raise DataError(f"{method.name}: some features are not finite; take another extractor")
+        raise DataError(f"{method.name}: some {method.sees} are not finite; take another extractor")
     chosen = []
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)

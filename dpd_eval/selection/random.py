@@ -11,7 +11,7 @@ def pick(features: Features, count: int, generator: np.random.Generator) -> Rows
     return generator.permutation(len(features))[:count]
 
 
-RANDOM = Method("random", needs_features=False, uses_seed=True, pick=pick)
+RANDOM = Method("random", sees="nothing", uses_seed=True, pick=pick)
 
 
 def random_subset(

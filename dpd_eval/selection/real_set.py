@@ -7,6 +7,7 @@ from pathlib import Path
 from dpd_eval.features import build_extractor, check_name
 from dpd_eval.selection import check_ipc, find_method, select
 from dpd_eval.selection.folder import write_folder
+from dpd_eval.training_scores import training_scores
 from dpd_runtime.errors import InputError
 from dpd_runtime.resume import check_output_folder, remove_set
 from dpd_train.images import PLAIN, Reading, fingerprint, read_scenes
@@ -63,7 +64,7 @@ def select_set(
     for flag, value, used in (
         ("ipc", ipc, chosen.uses_ipc),
         ("seed", seed, chosen.uses_seed),
-        ("extractor", extractor, chosen.needs_features),
+        ("extractor", extractor, chosen.sees == "features"),
     ):
         if value is not None and not used:
             raise InputError(f"--{flag} {value} has no effect on method {method}: leave it out")
@@ -78,7 +79,9 @@ def select_set(
     scenes = read_scenes(data, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before minutes of training
     description = features = None
-    if chosen.needs_features:
+    if chosen.sees == "scores":
+        features = training_scores(scenes, cache, progress("scoring the images"))
+    elif chosen.sees == "features":
         network = build_extractor(extractor, scenes, cache=cache, progress=progress("training the extractor"))
         description, features = network.description, network.features(scenes.images)
     rows = select(method, scenes, count, seed, features)

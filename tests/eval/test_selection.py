@@ -15,7 +15,7 @@ from dpd_train.images import SceneSet
 LABELS = np.repeat([0, 1, 2], [40, 25, 30])[np.random.default_rng(0).permutation(95)]
 FEATURES = np.random.default_rng(1).normal(1, 1, (95, 6)).astype(np.float32)
 WITH_IPC = [name for name, method in METHODS.items() if method.uses_ipc]
-NESTED = ["random", "herding", "k-center"]
+NESTED = ["random", "herding", "k-center", "tdds"]
 # whole numbers: ties and distances are exact
 POINTS = st.integers(2, 8).flatmap(lambda n: arrays(np.float32, (n, 2), elements=st.integers(-9, 9)))
 
@@ -57,7 +57,7 @@ def test_smaller_ipc_is_a_prefix(method):
     np.testing.assert_array_equal(small, large[:, :5])
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs_features])
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].sees != "nothing"])
 def test_a_class_is_chosen_from_by_itself(method):
     """Other classes' features do not matter, only those of the class."""
     changed = np.where((LABELS == 1)[:, None], FEATURES, 100 - FEATURES)
@@ -213,7 +213,7 @@ def test_too_few_images_without_class_names():
 
 
 def test_wrong_arguments():
-    with pytest.raises(InputError, match=r"'best'.*random, herding, k-center, k-means, full"):
+    with pytest.raises(InputError, match=r"'best'.*random, herding, k-center, k-means, tdds, full"):
         select("best", scenes(LABELS), 5, 0)
     for features in (None, FEATURES[:-1], FEATURES[:, 0]):
         with pytest.raises(InputError, match=r"herding needs features \[95, D\]"):
