@@ -27,6 +27,8 @@ def resolve_sampler(
 ) -> Sampler:
     """The bundle's sampler with what the user asked for in its place.
 
+    Whoever asks for any of it asks for drawn images: decoded prototypes (`BlockGuidance.decodes`) would heed none.
+
     Raises:
         InputError: a value outside its range, naming the range.
     """
@@ -38,6 +40,8 @@ def resolve_sampler(
         raise InputError(f"candidates is {candidates}: it must be 1 … 64")
     if guidance_scale is not None and not 1 <= guidance_scale <= 50:
         raise InputError(f"guidance-scale is {guidance_scale}: it must be 1 … 50, where 1 means no guidance")
+    if (steps, solver, candidates, guidance_scale) != (None, None, None, None):
+        sampler = sampler.drawn()
     guidance = sampler.guidance
     if guidance_scale is not None:
         guidance = tuple(replace(g, guidance_scale=guidance_scale) for g in guidance)

@@ -102,6 +102,15 @@ class Sampler:
         """Guidance of the first blocks whose images are drawn and not decoded prototypes; of the last where none is."""
         return next((g for g in self.guidance if not g.decodes), self.guidance[-1])
 
+    def drawn(self) -> "Sampler":
+        """The same with every image drawn: blocks of decoded prototypes are as the first others are."""
+        if not any(g.decodes for g in self.guidance):
+            return self
+        first = self.first_drawn()
+        begun = replace(first, from_block=0, prototype_scale=0.0 if first.decodes else first.prototype_scale)
+        later = [g for g in self.guidance if g.from_block > first.from_block and not g.decodes]
+        return replace(self, guidance=(begun, *later))
+
 
 def sampler_schedule(schedule: Schedule, sampler: Sampler) -> Schedule:
     """The schedule with the spacing of timesteps that `sampler` asks for."""

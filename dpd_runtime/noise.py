@@ -16,6 +16,14 @@ def noise_key(seed: int, class_name: str, index: int, candidate: int) -> bytes:
     return hashlib.sha256(head + name + struct.pack("<II", index, candidate)).digest()[:16]
 
 
+def image_element(seed: int, class_name: str, index: int) -> int:
+    """The element of D4, 0 … 7, in which an image that is a decoded prototype is shown: so the seed is heard there too.
+
+    The last byte of `noise_key` for candidate 0, modulo 8.
+    """
+    return noise_key(seed, class_name, index, 0)[-1] % 8
+
+
 def widen_mean(noise: Float32, gain: float) -> Float32:
     """Start noise [C, h, w] whose mean over each channel is `gain` times as large; 1 leaves it as it is.
 

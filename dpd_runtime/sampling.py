@@ -85,6 +85,17 @@ def margins(logits: Float32, label: int) -> Float32:
     return best
 
 
+def seen_as(pixels: npt.NDArray[np.uint8], element: int) -> npt.NDArray[np.uint8]:
+    """An image [H, W, 3] under an element of D4: 4 … 7 are flipped left to right, then quarter turns counterclockwise.
+
+    An oblong image keeps its shape: it is turned by none or two of them.
+    """
+    if element >= 4:
+        pixels = pixels[:, ::-1]
+    turns = element % 4 if pixels.shape[0] == pixels.shape[1] else element % 4 // 2 * 2
+    return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
 def to_uint8(images: Float32) -> npt.NDArray[np.uint8]:
     """float32 NCHW in [-1, 1] → uint8 NHWC."""
     scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)

@@ -14,8 +14,8 @@ from dpd_runtime.bundle import Bundle
 from dpd_runtime.engines import run_to
 from dpd_runtime.errors import DegenerateImageError, InputError
 from dpd_runtime.manifest import Sampler, check_noise, sampler_schedule
-from dpd_runtime.noise import image_noise
-from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
+from dpd_runtime.noise import image_element, image_noise
+from dpd_runtime.sampling import margins, noise_draws, sample, seen_as, to_uint8
 from dpd_runtime.solvers import SOLVERS, Step
 
 Float32 = npt.NDArray[np.float32]
@@ -82,6 +82,9 @@ class BlockComputer:
         table = scores.reshape(self._sampler.candidates, BLOCK)
         chosen = table.argmax(axis=0)
         pixels = self._decode(block, latents[chosen * BLOCK + np.arange(BLOCK)])
+        if self._sampler.guidance_for(block.number).decodes and scene.prototypes.shape[1:] == latents.shape[1:]:
+            elements = [image_element(self._seed, scene.name, index) for index in block.indices]
+            pixels = np.stack([seen_as(*pair) for pair in zip(pixels, elements, strict=True)])
         images = []
         for column, index in enumerate(block.indices):
             if pixels[column].min() == pixels[column].max():

@@ -32,7 +32,7 @@ def test_it_is_small_and_holds_the_ten_classes(bundle: Bundle) -> None:
 
 def test_every_prototype_stands_for_at_least_ten_images(bundle: Bundle) -> None:
     table = json.loads(bytes(bundle.files["classes.json"]))
-    assert table["prototype_kind"] == "pooled"
+    assert table["prototype_kind"] == "matched"
     assert min(min(entry["prototype_counts"]) for entry in table["classes"]) >= 10
 
 

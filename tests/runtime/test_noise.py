@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.noise import NoiseStream, noise_key, widen_mean
+from dpd_runtime.noise import NoiseStream, image_element, noise_key, widen_mean
 
 VECTORS = {
     (0, "Forest", 0, 0): (-1.92227820, -1.75911472, 0.28805984, -1.71760947),
@@ -73,6 +73,19 @@ def test_keys_are_equal_only_for_equal_parts(
     first: tuple[int, str, int, int], second: tuple[int, str, int, int]
 ) -> None:
     assert (noise_key(*first) == noise_key(*second)) == (first == second)
+
+
+def test_the_element_is_the_sixteenth_byte_of_the_hash() -> None:
+    message = b"dpd1" + struct.pack("<QI", 7, 6) + b"Forest" + struct.pack("<II", 12, 0)
+    assert image_element(7, "Forest", 12) == hashlib.sha256(message).digest()[15] % 8
+
+
+def test_each_element_comes_up_and_hangs_on_seed_class_and_index() -> None:
+    seen = [image_element(seed, "Forest", 0) for seed in range(400)]
+    assert all(30 <= seen.count(element) <= 75 for element in range(8))  # 50, ± 3.5 standard deviations
+    of_classes = [image_element(0, f"class {i}", 0) for i in range(400)]
+    of_indices = [image_element(0, "Forest", index) for index in range(400)]
+    assert seen != of_classes != of_indices != seen
 
 
 def test_each_part_of_the_key_changes_the_noise() -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpd_runtime.generate import resolve_sampler
 from dpd_runtime.manifest import BlockGuidance, Sampler
-from dpd_runtime.sampling import margins, noise_draws, sample, to_uint8
+from dpd_runtime.sampling import margins, noise_draws, sample, seen_as, to_uint8
 from dpd_runtime.schedule import PREDICTION_TYPES, schedule_from_config
 from dpd_runtime.solvers import SOLVERS
 
@@ -211,6 +212,34 @@ def test_the_first_guidance_that_draws() -> None:
     assert Sampler(guidance=(complete, plain)).first_drawn() == plain
     assert Sampler(guidance=(plain, complete)).first_drawn() == plain
     assert Sampler(guidance=(complete,)).first_drawn() == complete
+
+
+def test_a_sampler_whose_images_are_all_drawn() -> None:
+    complete, plain = BlockGuidance(prototype_scale=1.0, prototype_until=1.0), BlockGuidance(from_block=3)
+    later = BlockGuidance(from_block=7, guidance_scale=2.0)
+    assert Sampler(guidance=(complete, plain, later)).drawn().guidance == (BlockGuidance(), later)
+    assert Sampler(guidance=(plain, later)).drawn() == Sampler(guidance=(plain, later))
+    assert Sampler(guidance=(complete,)).drawn().guidance == (BlockGuidance(prototype_until=1.0),)
+
+
+def test_who_asks_for_a_sampler_asks_for_drawn_images() -> None:
+    complete, plain = BlockGuidance(prototype_scale=1.0, prototype_until=1.0), BlockGuidance(from_block=3)
+    sampler = Sampler(steps=9, guidance=(complete, plain))
+    assert resolve_sampler(sampler) == sampler
+    for asked in ({"steps": 9}, {"solver": "ddim"}, {"candidates": 2}, {"guidance_scale": 2.0}):
+        assert not any(g.decodes for g in resolve_sampler(sampler, **asked).guidance)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("element", range(8))
+def test_an_image_is_seen_as_the_training_half_turns_it(element: int) -> None:
+    torch = pytest.importorskip("torch")
+    symmetry = pytest.importorskip("dpd_train.symmetry")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+    expected = symmetry.d4(torch.from_numpy(pixels).permute(2, 0, 1), element).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(seen_as(pixels, element), expected)
+    oblong = pixels[:4]
+    assert seen_as(oblong, element).shape == oblong.shape
+    assert sorted(seen_as(oblong, element).ravel()) == sorted(oblong.ravel())
 
 
 @pytest.mark.parametrize(("label", "expected"), [(0, [-4.0, 3.0]), (1, [-1.5, -3.0]), (2, [1.5, -4.0])])
