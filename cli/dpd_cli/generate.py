@@ -18,12 +18,19 @@ def generate_command(
     ),
     seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
     classes: Annotated[str | None, typer.Option(help="Comma-separated class names; all by default.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps; the bundle's default otherwise.")] = None,
-    solver: Annotated[
-        str | None, typer.Option(help="dpm++2m, unipc, ddim or euler; lcm or tcd for models distilled so.")
+    steps: Annotated[
+        int | None, typer.Option(help="Solver steps (default: the bundle's); asks for drawn images.")
     ] = None,
-    candidates: Annotated[int | None, typer.Option(help="Candidates for each kept image.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none.")] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(help="dpm++2m, unipc, ddim or euler; lcm or tcd for models distilled so; asks for drawn images."),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Candidates for each kept image; asks for drawn images.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance, 1 is none; asks for drawn images.")
+    ] = None,
     provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     format_name: Annotated[
         str, typer.Option("--format", help="imagefolder, webdataset, parquet or npz.")
@@ -42,7 +49,7 @@ def generate_command(
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(help='Compute on a Ray cluster: its address, or local. Needs pip install "dpd-distill[ray]".'),
+        typer.Option(help='Compute on a Ray cluster: its address, or local. Needs pip install "dpd-distill\\[ray]".'),
     ] = None,
     expect: Annotated[str | None, typer.Option(help="Fail (exit 1) unless the set hash is this one.")] = None,
     key_file: KeyFile = None,
@@ -54,6 +61,9 @@ def generate_command(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Regenerate a training set from a bundle, with numpy and ONNX Runtime only.
+
+    Where the bundle has matched prototypes, the first images of a class are these, decoded; options that ask for drawn
+    images put drawn ones in their place.
 
     Examples: dpd generate --ipc 10 --out distilled · dpd generate site.dpd --ipc 50 --seed 3 --out set3 ·
     dpd generate site.dpd --ipc 50 --format parquet --soft-labels --out table ·
