@@ -14,6 +14,7 @@ from dpd_eval.cache import load_outcome
 from dpd_eval.features import Extractor
 from dpd_eval.material import read_material
 from dpd_eval.own_extractor import own_extractor
+from dpd_eval.selection import Sight
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet, parse_reading
@@ -407,10 +408,12 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
     sets = [folders["good"], folders["other"]]
     material = read_material(sets, folders["train"], "val", SIZE)
     features = material.real.images.reshape(len(material.real.labels), -1).astype(np.float32)
-    names = ("random", "herding", "k-center", "k-means", "full")
-    plan = plan_trainings(material, {"convnet": StudentInfo(1, 1)}, names, {4: 3}, features)
+    names = ("random", "herding", "k-center", "k-means", "tdds", "full")
+    scores = np.arange(len(features), dtype=np.float32)[:, None]
+    seen: dict[Sight, np.ndarray] = {"features": features, "scores": scores}
+    plan = plan_trainings(material, {"convnet": StudentInfo(1, 1)}, names, {4: 3}, seen)
     assert [(item.arm, item.seed) for item in plan] == [(arm, seed) for seed in range(3) for arm in ("set", *names)]
-    for arm, different in zip(("set", *names), (1, 3, 1, 1, 1, 1), strict=True):
+    for arm, different in zip(("set", *names), (1, 3, 1, 1, 1, 1, 1), strict=True):
         mine = [item for item in plan if item.arm == arm]
         assert len({item.rows.tobytes() for item in mine}) == different
         if arm == "set":
@@ -419,4 +422,6 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
             assert all(item.source is material.real for item in mine)
         if arm != "full":
             np.testing.assert_array_equal(mine[0].data()[1], np.repeat([0, 1, 2], 4))
+    best = next(item for item in plan if item.arm == "tdds").rows.reshape(3, 4)
+    assert all(rows[0] == np.flatnonzero(material.real.labels == label)[-1] for label, rows in enumerate(best))
     assert not set(material.real.hashes) & set(material.judged.hashes)
