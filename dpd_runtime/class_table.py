@@ -27,12 +27,14 @@ class SceneClass:
         prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; at least one.
         prototypes: [K, C, h, w] float32 scaled latents; K may be 0. Image i uses number i mod K. Of kind `pooled`
             they are block means, with smaller sides.
+        prototype_kind: `dpd_runtime.prototype_kinds.PrototypeKind`, the same for all classes.
     """
 
     name: str
     label: int
     prompt_rows: tuple[int, ...]
     prototypes: Float32
+    prototype_kind: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _classes(
             raise BundleError(f"classes.json: class {name} names prompts which prompts.safetensors does not hold")
         if len(rows) != max(1, len(latents)):
             raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
-        classes.append(SceneClass(name, label, rows, latents))
+        classes.append(SceneClass(name, label, rows, latents, kind))
     if len({c.name for c in classes}) != len(classes) or len(classes) < 2:
         raise BundleError("classes.json: class names are not two or more different ones; export the bundle again")
     return tuple(classes)

@@ -17,7 +17,7 @@ def noise_key(seed: int, class_name: str, index: int, candidate: int) -> bytes:
 
 
 def image_element(seed: int, class_name: str, index: int) -> int:
-    """The element of D4, 0 … 7, in which an image that is a decoded prototype is shown: so the seed is heard there too.
+    """The element of D4, 0 … 7, in which a decoded matched prototype is shown: so the seed is heard there too.
 
     The last byte of `noise_key` for candidate 0, modulo 8.
     """

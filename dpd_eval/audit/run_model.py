@@ -57,7 +57,13 @@ def _as_bundle(run: Path, base: Base) -> Bundle:
     none, sampler = np.zeros((0, *shape), np.float32), fitted(suited_sampler(table), side)
     embeddings = embed(base.text_encoder, base.tokenizer, [*table["prompts"], ""]).numpy()
     classes = tuple(
-        SceneClass(entry["name"], label, tuple(entry["prompt_rows"]), stored.get(f"class.{label}", none))
+        SceneClass(
+            entry["name"],
+            label,
+            tuple(entry["prompt_rows"]),
+            stored.get(f"class.{label}", none),
+            table["prototype_kind"],
+        )
         for label, entry in enumerate(table["classes"])
     )
     manifest = Manifest(

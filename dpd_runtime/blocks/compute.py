@@ -82,7 +82,7 @@ class BlockComputer:
         table = scores.reshape(self._sampler.candidates, BLOCK)
         chosen = table.argmax(axis=0)
         pixels = self._decode(block, latents[chosen * BLOCK + np.arange(BLOCK)])
-        if self._sampler.guidance_for(block.number).decodes and scene.prototypes.shape[1:] == latents.shape[1:]:
+        if scene.prototype_kind == "matched" and self._sampler.guidance_for(block.number).decodes:
             elements = [image_element(self._seed, scene.name, index) for index in block.indices]
             pixels = np.stack([seen_as(*pair) for pair in zip(pixels, elements, strict=True)])
         images = []
