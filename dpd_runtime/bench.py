@@ -85,7 +85,9 @@ def bench(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
-    """Generate `blocks` blocks of ten images with the bundle's own sampler into a folder which is removed again.
+    """Draw `blocks` blocks of ten images with the bundle's own sampler into a folder which is removed again.
+
+    Blocks that are decoded prototypes otherwise (`BlockGuidance.decodes`) are drawn too: it is networks that are timed.
 
     Raises:
         InputError: `blocks` is out of range.
@@ -95,7 +97,10 @@ def bench(
         raise InputError(f"blocks is {blocks}: it must be 1 … 1000")
     per_class = -(-blocks // len(bundle.classes))
     names = tuple(scene.name for scene in bundle.classes[: -(-blocks // per_class)])
-    generation = _Timed(bundle, ipc=per_class * BLOCK, seed=seed, classes=names, provider=provider, threads=threads)
+    sampler = bundle.manifest.sampler.drawn()
+    generation = _Timed(
+        bundle, ipc=per_class * BLOCK, seed=seed, classes=names, sampler=sampler, provider=provider, threads=threads
+    )
     begun = time.perf_counter()
     generation.load()
     loaded = time.perf_counter()

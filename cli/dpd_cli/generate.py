@@ -140,7 +140,7 @@ def generate_command(
                 print(f"images    0 to {last} of a class are its prototypes, decoded and turned by the seed")
             else:
                 print(f"images    all drawn, for the options that say how; without them 0 to {last} are prototypes")
-        print(f"time      {seconds:.1f} s, {calls:g} UNet evaluations for each kept image")
+        print(f"time      {seconds:.1f} s, {calls:.3g} UNet evaluations for each kept image")
         if result.set_hash is None:
             print(f"set hash  none yet: {result.left} images are left to other shards, the last one ends the set")
         else:

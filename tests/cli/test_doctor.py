@@ -65,3 +65,12 @@ def test_bench_says_where_the_time_went(process_environment: dict[str, str], tmp
     refused = dpd(["bench", "--blocks", "0"], process_environment, tmp_path)
     assert refused.returncode == 2
     assert "blocks is 0" in refused.stderr
+
+
+def test_bench_draws_what_the_bundle_would_decode(process_environment: dict[str, str], tmp_path: Path) -> None:
+    """The embedded bundle's first images are its prototypes: the UNet would have nothing to do."""
+    done = dpd(["bench", "--blocks", "1", "--json"], process_environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["networks"]["unet"]["calls"] > 10
+    assert found["network_calls"] > 10
