@@ -50,7 +50,7 @@ def generate_command(
     words = ["dpd", "generate"] if own else ["dpd", "generate", folder(named)]
     known = embedded[1] if own and embedded else bundle.sampler if bundle else None
     options: list[Option] = [("--ipc", str(made.ipc)), ("--seed", str(made.seed))]
-    options += _sampler_options(made.sampler, known)
+    options += sampler_options(made.sampler, known)
     names = [sheet.name for sheet in made.classes]
     if (bundle is None or set(names) != set(bundle.prototypes)) and not any("," in name for name in names):
         options.append(("--classes", ",".join(names)))
@@ -74,9 +74,10 @@ def _select_command(made: SetRecord) -> Command:
     return Command(f"Select: {made.name}", shell(["dpd", "select", "DATA"], [*options, ("--out", made.name)]))
 
 
-def _sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
-    if sampler is None or sampler == known:
-        return []
+def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
+    if sampler is None or sampler == known or any(guidance.decodes for guidance in sampler.guidance):
+        return []  # decoded prototypes are the bundle's own way: any option asks for drawn images
+    decoded, known = known, known and known.drawn()
     options: list[Option] = []
     for flag in ("steps", "solver", "candidates"):
         if known is None or getattr(known, flag) != getattr(sampler, flag):
@@ -85,6 +86,8 @@ def _sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Opt
     before = {guidance.guidance_scale for guidance in known.guidance} if known else set()
     if len(scales) == 1 and scales != before:  # several scales can only be the bundle's own
         options.append(("--guidance-scale", f"{scales.pop():g}"))
+    if not options and decoded != known:
+        options.append(("--candidates", str(sampler.candidates)))
     return options
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from PIL import Image
 
 from dpd_eval.report import write_report
 from dpd_eval.report.charts import nice_ticks
+from dpd_eval.report.commands import sampler_options
 from dpd_eval.report.evaluation_json import read_evaluation
 from dpd_eval.report.names import hide_paths, short_names
 from dpd_eval.report.reading import Node
@@ -25,6 +27,8 @@ from dpd_eval.results import Evaluation
 from dpd_eval.statistics import Interval
 from dpd_runtime.bundle import embedded_bundle
 from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.generate import resolve_sampler
+from dpd_runtime.manifest import BlockGuidance, Sampler
 from tests.eval.drawn_results import audit, evaluation, soft, write_json, write_set
 
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -321,6 +325,22 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
     command = "dpd generate site.dpd \\ --ipc 12 \\ --seed 3 \\ --steps 7 \\ --solver ddim \\ --candidates 2 \\ "
     command += f"--guidance-scale 2 \\ --classes Forest,River \\ --provider cpu \\ --expect {'d' * 64} \\ --out set0"
     assert command in page.words()
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"steps": 7}, {"candidates": 3}, {"candidates": 1, "guidance_scale": 2.0}, {"solver": "ddim"}]
+)
+def test_the_command_of_a_set_asks_for_the_sampler_that_made_it(asked: dict[str, Any]) -> None:
+    """From a bundle that decodes its prototypes, and from one that draws."""
+    decoding = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
+    later = BlockGuidance(from_block=5, guidance_scale=1.25)
+    for own in (Sampler(guidance=(decoding, later)), Sampler(guidance=(replace(later, from_block=0),))):
+        used = resolve_sampler(own, **asked)
+        words = {option[0].lstrip("-").replace("-", "_"): option[1] for option in sampler_options(used, own)}
+        kinds = {"steps": int, "candidates": int, "guidance_scale": float}
+        found = {name: kinds.get(name, str)(value) for name, value in words.items()}
+        assert resolve_sampler(own, **found) == used
+        assert bool(found) == (used != own)
 
 
 def test_a_packed_set_has_no_pictures_and_says_so(tmp_path: Path) -> None:
