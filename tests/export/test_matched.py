@@ -1,6 +1,7 @@
 """Matched prototypes from `dpd train` through the bundle: each of the first images is its prototype, decoded."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,13 @@ from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 
 @pytest.fixture(autouse=True)
-def short_watchers(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Few steps, in one thread: with two beside another process these small tensors take minutes."""
     monkeypatch.setattr("dpd_train.matching.watchers.LENGTHS", (1, 1, 2, 2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def config(folder: Path, **changes: object) -> TrainConfig:
