@@ -24,8 +24,9 @@ from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 @pytest.fixture(autouse=True)
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few steps, in one thread: with two beside another process these small tensors take minutes."""
+    """Few steps and views, in one thread: with two beside another process these small tensors take minutes."""
     monkeypatch.setattr("dpd_train.matching.watchers.LENGTHS", (1, 1, 2, 2))
+    monkeypatch.setattr("dpd_train.matching.statistics.VIEWS", 100)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
