@@ -43,7 +43,7 @@ class Golden:
     def to_bytes(self) -> bytes:
         tensors = {name: getattr(self, name).astype(np.float16) for name in ("noise", "halfway", "latents")}
         tensors |= {"images": np.ascontiguousarray(self.images), "labels": np.array(self.labels, np.int64)}
-        return save(tensors, {"seed": str(self.seed), "solver": self.solver, "steps": str(self.steps)})
+        return _in_order(save(tensors, {"seed": str(self.seed), "solver": self.solver, "steps": str(self.steps)}))
 
 
 def middle(images: Pixels) -> Pixels:
@@ -62,7 +62,7 @@ def golden_of(bundle: Bundle) -> Golden | None:
     if raw is None:
         return None
     try:
-        tensors, facts = load(raw), _metadata(raw)
+        tensors, facts = load(raw), _header(raw)["__metadata__"]
         golden = Golden(
             labels=tuple(int(label) for label in tensors["labels"]),
             **{name: tensors[name].astype(np.float32) for name in ("noise", "halfway", "latents")},
@@ -77,11 +77,19 @@ def golden_of(bundle: Bundle) -> Golden | None:
     return golden
 
 
-def _metadata(raw: bytes) -> dict[str, Any]:
+def _header(raw: bytes) -> dict[str, Any]:
     """The header of a safetensors file, which `load` does not give from memory."""
     length = int.from_bytes(raw[:8], "little")
-    content: dict[str, Any] = json.loads(raw[8 : 8 + length])["__metadata__"]
+    content: dict[str, Any] = json.loads(raw[8 : 8 + length])
     return content
+
+
+def _in_order(raw: bytes) -> bytes:
+    """The same file, its metadata sorted: safetensors writes several entries in any order, other bytes each time."""
+    header, length = _header(raw), int.from_bytes(raw[:8], "little")
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return raw[:8] + text.ljust(length) + raw[8 + length :]
 
 
 def _check(golden: Golden, bundle: Bundle) -> None:
