@@ -13,6 +13,7 @@ from dpd_train.base import load_base
 from dpd_train.classifiers import ResNet, ResNetConfig
 from dpd_train.device import Deadline, TimeUp
 from dpd_train.matching import Matching, Statistics, Watcher, embed, match_codes, measure, starting_codes
+from dpd_train.matching.codes import FIRST, LATER, Weights
 from dpd_train.matching.losses import RIDGE, moment_losses, ridge_loss
 from dpd_train.prompts import embed as embed_prompts
 from tests.tiny import tiny_base
@@ -136,6 +137,23 @@ def test_a_later_block_leaves_the_earlier_ones_alone_and_completes_them(
     alone = match_codes(begun[:, 10:], decode, watchers, matching, state=tmp_path / "alone")
     assert not torch.allclose(more[:, 10:], alone, atol=1e-3)
     assert not torch.allclose(more[:, 10:], begun[:, 10:], atol=1e-3)
+
+
+def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list[Watcher], tmp_path: Path) -> None:
+    begun = start(20)
+
+    def away(later: Weights) -> float:
+        """Mean squared differences of class means and deviations, of all codes in the watchers' features."""
+        matching = Matching(steps=40, rate=0.1, later=later)
+        codes = match_codes(begun, decode, watchers, matching, state=tmp_path / f"{later.means}")
+        images = decode(codes.flatten(0, 1))
+        total = 0.0
+        for watcher in watchers:
+            z = watcher.statistics.standardised(embed(watcher.network.features(images)))
+            total += sum(map(float, moment_losses(z.view(CLASSES, 20, -1), watcher.statistics)))
+        return total
+
+    assert away(LATER) < 0.8 * away(FIRST)
 
 
 def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(watchers: list[Watcher], tmp_path: Path) -> None:
