@@ -21,6 +21,7 @@ from dpd_train.denoising import decoder_loss, denoise
 from dpd_train.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.distributed import ALONE, Team
 from dpd_train.precision import norms_in_float32
+from dpd_train.rs_dgc import RsDgc
 from dpd_train.step_draws import Drawn, draw, parts
 from dpd_train.symmetry import d4_each
 from dpd_train.train_config import Precision
@@ -51,6 +52,7 @@ class DenoiserTraining:
     prompt_dropout: float = 0.1
     ema_lengths: tuple[float, ...] = (0.05, 0.1)  # relative widths σ_rel; the better one on validation is kept
     stop_rise: float = 0.02  # stop when the validation loss stands this share above its best: memorising begins
+    compression: float | None = None  # times fewer bytes of gradients between processes (`dpd_train.rs_dgc`)
     seed: int = 0
     precision: Precision = "bf16"  # of autocast; fp32 is none
     validate_every: int = 500
@@ -113,6 +115,7 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss; read only when logged
         self.fresh_since = 0  # step at which the optimiser's moments were lost
+        self.compression = RsDgc(training.compression) if training.compression else None
 
     @property
     def best(self) -> PowerAverage:
@@ -166,8 +169,13 @@ class _Run:
             loss, own = self._losses(step, drawn, part, latents, data, schedule)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             squared += own.detach()
-        gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
-        self.team.add_up([*gradients, squared])
+        trained = [(id(p), p.grad) for p in self.modules.parameters() if p.grad is not None]
+        gradients = [gradient for _, gradient in trained]
+        if self.compression is None:
+            self.team.add_up([*gradients, squared])
+        else:
+            self.compression.exchange(gradients, [key for key, _ in trained], self.team.gather)
+            self.team.add_up([squared])
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
         self.scaler.step(self.optimizer)
@@ -216,7 +224,8 @@ class _Run:
         losses = [validation_loss(average.modules, validation, schedule, gamma) for average in self.averages]
         best = min(range(len(losses)), key=losses.__getitem__)
         entry = {"step": step, "loss": float(self.recent), "validation_loss": losses[best]}
-        self.history.append(entry | {"ema_length": self.averages[best].length})
+        sent = {} if self.compression is None else self.compression.figures()
+        self.history.append(entry | {"ema_length": self.averages[best].length} | sent)
         log.info("step %d loss %.4f validation %s", step, float(self.recent), " ".join(f"{x:.4f}" for x in losses))
 
     def figures(self, measured: bool) -> dict[str, float]:

@@ -64,6 +64,15 @@ class Team:
             for tensor, total in zip(bucket, torch.split(flat, sizes), strict=True):
                 tensor.copy_(total.view(tensor.shape))
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Those of all processes, in the order of their numbers; all of one shape."""
+        if self.size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        with _peers():
+            torch.distributed.all_gather(found, tensor)
+        return found
+
     def agree(self, mine: bool) -> bool:
         """The leader's `mine`."""
         return bool(self._broadcast(int(mine)))

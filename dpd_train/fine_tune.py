@@ -16,6 +16,7 @@ from dpd_train.device import NEVER, Deadline
 from dpd_train.distributed import ALONE, Team
 from dpd_train.lora import Adapted, add_adapters, merge_adapters, save_adapters
 from dpd_train.precision import norms_in_float32
+from dpd_train.rs_dgc import compression_ratio
 from dpd_train.train_config import TrainConfig, Tune
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def denoiser_training(config: TrainConfig) -> DenoiserTraining:
         seed=config.seed,
         validate_every=max(1, config.steps // 5),
         consistency_weight=config.lambda_cls,
+        compression=compression_ratio(config.grad_compression) if config.grad_compression else None,
     )
 
 

@@ -88,6 +88,8 @@ def _check_machine(config: TrainConfig, device: torch.device, team: Team) -> Non
         raise InputError("--precision fp16 needs CUDA: a CPU takes ten times as long as with fp32; use bf16 or fp32")
     if config.batch < team.size:
         raise InputError(f"--batch {config.batch} for {team.size} processes: give each at least one image")
+    if config.grad_compression and team.size == 1:
+        raise InputError("--grad-compression is for several processes, and this is one: start with accelerate launch")
 
 
 def train(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.prototype_kinds import PrototypeKind
+from dpd_train.rs_dgc import compression_ratio
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
@@ -64,6 +65,7 @@ class TrainConfig:
         bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
         val_per_class: None is max(1, n // 10).
         prune: tdds:SHARE leaves out that share of each class's training images (`dpd_train.tdds`); None is none.
+        grad_compression: rs-dgc:RATIO sends so many times fewer bytes of gradients between processes; None sends all.
         keep_near_duplicates: train on images that are near duplicates of others, too.
     """
 
@@ -96,6 +98,7 @@ class TrainConfig:
     stretch: str | None = None
     val_per_class: int | None = None
     prune: str | None = None
+    grad_compression: str | None = None
     keep_near_duplicates: bool = False
     seed: int = 0
 
@@ -123,6 +126,12 @@ class TrainConfig:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")
         if self.prune is not None:
             pruned_share(self.prune)
+        if self.grad_compression is not None:
+            compression_ratio(self.grad_compression)
+            if self.precision == "fp16":
+                raise InputError(
+                    "--grad-compression keeps what it does not send, which fp16 may overflow: use bf16 or fp32"
+                )
         if self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
 

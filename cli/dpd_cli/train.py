@@ -60,6 +60,9 @@ def train_command(
     prune: Annotated[
         str | None, typer.Option(help="tdds:0.7 leaves out 70 % of each class, those that teach least (default: none)")
     ] = None,
+    grad_compression: Annotated[
+        str | None, typer.Option(help="rs-dgc:50: processes send 50 times fewer bytes of gradients (default: all)")
+    ] = None,
     keep_near_duplicates: Annotated[
         bool | None, typer.Option("--keep-near-duplicates", help="Train on near duplicates of other images, too.")
     ] = None,

@@ -33,8 +33,8 @@ class Watcher:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Of the loss's terms: class means, class deviations, the ridge regression, the cross-entropy of watchers that judge,
-    the mean squared way from the start.
+    """Of the loss's terms: class means, class deviations, the ridge regression, the cross-entropy of watchers that
+    judge, the mean squared way from the start.
     """
 
     means: float
@@ -46,8 +46,9 @@ class Weights:
 
 FIRST = Weights(means=1.0, deviations=0.5, ridge=1.0, opinion=0.1, near_start=0.01)
 LATER = Weights(means=10.0, deviations=10.0, ridge=1.0, opinion=0.1, near_start=0.01)
-"""Ten images teach most where classes are clearest. Fifty teach more as a picture of the whole class: by FIRST alone they
-were four times as far from its means as fifty random real images, with four fifths of its spread (docs/quality.md)."""
+"""Ten images teach most where classes are clearest. Fifty teach more as a picture of the whole class: by FIRST alone
+they were four times as far from its means as fifty random real images, with four fifths of its spread
+(docs/quality.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch
 
 from dpd_runtime.errors import InputError
 from dpd_train.distributed import Team, joined
+from dpd_train.rs_dgc import RsDgc, rs_dgc_hook
 from dpd_train.train import train
 from dpd_train.train_config import TrainConfig
 
@@ -24,6 +25,37 @@ def refusal(*arguments: Any, **options: Any) -> str | None:
     except InputError as error:
         return str(error)
     return None
+
+
+def hooked(team: Team) -> dict[str, float]:
+    """Five gradients of a fixed model by DistributedDataParallel, plain and compressed, added up.
+
+    away: largest difference of the sums, with what all processes have kept back; without: without that.
+    """
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4))
+    state, sums = RsDgc(8), []
+    for compressed in (False, True):
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        if compressed:
+            wrapped.register_comm_hook(state, rs_dgc_hook)
+        total = [torch.zeros_like(p) for p in model.parameters()]
+        for step in range(5):
+            images = torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(10 * step + team.rank))
+            model.zero_grad()
+            wrapped(images).square().mean().backward()
+            for own, p in zip(total, model.parameters(), strict=True):
+                assert p.grad is not None
+                own += p.grad
+        sums.append(total)
+    kept = [state.residual(id(p)).view(p.shape).clone() for p in model.parameters()]
+    team.add_up(kept)
+    pairs = list(zip(*sums, kept, strict=True))
+    return {
+        "away": max(float((plain - sent - k / team.size).abs().max()) for plain, sent, k in pairs),
+        "without": max(float((plain - sent).abs().max()) for plain, sent, _ in pairs),
+        "times_fewer": state.dense_bytes / state.sent_bytes,
+    }
 
 
 def sessions(folder: Path, config: TrainConfig, team: Team) -> list[list[Any]]:
@@ -49,6 +81,9 @@ def main() -> None:
         said["few"] = refusal(scenes, folder / "refused", few, **common)
         said["whole"] = "metrics" in train(scenes, folder / "whole", config, **common)
         said["adapters"] = "metrics" in train(scenes, folder / "adapters", replace(config, tune="lora"), **common)
+        squeezed = replace(config, grad_compression="rs-dgc:4")
+        said["squeezed"] = "metrics" in train(scenes, folder / "squeezed", squeezed, **common)
+        said["hook"] = hooked(team)
         said["stops"] = sessions(folder, replace(config, perceptual_steps=1, teacher_steps=1, steps=2), team)
     (folder / f"said{team.rank}.json").write_text(json.dumps(said), encoding="utf-8")
 

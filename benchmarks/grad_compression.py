@@ -1,0 +1,117 @@
+"""The teacher trained by several processes: plain DDP, the RS-DGC hook, and PyTorch's own PowerSGD hook beside it.
+
+    torchrun --standalone --nproc_per_node 2 benchmarks/grad_compression.py eurosat/train --val-per-class 100
+
+The same images, shape, global batch, rate and number of steps for all; one training per seed and hook. Bytes are what
+a process gives to the exchange: four for each value of a dense one, six for each that RS-DGC sends, four for each value
+of PowerSGD's factors. Accuracy is on the validation part; agreement with plain DDP's network of that seed.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from result_file import tell
+from torch import distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
+from torch.nn import functional as F
+
+from dpd_train.checkpoint import step_generator
+from dpd_train.classifiers import ResNet, learning_rate, predict, set_learning_rate
+from dpd_train.device import hardware
+from dpd_train.distributed import Team
+from dpd_train.images import read_scenes, to_float
+from dpd_train.judges import Labelled, teacher_shape
+from dpd_train.rs_dgc import RsDgc, rs_dgc_hook
+from dpd_train.symmetry import ORDER, d4_each
+from dpd_train.train_classifier import ClassifierTraining
+
+EVERY = 100  # steps between two points of the loss curve
+
+
+def trained(
+    name: str, team: Team, data: Labelled, classes: int, steps: int, seed: int, ratio: float
+) -> tuple[ResNet, dict[str, Any]]:
+    """The teacher after `steps` steps as `train_classifier` takes them, the batch shared out; with curve and bytes."""
+    training = ClassifierTraining(steps=steps, seed=seed)
+    torch.manual_seed(seed)
+    model = ResNet(teacher_shape(classes))
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    compressor = RsDgc(ratio)
+    factors = power_sgd.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
+    if name == "rs-dgc":
+        wrapped.register_comm_hook(compressor, rs_dgc_hook)
+    elif name == "PowerSGD, rank 1":
+        wrapped.register_comm_hook(factors, power_sgd.powerSGD_hook)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
+    images, labels = data
+    curve, recent, begun = [], 0.0, time.perf_counter()
+    for step in range(steps):
+        generator = step_generator(seed, step)
+        rows = torch.randint(len(images), (training.batch,), generator=generator)
+        elements = torch.randint(ORDER, (training.batch,), generator=generator)
+        own = slice(team.share(training.batch).start, team.share(training.batch).stop)
+        set_learning_rate(optimizer, learning_rate(step, steps, training.peak_rate))
+        logits = wrapped(d4_each(images[rows[own]], elements[own]))
+        loss = F.cross_entropy(logits, labels[rows[own]], label_smoothing=training.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        recent += float(loss.detach()) / EVERY
+        if (step + 1) % EVERY == 0:
+            curve.append(round(recent, 4))
+            recent = 0.0
+    sent = {
+        "plain": float(4 * steps * sum(p.numel() for p in model.parameters())),
+        "rs-dgc": float(compressor.sent_bytes),
+        "PowerSGD, rank 1": 4.0 * factors.compression_stats()[2],
+    }[name]
+    found = {"loss": curve, "megabytes": round(sent / 1e6, 3), "seconds": round(time.perf_counter() - begun, 1)}
+    return model.eval(), found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--val-per-class", type=int)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--ratio", type=float, default=50)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    team = Team(distributed.get_rank(), distributed.get_world_size())
+    options: dict[str, Any] = {"resolution": args.resolution, "val_per_class": args.val_per_class}
+    train, held = (read_scenes(args.data, part=part, **options) for part in ("train", "val"))  # type: ignore[arg-type]
+    data = to_float(torch.from_numpy(train.images)), torch.from_numpy(train.labels)
+    images, labels = to_float(torch.from_numpy(held.images)), torch.from_numpy(held.labels)
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "rs-dgc": [], "PowerSGD, rank 1": []}
+    for seed in range(args.seeds):
+        first: torch.Tensor | None = None
+        for name, found in runs.items():
+            model, figures = trained(name, team, data, len(train.classes), args.steps, seed, args.ratio)
+            said = predict(model, images).argmax(1)
+            first = said if first is None else first
+            figures |= {
+                "accuracy": round(float((said == labels).float().mean()), 4),
+                "agreement_with_plain": round(float((said == first).float().mean()), 4),
+            }
+            found.append(figures)
+            if team.leads:
+                print(name, seed, figures["accuracy"], figures["megabytes"], figures["seconds"], flush=True)
+    if team.leads:
+        plain = runs["plain"][0]["megabytes"]
+        fewer = {name: round(plain / found[0]["megabytes"], 1) for name, found in runs.items()}
+        settings = {"processes": team.size, "steps": args.steps, "ratio": args.ratio, "batch": ClassifierTraining.batch}
+        result = {"hardware": hardware(torch.device("cpu")), "torch": torch.__version__} | settings
+        tell(result | {"times_fewer_bytes": fewer, "runs": runs}, args.out)
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

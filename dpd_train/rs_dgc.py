@@ -1,0 +1,133 @@
+"""RS-DGC: each process sends a small share of its gradients, chosen by their neighbourhoods (arXiv 2312.17530).
+
+What it does not send it keeps and adds to its next gradients (error feedback, as in Deep Gradient Compression, Lin et
+al. 2018). Deviations from the paper: docs/neighbours.md.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed
+from torch.nn import functional as F
+
+from dpd_runtime.errors import InputError
+from dpd_train.distributed import Team
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import GradBucket
+
+WINDOW = 9  # entries: the taps of one 3 × 3 filter and its next ones
+MEMORY = 0.9  # of a layer's importance from step to step
+BYTES = 6  # of an entry that is sent: bfloat16 and a 32-bit place
+Gather = Callable[[torch.Tensor], list[torch.Tensor]]
+"""This process's tensor → those of all processes, of the same shape, in the same order everywhere."""
+
+
+def compression_ratio(text: str) -> float:
+    """Of `rs-dgc:RATIO`.
+
+    Raises:
+        InputError: another method, or a ratio that is no number of 2 or more.
+    """
+    method, _, ratio = text.partition(":")
+    try:
+        value = float(ratio)
+    except ValueError:
+        value = 0.0
+    if method != "rs-dgc" or not 2 <= value < float("inf"):
+        raise InputError(
+            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 2 or more, "
+            "as in rs-dgc:50"
+        )
+    return value
+
+
+def neighbourhood_indicator(gradient: torch.Tensor) -> torch.Tensor:
+    """Importance of each entry of a flat gradient [n]: the root mean square over the WINDOW entries around it.
+
+    Entries lie as the weight does, so that a filter's taps are neighbours. Beyond both ends there is nothing.
+    """
+    squares = gradient.float().square()[None, None]
+    return F.avg_pool1d(squares, WINDOW, 1, WINDOW // 2, count_include_pad=False)[0, 0].sqrt()
+
+
+def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
+    """How many of `total` entries each layer sends: in proportion to size × importance, at least 1, at most all."""
+    wanted = [max(i, 0.0) * n for i, n in zip(importance, sizes, strict=True)]
+    whole = sum(wanted)
+    if not whole:
+        wanted, whole = [float(n) for n in sizes], float(sum(sizes))
+    return [min(n, max(1, round(total * w / whole))) for w, n in zip(wanted, sizes, strict=True)]
+
+
+@dataclass
+class _Layer:
+    residual: torch.Tensor  # [n]: what was not sent yet
+    importance: float = 0.0
+
+
+class RsDgc:
+    """Gradients are exchanged as their most important entries, about `ratio` times fewer bytes than all of them.
+
+    A layer's share follows its importance in what all processes sent last, which each of them knows: no word about it
+    is needed. sent_bytes and dense_bytes: of this process, so far, and of float32 gradients.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+        self.sent_bytes, self.dense_bytes = 0, 0
+        self._layers: dict[int, _Layer] = {}
+
+    def residual(self, key: int) -> torch.Tensor:
+        """What this process has not sent of a gradient, flat."""
+        return self._layers[key].residual
+
+    def figures(self) -> dict[str, float]:
+        """For a log: megabytes that this process sent, and that float32 gradients would have been."""
+        return {"sent_mb": round(self.sent_bytes / 1e6, 3), "dense_mb": round(self.dense_bytes / 1e6, 3)}
+
+    @torch.no_grad()
+    def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
+        """Each gradient becomes the sum over processes of what they chose to send.
+
+        Args:
+            keys: of the gradients, the same from step to step; residuals are kept by them.
+        """
+        flat = [gradient.reshape(-1) for gradient in gradients]  # in the weight's order, however it lies in memory
+        layers = [
+            self._layers.setdefault(key, _Layer(torch.zeros_like(own))) for key, own in zip(keys, flat, strict=True)
+        ]
+        sizes = [gradient.numel() for gradient in gradients]
+        budget = int(4 * sum(sizes) / (BYTES * self.ratio))
+        counts = shares([layer.importance for layer in layers], sizes, budget)
+        chosen = []
+        for own, layer, count in zip(flat, layers, counts, strict=True):
+            layer.residual += own
+            chosen.append(neighbourhood_indicator(layer.residual).topk(count, sorted=False).indices)
+        values = [layer.residual[places].bfloat16() for layer, places in zip(layers, chosen, strict=True)]
+        for layer, places, sent in zip(layers, chosen, values, strict=True):
+            layer.residual[places] -= sent.to(layer.residual.dtype)  # what rounding lost is sent another time
+        self.sent_bytes += BYTES * sum(counts)
+        self.dense_bytes += 4 * sum(sizes)
+        everyones = zip(gather(torch.cat(chosen).int()), gather(torch.cat(values)), strict=True)
+        totals = [torch.zeros_like(own) for own in flat]
+        for everywhere in everyones:
+            places_and_values = (torch.split(tensor, counts) for tensor in everywhere)
+            for total, places, sent in zip(totals, *places_and_values, strict=True):
+                total.index_add_(0, places, sent.to(total.dtype))
+        for gradient, total in zip(gradients, totals, strict=True):
+            gradient.copy_(total.view(gradient.shape))
+        norms = torch.stack([total.float().norm() for total in totals]).tolist()
+        for layer, norm, count in zip(layers, norms, counts, strict=True):
+            layer.importance = MEMORY * layer.importance + (1 - MEMORY) * norm / count**0.5
+
+
+def rs_dgc_hook(state: RsDgc, bucket: "GradBucket") -> torch.futures.Future[torch.Tensor]:
+    """A communication hook of DistributedDataParallel: `model.register_comm_hook(RsDgc(50), rs_dgc_hook)`."""
+    gradients, team = bucket.gradients(), Team(distributed.get_rank(), distributed.get_world_size())
+    state.exchange(gradients, [id(parameter) for parameter in bucket.parameters()], team.gather)
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer().div_(team.size))
+    return done
