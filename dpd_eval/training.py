@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dpd_eval.augmentation import augment, cutmix
 from dpd_eval.recipe import Recipe
 from dpd_eval.statistics import confusion_matrix
-from dpd_eval.students import build_student
+from dpd_eval.students import DsdNet, build_student
 from dpd_train.images import to_float
 
 
@@ -52,6 +52,20 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.peak_rate)
 
 
+def _criterion(
+    targets: torch.Tensor, order: torch.Tensor | None, kept: float, smoothing: float
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """logits [B, num_classes] → the loss by `targets`; where a batch is mixed, by those in `order` too."""
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        own = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if order is None:
+            return own
+        return kept * own + (1 - kept) * F.cross_entropy(logits, targets[order], label_smoothing=smoothing)
+
+    return loss
+
+
 def train_student(
     name: str,
     images: NDArray[np.uint8],
@@ -87,21 +101,19 @@ def train_student(
             order, kept = None, 1.0
             if recipe.cutmix and torch.rand((), generator=generator).item() < recipe.cutmix:
                 batch, order, kept = cutmix(batch, generator)
+            criterion = _criterion(targets[rows], order, kept, smoothing)
             x = to_float(batch.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, recipe)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
                 logits = model(x)
-            logits = logits.float()
-            loss = F.cross_entropy(logits, targets[rows], label_smoothing=smoothing)
-            if order is not None:
-                other = F.cross_entropy(logits, targets[rows[order]], label_smoothing=smoothing)
-                loss = kept * loss + (1 - kept) * other
+                more = model.auxiliary_loss(criterion) if isinstance(model, DsdNet) else 0.0
+            loss = criterion(logits.float()) + more
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress(step + 1, recipe.steps)
-    return model.eval()
+    return (model.backbone if isinstance(model, DsdNet) else model).eval()
 
 
 def predict(model: nn.Module, images: NDArray[np.uint8], precision: str, batch: int = 256) -> NDArray[np.int64]:

@@ -12,12 +12,14 @@ from torch import nn
 from dpd_eval.students import mobilenetv2, resnet, vit
 from dpd_eval.students.convnet import ConvNet
 from dpd_eval.students.cost import count_multiply_adds
+from dpd_eval.students.dsdnet import DsdNet
 from dpd_eval.students.hub import PREFIX, build_hub_student, find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
 
 __all__ = [
     "STUDENTS",
     "ConvNet",
+    "DsdNet",
     "build_student",
     "check_student",
     "count_multiply_adds",
@@ -32,6 +34,13 @@ STUDENTS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenetv2": mobilenetv2.mobilenetv2,
     "vit-tiny": vit.vit_tiny,
 }
+
+
+def _dsdnet(backbone: str) -> Callable[[int], nn.Module]:
+    return lambda num_classes: DsdNet(STUDENTS[backbone](num_classes), num_classes)
+
+
+STUDENTS |= {f"dsdnet:{name}": _dsdnet(name) for name in ("convnet", "resnet", "resnet18")}
 
 
 def check_student(name: str) -> None:

@@ -51,6 +51,15 @@ class ConvNet(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(channels, num_classes)
 
+    def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Maps after each stage, fine to coarse."""
+        maps: list[torch.Tensor] = []
+        for layer in self.body:
+            if isinstance(layer, _Down):
+                maps.append(x)
+            x = layer(x)
+        return [*maps[1:], x]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.body(x).mean(dim=(2, 3)))
         return logits

@@ -1,0 +1,126 @@
+"""DSDNet: a student whose shallow stages learn from its deepest one, through a diffusion branch (TGRS 63, 5626315).
+
+Each shallow stage's map, brought to the deepest one's shape, counts as a noisy version of it. A small denoiser, trained
+on the deepest maps, cleans it; the cleaned map is held against the deepest map and its logits against the network's own
+(self-distillation), and both against the labels. After training the branch is gone: what predicts is the backbone, with
+its parameters and its speed. Deviations from the paper: docs/neighbours.md.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dpd_eval.students.convnet import ConvNet
+from dpd_eval.students.logits import Logits
+
+LEVELS = 1000  # of noise, on a cosine schedule
+START = 500  # the level at which a shallow map is taken to stand
+STEPS = 2  # of the DDIM solver from there
+TEMPERATURE = 3.0
+FEATURES, LOGITS, LABELS = 0.5, 0.5, 0.5
+"""Weights of the three losses, of the mean over the shallow stages."""
+
+
+def signal(levels: torch.Tensor) -> torch.Tensor:
+    """ᾱ of noise levels in 0 … LEVELS (Nichol and Dhariwal 2021, without the offset)."""
+    return torch.cos(levels.float() / LEVELS * math.pi / 2).square()
+
+
+def stage_maps(backbone: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Maps after each stage, fine to coarse, and logits."""
+    if isinstance(backbone, ConvNet):
+        maps = backbone.stages(x)
+        return maps, backbone.head(maps[-1].mean(dim=(2, 3)))
+    assert isinstance(backbone, Logits)
+    said: Any = backbone.model(pixel_values=x, output_hidden_states=True)
+    return list(said.hidden_states[1:]), said.logits
+
+
+class _Denoiser(nn.Module):
+    """(noisy map, condition, level) → clean map, all [B, D, h, w]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(2 * channels, channels, 1)
+        self.level = nn.Linear(2, channels)
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1, groups=channels), nn.SiLU()
+        )
+        self.leave = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, noisy: torch.Tensor, condition: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        alpha = signal(levels)
+        known = self.level(torch.stack([alpha.sqrt(), (1 - alpha).sqrt()], dim=1).to(noisy.dtype))
+        hidden = self.enter(torch.cat([noisy, condition], dim=1)) + known[:, :, None, None]
+        clean: torch.Tensor = self.leave(self.body(hidden))
+        return clean
+
+
+class DsdNet(nn.Module):
+    """A backbone with its branches. In training, `auxiliary_loss` holds what the last call adds to the loss."""
+
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        backbone.eval()  # running statistics stay as they are
+        with torch.no_grad():
+            channels = [found.shape[1] for found in stage_maps(backbone, torch.zeros(2, 3, 64, 64))[0]]
+        backbone.train()
+        deepest = channels[-1]
+        self.target = nn.BatchNorm2d(deepest, affine=False)
+        self.adapters = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, deepest, 1, bias=False), nn.BatchNorm2d(deepest)) for width in channels[:-1]
+        )
+        self.denoiser = _Denoiser(deepest)
+        self.heads = nn.ModuleList(nn.Linear(deepest, num_classes) for _ in channels[:-1])
+        self._shallow: list[torch.Tensor] = []
+        self._deepest = self._logits = torch.empty(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps, self._logits = stage_maps(self.backbone, x)
+        if self.training:
+            self._deepest = self.target(maps[-1].detach())
+            size = (maps[-1].shape[2], maps[-1].shape[3])
+            self._shallow = [
+                adapter(F.adaptive_avg_pool2d(found, size)) for adapter, found in zip(self.adapters, maps, strict=False)
+            ]
+        return self._logits
+
+    def auxiliary_loss(self, criterion: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Of the last training call.
+
+        Args:
+            criterion: logits [B, num_classes] → the loss by that call's labels.
+        """
+        clean, teacher = self._deepest, F.softmax(self._logits.detach().float() / TEMPERATURE, dim=1)
+        total = torch.zeros(())
+        for shallow, head in zip(self._shallow, self.heads, strict=True):
+            found = self._cleaned(shallow)
+            logits = head(found.mean(dim=(2, 3))).float()
+            said = F.log_softmax(logits / TEMPERATURE, dim=1)
+            total = total + self._denoising_loss(clean, shallow.detach())
+            total = total + FEATURES * F.mse_loss(found.float(), clean.float())
+            total = total + LOGITS * TEMPERATURE**2 * F.kl_div(said, teacher, reduction="batchmean")
+            total = total + LABELS * criterion(logits)
+        return total / len(self._shallow)
+
+    def _denoising_loss(self, clean: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        levels = torch.randint(1, LEVELS, (len(clean),))
+        alpha = signal(levels)[:, None, None, None]
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * torch.randn(clean.shape)
+        return F.mse_loss(self.denoiser(noisy.to(clean.dtype), condition, levels).float(), clean.float())
+
+    def _cleaned(self, shallow: torch.Tensor) -> torch.Tensor:
+        """DDIM from START to 0, beginning at the shallow map itself, which is the condition too."""
+        now, levels = shallow, [START * (STEPS - i) // STEPS for i in range(STEPS + 1)]
+        for level, following in pairwise(levels):
+            clean = self.denoiser(now, shallow, torch.full((len(now),), level))
+            alpha, after = (float(signal(torch.tensor(at))) for at in (level, following))
+            noise = (now - alpha**0.5 * clean) / (1 - alpha) ** 0.5
+            now = after**0.5 * clean + (1 - after) ** 0.5 * noise
+        return now
