@@ -34,7 +34,10 @@ def evaluate_command(
     test: Annotated[str, typer.Option(help="Folder of test images, or 'val': the validation part of --train.")],
     students: Annotated[
         str,
-        typer.Option(help="With commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, hf:ID_OR_PATH."),
+        typer.Option(
+            help="With commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, dsdnet:convnet (dsdnet:resnet, ...), "
+            "hf:ID_OR_PATH."
+        ),
     ] = "convnet",
     baselines: Annotated[
         str, typer.Option(help="With commas: random, herding, k-center, k-means, tdds, full; '' for none.")
