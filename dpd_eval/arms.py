@@ -11,7 +11,7 @@ from dpd_eval.metrics import FEWEST_IMAGES, SetMetrics, set_metrics
 from dpd_eval.plan import FULL_ARM, Training
 from dpd_eval.results import StudentInfo
 from dpd_eval.selection import METHODS, Sight, select
-from dpd_eval.students import build_student, count_multiply_adds
+from dpd_eval.students import at_inference, build_student, count_multiply_adds
 from dpd_eval.summary import SET_ARM
 from dpd_runtime.errors import DpdError, InputError
 
@@ -22,7 +22,7 @@ def describe_student(name: str, classes: int, side: int) -> StudentInfo:
     Raises:
         InputError: the student cannot be built, or cannot take such images.
     """
-    model = build_student(name, classes, 0)
+    model = at_inference(build_student(name, classes, 0))
     try:
         cost = count_multiply_adds(model, side, side)
     except DpdError:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dpd_eval.augmentation import augment, cutmix
 from dpd_eval.recipe import Recipe
 from dpd_eval.statistics import confusion_matrix
-from dpd_eval.students import DsdNet, build_student
+from dpd_eval.students import DsdNet, at_inference, build_student
 from dpd_train.images import to_float
 
 
@@ -113,7 +113,7 @@ def train_student(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress(step + 1, recipe.steps)
-    return (model.backbone if isinstance(model, DsdNet) else model).eval()
+    return at_inference(model).eval()
 
 
 def predict(model: nn.Module, images: NDArray[np.uint8], precision: str, batch: int = 256) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from torch import nn
 from dpd_eval.students import mobilenetv2, resnet, vit
 from dpd_eval.students.convnet import ConvNet
 from dpd_eval.students.cost import count_multiply_adds
-from dpd_eval.students.dsdnet import DsdNet
+from dpd_eval.students.dsdnet import DsdNet, at_inference
 from dpd_eval.students.hub import PREFIX, build_hub_student, find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
 
@@ -20,6 +20,7 @@ __all__ = [
     "STUDENTS",
     "ConvNet",
     "DsdNet",
+    "at_inference",
     "build_student",
     "check_student",
     "count_multiply_adds",

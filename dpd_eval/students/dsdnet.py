@@ -41,6 +41,11 @@ def stage_maps(backbone: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor]
     return list(said.hidden_states[1:]), said.logits
 
 
+def at_inference(student: nn.Module) -> nn.Module:
+    """What predicts: a student without the branches that only its training needs."""
+    return student.backbone if isinstance(student, DsdNet) else student
+
+
 class _Denoiser(nn.Module):
     """(noisy map, condition, level) → clean map, all [B, D, h, w]."""
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dpd_eval.arms import describe_student
 from dpd_eval.recipe import Recipe
 from dpd_eval.students import ConvNet, DsdNet, build_student, count_multiply_adds
 from dpd_eval.students.dsdnet import LEVELS, signal
@@ -60,6 +61,10 @@ def test_shallow_stages_learn_from_the_deepest_and_not_the_other_way(name: str) 
     assert moved[-4:] == [0.0] * 4  # the last norm's two, the head's two
     branch = [*model.adapters.parameters(), *model.denoiser.parameters(), *model.heads.parameters()]
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in branch if p.ndim > 1)
+
+
+def test_results_give_the_backbones_cost() -> None:
+    assert describe_student("dsdnet:resnet", 10, 64) == describe_student("resnet", 10, 64)
 
 
 def test_nothing_but_the_backbone_is_left_after_training() -> None:
