@@ -14,6 +14,7 @@ from dpd_eval.selection import METHODS, Sight, select
 from dpd_eval.students import at_inference, build_student, count_multiply_adds
 from dpd_eval.summary import SET_ARM
 from dpd_runtime.errors import DpdError, InputError
+from dpd_train.images import SceneSet
 
 
 def describe_student(name: str, classes: int, side: int) -> StudentInfo:
@@ -41,6 +42,7 @@ def plan_trainings(
     baselines: Sequence[str],
     pairs: Mapping[int, int],
     seen: Mapping[Sight, NDArray[np.float32]],
+    patched: SceneSet | None = None,
 ) -> list[Training]:
     """Pair i is student seed i on SET i mod m and on each baseline with seed i.
 
@@ -49,6 +51,7 @@ def plan_trainings(
     Args:
         pairs: IPC → number of pairs.
         seen: of the real training images what the baselines see: features [n, D], scores [n, 1].
+        patched: those images as methods that see patches take them.
     """
     plan: list[Training] = []
     chosen: dict[tuple[str, int, int], NDArray[np.int64]] = {}
@@ -57,10 +60,11 @@ def plan_trainings(
             which = seed % len(material.sets)
             arms = [(SET_ARM, material.sets[which], material.prefix(which, ipc))]
             for name in baselines:
+                real = material.real if METHODS[name].sees != "patches" or patched is None else patched
                 key = (name, ipc, seed if METHODS[name].uses_seed else 0)
                 if key not in chosen:
-                    chosen[key] = select(name, material.real, ipc, seed, seen.get(METHODS[name].sees))
-                arms.append((name, material.real, chosen[key]))
+                    chosen[key] = select(name, real, ipc, seed, seen.get(METHODS[name].sees))
+                arms.append((name, real, chosen[key]))
             for student, info in students.items():
                 cost = float(info.multiply_adds)
                 plan += [Training(arm, student, ipc, seed, source, rows, cost=cost) for arm, source, rows in arms]

@@ -15,6 +15,7 @@ from dpd_eval.arms import describe_student, measure_arms, plan_trainings
 from dpd_eval.cache import default_folder
 from dpd_eval.checks import check_arguments, count_pairs, extractor_name
 from dpd_eval.features import Extractor, build_extractor
+from dpd_eval.foreground_patches import foreground_patches
 from dpd_eval.material import read_material
 from dpd_eval.metrics import SetMetrics
 from dpd_eval.plan import Progress, Training, run_plan
@@ -91,10 +92,15 @@ def evaluate(
     counts = count_pairs(material, baselines, ipc, pairs)
     infos = {name: describe_student(name, len(real.classes), material.side) for name in students}
 
-    judges = _build_judges(real, looking, soft, cache, stage)
-    plan = plan_trainings(material, infos, baselines, counts, _seen(real, baselines, judges, cache, stage))
+    patching = any(METHODS[name].sees == "patches" for name in baselines)
+    judges = _build_judges(real, looking, soft or patching, cache, stage)
+    seen, patched = _seen(real, baselines, judges, cache, stage), None
+    if patching and judges.teacher is not None:
+        patches = foreground_patches(train, real, judges.teacher, val_per_class, reading)
+        seen, patched = seen | {"patches": patches.sure}, patches.scenes
+    plan = plan_trainings(material, infos, baselines, counts, seen, patched)
     measured, notes = judges.measure(plan, real.labels) if metrics else ((), [])
-    if judges.teacher is not None:
+    if soft and judges.teacher is not None:
         plan = label_softly(plan, judges.teacher, real.classes, stage("asking the teacher"))
     outcomes, cached = run_plan(plan, material.judged, settings, jobs, cache or default_folder(), progress)
     arms = summarise(plan, outcomes, cached, settings, real.classes)
@@ -110,7 +116,7 @@ def evaluate(
         resolution=material.side,
         reading=None if real.rendering is None else real.rendering.record(),
         labels="soft" if soft else "hard",
-        teacher=judges.teacher.description if judges.teacher else None,
+        teacher=judges.teacher.description if soft and judges.teacher else None,
         extractor=judges.extractor.description if judges.extractor else None,
         recipe=settings,
         students=infos,
@@ -140,8 +146,8 @@ class _Judges:
         return measure_arms(plan, (self.features, labels), self.extractor)
 
 
-def _build_judges(real: SceneSet, name: str | None, soft: bool, cache: Path | None, stage: Stage) -> _Judges:
-    """The extractor called `name`, if any, and for soft labels `own`, which knows the classes."""
+def _build_judges(real: SceneSet, name: str | None, teaching: bool, cache: Path | None, stage: Stage) -> _Judges:
+    """The extractor called `name`, if any, and for soft labels and patches `own`, which knows the classes."""
     folder = None if cache is None else cache / "extractors"
 
     def build(wanted: str) -> Extractor:
@@ -149,7 +155,7 @@ def _build_judges(real: SceneSet, name: str | None, soft: bool, cache: Path | No
 
     extractor = None if name is None else build(name)
     features = None if extractor is None else extractor.features(real.images)
-    teacher = None if not soft else extractor if name == "own" else build("own")
+    teacher = None if not teaching else extractor if name == "own" else build("own")
     return _Judges(extractor, features, teacher)
 
 

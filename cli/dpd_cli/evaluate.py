@@ -40,7 +40,7 @@ def evaluate_command(
         ),
     ] = "convnet",
     baselines: Annotated[
-        str, typer.Option(help="With commas: random, herding, k-center, k-means, tdds, full; '' for none.")
+        str, typer.Option(help="With commas: random, herding, k-center, k-means, tdds, foreground, full; '' for none.")
     ] = "random",
     ipc: Annotated[str | None, typer.Option(help="Images a class, with commas (default: all of SET's)")] = None,
     recipe: Annotated[str, typer.Option(help="quick, paper or the path of a .toml file.")] = "quick",

@@ -8,7 +8,7 @@ import typer
 
 def select_command(
     data: Annotated[Path, typer.Argument(help="Class-per-folder tree; images are taken from its training part.")],
-    method: Annotated[str, typer.Option(help="random, herding, k-center, k-means, tdds or full.")],
+    method: Annotated[str, typer.Option(help="random, herding, k-center, k-means, tdds, foreground or full.")],
     out: Annotated[Path, typer.Option(help="Folder of the real set: a new one, or what an interrupted select left.")],
     ipc: Annotated[int | None, typer.Option(help="Images per class; full takes all and refuses it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of random, the one method that draws (default: 0)")] = None,

@@ -1,5 +1,6 @@
 """Real subsets, one file a method: the baselines that a distilled set has to stand beside."""
 
+from dpd_eval.selection.foreground import FOREGROUND
 from dpd_eval.selection.full import FULL
 from dpd_eval.selection.herding import HERDING
 from dpd_eval.selection.k_center import K_CENTER
@@ -10,7 +11,9 @@ from dpd_eval.selection.tdds import TDDS
 from dpd_runtime.errors import InputError
 from dpd_train.images import SceneSet
 
-METHODS: dict[str, Method] = {method.name: method for method in (RANDOM, HERDING, K_CENTER, K_MEANS, TDDS, FULL)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (RANDOM, HERDING, K_CENTER, K_MEANS, TDDS, FOREGROUND, FULL)
+}
 
 
 def find_method(name: str) -> Method:
@@ -25,13 +28,14 @@ def find_method(name: str) -> Method:
 def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Features | None = None) -> Rows:
     """Rows [classes · ipc] of `scenes`, sorted by class and within it in the method's order.
 
-    With random, herding, k-center and tdds a smaller ipc gives a prefix of each class; with k-means it does not.
+    A smaller ipc gives a prefix of each class, but with k-means.
 
     Args:
         method: a key of METHODS.
         ipc: images a class; `full` takes all of them whatever it says.
         seed: decides `random` alone.
-        features: [n, D] of all images of `scenes`, or scores [n, 1], for the methods that see them.
+        features: [n, D] of all images of `scenes`, or scores [n, 1], for the methods that see them. foreground chooses
+            from patches: `scenes` are those.
 
     Raises:
         InputError: an unknown method, ipc < 1, features that are missing or not one row an image.

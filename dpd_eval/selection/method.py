@@ -11,7 +11,7 @@ from dpd_runtime.errors import DataError, InputError
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
-Sight = Literal["nothing", "features", "scores"]
+Sight = Literal["nothing", "features", "scores", "patches"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Method:
 
     Args:
         name: what the user calls it.
-        sees: what `pick` is given of each image: nothing [n, 0], an extractor's features [n, D], or the scores [n, 1]
-            of a training on all of them (`dpd_eval.training_scores`).
+        sees: what `pick` is given of each image: nothing [n, 0], an extractor's features [n, D], the scores [n, 1] of a
+            training on all of them (`dpd_eval.training_scores`), or how sure a teacher is of its patch [n, 1], which
+            is then what is chosen (`dpd_eval.foreground_patches`).
         uses_seed: False where the same images give the same choice whatever the seed.
         pick: (features [n, D] of one class, count ≤ n, generator) → `count` different rows of 0 … n − 1, best first.
         uses_ipc: False where `pick` takes all rows.

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_eval.features import build_extractor, check_name
+from dpd_eval.foreground_patches import foreground_patches
 from dpd_eval.selection import check_ipc, find_method, select
 from dpd_eval.selection.folder import write_folder
 from dpd_eval.training_scores import training_scores
+from dpd_runtime.atomic import write_atomically
 from dpd_runtime.errors import InputError
 from dpd_runtime.resume import check_output_folder, remove_set
 from dpd_train.images import PLAIN, Reading, fingerprint, read_scenes
 
+DECISIONS_NAME = "decisions.png"
 Stage = Callable[[str], Callable[[int, int], None]]
 """title → (done, total) → None"""
 
@@ -79,7 +82,12 @@ def select_set(
     scenes = read_scenes(data, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before minutes of training
     description = features = None
-    if chosen.sees == "scores":
+    patches = None
+    if chosen.sees == "patches":
+        teacher = build_extractor("own", scenes, cache=cache, progress=progress("training the teacher"))
+        patches = foreground_patches(data, scenes, teacher, val_per_class, reading)
+        scenes, features, description = patches.scenes, patches.sure, teacher.description
+    elif chosen.sees == "scores":
         features = training_scores(scenes, cache, progress("scoring the images"))
     elif chosen.sees == "features":
         network = build_extractor(extractor, scenes, cache=cache, progress=progress("training the extractor"))
@@ -95,7 +103,11 @@ def select_set(
     }
     if scenes.rendering is not None:
         about["reading"] = scenes.rendering.record()
+    if patches is not None:
+        about["cut"] = int((patches.decisions.boxes[rows, 2] < patches.whole.shape[1]).sum())
     if overwrite:
         remove_set(out)
     digest = write_folder(scenes, rows, out, about, progress("writing"))
+    if patches is not None:
+        write_atomically(out / DECISIONS_NAME, patches.picture(rows))
     return RealSet(out, len(rows), len(scenes.classes), digest, description, len(scenes.rejected))

@@ -94,7 +94,7 @@ def test_a_folder_with_other_content_is_left_alone(
         pytest.param(["--out", "no/such/a.json"], ["the folder no/such does not exist"], id="out"),
         pytest.param(
             ["--baselines", "best"],
-            ["'best'", "random, herding, k-center, k-means, tdds, full"],
+            ["'best'", "random, herding, k-center, k-means, tdds, foreground, full"],
             id="baseline",
             marks=needs_torch,
         ),

@@ -115,7 +115,9 @@ def test_a_real_set(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["--method", "best", "--ipc", 1], ["'best'", "k-center, k-means, tdds, full"], id="method"),
+        pytest.param(
+            ["--method", "best", "--ipc", 1], ["'best'", "k-center, k-means, tdds, foreground, full"], id="method"
+        ),
         pytest.param(["--method", "herding"], ["method herding needs --ipc"], id="no ipc"),
         pytest.param(["--method", "random", "--ipc", 0], ["ipc is 0"], id="ipc 0"),
         pytest.param(["--method", "full", "--ipc", 3], ["--ipc 3", "no effect on method full"], id="full ipc"),

@@ -198,7 +198,10 @@ def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
     with pytest.raises(DataError, match=r"--test .*strange: its classes are not those"):
         evaluate([folders["good"]], **{**common, "test": strange})
     for arguments, message in [
-        ({"baselines": ("worst",)}, "no baseline 'worst': there are random, herding, k-center, k-means, tdds, full"),
+        (
+            {"baselines": ("worst",)},
+            "no baseline 'worst': there are random, herding, k-center, k-means, tdds, foreground, full",
+        ),
         ({"students": ("vgg",)}, "no student 'vgg'"),
         ({"pairs": 0}, "--pairs is 0"),
         ({"ipc": (0,)}, "--ipc"),

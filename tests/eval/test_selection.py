@@ -213,7 +213,7 @@ def test_too_few_images_without_class_names():
 
 
 def test_wrong_arguments():
-    with pytest.raises(InputError, match=r"'best'.*random, herding, k-center, k-means, tdds, full"):
+    with pytest.raises(InputError, match=r"'best'.*random, herding, k-center, k-means, tdds, foreground, full"):
         select("best", scenes(LABELS), 5, 0)
     for features in (None, FEATURES[:-1], FEATURES[:, 0]):
         with pytest.raises(InputError, match=r"herding needs features \[95, D\]"):
