@@ -77,9 +77,9 @@ def select_command(
         return
     print(f"{result.images} real images of {result.classes} classes in {out}/, chosen by {method}")
     if result.extractor is not None:
-        print(f"features  {result.extractor}")
+        print(f"{'teacher ' if method == 'foreground' else 'features'}  {result.extractor}")
     if result.rejected:
         print(f"left out  {result.rejected} files of {data} that could not be read")
     print(f"time      {seconds:.1f} s")
     print(f"set hash  {result.set_hash}")
-    print(f"look at   {out}/contact_sheet.png")
+    print(f"look at   {out}/contact_sheet.png{', decisions.png' if method == 'foreground' else ''}")
