@@ -35,6 +35,11 @@ class Method:
     uses_ipc: bool = True
 
 
+def highest_first(features: Features, count: int, generator: np.random.Generator) -> Rows:
+    """A `pick` by one figure [n, 1], the highest first, ties to the lower row. A smaller count is a prefix."""
+    return np.argsort(-features[:, 0], kind="stable")[:count].astype(np.int64)
+
+
 def check_ipc(method: Method, labels: NDArray[np.int64], ipc: int, classes: tuple[str, ...] | None = None) -> None:
     """Raises:
     InputError: ipc < 1.

@@ -15,7 +15,7 @@ from dpd_train.images import SceneSet
 LABELS = np.repeat([0, 1, 2], [40, 25, 30])[np.random.default_rng(0).permutation(95)]
 FEATURES = np.random.default_rng(1).normal(1, 1, (95, 6)).astype(np.float32)
 WITH_IPC = [name for name, method in METHODS.items() if method.uses_ipc]
-NESTED = ["random", "herding", "k-center", "tdds"]
+NESTED = ["random", "herding", "k-center", "tdds", "foreground"]
 # whole numbers: ties and distances are exact
 POINTS = st.integers(2, 8).flatmap(lambda n: arrays(np.float32, (n, 2), elements=st.integers(-9, 9)))
 
