@@ -6,7 +6,6 @@ al. 2018). Deviations from the paper: docs/neighbours.md.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
@@ -14,9 +13,6 @@ from torch.nn import functional as F
 
 from dpd_runtime.errors import InputError
 from dpd_train.distributed import Team
-
-if TYPE_CHECKING:
-    from torch._C._distributed_c10d import GradBucket
 
 WINDOW = 9  # entries: the taps of one 3 × 3 filter and its next ones
 MEMORY = 0.9  # of a layer's importance from step to step
@@ -124,7 +120,10 @@ class RsDgc:
             layer.importance = MEMORY * layer.importance + (1 - MEMORY) * norm / count**0.5
 
 
-def rs_dgc_hook(state: RsDgc, bucket: "GradBucket") -> torch.futures.Future[torch.Tensor]:
+def rs_dgc_hook(
+    state: RsDgc,
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # PyTorch reads it, and its stubs lack it
+) -> torch.futures.Future[torch.Tensor]:
     """A communication hook of DistributedDataParallel: `model.register_comm_hook(RsDgc(50), rs_dgc_hook)`."""
     gradients, team = bucket.gradients(), Team(distributed.get_rank(), distributed.get_world_size())
     state.exchange(gradients, [id(parameter) for parameter in bucket.parameters()], team.gather)
