@@ -16,8 +16,7 @@ from dpd_train.device import NEVER, Deadline
 from dpd_train.distributed import ALONE, Team
 from dpd_train.lora import Adapted, add_adapters, merge_adapters, save_adapters
 from dpd_train.precision import norms_in_float32
-from dpd_train.rs_dgc import compression_ratio
-from dpd_train.train_config import TrainConfig, Tune
+from dpd_train.train_config import TrainConfig, Tune, compression_ratio
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]

@@ -11,7 +11,6 @@ import torch
 from torch import distributed
 from torch.nn import functional as F
 
-from dpd_runtime.errors import InputError
 from dpd_train.distributed import Team
 
 WINDOW = 9  # entries: the taps of one 3 × 3 filter and its next ones
@@ -19,25 +18,6 @@ MEMORY = 0.9  # of a layer's importance from step to step
 BYTES = 6  # of an entry that is sent: bfloat16 and a 32-bit place
 Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 """This process's tensor → those of all processes, of the same shape, in the same order everywhere."""
-
-
-def compression_ratio(text: str) -> float:
-    """Of `rs-dgc:RATIO`.
-
-    Raises:
-        InputError: another method, or a ratio that is no number of 2 or more.
-    """
-    method, _, ratio = text.partition(":")
-    try:
-        value = float(ratio)
-    except ValueError:
-        value = 0.0
-    if method != "rs-dgc" or not 2 <= value < float("inf"):
-        raise InputError(
-            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 2 or more, "
-            "as in rs-dgc:50"
-        )
-    return value
 
 
 def neighbourhood_indicator(gradient: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.prototype_kinds import PrototypeKind
-from dpd_train.rs_dgc import compression_ratio
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
@@ -149,6 +148,25 @@ def pruned_share(text: str) -> float:
         value = -1.0
     if method != "tdds" or not 0 < value < 1:
         raise InputError(f"--prune {text!r}: say tdds and the share to leave out, above 0 and below 1, as in tdds:0.7")
+    return value
+
+
+def compression_ratio(text: str) -> float:
+    """Of `rs-dgc:RATIO`.
+
+    Raises:
+        InputError: another method, or a ratio that is no number of 2 or more.
+    """
+    method, _, ratio = text.partition(":")
+    try:
+        value = float(ratio)
+    except ValueError:
+        value = 0.0
+    if method != "rs-dgc" or not 2 <= value < float("inf"):
+        raise InputError(
+            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 2 or more, "
+            "as in rs-dgc:50"
+        )
     return value
 
 

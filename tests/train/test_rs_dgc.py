@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
-from dpd_train.rs_dgc import BYTES, WINDOW, RsDgc, compression_ratio, neighbourhood_indicator, shares
+from dpd_train.rs_dgc import BYTES, WINDOW, RsDgc, neighbourhood_indicator, shares
 from dpd_train.train import train
-from dpd_train.train_config import TrainConfig
+from dpd_train.train_config import TrainConfig, compression_ratio
 from tests.tiny import CONFIG
 
 
