@@ -1,6 +1,5 @@
 """Real images, some of them cut to the patch with their object: what the selection method foreground chooses from."""
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,8 +27,8 @@ class Patches:
     decisions: Decisions
     sure: NDArray[np.float32]
 
-    def picture(self, rows: NDArray[np.int64]) -> bytes:
-        """PNG of the first `SHOWN` of `rows` of each class: the whole image with its box, below it what is taken."""
+    def picture(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """[H, W, 3]: the first `SHOWN` of `rows` of each class: the whole one with its box, below it what is taken."""
         labels = self.scenes.labels[rows]
         shown = [rows[labels == label][:SHOWN] for label in range(len(self.scenes.classes))]
         sheet = Image.new("RGB", (SHOWN * (SIDE_SHOWN + 4), len(shown) * 2 * (SIDE_SHOWN + 4)), "white")
@@ -39,9 +38,7 @@ class Patches:
                 sheet.paste(self._boxed(row), corner)
                 taken = Image.fromarray(self.scenes.images[row]).resize((SIDE_SHOWN, SIDE_SHOWN))
                 sheet.paste(taken, (corner[0], corner[1] + SIDE_SHOWN))
-        buffer = io.BytesIO()
-        sheet.save(buffer, format="PNG")
-        return buffer.getvalue()
+        return np.asarray(sheet)
 
     def _boxed(self, row: int) -> Image.Image:
         scale = SIDE_SHOWN / self.whole.shape[1]

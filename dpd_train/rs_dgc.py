@@ -72,9 +72,10 @@ class RsDgc:
             keys: of the gradients, the same from step to step; residuals are kept by them.
         """
         flat = [gradient.reshape(-1) for gradient in gradients]  # in the weight's order, however it lies in memory
-        layers = [
-            self._layers.setdefault(key, _Layer(torch.zeros_like(own))) for key, own in zip(keys, flat, strict=True)
-        ]
+        for key, own in zip(keys, flat, strict=True):
+            if key not in self._layers:
+                self._layers[key] = _Layer(torch.zeros_like(own))
+        layers = [self._layers[key] for key in keys]
         sizes = [gradient.numel() for gradient in gradients]
         budget = int(4 * sum(sizes) / (BYTES * self.ratio))
         counts = shares([layer.importance for layer in layers], sizes, budget)

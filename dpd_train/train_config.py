@@ -135,18 +135,23 @@ class TrainConfig:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
 
 
+def _figure_of(method: str, text: str) -> float:
+    """Of `method:FIGURE`; nan for anything else, which no bound lets pass."""
+    name, _, figure = text.partition(":")
+    try:
+        return float(figure) if name == method else math.nan
+    except ValueError:
+        return math.nan
+
+
 def pruned_share(text: str) -> float:
     """The share of each class's images that `tdds:SHARE` leaves out.
 
     Raises:
         InputError: another method, or a share outside 0 ... 1.
     """
-    method, _, share = text.partition(":")
-    try:
-        value = float(share)
-    except ValueError:
-        value = -1.0
-    if method != "tdds" or not 0 < value < 1:
+    value = _figure_of("tdds", text)
+    if not 0 < value < 1:
         raise InputError(f"--prune {text!r}: say tdds and the share to leave out, above 0 and below 1, as in tdds:0.7")
     return value
 
@@ -157,12 +162,8 @@ def compression_ratio(text: str) -> float:
     Raises:
         InputError: another method, or a ratio that is no number of 2 or more.
     """
-    method, _, ratio = text.partition(":")
-    try:
-        value = float(ratio)
-    except ValueError:
-        value = 0.0
-    if method != "rs-dgc" or not 2 <= value < float("inf"):
+    value = _figure_of("rs-dgc", text)
+    if not 2 <= value < math.inf:
         raise InputError(
             f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 2 or more, "
             "as in rs-dgc:50"

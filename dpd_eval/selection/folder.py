@@ -55,7 +55,7 @@ def write_folder(
         label = int(scenes.labels[row])
         index = len(records) - sum(counts[:label])
         name = file_name(scenes.classes[label], index)
-        write_atomically(out / name, _png(scenes.images[row]))
+        write_atomically(out / name, png(scenes.images[row]))
         records.append({"file_name": name, "label": label, "class": scenes.classes[label], "index": index})
         progress(len(records), len(rows))
     chosen = list(zip(records, scenes.images[rows], strict=True))
@@ -75,13 +75,14 @@ def write_folder(
         "state": "complete",
     }
     write_atomically(out / METADATA_NAME, "".join(json.dumps(record) + "\n" for record in records).encode())
-    write_atomically(out / SHEET_NAME, _png(contact_sheet(sheet)))
+    write_atomically(out / SHEET_NAME, png(contact_sheet(sheet)))
     write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
     (out / STATE_NAME).unlink()
     return digest
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """The file of an image [H, W, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -7,7 +7,7 @@ from pathlib import Path
 from dpd_eval.features import build_extractor, check_name
 from dpd_eval.foreground_patches import foreground_patches
 from dpd_eval.selection import check_ipc, find_method, select
-from dpd_eval.selection.folder import write_folder
+from dpd_eval.selection.folder import png, write_folder
 from dpd_eval.training_scores import training_scores
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.errors import InputError
@@ -109,5 +109,5 @@ def select_set(
         remove_set(out)
     digest = write_folder(scenes, rows, out, about, progress("writing"))
     if patches is not None:
-        write_atomically(out / DECISIONS_NAME, patches.picture(rows))
+        write_atomically(out / DECISIONS_NAME, png(patches.picture(rows)))
     return RealSet(out, len(rows), len(scenes.classes), digest, description, len(scenes.rejected))
