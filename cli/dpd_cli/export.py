@@ -42,6 +42,10 @@ def export_command(
     allow_worse: Annotated[
         bool, typer.Option("--allow-worse", help="Write an int8 bundle though the teacher judges its images otherwise.")
     ] = False,
+    prune: Annotated[
+        str | None,
+        typer.Option(help="Take filters out of the UNet: pic-pq:0.3, three tenths of them; or magnitude:0.3."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -75,6 +79,7 @@ def export_command(
             dynamic_size=dynamic_size,
             allow_real_prototypes=allow_real_prototypes,
             allow_worse=allow_worse,
+            prune=prune,
             overwrite=overwrite,
             progress=bar,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
@@ -90,6 +95,8 @@ def export_command(
     _print_parity(result["parity"])
     for graph, measured in result["int8"].items():
         _print_int8(graph, result["graphs"][graph]["bytes"], measured)
+    if result["pruned"]:
+        _print_pruned(result["pruned"])
     if trt:
         print_engines(result["engines"])
     print("state       unaudited, unsigned")
@@ -131,10 +138,24 @@ def _build_engines(out: Path, flavour: str, capabilities: tuple[int, ...]) -> di
 def _print_int8(graph: str, size: int, measured: dict[str, Any]) -> None:
     smaller = f"{size / 1e6:.1f} MB, fp32 {measured['fp32_bytes'] / 1e6:.1f} MB"
     print(f"int8        {graph}: {smaller}; one call of {measured['batch']} latents on this CPU:")
-    for threads, whole in measured["fp32_ms"].items():
-        small = measured["int8_ms"][threads]
-        times = f"{whole / small:.2f} times as fast"
-        print(f"            {threads} thread{'s' * (threads > 1)}: {small:.0f} ms, fp32 {whole:.0f} ms ({times})")
+    _print_times("fp32", measured["fp32_ms"], measured["int8_ms"])
+
+
+def _print_pruned(pruned: dict[str, Any]) -> None:
+    speed, share = pruned["speed"], pruned["parameters_kept"] / pruned["parameters"]
+    print(f"pruned      {pruned['kept']:,} of {pruned['filters']:,} filters, {share:.0%} of all parameters are left")
+    print(
+        f"            of {pruned['teacher_agreement']:.1%} of the images the teacher says what it says of the whole "
+        f"UNet's; one call of {speed['batch']} latents on this CPU, in float32:"
+    )
+    _print_times("whole", speed["whole_ms"], speed["small_ms"])
+
+
+def _print_times(name: str, before: dict[int, float], after: dict[int, float]) -> None:
+    for threads, whole in before.items():
+        times = f"{whole / after[threads]:.2f} times as fast"
+        many = "s" * (threads > 1)
+        print(f"            {threads} thread{many}: {after[threads]:.0f} ms, {name} {whole:.0f} ms ({times})")
 
 
 def _print_parity(parity: dict[str, float]) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 from dpd_export.card_content import CardContent
 from dpd_export.compiling import Compiled, check_precision, compile_graph, precision_of, told
 from dpd_export.end_to_end import EndToEnd, check_agreement, end_to_end
+from dpd_export.int8 import Speed
 from dpd_export.material import Material, Progress, ask_pytorch
 from dpd_export.model_card import CARD_NAME, GENERATED, HALF, model_card
 from dpd_export.onnx_files import LARGEST_FILE, write_graph
 from dpd_export.options import Options
 from dpd_export.packing import entries, place, write_files, write_manifest
 from dpd_export.parity import INT8
+from dpd_export.pruning import parse_pruning
 from dpd_export.run_checks import check_prototypes, read_run
 from dpd_export.step_graph import step_graph
 from dpd_runtime.bundle import load_bundle
@@ -84,6 +86,15 @@ def _assemble(material: Material, folder: Path, options: Options, tell: Tell) ->
     return compiled, manifest
 
 
+def _int8(whole_bytes: int, speed: Speed) -> dict[str, Any]:
+    return {
+        "fp32_bytes": whole_bytes,
+        "batch": speed.batch,
+        "fp32_ms": speed.whole_ms,
+        "int8_ms": speed.small_ms,
+    }
+
+
 def export_run(
     run: Path,
     out: Path,
@@ -97,6 +108,7 @@ def export_run(
     dynamic_size: bool = False,
     allow_real_prototypes: bool = False,
     allow_worse: bool = False,
+    prune: str | None = None,
     overwrite: bool = False,
     largest_file: int = LARGEST_FILE,
     progress: Progress = _nothing,
@@ -110,12 +122,13 @@ def export_run(
         vae_encoder: ship the VAE's encoder too.
         dynamic_size: UNet and VAE take any height and width.
         allow_worse: write an int8 bundle whatever the teacher says of its images.
+        prune: which share of the UNet's filters goes, and how it is chosen: `pic-pq:0.3`, `magnitude:0.3`.
         largest_file: bytes of weights in a graph's own file; more lie beside it.
         tell: is given a line for each graph.
 
     Returns:
-        out, bytes, bundle_hash, parity, graphs. For int8 also what it was made from and how fast both are: times are
-        not in the bundle, which has the same bytes each time.
+        out, bytes, bundle_hash, parity, graphs. For int8 and pruned UNets also what they were made from and how fast
+        both are: times are not in the bundle, which has the same bytes each time.
 
     Raises:
         InputError: no finished run, something else at `out`, prototypes that are real images, or int8 for a base of
@@ -125,6 +138,8 @@ def export_run(
     check_precision(precision)
     if allow_worse and precision != INT8:
         raise InputError(f"--allow-worse has no effect with --precision {precision}: it is for int8")
+    if prune:
+        parse_pruning(prune)
     record = read_run(run)
     check_prototypes(run, allow_real_prototypes)
     check_target(out, overwrite)
@@ -138,6 +153,7 @@ def export_run(
         dynamic_size=dynamic_size,
         allow_real_prototypes=allow_real_prototypes,
         allow_worse=allow_worse,
+        prune=prune,
         largest_file=largest_file,
     )
     material = ask_pytorch(run, record, options, progress)
@@ -158,5 +174,6 @@ def export_run(
         "graphs": {
             one.path: {"bytes": one.bytes, "seconds": one.seconds, "peak_memory": one.peak_memory} for one in compiled
         },
-        "int8": {one.path: {"fp32_bytes": one.whole_bytes, **asdict(one.speed)} for one in compiled if one.speed},
+        "int8": {one.path: _int8(one.whole_bytes, one.speed) for one in compiled if one.speed},
+        "pruned": asdict(material.pruned) if material.pruned else None,
     }

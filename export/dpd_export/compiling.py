@@ -142,7 +142,7 @@ def told(done: Compiled) -> str:
     parts += [f"in half precision {done.half:.1e}"] if done.half is not None else []
     if done.speed is not None:
         parts.append(f"{done.whole_bytes / done.bytes:.1f} times smaller than in fp32")
-        for threads, milliseconds in done.speed.fp32_ms.items():
-            times = milliseconds / done.speed.int8_ms[threads]
+        for threads, milliseconds in done.speed.whole_ms.items():
+            times = milliseconds / done.speed.small_ms[threads]
             parts.append(f"{times:.1f} times as fast on {threads} thread{'s' if threads > 1 else ''}")
     return ", ".join(parts)

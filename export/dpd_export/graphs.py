@@ -10,6 +10,7 @@ from dpd_train.base import Base
 from dpd_train.classifiers import ResNet
 
 BATCH = "batch"
+UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,14 @@ class TextEncoder(nn.Module):
         return out
 
 
+def unet_graph(base: Base, generator: torch.Generator) -> Graph:
+    """The UNet, with drawn examples."""
+    unet, side = base.unet.config, base.unet.config.sample_size
+    latents = torch.randn(2, unet.in_channels, side, side, generator=generator)
+    context = torch.randn(2, int(base.tokenizer.model_max_length), unet.cross_attention_dim, generator=generator)
+    return Graph("unet/model.onnx", Unet(base.unet), UNET_INPUTS, (latents, torch.tensor(500), context), "out_sample")
+
+
 def graphs_of(
     base: Base,
     teacher: ResNet,
@@ -106,15 +115,12 @@ def graphs_of(
         dynamic_size: height and width vary in UNet and VAE; the classifiers keep the base's size.
     """
     generator = torch.Generator().manual_seed(seed)
-    unet, side = base.unet.config, base.unet.config.sample_size
-    latents = torch.randn(2, unet.in_channels, side, side, generator=generator)
-    length = int(base.tokenizer.model_max_length)
-    context = torch.randn(2, length, unet.cross_attention_dim, generator=generator)
-    ids = torch.randint(len(base.tokenizer), (2, length), generator=generator)
+    unet = unet_graph(base, generator)
+    latents, _, context = unet.examples
+    ids = torch.randint(len(base.tokenizer), context.shape[:2], generator=generator)
     images = torch.rand(2, 3, base.resolution, base.resolution, generator=generator) * 2 - 1
-    sample = ("sample", "timestep", "encoder_hidden_states")
     graphs = [
-        Graph("unet/model.onnx", Unet(base.unet), sample, (latents, torch.tensor(500), context), "out_sample"),
+        unet,
         Graph("vae_decoder/model.onnx", Decoder(base.vae), ("latent_sample",), (latents,), "sample"),
         Graph("text_encoder/model.onnx", TextEncoder(base.text_encoder), ("input_ids",), (ids,), "last_hidden_state"),
         Graph("classifier/model.onnx", teacher, ("images",), (images,), "logits"),

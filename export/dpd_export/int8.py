@@ -36,11 +36,11 @@ Named = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Speed:
-    """Median milliseconds of one call in float32 and in int8, measured in turn, by number of threads."""
+    """Median milliseconds of one call of a graph and of a smaller one, measured in turn, by number of threads."""
 
     batch: int
-    fp32_ms: Mapping[int, float]
-    int8_ms: Mapping[int, float]
+    whole_ms: Mapping[int, float]
+    small_ms: Mapping[int, float]
 
 
 def check_size(large: bool) -> None:
@@ -111,8 +111,8 @@ def compare_speed(whole: bytes, small: bytes, inputs: Sequence[str], call: Tenso
                 engine.run(**named)
                 own.append(1e3 * (time.perf_counter() - started))
         found[threads] = [round(statistics.median(own[1:]), 1) for own in times]
-    fp32, int8 = ({threads: pair[i] for threads, pair in found.items()} for i in (0, 1))
-    return Speed(len(call[0]), fp32, int8)
+    whole_ms, small_ms = ({threads: pair[i] for threads, pair in found.items()} for i in (0, 1))
+    return Speed(len(call[0]), whole_ms, small_ms)
 
 
 def _named(inputs: Sequence[str], call: Tensors) -> Named:

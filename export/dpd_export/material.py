@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +17,8 @@ from dpd_export.layout import layout_files
 from dpd_export.model_card import parameter_counts
 from dpd_export.options import Options
 from dpd_export.parity import INT8, Probes, probe
+from dpd_export.pruning import Pruned, parse_pruning, prune
+from dpd_export.pruning import check_size as check_prunable
 from dpd_export.reference import Extent, Reference, extent_of, make_reference
 from dpd_export.run_checks import sampler_of
 from dpd_export.scenes import Scenes, prototype_bytes, read_scenes
@@ -30,14 +32,18 @@ from dpd_train.judges import load_classifier
 
 TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
 SHIPPED_BASE = "nano"
+GRAPHS = 5  # without the VAE's encoder
 Progress = Callable[[int, int], None]
 
 
 class Steps:
     """Progress of an export: PyTorch's cases, then graphs, then the bundle's cases, then packing."""
 
-    def __init__(self, extent: Extent, graphs: int, progress: Progress) -> None:
-        self._done, self._total, self._progress = 0, 1 + extent.blocks + graphs + max(1, extent.blocks) + 1, progress
+    def __init__(self, extent: Extent, graphs: int, pruning: bool, progress: Progress) -> None:
+        """Args: pruning: filters are ranked, the rest is tuned, and the whole UNet's images are made too."""
+        cases = 1 + extent.blocks
+        self._done, self._progress = 0, progress
+        self._total = cases + pruning * (2 + cases) + graphs + max(1, extent.blocks) + 1
 
     def __call__(self) -> None:
         self._done += 1
@@ -64,6 +70,7 @@ class Material:
     step: Steps
     run_half: bool
     calibration: Calibration | None
+    pruned: Pruned | None
 
 
 def ask_pytorch(run: Path, record: dict[str, Any], options: Options, progress: Progress) -> Material:
@@ -72,12 +79,22 @@ def ask_pytorch(run: Path, record: dict[str, Any], options: Options, progress: P
     teacher, judge = load_classifier(run / "classifier"), load_classifier(run / "latent_classifier")
     scenes, sampler = read_scenes(run, base), fitted(options.sampler or sampler_of(run), base.unet.config.sample_size)
     scenes = scenes.for_sampler(sampler)
-    graphs = graphs_of(base, teacher, judge, vae_encoder=options.vae_encoder, dynamic_size=options.dynamic_size)
     extent = extent_of(base, len(scenes.names), sampler)
     if options.precision == INT8:
         check_size(extent.large)
-    step = Steps(extent, len(graphs), progress)
+    if options.prune:
+        check_prunable(extent.large)
+    step = Steps(extent, GRAPHS + options.vae_encoder, options.prune is not None, progress)
+    calibration = calibrate(base, scenes, sampler) if options.precision == INT8 or options.prune else None
+    whole, pruned = base, None
+    if options.prune and calibration:
+        base, pruned = prune(whole, scenes, sampler, parse_pruning(options.prune), calibration, step)
+    graphs = graphs_of(base, teacher, judge, vae_encoder=options.vae_encoder, dynamic_size=options.dynamic_size)
     reference = make_reference(base, scenes, sampler, extent, step)
+    opinion = pytorch_opinion(teacher, reference)
+    if pruned:
+        before = pytorch_opinion(teacher, make_reference(whole, scenes, sampler, extent, step))
+        pruned = replace(pruned, teacher_agreement=float((before == opinion).mean()))
     files = layout_files(base, run, vae_encoder=options.vae_encoder)
     files |= {"prompts.safetensors": scenes.prompt_bytes(), "prototypes.safetensors": prototype_bytes(run)}
     return Material(
@@ -85,19 +102,26 @@ def ask_pytorch(run: Path, record: dict[str, Any], options: Options, progress: P
         graphs=graphs,
         probes=[probe(graph, reference.generated[graph.part], large=extent.large) for graph in graphs],
         reference=reference,
-        opinion=pytorch_opinion(teacher, reference),
+        opinion=opinion,
         scenes=scenes,
         parameters=parameter_counts(graphs),
         files=files | {GOLDEN_NAME: reference.golden.to_bytes()},
-        manifest=_manifest(run, record, base, scenes, sampler, options),
+        manifest=_manifest(run, record, base, scenes, sampler, options, pruned),
         step=step,
         run_half=not extent.large,
-        calibration=calibrate(base, scenes, sampler) if options.precision == INT8 else None,
+        calibration=calibration if options.precision == INT8 else None,
+        pruned=pruned,
     )
 
 
 def _manifest(
-    run: Path, record: dict[str, Any], base: Base, scenes: Scenes, sampler: Sampler, options: Options
+    run: Path,
+    record: dict[str, Any],
+    base: Base,
+    scenes: Scenes,
+    sampler: Sampler,
+    options: Options,
+    pruned: Pruned | None,
 ) -> Manifest:
     shipped = "Apache-2.0" if record["config"]["base"] == SHIPPED_BASE else "unstated"
     marks = {"private_prototypes": True} if scenes.table.get("prototype_kind") in PRIVATE_KINDS else {}
@@ -114,7 +138,8 @@ def _manifest(
         tools={tool: version(tool).split("+")[0] for tool in TOOLS},
         licences={"base": options.base_licence or shipped, "data": options.data_licence},
         data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
-        training={"config_sha256": config_hash(record["config"]), "versions": record.get("versions", {})},
+        training={"config_sha256": config_hash(record["config"]), "versions": record.get("versions", {})}
+        | ({"pruned": pruned.entries()} if pruned else {}),
     )
 
 

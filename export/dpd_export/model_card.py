@@ -94,7 +94,20 @@ def _parts(content: CardContent) -> str:
 
 {PRECISION_WORDS.get(manifest.precision, manifest.precision)}, opset {manifest.opset}; latents {latents}, \
 {manifest.prediction_type}. `step/model.onnx` holds no weights. With tokenizer, prompts, prototypes and golden images
-the files have {size:,} bytes, this card and the manifest not counted. {encoder}"""
+the files have {size:,} bytes, this card and the manifest not counted. {encoder}{_pruned(content)}"""
+
+
+def _pruned(content: CardContent) -> str:
+    found = content.manifest.training.get("pruned")
+    if not found:
+        return ""
+    return f"""
+
+The UNet was pruned ({found["method"]}, ratio {found["ratio"]:g}): {found["filters_kept"]:,} of {found["filters"]:,} \
+filters of its residual blocks and
+{found["parameters_kept"]:,} of {found["parameters"]:,} parameters are left, tuned on latents that the whole one \
+generated. Of {100 * found["teacher_agreement"]:.1f} % of the images
+from the same noise the teacher says the same."""
 
 
 def _classes(content: CardContent) -> str:

@@ -55,9 +55,10 @@ class Options:
     dynamic_size: bool
     allow_real_prototypes: bool
     allow_worse: bool
+    prune: str | None
     largest_file: int
 
     def of_the_card(self) -> dict[str, object]:
         """Those which the command in the model card repeats, beside what the manifest knows."""
-        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse")
+        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse", "prune")
         return {name: getattr(self, name) for name in names}
