@@ -63,8 +63,8 @@ def evaluate_command(
     segmenter: Annotated[
         str | None,
         typer.Option(
-            help="What the baseline foreground finds objects by: GROUNDING_DINO,SAM2, ids or folders on this machine already "
-            "(default: saliency)"
+            help="What the baseline foreground finds objects by: GROUNDING_DINO,SAM2, ids or folders on this machine "
+            "already (default: saliency)"
         ),
     ] = None,
     val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,

@@ -28,7 +28,7 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] . red square blue storage tanks"
 
 
 def tiny_dino(folder: Path) -> Path:
-    """A detector whose boxes and scores depend on image and words; it finds some of its ten queries."""
+    """A detector whose boxes and scores depend on image and words; it finds some of its three queries."""
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n")
     words = BertTokenizer(str(folder / "vocab.txt"))
@@ -47,7 +47,7 @@ def tiny_dino(folder: Path) -> Path:
     config = GroundingDinoConfig(
         backbone_config=backbone,
         text_config=text,
-        num_queries=10,
+        num_queries=3,
         d_model=32,
         encoder_layers=1,
         decoder_layers=2,
@@ -89,10 +89,10 @@ def tiny_sam(folder: Path) -> Path:
         hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=4, iou_head_hidden_dim=32
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.manual_seed(2)
         model = Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
         for parameter in model.mask_decoder.parameters():
             if parameter.ndim > 1:
-                parameter.data.normal_(std=0.2)
+                parameter.data.normal_(std=0.5)
     model.save_pretrained(folder)
     return folder
