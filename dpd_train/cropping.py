@@ -14,6 +14,8 @@ from dpd_train.foreground import Images, Masks, decide, salient
 from dpd_train.foreground_sheet import decisions_sheet
 from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
 
+CROP, LEAVE_OUT = "--crop foreground", "leave --crop out, or give a smaller --resolution"
+
 Stage = Callable[[str], Callable[[int, int], None]]
 """title → (done, total) → None"""
 
@@ -66,23 +68,33 @@ def find_foreground(
     return segment(found, images, scenes.labels, scenes.classes, device, stage("finding objects"))
 
 
-def whole_images(
-    data: Path, scenes: SceneSet, val_per_class: int | None, reading: Reading, who: str, way_out: str
-) -> Images:
-    """The images of `scenes`, which come from the training part of `data`, at their own size: [n, S, S, 3].
+def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT) -> int:
+    """The side of the images of `data`, from their headers.
 
     Args:
-        who: wants to cut them, way_out: what to do instead; for the message.
+        side: of patches. who: wants to cut them, way_out: what to do instead; for the message.
 
     Raises:
-        InputError: they are not larger than `scenes` has them.
+        InputError: the images are not larger than that.
     """
-    side, own = int(scenes.images.shape[1]), natural_side(data)
+    own = natural_side(data)
     if own <= side:
         raise InputError(
             f"{who} cuts patches out of images, and those of {data} have {own} px, not more than the {side} px that "
             f"are wanted: {way_out}"
         )
+    return own
+
+
+def whole_images(
+    data: Path, scenes: SceneSet, val_per_class: int | None, reading: Reading, who: str = CROP, way_out: str = LEAVE_OUT
+) -> Images:
+    """The images of `scenes`, which come from the training part of `data`, at their own size: [n, S, S, 3].
+
+    Raises:
+        InputError: as `side_to_cut`.
+    """
+    own = side_to_cut(data, int(scenes.images.shape[1]), who, way_out)
     found = read_scenes(
         data, part="train", resolution=own, val_per_class=val_per_class, reading=scenes.rendering or reading
     )
@@ -108,8 +120,7 @@ def cropped(
     Raises:
         InputError: as `whole_images`; a segmenter that cannot be used.
     """
-    way_out = "leave --crop out, or give a smaller --resolution"
-    whole = whole_images(data, scenes, val_per_class, reading, "--crop foreground", way_out)
+    whole = whole_images(data, scenes, val_per_class, reading)
     decisions = decide(whole, scenes.images, scenes.labels, find_foreground(segmenter, whole, scenes, stage, device))
     hashes = list(scenes.hashes)
     for row in decisions.cut:

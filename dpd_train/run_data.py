@@ -11,7 +11,7 @@ import torch
 from dpd_runtime.class_table import check_class_name
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.base import Base
-from dpd_train.cropping import Cropped, Stage, cropped
+from dpd_train.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.fine_tune import is_large
 from dpd_train.images import (
     Finding,
@@ -105,6 +105,8 @@ def read_parts(
         InputError: `--crop` of images that are not larger.
     """
     reading = parse_reading(config.bands, config.stretch)
+    if config.crop is not None:
+        side_to_cut(data, side)  # before minutes of decoding
     train, held = (
         read_scenes(data, part=part, resolution=side, val_per_class=config.val_per_class, reading=reading)
         for part in PARTS
