@@ -10,11 +10,10 @@ from dpd_eval.material import Material
 from dpd_eval.metrics import FEWEST_IMAGES, SetMetrics, set_metrics
 from dpd_eval.plan import FULL_ARM, Training
 from dpd_eval.results import StudentInfo
-from dpd_eval.selection import METHODS, Sight, select
+from dpd_eval.selection import METHODS, Seen, Sight, select
 from dpd_eval.students import at_inference, build_student, count_multiply_adds
 from dpd_eval.summary import SET_ARM
 from dpd_runtime.errors import DpdError, InputError
-from dpd_train.images import SceneSet
 
 
 def describe_student(name: str, classes: int, side: int) -> StudentInfo:
@@ -41,8 +40,7 @@ def plan_trainings(
     students: Mapping[str, StudentInfo],
     baselines: Sequence[str],
     pairs: Mapping[int, int],
-    seen: Mapping[Sight, NDArray[np.float32]],
-    patched: SceneSet | None = None,
+    seen: Mapping[Sight, Seen],
 ) -> list[Training]:
     """Pair i is student seed i on SET i mod m and on each baseline with seed i.
 
@@ -50,8 +48,7 @@ def plan_trainings(
 
     Args:
         pairs: IPC → number of pairs.
-        seen: of the real training images what the baselines see: features [n, D], scores [n, 1].
-        patched: those images as methods that see patches take them.
+        seen: what the baselines choose from, by what they see of it.
     """
     plan: list[Training] = []
     chosen: dict[tuple[str, int, int], NDArray[np.int64]] = {}
@@ -60,11 +57,11 @@ def plan_trainings(
             which = seed % len(material.sets)
             arms = [(SET_ARM, material.sets[which], material.prefix(which, ipc))]
             for name in baselines:
-                real = material.real if METHODS[name].sees != "patches" or patched is None else patched
+                source = seen[METHODS[name].sees]
                 key = (name, ipc, seed if METHODS[name].uses_seed else 0)
                 if key not in chosen:
-                    chosen[key] = select(name, real, ipc, seed, seen.get(METHODS[name].sees))
-                arms.append((name, real, chosen[key]))
+                    chosen[key] = select(name, source.scenes, ipc, seed, source.features)
+                arms.append((name, source.scenes, chosen[key]))
             for student, info in students.items():
                 cost = float(info.multiply_adds)
                 plan += [Training(arm, student, ipc, seed, source, rows, cost=cost) for arm, source, rows in arms]

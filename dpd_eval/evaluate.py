@@ -21,11 +21,13 @@ from dpd_eval.metrics import SetMetrics
 from dpd_eval.plan import Progress, Training, run_plan
 from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.results import Evaluation
-from dpd_eval.selection import METHODS, Sight
+from dpd_eval.selection import METHODS, Seen, Sight
 from dpd_eval.soft_labels import label_softly
 from dpd_eval.students import is_hub, student_identity
 from dpd_eval.summary import differences, summarise, too_few_pairs, verdicts
 from dpd_eval.training_scores import training_scores
+from dpd_runtime.errors import InputError
+from dpd_train.cropping import check_segmenter, describe_segmenter
 from dpd_train.images import PLAIN, Reading, SceneSet
 
 Stage = Callable[[str], Callable[[int, int], None]]  # title → (done, total) → None
@@ -45,6 +47,7 @@ def evaluate(
     soft: bool = False,
     metrics: bool = True,
     extractor: str | None = None,
+    segmenter: str | None = None,
     val_per_class: int | None = None,
     resolution: int | None = None,
     reading: Reading = PLAIN,
@@ -71,6 +74,7 @@ def evaluate(
         soft: students learn the probabilities of one teacher, trained on `train`, in every arm.
         metrics: compare the first pair's images of every arm with all real ones in the extractor's features.
         extractor: `own` (also for None) or `hf:ID_OR_PATH`: features for metrics and for baselines that need them.
+        segmenter: what foreground finds objects by, as in `find_foreground`.
         val_per_class: size of the validation part where `train` has no val/ (None: max(1, n // 10)).
         resolution: side in pixels; None takes the first set's.
         reading: bands and stretch of the real images, as `dpd train` read them (`dpd_train.images.parse_reading`).
@@ -87,18 +91,21 @@ def evaluate(
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     check_arguments(sets, students, baselines, ipc, pairs, at_least, jobs)
     looking = extractor_name(extractor, baselines, metrics)
+    patching = any(METHODS[name].sees == "patches" for name in baselines)
+    if segmenter is not None and not patching:
+        raise InputError(f"--segmenter {segmenter} has no effect without --baselines foreground: leave it out")
+    check_segmenter(segmenter)
     material = read_material(sets, train, test, resolution, val_per_class, reading)
     real = material.real
     counts = count_pairs(material, baselines, ipc, pairs)
     infos = {name: describe_student(name, len(real.classes), material.side) for name in students}
 
-    patching = any(METHODS[name].sees == "patches" for name in baselines)
     judges = _build_judges(real, looking, soft or patching, cache, stage)
-    seen, patched = _seen(real, baselines, judges, cache, stage), None
+    seen = _seen(real, baselines, judges, cache, stage)
     if patching and judges.teacher is not None:
-        patches = foreground_patches(train, real, judges.teacher, val_per_class, reading)
-        seen, patched = seen | {"patches": patches.sure}, patches.scenes
-    plan = plan_trainings(material, infos, baselines, counts, seen, patched)
+        patches = foreground_patches(train, real, judges.teacher, val_per_class, reading, segmenter, stage)
+        seen["patches"] = Seen(patches.scenes, patches.sure)
+    plan = plan_trainings(material, infos, baselines, counts, seen)
     measured, notes = judges.measure(plan, real.labels) if metrics else ((), [])
     if soft and judges.teacher is not None:
         plan = label_softly(plan, judges.teacher, real.classes, stage("asking the teacher"))
@@ -125,7 +132,7 @@ def evaluate(
         at_least=at_least,
         verdicts=verdicts(arms, at_least),
         metrics=measured,
-        notes=(*material.notes(), *too_few_pairs(counts), *notes),
+        notes=(*material.notes(), *too_few_pairs(counts), *notes, *_segmented(segmenter)),
         fingerprints=material.fingerprints() | {name: student_identity(name) for name in students if is_hub(name)},
         versions=_versions(),
         seconds=time.perf_counter() - started,
@@ -161,15 +168,19 @@ def _build_judges(real: SceneSet, name: str | None, teaching: bool, cache: Path 
 
 def _seen(
     real: SceneSet, baselines: Sequence[str], judges: _Judges, cache: Path | None, stage: Stage
-) -> dict[Sight, NDArray[np.float32]]:
-    """What the baselines see of the real images."""
-    found: dict[Sight, NDArray[np.float32]] = {}
+) -> dict[Sight, Seen]:
+    """What the baselines see of the real images, patches apart."""
+    found: dict[Sight, Seen] = {"nothing": Seen(real)}
     if judges.features is not None:
-        found["features"] = judges.features
+        found["features"] = Seen(real, judges.features)
     if any(METHODS[name].sees == "scores" for name in baselines):
         folder = None if cache is None else cache / "extractors"
-        found["scores"] = training_scores(real, folder, stage("scoring the real images"))
+        found["scores"] = Seen(real, training_scores(real, folder, stage("scoring the real images")))
     return found
+
+
+def _segmented(segmenter: str | None) -> list[str]:
+    return [] if segmenter is None else [f"foreground: objects found by {describe_segmenter(segmenter)}"]
 
 
 def _versions() -> dict[str, str]:

@@ -5,68 +5,55 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from dpd_eval.features import Extractor
-from dpd_runtime.errors import InputError
-from dpd_train.foreground import Decisions, cut, decide, salient
-from dpd_train.images import PLAIN, Reading, SceneSet, read_scenes
-
-SHOWN = 6  # images of a class in the picture
-SIDE_SHOWN = 96  # pixels
+from dpd_train.cropping import Stage, find_foreground, whole_images
+from dpd_train.device import use_device
+from dpd_train.foreground import Decisions, decide
+from dpd_train.foreground_sheet import decisions_sheet
+from dpd_train.images import PLAIN, Reading, SceneSet
 
 
 @dataclass(frozen=True)
 class Patches:
-    """scenes: the real ones, cut where `decisions` say so. whole: as they were, [n, S, S, 3].
-    sure: the teacher's probability of each one's class, [n, 1].
-    """
+    """scenes: the real ones, cut where `decisions` say so. whole: as they were, [n, S, S, 3]."""
 
     scenes: SceneSet
     whole: NDArray[np.uint8]
     decisions: Decisions
-    sure: NDArray[np.float32]
+
+    @property
+    def sure(self) -> NDArray[np.float32]:
+        """The teacher's probability of each one's class, [n, 1]: what the method sees."""
+        return self.decisions.sure[:, None]
 
     def picture(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """[H, W, 3]: the first `SHOWN` of `rows` of each class: the whole one with its box, below it what is taken."""
-        labels = self.scenes.labels[rows]
-        shown = [rows[labels == label][:SHOWN] for label in range(len(self.scenes.classes))]
-        sheet = Image.new("RGB", (SHOWN * (SIDE_SHOWN + 4), len(shown) * 2 * (SIDE_SHOWN + 4)), "white")
-        for line, members in enumerate(shown):
-            for column, row in enumerate(members):
-                corner = column * (SIDE_SHOWN + 4), 2 * line * (SIDE_SHOWN + 4)
-                sheet.paste(self._boxed(row), corner)
-                taken = Image.fromarray(self.scenes.images[row]).resize((SIDE_SHOWN, SIDE_SHOWN))
-                sheet.paste(taken, (corner[0], corner[1] + SIDE_SHOWN))
-        return np.asarray(sheet)
-
-    def _boxed(self, row: int) -> Image.Image:
-        scale = SIDE_SHOWN / self.whole.shape[1]
-        image = Image.fromarray(self.whole[row]).resize((SIDE_SHOWN, SIDE_SHOWN))
-        top, left, size = (float(value) * scale for value in self.decisions.boxes[row])
-        outline = (left, top, left + size - 1, top + size - 1)
-        ImageDraw.Draw(image).rectangle(outline, outline=(255, 220, 0), width=2)
-        return image
+        """`decisions_sheet` of these rows."""
+        return decisions_sheet(self.scenes.classes, self.scenes.labels, self.whole, self.decisions, rows)
 
 
 def foreground_patches(
-    data: Path, real: SceneSet, teacher: Extractor, val_per_class: int | None = None, reading: Reading = PLAIN
+    data: Path,
+    real: SceneSet,
+    teacher: Extractor,
+    val_per_class: int | None = None,
+    reading: Reading = PLAIN,
+    segmenter: str | None = None,
+    stage: Stage = lambda title: lambda done, total: None,
 ) -> Patches:
     """The training images of `data`, which `real` has at the students' size, cut where they are larger.
 
     Args:
         teacher: one that knows the classes of `real` in their order: `own`, trained on it.
+        segmenter: as in `find_foreground`; on CUDA where it works.
 
     Raises:
-        InputError: images that are not larger than the students'.
+        InputError: images that are not larger than the students'; a segmenter that cannot be used.
     """
-    side = int(real.images.shape[1])
-    whole = read_scenes(data, part="train", val_per_class=val_per_class, reading=real.rendering or reading).images
-    if whole.shape[1] <= side:
-        raise InputError(
-            f"method foreground cuts patches out of images, and those of {data} have {whole.shape[1]} px, not more "
-            f"than the students' {side}: give a smaller --resolution, or another method"
-        )
+    way_out = "give a smaller --resolution, or another method"
+    whole = whole_images(data, real, val_per_class, reading, "method foreground", way_out)
+    device = "cpu" if segmenter is None else use_device("auto")
+    masks = find_foreground(segmenter, whole, real, stage, device)
 
     def sure(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         found = teacher.probabilities(images)
@@ -74,9 +61,6 @@ def foreground_patches(
         own: NDArray[np.float32] = found[np.arange(len(labels)), labels]
         return own
 
-    decisions = decide(whole, real.labels, salient(whole), sure, side)
-    taken = real.images.copy()
-    for row in np.flatnonzero(decisions.boxes[:, 2] < whole.shape[1]):
-        taken[row] = cut(whole[row], decisions.boxes[row], side)
-    scenes = replace(real, images=taken)
-    return Patches(scenes, whole, decisions, sure(taken, real.labels)[:, None])
+    # so it was measured (docs/neighbours.md): where nothing is salient an image is cut like any other
+    decisions = decide(whole, real.images, real.labels, masks, sure, empty_stays=segmenter is not None)
+    return Patches(replace(real, images=decisions.images), whole, decisions)

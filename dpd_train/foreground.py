@@ -33,11 +33,25 @@ class Decisions:
         occupancy: share of the image that is foreground, [n].
         thresholds: of each class: images below it are cut, [classes].
         boxes: top, left and side in pixels, [n, 3]; the whole image where it was not cut.
+        images: those parts, [n, side, side, 3].
+        sure: of `images`, [n].
     """
 
     occupancy: NDArray[np.float64]
     thresholds: NDArray[np.float64]
     boxes: NDArray[np.int64]
+    images: Images
+    sure: NDArray[np.float32]
+
+    @property
+    def cut(self) -> NDArray[np.int64]:
+        """Rows of the images that were cut."""
+        return np.flatnonzero(self.boxes[:, 2] < self.boxes[:, 2].max())
+
+
+def indifferent(images: Images, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The confidence where there is no teacher: of an image's patches the one with the most foreground is taken."""
+    return np.zeros(len(labels), np.float32)
 
 
 def spectral_residual(image: Images) -> NDArray[np.float64]:
@@ -59,13 +73,18 @@ def salient(images: Images) -> Masks:
     return np.asarray(maps > LEVEL * maps.mean(axis=(1, 2), keepdims=True))
 
 
-def candidate_corners(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Of the windows on a grid the CANDIDATES with the most foreground: top and left in cells, ties to the first."""
+def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
+    """Of the windows on a grid the CANDIDATES with the most foreground, the most first, ties to the first on the grid.
+
+    Returns:
+        top, left and side in pixels of an image of side `pixels`, [CANDIDATES, 3].
+    """
     size = int(MAP * PATCH)
     sums = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     corners = [(y, x) for y in range(0, MAP - size + 1, STRIDE) for x in range(0, MAP - size + 1, STRIDE)]
     held = [sums[y + size, x + size] - sums[y, x + size] - sums[y + size, x] + sums[y, x] for y, x in corners]
-    return [corners[i] for i in np.argsort(-np.array(held), kind="stable")[:CANDIDATES]]
+    most = np.argsort(-np.array(held), kind="stable")[:CANDIDATES]
+    return np.array([(y * pixels // MAP, x * pixels // MAP, int(pixels * PATCH)) for y, x in np.array(corners)[most]])
 
 
 def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:
@@ -75,22 +94,39 @@ def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:
     return np.asarray(part.resize((side, side), Image.Resampling.LANCZOS))
 
 
-def decide(images: Images, labels: NDArray[np.int64], masks: Masks, confidence: Confidence, side: int) -> Decisions:
-    """A class's threshold is the median occupancy of its images. An image below it is cut to that of its candidate
-    patches of which the teacher is surest; the others stay whole.
+def decide(
+    whole: Images,
+    small: Images,
+    labels: NDArray[np.int64],
+    masks: Masks,
+    confidence: Confidence = indifferent,
+    *,
+    empty_stays: bool = True,
+) -> Decisions:
+    """An image below its class's threshold, the median of the class, is cut to that of its candidate patches of which
+    the teacher is surest. The others stay whole.
 
     Args:
-        images: [n, S, S, 3]. masks: their foreground, [n, MAP, MAP]. side: in pixels, what the teacher sees.
+        whole: images [n, S, S, 3]. small: the same as the teacher sees them, [n, side, side, 3].
+        masks: their foreground, [n, MAP, MAP].
+        empty_stays: an image without foreground, which has nothing to cut around, stays whole and out of the median;
+            otherwise it is an image of occupancy 0 like any other.
     """
     occupancy = masks.mean(axis=(1, 2))
-    thresholds = np.array([np.median(occupancy[labels == label]) for label in range(int(labels.max()) + 1)])
-    pixels = images.shape[1]
-    boxes = np.tile(np.array([0, 0, pixels], np.int64), (len(images), 1))
-    rows = np.flatnonzero(occupancy < thresholds[labels])
-    corners = np.array([candidate_corners(masks[row]) for row in rows], np.int64).reshape(len(rows), CANDIDATES, 2)
-    tried = np.concatenate([corners * pixels // MAP, np.full((*corners.shape[:2], 1), int(pixels * PATCH))], axis=2)
+    counted = (occupancy > 0) | (not empty_stays)
+    of_class = [occupancy[counted & (labels == label)] for label in range(int(labels.max()) + 1)]
+    thresholds = np.array([np.median(values) if len(values) else 0.0 for values in of_class])
+    below = counted & (occupancy < thresholds[labels])
+    rows, kept = np.flatnonzero(below), np.flatnonzero(~below)
+    boxes = np.tile(np.array([0, 0, whole.shape[1]], np.int64), (len(whole), 1))
+    images, sure = small.copy(), np.zeros(len(whole), np.float32)
+    sure[kept] = confidence(small[kept], labels[kept])
     if len(rows):
-        patches = np.stack([cut(images[row], box, side) for row, own in zip(rows, tried, strict=True) for box in own])
-        sure = confidence(patches, labels[rows].repeat(CANDIDATES)).reshape(len(rows), CANDIDATES)
-        boxes[rows] = tried[np.arange(len(rows)), sure.argmax(axis=1)]
-    return Decisions(occupancy, thresholds, boxes)
+        tried = np.stack([candidate_boxes(masks[row], whole.shape[1]) for row in rows])
+        side = small.shape[1]
+        patches = np.stack([cut(whole[row], box, side) for row, own in zip(rows, tried, strict=True) for box in own])
+        certain = confidence(patches, labels[rows].repeat(CANDIDATES)).reshape(len(rows), CANDIDATES)
+        best = np.arange(len(rows)), certain.argmax(axis=1)
+        boxes[rows], sure[rows] = tried[best], certain[best]
+        images[rows] = patches.reshape(*certain.shape, *small.shape[1:])[best]
+    return Decisions(occupancy, thresholds, boxes, images, sure)

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
@@ -88,6 +91,45 @@ def model_hash(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def opened(what: str, load: Callable[[], Any]) -> Any:
+    """What `load` returns.
+
+    Args:
+        what: is loaded, for messages.
+
+    Raises:
+        InputError: it failed in any way; transformers raises almost any type on a folder that it cannot use.
+    """
+    try:
+        return load()
+    except Exception as error:
+        way_out = "install that" if isinstance(error, ImportError) else "take another model"
+        raise InputError(f"{what}: cannot be loaded ({first_sentence(error)}); {way_out}") from None
+
+
+def complete_model(what: str, model_class: Any, folder: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """A transformers model from safetensors, in evaluation mode.
+
+    Raises:
+        InputError: it cannot be loaded, or its checkpoint lacks tensors (which would be drawn at random).
+    """
+    model, report = opened(
+        what,
+        lambda: model_class.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        ),
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"{what}: its weights lack {len(missing)} tensors, first {missing[0]}; take another")
+    return model.to(device).eval()
 
 
 def first_sentence(error: Exception) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dpd_runtime.class_table import check_class_name
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.base import Base
+from dpd_train.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.fine_tune import is_large
 from dpd_train.images import (
     Finding,
@@ -73,21 +75,38 @@ class Scenes:
     Args:
         train: without near duplicates. given: `fingerprint` of all training images, with them: an audit must look for
             each of them.
+        cropped: `train`, how much of it is patches, and a picture; None where all images are whole.
     """
 
     train: SceneSet
     held: SceneSet
     findings: Findings
     given: dict[str, object]
+    cropped: Cropped | None = None
 
 
-def read_parts(data: Path, config: TrainConfig, side: int) -> Scenes:
+def read_parts(
+    data: Path,
+    config: TrainConfig,
+    side: int,
+    device: torch.device | str = "cpu",
+    stage: Stage = lambda title: lambda done, total: None,
+) -> Scenes:
     """The parts at `side` pixels; what the user should know of them is logged. Of a test part only hashes are taken.
+
+    Validation images stay whole with `--crop` too: which of them fall below their class's threshold is known by their
+    labels alone, which images to be classified do not have.
+
+    Args:
+        device, stage: of a segmenter.
 
     Raises:
         DataError: unusable data, a class whose name no bundle can hold, or one that is near duplicates of one image.
+        InputError: `--crop` of images that are not larger.
     """
     reading = parse_reading(config.bands, config.stretch)
+    if config.crop is not None:
+        side_to_cut(data, side)  # before minutes of decoding
     train, held = (
         read_scenes(data, part=part, resolution=side, val_per_class=config.val_per_class, reading=reading)
         for part in PARTS
@@ -105,7 +124,12 @@ def read_parts(data: Path, config: TrainConfig, side: int) -> Scenes:
     findings = replace(findings, near=near)
     for message in findings.messages():
         log.warning(message)
-    return Scenes(train, held, findings, given)
+    if config.crop is None:
+        return Scenes(train, held, findings, given)
+    found = cropped(
+        data, train, config.val_per_class, segmenter=config.segmenter, reading=reading, stage=stage, device=device
+    )
+    return Scenes(found.scenes, held, findings, given, found)
 
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:

@@ -101,6 +101,7 @@ def run_record(
         "rejected": len(scenes.findings.rejected),
         "near_duplicates": None if config.keep_near_duplicates else len(scenes.findings.near),
         **({"images_after_pruning": len(train.labels)} if config.prune else {}),
+        **({"crop": scenes.cropped.record} if scenes.cropped else {}),
         "prototypes": {
             name: len(found.counts) if found else 0
             for name, found in zip(train.classes, trained.prototypes.of_class, strict=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.cache_folder import cache_folder
@@ -15,6 +16,7 @@ from dpd_train.assistance import assist
 from dpd_train.base import Base, at_resolution, load_base
 from dpd_train.base_folder import base_folder
 from dpd_train.captioners import check_captioner
+from dpd_train.cropping import check_segmenter
 from dpd_train.device import Deadline, TimeUp
 from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.images import to_float, write_quarantine
@@ -64,21 +66,24 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
     return run_record(config, run.scenes, trained, run.device, base_folder(config.base))
 
 
-def _open(data: Path, out: Path, config: TrainConfig) -> tuple[Base, Scenes]:
+def _open(data: Path, out: Path, config: TrainConfig, device: torch.device, progress: Stages) -> tuple[Base, Scenes]:
     """Everything that can be wrong with the input, before anything is written; then the run directory.
 
     Raises:
         DataError, InputError
     """
     check_captioner(config.captioner)
+    check_segmenter(config.segmenter)
     base = load_base(config.base)
     side = side_for(data, config, base)
-    scenes = read_parts(data, config, side)
+    scenes = read_parts(data, config, side, device, progress)
     if config.prototypes == "matched":
         check_matched(base, scenes, config)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", scenes.findings)
+    if scenes.cropped is not None:
+        Image.fromarray(scenes.cropped.picture).save(out / "private" / "decisions.png")
     match_config(out / "checkpoints" / "config.json", config, scenes.given)
     return base if side == base.resolution else at_resolution(base, side), scenes
 
@@ -131,7 +136,7 @@ def train(
         _check_machine(config, device, team)
         check_tracker(tracker)
         check_run_folder(out, resume)
-        base, scenes = _open(data, out, config)
+        base, scenes = _open(data, out, config, device, progress)
         team.tell(Word.LOAD)
         watch = Stopwatch(out / "checkpoints" / "seconds.json")
         with tracked(tracker, out / "tracker", asdict(config)) as track:

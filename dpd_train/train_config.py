@@ -10,6 +10,7 @@ from dpd_runtime.prototype_kinds import PrototypeKind
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
 Precision = Literal["bf16", "fp16", "fp32"]
+Crop = Literal["foreground"]
 RateSchedule = Literal["decay", "constant"]
 
 LEAST = {
@@ -36,6 +37,7 @@ CHOICES = {
     "precision": ("bf16", "fp16", "fp32"),
     "tune": ("full", "lora"),
     "judge_on": ("latents", "pixels"),
+    "crop": ("foreground",),
     "prototypes": ("centroid", "pooled", "matched", "medoid", "none"),
 }
 
@@ -62,6 +64,8 @@ class TrainConfig:
         prototype_noise: standard deviation of Gaussian noise on each value of a mean; 0 is none.
         matching_steps: of each ten `matched` prototypes a class.
         bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
+        crop: what is cut out of images larger than the model's (`dpd_train.cropping`); None shrinks them whole.
+        segmenter: DINO,SAM2: models that find what to cut out; None is the spectral residual.
         val_per_class: None is max(1, n // 10).
         prune: tdds:SHARE leaves out that share of each class's training images (`dpd_train.tdds`); None is none.
         grad_compression: rs-dgc:RATIO sends so many times fewer bytes of gradients between processes; None sends all.
@@ -95,6 +99,8 @@ class TrainConfig:
     captioner: str = "attributes"
     bands: str | None = None
     stretch: str | None = None
+    crop: Crop | None = None
+    segmenter: str | None = None
     val_per_class: int | None = None
     prune: str | None = None
     grad_compression: str | None = None
@@ -123,6 +129,8 @@ class TrainConfig:
             )
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")
+        if self.segmenter is not None and self.crop is None:
+            raise InputError(f"--segmenter {self.segmenter} has no effect without --crop foreground: leave it out")
         if self.prune is not None:
             pruned_share(self.prune)
         if self.grad_compression is not None:

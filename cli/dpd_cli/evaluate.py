@@ -60,6 +60,13 @@ def evaluate_command(
             help="Whose features: own, trained on --train (default), or hf:ID_OR_PATH, on this machine already."
         ),
     ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            help="What the baseline foreground finds objects by: GROUNDING_DINO,SAM2, ids or folders on this machine "
+            "already (default: saliency)"
+        ),
+    ] = None,
     val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of every image in pixels (default: SET's)")] = None,
     bands: Annotated[str | None, typer.Option(help="Bands of the real images for red, green, blue: 4,3,2.")] = None,
@@ -118,6 +125,7 @@ def evaluate_command(
             soft=soft_labels,
             metrics=metrics,
             extractor=extractor,
+            segmenter=segmenter,
             val_per_class=val_per_class,
             resolution=resolution,
             reading=parse_reading(bands, stretch),

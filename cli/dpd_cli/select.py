@@ -17,6 +17,13 @@ def select_command(
         str | None,
         typer.Option(help="Whose features: own, trained on DATA (default), or hf:ID_OR_PATH, on this machine already."),
     ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            help="What foreground finds objects by: GROUNDING_DINO,SAM2, ids or folders on this machine already "
+            "(default: saliency)"
+        ),
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of the images in pixels (default: DATA's)")] = None,
     bands: Annotated[str | None, typer.Option(help="Bands of the images for red, green, blue: 4,3,2.")] = None,
     stretch: Annotated[
@@ -32,6 +39,8 @@ def select_command(
         dpd select eurosat/ --method random --ipc 10 --seed 3 --out random3
 
         dpd select eurosat/ --method k-center --ipc 50 --val-per-class 100 --out centers
+
+        dpd select ucmerced/ --method foreground --resolution 64 --ipc 10 --out patches
     """
     import sys
     import time
@@ -53,6 +62,7 @@ def select_command(
             seed=seed,
             val_per_class=val_per_class,
             extractor=extractor,
+            segmenter=segmenter,
             resolution=resolution,
             reading=parse_reading(bands, stretch),
             overwrite=overwrite,

@@ -56,6 +56,12 @@ def train_command(
     stretch: Annotated[
         str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
     ] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="foreground: images larger than the model's are cut to small objects (none)")
+    ] = None,
+    segmenter: Annotated[
+        str | None, typer.Option(help="What --crop finds them by: GROUNDING_DINO,SAM2 (default: saliency)")
+    ] = None,
     val_per_class: Annotated[int | None, typer.Option(help="Validation images per class (default: n // 10)")] = None,
     prune: Annotated[
         str | None, typer.Option(help="tdds:0.7 leaves out 70 % of each class, those that teach least (default: none)")
@@ -166,6 +172,9 @@ def _summary(out: Path, run: dict[str, Any]) -> None:
     if run["prototypes_too_near"]:
         fate = "back at start  " if run["config"]["prototypes"] == "matched" else "dropped        "
         print(f"{fate}{run['prototypes_too_near']} prototypes that decoded too near to a training image")
+    if crop := run.get("crop"):
+        print(f"cut            {crop['cut']} of {crop['images']} training images; look at {out}/private/decisions.png")
+        print("warning        dpd audit compares with whole images and does not see a copied patch", file=sys.stderr)
     if noise := run.get("prototype_privacy"):
         print(f"noise          epsilon {noise['epsilon']:.3g} at delta {noise['delta']:g}, given the clustering")
     if run.get("private_prototypes"):

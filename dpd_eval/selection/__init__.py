@@ -5,7 +5,7 @@ from dpd_eval.selection.full import FULL
 from dpd_eval.selection.herding import HERDING
 from dpd_eval.selection.k_center import K_CENTER
 from dpd_eval.selection.k_means import K_MEANS
-from dpd_eval.selection.method import Features, Method, Rows, Sight, check_ipc, rows_by_class
+from dpd_eval.selection.method import Features, Method, Rows, Seen, Sight, check_ipc, rows_by_class
 from dpd_eval.selection.random import RANDOM, random_subset
 from dpd_eval.selection.tdds import TDDS
 from dpd_runtime.errors import InputError
@@ -44,4 +44,4 @@ def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Feature
     return rows_by_class(find_method(method), scenes.labels, ipc, seed, features, scenes.classes)
 
 
-__all__ = ["METHODS", "Method", "Sight", "check_ipc", "find_method", "random_subset", "select"]
+__all__ = ["METHODS", "Method", "Seen", "Sight", "check_ipc", "find_method", "random_subset", "select"]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_runtime.errors import DataError, InputError
+from dpd_train.images import SceneSet
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -33,6 +34,14 @@ class Method:
     uses_seed: bool
     pick: Callable[[Features, int, np.random.Generator], Rows]
     uses_ipc: bool = True
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a method chooses from: images, and its `Sight` of them; None for nothing."""
+
+    scenes: SceneSet
+    features: Features | None = None
 
 
 def highest_first(features: Features, count: int, generator: np.random.Generator) -> Rows:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dpd_eval.features import build_extractor, check_name
 from dpd_eval.foreground_patches import foreground_patches
 from dpd_eval.selection import check_ipc, find_method, select
@@ -12,6 +14,7 @@ from dpd_eval.training_scores import training_scores
 from dpd_runtime.atomic import write_atomically
 from dpd_runtime.errors import InputError
 from dpd_runtime.resume import check_output_folder, remove_set
+from dpd_train.cropping import check_segmenter, describe_segmenter
 from dpd_train.images import PLAIN, Reading, fingerprint, read_scenes
 
 DECISIONS_NAME = "decisions.png"
@@ -40,6 +43,7 @@ def select_set(
     seed: int | None = None,
     val_per_class: int | None = None,
     extractor: str | None = None,
+    segmenter: str | None = None,
     resolution: int | None = None,
     reading: Reading = PLAIN,
     overwrite: bool = False,
@@ -53,11 +57,12 @@ def select_set(
         seed: of the methods that draw; None is 0 there.
         val_per_class, resolution, reading: as in `read_scenes`.
         extractor, cache: as in `build_extractor`, for the methods that look at features; None is `own` there.
+        segmenter: what foreground finds objects by, as in `find_foreground`.
         overwrite: delete a distilled set which is in the way.
 
     Raises:
-        InputError: an unknown method or extractor, an argument that the method lacks or would not heed, `out`
-            within `data`.
+        InputError: an unknown method, extractor or segmenter, an argument that the method lacks or would not heed,
+            `out` within `data`.
         DataError: unreadable data, a class with fewer than ipc images.
         OutputFolderError: `out` holds something else, or a set made with other settings.
     """
@@ -68,6 +73,7 @@ def select_set(
         ("ipc", ipc, chosen.uses_ipc),
         ("seed", seed, chosen.uses_seed),
         ("extractor", extractor, chosen.sees == "features"),
+        ("segmenter", segmenter, chosen.sees == "patches"),
     ):
         if value is not None and not used:
             raise InputError(f"--{flag} {value} has no effect on method {method}: leave it out")
@@ -75,6 +81,7 @@ def select_set(
     if seed < 0:
         raise InputError(f"--seed is {seed}: it must be at least 0")
     check_name(extractor)
+    check_segmenter(segmenter)
     if data.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"--out {out} is inside {data}, where it would be read as images; choose another --out")
     check_output_folder(out)
@@ -85,7 +92,7 @@ def select_set(
     patches = None
     if chosen.sees == "patches":
         teacher = build_extractor("own", scenes, cache=cache, progress=progress("training the teacher"))
-        patches = foreground_patches(data, scenes, teacher, val_per_class, reading)
+        patches = foreground_patches(data, scenes, teacher, val_per_class, reading, segmenter, progress)
         scenes, features, description = patches.scenes, patches.sure, teacher.description
     elif chosen.sees == "scores":
         features = training_scores(scenes, cache, progress("scoring the images"))
@@ -104,7 +111,8 @@ def select_set(
     if scenes.rendering is not None:
         about["reading"] = scenes.rendering.record()
     if patches is not None:
-        about["cut"] = int((patches.decisions.boxes[rows, 2] < patches.whole.shape[1]).sum())
+        about["segmenter"] = describe_segmenter(segmenter)
+        about["cut"] = int(np.isin(rows, patches.decisions.cut).sum())
     if overwrite:
         remove_set(out)
     digest = write_folder(scenes, rows, out, about, progress("writing"))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from dpd_runtime.errors import InputError
-from dpd_train.captioners.captioner import Captioner, Describe, Images, Phrases, complete_model, opened
+from dpd_train.captioners.captioner import Captioner, Describe, Images, Phrases
 from dpd_train.captioners.vocabulary import GROUPS, Group
-from dpd_train.hub import check_model, check_tokenizer, model_folder, model_hash
+from dpd_train.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
 
 BATCH = 32
 KINDS = ("clip", "siglip")  # of config.json's model_type
@@ -33,11 +33,11 @@ def clip_captioner(source: str) -> Captioner:
     Raises:
         InputError: no such model on this machine, another kind of model, no safetensors.
     """
-    name = f"clip:{source}"
+    name = f"captioner clip:{source}"
     folder = model_folder(source)
     kind = check_model(folder, source)
     if kind not in KINDS:
-        raise InputError(f"captioner {name}: is a {kind!r} model; one of type {' or '.join(KINDS)} is needed")
+        raise InputError(f"{name}: is a {kind!r} model; one of type {' or '.join(KINDS)} is needed")
     check_tokenizer(folder, source)
     _readers(name, folder)
     words = hashlib.sha256(json.dumps([CLEAR, [asdict(group) for group in GROUPS]]).encode()).hexdigest()

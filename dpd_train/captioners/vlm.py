@@ -12,8 +12,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from dpd_runtime.errors import InputError
 from dpd_train.captioners.answers import FORMAT, INSTRUCTION, MAX_LETTERS, MAX_PHRASES, MAX_WORDS, parse
-from dpd_train.captioners.captioner import Captioner, Describe, Images, Phrases, complete_model, opened
-from dpd_train.hub import check_model, check_tokenizer, model_folder, model_hash
+from dpd_train.captioners.captioner import Captioner, Describe, Images, Phrases
+from dpd_train.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
 
 BATCH = 8
 NEW_TOKENS = 72
@@ -25,11 +25,11 @@ def vlm_captioner(source: str) -> Captioner:
     Raises:
         InputError: no such model on this machine, no image-text-to-text model, no chat template, no safetensors.
     """
-    name = f"vlm:{source}"
+    name = f"captioner vlm:{source}"
     folder = model_folder(source)
     kind = check_model(folder, source)
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise InputError(f"captioner {name}: is a {kind!r} model; an image-text-to-text model is needed")
+        raise InputError(f"{name}: is a {kind!r} model; an image-text-to-text model is needed")
     check_tokenizer(folder, source)
     _processor(name, folder)
     limits = [FORMAT, INSTRUCTION, MAX_PHRASES, MAX_WORDS, MAX_LETTERS, NEW_TOKENS]
@@ -42,7 +42,7 @@ def _processor(name: str, folder: Path) -> Any:
         name, lambda: AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
     if getattr(processor, "chat_template", None) is None:
-        raise InputError(f"captioner {name}: has no chat template; take an instruction-tuned model")
+        raise InputError(f"{name}: has no chat template; take an instruction-tuned model")
     processor.tokenizer.padding_side = "left"  # the answer follows the prompt directly
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token

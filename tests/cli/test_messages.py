@@ -219,6 +219,19 @@ def test_keys_and_seals_say_what_is_wrong(
             ["--prototype-noise has no effect", "medoid", "centroid or pooled"],
             id="noise-medoid",
         ),
+        pytest.param(["--crop", "centre"], ["--crop 'centre' is unknown", "use foreground"], id="crop"),
+        pytest.param(["--segmenter", "a,b"], ["--segmenter a,b has no effect", "--crop foreground"], id="segmenter"),
+        pytest.param(
+            ["--crop", "foreground", "--segmenter", "a/b"], ["--segmenter a/b", "two models"], id="one-segmenter"
+        ),
+        pytest.param(
+            ["--crop", "foreground", "--segmenter", "a/b,c/d"], ["a/b", "hf download a/b"], id="segmenter-not-here"
+        ),
+        pytest.param(
+            ["--crop", "foreground", "--keep-near-duplicates"],
+            ["scenes have 64 px, not more than the 64 px", "leave --crop out"],
+            id="crop-small",
+        ),
         pytest.param(
             [], ["scenes: class 'Same' has 1 different images", "--keep-near-duplicates"], id="near-duplicates"
         ),

@@ -14,7 +14,7 @@ from dpd_eval.cache import load_outcome
 from dpd_eval.features import Extractor
 from dpd_eval.material import read_material
 from dpd_eval.own_extractor import own_extractor
-from dpd_eval.selection import Sight
+from dpd_eval.selection import Seen, Sight
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet, parse_reading
@@ -210,6 +210,8 @@ def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
         ({"at_least": 0.0}, "--at-least is 0.0"),
         ({"at_least": 0.9, "baselines": ()}, "--at-least 0.9 has no effect without --baselines"),
         ({"extractor": "own"}, "--extractor own has no effect"),
+        ({"segmenter": "a,b"}, "--segmenter a,b has no effect without --baselines foreground"),
+        ({"segmenter": "a", "baselines": ("foreground",)}, "--segmenter a: give two models with a comma"),
         ({"extractor": "mine", "metrics": True}, "no extractor 'mine'"),
         ({"students": ("hf:owner/none",)}, "hf download owner/none"),
     ]:
@@ -413,7 +415,8 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
     features = material.real.images.reshape(len(material.real.labels), -1).astype(np.float32)
     names = ("random", "herding", "k-center", "k-means", "tdds", "full")
     scores = np.arange(len(features), dtype=np.float32)[:, None]
-    seen: dict[Sight, np.ndarray] = {"features": features, "scores": scores}
+    given: dict[Sight, np.ndarray | None] = {"nothing": None, "features": features, "scores": scores}
+    seen = {sight: Seen(material.real, values) for sight, values in given.items()}
     plan = plan_trainings(material, {"convnet": StudentInfo(1, 1)}, names, {4: 3}, seen)
     assert [(item.arm, item.seed) for item in plan] == [(arm, seed) for seed in range(3) for arm in ("set", *names)]
     for arm, different in zip(("set", *names), (1, 3, 1, 1, 1, 1, 1), strict=True):

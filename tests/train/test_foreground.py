@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dpd_train.foreground import CANDIDATES, MAP, PATCH, STRIDE, candidate_corners, cut, decide, salient
+from dpd_train.foreground import CANDIDATES, MAP, PATCH, STRIDE, candidate_boxes, cut, decide, salient
 
 SIZE = int(MAP * PATCH)
 
@@ -33,10 +33,16 @@ def test_candidates_hold_more_foreground_than_any_other_window() -> None:
         for y in range(0, MAP - SIZE + 1, STRIDE)
         for x in range(0, MAP - SIZE + 1, STRIDE)
     }
-    found = candidate_corners(mask)
+    found = [(y, x) for y, x, _ in candidate_boxes(mask, MAP).tolist()]
     assert len(set(found)) == CANDIDATES
     others = [count for corner, count in held.items() if corner not in found]
     assert min(held[corner] for corner in found) >= max(others)
+    assert [held[corner] for corner in found] == sorted((held[corner] for corner in found), reverse=True)
+    np.testing.assert_array_equal(candidate_boxes(mask, 4 * MAP), 4 * candidate_boxes(mask, MAP))
+
+
+def shrunk(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(Image.fromarray(image).resize((side, side))) for image in images])
 
 
 def test_small_objects_are_cut_out_and_large_ones_stay_whole() -> None:
@@ -44,34 +50,59 @@ def test_small_objects_are_cut_out_and_large_ones_stay_whole() -> None:
     masks = np.zeros((4, MAP, MAP), bool)
     for mask, (top, left, side) in zip(masks, ((4, 4, 6), (50, 50, 6), (15, 15, 30), (20, 10, 30)), strict=True):
         mask[top : top + side, left : left + side] = True
-    labels = np.zeros(4, np.int64)
+    labels, small = np.zeros(4, np.int64), shrunk(images, 64)
+    asked = []
 
     def brightness(patches: NDArray[np.uint8], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        assert patches.shape == (2 * CANDIDATES, 64, 64, 3)
-        assert len(wanted) == len(patches)
+        assert patches.shape == (len(wanted), 64, 64, 3)
+        asked.append(len(wanted))
         return patches.mean(axis=(1, 2, 3), dtype=np.float32)
 
-    found = decide(images, labels, masks, brightness, 64)
+    found = decide(images, small, labels, masks, brightness)
+    assert sorted(asked) == [2, 2 * CANDIDATES]  # each patch is judged once
     np.testing.assert_allclose(found.occupancy, masks.mean(axis=(1, 2)))
     assert found.thresholds.tolist() == [np.median(found.occupancy)]
+    assert found.cut.tolist() == [0, 1]
     assert found.boxes[2:].tolist() == [[0, 0, 128]] * 2
-    for box, corner in zip(found.boxes[:2], (8, 100), strict=True):
-        top, left, size = box
+    np.testing.assert_array_equal(found.images[2:], small[2:])
+    for row, corner in enumerate((8, 100)):
+        top, left, size = found.boxes[row]
         assert size == 64
         assert top <= corner < corner + 12 <= top + size
         assert left <= corner < corner + 12 <= left + size
+        np.testing.assert_array_equal(found.images[row], images[row, top : top + size, left : left + size])
+    np.testing.assert_array_equal(found.sure, brightness(found.images, labels))
 
 
-def test_the_surest_patch_is_taken() -> None:
+def test_the_surest_patch_is_taken_and_without_a_teacher_the_fullest() -> None:
     images, masks = np.stack([scene(0, 0, 40), scene(0, 0, 90)]), np.zeros((2, MAP, MAP), bool)
     masks[0, :40, :40], masks[1] = True, True
-    corners = candidate_corners(masks[0])
+    candidates = candidate_boxes(masks[0], 128).tolist()
+    small, labels = shrunk(images, 32), np.zeros(2, np.int64)
 
     def sure_of_the_last(patches: NDArray[np.uint8], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.arange(len(patches), dtype=np.float32)
 
-    found = decide(images, np.zeros(2, np.int64), masks, sure_of_the_last, 32)
-    assert (found.boxes[0, :2] // 2).tolist() == list(corners[-1])
+    assert decide(images, small, labels, masks, sure_of_the_last).boxes[0].tolist() == candidates[-1]
+    assert decide(images, small, labels, masks).boxes[0].tolist() == candidates[0]
+
+
+@pytest.mark.parametrize("empty_stays", [True, False])
+def test_an_image_without_foreground(empty_stays: bool) -> None:
+    """Occupancies 0, 0, 0.1 and 0.4: either two images count for the median, or all four do."""
+    images, masks = np.stack([scene(0, 0, 40)] * 4), np.zeros((4, MAP * MAP), bool)
+    masks[2, :400], masks[3, :1600] = True, True
+    masks = masks.reshape(4, MAP, MAP)
+    found = decide(images, shrunk(images, 32), np.zeros(4, np.int64), masks, empty_stays=empty_stays)
+    occupancy = masks.mean(axis=(1, 2))
+    assert found.cut.tolist() == ([2] if empty_stays else [0, 1])
+    assert found.thresholds.tolist() == [np.median(occupancy[2:] if empty_stays else occupancy)]
+
+
+def test_a_class_in_which_nothing_is_found_stays_whole() -> None:
+    images = np.stack([scene(0, 0, 40)] * 2)
+    found = decide(images, shrunk(images, 32), np.zeros(2, np.int64), np.zeros((2, MAP, MAP), bool))
+    assert (found.thresholds.tolist(), found.cut.tolist()) == ([0.0], [])
 
 
 def test_a_cut_is_pillows_crop_and_resize() -> None:
