@@ -61,6 +61,5 @@ def foreground_patches(
         own: NDArray[np.float32] = found[np.arange(len(labels)), labels]
         return own
 
-    # so it was measured (docs/neighbours.md): where nothing is salient an image is cut like any other
-    decisions = decide(whole, real.images, real.labels, masks, sure, empty_stays=segmenter is not None)
+    decisions = decide(whole, real.images, real.labels, masks, sure)
     return Patches(replace(real, images=decisions.images), whole, decisions)

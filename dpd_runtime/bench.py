@@ -87,7 +87,7 @@ def bench(
 ) -> BenchResult:
     """Draw `blocks` blocks of ten images with the bundle's own sampler into a folder which is removed again.
 
-    Blocks that are decoded prototypes otherwise (`BlockGuidance.decodes`) are drawn too: it is networks that are timed.
+    Blocks that begin at prototypes otherwise are drawn from noise too: it is networks that are timed.
 
     Raises:
         InputError: `blocks` is out of range.

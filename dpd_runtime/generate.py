@@ -27,7 +27,7 @@ def resolve_sampler(
 ) -> Sampler:
     """The bundle's sampler with what the user asked for in its place.
 
-    Whoever asks for any of it asks for drawn images: decoded prototypes (`BlockGuidance.decodes`) would heed none.
+    Whoever asks for any of it asks for images drawn from noise: decoded prototypes would heed none of it.
 
     Raises:
         InputError: a value outside its range, naming the range.

@@ -67,6 +67,11 @@ class BlockGuidance:
         """Whether the images are the decoded prototypes."""
         return self.prototype_scale == self.prototype_until == 1
 
+    @property
+    def begins_at_prototypes(self) -> bool:
+        """Whether the images are whole prototypes, decoded as they are or noised and denoised again."""
+        return self.prototype_scale == 1 and self.prototype_until > 0
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -99,16 +104,17 @@ class Sampler:
         return len(asked) + sum(guidance.guides(number, self.steps) for number in asked)
 
     def first_drawn(self) -> BlockGuidance:
-        """Guidance of the first blocks whose images are drawn and not decoded prototypes; of the last where none is."""
-        return next((g for g in self.guidance if not g.decodes), self.guidance[-1])
+        """Guidance of the first blocks whose images are drawn from noise alone; of the last where none are."""
+        return next((g for g in self.guidance if not g.begins_at_prototypes), self.guidance[-1])
 
     def drawn(self) -> "Sampler":
-        """The same with every image drawn: blocks of decoded prototypes are as the first others are."""
-        if not any(g.decodes for g in self.guidance):
+        """The same with every image drawn from noise: blocks that begin at prototypes are as the first others are."""
+        if not any(g.begins_at_prototypes for g in self.guidance):
             return self
         first = self.first_drawn()
-        begun = replace(first, from_block=0, prototype_scale=0.0 if first.decodes else first.prototype_scale)
-        later = [g for g in self.guidance if g.from_block > first.from_block and not g.decodes]
+        scale = 0.0 if first.begins_at_prototypes else first.prototype_scale
+        begun = replace(first, from_block=0, prototype_scale=scale)
+        later = [g for g in self.guidance if g.from_block > first.from_block and not g.begins_at_prototypes]
         return replace(self, guidance=(begun, *later))
 
 

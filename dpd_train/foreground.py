@@ -100,20 +100,17 @@ def decide(
     labels: NDArray[np.int64],
     masks: Masks,
     confidence: Confidence = indifferent,
-    *,
-    empty_stays: bool = True,
 ) -> Decisions:
     """An image below its class's threshold, the median of the class, is cut to that of its candidate patches of which
-    the teacher is surest. The others stay whole.
+    the teacher is surest. The others stay whole; so does an image without foreground, which has nothing to cut around
+    and does not count for the median.
 
     Args:
         whole: images [n, S, S, 3]. small: the same as the teacher sees them, [n, side, side, 3].
         masks: their foreground, [n, MAP, MAP].
-        empty_stays: an image without foreground, which has nothing to cut around, stays whole and out of the median;
-            otherwise it is an image of occupancy 0 like any other.
     """
     occupancy = masks.mean(axis=(1, 2))
-    counted = (occupancy > 0) | (not empty_stays)
+    counted = occupancy > 0
     of_class = [occupancy[counted & (labels == label)] for label in range(int(labels.max()) + 1)]
     thresholds = np.array([np.median(values) if len(values) else 0.0 for values in of_class])
     below = counted & (occupancy < thresholds[labels])

@@ -72,9 +72,9 @@ def generate_command(
     """
     import time
 
+    from dpd_cli.image_ranges import prototype_ranges
     from dpd_cli.opening import open_bundle
     from dpd_cli.terminal import print_json, progress_bar
-    from dpd_runtime.blocks import BLOCK
     from dpd_runtime.dataset import write_set
     from dpd_runtime.errors import InputError, SetHashError
     from dpd_runtime.formats import Output
@@ -134,12 +134,11 @@ def generate_command(
         print(f"bundle    {opened.manifest.name}, {opened.manifest.audit}, {opened.signature.describe()}")
         print(f"provider  {generation.provider.name}: {generation.provider.reason}")
         calls = generation.network_calls * sampler.candidates
-        if opened.manifest.sampler.guidance[0].decodes:
-            last = BLOCK * opened.manifest.sampler.first_drawn().from_block - 1
+        if told := prototype_ranges(opened.manifest.sampler):
             if sampler.guidance[0].decodes:
-                print(f"images    0 to {last} of a class are its prototypes, decoded and turned by the seed")
+                print(f"images    {told}")
             else:
-                print(f"images    all drawn, for the options that say how; without them 0 to {last} are prototypes")
+                print(f"images    all drawn, for the options that say how; without them {told}")
         print(f"time      {seconds:.1f} s, {calls:.3g} UNet evaluations for each kept image")
         if result.set_hash is None:
             print(f"set hash  none yet: {result.left} images are left to other shards, the last one ends the set")

@@ -23,9 +23,9 @@ def info_command(
     """
     from dataclasses import asdict
 
+    from dpd_cli.image_ranges import prototype_ranges
     from dpd_cli.opening import open_bundle, signature_facts
     from dpd_cli.terminal import print_json
-    from dpd_runtime.blocks import BLOCK
     from dpd_runtime.engine_choice import why_not_loaded
     from dpd_runtime.engine_record import LABELS, engine_records
 
@@ -40,7 +40,7 @@ def info_command(
         )
         return
     size = sum(entry.bytes for entry in manifest.files.values())
-    guidance, later = manifest.sampler.first_drawn(), manifest.sampler.guidance[0].decodes
+    guidance = manifest.sampler.first_drawn()
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
     print(f"state       every listed file has its hash; audit: {manifest.audit}; {opened.signature.describe()}")
@@ -54,8 +54,8 @@ def info_command(
         f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}, "
         f"timestep power {manifest.sampler.timestep_power:g}, noise gain {manifest.sampler.mean_noise_gain:g}"
     )
-    if later:
-        print(f"            images 0 to {BLOCK * guidance.from_block - 1} of a class are its prototypes, decoded")
+    if told := prototype_ranges(manifest.sampler):
+        print(f"            images {told}")
     for scene in opened.classes:
         print(f"  {scene.name:<24} {len(scene.prototypes):>3} prototypes   {opened.prompts[scene.prompt_rows[0]]}")
     for path, record in engines.items():

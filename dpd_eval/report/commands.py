@@ -75,9 +75,9 @@ def _select_command(made: SetRecord) -> Command:
 
 
 def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
-    if sampler is None or sampler == known or any(guidance.decodes for guidance in sampler.guidance):
-        return []  # decoded prototypes are the bundle's own way: any option asks for drawn images
-    decoded, known = known, known and known.drawn()
+    if sampler is None or sampler == known or any(guidance.begins_at_prototypes for guidance in sampler.guidance):
+        return []  # images of prototypes are the bundle's own way: any option asks for drawn ones
+    whole, known = known, known and known.drawn()
     options: list[Option] = []
     for flag in ("steps", "solver", "candidates"):
         if known is None or getattr(known, flag) != getattr(sampler, flag):
@@ -86,7 +86,7 @@ def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Opti
     before = {guidance.guidance_scale for guidance in known.guidance} if known else set()
     if len(scales) == 1 and scales != before:  # several scales can only be the bundle's own
         options.append(("--guidance-scale", f"{scales.pop():g}"))
-    if not options and decoded != known:
+    if not options and whole != known:
         options.append(("--candidates", str(sampler.candidates)))
     return options
 

@@ -105,6 +105,7 @@ def test_the_suited_sampler_decodes_whole_blocks_of_matched_prototypes_alone() -
     assert suited_sampler(table("matched", 20, 0)) == DEFAULT_SAMPLER
     for fewest, blocks in ((10, 1), (9, 1), (50, 5)):
         guidance = suited_sampler(table("matched", 50, fewest)).guidance
-        assert [g.decodes for g in guidance] == [True, False]
-        assert guidance[1].from_block == blocks
-        assert guidance[1].guidance_scale == DEFAULT_SAMPLER.guidance_for(blocks).guidance_scale
+        assert [g.decodes for g in guidance] == [True, False, False]
+        assert [g.begins_at_prototypes for g in guidance] == [True, True, False]
+        assert [g.from_block for g in guidance] == [0, blocks, 10 * blocks]
+        assert guidance[2] == replace(DEFAULT_SAMPLER.guidance_for(10 * blocks), from_block=10 * blocks)

@@ -212,6 +212,11 @@ def test_the_first_guidance_that_draws() -> None:
     assert Sampler(guidance=(complete, plain)).first_drawn() == plain
     assert Sampler(guidance=(plain, complete)).first_drawn() == plain
     assert Sampler(guidance=(complete,)).first_drawn() == complete
+    refreshed = BlockGuidance(from_block=1, prototype_scale=1.0, prototype_until=0.8)
+    assert Sampler(guidance=(complete, refreshed, plain)).first_drawn() == plain
+    assert Sampler(guidance=(complete, refreshed, plain)).drawn().guidance == (BlockGuidance(),)
+    pulled = BlockGuidance(prototype_scale=0.99, prototype_until=1.0)
+    assert Sampler(guidance=(pulled,)).drawn() == Sampler(guidance=(pulled,))
 
 
 def test_a_sampler_whose_images_are_all_drawn() -> None:

@@ -87,16 +87,15 @@ def test_the_surest_patch_is_taken_and_without_a_teacher_the_fullest() -> None:
     assert decide(images, small, labels, masks).boxes[0].tolist() == candidates[0]
 
 
-@pytest.mark.parametrize("empty_stays", [True, False])
-def test_an_image_without_foreground(empty_stays: bool) -> None:
-    """Occupancies 0, 0, 0.1 and 0.4: either two images count for the median, or all four do."""
+def test_an_image_without_foreground_stays_whole() -> None:
+    """Occupancies 0, 0, 0.1 and 0.4: two images count for the median."""
     images, masks = np.stack([scene(0, 0, 40)] * 4), np.zeros((4, MAP * MAP), bool)
     masks[2, :400], masks[3, :1600] = True, True
     masks = masks.reshape(4, MAP, MAP)
-    found = decide(images, shrunk(images, 32), np.zeros(4, np.int64), masks, empty_stays=empty_stays)
+    found = decide(images, shrunk(images, 32), np.zeros(4, np.int64), masks)
     occupancy = masks.mean(axis=(1, 2))
-    assert found.cut.tolist() == ([2] if empty_stays else [0, 1])
-    assert found.thresholds.tolist() == [np.median(occupancy[2:] if empty_stays else occupancy)]
+    assert found.cut.tolist() == [2]
+    assert found.thresholds.tolist() == [np.median(occupancy[2:])]
 
 
 def test_a_class_in_which_nothing_is_found_stays_whole() -> None:
