@@ -181,9 +181,8 @@ def _served(out: Path, run: dict[str, Any], json_output: bool) -> None:
         return
     found = run["federated"]
     sent, dense = (found[name] / 1e6 for name in ("sent_bytes", "dense_bytes"))
-    print(
-        f"run            {out}/ after {found['rounds']} rounds of {found['clients']} sites; no classifiers, no prototypes"
-    )
+    done = f"{found['rounds']} rounds of {found['clients']} sites"
+    print(f"run            {out}/ after {done}: the tuned base, no classifiers and no prototypes")
     print(f"updates        {sent:.1f} MB came in ({dense:.1f} MB as plain float32)")
     print(f"next           where there are images: dpd train DATA --base {out}/pipeline --steps 0 --out RUN")
 

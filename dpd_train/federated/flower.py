@@ -104,7 +104,8 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
         if not self.error and good < self.clients:
             gone = self.clients - good
             self.error = PeerError(
-                f"{gone} of {self.clients} sites went away in round {server_round}, their messages say why; start all anew"
+                f"{gone} of {self.clients} sites went away in round {server_round}, their messages say why; "
+                "start all anew"
             )
         return self.error is None
 

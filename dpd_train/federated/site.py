@@ -35,7 +35,7 @@ class Ground:
     classes: tuple[str, ...]
     config: TrainConfig
     state: Path
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
     judge: nn.Module | None = None
     track: Track | None = None
     progress: Callable[[int, int], None] = lambda step, steps: None
@@ -123,7 +123,7 @@ class Site:
         held, schedule = self.ground.data[1], self.ground.base.schedule
         if not len(held.latents):
             return 0.0, 0
-        with placed(self.shared.average, self.ground.device):
+        with placed(self.shared.average, torch.device(self.ground.device)):
             loss = validation_loss(self.shared.average, held, schedule, self._training.min_snr_gamma)
         self.history[-1]["validation_loss"] = loss
         return loss, len(held.latents)

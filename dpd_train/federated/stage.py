@@ -29,6 +29,8 @@ from dpd_train.run_stages import Progress, Run, Stages, Tuned
 from dpd_train.sheets import sample_sheet
 from dpd_train.train_config import TrainConfig
 
+BYTES = ("sent_bytes", "returned_bytes", "dense_bytes")
+
 
 def require_flower() -> None:
     """Raises:
@@ -73,9 +75,7 @@ def _served(base: Base, config: TrainConfig, part: Federated, adapter: Path, pro
     coordinator = Coordinator(base, config, settings_of(part, config, base_hash(base), base.resolution))
     serve(coordinator, part, progress)
     record = {"role": "server", "rounds": part.rounds, "clients": part.clients, "classes": part.classes}
-    totals = {
-        name: sum(e[name] for e in coordinator.history) for name in ("sent_bytes", "returned_bytes", "dense_bytes")
-    }
+    totals = {name: sum(round_[name] for round_ in coordinator.history) for name in BYTES}
     return Tuned(coordinator.finished(adapter), coordinator.history, config, record | totals)
 
 

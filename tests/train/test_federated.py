@@ -1,18 +1,31 @@
 """Federated tuning: averaging and packets as properties, one site against training alone, then Flower for real."""
 
+import importlib.util
 import json
+import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.torch import load_file
 
+from dpd_export.run_checks import read_run
 from dpd_runtime.errors import InputError
 from dpd_train.base import load_base
 from dpd_train.checkpoint import load_state, without_prefix
@@ -33,7 +46,7 @@ from dpd_train.federated.site import Ground, Site
 from dpd_train.fine_tune import denoiser_training, trained_parts
 from dpd_train.rs_dgc import RsDgc
 from dpd_train.train_config import TrainConfig
-from tests.tiny import CONFIG, latent_data, tiny_base
+from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
 SHAPES = [torch.Size((6, 3, 3, 3)), torch.Size((40,))]
 NUMBERS = arrays(np.float32, 40, elements=st.floats(-1e3, 1e3, width=32))
@@ -45,12 +58,14 @@ def _update(seed: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
+@settings(deadline=None)
 @given(NUMBERS, st.lists(st.integers(1, 10_000), min_size=1, max_size=6))
 def test_the_mean_of_equal_updates_is_the_update(values: np.ndarray[Any, Any], weights: list[int]) -> None:
     update = [torch.from_numpy(values)]
     torch.testing.assert_close(weighted_mean([update] * len(weights), weights), update, rtol=1e-5, atol=1e-3)
 
 
+@settings(deadline=None)
 @given(NUMBERS, NUMBERS, st.integers(1, 1000), st.integers(1, 1000))
 def test_weights_count_as_so_many_copies(
     one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], a: int, b: int
@@ -233,3 +248,61 @@ def test_options_without_effect_are_told() -> None:
         check_options(server, [], replace(config, steps=5), True)
     check_options(server, ["bands"], config, True)
     assert federated_part({"federated": None, "rounds": None}) is None
+
+
+def _certificates(folder: Path) -> dict[str, Path]:
+    """A self-signed certificate of localhost, its own authority."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    signed = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, SHA256())
+    plain = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "certificate.pem").write_bytes(signed.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(*plain))
+    return {"root": folder / "certificate.pem", "certificate": folder / "certificate.pem", "key": folder / "key.pem"}
+
+
+def _started(environment: Mapping[str, str], *options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dpd_cli", "train", "--device", "cpu", "--threads", "1", *map(str, options)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, "--json"], env=dict(environment), **pipes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason='Flower is not installed: "dpd-distill[fed]"')
+def test_three_processes_tune_one_model(tmp_path: Path, process_environment: Mapping[str, str]) -> None:
+    """Flower over localhost with TLS: two sites, each without one of the classes, and a server without images."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        address = f"localhost:{found.getsockname()[1]}"
+    base, files = tiny_base(tmp_path), _certificates(tmp_path)
+    every = drawn_scenes(tmp_path / "all")
+    names = sorted(path.name for path in every.iterdir())
+    sites = [tmp_path / "site0", tmp_path / "site1"]
+    for number, site in enumerate(sites):
+        shutil.copytree(every, site, ignore=shutil.ignore_patterns(names[number]))
+    home = {**process_environment, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "GRPC_VERBOSITY": "NONE"}
+    common: list[object] = ["--federated", "server", address, "--clients", 2, "--rounds", 2]
+    common += ["--classes", ",".join(names), "--base", base, "--steps", 4, "--batch", 4]
+    common += ["--grad-compression", "rs-dgc:8", "--out", tmp_path / "common"]
+    common += [part for name, path in files.items() for part in (f"--tls-{name}", path)]
+    few = ["--base", base, "--ipc", 3, "--k-min", 2, "--teacher-steps", 20, "--latent-classifier-steps", 20]
+    few += ["--val-per-class", 2, "--federated", "client", address, "--tls-root", files["root"]]
+    processes = [_started(home, *common)]
+    processes += [_started(home, site, *few, "--out", f"{site}-run", "--cache-dir", f"{site}-cache") for site in sites]
+    ended = [process.communicate(timeout=500) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], [errors for _, errors in ended]
+    assert not any("no TLS" in errors for _, errors in ended)
+    runs = [tmp_path / "common", *(Path(f"{site}-run") for site in sites)]
+    weights = [load_file(run / "pipeline/unet/diffusion_pytorch_model.safetensors") for run in runs]
+    assert [_distance(weights[0], other) for other in weights[1:]] == [0, 0]
+    assert _distance(weights[0], load_base(str(base)).unet.state_dict()) > 1e-5
+    records = [json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs]
+    assert [record["config"]["steps"] for record in records] == [4, 4, 4]
+    assert records[0]["federated"]["dense_bytes"] > 4 * records[0]["federated"]["sent_bytes"]
+    lines = (runs[0] / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2]
+    assert read_run(runs[1])["federated"]["role"] == "client"
+    with pytest.raises(InputError, match="has no classifiers; where there are images"):
+        read_run(runs[0])
