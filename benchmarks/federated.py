@@ -192,6 +192,7 @@ def judged(name: str, args: argparse.Namespace, run: Path) -> dict[str, Any]:
         if not (folder / "dataset.json").exists():
             dpd("generate", bundle, "--ipc", max(ipcs), "--seed", seed, "--out", folder)
     options: dict[str, Any] = {"val_per_class": args.val_per_class, "resolution": args.resolution}
+    options["recipe"] = args.recipe
     result = evaluate(sets, train=args.data, test="val", ipc=ipcs, pairs=args.pairs, metrics=False, **options)
     return {
         "oa": {str(arm.ipc): list(arm.oa_runs) for arm in result.arms if arm.arm == "set"},
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=1200)
     parser.add_argument("--arms", default="start,pooled,federated,compressed")
     parser.add_argument("--ipc", default="10")
+    parser.add_argument("--recipe", default="quick", help="of the students")
     parser.add_argument("--sets", type=int, default=2, help="generation seeds")
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--members", type=int, default=500, help="images of a site in the membership test, at most")

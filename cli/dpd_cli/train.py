@@ -117,6 +117,13 @@ def train_command(
         if part:
             if preset or max_minutes is not None:
                 raise InputError("--federated goes with neither --preset nor --max-minutes: give options one by one")
+            places = {
+                "resume": resume,
+                "keep_checkpoints": keep_checkpoints,
+                "tracker": tracker,
+                "cache_dir": cache_dir,
+            }
+            named += [name for name, value in places.items() if value]
             check_options(part, named, config, data is not None)
         elif data is None:
             raise InputError("DATA is missing: give a folder that holds one folder of images per class")

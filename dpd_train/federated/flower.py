@@ -133,6 +133,8 @@ def serve(coordinator: Coordinator, part: Federated, progress: Progress) -> None
     )
     if rounds.error:
         raise rounds.error
+    if coordinator.shared.rounds < coordinator.settings.rounds:  # nobody was left to be asked
+        raise PeerError(f"all sites went away after round {coordinator.shared.rounds}, start all anew")
 
 
 class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]

@@ -93,8 +93,8 @@ def serve_without_images(
     native = base.resolution
     side = working_side(config.base, native, multiple, is_large(base), config.resolution, native)
     base = base if side == native else at_resolution(base, side)
+    out.mkdir(parents=True, exist_ok=True)  # better refused now than after the last round
     tuned = _served(base, config, part, out / "adapter", progress("federated tuning"))
-    out.mkdir(parents=True, exist_ok=True)
     return _write(out, tuned, part.classes, device)
 
 
