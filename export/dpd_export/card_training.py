@@ -114,8 +114,8 @@ def _together(run: Record) -> str:
     if not found:
         return ""
     return f"""
-The denoiser was tuned together with other sites, in {found["rounds"]} rounds (`dpd train --federated`): steps, batch and \
-rate are what the server said, and images of other sites took part, which the fingerprint does not cover."""
+The denoiser was tuned together with other sites, in {found["rounds"]} rounds (`dpd train --federated`): steps, batch \
+and rate are what the server said, and images of other sites took part, which the fingerprint does not cover."""
 
 
 def _pretrain_command(config: Record) -> str:
