@@ -187,6 +187,7 @@ def take_part(ground: Ground, part: Federated) -> Site:
 def _quiet() -> None:
     """Flower tells of each message, and shows a trace where we say a line."""
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # of a database that stays unused
 
 
 def _split(address: str) -> tuple[str, int]:

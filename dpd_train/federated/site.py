@@ -103,7 +103,7 @@ class Site:
                 ground.base.schedule,
                 self._training,
                 ground.state,
-                ground.progress,
+                lambda step, _: ground.progress(step, self.config.steps),
                 judge=ground.judge,
                 device=ground.device,
                 track=ground.track,
