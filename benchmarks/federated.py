@@ -201,7 +201,7 @@ def judged(name: str, args: argparse.Namespace, run: Path) -> dict[str, Any]:
 
 
 def against_pooled(arms: dict[str, Any]) -> dict[str, Any]:
-    """Ratios of mean accuracies, and whether 0.95 of the pooled ones is met; pair i has one student seed in all arms."""
+    """Ratios of mean accuracies, and whether 0.95 of the pooled ones is met; pair i has one student seed in all."""
     pooled = arms["pooled"]["oa"] if "pooled" in arms else {}
     return {
         name: {
