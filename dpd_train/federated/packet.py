@@ -1,6 +1,7 @@
 """An update of weights as the arrays that travel, and back, checked."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from dpd_train.federated.settings import UpdateError
 from dpd_train.rs_dgc import Entries, add_entries
 
-Arrays = list[NDArray[np.generic]]
+Arrays = list[NDArray[Any]]
 """Of each layer its float32 values; or, of chosen entries, three arrays: how many each layer has (int32), their places
 within the layers (int32), their values (float32, or bfloat16 as the int16 of the same bits)."""
 
@@ -31,7 +32,7 @@ def packed_entries(entries: Entries) -> Arrays:
     return [np.array(entries.counts, np.int32), entries.places.numpy(), bits.numpy()]
 
 
-def unpacked(arrays: Sequence[NDArray[np.generic]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
+def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
     """Float32 tensors of `shapes`.
 
     Raises:
@@ -44,24 +45,20 @@ def unpacked(arrays: Sequence[NDArray[np.generic]], shapes: Sequence[torch.Size]
     return update
 
 
-def _from_layers(
-    arrays: Sequence[NDArray[np.generic]], shapes: Sequence[torch.Size], sender: str
-) -> list[torch.Tensor]:
+def _from_layers(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
     if [a.shape for a in arrays] != [tuple(s) for s in shapes] or any(a.dtype != np.float32 for a in arrays):
         raise UpdateError(f"{sender} sent {len(arrays)} layers of other shapes or types than the {len(shapes)} here")
     return [torch.from_numpy(np.array(array)) for array in arrays]
 
 
-def _from_entries(
-    arrays: Sequence[NDArray[np.generic]], shapes: Sequence[torch.Size], sender: str
-) -> list[torch.Tensor]:
+def _from_entries(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
     counts, places, values = arrays
     sizes = [shape.numel() for shape in shapes]
     good = counts.shape == (len(sizes),) and places.dtype == np.int32 and places.ndim == 1
     good = good and places.shape == values.shape and values.dtype in (np.int16, np.float32)
     numbers = [int(n) for n in counts] if good else []
     good = good and all(0 <= n <= size for n, size in zip(numbers, sizes, strict=True)) and sum(numbers) == len(places)
-    if not good or bool((places < 0).any()) or bool((places >= np.repeat(sizes, numbers)).any()):  # type: ignore[operator]
+    if not good or bool((places < 0).any()) or bool((places >= np.repeat(sizes, numbers)).any()):
         raise UpdateError(f"{sender} sent entries that fit none of the {len(sizes)} layers here")
     found = torch.from_numpy(np.array(values))
     found = found.view(torch.bfloat16) if values.dtype == np.int16 else found
@@ -70,7 +67,7 @@ def _from_entries(
     return [total.view(shape) for total, shape in zip(totals, shapes, strict=True)]
 
 
-def size_of(arrays: Sequence[NDArray[np.generic]]) -> int:
+def size_of(arrays: Sequence[NDArray[Any]]) -> int:
     """Bytes of the values, without a network's own."""
     return sum(array.nbytes for array in arrays)
 

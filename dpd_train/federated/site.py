@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -113,7 +113,7 @@ class Site:
         self.history.append({"round": number, "step": self.settings.end_of(number), "loss": loss})
         return self._sent(), loss
 
-    def take(self, arrays: Sequence[NDArray[np.generic]]) -> tuple[float, int]:
+    def take(self, arrays: Sequence[NDArray[Any]]) -> tuple[float, int]:
         """The mean of all sites' updates. Returns the validation loss of the averaged weights here, on how many images.
 
         Raises:
