@@ -114,7 +114,7 @@ def check_options(part: Federated, given: Collection[str], config: TrainConfig, 
     if config.steps < part.rounds:
         raise InputError(f"--steps {config.steps} for {part.rounds} rounds: give each round at least one step")
     if not data and (useless := [name for name in given if name not in SERVERS]):
-        raise InputError(f"{option(useless[0])} has no effect on a server without DATA: it is about images")
+        raise InputError(f"{option(useless[0])} has no effect on a server without DATA")
 
 
 @dataclass(frozen=True, kw_only=True)

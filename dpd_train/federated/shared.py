@@ -35,7 +35,7 @@ class Shared:
     @torch.no_grad()
     def add(self, update: Sequence[torch.Tensor]) -> None:
         for parameter, change in zip(self.modules.parameters(), update, strict=True):
-            parameter += change
+            parameter.add_(change)
         self._average.update(self.modules, self.rounds)
         self.rounds += 1
 

@@ -97,8 +97,8 @@ class Site:
             self._begin_from_shared()
         with frozen_norms_in_float32(ground.base, self.config):
             train_denoiser(
-                self._modules["unet"],  # type: ignore[arg-type]
-                self._modules["text_encoder"],  # type: ignore[arg-type]
+                self._modules["unet"],
+                self._modules["text_encoder"],
                 *ground.data,
                 ground.base.schedule,
                 self._training,
