@@ -258,6 +258,7 @@ def train_denoiser(
     deadline: Deadline = NEVER,
     team: Team = ALONE,
     track: Track | None = None,
+    until: int | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel, list[dict[str, float]]]:
     """Train both networks; the run resumes from `state` where that file exists, on whatever device it was written.
 
@@ -267,6 +268,7 @@ def train_denoiser(
         team: each process calls this with the same arguments, and trains on its share of each batch. The leader alone
             measures, averages and writes; the others need no validation part.
         track: given loss, learning rate and validation loss.
+        until: end this session after so many of `training.steps`, with the state saved; None goes to their end.
 
     Returns:
         the averaged networks (not the leader: as they are), on the CPU, and the log: step, loss, validation_loss and
@@ -285,7 +287,7 @@ def train_denoiser(
         if team.leads:
             run.save(state, done)
 
-    steps, deadline = range(start, training.steps), team.shared(deadline)
+    steps, deadline = range(start, training.steps if until is None else until), team.shared(deadline)
     rises = team.agree(run.memorises)
     try:
         for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):

@@ -1,7 +1,8 @@
 """Fine-tuning of a base's denoiser: all of it, or low-rank adapters beside a frozen one."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,41 @@ def denoiser_training(config: TrainConfig) -> DenoiserTraining:
     )
 
 
+def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
+    """UNet and text encoder as the loop trains them: themselves, or adapters beside frozen ones, `Adapted`."""
+    if config.gradient_checkpointing:
+        base.unet.enable_gradient_checkpointing()
+    if tune_of(config, base) == "full":
+        return base.unet, base.text_encoder
+    frozen = Adapted(base.text_encoder.requires_grad_(False))
+    adapted = Adapted(add_adapters(base.unet, config.lora_rank, config.seed))
+    log.info("adapters of rank %d: %d parameters", config.lora_rank, count_parameters(adapted))
+    return adapted, frozen
+
+
+@contextmanager
+def frozen_norms_in_float32(base: Base, config: TrainConfig) -> Iterator[None]:
+    """While adapters are trained; the loop's own hooks see the adapters alone."""
+    hooks = norms_in_float32(base.unet) if tune_of(config, base) == "lora" else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def tuned_base(base: Base, config: TrainConfig, unet: Any, text_encoder: Any, adapter: Path | None) -> Base:
+    """The base with what became of its `trained_parts`; adapters are merged, and kept in the folder `adapter`."""
+    base.unet.disable_gradient_checkpointing()
+    if tune_of(config, base) == "full":
+        unet.disable_gradient_checkpointing()
+        return replace(base, unet=unet.eval(), text_encoder=text_encoder.eval())
+    unet.write_back()
+    if adapter is not None:
+        save_adapters(base.unet, adapter)
+    return replace(base, unet=merge_adapters(base.unet).eval())
+
+
 def fine_tune(
     base: Base,
     data: tuple[LatentData, LatentData],
@@ -75,14 +111,13 @@ def fine_tune(
         TimeUp: the deadline passed; the state is saved.
     """
 
-    def trained(unet: Any, text_encoder: Any) -> tuple[Any, Any, History]:
-        training, schedule = denoiser_training(config), base.schedule
-        return train_denoiser(
-            unet,
-            text_encoder,
+    parts = trained_parts(base, config)
+    with frozen_norms_in_float32(base, config):
+        unet, text_encoder, history = train_denoiser(
+            *parts,
             *data,
-            schedule,
-            training,
+            base.schedule,
+            denoiser_training(config),
             state,
             progress,
             judge=judge,
@@ -91,24 +126,4 @@ def fine_tune(
             team=team,
             track=track,
         )
-
-    if config.gradient_checkpointing:
-        base.unet.enable_gradient_checkpointing()
-    if tune_of(config, base) == "full":
-        unet, text_encoder, history = trained(base.unet, base.text_encoder)
-        unet.disable_gradient_checkpointing()
-        return replace(base, unet=unet.eval(), text_encoder=text_encoder.eval()), history
-    frozen = Adapted(base.text_encoder.requires_grad_(False))
-    adapted = Adapted(add_adapters(base.unet, config.lora_rank, config.seed))
-    log.info("adapters of rank %d: %d parameters", config.lora_rank, count_parameters(adapted))
-    hooks = norms_in_float32(base.unet)  # the loop's own hooks see the adapters alone
-    try:
-        averaged, _, history = trained(adapted, frozen)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    base.unet.disable_gradient_checkpointing()
-    averaged.write_back()
-    if team.leads:
-        save_adapters(base.unet, adapter)
-    return replace(base, unet=merge_adapters(base.unet).eval()), history
+    return tuned_base(base, config, unet, text_encoder, adapter if team.leads else None), history

@@ -38,6 +38,27 @@ def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> lis
     return [min(n, max(1, round(total * w / whole))) for w, n in zip(wanted, sizes, strict=True)]
 
 
+@dataclass(frozen=True)
+class Entries:
+    """What one process chose of several flat layers, one layer after the other.
+
+    Args:
+        places: [k] int32, within each layer. values: [k] bfloat16, or float32 where several processes' are added up.
+        counts: how many are each layer's; k together.
+    """
+
+    places: torch.Tensor
+    values: torch.Tensor
+    counts: list[int]
+
+
+def add_entries(totals: Sequence[torch.Tensor], entries: Entries) -> None:
+    """Add each entry to its place in the flat layers `totals`, in place."""
+    parts = (torch.split(tensor, entries.counts) for tensor in (entries.places, entries.values))
+    for total, places, values in zip(totals, *parts, strict=True):
+        total.index_add_(0, places, values.to(total.dtype))
+
+
 @dataclass
 class _Layer:
     residual: torch.Tensor  # [n]: what was not sent yet
@@ -65,8 +86,8 @@ class RsDgc:
         return {"sent_mb": round(self.sent_bytes / 1e6, 3), "dense_mb": round(self.dense_bytes / 1e6, 3)}
 
     @torch.no_grad()
-    def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
-        """Each gradient becomes the sum over processes of what they chose to send.
+    def choose(self, gradients: Sequence[torch.Tensor], keys: Sequence[int]) -> Entries:
+        """What is to be sent of the gradients and of what was kept of earlier ones; the rest is kept.
 
         Args:
             keys: of the gradients, the same from step to step; residuals are kept by them.
@@ -88,17 +109,25 @@ class RsDgc:
             layer.residual[places] -= sent.to(layer.residual.dtype)  # what rounding lost is sent another time
         self.sent_bytes += BYTES * sum(counts)
         self.dense_bytes += 4 * sum(sizes)
-        everyones = zip(gather(torch.cat(chosen).int()), gather(torch.cat(values)), strict=True)
-        totals = [torch.zeros_like(own) for own in flat]
-        for everywhere in everyones:
-            places_and_values = (torch.split(tensor, counts) for tensor in everywhere)
-            for total, places, sent in zip(totals, *places_and_values, strict=True):
-                total.index_add_(0, places, sent.to(total.dtype))
+        return Entries(torch.cat(chosen).int(), torch.cat(values), counts)
+
+    def learn(self, totals: Sequence[torch.Tensor], keys: Sequence[int], counts: Sequence[int]) -> None:
+        """What was sent of each layer decides on its share of the next ones."""
+        norms = torch.stack([total.float().norm() for total in totals]).tolist()
+        for key, norm, count in zip(keys, norms, counts, strict=True):
+            layer = self._layers[key]
+            layer.importance = MEMORY * layer.importance + (1 - MEMORY) * norm / count**0.5
+
+    @torch.no_grad()
+    def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
+        """Each gradient becomes the sum over processes of what they chose to send. keys: as for `choose`."""
+        own = self.choose(gradients, keys)
+        totals = [torch.zeros_like(gradient.reshape(-1)) for gradient in gradients]
+        for places, values in zip(gather(own.places), gather(own.values), strict=True):
+            add_entries(totals, Entries(places, values, own.counts))
         for gradient, total in zip(gradients, totals, strict=True):
             gradient.copy_(total.view(gradient.shape))
-        norms = torch.stack([total.float().norm() for total in totals]).tolist()
-        for layer, norm, count in zip(layers, norms, counts, strict=True):
-            layer.importance = MEMORY * layer.importance + (1 - MEMORY) * norm / count**0.5
+        self.learn(totals, keys, own.counts)
 
 
 def rs_dgc_hook(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from dpd_train.classifiers import ResNet
 from dpd_train.denoiser import LatentData, Track
 from dpd_train.device import Deadline, placed
 from dpd_train.distributed import Team
+from dpd_train.federated.settings import Federated
 from dpd_train.fine_tune import History, fine_tune, is_large
 from dpd_train.images import SceneSet
 from dpd_train.judges import Labelled, latent_classifier_shape, teacher_shape, trained_classifier
@@ -48,6 +50,7 @@ class Run:
     progress: Stages
     team: Team
     track: Track | None
+    federated: Federated | None = None
 
     def state(self, name: str) -> Path:
         return self.out / "checkpoints" / f"{name}.safetensors"
@@ -67,6 +70,20 @@ class Run:
         """Words of each image; those of an earlier session or run come from the cache."""
         name, progress = self.config.captioner, self.progress(title)
         return describe_scenes(name, scenes, cache=self.cache, device=self.device, progress=progress)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The base after fine-tuning.
+
+    Args:
+        config: the run's, with what a federated tuning's server decided. federated: its record for run.json.
+    """
+
+    base: Base
+    history: History
+    config: TrainConfig
+    federated: dict[str, Any] | None = None
 
 
 def with_tuned_decoder(run: Run, base: Base, pixels: tuple[Labelled, Labelled]) -> Base:
@@ -118,11 +135,11 @@ def fine_tuned(
     words: list[tuple[str, ...]],
     teacher: ResNet,
     latent_classifier: ResNet,
-) -> tuple[Base, History]:
+) -> Tuned:
     """The base after `--steps` of fine-tuning."""
     config, device, deadline = run.config, run.device, run.deadline
     if not config.steps:
-        return base, []
+        return Tuned(base, [], config)
 
     def captioned(scenes: SceneSet, values: Labelled, phrases: list[tuple[str, ...]]) -> LatentData:
         return LatentData(*values, caption_table(base.tokenizer, scenes.classes, scenes.labels.tolist(), phrases))
@@ -130,12 +147,16 @@ def fine_tuned(
     held = run.phrases(run.scenes.held, "captions of the validation part")
     data = captioned(run.scenes.train, latents[0], words), captioned(run.scenes.held, latents[1], held)
     judge = judge_of(config, teacher, latent_classifier, base)
+    if run.federated is not None:
+        from dpd_train.federated.stage import tuned_together  # which needs this module
+
+        return tuned_together(run, run.federated, base, data, judge)
     shared, team = handover(run.out), run.team
     if team.size > 1:
         write_handover(shared, data[0], base.resolution, judge)
     try:
         with team.together():
-            return fine_tune(
+            tuned, history = fine_tune(
                 base,
                 data,
                 config,
@@ -148,6 +169,7 @@ def fine_tuned(
                 team=team,
                 track=run.track,
             )
+            return Tuned(tuned, history, config)
     finally:
         shared.unlink(missing_ok=True)
 

@@ -19,6 +19,7 @@ from dpd_train.captioners import check_captioner
 from dpd_train.cropping import check_segmenter
 from dpd_train.device import Deadline, TimeUp
 from dpd_train.distributed import ALONE, Team, Word
+from dpd_train.federated.settings import Federated
 from dpd_train.images import to_float, write_quarantine
 from dpd_train.matched_stage import check_matched
 from dpd_train.prototype_stage import make_prototypes
@@ -51,19 +52,21 @@ def _stages(run: Run, base: Base) -> dict[str, Any]:
     latents = run.latents(base)
     teacher, judge = judges(run, (pixels[0], pixels[1]), latents)
     words = run.phrases(run.scenes.train, "captions")
-    base, history = fine_tuned(run, base, latents, words, teacher, judge)
+    tuned = fine_tuned(run, base, latents, words, teacher, judge)
+    base = tuned.base
     made = make_prototypes(run, base, judge, (pixels[0], pixels[1]), latents[0][0], words)
     trained = Trained(
         base=base,
         teacher=teacher,
         judge=judge,
         prototypes=made,
-        history=history,
+        history=tuned.history,
         pixels=pixels[1],
         latents=latents[1],
     )
     write_run(run, trained, words, latents[0][0])
-    return run_record(config, run.scenes, trained, run.device, base_folder(config.base))
+    record = run_record(tuned.config, run.scenes, trained, run.device, base_folder(config.base))
+    return record | ({"federated": tuned.federated} if tuned.federated else {})
 
 
 def _open(data: Path, out: Path, config: TrainConfig, device: torch.device, progress: Stages) -> tuple[Base, Scenes]:
@@ -88,13 +91,17 @@ def _open(data: Path, out: Path, config: TrainConfig, device: torch.device, prog
     return base if side == base.resolution else at_resolution(base, side), scenes
 
 
-def _check_machine(config: TrainConfig, device: torch.device, team: Team) -> None:
+def _check_machine(config: TrainConfig, device: torch.device, team: Team, federated: bool) -> None:
     if config.precision == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs CUDA: a CPU takes ten times as long as with fp32; use bf16 or fp32")
     if config.batch < team.size:
         raise InputError(f"--batch {config.batch} for {team.size} processes: give each at least one image")
-    if config.grad_compression and team.size == 1:
-        raise InputError("--grad-compression is for several processes, and this is one: start with accelerate launch")
+    if config.grad_compression and team.size == 1 and not federated:
+        raise InputError(
+            "--grad-compression is for several processes, and this is one: start with accelerate launch, or --federated"
+        )
+    if federated and team.size > 1:
+        raise InputError(f"--federated with {team.size} processes: each participant is one; start without a launcher")
 
 
 def train(
@@ -110,6 +117,7 @@ def train(
     progress: Stages = silent,
     team: Team = ALONE,
     tracker: str | None = None,
+    federated: Federated | None = None,
 ) -> dict[str, Any]:
     """Fine-tune `config.base` on the scenes under `data` and leave a run directory at `out`.
 
@@ -118,6 +126,7 @@ def train(
         max_minutes: stop at a checkpoint once so much time has passed; the same call with `resume` goes on from there.
         team: every process of it calls this with the same arguments, and sees `out` and the base.
         tracker: one that accelerate knows; it is given losses and rate under `out`/tracker.
+        federated: tune together with other sites; of the server's images none is tuned on.
 
     Returns:
         the content of run.json; {"unfinished": {stage, step, steps}, "seconds"} where the time was up; {} to others
@@ -126,14 +135,15 @@ def train(
     Raises:
         DataError, InputError: unusable data, base or output folder; nothing is left behind then. The leader raises
             what is wrong with the input; the others return.
-        PeerError: another process has gone.
+        PeerError: another process, or another site of a federated tuning, has gone.
+        UpdateError: what another site sent cannot be used.
     """
     deadline, device = Deadline(max_minutes), torch.device(device)
     if not team.leads:
         assist(out, config, team, device, deadline)
         return {}
     with team.leading():
-        _check_machine(config, device, team)
+        _check_machine(config, device, team, federated is not None)
         check_tracker(tracker)
         check_run_folder(out, resume)
         base, scenes = _open(data, out, config, device, progress)
@@ -150,6 +160,7 @@ def train(
                 progress=watch.around(progress),
                 team=team,
                 track=track,
+                federated=federated,
             )
             try:
                 record = _stages(run, base)

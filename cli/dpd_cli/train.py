@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+FEDERATED = ("federated", "rounds", "clients", "classes", "tls_root", "tls_certificate", "tls_key")
+
 
 def train_command(
-    data: Annotated[
-        Path,
-        typer.Argument(help="Class-per-folder tree, with train/ val/ test/ inside or not; or a .csv or .parquet list."),
-    ],
     out: Annotated[Path, typer.Option(help="The run directory; must be new, or unfinished with --resume.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Class-per-folder tree, with train/ val/ test/ inside or not; or a .csv or .parquet list."),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="quick, standard or paper; other options win over it.")] = None,
     base: Annotated[str | None, typer.Option(help="nano, a diffusers folder, or a hub id (default: nano)")] = None,
     resolution: Annotated[int | None, typer.Option(help="Image side in pixels (default: the base's)")] = None,
@@ -77,6 +79,16 @@ def train_command(
         int | None, typer.Option(help="Longest training of the judge on latents (default: 800)")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every draw (default: 0)")] = None,
+    federated: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="server or client, and HOST:PORT: tune with other sites, no image leaves any."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Server: how often updates are averaged (default: 10)")] = None,
+    clients: Annotated[int | None, typer.Option(help="Server: sites that take part (default: 2)")] = None,
+    classes: Annotated[str | None, typer.Option(help="Server: what classes may be called, as in Forest,River")] = None,
+    tls_root: Annotated[Path | None, typer.Option(help="Certificate of who signed the server's, in PEM.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="Server: its certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Server: the key of that.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     max_minutes: Annotated[float | None, typer.Option(help="Stop at a checkpoint after so many minutes.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints")] = False,
@@ -91,18 +103,36 @@ def train_command(
     Examples: dpd train scenes/ --out run · dpd train eurosat/ --out run --val-per-class 100 --steps 2000
     · dpd train ucmerced/ --out run --preset standard --max-minutes 60
     · accelerate launch --multi_gpu -m dpd_cli train ucmerced/ --out run --preset standard
+    · dpd train --federated server 0.0.0.0:8080 --clients 4 --classes Forest,River --out common
+    · dpd train scenes/ --federated client 10.0.0.1:8080 --out run
     """
     given = {name: value for name, value in locals().items() if name in _fields()}
+    shared = {name: value for name, value in locals().items() if name in FEDERATED}
 
     import logging
 
     from dpd_cli.terminal import print_json, stage_progress
     from dpd_cli.torch_half import require_torch
     from dpd_runtime.errors import DpdError, InputError
+    from dpd_train.federated.settings import check_options, federated_part
     from dpd_train.presets import resolve
 
     with _said_once(DpdError):
-        config = resolve(preset, given)
+        config, part = resolve(preset, given), federated_part(shared)
+        named = [name for name, value in given.items() if value is not None]
+        if part:
+            if preset or max_minutes is not None:
+                raise InputError("--federated goes with neither --preset nor --max-minutes: give options one by one")
+            places = {
+                "resume": resume,
+                "keep_checkpoints": keep_checkpoints,
+                "tracker": tracker,
+                "cache_dir": cache_dir,
+            }
+            named += [name for name, value in places.items() if value]
+            check_options(part, named, config, data is not None)
+        elif data is None:
+            raise InputError("DATA is missing: give a folder that holds one folder of images per class")
         if max_minutes is not None and not max_minutes >= 0:
             raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
         require_torch()
@@ -118,6 +148,16 @@ def train_command(
         torch.set_num_threads(threads)
     with _said_once(DpdError):
         place = use_device(device)
+        if part:
+            from dpd_train.federated.stage import require_flower, serve_without_images
+
+            require_flower()
+    if part and data is None:
+        with stage_progress() as stages:
+            run = serve_without_images(out, config, part, stages, place)
+        _served(out, run, json_output)
+        return
+    assert data is not None
     with _said_once(PeerError), joined(place) as team, stage_progress() if team.leads else nullcontext() as stages:
         run = train(
             data,
@@ -131,6 +171,7 @@ def train_command(
             progress=stages or silent,
             team=team,
             tracker=tracker,
+            federated=part,
         )
     if not team.leads:
         return
@@ -142,6 +183,21 @@ def train_command(
         print("next           the same command with --resume goes on from there")
     else:
         _summary(out, run)
+
+
+def _served(out: Path, run: dict[str, Any], json_output: bool) -> None:
+    """What a server without images has."""
+    if json_output:
+        from dpd_cli.terminal import print_json
+
+        print_json({"out": str(out), **run})
+        return
+    found = run["federated"]
+    sent, dense = (found[name] / 1e6 for name in ("sent_bytes", "dense_bytes"))
+    done = f"{found['rounds']} rounds of {found['clients']} sites"
+    print(f"run            {out}/ after {done}: the tuned base, no classifiers and no prototypes")
+    print(f"updates        {sent:.1f} MB came in ({dense:.1f} MB as plain float32)")
+    print(f"next           where there are images: dpd train DATA --base {out}/pipeline --steps 0 --out RUN")
 
 
 @contextmanager

@@ -104,7 +104,18 @@ def commands_section(content: CardContent) -> str:
 
 {listed}
 
-DATA, RUN and BASE stand for folders. What is not an option is the default of the dpd-distill named under Training."""
+DATA, RUN and BASE stand for folders. What is not an option is the default of the dpd-distill named under Training.\
+{_together(content.run)}"""
+
+
+def _together(run: Record) -> str:
+    """The commands alone do not repeat a federated tuning."""
+    found = run.get("federated")
+    if not found:
+        return ""
+    return f"""
+The denoiser was tuned together with other sites, in {found["rounds"]} rounds (`dpd train --federated`): steps, batch \
+and rate are what the server said, and images of other sites took part, which the fingerprint does not cover."""
 
 
 def _pretrain_command(config: Record) -> str:

@@ -22,6 +22,11 @@ def read_run(run: Path) -> dict[str, Any]:
         hint = "finish it with dpd train … --resume" if unfinished else "give a folder that dpd train left"
         raise InputError(f"{run}: no run.json in it; {hint}")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "federated" in content and not (run / "classifier").is_dir():
+        raise InputError(
+            f"{run}: a federated server's run without images has no classifiers; where there are images, make a whole "
+            f"one with dpd train DATA --base {run / 'pipeline'} --steps 0 --out RUN"
+        )
     return content
 
 

@@ -254,6 +254,29 @@ def test_train_says_what_is_wrong(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param([], ["DATA is missing", "one folder of images per class"], id="no-data"),
+        pytest.param(["scenes", "--rounds", "3"], ["--rounds has no effect", "--federated"], id="no-use"),
+        pytest.param(["--federated", "client", "10.0.0.1"], ["client 10.0.0.1", "HOST:PORT"], id="address"),
+        pytest.param(["--federated", "client", "a:1"], ["--federated client needs DATA"], id="client"),
+        pytest.param(["--federated", "server", "a:1"], ["--federated server needs --classes"], id="server"),
+        pytest.param(
+            ["--federated", "server", "a:1", "--classes", "a,b", "--resume"], ["--resume has no effect"], id="resume"
+        ),
+    ],
+)
+def test_train_says_what_is_wrong_with_a_federation_without_pytorch(
+    arguments: list[str], words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    found, line, done = dpd("train", [*arguments, "--out", "run"], process_environment, tmp_path)
+    assert found == 2, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 @needs_torch
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),

@@ -1,0 +1,68 @@
+"""The server's half of a round: the mean of what the sites send."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from dpd_train.base import Base
+from dpd_train.federated.packet import Arrays, packed, size_of, unpacked, weighted_mean
+from dpd_train.federated.settings import Settings
+from dpd_train.federated.shared import Shared
+from dpd_train.fine_tune import History, trained_parts, tuned_base
+from dpd_train.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a site sent after a round. images: behind it. loss: of its training, smoothed."""
+
+    arrays: Arrays
+    images: int
+    loss: float
+
+
+class Coordinator:
+    """Holds the shared weights; needs no image."""
+
+    def __init__(self, base: Base, config: TrainConfig, settings: Settings) -> None:
+        self.base, self.config, self.settings = base, config, settings
+        unet, text_encoder = trained_parts(base, config)
+        self.shared = Shared(nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}))
+        self.history: History = []
+
+    def average(self, sent: Sequence[Sent]) -> Arrays:
+        """The update that goes back to all sites; the shared weights have it already.
+
+        Raises:
+            UpdateError: one which cannot be used.
+        """
+        shapes = self.shared.shapes
+        updates = [unpacked(one.arrays, shapes, f"site {number}") for number, one in enumerate(sent)]
+        images = [one.images for one in sent]
+        back = packed(weighted_mean(updates, images))
+        self.shared.add(unpacked(back, shapes, "the server"))
+        number = self.shared.rounds
+        self.history.append(
+            {
+                "round": number,
+                "step": self.settings.end_of(number),
+                "loss": sum(one.loss * one.images for one in sent) / sum(images),
+                "sent_bytes": sum(size_of(one.arrays) for one in sent),
+                "returned_bytes": len(sent) * size_of(back),
+                "dense_bytes": len(sent) * 4 * sum(shape.numel() for shape in shapes),
+            }
+        )
+        return back
+
+    def hear(self, losses: Sequence[tuple[float, int]]) -> None:
+        """Validation losses of the sites after a round, each with its number of images."""
+        images = sum(count for _, count in losses)
+        if images:
+            self.history[-1]["validation_loss"] = sum(loss * count for loss, count in losses) / images
+
+    def finished(self, adapter: Path) -> Base:
+        """The base with the averaged weights."""
+        found = self.shared.average
+        return tuned_base(self.base, self.config, found["unet"], found["text_encoder"], adapter)

@@ -1,0 +1,221 @@
+"""Server and site over the network, by Flower's gRPC. Arrays travel as .npy, which Flower reads without pickle.
+
+`start_server` and `start_client` are deprecated in favour of an installed app behind a SuperLink and SuperNodes: three
+more programs and a package of code that is sent. Here the code is on both sides already, and one command a side is all.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read on import; without it Flower tells its makers of each start
+
+import flwr.client
+import flwr.common
+import flwr.server
+import grpc
+from flwr.common import Code, EvaluateIns, FitIns, Parameters
+
+from dpd_runtime.errors import DpdError, InputError
+from dpd_train.distributed import PeerError
+from dpd_train.federated.coordinator import Coordinator, Sent
+from dpd_train.federated.settings import Federated, read_settings
+from dpd_train.federated.site import Ground, Site
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
+PATIENCE = 3600.0  # seconds for which a site waits for a server that is not there yet
+NOTHING = Parameters(tensors=[], tensor_type="numpy.ndarray")
+OPEN = "no TLS: whoever is on the way can read and change the updates; see --tls-root"
+
+
+class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
+    """All sites take part in every round. `fit` goes out with a number, `evaluate` with the mean update.
+
+    What goes wrong is kept as `error` and ends the tuning: Flower would go on without the site.
+    """
+
+    def __init__(self, coordinator: Coordinator, clients: int, progress: Progress) -> None:
+        self.coordinator, self.clients, self.progress = coordinator, clients, progress
+        self.numbers: dict[str, int] = {}
+        self.error: DpdError | None = None
+
+    def initialize_parameters(self, client_manager: Any) -> Parameters:
+        return NOTHING  # all have the base
+
+    def configure_fit(self, server_round: int, parameters: Parameters, client_manager: Any) -> list[tuple[Any, FitIns]]:
+        if self.error:
+            return []
+        if not self.numbers:
+            log.info("waiting for %d sites", self.clients)
+            client_manager.wait_for(self.clients)
+            self.numbers = {name: number for number, name in enumerate(list(client_manager.all())[: self.clients])}
+        said = {"round": server_round, "settings": self.coordinator.settings.to_json()}
+        return [
+            (proxy, FitIns(NOTHING, said | {"number": self.numbers[name]}))
+            for name, proxy in client_manager.all().items()
+            if name in self.numbers
+        ]
+
+    def aggregate_fit(
+        self, server_round: int, results: list[Any], failures: list[Any]
+    ) -> tuple[Parameters | None, dict[str, Any]]:
+        by_number = sorted(results, key=lambda pair: self.numbers[pair[0].cid])
+        if self._all_there(by_number, server_round):
+            try:
+                sent = [
+                    Sent(flwr.common.parameters_to_ndarrays(res.parameters), int(res.num_examples), float(loss))
+                    for _, res in by_number
+                    for loss in (res.metrics["loss"],)
+                ]
+                back = self.coordinator.average(sent)
+                return flwr.common.ndarrays_to_parameters(back), {}
+            except DpdError as error:
+                self.error = error
+            except (ValueError, KeyError, TypeError) as error:
+                self.error = PeerError(f"a site's answer in round {server_round} cannot be used: {error}")
+        return None, {}
+
+    def configure_evaluate(
+        self, server_round: int, parameters: Parameters, client_manager: Any
+    ) -> list[tuple[Any, EvaluateIns]]:
+        if self.error:
+            return []
+        everyone = client_manager.all().items()
+        return [(proxy, EvaluateIns(parameters, {})) for name, proxy in everyone if name in self.numbers]
+
+    def aggregate_evaluate(
+        self, server_round: int, results: list[Any], failures: list[Any]
+    ) -> tuple[float | None, dict[str, Any]]:
+        if self._all_there(results, server_round):
+            self.coordinator.hear([(res.loss, res.num_examples) for _, res in results])
+            self.progress(server_round, self.coordinator.settings.rounds)
+        return None, {}
+
+    def evaluate(self, server_round: int, parameters: Parameters) -> None:
+        return None
+
+    def _all_there(self, results: list[Any], server_round: int) -> bool:
+        good = sum(res.status.code == Code.OK for _, res in results)
+        if not self.error and good < self.clients:
+            gone = self.clients - good
+            self.error = PeerError(
+                f"{gone} of {self.clients} sites went away in round {server_round}, their messages say why; "
+                "start all anew"
+            )
+        return self.error is None
+
+
+def serve(coordinator: Coordinator, part: Federated, progress: Progress) -> None:
+    """Until all rounds are over.
+
+    Raises:
+        PeerError: a site has gone.
+        UpdateError: one sent what cannot be used.
+        InputError: the address is not ours, or its port is taken.
+    """
+    _quiet()
+    _check_port(part.address)
+    rounds = _Rounds(coordinator, part.clients, progress)
+    files = (part.tls_root, part.tls_certificate, part.tls_key)
+    given = [Path(file).read_bytes() for file in files if file]
+    if not given:
+        log.warning(OPEN)
+    flwr.server.start_server(
+        server_address=part.address,
+        config=flwr.server.ServerConfig(num_rounds=coordinator.settings.rounds),
+        strategy=rounds,
+        certificates=(given[0], given[1], given[2]) if given else None,
+    )
+    if rounds.error:
+        raise rounds.error
+    if coordinator.shared.rounds < coordinator.settings.rounds:  # nobody was left to be asked
+        raise PeerError(f"all sites went away after round {coordinator.shared.rounds}, start all anew")
+
+
+class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.site: Site | None = None
+
+    def fit(self, parameters: list[Any], config: dict[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
+        if self.site is None:
+            self.site = Site(self.ground, read_settings(str(config["settings"])), int(config["number"]))
+        arrays, loss = self.site.fit(int(config["round"]))
+        return arrays, self.site.images, {"loss": loss}
+
+    def evaluate(self, parameters: list[Any], config: dict[str, Any]) -> tuple[float, int, dict[str, Any]]:
+        if self.site is None:
+            raise PeerError("the server is in the middle of a tuning; start all anew")
+        loss, images = self.site.take(parameters)
+        return loss, images, {}
+
+
+def take_part(ground: Ground, part: Federated) -> Site:
+    """Until the server has had all its rounds.
+
+    Raises:
+        PeerError: there is no server, or it ended before.
+        InputError: classes, base or image size are not the server's.
+        UpdateError: what it sent cannot be used.
+    """
+    _quiet()
+    _await_server(part.address)
+    if not part.tls_root:
+        log.warning(OPEN)
+    answers = _Answers(ground)
+    try:
+        flwr.client.start_client(
+            server_address=part.address,
+            client=answers.to_client(),
+            root_certificates=part.tls_root.read_bytes() if part.tls_root else None,
+            insecure=part.tls_root is None,
+        )
+    except (grpc.RpcError, StopIteration) as error:
+        raise PeerError(f"the server at {part.address} has gone, or speaks with another certificate") from error
+    site = answers.site
+    if site is None or site.shared.rounds < site.settings.rounds:
+        done = f"after {site.shared.rounds} of {site.settings.rounds} rounds" if site else "before this site took part"
+        raise PeerError(f"the server at {part.address} ended {done}, its message says why; start all anew")
+    return site
+
+
+def _quiet() -> None:
+    """Flower tells of each message, and shows a trace where we say a line."""
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # of a database that stays unused
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _check_port(address: str) -> None:
+    host, port = _split(address)
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--federated server {address}: {error.strerror or error}; take another address or port"
+        ) from error
+
+
+def _await_server(address: str) -> None:
+    until, told = time.monotonic() + PATIENCE, False
+    while True:
+        try:
+            socket.create_connection(_split(address), timeout=10).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise PeerError(f"no server at {address}: {error.strerror or error}; start it first") from error
+        if not told:
+            log.info("waiting for the server at %s", address)
+            told = True
+        time.sleep(1)

@@ -1,0 +1,168 @@
+"""Who takes part in a federated tuning and what the server decides for all. No PyTorch here: the command line asks."""
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from dpd_runtime.class_table import check_class_name
+from dpd_runtime.errors import BundleError, DpdError, InputError
+from dpd_train.train_config import TrainConfig, option
+
+Role = Literal["server", "client"]
+SHARED = ("steps", "batch", "peak_rate", "warmup", "schedule", "tune", "lora_rank", "grad_compression", "seed")
+"""Options of the tuning itself: the server's count for all. A site's own seed is that of its judges and prototypes."""
+SERVERS = (*SHARED, "base", "resolution")  # what a server without images can use
+
+
+class UpdateError(DpdError, ValueError):
+    """What another participant of a federated tuning sent cannot be used."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federated:
+    """This process's part.
+
+    Args:
+        address: HOST:PORT, where the server listens.
+        rounds, clients, classes: the server's: how often updates are averaged, how many sites take part in every round,
+            and what classes may be called.
+        tls_root: certificate of the authority which signed the server's; None is no encryption.
+        tls_certificate, tls_key: the server's own.
+    """
+
+    role: Role
+    address: str
+    rounds: int = 10
+    clients: int = 2
+    classes: tuple[str, ...] = ()
+    tls_root: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InputError: a value out of range, by the name of its option.
+        """
+        for name in ("rounds", "clients"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}: it must be at least 1")
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise InputError(f"--federated {self.role} {self.address}: give HOST:PORT, such as 10.0.0.1:8080")
+        for file in (self.tls_root, self.tls_certificate, self.tls_key):
+            if file is not None and not file.is_file():
+                raise InputError(f"{file}: no such file; give a PEM file")
+        if self.role == "server":
+            self._check_server()
+
+    def _check_server(self) -> None:
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise InputError(
+                "--federated server needs --classes with at least two different names, such as Forest,River"
+            )
+        for name in self.classes:
+            try:
+                check_class_name(name)
+            except BundleError as error:
+                raise InputError(f"--classes: {name!r} cannot be a class of a bundle; rename it") from error
+        if len({file is None for file in (self.tls_root, self.tls_certificate, self.tls_key)}) > 1:
+            raise InputError("TLS needs all of --tls-root, --tls-certificate and --tls-key on the server")
+
+
+def federated_part(given: dict[str, Any]) -> Federated | None:
+    """From the options by name, None where not given.
+
+    Raises:
+        InputError: a value out of range, or an option without effect.
+    """
+    found = {name: value for name, value in given.items() if value is not None}
+    named = found.pop("federated", None)
+    if named is None:
+        if found:
+            raise InputError(f"{option(next(iter(found)))} has no effect without --federated")
+        return None
+    role, address = named
+    if role not in get_args(Role):
+        raise InputError(f"--federated {role!r} is unknown: say server or client, and an address such as 10.0.0.1:8080")
+    needless = [name for name in found if role == "client" and name != "tls_root"]
+    if needless:
+        raise InputError(f"{option(needless[0])} has no effect on a client: the server decides it")
+    if "classes" in found:
+        found["classes"] = tuple(part.strip() for part in found["classes"].split(","))
+    return Federated(role=cast(Role, role), address=address, **found)
+
+
+def check_options(part: Federated, given: Collection[str], config: TrainConfig, data: bool) -> None:
+    """What can be known before anything is read. Options that would be ignored are errors.
+
+    Args:
+        given: fields of TrainConfig that stand on the command line. data: whether there are images.
+
+    Raises:
+        InputError: an option without effect, images that are missing, or fewer steps than rounds.
+    """
+    if part.role == "client":
+        if not data:
+            raise InputError("--federated client needs DATA: the images of this site")
+        if taken := [name for name in given if name in SHARED and name != "seed"]:
+            raise InputError(f"{option(taken[0])} has no effect on a client: the server decides it")
+        return
+    if config.steps < part.rounds:
+        raise InputError(f"--steps {config.steps} for {part.rounds} rounds: give each round at least one step")
+    if not data and (useless := [name for name in given if name not in SERVERS]):
+        raise InputError(f"{option(useless[0])} has no effect on a server without DATA")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the server tells each site.
+
+    Args:
+        base: hash of the base's weights, which stay where they are. side: of the images in pixels.
+        config: fields of TrainConfig named in SHARED.
+    """
+
+    rounds: int
+    classes: tuple[str, ...]
+    base: str
+    side: int
+    config: dict[str, Any]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def applied(self, config: TrainConfig) -> TrainConfig:
+        """A site's config, as the server wants it."""
+        return replace(config, **self.config)
+
+    def end_of(self, number: int) -> int:
+        """Steps that are done after round `number`, from 1."""
+        return number * int(self.config["steps"]) // self.rounds
+
+
+def settings_of(part: Federated, config: TrainConfig, base: str, side: int) -> Settings:
+    """The server's."""
+    shared = {name: getattr(config, name) for name in SHARED}
+    return Settings(rounds=part.rounds, classes=part.classes, base=base, side=side, config=shared)
+
+
+def read_settings(text: str) -> Settings:
+    """Raises:
+    UpdateError: another version's, or damaged.
+    """
+    try:
+        content = json.loads(text)
+        if set(content) != {field.name for field in fields(Settings)} or set(content["config"]) != set(SHARED):
+            raise ValueError("other fields than this version's")
+        found = Settings(**(content | {"classes": tuple(map(str, content["classes"]))}))
+        if not 1 <= found.rounds <= found.applied(TrainConfig()).steps:
+            raise ValueError(f"{found.rounds} rounds")
+    except (ValueError, TypeError) as error:
+        raise UpdateError(
+            f"the server's settings cannot be used ({error}); use the same version of dpd on all"
+        ) from error
+    return found

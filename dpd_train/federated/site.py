@@ -1,0 +1,152 @@
+"""A site's half of a round: some steps on its own images from the weights that all share, and what is sent of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dpd_runtime.errors import InputError
+from dpd_train.base import Base
+from dpd_train.checkpoint import load_state, prefixed, save_state
+from dpd_train.denoiser import LatentData, Track, train_denoiser, validation_loss
+from dpd_train.device import placed
+from dpd_train.federated.packet import Arrays, packed, packed_entries, unpacked
+from dpd_train.federated.settings import Settings, UpdateError
+from dpd_train.federated.shared import Shared, base_hash
+from dpd_train.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
+from dpd_train.rs_dgc import RsDgc, add_entries
+from dpd_train.train_config import TrainConfig, compression_ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What a site trains on; nothing of it leaves but `classes`, which are compared with the server's.
+
+    Args:
+        data: training and validation part. config: the site's own. state: file of the training, in checkpoints/.
+    """
+
+    base: Base
+    data: tuple[LatentData, LatentData]
+    classes: tuple[str, ...]
+    config: TrainConfig
+    state: Path
+    device: torch.device | str = "cpu"
+    judge: nn.Module | None = None
+    track: Track | None = None
+    progress: Callable[[int, int], None] = lambda step, steps: None
+
+    def check(self, settings: Settings) -> None:
+        """Raises:
+        InputError: classes, base or image size are not the server's.
+        """
+        unknown = [name for name in self.classes if name not in settings.classes]
+        if unknown:
+            raise InputError(
+                f"class {unknown[0]!r} is none of the server's, {', '.join(settings.classes)}: rename the folder, or "
+                "add it to the server's --classes"
+            )
+        own = base_hash(self.base)
+        if own != settings.base:
+            raise InputError(
+                f"--base {self.config.base}: its weights ({own[:12]}…) are not those of the server's base "
+                f"({settings.base[:12]}…); give the same on all"
+            )
+        if self.base.resolution != settings.side:
+            raise InputError(
+                f"images are {self.base.resolution} px here and {settings.side} px at the server: give the same "
+                "--resolution on all"
+            )
+
+
+class Site:
+    """One participant with images, number `number` of them: weights, optimiser and what was not sent yet."""
+
+    def __init__(self, ground: Ground, settings: Settings, number: int) -> None:
+        ground.check(settings)
+        self.ground, self.settings = ground, settings
+        self.config = settings.applied(ground.config)
+        training = denoiser_training(self.config)
+        self._training = replace(
+            training, seed=self.config.seed + number, compression=None, validate_every=self.config.steps
+        )
+        unet, text_encoder = trained_parts(ground.base, self.config)
+        self._modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+        self.shared = Shared(self._modules)
+        ratio = self.config.grad_compression
+        self.compression = RsDgc(compression_ratio(ratio)) if ratio else None
+        self.history: History = []
+        ground.state.unlink(missing_ok=True)  # of a tuning that broke off: nobody else remembers it
+
+    @property
+    def images(self) -> int:
+        return len(self.ground.data[0].latents)
+
+    def fit(self, number: int) -> tuple[Arrays, float]:
+        """Round `number`, from 1: what is sent of the change, and the smoothed training loss."""
+        if number != self.shared.rounds + 1:
+            raise UpdateError(
+                f"the server asks for round {number}, this site knows {self.shared.rounds}; start all anew"
+            )
+        ground = self.ground
+        if ground.state.exists():
+            self._begin_from_shared()
+        with frozen_norms_in_float32(ground.base, self.config):
+            train_denoiser(
+                self._modules["unet"],
+                self._modules["text_encoder"],
+                *ground.data,
+                ground.base.schedule,
+                self._training,
+                ground.state,
+                lambda step, _: ground.progress(step, self.config.steps),
+                judge=ground.judge,
+                device=ground.device,
+                track=ground.track,
+                until=self.settings.end_of(number),
+            )
+        loss = float(load_state(ground.state)[1]["recent"])
+        self.history.append({"round": number, "step": self.settings.end_of(number), "loss": loss})
+        return self._sent(), loss
+
+    def take(self, arrays: Sequence[NDArray[Any]]) -> tuple[float, int]:
+        """The mean of all sites' updates. Returns the validation loss of the averaged weights here, on how many images.
+
+        Raises:
+            UpdateError: it cannot be used.
+        """
+        self.shared.add(unpacked(arrays, self.shared.shapes, "the server"))
+        held, schedule = self.ground.data[1], self.ground.base.schedule
+        if not len(held.latents):
+            return 0.0, 0
+        with placed(self.shared.average, torch.device(self.ground.device)):
+            loss = validation_loss(self.shared.average, held, schedule, self._training.min_snr_gamma)
+        self.history[-1]["validation_loss"] = loss
+        return loss, len(held.latents)
+
+    def finished(self, adapter: Path) -> Base:
+        """The base with the averaged weights."""
+        found = self.shared.average
+        return tuned_base(self.ground.base, self.config, found["unet"], found["text_encoder"], adapter)
+
+    def _begin_from_shared(self) -> None:
+        """The state file goes on with the shared weights in place of its own; moments and step stay."""
+        tensors, meta = load_state(self.ground.state)
+        save_state(self.ground.state, tensors | prefixed("modules", self.shared.modules.state_dict()), meta)
+
+    @torch.no_grad()
+    def _sent(self) -> Arrays:
+        pairs = zip(self._modules.parameters(), self.shared.modules.parameters(), strict=True)
+        change = [(own.detach().cpu() - known).contiguous() for own, known in pairs]
+        if self.compression is None:
+            return packed(change)
+        keys = range(len(change))
+        entries = self.compression.choose(change, keys)
+        totals = [torch.zeros(layer.numel()) for layer in change]
+        add_entries(totals, entries)
+        self.compression.learn(totals, keys, entries.counts)
+        return packed_entries(entries)
