@@ -1,5 +1,6 @@
 """What is audited: a bundle, a run or a distilled set, as networks, images and files."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.engines import Engine, choose_provider
 from dpd_runtime.errors import InputError
 from dpd_runtime.generate import BLOCK
-from dpd_runtime.manifest import MANIFEST_NAME
+from dpd_runtime.manifest import MANIFEST_NAME, Sampler
 from dpd_runtime.sampling import to_uint8
 from dpd_runtime.state import DATASET_NAME
 from dpd_train.images import read_scenes
@@ -63,13 +64,18 @@ class Model:
         return self.bundle.prompt_embeddings[[c.prompt_rows[0] for c in self.bundle.classes]]
 
     def generate(self, images: int, seed: int, progress: Progress) -> tuple[Images, Labels]:
-        """At least `images` of them, as many of each class, as a site would make them."""
+        """At least `images` of them, as many of each class, as a site would make them: in turn from the blocks of each
+        of the sampler's ways.
+        """
         each = -(-images // len(self.bundle.classes))
-        blocks = [Block(c, number) for c in self.bundle.classes for number in range(-(-each // BLOCK))]
-        computer = BlockComputer(self.bundle, self.bundle.manifest.sampler, self.networks, seed)
+        sampler = self.bundle.manifest.sampler
+        numbers = blocks_of_each_way(sampler, -(-each // BLOCK))
+        blocks = [Block(c, number) for c in self.bundle.classes for number in numbers]
+        computer = BlockComputer(self.bundle, sampler, self.networks, seed)
         made = []
         for done, block in enumerate(blocks):
-            made += [image for image in computer.images(block, computer.noise(block)) if image.index < each]
+            left = each - BLOCK * (done % len(numbers))
+            made += computer.images(block, computer.noise(block))[:left]
             progress(done + 1, len(blocks))
         labels = np.array([image.label for image in made], np.int64)
         return np.stack([image.pixels for image in made]), labels
@@ -80,6 +86,18 @@ class Model:
         found = [at_full_size(c.prototypes, side) for c in self.bundle.classes]
         labels = [np.full(len(p), c.label, np.int64) for p, c in zip(found, self.bundle.classes, strict=True)]
         return np.concatenate(found), np.concatenate(labels)
+
+
+def blocks_of_each_way(sampler: Sampler, count: int) -> list[int]:
+    """Numbers of `count` blocks: the first one of each of the sampler's guidances, then each one's second, …"""
+    begins = [guidance.from_block for guidance in sampler.guidance]
+    ends = [*begins[1:], math.inf]
+    found: list[int] = []
+    for turn in range(count):
+        found += [b + turn for b, end in zip(begins, ends, strict=True) if b + turn < end]
+        if len(found) >= count:
+            break
+    return found[:count]
 
 
 @dataclass(frozen=True)
