@@ -134,11 +134,11 @@ def generate_command(
         print(f"bundle    {opened.manifest.name}, {opened.manifest.audit}, {opened.signature.describe()}")
         print(f"provider  {generation.provider.name}: {generation.provider.reason}")
         calls = generation.network_calls * sampler.candidates
-        if told := prototype_ranges(opened.manifest.sampler):
-            if sampler.guidance[0].decodes:
-                print(f"images    {told}")
-            else:
-                print(f"images    all drawn, for the options that say how; without them {told}")
+        told = prototype_ranges(opened.manifest.sampler)
+        if told and not sampler.guidance[0].decodes:
+            print("images    all drawn, for the options that say how; without them")
+        for line in told:
+            print(f"images    {line}")
         print(f"time      {seconds:.1f} s, {calls:.3g} UNet evaluations for each kept image")
         if result.set_hash is None:
             print(f"set hash  none yet: {result.left} images are left to other shards, the last one ends the set")

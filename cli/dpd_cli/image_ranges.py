@@ -4,17 +4,17 @@ from dpd_runtime.blocks import BLOCK
 from dpd_runtime.manifest import Sampler
 
 
-def prototype_ranges(sampler: Sampler) -> str:
-    """Of images that begin at prototypes; empty where the first ones do not."""
+def prototype_ranges(sampler: Sampler) -> list[str]:
+    """A line for each way of making images of prototypes; none where the first images are drawn."""
     guidance = sampler.guidance
     if not guidance[0].decodes:
-        return ""
+        return []
     ends = [BLOCK * later.from_block for later in guidance[1:]]
     told = "of a class are its prototypes, decoded and turned by the seed"
     if not ends:
-        return f"all {told}"
-    told = f"0 to {ends[0] - 1} {told}"
+        return [f"all {told}"]
+    lines = [f"0 to {ends[0] - 1} {told}"]
     if guidance[1].begins_at_prototypes:
         last = f"{ends[0]} to {ends[1] - 1}" if len(ends) > 1 else f"from {ends[0]} on"
-        told += f", {last} the same noised and denoised again"
-    return told
+        lines.append(f"{last} are the same, noised and denoised again")
+    return lines

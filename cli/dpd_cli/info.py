@@ -54,7 +54,7 @@ def info_command(
         f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}, "
         f"timestep power {manifest.sampler.timestep_power:g}, noise gain {manifest.sampler.mean_noise_gain:g}"
     )
-    if told := prototype_ranges(manifest.sampler):
+    for told in prototype_ranges(manifest.sampler):
         print(f"            images {told}")
     for scene in opened.classes:
         print(f"  {scene.name:<24} {len(scene.prototypes):>3} prototypes   {opened.prompts[scene.prompt_rows[0]]}")
