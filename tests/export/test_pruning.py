@@ -181,20 +181,22 @@ def test_a_large_base_is_refused() -> None:
 
 def filters(graph: bytes) -> Mapping[str, int]:
     model = onnx.load_from_string(graph)
-    return {t.name: t.dims[0] for t in model.graph.initializer if t.name.endswith("conv1.weight")}
+    return {t.name: t.dims[0] for t in model.graph.initializer if "conv1.weight" in t.name and len(t.dims) == 4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["pic-pq", "magnitude"])
-def test_the_bundle_is_really_smaller_and_says_so(method: str, run: Path, bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "precision"), [("pic-pq", "fp32"), ("magnitude", "int8")])
+def test_the_bundle_is_really_smaller_and_says_so(
+    method: str, precision: str, run: Path, bundle: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "small.dpd"
-    result = export_run(run, out, precision="fp32", prune=f"{method}:0.4", allow_real_prototypes=True)
+    worse = precision == "int8"  # random networks may change the teacher's mind
+    result = export_run(run, out, precision=precision, prune=f"{method}:0.4", allow_worse=worse)
     whole, small = load_bundle(bundle), load_bundle(out)
     before, after = (sum(filters(b.files["unet/model.onnx"]).values()) for b in (whole, small))
     said = small.manifest.training["pruned"]
     assert (said["filters"], said["filters_kept"]) == (before, after)
-    assert 0.4 * before - after + before * 0.6 >= 0
-    assert after < 0.75 * before
+    assert 0.6 * before <= after < 0.75 * before
     assert small.manifest.files["unet/model.onnx"].bytes < whole.manifest.files["unet/model.onnx"].bytes
     assert said["error_tuned"] < said["error"]
     assert result["pruned"]["speed"]["whole_ms"].keys() == result["pruned"]["speed"]["small_ms"].keys()
