@@ -143,7 +143,7 @@ class TrainConfig:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
 
 
-def _figure_of(method: str, text: str) -> float:
+def figure_of(method: str, text: str) -> float:
     """Of `method:FIGURE`; nan for anything else, which no bound lets pass."""
     name, _, figure = text.partition(":")
     try:
@@ -158,7 +158,7 @@ def pruned_share(text: str) -> float:
     Raises:
         InputError: another method, or a share outside 0 ... 1.
     """
-    value = _figure_of("tdds", text)
+    value = figure_of("tdds", text)
     if not 0 < value < 1:
         raise InputError(f"--prune {text!r}: say tdds and the share to leave out, above 0 and below 1, as in tdds:0.7")
     return value
@@ -170,7 +170,7 @@ def compression_ratio(text: str) -> float:
     Raises:
         InputError: another method, or a ratio that is no number of 2 or more.
     """
-    value = _figure_of("rs-dgc", text)
+    value = figure_of("rs-dgc", text)
     if not 2 <= value < math.inf:
         raise InputError(
             f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 2 or more, "

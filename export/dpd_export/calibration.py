@@ -36,8 +36,12 @@ def calibrate(base: Base, scenes: Scenes, sampler: Sampler) -> Calibration:
         recorder = Recorder(torch_denoise(base), wanted, ends_only=False)
         sample_case(recorder, scenes.case(rows, *chosen, half=False))
         calls += recorder.calls
-    guided = any(sampler.first_drawn().guides(step, sampler.steps) for step in range(sampler.steps))
-    return Calibration(calls, sampler.compute_batch * (2 if guided else 1))
+    return Calibration(calls, sampler.compute_batch * (2 if guided(sampler) else 1))
+
+
+def guided(sampler: Sampler) -> bool:
+    """Whether images that are drawn take an unconditional pass in any step."""
+    return any(sampler.first_drawn().guides(step, sampler.steps) for step in range(sampler.steps))
 
 
 def in_batch(calls: Sequence[Tensors], batch: int) -> Tensors:

@@ -14,6 +14,7 @@ from dpd_eval.recipe import Recipe
 from dpd_eval.selection.real_set import DECISIONS_NAME, select_set
 from dpd_runtime.errors import InputError
 from dpd_train.images import read_scenes
+from tests.squares import write_squares
 
 LARGE, SMALL = 64, 24
 
@@ -21,16 +22,7 @@ LARGE, SMALL = 64, 24
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of grey textures with a coloured square of 6 to 17 pixels."""
-    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name, colour in (("Blue", (30, 60, 250)), ("Red", (250, 40, 30))):
-        (root / name).mkdir()
-        for i in range(12):
-            pixels = rng.integers(100, 104, (LARGE, LARGE, 3), dtype=np.uint8)
-            side = 6 + i
-            top, left = rng.integers(0, LARGE - side, 2)
-            pixels[top : top + side, left : left + side] = colour
-            Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
-    return root
+    return write_squares(tmp_path_factory.mktemp("data"), LARGE, 12)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dpd_runtime.errors import InputError
 from dpd_train.cropping import cropped
@@ -14,6 +13,7 @@ from dpd_train.foreground import cut, decide, salient
 from dpd_train.images import read_scenes
 from dpd_train.run_data import read_parts
 from dpd_train.train import train
+from tests.squares import write_squares
 from tests.tiny import CONFIG, SIDE, tiny_base
 from tests.train.segmenter_models import tiny_dino, tiny_sam
 
@@ -23,15 +23,7 @@ LARGE = 2 * SIDE
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of grey textures with a coloured square of 6 to 15 pixels, and a copy of one image."""
-    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name, colour in (("Blue", (30, 60, 250)), ("Red", (250, 40, 30))):
-        (root / name).mkdir()
-        for i in range(10):
-            pixels = rng.integers(100, 104, (LARGE, LARGE, 3), dtype=np.uint8)
-            side = 6 + i
-            top, left = rng.integers(0, LARGE - side, 2)
-            pixels[top : top + side, left : left + side] = colour
-            Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
+    root = write_squares(tmp_path_factory.mktemp("data"), LARGE, 10)
     (root / "Red" / "03 copy.png").write_bytes((root / "Red" / "03.png").read_bytes())
     return root
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from onnxscript import ir
 
-from dpd_export.calibration import Calibration, in_batch
+from dpd_export.calibration import Calibration, guided, in_batch
 from dpd_export.graphs import UNET_INPUTS, unet_graph
 from dpd_export.int8 import Speed, compare_speed
 from dpd_export.pruning.filters import Block, keep, lowest, read_blocks
@@ -22,6 +22,7 @@ from dpd_export.tracing import export_graph
 from dpd_runtime.errors import InputError
 from dpd_runtime.manifest import Sampler
 from dpd_train.base import Base
+from dpd_train.train_config import figure_of
 
 METHODS = ("pic-pq", "magnitude")
 SEED = 2  # neither the reference's nor the calibration's
@@ -43,11 +44,8 @@ def parse_pruning(text: str) -> Pruning:
     Raises:
         InputError: another method, or a ratio outside 0 ... 1.
     """
-    method, _, figure = text.partition(":")
-    try:
-        ratio = float(figure)
-    except ValueError:
-        ratio = math.nan
+    method = text.partition(":")[0]
+    ratio = figure_of(method, text)
     if method not in METHODS or not 0 < ratio < 1:
         raise InputError(
             f"--prune {text!r}: say {' or '.join(METHODS)} and the share of the UNet's filters to take out, above 0 "
@@ -135,14 +133,13 @@ def prune(
     small = copy.deepcopy(unet)
     keep(small, kept)
     progress()
-    guided = any(sampler.first_drawn().guides(step, sampler.steps) for step in range(sampler.steps))
     recover(
         small,
         unet,
         generated(base, scenes, sampler, images, SEED),
         torch.from_numpy(scenes.prompts[-1]),
         base.scheduler.alphas_cumprod,
-        guided,
+        guided(sampler),
         SEED,
         steps,
     )
