@@ -168,12 +168,12 @@ def compression_ratio(text: str) -> float:
     """Of `rs-dgc:RATIO`.
 
     Raises:
-        InputError: another method, or a ratio that is no number of 2 or more.
+        InputError: another method, or a ratio that is no number of 6 or more; at 6 all gradients go, in three bits.
     """
     value = figure_of("rs-dgc", text)
-    if not 2 <= value < math.inf:
+    if not 6 <= value < math.inf:
         raise InputError(
-            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 2 or more, "
+            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 6 or more, "
             "as in rs-dgc:50"
         )
     return value

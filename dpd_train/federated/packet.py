@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from dpd_train.federated.settings import UpdateError
-from dpd_train.rs_dgc import Entries, add_entries
+from dpd_train.neighbourhoods import Chosen, in_pieces, padded
 
 Arrays = list[NDArray[Any]]
-"""Of each layer its float32 values; or, of chosen entries, three arrays: how many each layer has (int32), their places
-within the layers (int32), their values (float32, or bfloat16 as the int16 of the same bits)."""
+"""Of each layer its float32 values; or three arrays of entries: how many each layer has (int32), their places within
+the layers (int32), their values (float32); or four arrays of chosen neighbourhoods, as `Chosen` has them."""
 
 
 def packed(update: Sequence[torch.Tensor]) -> Arrays:
@@ -23,13 +23,14 @@ def packed(update: Sequence[torch.Tensor]) -> Arrays:
     if 2 * sum(counts) + len(counts) >= sum(layer.numel() for layer in flat):
         return [layer.reshape(shape.shape).numpy() for layer, shape in zip(flat, update, strict=True)]
     values = torch.cat([layer[found] for layer, found in zip(flat, places, strict=True)])
-    return packed_entries(Entries(torch.cat(places).int(), values, counts))
+    return [np.array(counts, np.int32), torch.cat(places).int().numpy(), values.numpy()]
 
 
-def packed_entries(entries: Entries) -> Arrays:
-    values = entries.values
-    bits = values.view(torch.int16) if values.dtype == torch.bfloat16 else values
-    return [np.array(entries.counts, np.int32), entries.places.numpy(), bits.numpy()]
+def packed_chosen(chosen: Chosen) -> Arrays:
+    return [
+        np.array(chosen.counts, np.int32),
+        *(part.numpy() for part in (chosen.places, chosen.words, chosen.largest)),
+    ]
 
 
 def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
@@ -38,8 +39,13 @@ def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sende
     Raises:
         UpdateError: other shapes or types, places outside a layer, or values that are not finite. `sender` is named.
     """
-    sparse = len(arrays) == 3 and arrays[0].dtype == np.int32
-    update = _from_entries(arrays, shapes, sender) if sparse else _from_layers(arrays, shapes, sender)
+    kinds = " ".join(array.dtype.name for array in arrays)
+    if kinds == "int32 int32 float32":
+        update = _from_entries(arrays, shapes, sender)
+    elif kinds == "int32 int16 int32 float32":
+        update = _from_chosen(arrays, shapes, sender)
+    else:
+        update = _from_layers(arrays, shapes, sender)
     if not all(bool(layer.isfinite().all()) for layer in update):
         raise UpdateError(f"{sender} sent values that are not finite; its training has failed")
     return update
@@ -54,17 +60,31 @@ def _from_layers(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], s
 def _from_entries(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
     counts, places, values = arrays
     sizes = [shape.numel() for shape in shapes]
-    good = counts.shape == (len(sizes),) and places.dtype == np.int32 and places.ndim == 1
-    good = good and places.shape == values.shape and values.dtype in (np.int16, np.float32)
-    numbers = [int(n) for n in counts] if good else []
-    good = good and all(0 <= n <= size for n, size in zip(numbers, sizes, strict=True)) and sum(numbers) == len(places)
-    if not good or bool((places < 0).any()) or bool((places >= np.repeat(sizes, numbers)).any()):
+    if values.shape != places.shape or not _fits(counts, places, sizes):
         raise UpdateError(f"{sender} sent entries that fit none of the {len(sizes)} layers here")
-    found = torch.from_numpy(np.array(values))
-    found = found.view(torch.bfloat16) if values.dtype == np.int16 else found
     totals = [torch.zeros(size) for size in sizes]
-    add_entries(totals, Entries(torch.from_numpy(np.array(places)), found, numbers))
+    parts = (torch.split(torch.from_numpy(np.array(array)), counts.tolist()) for array in (places, values))
+    for total, where, found in zip(totals, *parts, strict=True):
+        total.index_add_(0, where, found)
     return [total.view(shape) for total, shape in zip(totals, shapes, strict=True)]
+
+
+def _from_chosen(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
+    counts, places, words, largest = arrays
+    totals = [padded(torch.zeros(shape.numel())) for shape in shapes]
+    pieces = [piece for total in totals for piece in in_pieces(total)]
+    good = words.shape == places.shape and largest.shape == (len(pieces),)
+    if not good or not _fits(counts, places, [len(piece) for piece in pieces]):
+        raise UpdateError(f"{sender} sent neighbourhoods that fit none of the {len(shapes)} layers here")
+    Chosen(counts.tolist(), *(torch.from_numpy(np.array(array)) for array in arrays[1:])).add_to(pieces)
+    return [total[: shape.numel()].view(shape) for total, shape in zip(totals, shapes, strict=True)]
+
+
+def _fits(counts: NDArray[Any], places: NDArray[Any], sizes: list[int]) -> bool:
+    """Whether `counts` of `places`, one part after the other, lie within parts of these sizes."""
+    if counts.shape != (len(sizes),) or places.ndim != 1 or (counts < 0).any() or counts.sum() != len(places):
+        return False
+    return not bool((places < 0).any() or (places >= np.repeat(sizes, counts)).any())
 
 
 def size_of(arrays: Sequence[NDArray[Any]]) -> int:

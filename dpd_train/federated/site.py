@@ -14,11 +14,11 @@ from dpd_train.base import Base
 from dpd_train.checkpoint import load_state, prefixed, save_state
 from dpd_train.denoiser import LatentData, Track, train_denoiser, validation_loss
 from dpd_train.device import placed
-from dpd_train.federated.packet import Arrays, packed, packed_entries, unpacked
+from dpd_train.federated.packet import Arrays, packed, packed_chosen, unpacked
 from dpd_train.federated.settings import Settings, UpdateError
 from dpd_train.federated.shared import Shared, base_hash
 from dpd_train.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
-from dpd_train.rs_dgc import RsDgc, add_entries
+from dpd_train.rs_dgc import RsDgc
 from dpd_train.train_config import TrainConfig, compression_ratio
 
 
@@ -145,8 +145,6 @@ class Site:
         if self.compression is None:
             return packed(change)
         keys = range(len(change))
-        entries = self.compression.choose(change, keys)
-        totals = [torch.zeros(layer.numel()) for layer in change]
-        add_entries(totals, entries)
-        self.compression.learn(totals, keys, entries.counts)
-        return packed_entries(entries)
+        chosen = self.compression.choose(change, keys)
+        self.compression.add_up([chosen], keys)
+        return packed_chosen(chosen)

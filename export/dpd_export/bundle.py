@@ -138,8 +138,7 @@ def export_run(
     check_precision(precision)
     if allow_worse and precision != INT8:
         raise InputError(f"--allow-worse has no effect with --precision {precision}: it is for int8")
-    if prune:
-        parse_pruning(prune)
+    pruning = parse_pruning(prune) if prune else None
     record = read_run(run)
     check_prototypes(run, allow_real_prototypes)
     check_target(out, overwrite)
@@ -153,7 +152,7 @@ def export_run(
         dynamic_size=dynamic_size,
         allow_real_prototypes=allow_real_prototypes,
         allow_worse=allow_worse,
-        prune=prune,
+        prune=pruning,
         largest_file=largest_file,
     )
     material = ask_pytorch(run, record, options, progress)

@@ -17,7 +17,7 @@ from dpd_export.layout import layout_files
 from dpd_export.model_card import parameter_counts
 from dpd_export.options import Options
 from dpd_export.parity import INT8, Probes, probe
-from dpd_export.pruning import Pruned, parse_pruning, prune
+from dpd_export.pruning import Pruned, prune
 from dpd_export.pruning import check_size as check_prunable
 from dpd_export.reference import Extent, Reference, extent_of, make_reference
 from dpd_export.run_checks import sampler_of
@@ -88,7 +88,7 @@ def ask_pytorch(run: Path, record: dict[str, Any], options: Options, progress: P
     calibration = calibrate(base, scenes, sampler) if options.precision == INT8 or options.prune else None
     whole, pruned = base, None
     if options.prune and calibration:
-        base, pruned = prune(whole, scenes, sampler, parse_pruning(options.prune), calibration, step)
+        base, pruned = prune(whole, scenes, sampler, options.prune, calibration, step)
     graphs = graphs_of(base, teacher, judge, vae_encoder=options.vae_encoder, dynamic_size=options.dynamic_size)
     reference = make_reference(base, scenes, sampler, extent, step)
     opinion = pytorch_opinion(teacher, reference)

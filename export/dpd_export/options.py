@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from dpd_export.pruning import Pruning
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.manifest import BlockGuidance, Sampler, parse_sampler
 from dpd_runtime.solvers import SOLVERS
@@ -55,10 +56,10 @@ class Options:
     dynamic_size: bool
     allow_real_prototypes: bool
     allow_worse: bool
-    prune: str | None
+    prune: Pruning | None
     largest_file: int
 
     def of_the_card(self) -> dict[str, object]:
         """Those which the command in the model card repeats, beside what the manifest knows."""
-        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse", "prune")
-        return {name: getattr(self, name) for name in names}
+        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse")
+        return {name: getattr(self, name) for name in names} | {"prune": str(self.prune) if self.prune else None}

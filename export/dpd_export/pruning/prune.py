@@ -37,6 +37,9 @@ class Pruning:
     method: str
     ratio: float
 
+    def __str__(self) -> str:
+        return f"{self.method}:{self.ratio:g}"
+
 
 def parse_pruning(text: str) -> Pruning:
     """`method:RATIO`.
@@ -126,7 +129,7 @@ def prune(
     if left == everything:
         fewest = max(block.units.shape[1] for block in blocks)
         raise InputError(
-            f"--prune {pruning.method}:{pruning.ratio:g} takes out none of the {everything} filters, which go "
+            f"--prune {pruning} takes out none of the {everything} filters, which go "
             f"{fewest} at once: give a larger ratio"
         )
     error = output_error(unet, kept, calls, said)
