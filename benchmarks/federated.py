@@ -92,7 +92,7 @@ def together(
     base = load_base(args.base)
     part = Federated(role="server", address="localhost:1", rounds=args.rounds, clients=len(parts), classes=classes)
     settings = settings_of(part, config, base_hash(base), base.resolution)
-    coordinator = Coordinator(base, config, settings)
+    coordinator = Coordinator(base, config, settings, len(parts))
     sites = []
     for number, data in enumerate(parts):
         own = tuple(classes[label] for label in np.unique(data[0].labels.numpy()))

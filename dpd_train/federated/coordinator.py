@@ -7,11 +7,12 @@ from pathlib import Path
 from torch import nn
 
 from dpd_train.base import Base
-from dpd_train.federated.packet import Arrays, packed, size_of, unpacked, weighted_mean
+from dpd_train.federated.packet import Arrays, compressed, packed, size_of, unpacked, weighted_mean
 from dpd_train.federated.settings import Settings
 from dpd_train.federated.shared import Shared
 from dpd_train.fine_tune import History, trained_parts, tuned_base
-from dpd_train.train_config import TrainConfig
+from dpd_train.rs_dgc import RsDgc
+from dpd_train.train_config import TrainConfig, compression_ratio
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class Sent:
 class Coordinator:
     """Holds the shared weights; needs no image."""
 
-    def __init__(self, base: Base, config: TrainConfig, settings: Settings) -> None:
+    def __init__(self, base: Base, config: TrainConfig, settings: Settings, clients: int) -> None:
         self.base, self.config, self.settings = base, config, settings
         unet, text_encoder = trained_parts(base, config)
         self.shared = Shared(nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}))
+        ratio = config.grad_compression  # as much goes back as came from all sites, so that little has to wait
+        self.compression = RsDgc(compression_ratio(ratio) / clients) if ratio else None
         self.history: History = []
 
     def average(self, sent: Sequence[Sent]) -> Arrays:
@@ -41,7 +44,8 @@ class Coordinator:
         shapes = self.shared.shapes
         updates = [unpacked(one.arrays, shapes, f"site {number}") for number, one in enumerate(sent)]
         images = [one.images for one in sent]
-        back = packed(weighted_mean(updates, images))
+        mean = weighted_mean(updates, images)
+        back = packed(mean) if self.compression is None else compressed(mean, self.compression)
         self.shared.add(unpacked(back, shapes, "the server"))
         number = self.shared.rounds
         self.history.append(

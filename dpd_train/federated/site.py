@@ -14,7 +14,7 @@ from dpd_train.base import Base
 from dpd_train.checkpoint import load_state, prefixed, save_state
 from dpd_train.denoiser import LatentData, Track, train_denoiser, validation_loss
 from dpd_train.device import placed
-from dpd_train.federated.packet import Arrays, packed, packed_chosen, unpacked
+from dpd_train.federated.packet import Arrays, compressed, packed, unpacked
 from dpd_train.federated.settings import Settings, UpdateError
 from dpd_train.federated.shared import Shared, base_hash
 from dpd_train.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
@@ -142,9 +142,4 @@ class Site:
     def _sent(self) -> Arrays:
         pairs = zip(self._modules.parameters(), self.shared.modules.parameters(), strict=True)
         change = [(own.detach().cpu() - known).contiguous() for own, known in pairs]
-        if self.compression is None:
-            return packed(change)
-        keys = range(len(change))
-        chosen = self.compression.choose(change, keys)
-        self.compression.add_up([chosen], keys)
-        return packed_chosen(chosen)
+        return packed(change) if self.compression is None else compressed(change, self.compression)

@@ -72,7 +72,8 @@ def _served(base: Base, config: TrainConfig, part: Federated, adapter: Path, pro
     from dpd_train.federated.flower import serve
 
     config = replace(config, tune=tune_of(config, base))
-    coordinator = Coordinator(base, config, settings_of(part, config, base_hash(base), base.resolution))
+    settings = settings_of(part, config, base_hash(base), base.resolution)
+    coordinator = Coordinator(base, config, settings, part.clients)
     serve(coordinator, part, progress)
     record = {"role": "server", "rounds": part.rounds, "clients": part.clients, "classes": part.classes}
     totals = {name: sum(round_[name] for round_ in coordinator.history) for name in BYTES}
