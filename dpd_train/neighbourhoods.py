@@ -1,8 +1,9 @@
-"""Nine neighbouring entries of a gradient as six bytes: one step of 32 for all of them, three bits each, and a place.
+"""Nine neighbouring entries of a gradient, each −1, 0 or 1 times a scale of theirs: three bytes, and a bit for where.
 
 What rounding takes away is known to the sender, which sends it later.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,87 +11,98 @@ import torch
 from torch.nn import functional as F
 
 WIDTH = 9  # entries, in the weight's order: the taps of one 3 × 3 filter
-BYTES = 6  # that travel of a neighbourhood
-PIECE = 2**15  # of a layer at once, so that a place fits in two bytes
-LEVELS = 32  # of a neighbourhood's step, evenly spread up to the largest one of its piece
-MOST = 3  # values are whole multiples of the step, −3 … 3
+CODES = 3**WIDTH
+BYTES = 3  # of a neighbourhood: 3⁹ codes in two, its scale in one
+OCTAVE = 8  # scales from one to half of it
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Neighbourhoods of several pieces, one piece after the other.
+    """Neighbourhoods of several layers, one layer after the other, in their order.
 
     Args:
-        counts: how many are each piece's; k together.
-        places: [k] int16, within each piece. words: [k] int32: the level, then nine values of three bits.
-        largest: [pieces] float32: the largest entry of what each sends.
+        sizes: how many each layer has.
+        marks: [Σ ⌈size / 8⌉] uint8: a bit for each, the lowest first, 1 where it was chosen. k bits are 1.
+        codes: [k] int16: Σ (entry + 1) 3ⁱ. levels: [k] uint8: the scale is 2^(−level / OCTAVE) of the layer's largest.
+        largest: [layers] float32: largest entry of what each layer sends.
     """
 
-    counts: list[int]
-    places: torch.Tensor
-    words: torch.Tensor
+    sizes: list[int]
+    marks: torch.Tensor
+    codes: torch.Tensor
+    levels: torch.Tensor
     largest: torch.Tensor
 
     @property
     def bytes(self) -> int:
-        return BYTES * sum(self.counts) + 4 * len(self.counts)
+        return len(self.marks) + BYTES * len(self.codes) + 4 * len(self.sizes)
 
     def to_bytes(self) -> torch.Tensor:
-        """[bytes] uint8; all know the counts."""
-        return torch.cat([part.view(torch.uint8) for part in (self.places, self.words, self.largest)])
+        """[bytes] uint8; sizes and k are known to all."""
+        return torch.cat([part.view(torch.uint8) for part in (self.marks, self.codes, self.levels, self.largest)])
 
     @classmethod
-    def from_bytes(cls, content: torch.Tensor, counts: list[int]) -> "Chosen":
-        k = sum(counts)
-        parts = torch.split(content, [2 * k, 4 * k, 4 * len(counts)])
-        kinds = (torch.int16, torch.int32, torch.float32)
-        return cls(counts, *(part.clone().view(kind) for part, kind in zip(parts, kinds, strict=True)))
+    def from_bytes(cls, content: torch.Tensor, sizes: list[int], k: int) -> "Chosen":
+        parts = torch.split(content, [mark_bytes(sizes), 2 * k, k, 4 * len(sizes)])
+        kinds = (torch.uint8, torch.int16, torch.uint8, torch.float32)
+        return cls(sizes, *(part.clone().view(kind) for part, kind in zip(parts, kinds, strict=True)))
 
-    def values(self) -> torch.Tensor:
-        """[k, WIDTH] float32, as every receiver has them."""
-        word = self.words.long()[:, None]
-        codes = (word >> _shifts(word)) & 7
-        return (codes - MOST) * _steps(word[:, 0] >> 3 * WIDTH & LEVELS - 1, self.counts, self.largest)
+    def places(self) -> list[torch.Tensor]:
+        """Of each layer the places of what was chosen, rising."""
+        parts = torch.split(self.marks, [mark_bytes([size]) for size in self.sizes])
+        return [(part[:, None] >> _bits(part) & 1).flatten().nonzero().flatten() for part in parts]
 
-    def add_to(self, pieces: Sequence[torch.Tensor], scale: float = 1) -> None:
-        """Add `scale` times each neighbourhood to its place in the pieces [n, WIDTH], in place."""
-        parts = (torch.split(tensor, self.counts) for tensor in (self.places.int(), self.values()))
-        for piece, places, values in zip(pieces, *parts, strict=True):
-            piece.index_add_(0, places, values.to(piece.dtype), alpha=scale)
-
-
-def packed(values: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> Chosen:
-    """Of each piece the neighbourhoods [k, WIDTH], k ≥ 1, and their places [k]."""
-    counts = [len(own) for own in values]
-    largest = torch.stack([own.abs().amax().float() for own in values])
-    joined = torch.cat([own.float() for own in values])
-    whole = torch.repeat_interleave(largest, torch.tensor(counts, device=largest.device))
-    level = (LEVELS * joined.abs().amax(1) / whole).nan_to_num(1).ceil().clamp(1, LEVELS).long() - 1
-    codes = (joined / _steps(level, counts, largest)).nan_to_num(0).round().clamp(-MOST, MOST).long() + MOST
-    words = (codes << _shifts(codes)).sum(1) | level << 3 * WIDTH
-    return Chosen(counts, torch.cat(list(places)).to(torch.int16), words.to(torch.int32), largest)
+    def add_to(self, layers: Sequence[torch.Tensor], factor: float = 1) -> None:
+        """Add `factor` times each neighbourhood to its place in the layers [size, WIDTH], in place."""
+        places = self.places()
+        parts = (torch.split(tensor, [len(own) for own in places]) for tensor in (self.codes, self.levels))
+        for layer, own, codes, levels, largest in zip(layers, places, *parts, self.largest, strict=True):
+            entries = (codes.long()[:, None] // _powers(codes)) % 3 - 1
+            layer.index_add_(0, own, (entries * _scales(levels, largest)).to(layer.dtype), alpha=factor)
 
 
-def _shifts(like: torch.Tensor) -> torch.Tensor:
-    return 3 * torch.arange(WIDTH, device=like.device)
+def packed(layers: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> Chosen:
+    """The neighbourhoods at `places` of the layers [size, WIDTH]; at least one of each layer."""
+    marks, codes, levels, everything = [], [], [], []
+    for layer, unordered in zip(layers, places, strict=True):
+        own = unordered.sort().values
+        bits = torch.zeros(8 * mark_bytes([len(layer)]), dtype=torch.uint8, device=layer.device)
+        bits[own] = 1
+        marks.append((bits.view(-1, 8) << _bits(bits)).sum(1).to(torch.uint8))
+        entries = layer[own].float()
+        most = entries.abs().amax(1)
+        everything.append(most.max())
+        below = OCTAVE * (everything[-1] / most).log2()  # 0 / 0 where all is 0
+        levels.append(below.nan_to_num(0).clamp(0, 255).floor().to(torch.uint8))
+        steps = (entries / _scales(levels[-1], everything[-1])).nan_to_num(0).round().clamp(-1, 1).long()
+        codes.append(((steps + 1) * _powers(steps)).sum(1).to(torch.int16))
+    sizes = [len(layer) for layer in layers]
+    return Chosen(sizes, torch.cat(marks), torch.cat(codes), torch.cat(levels), torch.stack(everything))
 
 
-def _steps(level: torch.Tensor, counts: list[int], largest: torch.Tensor) -> torch.Tensor:
-    """[k, 1], of the levels [k], 0 … LEVELS − 1."""
-    whole = torch.repeat_interleave(largest, torch.tensor(counts, device=largest.device))
-    return (whole * (level + 1) / (LEVELS * MOST))[:, None]
+def mark_bytes(sizes: Sequence[int]) -> int:
+    """Of layers with so many neighbourhoods."""
+    return sum(math.ceil(size / 8) for size in sizes)
 
 
-def in_pieces(flat: torch.Tensor) -> list[torch.Tensor]:
-    """Neighbourhoods [n, WIDTH] of flat entries whose number is a multiple of WIDTH, at most PIECE at once: views."""
-    return list(torch.split(flat.view(-1, WIDTH), PIECE))
+def neighbourhoods(flat: torch.Tensor) -> torch.Tensor:
+    """[size, WIDTH] of flat entries, zeros behind them where they do not fill the last one."""
+    return F.pad(flat, (0, -len(flat) % WIDTH)).view(-1, WIDTH)
 
 
-def padded(flat: torch.Tensor) -> torch.Tensor:
-    """With zeros behind it, to a multiple of WIDTH."""
-    return F.pad(flat, (0, -len(flat) % WIDTH))
+def indicator(layer: torch.Tensor) -> torch.Tensor:
+    """Importance of each neighbourhood of a layer [size, WIDTH]: the root mean square of its entries."""
+    return layer.float().square().mean(1).sqrt()
 
 
-def indicator(piece: torch.Tensor) -> torch.Tensor:
-    """Importance of each neighbourhood of a piece [n, WIDTH]: the root mean square of its entries."""
-    return piece.float().square().mean(1).sqrt()
+def _bits(like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=like.device)
+
+
+def _powers(like: torch.Tensor) -> torch.Tensor:
+    return 3 ** torch.arange(WIDTH, device=like.device)
+
+
+def _scales(levels: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """[k, 1] of levels [k]."""
+    return (largest * torch.exp2(-levels.float() / OCTAVE))[:, None]

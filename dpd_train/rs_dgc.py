@@ -5,41 +5,50 @@ al. 2018). Deviations from the paper: docs/neighbours.md.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import distributed
 
 from dpd_train.distributed import Team
-from dpd_train.neighbourhoods import BYTES, Chosen, in_pieces, indicator, packed, padded
+from dpd_train.neighbourhoods import BYTES, Chosen, indicator, mark_bytes, neighbourhoods, packed
 
-MEMORY = 0.9  # of a piece's importance from step to step
+MEMORY = 0.9  # of a layer's importance from step to step
 Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 """This process's tensor → those of all processes, of the same shape, in the same order everywhere."""
 
 
 def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
-    """How many of `total` neighbourhoods each piece sends: by size × importance, at least 1, at most all."""
-    wanted = [max(i, 0.0) * n for i, n in zip(importance, sizes, strict=True)]
-    whole = sum(wanted)
-    if not whole:
-        wanted, whole = [float(n) for n in sizes], float(sum(sizes))
-    return [min(n, max(1, round(total * w / whole))) for w, n in zip(wanted, sizes, strict=True)]
+    """How many of `total` neighbourhoods each layer sends: in proportion to size × importance, at least 1, at most all.
+
+    What is beyond all of a layer goes to the others.
+    """
+    weights = [max(i, 0.0) * n for i, n in zip(importance, sizes, strict=True)]
+    weights = weights if any(weights) else [float(n) for n in sizes]
+    found, open_ = list(sizes), list(range(len(sizes)))
+    while open_:
+        rest, whole = total - sum(found) + sum(found[i] for i in open_), sum(weights[i] for i in open_)
+        wanted = {i: rest * weights[i] / whole if whole else 0.0 for i in open_}
+        remaining = [i for i in open_ if wanted[i] < sizes[i]]
+        if len(remaining) == len(open_):
+            for i in open_:
+                found[i] = max(1, round(wanted[i]))
+            break
+        open_ = remaining
+    return found
 
 
+@dataclass
 class _Layer:
-    """One gradient's. residual: flat, what was not sent yet, padded; pieces: views of it, each with its importance."""
-
-    def __init__(self, gradient: torch.Tensor) -> None:
-        self.size = gradient.numel()
-        self.residual = padded(torch.zeros_like(gradient.reshape(-1)))
-        self.pieces = in_pieces(self.residual)
-        self.importance = [0.0 for _ in self.pieces]
+    rows: torch.Tensor  # [neighbourhoods, WIDTH]: what was not sent yet
+    entries: int
+    importance: float = 0.0
 
 
 class RsDgc:
     """Gradients are exchanged as their most important neighbourhoods, about `ratio` times fewer bytes than all of them.
 
-    A piece's share follows its importance in what all processes sent last, which each of them knows: no word about it
+    A layer's share follows its importance in what all processes sent last, which each of them knows: no word about it
     is needed. sent_bytes and dense_bytes: of this process, so far, and of float32 gradients.
     """
 
@@ -50,7 +59,7 @@ class RsDgc:
 
     def residual(self, key: int) -> torch.Tensor:
         """What this process has not sent of a gradient, flat."""
-        return self._layers[key].residual[: self._layers[key].size]
+        return self._layers[key].rows.view(-1)[: self._layers[key].entries]
 
     def figures(self) -> dict[str, float]:
         """For a log: megabytes that this process sent, and that float32 gradients would have been."""
@@ -65,44 +74,37 @@ class RsDgc:
         """
         for key, gradient in zip(keys, gradients, strict=True):
             if key not in self._layers:
-                self._layers[key] = _Layer(gradient)
+                zeros = torch.zeros_like(gradient.reshape(-1))
+                self._layers[key] = _Layer(neighbourhoods(zeros), len(zeros))
             self.residual(key).add_(gradient.reshape(-1))  # in the weight's order, however it lies in memory
-        layers = [self._layers[key] for key in keys]
-        pieces = [piece for layer in layers for piece in layer.pieces]
-        dense = 4 * sum(gradient.numel() for gradient in gradients)
-        importance = [value for layer in layers for value in layer.importance]
-        budget = int((dense / self.ratio - 4 * len(pieces)) / BYTES)
-        counts = shares(importance, [len(piece) for piece in pieces], budget)
-        places = [
-            indicator(piece).topk(count, sorted=False).indices for piece, count in zip(pieces, counts, strict=True)
-        ]
-        found = packed([piece[chosen] for piece, chosen in zip(pieces, places, strict=True)], places)
-        found.add_to(pieces, -1)  # what rounding took away is sent another time
+        rows = [self._layers[key].rows for key in keys]
+        sizes, dense = [len(own) for own in rows], 4 * sum(gradient.numel() for gradient in gradients)
+        budget = int((dense / self.ratio - mark_bytes(sizes) - 4 * len(sizes)) / BYTES)
+        counts = shares([self._layers[key].importance for key in keys], sizes, budget)
+        places = [indicator(own).topk(count, sorted=False).indices for own, count in zip(rows, counts, strict=True)]
+        found = packed(rows, places)
+        found.add_to(rows, -1)  # what rounding took away is sent another time
         self.sent_bytes += found.bytes
         self.dense_bytes += dense
         return found
 
     @torch.no_grad()
     def add_up(self, everyone: Sequence[Chosen], keys: Sequence[int]) -> list[torch.Tensor]:
-        """What all processes chose of the gradients, flat, which decides on the pieces' next shares."""
+        """What all processes chose of the gradients, flat, which decides on the layers' next shares."""
         layers = [self._layers[key] for key in keys]
-        totals = [torch.zeros_like(layer.residual) for layer in layers]
-        pieces = [piece for total in totals for piece in in_pieces(total)]
+        totals = [torch.zeros_like(layer.rows) for layer in layers]
         for chosen in everyone:
-            chosen.add_to(pieces)
-        norms = iter(torch.stack([piece.float().norm() for piece in pieces]).tolist())
-        counts = iter(everyone[0].counts)
-        for layer in layers:
-            layer.importance = [
-                MEMORY * before + (1 - MEMORY) * next(norms) / next(counts) ** 0.5 for before in layer.importance
-            ]
-        return [total[: layer.size] for total, layer in zip(totals, layers, strict=True)]
+            chosen.add_to(totals)
+        norms = torch.stack([total.float().norm() for total in totals]).tolist()
+        for layer, norm, own in zip(layers, norms, everyone[0].places(), strict=True):
+            layer.importance = MEMORY * layer.importance + (1 - MEMORY) * norm / len(own) ** 0.5
+        return [total.view(-1)[: layer.entries] for total, layer in zip(totals, layers, strict=True)]
 
     @torch.no_grad()
     def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
         """Each gradient becomes the sum over processes of what they chose to send. keys: as for `choose`."""
         own = self.choose(gradients, keys)
-        everyone = [Chosen.from_bytes(content, own.counts) for content in gather(own.to_bytes())]
+        everyone = [Chosen.from_bytes(content, own.sizes, len(own.codes)) for content in gather(own.to_bytes())]
         for gradient, total in zip(gradients, self.add_up(everyone, keys), strict=True):
             gradient.copy_(total.view(gradient.shape))
 

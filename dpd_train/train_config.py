@@ -168,12 +168,13 @@ def compression_ratio(text: str) -> float:
     """Of `rs-dgc:RATIO`.
 
     Raises:
-        InputError: another method, or a ratio that is no number of 6 or more; at 6 all gradients go, in three bits.
+        InputError: another method, or a ratio outside 12 … 200: at 12 all gradients go, and beyond 200 most of the
+            bytes would say where the others lie.
     """
     value = figure_of("rs-dgc", text)
-    if not 6 <= value < math.inf:
+    if not 12 <= value <= 200:
         raise InputError(
-            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 6 or more, "
+            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 12 to 200, "
             "as in rs-dgc:50"
         )
     return value

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from dpd_train.federated.settings import UpdateError
-from dpd_train.neighbourhoods import Chosen, in_pieces, padded
+from dpd_train.neighbourhoods import CODES, Chosen, mark_bytes, neighbourhoods
 from dpd_train.rs_dgc import RsDgc
 
 Arrays = list[NDArray[Any]]
-"""Of each layer its float32 values; or four arrays of chosen neighbourhoods, as `Chosen` has them, counts as int32."""
+"""Of each layer its float32 values; or four arrays of chosen neighbourhoods, as `Chosen` has them."""
 
 
 def packed(update: Sequence[torch.Tensor]) -> Arrays:
@@ -24,8 +24,7 @@ def compressed(update: Sequence[torch.Tensor], compression: RsDgc) -> Arrays:
     keys = range(len(update))
     chosen = compression.choose(update, keys)
     compression.add_up([chosen], keys)
-    parts = (torch.tensor(chosen.counts, dtype=torch.int32), chosen.places, chosen.words, chosen.largest)
-    return [part.numpy() for part in parts]
+    return [part.numpy() for part in (chosen.marks, chosen.codes, chosen.levels, chosen.largest)]
 
 
 def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
@@ -35,7 +34,7 @@ def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sende
         UpdateError: other shapes or types, places outside a layer, or values that are not finite. `sender` is named.
     """
     kinds = " ".join(array.dtype.name for array in arrays)
-    read = _from_chosen if kinds == "int32 int16 int32 float32" else _from_layers
+    read = _from_chosen if kinds == "uint8 int16 uint8 float32" else _from_layers
     update = read(arrays, shapes, sender)
     if not all(bool(layer.isfinite().all()) for layer in update):
         raise UpdateError(f"{sender} sent values that are not finite; its training has failed")
@@ -49,16 +48,17 @@ def _from_layers(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], s
 
 
 def _from_chosen(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
-    counts, places, words, largest = arrays
-    totals = [padded(torch.zeros(shape.numel())) for shape in shapes]
-    pieces = [piece for total in totals for piece in in_pieces(total)]
-    sizes = [len(piece) for piece in pieces]
-    good = counts.shape == largest.shape == (len(pieces),) and places.shape == words.shape == (counts.sum(),)
-    good = good and not bool((counts < 0).any() or (places < 0).any())
-    if not good or bool((places >= np.repeat(sizes, counts)).any()):
+    totals = [neighbourhoods(torch.zeros(shape.numel())) for shape in shapes]
+    sizes = [len(total) for total in totals]
+    marks, codes, levels, largest = (torch.from_numpy(np.array(array)) for array in arrays)
+    chosen = Chosen(sizes, marks, codes, levels, largest)
+    good = marks.shape == (mark_bytes(sizes),) and largest.shape == (len(sizes),) and codes.shape == levels.shape
+    places = chosen.places() if good else []
+    beyond = any(bool((own >= size).any()) for own, size in zip(places, sizes, strict=good))
+    if not good or beyond or codes.shape != (sum(map(len, places)),) or bool(((codes < 0) | (codes >= CODES)).any()):
         raise UpdateError(f"{sender} sent neighbourhoods that fit none of the {len(shapes)} layers here")
-    Chosen(counts.tolist(), *(torch.from_numpy(np.array(array)) for array in arrays[1:])).add_to(pieces)
-    return [total[: shape.numel()].view(shape) for total, shape in zip(totals, shapes, strict=True)]
+    chosen.add_to(totals)
+    return [total.view(-1)[: shape.numel()].view(shape) for total, shape in zip(totals, shapes, strict=True)]
 
 
 def size_of(arrays: Sequence[NDArray[Any]]) -> int:

@@ -103,9 +103,8 @@ def test_two_processes_train_as_one_at_the_same_global_batch(runs: _Runs, one: s
 
 def test_compressed_gradients_are_fewer_and_train_nearly_as_well(runs: _Runs) -> None:
     plain, squeezed = _history(runs.folder / "whole"), _history(runs.folder / "squeezed")
-    assert squeezed[-1]["dense_mb"] == pytest.approx(
-        12 * squeezed[-1]["sent_mb"], rel=0.15
-    )  # small layers send one each
+    fewer = squeezed[-1]["dense_mb"] / squeezed[-1]["sent_mb"]
+    assert fewer == pytest.approx(20, rel=0.15)  # small layers send one each
     assert squeezed[-1]["validation_loss"] == pytest.approx(plain[-1]["validation_loss"], rel=0.1)
     assert squeezed[-1]["validation_loss"] != plain[-1]["validation_loss"]
 
@@ -114,7 +113,7 @@ def test_the_ddp_hook_sends_in_the_end_what_ddp_sends(runs: _Runs) -> None:
     for said in runs.said:
         assert said["hook"]["away"] < 1e-5
         assert said["hook"]["without"] > 1e-3
-        assert said["hook"]["times_fewer"] == pytest.approx(12, rel=0.05)
+        assert said["hook"]["times_fewer"] == pytest.approx(20, rel=0.05)
 
 
 def test_the_run_is_written_once_by_the_first_process(runs: _Runs) -> None:

@@ -84,7 +84,7 @@ def test_a_packet_gives_back_its_update() -> None:
 
 
 def test_compressed_updates_lose_nothing_but_send_it_later() -> None:
-    state, sent = RsDgc(10), [torch.zeros(shape) for shape in SHAPES]
+    state, sent = RsDgc(16), [torch.zeros(shape) for shape in SHAPES]
     given_ = [torch.zeros(shape) for shape in SHAPES]
     for seed in range(6):
         update = _update(seed)
@@ -98,11 +98,11 @@ def test_compressed_updates_lose_nothing_but_send_it_later() -> None:
 
 
 def test_where_all_neighbourhoods_go_what_is_kept_is_rounding_alone() -> None:
-    update, state = _update(3), RsDgc(5)
+    update, state = _update(3), RsDgc(8)
     found = unpacked(compressed(update, state), SHAPES, "x")
     for layer, went in zip(update, found, strict=True):
-        assert went.count_nonzero() > 0.6 * went.numel()
-        torch.testing.assert_close(went, layer, rtol=0, atol=float(layer.abs().max()) / 6)
+        assert went.count_nonzero() > 0.3 * went.numel()
+        torch.testing.assert_close(went, layer, rtol=0, atol=0.55 * float(layer.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -122,17 +122,20 @@ def test_a_packet_from_outside_is_checked(spoil: Any) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda a: [a[0] + 1, *a[1:]],
-        lambda a: [a[0], a[1] - 19, *a[2:]],
-        lambda a: [a[0], a[1] + 19, *a[2:]],
+        lambda a: [a[0][1:], *a[1:]],
+        lambda a: [np.zeros_like(a[0]), *a[1:]],
+        lambda a: [np.full_like(a[0], 255), *a[1:]],
+        lambda a: [a[0], a[1][1:], *a[2:]],
         lambda a: [a[0], a[1], a[2][1:], a[3]],
+        lambda a: [a[0], np.full_like(a[1], 3**9), *a[2:]],
+        lambda a: [a[0], np.full_like(a[1], -1), *a[2:]],
         lambda a: [*a[:3], a[3][1:]],
         lambda a: [*a[:3], np.full_like(a[3], np.inf)],
-        lambda a: [*a[:2], a[2].astype(np.int64), a[3]],
+        lambda a: [a[0], a[1].astype(np.int64), *a[2:]],
     ],
 )
 def test_chosen_neighbourhoods_from_outside_are_checked(spoil: Any) -> None:
-    sent = compressed(_update(0), RsDgc(10))
+    sent = compressed(_update(0), RsDgc(16))
     unpacked(sent, SHAPES, "site 1")
     with pytest.raises(UpdateError, match="site 1 sent"):
         unpacked(spoil(sent), SHAPES, "site 1")
@@ -190,7 +193,7 @@ def test_one_site_is_training_alone(tune: Literal["full", "lora"], tmp_path: Pat
     assert _distance(merged, load_base(config.base).unet.state_dict()) > 1e-4
 
 
-@pytest.mark.parametrize("compression", [None, "rs-dgc:12"])
+@pytest.mark.parametrize("compression", [None, "rs-dgc:20"])
 def test_all_know_the_same_weights_and_few_bytes_travel(compression: str | None, tmp_path: Path) -> None:
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), precision="fp32", grad_compression=compression)
     coordinator, sites = _rounds(config, 2, tmp_path, 2)
@@ -200,8 +203,8 @@ def test_all_know_the_same_weights_and_few_bytes_travel(compression: str | None,
     sent, back, dense = (
         sum(entry[f"{name}_bytes"] for entry in coordinator.history) for name in ("sent", "returned", "dense")
     )
-    assert dense / sent == pytest.approx(12 if compression else 1, rel=0.25)
-    assert dense / back == pytest.approx(6 if compression else 1, rel=0.25)  # two sites
+    assert dense / sent == pytest.approx(20 if compression else 1, rel=0.25)
+    assert dense / back == pytest.approx(10 if compression else 1, rel=0.25)  # two sites
     assert all(entry["validation_loss"] > 0 for entry in coordinator.history)
 
 
@@ -300,7 +303,7 @@ def test_three_processes_tune_one_model(tmp_path: Path, process_environment: Map
     home = {**process_environment, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "GRPC_VERBOSITY": "NONE"}
     common: list[object] = ["--federated", "server", address, "--clients", 2, "--rounds", 2]
     common += ["--classes", ",".join(names), "--base", base, "--steps", 4, "--batch", 4]
-    common += ["--grad-compression", "rs-dgc:12", "--out", tmp_path / "common"]
+    common += ["--grad-compression", "rs-dgc:20", "--out", tmp_path / "common"]
     common += [part for name, path in files.items() for part in (f"--tls-{name}", path)]
     few = ["--base", base, "--ipc", 3, "--k-min", 2, "--teacher-steps", 20, "--latent-classifier-steps", 20]
     few += ["--val-per-class", 2, "--federated", "client", address, "--tls-root", files["root"]]

@@ -34,7 +34,7 @@ def hooked(team: Team) -> dict[str, float]:
     """
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4))
-    state, sums = RsDgc(12), []
+    state, sums = RsDgc(20), []
     for compressed in (False, True):
         wrapped = torch.nn.parallel.DistributedDataParallel(model)
         if compressed:
@@ -81,7 +81,7 @@ def main() -> None:
         said["few"] = refusal(scenes, folder / "refused", few, **common)
         said["whole"] = "metrics" in train(scenes, folder / "whole", config, **common)
         said["adapters"] = "metrics" in train(scenes, folder / "adapters", replace(config, tune="lora"), **common)
-        squeezed = replace(config, grad_compression="rs-dgc:12")
+        squeezed = replace(config, grad_compression="rs-dgc:20")
         said["squeezed"] = "metrics" in train(scenes, folder / "squeezed", squeezed, **common)
         said["hook"] = hooked(team)
         said["stops"] = sessions(folder, replace(config, perceptual_steps=1, teacher_steps=1, steps=2), team)
