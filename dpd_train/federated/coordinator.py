@@ -1,4 +1,4 @@
-"""The server's half of a round: the mean of what the sites send."""
+"""The server's half of a round: the mean of what the sites send, extrapolated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from dpd_train.base import Base
-from dpd_train.federated.packet import Arrays, compressed, packed, size_of, unpacked, weighted_mean
+from dpd_train.federated.packet import Arrays, compressed, extrapolation, packed, size_of, unpacked, weighted_mean
 from dpd_train.federated.settings import Settings
 from dpd_train.federated.shared import Shared
 from dpd_train.fine_tune import History, trained_parts, tuned_base
@@ -44,8 +44,9 @@ class Coordinator:
         shapes = self.shared.shapes
         updates = [unpacked(one.arrays, shapes, f"site {number}") for number, one in enumerate(sent)]
         images = [one.images for one in sent]
-        mean = weighted_mean(updates, images)
-        back = packed(mean) if self.compression is None else compressed(mean, self.compression)
+        longer = extrapolation(updates, images)
+        step = [longer * layer for layer in weighted_mean(updates, images)]
+        back = packed(step) if self.compression is None else compressed(step, self.compression)
         self.shared.add(unpacked(back, shapes, "the server"))
         number = self.shared.rounds
         self.history.append(
@@ -53,6 +54,7 @@ class Coordinator:
                 "round": number,
                 "step": self.settings.end_of(number),
                 "loss": sum(one.loss * one.images for one in sent) / sum(images),
+                "extrapolation": longer,
                 "sent_bytes": sum(size_of(one.arrays) for one in sent),
                 "returned_bytes": len(sent) * size_of(back),
                 "dense_bytes": len(sent) * 4 * sum(shape.numel() for shape in shapes),

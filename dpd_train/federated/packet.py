@@ -66,6 +66,18 @@ def size_of(arrays: Sequence[NDArray[Any]]) -> int:
     return sum(array.nbytes for array in arrays)
 
 
+def extrapolation(updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float]) -> float:
+    """How many times their mean the sites' updates are worth: max(1, Σ wᵢ ‖Δᵢ‖² / (2 Σ wᵢ ‖Σ wᵢ Δᵢ / Σ wᵢ‖²)).
+
+    FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604, eq. 2): 1 where sites agree, above it where what one learns the
+    others do not know, and the mean alone would be a fraction of it. With one site it is 1.
+    """
+    norms = [sum(float(layer.square().sum()) for layer in update) for update in updates]
+    mean = sum(float(layer.square().sum()) for layer in weighted_mean(updates, weights))
+    whole = sum(weight * norm for weight, norm in zip(weights, norms, strict=True))
+    return max(1.0, whole / (2 * sum(weights) * mean)) if mean else 1.0
+
+
 def weighted_mean(updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float]) -> list[torch.Tensor]:
     """Σ wᵢ Δᵢ / Σ wᵢ of each layer (federated averaging, McMahan et al. 2017): weights are numbers of images.
 

@@ -31,7 +31,7 @@ from dpd_train.base import load_base
 from dpd_train.checkpoint import load_state, without_prefix
 from dpd_train.denoiser import train_denoiser
 from dpd_train.federated.coordinator import Coordinator, Sent
-from dpd_train.federated.packet import compressed, packed, size_of, unpacked, weighted_mean
+from dpd_train.federated.packet import compressed, extrapolation, packed, size_of, unpacked, weighted_mean
 from dpd_train.federated.settings import (
     Federated,
     Settings,
@@ -75,6 +75,17 @@ def test_weights_count_as_so_many_copies(
     np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4, atol=1e-3)
     with pytest.raises(ValueError, match="above 0"):
         weighted_mean([[torch.from_numpy(one)]], [0])
+
+
+def test_a_step_is_longer_where_sites_know_different_things() -> None:
+    """FedExP's two ends: m orthogonal updates of one length are worth m/2 means, equal ones a mean."""
+    apart = [[torch.eye(4)[i], torch.zeros(3)] for i in range(4)]
+    assert extrapolation(apart, [1] * 4) == pytest.approx(2)
+    assert extrapolation([apart[0]] * 4, [5, 1, 2, 2]) == 1
+    assert extrapolation([apart[0]], [7]) == 1
+    assert extrapolation([[torch.zeros(3)]] * 2, [1, 1]) == 1
+    lone = [apart[0], *[[torch.zeros(4), torch.zeros(3)]] * 9]  # one site of ten has learnt something
+    assert extrapolation(lone, [1] * 10) == pytest.approx(5)
 
 
 def test_a_packet_gives_back_its_update() -> None:
