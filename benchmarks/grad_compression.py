@@ -99,6 +99,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--ratio", type=float, default=50)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--hooks", default="plain:rs-dgc:PowerSGD, rank 1", help="with colons between them, plain first"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -108,7 +111,7 @@ def main() -> None:
     train, held = (read_scenes(args.data, part=part, **options) for part in ("train", "val"))  # type: ignore[arg-type]
     data = to_float(torch.from_numpy(train.images)), torch.from_numpy(train.labels)
     images, labels = to_float(torch.from_numpy(held.images)), torch.from_numpy(held.labels)
-    runs: Runs = {"plain": [], "rs-dgc": [], "PowerSGD, rank 1": []}
+    runs: Runs = {name: [] for name in args.hooks.split(":")}
     for seed in range(args.seeds):
         first: torch.Tensor | None = None
         for name, found in runs.items():
@@ -125,7 +128,7 @@ def main() -> None:
         if team.leads:
             settings = {"processes": team.size, "batch": ClassifierTraining.batch, "betas": BETAS}
             settings |= {name: getattr(args, name) for name in ("steps", "ratio", "resolution", "val_per_class")}
-            result = {"hardware": hardware(torch.device("cpu")), "torch": torch.__version__} | settings
+            result: dict[str, Any] = {"hardware": hardware(torch.device("cpu")), "torch": torch.__version__} | settings
             tell(result | {"against_plain": against_plain(runs), "runs": runs}, args.out)
     distributed.destroy_process_group()
 

@@ -14,6 +14,8 @@ WIDTH = 9  # entries, in the weight's order: the taps of one 3 × 3 filter
 CODES = 3**WIDTH
 BYTES = 3  # of a neighbourhood: 3⁹ codes in two, its scale in one
 OCTAVE = 8  # scales from one to half of it
+SCALES = torch.tensor([2.0 ** (-level / OCTAVE) for level in range(256)], dtype=torch.float64).float()
+"""Of the levels: a table, as two kinds of processors need not agree on the last bit of a power."""
 
 
 @dataclass(frozen=True)
@@ -22,54 +24,54 @@ class Chosen:
 
     Args:
         sizes: how many each layer has.
-        marks: [Σ ⌈size / 8⌉] uint8: a bit for each, the lowest first, 1 where it was chosen. k bits are 1.
+        bitmap: [Σ ⌈size / 8⌉] uint8: a bit for each, the lowest first, 1 where it was chosen. k bits are 1.
         codes: [k] int16: Σ (entry + 1) 3ⁱ. levels: [k] uint8: the scale is 2^(−level / OCTAVE) of the layer's largest.
         largest: [layers] float32: largest entry of what each layer sends.
     """
 
     sizes: list[int]
-    marks: torch.Tensor
+    bitmap: torch.Tensor
     codes: torch.Tensor
     levels: torch.Tensor
     largest: torch.Tensor
 
     @property
     def bytes(self) -> int:
-        return len(self.marks) + BYTES * len(self.codes) + 4 * len(self.sizes)
+        return len(self.bitmap) + BYTES * len(self.codes) + 4 * len(self.sizes)
 
     def to_bytes(self) -> torch.Tensor:
         """[bytes] uint8; sizes and k are known to all."""
-        return torch.cat([part.view(torch.uint8) for part in (self.marks, self.codes, self.levels, self.largest)])
+        return torch.cat([part.view(torch.uint8) for part in (self.bitmap, self.codes, self.levels, self.largest)])
 
     @classmethod
     def from_bytes(cls, content: torch.Tensor, sizes: list[int], k: int) -> "Chosen":
-        parts = torch.split(content, [mark_bytes(sizes), 2 * k, k, 4 * len(sizes)])
+        parts = torch.split(content, [bitmap_bytes(sizes), 2 * k, k, 4 * len(sizes)])
         kinds = (torch.uint8, torch.int16, torch.uint8, torch.float32)
         return cls(sizes, *(part.clone().view(kind) for part, kind in zip(parts, kinds, strict=True)))
 
-    def places(self) -> list[torch.Tensor]:
-        """Of each layer the places of what was chosen, rising."""
-        parts = torch.split(self.marks, [mark_bytes([size]) for size in self.sizes])
+    def indices(self) -> list[torch.Tensor]:
+        """Of each layer those of what was chosen, rising."""
+        parts = torch.split(self.bitmap, [bitmap_bytes([size]) for size in self.sizes])
         return [(part[:, None] >> _bits(part) & 1).flatten().nonzero().flatten() for part in parts]
 
     def add_to(self, layers: Sequence[torch.Tensor], factor: float = 1) -> None:
-        """Add `factor` times each neighbourhood to its place in the layers [size, WIDTH], in place."""
-        places = self.places()
-        parts = (torch.split(tensor, [len(own) for own in places]) for tensor in (self.codes, self.levels))
-        for layer, own, codes, levels, largest in zip(layers, places, *parts, self.largest, strict=True):
+        """Add `factor` times each neighbourhood to its own in the layers [size, WIDTH], in place."""
+        indices = self.indices()
+        parts = (torch.split(tensor, [len(own) for own in indices]) for tensor in (self.codes, self.levels))
+        for layer, own, codes, levels, largest in zip(layers, indices, *parts, self.largest, strict=True):
             entries = (codes.long()[:, None] // _powers(codes)) % 3 - 1
-            layer.index_add_(0, own, (entries * _scales(levels, largest)).to(layer.dtype), alpha=factor)
+            layer.index_add_(0, own, entries * _scales(levels, largest), alpha=factor)
 
 
-def packed(layers: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> Chosen:
-    """The neighbourhoods at `places` of the layers [size, WIDTH]; at least one of each layer."""
-    marks, codes, levels, everything = [], [], [], []
-    for layer, unordered in zip(layers, places, strict=True):
+def encode(layers: Sequence[torch.Tensor], indices: Sequence[torch.Tensor]) -> Chosen:
+    """The neighbourhoods at `indices` of the layers [size, WIDTH] float32; at least one of each layer."""
+    bitmap, codes, levels, everything = [], [], [], []
+    for layer, unordered in zip(layers, indices, strict=True):
         own = unordered.sort().values
-        bits = torch.zeros(8 * mark_bytes([len(layer)]), dtype=torch.uint8, device=layer.device)
+        bits = torch.zeros(8 * bitmap_bytes([len(layer)]), dtype=torch.uint8, device=layer.device)
         bits[own] = 1
-        marks.append((bits.view(-1, 8) << _bits(bits)).sum(1).to(torch.uint8))
-        entries = layer[own].float()
+        bitmap.append((bits.view(-1, 8) << _bits(bits)).sum(1).to(torch.uint8))
+        entries = layer[own]
         most = entries.abs().amax(1)
         everything.append(most.max())
         below = OCTAVE * (everything[-1] / most).log2()  # 0 / 0 where all is 0
@@ -77,10 +79,10 @@ def packed(layers: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> Ch
         steps = (entries / _scales(levels[-1], everything[-1])).nan_to_num(0).round().clamp(-1, 1).long()
         codes.append(((steps + 1) * _powers(steps)).sum(1).to(torch.int16))
     sizes = [len(layer) for layer in layers]
-    return Chosen(sizes, torch.cat(marks), torch.cat(codes), torch.cat(levels), torch.stack(everything))
+    return Chosen(sizes, torch.cat(bitmap), torch.cat(codes), torch.cat(levels), torch.stack(everything))
 
 
-def mark_bytes(sizes: Sequence[int]) -> int:
+def bitmap_bytes(sizes: Sequence[int]) -> int:
     """Of layers with so many neighbourhoods."""
     return sum(math.ceil(size / 8) for size in sizes)
 
@@ -92,7 +94,7 @@ def neighbourhoods(flat: torch.Tensor) -> torch.Tensor:
 
 def indicator(layer: torch.Tensor) -> torch.Tensor:
     """Importance of each neighbourhood of a layer [size, WIDTH]: the root mean square of its entries."""
-    return layer.float().square().mean(1).sqrt()
+    return layer.square().mean(1).sqrt()
 
 
 def _bits(like: torch.Tensor) -> torch.Tensor:
@@ -105,4 +107,4 @@ def _powers(like: torch.Tensor) -> torch.Tensor:
 
 def _scales(levels: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     """[k, 1] of levels [k]."""
-    return (largest * torch.exp2(-levels.float() / OCTAVE))[:, None]
+    return (largest * SCALES.to(levels.device)[levels.long()])[:, None]

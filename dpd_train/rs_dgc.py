@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 from dpd_train.distributed import Team
-from dpd_train.neighbourhoods import BYTES, Chosen, indicator, mark_bytes, neighbourhoods, packed
+from dpd_train.neighbourhoods import BYTES, Chosen, bitmap_bytes, encode, indicator, neighbourhoods
 
 MEMORY = 0.9  # of a layer's importance from step to step
 Gather = Callable[[torch.Tensor], list[torch.Tensor]]
@@ -21,26 +21,32 @@ Gather = Callable[[torch.Tensor], list[torch.Tensor]]
 def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
     """How many of `total` neighbourhoods each layer sends: in proportion to size × importance, at least 1, at most all.
 
-    What is beyond all of a layer goes to the others.
+    What is beyond all of a layer goes to the others. They add up to `total` wherever that is possible, whatever the
+    last bits of `importance` are: messages have one length though processes round differently.
     """
+    room = [n - 1 for n in sizes]
+    rest = left = min(max(total, len(sizes)), sum(sizes)) - len(sizes)
     weights = [max(i, 0.0) * n for i, n in zip(importance, sizes, strict=True)]
-    weights = weights if any(weights) else [float(n) for n in sizes]
-    found, open_ = list(sizes), list(range(len(sizes)))
+    wanted, open_ = [0.0] * len(sizes), list(range(len(sizes)))
     while open_:
-        rest, whole = total - sum(found) + sum(found[i] for i in open_), sum(weights[i] for i in open_)
-        wanted = {i: rest * weights[i] / whole if whole else 0.0 for i in open_}
-        remaining = [i for i in open_ if wanted[i] < sizes[i]]
-        if len(remaining) == len(open_):
-            for i in open_:
-                found[i] = max(1, round(wanted[i]))
-            break
-        open_ = remaining
-    return found
+        by = weights if any(weights[i] for i in open_) else room
+        whole = sum(by[i] for i in open_)
+        share = {i: left * by[i] / whole if whole else 0.0 for i in open_}
+        full = [i for i in open_ if share[i] >= room[i]]
+        for i in full or open_:
+            wanted[i] = room[i] if full else share[i]
+        left -= sum(room[i] for i in full)
+        open_ = [i for i in open_ if i not in full] if full else []
+    found = [int(value) for value in wanted]
+    behind = sorted(range(len(sizes)), key=lambda i: found[i] - wanted[i])  # largest remainders first
+    for i in behind[: rest - sum(found)]:
+        found[i] += 1
+    return [1 + count for count in found]
 
 
 @dataclass
 class _Layer:
-    rows: torch.Tensor  # [neighbourhoods, WIDTH]: what was not sent yet
+    rows: torch.Tensor  # [neighbourhoods, WIDTH] float32: what was not sent yet
     entries: int
     importance: float = 0.0
 
@@ -58,7 +64,7 @@ class RsDgc:
         self._layers: dict[int, _Layer] = {}
 
     def residual(self, key: int) -> torch.Tensor:
-        """What this process has not sent of a gradient, flat."""
+        """What this process has not sent of a gradient, flat, in the weight's order."""
         return self._layers[key].rows.view(-1)[: self._layers[key].entries]
 
     def figures(self) -> dict[str, float]:
@@ -66,55 +72,66 @@ class RsDgc:
         return {"sent_mb": round(self.sent_bytes / 1e6, 3), "dense_mb": round(self.dense_bytes / 1e6, 3)}
 
     @torch.no_grad()
-    def choose(self, gradients: Sequence[torch.Tensor], keys: Sequence[int]) -> Chosen:
+    def send(self, gradients: Sequence[torch.Tensor], keys: Sequence[int]) -> Chosen:
         """What is to be sent of the gradients and of what was kept of earlier ones; the rest is kept.
 
         Args:
             keys: of the gradients, the same from step to step; residuals are kept by them.
         """
+        chosen = self._chosen(gradients, keys)
+        self._added_up([chosen], keys)
+        return chosen
+
+    @torch.no_grad()
+    def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
+        """Each gradient becomes the sum over processes of what they chose to send. keys: as for `send`."""
+        own = self._chosen(gradients, keys)
+        everyone = [Chosen.from_bytes(content, own.sizes, len(own.codes)) for content in gather(own.to_bytes())]
+        for gradient, total in zip(gradients, self._added_up(everyone, keys), strict=True):
+            gradient.copy_(total.view(gradient.shape))
+
+    def _chosen(self, gradients: Sequence[torch.Tensor], keys: Sequence[int]) -> Chosen:
         for key, gradient in zip(keys, gradients, strict=True):
             if key not in self._layers:
-                zeros = torch.zeros_like(gradient.reshape(-1))
+                zeros = torch.zeros(gradient.numel(), device=gradient.device)
                 self._layers[key] = _Layer(neighbourhoods(zeros), len(zeros))
             self.residual(key).add_(gradient.reshape(-1))  # in the weight's order, however it lies in memory
         rows = [self._layers[key].rows for key in keys]
         sizes, dense = [len(own) for own in rows], 4 * sum(gradient.numel() for gradient in gradients)
-        budget = int((dense / self.ratio - mark_bytes(sizes) - 4 * len(sizes)) / BYTES)
+        budget = int((dense / self.ratio - bitmap_bytes(sizes) - 4 * len(sizes)) / BYTES)
         counts = shares([self._layers[key].importance for key in keys], sizes, budget)
-        places = [indicator(own).topk(count, sorted=False).indices for own, count in zip(rows, counts, strict=True)]
-        found = packed(rows, places)
+        indices = [indicator(own).topk(count, sorted=False).indices for own, count in zip(rows, counts, strict=True)]
+        found = encode(rows, indices)
         found.add_to(rows, -1)  # what rounding took away is sent another time
         self.sent_bytes += found.bytes
         self.dense_bytes += dense
         return found
 
-    @torch.no_grad()
-    def add_up(self, everyone: Sequence[Chosen], keys: Sequence[int]) -> list[torch.Tensor]:
-        """What all processes chose of the gradients, flat, which decides on the layers' next shares."""
+    def _added_up(self, everyone: Sequence[Chosen], keys: Sequence[int]) -> list[torch.Tensor]:
+        """What all processes chose of the gradients, flat. It decides on the layers' next shares."""
         layers = [self._layers[key] for key in keys]
         totals = [torch.zeros_like(layer.rows) for layer in layers]
         for chosen in everyone:
             chosen.add_to(totals)
-        norms = torch.stack([total.float().norm() for total in totals]).tolist()
-        for layer, norm, own in zip(layers, norms, everyone[0].places(), strict=True):
+        norms = torch.stack([total.norm() for total in totals]).tolist()
+        for layer, norm, own in zip(layers, norms, everyone[0].indices(), strict=True):
             layer.importance = MEMORY * layer.importance + (1 - MEMORY) * norm / len(own) ** 0.5
         return [total.view(-1)[: layer.entries] for total, layer in zip(totals, layers, strict=True)]
-
-    @torch.no_grad()
-    def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
-        """Each gradient becomes the sum over processes of what they chose to send. keys: as for `choose`."""
-        own = self.choose(gradients, keys)
-        everyone = [Chosen.from_bytes(content, own.sizes, len(own.codes)) for content in gather(own.to_bytes())]
-        for gradient, total in zip(gradients, self.add_up(everyone, keys), strict=True):
-            gradient.copy_(total.view(gradient.shape))
 
 
 def rs_dgc_hook(
     state: RsDgc,
     bucket: distributed.GradBucket,  # type: ignore[name-defined]  # PyTorch reads it, and its stubs lack it
 ) -> torch.futures.Future[torch.Tensor]:
-    """A communication hook of DistributedDataParallel: `model.register_comm_hook(RsDgc(50), rs_dgc_hook)`."""
-    gradients, team = bucket.gradients(), Team(distributed.get_rank(), distributed.get_world_size())
+    """A communication hook of DistributedDataParallel: `model.register_comm_hook(RsDgc(50), rs_dgc_hook)`.
+
+    For the default process group.
+    """
+    team = Team(distributed.get_rank(), distributed.get_world_size())
+    # the bucket knows their sizes; in memory they lie as the parameters do, channels last for instance
+    gradients = [
+        g.as_strided(p.shape, p.stride()) for g, p in zip(bucket.gradients(), bucket.parameters(), strict=True)
+    ]
     state.exchange(gradients, [id(parameter) for parameter in bucket.parameters()], team.gather)
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer().div_(team.size))

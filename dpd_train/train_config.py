@@ -168,7 +168,7 @@ def compression_ratio(text: str) -> float:
     """Of `rs-dgc:RATIO`.
 
     Raises:
-        InputError: another method, or a ratio outside 12 … 200: at 12 all gradients go, and beyond 200 most of the
+        InputError: another method, or a ratio outside 12 … 200: at 12 nearly all go, and beyond 200 most of the
             bytes would say where the others lie.
     """
     value = figure_of("rs-dgc", text)

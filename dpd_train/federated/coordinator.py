@@ -1,5 +1,6 @@
 """The server's half of a round: the mean of what the sites send, extrapolated."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from dpd_train.base import Base
-from dpd_train.federated.packet import Arrays, compressed, extrapolation, packed, size_of, unpacked, weighted_mean
-from dpd_train.federated.settings import Settings
+from dpd_train.federated.packet import Arrays, compressed, dense, extrapolation, size_of, unpacked, weighted_mean
+from dpd_train.federated.settings import Settings, UpdateError
 from dpd_train.federated.shared import Shared
 from dpd_train.fine_tune import History, trained_parts, tuned_base
 from dpd_train.rs_dgc import RsDgc
@@ -42,11 +43,13 @@ class Coordinator:
             UpdateError: one which cannot be used.
         """
         shapes = self.shared.shapes
+        for number, one in enumerate(sent):
+            _check(one.loss, one.images, 1, number)
         updates = [unpacked(one.arrays, shapes, f"site {number}") for number, one in enumerate(sent)]
         images = [one.images for one in sent]
         longer = extrapolation(updates, images)
         step = [longer * layer for layer in weighted_mean(updates, images)]
-        back = packed(step) if self.compression is None else compressed(step, self.compression)
+        back = dense(step) if self.compression is None else compressed(step, self.compression)
         self.shared.add(unpacked(back, shapes, "the server"))
         number = self.shared.rounds
         self.history.append(
@@ -63,7 +66,13 @@ class Coordinator:
         return back
 
     def hear(self, losses: Sequence[tuple[float, int]]) -> None:
-        """Validation losses of the sites after a round, each with its number of images."""
+        """Validation losses of the sites after a round, each with its number of images.
+
+        Raises:
+            UpdateError: one which cannot be used.
+        """
+        for number, (loss, count) in enumerate(losses):
+            _check(loss, count, 0, number)  # a site may have no validation part
         images = sum(count for _, count in losses)
         if images:
             self.history[-1]["validation_loss"] = sum(loss * count for loss, count in losses) / images
@@ -72,3 +81,8 @@ class Coordinator:
         """The base with the averaged weights."""
         found = self.shared.average
         return tuned_base(self.base, self.config, found["unet"], found["text_encoder"], adapter)
+
+
+def _check(loss: float, images: int, fewest: int, number: int) -> None:
+    if not math.isfinite(loss) or images < fewest:
+        raise UpdateError(f"site {number} tells of a loss of {loss} on {images} images; its training has failed")

@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from flwr.common import Code, EvaluateIns, FitIns, Parameters
 from dpd_runtime.errors import DpdError, InputError
 from dpd_train.distributed import PeerError
 from dpd_train.federated.coordinator import Coordinator, Sent
+from dpd_train.federated.packet import from_npy
 from dpd_train.federated.settings import Federated, read_settings
 from dpd_train.federated.site import Ground, Site
 
@@ -66,18 +68,14 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
     ) -> tuple[Parameters | None, dict[str, Any]]:
         by_number = sorted(results, key=lambda pair: self.numbers[pair[0].cid])
         if self._all_there(by_number, server_round):
-            try:
+            with self._told(server_round):
                 sent = [
-                    Sent(flwr.common.parameters_to_ndarrays(res.parameters), int(res.num_examples), float(loss))
-                    for _, res in by_number
+                    Sent(from_npy(res.parameters.tensors, f"site {number}"), int(res.num_examples), float(loss))
+                    for number, (_, res) in enumerate(by_number)
                     for loss in (res.metrics["loss"],)
                 ]
                 back = self.coordinator.average(sent)
                 return flwr.common.ndarrays_to_parameters(back), {}
-            except DpdError as error:
-                self.error = error
-            except (ValueError, KeyError, TypeError) as error:
-                self.error = PeerError(f"a site's answer in round {server_round} cannot be used: {error}")
         return None, {}
 
     def configure_evaluate(
@@ -92,12 +90,23 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
         self, server_round: int, results: list[Any], failures: list[Any]
     ) -> tuple[float | None, dict[str, Any]]:
         if self._all_there(results, server_round):
-            self.coordinator.hear([(res.loss, res.num_examples) for _, res in results])
-            self.progress(server_round, self.coordinator.settings.rounds)
+            with self._told(server_round):
+                self.coordinator.hear([(res.loss, res.num_examples) for _, res in results])
+                self.progress(server_round, self.coordinator.settings.rounds)
         return None, {}
 
     def evaluate(self, server_round: int, parameters: Parameters) -> None:
         return None
+
+    @contextmanager
+    def _told(self, server_round: int) -> Iterator[None]:
+        """Whatever goes wrong is kept: an exception would end this thread alone, and all sites would wait for it."""
+        try:
+            yield
+        except DpdError as error:
+            self.error = error
+        except Exception as error:
+            self.error = PeerError(f"a site's answer in round {server_round} cannot be used: {error!r}")
 
     def _all_there(self, results: list[Any], server_round: int) -> bool:
         good = sum(res.status.code == Code.OK for _, res in results)

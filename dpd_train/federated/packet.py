@@ -1,30 +1,57 @@
 """An update of weights as the arrays that travel, and back, checked."""
 
+import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dpd_train.federated.settings import UpdateError
-from dpd_train.neighbourhoods import CODES, Chosen, mark_bytes, neighbourhoods
+from dpd_train.neighbourhoods import CODES, Chosen, bitmap_bytes, neighbourhoods
 from dpd_train.rs_dgc import RsDgc
 
 Arrays = list[NDArray[Any]]
 """Of each layer its float32 values; or four arrays of chosen neighbourhoods, as `Chosen` has them."""
+CHOSEN = [np.dtype(kind) for kind in ("<u1", "<i2", "<u1", "<f4")]
 
 
-def packed(update: Sequence[torch.Tensor]) -> Arrays:
+def dense(update: Sequence[torch.Tensor]) -> Arrays:
     return [layer.float().numpy() for layer in update]
 
 
 def compressed(update: Sequence[torch.Tensor], compression: RsDgc) -> Arrays:
     """What `compression` chooses of the update; it keeps the rest for the next one."""
-    keys = range(len(update))
-    chosen = compression.choose(update, keys)
-    compression.add_up([chosen], keys)
-    return [part.numpy() for part in (chosen.marks, chosen.codes, chosen.levels, chosen.largest)]
+    chosen = compression.send(update, range(len(update)))
+    return [part.numpy() for part in (chosen.bitmap, chosen.codes, chosen.levels, chosen.largest)]
+
+
+def from_npy(files: Sequence[bytes], sender: str) -> Arrays:
+    """Arrays of .npy files, the bytes as they lie; nothing else that `numpy.load` opens (zip, pickle).
+
+    Raises:
+        UpdateError: another format, type or length. `sender` is named.
+    """
+    found = []
+    for content in files:
+        try:
+            file = io.BytesIO(content)
+            if npy.read_magic(file) != (1, 0):
+                raise ValueError("another version of .npy than 1.0")
+            shape, fortran, kind = npy.read_array_header_1_0(file)
+            if kind not in CHOSEN or fortran:
+                raise ValueError(f"type {kind}, or another order than C's")
+            if len(content) - file.tell() != math.prod(shape) * kind.itemsize:
+                raise ValueError(f"{len(content) - file.tell()} bytes for shape {shape}")
+            found.append(np.frombuffer(content, kind, offset=file.tell()).reshape(shape))
+        except Exception as error:  # a header is Python source, which can go wrong in many ways
+            raise UpdateError(
+                f"{sender} sent what is no array of an update: {error or type(error).__name__}"
+            ) from error
+    return found
 
 
 def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
@@ -33,8 +60,7 @@ def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sende
     Raises:
         UpdateError: other shapes or types, places outside a layer, or values that are not finite. `sender` is named.
     """
-    kinds = " ".join(array.dtype.name for array in arrays)
-    read = _from_chosen if kinds == "uint8 int16 uint8 float32" else _from_layers
+    read = _from_chosen if [array.dtype for array in arrays] == CHOSEN else _from_layers
     update = read(arrays, shapes, sender)
     if not all(bool(layer.isfinite().all()) for layer in update):
         raise UpdateError(f"{sender} sent values that are not finite; its training has failed")
@@ -50,12 +76,12 @@ def _from_layers(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], s
 def _from_chosen(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
     totals = [neighbourhoods(torch.zeros(shape.numel())) for shape in shapes]
     sizes = [len(total) for total in totals]
-    marks, codes, levels, largest = (torch.from_numpy(np.array(array)) for array in arrays)
-    chosen = Chosen(sizes, marks, codes, levels, largest)
-    good = marks.shape == (mark_bytes(sizes),) and largest.shape == (len(sizes),) and codes.shape == levels.shape
-    places = chosen.places() if good else []
-    beyond = any(bool((own >= size).any()) for own, size in zip(places, sizes, strict=good))
-    if not good or beyond or codes.shape != (sum(map(len, places)),) or bool(((codes < 0) | (codes >= CODES)).any()):
+    bitmap, codes, levels, largest = (torch.from_numpy(np.array(array)) for array in arrays)
+    chosen = Chosen(sizes, bitmap, codes, levels, largest)
+    good = bitmap.shape == (bitmap_bytes(sizes),) and largest.shape == (len(sizes),) and codes.shape == levels.shape
+    indices = chosen.indices() if good else []
+    beyond = any(bool((own >= size).any()) for own, size in zip(indices, sizes, strict=good))
+    if not good or beyond or codes.shape != (sum(map(len, indices)),) or bool(((codes < 0) | (codes >= CODES)).any()):
         raise UpdateError(f"{sender} sent neighbourhoods that fit none of the {len(shapes)} layers here")
     chosen.add_to(totals)
     return [total.view(-1)[: shape.numel()].view(shape) for total, shape in zip(totals, shapes, strict=True)]
@@ -67,15 +93,20 @@ def size_of(arrays: Sequence[NDArray[Any]]) -> int:
 
 
 def extrapolation(updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float]) -> float:
-    """How many times their mean the sites' updates are worth: max(1, Σ wᵢ ‖Δᵢ‖² / (2 Σ wᵢ ‖Σ wᵢ Δᵢ / Σ wᵢ‖²)).
+    """How many times their mean the sites' updates are worth: Σ wᵢ ‖Δᵢ‖² / (2 Σ wᵢ ‖Σ wᵢ Δᵢ / Σ wᵢ‖²), from 1 to m / 2.
 
-    FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604, eq. 2): 1 where sites agree, above it where what one learns the
-    others do not know, and the mean alone would be a fraction of it. With one site it is 1.
+    FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604) for m sites: 1 where they agree, above it where what one learns
+    the others do not know, and the mean alone would be a fraction of it. m / 2, what updates at right angles are worth,
+    is our limit in place of its ε: updates that cancel out must not become a step without bounds. One site: 1.
     """
-    norms = [sum(float(layer.square().sum()) for layer in update) for update in updates]
-    mean = sum(float(layer.square().sum()) for layer in weighted_mean(updates, weights))
-    whole = sum(weight * norm for weight, norm in zip(weights, norms, strict=True))
-    return max(1.0, whole / (2 * sum(weights) * mean)) if mean else 1.0
+    norms = [_squared(update) for update in updates]
+    mean = _squared(weighted_mean(updates, weights))
+    apart = sum(weight * norm for weight, norm in zip(weights, norms, strict=True)) / sum(weights)
+    return max(1.0, min(len(updates) / 2, apart / (2 * mean))) if mean else 1.0
+
+
+def _squared(update: Sequence[torch.Tensor]) -> float:
+    return sum(float(layer.double().square().sum()) for layer in update)
 
 
 def weighted_mean(updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float]) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from dpd_runtime.class_table import check_class_name
 from dpd_runtime.errors import BundleError, DpdError, InputError
+from dpd_runtime.strict_json import parse_json
 from dpd_train.train_config import TrainConfig, option
 
 Role = Literal["server", "client"]
@@ -155,13 +156,13 @@ def read_settings(text: str) -> Settings:
     UpdateError: another version's, or damaged.
     """
     try:
-        content = json.loads(text)
+        content = parse_json(text.encode(), "the settings")
         if set(content) != {field.name for field in fields(Settings)} or set(content["config"]) != set(SHARED):
             raise ValueError("other fields than this version's")
         found = Settings(**(content | {"classes": tuple(map(str, content["classes"]))}))
         if not 1 <= found.rounds <= found.applied(TrainConfig()).steps:
             raise ValueError(f"{found.rounds} rounds")
-    except (ValueError, TypeError) as error:
+    except (BundleError, ValueError, TypeError, KeyError) as error:
         raise UpdateError(
             f"the server's settings cannot be used ({error}); use the same version of dpd on all"
         ) from error

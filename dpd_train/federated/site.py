@@ -14,7 +14,7 @@ from dpd_train.base import Base
 from dpd_train.checkpoint import load_state, prefixed, save_state
 from dpd_train.denoiser import LatentData, Track, train_denoiser, validation_loss
 from dpd_train.device import placed
-from dpd_train.federated.packet import Arrays, compressed, packed, unpacked
+from dpd_train.federated.packet import Arrays, compressed, dense, unpacked
 from dpd_train.federated.settings import Settings, UpdateError
 from dpd_train.federated.shared import Shared, base_hash
 from dpd_train.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
@@ -24,7 +24,7 @@ from dpd_train.train_config import TrainConfig, compression_ratio
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """What a site trains on; nothing of it leaves but `classes`, which are compared with the server's.
+    """What a site trains on. None of it leaves; beside updates the server hears losses and numbers of images.
 
     Args:
         data: training and validation part. config: the site's own. state: file of the training, in checkpoints/.
@@ -142,4 +142,4 @@ class Site:
     def _sent(self) -> Arrays:
         pairs = zip(self._modules.parameters(), self.shared.modules.parameters(), strict=True)
         change = [(own.detach().cpu() - known).contiguous() for own, known in pairs]
-        return packed(change) if self.compression is None else compressed(change, self.compression)
+        return dense(change) if self.compression is None else compressed(change, self.compression)

@@ -1,6 +1,7 @@
 """Federated tuning: averaging and packets as properties, one site against training alone, then Flower for real."""
 
 import importlib.util
+import io
 import json
 import shutil
 import socket
@@ -31,7 +32,7 @@ from dpd_train.base import load_base
 from dpd_train.checkpoint import load_state, without_prefix
 from dpd_train.denoiser import train_denoiser
 from dpd_train.federated.coordinator import Coordinator, Sent
-from dpd_train.federated.packet import compressed, extrapolation, packed, size_of, unpacked, weighted_mean
+from dpd_train.federated.packet import compressed, dense, extrapolation, from_npy, size_of, unpacked, weighted_mean
 from dpd_train.federated.settings import (
     Federated,
     Settings,
@@ -86,12 +87,15 @@ def test_a_step_is_longer_where_sites_know_different_things() -> None:
     assert extrapolation([[torch.zeros(3)]] * 2, [1, 1]) == 1
     lone = [apart[0], *[[torch.zeros(4), torch.zeros(3)]] * 9]  # one site of ten has learnt something
     assert extrapolation(lone, [1] * 10) == pytest.approx(5)
+    against = [[layer, torch.zeros(3)] for layer in (torch.ones(4), -0.999 * torch.ones(4))]
+    assert extrapolation([*against, apart[0]], [1, 1, 1]) == 1.5  # what cancels out must not become a huge step
+    assert extrapolation([[torch.full((4,), 1e30)], [torch.full((4,), -1e30)]], [2, 1]) == 1  # no overflow
 
 
 def test_a_packet_gives_back_its_update() -> None:
     update = _update(0)
-    assert size_of(packed(update)) == 4 * (162 + 40)
-    torch.testing.assert_close(unpacked(packed(update), SHAPES, "x"), update, rtol=0, atol=0)
+    assert size_of(dense(update)) == 4 * (162 + 40)
+    torch.testing.assert_close(unpacked(dense(update), SHAPES, "x"), update, rtol=0, atol=0)
 
 
 def test_compressed_updates_lose_nothing_but_send_it_later() -> None:
@@ -127,7 +131,56 @@ def test_where_all_neighbourhoods_go_what_is_kept_is_rounding_alone() -> None:
 )
 def test_a_packet_from_outside_is_checked(spoil: Any) -> None:
     with pytest.raises(UpdateError, match="site 1 sent"):
-        unpacked(spoil(packed(_update(0))), SHAPES, "site 1")
+        unpacked(spoil(dense(_update(0))), SHAPES, "site 1")
+
+
+def _npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def test_arrays_come_back_from_their_files() -> None:
+    for arrays_ in (dense(_update(0)), compressed(_update(0), RsDgc(16))):
+        found = from_npy([_npy(array) for array in arrays_], "x")
+        assert [array.dtype for array in found] == [array.dtype for array in arrays_]
+        assert all(np.array_equal(one, other) for one, other in zip(found, arrays_, strict=True))
+
+
+_HEAD = b"\x93NUMPY\x01\x00\x76\x00"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04aaaa",
+        b"\x80\x04N.",
+        _HEAD + b"(" * 117 + b"\n",
+        _HEAD + b"{'descr': '<f4', 'fortran_order': False, 'shape': (400000000000,)}".ljust(117) + b"\n",
+        _HEAD + b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}".ljust(117) + b"\n12345678",
+        _npy(np.ones(3)),
+        _npy(np.ones(3, ">f4")),
+        _npy(np.ones((2, 3), np.float32).T),
+        _npy(np.ones(3, np.float32))[:-1],
+        _npy(np.ones(3, np.float32)) + b"x",
+    ],
+)
+def test_what_is_no_array_of_an_update_is_told(content: bytes) -> None:
+    with pytest.raises(UpdateError, match="site 1 sent what is no array"):
+        from_npy([content], "site 1")
+
+
+def test_losses_and_numbers_from_outside_are_checked(tmp_path: Path) -> None:
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)))
+    coordinator = Coordinator(load_base(config.base), config, _settings(config, 2), 1)
+    arrays_ = dense([torch.zeros(shape) for shape in coordinator.shared.shapes])
+    for loss, images in ((float("nan"), 3), (0.1, 0), (float("inf"), 3)):
+        with pytest.raises(UpdateError, match="site 0 tells"):
+            coordinator.average([Sent(arrays_, images, loss)])
+    coordinator.average([Sent(arrays_, 3, 0.1)])
+    with pytest.raises(UpdateError, match="site 0 tells"):
+        coordinator.hear([(float("nan"), 3)])
 
 
 @pytest.mark.parametrize(

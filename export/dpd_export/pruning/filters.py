@@ -73,7 +73,7 @@ def _read(name: str, block: ResnetBlock2D, positions: int) -> Block:
 
 def lowest(blocks: list[Block], importance: list[torch.Tensor], ratio: float) -> dict[str, torch.Tensor]:
     """Numbers of the filters to keep, ascending, of each block: units go in ascending order of their importance until
-    `ratio` of all filters are gone or the next one would pass it. A block's last unit stays.
+    `ratio` of all filters are gone; one that would pass it stays, and so does a block's last one.
 
     Args:
         importance: of each block's units, [units].

@@ -118,7 +118,7 @@ def prune(
         images: that the whole UNet generates, and `steps` that the rest is tuned on them.
 
     Raises:
-        InputError: a ratio that takes no filter out.
+        InputError: a ratio that takes no filter out, or one for which PIC-PQ finds no ranking.
     """
     unet, calls = base.unet, [_first_rows(call) for call in calibration.calls]
     with torch.no_grad():
@@ -161,7 +161,11 @@ def _first_rows(call: Tensors) -> Tensors:
 def _ranked(base: Base, blocks: list[Block], pruning: Pruning, calls: list[Tensors]) -> dict[str, torch.Tensor]:
     if pruning.method == "magnitude":
         return lowest(blocks, same_share(blocks), pruning.ratio)
-    springs, _ = learn_springs(base.unet, blocks, pruning.ratio, calls, SEED)
+    springs, error = learn_springs(base.unet, blocks, pruning.ratio, calls, SEED)
+    if not math.isfinite(error):
+        raise InputError(
+            f"--prune {pruning}: no ranking leaves as few multiply-adds as magnitude:{pruning.ratio:g} does; take that"
+        )
     return lowest(blocks, importance(blocks, springs), pruning.ratio)
 
 
