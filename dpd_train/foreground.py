@@ -49,11 +49,6 @@ class Decisions:
         return np.flatnonzero(self.boxes[:, 2] < self.boxes[:, 2].max())
 
 
-def indifferent(images: Images, labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The confidence where there is no teacher: of an image's patches the one with the most foreground is taken."""
-    return np.zeros(len(labels), np.float32)
-
-
 def spectral_residual(image: Images) -> NDArray[np.float64]:
     """Saliency [MAP, MAP] of one image [S, S, 3] (Hou and Zhang, CVPR 2007, §2.3).
 
@@ -76,6 +71,8 @@ def salient(images: Images) -> Masks:
 def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
     """Of the windows on a grid the CANDIDATES with the most foreground, the most first, ties to the first on the grid.
 
+    The quarters of an image without any.
+
     Returns:
         top, left and side in pixels of an image of side `pixels`, [CANDIDATES, 3].
     """
@@ -83,8 +80,10 @@ def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
     sums = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     corners = [(y, x) for y in range(0, MAP - size + 1, STRIDE) for x in range(0, MAP - size + 1, STRIDE)]
     held = [sums[y + size, x + size] - sums[y, x + size] - sums[y + size, x] + sums[y, x] for y, x in corners]
-    most = np.argsort(-np.array(held), kind="stable")[:CANDIDATES]
-    return np.array([(y * pixels // MAP, x * pixels // MAP, int(pixels * PATCH)) for y, x in np.array(corners)[most]])
+    chosen = np.array(corners)[np.argsort(-np.array(held), kind="stable")[:CANDIDATES]]
+    if not mask.any():
+        chosen = np.array([(0, 0), (0, size), (size, 0), (size, size)])
+    return np.array([(y * pixels // MAP, x * pixels // MAP, int(pixels * PATCH)) for y, x in chosen])
 
 
 def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:
@@ -99,21 +98,24 @@ def decide(
     small: Images,
     labels: NDArray[np.int64],
     masks: Masks,
-    confidence: Confidence = indifferent,
+    confidence: Confidence | None = None,
 ) -> Decisions:
     """An image below its class's threshold, the median of the class, is cut to that of its candidate patches of which
-    the teacher is surest. The others stay whole; so does an image without foreground, which has nothing to cut around
-    and does not count for the median.
+    the teacher is surest. The others stay whole.
 
     Args:
         whole: images [n, S, S, 3]. small: the same as the teacher sees them, [n, side, side, 3].
         masks: their foreground, [n, MAP, MAP].
+        confidence: the teacher's. Without one the patch with the most foreground is taken, and an image without any
+            stays whole: nothing says where to cut it.
     """
     occupancy = masks.mean(axis=(1, 2))
-    counted = occupancy > 0
-    of_class = [occupancy[counted & (labels == label)] for label in range(int(labels.max()) + 1)]
+    of_class = [occupancy[labels == label] for label in range(int(labels.max()) + 1)]
     thresholds = np.array([np.median(values) if len(values) else 0.0 for values in of_class])
-    below = counted & (occupancy < thresholds[labels])
+    below = occupancy < thresholds[labels]
+    if confidence is None:
+        below &= occupancy > 0
+        confidence = _indifferent
     rows, kept = np.flatnonzero(below), np.flatnonzero(~below)
     boxes = np.tile(np.array([0, 0, whole.shape[1]], np.int64), (len(whole), 1))
     images, sure = small.copy(), np.zeros(len(whole), np.float32)
@@ -127,3 +129,7 @@ def decide(
         boxes[rows], sure[rows] = tried[best], certain[best]
         images[rows] = patches.reshape(*certain.shape, *small.shape[1:])[best]
     return Decisions(occupancy, thresholds, boxes, images, sure)
+
+
+def _indifferent(images: Images, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.zeros(len(labels), np.float32)

@@ -87,15 +87,21 @@ def test_the_surest_patch_is_taken_and_without_a_teacher_the_fullest() -> None:
     assert decide(images, small, labels, masks).boxes[0].tolist() == candidates[0]
 
 
-def test_an_image_without_foreground_stays_whole() -> None:
-    """Occupancies 0, 0, 0.1 and 0.4: two images count for the median."""
-    images, masks = np.stack([scene(0, 0, 40)] * 4), np.zeros((4, MAP * MAP), bool)
-    masks[2, :400], masks[3, :1600] = True, True
+def test_an_image_without_foreground_is_cut_to_a_quarter_where_a_teacher_says_which() -> None:
+    """Occupancies 0, 0.1, 0.2 and 0.4."""
+    images, masks = np.stack([scene(96, 96, 20)] * 4), np.zeros((4, MAP * MAP), bool)
+    masks[1, :400], masks[2, :800], masks[3, :1600] = True, True, True
     masks = masks.reshape(4, MAP, MAP)
-    found = decide(images, shrunk(images, 32), np.zeros(4, np.int64), masks)
-    occupancy = masks.mean(axis=(1, 2))
-    assert found.cut.tolist() == [2]
-    assert found.thresholds.tolist() == [np.median(occupancy[2:])]
+    small, labels = shrunk(images, 32), np.zeros(4, np.int64)
+
+    def brightness(patches: NDArray[np.uint8], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
+        return patches.mean(axis=(1, 2, 3), dtype=np.float32)
+
+    found = decide(images, small, labels, masks, brightness)
+    assert found.thresholds.tolist() == [np.median(found.occupancy)]
+    assert found.cut.tolist() == [0, 1]
+    assert found.boxes[0].tolist() == [64, 64, 64]  # the quarter with the square
+    assert decide(images, small, labels, masks).cut.tolist() == [1]
 
 
 def test_a_class_in_which_nothing_is_found_stays_whole() -> None:
