@@ -101,12 +101,18 @@ def test_two_processes_train_as_one_at_the_same_global_batch(runs: _Runs, one: s
     assert moved > 1e-4  # what a tolerance of 1e-5 tells from nothing
 
 
-def test_compressed_gradients_are_fewer_and_train_nearly_as_well(runs: _Runs) -> None:
-    plain, squeezed = _history(runs.folder / "whole"), _history(runs.folder / "squeezed")
-    fewer = squeezed[-1]["dense_mb"] / squeezed[-1]["sent_mb"]
-    assert fewer == pytest.approx(20, rel=0.15)  # small layers send one each
-    assert squeezed[-1]["validation_loss"] == pytest.approx(plain[-1]["validation_loss"], rel=0.1)
-    assert squeezed[-1]["validation_loss"] != plain[-1]["validation_loss"]
+def test_compressed_gradients_are_fewer_and_train_the_same_way(runs: _Runs) -> None:
+    last = _history(runs.folder / "squeezed")[-1]
+    assert last["dense_mb"] / last["sent_mb"] == pytest.approx(20, rel=0.15)  # small layers send one each
+    untrained = load_file(runs.folder / "base" / "unet" / "diffusion_pytorch_model.safetensors")
+
+    def moved(run: str) -> torch.Tensor:
+        weights = _weights(runs.folder / run)
+        return torch.cat([(weights[name] - value).flatten() for name, value in untrained.items()])
+
+    whole, squeezed = moved("whole"), moved("squeezed")
+    assert float(torch.cosine_similarity(whole, squeezed, dim=0)) > 0.3
+    assert float((whole - squeezed).norm()) > 0.1 * float(whole.norm())  # and not the very same
 
 
 def test_the_ddp_hook_sends_in_the_end_what_ddp_sends(runs: _Runs) -> None:
