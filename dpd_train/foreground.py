@@ -71,8 +71,6 @@ def salient(images: Images) -> Masks:
 def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
     """Of the windows on a grid the CANDIDATES with the most foreground, the most first, ties to the first on the grid.
 
-    The quarters of an image without any.
-
     Returns:
         top, left and side in pixels of an image of side `pixels`, [CANDIDATES, 3].
     """
@@ -80,10 +78,8 @@ def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
     sums = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     corners = [(y, x) for y in range(0, MAP - size + 1, STRIDE) for x in range(0, MAP - size + 1, STRIDE)]
     held = [sums[y + size, x + size] - sums[y, x + size] - sums[y + size, x] + sums[y, x] for y, x in corners]
-    chosen = np.array(corners)[np.argsort(-np.array(held), kind="stable")[:CANDIDATES]]
-    if not mask.any():
-        chosen = np.array([(0, 0), (0, size), (size, 0), (size, size)])
-    return np.array([(y * pixels // MAP, x * pixels // MAP, int(pixels * PATCH)) for y, x in chosen])
+    most = np.argsort(-np.array(held), kind="stable")[:CANDIDATES]
+    return np.array([(y * pixels // MAP, x * pixels // MAP, int(pixels * PATCH)) for y, x in np.array(corners)[most]])
 
 
 def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:

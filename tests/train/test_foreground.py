@@ -87,9 +87,9 @@ def test_the_surest_patch_is_taken_and_without_a_teacher_the_fullest() -> None:
     assert decide(images, small, labels, masks).boxes[0].tolist() == candidates[0]
 
 
-def test_an_image_without_foreground_is_cut_to_a_quarter_where_a_teacher_says_which() -> None:
+def test_an_image_without_foreground_is_cut_where_a_teacher_says_which_patch() -> None:
     """Occupancies 0, 0.1, 0.2 and 0.4."""
-    images, masks = np.stack([scene(96, 96, 20)] * 4), np.zeros((4, MAP * MAP), bool)
+    images, masks = np.stack([scene(0, 72, 20)] * 4), np.zeros((4, MAP * MAP), bool)
     masks[1, :400], masks[2, :800], masks[3, :1600] = True, True, True
     masks = masks.reshape(4, MAP, MAP)
     small, labels = shrunk(images, 32), np.zeros(4, np.int64)
@@ -100,7 +100,7 @@ def test_an_image_without_foreground_is_cut_to_a_quarter_where_a_teacher_says_wh
     found = decide(images, small, labels, masks, brightness)
     assert found.thresholds.tolist() == [np.median(found.occupancy)]
     assert found.cut.tolist() == [0, 1]
-    assert found.boxes[0].tolist() == [64, 64, 64]  # the quarter with the square
+    assert found.boxes[0].tolist() == [0, 32, 64]  # the first along the top that holds all of the square
     assert decide(images, small, labels, masks).cut.tolist() == [1]
 
 
