@@ -388,3 +388,46 @@ def test_three_processes_tune_one_model(tmp_path: Path, process_environment: Map
     assert read_run(runs[1])["federated"]["role"] == "client"
     with pytest.raises(InputError, match="has no classifiers; where there are images"):
         read_run(runs[0])
+
+
+HOSTILE = """
+import socket, sys, time
+import flwr.client
+from flwr.common import Code, FitRes, Parameters, Status
+
+class Hostile(flwr.client.Client):
+    def fit(self, ins):
+        sent = Parameters(tensors=[b"PK\\x03\\x04aaaa"], tensor_type="numpy.ndarray")
+        return FitRes(Status(Code.OK, ""), sent, 5, {"loss": 0.1})
+
+host, port = sys.argv[1].split(":")
+while socket.socket().connect_ex((host, int(port))):
+    time.sleep(0.2)
+flwr.client.start_client(server_address=sys.argv[1], client=Hostile(), insecure=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason='Flower is not installed: "dpd-distill[fed]"')
+def test_an_answer_that_is_no_update_ends_the_tuning_for_all(
+    tmp_path: Path, process_environment: Mapping[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        address = f"localhost:{found.getsockname()[1]}"
+    base, scenes = tiny_base(tmp_path), drawn_scenes(tmp_path / "all")
+    names = ",".join(sorted(path.name for path in scenes.iterdir()))
+    home = {**process_environment, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "GRPC_VERBOSITY": "NONE"}
+    server: list[object] = ["--federated", "server", address, "--clients", 2, "--rounds", 2, "--classes", names]
+    few = ["--base", base, "--ipc", 3, "--k-min", 2, "--teacher-steps", 20, "--latent-classifier-steps", 20]
+    few += ["--val-per-class", 2, "--federated", "client", address, "--out", tmp_path / "run"]
+    server += ["--base", base, "--steps", 4, "--batch", 4, "--out", tmp_path / "common"]
+    ours = [_started(home, *server), _started(home, scenes, *few, "--cache-dir", tmp_path / "cache")]
+    hostile = subprocess.Popen([sys.executable, "-c", HOSTILE, address], env=home, stderr=subprocess.DEVNULL)
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in ours]
+    finally:
+        for process in (*ours, hostile):
+            process.kill()
+    assert [process.returncode for process in ours] == [3, 5], errors
+    assert "sent what is no array of an update" in errors[0].splitlines()[-1]
+    assert "start all anew" in errors[1].splitlines()[-1]
