@@ -6,6 +6,7 @@ What rounding takes away is known to the sender, which sends it later.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
@@ -49,6 +50,7 @@ class Chosen:
         kinds = (torch.uint8, torch.int16, torch.uint8, torch.float32)
         return cls(sizes, *(part.clone().view(kind) for part, kind in zip(parts, kinds, strict=True)))
 
+    @cached_property
     def indices(self) -> list[torch.Tensor]:
         """Of each layer those of what was chosen, rising."""
         parts = torch.split(self.bitmap, [bitmap_bytes([size]) for size in self.sizes])
@@ -56,9 +58,8 @@ class Chosen:
 
     def add_to(self, layers: Sequence[torch.Tensor], factor: float = 1) -> None:
         """Add `factor` times each neighbourhood to its own in the layers [size, WIDTH], in place."""
-        indices = self.indices()
-        parts = (torch.split(tensor, [len(own) for own in indices]) for tensor in (self.codes, self.levels))
-        for layer, own, codes, levels, largest in zip(layers, indices, *parts, self.largest, strict=True):
+        parts = (torch.split(tensor, [len(own) for own in self.indices]) for tensor in (self.codes, self.levels))
+        for layer, own, codes, levels, largest in zip(layers, self.indices, *parts, self.largest, strict=True):
             entries = (codes.long()[:, None] // _powers(codes)) % 3 - 1
             layer.index_add_(0, own, entries * _scales(levels, largest), alpha=factor)
 

@@ -114,7 +114,7 @@ class RsDgc:
         for chosen in everyone:
             chosen.add_to(totals)
         norms = torch.stack([total.norm() for total in totals]).tolist()
-        for layer, norm, own in zip(layers, norms, everyone[0].indices(), strict=True):
+        for layer, norm, own in zip(layers, norms, everyone[0].indices, strict=True):
             layer.importance = MEMORY * layer.importance + (1 - MEMORY) * norm / len(own) ** 0.5
         return [total.view(-1)[: layer.entries] for total, layer in zip(totals, layers, strict=True)]
 

@@ -47,8 +47,9 @@ class Coordinator:
             _check(one.loss, one.images, 1, number)
         updates = [unpacked(one.arrays, shapes, f"site {number}") for number, one in enumerate(sent)]
         images = [one.images for one in sent]
-        longer = extrapolation(updates, images)
-        step = [longer * layer for layer in weighted_mean(updates, images)]
+        mean = weighted_mean(updates, images)
+        longer = extrapolation(updates, images, mean)
+        step = [longer * layer for layer in mean]
         back = dense(step) if self.compression is None else compressed(step, self.compression)
         self.shared.add(unpacked(back, shapes, "the server"))
         number = self.shared.rounds

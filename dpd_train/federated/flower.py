@@ -66,12 +66,11 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
     def aggregate_fit(
         self, server_round: int, results: list[Any], failures: list[Any]
     ) -> tuple[Parameters | None, dict[str, Any]]:
-        by_number = sorted(results, key=lambda pair: self.numbers[pair[0].cid])
-        if self._all_there(by_number, server_round):
+        if self._all_there(results, server_round):
             with self._told(server_round):
                 sent = [
                     Sent(from_npy(res.parameters.tensors, f"site {number}"), int(res.num_examples), float(loss))
-                    for number, (_, res) in enumerate(by_number)
+                    for number, res in enumerate(self._by_number(results))
                     for loss in (res.metrics["loss"],)
                 ]
                 back = self.coordinator.average(sent)
@@ -91,12 +90,15 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
     ) -> tuple[float | None, dict[str, Any]]:
         if self._all_there(results, server_round):
             with self._told(server_round):
-                self.coordinator.hear([(res.loss, res.num_examples) for _, res in results])
+                self.coordinator.hear([(res.loss, res.num_examples) for res in self._by_number(results)])
                 self.progress(server_round, self.coordinator.settings.rounds)
         return None, {}
 
     def evaluate(self, server_round: int, parameters: Parameters) -> None:
         return None
+
+    def _by_number(self, results: list[Any]) -> list[Any]:
+        return [answer for _, answer in sorted(results, key=lambda pair: self.numbers[pair[0].cid])]
 
     @contextmanager
     def _told(self, server_round: int) -> Iterator[None]:

@@ -79,7 +79,7 @@ def _from_chosen(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], s
     bitmap, codes, levels, largest = (torch.from_numpy(np.array(array)) for array in arrays)
     chosen = Chosen(sizes, bitmap, codes, levels, largest)
     good = bitmap.shape == (bitmap_bytes(sizes),) and largest.shape == (len(sizes),) and codes.shape == levels.shape
-    indices = chosen.indices() if good else []
+    indices = chosen.indices if good else []
     beyond = any(bool((own >= size).any()) for own, size in zip(indices, sizes, strict=good))
     if not good or beyond or codes.shape != (sum(map(len, indices)),) or bool(((codes < 0) | (codes >= CODES)).any()):
         raise UpdateError(f"{sender} sent neighbourhoods that fit none of the {len(shapes)} layers here")
@@ -92,17 +92,18 @@ def size_of(arrays: Sequence[NDArray[Any]]) -> int:
     return sum(array.nbytes for array in arrays)
 
 
-def extrapolation(updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float]) -> float:
-    """How many times their mean the sites' updates are worth: Σ wᵢ ‖Δᵢ‖² / (2 Σ wᵢ ‖Σ wᵢ Δᵢ / Σ wᵢ‖²), from 1 to m / 2.
+def extrapolation(
+    updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float], mean: Sequence[torch.Tensor]
+) -> float:
+    """How many times their `mean` the sites' updates are worth: Σ wᵢ ‖Δᵢ‖² / (2 Σ wᵢ ‖Σ wᵢ Δᵢ / Σ wᵢ‖²), 1 … m / 2.
 
     FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604) for m sites: 1 where they agree, above it where what one learns
     the others do not know, and the mean alone would be a fraction of it. m / 2, what updates at right angles are worth,
     is our limit in place of its ε: updates that cancel out must not become a step without bounds. One site: 1.
     """
-    norms = [_squared(update) for update in updates]
-    mean = _squared(weighted_mean(updates, weights))
+    norms, together = [_squared(update) for update in updates], _squared(mean)
     apart = sum(weight * norm for weight, norm in zip(weights, norms, strict=True)) / sum(weights)
-    return max(1.0, min(len(updates) / 2, apart / (2 * mean))) if mean else 1.0
+    return max(1.0, min(len(updates) / 2, apart / (2 * together))) if together else 1.0
 
 
 def _squared(update: Sequence[torch.Tensor]) -> float:

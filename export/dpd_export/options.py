@@ -61,5 +61,5 @@ class Options:
 
     def of_the_card(self) -> dict[str, object]:
         """Those which the command in the model card repeats, beside what the manifest knows."""
-        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse")
-        return {name: getattr(self, name) for name in names} | {"prune": str(self.prune) if self.prune else None}
+        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse", "prune")
+        return {name: getattr(self, name) for name in names}

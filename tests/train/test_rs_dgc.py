@@ -55,7 +55,7 @@ def test_the_bytes_are_all_that_is_needed(layers: list[Any]) -> None:
     again = Chosen.from_bytes(content, chosen.sizes, k)
     for name in ("bitmap", "codes", "levels", "largest"):
         assert torch.equal(getattr(again, name), getattr(chosen, name))
-    assert [own.tolist() for own in again.indices()] == [sorted(own.tolist()) for own in _some(layers)]
+    assert [own.tolist() for own in again.indices] == [sorted(own.tolist()) for own in _some(layers)]
 
 
 def test_what_three_bytes_can_say_comes_back_exactly() -> None:
