@@ -21,11 +21,11 @@ from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
 from dpd_eval.audit.spaces import structure_space, teacher_space
 from dpd_eval.audit.subject import Subject, open_subject
-from dpd_eval.features import Extractor, build_extractor
-from dpd_runtime.cache_folder import cache_folder
+from dpd_eval.extractors.extractor import Extractor, build_extractor
+from dpd_runtime.files import cache_folder
+from dpd_train.bases.latents import encode_cached
 from dpd_train.images import PLAIN, Reading
-from dpd_train.latents import encode_cached
-from dpd_train.structure import Images
+from dpd_train.images.structure import Images
 
 FEWEST_IMAGES = 500
 Float32 = NDArray[np.float32]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_runtime.sampling import Denoise
-from dpd_runtime.schedule import Schedule, add_noise, predicted_original
+from dpd_runtime.sampling.sample import Denoise
+from dpd_runtime.sampling.schedule import Schedule, add_noise, predicted_original
 
 LOSS_TIMES = (0.1, 0.2, 0.3, 0.4)  # shares of the timesteps
 PIA_TIME, PIA_NORM = 0.2, 4  # as the paper's t = 200 and ℓ4

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from dpd_runtime import Bundle, Generation, Image, Output, embedded_bundle, load_bundle, write_set
-from dpd_runtime.blocks import Block, BlockComputer
-from dpd_runtime.dataset import DistilledSet
+from dpd_runtime.dataset.write import DistilledSet
+from dpd_runtime.generation.block import Block
+from dpd_runtime.generation.compute import BlockComputer
 
 SIDE = 64
 CLASSES = ("SeaLake", "Forest")
