@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, write_atomically
 from dpd_train.bases.base import Base, at_resolution, load_base
@@ -28,7 +29,7 @@ from dpd_train.run.record import Trained, run_record
 from dpd_train.run.stages.matching import check_matched
 from dpd_train.run.stages.prototypes import make_prototypes
 from dpd_train.run.stages.pruning import pruned
-from dpd_train.run.stages.tuning import Progress, Run, Stages, fine_tuned, judges, with_tuned_decoder, write_run
+from dpd_train.run.stages.tuning import Run, Stages, fine_tuned, judges, with_tuned_decoder, write_run
 
 
 def silent(stage: str) -> Progress:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from dpd_runtime.annotations import Images
 from dpd_runtime.dataset.sheet import contact_sheet
-from dpd_train.images.structure import Images
 
 COLUMNS = 12
 ROWS = 3

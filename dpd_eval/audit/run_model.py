@@ -10,10 +10,10 @@ import torch
 from safetensors.numpy import load_file
 
 from dpd_eval.audit.subject import Model
+from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.classes import SceneClass
 from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.engines.engine import Array
 from dpd_runtime.generation.networks import Networks
 from dpd_runtime.sampling.sampler import fitted, sampler_schedule, suited_sampler
 from dpd_train.bases.base import Base, load_base

@@ -9,7 +9,7 @@ import numpy as np
 from dpd_eval.audit.comparison import Compared, Labels, Yardstick
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.pictures import write_worst_pairs
-from dpd_train.images.structure import Images
+from dpd_runtime.annotations import Images
 from dpd_train.prototypes.limits import thresholds
 
 

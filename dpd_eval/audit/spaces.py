@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpd_eval.extractors.extractor import Extractor
-from dpd_train.images.structure import Float32, Images, orbit, structure, unit
+from dpd_runtime.annotations import Float32, Images
+from dpd_train.images.structure import orbit, structure, unit
 
 
 @dataclass(frozen=True)

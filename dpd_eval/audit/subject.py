@@ -1,7 +1,7 @@
 """What is audited: a bundle, a run or a distilled set, as networks, images and files."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.bundle.archive import open_files
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
@@ -24,9 +25,6 @@ from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_train.images import read_scenes
 from dpd_train.prototypes.prototypes import at_full_size
 
-Progress = Callable[[int, int], None]
-Images = NDArray[np.uint8]
-Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
 CALL = 50  # latents in one call of a network
 

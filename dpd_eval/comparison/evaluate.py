@@ -1,10 +1,8 @@
 """`evaluate`: the same students, recipe and budget on a distilled set and on real subsets, paired (DESIGN §4)."""
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +25,7 @@ from dpd_eval.students import is_hub, student_identity
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_runtime.errors import InputError
+from dpd_runtime.machine.versions import package_versions
 from dpd_train.foreground.cropping import check_segmenter, describe_segmenter
 from dpd_train.images import PLAIN, Reading, SceneSet
 
@@ -134,7 +133,7 @@ def evaluate(
         metrics=measured,
         notes=(*material.notes(), *too_few_pairs(counts), *notes, *_segmented(segmenter)),
         fingerprints=material.fingerprints() | {name: student_identity(name) for name in students if is_hub(name)},
-        versions=_versions(),
+        versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
         seconds=time.perf_counter() - started,
     )
 
@@ -181,8 +180,3 @@ def _seen(
 
 def _segmented(segmenter: str | None) -> list[str]:
     return [] if segmenter is None else [f"foreground: objects found by {describe_segmenter(segmenter)}"]
-
-
-def _versions() -> dict[str, str]:
-    found = {name: version(name) for name in ("torch", "transformers", "numpy", "scikit-learn", "pillow")}
-    return {"python": platform.python_version(), **found}

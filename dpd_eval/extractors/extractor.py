@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.images import SceneSet
 from dpd_train.images.symmetry import ORDER, d4
 
-Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

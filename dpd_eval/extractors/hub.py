@@ -9,7 +9,8 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoImageProcessor, AutoModel
 
-from dpd_eval.extractors.extractor import Extractor, Floats, Images, short_hash
+from dpd_eval.extractors.extractor import Extractor, Floats, short_hash
+from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import first_sentence
 

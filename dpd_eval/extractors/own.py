@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from dpd_eval.extractors.extractor import Extractor, Floats, Images, Progress, short_hash
+from dpd_eval.extractors.extractor import Extractor, Floats, short_hash
 from dpd_eval.students.cache import images_hash, store
 from dpd_eval.students.training import one_thread
+from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import cache_folder
 from dpd_train.classifiers.network import ResNet, ResNetConfig

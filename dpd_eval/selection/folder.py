@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
 from dpd_runtime.dataset.write import file_name, set_hash
 from dpd_runtime.files import write_atomically
-from dpd_runtime.machine.versions import versions
+from dpd_runtime.machine.versions import package_versions, versions
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.images import SceneSet
 
@@ -70,7 +69,7 @@ def write_folder(
         **about,
         "images": len(records),
         "counts": dict(zip(scenes.classes, counts, strict=True)),
-        "versions": versions() | {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
+        "versions": versions() | package_versions("torch", "transformers", "scikit-learn"),
         "made_with": header,
         "state": "complete",
     }

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dpd_eval.extractors.extractor import Progress
 from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
 from dpd_eval.students.cache import images_hash, store
 from dpd_eval.students.training import one_thread
+from dpd_runtime.annotations import Progress
 from dpd_runtime.files import cache_folder
 from dpd_train.classifiers.tdds import SNAPSHOTS, WINDOW, score_images
 from dpd_train.images import SceneSet

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
-from dpd_runtime.bundle.classes import Float32, SceneClass, read_class_table
+from dpd_runtime.bundle.classes import SceneClass, read_class_table
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import FLAVOURS, refuse_engines
 from dpd_runtime.bundle.graph_check import check_graph

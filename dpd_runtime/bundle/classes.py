@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import BundleError
 from dpd_runtime.sampling.prototype_kinds import fits
 from dpd_runtime.strict_json import parse_json
@@ -16,7 +16,6 @@ from dpd_runtime.strict_json import parse_json
 MAX_CLASSES = 10_000
 RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
 """Endings of the files that lie beside the class folders of a set."""
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

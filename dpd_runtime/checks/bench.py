@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.dataset.write import write_set
-from dpd_runtime.engines.engine import Array, Engine
+from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.generate import Generation

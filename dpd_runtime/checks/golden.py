@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.errors import BundleError
 from dpd_runtime.generation.cases import Case
@@ -16,8 +16,6 @@ from dpd_runtime.sampling.solvers import SOLVERS
 
 GOLDEN_NAME = "golden.safetensors"
 LARGEST_SIDE = 128  # pixels of an image that are kept, around its middle: the file stays below 300 kB
-Float32 = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.checks.golden import Golden, golden_case, golden_of, middle
 from dpd_runtime.engines.engine import Provider
@@ -20,7 +21,6 @@ NOISE_ROUNDING = 2.0**-10
 """Largest relative distance of a float16 from the number that it stands for, with a factor of 2 to spare."""
 EQUAL_PSNR = 99.0
 NOT_FINITE = 1e9
-Pixels = npt.NDArray[np.uint8]
 
 
 def psnr_limit(precision: str) -> float:

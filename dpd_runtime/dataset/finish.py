@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.dataset.digest import SetDigest
 from dpd_runtime.dataset.finished import file_hash
 from dpd_runtime.dataset.folder import SHEET_NAME
@@ -21,7 +22,6 @@ from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME, pack_labels
 from dpd_runtime.sampling.sampler import BLOCK
 
-Pixels = npt.NDArray[np.uint8]
 Label = Callable[[Pixels], npt.NDArray[np.float32]]
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Pixels = npt.NDArray[np.uint8]
+from dpd_runtime.annotations import Pixels
+
 GAP = 2
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image as PillowImage
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.dataset.shards import WHOLE, Shard
 from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.files import write_atomically
@@ -21,7 +21,6 @@ DATASET_NAME = "dataset.json"
 METADATA_NAME = "metadata.jsonl"
 STATE_NAME = "state.jsonl"
 SHARD_STATE = re.compile(r"state-\d+-of-\d+\.jsonl")
-Pixels = npt.NDArray[np.uint8]
 
 
 def read_pixels(path: Path) -> Pixels | None:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.dataset.digest import SetDigest
 from dpd_runtime.dataset.finish import Label, complete
 from dpd_runtime.dataset.finished import begin_again, finished_set, remove_unfinished
@@ -24,7 +22,6 @@ from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.overlap import writing_behind
 from dpd_runtime.generation.teacher import load_teacher
 
-Pixels = npt.NDArray[np.uint8]
 PLAIN = Output()
 
 

@@ -1,14 +1,12 @@
 """Engines: named arrays in, named arrays out."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from dpd_runtime.annotations import Array
 from dpd_runtime.errors import BundleError
-
-Array = npt.NDArray[Any]
 
 
 class Engine(Protocol):

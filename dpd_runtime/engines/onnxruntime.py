@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from dpd_runtime.engines.engine import Array, Provider
+from dpd_runtime.annotations import Array
+from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.machine.cores import usable_cores, usable_memory
 

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dpd_runtime.engines.engine import Array, Engine
+from dpd_runtime.annotations import Array
+from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import MemoryShortError
 
 LEAST = 2

@@ -4,17 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider, run_to
 from dpd_runtime.sampling.sample import Denoise, sample, to_uint8
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.schedule import PredictionType
 from dpd_runtime.sampling.solvers import Advance, Step
-
-Float32 = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.manifest import check_noise
 from dpd_runtime.engines.engine import run_to
@@ -19,7 +20,6 @@ from dpd_runtime.sampling.sample import margins, noise_draws, sample, seen_as, t
 from dpd_runtime.sampling.sampler import BLOCK, Sampler, sampler_schedule
 from dpd_runtime.sampling.solvers import SOLVERS, Step
 
-Float32 = npt.NDArray[np.float32]
 _log = logging.getLogger(__name__)
 
 

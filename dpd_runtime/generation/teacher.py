@@ -4,17 +4,15 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save
 
+from dpd_runtime.annotations import Array, Float32, Pixels
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Array, Provider
+from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, InputError
 
 TEACHER = "classifier/model.onnx"
 SOFT_LABELS_NAME = "soft_labels.safetensors"
-Float32 = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 
 def symmetries(pixels: Pixels) -> Pixels:

@@ -5,14 +5,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
-def versions() -> dict[str, str]:
+def package_versions(*names: str) -> dict[str, str]:
+    """Versions of Python and of those of the packages that are installed."""
     found = {"python": platform.python_version()}
-    for name in ("dpd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu"):
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the runtime uses."""
+    return package_versions("dpd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu")
 
 
 def cpu_flags() -> list[str]:

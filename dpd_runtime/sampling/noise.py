@@ -4,9 +4,8 @@ import hashlib
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+from dpd_runtime.annotations import Float32
 
 
 def noise_key(seed: int, class_name: str, index: int, candidate: int) -> bytes:

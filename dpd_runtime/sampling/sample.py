@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.sampling.guidance import classifier_free, towards_prototype
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.schedule import PredictionType, predicted_original
 from dpd_runtime.sampling.solvers import Advance, Step
 
-Float32 = npt.NDArray[np.float32]
 Denoise = Callable[[Float32, int, Float32], Float32]
 """(latents [B, C, h, w], timestep, encoder_hidden_states [B, L, D]) → output [B, C, h, w]."""
 

@@ -14,8 +14,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sample import Denoise, Float32, to_uint8
+from dpd_runtime.sampling.sample import Denoise, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_train.bases.class_embedding import fold_class_embedding
 from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, nano_folder, weights_variant

@@ -2,20 +2,19 @@
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.files import write_atomically
 from dpd_train.classifiers.network import ResNet, ResNetConfig, predict
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.compute.device import NEVER, Deadline
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Inputs [n, C, H, W] float32 and labels [n] int64."""
 

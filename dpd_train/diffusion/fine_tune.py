@@ -1,7 +1,7 @@
 """Fine-tuning of a base's denoiser: all of it, or low-rank adapters beside a frozen one."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.network import count_parameters
 from dpd_train.compute.device import NEVER, Deadline
@@ -21,7 +22,6 @@ from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_den
 from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 History = list[dict[str, float]]
 LARGE = 100_000_000  # parameters of a UNet from which adapters are trained
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
-from dpd_train.foreground.foreground import Images, Masks, decide, salient
+from dpd_train.foreground.foreground import Masks, decide, salient
 from dpd_train.foreground.sheet import decisions_sheet
 from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
 

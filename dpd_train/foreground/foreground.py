@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter  # type: ignore[import-untyped]
 
+from dpd_runtime.annotations import Images
+
 MAP = 64  # side of a map in cells
 LEVEL = 3.0  # times the mean saliency; Hou and Zhang 2007, §3.3
 BLUR = 2.5  # cells, standard deviation
@@ -19,7 +21,6 @@ PATCH = 0.5  # side of a patch as a share of the image's
 STRIDE = 8  # cells between candidates
 CANDIDATES = 4
 
-Images = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
 Confidence = Callable[[Images, NDArray[np.int64]], NDArray[np.float32]]
 """images [n, side, side, 3] and labels [n] → how sure a teacher is of these labels [n]."""

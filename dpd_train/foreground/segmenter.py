@@ -17,17 +17,17 @@ from torch.nn import functional as F
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
 from dpd_train.captions.attributes import class_words
-from dpd_train.foreground.foreground import MAP, Images, Masks
+from dpd_train.foreground.foreground import MAP, Masks
 
 DETECTORS = ("grounding-dino", "mm-grounding-dino")  # of config.json's model_type
 OUTLINERS = ("sam2", "sam2_video")  # published SAM 2 checkpoints call themselves the second and hold the first
 FOUND = 0.35  # score of a box that counts, as in Grounding DINO's demo
 MOST = 32  # boxes of an image, those with the highest scores
 
-Progress = Callable[[int, int], None]
 Device = torch.device | str
 
 

@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from dpd_runtime.annotations import Images
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_train.foreground.foreground import Decisions
 
 SHOWN = 6  # images of a class
 SIDE = 96  # pixels
 OUTLINE = (255, 220, 0)
-
-Images = NDArray[np.uint8]
 
 
 def decisions_sheet(

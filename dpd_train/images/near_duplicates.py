@@ -6,11 +6,10 @@ A mean of ten copies is the image, and a denoiser learns by heart what it sees t
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from dpd_train.images.structure import Images, coarse, structure_of
+from dpd_runtime.annotations import Images
+from dpd_train.images.structure import coarse, structure_of
 from dpd_train.images.symmetry import ORDER, d4
 
 NEAR = 0.95
@@ -21,7 +20,6 @@ AXES = 256  # of the sketch
 SAMPLED = 4096  # images which the axes are taken from
 BLOCK = 256
 ROUNDING = 1e-4
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

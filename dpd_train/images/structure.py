@@ -6,14 +6,12 @@ The audit's tests of images, the near duplicates of a training set and the check
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from dpd_runtime.annotations import Float32, Images
 from dpd_train.images.symmetry import ORDER, d4
 
-Images = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
 STRUCTURE_SIDE = 16  # of the block means: coarse enough that a VAE's blur does not hide a copy
 BLOCK_ROWS = 64
 SAME = np.float32(1e-6)  # 1 − cosine of copies: what float32 leaves of 0

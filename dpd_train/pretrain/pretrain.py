@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +15,10 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
+from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import Base, load_base, save_base
 from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
@@ -36,7 +37,6 @@ from dpd_train.vae.perceptual import load_perceptual_networks, train_perceptual_
 log = logging.getLogger(__name__)
 Stage = Literal["perceptual", "autoencoder", "decoder", "denoiser", "save"]
 STAGES: tuple[Stage, ...] = ("perceptual", "autoencoder", "decoder", "denoiser", "save")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +243,7 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
         "config": asdict(work.config) | {"start": None if work.config.start is None else Path(work.config.start).name},
         "pieces": _pieces(work),
         "hardware": hardware(work.device),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": package_versions("torch", "diffusers", "transformers"),
         "data": fingerprint(work.train),
         "device": work.device.type,
         "autoencoder": reconstruction_metrics(base.vae, to_float(held[:: max(1, len(held) // 500)])),

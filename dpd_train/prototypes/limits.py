@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dpd_runtime.annotations import Int64
+
 PERCENTILE = 0.99
 OF_ITS_OWN = 100  # hold-out images of a class from which on it has a limit of its own
 Float = npt.NDArray[np.floating]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

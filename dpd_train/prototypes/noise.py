@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import log_ndtr  # type: ignore[import-untyped]
 
+from dpd_runtime.annotations import Float32
 from dpd_train.prototypes.prototypes import ClassPrototypes, block_means
 
 DELTA = 1e-5
 HALVINGS = 100
-Float32 = npt.NDArray[np.float32]
 
 
 def norm_limit(values: int) -> float:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.metrics import euclidean_distances
 
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
 
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 POOLED_SIDE = 8
 LARGE_CLASS = 20_000  # images above which mini-batches cluster: full k-means reads all of them in each iteration
 CHUNK = 1024

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from dpd_runtime.annotations import Float32, Images
 from dpd_train.images import SceneSet
-from dpd_train.images.structure import Float32, Images, closeness, orbit, similarities, structure
+from dpd_train.images.structure import closeness, orbit, similarities, structure
 from dpd_train.prototypes.limits import Nearest, thresholds
 from dpd_train.prototypes.prototypes import ClassPrototypes, at_full_size
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS, PrototypeKind
@@ -19,7 +20,6 @@ from dpd_train.config import TrainConfig, option
 from dpd_train.prototypes.prototypes import ClassPrototypes
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 TICK = 5.0  # seconds; a killed session forgets so much
 
 

@@ -1,15 +1,14 @@
 """run.json: what a run was, on what, and how good its parts are."""
 
 import json
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 
+from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.judges import Labelled, accuracy
@@ -114,7 +113,6 @@ def run_record(
             "denoiser": trained.history,
         },
         **({"base_pretraining": pretraining} if pretraining else {}),
-        "versions": {name: version(name) for name in ("dpd-distill", "torch", "diffusers", "transformers", "numpy")}
-        | {"python": platform.python_version()},
+        "versions": package_versions("dpd-distill", "torch", "diffusers", "transformers", "numpy"),
         "hardware": hardware(device),
     }

@@ -19,8 +19,9 @@ from dpd_export.options import Options
 from dpd_export.packing import entries, place, write_files, write_manifest
 from dpd_export.pruning import parse_pruning
 from dpd_export.reference.end_to_end import EndToEnd, check_agreement, end_to_end
-from dpd_export.reference.inputs import Material, Progress, ask_pytorch
+from dpd_export.reference.inputs import Material, ask_pytorch
 from dpd_export.reference.run import check_prototypes, read_run
+from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.errors import InputError

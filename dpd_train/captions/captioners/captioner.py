@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-Images = NDArray[np.uint8]
+from dpd_runtime.annotations import Images
+
 Phrases = tuple[str, ...]
 Describe = Callable[[Images], list[Phrases]]
 

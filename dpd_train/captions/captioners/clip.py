@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
-from dpd_train.captions.captioners.captioner import Captioner, Describe, Images, Phrases
+from dpd_train.captions.captioners.captioner import Captioner, Describe, Phrases
 from dpd_train.captions.captioners.vocabulary import GROUPS, Group
 
 BATCH = 32

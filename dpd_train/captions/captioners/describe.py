@@ -2,18 +2,16 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.captions import attributes
 from dpd_train.captions.captioners.captioner import Captioner, Phrases
 from dpd_train.captions.captioners.stored import StoredPhrases, image_hash
 from dpd_train.images import SceneSet
-
-Progress = Callable[[int, int], None]
 
 
 def check_captioner(name: str) -> None:

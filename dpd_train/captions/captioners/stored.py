@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DiskError
-from dpd_train.captions.captioners.captioner import Images, Phrases
+from dpd_train.captions.captioners.captioner import Phrases
 
 
 def image_hash(image: Images) -> str:

@@ -10,10 +10,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
 from dpd_train.captions.captioners.answers import FORMAT, INSTRUCTION, MAX_LETTERS, MAX_PHRASES, MAX_WORDS, parse
-from dpd_train.captions.captioners.captioner import Captioner, Describe, Images, Phrases
+from dpd_train.captions.captioners.captioner import Captioner, Describe, Phrases
 
 BATCH = 8
 NEW_TOKENS = 72

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base, save_base
 from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
@@ -34,7 +35,6 @@ from dpd_train.run.sheets import sample_sheet, write_prototype_sheets
 from dpd_train.vae.perceptual import load_perceptual_networks, perceptual_training, train_perceptual_networks
 from dpd_train.vae.tune import tune_decoder
 
-Progress = Callable[[int, int], None]
 Stages = Callable[[str], Progress]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import load_file
 from safetensors.numpy import save as tensor_bytes
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.generation.cases import Case
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sample import noise_draws
@@ -19,7 +19,6 @@ from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_train.bases.base import Base
 from dpd_train.captions.prompts import embed
 
-Float32 = npt.NDArray[np.float32]
 Row = tuple[int, int]
 """(label, index) of an image."""
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from dpd_export.reference.end_to_end import Labels, pytorch_opinion
 from dpd_export.reference.layout import layout_files
 from dpd_export.reference.reference import Extent, Reference, extent_of, make_reference
 from dpd_export.reference.run import sampler_of
+from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.checks.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
@@ -33,7 +33,6 @@ from dpd_train.classifiers.judges import load_classifier
 TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
 SHIPPED_BASE = "nano"
 GRAPHS = 5  # without the VAE's encoder
-Progress = Callable[[int, int], None]
 
 
 class Steps:

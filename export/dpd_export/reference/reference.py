@@ -4,13 +4,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dpd_export.reference.cases import Row, Scenes
+from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.checks.golden import Golden, middle
 from dpd_runtime.generation.cases import Case, sample_case
-from dpd_runtime.sampling.sample import Denoise, Float32
+from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_train.bases.base import Base, decode_images, torch_denoise
 from dpd_train.captions.captions import tokenize
@@ -19,7 +19,6 @@ SEED = 0
 MOST_BLOCKS = 10
 LARGE = 1e11  # parameters of the UNet times positions of a latent: beyond, a step takes seconds
 LARGE_STEPS = 4
-Pixels = npt.NDArray[np.uint8]
 Tensors = tuple[torch.Tensor, ...]
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test
 from dpd_eval.audit.outcome import Control, Outcome, judge, not_run, overall
 from dpd_eval.audit.replication import exceedance, replication_test
-from dpd_train.images.structure import Float32, closeness, similarities, unit
+from dpd_runtime.annotations import Float32
+from dpd_train.images.structure import closeness, similarities, unit
 from dpd_train.prototypes.limits import Nearest, thresholds
 
 WIDTH = 24

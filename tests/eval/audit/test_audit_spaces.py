@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpd_eval.audit.spaces import structure_space
-from dpd_train.images.structure import Images, closeness, similarities
+from dpd_runtime.annotations import Images
+from dpd_train.images.structure import closeness, similarities
 
 
 def drawn(count: int, seed: int) -> Images:

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import State, read_pixels
 from dpd_runtime.dataset.write import set_hash
 from dpd_runtime.errors import OutputFolderError
 
-Pixels = npt.NDArray[np.uint8]
 HEADER: dict[str, Any] = {
     "bundle": "0" * 64,
     "seed": 3,

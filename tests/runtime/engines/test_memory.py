@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.engines.engine import Array, Provider
+from dpd_runtime.annotations import Array
+from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.split_calls import LEAST, FewerRows
 from dpd_runtime.errors import MemoryShortError
 from tests.runtime.drawn import opened

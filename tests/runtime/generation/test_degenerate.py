@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from dpd_runtime import Generation, write_set
-from dpd_runtime.engines.engine import Array, Engine, Provider
+from dpd_runtime.annotations import Array
+from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.errors import DegenerateImageError
 from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.generate import resolve_sampler

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sample import margins, noise_draws, sample, seen_as, to_uint8
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling.schedule import PREDICTION_TYPES, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
 
-Float32 = npt.NDArray[np.float32]
 SCHEDULE = schedule_from_config(
     {
         "num_train_timesteps": 1000,

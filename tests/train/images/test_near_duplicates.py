@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dpd_runtime.annotations import Images
 from dpd_train.drawn_scenes import write_scenes
 from dpd_train.images import SceneSet, read_scenes
 from dpd_train.images import near_duplicates as module
 from dpd_train.images.near_duplicates import NEAR, near_duplicates
-from dpd_train.images.structure import Images, orbit, similarities, structure
+from dpd_train.images.structure import orbit, similarities, structure
 
 
 def jpeg(image: Images) -> Images:
