@@ -77,7 +77,7 @@ def _select_command(made: SetRecord) -> Command:
 def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
     if sampler is None or sampler == known or any(guidance.begins_at_prototypes for guidance in sampler.guidance):
         return []  # images of prototypes are the bundle's own way: any option asks for drawn ones
-    whole, known = known, known and known.drawn()
+    whole, known = known, known and known.sampled()
     options: list[Option] = []
     for flag in ("steps", "solver", "candidates"):
         if known is None or getattr(known, flag) != getattr(sampler, flag):

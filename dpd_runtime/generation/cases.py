@@ -38,7 +38,7 @@ class Case:
 
 
 def sample_case(network: Denoise, case: Case) -> tuple[Float32, Float32]:
-    """Latents [n, C, h, w] at the middle step and at the end."""
+    """Sample a case. Returns the latents [n, C, h, w] before the middle step and at the end."""
     middle = case.steps[len(case.steps) // 2].timestep
     halfway, latents = np.empty_like(case.noise[0]), np.empty_like(case.noise[0])
     for rows, own in groups(case.noise.shape[1], case.batch):

@@ -96,13 +96,7 @@ class BlockComputer:
         return self._finished(block, pixels, list(best))
 
     def _finished(self, block: Block, pixels: Images, chosen: Sequence[tuple[int, float | None]]) -> list[Image]:
-        """Args:
-            pixels: uint8 [10, H, W, 3].
-            chosen: candidate and margin of each image.
-
-        Raises:
-            DegenerateImageError: a constant image.
-        """
+        """The images of a block, unless one is constant. chosen: candidate and margin of each."""
         scene, images = block.scene_class, []
         for index, view, (candidate, margin) in zip(block.indices, pixels, chosen, strict=True):
             if view.min() == view.max():

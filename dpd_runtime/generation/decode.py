@@ -11,7 +11,7 @@ from dpd_runtime.engines.engine import Engine
 from dpd_runtime.generation.block import Block
 from dpd_runtime.generation.networks import DECODER, decode, groups
 from dpd_runtime.sampling.noise import image_element
-from dpd_runtime.sampling.sample import seen_as, to_uint8
+from dpd_runtime.sampling.sample import to_uint8, turned
 from dpd_runtime.sampling.sampler import Sampler
 
 
@@ -34,7 +34,7 @@ def decode_prototypes(block: Block, bundle: Bundle, decoder: Engine, batch: int,
     if scene.prototype_kind != "matched":
         return pixels
     elements = [image_element(seed, scene.name, index) for index in block.indices]
-    return np.stack([seen_as(*pair) for pair in zip(pixels, elements, strict=True)])
+    return np.stack([turned(*pair) for pair in zip(pixels, elements, strict=True)])
 
 
 def decode_latents(latents: Float32, block: Block, bundle: Bundle, decoder: Engine, batch: int, seed: int) -> Images:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpd_runtime.dataset.finished import packed_format
+from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
 from dpd_train.images.names import printable
 from dpd_train.images.sources import Files

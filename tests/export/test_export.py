@@ -24,7 +24,7 @@ from dpd_export.graphs.parity import check, probe
 from dpd_export.graphs.parts import Graph, graphs_of
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.checks.verify import psnr
-from dpd_runtime.dataset.write import set_hash
+from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_train.bases.base import load_base

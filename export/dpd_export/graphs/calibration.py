@@ -32,7 +32,7 @@ def calibrate(base: Base, scenes: Scenes, sampler: Sampler) -> Calibration:
     calls: list[Tensors] = []
     for label in labels:
         rows = [(label, index) for index in range(IMAGES)]
-        chosen = (sampler.solver, sampler.steps, sampler.first_drawn(), IMAGES, SEED)
+        chosen = (sampler.solver, sampler.steps, sampler.first_sampled(), IMAGES, SEED)
         recorder = Recorder(torch_denoise(base), wanted, ends_only=False)
         sample_case(recorder, scenes.case(rows, *chosen, half=False))
         calls += recorder.calls
@@ -41,7 +41,7 @@ def calibrate(base: Base, scenes: Scenes, sampler: Sampler) -> Calibration:
 
 def guided(sampler: Sampler) -> bool:
     """Whether images that are drawn take an unconditional pass in any step."""
-    return any(sampler.first_drawn().guides(step, sampler.steps) for step in range(sampler.steps))
+    return any(sampler.first_sampled().guides(step, sampler.steps) for step in range(sampler.steps))
 
 
 def in_batch(calls: Sequence[Tensors], batch: int) -> Tensors:

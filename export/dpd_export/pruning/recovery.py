@@ -22,7 +22,7 @@ def generated(base: Base, scenes: Scenes, sampler: Sampler, images: int, seed: i
     """Latents [n, C, h, w] that the whole UNet makes, and their prompts [n, L, D]; no image of anyone's."""
     labels = range(len(scenes.names))
     each = max(1, images // len(labels))
-    chosen = (sampler.solver, sampler.steps, sampler.first_drawn(), sampler.compute_batch, seed)
+    chosen = (sampler.solver, sampler.steps, sampler.first_sampled(), sampler.compute_batch, seed)
     found, prompts = [], []
     for label in labels if images >= len(labels) else spread(images, list(labels)):
         case = scenes.case([(label, index) for index in range(each)], *chosen, half=False)

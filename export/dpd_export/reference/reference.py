@@ -87,7 +87,7 @@ def make_reference(
     progress: Callable[[], None] = lambda: None,
 ) -> Reference:
     """Sample with PyTorch in float32, by the site's own sampler."""
-    guidance, batch, labels = sampler.first_drawn(), sampler.compute_batch, list(range(len(scenes.names)))
+    guidance, batch, labels = sampler.first_sampled(), sampler.compute_batch, list(range(len(scenes.names)))
     steered = [label for label in labels if len(scenes.prototypes[label])] or labels
     golden_rows = [(label, 0) for label in spread(min(extent.golden, len(steered)), steered)]
     chosen = (sampler.solver, extent.steps, guidance, batch, SEED)

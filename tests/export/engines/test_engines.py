@@ -368,7 +368,7 @@ def test_refusals_leave_nothing(options: dict[str, Any], words: str, bundle: Pat
 @needs_rtx
 def test_what_stands_at_out_is_kept(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.dpd").write_text("mine")
-    for overwrite, words in ((False, "exists"), (True, "is no intact bundle")):
+    for overwrite, words in ((False, "exists"), (True, "is not an intact bundle")):
         with pytest.raises(InputError, match=words):
             build_engines(
                 bundle,

@@ -18,7 +18,7 @@ from dpd_runtime.bundle import archive, encryption, signature
 from dpd_runtime.bundle.encryption import HEADER_BYTES, Header, encrypt, parse_header
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.bundle.signature import PublicKey, check_signature, parse_signature, signature_json
-from dpd_runtime.dataset.write import set_hash
+from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.sampling.noise import NoiseStream, noise_key
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from tests.runtime.bundle.test_encryption import independent

@@ -95,7 +95,7 @@ def test_other_noise_is_seen(embedded: Bundle, golden: Golden) -> None:
     assert done is not None
     assert done.psnr_db == 99.0
     assert not done.noise_matches
-    with pytest.raises(CheckError, match="draws other noise"):
+    with pytest.raises(CheckError, match="generates other noise"):
         check_replay(done, "fp16", "cpu")
 
 

@@ -16,7 +16,7 @@ from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.generation.networks import DECODER, GRAPHS, load_networks
 from dpd_runtime.sampling.noise import image_element
-from dpd_runtime.sampling.sample import seen_as, to_uint8
+from dpd_runtime.sampling.sample import to_uint8, turned
 from tests.runtime.drawn import opened
 from tests.runtime.generation.test_degenerate import Spoilt
 
@@ -58,7 +58,7 @@ def test_an_image_is_its_prototype_decoded_and_turned_by_the_seed() -> None:
     scaled = forest.prototypes[:10] / np.float32(manifest.scaling_factor)
     pixels = to_uint8(opened().engine(DECODER, CPU, 1).run(latent_sample=scaled))
     for image in generation():
-        expected = seen_as(pixels[image.index], image_element(3, "Forest", image.index))
+        expected = turned(pixels[image.index], image_element(3, "Forest", image.index))
         np.testing.assert_array_equal(image.pixels, expected)
         assert image.prototype == image.index
 
