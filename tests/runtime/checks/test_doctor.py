@@ -115,7 +115,7 @@ def test_an_answer_of_nan_is_no_working_provider() -> None:
     empty = replace(bundle, classes=bundle.classes[:-1])  # the graph now gives one number too many
     (cpu,) = [f for f in examine_providers(empty, GOOD) if f.name == "cpu"]
     assert not cpu.usable
-    assert "instead of (10, 9)" in cpu.reason
+    assert "instead of floats [10, 9]" in cpu.reason
 
 
 def test_the_machine_as_it_is() -> None:
