@@ -1,19 +1,20 @@
 """Write the options page from the commands themselves: `python docs/options_page.py` prints it.
 
-The page is made when the site is built and is not committed. So it cannot be older than the code, and a changed help text
-is one change and not two. Nothing of it depends on the width of a terminal.
+The page is made when the site is built and is not committed. So it cannot be older than the code, and a changed help
+text is one change and not two. Nothing of it depends on the width of a terminal.
 """
 
 from typing import Any
 
 import typer
 
-from dpd_cli.main import app
+from dpd_cli.main import app  # noqa: TID251 - the page is about the command line
 
+TABLE = "| name | value | meaning |\n|---|---|---|"
 HEAD = """# Options
 
-Written from the commands themselves. `dpd COMMAND --help` prints the same. Every command also takes `--config FILE.toml` with
-its options as keys; the command line wins.
+Written from the commands themselves. `dpd COMMAND --help` prints the same. Every command also takes
+`--config FILE.toml` with its options as keys; the command line wins.
 """
 
 
@@ -31,7 +32,7 @@ def command_section(name: str, command: Any) -> str:
             title = "Arguments" if parameter.param_type_name == "argument" else "Options"
             panels.setdefault(getattr(parameter, "rich_help_panel", None) or title, []).append(row(parameter))
     said = " ".join((command.help or "").split("\n\n")[0].split())
-    tables = [f"**{title}**\n\n| | | |\n|---|---|---|\n" + "\n".join(rows) + "\n" for title, rows in panels.items()]
+    tables = ["\n".join([f"**{title}**\n", TABLE, *rows, ""]) for title, rows in panels.items()]
     return "\n".join([f"## dpd {name}\n", escaped(said) + "\n", *tables])
 
 

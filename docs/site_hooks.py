@@ -1,4 +1,4 @@
-"""Hooks of `make docs`: the options page, the pages that lie in the repository's root, and links to files outside docs/.
+"""Hooks of `make docs`: the options page, the pages of the repository's root, and links to files outside docs/.
 
 Pages link to each other as they lie in the repository, so that the links work there too. In the site docs/ is the root;
 each linked file outside docs/ is copied into it under its own path.

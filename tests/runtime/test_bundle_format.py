@@ -1,4 +1,4 @@
-"""docs/bundle-format.md says what the code does: its vectors, read from the page, by the code and by another reader."""
+"""docs/reference/bundle-format.md says what the code does: its vectors, read from the page, by the code and by another reader."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from dpd_runtime.seal.encryption import HEADER_BYTES, Header, encrypt, parse_hea
 from dpd_runtime.seal.signature import PublicKey, check_signature, parse_signature, signature_json
 from tests.runtime.test_encryption import independent
 
-PAGE = Path(__file__).parents[2] / "docs" / "bundle-format.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bundle-format.md"
 if not PAGE.is_file():
     pytest.skip("the documents are not here", allow_module_level=True)
 TEXT = PAGE.read_text(encoding="utf-8")
