@@ -1,4 +1,4 @@
-"""docs/reference/bundle-format.md says what the code does: its vectors, read from the page, by the code and by another reader."""
+"""The page bundle-format.md says what the code does: its vectors, by the code and by another reader."""
 
 import dataclasses
 import hashlib
