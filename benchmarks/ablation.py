@@ -24,8 +24,8 @@ from dpd_eval import evaluate
 from dpd_eval.statistics import paired_difference
 from dpd_export.bundle import export_run
 from dpd_runtime import load_bundle
-from dpd_runtime.default_sampler import DEFAULT_SAMPLER
-from dpd_train.attributes import caption
+from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER
+from dpd_train.captions.attributes import caption
 from dpd_train.images import read_scenes
 
 # name: consistency, extra steps, prototypes, aggregated prompts

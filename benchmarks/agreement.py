@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle import Bundle
-from dpd_runtime.engines import Provider
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.engines.engine import Provider
 from dpd_train.images import SceneSet, read_scenes
 
 BATCH = 50

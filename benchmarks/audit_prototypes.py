@@ -18,11 +18,11 @@ from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.spaces import structure_space
 from dpd_eval.audit.subject import open_subject
-from dpd_runtime.bundle import embedded_bundle
-from dpd_runtime.cache_folder import cache_folder
-from dpd_train.latents import encode_cached
-from dpd_train.prototypes import at_full_size, find_prototypes
-from dpd_train.too_near import drop_too_near
+from dpd_runtime.bundle.bundle import embedded_bundle
+from dpd_runtime.files import cache_folder
+from dpd_train.bases.latents import encode_cached
+from dpd_train.prototypes.prototypes import at_full_size, find_prototypes
+from dpd_train.prototypes.too_near import drop_too_near
 
 CASES = (("centroid", 10), ("centroid", 100), ("pooled", 10), ("medoid", 10))
 

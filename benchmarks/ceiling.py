@@ -14,16 +14,16 @@ import torch
 from diffusers import AutoencoderKL
 from result_file import tell
 
-from dpd_eval.cache import default_folder
-from dpd_eval.plan import Training, run_plan
-from dpd_eval.recipe import load_recipe
+from dpd_eval.comparison.plan import Training, run_plan
 from dpd_eval.selection import random_subset
 from dpd_eval.statistics import overall_accuracy, paired_difference
-from dpd_runtime.sampling import to_uint8
-from dpd_train.autoencoder import reconstruction_metrics
+from dpd_eval.students.cache import default_folder
+from dpd_eval.students.recipe import load_recipe
+from dpd_runtime.sampling.sample import to_uint8
+from dpd_train.bases.latents import weights_hash
 from dpd_train.images import SceneSet, read_scenes, to_float
-from dpd_train.latents import weights_hash
-from dpd_train.run_record import reconstruct
+from dpd_train.run.record import reconstruct
+from dpd_train.vae.autoencoder import reconstruction_metrics
 
 
 def reconstructed(vae: AutoencoderKL, scenes: SceneSet, rows: np.ndarray) -> SceneSet:

@@ -67,8 +67,8 @@ def build(run: Path, small: bool) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from dpd_train.attributes import VOCABULARY
-    from dpd_train.tokenizer import build_tokenizer
+    from dpd_train.bases.tokenizer import build_tokenizer
+    from dpd_train.captions.attributes import VOCABULARY
 
     torch.manual_seed(0)
     pipeline = run / "pipeline"
@@ -111,8 +111,8 @@ def write_rest(run: Path, side: int, prototypes: int = 1) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from dpd_train.classifiers import ResNet
-    from dpd_train.judges import latent_classifier_shape, save_classifier, teacher_shape
+    from dpd_train.classifiers.judges import latent_classifier_shape, save_classifier, teacher_shape
+    from dpd_train.classifiers.network import ResNet
 
     save_classifier(ResNet(teacher_shape(len(CLASSES))), run / "classifier")
     save_classifier(ResNet(latent_classifier_shape(len(CLASSES), 4)), run / "latent_classifier")
@@ -157,8 +157,8 @@ def compare(run: Path, site: Path) -> dict[str, Any]:
     import torch
 
     from dpd_runtime import load_bundle
-    from dpd_runtime.engines import Provider
-    from dpd_train.base import load_base
+    from dpd_runtime.engines.engine import Provider
+    from dpd_train.bases.base import load_base
 
     rng = np.random.default_rng(1)
     bundle = load_bundle(site)

@@ -32,23 +32,23 @@ from dpd_eval.audit.membership import membership_tests
 from dpd_eval.audit.network_tests import compare_denoiser
 from dpd_eval.statistics import ratio_verdict
 from dpd_export.bundle import export_run
-from dpd_runtime.cache_folder import cache_folder
-from dpd_runtime.default_sampler import DEFAULT_SAMPLER
-from dpd_train.attributes import caption
-from dpd_train.base import Base, load_base, save_base, torch_denoise
-from dpd_train.base_folder import base_folder
-from dpd_train.captioners import describe_scenes
-from dpd_train.captions import CaptionTable, caption_table
-from dpd_train.denoiser import LatentData
+from dpd_runtime.files import cache_folder
+from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER
+from dpd_train.bases.base import Base, load_base, save_base, torch_denoise
+from dpd_train.bases.folder import base_folder
+from dpd_train.bases.latents import encode_cached
+from dpd_train.captions.attributes import caption
+from dpd_train.captions.captioners import describe_scenes
+from dpd_train.captions.captions import CaptionTable, caption_table
+from dpd_train.captions.prompts import embed
+from dpd_train.config import TrainConfig
+from dpd_train.diffusion.denoiser import LatentData
+from dpd_train.diffusion.fine_tune import History, fine_tune
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.settings import Federated, settings_of
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import Ground, Site
-from dpd_train.fine_tune import History, fine_tune
-from dpd_train.latents import encode_cached
-from dpd_train.prompts import embed
-from dpd_train.run_data import Scenes, read_parts
-from dpd_train.train_config import TrainConfig
+from dpd_train.run.data import Scenes, read_parts
 
 ARMS = ("start", "pooled", "federated", "compressed", "alone")
 Rows = NDArray[np.int64]

@@ -22,15 +22,15 @@ from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_s
 from torch.nn import functional as F
 
 from dpd_eval.statistics import paired_difference
-from dpd_train.checkpoint import step_generator
-from dpd_train.classifiers import ResNet, learning_rate, predict, set_learning_rate
-from dpd_train.device import hardware
-from dpd_train.distributed import Team
+from dpd_train.classifiers.judges import Labelled, teacher_shape
+from dpd_train.classifiers.network import ResNet, learning_rate, predict, set_learning_rate
+from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.compute.checkpoint import step_generator
+from dpd_train.compute.device import hardware
+from dpd_train.compute.distributed import Team
+from dpd_train.compute.rs_dgc import RsDgc, rs_dgc_hook
 from dpd_train.images import read_scenes, to_float
-from dpd_train.judges import Labelled, teacher_shape
-from dpd_train.rs_dgc import RsDgc, rs_dgc_hook
-from dpd_train.symmetry import ORDER, d4_each
-from dpd_train.train_classifier import ClassifierTraining
+from dpd_train.images.symmetry import ORDER, d4_each
 
 Runs = dict[str, list[dict[str, Any]]]
 EVERY = 100  # steps between two points of the loss curve

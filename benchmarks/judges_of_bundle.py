@@ -19,10 +19,10 @@ import torch
 from onnx import numpy_helper
 
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle import Bundle
-from dpd_runtime.engines import Provider
-from dpd_train.classifiers import ResNet
-from dpd_train.judges import latent_classifier_shape, save_classifier, teacher_shape
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.engines.engine import Provider
+from dpd_train.classifiers.judges import latent_classifier_shape, save_classifier, teacher_shape
+from dpd_train.classifiers.network import ResNet
 
 TOLERANCE = 1e-4
 

@@ -20,8 +20,8 @@ import torch
 from export_sd import build
 from result_file import tell
 
-from dpd_train.checkpoint import load_state
-from dpd_train.device import hardware
+from dpd_train.compute.checkpoint import load_state
+from dpd_train.compute.device import hardware
 
 IMAGES = 8  # of each class
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from dpd_eval.audit import audit
 from dpd_export import export_run
+from dpd_train.config import TrainConfig
 from dpd_train.train import train
-from dpd_train.train_config import TrainConfig
 
 EACH, OTHERS = 5, 50  # images of a class in T and in H
 MUST_FAIL = {

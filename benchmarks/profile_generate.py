@@ -25,15 +25,16 @@ from typing import Any
 
 from result_file import tell
 
-import dpd_runtime.blocks.compute as compute
-import dpd_runtime.dataset as dataset
+import dpd_runtime.dataset.write as dataset
+import dpd_runtime.generation.compute as compute
 from dpd_runtime import embedded_bundle, load_bundle, write_set
-from dpd_runtime.blocks import BlockComputer, Networks
-from dpd_runtime.cores import usable_cores
-from dpd_runtime.doctor import this_machine
-from dpd_runtime.generate import Generation
+from dpd_runtime.checks.doctor import this_machine
+from dpd_runtime.generation.compute import BlockComputer
+from dpd_runtime.generation.generate import Generation
+from dpd_runtime.generation.networks import Networks
+from dpd_runtime.machine.cores import usable_cores
 
-generating: Any = sys.modules[Generation.__module__]  # `dpd_runtime.generate` is the function
+generating: Any = sys.modules[Generation.__module__]  # `dpd_runtime.generation.generate` is the function
 LOOP = "the loop itself: what is missing, progress"
 CALLS = {name: f"calls: {name}" for name in ("unet", "judge", "decoder")}
 

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dpd_runtime.manifest import BlockGuidance
-from dpd_runtime.noise import NoiseStream
-from dpd_runtime.sampling import sample
-from dpd_runtime.solvers import SOLVERS
-from dpd_train.attributes import COLOURS, STRUCTURES, TEXTURES, caption, describe_many
-from dpd_train.base import Base, decode_images, load_base, torch_denoise
+from dpd_runtime.sampling.noise import NoiseStream
+from dpd_runtime.sampling.sample import sample
+from dpd_runtime.sampling.sampler import BlockGuidance
+from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_train.bases.base import Base, decode_images, load_base, torch_denoise
+from dpd_train.captions.attributes import COLOURS, STRUCTURES, TEXTURES, caption, describe_many
+from dpd_train.captions.prompts import embed
 from dpd_train.images import read_scenes
-from dpd_train.prompts import embed
 
 KINDS = {"colour": COLOURS, "texture": TEXTURES, "structure": STRUCTURES}
 

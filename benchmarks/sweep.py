@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from agreement import agreement
 
-from dpd_eval.cache import default_folder
-from dpd_eval.plan import Training, run_plan
-from dpd_eval.recipe import load_recipe
+from dpd_eval.comparison.plan import Training, run_plan
 from dpd_eval.statistics import overall_accuracy, paired_difference
+from dpd_eval.students.cache import default_folder
+from dpd_eval.students.recipe import load_recipe
 from dpd_export.options import changed_sampler
-from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.generate import generate
-from dpd_runtime.manifest import Sampler
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.generation.generate import generate
+from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.images import SceneSet, read_scenes
 
 

@@ -24,13 +24,13 @@ import torch
 from result_file import tell
 from torch.nn import functional as F
 
-from dpd_train.base import Base, load_base
-from dpd_train.captions import CaptionTable
-from dpd_train.denoiser import AUTOCAST, DenoiserTraining, LatentData, train_denoiser
-from dpd_train.device import hardware, use_device
-from dpd_train.fine_tune import denoiser_training
-from dpd_train.pretrain_config import PretrainConfig
-from dpd_train.train_config import TrainConfig
+from dpd_train.bases.base import Base, load_base
+from dpd_train.captions.captions import CaptionTable
+from dpd_train.compute.device import hardware, use_device
+from dpd_train.config import TrainConfig
+from dpd_train.diffusion.denoiser import AUTOCAST, DenoiserTraining, LatentData, train_denoiser
+from dpd_train.diffusion.fine_tune import denoiser_training
+from dpd_train.pretrain.config import PretrainConfig
 
 CLASSES, IMAGES = 10, 1000
 Spent = tuple[float, float]

@@ -19,15 +19,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dpd_runtime import embedded_bundle, load_bundle
-from dpd_runtime.seal.reseal import write_changed
-from dpd_runtime.seal.sealed_files import encrypt_bundle
+from dpd_runtime.sealing.encrypt import encrypt_bundle
+from dpd_runtime.sealing.reseal import write_changed
 
 KEY = bytes(range(32))
 PIECE = 2**24
 OPEN = """
 import json, sys, time
 from pathlib import Path
-from dpd_runtime.bundle import load_bundle
+from dpd_runtime.bundle.bundle import load_bundle
 key = bytes.fromhex(sys.argv[2]) or None
 with open(sys.argv[1], "rb") as file:
     while file.read(2**24):

@@ -5,11 +5,12 @@
 >>> for image in dpd_runtime.generate(bundle, ipc=10, seed=0): ...
 """
 
-from dpd_runtime.bundle import Bundle, embedded_bundle, load_bundle
-from dpd_runtime.dataset import DistilledSet, write_set
+from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
+from dpd_runtime.dataset.formats import Output
+from dpd_runtime.dataset.write import DistilledSet, write_set
 from dpd_runtime.errors import DpdError
-from dpd_runtime.formats import Output
-from dpd_runtime.generate import Generation, Image, generate
+from dpd_runtime.generation.block import Image
+from dpd_runtime.generation.generate import Generation, generate
 
 __version__ = "0.1.0"
 __all__ = [

@@ -9,27 +9,27 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dpd_runtime.atomic import write_atomically
-from dpd_runtime.cache_folder import cache_folder
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_train.assistance import assist
-from dpd_train.base import Base, at_resolution, load_base
-from dpd_train.base_folder import base_folder
-from dpd_train.captioners import check_captioner
-from dpd_train.cropping import check_segmenter
-from dpd_train.device import Deadline, TimeUp
-from dpd_train.distributed import ALONE, Team, Word
+from dpd_runtime.files import cache_folder, write_atomically
+from dpd_train.bases.base import Base, at_resolution, load_base
+from dpd_train.bases.folder import base_folder
+from dpd_train.captions.captioners import check_captioner
+from dpd_train.compute.device import Deadline, TimeUp
+from dpd_train.compute.distributed import ALONE, Team, Word
+from dpd_train.compute.tracking import check_tracker, tracked
+from dpd_train.config import TrainConfig
 from dpd_train.federated.settings import Federated
+from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import to_float, write_quarantine
-from dpd_train.matched_stage import check_matched
-from dpd_train.prototype_stage import make_prototypes
-from dpd_train.prune_stage import pruned
-from dpd_train.run_data import Scenes, read_parts, side_for
-from dpd_train.run_folder import Stopwatch, check_run_folder, match_config
-from dpd_train.run_record import Trained, run_record
-from dpd_train.run_stages import Progress, Run, Stages, fine_tuned, judges, with_tuned_decoder, write_run
-from dpd_train.tracking import check_tracker, tracked
-from dpd_train.train_config import TrainConfig
+from dpd_train.run.data import Scenes, read_parts, side_for
+from dpd_train.run.folder import Stopwatch, check_run_folder, match_config
+from dpd_train.run.ranks import assist
+from dpd_train.run.record import Trained, run_record
+from dpd_train.run.stages.matching import check_matched
+from dpd_train.run.stages.prototypes import make_prototypes
+from dpd_train.run.stages.pruning import pruned
+from dpd_train.run.stages.tuning import Run, Stages, fine_tuned, judges, with_tuned_decoder, write_run
 
 
 def silent(stage: str) -> Progress:

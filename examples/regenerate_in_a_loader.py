@@ -19,9 +19,10 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dpd_runtime import Generation, embedded_bundle, load_bundle
-from dpd_runtime.blocks import BLOCK, Block
-from dpd_runtime.class_table import SceneClass
-from dpd_runtime.cores import usable_cores
+from dpd_runtime.bundle.classes import SceneClass
+from dpd_runtime.generation.block import Block
+from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.sampling.sampler import BLOCK
 
 MOST = 2**32  # indices of a class
 

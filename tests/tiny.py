@@ -6,15 +6,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dpd_train.attributes import VOCABULARY
-from dpd_train.base import Base, save_base
-from dpd_train.captions import CaptionTable
-from dpd_train.denoiser import LatentData
-from dpd_train.nano import nano_scheduler
-from dpd_train.scenes import write_scenes
-from dpd_train.tokenizer import build_tokenizer
+from dpd_train.bases.base import Base, save_base
+from dpd_train.bases.nano import nano_scheduler
+from dpd_train.bases.tokenizer import build_tokenizer
+from dpd_train.captions.attributes import VOCABULARY
+from dpd_train.captions.captions import CaptionTable
+from dpd_train.config import TrainConfig
+from dpd_train.diffusion.denoiser import LatentData
+from dpd_train.drawn_scenes import write_scenes
 from dpd_train.train import train
-from dpd_train.train_config import TrainConfig
 
 SIDE = 32
 CONFIG = TrainConfig(

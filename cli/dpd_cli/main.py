@@ -6,24 +6,24 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from dpd_cli.audit import audit_command
-from dpd_cli.bench import bench_command
+from dpd_cli.commands.audit import audit_command
+from dpd_cli.commands.bench import bench_command
+from dpd_cli.commands.demo import demo_command
+from dpd_cli.commands.doctor import doctor_command
+from dpd_cli.commands.encrypt import decrypt_command, encrypt_command
+from dpd_cli.commands.engines import engines_command
+from dpd_cli.commands.evaluate import evaluate_command
+from dpd_cli.commands.export import export_command
+from dpd_cli.commands.generate import generate_command
+from dpd_cli.commands.info import info_command
+from dpd_cli.commands.keygen import keygen_command
+from dpd_cli.commands.pretrain import pretrain_command
+from dpd_cli.commands.report import report_command
+from dpd_cli.commands.select import select_command
+from dpd_cli.commands.sign import sign_command
+from dpd_cli.commands.train import train_command
+from dpd_cli.commands.verify import verify_command
 from dpd_cli.config import OPTION, read_config, take_config
-from dpd_cli.demo import demo_command
-from dpd_cli.doctor import doctor_command
-from dpd_cli.encrypt import decrypt_command, encrypt_command
-from dpd_cli.engines import engines_command
-from dpd_cli.evaluate import evaluate_command
-from dpd_cli.export import export_command
-from dpd_cli.generate import generate_command
-from dpd_cli.info import info_command
-from dpd_cli.keygen import keygen_command
-from dpd_cli.pretrain import pretrain_command
-from dpd_cli.report import report_command
-from dpd_cli.select import select_command
-from dpd_cli.sign import sign_command
-from dpd_cli.train import train_command
-from dpd_cli.verify import verify_command
 
 INTERRUPTED = 130
 RESUMABLE = "interrupted; the same command goes on (dpd train: with --resume; dpd demo: begin with a new --out)"

@@ -1,9 +1,7 @@
 """`audit`: all tests and controls on a bundle, a run or a distilled set, and one verdict."""
 
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,14 @@ from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
 from dpd_eval.audit.spaces import structure_space, teacher_space
 from dpd_eval.audit.subject import Subject, open_subject
-from dpd_eval.features import Extractor, build_extractor
-from dpd_runtime.cache_folder import cache_folder
+from dpd_eval.extractors.extractor import Extractor, build_extractor
+from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.files import cache_folder
+from dpd_runtime.machine.versions import package_versions
+from dpd_train.bases.latents import encode_cached
 from dpd_train.images import PLAIN, Reading
-from dpd_train.latents import encode_cached
-from dpd_train.structure import Images
 
 FEWEST_IMAGES = 500
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,6 @@ def _about(
         "encoder": None if encoder is None else encoder.source,
         "extractor": extractor.description,
         "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("dpd-distill", "torch", "numpy", "onnxruntime")},
+            **package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
         },
     }

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_eval.audit.outcome import Ends
+from dpd_runtime.annotations import Int64
 
 REPLICATES = 1000
-Int64 = NDArray[np.int64]
 
 
 def generators(seed: int, count: int = REPLICATES) -> Iterator[np.random.Generator]:

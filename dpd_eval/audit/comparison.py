@@ -11,10 +11,10 @@ from dpd_eval.audit.nearer import nearer_test
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.replication import replication_test
 from dpd_eval.audit.spaces import Space
-from dpd_train.replication_limit import Nearest
-from dpd_train.structure import Images, closeness, similarities
+from dpd_runtime.annotations import Float32, Images
+from dpd_train.images.structure import closeness, similarities
+from dpd_train.prototypes.limits import Nearest
 
-Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 

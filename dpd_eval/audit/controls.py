@@ -14,11 +14,10 @@ from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
 from dpd_eval.audit.outcome import Control, not_run
 from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
 from dpd_eval.audit.subject import Model
-from dpd_train.structure import Images
-from dpd_train.symmetry import ORDER
+from dpd_runtime.annotations import Float32, Images
+from dpd_train.images.symmetry import ORDER
 
 REPLAYED = 500
-Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_runtime.sampling import Denoise
-from dpd_runtime.schedule import Schedule, add_noise, predicted_original
+from dpd_runtime.annotations import Float32, Progress
+from dpd_runtime.sampling.sample import Denoise
+from dpd_runtime.sampling.schedule import Schedule, add_noise, predicted_original
 
 LOSS_TIMES = (0.1, 0.2, 0.3, 0.4)  # shares of the timesteps
 PIA_TIME, PIA_NORM = 0.2, 4  # as the paper's t = 200 and ℓ4
 SECMI_TIME, SECMI_STRIDE = 0.1, 0.01  # as the paper's t = 100 in strides of 10
-Float32 = NDArray[np.float32]
 Float = NDArray[np.floating]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

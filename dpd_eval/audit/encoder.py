@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 
 from dpd_eval.audit.subject import Model, Subject
 from dpd_runtime.errors import InputError
-from dpd_train.base import load_base
+from dpd_train.bases.base import load_base
 
 SAME_DECODER = 0.01  # mean absolute difference of decoded pixels in [-1, 1]; half precision leaves 1e-3
 PROBES = 4

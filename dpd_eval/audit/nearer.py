@@ -11,9 +11,9 @@ from scipy.special import gammaln  # type: ignore[import-untyped]
 
 from dpd_eval.audit.bootstrap import REPLICATES, generators, resampled
 from dpd_eval.audit.outcome import Ends, Outcome, judge
+from dpd_runtime.annotations import Float32
 
 LIMIT = 0.55
-Float32 = NDArray[np.float32]
 Float = NDArray[np.floating]
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_runtime.engines import Engine
-from dpd_train.structure import unit
+from dpd_runtime.annotations import Float32
+from dpd_runtime.engines.engine import Engine
+from dpd_train.images.structure import unit
 
-Float32 = NDArray[np.float32]
 Float = NDArray[np.floating]
 CALL = 100
 

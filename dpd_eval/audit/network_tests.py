@@ -13,15 +13,14 @@ from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score, reconstruction_score
 from dpd_eval.audit.outcome import Outcome, not_run
 from dpd_eval.audit.subject import Model
-from dpd_runtime.sampling import Denoise
-from dpd_runtime.schedule import Schedule
+from dpd_runtime.annotations import Float32, Progress
+from dpd_runtime.sampling.sample import Denoise
+from dpd_runtime.sampling.schedule import Schedule
 from dpd_train.images import SceneSet
 
 MOST = 4000  # members, and as many others, of all but the denoiser
 MOST_DENOISER = 1000  # a denoiser costs 18 calls for each
-Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
-Progress = Callable[[int, int], None]
 Stage = Callable[[str], Progress]
 
 

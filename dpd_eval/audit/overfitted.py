@@ -8,22 +8,21 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_eval.training import one_thread
+from dpd_eval.students.training import one_thread
+from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.errors import DiskError
-from dpd_runtime.sampling import Denoise
-from dpd_runtime.schedule import Schedule, add_noise
-from dpd_train.checkpoint import load_state, save_state, step_generator
+from dpd_runtime.sampling.sample import Denoise
+from dpd_runtime.sampling.schedule import Schedule, add_noise
+from dpd_train.compute.checkpoint import load_state, save_state, step_generator
 
 FORMAT = 1  # raise it whenever the training gives other weights
 IMAGES = 50
@@ -31,8 +30,6 @@ STEPS = 800
 BATCH = 50
 WIDTH = 512
 PEAK_RATE = 1e-3
-Float32 = NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

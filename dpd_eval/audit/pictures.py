@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dpd_runtime.contact_sheet import contact_sheet
-from dpd_train.structure import Images
+from dpd_runtime.annotations import Images
+from dpd_runtime.dataset.sheet import contact_sheet
 
 COLUMNS = 12
 ROWS = 3

@@ -10,20 +10,20 @@ import torch
 from safetensors.numpy import load_file
 
 from dpd_eval.audit.subject import Model
-from dpd_runtime.blocks import Networks
-from dpd_runtime.bundle import Bundle
-from dpd_runtime.class_table import SceneClass
-from dpd_runtime.default_sampler import fitted, suited_sampler
-from dpd_runtime.engines import Array
-from dpd_runtime.manifest import Manifest, sampler_schedule
-from dpd_train.base import Base, load_base
-from dpd_train.judges import load_classifier
-from dpd_train.prompts import embed
+from dpd_runtime.annotations import Array
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.classes import SceneClass
+from dpd_runtime.bundle.manifest import Manifest
+from dpd_runtime.generation.networks import Networks
+from dpd_runtime.sampling.sampler import fitted, sampler_schedule, suited_sampler
+from dpd_train.bases.base import Base, load_base
+from dpd_train.captions.prompts import embed
+from dpd_train.classifiers.judges import load_classifier
 
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """`dpd_runtime.engines.Engine` of a function of tensors."""
+    """`dpd_runtime.engines.engine.Engine` of a function of tensors."""
 
     call: Callable[..., torch.Tensor]
 

@@ -9,8 +9,8 @@ import numpy as np
 from dpd_eval.audit.comparison import Compared, Labels, Yardstick
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.pictures import write_worst_pairs
-from dpd_train.replication_limit import thresholds
-from dpd_train.structure import Images
+from dpd_runtime.annotations import Images
+from dpd_train.prototypes.limits import thresholds
 
 
 @dataclass(frozen=True)

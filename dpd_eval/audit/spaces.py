@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dpd_eval.features import Extractor
-from dpd_train.structure import Float32, Images, orbit, structure, unit
+from dpd_eval.extractors.extractor import Extractor
+from dpd_runtime.annotations import Float32, Images
+from dpd_train.images.structure import orbit, structure, unit
 
 
 @dataclass(frozen=True)
@@ -30,5 +31,5 @@ def teacher_space(extractor: Extractor) -> Space:
 
 
 def structure_space() -> Space:
-    """`dpd_train.structure`: where edges lie, at any contrast."""
+    """`dpd_train.images.structure`: where edges lie, at any contrast."""
     return Space("structure", structure, sees_through_vae=True)

@@ -1,7 +1,7 @@
 """What is audited: a bundle, a run or a distilled set, as networks, images and files."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,21 +9,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_runtime.archive import open_files
-from dpd_runtime.blocks import Block, BlockComputer, Networks
-from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.engines import Engine, choose_provider
+from dpd_runtime.annotations import Float32, Images, Progress
+from dpd_runtime.bundle.archive import open_files
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.bundle.manifest import MANIFEST_NAME
+from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import InputError
-from dpd_runtime.generate import BLOCK
-from dpd_runtime.manifest import MANIFEST_NAME, Sampler
-from dpd_runtime.sampling import to_uint8
-from dpd_runtime.state import DATASET_NAME
+from dpd_runtime.generation.block import Block
+from dpd_runtime.generation.compute import BlockComputer
+from dpd_runtime.generation.networks import Networks
+from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.sampling.sample import to_uint8
+from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_train.images import read_scenes
-from dpd_train.prototypes import at_full_size
+from dpd_train.prototypes.prototypes import at_full_size
 
-Progress = Callable[[int, int], None]
-Images = NDArray[np.uint8]
-Float32 = NDArray[np.float32]
 Labels = NDArray[np.int64]
 CALL = 50  # latents in one call of a network
 
@@ -48,7 +49,7 @@ class Model:
         return to_uint8(np.concatenate(parts))
 
     def denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
-        """As `dpd_runtime.sampling.Denoise`, in calls of CALL."""
+        """As `dpd_runtime.sampling.sample.Denoise`, in calls of CALL."""
         parts = [
             self.networks.unet.run(
                 sample=latents[i : i + CALL],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_eval.features import Extractor
+from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.agreement import Agreement, class_agreement
 from dpd_eval.metrics.coverage import mean_max_cosine
 from dpd_eval.metrics.diversity import intra_class_diversity

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dpd_eval.report.inputs import read_inputs
 from dpd_eval.report.page import render
-from dpd_runtime.atomic import write_atomically
 from dpd_runtime.errors import DiskError, InputError
+from dpd_runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

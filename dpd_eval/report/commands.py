@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
-from dpd_runtime.formats import PNG
-from dpd_runtime.formats.imagefolder import IMAGEFOLDER
-from dpd_runtime.manifest import Sampler
-from dpd_train.train_config import TrainConfig, option
+from dpd_runtime.dataset.formats import PNG
+from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
+from dpd_runtime.sampling.sampler import Sampler
+from dpd_train.config import TrainConfig, option
 
 Option = tuple[str, ...]  # ("--seed", "3"), or a word that stands alone
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dpd_eval.recipe import Recipe, load_recipe, shipped_recipes
 from dpd_eval.report.commands import Command, Option, extractor_option, folder, shell
 from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord
 from dpd_eval.statistics import fewest_pairs
+from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
 from dpd_runtime.errors import InputError
 
 

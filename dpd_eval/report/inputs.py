@@ -14,9 +14,9 @@ from dpd_eval.report.names import hide_paths, short_names
 from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_eval.report.sets import SetRecord, read_set
 from dpd_eval.report.wording import plain
+from dpd_runtime.bundle.manifest import MANIFEST_NAME
+from dpd_runtime.dataset.state import DATASET_NAME, STATE_NAME
 from dpd_runtime.errors import InputError
-from dpd_runtime.manifest import MANIFEST_NAME
-from dpd_runtime.state import DATASET_NAME, STATE_NAME
 
 SUPPORTED = (
     "a JSON file of dpd evaluate, dpd audit or dpd bench, the folder of a distilled set, "

@@ -11,9 +11,9 @@ from dpd_eval.report.audits import AuditRecord, read_audit
 from dpd_eval.report.names import hide_paths
 from dpd_eval.report.pictures import Picture, embed
 from dpd_eval.report.reading import Node, parse_json, read_file
-from dpd_runtime.bundle import embedded_bundle, load_bundle
-from dpd_runtime.manifest import Sampler
-from dpd_runtime.state import read_pixels
+from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
+from dpd_runtime.dataset.state import read_pixels
+from dpd_runtime.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 from dpd_eval.report.names import hide_paths
 from dpd_eval.report.pictures import Picture, class_sheet
 from dpd_eval.report.reading import parse_json, read_file
+from dpd_runtime.bundle.manifest import parse_sampler
+from dpd_runtime.dataset.formats import PNG
+from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
+from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, read_pixels
 from dpd_runtime.errors import DataError
-from dpd_runtime.formats import PNG
-from dpd_runtime.formats.imagefolder import IMAGEFOLDER
-from dpd_runtime.manifest import Sampler, parse_sampler
-from dpd_runtime.state import DATASET_NAME, METADATA_NAME, read_pixels
+from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.images import SUFFIXES
 
 SHOWN = 10

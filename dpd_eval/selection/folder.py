@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dpd_eval.selection.method import Rows
-from dpd_runtime.atomic import write_atomically
-from dpd_runtime.contact_sheet import contact_sheet
-from dpd_runtime.dataset import file_name, set_hash
-from dpd_runtime.description import versions
-from dpd_runtime.generate import BLOCK
-from dpd_runtime.resume import SHEET_NAME
-from dpd_runtime.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
+from dpd_runtime.dataset.folder import SHEET_NAME
+from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
+from dpd_runtime.dataset.write import file_name, set_hash
+from dpd_runtime.files import write_atomically
+from dpd_runtime.machine.versions import package_versions, versions
+from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.images import SceneSet
 
 
@@ -41,7 +40,7 @@ def write_folder(
         OutputFolderError: `out` holds a set made with other settings.
         OSError: the disk is full, read-only or gone.
     """
-    # bundle, sampler, seed and classes are what dpd_runtime.resume knows sets of ours by
+    # bundle, sampler, seed and classes are what dpd_runtime.dataset.folder knows sets of ours by
     header = {"bundle": None, "sampler": None, **about, "classes": list(scenes.classes)}
     counts = np.bincount(scenes.labels[rows], minlength=len(scenes.classes)).tolist()
     out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,7 @@ def write_folder(
         **about,
         "images": len(records),
         "counts": dict(zip(scenes.classes, counts, strict=True)),
-        "versions": versions() | {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
+        "versions": versions() | package_versions("torch", "transformers", "scikit-learn"),
         "made_with": header,
         "state": "complete",
     }

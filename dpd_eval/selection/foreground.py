@@ -1,4 +1,4 @@
-"""Foreground: images or their patches of which a teacher is surest (`dpd_eval.foreground_patches`)."""
+"""Foreground: images or their patches of which a teacher is surest (`dpd_eval.selection.foreground_patches`)."""
 
 from dpd_eval.selection.method import Method, highest_first
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dpd_eval.features import build_extractor, check_name
-from dpd_eval.foreground_patches import foreground_patches
+from dpd_eval.extractors.extractor import build_extractor, check_name
 from dpd_eval.selection import check_ipc, find_method, select
 from dpd_eval.selection.folder import png, write_folder
-from dpd_eval.training_scores import training_scores
-from dpd_runtime.atomic import write_atomically
+from dpd_eval.selection.foreground_patches import foreground_patches
+from dpd_eval.selection.training_scores import training_scores
+from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.errors import InputError
-from dpd_runtime.resume import check_output_folder, remove_set
-from dpd_train.cropping import check_segmenter, describe_segmenter
+from dpd_runtime.files import write_atomically
+from dpd_train.foreground.cropping import check_segmenter, describe_segmenter
 from dpd_train.images import PLAIN, Reading, fingerprint, read_scenes
 
 DECISIONS_NAME = "decisions.png"

@@ -1,4 +1,4 @@
-"""TDDS: images whose part in a training varies most (`dpd_train.tdds`)."""
+"""TDDS: images whose part in a training varies most (`dpd_train.classifiers.tdds`)."""
 
 from dpd_eval.selection.method import Method, highest_first
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from dpd_eval.students.logits import Logits
 from dpd_runtime.errors import InputError
-from dpd_train.hub import check_model, first_sentence, model_folder, model_hash
+from dpd_train.bases.hub import check_model, first_sentence, model_folder, model_hash
 
 PREFIX = "hf:"
 

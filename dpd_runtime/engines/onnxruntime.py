@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from dpd_runtime.cores import usable_cores, usable_memory
-from dpd_runtime.engines import Array, Provider
+from dpd_runtime.annotations import Array
+from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
+from dpd_runtime.machine.cores import usable_cores, usable_memory
 
 _OUT_OF_MEMORY = (
     *("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc"),

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ import flwr.server
 import grpc
 from flwr.common import Code, EvaluateIns, FitIns, Parameters
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import DpdError, InputError
-from dpd_train.distributed import PeerError
+from dpd_train.compute.distributed import PeerError
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.packet import from_npy
 from dpd_train.federated.settings import Federated, read_settings
 from dpd_train.federated.site import Ground, Site
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 PATIENCE = 3600.0  # seconds for which a site waits for a server that is not there yet
 NOTHING = Parameters(tensors=[], tensor_type="numpy.ndarray")
 OPEN = "no TLS: whoever is on the way can read and change the updates; see --tls-root"

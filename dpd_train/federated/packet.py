@@ -10,9 +10,9 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from dpd_train.compute.neighbourhoods import CODES, Chosen, bitmap_bytes, neighbourhoods
+from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.federated.settings import UpdateError
-from dpd_train.neighbourhoods import CODES, Chosen, bitmap_bytes, neighbourhoods
-from dpd_train.rs_dgc import RsDgc
 
 Arrays = list[NDArray[Any]]
 """Of each layer its float32 values; or four arrays of chosen neighbourhoods, as `Chosen` has them."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from dpd_train.averages import PowerAverage
-from dpd_train.base import Base
-from dpd_train.latents import weights_hash
+from dpd_train.bases.base import Base
+from dpd_train.bases.latents import weights_hash
+from dpd_train.diffusion.averages import PowerAverage
 
 LENGTH = 0.1  # relative width of the average, the wider one of the training loop
 

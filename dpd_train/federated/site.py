@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dpd_runtime.errors import InputError
-from dpd_train.base import Base
-from dpd_train.checkpoint import load_state, prefixed, save_state
-from dpd_train.denoiser import LatentData, Track, train_denoiser, validation_loss
-from dpd_train.device import placed
+from dpd_train.bases.base import Base
+from dpd_train.compute.checkpoint import load_state, prefixed, save_state
+from dpd_train.compute.device import placed
+from dpd_train.compute.rs_dgc import RsDgc
+from dpd_train.compute.tracking import Track
+from dpd_train.config import TrainConfig, compression_ratio
+from dpd_train.diffusion.denoiser import LatentData, train_denoiser, validation_loss
+from dpd_train.diffusion.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
 from dpd_train.federated.packet import Arrays, compressed, dense, unpacked
 from dpd_train.federated.settings import Settings, UpdateError
 from dpd_train.federated.shared import Shared, base_hash
-from dpd_train.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
-from dpd_train.rs_dgc import RsDgc
-from dpd_train.train_config import TrainConfig, compression_ratio
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,31 +3,32 @@
 import importlib.util
 import json
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from dpd_runtime.atomic import write_atomically
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import MissingExtraError
-from dpd_train.assistance import denoiser_state
-from dpd_train.base import Base, at_resolution, load_base, save_base
-from dpd_train.base_folder import base_folder
-from dpd_train.denoiser import LatentData
-from dpd_train.device import hardware
+from dpd_runtime.files import write_atomically
+from dpd_runtime.machine.versions import package_versions
+from dpd_train.bases.base import Base, at_resolution, load_base, save_base
+from dpd_train.bases.folder import base_folder
+from dpd_train.captions.prompts import aggregate_prompts, embed
+from dpd_train.compute.device import hardware
+from dpd_train.config import TrainConfig
+from dpd_train.diffusion.denoiser import LatentData
+from dpd_train.diffusion.fine_tune import is_large, tune_of
 from dpd_train.federated.coordinator import Coordinator
 from dpd_train.federated.settings import SHARED, Federated, settings_of
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import Ground
-from dpd_train.fine_tune import is_large, tune_of
-from dpd_train.prompts import aggregate_prompts, embed
-from dpd_train.run_data import working_side
-from dpd_train.run_folder import check_run_folder, write_prototypes
-from dpd_train.run_stages import Progress, Run, Stages, Tuned
-from dpd_train.sheets import sample_sheet
-from dpd_train.train_config import TrainConfig
+from dpd_train.run.data import working_side
+from dpd_train.run.folder import check_run_folder, write_prototypes
+from dpd_train.run.ranks import denoiser_state
+from dpd_train.run.sheets import sample_sheet
+from dpd_train.run.stages.tuning import Run, Stages, Tuned
 
 BYTES = ("sent_bytes", "returned_bytes", "dense_bytes")
 
@@ -116,7 +117,7 @@ def _write(out: Path, tuned: Tuned, classes: tuple[str, ...], device: torch.devi
         "config": asdict(config) | {"resolution": base.resolution},
         "federated": tuned.federated,
         "metrics": {"denoiser": tuned.history},
-        "versions": {name: version(name) for name in ("dpd-distill", "torch", "flwr")},
+        "versions": package_versions("dpd-distill", "torch", "flwr"),
         "hardware": hardware(device),
     }
     write_atomically(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())

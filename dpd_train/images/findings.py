@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from dpd_runtime.atomic import write_atomically
+from dpd_runtime.files import write_atomically
 from dpd_train.images.scene_set import SceneSet
 
 NOTHING: Mapping[str, Mapping[str, str]] = MappingProxyType({})

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpd_runtime.dataset.finished import packed_format
 from dpd_runtime.errors import DataError
-from dpd_runtime.finished import packed_format
 from dpd_train.images.names import printable
 from dpd_train.images.sources import Files
 

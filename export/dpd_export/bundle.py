@@ -8,24 +8,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dpd_export.card_content import CardContent
-from dpd_export.compiling import Compiled, check_precision, compile_graph, precision_of, told
-from dpd_export.end_to_end import EndToEnd, check_agreement, end_to_end
-from dpd_export.int8 import Speed
-from dpd_export.material import Material, Progress, ask_pytorch
-from dpd_export.model_card import CARD_NAME, GENERATED, HALF, model_card
-from dpd_export.onnx_files import LARGEST_FILE, write_graph
+from dpd_export.card.card import CARD_NAME, GENERATED, HALF, model_card
+from dpd_export.card.content import CardContent
+from dpd_export.graphs.compile import Compiled, check_precision, compile_graph, precision_of, told
+from dpd_export.graphs.files import LARGEST_FILE, write_graph
+from dpd_export.graphs.int8 import Speed
+from dpd_export.graphs.parity import INT8
+from dpd_export.graphs.step import step_graph
 from dpd_export.options import Options
 from dpd_export.packing import entries, place, write_files, write_manifest
-from dpd_export.parity import INT8
 from dpd_export.pruning import parse_pruning
-from dpd_export.run_checks import check_prototypes, read_run
-from dpd_export.step_graph import step_graph
-from dpd_runtime.bundle import load_bundle
+from dpd_export.reference.end_to_end import EndToEnd, check_agreement, end_to_end
+from dpd_export.reference.inputs import Material, ask_pytorch
+from dpd_export.reference.run import check_prototypes, read_run
+from dpd_runtime.annotations import Progress
+from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.errors import InputError
-from dpd_runtime.manifest import Manifest, Sampler
-from dpd_runtime.seal.reseal import check_target
-from dpd_runtime.step_table import GRAPH as STEP
+from dpd_runtime.sampling.sampler import Sampler
+from dpd_runtime.sampling.step_table import GRAPH as STEP
+from dpd_runtime.sealing.reseal import check_target
 
 Tell = Callable[[str], None]
 SMALLER = "#smaller"

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from dpd_export.pruning import Pruning
+from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.manifest import BlockGuidance, Sampler, parse_sampler
-from dpd_runtime.solvers import SOLVERS
+from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.sampling.solvers import SOLVERS
 
 OF_SAMPLER = {field.name: field.type for field in fields(Sampler) if field.name != "guidance"}
 OF_GUIDANCE = {field.name: field.type for field in fields(BlockGuidance) if field.name != "from_block"}

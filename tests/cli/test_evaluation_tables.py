@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dpd_cli.evaluation_tables import print_evaluation
+from dpd_cli.commands.evaluation_tables import print_evaluation
 from dpd_eval import ArmResult, Evaluation, SetMetrics, StudentInfo, load_recipe
-from dpd_eval.summary import differences, verdicts
+from dpd_eval.comparison.summary import differences, verdicts
 
 
 def arm(name: str, student: str, *runs: float) -> ArmResult:

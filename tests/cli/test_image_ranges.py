@@ -1,8 +1,7 @@
 """What `dpd info` and `dpd generate` say of how images are made."""
 
-from dpd_cli.image_ranges import prototype_ranges
-from dpd_runtime.default_sampler import DEFAULT_SAMPLER, suited_sampler
-from dpd_runtime.manifest import BlockGuidance, Sampler
+from dpd_cli.commands.image_ranges import prototype_ranges
+from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, BlockGuidance, Sampler, suited_sampler
 
 DECODED = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
 

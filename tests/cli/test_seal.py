@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.bundle.test_bundle import as_zip, bundle_files, parts
 from tests.runtime.drawn import quick_bundle
-from tests.runtime.test_bundle import as_zip, bundle_files, parts
 
 Dpd = Callable[..., Any]
 

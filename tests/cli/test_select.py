@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 import torch
 
-import dpd_eval.own_extractor as own
+import dpd_eval.extractors.own as own
 from dpd_cli.main import main
 from dpd_eval.selection import random_subset, select
 from dpd_eval.selection.folder import write_folder
@@ -206,7 +206,7 @@ def test_features_of_a_model_on_this_machine(
 ) -> None:
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-    from dpd_eval.features import build_extractor
+    from dpd_eval.extractors.extractor import build_extractor
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)

@@ -18,17 +18,17 @@ import torch
 from PIL import Image
 
 from dpd_export import export_run
-from dpd_export.compiling import compile_graph
-from dpd_export.graphs import Graph, graphs_of
-from dpd_export.model_card import GENERATED, HALF
-from dpd_export.parity import check, probe
+from dpd_export.card.card import GENERATED, HALF
+from dpd_export.graphs.compile import compile_graph
+from dpd_export.graphs.parity import check, probe
+from dpd_export.graphs.parts import Graph, graphs_of
 from dpd_runtime import generate, load_bundle, write_set
-from dpd_runtime.dataset import set_hash
+from dpd_runtime.checks.verify import psnr
+from dpd_runtime.dataset.write import set_hash
 from dpd_runtime.errors import InputError, ParityError
-from dpd_runtime.generate import resolve_sampler
-from dpd_runtime.verify import psnr
-from dpd_train.base import load_base
-from dpd_train.judges import load_classifier
+from dpd_runtime.generation.generate import resolve_sampler
+from dpd_train.bases.base import load_base
+from dpd_train.classifiers.judges import load_classifier
 from tests.tiny import SIDE
 
 FIGURES = {f"end_to_end_{what}" for what in ("images", "psnr_db", "worst_psnr_db")}

@@ -6,11 +6,11 @@ import pytest
 
 from benchmarks.export_sd import write_rest
 from dpd_export import export_run
-from dpd_export.reference import extent_of
+from dpd_export.reference.reference import extent_of
 from dpd_runtime import generate, load_bundle
-from dpd_runtime.default_sampler import DEFAULT_SAMPLER, fitted
-from dpd_runtime.generate import resolve_sampler
-from dpd_train.base import load_base
+from dpd_runtime.generation.generate import resolve_sampler
+from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, fitted
+from dpd_train.bases.base import load_base
 from tests.train.sd_like import sd_like
 
 

@@ -7,15 +7,15 @@ import onnx
 import pytest
 import torch
 
-from dpd_export.graphs import Decoder, Encoder, Unet
+from dpd_export.graphs.parts import Decoder, Encoder, Unet
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle import Bundle
-from dpd_runtime.engines import Provider
-from dpd_runtime.golden import GOLDEN_NAME
-from dpd_runtime.step_table import GRAPH as STEP
-from dpd_runtime.verified_files import WEIGHTS_NAME
-from dpd_runtime.verify import replay
-from dpd_train.base import load_base
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.verified import WEIGHTS_NAME
+from dpd_runtime.checks.golden import GOLDEN_NAME
+from dpd_runtime.checks.verify import replay
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.sampling.step_table import GRAPH as STEP
+from dpd_train.bases.base import load_base
 
 CPU = Provider("cpu", "")
 

@@ -10,7 +10,7 @@ import pytest
 from dpd_export import export_run
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.errors import InputError
-from dpd_runtime.generate import resolve_sampler
+from dpd_runtime.generation.generate import resolve_sampler
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 

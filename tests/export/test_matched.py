@@ -12,21 +12,21 @@ from safetensors.numpy import load_file
 
 from dpd_export import export_run
 from dpd_runtime import generate, load_bundle
-from dpd_runtime.default_sampler import DEFAULT_SAMPLER, suited_sampler
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.noise import image_element
-from dpd_train.base import decode_images, load_base
-from dpd_train.symmetry import d4
+from dpd_runtime.sampling.noise import image_element
+from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, suited_sampler
+from dpd_train.bases.base import decode_images, load_base
+from dpd_train.config import TrainConfig
+from dpd_train.images.symmetry import d4
 from dpd_train.train import train
-from dpd_train.train_config import TrainConfig
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 
 @pytest.fixture(autouse=True)
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few steps and views, in one thread: with two beside another process these small tensors take minutes."""
-    monkeypatch.setattr("dpd_train.matching.watchers.LENGTHS", (1, 1, 2, 2))
-    monkeypatch.setattr("dpd_train.matching.statistics.VIEWS", 100)
+    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
+    monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -91,7 +91,7 @@ def test_what_cannot_be_matched_is_said_before_anything_is_trained(
     scenes = drawn_scenes(tmp_path / "scenes")
     with pytest.raises(DataError, match="has 8 different training images, and --prototypes matched needs at least"):
         train(scenes, tmp_path / "run", config(tmp_path, k_min=9), cache=tmp_path / "cache")
-    monkeypatch.setattr("dpd_train.matched_stage.is_large", lambda base: True)
+    monkeypatch.setattr("dpd_train.run.stages.matching.is_large", lambda base: True)
     with pytest.raises(InputError, match=r"--prototypes matched .* take pooled or centroid"):
         train(scenes, tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
     assert not (tmp_path / "run").exists()

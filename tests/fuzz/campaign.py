@@ -107,7 +107,7 @@ def run(bundle: Path, examples: int, seed: int) -> tuple[list[dict[str, Any]], l
 
 
 def summary(results: list[dict[str, Any]], deaths: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    from dpd_runtime.description import versions
+    from dpd_runtime.machine.versions import versions
 
     by_kind: dict[str, dict[str, int]] = collections.defaultdict(lambda: collections.defaultdict(int))
     for found in results:

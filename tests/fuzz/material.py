@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dpd_runtime.archive import write_zip
-from dpd_runtime.bundle import load_bundle
+from dpd_runtime.bundle.archive import write_zip
+from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.strict_json import parse_json
 
 Files = dict[str, bytes]

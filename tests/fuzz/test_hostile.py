@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from dpd_runtime import class_table
+from dpd_runtime.bundle import classes as class_table
 from tests.fuzz.campaign import run, summary
 from tests.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.fuzz.verdict import generated, judged

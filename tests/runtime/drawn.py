@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pytest
 
 from dpd_runtime import Bundle, Generation, Image, Output, embedded_bundle, load_bundle, write_set
-from dpd_runtime.blocks import Block, BlockComputer
-from dpd_runtime.dataset import DistilledSet
+from dpd_runtime.annotations import Pixels
+from dpd_runtime.dataset.write import DistilledSet
+from dpd_runtime.generation.block import Block
+from dpd_runtime.generation.compute import BlockComputer
 
 SIDE = 64
 CLASSES = ("SeaLake", "Forest")
-Pixels = npt.NDArray[np.uint8]
 
 
 def pixels_of(label: int, index: int) -> Pixels:

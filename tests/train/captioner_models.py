@@ -22,10 +22,10 @@ from transformers import (
     SiglipModel,
 )
 
-from dpd_train.attributes import VOCABULARY
-from dpd_train.captioners.vocabulary import GROUPS
+from dpd_train.bases.tokenizer import build_tokenizer
+from dpd_train.captions.attributes import VOCABULARY
+from dpd_train.captions.captioners.vocabulary import GROUPS
 from dpd_train.images import SceneSet
-from dpd_train.tokenizer import build_tokenizer
 
 SIDE, PATCH = 32, 8
 VISION = {

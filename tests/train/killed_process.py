@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from dpd_train import fine_tune
-from dpd_train.denoiser import DenoiserTraining, _Run
-from dpd_train.distributed import PeerError, joined
+from dpd_train.compute.distributed import PeerError, joined
+from dpd_train.config import TrainConfig
+from dpd_train.diffusion import fine_tune
+from dpd_train.diffusion.denoiser import DenoiserTraining, _Run
 from dpd_train.train import train
-from dpd_train.train_config import TrainConfig
 
 KILL_AT = 4  # of 10 steps are done
 

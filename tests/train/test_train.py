@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.base import load_base
+from dpd_train.bases.base import load_base
+from dpd_train.bases.latents import encode, encode_cached
+from dpd_train.captions.prompts import aggregate_prompts
+from dpd_train.config import TrainConfig
 from dpd_train.images import read_scenes
-from dpd_train.latents import encode, encode_cached
-from dpd_train.prompts import aggregate_prompts
-from dpd_train.prototypes import ClassPrototypes
+from dpd_train.prototypes.prototypes import ClassPrototypes
 from dpd_train.train import train
-from dpd_train.train_config import TrainConfig
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base, tiny_run
 from tests.train.sd_like import sd_like
 
@@ -291,7 +291,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_large_images_need_an_explicit_resolution(tmp_path: Path) -> None:
-    from dpd_train.scenes import write_scenes
+    from dpd_train.drawn_scenes import write_scenes
 
     write_scenes(tmp_path / "large", per_class=4, seed=0, resolution=64)
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), resolution=None)

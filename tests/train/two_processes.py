@@ -1,4 +1,4 @@
-"""What each process of tests/train/test_distributed.py does, all of it in one launch. Not a test itself.
+"""What each process of tests/train/compute/test_distributed.py does, all of it in one launch. Not a test itself.
 
 torchrun --nproc_per_node 2 two_processes.py FOLDER, which holds scenes/ and config.json
 """
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from dpd_runtime.errors import InputError
-from dpd_train.distributed import Team, joined
-from dpd_train.rs_dgc import RsDgc, rs_dgc_hook
+from dpd_train.compute.distributed import Team, joined
+from dpd_train.compute.rs_dgc import RsDgc, rs_dgc_hook
+from dpd_train.config import TrainConfig
 from dpd_train.train import train
-from dpd_train.train_config import TrainConfig
 
 
 def refusal(*arguments: Any, **options: Any) -> str | None:

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from dpd_eval.audit.artefacts.finding import Finding, Traces
-from dpd_train.structure import similarities, unit
-from dpd_train.symmetry import ORDER, d4
+from dpd_train.images.structure import similarities, unit
+from dpd_train.images.symmetry import ORDER, d4
 
 ALIKE = 0.995  # cosine of two latents, at any scale: a tenth of the norm apart; rounding to float16 leaves 0.99999
 GREY_LEVELS = 2.0  # mean absolute difference of two images that are one

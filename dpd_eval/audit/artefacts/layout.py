@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dpd_eval.audit.artefacts.finding import Finding
-from dpd_runtime.engine_record import is_engine
-from dpd_runtime.prototype_kinds import PRIVATE_KINDS
+from dpd_runtime.engines.record import is_engine
+from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 
 # DESIGN §7. Of a folder the endings that its files may have.
 FILES = {

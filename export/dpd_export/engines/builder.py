@@ -12,10 +12,10 @@ from typing import Any
 
 from dpd_export.engines.flavours import Flavour
 from dpd_export.engines.network import Network, dtype_name
-from dpd_export.engines.peak_memory import peak_bytes, reset_peak
 from dpd_export.engines.profiles import Profile, full_shape
 from dpd_export.engines.timing_cache import keep_timings, known_timings
-from dpd_runtime.engine_record import EngineInput, EngineOutput
+from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
+from dpd_runtime.engines.record import EngineInput, EngineOutput
 from dpd_runtime.errors import CheckError, InputError
 
 TURING = 75

@@ -5,8 +5,8 @@ from importlib import import_module
 from importlib.metadata import distributions
 from typing import Any
 
-from dpd_runtime.driver import working_driver
 from dpd_runtime.errors import InputError, MissingExtraError, ProviderError
+from dpd_runtime.machine.driver import working_driver
 
 
 @dataclass(frozen=True)

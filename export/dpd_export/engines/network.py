@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dpd_runtime.bundle.verified import weights_of
 from dpd_runtime.errors import BundleError, InputError, MissingExtraError
-from dpd_runtime.verified_files import weights_of
 
 DTYPES = {
     "FLOAT": "float32",

@@ -11,10 +11,10 @@ from dpd_export.engines.builder import build_engine
 from dpd_export.engines.flavours import Flavour, check_capabilities, flavour_of, import_flavour
 from dpd_export.engines.profiles import DEFAULT_PARTS, Profile, check_parts, profiles_of, row_shapes
 from dpd_export.engines.record import record_of
-from dpd_runtime.bundle import Bundle, load_bundle
-from dpd_runtime.engine_record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, record_json
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, record_json
 from dpd_runtime.errors import InputError
-from dpd_runtime.seal.reseal import check_target, write_changed
+from dpd_runtime.sealing.reseal import check_target, write_changed
 
 UNSUITABLE = "int8"
 """Its graphs are for ONNX Runtime on a CPU: uint8 activations, which TensorRT does not take."""

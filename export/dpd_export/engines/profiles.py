@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpd_runtime.bundle import Bundle
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.manifest import Manifest
-from dpd_runtime.soft_labels import symmetries
+from dpd_runtime.generation.teacher import symmetries
 
 PARTS = ("unet", "vae_decoder", "latent_classifier", "classifier")
 DEFAULT_PARTS = PARTS[:3]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dpd_export.engines.builder import Plan
 from dpd_export.engines.flavours import Flavour, cuda_major
 from dpd_export.engines.network import sources_of
-from dpd_runtime.engine_choice import this_os
-from dpd_runtime.engine_record import EngineRecord
+from dpd_runtime.bundle.engine_fit import this_os
+from dpd_runtime.engines.record import EngineRecord
 
 
 def record_of(

@@ -7,8 +7,7 @@ Never executed here: the package cannot be installed on this project's machines.
 from pathlib import Path
 from typing import Any
 
-from dpd_runtime.atomic import write_atomically
-from dpd_runtime.cache_folder import cache_folder
+from dpd_runtime.files import cache_folder, write_atomically
 
 
 def timing_file(name: str, version: str, capability: int) -> Path:

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 import torch
 from onnxscript import ir
 
-from dpd_export.calibration import Calibration, guided, in_batch
-from dpd_export.graphs import UNET_INPUTS, unet_graph
-from dpd_export.int8 import Speed, compare_speed
+from dpd_export.graphs.calibration import Calibration, guided, in_batch
+from dpd_export.graphs.int8 import Speed, compare_speed
+from dpd_export.graphs.parts import UNET_INPUTS, unet_graph
+from dpd_export.graphs.trace import export_graph
 from dpd_export.pruning.filters import Block, keep, lowest, read_blocks
 from dpd_export.pruning.pic_pq import difference, importance, learn_springs, output_error, same_share
 from dpd_export.pruning.recovery import IMAGES, STEPS, generated, recover
-from dpd_export.scenes import Scenes
-from dpd_export.tracing import export_graph
+from dpd_export.reference.cases import Scenes
 from dpd_runtime.errors import InputError
-from dpd_runtime.manifest import Sampler
-from dpd_train.base import Base
-from dpd_train.train_config import figure_of
+from dpd_runtime.sampling.sampler import Sampler
+from dpd_train.bases.base import Base
+from dpd_train.config import figure_of
 
 METHODS = ("pic-pq", "magnitude")
 SEED = 2  # neither the reference's nor the calibration's

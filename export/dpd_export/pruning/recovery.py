@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dpd_export.reference import spread
-from dpd_export.scenes import Scenes
-from dpd_runtime.manifest import Sampler
-from dpd_runtime.replay import sample_case
-from dpd_train.base import Base, torch_denoise
+from dpd_export.reference.cases import Scenes
+from dpd_export.reference.reference import spread
+from dpd_runtime.generation.cases import sample_case
+from dpd_runtime.sampling.sampler import Sampler
+from dpd_train.bases.base import Base, torch_denoise
 
 IMAGES = 400  # that are generated, over all classes
 BATCH, STEPS, RATE, WARMUP = 32, 600, 5e-4, 20

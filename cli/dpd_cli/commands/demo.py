@@ -1,0 +1,62 @@
+"""`dpd demo`: the whole loop on drawn scenes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="A new folder for everything the demo makes.")] = Path("demo"),
+    per_class: Annotated[int, typer.Option(help="Drawn training scenes per class.")] = 120,
+    steps: Annotated[int, typer.Option(help="Fine-tuning steps of the nano base.")] = 150,
+    seed: Annotated[int, typer.Option()] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Draw scenes, train, export, generate without PyTorch, evaluate: at most ten minutes on two cores.
+
+    Examples: dpd demo · dpd demo --out /tmp/demo --seed 3
+    """
+    import json
+    import subprocess
+    import sys
+    import time
+
+    from dpd_cli.commands.torch_half import require_torch
+    from dpd_cli.terminal import print_json
+    from dpd_runtime.errors import InputError
+
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise InputError(f"{out} is not empty; choose another --out")
+    require_torch("export", "cpu")
+    from dpd_train.drawn_scenes import write_scenes
+
+    started = time.monotonic()
+    write_scenes(out / "scenes" / "train", per_class=per_class, seed=seed)
+    write_scenes(out / "scenes" / "test", per_class=50, seed=seed + 1_000_000)
+    print(f"drew {per_class} training and 50 test scenes for each class in {out}/scenes", file=sys.stderr)
+
+    def dpd(*arguments: str) -> dict[str, object]:
+        """One command, as a user would type it."""
+        print("$ dpd " + " ".join(arguments), file=sys.stderr)
+        command = [sys.executable, "-m", "dpd_cli", *arguments, "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise typer.Exit(done.returncode)  # its one line is on stderr already
+        content: dict[str, object] = json.loads(done.stdout)
+        return content
+
+    scenes, run, bundle, distilled = (str(out / name) for name in ("scenes", "run", "demo.dpd", "distilled"))
+    short = ("--teacher-steps", "300", "--latent-classifier-steps", "300", "--ipc", "10")
+    dpd("train", scenes, "--out", run, "--steps", str(steps), "--seed", str(seed), *short)
+    dpd("export", run, "--out", bundle, "--data-licence", "drawn by dpd demo")
+    made = dpd("generate", bundle, "--ipc", "10", "--out", distilled, "--seed", str(seed))
+    judged = ("--train", scenes, "--test", scenes, "--pairs", "2", "--jobs", "2", "--no-metrics")
+    table = dpd("evaluate", distilled, *judged, "--out", str(out / "evaluation.json"))
+    seconds = time.monotonic() - started
+    if json_output:
+        print_json({"out": str(out), "seconds": round(seconds, 1), "generate": made, "evaluate": table})
+        return
+    print(f"done in {seconds:.0f} s; look at {distilled}/contact_sheet.png")
+    for arm in table["arms"]:  # type: ignore[attr-defined]
+        print(f"  student on {arm['arm']:<8} {100 * arm['oa_mean']:.1f} % OA")

@@ -1,0 +1,1 @@
+"""Students on a distilled set and on real subsets, and what their accuracies say."""

@@ -1,0 +1,155 @@
+"""The trainings of an evaluation: run here or in worker processes, each one taken from the cache where it is there."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpd_eval.students import student_identity
+from dpd_eval.students.cache import Outcome, images_hash, load_outcome, save_outcome, soft_labels_hash, training_key
+from dpd_eval.students.recipe import Recipe
+from dpd_eval.students.training import train_and_test
+from dpd_train.images import SceneSet
+
+FULL_ARM = "full"
+
+Progress = Callable[[float, int, str], None]  # trainings done (with a fraction), trainings in all, what runs now
+Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One cell of the table: which images (rows of `source`), which student, which pair.
+
+    soft: labels [len(rows), C] of a teacher, learnt instead of the hard ones. cost: of a step, relative to other
+    students', for the remaining time only.
+    """
+
+    arm: str
+    student: str
+    ipc: int
+    seed: int
+    source: SceneSet
+    rows: NDArray[np.int64]
+    soft: NDArray[np.float32] | None = None
+    cost: float = 1.0
+
+    def data(self) -> Labelled:
+        return self.source.images[self.rows], self.source.labels[self.rows]
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """`recipe` with the number of steps of this training."""
+        return recipe.for_training(len(self.rows), full=self.arm == FULL_ARM)
+
+    def key(self, recipe: Recipe, test_hash: str, identity: str) -> str:
+        """Under which the outcome is stored; `identity` is the student's."""
+        return training_key(
+            images_hash(*self.data()),
+            test_hash,
+            len(self.source.classes),
+            identity,
+            self.recipe(recipe),
+            self.seed,
+            None if self.soft is None else soft_labels_hash(self.soft),
+        )
+
+    def title(self) -> str:
+        return f"{self.arm}, IPC {self.ipc}, {self.student}, pair {self.seed}"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a process needs for one training."""
+
+    student: str
+    data: Labelled
+    soft: NDArray[np.float32] | None
+    classes: int
+    recipe: Recipe
+    seed: int
+
+    def run(self, test: Labelled, tell: Callable[[int, int], None] = lambda step, steps: None) -> Outcome:
+        started = time.perf_counter()
+        confusion = train_and_test(self.student, self.data, test, self.classes, self.recipe, self.seed, tell, self.soft)
+        return Outcome(confusion, time.perf_counter() - started)
+
+
+def _job(item: Training, recipe: Recipe) -> _Job:
+    return _Job(item.student, item.data(), item.soft, len(item.source.classes), item.recipe(recipe), item.seed)
+
+
+def run_plan(
+    plan: Sequence[Training], judged: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: Progress
+) -> tuple[list[Outcome], list[bool]]:
+    """Outcomes in the order of `plan`, and which of them were there already."""
+    test = (judged.images, judged.labels)
+    test_hash = images_hash(*test)
+    identities = {name: student_identity(name) for name in dict.fromkeys(item.student for item in plan)}
+    keys = [item.key(recipe, test_hash, identities[item.student]) for item in plan]
+    known = {key: load_outcome(folder, key) for key in dict.fromkeys(keys)}
+    cached = [known[key] is not None for key in keys]
+    done = {key: outcome for key, outcome in known.items() if outcome is not None}
+    # two arms may ask for one and the same training: it is done once
+    todo = list({key: item for key, item in zip(keys, plan, strict=True) if key not in done}.items())
+    work = {key: item.cost * item.recipe(recipe).steps for key, item in todo}
+    finished = 0.0
+
+    def report(item: Training, more: float) -> None:
+        """In trainings of mean cost, as a bar's remaining time takes all parts as equal."""
+        progress(len(todo) * (finished + more) / sum(work.values()), len(todo), item.title())
+
+    def run_here() -> Iterator[tuple[str, Training, Outcome]]:
+        for key, item in todo:
+
+            def tell(step: int, steps: int, item: Training = item, part: float = work[key]) -> None:
+                report(item, part * min(step / steps, 0.999))
+
+            yield key, item, _job(item, recipe).run(test, tell)
+
+    for key, item, outcome in run_here() if jobs == 1 or len(todo) <= 1 else _run_in_workers(todo, test, recipe, jobs):
+        save_outcome(folder, key, outcome)
+        done[key] = outcome
+        finished += work[key]
+        report(item, 0)
+    return [done[key] for key in keys], cached
+
+
+def _run_in_workers(
+    todo: Sequence[tuple[str, Training]], test: Labelled, recipe: Recipe, jobs: int
+) -> Iterator[tuple[str, Training, Outcome]]:
+    """Outcomes as they come. Few jobs wait in the queue, as each holds a copy of its images."""
+    context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
+    workers = min(jobs, len(todo))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_hold_test, initargs=(test,)) as pool:
+        waiting = iter(todo)
+        running: dict[Future[Outcome], tuple[str, Training]] = {}
+        try:
+            while True:
+                for key, item in waiting:
+                    running[pool.submit(_run_in_worker, _job(item, recipe))] = key, item
+                    if len(running) > workers:
+                        break
+                if not running:
+                    return
+                ready, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    yield *running.pop(future), future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_worker_test: list[Labelled] = []  # in a worker process only: sent once, not with every training
+
+
+def _hold_test(test: Labelled) -> None:
+    _worker_test[:] = [test]
+
+
+def _run_in_worker(job: _Job) -> Outcome:
+    return job.run(_worker_test[0])

@@ -1,0 +1,109 @@
+"""Outcomes of trainings → figures of each arm, paired differences, verdicts (DESIGN §4)."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dpd_eval.comparison.plan import Training
+from dpd_eval.comparison.results import ArmResult, Difference, Goal
+from dpd_eval.statistics import (
+    average_accuracy,
+    class_accuracy,
+    cohen_kappa,
+    fewest_pairs,
+    overall_accuracy,
+    paired_difference,
+    ratio_verdict,
+)
+from dpd_eval.students.cache import Outcome
+from dpd_eval.students.recipe import Recipe
+
+SET_ARM = "set"
+
+
+def summarise(
+    plan: Sequence[Training],
+    outcomes: Sequence[Outcome],
+    cached: Sequence[bool],
+    recipe: Recipe,
+    classes: tuple[str, ...],
+) -> tuple[ArmResult, ...]:
+    """One result for each arm, student and IPC, in the order in which the plan names the IPCs, students and arms."""
+    arms, students, ipcs = (
+        list(dict.fromkeys(getattr(item, field) for item in plan)) for field in ("arm", "student", "ipc")
+    )
+    cells = [(arm, student, ipc) for ipc in ipcs for student in students for arm in arms]
+    members: dict[tuple[str, str, int], list[int]] = {cell: [] for cell in cells}
+    for i, item in enumerate(plan):
+        members[item.arm, item.student, item.ipc].append(i)
+    return tuple(
+        _arm_result([plan[i] for i in rows], [outcomes[i] for i in rows], sum(cached[i] for i in rows), recipe, classes)
+        for rows in members.values()
+    )
+
+
+def _arm_result(
+    items: Sequence[Training], outcomes: Sequence[Outcome], cached: int, recipe: Recipe, classes: tuple[str, ...]
+) -> ArmResult:
+    confusions = [outcome.confusion for outcome in outcomes]
+    oas = [overall_accuracy(confusion) for confusion in confusions]
+    by_class = np.mean([class_accuracy(confusion) for confusion in confusions], axis=0).tolist()
+    return ArmResult(
+        arm=items[0].arm,
+        student=items[0].student,
+        ipc=items[0].ipc,
+        images=len(items[0].rows),
+        oa_mean=float(np.mean(oas)),
+        oa_std=float(np.std(oas, ddof=1)) if len(oas) > 1 else None,
+        oa_runs=tuple(oas),
+        aa=float(np.mean([average_accuracy(confusion) for confusion in confusions])),
+        kappa=float(np.mean([cohen_kappa(confusion) for confusion in confusions])),
+        class_accuracy=dict(zip(classes, by_class, strict=True)),
+        confusion=tuple(tuple(row) for row in np.sum(confusions, axis=0).tolist()),
+        steps=items[0].recipe(recipe).steps,
+        seeds=tuple(item.seed for item in items),
+        cached=cached,
+        seconds=sum(outcome.seconds for outcome in outcomes),
+    )
+
+
+def _against_baselines(results: Sequence[ArmResult]) -> Iterator[tuple[ArmResult, ArmResult]]:
+    """The set's arm and every baseline of the same student and IPC."""
+    for ours in results:
+        for other in results:
+            if ours.arm == SET_ARM != other.arm and (ours.student, ours.ipc) == (other.student, other.ipc):
+                yield ours, other
+
+
+def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
+    """OA of the set minus that of each baseline."""
+    return tuple(
+        Difference(
+            arm=ours.arm,
+            reference=other.arm,
+            student=ours.student,
+            ipc=ours.ipc,
+            difference=paired_difference(ours.oa_runs, other.oa_runs),
+            ratio=ours.oa_mean / other.oa_mean if other.oa_mean else None,
+        )
+        for ours, other in _against_baselines(results)
+    )
+
+
+def verdicts(results: Sequence[ArmResult], ratio: float) -> tuple[Goal, ...]:
+    """Whether the set reaches `ratio` times the OA of each baseline."""
+    goals = []
+    for ours, other in _against_baselines(results):
+        found = ratio_verdict(ours.oa_runs, other.oa_runs, ratio)
+        goals.append(Goal(ours.arm, other.arm, ours.student, ours.ipc, ratio, found.verdict, found.interval))
+    return tuple(goals)
+
+
+def too_few_pairs(pairs: dict[int, int]) -> list[str]:
+    """Notes on IPCs with fewer pairs than DESIGN §4 asks for; `pairs` maps IPC to their number."""
+    return [
+        f"IPC {ipc}: {found} pair{'' if found == 1 else 's'}, at least {fewest_pairs(ipc)} are needed for a figure "
+        "that is quoted"
+        for ipc, found in pairs.items()
+        if found < fewest_pairs(ipc)
+    ]

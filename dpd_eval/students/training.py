@@ -1,0 +1,153 @@
+"""Train one student on one arm and count what it says about the test images."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from dpd_eval.statistics import confusion_matrix
+from dpd_eval.students import DsdNet, at_inference, build_student
+from dpd_eval.students.augmentation import augment, cutmix
+from dpd_eval.students.recipe import Recipe
+from dpd_train.images import to_float
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """Learning rate of `step` (from 0): linear warm-up, then a cosine or a line which reaches 0 after the last step.
+
+    Or a staircase: × 0.1 from 2/3 and again from 5/6 of the steps on.
+    """
+    if step < recipe.warmup:
+        return recipe.peak_rate * (step + 1) / recipe.warmup
+    if recipe.decay == "multistep":
+        return recipe.peak_rate * 0.1 ** ((3 * step >= 2 * recipe.steps) + (6 * step >= 5 * recipe.steps))
+    done = (step - recipe.warmup) / (recipe.steps - recipe.warmup)
+    if recipe.decay == "linear":
+        return recipe.peak_rate * (1 - done)
+    return recipe.peak_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def batches(count: int, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Rows [batch] without end: every permutation of 0 … count-1 is used up before the next is drawn."""
+    queue = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(queue) < batch:
+            queue = torch.cat([queue, torch.randperm(count, generator=generator)])
+        yield queue[:batch]
+        queue = queue[batch:]
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.peak_rate, momentum=0.9, nesterov=recipe.nesterov)
+    return torch.optim.AdamW(groups, lr=recipe.peak_rate)
+
+
+def _criterion(
+    targets: torch.Tensor, order: torch.Tensor | None, kept: float, smoothing: float
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """logits [B, num_classes] → the loss by `targets`; where a batch is mixed, by those in `order` too."""
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        own = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if order is None:
+            return own
+        return kept * own + (1 - kept) * F.cross_entropy(logits, targets[order], label_smoothing=smoothing)
+
+    return loss
+
+
+def train_student(
+    name: str,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    num_classes: int,
+    recipe: Recipe,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+    soft: NDArray[np.float32] | None = None,
+) -> nn.Module:
+    """Train student `name` on `images` [n, H, W, 3]; the weights after the last step are the result.
+
+    The same arguments give the same weights on the same machine and thread count.
+
+    Args:
+        soft: probabilities [n, num_classes] to learn instead of `labels` [n]; mixed as images are, not smoothed.
+    """
+    recipe = recipe.for_training(len(images))
+    model = build_student(name, num_classes, seed)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
+    optimizer = _optimizer(model, recipe)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    targets = torch.from_numpy(np.ascontiguousarray(labels if soft is None else soft))
+    smoothing = recipe.label_smoothing if soft is None else 0.0
+    stream = batches(len(pixels), recipe.batch, generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of dropout, where a student has it
+        for step in range(recipe.steps):
+            rows = next(stream)
+            batch = augment(pixels[rows].permute(0, 3, 1, 2), recipe, generator)
+            order, kept = None, 1.0
+            if recipe.cutmix and torch.rand((), generator=generator).item() < recipe.cutmix:
+                batch, order, kept = cutmix(batch, generator)
+            criterion = _criterion(targets[rows], order, kept, smoothing)
+            x = to_float(batch.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, recipe)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model(x)
+                more = model.auxiliary_loss(criterion) if isinstance(model, DsdNet) else 0.0
+            loss = criterion(logits.float()) + more
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            progress(step + 1, recipe.steps)
+    return at_inference(model).eval()
+
+
+def predict(model: nn.Module, images: NDArray[np.uint8], precision: str, batch: int = 256) -> NDArray[np.int64]:
+    """Most likely class [n] of each of `images` [n, H, W, 3]."""
+    found = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        for i in range(0, len(images), batch):
+            x = to_float(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])))
+            found.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1).numpy())
+    return np.concatenate(found).astype(np.int64)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Everything inside in one thread of torch, so that the number of workers or cores does not change a figure."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_and_test(
+    name: str,
+    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    test: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    num_classes: int,
+    recipe: Recipe,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+    soft: NDArray[np.float32] | None = None,
+) -> NDArray[np.int64]:
+    """Confusion matrix [true class, predicted class] on `test` after training on `train` in one thread."""
+    with one_thread():
+        model = train_student(name, *train, num_classes, recipe, seed, progress, soft)
+        return confusion_matrix(test[1], predict(model, test[0], recipe.precision), num_classes)

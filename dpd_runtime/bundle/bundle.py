@@ -1,0 +1,177 @@
+"""A verified bundle in memory. Every hash is checked before any graph is loaded."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from dpd_runtime.annotations import Float32
+from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
+from dpd_runtime.bundle.classes import SceneClass, read_class_table
+from dpd_runtime.bundle.encryption import Key
+from dpd_runtime.bundle.engine_fit import FLAVOURS, refuse_engines
+from dpd_runtime.bundle.graph_check import check_graph
+from dpd_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, check_noise, parse_manifest
+from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
+from dpd_runtime.bundle.trusted import trusted_keys
+from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.engines.record import is_engine
+from dpd_runtime.errors import BundleError, BundleHashError, InputError
+from dpd_runtime.sampling.sampler import sampler_schedule
+from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
+from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.strict_json import parse_json
+
+EMBEDDED_BUNDLE = "eurosat64.dpd"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Args:
+    hash: sha256 of bundle.json's bytes, which names the bundle.
+    prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
+    files: content of every file but the engines: those are hashed in pieces and left on the disk.
+    signature: who signed it, by the keys that were trusted when it was opened.
+    key: what an encrypted bundle was opened with; None: it is not encrypted.
+    """
+
+    path: Path
+    manifest: Manifest
+    hash: str
+    schedule: Schedule
+    classes: tuple[SceneClass, ...]
+    prompts: tuple[str, ...]
+    prompt_embeddings: Float32
+    empty_embedding: Float32
+    files: Mapping[str, bytes]
+    signature: Signature = UNSIGNED
+    key: Key | None = field(default=None, repr=False)
+
+    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
+        """Load one of the bundle's graphs, for example "unet/model.onnx".
+
+        Raises:
+            BundleError: the graph holds what `check_graph` refuses, or is none.
+            ProviderError: the provider does not work here, or is one of those whose engines this version never loads.
+        """
+        if provider.name in FLAVOURS:
+            raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
+        weights = self.files.get(weights_of(graph))
+        check_graph(graph, self.files[graph], len(weights or b""))
+        return OnnxRuntimeEngine(
+            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}, name=graph
+        )
+
+    def read_engine(self, name: str) -> bytes:
+        """An engine's bytes, read from the disk and hashed again: `files` does not hold them.
+
+        Raises:
+            BundleError: no such engine, or the bundle was changed since it was opened.
+        """
+        files = open_files(self.path, self.key)
+        if not is_engine(name) or name not in self.manifest.files or name not in files:
+            raise BundleError(f"{self.path}: there is no engine {name} in it")
+        content = bytes(files[name])
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.manifest.files[name].sha256:
+            raise BundleHashError(name, found, self.manifest.files[name].sha256)
+        return content
+
+    def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
+        """The classes by name, in the bundle's order; all of them for None.
+
+        Raises:
+            InputError: a name which the bundle does not hold.
+        """
+        if names is None:
+            return self.classes
+        known = [c.name for c in self.classes]
+        for name in names:
+            if name not in known:
+                raise InputError(f"class {name!r} is not in the bundle; it holds {', '.join(known)}")
+        return tuple(c for c in self.classes if c.name in names)
+
+
+def _signature(files: FolderFiles | ZipFiles, manifest: bytes, trusted: Sequence[PublicKey] | None) -> Signature:
+    if SIGNATURE_NAME not in files:
+        return UNSIGNED
+    return check_signature(manifest, bytes(files[SIGNATURE_NAME]), trusted_keys() if trusted is None else trusted)
+
+
+def _manifest_bytes(path: Path, files: FolderFiles | ZipFiles) -> bytes:
+    """bundle.json as one copy: parsed, signed and hashed are the same bytes, whoever writes to the file meanwhile."""
+    if MANIFEST_NAME not in files:
+        raise BundleError(f"{path}: no {MANIFEST_NAME} in it; this is not a dpd bundle")
+    for name in (MANIFEST_NAME, SIGNATURE_NAME):
+        if name in files:
+            if files.size(name) > MAX_MANIFEST_BYTES:
+                raise BundleError(f"{path}: {name} has {files.size(name)} bytes, more than {MAX_MANIFEST_BYTES}")
+            if isinstance(files, ZipFiles):
+                files.check_crc(name)
+    return bytes(files[MANIFEST_NAME])
+
+
+def _schedule(files: Mapping[str, bytes], manifest: Manifest) -> Schedule:
+    """The scheduler's config as the manifest's sampler uses it, which must be possible."""
+    name, sampler = "scheduler/scheduler_config.json", manifest.sampler
+    config = parse_json(files[name], name)
+    try:
+        schedule = sampler_schedule(schedule_from_config(config), sampler)
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+        raise BundleError(f"{name}: {error}; export the bundle again") from error
+    if schedule.prediction_type != manifest.prediction_type:
+        raise BundleError(
+            f"prediction_type is {manifest.prediction_type} in {MANIFEST_NAME} and {schedule.prediction_type} "
+            "in the scheduler's config; export the bundle again"
+        )
+    if sampler.solver not in SOLVERS:
+        raise BundleError(f"{MANIFEST_NAME}: solver {sampler.solver!r} is unknown: upgrade dpd-distill or export again")
+    try:
+        steps = SOLVERS[sampler.solver][0](schedule, sampler.steps)
+        check_noise(manifest.latent_shape, sampler.candidates, sum(step.noise > 0 for step in steps))
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_NAME}: sampler: {error}; export the bundle again") from error
+    return schedule
+
+
+def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[PublicKey] | None = None) -> Bundle:
+    """Open and verify a bundle.
+
+    Args:
+        key: of an encrypted bundle: a passphrase, or the 32 bytes of its key file. It is decrypted into memory.
+        trusted: keys whose signatures count; by default those in the user's trusted folder.
+
+    Raises:
+        BundleError: nothing there, damaged, changed, incomplete or from the future, a trusted key's signature does not
+            hold, or the key is not its own. No graph has been loaded then.
+        InputError: a key for a bundle that is not encrypted; a trusted key that cannot be read.
+    """
+    path = Path(path)
+    files = open_files(path, key)
+    raw = _manifest_bytes(path, files)
+    signature = _signature(files, raw, trusted)
+    manifest = parse_manifest(raw)
+    verified = verified_files(files, manifest)
+    schedule = _schedule(verified, manifest)
+    table = read_class_table(verified, manifest.latent_shape)
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        hash=hashlib.sha256(raw).hexdigest(),
+        schedule=schedule,
+        classes=table.classes,
+        prompts=table.prompts,
+        prompt_embeddings=table.prompt_embeddings,
+        empty_embedding=table.empty_embedding,
+        files=verified,
+        signature=signature,
+        key=key,
+    )
+
+
+def embedded_bundle() -> Path:
+    """The EuroSAT bundle that comes with the package."""
+    return Path(str(resources.files("dpd_runtime") / "data" / EMBEDDED_BUNDLE))

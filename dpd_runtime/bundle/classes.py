@@ -1,0 +1,123 @@
+"""classes.json, prompts.safetensors and prototypes.safetensors: what a bundle says of its classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from dpd_runtime.annotations import Float32
+from dpd_runtime.errors import BundleError
+from dpd_runtime.sampling.prototype_kinds import fits
+from dpd_runtime.strict_json import parse_json
+
+MAX_CLASSES = 10_000
+RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
+"""Endings of the files that lie beside the class folders of a set."""
+
+
+@dataclass(frozen=True)
+class SceneClass:
+    """One class as the bundle holds it.
+
+    Args:
+        prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; at least one.
+        prototypes: [K, C, h, w] float32 scaled latents; K may be 0. Image i uses number i mod K. Of kind `pooled`
+            they are block means, with smaller sides.
+        prototype_kind: `dpd_runtime.sampling.prototype_kinds.PrototypeKind`, the same for all classes.
+    """
+
+    name: str
+    label: int
+    prompt_rows: tuple[int, ...]
+    prototypes: Float32
+    prototype_kind: str
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Args:
+    prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
+    """
+
+    classes: tuple[SceneClass, ...]
+    prompts: tuple[str, ...]
+    prompt_embeddings: Float32
+    empty_embedding: Float32
+
+
+def check_class_name(name: object) -> str:
+    """Class names become folders: refuse whatever is not a plain, printable file name.
+
+    Raises:
+        BundleError
+    """
+    good = isinstance(name, str) and name.isprintable() and name == name.strip()
+    good = good and 0 < len(str(name).encode()) <= 200  # a file name with its number must fit into 255 bytes
+    good = good and not any(c in str(name) for c in '/\\:*?"<>|') and not str(name).startswith(".")
+    if not good or str(name).lower().endswith(RESERVED):
+        raise BundleError(
+            f"classes.json: class name {name!r} cannot be a folder name; rename the class and export again"
+        )
+    return str(name)
+
+
+def read_class_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) -> ClassTable:
+    """Raises:
+    BundleError: a table, a tensor or a name that no bundle of dpd export has, or such as do not fit together.
+    """
+    prompts = _tensors(files, "prompts.safetensors")
+    table = parse_json(files["classes.json"], "classes.json")
+    try:
+        embeddings, empty = prompts["embeddings"], prompts["empty"]
+        classes = _classes(table, _tensors(files, "prototypes.safetensors"), len(embeddings), latent_shape)
+        texts = tuple(str(text) for text in table["prompts"])
+        if not all(text.isprintable() for text in texts):
+            raise BundleError("classes.json: a prompt holds text that cannot be printed; export the bundle again")
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f"classes.json or prompts.safetensors is incomplete ({error}): export the bundle again"
+        ) from error
+    if embeddings.ndim != 3 or embeddings.shape[1:] != empty.shape or len(texts) != len(embeddings):
+        raise BundleError("prompts.safetensors: shapes do not fit together; export the bundle again")
+    return ClassTable(classes, texts, embeddings, empty)
+
+
+def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
+    try:
+        tensors = load_tensors(files[name])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(f"{name} is not a safetensors file ({error}): export the bundle again") from error
+    out = {}
+    for key, value in tensors.items():
+        if value.dtype not in (np.float16, np.float32) or not np.isfinite(value).all():
+            raise BundleError(f"{name}: tensor {key!r} is not finite float16 or float32; export the bundle again")
+        out[key] = value.astype(np.float32)
+    return out
+
+
+def _classes(
+    content: Any, prototypes: dict[str, Float32], prompts: int, latent_shape: tuple[int, ...]
+) -> tuple[SceneClass, ...]:
+    classes = []
+    entries, kind = content["classes"], content.get("prototype_kind", "centroid")
+    if len(entries) > MAX_CLASSES:
+        raise BundleError(f"classes.json: {len(entries)} classes are more than {MAX_CLASSES}")
+    for label, entry in enumerate(entries):
+        name = check_class_name(entry["name"])
+        rows = tuple(entry["prompt_rows"])
+        latents = prototypes.get(f"class.{label}", np.zeros((0, *latent_shape), np.float32))
+        if not fits(kind, latents.shape, latent_shape):
+            raise BundleError(
+                f"prototypes.safetensors: class {name} has shape {latents.shape}, not K × {latent_shape} ({kind})"
+            )
+        if not rows or any(type(r) is not int or not 0 <= r < prompts for r in rows):
+            raise BundleError(f"classes.json: class {name} names prompts which prompts.safetensors does not hold")
+        if len(rows) != max(1, len(latents)):
+            raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
+        classes.append(SceneClass(name, label, rows, latents, kind))
+    if len({c.name for c in classes}) != len(classes) or len(classes) < 2:
+        raise BundleError("classes.json: class names are not two or more different ones; export the bundle again")
+    return tuple(classes)

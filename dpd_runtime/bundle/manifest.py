@@ -1,0 +1,203 @@
+"""bundle.json: what a bundle holds and how to use it (DESIGN §7)."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from dpd_runtime._version import __version__
+from dpd_runtime.errors import BundleError, BundleVersionError
+from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.strict_json import parse_json
+
+FORMAT = "dpd-bundle"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+MAX_MANIFEST_BYTES = 8 * 2**20
+MAX_LATENT_VALUES = 2**22  # of one image: 16 times those of Stable Diffusion XL at 1024 pixels with 16 channels
+MAX_PIXELS = 2**24
+MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
+MAX_NOISE_BYTES = 2**29
+_HEX = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of bundle.json.
+
+    Args:
+        image_shape: (H, W, 3). latent_shape: (C, h, w).
+        scaling_factor: latents given to the VAE decoder are divided by it.
+        files: every other file of the bundle by its path.
+        tools: versions that exported it. training: what made the run: hash of its config, versions.
+        data: number of training images, and a hash over their contents.
+        audit: "unaudited", or the verdict of the audit whose record is audit.json.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
+    scaling_factor: float
+    prediction_type: str
+    sampler: Sampler
+    precision: str
+    opset: int
+    files: Mapping[str, FileEntry]
+    minimum_runtime: str = "0.1.0"
+    tools: Mapping[str, str] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, float] = field(default_factory=dict)
+    audit: str = "unaudited"
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> bytes:
+        """Sorted, so that the same content gives the same bytes."""
+        return (json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise BundleError(f"{MANIFEST_NAME}: {sentence}; export the bundle again")
+
+
+def _printable(content: object) -> bool:
+    """Whether every text in parsed JSON can be shown: a terminal obeys control characters."""
+    if isinstance(content, dict):
+        return all(map(_printable, content)) and all(map(_printable, content.values()))
+    if isinstance(content, list | tuple):
+        return all(map(_printable, content))
+    return not isinstance(content, str) or content.isprintable()
+
+
+def _build(kind: type[T], content: object, where: str) -> T:
+    """A dataclass from a JSON object that has its fields and no others, scalars checked by type."""
+    _require(isinstance(content, dict), f"{where} is not an object")
+    assert isinstance(content, dict)
+    known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    _require(not set(content) - set(known), f"{where} has unknown keys {sorted(set(content) - set(known))}")
+    scalars: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+    for name, value in content.items():
+        expected = scalars.get(known[name])
+        good = expected is None or (isinstance(value, expected) and not isinstance(value, bool))
+        _require(good, f"{where}.{name} has the wrong type {type(value).__name__}")
+        _require(_printable(value), f"{where}.{name} holds text that cannot be printed")
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise BundleError(f"{MANIFEST_NAME}: {where}: {error}; export the bundle again") from error
+
+
+def parse_sampler(content: object) -> Sampler:
+    """A Sampler from its JSON form, checked."""
+    _require(isinstance(content, dict) and isinstance(content.get("guidance"), list | tuple), "sampler is incomplete")
+    assert isinstance(content, dict)
+    guidance = tuple(_build(BlockGuidance, g, "sampler.guidance") for g in content["guidance"])
+    sampler = _build(Sampler, {**content, "guidance": guidance}, "sampler")
+    _require(bool(guidance) and guidance[0].from_block == 0, "sampler.guidance does not begin at block 0")
+    _require(1 <= sampler.steps <= 1000, f"sampler.steps is {sampler.steps}, it must be 1 … 1000")
+    _require(1 <= sampler.candidates <= 64, f"sampler.candidates is {sampler.candidates}, it must be 1 … 64")
+    _require(1 <= sampler.compute_batch <= 1024, f"sampler.compute_batch is {sampler.compute_batch}")
+    power, gain = sampler.timestep_power, sampler.mean_noise_gain
+    _require(1 <= power <= 4, f"sampler.timestep_power is {power}, it must be 1 … 4")
+    _require(0 <= gain <= 10, f"sampler.mean_noise_gain is {gain}, it must be 0 … 10")
+    for g in guidance:
+        _require(1 <= g.guidance_scale <= 50, f"guidance_scale is {g.guidance_scale}, it must be 1 … 50")
+        _require(0 <= g.prototype_scale <= 1, f"prototype_scale is {g.prototype_scale}, it must be 0 … 1")
+        _require(0 <= g.prototype_until <= 1, f"prototype_until is {g.prototype_until}, it must be 0 … 1")
+        interval = f"guidance_from, guidance_until are {g.guidance_from}, {g.guidance_until}"
+        _require(0 <= g.guidance_from <= g.guidance_until <= 1, f"{interval}; they must ascend within 0 … 1")
+    starts = [g.from_block for g in guidance]
+    _require(starts == sorted(set(starts)), f"sampler.guidance begins at blocks {starts}, they must ascend")
+    return sampler
+
+
+def _shape(content: object, name: str, largest: int) -> tuple[int, int, int]:
+    good = isinstance(content, list) and len(content) == 3
+    good = good and all(type(n) is int and 0 < n <= largest for n in content)  # type: ignore[attr-defined]
+    _require(good, f"{name} is {content!r}, not three sizes of 1 … {largest}")
+    return tuple(content)  # type: ignore[arg-type, return-value]
+
+
+def _check_minimum_runtime(needed: object) -> None:
+    good = isinstance(needed, str) and re.fullmatch(r"\d{1,6}(\.\d{1,6}){2}", needed, re.ASCII)
+    _require(bool(good), f"minimum_runtime is {needed!r}, not a version such as 0.1.0")
+    if [int(n) for n in str(needed).split(".")] > [int(n) for n in __version__.split(".")]:
+        raise BundleVersionError(
+            f"{MANIFEST_NAME}: it needs dpd-distill {needed}, this is {__version__}: pip install --upgrade dpd-distill"
+        )
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Parse and check bundle.json.
+
+    Raises:
+        BundleVersionError: the bundle needs a newer runtime.
+        BundleError: anything else that is wrong with it.
+    """
+    _require(len(raw) <= MAX_MANIFEST_BYTES, f"{len(raw)} bytes are more than {MAX_MANIFEST_BYTES}")
+    content = parse_json(raw, MANIFEST_NAME)
+    _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
+    version = content.get("format_version")
+    _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number from 1 on")
+    if version > FORMAT_VERSION:
+        raise BundleVersionError(
+            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {FORMAT_VERSION}: "
+            "pip install --upgrade dpd-distill"
+        )
+    _check_minimum_runtime(content.get("minimum_runtime", "0.1.0"))
+    _require(isinstance(content.get("files"), dict), "files is not an object")
+    files = {path: _build(FileEntry, entry, f"files[{path!r}]") for path, entry in content["files"].items()}
+    for path, entry in files.items():
+        _require(bool(_HEX.fullmatch(entry.sha256)) and entry.bytes >= 0, f"files[{path!r}] has no valid hash or size")
+    content |= {
+        "files": files,
+        "sampler": parse_sampler(content.get("sampler")),
+        "image_shape": _shape(content.get("image_shape"), "image_shape", 8192),
+        "latent_shape": _shape(content.get("latent_shape"), "latent_shape", 2048),
+    }
+    for name in ("tools", "licences", "data", "training", "parity"):
+        _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
+    manifest = _build(Manifest, content, "the manifest")
+    _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")
+    _require(0 < manifest.scaling_factor <= 1e6, f"scaling_factor is {manifest.scaling_factor}")
+    for name in ("tools", "licences"):
+        _require(
+            all(isinstance(text, str) for text in getattr(manifest, name).values()), f"{name} holds more than texts"
+        )
+    _check_sizes(manifest)
+    return manifest
+
+
+def check_noise(latent_shape: tuple[int, int, int], candidates: int, draws: int) -> None:
+    """Raises:
+    ValueError: the noise of one image's candidates, [candidates, 1 + draws, C, h, w] float32, is beyond reason.
+    """
+    size = 4 * math.prod(latent_shape) * candidates * (1 + draws)
+    if size > MAX_NOISE_BYTES:
+        raise ValueError(
+            f"{candidates} candidates with {draws} further draws need {size / 1e9:.1f} GB of noise each image"
+        )
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """Before anything is allocated: a few numbers may not ask for terabytes."""
+    latents, pixels = math.prod(manifest.latent_shape), math.prod(manifest.image_shape[:2])
+    _require(latents <= MAX_LATENT_VALUES, f"latent_shape {manifest.latent_shape} is beyond {MAX_LATENT_VALUES} values")
+    _require(pixels <= MAX_PIXELS, f"image_shape {manifest.image_shape} is beyond {MAX_PIXELS} pixels")
+    batch = manifest.sampler.compute_batch
+    _require(
+        batch * max(4 * latents, 12 * pixels) <= MAX_BATCH_BYTES,
+        f"sampler.compute_batch is {batch}: images or latents of one call are beyond {MAX_BATCH_BYTES} bytes",
+    )

@@ -1,0 +1,111 @@
+"""The files of a bundle: exactly those that its manifest lists, with the bytes that it lists."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, check_entry_name
+from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from dpd_runtime.bundle.signature import SIGNATURE_NAME
+from dpd_runtime.engines.record import is_engine
+from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError
+from dpd_runtime.machine.cores import usable_memory
+
+WEIGHTS_NAME = "model.onnx_data"
+"""The file beside `model.onnx` which holds its weights where they are more than one protobuf file can."""
+# An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
+EXTERNAL_DATA = b"\n\x08location\x12"
+_KEY = b"location"
+_OUTSIDE = EXTERNAL_DATA + bytes([len(WEIGHTS_NAME)]) + WEIGHTS_NAME.encode()
+REQUIRED = (
+    "unet/model.onnx",
+    "vae_decoder/model.onnx",
+    "latent_classifier/model.onnx",
+    "scheduler/scheduler_config.json",
+    "prompts.safetensors",
+    "prototypes.safetensors",
+    "classes.json",
+)
+
+
+def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[str, bytes]:
+    """Exactly the files that the manifest lists, each with the bytes that it lists.
+
+    They are copied before they are hashed: what was checked is what runs, whoever writes to the file meanwhile.
+    Engines are not copied, since none is loaded from here.
+    """
+    listed = set(manifest.files) | {MANIFEST_NAME, SIGNATURE_NAME}
+    for name in files:
+        if name not in listed:
+            raise BundleError(
+                f"{name} is in the bundle but not in {MANIFEST_NAME}: the bundle was changed; fetch it again"
+            )
+    _check_sizes(files, manifest)
+    verified = {}
+    for name, entry in manifest.files.items():
+        if is_engine(name):
+            _check_engine(files, name, entry)
+            continue
+        content = files.read(name)
+        found = hashlib.sha256(content).hexdigest()
+        if len(content) != entry.bytes or found != entry.sha256:
+            raise BundleHashError(name, found, entry.sha256)
+        verified[name] = content
+    for name in REQUIRED:
+        if name not in verified:
+            raise BundleError(f"{name} is not listed in {MANIFEST_NAME}: the bundle is incomplete; export it again")
+    for name, content in verified.items():
+        if name.endswith(".onnx"):
+            _check_weights(name, content, verified)
+    return verified
+
+
+def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:
+    """Every listed file is there with its size, and all that will be read fits into memory: before any is read."""
+    held = 0
+    for name, entry in manifest.files.items():
+        check_entry_name(name)
+        if name not in files:
+            raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
+        if files.size(name) != entry.bytes:
+            raise BundleSizeError(name, files.size(name), entry.bytes)
+        held += 0 if is_engine(name) else entry.bytes
+    memory = usable_memory()
+    if memory is not None and held > memory / 2:  # onnxruntime makes a copy of the weights
+        raise BundleError(
+            f"the bundle holds {held / 1e9:.1f} GB, more than half of this machine's {memory / 1e9:.1f} GB of memory"
+        )
+
+
+def _check_engine(files: FolderFiles | ZipFiles, name: str, entry: FileEntry) -> None:
+    """Hash in pieces.
+
+    Raises:
+        BundleHashError
+    """
+    digest, size = hashlib.sha256(), 0
+    for piece in files.pieces(name):
+        digest.update(piece)
+        size += len(piece)
+    if size != entry.bytes or digest.hexdigest() != entry.sha256:
+        raise BundleHashError(name, digest.hexdigest(), entry.sha256)
+
+
+def weights_of(graph: str) -> str:
+    """The path of the file which may hold the weights of `graph`: beside it, by a fixed name."""
+    return str(PurePosixPath(graph).with_name(WEIGHTS_NAME))
+
+
+def _check_weights(name: str, content: bytes, verified: Mapping[str, bytes]) -> None:
+    """A graph keeps its weights in itself, or all that are outside in the listed file beside it.
+
+    Protobuf can write the same key in more than one way, so that every occurrence of the word counts.
+
+    Raises:
+        BundleError: a weight of it lies anywhere else.
+    """
+    outside = content.count(_OUTSIDE)
+    if content.count(_KEY) != outside or (outside and weights_of(name) not in verified):
+        raise BundleError(
+            f"{name} keeps weights outside itself and not in a {WEIGHTS_NAME} beside it; export the bundle again"
+        )

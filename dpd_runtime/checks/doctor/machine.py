@@ -1,0 +1,53 @@
+"""The machine as this process sees it."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpd_runtime.machine.cores import usable_cores, usable_memory
+from dpd_runtime.machine.versions import cpu_flags, versions
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Args:
+    cores: of the host. usable_cores: left by affinity and the container's quota; what `dpd generate` takes.
+    memory: bytes that this process may use in all, None where the system does not say.
+    versions: of Python, dpd and what takes part in `dpd generate`.
+    settings: environment variables that change threads or devices.
+    """
+
+    system: str
+    processor: str
+    cpu_flags: tuple[str, ...]
+    cores: int
+    usable_cores: int
+    memory: int | None
+    versions: dict[str, str]
+    settings: dict[str, str]
+
+
+SETTINGS = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+
+
+def this_machine() -> Machine:
+    return Machine(
+        system=platform.platform(),
+        processor=_processor(),
+        cpu_flags=tuple(cpu_flags()),
+        cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
+        memory=usable_memory(),
+        versions=versions(),
+        settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,105 @@
+"""Whether this machine makes from a bundle what PyTorch made from its model: the golden replay (DESIGN §7)."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dpd_runtime.annotations import Pixels
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.checks.golden import Golden, golden_case, golden_of, middle
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.errors import CheckError
+from dpd_runtime.generation.cases import bundle_networks, sample_case
+from dpd_runtime.sampling.noise import image_noise
+
+PSNR_LIMITS = {"fp32": 40.0}
+"""dB between the images of a bundle and PyTorch's (DESIGN §10)."""
+REDUCED_PSNR_LIMIT = 30.0
+NOISE_ROUNDING = 2.0**-10
+"""Largest relative distance of a float16 from the number that it stands for, with a factor of 2 to spare."""
+EQUAL_PSNR = 99.0
+NOT_FINITE = 1e9
+
+
+def psnr_limit(precision: str) -> float:
+    """fp32 has the strict one, everything with fewer bits the other."""
+    return PSNR_LIMITS.get(precision, REDUCED_PSNR_LIMIT)
+
+
+def psnr(found: Pixels, expected: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 images; 99 for equal ones."""
+    mse = float(np.square(found.astype(np.float64) - expected.astype(np.float64)).mean())
+    return EQUAL_PSNR if mse == 0 else 10 * float(np.log10(255.0**2 / mse))
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Args:
+    psnr_db: of all images together. worst_psnr_db: of the worst one.
+    halfway_error, latents_error: largest distance from PyTorch's latents, relative to the largest of those.
+    noise_matches: whether this machine draws the noise that the images began from.
+    """
+
+    images: int
+    psnr_db: float
+    worst_psnr_db: float
+    limit_db: float
+    halfway_error: float
+    latents_error: float
+    noise_matches: bool
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        return self.psnr_db >= self.limit_db and self.noise_matches
+
+
+def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Replay | None:
+    """Make the golden images again on `provider`; None where the bundle has none."""
+    golden = golden_of(bundle)
+    if golden is None:
+        return None
+    started = time.monotonic()
+    denoise, decode = bundle_networks(bundle, provider, threads)
+    halfway, latents = sample_case(denoise, golden_case(golden, bundle))
+    images = middle(decode(np.nan_to_num(latents)))
+    return Replay(
+        images=len(images),
+        psnr_db=round(psnr(images, golden.images), 2),
+        worst_psnr_db=round(min(psnr(a, b) for a, b in zip(images, golden.images, strict=True)), 2),
+        limit_db=psnr_limit(bundle.manifest.precision),
+        halfway_error=_distance(halfway, golden.halfway),
+        latents_error=_distance(latents, golden.latents),
+        noise_matches=_noise_matches(bundle, golden),
+        seconds=round(time.monotonic() - started, 2),
+    )
+
+
+def _distance(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    error = float(np.abs(found - expected).max()) / (float(np.abs(expected).max()) or 1.0)
+    return round(error, 6) if np.isfinite(error) else NOT_FINITE
+
+
+def _noise_matches(bundle: Bundle, golden: Golden) -> bool:
+    for column, label in enumerate(golden.labels):
+        found, gain = golden.noise[:, column], bundle.manifest.sampler.mean_noise_gain
+        name, shape = bundle.classes[label].name, bundle.manifest.latent_shape
+        expected = image_noise(golden.seed, name, 0, 0, shape, len(found) - 1, gain)
+        if not np.allclose(found, expected, rtol=NOISE_ROUNDING, atol=1e-6):
+            return False
+    return True
+
+
+def check_replay(done: Replay, precision: str, provider: str) -> None:
+    """Raises:
+    CheckError: this machine does not compute what PyTorch computed.
+    """
+    if not done.noise_matches:
+        raise CheckError("golden replay: this machine draws other noise than the exporter did; please report it")
+    if not done.good:
+        raise CheckError(
+            f"golden replay: {done.psnr_db:.1f} dB on {provider}, {precision} needs {done.limit_db:.0f} dB; "
+            "try --provider cpu, or a bundle exported with --precision fp32"
+        )

@@ -1,0 +1,1 @@
+"""The distilled set on disk: formats, shards, state, metadata."""

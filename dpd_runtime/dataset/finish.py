@@ -1,0 +1,102 @@
+"""The last pass: every image once more, in the order of the set hash, into what is kept of all of them together."""
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpd_runtime.annotations import Pixels
+from dpd_runtime.dataset.digest import SetDigest
+from dpd_runtime.dataset.finished import file_hash
+from dpd_runtime.dataset.folder import SHEET_NAME
+from dpd_runtime.dataset.formats import PNG, Contents, Output, Sample, folder_name
+from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.dataset.state import METADATA_NAME, State, read_pixels
+from dpd_runtime.files import write_atomically
+from dpd_runtime.generation.generate import Generation
+from dpd_runtime.generation.teacher import SOFT_LABELS_NAME, pack_labels
+from dpd_runtime.sampling.sampler import BLOCK
+
+Label = Callable[[Pixels], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Args:
+    files: sha256 by name of all that stands in the set's folder, where no image files hold the pixels.
+    """
+
+    set_hash: str
+    images: int
+    files: dict[str, str]
+
+
+def complete(generation: Generation, out: Path, output: Output, state: State, label: Label | None) -> Completed:
+    """Pack the images, then write metadata, soft labels and contact sheet, all from the files as they are on disk.
+
+    Memory does not grow with the number of images, but for their lines of metadata and soft labels.
+    """
+    classes = tuple(scene.name for scene in generation.bundle.classes)
+    height, width, _ = generation.bundle.manifest.image_shape
+    contents = Contents(len(generation), classes, (height, width), output.encoding, label is not None)
+    gathered = _Gathered()
+    samples = gathered.watch(_samples(generation, out, output, state, label))
+    if output.direct:
+        packed: list[str] = []
+        for _ in samples:
+            pass
+    else:
+        packed = output.kind.pack(samples, out, contents)
+    written = [*packed, METADATA_NAME, SHEET_NAME]
+    if not output.direct and not packed:
+        for record in gathered.records:
+            record["file_sha256"] = file_hash(out / record["file_name"])
+    write_atomically(out / METADATA_NAME, "".join(json.dumps(r) + "\n" for r in gathered.records).encode())
+    write_atomically(out / SHEET_NAME, PNG.encode(contact_sheet(list(gathered.rows.items()))))
+    if label is not None:
+        write_atomically(out / SOFT_LABELS_NAME, pack_labels(gathered.soft_labels, classes))
+        written.append(SOFT_LABELS_NAME)
+    files = {} if output.direct else {name: file_hash(out / name) or "" for name in written}
+    return Completed(gathered.digest.hexdigest(), len(gathered.records), files)
+
+
+class _Gathered:
+    """What accumulates while the samples go by."""
+
+    def __init__(self) -> None:
+        self.digest = SetDigest()
+        self.records: list[dict[str, Any]] = []
+        self.rows: dict[str, list[Pixels]] = {}
+        self.soft_labels: list[npt.NDArray[np.float32]] = []
+
+    def watch(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            name, index = sample.record["class"], sample.record["index"]
+            self.digest.update(name, index, sample.pixels)
+            self.records.append(sample.record)
+            row = self.rows.setdefault(name, [])
+            if index < BLOCK:
+                row.append(sample.pixels)
+            if sample.soft_label is not None:
+                self.soft_labels.append(sample.soft_label)
+            yield sample
+
+
+def _samples(generation: Generation, out: Path, output: Output, state: State, label: Label | None) -> Iterator[Sample]:
+    """Raises:
+    OSError: an image which was there a moment ago.
+    """
+    for scene in sorted(generation.classes, key=lambda scene: scene.name.encode()):
+        for index in range(generation.ipc):
+            name = folder_name(scene.name, scene.label, index, output.block_encoding.suffix)
+            pixels = read_pixels(output.block_folder(out) / name)
+            if pixels is None:
+                raise OSError(errno.EIO, f"{name} cannot be read back")
+            final = output.kind.image_name(scene.name, scene.label, index, output.encoding.suffix)
+            record = {**state.records[name], "file_name": final}
+            yield Sample(record, pixels, None if label is None else label(pixels))

@@ -1,0 +1,18 @@
+"""What a distilled set is written as: one file a format, registered in `output.py`."""
+
+from dpd_runtime.dataset.formats.encoding import ENCODINGS, PNG, Encoding
+from dpd_runtime.dataset.formats.format import Contents, Format, Sample, folder_name
+from dpd_runtime.dataset.formats.output import FORMATS, UNFINISHED_NAME, Output
+
+__all__ = [
+    "ENCODINGS",
+    "FORMATS",
+    "PNG",
+    "UNFINISHED_NAME",
+    "Contents",
+    "Encoding",
+    "Format",
+    "Output",
+    "Sample",
+    "folder_name",
+]

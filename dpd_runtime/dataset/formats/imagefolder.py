@@ -1,0 +1,20 @@
+"""A folder for each class with an image file for each index: what any training framework reads."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpd_runtime.dataset.formats.format import Contents, Format, Sample, folder_name
+from dpd_runtime.files import write_atomically
+
+
+def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
+    """Images under their `file_name`. No file holds the whole set."""
+    for sample in samples:
+        path = out / sample.record["file_name"]
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, contents.encoding.encode(sample.pixels))
+    return []
+
+
+IMAGEFOLDER = Format("imagefolder", pack, re.compile(r"(?!)"), encodes=True, image_name=folder_name)

@@ -1,0 +1,48 @@
+"""One .npz file of arrays, as `numpy.load` reads it. Nothing in it needs pickle."""
+
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from dpd_runtime.dataset.formats.format import Contents, Format, Sample, folder_name
+from dpd_runtime.files import open_atomically
+
+NAME = "set.npz"
+
+
+def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
+    """images uint8 [n, H, W, 3], labels int64 [n], index int32 [n], class_names str [C], soft_labels float32 [n, C].
+
+    `numpy.savez` wants all pixels at once; this is its file, stored, with the images written one after another.
+    """
+    labels, indices, soft = [], [], []
+    with open_atomically(out / NAME) as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open(zipfile.ZipInfo("images.npy"), "w", force_zip64=True) as entry:
+            shape = (contents.images, *contents.side, 3)
+            npy.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for sample in samples:
+                entry.write(np.ascontiguousarray(sample.pixels).tobytes())
+                labels.append(sample.record["label"])
+                indices.append(sample.record["index"])
+                if sample.soft_label is not None:
+                    soft.append(sample.soft_label)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "labels": np.array(labels, np.int64),
+            "index": np.array(indices, np.int32),
+            "class_names": np.array(contents.classes),
+        }
+        if contents.soft_labels:
+            arrays["soft_labels"] = np.array(soft, np.float32)
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                npy.write_array(entry, array, allow_pickle=False)
+    return [NAME]
+
+
+NPZ = Format("npz", pack, re.compile(re.escape(NAME)), encodes=False, image_name=folder_name)

@@ -1,0 +1,81 @@
+"""One Parquet file, laid out as Hugging Face's `datasets` does: it reads the images as Image and labels as ClassLabel.
+
+The feature types stand in the schema's metadata under `huggingface`; other readers see a struct of bytes and path.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dpd_runtime.dataset.formats.format import Contents, Format, Sample, folder_name
+from dpd_runtime.errors import MissingExtraError
+from dpd_runtime.files import open_atomically
+
+NAME = "set.parquet"
+ROW_GROUP = 100  # images which are in memory at a time
+PLAIN = {
+    "index": "int32",
+    "prototype": "int32",
+    "prompt": "string",
+    "candidate": "int32",
+    "margin": "float32",
+    "seed": "uint64",
+}
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet") from error
+    return pyarrow
+
+
+def _check() -> None:
+    _pyarrow()
+
+
+def _schema(pyarrow: Any, contents: Contents) -> Any:
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = [("image", image), ("label", pyarrow.int64())]
+    columns += [(name, getattr(pyarrow, kind)()) for name, kind in PLAIN.items()]
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    features["label"] = {"names": list(contents.classes), "_type": "ClassLabel"}
+    features |= {name: {"dtype": kind, "_type": "Value"} for name, kind in PLAIN.items()}
+    if contents.soft_labels:
+        count = len(contents.classes)
+        columns.append(("soft_labels", pyarrow.list_(pyarrow.float32(), count)))
+        # "Sequence" is what every version of datasets reads; new ones turn it into their List
+        features["soft_labels"] = {
+            "feature": {"dtype": "float32", "_type": "Value"},
+            "length": count,
+            "_type": "Sequence",
+        }
+    return pyarrow.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _row(sample: Sample, contents: Contents) -> dict[str, Any]:
+    record = sample.record
+    row: dict[str, Any] = {name: record[name] for name in PLAIN}
+    row["image"] = {"bytes": contents.encoding.encode(sample.pixels), "path": record["file_name"].rpartition("/")[2]}
+    row["label"] = record["label"]
+    if sample.soft_label is not None:
+        row["soft_labels"] = sample.soft_label
+    return row
+
+
+def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
+    """set.parquet, with ROW_GROUP images in a row group."""
+    pyarrow = _pyarrow()
+    schema = _schema(pyarrow, contents)
+    with open_atomically(out / NAME) as handle, pyarrow.parquet.ParquetWriter(handle, schema) as writer:
+        while rows := [_row(sample, contents) for sample in islice(samples, ROW_GROUP)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+    return [NAME]
+
+
+PARQUET = Format("parquet", pack, re.compile(re.escape(NAME)), encodes=True, image_name=folder_name, check=_check)

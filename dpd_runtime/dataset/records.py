@@ -1,0 +1,63 @@
+"""What is said of a set and of its images: the header that two runs share, a line of metadata, dataset.json."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from dpd_runtime.dataset.finish import Completed
+from dpd_runtime.dataset.formats import Output
+from dpd_runtime.generation.block import Image
+from dpd_runtime.generation.generate import Generation
+from dpd_runtime.machine.versions import cpu_flags, versions
+
+
+def header_of(generation: Generation, output: Output) -> dict[str, Any]:
+    """What must be equal for two runs to write into the same folder, as JSON gives it back."""
+    header: dict[str, Any] = {
+        "bundle": generation.bundle.hash,
+        "seed": generation.seed,
+        "sampler": asdict(generation.sampler),
+        "provider": generation.provider.name,
+        "classes": [c.name for c in generation.classes],
+        "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # other ones may differ in the last bits
+        **output.header(),
+    }
+    return dict(json.loads(json.dumps(header)))
+
+
+def record_of(image: Image, name: str, seed: int) -> dict[str, Any]:
+    return {
+        "file_name": name,
+        "label": image.label,
+        "class": image.class_name,
+        "index": image.index,
+        "prototype": image.prototype,
+        "prompt": image.prompt,
+        "candidate": image.candidate,
+        "margin": round(image.margin, 4),
+        "seed": seed,
+        "pixels_sha256": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
+    }
+
+
+def describe(generation: Generation, output: Output, completed: Completed) -> dict[str, Any]:
+    manifest = generation.bundle.manifest
+    files = {"files": completed.files} if completed.files else {}
+    return {
+        "set_hash": completed.set_hash,
+        "bundle_hash": generation.bundle.hash,
+        "bundle_name": manifest.name,
+        "signature": generation.bundle.signature.describe(),
+        "audit": manifest.audit,
+        "seed": generation.seed,
+        "ipc": generation.ipc,
+        "images": completed.images,
+        "counts": {scene.name: generation.ipc for scene in generation.classes},
+        **output.describe(),
+        **files,
+        "provider": generation.provider.name,
+        "threads": generation.threads,
+        "cpu_flags": cpu_flags(),
+        "versions": versions(),
+    }

@@ -1,0 +1,6 @@
+"""Several processes, perhaps on several machines, that fill one folder."""
+
+from dpd_runtime.dataset.shards.shard import WHOLE, Shard, parse_shard
+from dpd_runtime.dataset.shards.worker import LOCK_FILE, Worker
+
+__all__ = ["LOCK_FILE", "WHOLE", "Shard", "Worker", "parse_shard"]

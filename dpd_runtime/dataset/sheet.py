@@ -1,0 +1,27 @@
+"""A picture of a set: one labelled row for each class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dpd_runtime.annotations import Pixels
+
+GAP = 2
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], size: int = 64) -> Pixels:
+    """uint8 [H, W, 3]: images of each (class name, images) side by side, `size` pixels each, names on the left."""
+    font = ImageFont.load_default(size=12)
+    label_width = 8 + max(int(font.getlength(name)) for name, _ in rows)
+    columns = max(len(images) for _, images in rows)
+    width, height = label_width + columns * (size + GAP), len(rows) * (size + GAP) + GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, images) in enumerate(rows):
+        top = GAP + i * (size + GAP)
+        draw.text((4, top + size // 2), name, fill="black", font=font, anchor="lm")
+        for j, pixels in enumerate(images):
+            tile = Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (label_width + j * (size + GAP), top))
+    return np.asarray(sheet)

@@ -1,0 +1,145 @@
+"""What is finished of a set that is not: images as JSON lines, which a kill at any moment leaves readable."""
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from dpd_runtime.annotations import Pixels
+from dpd_runtime.dataset.shards import WHOLE, Shard
+from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.files import write_atomically
+
+DATASET_NAME = "dataset.json"
+METADATA_NAME = "metadata.jsonl"
+STATE_NAME = "state.jsonl"
+SHARD_STATE = re.compile(r"state-\d+-of-\d+\.jsonl")
+
+
+def read_pixels(path: Path) -> Pixels | None:
+    """The image's pixels, or None where there is no whole image."""
+    try:
+        with warnings.catch_warnings(action="ignore"), PillowImage.open(path) as image:  # the reader of TIFF talks
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError):  # whatever Pillow raises on damage
+        return None
+
+
+def other_settings(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> OutputFolderError:
+    different = ", ".join(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
+    return OutputFolderError(out, f"holds a set made with another {different}", removable=True)
+
+
+def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
+    """Images up to the first line which is torn or damaged."""
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(record, dict) or type(record.get("index")) is not int or "file_name" not in record:
+            return
+        yield record
+
+
+class State:
+    """Finished images as JSON lines behind one header line; a torn last line counts as not written.
+
+    The whole set has one file. A shard adds to a file of its own, which becomes part of that one as soon as somebody
+    begins or ends who works alone.
+    """
+
+    def __init__(
+        self, out: Path, header: dict[str, Any], ipc: int, shard: Shard = WHOLE, *, alone: bool = True
+    ) -> None:
+        """Args:
+            alone: whether nobody else works on the set.
+
+        Raises:
+            OutputFolderError: another header, or images beyond `ipc` which the smaller set would leave unlisted.
+        """
+        self.out, self.path = out, out / STATE_NAME
+        self.header: dict[str, Any] = json.loads(json.dumps(header))
+        self.records: dict[str, dict[str, Any]] = {}
+        self._add(self._common())
+        self.read_shards()
+        if any(record["index"] >= ipc for record in self.records.values()):
+            raise OutputFolderError(out, f"holds more than {ipc} images per class", removable=True)
+        if alone:
+            self.join_shards()
+        elif not (out / STATE_NAME).exists():  # others have come, but none has begun
+            self._write(out / STATE_NAME, list(self.records.values()))
+        if shard != WHOLE:
+            self.path = out / f"state-{shard.file_part}.jsonl"
+            self._write(self.path, self._lines(self.path)[1:])  # without a line that a kill tore
+
+    def read_shards(self) -> None:
+        """Take in what other shards have finished meanwhile.
+
+        Raises:
+            OutputFolderError: one of them has another header.
+        """
+        for path in self._shard_files():
+            self._add(self._lines(path))
+
+    def join_shards(self) -> None:
+        """All that is finished into the file of the whole set. For who works alone."""
+        self._write(self.out / STATE_NAME, list(self.records.values()))
+        for path in self._shard_files():
+            path.unlink()
+
+    def _shard_files(self) -> list[Path]:
+        return sorted(path for path in self.out.iterdir() if SHARD_STATE.fullmatch(path.name))
+
+    def _add(self, lines: list[dict[str, Any]]) -> None:
+        if not lines:
+            return
+        if lines[0] != self.header:
+            raise other_settings(self.out, lines[0], self.header)
+        self.records |= {record["file_name"]: record for record in lines[1:]}
+
+    def _common(self) -> list[dict[str, Any]]:
+        """Header and records of an unfinished set, else those of a finished one which may be made larger."""
+        lines = self._lines(self.out / STATE_NAME)
+        if lines or not (self.out / DATASET_NAME).exists():
+            return lines
+        finished = json.loads((self.out / DATASET_NAME).read_text(encoding="utf-8"))
+        kept = []
+        if (self.out / METADATA_NAME).exists():
+            kept = (self.out / METADATA_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        return [finished.get("made_with", {}), *_records(kept)]
+
+    def _lines(self, path: Path) -> list[dict[str, Any]]:
+        """Header and records; nothing where there is no header."""
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            return [json.loads(lines[0]), *_records(lines[1:])]
+        except (ValueError, IndexError):
+            return []
+
+    def _write(self, path: Path, records: list[dict[str, Any]]) -> None:
+        lines = [self.header, *records]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def append(self, records: list[dict[str, Any]]) -> None:
+        with self.path.open("ab") as handle:
+            handle.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.records |= {record["file_name"]: record for record in records}
+
+    def intact(self, out: Path, name: str) -> bool:
+        record = self.records.get(name)
+        pixels = read_pixels(out / name) if record else None
+        if record is None or pixels is None:
+            return False
+        return bool(hashlib.sha256(pixels.tobytes()).hexdigest() == record.get("pixels_sha256"))

@@ -1,0 +1,1 @@
+"""From a bundle to images, block by block."""

@@ -1,0 +1,156 @@
+"""From a bundle to images, block by block. A block is (class, 10 consecutive indices) × candidates and depends on
+nothing outside itself, so that shards, resumes and other IPC values give the same pixels (DESIGN §8).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.errors import InputError
+from dpd_runtime.generation.block import Block, Image
+from dpd_runtime.generation.compute import BlockComputer
+from dpd_runtime.generation.networks import JUDGE, Networks, load_networks
+from dpd_runtime.generation.overlap import ahead
+from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.sampling.sampler import BLOCK, Sampler
+from dpd_runtime.sampling.solvers import SOLVERS
+
+__all__ = ["BLOCK", "Block", "Generation", "Image", "generate", "resolve_sampler"]
+
+
+def resolve_sampler(
+    sampler: Sampler,
+    *,
+    steps: int | None = None,
+    solver: str | None = None,
+    candidates: int | None = None,
+    guidance_scale: float | None = None,
+) -> Sampler:
+    """The bundle's sampler with what the user asked for in its place.
+
+    Whoever asks for any of it asks for images drawn from noise: decoded prototypes would heed none of it.
+
+    Raises:
+        InputError: a value outside its range, naming the range.
+    """
+    if solver is not None and solver not in SOLVERS:
+        raise InputError(f"solver {solver!r} is unknown: use one of {', '.join(SOLVERS)}")
+    if steps is not None and not 1 <= steps <= 1000:
+        raise InputError(f"steps is {steps}: it must be 1 … 1000")
+    if candidates is not None and not 1 <= candidates <= 64:
+        raise InputError(f"candidates is {candidates}: it must be 1 … 64")
+    if guidance_scale is not None and not 1 <= guidance_scale <= 50:
+        raise InputError(f"guidance-scale is {guidance_scale}: it must be 1 … 50, where 1 means no guidance")
+    if (steps, solver, candidates, guidance_scale) != (None, None, None, None):
+        sampler = sampler.drawn()
+    guidance = sampler.guidance
+    if guidance_scale is not None:
+        guidance = tuple(replace(g, guidance_scale=guidance_scale) for g in guidance)
+    return replace(
+        sampler,
+        steps=steps or sampler.steps,
+        solver=solver or sampler.solver,
+        candidates=candidates or sampler.candidates,
+        guidance=guidance,
+    )
+
+
+class Generation:
+    """A sized iterable of `ipc` images for each class. Nothing is written; graphs load with the first image."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        ipc: int,
+        seed: int = 0,
+        classes: tuple[str, ...] | None = None,
+        sampler: Sampler | None = None,
+        provider: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        """Raises:
+        InputError: ipc, seed or a class name is out of range.
+        ProviderError: the provider asked for does not work here.
+        """
+        if ipc < 1:
+            raise InputError(f"ipc is {ipc}: ask for at least 1 image per class")
+        if not 0 <= seed < 2**64:
+            raise InputError(f"seed is {seed}: it must be 0 … 2**64 - 1")
+        self.bundle, self.ipc, self.seed = bundle, ipc, seed
+        self.classes = bundle.select_classes(classes)
+        self.sampler = sampler or bundle.manifest.sampler
+        self.threads = threads or usable_cores()
+        self.provider = choose_provider(provider, lambda found: bundle.engine(JUDGE, found, self.threads))
+        self._computer: BlockComputer | None = None
+
+    def __len__(self) -> int:
+        return len(self.classes) * self.ipc
+
+    def __iter__(self) -> Iterator[Image]:
+        for images in self.stream(self.blocks()):
+            yield from images
+
+    @property
+    def network_calls(self) -> float:
+        """UNet evaluations for each candidate latent, CFG counting two: the mean over the images asked for."""
+        return sum(self.sampler.evaluations_per_latent(index // BLOCK) for index in range(self.ipc)) / self.ipc
+
+    def blocks(self) -> list[Block]:
+        """The units of work, class by class."""
+        count = -(-self.ipc // BLOCK)
+        return [Block(c, number) for c in self.classes for number in range(count)]
+
+    def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
+        """What `compute` gives for each block, in their order; the next one's noise is drawn meanwhile."""
+        computer = self.load()
+        for block, noise in ahead(blocks, computer.noise):
+            yield self._wanted(computer.images(block, noise))
+
+    def compute(self, block: Block) -> list[Image]:
+        """The block's images whose index is below ipc; the whole block is computed either way.
+
+        Raises:
+            DegenerateImageError: NaN or constant pixels.
+        """
+        computer = self.load()
+        return self._wanted(computer.images(block, computer.noise(block)))
+
+    def _wanted(self, images: list[Image]) -> list[Image]:
+        return [image for image in images if image.index < self.ipc]
+
+    def load(self) -> BlockComputer:
+        """Load the graphs, once; the first image does it where nobody did before.
+
+        Raises:
+            InputError: a number of steps which the schedule does not allow.
+        """
+        if self._computer is None:
+            networks = load_networks(self.bundle, self.provider, self.threads)
+            self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed, self._in_float32())
+        return self._computer
+
+    def _in_float32(self) -> Callable[[], Networks] | None:
+        """How to load float32 networks where those in use compute in half precision: on a CPU ONNX Runtime computes
+        graphs of half precision in float32.
+        """
+        if self.provider.name == "cpu" or self.bundle.manifest.precision != "fp16":
+            return None
+        return partial(load_networks, self.bundle, Provider("cpu", "float32"), self.threads)
+
+
+def generate(
+    bundle: Bundle,
+    *,
+    ipc: int,
+    seed: int = 0,
+    classes: tuple[str, ...] | None = None,
+    sampler: Sampler | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+) -> Generation:
+    """`for image in generate(load_bundle("site.dpd"), ipc=50, seed=0): …` — see `Generation`."""
+    return Generation(bundle, ipc=ipc, seed=seed, classes=classes, sampler=sampler, provider=provider, threads=threads)

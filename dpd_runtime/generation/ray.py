@@ -1,0 +1,145 @@
+"""Blocks as tasks of a Ray cluster: workers compute, this process writes. Ray starts a task again when its worker dies.
+
+A task gets the bundle's path and hash, never an object of ours; each worker process opens and verifies the bundle once.
+"""
+
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.errors import BundleError, DpdError, InputError, MissingExtraError, ProviderError
+from dpd_runtime.generation.block import Block, Image
+from dpd_runtime.generation.generate import Generation
+from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.machine.versions import cpu_flags, versions
+from dpd_runtime.sampling.sampler import Sampler
+
+RETRIES = 10
+CORES = 1  # of a task: results do not hang on the number of threads, and many tasks keep more cores busy than few
+LOCAL = "local"
+Job = tuple[str, str, int, Sampler, str, int, str]
+"""Bundle's path and hash, seed, sampler, provider, threads, machine: the same for all blocks of a run."""
+
+
+class RayGeneration(Generation):
+    """A generation whose blocks are computed by the workers of `address`, as many at a time as have a place."""
+
+    def connect(self, address: str) -> None:
+        """Args:
+            address: "local" starts Ray on this machine; else the address of a running cluster.
+
+        Raises:
+            MissingExtraError: no Ray. ProviderError: nothing answers there. InputError: an encrypted bundle.
+        """
+        if self.bundle.key is not None:
+            raise InputError(
+                f"--ray: {self.bundle.path} is encrypted, and its key is not sent to other machines: use --shard, "
+                "or dpd decrypt it where the workers may read it"
+            )
+        ray = _ray()
+        if not _answers(address):
+            raise ProviderError(f"--ray {address}: nothing answers there; give host:port of the head node, or local")
+        options: dict[str, Any] = {"address": address}
+        if address == LOCAL:
+            options |= {"num_cpus": usable_cores(), "include_dashboard": False}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network beyond the cluster
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ProviderError(f"--ray {address}: {' '.join(str(error).split())[:200]}") from error
+
+    def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
+        """Raises:
+        DpdError: what a worker could not do; another machine type.
+        """
+        ray = _ray()
+        gpus = 0 if self.provider.name == "cpu" else 1
+        task = ray.remote(max_retries=RETRIES, num_cpus=CORES, num_gpus=gpus)(_compute)
+        places = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
+        job: Job = (
+            str(self.bundle.path.resolve()),
+            self.bundle.hash,
+            self.seed,
+            self.sampler,
+            self.provider.name,
+            CORES,
+            _machine(),
+        )
+        waiting: deque[Any] = deque()
+        try:
+            for block in blocks:
+                waiting.append(task.remote(job, block.scene_class.name, block.number))
+                if len(waiting) > 2 * places:
+                    yield self._wanted(_images(waiting.popleft()))
+            while waiting:
+                yield self._wanted(_images(waiting.popleft()))
+        finally:
+            for asked in waiting:
+                ray.cancel(asked, force=True)
+
+
+def _ray() -> Any:
+    try:
+        return import_module("ray")
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray") from error
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at host:port; Ray itself would go on asking for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return True  # "auto", or a name that Ray knows
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _machine() -> str:
+    """What decides the last bits of a result."""
+    return f"{versions()} {cpu_flags()}"
+
+
+def _images(asked: Any) -> list[Image]:
+    ray = _ray()
+    try:
+        found = ray.get(asked)
+    except ray.exceptions.WorkerCrashedError as error:
+        raise ProviderError(f"a worker of Ray died {RETRIES + 1} times over one block; look at its machine") from error
+    except ray.exceptions.RayTaskError as error:
+        raise ProviderError(f"a worker of Ray: {' '.join(str(error.cause).split())[:300]}") from error
+    if isinstance(found, str):
+        raise InputError(found)
+    return list(found)
+
+
+def _compute(job: Job, name: str, number: int) -> list[Image] | str:
+    """In the worker: the block's images, or why not."""
+    try:
+        generation = _opened(job)
+        (scene,) = generation.bundle.select_classes((name,))
+        computer = generation.load()
+        block = Block(scene, number)
+        return computer.images(block, computer.noise(block))
+    except DpdError as error:
+        return str(error)
+
+
+@lru_cache(maxsize=1)
+def _opened(job: Job) -> Generation:
+    path, digest, seed, sampler, provider, threads, machine = job
+    if _machine() != machine:
+        raise InputError("a worker of Ray has another type of machine or other versions, so its last bits may differ")
+    bundle = load_bundle(Path(path), trusted=())  # whose signature counts was asked where the command was given
+    if bundle.hash != digest:
+        raise BundleError(f"{path}: a worker of Ray finds another bundle there")
+    return Generation(bundle, ipc=1, seed=seed, sampler=sampler, provider=provider, threads=threads)

@@ -1,0 +1,31 @@
+"""Versions and CPU features that decide the last bits of a result."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Versions of Python and of those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the runtime uses."""
+    return package_versions("dpd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu")
+
+
+def cpu_flags() -> list[str]:
+    """The vector extensions which choose kernels, and so last bits."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return sorted(f for f in flags.split() if f.startswith(("avx", "amx", "fma")))

@@ -1,0 +1,1 @@
+"""Sampling on plain arrays: noise, schedule, solvers, guidance."""

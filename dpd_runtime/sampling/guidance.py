@@ -1,0 +1,29 @@
+"""Guidance on the predicted clean latents ẑ0: invariant to solver and prediction type (METHOD §1)."""
+
+from dpd_runtime.sampling.schedule import Array
+
+
+def classifier_free(conditional: Array, unconditional: Array, guidance_scale: float) -> Array:
+    """Ho & Salimans 2022: unconditional + w · (conditional − unconditional); w = 1 is no guidance."""
+    return unconditional + guidance_scale * (conditional - unconditional)  # type: ignore[operator, no-any-return]
+
+
+def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array:
+    """ẑ0' = ẑ0 + g · (p − ẑ0) (mode guidance, 2505.18963, written on ẑ0).
+
+    Prototypes with smaller sides are block means (kind `pooled`) and pull block means alone, whatever varies within a
+    block: ẑ0' = ẑ0 + g · U(p − P(ẑ0)), P average pooling, U nearest-neighbour upsampling (METHOD §1).
+
+    Args:
+        original: [B, C, h, w]. prototypes: [B, C, h, w], or [B, C, h/f, w/f] for a whole number f.
+        scale: g in 0 … 1.
+    """
+    if prototypes.shape == original.shape:  # type: ignore[attr-defined]
+        return original + scale * (prototypes - original)  # type: ignore[operator, no-any-return]
+    batch, channels, height, width = original.shape  # type: ignore[attr-defined]
+    rows, columns = prototypes.shape[2:]  # type: ignore[attr-defined]
+    shape = (batch, channels, rows, height // rows, columns, width // columns)
+    blocks = original.reshape(shape)  # type: ignore[attr-defined]
+    means = blocks.mean((3, 5)).reshape(batch, channels, rows, 1, columns, 1)
+    wanted = prototypes.reshape(batch, channels, rows, 1, columns, 1)  # type: ignore[attr-defined]
+    return (blocks + scale * (wanted - means)).reshape(batch, channels, height, width)  # type: ignore[no-any-return]

@@ -1,0 +1,102 @@
+"""One batch from noise to clean latents: pure functions, randomness comes in as an argument."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dpd_runtime.annotations import Float32
+from dpd_runtime.sampling.guidance import classifier_free, towards_prototype
+from dpd_runtime.sampling.sampler import BlockGuidance
+from dpd_runtime.sampling.schedule import PredictionType, predicted_original
+from dpd_runtime.sampling.solvers import Advance, Step
+
+Denoise = Callable[[Float32, int, Float32], Float32]
+"""(latents [B, C, h, w], timestep, encoder_hidden_states [B, L, D]) → output [B, C, h, w]."""
+
+
+def sample(
+    denoise: Denoise,
+    noise: Float32,
+    prompts: Float32,
+    empty_prompt: Float32,
+    prototypes: Float32 | None,
+    steps: Sequence[Step],
+    advance: Advance,
+    prediction_type: PredictionType,
+    guidance: BlockGuidance,
+    step_noise: Float32 | None = None,
+) -> Float32:
+    """Clean latents [B, C, h, w] from `noise`.
+
+    Args:
+        prompts: [B, L, D]; empty_prompt: [L, D], used in guided steps, in one doubled batch.
+        prototypes: [B, C, h, w] or None. Where they take the place of ẑ0 the network is not asked; smaller ones, block
+            means, never take all of it.
+        step_noise: [noise_draws(steps), B, C, h, w] for a stochastic solver: what its steps add, in their order.
+
+    Raises:
+        ValueError: `step_noise` is not for as many draws as the steps make.
+    """
+    fresh = [] if step_noise is None else list(step_noise)
+    if len(fresh) != noise_draws(steps):
+        raise ValueError(f"step_noise holds {len(fresh)} draws: these steps make {noise_draws(steps)}")
+    whole = prototypes is not None and prototypes.shape == noise.shape
+    if whole and guidance.decodes:
+        assert prototypes is not None
+        return prototypes
+    doubled_context = np.concatenate([prompts, np.broadcast_to(empty_prompt, prompts.shape)])
+    latents, previous, older = noise, None, None
+
+    def predicted(number: int, step: Step) -> Float32:
+        if guidance.guides(number, len(steps)):
+            output = denoise(np.concatenate([latents, latents]), step.timestep, doubled_context)
+            conditional, unconditional = np.split(output, 2)
+            output = classifier_free(conditional, unconditional, guidance.guidance_scale)
+        else:
+            output = denoise(latents, step.timestep, prompts)
+        return predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
+
+    for number, step in enumerate(steps):
+        if whole and guidance.replaces(number, len(steps)):
+            assert prototypes is not None
+            original = prototypes
+        else:
+            original = predicted(number, step)
+            if prototypes is not None and guidance.pulls(number, len(steps)):
+                original = towards_prototype(original, prototypes, guidance.prototype_scale)
+        memory = (previous, older) if step.corrector_older else (previous,)
+        latents = advance(latents, original, step, *memory)
+        if step.noise:
+            latents = latents + step.noise * fresh.pop(0)
+        previous, older = original, previous
+    return latents
+
+
+def noise_draws(steps: Sequence[Step]) -> int:
+    """How often these steps draw fresh noise: 0 for a solver of the ODE."""
+    return sum(step.noise > 0 for step in steps)
+
+
+def margins(logits: Float32, label: int) -> Float32:
+    """Logit of the true class minus the best other one [B] (METHOD §1, item 5)."""
+    others = np.delete(logits, label, axis=1)
+    best: Float32 = logits[:, label] - others.max(axis=1)
+    return best
+
+
+def seen_as(pixels: npt.NDArray[np.uint8], element: int) -> npt.NDArray[np.uint8]:
+    """An image [H, W, 3] under an element of D4: 4 … 7 are flipped left to right, then quarter turns counterclockwise.
+
+    An oblong image keeps its shape: it is turned by none or two of them.
+    """
+    if element >= 4:
+        pixels = pixels[:, ::-1]
+    turns = element % 4 if pixels.shape[0] == pixels.shape[1] else element % 4 // 2 * 2
+    return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
+def to_uint8(images: Float32) -> npt.NDArray[np.uint8]:
+    """float32 NCHW in [-1, 1] → uint8 NHWC."""
+    scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)
+    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))

@@ -1,0 +1,142 @@
+"""A changed copy of a bundle: files added or replaced, manifest fields changed, no signature (DESIGN §7)."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dpd_runtime.bundle.archive import check_entry_name, open_files, write_zip
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from dpd_runtime.errors import BundleError, BundleHashError, InputError
+
+AUDIT_NAME = "audit.json"
+VERDICTS = ("PASS", "WARN", "FAIL")
+_PIECE = 2**24  # bytes
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Before a bundle is made that shall replace what lies at `out`.
+
+    Raises:
+        InputError: something is there, and --overwrite was not given or it is no bundle.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise InputError(f"--out {out} exists; choose another --out, or pass --overwrite")
+    try:
+        load_bundle(out)
+    except BundleError as error:
+        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error
+
+
+def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict: str) -> str:
+    """Write a copy of `bundle` with `record` as audit.json and `verdict` as the manifest's audit.
+
+    Args:
+        out: as for `write_changed`.
+        verdict: one of VERDICTS.
+
+    Returns:
+        The new bundle's hash.
+    """
+    if verdict not in VERDICTS:
+        raise ValueError(f"verdict is {verdict!r}: it must be one of {', '.join(VERDICTS)}")
+    raw = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+    return write_changed(bundle, out, {AUDIT_NAME: raw}, audit=verdict)
+
+
+def write_changed(bundle: Bundle, out: Path, added: Mapping[str, bytes | Path], **changes: Any) -> str:
+    """Write a copy of `bundle` with files added or replaced: a new bundle, which nobody has signed.
+
+    Args:
+        out: a .dpd file, or a folder where the name has no .dpd ending. What is there is replaced at the end, also
+            where it is the bundle itself.
+        added: content by path in the bundle. A Path is moved where `out` is a folder, so that engines of gigabytes
+            are not copied.
+        changes: fields of the manifest but `files`.
+
+    Returns:
+        The new bundle's hash.
+
+    Raises:
+        InputError: the bundle is encrypted: its copy would be plain.
+        BundleHashError: the bundle was changed since it was opened, or the disk gives back other bytes.
+        OSError: from the disk. In either case `out` is as it was.
+    """
+    if bundle.key is not None:
+        raise InputError(f"{bundle.path} is encrypted, its changed copy would not be: dpd decrypt it first")
+    for name in added:
+        check_entry_name(name)
+    entries = dict(bundle.manifest.files) | {name: file_entry(content) for name, content in added.items()}
+    manifest = replace(bundle.manifest, **changes, files=dict(sorted(entries.items())))
+    raw = manifest.to_json()
+    parse_manifest(raw)  # nobody shall get a bundle that cannot be opened
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        partial = scratch / "new"
+        files = open_files(bundle.path)
+        kept = {name: files.source(name) for name in bundle.manifest.files if name not in added}
+        if out.suffix == ".dpd":
+            write_zip(partial, {**kept, **added, MANIFEST_NAME: raw})
+        else:
+            _write_folder(partial, {**kept, MANIFEST_NAME: raw}, added)
+        _check_written(partial, manifest)
+        _take_place(partial, out, scratch / "old")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def file_entry(content: bytes | Path) -> FileEntry:
+    """Hash and size, of a file in pieces."""
+    if isinstance(content, bytes):
+        return FileEntry(hashlib.sha256(content).hexdigest(), len(content))
+    with content.open("rb") as file:
+        return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size)
+
+
+def _write_folder(
+    folder: Path, copied: Mapping[str, bytes | memoryview | Path], added: Mapping[str, bytes | Path]
+) -> None:
+    for name in (*copied, *added):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for name, source in copied.items():
+        if isinstance(source, Path):
+            shutil.copyfile(source, folder / name)
+        else:
+            (folder / name).write_bytes(source)
+    for name, moved in added.items():
+        if isinstance(moved, Path):
+            shutil.move(moved, folder / name)
+        else:
+            (folder / name).write_bytes(moved)
+
+
+def _take_place(finished: Path, out: Path, aside: Path) -> None:
+    """A file replaces a file in one step; a folder cannot, so the old one steps aside and comes back after an error."""
+    if out.is_dir():
+        out.replace(aside)
+    try:
+        finished.replace(out)
+    except OSError:
+        if aside.exists():
+            aside.replace(out)
+        raise
+
+
+def _check_written(path: Path, manifest: Manifest) -> None:
+    """Read everything back: what was hashed when the bundle was opened is what has to stand on the disk."""
+    written = open_files(path)
+    for name, entry in manifest.files.items():
+        digest = hashlib.sha256()
+        for piece in written.pieces(name):
+            digest.update(piece)
+        if digest.hexdigest() != entry.sha256:
+            raise BundleHashError(name, digest.hexdigest(), entry.sha256)

@@ -1,6 +1,0 @@
-"""Several processes, perhaps on several machines, that fill one folder."""
-
-from dpd_runtime.sharding.shard import WHOLE, Shard, parse_shard
-from dpd_runtime.sharding.worker import LOCK_FILE, Worker
-
-__all__ = ["LOCK_FILE", "WHOLE", "Shard", "Worker", "parse_shard"]

@@ -1,0 +1,1 @@
+"""Base models: the nano base, folders in diffusers' layout, the hub, and the latents of their VAE."""

@@ -1,0 +1,185 @@
+"""The latent diffusion model as one folder in diffusers' layout: read, checked, written."""
+
+import copy
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dpd_runtime.annotations import Float32
+from dpd_runtime.errors import InputError
+from dpd_runtime.sampling.sample import Denoise, to_uint8
+from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
+from dpd_train.bases.class_embedding import fold_class_embedding
+from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, nano_folder, weights_variant
+
+__all__ = [
+    "TOKENIZER_FILES",
+    "Base",
+    "at_resolution",
+    "decode_images",
+    "decode_in_parts",
+    "load_base",
+    "nano_folder",
+    "save_base",
+    "torch_denoise",
+]
+DECODED = 6  # latents in one call of the decoder, where there may be many
+
+
+@dataclass(frozen=True)
+class Base:
+    """The parts of a text-to-image latent diffusion model; float32, in evaluation mode."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+
+    @property
+    def schedule(self) -> Schedule:
+        return schedule_from_config(self.scheduler.config)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of an image along a side of one latent."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def resolution(self) -> int:
+        """Side of its images in pixels."""
+        return int(self.unet.config.sample_size * self.downsampling)
+
+
+def load_base(name: str) -> Base:
+    """Open `nano`, a local folder, or a repository of the local hub cache by its id.
+
+    A UNet with a class embedding comes without: it is folded into the time embedding, fed 0.
+
+    Raises:
+        InputError: nothing there, or a model of another kind.
+    """
+    folder = base_folder(name)
+    check_base(name, folder)
+    try:
+        base = Base(
+            vae=_part(AutoencoderKL, folder, "vae", torch_dtype=torch.float32),
+            unet=fold_class_embedding(_part(UNet2DConditionModel, folder, "unet", torch_dtype=torch.float32)),
+            text_encoder=_part(CLIPTextModel, folder, "text_encoder", dtype=torch.float32),
+            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+            scheduler=_scheduler(folder),
+        )
+        schedule_from_config(base.scheduler.config)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise InputError(f"base {name!r} cannot be opened: {error}") from error
+    longest = int(base.text_encoder.config.max_position_embeddings)  # a tokenizer without a length says 10^30
+    base.tokenizer.model_max_length = min(base.tokenizer.model_max_length, longest)
+    return base
+
+
+def _part(kind: Any, folder: Path, part: str, **dtype: torch.dtype) -> Any:
+    """One network; safetensors, as anything else would be a pickle."""
+    variant = weights_variant(folder, part)
+    options = {"use_safetensors": True, "local_files_only": True} | ({"variant": variant} if variant else {})
+    return kind.from_pretrained(folder, subfolder=part, **options, **dtype).eval()
+
+
+def _scheduler(folder: Path) -> DDIMScheduler:
+    """The schedule of whatever sampler the base names. DDIM alone would clip where a config does not speak of it."""
+    content = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    silent = {} if "clip_sample" in content else {"clip_sample": False}
+    return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, **silent)
+
+
+def at_resolution(base: Base, side: int) -> Base:
+    """The same networks, which are convolutional, for images of `side` pixels. Changes the configs in place."""
+    # diffusers takes small sizes of UNets older than 0.9 for a mistake and sets them to 64.
+    size = {"sample_size": side // base.downsampling, "_diffusers_version": diffusers.__version__}
+    base.unet.register_to_config(**size)
+    base.vae.register_to_config(sample_size=side)
+    return base
+
+
+def torch_denoise(base: Base) -> Denoise:
+    """The UNet as the function that `dpd_runtime.sampling.sample.sample` takes: PyTorch behind the sampler."""
+
+    def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
+        device = base.unet.device
+        noisy, context = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (latents, prompts))
+        with torch.no_grad():
+            output: Float32 = base.unet(noisy, torch.tensor(timestep, device=device), context).sample.cpu().numpy()
+        return output
+
+    return denoise
+
+
+@torch.no_grad()
+def decode_images(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
+    """Scaled latents [B, C, h, w] → uint8 [B, H, W, 3]; the VAE stays where it is."""
+    scaled = torch.from_numpy(latents).to(base.vae.device) / base.vae.config.scaling_factor
+    return to_uint8(base.vae.decode(scaled).sample.cpu().numpy())
+
+
+def decode_in_parts(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
+    """`decode_images`, DECODED at a time, for latents whose activations would not fit into memory at once."""
+    parts = [decode_images(base, latents[i : i + DECODED]) for i in range(0, len(latents), DECODED)]
+    return np.concatenate(parts)
+
+
+def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the folder so that plain `StableDiffusionPipeline.from_pretrained` opens it.
+
+    transformers 5 saves tokenizer.json alone; vocab.json and merges.txt are copied beside it for older readers.
+    """
+
+    def cast(module: torch.nn.Module) -> torch.nn.Module:
+        return module if all(p.dtype == dtype for p in module.parameters()) else copy.deepcopy(module).to(dtype)
+
+    _forget_last_call(base.tokenizer)
+    pipeline = StableDiffusionPipeline(
+        vae=cast(base.vae),
+        text_encoder=cast(base.text_encoder),
+        tokenizer=base.tokenizer,
+        unet=cast(base.unet),
+        scheduler=base.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    _load_as_float32(folder / "text_encoder" / "config.json")
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_source / name, folder / "tokenizer" / name)
+    _remove_local_paths(folder)
+
+
+def _forget_last_call(tokenizer: CLIPTokenizer) -> None:
+    """tokenizer.json would hold the length and padding of whatever was tokenised last."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)  # transformers 4 has a slow one
+    if fast is not None:
+        fast.no_truncation()
+        fast.no_padding()
+
+
+def _load_as_float32(path: Path) -> None:
+    """transformers loads a model in the dtype that its config names, diffusers in float32: one pipeline needs one."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _remove_local_paths(folder: Path) -> None:
+    """Saved configs remember where they were loaded from; that is nobody's business."""
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and {"_name_or_path", "name_or_path"} & set(content):
+            kept = {k: v for k, v in content.items() if k not in ("_name_or_path", "name_or_path")}
+            path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+"""From `nano`, a folder or a hub id to a folder whose parts are known to be usable. Nothing is fetched."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from dpd_runtime.errors import InputError
+from dpd_train.bases.hub import fetch_command
+
+KINDS = ("StableDiffusionPipeline", "Text2EarthDiffusionPipeline")
+SUPPORTED = "nano, and StableDiffusionPipeline folders: SD-1.x, SD-2.x, Text2Earth and what was made from them"
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+PARTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+FETCHED = ("*.json", "tokenizer/*", *(f"{part}/{stem}.safetensors" for part, stem in PARTS.items()))
+# UNet options which add inputs that a prompt and a timestep do not give; class embeddings are dealt with elsewhere.
+PLAIN_UNET = {
+    "encoder_hid_dim_type": (None,),
+    "addition_embed_type": (None, "text"),
+    "time_cond_proj_dim": (None,),
+    "class_embeddings_concat": (None, False),
+    "class_embed_type": (None, "timestep"),
+}
+
+
+def nano_folder() -> Path:
+    """The base that comes with the package."""
+    return Path(str(resources.files("dpd_train") / "data" / "nano"))
+
+
+def base_folder(name: str) -> Path:
+    """The folder of the base `name`: `nano`, a folder, or the id of a repository in the local hub cache.
+
+    Raises:
+        InputError: nothing there; for an id the line holds the command that fetches what is needed of it.
+    """
+    if name == "nano":
+        return nano_folder()
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return folder
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except HFValidationError:
+        raise InputError(f"base {name!r}: no such folder; give nano, a diffusers folder or a hub id") from None
+    except (OSError, ValueError) as error:
+        partial = getattr(error, "snapshot_path", None)  # other files of the repository may be missing: see check_base
+        if partial is not None:
+            return Path(partial)
+        raise InputError(
+            f"base {name!r}: no such folder, and not in this machine's hub cache; fetch it once: {fetch_base(name)}"
+        ) from None
+
+
+def fetch_base(name: str) -> str:
+    """The command that fetches the files of a base which are needed, and no others."""
+    return " ".join([fetch_command(name), *(f'--include "{pattern}"' for pattern in FETCHED)])
+
+
+def weights_variant(folder: Path, part: str) -> str | None:
+    """None where the plain weights are there, "fp16" where those are the only ones, as safetensors.
+
+    Raises:
+        FileNotFoundError: neither; its text is the missing file.
+    """
+    stem = folder / part / PARTS[part]
+    for variant in (None, "fp16"):
+        end = f".{variant}.safetensors" if variant else ".safetensors"
+        if stem.with_name(stem.name + end).is_file():
+            return variant
+    raise FileNotFoundError(f"{part}/{PARTS[part]}.safetensors")
+
+
+def check_base(name: str, folder: Path) -> None:
+    """Before weights are read.
+
+    Raises:
+        InputError: another kind of model, a file that is missing, weights that are a pickle alone.
+    """
+    again = f"; fetch it: {fetch_base(name)}" if name != "nano" and not Path(name).expanduser().exists() else ""
+    if not (folder / "model_index.json").is_file():
+        hint = again or f"; supported: {SUPPORTED}"
+        raise InputError(f"base {name!r}: {folder / 'model_index.json'} is missing{hint}")
+    kind = _config(name, folder, "model_index.json").get("_class_name")
+    if kind not in KINDS:
+        raise InputError(f"base {name!r} is a {kind}; supported: {SUPPORTED}")
+    for file in TOKENIZER_FILES:
+        if not (folder / "tokenizer" / file).is_file():
+            hint = again or "; copy it there from the model's first release"
+            raise InputError(f"base {name!r}: tokenizer/{file} is missing{hint}")
+    for part in PARTS:
+        try:
+            weights_variant(folder, part)
+        except FileNotFoundError as error:
+            pickled = any((folder / part).glob("*.bin"))
+            why = "; its weights are a pickle, which is never opened: take a model that has safetensors"
+            raise InputError(f"base {name!r}: {error} is missing{why if pickled else again}") from None
+    _check_sizes(name, folder)
+
+
+def _check_sizes(name: str, folder: Path) -> None:
+    """Raises:
+    InputError: parts which do not belong to a plain text-to-image model.
+    """
+    unet, vae, text = (_config(name, folder, f"{part}/config.json") for part in ("unet", "vae", "text_encoder"))
+    for option, allowed in PLAIN_UNET.items():
+        if unet.get(option) not in allowed:
+            raise InputError(f"base {name!r}: its UNet has {option} {unet.get(option)!r}; supported: {SUPPORTED}")
+    channels, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latent:
+        raise InputError(
+            f"base {name!r}: its UNet takes {channels} channels and its VAE makes {latent}: an inpainting, depth or "
+            f"upscaling model; supported: {SUPPORTED}"
+        )
+    width, wanted = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
+    if width != wanted:
+        raise InputError(f"base {name!r}: its text encoder is {width} wide and its UNet wants {wanted}: not one model")
+
+
+def _config(name: str, folder: Path, file: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"base {name!r}: {file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"base {name!r}: {file} is not a JSON object")
+    return content

@@ -1,0 +1,69 @@
+"""Pixels → latents, kept in a cache outside the run, keyed by content and VAE (DESIGN §5)."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from dpd_train.compute.checkpoint import load_state, save_state
+from dpd_train.compute.device import placed, to_device
+from dpd_train.images import to_float
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """sha256 over names and float32 bytes of the encoder side of a VAE or of any module."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encode(
+    vae: AutoencoderKL,
+    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    batch: int = 64,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Posterior means [n, C, h, w] float32 on the CPU, not scaled yet, of uint8 images [n, H, W, 3]."""
+    device, parts = torch.device(device), []
+    with placed(vae, device):
+        for i in range(0, len(images), batch):
+            pixels = to_float(to_device(torch.from_numpy(images[i : i + batch]), device))
+            parts.append(vae.encode(pixels).latent_dist.mode().cpu())
+            progress(min(i + batch, len(images)), len(images))
+    return torch.cat(parts).contiguous()
+
+
+def encode_cached(
+    vae: AutoencoderKL,
+    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    hashes: Sequence[str],
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Scaled latents [n, C, h, w] on the CPU; a second start with the same images and encoder reads what the first
+    one wrote.
+
+    One file holds one image set in its order: its name is the hash of the content hashes and the encoder's weights.
+    """
+    encoder = weights_hash(vae.encoder) + weights_hash(vae.quant_conv)
+    key = hashlib.sha256("\n".join([*hashes, str(images.shape), encoder]).encode()).hexdigest()
+    path = cache / f"{key[:32]}.safetensors"
+    scaling_factor = float(vae.config.scaling_factor)
+    if path.exists():
+        tensors, meta = load_state(path)
+        if meta.get("key") == key:
+            return tensors["latents"] * scaling_factor
+    latents = encode(vae, images, progress=progress, device=device)
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # latents decode to the images
+    save_state(path, {"latents": latents}, {"key": key})
+    return latents * scaling_factor

@@ -1,0 +1,1 @@
+"""Captions and prompts: what images of a class share, in words."""

@@ -1,0 +1,70 @@
+"""Several small classifiers of one data set, trained one after another and kept in a folder: judges of what is made."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dpd_train.classifiers.judges import Labelled
+from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.classifiers.training import ClassifierTraining, train_classifier
+from dpd_train.compute.device import NEVER, Deadline, TimeUp
+
+log = logging.getLogger(__name__)
+Plan = tuple[ResNetConfig, ClassifierTraining]
+
+
+def _weights(folder: Path, name: str, index: int) -> Path:
+    return folder / f"{name}{index}.safetensors"
+
+
+def load_pool(folder: Path, name: str, shapes: Sequence[ResNetConfig]) -> list[ResNet]:
+    """Those that `train_pool` left in `folder`, frozen, in evaluation mode."""
+    networks = []
+    for i, shape in enumerate(shapes):
+        network = ResNet(shape)
+        network.load_state_dict(load_file(_weights(folder, name, i)))
+        networks.append(network.eval().requires_grad_(False).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    return networks
+
+
+def train_pool(
+    folder: Path,
+    name: str,
+    plans: Sequence[Plan],
+    data: Labelled,
+    validation: Labelled,
+    progress: Callable[[int, int], None],
+    *,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> None:
+    """Leave the weights of each network as `name` and its number in `folder`; those which are there already are kept.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    total = sum(training.steps for _, training in plans)
+    for i, (shape, training) in enumerate(plans):
+        weights, unfinished = _weights(folder, name, i), folder / f"{name}{i}.unfinished.safetensors"
+        done = sum(before.steps for _, before in plans[:i])
+        if weights.exists():
+            continue
+        try:
+            trained = train_classifier(
+                *data,
+                validation,
+                shape,
+                training,
+                lambda step, steps, done=done: progress(done + step, total),  # type: ignore[misc]
+                device=device,
+                deadline=deadline,
+                state=unfinished,
+            )
+        except TimeUp as stop:
+            raise TimeUp(done + stop.step, total) from stop
+        log.info("%s network %d: %.4f on validation", name, i, trained.accuracy)
+        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Devices, precision, checkpoints, several processes, experiment trackers."""

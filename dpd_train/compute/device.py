@@ -1,0 +1,150 @@
+"""Where a training runs and when it stops. Random draws come from CPU generators whatever the device."""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpd_runtime.errors import InputError, ProviderError
+from dpd_train.compute.checkpoint import restore_optimizer
+
+log = logging.getLogger(__name__)
+
+
+def use_device(name: str) -> torch.device:
+    """`cpu`, `cuda` or `auto`, which takes CUDA where it works and says what it took and why.
+
+    Raises:
+        InputError: another name.
+        ProviderError: cuda was asked for and PyTorch finds none.
+    """
+    if name not in ("cpu", "cuda", "auto"):
+        raise InputError(f"device {name!r} is unknown: use cpu, cuda or auto")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = "PyTorch finds no CUDA device" if built else "this PyTorch was built without CUDA"
+        if name == "cuda":
+            raise ProviderError(f"device cuda: {why}; use cpu, or install the driver and PyTorch's CUDA build")
+        if name == "auto":
+            log.info("device: cpu, as %s", why)
+        return torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:  # before anything is put on the first GPU, which is another process's
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    log.info("device: cuda, %s", torch.cuda.get_device_name())
+    torch.set_float32_matmul_precision("high")  # TF32
+    torch.backends.cudnn.benchmark = True  # batches keep their shape
+    return torch.device("cuda")
+
+
+def hardware(device: torch.device) -> str:
+    """What a training ran on, for its record: the GPU's name, or the CPU's with the threads used. No host name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{named or platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on the device; a host tensor is queued behind the work there instead of waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies for a state file, which every machine can read."""
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def placed(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """`module` on the device for a while; afterwards on the CPU, where everything else expects it."""
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to("cpu")
+
+
+def adamw(parameters: Any, device: torch.device, **options: Any) -> torch.optim.AdamW:
+    """AdamW, in one kernel on CUDA."""
+    return torch.optim.AdamW(parameters, fused=True if device.type == "cuda" else None, **options)
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """`restore_optimizer`, with moments in their parameters' memory layout: the fused kernel refuses any other."""
+    restore_optimizer(optimizer, tensors)
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                slots[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+class TimeUp(Exception):
+    """The deadline passed; the state file holds `step` of `steps`, and the same call goes on from there."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"time is up at step {step} of {steps}")
+        self.step, self.steps = step, steps
+
+
+class Deadline:
+    """Passes some minutes after it was made; None never. A training does at least one step whatever the deadline, so
+    that calls which are too short still come to an end.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def ends(self) -> bool:
+        """Whether it will ever pass."""
+        return self._end is not None
+
+    @property
+    def passed(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+
+NEVER = Deadline()
+
+
+def checkpointed(
+    steps: range,
+    save: Callable[[int], None],
+    seconds: float,
+    deadline: Deadline,
+    progress: Callable[[int, int], None],
+) -> Iterator[int]:
+    """The numbers of `steps`, with the state saved between them: every `seconds`, after the last one, and when the
+    time is up.
+
+    Args:
+        save: given the number of steps done. progress: steps done and in all.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    saved_at = time.monotonic()
+    for step in steps:
+        yield step
+        last = step + 1 == steps.stop
+        stopped = deadline.passed and not last
+        if time.monotonic() - saved_at > seconds or last or stopped:
+            save(step + 1)
+            saved_at = time.monotonic()
+        progress(step + 1, steps.stop)
+        if stopped:
+            raise TimeUp(step + 1, steps.stop)

@@ -1,0 +1,1 @@
+"""Training of the denoiser: losses, averages, LoRA, classification consistency."""

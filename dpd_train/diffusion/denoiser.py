@@ -1,0 +1,317 @@
+"""The one diffusion training loop: `pretrain` starts it from random weights, `train` from a base."""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel
+
+from dpd_runtime.sampling.schedule import Schedule
+from dpd_train.captions.captions import CaptionTable
+from dpd_train.classifiers.network import learning_rate, rewarmed, set_learning_rate
+from dpd_train.compute.checkpoint import (
+    load_state,
+    optimizer_tensors,
+    prefixed,
+    save_state,
+    step_generator,
+    without_prefix,
+)
+from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.distributed import ALONE, Team
+from dpd_train.compute.precision import norms_in_float32
+from dpd_train.compute.rs_dgc import RsDgc
+from dpd_train.compute.tracking import Track
+from dpd_train.config import Precision
+from dpd_train.diffusion.averages import PowerAverage
+from dpd_train.diffusion.consistency import consistency_loss
+from dpd_train.diffusion.draws import Drawn, draw, parts
+from dpd_train.diffusion.losses import decoder_loss, denoise
+from dpd_train.images.symmetry import d4_each
+
+log = logging.getLogger(__name__)
+"""(steps done, figures) → None."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TRACK_EVERY = 10  # steps: reading a loss waits for the GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserTraining:
+    """Length and constants of one piece of denoiser training."""
+
+    steps: int
+    batch: int = 48
+    micro_batch: int | None = None  # at most so many of them at once, their gradients added up; None: all
+    peak_rate: float = 6e-4
+    warmup: int = 200
+    decay_from: float = 0.7  # share of the steps after which the rate falls to zero; 1: never
+    min_snr_gamma: float = 5.0  # 2303.09556
+    direction_weight: float = 0.0  # 1 − cosine between the network's output and its target (FasterDiT, 2410.10356)
+    decoder_weight: float = 0.0  # distance of ẑ0 and z0 in the decoder's features (LPL, 2411.04873)
+    decoder_from: float = 0.6  # share of the steps after which the decoder's features count
+    decoder_min_snr: float = 1.0  # noisier samples have no details to compare
+    consistency_weight: float = 0.0  # λ of the judge's cross-entropy on ẑ0 (METHOD §1.1)
+    prompt_dropout: float = 0.1
+    ema_lengths: tuple[float, ...] = (0.05, 0.1)  # relative widths σ_rel; the better one on validation is kept
+    stop_rise: float = 0.02  # stop when the validation loss stands this share above its best: memorising begins
+    compression: float | None = None  # times fewer bytes of gradients between processes (`dpd_train.compute.rs_dgc`)
+    seed: int = 0
+    precision: Precision = "bf16"  # of autocast; fp32 is none
+    validate_every: int = 500
+    checkpoint_seconds: float = 240.0
+
+
+@dataclass(frozen=True)
+class LatentData:
+    """Scaled latents [n, C, h, w] with labels [n] and captions; validation in the same form."""
+
+    latents: torch.Tensor
+    labels: torch.Tensor
+    captions: CaptionTable
+
+
+@torch.no_grad()
+def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule, gamma: float) -> float:
+    """Loss on fixed noise and evenly spread timesteps, with the class captions."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(data.latents.shape, generator=generator)
+    timesteps = torch.linspace(0, schedule.num_train_timesteps - 1, len(data.latents)).long()
+    timesteps = timesteps[torch.randperm(len(timesteps), generator=generator)]
+    device = next(modules.parameters()).device
+    losses = []
+    for i in range(0, len(data.latents), 100):
+        part = slice(i, i + 100)
+        ids = to_device(data.captions.template[data.labels[part]], device)
+        context = modules["text_encoder"](ids).last_hidden_state
+        latents = to_device(data.latents[part], device)
+        shaken = to_device(noise[part], device)
+        said = denoise(modules["unet"], latents, shaken, timesteps[part], context, schedule, gamma)
+        losses.append(said.squared_error())
+    return float(torch.cat(losses).mean())
+
+
+class _Run:
+    """Networks, averages and optimiser of one training, on its device, and their way to and from the state file."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        vae: AutoencoderKL | None,
+        judge: nn.Module | None,
+        training: DenoiserTraining,
+        device: torch.device,
+        team: Team,
+    ) -> None:
+        self.training, self.device, self.team = training, device, team
+        modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train().to(device)
+        self.modules: nn.ModuleDict = modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.vae = None if vae is None else copy.deepcopy(vae).eval().requires_grad_(False).to(device)
+        self.judge = None if judge is None else judge.to(device)
+        decayed = [p for p in self.modules.parameters() if p.ndim > 1]
+        rest = [p for p in self.modules.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = adamw(groups, device, betas=(0.9, 0.99))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.averages = [PowerAverage(self.modules, length) for length in training.ema_lengths if team.leads]
+        self.history: list[dict[str, float]] = []
+        self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss; read only when logged
+        self.fresh_since = 0  # step at which the optimiser's moments were lost
+        self.compression = RsDgc(training.compression) if training.compression else None
+
+    @property
+    def best(self) -> PowerAverage:
+        """The average with the lowest validation loss when it was last measured."""
+        length = self.history[-1]["ema_length"] if self.history else self.training.ema_lengths[0]
+        return next(average for average in self.averages if average.length == length)
+
+    def restore(self, state: Path) -> int:
+        """The step at which `state` stands. One that travelled light holds one average alone: training goes on from
+        it, with a fresh optimiser and a second warm-up.
+        """
+        tensors, meta = load_state(state)
+        best, moments = without_prefix("ema", tensors), without_prefix("optimizer", tensors)
+        self.modules.load_state_dict(without_prefix("modules", tensors) or best)
+        for i, average in enumerate(self.averages):
+            average.modules.load_state_dict(without_prefix(f"average{i}", tensors) or best)
+        restore_moments(self.optimizer, moments)
+        if meta.get("scaler"):
+            self.scaler.load_state_dict(meta["scaler"])
+        step = int(meta["step"])
+        self.history = meta["history"]
+        self.recent.fill_(meta["recent"])
+        self.fresh_since = meta.get("fresh_since", 0) if moments else step
+        log.info("resumed at step %d%s", step, "" if moments else ", with a fresh optimiser")
+        return step
+
+    def save(self, state: Path, step: int) -> None:
+        tensors = prefixed("modules", self.modules.state_dict()) | prefixed("ema", self.best.modules.state_dict())
+        for i, average in enumerate(self.averages):
+            tensors |= prefixed(f"average{i}", average.modules.state_dict())
+        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
+        meta = {"step": step, "history": self.history, "recent": float(self.recent), "fresh_since": self.fresh_since}
+        meta |= {"steps": self.training.steps, "scaler": self.scaler.state_dict()}
+        save_state(state, on_cpu(tensors), meta)
+
+    def step(self, step: int, latents: torch.Tensor, data: LatentData, schedule: Schedule) -> None:
+        """One update. latents: those of `data`, on the device.
+
+        A part's losses are sums divided by the whole batch's size: all parts of all processes add up to the batch's
+        mean. One call after the last part adds the gradients up, not a DDP wrapper, which would do so after every part
+        and stand between the loop and what it averages, saves and, with adapters, shares.
+        """
+        training = self.training
+        generator, dropout = step_generator(training.seed, step), training.prompt_dropout
+        drawn = draw(training.batch, latents.shape, data.labels, data.captions, dropout, schedule, generator)
+        rate = learning_rate(step, training.steps, training.peak_rate, training.warmup, training.decay_from)
+        set_learning_rate(self.optimizer, rewarmed(rate, step, self.fresh_since, training.warmup))
+        self.optimizer.zero_grad()
+        squared = torch.zeros((), device=self.device)
+        for part in parts(self.team.share(training.batch), training.micro_batch):
+            loss, own = self._losses(step, drawn, part, latents, data, schedule)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            squared += own.detach()
+        trained = [(id(p), p.grad) for p in self.modules.parameters() if p.grad is not None]
+        gradients = [gradient for _, gradient in trained]
+        if self.compression is None:
+            self.team.add_up([*gradients, squared])
+        else:
+            self.compression.exchange(gradients, [key for key, _ in trained], self.team.gather)
+            self.team.add_up([squared])
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for average in self.averages:
+            average.update(self.modules, step)
+        smoothed = squared.double()
+        self.recent = smoothed if step == 0 else 0.98 * self.recent + 0.02 * smoothed
+
+    def _losses(
+        self, step: int, drawn: Drawn, part: slice, latents: torch.Tensor, data: LatentData, schedule: Schedule
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `part` brings to the loss, and to its squared error alone."""
+        training, device = self.training, self.device
+        rows, ids, timesteps = drawn.rows[part], drawn.ids[part], drawn.timesteps[part]
+        batch = d4_each(latents[to_device(rows, device)], to_device(drawn.elements[part], device))
+        with self._autocast():
+            context = self.modules["text_encoder"](to_device(ids, device)).last_hidden_state
+            unet, shaken = self.modules["unet"], to_device(drawn.noise[part], device)
+            said = denoise(unet, batch, shaken, timesteps, context, schedule, training.min_snr_gamma)
+        squared = said.squared_error().sum() / training.batch
+        loss = squared
+        if training.direction_weight:
+            loss = loss + training.direction_weight * (said.direction_error().sum() / training.batch)
+        if training.decoder_weight and self.vae is not None and step >= training.decoder_from * training.steps:
+            all_clear = drawn.snr > training.decoder_min_snr
+            clear = all_clear[part].nonzero().flatten()
+            if len(clear):  # the mean over the whole batch's clear samples
+                share, scale = len(clear) / int(all_clear.sum()), 1 / float(self.vae.config.scaling_factor)
+                clear = to_device(clear, device)
+                with self._autocast():
+                    found = decoder_loss(self.vae, scale * said.original[clear], scale * batch[clear])
+                loss = loss + training.decoder_weight * (share * found)
+        if training.consistency_weight and self.judge is not None:
+            named = to_device((ids != data.captions.empty).any(dim=1), device)  # an empty prompt asks for no class
+            losses = consistency_loss(said.original, said.snr, to_device(data.labels[rows], device), self.judge)
+            loss = loss + training.consistency_weight * ((named * losses).sum() / training.batch)
+        return loss, squared
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.training.precision
+        return torch.autocast(self.device.type, AUTOCAST[precision], enabled=precision != "fp32")
+
+    def validate(self, step: int, validation: LatentData, schedule: Schedule) -> None:
+        gamma = self.training.min_snr_gamma
+        losses = [validation_loss(average.modules, validation, schedule, gamma) for average in self.averages]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        entry = {"step": step, "loss": float(self.recent), "validation_loss": losses[best]}
+        sent = {} if self.compression is None else self.compression.figures()
+        self.history.append(entry | {"ema_length": self.averages[best].length} | sent)
+        log.info("step %d loss %.4f validation %s", step, float(self.recent), " ".join(f"{x:.4f}" for x in losses))
+
+    def figures(self, measured: bool) -> dict[str, float]:
+        """For a tracker: the smoothed loss, the rate, and the validation loss where it was `measured` just now."""
+        last = {"validation_loss": self.history[-1]["validation_loss"]} if measured else {}
+        return {"loss": float(self.recent), "rate": self.optimizer.param_groups[0]["lr"]} | last
+
+    @property
+    def memorises(self) -> bool:
+        """The validation loss has risen from its best by more than the share that is allowed."""
+        if not self.history:
+            return False
+        losses = [entry["validation_loss"] for entry in self.history]
+        return losses[-1] > (1 + self.training.stop_rise) * min(losses)
+
+
+def train_denoiser(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    data: LatentData,
+    validation: LatentData,
+    schedule: Schedule,
+    training: DenoiserTraining,
+    state: Path,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+    *,
+    vae: AutoencoderKL | None = None,
+    judge: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+    team: Team = ALONE,
+    track: Track | None = None,
+    until: int | None = None,
+) -> tuple[UNet2DConditionModel, CLIPTextModel, list[dict[str, float]]]:
+    """Train both networks; the run resumes from `state` where that file exists, on whatever device it was written.
+
+    Args:
+        vae: its decoder's features enter the loss where `training.decoder_weight` says so.
+        judge: frozen, latents → logits: its verdict on ẑ0 enters where `training.consistency_weight` says so.
+        team: each process calls this with the same arguments, and trains on its share of each batch. The leader alone
+            measures, averages and writes; the others need no validation part.
+        track: given loss, learning rate and validation loss.
+        until: end this session after so many of `training.steps`, with the state saved; None goes to their end.
+
+    Returns:
+        the averaged networks (not the leader: as they are), on the CPU, and the log: step, loss, validation_loss and
+        the average that had it. A validation loss that rises ends the training before its last step.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+        PeerError: another process has gone.
+    """
+    run = _Run(unet, text_encoder, vae, judge, training, torch.device(device), team)
+    start = run.restore(state) if team.agree(state.exists()) else 0
+    latents = data.latents.to(run.device)
+    hooks = norms_in_float32(run.modules)
+
+    def save(done: int) -> None:
+        if team.leads:
+            run.save(state, done)
+
+    steps, deadline = range(start, training.steps if until is None else until), team.shared(deadline)
+    rises = team.agree(run.memorises)
+    try:
+        for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
+            if rises:
+                log.warning("step %d: the validation loss rises, the training ends here", step)
+                save(step)
+                break
+            run.step(step, latents, data, schedule)
+            measured = (step + 1) % training.validate_every == 0 or step + 1 == training.steps
+            if measured:
+                if team.leads:
+                    run.validate(step + 1, validation, schedule)
+                rises = team.agree(run.memorises)
+            if track is not None and (measured or (step + 1) % TRACK_EVERY == 0):
+                track(step + 1, run.figures(measured))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    result = (run.best.modules if team.leads else run.modules).cpu()
+    return result["unet"], result["text_encoder"], run.history

@@ -1,0 +1,130 @@
+"""Fine-tuning of a base's denoiser: all of it, or low-rank adapters beside a frozen one."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpd_runtime.annotations import Progress
+from dpd_train.bases.base import Base
+from dpd_train.classifiers.network import count_parameters
+from dpd_train.compute.device import NEVER, Deadline
+from dpd_train.compute.distributed import ALONE, Team
+from dpd_train.compute.precision import norms_in_float32
+from dpd_train.compute.tracking import Track
+from dpd_train.config import TrainConfig, Tune, compression_ratio
+from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
+
+log = logging.getLogger(__name__)
+History = list[dict[str, float]]
+LARGE = 100_000_000  # parameters of a UNet from which adapters are trained
+
+
+def is_large(base: Base) -> bool:
+    return count_parameters(base.unet) >= LARGE
+
+
+def tune_of(config: TrainConfig, base: Base) -> Tune:
+    """What `--tune` says, or what the base's size asks for."""
+    return config.tune or ("lora" if is_large(base) else "full")
+
+
+def denoiser_training(config: TrainConfig) -> DenoiserTraining:
+    return DenoiserTraining(
+        steps=config.steps,
+        batch=config.batch,
+        micro_batch=config.micro_batch,
+        precision=config.precision,
+        peak_rate=config.peak_rate,
+        decay_from=1.0 if config.schedule == "constant" else DenoiserTraining.decay_from,
+        warmup=min(100, config.steps // 5 + 1) if config.warmup is None else config.warmup,
+        seed=config.seed,
+        validate_every=max(1, config.steps // 5),
+        consistency_weight=config.lambda_cls,
+        compression=compression_ratio(config.grad_compression) if config.grad_compression else None,
+    )
+
+
+def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
+    """UNet and text encoder as the loop trains them: themselves, or adapters beside frozen ones, `Adapted`."""
+    if config.gradient_checkpointing:
+        base.unet.enable_gradient_checkpointing()
+    if tune_of(config, base) == "full":
+        return base.unet, base.text_encoder
+    frozen = Adapted(base.text_encoder.requires_grad_(False))
+    adapted = Adapted(add_adapters(base.unet, config.lora_rank, config.seed))
+    log.info("adapters of rank %d: %d parameters", config.lora_rank, count_parameters(adapted))
+    return adapted, frozen
+
+
+@contextmanager
+def frozen_norms_in_float32(base: Base, config: TrainConfig) -> Iterator[None]:
+    """While adapters are trained; the loop's own hooks see the adapters alone."""
+    hooks = norms_in_float32(base.unet) if tune_of(config, base) == "lora" else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def tuned_base(base: Base, config: TrainConfig, unet: Any, text_encoder: Any, adapter: Path | None) -> Base:
+    """The base with what became of its `trained_parts`; adapters are merged, and kept in the folder `adapter`."""
+    base.unet.disable_gradient_checkpointing()
+    if tune_of(config, base) == "full":
+        unet.disable_gradient_checkpointing()
+        return replace(base, unet=unet.eval(), text_encoder=text_encoder.eval())
+    unet.write_back()
+    if adapter is not None:
+        save_adapters(base.unet, adapter)
+    return replace(base, unet=merge_adapters(base.unet).eval())
+
+
+def fine_tune(
+    base: Base,
+    data: tuple[LatentData, LatentData],
+    config: TrainConfig,
+    state: Path,
+    adapter: Path,
+    progress: Progress,
+    *,
+    judge: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+    team: Team = ALONE,
+    track: Track | None = None,
+) -> tuple[Base, History]:
+    """`config.steps` steps on the latents; the run resumes from `state`.
+
+    Args:
+        data: training and validation part.
+        adapter: the folder for low-rank adapters, which also end up merged in the result.
+        judge: of the classification consistency, where `config.lambda_cls` is above 0.
+        team: see `train_denoiser`; the result is the leader's.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+
+    parts = trained_parts(base, config)
+    with frozen_norms_in_float32(base, config):
+        unet, text_encoder, history = train_denoiser(
+            *parts,
+            *data,
+            base.schedule,
+            denoiser_training(config),
+            state,
+            progress,
+            judge=judge,
+            device=device,
+            deadline=deadline,
+            team=team,
+            track=track,
+        )
+    return tuned_base(base, config, unet, text_encoder, adapter if team.leads else None), history

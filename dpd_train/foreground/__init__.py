@@ -1,0 +1,1 @@
+"""Where the foreground of an image lies, and crops that keep it."""

@@ -1,0 +1,135 @@
+"""Training images cut to their foreground before they are brought to the size that is trained on."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dpd_runtime.annotations import Images
+from dpd_runtime.errors import InputError
+from dpd_train.foreground.foreground import Masks, decide, salient
+from dpd_train.foreground.sheet import decisions_sheet
+from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
+
+CROP, LEAVE_OUT = "--crop foreground", "leave --crop out, or give a smaller --resolution"
+
+Stage = Callable[[str], Callable[[int, int], None]]
+"""title → (done, total) → None"""
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """scenes: with patches in the place of what was cut. picture: of some decisions, [H, W, 3].
+    record: for run.json: what foreground was found by, and how many images were cut.
+    """
+
+    scenes: SceneSet
+    picture: Images
+    record: dict[str, object]
+
+
+def check_segmenter(segmenter: str | None) -> None:
+    """Before images are read. None is no segmenter.
+
+    Raises:
+        InputError: as `dpd_train.foreground.segmenter.find_segmenter`.
+    """
+    if segmenter is not None:
+        from dpd_train.foreground.segmenter import find_segmenter
+
+        find_segmenter(segmenter)
+
+
+def describe_segmenter(segmenter: str | None) -> str:
+    """For records: the models by name and hash, or what stands in their place."""
+    if segmenter is None:
+        return "spectral residual"
+    from dpd_train.foreground.segmenter import find_segmenter
+
+    return find_segmenter(segmenter).description()
+
+
+def find_foreground(
+    segmenter: str | None, images: Images, scenes: SceneSet, stage: Stage, device: torch.device | str
+) -> Masks:
+    """Foreground [n, MAP, MAP] of `images` [n, S, S, 3], which are those of `scenes` at their own size.
+
+    Args:
+        segmenter: `DINO,SAM2` as in `dpd_train.foreground.segmenter.find_segmenter`; None takes the spectral residual.
+    """
+    if segmenter is None:
+        return salient(images)
+    from dpd_train.foreground.segmenter import find_segmenter, segment
+
+    found = find_segmenter(segmenter)
+    return segment(found, images, scenes.labels, scenes.classes, device, stage("finding objects"))
+
+
+def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT) -> int:
+    """The side of the images of `data`, from their headers.
+
+    Args:
+        side: of patches. who: wants to cut them, way_out: what to do instead; for the message.
+
+    Raises:
+        InputError: the images are not larger than that.
+    """
+    own = natural_side(data)
+    if own <= side:
+        raise InputError(
+            f"{who} cuts patches out of images, and those of {data} have {own} px, not more than the {side} px that "
+            f"are wanted: {way_out}"
+        )
+    return own
+
+
+def whole_images(
+    data: Path, scenes: SceneSet, val_per_class: int | None, reading: Reading, who: str = CROP, way_out: str = LEAVE_OUT
+) -> Images:
+    """The images of `scenes`, which come from the training part of `data`, at their own size: [n, S, S, 3].
+
+    Raises:
+        InputError: as `side_to_cut`.
+    """
+    own = side_to_cut(data, int(scenes.images.shape[1]), who, way_out)
+    found = read_scenes(
+        data, part="train", resolution=own, val_per_class=val_per_class, reading=scenes.rendering or reading
+    )
+    place = {path: row for row, path in enumerate(found.paths)}
+    rows = [place[path] for path in scenes.paths]
+    return found.images if rows == list(range(len(found.paths))) else found.images[rows]
+
+
+def cropped(
+    data: Path,
+    scenes: SceneSet,
+    val_per_class: int | None = None,
+    *,
+    segmenter: str | None = None,
+    reading: Reading = PLAIN,
+    stage: Stage = lambda title: lambda done, total: None,
+    device: torch.device | str = "cpu",
+) -> Cropped:
+    """`scenes` of the training part of `data`, cut as `decide` says where no teacher exists yet.
+
+    The hash of a patch is not that of its image: whatever is kept under it is of the patch.
+
+    Raises:
+        InputError: as `whole_images`; a segmenter that cannot be used.
+    """
+    whole = whole_images(data, scenes, val_per_class, reading)
+    decisions = decide(whole, scenes.images, scenes.labels, find_foreground(segmenter, whole, scenes, stage, device))
+    hashes = list(scenes.hashes)
+    for row in decisions.cut:
+        hashes[row] = _patch_hash(hashes[row], decisions.boxes[row])
+    picture = decisions_sheet(scenes.classes, scenes.labels, whole, decisions, np.arange(len(whole)))
+    record = {"foreground": describe_segmenter(segmenter), "images": len(whole), "cut": len(decisions.cut)}
+    return Cropped(replace(scenes, images=decisions.images, hashes=tuple(hashes)), picture, record)
+
+
+def _patch_hash(image: str, box: NDArray[np.int64]) -> str:
+    return hashlib.sha256(f"{image} {box.tolist()}".encode()).hexdigest()

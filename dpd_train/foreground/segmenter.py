@@ -1,0 +1,142 @@
+"""Foreground by two models: Grounding DINO finds a class's objects by its name, SAM 2 outlines them (METHOD §3).
+
+Liu et al., "Grounding DINO", 2023 (arXiv 2303.05499); Ravi et al., "SAM 2", 2024 (arXiv 2408.00714). Both are told
+nothing but the class of the image, whose name should therefore be one: "storage tanks", not "c07".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional as F
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2Model
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.errors import InputError
+from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
+from dpd_train.captions.attributes import class_words
+from dpd_train.foreground.foreground import MAP, Masks
+
+DETECTORS = ("grounding-dino", "mm-grounding-dino")  # of config.json's model_type
+OUTLINERS = ("sam2", "sam2_video")  # published SAM 2 checkpoints call themselves the second and hold the first
+FOUND = 0.35  # score of a box that counts, as in Grounding DINO's demo
+MOST = 32  # boxes of an image, those with the highest scores
+
+Device = torch.device | str
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Two models on this machine, not loaded yet.
+
+    Args:
+        name: what the user called them. dino, sam: their folders.
+    """
+
+    name: str
+    dino: Path
+    sam: Path
+
+    def description(self) -> str:
+        """For results: the last part of each model's name and 12 digits of what it computes with; no local folders."""
+        sources = (Path(source).name for source in self.name.split(","))
+        parts = zip(sources, (self.dino, self.sam), strict=True)
+        return ", ".join(f"{source} {model_hash(folder)[:12]}" for source, folder in parts)
+
+
+def find_segmenter(name: str) -> Segmenter:
+    """The segmenter of `--segmenter DINO,SAM2`: folders, or ids of models in the local hub cache. Loads no weights.
+
+    Raises:
+        InputError: not two models, one that is not on this machine or of another kind, no safetensors.
+    """
+    sources = [part.strip() for part in name.split(",")]
+    if len(sources) != 2 or not all(sources):
+        raise InputError(
+            f"--segmenter {name}: give two models with a comma between them, Grounding DINO and SAM 2, such as "
+            "IDEA-Research/grounding-dino-tiny,facebook/sam2.1-hiera-tiny"
+        )
+    folders = []
+    for source, kinds, title in zip(sources, (DETECTORS, OUTLINERS), ("Grounding DINO", "SAM 2"), strict=True):
+        folder = model_folder(source)
+        kind = check_model(folder, source)
+        if kind not in kinds:
+            raise InputError(f"--segmenter {source}: is a {kind!r} model; {title} is needed in this place")
+        folders.append(folder)
+    check_tokenizer(folders[0], sources[0])
+    return Segmenter(",".join(sources), *folders)
+
+
+def segment(
+    segmenter: Segmenter,
+    images: Images,
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    device: Device = "cpu",
+    progress: Progress = lambda done, total: None,
+) -> Masks:
+    """Foreground [n, MAP, MAP] of images [n, S, S, 3]: cells half of which, or more, lies in an outline of an object
+    of the image's class; all False where none was found. An image's mask does not depend on the others.
+
+    Raises:
+        InputError: a model that cannot be loaded.
+    """
+    device = torch.device(device)
+    find, outline = _detector(segmenter.dino, device), _outliner(segmenter.sam, device)
+    masks = np.zeros((len(images), MAP, MAP), bool)
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        boxes = find(image, class_words(classes[label]))
+        if len(boxes):
+            masks[row] = outline(image, boxes)
+        progress(row + 1, len(images))
+    return masks
+
+
+def _detector(folder: Path, device: torch.device) -> Callable[[Images, str], torch.Tensor]:
+    """(image [S, S, 3], words) → boxes [k, 4] in 0 … 1: left, top, right, bottom."""
+    what = f"--segmenter: the Grounding DINO {folder.name}"
+    processor = opened(
+        what, lambda: AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    )
+    model = complete_model(what, AutoModelForZeroShotObjectDetection, folder, torch.float32, device)
+
+    @torch.no_grad()
+    def find(image: Images, words: str) -> torch.Tensor:
+        # a full stop ends a phrase, as in its training
+        inputs = processor(images=Image.fromarray(image), text=f"{words}.", return_tensors="pt").to(device)
+        found = model(**inputs)
+        scores = found.logits[0].sigmoid().amax(dim=-1)
+        order = scores.argsort(descending=True)[:MOST]
+        centres, sizes = found.pred_boxes[0, order[scores[order] > FOUND]].split(2, dim=-1)
+        return torch.cat([centres - sizes / 2, centres + sizes / 2], dim=-1).clamp(0, 1)
+
+    return find
+
+
+def _outliner(folder: Path, device: torch.device) -> Callable[[Images, torch.Tensor], NDArray[np.bool_]]:
+    """(image [S, S, 3], boxes [k, 4] in 0 … 1) → mask [MAP, MAP] of all of them."""
+    what = f"--segmenter: the SAM 2 {folder.name}"
+    model = complete_model(what, Sam2Model, folder, torch.float32, device)
+    sides: Any = model.config.prompt_encoder_config.image_size
+    side = int(sides if isinstance(sides, int) else sides[0])
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+
+    @torch.no_grad()
+    def outline(image: Images, boxes: torch.Tensor) -> NDArray[np.bool_]:
+        # as SAM 2's own image processor has it, which needs torchvision
+        square = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+        pixels = (torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255 - mean) / deviation
+        found = model(
+            pixel_values=pixels[None].to(device), input_boxes=(boxes * side)[None], multimask_output=False
+        ).pred_masks[0, :, 0]
+        union = (found > 0).any(dim=0).float()
+        mask: NDArray[np.bool_] = (F.adaptive_avg_pool2d(union[None], MAP)[0] >= 0.5).cpu().numpy()
+        return mask
+
+    return outline

@@ -1,0 +1,39 @@
+"""A picture of what was cut out of images, and what stayed whole. It shows real images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from dpd_runtime.annotations import Images
+from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_train.foreground.foreground import Decisions
+
+SHOWN = 6  # images of a class
+SIDE = 96  # pixels
+OUTLINE = (255, 220, 0)
+
+
+def decisions_sheet(
+    classes: Sequence[str], labels: NDArray[np.int64], whole: Images, decisions: Decisions, rows: NDArray[np.int64]
+) -> Images:
+    """[H, W, 3]: the first `SHOWN` of `rows` of each class: whole ones with their boxes, and below what is taken.
+
+    Args:
+        whole: the images [n, S, S, 3] that `decisions` are about, with `labels` [n].
+    """
+    lines = []
+    for label, name in enumerate(classes):
+        shown = rows[labels[rows] == label][:SHOWN]
+        lines.append((name, [_boxed(whole[row], decisions.boxes[row]) for row in shown]))
+        lines.append(("taken", list(decisions.images[shown])))
+    return contact_sheet(lines, size=SIDE)
+
+
+def _boxed(image: Images, box: NDArray[np.int64]) -> Images:
+    """At the size shown, so that the line is as wide in every picture."""
+    small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    top, left, size = (float(value) * SIDE / image.shape[0] for value in box)
+    ImageDraw.Draw(small).rectangle((left, top, left + size - 1, top + size - 1), outline=OUTLINE, width=2)
+    return np.asarray(small)

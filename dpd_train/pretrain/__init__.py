@@ -1,0 +1,1 @@
+"""`dpd pretrain`: a nano base from scratch."""

@@ -1,0 +1,311 @@
+"""`dpd pretrain`: a nano base from scratch. Each stage resumes from its own state file and can run alone, so that the
+denoiser trains beside the decoder once the encoder is frozen.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
+
+from dpd_runtime.annotations import Progress
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import write_atomically
+from dpd_runtime.machine.versions import package_versions
+from dpd_train.bases.base import Base, load_base, save_base
+from dpd_train.bases.folder import base_folder
+from dpd_train.bases.latents import encode_cached
+from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
+from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
+from dpd_train.captions.attributes import VOCABULARY, describe_many
+from dpd_train.captions.captions import CaptionTable, caption_table
+from dpd_train.compute.checkpoint import load_state, without_prefix
+from dpd_train.compute.device import Deadline, TimeUp, hardware
+from dpd_train.diffusion.denoiser import LatentData, train_denoiser
+from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
+from dpd_train.pretrain.config import PretrainConfig
+from dpd_train.vae.autoencoder import reconstruction_metrics, train_autoencoder
+from dpd_train.vae.perceptual import load_perceptual_networks, train_perceptual_networks
+
+log = logging.getLogger(__name__)
+Stage = Literal["perceptual", "autoencoder", "decoder", "denoiser", "save"]
+STAGES: tuple[Stage, ...] = ("perceptual", "autoencoder", "decoder", "denoiser", "save")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What every stage works on: the data, the state's folder, the device and the time."""
+
+    train: SceneSet
+    held: SceneSet
+    config: PretrainConfig
+    state: Path
+    device: torch.device
+    deadline: Deadline
+
+    @property
+    def joint(self) -> Path:
+        return self.state / "autoencoder.safetensors"
+
+    @property
+    def decoder(self) -> Path:
+        return self.state / "decoder.safetensors"
+
+    @property
+    def pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self.train.images), torch.from_numpy(self.held.images)
+
+
+class _Timed:
+    """Progress that also measures: steps of this call and steps a second, the first step (warming up) left out."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.begun = progress, time.monotonic()
+        self.first: tuple[float, int] | None = None
+        self.last = (self.begun, 0)
+
+    def __call__(self, step: int, steps: int) -> None:
+        self.last = (time.monotonic(), step)
+        self.first = self.first or self.last
+        self.progress(step, steps)
+
+    def summary(self) -> dict[str, float]:
+        """{"seconds": of the whole stage, "steps": done, "steps_per_second": once warm}."""
+        seconds = round(time.monotonic() - self.begun, 2)
+        if self.first is None:
+            return {"seconds": seconds, "steps": 0, "steps_per_second": 0.0}
+        warm, done = self.last[0] - self.first[0], self.last[1] - self.first[1]
+        return {"seconds": seconds, "steps": done + 1, "steps_per_second": round(done / warm, 2) if warm else 0.0}
+
+
+def _perceptual_stage(work: _Work, progress: Progress) -> None:
+    pixels, held = (to_float(images) for images in work.pixels)
+    train_perceptual_networks(
+        work.state,
+        (pixels, torch.from_numpy(work.train.labels)),
+        (held, torch.from_numpy(work.held.labels)),
+        len(work.train.classes),
+        work.config.perceptual,
+        progress,
+        device=work.device,
+        deadline=work.deadline,
+    )
+
+
+def _stored_vae(config: PretrainConfig, *candidates: Path) -> AutoencoderKL:
+    """The VAE of the first state file that exists, or else the one of the base that the run starts from."""
+    vae = _first_vae(config)
+    for path in candidates:
+        if path.exists():
+            tensors, _ = load_state(path)
+            vae.load_state_dict(without_prefix("vae", tensors))
+            return vae.eval()
+    if config.start is None:
+        raise InputError(f"no trained VAE in {candidates[0].parent}: run the stage autoencoder first")
+    return vae.eval()
+
+
+def _first_vae(config: PretrainConfig) -> AutoencoderKL:
+    if config.start is None:
+        return nano_vae(config.resolution)
+    vae = load_base(config.start).vae
+    vae.register_to_config(sample_size=config.resolution)
+    return vae
+
+
+def _tokenizer(work: _Work) -> CLIPTokenizer:
+    """The one of the state, else of the base that the run starts from, else a new one: learning it twice need not give
+    the same numbers, as merges of equal count may change places.
+    """
+    folder = work.state / "tokenizer"
+    if not (folder / "vocab.json").exists():
+        if work.config.start is None:
+            return build_tokenizer(VOCABULARY, folder)
+        shutil.copytree(base_folder(work.config.start) / "tokenizer", folder)
+    return load_tokenizer(folder)
+
+
+def _captions(scenes: SceneSet, tokenizer: CLIPTokenizer) -> CaptionTable:
+    return caption_table(tokenizer, scenes.classes, scenes.labels.tolist(), describe_many(scenes.images))
+
+
+def _autoencoder_stage(work: _Work, progress: Progress) -> None:
+    networks = load_perceptual_networks(work.state, len(work.train.classes))
+    torch.manual_seed(work.config.seed)
+    train_autoencoder(
+        _first_vae(work.config),
+        *work.pixels,
+        work.config.autoencoder,
+        work.joint,
+        networks,
+        progress=progress,
+        device=work.device,
+        deadline=work.deadline,
+    )
+
+
+def _decoder_stage(work: _Work, progress: Progress) -> None:
+    networks = load_perceptual_networks(work.state, len(work.train.classes))
+    train_autoencoder(
+        _stored_vae(work.config, work.joint),
+        *work.pixels,
+        work.config.decoder,
+        work.decoder,
+        networks,
+        decoder_only=True,
+        progress=progress,
+        device=work.device,
+        deadline=work.deadline,
+    )
+
+
+def _scaled_vae(work: _Work) -> AutoencoderKL:
+    """The trained VAE; scaling 1 / standard deviation of the latents gives unit variance (Rombach et al. 2022, G)."""
+    vae = _stored_vae(work.config, work.decoder, work.joint)
+    vae.register_to_config(scaling_factor=1.0)
+    latents = encode_cached(vae, work.train.images, work.train.hashes, work.state / "latents", device=work.device)
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return vae
+
+
+def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work) -> LatentData:
+    latents = encode_cached(vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device)
+    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, _tokenizer(work)))
+
+
+def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Base:
+    """Random networks, or those of the base that the run starts from."""
+    if config.start is None:
+        return Base(vae, nano_unet(config.resolution), nano_text_encoder(tokenizer), tokenizer, nano_scheduler())
+    first = load_base(config.start)
+    known = first.text_encoder.config.vocab_size
+    if known != len(tokenizer):
+        raise InputError(f"base {config.start!r} knows {known} words, this version {len(tokenizer)}: start without it")
+    return replace(first, vae=vae, tokenizer=tokenizer)
+
+
+def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[str, float]]]:
+    vae = _scaled_vae(work)
+    tokenizer = _tokenizer(work)
+    torch.manual_seed(work.config.seed)
+    base = _first_base(work.config, vae, tokenizer)
+    trained_unet, trained_text, history = train_denoiser(
+        base.unet,
+        base.text_encoder,
+        _latent_data(vae, work.train, work),
+        _latent_data(vae, work.held, work),
+        base.schedule,
+        work.config.denoiser,
+        work.state / "denoiser.safetensors",
+        progress,
+        vae=vae,
+        device=work.device,
+        deadline=work.deadline,
+    )
+    return replace(base, unet=trained_unet.eval(), text_encoder=trained_text.eval()), history
+
+
+def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
+    """Add one line on what this call did to the state's list of pieces."""
+    if stage == "perceptual" or not timing["steps"]:
+        return
+    training = getattr(work.config, stage)
+    line = (
+        f"{stage}: {timing['steps']} of {training.steps} steps of {training.batch} images, peak rate "
+        f"{training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
+    )
+    write_atomically(work.state / "pieces.json", json.dumps([*_pieces(work), line], indent=1).encode())
+
+
+def _pieces(work: _Work) -> list[str]:
+    """What earlier calls did, those of the base that the run started from first."""
+    path = work.state / "pieces.json"
+    if path.exists():
+        done: list[str] = json.loads(path.read_text(encoding="utf-8"))
+        return done
+    record = base_folder(work.config.start) / "pretrain.json" if work.config.start else None
+    if record is None or not record.exists():
+        return []
+    before = json.loads(record.read_text(encoding="utf-8"))
+    return [*before.get("pieces", []), "from here on with the start of that base"]
+
+
+def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[str, Any]:
+    held = work.pixels[1]
+    return {
+        "config": asdict(work.config) | {"start": None if work.config.start is None else Path(work.config.start).name},
+        "pieces": _pieces(work),
+        "hardware": hardware(work.device),
+        "versions": package_versions("torch", "diffusers", "transformers"),
+        "data": fingerprint(work.train),
+        "device": work.device.type,
+        "autoencoder": reconstruction_metrics(base.vae, to_float(held[:: max(1, len(held) // 500)])),
+        "denoiser": history,
+    }
+
+
+def pretrain(
+    data: Path,
+    out: Path,
+    state: Path,
+    config: PretrainConfig,
+    stages: Sequence[Stage] = STAGES,
+    progress: Callable[[str], Progress] = lambda stage: lambda step, steps: None,
+    *,
+    device: torch.device | str = "cpu",
+    max_minutes: float | None = None,
+) -> dict[str, Any]:
+    """Train the stages asked for and, with "save", write the base folder.
+
+    Args:
+        state: resumable state, outside the project's checkout.
+        max_minutes: stop at a checkpoint once so much time has passed; the same call again goes on from there.
+
+    Returns:
+        "timing" of each stage; "unfinished": {stage, step, steps} where the time was up; once the denoiser is through,
+        the metrics which also stand in the base's pretrain.json.
+    """
+    deadline, timing = Deadline(max_minutes), {}
+    state.mkdir(parents=True, exist_ok=True)
+    train, held = (
+        read_scenes(data, part=part, resolution=config.resolution, val_per_class=config.val_per_class)
+        for part in ("train", "val")
+    )
+    work = _Work(train=train, held=held, config=config, state=state, device=torch.device(device), deadline=deadline)
+    metrics: dict[str, Any] = {}
+    stage: Stage = "perceptual"
+    try:
+        for stage, run in _RUNS.items():
+            if stage not in stages and not (stage == "denoiser" and "save" in stages):
+                continue
+            timed = _Timed(progress(_TITLES.get(stage, stage)))
+            try:
+                trained = run(work, timed)
+            finally:
+                timing[stage] = timed.summary()
+                _record(work, stage, timing[stage])
+            if trained is not None:
+                metrics = _metrics(work, *trained)
+                if "save" in stages:
+                    save_base(trained[0], out, state / "tokenizer", torch.float16)
+                    (out / "pretrain.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    except TimeUp as stop:
+        log.info("%s: %s", stage, stop)
+        return {"timing": timing, "unfinished": {"stage": stage, "step": stop.step, "steps": stop.steps}}
+    return metrics | {"timing": timing}
+
+
+_TITLES = {"perceptual": "perceptual network"}
+_RUNS: dict[Stage, Callable[[_Work, Progress], tuple[Base, list[dict[str, float]]] | None]] = {
+    "perceptual": _perceptual_stage,
+    "autoencoder": _autoencoder_stage,
+    "decoder": _decoder_stage,
+    "denoiser": _denoiser_stage,
+}

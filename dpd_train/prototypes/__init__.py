@@ -1,0 +1,1 @@
+"""Prototypes: means of latents, matched codes, and the limits that keep them away from real images."""

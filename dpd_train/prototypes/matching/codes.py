@@ -1,0 +1,204 @@
+"""Latent codes moved until the watchers see in their images what they see in the training images."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from dpd_runtime.sampling.sampler import BLOCK
+from dpd_train.classifiers.network import ResNet, set_learning_rate
+from dpd_train.compute.checkpoint import (
+    load_state,
+    optimizer_tensors,
+    prefixed,
+    save_state,
+    step_generator,
+    without_prefix,
+)
+from dpd_train.compute.device import NEVER, Deadline, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.images.symmetry import ORDER, d4_each
+from dpd_train.prototypes.matching.losses import moment_losses, ridge_loss
+from dpd_train.prototypes.matching.statistics import Statistics, embed
+
+SHIFT = 16  # images are moved by up to 1 / SHIFT of their side
+CALL = 20  # codes decoded at a time
+LAST_RATE = 0.02  # of the first one
+CHECKPOINT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """A frozen network and what it sees in the training images. judges: whether its opinion of classes counts."""
+
+    network: ResNet
+    statistics: Statistics
+    judges: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Of the loss's terms: class means, class deviations, the ridge regression, the cross-entropy of watchers that
+    judge, the mean squared way from the start.
+    """
+
+    means: float
+    deviations: float
+    ridge: float
+    opinion: float
+    near_start: float
+
+
+FIRST = Weights(means=1.0, deviations=0.5, ridge=1.0, opinion=0.1, near_start=0.01)
+LATER = Weights(means=10.0, deviations=10.0, ridge=1.0, opinion=0.1, near_start=0.01)
+"""Ten images teach most where classes are clearest. Fifty teach more as a picture of the whole class: by FIRST alone
+they were four times as far from its means as fifty random real images, with four fifths of its spread
+(docs/quality.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """Args:
+    steps: of each block of ten codes a class.
+    rate: Adam's first learning rate, in units of the latents, whose standard deviation is about 1.
+    first, later: weights for the first block and for those after it.
+    """
+
+    steps: int
+    rate: float = 0.03
+    first: Weights = FIRST
+    later: Weights = LATER
+    seed: int = 0
+
+
+class _View:
+    """One augmentation for all images of a step: an element of D4 for each, one shift for all."""
+
+    def __init__(self, generator: torch.Generator, count: int, side: int, device: torch.device) -> None:
+        self._elements = to_device(torch.randint(ORDER, (count,), generator=generator), device)
+        reach = side // SHIFT
+        self._shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+
+    def __call__(self, images: torch.Tensor, first: int) -> torch.Tensor:
+        turned = d4_each(images, self._elements[first : first + len(images)])
+        return turned.roll(self._shift, (2, 3)).contiguous(memory_format=torch.channels_last)
+
+
+def match_codes(
+    start: torch.Tensor,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    watchers: Sequence[Watcher],
+    matching: Matching,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+    *,
+    state: Path,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> torch.Tensor:
+    """Codes [classes, K, C, h, w] from `start`, block after block of ten a class.
+
+    A block is matched together with those before it, which stay: each prefix of whole blocks is a matched set.
+
+    Args:
+        decode: scaled codes [n, C, h, w] → images [n, 3, H, W] in about [-1, 1], differentiable.
+        watchers: on `device`.
+        state: where the unfinished state lies, and is looked for.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    device = torch.device(device)
+    work = _Work(start.to(device), decode, watchers, matching, device)
+    begun = work.restore(state) if state.exists() else 0
+    blocks = -(-start.shape[1] // BLOCK)
+    steps = range(begun, blocks * matching.steps)
+    for step in checkpointed(steps, lambda done: work.save(state, done), CHECKPOINT_SECONDS, deadline, progress):
+        work.advance(step)
+    return work.codes.cpu()
+
+
+class _Work:
+    """All codes, of which one block moves, and its optimiser."""
+
+    def __init__(
+        self,
+        start: torch.Tensor,
+        decode: Callable[[torch.Tensor], torch.Tensor],
+        watchers: Sequence[Watcher],
+        matching: Matching,
+        device: torch.device,
+    ) -> None:
+        self.codes = start.clone()
+        self._start, self._decode, self._watchers, self._matching = start, decode, watchers, matching
+        self._device, self._block = device, -1
+        self._labels = torch.arange(len(start), device=device)
+
+    def restore(self, state: Path) -> int:
+        tensors, meta = load_state(state)
+        self.codes = tensors["codes"].to(self._device)
+        step = int(meta["step"])
+        if step % self._matching.steps:
+            self._begin(step // self._matching.steps)
+            restore_moments(self._optimizer, without_prefix("optimizer", tensors))
+        return step
+
+    def save(self, state: Path, step: int) -> None:
+        tensors = {"codes": self.codes} | prefixed("optimizer", optimizer_tensors(self._optimizer))
+        save_state(state, on_cpu(tensors), {"step": step})
+
+    def _begin(self, block: int) -> None:
+        """Free the codes of `block`; decode those before it, which stay."""
+        self._block, self._columns = block, slice(block * BLOCK, (block + 1) * BLOCK)
+        self._free = self.codes[:, self._columns].clone().requires_grad_()
+        self._optimizer = torch.optim.Adam([self._free], betas=(0.9, 0.95))
+        before = self.codes[:, : self._columns.start]
+        with torch.no_grad():
+            self._settled = self._images(before) if before.numel() else None
+
+    def _images(self, codes: torch.Tensor) -> torch.Tensor:
+        """[classes, k, C, h, w] → [classes · k, 3, H, W], class by class."""
+        with torch.autocast(self._device.type, torch.bfloat16):
+            parts = [self._decode(part) for part in torch.split(codes.flatten(0, 1), CALL)]
+        return torch.cat(parts).float().clamp(-1, 1)
+
+    def advance(self, step: int) -> None:
+        block, number = divmod(step, self._matching.steps)
+        if block != self._block:
+            self._begin(block)
+        loss = self._loss(step_generator(self._matching.seed, step))
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        cosine = 0.5 + 0.5 * math.cos(math.pi * number / self._matching.steps)
+        set_learning_rate(self._optimizer, self._matching.rate * (LAST_RATE + (1 - LAST_RATE) * cosine))
+        self._optimizer.step()
+        self.codes[:, self._columns] = self._free.detach()
+
+    def _loss(self, generator: torch.Generator) -> torch.Tensor:
+        weights = self._matching.later if self._block else self._matching.first
+        watcher = self._watchers[int(torch.randint(len(self._watchers), (), generator=generator))]
+        images = self._images(self._free)
+        settled = 0 if self._settled is None else len(self._settled)
+        view = _View(generator, len(images) + settled, images.shape[-1], self._device)
+        maps = self._maps(watcher, view(images, 0))
+        features = self._of_classes(watcher, maps)
+        if self._settled is not None:
+            with torch.no_grad():
+                before = self._of_classes(watcher, self._maps(watcher, view(self._settled, len(images))))
+            features = torch.cat([before, features], dim=1)
+        means, deviations = moment_losses(features, watcher.statistics)
+        loss = weights.means * means + weights.deviations * deviations
+        loss = loss + weights.ridge * ridge_loss(features, watcher.statistics)
+        if watcher.judges:
+            logits = watcher.network.head(maps[-1].float().mean(dim=(2, 3)))
+            loss = loss + weights.opinion * F.cross_entropy(logits, self._labels.repeat_interleave(self._free.shape[1]))
+        return loss + weights.near_start * F.mse_loss(self._free, self._start[:, self._columns])
+
+    def _maps(self, watcher: Watcher, images: torch.Tensor) -> list[torch.Tensor]:
+        with torch.autocast(self._device.type, torch.bfloat16):
+            return watcher.network.features(images)
+
+    def _of_classes(self, watcher: Watcher, maps: list[torch.Tensor]) -> torch.Tensor:
+        features = watcher.statistics.standardised(embed(maps))
+        return features.reshape(len(self._labels), -1, features.shape[1])

@@ -1,0 +1,51 @@
+"""Where matched codes begin: images that the model draws, chosen as a site chooses. No real image is among them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from dpd_runtime.sampling.noise import image_noise
+from dpd_runtime.sampling.sample import margins, sample
+from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, sampler_schedule
+from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_train.bases.base import Base, torch_denoise
+from dpd_train.classifiers.network import ResNet, predict
+
+CALL = 20  # latents in one call of the UNet
+
+
+def starting_codes(
+    base: Base,
+    judge: ResNet,
+    classes: tuple[str, ...],
+    prompts: torch.Tensor,
+    count: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> torch.Tensor:
+    """Scaled latents [classes, count, C, h, w]: of each index the candidate which `judge` finds clearest.
+
+    Args:
+        prompts: [classes + 1, L, D], the empty one last.
+    """
+    sampler = DEFAULT_SAMPLER
+    make_steps, advance = SOLVERS[sampler.solver]
+    steps = make_steps(sampler_schedule(base.schedule, sampler), sampler.steps)
+    side = int(base.unet.config.sample_size)
+    shape = (int(base.unet.config.in_channels), side, side)
+    denoise, kind, guidance = torch_denoise(base), base.schedule.prediction_type, sampler.guidance[-1]
+    texts, chosen = prompts.numpy(), []
+    for label, name in enumerate(classes):
+        tasks = [(index, candidate) for candidate in range(sampler.candidates) for index in range(count)]
+        noise = np.stack([image_noise(seed, name, *task, shape, 0, sampler.mean_noise_gain)[0] for task in tasks])
+        parts = []
+        for first in range(0, len(noise), CALL):
+            part = noise[first : first + CALL]
+            context = np.repeat(texts[label : label + 1], len(part), axis=0)
+            parts.append(sample(denoise, part, context, texts[-1], None, steps, advance, kind, guidance))
+        latents = np.concatenate(parts)
+        scores = margins(predict(judge, torch.from_numpy(latents)).numpy(), label).reshape(sampler.candidates, count)
+        chosen.append(latents[scores.argmax(axis=0) * count + np.arange(count)])
+        progress(label + 1, len(classes))
+    return torch.from_numpy(np.stack(chosen))

@@ -1,0 +1,83 @@
+"""What a network sees in a labelled set of images, as aggregates over whole classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from dpd_train.classifiers.network import ResNet
+from dpd_train.compute.checkpoint import step_generator
+from dpd_train.compute.device import to_device
+from dpd_train.images.symmetry import ORDER, d4_each
+
+VIEWS = 8000  # views of images from which statistics are measured, at least; every image gives as many
+CALL = 250
+FLOOR = 1e-3  # least scale of a feature
+LAST_SIDE = 2  # the last map is averaged to so many cells a side: where something stands counts for little
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Aggregates of a network's features; standardised means (feature − mean) / scale.
+
+    Args:
+        mean, scale: [F], of the features over all views.
+        class_means, class_deviations: [classes, F], of standardised features.
+        second_moment: [F, F], mean of z zᵀ over standardised features z, each class with equal weight.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+    class_means: torch.Tensor
+    class_deviations: torch.Tensor
+    second_moment: torch.Tensor
+
+    def standardised(self, features: torch.Tensor) -> torch.Tensor:
+        """[n, F] → [n, F]."""
+        return (features - self.mean) / self.scale
+
+
+def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features [n, F] of a network's maps, fine to coarse: the last one in 2 × 2 cells, of the others, but the stem's,
+    mean and standard deviation of each channel.
+    """
+    features = [F.adaptive_avg_pool2d(maps[-1].float(), LAST_SIDE).flatten(1)]
+    for values in maps[1:-1]:
+        variance, mean = torch.var_mean(values.float(), dim=(2, 3))
+        features += [mean, (variance + 1e-4).sqrt()]
+    return torch.cat(features, dim=1)
+
+
+@torch.no_grad()
+def measure(
+    network: ResNet, images: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, device: torch.device
+) -> Statistics:
+    """Statistics over random D4 views of all images [n, 3, H, W] in [-1, 1] with labels [n].
+
+    Args:
+        network: in evaluation mode, on `device`, where the statistics are too.
+    """
+    passes = -(-VIEWS // len(images))
+    features = []
+    for number in range(passes):
+        elements = torch.randint(ORDER, (len(images),), generator=step_generator(seed, number))
+        for start in range(0, len(images), CALL):
+            part = slice(start, start + CALL)
+            views = d4_each(to_device(images[part], device), to_device(elements[part], device))
+            with torch.autocast(device.type, torch.bfloat16):
+                maps = network.features(views.contiguous(memory_format=torch.channels_last))
+            features.append(embed(maps))
+    found = torch.cat(features)
+    owners = labels.repeat(passes).to(device)
+    scale, mean = torch.std_mean(found, dim=0)
+    scale = scale + FLOOR
+    found = (found - mean) / scale
+    of_class = [found[owners == label] for label in range(classes)]
+    return Statistics(
+        mean=mean,
+        scale=scale,
+        class_means=torch.stack([z.mean(0) for z in of_class]),
+        class_deviations=torch.stack([z.std(0) for z in of_class]),
+        second_moment=torch.stack([z.T @ z / len(z) for z in of_class]).mean(0),
+    )

@@ -1,0 +1,64 @@
+"""The networks through whose eyes codes are matched: several shapes, from hardly trained to trained, never shipped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dpd_train.classifiers.judges import Labelled
+from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.classifiers.pool import Plan, load_pool, train_pool
+from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.compute.device import NEVER, Deadline
+
+WATCHER_SEED = 300  # teacher, judges, perceptual networks and students have others
+NAME = "watcher"
+LENGTHS = (10, 40, 150, 600)
+"""Steps of training. Early networks see more than classes: late ones have forgotten all else."""
+
+
+def watcher_shapes(classes: int) -> list[ResNetConfig]:
+    """Each of five shapes once for each of LENGTHS."""
+    shapes = [
+        ResNetConfig(num_classes=classes, widths=widths, blocks=blocks, stem_stride=2)
+        for widths, blocks in (
+            ((16, 32, 64, 128), (1, 1, 1, 1)),
+            ((32, 64, 128), (1, 1, 1)),
+            ((24, 48, 96), (1, 2, 1)),
+            ((16, 48, 96, 128), (1, 1, 2, 1)),
+            ((48, 96, 96), (1, 1, 1)),
+        )
+    ]
+    return [shape for shape in shapes for _ in LENGTHS]
+
+
+def is_trained(index: int) -> bool:
+    """Whether the watcher of this number knows the classes well enough to judge them."""
+    return index % len(LENGTHS) == len(LENGTHS) - 1
+
+
+def train_watchers(
+    folder: Path,
+    data: Labelled,
+    validation: Labelled,
+    classes: int,
+    progress: Callable[[int, int], None],
+    *,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> None:
+    """As `train_pool`.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    plans: list[Plan] = [
+        (shape, ClassifierTraining(steps=LENGTHS[i % len(LENGTHS)], seed=WATCHER_SEED + i))
+        for i, shape in enumerate(watcher_shapes(classes))
+    ]
+    train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
+
+
+def load_watchers(folder: Path, classes: int) -> list[ResNet]:
+    """Those that `train_watchers` left in `folder`, frozen."""
+    return load_pool(folder, NAME, watcher_shapes(classes))

@@ -1,0 +1,187 @@
+"""Prototypes of each class in latent space (DESIGN §6, METHOD §1).
+
+`centroid` and `pooled` decode to no member; `medoid` is a real image's latent, and private.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.metrics import euclidean_distances
+
+from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.sampling.prototype_kinds import PrototypeKind
+
+POOLED_SIDE = 8
+LARGE_CLASS = 20_000  # images above which mini-batches cluster: full k-means reads all of them in each iteration
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class ClassPrototypes:
+    """K prototypes of one class in greedy order: a prefix is a good smaller set.
+
+    Args:
+        latents: [K, C, h, w] float32; smaller sides where they are block means.
+        counts: members of each. members: [n], the prototype of every image, -1 where that was dropped.
+    """
+
+    latents: Float32
+    counts: tuple[int, ...]
+    members: Int64
+
+
+def largest_divisor(side: int, limit: int) -> int:
+    """The largest divisor of `side` up to `limit`, at least 1."""
+    return next(n for n in range(max(1, min(side, limit)), 0, -1) if side % n == 0)
+
+
+def block_means(latents: Float32, side: int) -> Float32:
+    """P of METHOD §1: [n, C, h, w] averaged to [n, C, side, side]; h = w is a multiple of `side`."""
+    n, c, h, w = latents.shape
+    means: Float32 = latents.reshape(n, c, side, h // side, side, w // side).mean(axis=(3, 5))
+    return means
+
+
+def at_full_size(prototypes: Float32, side: int) -> Float32:
+    """[K, C, side, side]: block means repeated, whole latents as they are."""
+    factor = side // prototypes.shape[2]
+    return np.ascontiguousarray(prototypes.repeat(factor, axis=2).repeat(factor, axis=3))
+
+
+def pooled_side(side: int) -> int:
+    """Side of a `pooled` prototype for latents of `side`: blocks of at least 4×4, at most 8 of them along an axis."""
+    return largest_divisor(side, min(POOLED_SIDE, side // 4))
+
+
+def cluster_features(latents: Float32) -> Float32:
+    """Latents [n, C, h, w] → [n, C·8·8]: average-pooled to 8×8, L2-normalised (METHOD §1, item 2)."""
+    pooled = block_means(latents, largest_divisor(latents.shape[2], POOLED_SIDE)).reshape(len(latents), -1)
+    normalised: Float32 = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-8)
+    return normalised
+
+
+def merge_small_clusters(features: Float32, members: Int64, k_min: int) -> Int64:
+    """Dissolve clusters with fewer than `k_min` members, smallest first, into the nearest other cluster."""
+    members = members.copy()
+    while True:
+        names, counts = np.unique(members, return_counts=True)
+        if len(names) == 1 or counts.min() >= k_min:
+            return np.searchsorted(names, members).astype(np.int64)
+        small = names[counts.argmin()]
+        others = names[names != small]
+        means = np.stack([features[members == name].mean(axis=0) for name in (small, *others)])
+        members[members == small] = others[np.square(means[1:] - means[0]).sum(axis=1).argmin()]
+
+
+def greedy_order(features: Float32, members: Int64, centres: Float32) -> Int64:
+    """Order of the clusters by facility location: each next one brings the images closest on average."""
+    starts = range(0, len(features), CHUNK)
+    parts = [np.linalg.norm(features[i : i + CHUNK, None] - centres[None], axis=2) for i in starts]
+    distances = np.concatenate(parts)  # [n, K]
+    covered = np.full(len(features), np.inf, np.float32)
+    order: list[int] = []
+    for _ in range(len(centres)):
+        totals = np.minimum(covered[:, None], distances).sum(axis=0)
+        totals[order] = np.inf
+        order.append(int(totals.argmin()))
+        covered = np.minimum(covered, distances[:, order[-1]])
+    return np.array(order, np.int64)
+
+
+def find_members(features: Float32, *, count: int, k_min: int, seed: int) -> Int64 | None:
+    """The cluster of every image of one class, from 0 on: at most `count`, each with at least `k_min` members.
+
+    None where there are fewer images. Above LARGE_CLASS of them mini-batches cluster (Sculley 2010).
+    """
+    count = min(count, len(features) // k_min)
+    if count < 1:
+        return None
+    if len(features) > LARGE_CLASS:
+        batch = max(4096, 8 * count)
+        clustering = MiniBatchKMeans(count, n_init=3, random_state=seed, batch_size=batch)
+    else:
+        clustering = KMeans(count, n_init=3, random_state=seed)
+    return merge_small_clusters(features, clustering.fit_predict(features).astype(np.int64), k_min)
+
+
+def _means(values: Float32, members: Int64) -> Float32:
+    return np.stack([values[members == k].mean(axis=0) for k in range(int(members.max()) + 1)])
+
+
+def _ordered(features: Float32, members: Int64, places: Float32) -> tuple[Int64, Int64]:
+    """Members renamed by the greedy order of their clusters, which lie at `places` [K, d]; and that order."""
+    order = greedy_order(features, members, places)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[members], order
+
+
+def find_centroids(latents: Float32, *, count: int, k_min: int, seed: int) -> ClassPrototypes | None:
+    """Mean latents of at most `count` clusters with at least `k_min` members each; None where n < k_min.
+
+    Args:
+        latents: [n, C, h, w] of one class, scaled, of n different images: ten copies of one are one.
+        k_min: at least 2, since the mean of one latent is that latent.
+    """
+    if k_min < 2:
+        raise ValueError(f"k_min is {k_min}: a prototype of one image is that image")
+    features = cluster_features(latents)
+    members = find_members(features, count=count, k_min=k_min, seed=seed)
+    if members is None:
+        return None
+    members, _ = _ordered(features, members, _means(features, members))
+    means = np.ascontiguousarray(_means(latents, members), np.float32)
+    return ClassPrototypes(means, tuple(np.bincount(members).tolist()), members)
+
+
+def discriminative_members(features: Float32, members: Int64, others: Float32, alpha: float = 1.0) -> Int64:
+    """For each cluster the member that is typical of it and far from other classes [K].
+
+    It maximises min over μ_other of ‖f − μ_other‖, minus α ‖f − μ_own‖ (METHOD §1, item 2). α = 1 is that of the public
+    code, whose other centres are those of the same class; here they are those of the other classes.
+
+    Args:
+        features: [n, d]. members: [n]. others: [m, d], the cluster centres of all other classes.
+    """
+    own = _means(features, members)
+    margins = np.empty(len(features))
+    for i in range(0, len(features), CHUNK):
+        part = features[i : i + CHUNK]
+        near = np.linalg.norm(part - own[members[i : i + CHUNK]], axis=1)
+        margins[i : i + CHUNK] = euclidean_distances(part, others).min(axis=1) - alpha * near
+    rows = [np.flatnonzero(members == k) for k in range(len(own))]
+    return np.array([r[margins[r].argmax()] for r in rows], np.int64)
+
+
+def _medoids(latents: Float32, found: ClassPrototypes, others: Float32) -> ClassPrototypes:
+    """The clusters of `found`, each with a real image's latent, in the greedy order of those."""
+    features = cluster_features(latents)
+    chosen = discriminative_members(features, found.members, others)
+    members, order = _ordered(features, found.members, features[chosen])
+    picked = np.ascontiguousarray(latents[chosen[order]], np.float32)
+    return ClassPrototypes(picked, tuple(np.bincount(members).tolist()), members)
+
+
+def find_prototypes(
+    kind: PrototypeKind, latents: Sequence[Float32], *, count: int, k_min: int, seed: int
+) -> list[ClassPrototypes | None]:
+    """Prototypes of each class; None where a class has fewer than `k_min` images, and for kind `none`.
+
+    Args:
+        latents: for each class [n, C, h, w], scaled, of its different images.
+    """
+    if kind == "none":
+        return [None] * len(latents)
+    found = [find_centroids(values, count=count, k_min=k_min, seed=seed) for values in latents]
+    if kind == "pooled":
+        side = pooled_side(latents[0].shape[2])
+        return [f and replace(f, latents=block_means(f.latents, side)) for f in found]
+    if kind == "medoid":
+        features = [cluster_features(values) for values in latents]
+        one = [np.zeros(len(values), np.int64) for values in latents]  # a class without clusters is one
+        centres = [_means(f, p.members if p else o) for f, p, o in zip(features, found, one, strict=True)]
+        others = [np.concatenate(centres[:i] + centres[i + 1 :]) for i in range(len(centres))]
+        return [p and _medoids(v, p, o) for v, p, o in zip(latents, found, others, strict=True)]
+    return list(found)

@@ -1,0 +1,67 @@
+"""Prototypes that decode too near to a training image are dropped, by the audit's measure of replication."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from dpd_runtime.annotations import Float32, Images
+from dpd_train.images import SceneSet
+from dpd_train.images.structure import closeness, orbit, similarities, structure
+from dpd_train.prototypes.limits import Nearest, thresholds
+from dpd_train.prototypes.prototypes import ClassPrototypes, at_full_size
+
+NOBODY = -1
+ASKED = 1000  # hold-out images which set the limits, evenly spaced over the classes
+BLOCK = 128
+Decode = Callable[[Float32], Images]
+
+
+def drop_too_near(
+    prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
+) -> tuple[list[ClassPrototypes | None], int]:
+    """The prototypes which are `far_enough`, and how many others there were."""
+    kept: list[ClassPrototypes | None] = []
+    dropped = 0
+    for found, far in zip(prototypes, far_enough(prototypes, train, held, decode, side), strict=True):
+        kept.append(found and _only(found, far))
+        dropped += int((~far).sum())
+    return kept, dropped
+
+
+def far_enough(
+    prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
+) -> list[npt.NDArray[np.bool_]]:
+    """Of each class's prototypes [K] whether they decode no nearer to any training image than hold-out images are.
+
+    Nearness is that of the audit's replication test in the structure space, over the eight views; the limit of a class
+    is the 99th percentile of the hold-out's. So one good prototype in a hundred is too near, too.
+
+    Args:
+        decode: scaled latents [n, C, side, side] → uint8 [n, H, W, 3].
+        side: of a latent; block means are repeated up to it.
+    """
+    if not any(prototypes):
+        return [np.zeros(0, bool) for _ in prototypes]
+    real, some = structure(train.images), slice(None, None, -(-len(held.labels) // ASKED))
+    limits = thresholds(Nearest(_nearest(held.images[some], real), held.labels[some]), len(train.classes))
+    return [
+        np.zeros(0, bool) if found is None else _nearest(decode(at_full_size(found.latents, side)), real) <= limit
+        for found, limit in zip(prototypes, limits, strict=True)
+    ]
+
+
+def _nearest(images: Images, real: Float32) -> Float32:
+    """Closeness [n] to the nearest of the real ones [m, D]."""
+    blocks = (images[i : i + BLOCK] for i in range(0, len(images), BLOCK))
+    return closeness(np.concatenate([similarities(orbit(block), real).max(axis=1) for block in blocks]))
+
+
+def _only(found: ClassPrototypes, kept: npt.NDArray[np.bool_]) -> ClassPrototypes | None:
+    """Those which are kept, in their order; the others' images have no prototype."""
+    if not kept.any():
+        return None
+    places = np.where(kept, np.cumsum(kept) - 1, NOBODY)
+    counts = tuple(count for count, stays in zip(found.counts, kept, strict=True) if stays)
+    return replace(found, latents=found.latents[kept], counts=counts, members=places[found.members])

@@ -1,0 +1,1 @@
+"""A run directory: its data, its stages, its record."""

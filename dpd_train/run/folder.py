@@ -1,0 +1,131 @@
+"""The run directory (DESIGN §5): who may write to it, what it remembers between sessions, its small files."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from dpd_runtime.annotations import Progress
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import write_atomically
+from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS, PrototypeKind
+from dpd_train.captions.prompts import PromptTable
+from dpd_train.config import TrainConfig, option
+from dpd_train.prototypes.prototypes import ClassPrototypes
+
+log = logging.getLogger(__name__)
+TICK = 5.0  # seconds; a killed session forgets so much
+
+
+def check_run_folder(out: Path, resume: bool) -> None:
+    """A finished run is never overwritten; an unfinished one goes on.
+
+    Raises:
+        InputError: anything else stands at `out`.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; choose another --out")
+    if (out / "run.json").exists():
+        raise InputError(f"{out} holds a finished run; choose another --out")
+    if not any(out.iterdir()):
+        return
+    try:
+        ours = {"config", "data"} <= set(json.loads((out / "checkpoints" / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")
+    if not resume:
+        raise InputError(f"{out} holds an unfinished run; pass --resume to go on with it, or choose another --out")
+
+
+def match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None:
+    """A resumed run must be the same run.
+
+    Raises:
+        InputError: another config or other data.
+    """
+    content = json.loads(json.dumps({"config": asdict(config), "data": data}))
+    if not path.exists():
+        write_atomically(path, json.dumps(content).encode())
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != content:
+        changed = [option(k) for k, v in content["config"].items() if before["config"].get(k) != v]
+        had = f"another {', '.join(changed)}" if changed else "other data"
+        raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
+
+
+class Stopwatch:
+    """Seconds of all sessions of a run, kept in `path` every few of them: what a kill cuts off is that little."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._begun = path, time.monotonic()
+        try:
+            self._before = float(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            self._before = 0.0
+        self._written = self._begun
+        self.stage = ""  # the one that moved last
+
+    @property
+    def seconds(self) -> float:
+        return round(self._before + time.monotonic() - self._begun, 3)
+
+    def keep(self) -> None:
+        self._written = time.monotonic()
+        write_atomically(self._path, json.dumps(self.seconds).encode())
+
+    def around(self, stages: Callable[[str], Progress]) -> Callable[[str], Progress]:
+        """The same progress, which also keeps the time. A stage that has nothing left to do is not announced."""
+
+        def stage(title: str) -> Progress:
+            update: Progress | None = None
+
+            def both(done: int, total: int) -> None:
+                nonlocal update
+                update = update or stages(title)
+                update(done, total)
+                self.stage = title
+                if time.monotonic() - self._written > TICK:
+                    self.keep()
+
+            return both
+
+        return stage
+
+
+def write_prototypes(
+    out: Path,
+    kind: PrototypeKind,
+    classes: Sequence[str],
+    table: PromptTable,
+    prototypes: Sequence[ClassPrototypes | None],
+) -> None:
+    """prototypes.safetensors, and classes.json: names, prompts, and each prototype's prompt and number of members.
+
+    Both say so where the prototypes are real images' latents.
+    """
+    kind = kind if any(prototypes) else "none"
+    private = {"private": True} if kind in PRIVATE_KINDS else {}
+    content = {
+        "prototype_kind": kind,
+        **private,
+        "prompts": table.texts,
+        "classes": [
+            {"name": name, "prompt_rows": rows, "prototype_counts": found.counts if found else ()}
+            for name, rows, found in zip(classes, table.rows, prototypes, strict=True)
+        ],
+    }
+    (out / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    tensors = {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None}
+    marked = {"private": "latents of real images"} if private else None
+    write_atomically(out / "prototypes.safetensors", save(tensors, marked))

@@ -1,0 +1,1 @@
+"""The stages of `dpd train`, one file each."""

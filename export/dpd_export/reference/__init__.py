@@ -1,0 +1,1 @@
+"""What PyTorch generates from a run: the reference for graphs and golden images."""

@@ -1,0 +1,146 @@
+"""The whole audit on a tiny run, its bundle and a set of it: what is written, what is said, what must fail."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpd_eval.audit import AuditResult, Outcome, audit
+from dpd_eval.audit.data import read_data
+from dpd_eval.audit.overfitted import overfitted_denoiser
+from dpd_eval.audit.record import check_verdict, write_record
+from dpd_eval.audit.subject import open_subject
+from dpd_eval.report.audits import read_audit
+from dpd_eval.report.reading import Node
+from dpd_export import export_run
+from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.dataset.write import write_set
+from dpd_runtime.errors import AuditError, DataError, InputError
+from dpd_runtime.generation.generate import generate
+from dpd_runtime.sampling.schedule import schedule_from_config
+from tests.tiny import tiny_run
+
+pytestmark = pytest.mark.slow  # a run, an export and three audits
+HELD = {"val_per_class": 2, "images": 20}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("audit")
+    export_run(tiny_run(place), place / "tiny.dpd", name="tiny", precision="fp32")
+    return place
+
+
+@pytest.fixture(scope="module")
+def of_bundle(folder: Path) -> AuditResult:
+    return audit(
+        folder / "tiny.dpd",
+        train=folder / "scenes",
+        run=folder / "run",
+        private=folder / "pairs",
+        cache=folder / "cache",
+        **HELD,  # type: ignore[arg-type]
+    )
+
+
+def test_a_bundle_has_every_test_and_control(of_bundle: AuditResult, folder: Path) -> None:
+    names = [test.name for test in of_bundle.tests]
+    for wanted in (
+        "replication, generated images, structure",
+        "nearer to T than to H, generated images, teacher features",
+        "replication, decoded prototypes, teacher features through the VAE",
+        "artefact scan",
+        "membership of the teacher, loss: AUC",
+        "membership of the latent classifier, confidence: AUC",
+        "membership of the VAE decoder, reconstruction: AUC",
+        "membership of the prototypes, correlation: AUC",
+        "membership of the denoiser, SecMI: AUC",
+    ):
+        assert wanted in names
+    controls = {control.outcome.name: control for control in of_bundle.controls}
+    assert controls["replication, T replayed, structure"].holds
+    assert any("over-fitted" in name for name in controls)
+    scan = next(test for test in of_bundle.tests if test.name == "artefact scan")
+    assert scan.verdict == "PASS", scan.note
+    assert sorted(path.suffix for path in (folder / "pairs").iterdir())[0] == ".png"
+
+
+def test_the_record_tells_no_path_and_the_report_reads_it(of_bundle: AuditResult, folder: Path) -> None:
+    record = of_bundle.to_dict()
+    said = json.dumps(record)
+    assert str(folder) not in said
+    assert not any(name in said for name in ("scenes", ".png", "/"))
+    read = read_audit(Node(json.loads(said), "audit.json"), "tiny")
+    assert read.verdict == of_bundle.verdict
+    assert [test.name for test in read.tests] == [test.name for test in of_bundle.tests]
+    assert len(read.controls) == len(of_bundle.controls)
+
+
+def test_an_audited_bundle_opens_and_says_so(of_bundle: AuditResult, folder: Path) -> None:
+    written = write_record(of_bundle, folder / "tiny.dpd", folder / "audited.dpd")
+    bundle = load_bundle(folder / "audited.dpd")
+    assert bundle.manifest.audit == of_bundle.verdict
+    assert bundle.hash == written["bundle_hash"]
+    assert json.loads(bundle.files["audit.json"])["audited"]["bundle_hash"] == load_bundle(folder / "tiny.dpd").hash
+
+
+def test_few_images_are_a_warning_and_other_data_too(of_bundle: AuditResult, folder: Path) -> None:
+    assert next(t for t in of_bundle.tests if t.name == "number of images").verdict == "WARN"
+    assert "training data" not in [t.name for t in of_bundle.tests]
+    other = audit(folder / "run", train=folder / "scenes", val_per_class=3, images=10, cache=folder / "cache")
+    assert next(t for t in other.tests if t.name == "training data").verdict == "WARN"
+    assert next(t for t in other.tests if t.name == "artefact scan").verdict == "NOT RUN"
+    assert other.verdict != "PASS"
+
+
+def test_a_run_and_its_bundle_are_judged_alike(of_bundle: AuditResult, folder: Path) -> None:
+    of_run = audit(folder / "run", train=folder / "scenes", cache=folder / "cache", **HELD)  # type: ignore[arg-type]
+    ours, theirs = ({test.name: test.value for test in result.tests} for result in (of_run, of_bundle))
+    for name, value in theirs.items():
+        if name.startswith("membership") and value is not None:
+            assert ours[name] == pytest.approx(value, abs=0.03), name
+    assert "audit" in write_record(of_run, folder / "run", None)
+    assert json.loads((folder / "run" / "audit.json").read_text())["verdict"] == of_run.verdict
+
+
+def test_a_set_lists_what_cannot_run(folder: Path) -> None:
+    write_set(generate(load_bundle(folder / "tiny.dpd"), ipc=2), folder / "set")
+    found = audit(folder / "set", train=folder / "scenes", val_per_class=2, cache=folder / "cache")
+    assert {t.name for t in found.tests if t.verdict == "NOT RUN"} >= {"membership", "decoded prototypes"}
+    assert found.verdict in ("WARN", "FAIL")
+    with pytest.raises(InputError, match="no effect on a distilled set"):
+        audit(folder / "set", train=folder / "scenes", run=folder / "run")
+
+
+def test_a_hold_out_that_was_trained_on_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="are training images"):
+        audit(folder / "run", train=folder / "scenes", holdout=folder / "scenes", val_per_class=2)
+
+
+def test_samples_are_as_many_of_each_class_on_both_sides(folder: Path) -> None:
+    classes = open_subject(folder / "tiny.dpd").classes
+    data = read_data(folder / "scenes", None, classes=classes, resolution=32, val_per_class=2)
+    members, others = data.members(1000)
+    counts = [np.bincount(s.labels[r]).tolist() for s, r in ((data.train, members), (data.held, others))]
+    assert counts[0] == counts[1] == [2] * len(classes)
+    assert sorted([*data.first, *data.second]) == list(range(len(data.held.labels)))
+
+
+def test_the_control_is_trained_once(tmp_path: Path) -> None:
+    schedule = schedule_from_config({"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"})
+    latents = np.random.default_rng(0).normal(size=(10, 2, 4, 4)).astype(np.float32)
+    first, second = (overfitted_denoiser(latents, schedule, tmp_path) for _ in range(2))
+    assert (first.cached, second.cached) == (False, True)
+    assert first.seconds == second.seconds
+    nothing = np.zeros((10, 1, 1), np.float32)
+    assert np.array_equal(*(made.denoise(latents, 100, nothing) for made in (first, second)))
+
+
+def test_a_failed_audit_is_an_error_of_its_own(of_bundle: AuditResult) -> None:
+    bad = Outcome("replication, generated images, structure", 0.5, (0.4, 0.6), 0.02, "FAIL")
+    with pytest.raises(AuditError, match="1 of its tests: replication, generated images, structure") as caught:
+        check_verdict(replace(of_bundle, verdict="FAIL", tests=(bad,), controls=()))
+    assert caught.value.exit_code == 4
+    check_verdict(replace(of_bundle, verdict="WARN"))

@@ -1,0 +1,128 @@
+"""Replication and nearness on Gaussian features, where shares are known beforehand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test
+from dpd_eval.audit.outcome import Control, Outcome, judge, not_run, overall
+from dpd_eval.audit.replication import exceedance, replication_test
+from dpd_runtime.annotations import Float32
+from dpd_train.images.structure import closeness, similarities, unit
+from dpd_train.prototypes.limits import Nearest, thresholds
+
+WIDTH = 24
+
+
+def gaussian(count: int, seed: int) -> Float32:
+    return unit(np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32))
+
+
+def nearest(images: Float32, train: Float32, classes: int = 2) -> Nearest:
+    values = closeness(similarities(images[:, None], train).max(axis=1))
+    return Nearest(values, np.arange(len(images)) % classes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_planted_copies_are_the_exceedance(share: float) -> None:
+    train, first, second, ours = (gaussian(n, s) for n, s in ((3000, 0), (1000, 1), (1000, 2), (600, 3)))
+    copies = round(share * len(ours))
+    ours[:copies] = train[:copies] + 0.02 * gaussian(copies, 4)
+    parts = [nearest(unit(x), train) for x in (ours, first, second)]
+    found = replication_test("replication", *parts, 2)
+    limits = thresholds(parts[1], 2)
+    # copies are all beyond, and of the rest one per cent
+    assert exceedance(parts[0], limits) == pytest.approx(share + 0.01 * (1 - share), abs=0.015)
+    assert found.value == pytest.approx(0.99 * share, abs=0.025)
+    assert found.verdict == ("PASS" if share == 0 else "FAIL")
+
+
+def test_a_class_of_a_hundred_has_its_own_threshold_and_smaller_ones_share_a_margin() -> None:
+    rng = np.random.default_rng(0)
+    large, small, tiny = rng.normal(5, 1, 200), rng.normal(0, 2, 60), rng.normal(-7, 2, 40)
+    values, labels = np.concatenate([large, small, tiny]), np.repeat([0, 1, 2], (200, 60, 40))
+    limits = thresholds(Nearest(values, labels), 4)
+    assert limits[0] == pytest.approx(np.quantile(large, 0.99))
+    rest = np.concatenate([x - np.median(x) for x in (large, small, tiny)])
+    margin = np.quantile(rest, 0.99)
+    assert limits[1:3] == pytest.approx([np.median(small) + margin, np.median(tiny) + margin])
+    assert limits[3] == pytest.approx(np.median(values) + margin), "a class without images in H1"
+
+
+@pytest.mark.slow
+def test_the_interval_of_the_exceedance_holds_the_truth_as_often_as_it_says() -> None:
+    """40 draws of everything; the truth is a share of 0.15 beyond, minus 0.01."""
+    normal = np.random.default_rng(5)
+    held = 0
+    for seed in range(40):
+        first, second = (Nearest(normal.normal(size=500), np.zeros(500, np.int64)) for _ in range(2))
+        values = normal.normal(size=500)
+        values[normal.random(500) < 0.15 / 0.99 - 0.01 / 0.99] = 9.0
+        found = replication_test("x", Nearest(values, np.zeros(500, np.int64)), first, second, 1, seed=seed)
+        assert found.interval is not None
+        held += found.interval[0] <= 0.14 <= found.interval[1]
+    assert held >= 34, "95 % of 40 are 38, and 33 or fewer come up once in two hundred times"
+
+
+def test_h2_is_tested_against_the_one_per_cent_that_its_threshold_promises() -> None:
+    train, first, second = gaussian(2000, 0), gaussian(1000, 1), gaussian(1000, 2)
+    found = replication_test("H2", nearest(second, train), nearest(first, train), None, 2)
+    assert found.verdict == "PASS"
+    assert found.value == pytest.approx(0.0, abs=0.015)
+
+
+@given(st.integers(1, 40), st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_chance_that_a_draw_holds_one_is_the_hypergeometric(total: int, data: st.DataObject) -> None:
+    drawn, nearer = data.draw(st.integers(1, total)), data.draw(st.integers(0, total))
+    exact = 1 - math.comb(total - nearer, drawn) / math.comb(total, drawn)
+    assert holds_one(np.array([nearer]), drawn, total)[0] == pytest.approx(exact, abs=1e-12)
+
+
+def test_the_share_is_the_mean_over_random_halves_of_t() -> None:
+    rng = np.random.default_rng(0)
+    to_train, to_held = rng.random((30, 50)).astype(np.float32), rng.random((30, 12)).astype(np.float32)
+    drawn = [rng.permutation(50)[:12] for _ in range(4000)]
+    counted = np.mean([to_train[:, rows].max(axis=1) > to_held.max(axis=1) for rows in drawn], axis=0)
+    assert nearer_share(to_train, to_held) == pytest.approx(counted, abs=0.04)
+    assert nearer_share(to_held, to_train) == pytest.approx(1 - counted, abs=0.04), "the other way round"
+
+
+def test_half_for_what_was_never_seen_and_more_for_copies() -> None:
+    train, held, ours = gaussian(800, 0), gaussian(400, 1), gaussian(500, 2)
+    plain = nearer_test("x", *(similarities(ours[:, None], side) for side in (train, held)))
+    assert plain.value == pytest.approx(0.5, abs=0.07)
+    assert plain.verdict == "PASS"
+    copied = nearer_test("x", *(similarities(train[:500, None], side) for side in (train, held)))
+    # half of T is drawn: a copy's original is there with probability ½, else it is as any other image
+    assert copied.value == pytest.approx(0.75, abs=0.05)
+    assert copied.verdict == "FAIL"
+
+
+def test_the_interval_of_the_share_holds_a_half() -> None:
+    held = 0
+    for seed in range(40):
+        train, other, ours = gaussian(300, 3 * seed), gaussian(150, 3 * seed + 1), gaussian(150, 3 * seed + 2)
+        found = nearer_test("x", *(similarities(ours[:, None], side) for side in (train, other)), seed=seed)
+        assert found.interval is not None
+        held += found.interval[0] <= 0.5 <= found.interval[1]
+    assert held >= 34
+
+
+def test_verdicts() -> None:
+    assert judge("x", 0.05, (0.03, 0.07), 0.02).verdict == "FAIL"
+    assert judge("x", 0.05, (0.01, 0.07), 0.02).verdict == "WARN"
+    assert judge("x", 0.01, (0.00, 0.07), 0.02).verdict == "PASS"
+    assert judge("x", 0.56, (0.54, 0.58), 0.6, warn_above=0.55).verdict == "WARN"
+    good, warned, bad = (Outcome(v, 0.0, None, None, v) for v in ("PASS", "WARN", "FAIL"))  # type: ignore[arg-type]
+    came = [Control(bad, "FAIL"), Control(good, "PASS")]
+    assert overall([good], came) == "PASS"
+    assert overall([good, warned], came) == "WARN"
+    assert overall([good, not_run("x", "why")], came) == "WARN"
+    assert overall([good], [*came, Control(not_run("x", "why"), "FAIL")]) == "WARN"
+    assert overall([good, bad], came) == "FAIL"
+    assert overall([good], [*came, Control(good, "FAIL")]) == "FAIL", "a control that does not come out"
+    assert overall([good], []) == "WARN", "an audit without controls proves nothing"

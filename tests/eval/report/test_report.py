@@ -1,0 +1,594 @@
+"""The page as a reader's browser gets it: parsed with html.parser, never matched as a string where structure counts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dpd_eval.comparison.results import Evaluation
+from dpd_eval.report import write_report
+from dpd_eval.report.charts import nice_ticks
+from dpd_eval.report.commands import sampler_options
+from dpd_eval.report.evaluation_json import read_evaluation
+from dpd_eval.report.names import hide_paths, short_names
+from dpd_eval.report.reading import Node
+from dpd_eval.report.verdicts import headline, outcome, verdict
+from dpd_eval.statistics import Interval
+from dpd_runtime.bundle.bundle import embedded_bundle
+from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.generation.generate import resolve_sampler
+from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from tests.eval.drawn_results import audit, evaluation, soft, write_json, write_set
+
+VOID = {"meta", "link", "img", "br", "hr"}
+BLOCKS = {"td", "th", "caption", "p", "li", "dt", "dd", "h1", "h2", "h3", "h4", "summary", "figcaption", "title", "pre"}
+SECRETS = ("/home/", "alice", "/tmp/", "my data")
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the text of the page, and whether every tag is closed in its order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+        if tag in BLOCKS:
+            self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def words(self) -> str:
+        return " ".join(self.text.split())  # no-break spaces count as spaces
+
+
+def made(folder: Path, *paths: Path) -> tuple[Page, str]:
+    out = folder / "page.html"
+    write_report(paths, out)
+    html = out.read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.wrong == []
+    assert page.open == []
+    return page, html
+
+
+def one(folder: Path, result: Evaluation, name: str = "result") -> tuple[Page, str]:
+    return made(folder, write_json(folder / f"{name}.json", result.to_dict()))
+
+
+def rich(folder: Path) -> list[Path]:
+    students, baselines = ("convnet", "vit-tiny"), ("random", "herding", "full")
+    whole = evaluation(students=students, baselines=baselines, pairs={10: 8, 50: 5})
+    return [
+        write_json(folder / "hard.json", whole.to_dict()),
+        write_json(
+            folder / "soft.json", soft(evaluation(students=students, pairs={10: 8, 50: 5}, bonus=0.1)).to_dict()
+        ),
+        write_json(folder / "audit.json", audit()),
+        write_json(folder / "bench.json", {"hardware": "a GPU", "timings": [{"what": "generate", "seconds": 3.5}]}),
+        write_set(folder / "set0"),
+    ]
+
+
+# -- the verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.001, 0.02, "ahead"),
+        (0.0, 0.02, "ahead"),
+        (-0.02, -0.001, "behind"),
+        (-0.02, 0.0, "not resolved"),
+        (-0.01, 0.02, "not resolved"),
+        (0.0, 0.0, "not resolved"),
+        (None, None, "not resolved"),
+    ],
+)
+def test_the_rule_of_a_verdict(low: float | None, high: float | None, expected: str) -> None:
+    assert outcome(Interval(0.0, low, high, 1)) == expected
+
+
+def test_the_sentence_says_who_where_how_much_and_how_sure(tmp_path: Path) -> None:
+    """The figures of a result that is in the repository, as README shows them."""
+    committed = Path(__file__).parents[3] / "benchmarks" / "results" / "first_base.json"
+    page, _ = made(tmp_path, committed)
+    assert "The set is behind random real images in both comparisons." in page.words()
+    assert (
+        "The set is behind random real images at IPC 10 with student convnet: 61.8 % against 63.7 %, "
+        "−1.86 points (95 % interval −3.38 to −0.34, 8 pairs)." in page.words()
+    )
+    assert "2 generated sets for 8 pairs" in page.words()
+
+
+def test_the_verdict_comes_before_everything_else(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, *rich(tmp_path))
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections[:2] == ["verdict", "images"]
+    assert sections[-1] == "provenance"
+
+
+def test_a_sentence_for_each_comparison(tmp_path: Path) -> None:
+    result = evaluation(students=("convnet", "resnet"), baselines=("random", "herding", "full"))
+    page, _ = one(tmp_path, result)
+    for gap in result.differences:
+        mean = f"{100 * gap.difference.mean:+.2f}".replace("-", "−")
+        assert page.words().count(f"{mean} points (95 % interval") >= 1, gap
+    assert len(page.all("circle")) == len(result.differences)
+
+
+def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> None:
+    result = replace(evaluation(pairs={10: 4}), test_part="val", test="val", sets=("set0",))
+    page, _ = one(tmp_path, result)
+    assert "Preliminary: at this IPC a figure of this project needs at least 8 pairs." in page.words()
+    assert "Tested on validation images" in page.words()
+    assert "1 generated set for 4 pairs: the intervals hold nothing of" in page.words()
+    page, _ = one(tmp_path, replace(evaluation(pairs={10: 8}), sets=tuple(f"set{i}" for i in range(8))))
+    for word in ("Preliminary", "validation images,", "generated sets for"):
+        assert word not in page.words()
+
+
+def test_one_pair_has_no_interval_and_resolves_nothing(tmp_path: Path) -> None:
+    page, _ = one(tmp_path, evaluation(pairs={10: 1}))
+    assert "cannot be told apart in the one comparison" in page.words()
+    assert "(1 pair, no interval)" in page.words()
+
+
+def test_a_goal_below_one_is_told_and_the_goal_of_one_is_not_told_twice(tmp_path: Path) -> None:
+    from dpd_eval.comparison.summary import verdicts
+
+    result = evaluation()
+    assert "Goal of" not in one(tmp_path, result)[0].words()
+    page, _ = one(tmp_path, replace(result, at_least=0.9, verdicts=verdicts(result.arms, 0.9)))
+    assert "Goal of 90 % of the accuracy of random real images at IPC 10 with student convnet: met" in page.words()
+
+
+def test_soft_labels_are_named(tmp_path: Path) -> None:
+    page, _ = one(tmp_path, soft(evaluation()))
+    assert "at IPC 10 with student convnet and soft labels" in page.words()
+    assert "--soft-labels" in page.words()
+
+
+def test_no_baseline_is_no_verdict(tmp_path: Path) -> None:
+    record = read_evaluation(Node(json.loads(json.dumps(evaluation(baselines=()).to_dict())), "x"), "x")
+    assert headline(verdict(record).groups) == "Nothing was compared: the evaluation has no baseline."
+
+
+def test_an_audit_is_in_the_verdict_and_its_lack_too(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, write_json(tmp_path / "audit.json", audit("FAIL")), write_set(tmp_path / "set0"))
+    assert "Privacy audit (audit): FAIL" in page.words()
+    assert "No privacy audit: set0." in page.words()
+    assert [a["id"] for a in page.all("section")] == ["verdict", "images", "audit", "provenance"]
+
+
+# -- what the page is
+
+
+def test_it_is_one_file_that_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    page, html = made(tmp_path, *rich(tmp_path), embedded_bundle())
+    assert page.all("script") == []
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, name, value)
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+
+
+def test_same_inputs_same_bytes_wherever_they_lie(tmp_path: Path) -> None:
+    pages = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_report(rich(tmp_path / name), tmp_path / f"{name}.html")
+        pages.append((tmp_path / f"{name}.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_no_path_of_this_machine_is_in_it(tmp_path: Path) -> None:
+    _, html = made(tmp_path, *rich(tmp_path), embedded_bundle())
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    for secret in (*SECRETS, str(tmp_path), str(Path.home()) + os.sep, str(embedded_bundle().parent)):
+        assert secret not in text
+    assert "eurosat/train" in text  # the control: the folder's name alone is there
+
+
+def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
+    evil = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a&amp;b", "{{ 7 * 7 }}")
+    result = evaluation(classes=evil, baselines=("random", "<b>mine</b>"), students=("<i>net</i>",))
+    result = replace(result, notes=("<script>note</script>",), versions={"<u>": "<s>1</s>"})
+    content = result.to_dict() | {"sets": ["<script>x</script>"], "train": "<p>", "test": "'><p>"}
+    context = {"evaluation": content, "<h1>key</h1>": "<h1>value</h1>"}
+    named = write_set(tmp_path / "<q>set", ("A <script>", "B & C"), bundle_name="<script>", provider="<x>")
+    page, _ = made(tmp_path, write_json(tmp_path / "<code>.json", context), named)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "b", "i", "u", "s", "q", "x"}
+    assert len(page.all("h1")) == 1
+    assert all((a.get("src") or "").startswith("data:image/jpeg;base64,") for a in page.all("img"))
+    for words in (*evil, "<b>mine</b>", "<script>note</script>", "<h1>value</h1>", "A <script>", "<u>"):
+        assert " ".join(words.split()) in page.words(), words
+
+
+def test_it_can_be_heard_and_read_without_colour(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, *rich(tmp_path))
+    assert page.all("html") == [{"lang": "en"}]
+    assert [tag for tag, _ in page.elements if tag in ("h1", "h2")] == ["h1", *["h2"] * len(page.all("section"))]
+    assert len(page.all("caption")) == len(page.all("table")) > 5
+    assert all(a.get("alt") for a in page.all("img"))
+    assert {a.get("scope") for a in page.all("th")} == {"row", "col"}
+    for drawing in page.all("svg"):
+        assert drawing.get("role") == "img" or drawing.get("aria-hidden") == "true"
+    named = {a["id"] for tag, a in page.elements if tag in ("title", "desc") and "id" in a}
+    labels = {i for a in page.all("svg") for i in (a.get("aria-labelledby") or "").split()}
+    assert labels == named != set()
+    shapes = [a["d"] for a in page.all("path") if a.get("class") == "mark" and "transform" not in a]
+    assert len(set(shapes[:3])) == 3  # set, random and herding by shape; full is a level without marks
+
+
+def test_a_figure_says_its_numbers(tmp_path: Path) -> None:
+    result = evaluation(baselines=("random", "full"))
+    page, _ = one(tmp_path, result)
+    ours = next(arm for arm in result.arms if (arm.arm, arm.ipc) == ("set", 50))
+    assert f"{100 * ours.oa_mean:.1f} % at IPC 50" in page.words()
+
+
+# -- what is in it
+
+
+def test_tables_hold_the_figures_of_the_file(tmp_path: Path) -> None:
+    result = evaluation(students=("convnet", "resnet"), baselines=("random", "k-means"))
+    page, _ = one(tmp_path, result)
+    for arm in result.arms:
+        assert arm.oa_std is not None
+        assert f"{100 * arm.oa_mean:.2f} ± {100 * arm.oa_std:.2f}" in page.words()
+        assert f"{arm.kappa:.4f}" in page.words()
+    text = page.words()
+    assert "329 946" in text
+    assert "own: ResNet 32-64, weights 0123456789ab" in text
+    assert "Mistaken most: " in text
+
+
+def test_confusions_are_shares_of_the_true_class(tmp_path: Path) -> None:
+    result = evaluation(classes=("A", "B"), pairs={10: 8})
+    arms = tuple(replace(arm, confusion=((30, 10), (1, 199))) for arm in result.arms)
+    page, _ = one(tmp_path, replace(result, arms=arms))
+    assert "Mistaken most: A taken for B, 25 %" in page.words()
+
+
+def test_two_evaluations_of_one_test_are_an_ablation(tmp_path: Path) -> None:
+    first = evaluation(pairs={10: 8})
+    second = replace(evaluation(pairs={10: 8}, bonus=0.2), recipe=replace(first.recipe, cutmix=0.25))
+    paths = [write_json(tmp_path / f"{n}.json", e.to_dict()) for n, e in (("plain", first), ("better", second))]
+    page, _ = made(tmp_path, *paths)
+    assert "ablation" in [a["id"] for a in page.all("section")]
+    text = page.words()
+    assert "recipe cutmix 0.5 0.25" in text
+    ours, theirs = (next(arm for arm in e.arms if arm.arm == "set") for e in (second, first))
+    gap = sum(a - b for a, b in zip(ours.oa_runs, theirs.oa_runs, strict=True)) / 8
+    assert f"+{100 * gap:.2f} (" in text[text.index("What each change did") :]
+    other = write_json(tmp_path / "other.json", evaluation(classes=("X", "Y")).to_dict())
+    page, _ = made(tmp_path, paths[0], other)
+    assert "ablation" not in [a["id"] for a in page.all("section")]
+
+
+def test_missing_fields_leave_their_section_out(tmp_path: Path) -> None:
+    content = evaluation().to_dict()
+    for key in ("metrics", "notes", "fingerprints", "versions", "seconds", "students", "verdicts", "extractor"):
+        del content[key]
+    for arm in content["arms"]:
+        for key in ("confusion", "class_accuracy", "aa", "kappa", "seconds", "steps", "cached"):
+            del arm[key]
+    page, _ = made(tmp_path, write_json(tmp_path / "old.json", content))
+    assert [a["id"] for a in page.all("section")] == ["verdict", "curves", "architectures", "provenance"]
+
+
+def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, write_set(tmp_path / "set0", ("Forest", "River"), ipc=12))
+    assert [a["alt"] for a in page.all("img")] == [f"10 generated images of class {c}" for c in ("Forest", "River")]
+    assert "24 images of 2 classes, seed 3, made from the bundle site on cpu." in page.words()
+    command = "dpd generate site.dpd \\ --ipc 12 \\ --seed 3 \\ --steps 7 \\ --solver ddim \\ --candidates 2 \\ "
+    command += f"--guidance-scale 2 \\ --classes Forest,River \\ --provider cpu \\ --expect {'d' * 64} \\ --out set0"
+    assert command in page.words()
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"steps": 7}, {"candidates": 3}, {"candidates": 1, "guidance_scale": 2.0}, {"solver": "ddim"}]
+)
+def test_the_command_of_a_set_asks_for_the_sampler_that_made_it(asked: dict[str, Any]) -> None:
+    """From a bundle that decodes its prototypes, and from one that draws."""
+    decoding = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
+    later = BlockGuidance(from_block=5, guidance_scale=1.25)
+    for own in (Sampler(guidance=(decoding, later)), Sampler(guidance=(replace(later, from_block=0),))):
+        used = resolve_sampler(own, **asked)
+        words = {option[0].lstrip("-").replace("-", "_"): option[1] for option in sampler_options(used, own)}
+        kinds = {"steps": int, "candidates": int, "guidance_scale": float}
+        found = {name: kinds.get(name, str)(value) for name, value in words.items()}
+        assert resolve_sampler(own, **found) == used
+        assert bool(found) == (used != own)
+
+
+def test_a_packed_set_has_no_pictures_and_says_so(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "packed", format="parquet", image_format="webp", soft_labels=True)
+    for image in folder.glob("*/*.png"):
+        image.unlink()
+    page, _ = made(tmp_path, folder)
+    assert page.all("img") == []
+    assert "packed as parquet" in page.words()
+    assert "--format parquet \\ --image-format webp \\ --soft-labels \\ --expect" in page.words()
+
+
+def test_a_set_of_tiff_files_has_its_pictures(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set0", ("Forest",))
+    for path in folder.glob("*/*.png"):
+        Image.open(path).save(path.with_suffix(".tiff"))
+        path.unlink()
+    page, _ = made(tmp_path, folder)
+    assert len(page.all("img")) == 1
+
+
+def test_real_images_stay_out(tmp_path: Path) -> None:
+    about = {"real_images": True, "method": "k-means", "extractor": "hf:some/net: ViT, weights 0", "seed": None}
+    page, html = made(tmp_path, write_set(tmp_path / "real", **about))
+    assert page.all("img") == []
+    assert "data:image" not in html
+    assert "dpd select DATA \\ --method k-means \\ --ipc 3 \\ --extractor hf:some/net \\ --out real" in page.words()
+
+
+def test_commands_come_back_as_they_were_given(tmp_path: Path) -> None:
+    result = evaluation(baselines=("random", "k-center"), pairs={10: 4, 50: 5})
+    page, _ = one(tmp_path, replace(result, recipe=replace(result.recipe, cutmix=0.1), metrics=(), extractor=None))
+    words = "dpd evaluate set0 set1 \\ --train eurosat/train \\ --test eurosat/test \\ --students convnet \\ "
+    words += "--baselines random,k-center \\ --ipc 10 \\ --recipe quick.toml \\ --pairs 4 \\ --resolution 64 \\ "
+    assert words + "--no-metrics \\ --out result-4-pairs.json" in page.words()
+    assert "--ipc 50 \\ --recipe quick.toml \\ --pairs 5" in page.words()
+    assert "cutmix = 0.1" in page.words()  # the recipe as a file, since the package ships another
+    page, _ = one(tmp_path, result)
+    assert "--recipe quick \\ --pairs" in page.words()
+    assert "cutmix = " not in page.words()
+
+
+def test_commands_are_quoted_for_a_shell(tmp_path: Path) -> None:
+    result = replace(evaluation(), sets=("/data/my set; rm -rf x", "/data/-o"), train="/data/$(id)")
+    page, _ = one(tmp_path, result)
+    lines = next(t for t in page.text.split("dpd evaluate ")[1:])
+    head = lines.split("--test")[0].replace("\\\n", " ")
+    printed = subprocess.run(["/bin/sh", "-c", f"printf '%s\\n' {head}"], capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines() == ["my set; rm -rf x", "./-o", "--train", "$(id)"]
+
+
+def test_a_committed_result_names_the_commands_that_made_its_sets(tmp_path: Path) -> None:
+    content = {"evaluation": evaluation().to_dict() | {"sets": ["eurosat64.dpd --ipc 50 --seed 1"]}, "date": "today"}
+    page, _ = made(tmp_path, write_json(tmp_path / "result.json", content))
+    assert "dpd generate eurosat64.dpd --ipc 50 --seed 1 \\ --out set0" in page.words()
+    assert "dpd evaluate set0 \\" in page.words()
+    assert "date today" in page.words()
+
+
+def test_the_embedded_bundle_is_described_and_needs_no_name(tmp_path: Path) -> None:
+    bundle = embedded_bundle()
+    if not bundle.is_file():
+        pytest.skip("the package holds no embedded bundle")
+    from dpd_runtime.bundle.bundle import load_bundle
+
+    folder = write_set(tmp_path / "set0", bundle_hash=load_bundle(bundle).hash)
+    page, _ = made(tmp_path, bundle, folder)
+    assert "Bundle eurosat64.dpd" in page.words()
+    assert "dpd generate \\ --ipc 3" in page.words()
+    assert "HerbaceousVegetation" in page.words()
+
+
+def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "private").mkdir(parents=True)
+    (run / "private" / "quarantine.csv").write_text("secret.png,truncated\n")
+    content = {
+        "config": {"base": "/home/alice/nano", "ipc": 3, "steps": 4, "seed": 1, "resolution": None, "tune_vae": True},
+        "data": {"images": 20, "classes": {"Forest": 10, "River": 10}, "sha256": "f" * 64},
+        "prototypes": {"Forest": 3, "River": 2},
+        "metrics": {"teacher_oa": 0.75, "vae": {"psnr": 31.5}, "denoiser": [{"step": 1}]},
+        "versions": {"torch": "2.13.0"},
+        "seconds": 12.5,
+    }
+    write_json(run / "run.json", content)
+    page, html = made(tmp_path, run)
+    assert "vae psnr 31.5" in page.words()
+    line = "dpd train DATA \\ --base ./nano \\ --ipc 3 \\ --steps 4 \\ --tune-vae \\ --seed 1 \\ --out run"
+    assert line in page.words()
+    assert "secret" not in html
+    hidden = write_json(run / "private" / "result.json", evaluation().to_dict())
+    with pytest.raises(InputError, match="private folder"):
+        write_report([hidden], tmp_path / "no.html")
+
+
+# -- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", "{", "is not JSON"),
+        ("a.json", "[1]", "holds a list"),
+        ("a.json", '{"a": 1}', "no result that a report can show"),
+        ("a.json", '{"verdict": "FINE", "tests": []}', "verdict is 'FINE', not one of PASS, WARN, FAIL"),
+        ("a.json", '{"timings": [{"a": [1]}]}', "timings[0]: a is [1], not a number or text"),
+        ("notes.txt", "hello", "is nothing that dpd writes"),
+        ("missing", None, "there is nothing"),
+    ],
+)
+def test_what_it_cannot_show_it_names(tmp_path: Path, name: str, content: str | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as caught:
+        write_report([tmp_path / name], tmp_path / "page.html")
+    assert words in str(caught.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("oa_mean", "high"),
+        ("oa_mean", 61.8),
+        ("oa_mean", None),
+        ("ipc", 2.5),
+        ("ipc", 0),
+        ("oa_runs", [True]),
+        ("class_accuracy", [1]),
+        ("confusion", [[1, 2], [3]]),
+        ("confusion", [[-1]]),
+        ("student", 5),
+        ("seconds", 1e400),
+    ],
+)
+def test_damaged_figures_are_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    content = evaluation().to_dict()
+    content["arms"][1][field] = value
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        write_report([tmp_path / "bad.json"], tmp_path / "page.html")
+    assert "bad.json" in str(caught.value)
+    assert "not JSON" in str(caught.value) or f"arms[1]: {field} is " in str(caught.value)
+
+
+def test_folders_that_are_no_result(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match=r"holds no dataset\.json, bundle\.json or run\.json"):
+        write_report([empty], tmp_path / "page.html")
+    (empty / "state.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="the set is unfinished"):
+        write_report([empty], tmp_path / "page.html")
+    outside = write_set(tmp_path / "set0", ("A", "B"), counts={"../empty": 3})
+    with pytest.raises(InputError, match="no folder of the set"):
+        write_report([outside], tmp_path / "page.html")
+    (tmp_path / "fake.dpd").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(BundleError):
+        write_report([tmp_path / "fake.dpd"], tmp_path / "page.html")
+
+
+def test_an_image_that_is_not_there_or_leads_outside(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set0", ("A", "B"))
+    (folder / "A" / "A_00000.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        write_report([folder], tmp_path / "page.html")
+    (folder / "A" / "A_00000.png").unlink()
+    (folder / "A" / "A_00000.png").symlink_to(write_set(tmp_path / "other", ("A", "B")) / "A" / "A_00001.png")
+    page, _ = made(tmp_path, folder)
+    assert page.all("img")[0]["alt"] == "2 generated images of class A"
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "result.json", evaluation().to_dict())
+    for paths, out, words in (
+        ([], "page.html", "no PATH given"),
+        ([path, path], "page.html", "is given twice"),
+        ([path], ".", "is a folder"),
+        ([path], "none/page.html", "does not exist"),
+        ([path], "result.json", "is one of the inputs"),
+    ):
+        with pytest.raises(InputError, match=words):
+            write_report(paths, tmp_path / out)
+
+
+# -- names instead of paths
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/alice/data/set0", "set0"),
+        ("SET /home/alice/set0: 2 files, first b/x.png: bad", "SET set0: 2 files, first b/x.png: bad"),
+        ("~/sets/a and ~alice/b", "a and b"),
+        ("../../alice/set0", "set0"),
+        (r"C:\Users\alice\set0 and \\host\share\b", "set0 and b"),
+        ("file:///home/alice/x.json", "x.json"),
+        ("path=/home/alice/x:/home/alice/y", "path=y"),
+        ("hf:/home/alice/net", "hf:net"),
+        ("hf:google/vit and https://example.org/a/b", "hf:google/vit and https://example.org/a/b"),
+        ("hard/soft, 3 / 4, eurosat/train", "hard/soft, 3 / 4, eurosat/train"),
+        ("a\x1b[31m\u202eb", "a�[31m�b"),
+    ],
+)
+def test_paths_are_cut_to_names(text: str, shown: str) -> None:
+    assert hide_paths(text) == shown
+
+
+@given(st.lists(st.text("ab./", min_size=1, max_size=12), min_size=1, max_size=4, unique=True))
+def test_short_names_tell_nothing_of_roots_and_keep_paths_apart(paths: list[str]) -> None:
+    shown = short_names(paths)
+    assert len(shown) == len(paths)
+    assert not any(name.startswith("/") or ".." in name.split("/") for name in shown)
+    ends = {tuple(part for part in path.split("/") if part not in ("", ".", "..")) for path in paths}
+    assert len(set(shown)) == len(ends)
+
+
+def test_folders_of_one_name_are_told_apart() -> None:
+    assert short_names(("/x/a/set", "/x/b/set")) == ("a/set", "b/set")
+    assert short_names(("/x/euro/train", "/y/set0")) == ("euro/train", "set0")
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_ticks_hold_the_values_between_them(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    ticks = nice_ticks(low, high)
+    assert 2 <= len(ticks) <= 7
+    assert 0 <= ticks[0] <= low
+    assert high <= ticks[-1] <= 100
+
+
+# -- the command
+
+
+def test_the_command_prints_one_object(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    write_json(tmp_path / "result.json", evaluation().to_dict())
+    command = [sys.executable, "-m", "dpd_cli", "report", "result.json", "--out", "r.html", "--json"]
+    done = subprocess.run(command, env=process_environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["out"] == "r.html"
+    assert told["bytes"] == (tmp_path / "r.html").stat().st_size
+    assert told["sections"][0] == "verdict"
+
+
+def test_the_templates_are_in_the_package() -> None:
+    names = {entry.name for entry in (resources.files("dpd_eval.report") / "templates").iterdir()}
+    assert {"page.html", "style.html", "verdict.html"} <= names
+    assert all(name.endswith(".html") for name in names)  # what package-data lists

@@ -1,0 +1,341 @@
+"""Signatures: who is trusted, what counts as unsigned, what is refused; keys and their files."""
+
+import json
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dpd_runtime.bundle.archive import write_zip
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.bundle.keys import (
+    read_encryption_key,
+    read_passphrase,
+    read_public_key,
+    read_signing_key,
+    write_encryption_key,
+    write_signing_pair,
+)
+from dpd_runtime.bundle.signature import PublicKey, parse_signature, signature_json
+from dpd_runtime.bundle.trusted import trusted_folder, trusted_keys
+from dpd_runtime.errors import BundleError, InputError, RequirementError, SignatureError
+from dpd_runtime.sealing.require import require_audit, require_signature
+from dpd_runtime.sealing.reseal import write_audited, write_changed
+from dpd_runtime.sealing.sign import sign_bundle
+from tests.runtime.bundle.test_bundle import Store, as_folder, as_zip, both, bundle_files, parts
+from tests.runtime.bundle.test_bundle_engines import ENGINE, PLAN, with_engine
+
+LAB = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
+slow_files = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def public(private: Ed25519PrivateKey, name: str = "lab") -> PublicKey:
+    return PublicKey(name, private.public_key().public_bytes_raw())
+
+
+@pytest.fixture(autouse=True)
+def own_config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration of this test's own, so that nobody's trusted keys are read."""
+    folder = tmp_path_factory.mktemp("config")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    return folder
+
+
+def entries(path: Path) -> dict[str, bytes]:
+    from dpd_runtime.bundle.archive import open_files
+
+    return {name: bytes(content) for name, content in open_files(path).items()}
+
+
+@both
+def test_a_trusted_signature_holds(store: Store, tmp_path: Path) -> None:
+    files = bundle_files(with_engine())
+    path = store(tmp_path, files)
+    signed = sign_bundle(path, LAB, "lab")
+    bundle = load_bundle(path, trusted=[public(OTHER, "other"), public(LAB)])
+    assert bundle.signature.trusted
+    assert bundle.signature.describe() == f"signed by trusted key lab ({public(LAB).id})"
+    assert signed.hash == bundle.hash, "a signature does not change what a bundle is called"
+    assert bundle.read_engine(ENGINE) == PLAN
+    content = entries(path)
+    assert {name: content[name] for name in files} == files, "nothing but bundle.sig was written"
+    assert set(content) - set(files) == {"bundle.sig"}
+    assert list(path.parent.iterdir()) == [path]
+    written = json.loads(content["bundle.sig"])  # the contract (DESIGN §7), by the primitives
+    assert (set(written), written["alg"]) == ({"alg", "key_id", "sig"}, "ed25519")
+    LAB.public_key().verify(bytes.fromhex(written["sig"]), files["bundle.json"])
+    require_signature(bundle)
+
+
+def test_signing_is_deterministic_and_replaces(tmp_path: Path) -> None:
+    path = as_zip(tmp_path, bundle_files())
+    sign_bundle(path, LAB, "lab")
+    first = path.read_bytes()
+    sign_bundle(path, OTHER, "other")
+    assert load_bundle(path, trusted=[public(OTHER)]).signature.trusted
+    assert load_bundle(path, trusted=[public(LAB)]).signature.describe() == f"signed by unknown key {public(OTHER).id}"
+    sign_bundle(path, LAB, "lab")
+    assert path.read_bytes() == first
+
+
+@both
+def test_nobody_and_an_unknown_key_count_as_unsigned(store: Store, tmp_path: Path) -> None:
+    path = store(tmp_path, bundle_files())
+    for sign in (lambda: None, lambda: sign_bundle(path, LAB, "lab")):
+        sign()
+        bundle = load_bundle(path, trusted=[public(OTHER)])
+        assert not bundle.signature.trusted
+        with pytest.raises(RequirementError, match=r"signature is required, this bundle is .*; pass --trusted-key"):
+            require_signature(bundle)
+    assert bundle.signature.describe() == f"signed by unknown key {public(LAB).id}"
+
+
+@both
+def test_a_changed_bundle_with_new_hashes_does_not_hold(store: Store, tmp_path: Path) -> None:
+    """What hashes alone do not find: somebody changed a file and wrote a manifest that fits."""
+    signature = signature_json(public(LAB), LAB.sign(bundle_files()["bundle.json"]))
+    files = bundle_files(parts() | {"unet/model.onnx": b"evil"}) | {"bundle.sig": signature}
+    path = store(tmp_path, files)
+    assert not load_bundle(path, trusted=[]).signature.trusted
+    with pytest.raises(SignatureError, match=r"signature by trusted key lab \(.*\) does not hold") as raised:
+        load_bundle(path, trusted=[public(LAB)])
+    assert raised.value.exit_code == 3
+    sign_bundle(path, OTHER, "other")  # whoever signs again does so in their own name
+    assert load_bundle(path, trusted=[public(LAB)]).signature.trusted_as is None
+
+
+def test_a_signature_under_another_name_is_refused(tmp_path: Path) -> None:
+    signature = signature_json(public(OTHER), LAB.sign(bundle_files()["bundle.json"]))
+    path = as_folder(tmp_path, bundle_files() | {"bundle.sig": signature})
+    with pytest.raises(SignatureError, match=rf"names key {public(OTHER).id}, but {public(LAB).id} made it"):
+        load_bundle(path, trusted=[public(LAB)])
+
+
+SIGNED = signature_json(public(LAB), LAB.sign(bundle_files()["bundle.json"]))
+
+
+@slow_files
+@given(position=st.integers(0, len(SIGNED) - 1), bit=st.integers(0, 7))
+def test_any_bit_of_a_signature(position: int, bit: int, tmp_path: Path) -> None:
+    """In a folder, where no checksum of a zip helps."""
+    changed = bytearray(SIGNED)
+    changed[position] ^= 1 << bit
+    path = as_folder(tmp_path, bundle_files() | {"bundle.sig": bytes(changed)})
+    with pytest.raises(SignatureError):
+        load_bundle(path, trusted=[public(LAB)])
+
+
+@pytest.fixture(scope="module")
+def signed_zip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("signed")
+    write_zip(folder / "a.dpd", bundle_files() | {"bundle.sig": SIGNED})
+    return (folder / "a.dpd").read_bytes()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_bit_of_a_signed_file_opens_as_it_was_or_not_at_all(
+    data: st.DataObject, signed_zip: bytes, tmp_path: Path
+) -> None:
+    """Bits of the zip's own fields that nobody reads (dates, versions) may change; no content may."""
+    changed = bytearray(signed_zip)
+    changed[data.draw(st.integers(0, len(changed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (tmp_path / "a.dpd").write_bytes(changed)
+    try:
+        bundle = load_bundle(tmp_path / "a.dpd", trusted=[public(LAB)])
+    except BundleError:
+        return
+    assert bundle.signature.trusted
+    assert bundle.files == parts()
+
+
+BROKEN: list[bytes] = [
+    b"",
+    b"{}",
+    b"[]",
+    b"[" * 100_000,
+    b"\xff",
+    SIGNED.replace(b"ed25519", b"rsa"),
+    SIGNED.replace(b'"sig"', b'"Sig"'),
+    SIGNED[:-3] + b'", "more": 1}',
+    SIGNED.replace(b'"key_id": "', b'"key_id": ["').replace(b'", "sig"', b'"], "sig"'),
+    SIGNED + b" " * 5000,
+]
+
+
+@pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[:20]))
+def test_what_is_no_signature_is_refused_whoever_is_trusted(raw: bytes, tmp_path: Path) -> None:
+    path = as_folder(tmp_path, bundle_files() | {"bundle.sig": raw})
+    with pytest.raises(SignatureError, match=r"^bundle\.sig is no ed25519 signature"):
+        load_bundle(path, trusted=[])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bundle, path: write_audited(bundle, path, {}, "PASS"),
+        lambda bundle, path: write_changed(bundle, path, {"engines/a/b.engine": b"1", "engines/a/b.json": b"{}"}),
+    ],
+    ids=["audit", "engines"],
+)
+def test_any_change_makes_an_unsigned_bundle(change: Callable[[Bundle, Path], str], tmp_path: Path) -> None:
+    path = as_zip(tmp_path, bundle_files())
+    sign_bundle(path, LAB, "lab")
+    bundle = load_bundle(path, trusted=[public(LAB)])
+    change(bundle, tmp_path / "new.dpd")
+    new = load_bundle(tmp_path / "new.dpd", trusted=[public(LAB)])
+    assert (new.signature.describe(), bundle.signature.trusted) == ("unsigned", True)
+
+
+def test_an_audit_is_required(tmp_path: Path) -> None:
+    bundle = load_bundle(as_zip(tmp_path, bundle_files()))
+    with pytest.raises(RequirementError, match="this bundle is unaudited; run dpd audit") as raised:
+        require_audit(bundle)
+    assert raised.value.exit_code == 3
+    for verdict, good in (("PASS", True), ("WARN", True), ("FAIL", False)):
+        write_audited(bundle, tmp_path / verdict, {"verdict": verdict}, verdict)
+        audited = load_bundle(tmp_path / verdict)
+        if good:
+            require_audit(audited)
+        else:
+            with pytest.raises(RequirementError, match="this bundle is FAIL"):
+                require_audit(audited)
+    claimed = bundle_files(audit="PASS")  # a verdict without a record
+    (tmp_path / "claimed").mkdir()
+    with pytest.raises(RequirementError):
+        require_audit(load_bundle(as_zip(tmp_path / "claimed", claimed)))
+
+
+def test_the_trusted_folder(tmp_path: Path, own_config: Path) -> None:
+    path = as_zip(tmp_path, bundle_files())
+    sign_bundle(path, LAB, "lab")
+    assert trusted_folder() == own_config / "dpd" / "trusted"
+    assert not load_bundle(path).signature.trusted
+    trusted_folder().mkdir(parents=True)
+    _, key = write_signing_pair(tmp_path / "somebody")
+    (tmp_path / "somebody.pub").rename(trusted_folder() / "somebody.pub")
+    (trusted_folder() / "notes.txt").write_text("no key")
+    assert trusted_keys() == (key,)
+    assert not load_bundle(path).signature.trusted
+    sign_bundle(path, read_signing_key(tmp_path / "somebody.key"), "somebody")
+    assert load_bundle(path).signature.trusted_as == "somebody"
+    assert not load_bundle(path, trusted=[public(LAB)]).signature.trusted, "keys that are named count alone"
+
+
+def test_a_trusted_folder_where_anybody_may_write_is_refused(tmp_path: Path) -> None:
+    trusted_folder().mkdir(parents=True)
+    write_signing_pair(trusted_folder() / "lab")
+    for path in (trusted_folder(), trusted_folder() / "lab.pub"):
+        mode = path.stat().st_mode
+        path.chmod(0o777)
+        with pytest.raises(InputError, match=f"anybody may write there.*chmod o-w {path}"):
+            trusted_keys()
+        path.chmod(mode)
+    (trusted_folder() / "broken.pub").write_text("no key")
+    with pytest.raises(InputError, match=r"broken\.pub is no public key"):
+        load_bundle(_signed(tmp_path))
+
+
+def _signed(folder: Path) -> Path:
+    path = as_zip(folder, bundle_files())
+    sign_bundle(path, LAB, "lab")
+    return path
+
+
+@pytest.mark.parametrize("passphrase", [None, "four words of some length"])
+def test_a_new_pair(passphrase: str | None, tmp_path: Path) -> None:
+    private, key = write_signing_pair(tmp_path / "new" / "lab", passphrase)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    loaded = load_pem_private_key(private.read_bytes(), passphrase.encode() if passphrase else None)
+    shown = load_pem_public_key((tmp_path / "new" / "lab.pub").read_bytes())
+    assert isinstance(loaded, Ed25519PrivateKey)
+    assert isinstance(shown, Ed25519PublicKey)
+    assert loaded.public_key().public_bytes_raw() == shown.public_bytes_raw() == key.raw
+    assert read_public_key(tmp_path / "new" / "lab.pub") == key
+    assert key.name == "lab"
+    assert read_signing_key(private, passphrase).sign(b"x") == loaded.sign(b"x")
+    before = private.read_bytes()
+    with pytest.raises(InputError, match="never overwritten"):
+        write_signing_pair(tmp_path / "new" / "lab")
+    (tmp_path / "new" / "lab.pub").unlink()
+    with pytest.raises(InputError, match="never overwritten"):
+        write_signing_pair(tmp_path / "new" / "lab")
+    assert private.read_bytes() == before
+
+
+def test_openssl_reads_our_keys(tmp_path: Path) -> None:
+    """A second implementation signs and verifies with them."""
+    private, _ = write_signing_pair(tmp_path / "lab")
+    path = as_folder(tmp_path, bundle_files())
+    sign_bundle(path, read_signing_key(private), "lab")
+    _, signature = parse_signature((path / "bundle.sig").read_bytes())
+    (tmp_path / "raw.sig").write_bytes(signature)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", str(tmp_path / "lab.pub"), "-rawin"]
+    command += ["-in", str(path / "bundle.json"), "-sigfile", str(tmp_path / "raw.sig")]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no openssl here")
+    assert "Signature Verified Successfully" in done.stdout, done.stderr
+
+
+def test_keys_that_are_none(tmp_path: Path) -> None:
+    private, _ = write_signing_pair(tmp_path / "open")
+    locked, _ = write_signing_pair(tmp_path / "locked", "secret")
+    (tmp_path / "text").write_text("no key")
+    (tmp_path / "large").write_bytes(bytes(2**16 + 1))
+    with pytest.raises(InputError, match=r"locked\.key has a passphrase: give it with --passphrase-file"):
+        read_signing_key(locked)
+    with pytest.raises(InputError, match=r"locked\.key: the passphrase is wrong"):
+        read_signing_key(locked, "other")
+    with pytest.raises(InputError, match=r"open\.key has no passphrase"):
+        read_signing_key(private, "secret")
+    for path in (tmp_path / "text", tmp_path / "open.pub"):
+        with pytest.raises(InputError, match="no private key in PEM"):
+            read_signing_key(path)
+    for path in (tmp_path / "text", private):
+        with pytest.raises(InputError, match="is no public key in PEM"):
+            read_public_key(path)
+    with pytest.raises(InputError, match="too large"):
+        read_public_key(tmp_path / "large")
+    with pytest.raises(InputError, match="No such file"):
+        read_public_key(tmp_path / "missing")
+    with pytest.raises(InputError, match="an encryption key has 32 bytes"):
+        read_encryption_key(private)
+    secret = write_encryption_key(tmp_path / "site")
+    assert len(read_encryption_key(secret)) == 32
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"a b\n", "a b"),
+        (b"a b", "a b"),
+        ("süß\r\n".encode(), "süß"),
+        (b"\n", None),
+        (b"a\nb\n", None),
+        (b"\xff", None),
+    ],
+)
+def test_passphrases(raw: bytes, text: str | None, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(raw)
+    if text is None:
+        with pytest.raises(InputError, match="a passphrase is UTF-8 text in one line"):
+            read_passphrase(tmp_path / "secret")
+    else:
+        assert read_passphrase(tmp_path / "secret") == text
+
+
+def test_a_damaged_bundle_is_not_signed(tmp_path: Path) -> None:
+    path = as_folder(tmp_path, bundle_files() | {"classes.json": b"{}"})
+    with pytest.raises(BundleError, match=r"classes\.json"):
+        sign_bundle(path, LAB, "lab")
+    assert not (path / "bundle.sig").exists()

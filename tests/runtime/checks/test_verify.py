@@ -1,0 +1,185 @@
+"""`dpd verify`: golden images made from the embedded bundle itself come out again, and what differs is seen."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpd_runtime import embedded_bundle, load_bundle
+from dpd_runtime.bundle.archive import write_zip
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry
+from dpd_runtime.checks.golden import GOLDEN_NAME, Golden, golden_case, golden_of, middle
+from dpd_runtime.checks.verify import check_replay, psnr, replay
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.errors import BundleError, CheckError
+from dpd_runtime.generation.cases import bundle_networks, groups, sample_case
+from dpd_runtime.sampling.noise import NoiseStream, widen_mean
+
+pytest.importorskip("onnxruntime")
+CPU = Provider("cpu", "")
+LABELS = (1, 8)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Bundle:
+    """Without golden images, should it have any."""
+    opened = load_bundle(embedded_bundle())
+    files = {name: content for name, content in opened.files.items() if name != GOLDEN_NAME}
+    return replace(opened, files=files)
+
+
+@pytest.fixture(scope="module")
+def golden(embedded: Bundle) -> Golden:
+    """Two images in two steps, by this machine."""
+    shape = embedded.manifest.latent_shape
+    streams = [NoiseStream(5, embedded.classes[label].name, 0, 0) for label in LABELS]
+    gain = embedded.manifest.sampler.mean_noise_gain
+    noise = np.stack([[widen_mean(s.normal(shape), gain) for s in streams]]).astype(np.float16).astype(np.float32)
+    empty = np.zeros((2, 64, 64, 3), np.uint8)
+    begun = Golden(LABELS, noise, noise[0], noise[0], empty, seed=5, solver="dpm++2m", steps=2)
+    denoise, decode = bundle_networks(embedded, CPU, 1)
+    halfway, latents = sample_case(denoise, golden_case(begun, embedded))
+    return replace(begun, halfway=halfway, latents=latents, images=middle(decode(latents)))
+
+
+def with_golden(bundle: Bundle, content: bytes | None) -> Bundle:
+    """As `load_bundle` gives it."""
+    return bundle if content is None else replace(bundle, files={**bundle.files, GOLDEN_NAME: content})
+
+
+def test_the_same_machine_makes_the_same_images(embedded: Bundle, golden: Golden) -> None:
+    done = replay(with_golden(embedded, golden.to_bytes()), CPU, 1)
+    assert done is not None
+    assert (done.images, done.psnr_db, done.worst_psnr_db, done.noise_matches, done.good) == (2, 99.0, 99.0, True, True)
+    assert done.halfway_error < 1e-3 > done.latents_error  # float16 is all that is stored
+    check_replay(done, "fp16", "cpu")
+
+
+def test_what_is_stored_comes_back(embedded: Bundle, golden: Golden) -> None:
+    read = golden_of(with_golden(embedded, golden.to_bytes()))
+    assert read is not None
+    assert (read.labels, read.seed, read.solver, read.steps) == (LABELS, 5, "dpm++2m", 2)
+    np.testing.assert_array_equal(read.images, golden.images)
+    np.testing.assert_array_equal(read.noise, golden.noise)
+    np.testing.assert_allclose(read.latents, golden.latents, atol=5e-3)
+    assert len(golden.to_bytes()) < 300_000
+
+
+def test_the_same_golden_images_are_the_same_bytes(golden: Golden) -> None:
+    """safetensors writes its metadata in another order each time: a bundle would have another hash each time."""
+    assert len({golden.to_bytes() for _ in range(20)}) == 1
+
+
+def test_other_images_are_seen(embedded: Bundle, golden: Golden) -> None:
+    """Golden images of another class: what a provider that computes nonsense would give."""
+    changed = replace(golden, images=golden.images[::-1])
+    done = replay(with_golden(embedded, changed.to_bytes()), CPU, 1)
+    assert done is not None
+    assert not done.good
+    assert done.worst_psnr_db <= done.psnr_db < 30
+    with pytest.raises(CheckError, match=r"golden replay: .* dB on cpu, fp16 needs 30 dB; try --provider cpu"):
+        check_replay(done, "fp16", "cpu")
+
+
+def test_other_noise_is_seen(embedded: Bundle, golden: Golden) -> None:
+    """The images are those of the stored noise, which no seed of this name gives."""
+    done = replay(with_golden(embedded, replace(golden, seed=6).to_bytes()), CPU, 1)
+    assert done is not None
+    assert done.psnr_db == 99.0
+    assert not done.noise_matches
+    with pytest.raises(CheckError, match="draws other noise"):
+        check_replay(done, "fp16", "cpu")
+
+
+def test_a_bundle_without_golden_images_is_no_failure(embedded: Bundle) -> None:
+    assert replay(embedded, CPU, 1) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": (1, 99)},
+        {"labels": (1,)},
+        {"solver": "none"},
+        {"images": np.zeros((2, 32, 64, 3), np.uint8)},
+        {"images": np.zeros((2, 64, 64, 3), np.int16)},
+        {"noise": np.zeros((1, 2, 4, 8, 8), np.float32)},
+        {"latents": np.full((2, 4, 16, 16), np.nan, np.float32)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_golden_images_of_another_bundle_are_refused(embedded: Bundle, golden: Golden, change: dict[str, Any]) -> None:
+    with pytest.raises(BundleError, match=r"golden\.safetensors"):
+        golden_of(with_golden(embedded, replace(golden, **change).to_bytes()))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x02\0\0\0\0\0\0\0{}", b"\xff" * 64])
+def test_what_is_no_golden_file_is_refused(embedded: Bundle, content: bytes) -> None:
+    with pytest.raises(BundleError, match=r"golden\.safetensors cannot be read"):
+        golden_of(with_golden(embedded, content))
+
+
+def test_steps_beyond_the_schedule_are_refused(embedded: Bundle, golden: Golden) -> None:
+    with pytest.raises(BundleError, match=r"golden\.safetensors: steps is 5000"):
+        replay(with_golden(embedded, replace(golden, steps=5000).to_bytes()), CPU, 1)
+
+
+def test_groups_have_one_size_and_every_row_once() -> None:
+    for rows in (1, 9, 10, 11, 25):
+        made = list(groups(rows, 10))
+        assert {len(group) for group, _ in made} == {10}
+        assert [row for group, meant in made for row in group[:meant]] == list(range(rows))
+
+
+def test_the_middle_of_large_images_is_kept() -> None:
+    images = np.arange(2 * 300 * 200 * 3, dtype=np.uint8).reshape(2, 300, 200, 3)
+    np.testing.assert_array_equal(middle(images), images[:, 86:214, 36:164])
+    assert middle(images[:, :64, :32]).shape == (2, 64, 32, 3)
+
+
+def test_psnr_is_the_definition() -> None:
+    black, grey = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 51, np.uint8)
+    assert psnr(black, grey) == pytest.approx(20 * np.log10(5))
+    assert psnr(grey, grey) == 99.0
+
+
+def write(folder: Path, bundle: Bundle, content: bytes | None) -> Path:
+    """A bundle of files with a manifest that fits."""
+    files = dict(with_golden(bundle, content).files)
+    entries = {name: FileEntry(sha256(raw).hexdigest(), len(raw)) for name, raw in files.items()}
+    files[MANIFEST_NAME] = replace(bundle.manifest, files=entries).to_json()
+    write_zip(folder / "site.dpd", files)
+    return folder / "site.dpd"
+
+
+@pytest.mark.parametrize("kind", ["good", "other", "none", "damaged"])
+def test_the_command(
+    kind: str, embedded: Bundle, golden: Golden, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    images = golden.images[::-1] if kind == "other" else golden.images
+    path = write(tmp_path, embedded, None if kind == "none" else replace(golden, images=images).to_bytes())
+    if kind == "damaged":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    command = [sys.executable, "-m", "dpd_cli", "verify", str(path), "--provider", "cpu", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=process_environment)
+    assert done.returncode == {"good": 0, "other": 1, "none": 0, "damaged": 3}[kind], done.stderr
+    assert len(done.stderr.splitlines()) == (0 if kind in ("good", "none") else 1)
+    if kind == "damaged":
+        assert done.stdout == ""
+        assert "sha256" in done.stderr
+        return
+    answer = json.loads(done.stdout)
+    assert (answer["signature"], answer["audit"], answer["provider"]) == ("unsigned", "PASS", "cpu")
+    assert (answer["golden"] is None) is (kind == "none")
+    if kind == "none":
+        said = subprocess.run(command[:-1], capture_output=True, text=True, check=True, env=process_environment).stdout
+        assert "golden      none in this bundle" in said

@@ -1,0 +1,204 @@
+"""Pretraining at a tiny size: sizes of the nano base, bit-exact resume, what each stage may change."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from dpd_train.bases.base import load_base
+from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
+from dpd_train.bases.tokenizer import MAX_LENGTH, build_tokenizer, load_tokenizer
+from dpd_train.captions.attributes import VOCABULARY, caption
+from dpd_train.classifiers.judges import latent_classifier_shape, teacher_shape
+from dpd_train.classifiers.network import ResNet, ResNetConfig, count_parameters
+from dpd_train.images.symmetry import ORDER, d4, random_d4
+from dpd_train.pretrain.config import PretrainConfig
+from dpd_train.pretrain.pretrain import pretrain
+from dpd_train.vae.autoencoder import (
+    AutoencoderTraining,
+    chroma_loss,
+    contrast_weights,
+    gradient_loss,
+    perceptual_loss,
+    spectral_loss,
+    statistics_loss,
+    train_autoencoder,
+)
+from tests.tiny import SIDE, drawn_scenes, tiny_base
+
+
+def test_nano_parts_stay_within_the_sizes_of_the_design(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(VOCABULARY, tmp_path)
+    vae = nano_vae()
+    assert count_parameters(nano_unet()) <= 7_200_000
+    assert count_parameters(vae) <= 1_700_000
+    assert count_parameters(vae.decoder) <= 1_100_000
+    assert count_parameters(nano_text_encoder(tokenizer)) <= 600_000
+    assert count_parameters(ResNet(teacher_shape(10))) <= 600_000
+    assert count_parameters(ResNet(latent_classifier_shape(10, 4))) <= 300_000
+
+
+def test_tokenizer_is_a_true_clip_tokenizer(tmp_path: Path) -> None:
+    build_tokenizer(VOCABULARY, tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.model_max_length == MAX_LENGTH == 32
+    text = caption("HerbaceousVegetation", VOCABULARY[:3])
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).split() == text.replace(",", " ,").split()
+    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert tokenizer.decode(tokenizer("zürich 7")["input_ids"], skip_special_tokens=True) == "zürich 7"
+    for phrase in VOCABULARY:  # words of our own captions are one token each
+        assert len(tokenizer.tokenize(phrase)) <= len(phrase.replace("-", " - ").split())
+
+
+def test_scheduler_opens_in_diffusers_and_ends_in_noise() -> None:
+    scheduler = nano_scheduler()
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert float(scheduler.alphas_cumprod[-1]) < 1e-6
+
+
+def _train(images: torch.Tensor, state: Path, steps: int, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+    class Killed(Exception):
+        pass
+
+    def progress(step: int, _total: int) -> None:
+        if step == stop_at:
+            raise Killed
+
+    torch.manual_seed(0)
+    networks = [ResNet(ResNetConfig(num_classes=2, widths=(4, 8), blocks=(1, 1))).eval().requires_grad_(False)]
+    training = AutoencoderTraining(
+        steps=steps,
+        batch=2,
+        checkpoint_seconds=0.0,
+        spectral_weight=1.0,
+        coarse_weight=1.0,
+        chroma_weight=1.0,
+        statistics_weight=1.0,
+        contrast_floor=0.1,
+        bfloat16=False,
+    )
+    vae = nano_vae(SIDE)
+    if stop_at is not None:
+        with pytest.raises(Killed):
+            train_autoencoder(vae, images, images[:2], training, state, networks, progress=progress)
+        return {}
+    return dict(train_autoencoder(vae, images, images[:2], training, state, networks).state_dict())
+
+
+def test_resumed_autoencoder_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (6, SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    whole = _train(images, tmp_path / "whole.safetensors", 4)
+    _train(images, tmp_path / "cut.safetensors", 4, stop_at=2)
+    resumed = _train(images, tmp_path / "cut.safetensors", 4)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_pretrain_leaves_a_base_that_plain_diffusers_opens(tmp_path: Path) -> None:
+    config = PretrainConfig(resolution=SIDE, val_per_class=2)
+    short = {"steps": 2, "batch": 2}
+    config = replace(
+        config,
+        perceptual=replace(config.perceptual, **short),
+        autoencoder=replace(config.autoencoder, **short),
+        decoder=replace(config.decoder, **short),
+        denoiser=replace(config.denoiser, **short),
+    )
+    scenes, out, state = drawn_scenes(tmp_path / "scenes", 5), tmp_path / "base", tmp_path / "state"
+    pretrain(scenes, out, state, config, ("perceptual", "autoencoder"))
+    metrics = pretrain(scenes, out, state, config, ("decoder", "denoiser", "save"))
+    assert metrics["data"]["images"] == 6 * 3  # type: ignore[index]
+    base = load_base(str(out))
+    assert base.resolution == SIDE
+    from dpd_train.compute.checkpoint import load_state, without_prefix
+
+    before = without_prefix("vae", load_state(state / "autoencoder.safetensors")[0])
+    after = base.vae.state_dict()
+    same = {name: torch.equal(before[name].half().float(), after[name]) for name in before}
+    assert all(same[name] for name in same if name.startswith(("encoder", "quant_conv")))
+    assert not all(same[name] for name in same if name.startswith("decoder"))
+    record = json.loads((out / "pretrain.json").read_text(encoding="utf-8"))
+    assert [piece.split(":")[0] for piece in record["pieces"]] == ["autoencoder", "decoder", "denoiser"]
+    assert all("2 of 2 steps of 2 images" in piece for piece in record["pieces"])
+    assert str(tmp_path) not in json.dumps(record)
+    pipeline = StableDiffusionPipeline.from_pretrained(out, safety_checker=None, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a satellite image of road", num_inference_steps=2, output_type="np").images.shape[1] == SIDE
+
+
+def test_pretrain_goes_on_from_a_base(tmp_path: Path) -> None:
+    """With a rate of zero every network stays what it was; without `start` nothing is the same."""
+    first = tiny_base(tmp_path)
+    scenes = drawn_scenes(tmp_path / "scenes", 5)
+    config = PretrainConfig(resolution=SIDE, val_per_class=2, start=str(first))
+    still = {"steps": 1, "batch": 2, "peak_rate": 0.0}
+    parts = {
+        name: replace(getattr(config, name), **still) for name in ("perceptual", "autoencoder", "decoder", "denoiser")
+    }
+    pretrain(scenes, tmp_path / "base", tmp_path / "state", replace(config, **parts))
+    before, after = load_base(str(first)), load_base(str(tmp_path / "base"))
+    for kind in ("vae", "unet", "text_encoder"):
+        old, new = getattr(before, kind).state_dict(), getattr(after, kind).state_dict()
+        for name, tensor in old.items():
+            torch.testing.assert_close(new[name], tensor, rtol=1e-3, atol=1e-3)  # it is stored in half precision
+    for name in ("vocab.json", "merges.txt"):  # the words keep their numbers
+        assert (first / "tokenizer" / name).read_bytes() == (tmp_path / "base" / "tokenizer" / name).read_bytes()
+
+
+def test_statistics_know_a_texture_wherever_its_details_lie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 16, 16, generator=generator)
+    tiles = features.reshape(2, 3, 4, 4, 4, 4)
+    shuffled = tiles[:, :, :, [2, 0, 3, 1]].reshape(2, 3, 16, 16)  # rows of each 4 × 4 window in another order
+    assert float(statistics_loss([shuffled], [features])) < 1e-5
+    assert float(perceptual_loss([shuffled], [features])) > 0.1
+    unit = features.std(dim=(0, 2, 3), keepdim=True)
+    # means move by half a deviation, deviations stay: (0.5 + 0) / 2, doubled
+    assert float(statistics_loss([features + 0.5 * unit], [features])) == pytest.approx(0.5, rel=0.01)
+
+
+def test_chroma_loss_sees_colour_and_no_brightness() -> None:
+    images = torch.zeros(1, 3, 8, 8)
+    assert float(chroma_loss(images + 0.3, images)) < 1e-6
+    red = images.clone()
+    red[:, 0] += 0.1
+    assert float(chroma_loss(red, images)) == pytest.approx(0.05)  # red − green is off by 0.1, blue − green by 0
+
+
+def test_an_image_of_little_contrast_counts_as_much_as_one_of_much() -> None:
+    generator = torch.Generator().manual_seed(0)
+    calm = 0.02 * torch.randn(1, 3, 16, 16, generator=generator)
+    images = torch.cat([calm, 10 * calm])
+    weights = contrast_weights(images, 1e-9)
+    assert float(weights.mean()) == pytest.approx(1)
+    assert float(weights[0] / weights[1]) == pytest.approx(10, rel=1e-4)
+    assert contrast_weights(images, 1e6).flatten().tolist() == pytest.approx([1, 1], rel=1e-4)
+
+
+def test_d4_is_a_group_of_eight_different_maps() -> None:
+    image = torch.arange(9.0).reshape(1, 3, 3)
+    seen = {tuple(d4(image, k).flatten().tolist()) for k in range(ORDER)}
+    assert len(seen) == 8
+    assert torch.equal(d4(image, 0), image)
+    batch = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    moved = random_d4(batch, torch.Generator().manual_seed(1))
+    for before, after in zip(batch, moved, strict=True):
+        assert any(torch.equal(d4(before, k), after) for k in range(ORDER))
+
+
+def test_spectral_loss_sees_blur_but_no_shift_inside_a_window() -> None:
+    wave = torch.sin(torch.arange(16) * 2 * torch.pi / 4).expand(1, 1, 16, 16)
+    assert float(spectral_loss(wave.roll(1, -1), wave)) < 1e-6
+    assert float(spectral_loss(torch.zeros_like(wave), wave)) > 0.01
+
+
+def test_gradient_loss_sees_blur_that_l1_hardly_sees() -> None:
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., ::2] = 1.0
+    assert float(gradient_loss(image, image)) == 0
+    flat = torch.full_like(image, 0.5)
+    assert float(gradient_loss(flat, image)) == pytest.approx(1.0)  # every horizontal difference is 1, none is left

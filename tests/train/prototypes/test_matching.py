@@ -1,0 +1,195 @@
+"""Matched codes: losses against sums over single images, prefixes, resumed runs, and where codes begin."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dpd_runtime.sampling.noise import image_noise
+from dpd_runtime.sampling.sampler import BlockGuidance
+from dpd_train.bases.base import load_base
+from dpd_train.captions.prompts import embed as embed_prompts
+from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.compute.device import Deadline, TimeUp
+from dpd_train.prototypes.matching import Matching, Statistics, Watcher, embed, match_codes, measure, starting_codes
+from dpd_train.prototypes.matching.codes import FIRST, LATER, Weights
+from dpd_train.prototypes.matching.losses import RIDGE, moment_losses, ridge_loss
+from tests.tiny import tiny_base
+
+CLASSES, WIDTH, SIDE = 3, 7, 16
+CPU = torch.device("cpu")
+
+
+def statistics_of(features: list[torch.Tensor]) -> Statistics:
+    """Of standardised features [n_c, F] of each class."""
+    return Statistics(
+        mean=torch.zeros(WIDTH),
+        scale=torch.ones(WIDTH),
+        class_means=torch.stack([z.mean(0) for z in features]),
+        class_deviations=torch.stack([z.std(0) for z in features]),
+        second_moment=torch.stack([z.T @ z / len(z) for z in features]).mean(0),
+    )
+
+
+def drawn(counts: tuple[int, ...], seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [label + torch.randn(count, WIDTH, generator=generator) for label, count in enumerate(counts)]
+
+
+def test_ridge_loss_is_the_error_of_sklearns_regression_on_every_image() -> None:
+    from sklearn.linear_model import Ridge
+
+    images, few = drawn((50, 20, 90), 0), torch.stack(drawn((4, 4, 4), 1))
+    targets = np.eye(CLASSES) - 1 / CLASSES
+    model = Ridge(alpha=RIDGE * WIDTH, fit_intercept=False)
+    model.fit(few.flatten(0, 1).numpy(), targets.repeat(4, axis=0))
+    errors = [np.square(model.predict(z.numpy()) - targets[c]).sum(axis=1).mean() for c, z in enumerate(images)]
+    expected = np.mean(errors) / (1 - 1 / CLASSES)
+    assert float(ridge_loss(few, statistics_of(images))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_moment_losses_vanish_for_the_images_themselves_and_tell_mean_from_spread() -> None:
+    images = drawn((30, 30, 30), 2)
+    statistics, same = statistics_of(images), torch.stack(images)
+    assert [float(loss) for loss in moment_losses(same, statistics)] == pytest.approx([0, 0], abs=1e-6)
+    means, deviations = moment_losses(same + 0.5, statistics)
+    assert (float(means), float(deviations)) == pytest.approx((0.25, 0), abs=1e-5)
+    centre = same.mean(1, keepdim=True)
+    means, deviations = moment_losses(centre + 2 * (same - centre), statistics)
+    assert float(means) == pytest.approx(0, abs=1e-6)
+    assert float(deviations) == pytest.approx(float(statistics.class_deviations.square().mean()), rel=1e-3)
+
+
+def test_a_class_of_one_image_has_a_gradient() -> None:
+    one = torch.stack(drawn((1, 1, 1), 3)).requires_grad_()
+    means, deviations = moment_losses(one, statistics_of(drawn((9, 9, 9), 4)))
+    (means + deviations + ridge_loss(one, statistics_of(drawn((9, 9, 9), 4)))).backward()  # type: ignore[no-untyped-call]
+    assert one.grad is not None
+    assert bool(one.grad.isfinite().all())
+
+
+def network(seed: int = 0) -> ResNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = ResNetConfig(num_classes=CLASSES, widths=(8, 12), blocks=(1, 1), stem_stride=1)
+        return ResNet(shape).eval().requires_grad_(False)
+
+
+def coloured(per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of one colour each, [n, 3, SIDE, SIDE], of classes that differ by it: D4 leaves them as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(CLASSES).repeat_interleave(per_class)
+    colours = 0.5 * (labels[:, None] - 1) + 0.1 * torch.randn(len(labels), 3, generator=generator)
+    return colours[:, :, None, None].expand(-1, -1, SIDE, SIDE).contiguous(), labels
+
+
+def test_measured_statistics_are_those_of_the_features() -> None:
+    images, labels = coloured(20, 0)
+    model = network()
+    found = measure(model, images, labels, CLASSES, 5, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = embed(model.features(images))
+    z = found.standardised(features)
+    assert z.mean(0).abs().max() < 1e-3
+    for label in range(CLASSES):
+        own = z[labels == label]
+        torch.testing.assert_close(found.class_means[label], own.mean(0), atol=1e-3, rtol=1e-3)
+    balanced = torch.stack([z[labels == c].T @ z[labels == c] / 20 for c in range(CLASSES)]).mean(0)
+    torch.testing.assert_close(found.second_moment, balanced, atol=1e-3, rtol=1e-2)
+
+
+def decode(codes: torch.Tensor) -> torch.Tensor:
+    """[n, 3, 4, 4] → [n, 3, SIDE, SIDE]."""
+    return torch.tanh(F.interpolate(codes, scale_factor=SIDE // 4))
+
+
+@pytest.fixture(scope="module")
+def watchers() -> list[Watcher]:
+    images, labels = coloured(40, 1)
+    return [Watcher(m, measure(m, images, labels, CLASSES, 6, CPU), judges=False) for m in map(network, (1, 2))]
+
+
+def start(count: int) -> torch.Tensor:
+    return torch.randn((CLASSES, count, 3, 4, 4), generator=torch.Generator().manual_seed(7))
+
+
+def test_codes_take_on_the_colours_of_their_classes(watchers: list[Watcher], tmp_path: Path) -> None:
+    begun = start(10)
+    codes = match_codes(begun, decode, watchers, Matching(steps=150, rate=0.2), state=tmp_path / "state")
+    wanted = 0.5 * (torch.arange(CLASSES) - 1.0)[:, None]
+
+    def away(found: torch.Tensor) -> float:
+        return float((decode(found.flatten(0, 1)).mean((2, 3)).view(CLASSES, -1, 3).mean(1) - wanted).abs().mean())
+
+    assert away(begun) > 0.3
+    assert away(codes) < 0.1
+
+
+def test_a_later_block_leaves_the_earlier_ones_alone_and_completes_them(
+    watchers: list[Watcher], tmp_path: Path
+) -> None:
+    matching, begun = Matching(steps=6), start(13)
+    ten = match_codes(begun[:, :10], decode, watchers, matching, state=tmp_path / "ten")
+    more = match_codes(begun, decode, watchers, matching, state=tmp_path / "more")
+    assert torch.equal(more[:, :10], ten)
+    alone = match_codes(begun[:, 10:], decode, watchers, matching, state=tmp_path / "alone")
+    assert not torch.allclose(more[:, 10:], alone, atol=1e-3)
+    assert not torch.allclose(more[:, 10:], begun[:, 10:], atol=1e-3)
+
+
+def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list[Watcher], tmp_path: Path) -> None:
+    begun = start(20)
+
+    def away(later: Weights) -> float:
+        """Mean squared differences of class means and deviations, of all codes in the watchers' features."""
+        matching = Matching(steps=40, rate=0.1, later=later)
+        codes = match_codes(begun, decode, watchers, matching, state=tmp_path / f"{later.means}")
+        images = decode(codes.flatten(0, 1))
+        total = 0.0
+        for watcher in watchers:
+            z = watcher.statistics.standardised(embed(watcher.network.features(images)))
+            total += sum(map(float, moment_losses(z.view(CLASSES, 20, -1), watcher.statistics)))
+        return total
+
+    assert away(LATER) < 0.8 * away(FIRST)
+
+
+def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(watchers: list[Watcher], tmp_path: Path) -> None:
+    matching, begun = Matching(steps=2), start(11)
+    whole = match_codes(begun, decode, watchers, matching, state=tmp_path / "whole")
+    stops = []
+    while True:
+        try:
+            cut = match_codes(begun, decode, watchers, matching, state=tmp_path / "cut", deadline=Deadline(0))
+            break
+        except TimeUp as stop:
+            stops.append((stop.step, stop.steps))
+    assert stops == [(1, 4), (2, 4), (3, 4)]
+    assert torch.equal(whole, cut)
+
+
+def test_codes_begin_as_the_clearest_of_the_models_own_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(str(tiny_base(tmp_path)))
+    channels, side = base.unet.config.in_channels, base.unet.config.sample_size
+    judge = ResNet(ResNetConfig(num_classes=2, in_channels=channels, widths=(8,), blocks=(1,), stem_stride=1)).eval()
+    prompts = embed_prompts(base.text_encoder, base.tokenizer, ["river", "forest", ""])
+    seen: list[BlockGuidance] = []
+
+    def as_it_is(denoise: object, noise: np.ndarray, *rest: object) -> np.ndarray:  # type: ignore[type-arg]
+        seen.append(rest[-1])  # type: ignore[arg-type]
+        return noise
+
+    monkeypatch.setattr("dpd_train.prototypes.matching.start.sample", as_it_is)
+    codes = starting_codes(base, judge, ("a", "b"), prompts, 4, seed=9)
+    assert codes.shape == (2, 4, channels, side, side)
+    assert all(guidance.guidance_scale > 1 for guidance in seen)
+    for index in range(4):
+        noise = np.stack([image_noise(9, "b", index, c, (channels, side, side), 0, 1.2)[0] for c in range(3)])
+        with torch.no_grad():
+            logits = judge(torch.from_numpy(noise))
+        best = int((logits[:, 1] - logits[:, 0]).argmax())
+        np.testing.assert_allclose(codes[1, index], noise[best], rtol=0, atol=0)

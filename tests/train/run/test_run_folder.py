@@ -1,0 +1,64 @@
+"""What an unfinished run remembers between its sessions."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dpd_runtime.errors import InputError
+from dpd_train.config import TrainConfig
+from dpd_train.run import folder as run_folder
+from dpd_train.run.folder import Stopwatch, check_run_folder, match_config
+
+
+def test_seconds_of_sessions_add_up(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.json"
+    path.write_text("100.0")
+    watch = Stopwatch(path)
+    time.sleep(0.2)
+    assert 100.2 <= watch.seconds < 110
+    watch.keep()
+    assert Stopwatch(path).seconds >= 100.2
+    path.write_text("torn")
+    assert Stopwatch(path).seconds < 10
+
+
+def test_progress_keeps_the_time_and_announces_only_what_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "TICK", 0.0)
+    announced: list[str] = []
+    moved: list[tuple[int, int]] = []
+
+    def stages(title: str) -> run_folder.Progress:
+        announced.append(title)
+        return lambda done, total: moved.append((done, total))
+
+    watch = Stopwatch(tmp_path / "seconds.json")
+    progress = watch.around(stages)
+    idle, busy = progress("idle"), progress("busy")
+    assert (announced, watch.stage) == ([], "")
+    busy(1, 3)
+    busy(2, 3)
+    assert (announced, moved, watch.stage) == (["busy"], [(1, 3), (2, 3)], "busy")
+    assert (tmp_path / "seconds.json").exists()
+    assert callable(idle)
+
+
+def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
+    path, config = tmp_path / "config.json", TrainConfig()
+    match_config(path, config, {"sha256": "a"})
+    match_config(path, config, {"sha256": "a"})
+    with pytest.raises(InputError, match="another --tune, --k-min"):
+        match_config(path, replace(config, k_min=5, tune="lora"), {"sha256": "a"})
+    with pytest.raises(InputError, match="other data"):
+        match_config(path, config, {"sha256": "b"})
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    check_run_folder(tmp_path / "mine", resume=False)
+    (tmp_path / "mine" / "thesis.txt").write_text("four years")
+    with pytest.raises(InputError, match="holds no unfinished run"):
+        check_run_folder(tmp_path / "mine", resume=True)
+    with pytest.raises(InputError, match="is a file"):
+        check_run_folder(tmp_path / "mine" / "thesis.txt", resume=False)

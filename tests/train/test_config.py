@@ -1,0 +1,60 @@
+"""Presets: readable files whose values reach the config, under what the user gives."""
+
+import tomllib
+from dataclasses import asdict
+
+import pytest
+
+from dpd_runtime.errors import InputError
+from dpd_train.config import PRESETS, TrainConfig, preset_text, resolve
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_value_reaches_the_config(name: str) -> None:
+    config = asdict(resolve(name, {}))
+    values = tomllib.loads(preset_text(name))
+    assert values.items() <= config.items()
+    assert preset_text(name).startswith(f"# dpd train --preset {name}:")
+
+
+def test_what_the_user_gives_wins_and_what_nobody_gives_is_the_default() -> None:
+    config = resolve("paper", {"steps": 7, "batch": None, "tune_vae": True})
+    assert (config.steps, config.batch, config.tune_vae, config.seed) == (7, 8, True, TrainConfig().seed)
+    assert resolve("paper", {}).steps == 20_000  # the control
+
+
+def test_quick_is_what_happens_without_a_preset() -> None:
+    assert resolve("quick", {}) == resolve(None, {}) == TrainConfig()
+
+
+def test_paper_has_the_hyper_parameters_of_the_method_and_says_that_it_is_untested() -> None:
+    """METHOD §1, item 1."""
+    config = resolve("paper", {})
+    assert (config.base, config.resolution, config.tune, config.lora_rank) == ("lcybuaa/Text2Earth", 256, "lora", 4)
+    assert (config.peak_rate, config.warmup, config.steps, config.batch) == (5e-4, 200, 20_000, 8)
+    assert "UNTESTED AT SCALE" in preset_text("paper")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"batch": 0}, "--batch is 0: it must be at least 1"),
+        ({"k_min": 1}, "--k-min is 1: it must be at least 2"),
+        ({"latent_classifier_steps": 0}, "--latent-classifier-steps is 0"),
+        ({"seed": 2**32}, r"--seed is 4294967296: it must be below"),
+        ({"peak_rate": float("nan")}, "--peak-rate is nan"),
+        ({"lambda_cls": -1.0}, "--lambda-cls is -1.0"),
+        ({"prototypes": "means"}, "'means' is unknown: use centroid, pooled, matched, medoid, none"),
+        ({"matching_steps": 0}, "--matching-steps is 0: it must be at least 1"),
+        ({"prototypes": "mean"}, "--prototypes 'mean' is unknown"),
+        ({"tune": "half"}, "--tune 'half' is unknown: use full, lora"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_their_option(given: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        resolve(None, given)
+
+
+def test_unknown_preset_is_refused() -> None:
+    with pytest.raises(InputError, match="'fast' is unknown: use quick, standard, paper"):
+        resolve("fast", {})
