@@ -18,8 +18,10 @@ from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.block import Block
 from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.networks import Networks
+from dpd_runtime.generation.networks import Networks, decode, denoise, load_networks
 from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.generation.teacher import TEACHER
+from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_train.images import read_scenes
@@ -44,21 +46,14 @@ class Model:
 
     def decode(self, latents: Float32) -> Images:
         """Scaled latents [n, C, h, w] → uint8 [n, H, W, 3]."""
-        scaled = latents / np.float32(self.bundle.manifest.scaling_factor)
-        parts = [self.networks.decoder.run(latent_sample=scaled[i : i + CALL]) for i in range(0, len(scaled), CALL)]
+        decoder, manifest = self.networks.decoder, self.bundle.manifest
+        parts = [decode(decoder, latents[i : i + CALL], manifest) for i in range(0, len(latents), CALL)]
         return to_uint8(np.concatenate(parts))
 
     def denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
         """As `dpd_runtime.sampling.sample.Denoise`, in calls of CALL."""
-        parts = [
-            self.networks.unet.run(
-                sample=latents[i : i + CALL],
-                timestep=np.array(timestep, np.int64),
-                encoder_hidden_states=prompts[i : i + CALL],
-            )
-            for i in range(0, len(latents), CALL)
-        ]
-        return np.concatenate(parts)
+        calls = [slice(i, i + CALL) for i in range(0, len(latents), CALL)]
+        return np.concatenate([denoise(self.networks.unet, latents[c], timestep, prompts[c]) for c in calls])
 
     def class_prompts(self) -> Float32:
         """Embedding [classes, L, D] of each class's first prompt."""
@@ -133,11 +128,10 @@ def open_subject(path: Path) -> Subject:
         raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
     bundle = load_bundle(path)
     provider = choose_provider("cpu", lambda found: None)
-    parts = ("unet", "vae_decoder", "latent_classifier")
-    unet, decoder, judge = (bundle.engine(f"{part}/model.onnx", provider) for part in parts)
-    teacher = bundle.engine("classifier/model.onnx", provider) if "classifier/model.onnx" in bundle.files else None
+    teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None
     files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}
-    return _with_model(path, "bundle", Model(bundle, Networks(unet, decoder, judge), teacher), files)
+    networks = load_networks(bundle, provider, usable_cores())
+    return _with_model(path, "bundle", Model(bundle, networks, teacher), files)
 
 
 def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:

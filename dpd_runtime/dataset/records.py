@@ -35,7 +35,7 @@ def record_of(image: Image, name: str, seed: int) -> dict[str, Any]:
         "prototype": image.prototype,
         "prompt": image.prompt,
         "candidate": image.candidate,
-        "margin": round(image.margin, 4),
+        "margin": None if image.margin is None else round(image.margin, 4),
         "seed": seed,
         "pixels_sha256": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
     }

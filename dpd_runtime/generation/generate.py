@@ -11,7 +11,8 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.networks import JUDGE, Networks, load_networks
+from dpd_runtime.generation.decode import is_decoded
+from dpd_runtime.generation.networks import DECODER, GRAPHS, Networks, load_networks
 from dpd_runtime.generation.overlap import ahead
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.machine.cores import usable_cores
@@ -84,7 +85,7 @@ class Generation:
         self.classes = bundle.select_classes(classes)
         self.sampler = sampler or bundle.manifest.sampler
         self.threads = threads or usable_cores()
-        self.provider = choose_provider(provider, lambda found: bundle.engine(JUDGE, found, self.threads))
+        self.provider = choose_provider(provider, self._open_smallest_graph)
         self._computer: BlockComputer | None = None
 
     def __len__(self) -> int:
@@ -122,14 +123,28 @@ class Generation:
     def _wanted(self, images: list[Image]) -> list[Image]:
         return [image for image in images if image.index < self.ipc]
 
+    def _graphs(self) -> tuple[str, ...]:
+        """The graphs that these images need: decoded images need the decoder alone."""
+        begins = [guidance.from_block for guidance in self.sampler.guidance if guidance.from_block * BLOCK < self.ipc]
+        blocks = [Block(scene, number) for scene in self.classes for number in begins]
+        shape = self.bundle.manifest.latent_shape
+        return (DECODER,) if all(is_decoded(block, self.sampler, shape) for block in blocks) else GRAPHS
+
+    def _open_smallest_graph(self, provider: Provider) -> None:
+        """Raises:
+        ProviderError: the provider does not work here.
+        """
+        smallest = min(self._graphs(), key=lambda graph: len(self.bundle.files[graph]))
+        self.bundle.engine(smallest, provider, self.threads)
+
     def load(self) -> BlockComputer:
-        """Load the graphs, once; the first image does it where nobody did before.
+        """Load the graphs that these images need. Called by itself before the first image.
 
         Raises:
-            InputError: a number of steps which the schedule does not allow.
+            InputError: the schedule does not allow this number of steps.
         """
         if self._computer is None:
-            networks = load_networks(self.bundle, self.provider, self.threads)
+            networks = load_networks(self.bundle, self.provider, self.threads, self._graphs())
             self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed, self._in_float32())
         return self._computer
 
@@ -139,7 +154,7 @@ class Generation:
         """
         if self.provider.name == "cpu" or self.bundle.manifest.precision != "fp16":
             return None
-        return partial(load_networks, self.bundle, Provider("cpu", "float32"), self.threads)
+        return partial(load_networks, self.bundle, Provider("cpu", "float32"), self.threads, now=())
 
 
 def generate(

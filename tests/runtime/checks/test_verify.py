@@ -19,7 +19,8 @@ from dpd_runtime.checks.golden import GOLDEN_NAME, Golden, golden_case, golden_o
 from dpd_runtime.checks.verify import check_replay, psnr, replay
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, CheckError
-from dpd_runtime.generation.cases import bundle_networks, groups, sample_case
+from dpd_runtime.generation.cases import bundle_networks, sample_case
+from dpd_runtime.generation.networks import groups
 from dpd_runtime.sampling.noise import NoiseStream, widen_mean
 
 pytest.importorskip("onnxruntime")
