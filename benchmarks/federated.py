@@ -39,8 +39,7 @@ from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.attributes import caption
 from dpd_train.captions.captioners import describe_scenes
-from dpd_train.captions.captions import CaptionTable, caption_table
-from dpd_train.captions.prompts import embed
+from dpd_train.captions.captions import CaptionTable, caption_table, embed
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import History, fine_tune

@@ -9,7 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_train.classifiers.network import ResNet, ResNetConfig, learning_rate, predict, set_learning_rate
+from dpd_runtime.annotations import Progress
+from dpd_train.classifiers.network import (
+    ResNet,
+    ResNetConfig,
+    learning_rate,
+    load_classifier,
+    predict,
+    save_classifier,
+    set_learning_rate,
+)
 from dpd_train.compute.checkpoint import (
     load_state,
     optimizer_tensors,
@@ -22,6 +31,8 @@ from dpd_train.compute.device import NEVER, Deadline, TimeUp, adamw, on_cpu, res
 from dpd_train.images.symmetry import ORDER, d4_each
 
 log = logging.getLogger(__name__)
+Labelled = tuple[torch.Tensor, torch.Tensor]
+"""Inputs [n, C, H, W] float32 and labels [n] int64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,3 +165,33 @@ def train_classifier(
             raise TimeUp(step + 1, training.steps)
     run.model.load_state_dict(run.best)
     return TrainedClassifier(run.model.cpu().eval(), run.accuracy, run.step)
+
+
+def trained_classifier(
+    folder: Path,
+    data: Labelled,
+    validation: Labelled,
+    shape: ResNetConfig,
+    training: ClassifierTraining,
+    progress: Progress,
+    *,
+    state: Path,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> ResNet:
+    """Train and save into `folder`, or read what an earlier session finished.
+
+    Args:
+        state: where a training that the deadline stops is kept.
+
+    Raises:
+        TimeUp: the deadline passed.
+    """
+    if not (folder / "model.safetensors").exists():
+        trained = train_classifier(
+            *data, validation, shape, training, progress, device=device, deadline=deadline, state=state
+        )
+        log.info("%s: validation accuracy %.4f at step %d", folder.name, trained.accuracy, trained.step)
+        save_classifier(trained.model, folder)
+        state.unlink(missing_ok=True)
+    return load_classifier(folder)

@@ -22,16 +22,23 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import (
+    NEVER,
+    Deadline,
+    adamw,
+    checkpointed,
+    norms_in_float32,
+    on_cpu,
+    restore_moments,
+    to_device,
+)
 from dpd_train.compute.distributed import ALONE, Team
-from dpd_train.compute.precision import norms_in_float32
 from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.compute.tracking import Track
 from dpd_train.config import Precision
 from dpd_train.diffusion.averages import PowerAverage
 from dpd_train.diffusion.consistency import consistency_loss
-from dpd_train.diffusion.draws import Drawn, draw, parts
-from dpd_train.diffusion.losses import decoder_loss, denoise
+from dpd_train.diffusion.step import Drawn, decoder_loss, denoise, draw, parts
 from dpd_train.images.symmetry import d4_each
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ from torch import nn
 from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.network import count_parameters
-from dpd_train.compute.device import NEVER, Deadline
+from dpd_train.compute.device import NEVER, Deadline, norms_in_float32
 from dpd_train.compute.distributed import ALONE, Team
-from dpd_train.compute.precision import norms_in_float32
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig, Tune, compression_ratio
 from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser

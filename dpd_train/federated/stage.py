@@ -15,7 +15,7 @@ from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import Base, at_resolution, load_base, save_base
 from dpd_train.bases.folder import base_folder
-from dpd_train.captions.prompts import aggregate_prompts, embed
+from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData

@@ -26,7 +26,7 @@ from dpd_train.images import (
     parse_reading,
     read_scenes,
 )
-from dpd_train.images.near_duplicates import near_duplicates
+from dpd_train.images.structure import near_duplicates
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")

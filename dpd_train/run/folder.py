@@ -15,7 +15,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS, PrototypeKind
-from dpd_train.captions.prompts import PromptTable
+from dpd_train.captions.captions import PromptTable
 from dpd_train.config import TrainConfig, option
 from dpd_train.prototypes.prototypes import ClassPrototypes
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from dpd_train.bases.base import Base, at_resolution, load_base
 from dpd_train.captions.captions import CaptionTable
-from dpd_train.classifiers.judges import load_classifier
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import ResNet, load_classifier
 from dpd_train.compute.checkpoint import load_state, prefixed, save_state, without_prefix
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.distributed import Team, Word

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import Base
-from dpd_train.classifiers.judges import Labelled, accuracy
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import ResNet, accuracy
+from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.fine_tune import History, tune_of

@@ -8,10 +8,10 @@ from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import Base
-from dpd_train.captions.prompts import aggregate_prompts, embed
-from dpd_train.classifiers.judges import Labelled
+from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.tdds import kept_count
+from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
 from dpd_train.config import TrainConfig, pruned_share
 from dpd_train.diffusion.fine_tune import is_large

@@ -9,8 +9,8 @@ import torch
 
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import Base, decode_in_parts
-from dpd_train.classifiers.judges import Labelled
 from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
 from dpd_train.prototypes.noise import guarantee, with_noise
 from dpd_train.prototypes.prototypes import ClassPrototypes, find_prototypes

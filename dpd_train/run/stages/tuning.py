@@ -14,11 +14,9 @@ from dpd_train.bases.base import Base, save_base
 from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.captioners import describe_scenes
-from dpd_train.captions.captions import caption_table
-from dpd_train.captions.prompts import aggregate_prompts, embed
-from dpd_train.classifiers.judges import Labelled, latent_classifier_shape, teacher_shape, trained_classifier
-from dpd_train.classifiers.network import ResNet
-from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.captions.captions import aggregate_prompts, caption_table, embed
+from dpd_train.classifiers.network import ResNet, latent_classifier_shape, teacher_shape
+from dpd_train.classifiers.training import ClassifierTraining, Labelled, trained_classifier
 from dpd_train.compute.device import Deadline, placed
 from dpd_train.compute.distributed import Team
 from dpd_train.compute.tracking import Track
