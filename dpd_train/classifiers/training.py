@@ -1,4 +1,4 @@
-"""One training loop for every small classifier: teacher, latent classifier, perceptual networks."""
+"""The training loop of all small classifiers: teacher, latent classifier, perceptual networks, watchers."""
 
 import logging
 from collections.abc import Callable
@@ -67,7 +67,8 @@ class _Run:
     """Model, optimiser and the best weights so far, and their way to and from the state file."""
 
     def __init__(self, shape: ResNetConfig, training: ClassifierTraining, device: torch.device) -> None:
-        torch.manual_seed(training.seed)  # initial weights and dropout; every other draw has its own generator
+        self.training = training
+        torch.manual_seed(training.seed)  # initial weights and dropout; all other random numbers have their generator
         self.model = ResNet(shape).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         rest = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -75,6 +76,19 @@ class _Run:
         self.optimizer = adamw(groups, device)
         self.accuracy, self.step = -1.0, 0
         self.best: dict[str, torch.Tensor] = {}
+
+    def update(self, step: int, batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One update. Returns the loss."""
+        training = self.training
+        set_learning_rate(self.optimizer, learning_rate(step, training.steps, training.peak_rate))
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=training.bfloat16):
+            logits = self.model(batch.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss
 
     def keep_if_best(self, accuracy: float, step: int) -> None:
         if accuracy >= self.accuracy:
@@ -115,10 +129,10 @@ def train_classifier(
     """Train on `inputs` [n, C, H, W] float32 and keep the weights that were best on the validation part.
 
     Args:
-        noise: changes a batch after augmentation, e.g. adds diffusion noise for a judge on latents; the generator is a
-            CPU one, the batch may be elsewhere.
-        observe: is given the logits [n, C] of the validation part whenever they are computed.
-        state: written when the deadline passes, and read where it exists.
+        noise: changes a batch after augmentation, for example adds diffusion noise for a judge on latents. It gets a
+            generator on the CPU; the batch may be on another device.
+        observe: called with the logits [n, C] of the validation part each time they are computed.
+        state: file that is written when the deadline passes, and read if it exists.
 
     Returns:
         the model, on the CPU.
@@ -142,14 +156,7 @@ def train_classifier(
             batch = _jitter(batch, training.colour_gain, generator)
         if noise is not None:
             batch = noise(batch, generator)
-        set_learning_rate(run.optimizer, learning_rate(step, training.steps, training.peak_rate))
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
-            logits = run.model(batch.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=training.label_smoothing)
-        run.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        run.optimizer.step()
+        loss = run.update(step, batch, labels[rows])
         last = step + 1 == training.steps
         if (step + 1) % training.validate_every == 0 or last:
             found = predict(run.model, held)
