@@ -17,8 +17,8 @@ from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.generation.networks import Networks
 from dpd_runtime.sampling.sampler import fitted, sampler_schedule, suited_sampler
 from dpd_train.bases.base import Base, load_base
-from dpd_train.captions.prompts import embed
-from dpd_train.classifiers.judges import load_classifier
+from dpd_train.captions.captions import embed
+from dpd_train.classifiers.network import load_classifier
 
 
 @dataclass(frozen=True)

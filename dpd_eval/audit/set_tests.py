@@ -10,7 +10,7 @@ from dpd_eval.audit.comparison import Compared, Labels, Yardstick
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.pictures import write_worst_pairs
 from dpd_runtime.annotations import Images
-from dpd_train.prototypes.limits import thresholds
+from dpd_train.prototypes.too_near import thresholds
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from dpd_runtime.dataset.write import set_hash
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_train.bases.base import load_base
-from dpd_train.classifiers.judges import load_classifier
+from dpd_train.classifiers.network import load_classifier
 from tests.tiny import SIDE
 
 FIGURES = {f"end_to_end_{what}" for what in ("images", "psnr_db", "worst_psnr_db")}

@@ -17,7 +17,7 @@ from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, sampler_schedul
 from dpd_runtime.sampling.schedule import Schedule
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_train.bases.base import Base
-from dpd_train.captions.prompts import embed
+from dpd_train.captions.captions import embed
 
 Row = tuple[int, int]
 """(label, index) of an image."""

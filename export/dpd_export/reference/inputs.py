@@ -28,7 +28,7 @@ from dpd_runtime.checks.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import Sampler, fitted
 from dpd_train.bases.base import Base, load_base
-from dpd_train.classifiers.judges import load_classifier
+from dpd_train.classifiers.network import load_classifier
 
 TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
 SHIPPED_BASE = "nano"

@@ -1,6 +1,8 @@
 """What one denoising step is judged by: squared error, direction, the decoder's features."""
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
@@ -8,7 +10,52 @@ from torch import nn
 from torch.nn import functional as F
 
 from dpd_runtime.sampling.schedule import Schedule, add_noise
+from dpd_train.captions.captions import CaptionTable
 from dpd_train.compute.device import to_device
+from dpd_train.images.symmetry import ORDER
+
+
+class Drawn(NamedTuple):
+    """Of a whole batch, on the CPU. rows, elements, timesteps: [B] int64; ids: [B, L] int64; noise: [B, C, h, w];
+    snr: [B] float64.
+    """
+
+    rows: torch.Tensor
+    elements: torch.Tensor
+    ids: torch.Tensor
+    timesteps: torch.Tensor
+    noise: torch.Tensor
+    snr: torch.Tensor
+
+
+def draw(
+    batch: int,
+    shape: torch.Size,
+    labels: torch.Tensor,
+    captions: CaptionTable,
+    dropout: float,
+    schedule: Schedule,
+    generator: torch.Generator,
+) -> Drawn:
+    """Images, their symmetries, captions, timesteps and noise.
+
+    Args:
+        shape: of all latents [n, C, h, w]. labels: [n] int64. dropout: share of empty captions.
+    """
+    rows = torch.randint(shape[0], (batch,), generator=generator)
+    elements = torch.randint(ORDER, (batch,), generator=generator)
+    ids = captions.draw(rows, labels, elements % 2 == 1, dropout, generator)
+    timesteps = torch.randint(schedule.num_train_timesteps, (batch,), generator=generator)
+    noise = torch.randn((batch, *shape[1:]), generator=generator)
+    alphas = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[timesteps]
+    return Drawn(rows, elements, ids, timesteps, noise, alphas / (1 - alphas))
+
+
+def parts(share: range, most: int | None) -> list[slice]:
+    """Rows `share` of a batch in equal parts, give or take one, of at most `most` rows; None: all at once."""
+    count = 1 if most is None else -(-len(share) // most)
+    ends = [share.start + i * len(share) // count for i in range(count + 1)]
+    return [slice(*between) for between in pairwise(ends)]
 
 
 def min_snr_weight(alpha: torch.Tensor, sigma: torch.Tensor, prediction_type: str, gamma: float) -> torch.Tensor:
