@@ -18,7 +18,8 @@ from dpd_train.images import SceneSet
 
 FULL_ARM = "full"
 
-Progress = Callable[[float, int, str], None]  # trainings done (with a fraction), trainings in all, what runs now
+PlanProgress = Callable[[float, int, str], None]
+"""Called with the trainings done (with a fraction), the trainings in all and the one that runs now."""
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
@@ -84,7 +85,7 @@ def _job(item: Training, recipe: Recipe) -> _Job:
 
 
 def run_plan(
-    plan: Sequence[Training], judged: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: Progress
+    plan: Sequence[Training], judged: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: PlanProgress
 ) -> tuple[list[Outcome], list[bool]]:
     """Outcomes in the order of `plan`, and which of them were there already."""
     test = (judged.images, judged.labels)
