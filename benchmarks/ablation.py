@@ -20,7 +20,7 @@ from typing import Any
 
 from agreement import agreement
 
-from dpd_eval import evaluate
+from dpd_eval import EvaluateConfig, evaluate
 from dpd_eval.statistics import paired_difference
 from dpd_export.bundle import export_run
 from dpd_runtime import load_bundle
@@ -99,15 +99,10 @@ def judged(args: argparse.Namespace, name: str) -> dict[str, Any]:
     for seed, folder in enumerate(sets):
         if not (folder / "dataset.json").exists():
             dpd("generate", bundle, "--ipc", max(ipcs), "--seed", seed, "--out", folder)
-    result = evaluate(
-        sets,
-        train=args.data,
-        test="val" if args.test == "val" else Path(args.test),
-        ipc=ipcs,
-        pairs=args.pairs,
-        val_per_class=args.val_per_class,
-        resolution=args.resolution,
+    config = EvaluateConfig(
+        ipc=tuple(ipcs), pairs=args.pairs, val_per_class=args.val_per_class, resolution=args.resolution
     )
+    result = evaluate(sets, config, train=args.data, test="val" if args.test == "val" else Path(args.test))
     shares = agreement(load_bundle(bundle), read_scenes(sets[0], part="all"))
     return {
         "teacher_agreement": sum(shares.values()) / len(shares),

@@ -13,13 +13,13 @@ All on the validation part; the real images are copied to --work as class folder
 import argparse
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpd_eval import Evaluation, evaluate
+from dpd_eval import EvaluateConfig, Evaluation, evaluate
 from dpd_eval.statistics import paired_difference
 
 
@@ -62,17 +62,18 @@ def main() -> None:
     args = parser.parse_args()
     classes = {folder.name: sorted(folder.glob("*"))[: -args.val_per_class] for folder in sorted(args.data.iterdir())}
     made = folders(args.data, classes, args.ipc, args.pairs, args.work)
-    common: dict[str, Any] = {
-        "train": args.data, "test": "val", "ipc": [args.ipc], "val_per_class": args.val_per_class,
-        "resolution": args.resolution, "metrics": False, "jobs": args.jobs,
-    }  # fmt: skip
-    disjoint = evaluate(made["disjoint"], pairs=args.pairs, **common)
-    shuffled = evaluate(made["shuffled"], pairs=args.pairs, baselines=(), **common)
+    config = EvaluateConfig(
+        ipc=(args.ipc,), val_per_class=args.val_per_class, resolution=args.resolution, metrics=False, jobs=args.jobs,
+        pairs=args.pairs,
+    )  # fmt: skip
+    images: dict[str, Any] = {"train": args.data, "test": "val"}
+    disjoint = evaluate(made["disjoint"], config, **images)
+    shuffled = evaluate(made["shuffled"], replace(config, baselines=()), **images)
     twice = []
     for number in range(2):
         cache = args.work / f"cache{number}"
         shutil.rmtree(cache, ignore_errors=True)
-        twice.append(figures(evaluate(made["disjoint"][:1], pairs=1, cache=cache, **common)))
+        twice.append(figures(evaluate(made["disjoint"][:1], replace(config, pairs=1), cache=cache, **images)))
     chance = paired_difference(of_set(shuffled), [1 / len(classes)] * args.pairs)
     report = {
         "tested_on": "validation",

@@ -27,7 +27,7 @@ from ablation import dpd, with_class_prompts
 from numpy.typing import NDArray
 from result_file import tell
 
-from dpd_eval import evaluate
+from dpd_eval import EvaluateConfig, evaluate
 from dpd_eval.audit.membership import membership_tests
 from dpd_eval.audit.network_tests import compare_denoiser
 from dpd_eval.statistics import ratio_verdict
@@ -194,7 +194,8 @@ def judged(name: str, args: argparse.Namespace, run: Path) -> dict[str, Any]:
             dpd("generate", bundle, "--ipc", max(ipcs), "--seed", seed, "--out", folder)
     options: dict[str, Any] = {"val_per_class": args.val_per_class, "resolution": args.resolution}
     options["recipe"] = args.recipe
-    result = evaluate(sets, train=args.data, test="val", ipc=ipcs, pairs=args.pairs, metrics=False, **options)
+    config = EvaluateConfig(ipc=tuple(ipcs), pairs=args.pairs, metrics=False, **options)
+    result = evaluate(sets, config, train=args.data, test="val")
     return {
         "oa": {str(arm.ipc): list(arm.oa_runs) for arm in result.arms if arm.arm == "set"},
         "random": {str(arm.ipc): list(arm.oa_runs) for arm in result.arms if arm.arm == "random"},
