@@ -24,7 +24,7 @@ from dpd_runtime.generation.block import Block
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sampler import BLOCK
 
-MOST = 2**32  # indices of a class
+MOST = 2**32  # indices per class
 
 
 class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
@@ -48,7 +48,7 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
         worker = get_worker_info()
         number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
         generation = Generation(
-            load_bundle(self.bundle),  # here and not before: sessions of ONNX Runtime stay in their process
+            load_bundle(self.bundle),  # opened in the worker: ONNX Runtime sessions cannot move between processes
             ipc=self.ipc,
             seed=self.seed,
             classes=self.classes,
@@ -98,7 +98,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         rate = step * args.batch / (time.monotonic() - begun)
-        print(f"step {step}: loss {loss.item():.3f}, {rate:.1f} images a second", flush=True)
+        print(f"step {step}: loss {loss.item():.3f}, {rate:.1f} images per second", flush=True)
 
 
 if __name__ == "__main__":
