@@ -1,30 +1,30 @@
-"""Does `dpd evaluate` say what is known beforehand? Its controls on real images.
+"""Check that `dpd evaluate` gives known results on real images.
 
     python benchmarks/controls.py ../shared/data/eurosat_rgb/train --val-per-class 100 --work /var/tmp/controls \
         --out controls.json
 
-- *Disjoint* sets of real images, given as SETs, must equal the baseline `random`: the paired interval holds 0.
-- *Shuffled* labels must score at chance: the interval of OA holds 1 / classes.
+- *Disjoint* sets of real images, given as SETs, must equal the baseline `random`: the paired interval contains 0.
+- *Shuffled* labels must score at chance: the interval of OA contains 1 / classes.
 - *Twice*: the same command with two empty caches must give the same figures.
 
-All on the validation part; the real images are copied to --work as class folders.
+All on the validation part. The real images are copied to --work as class folders.
 """
 
 import argparse
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpd_eval import Evaluation, evaluate
+from dpd_eval import EvaluateConfig, Evaluation, evaluate
 from dpd_eval.statistics import paired_difference
 
 
 def folders(data: Path, classes: dict[str, list[Path]], ipc: int, count: int, work: Path) -> dict[str, list[Path]]:
-    """`count` sets of each kind; the disjoint ones share no image with each other, labels move in the shuffled ones."""
+    """`count` sets of each kind: disjoint sets share no image, and shuffled sets have permuted labels."""
     generator = np.random.default_rng(20261120)
     orders = {name: generator.permutation(len(files)) for name, files in classes.items()}
     made: dict[str, list[Path]] = {"disjoint": [], "shuffled": []}
@@ -62,17 +62,18 @@ def main() -> None:
     args = parser.parse_args()
     classes = {folder.name: sorted(folder.glob("*"))[: -args.val_per_class] for folder in sorted(args.data.iterdir())}
     made = folders(args.data, classes, args.ipc, args.pairs, args.work)
-    common: dict[str, Any] = {
-        "train": args.data, "test": "val", "ipc": [args.ipc], "val_per_class": args.val_per_class,
-        "resolution": args.resolution, "metrics": False, "jobs": args.jobs,
-    }  # fmt: skip
-    disjoint = evaluate(made["disjoint"], pairs=args.pairs, **common)
-    shuffled = evaluate(made["shuffled"], pairs=args.pairs, baselines=(), **common)
+    config = EvaluateConfig(
+        ipc=(args.ipc,), val_per_class=args.val_per_class, resolution=args.resolution, metrics=False, jobs=args.jobs,
+        pairs=args.pairs,
+    )  # fmt: skip
+    images: dict[str, Any] = {"train": args.data, "test": "val"}
+    disjoint = evaluate(made["disjoint"], config, **images)
+    shuffled = evaluate(made["shuffled"], replace(config, baselines=()), **images)
     twice = []
     for number in range(2):
         cache = args.work / f"cache{number}"
         shutil.rmtree(cache, ignore_errors=True)
-        twice.append(figures(evaluate(made["disjoint"][:1], pairs=1, cache=cache, **common)))
+        twice.append(figures(evaluate(made["disjoint"][:1], replace(config, pairs=1), cache=cache, **images)))
     chance = paired_difference(of_set(shuffled), [1 / len(classes)] * args.pairs)
     report = {
         "tested_on": "validation",

@@ -1,15 +1,39 @@
-"""Judges: what a distilled set is worth, beside real subsets of the same size."""
+"""Judges: what a distilled set is worth beside real subsets of the same size, and what a bundle gives away."""
 
-from dpd_eval.comparison.evaluate import evaluate
-from dpd_eval.comparison.results import ArmResult, Difference, Evaluation, Goal, StudentInfo
-from dpd_eval.metrics import SetMetrics
-from dpd_eval.selection import random_subset, select
-from dpd_eval.statistics import Interval, RatioVerdict, ratio_verdict
-from dpd_eval.students.recipe import Recipe, load_recipe
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpd_eval.comparison.config import EvaluateConfig
+    from dpd_eval.comparison.evaluate import evaluate
+    from dpd_eval.comparison.results import ArmResult, Difference, Evaluation, Goal, StudentInfo
+    from dpd_eval.metrics.set_metrics import SetMetrics
+    from dpd_eval.selection.methods import select
+    from dpd_eval.selection.random import random_subset
+    from dpd_eval.statistics import Interval, RatioVerdict, ratio_verdict
+    from dpd_eval.students.recipe import Recipe, load_recipe
+
+_MODULES = {
+    "ArmResult": "comparison.results",
+    "Difference": "comparison.results",
+    "EvaluateConfig": "comparison.config",
+    "Evaluation": "comparison.results",
+    "Goal": "comparison.results",
+    "Interval": "statistics",
+    "RatioVerdict": "statistics",
+    "Recipe": "students.recipe",
+    "SetMetrics": "metrics.set_metrics",
+    "StudentInfo": "comparison.results",
+    "evaluate": "comparison.evaluate",
+    "load_recipe": "students.recipe",
+    "random_subset": "selection.random",
+    "ratio_verdict": "statistics",
+    "select": "selection.methods",
+}
 
 __all__ = [
     "ArmResult",
     "Difference",
+    "EvaluateConfig",
     "Evaluation",
     "Goal",
     "Interval",
@@ -23,3 +47,12 @@ __all__ = [
     "ratio_verdict",
     "select",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `dpd_eval.comparison.config` does not load PyTorch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_eval.comparison.inputs import Material
+from dpd_eval.comparison.inputs import EvaluationInputs
 from dpd_eval.comparison.plan import FULL_ARM, Training
 from dpd_eval.comparison.results import StudentInfo
 from dpd_eval.comparison.summary import SET_ARM
 from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.metrics import FEWEST_IMAGES, SetMetrics, set_metrics
-from dpd_eval.selection import METHODS, Seen, Sight, select
-from dpd_eval.students import at_inference, build_student, count_multiply_adds
+from dpd_eval.metrics.set_metrics import FEWEST_IMAGES, SetMetrics, set_metrics
+from dpd_eval.selection.method import Seen, Sight
+from dpd_eval.selection.methods import METHODS, select
+from dpd_eval.students.dsdnet import at_inference
+from dpd_eval.students.student import build_student, count_multiply_adds
 from dpd_runtime.errors import DpdError, InputError
 
 
@@ -36,7 +38,7 @@ def describe_student(name: str, classes: int, side: int) -> StudentInfo:
 
 
 def plan_trainings(
-    material: Material,
+    inputs: EvaluationInputs,
     students: Mapping[str, StudentInfo],
     baselines: Sequence[str],
     pairs: Mapping[int, int],
@@ -54,8 +56,8 @@ def plan_trainings(
     chosen: dict[tuple[str, int, int], NDArray[np.int64]] = {}
     for ipc, count in pairs.items():
         for seed in range(count):
-            which = seed % len(material.sets)
-            arms = [(SET_ARM, material.sets[which], material.prefix(which, ipc))]
+            which = seed % len(inputs.sets)
+            arms = [(SET_ARM, inputs.sets[which], inputs.prefix(which, ipc))]
             for name in baselines:
                 source = seen[METHODS[name].sees]
                 key = (name, ipc, seed if METHODS[name].uses_seed else 0)

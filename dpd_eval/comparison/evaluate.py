@@ -1,4 +1,4 @@
-"""`evaluate`: the same students, recipe and budget on a distilled set and on real subsets, paired (DESIGN §4)."""
+"""`evaluate`: train the same students on a distilled set and on real subsets, and compare them in pairs (DESIGN §4)."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,80 +6,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dpd_eval.comparison.arms import describe_student, measure_arms, plan_trainings
-from dpd_eval.comparison.checks import check_arguments, count_pairs, extractor_name
-from dpd_eval.comparison.inputs import read_material
-from dpd_eval.comparison.plan import Progress, Training, run_plan
-from dpd_eval.comparison.results import Evaluation
+from dpd_eval.comparison.checks import check_sets_and_students, count_pairs, extractor_name
+from dpd_eval.comparison.config import EvaluateConfig
+from dpd_eval.comparison.inputs import EvaluationInputs, read_inputs
+from dpd_eval.comparison.plan import PlanProgress, Training, run_plan
+from dpd_eval.comparison.results import ArmResult, Evaluation, StudentInfo
 from dpd_eval.comparison.soft_labels import label_softly
 from dpd_eval.comparison.summary import differences, summarise, too_few_pairs, verdicts
-from dpd_eval.extractors.extractor import Extractor, build_extractor
-from dpd_eval.metrics import SetMetrics
-from dpd_eval.selection import METHODS, Seen, Sight
-from dpd_eval.selection.foreground_patches import foreground_patches
-from dpd_eval.selection.training_scores import training_scores
-from dpd_eval.students import is_hub, student_identity
+from dpd_eval.extractors.choice import build_extractor
+from dpd_eval.extractors.extractor import Extractor
+from dpd_eval.metrics.set_metrics import SetMetrics
+from dpd_eval.selection.foreground import foreground_patches
+from dpd_eval.selection.method import Seen, Sight
+from dpd_eval.selection.methods import METHODS
+from dpd_eval.selection.tdds import training_scores
 from dpd_eval.students.cache import default_folder
+from dpd_eval.students.hub import is_hub
 from dpd_eval.students.recipe import Recipe, load_recipe
-from dpd_runtime.errors import InputError
+from dpd_eval.students.student import student_identity
+from dpd_runtime.annotations import Float32, Int64, Progress
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.foreground.cropping import check_segmenter, describe_segmenter
-from dpd_train.images import PLAIN, Reading, SceneSet
+from dpd_train.images import SceneSet, parse_reading
 
-Stage = Callable[[str], Callable[[int, int], None]]  # title → (done, total) → None
+Stage = Callable[[str], Progress]
+"""Title of a stage → its progress."""
 
 
 def evaluate(
     sets: Sequence[Path],
+    config: EvaluateConfig | None = None,
     *,
     train: Path,
     test: Path | Literal["val"],
-    students: Sequence[str] = ("convnet",),
-    baselines: Sequence[str] = ("random",),
-    ipc: Sequence[int] | None = None,
-    recipe: str | Recipe = "quick",
-    pairs: int | None = None,
-    at_least: float = 1.0,
-    soft: bool = False,
-    metrics: bool = True,
-    extractor: str | None = None,
-    segmenter: str | None = None,
-    val_per_class: int | None = None,
-    resolution: int | None = None,
-    reading: Reading = PLAIN,
-    jobs: int = 1,
+    recipe: Recipe | None = None,
     cache: Path | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: PlanProgress = lambda done, total, what: None,
     stage: Stage = lambda title: lambda done, total: None,
 ) -> Evaluation:
-    """Train students on SET and on real subsets of `train`, and test all of them on the same images.
+    """Train students on the sets and on real subsets of `train`, and test all of them on the same images.
 
-    Pair i is student seed i, random subset i and SET i mod m. The set's arm at IPC k is the first k images of each
-    class by file name. Every arm and the test images come to one size. Accuracy is the one after the last step.
+    Pair i uses student seed i, random subset i and SET i mod m. At IPC k a set contributes the first k images of each
+    class by file name. All images are brought to one size. Accuracy is measured after the last step.
 
     Args:
         sets: m ≥ 1 distilled sets (class folders), made with different generation seeds.
-        train: labelled real images; baselines draw from its training part, never from its validation part.
-        test: a folder (its test/ where it has one, else all of it), or "val": the validation part of `train`.
-        students: keys of `dpd_eval.students.STUDENTS`, or `hf:ID_OR_PATH`.
-        baselines: keys of `dpd_eval.selection.METHODS`.
-        ipc: images a class; None takes the smallest class of the sets.
-        recipe: a shipped name, the path of a TOML file, or a Recipe.
-        pairs: None gives 8 up to IPC 10 and 5 above.
-        at_least: the ratio r of "OA of the set ≥ r · OA of the baseline", which the verdicts are about.
-        soft: students learn the probabilities of one teacher, trained on `train`, in every arm.
-        metrics: compare the first pair's images of every arm with all real ones in the extractor's features.
-        extractor: `own` (also for None) or `hf:ID_OR_PATH`: features for metrics and for baselines that need them.
-        segmenter: what foreground finds objects by, as in `find_foreground`.
-        val_per_class: size of the validation part where `train` has no val/ (None: max(1, n // 10)).
-        resolution: side in pixels; None takes the first set's.
-        reading: bands and stretch of the real images, as `dpd train` read them (`dpd_train.images.parse_reading`).
-        jobs: processes, one torch thread each; the figures do not depend on it.
-        cache: folder of finished trainings and extractors; None takes the user's cache directory.
-        progress: of the trainings. stage: of what comes before them.
+        config: the options; None takes the defaults.
+        train: labelled real images. Baselines come from its training part, never from its validation part.
+        test: a folder (its test/ if it has one, otherwise all of it), or "val": the validation part of `train`.
+        recipe: used instead of the recipe that `config` names.
+        cache: folder for finished trainings and extractors; None takes the user's cache directory.
+        progress: of the student trainings.
+        stage: progress of each stage before them.
 
     Raises:
         InputError: an unknown student, baseline, extractor or recipe; a number out of range; nothing to compare.
@@ -87,73 +66,109 @@ def evaluate(
         DiskError: the cache cannot be written.
     """
     started = time.perf_counter()
-    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    check_arguments(sets, students, baselines, ipc, pairs, at_least, jobs)
-    looking = extractor_name(extractor, baselines, metrics)
-    patching = any(METHODS[name].sees == "patches" for name in baselines)
-    if segmenter is not None and not patching:
-        raise InputError(f"--segmenter {segmenter} has no effect without --baselines foreground: leave it out")
-    check_segmenter(segmenter)
-    material = read_material(sets, train, test, resolution, val_per_class, reading)
-    real = material.real
-    counts = count_pairs(material, baselines, ipc, pairs)
-    infos = {name: describe_student(name, len(real.classes), material.side) for name in students}
-
-    judges = _build_judges(real, looking, soft or patching, cache, stage)
-    seen = _seen(real, baselines, judges, cache, stage)
-    if patching and judges.teacher is not None:
-        patches = foreground_patches(train, real, judges.teacher, val_per_class, reading, segmenter, stage)
-        seen["patches"] = Seen(patches.scenes, patches.sure)
-    plan = plan_trainings(material, infos, baselines, counts, seen)
-    measured, notes = judges.measure(plan, real.labels) if metrics else ((), [])
-    if soft and judges.teacher is not None:
-        plan = label_softly(plan, judges.teacher, real.classes, stage("asking the teacher"))
-    outcomes, cached = run_plan(plan, material.judged, settings, jobs, cache or default_folder(), progress)
-    arms = summarise(plan, outcomes, cached, settings, real.classes)
-    return Evaluation(
-        sets=material.names,
-        train=str(train),
-        test=str(test),
-        test_part=material.test_part,
-        classes=real.classes,
-        train_images=len(real.labels),
-        test_images=len(material.judged.labels),
-        val_per_class=val_per_class,
-        resolution=material.side,
-        reading=None if real.rendering is None else real.rendering.record(),
-        labels="soft" if soft else "hard",
-        teacher=judges.teacher.description if soft and judges.teacher else None,
-        extractor=judges.extractor.description if judges.extractor else None,
-        recipe=settings,
-        students=infos,
-        arms=arms,
-        differences=differences(arms),
-        at_least=at_least,
-        verdicts=verdicts(arms, at_least),
-        metrics=measured,
-        notes=(*material.notes(), *too_few_pairs(counts), *notes, *_segmented(segmenter)),
-        fingerprints=material.fingerprints() | {name: student_identity(name) for name in students if is_hub(name)},
-        versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
-        seconds=time.perf_counter() - started,
-    )
+    config = config or EvaluateConfig()
+    study = _open_study(sets, config, train, test, recipe or load_recipe(config.recipe), cache, stage)
+    real, networks = study.inputs.real, study.networks
+    seen = _seen(study, train, cache, stage)
+    plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen)
+    metrics, notes = networks.measure(plan, real.labels) if config.metrics else ((), [])
+    if config.soft_labels and networks.teacher is not None:
+        plan = label_softly(plan, networks.teacher, real.classes, stage("computing soft labels"))
+    folder = cache or default_folder()
+    outcomes, cached = run_plan(plan, study.inputs.judged, study.recipe, config.jobs, folder, progress)
+    arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
+    return study.result(str(train), str(test), arms, metrics, notes, started)
 
 
 @dataclass(frozen=True)
-class _Judges:
+class _Networks:
     """Networks that look at images before any student is trained, and the features [n, D] of the real ones."""
 
     extractor: Extractor | None
-    features: NDArray[np.float32] | None
+    features: Float32 | None
     teacher: Extractor | None
 
-    def measure(self, plan: Sequence[Training], labels: NDArray[np.int64]) -> tuple[tuple[SetMetrics, ...], list[str]]:
+    def measure(self, plan: Sequence[Training], labels: Int64) -> tuple[tuple[SetMetrics, ...], list[str]]:
         assert self.extractor is not None
         assert self.features is not None
         return measure_arms(plan, (self.features, labels), self.extractor)
 
 
-def _build_judges(real: SceneSet, name: str | None, teaching: bool, cache: Path | None, stage: Stage) -> _Judges:
-    """The extractor called `name`, if any, and for soft labels and patches `own`, which knows the classes."""
+@dataclass(frozen=True)
+class _Study:
+    """An evaluation before its trainings. pairs: IPC → number of pairs."""
+
+    config: EvaluateConfig
+    recipe: Recipe
+    inputs: EvaluationInputs
+    pairs: dict[int, int]
+    students: dict[str, StudentInfo]
+    networks: _Networks
+
+    def result(
+        self,
+        train: str,
+        test: str,
+        arms: tuple[ArmResult, ...],
+        metrics: tuple[SetMetrics, ...],
+        notes: Sequence[str],
+        started: float,
+    ) -> Evaluation:
+        config, inputs, networks = self.config, self.inputs, self.networks
+        real, segmenter = inputs.real, config.segmenter
+        found_by = [] if segmenter is None else [f"foreground: objects found by {describe_segmenter(segmenter)}"]
+        models = {name: student_identity(name) for name in self.students if is_hub(name)}
+        return Evaluation(
+            sets=inputs.names,
+            train=train,
+            test=test,
+            test_part=inputs.test_part,
+            classes=real.classes,
+            train_images=len(real.labels),
+            test_images=len(inputs.judged.labels),
+            val_per_class=config.val_per_class,
+            resolution=inputs.side,
+            reading=None if real.rendering is None else real.rendering.record(),
+            labels="soft" if config.soft_labels else "hard",
+            teacher=networks.teacher.description if config.soft_labels and networks.teacher else None,
+            extractor=networks.extractor.description if networks.extractor else None,
+            recipe=self.recipe,
+            students=self.students,
+            arms=arms,
+            differences=differences(arms),
+            at_least=config.at_least,
+            verdicts=verdicts(arms, config.at_least),
+            metrics=metrics,
+            notes=(*inputs.notes(), *too_few_pairs(self.pairs), *notes, *found_by),
+            fingerprints=inputs.fingerprints() | models,
+            versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _open_study(
+    sets: Sequence[Path],
+    config: EvaluateConfig,
+    train: Path,
+    test: Path | Literal["val"],
+    recipe: Recipe,
+    cache: Path | None,
+    stage: Stage,
+) -> _Study:
+    """Check the options, read the images and train the networks that look at them."""
+    check_sets_and_students(sets, config)
+    wanted = extractor_name(config)
+    check_segmenter(config.segmenter)
+    reading = parse_reading(config.bands, config.stretch)
+    inputs = read_inputs(sets, train, test, config.resolution, config.val_per_class, reading)
+    pairs = count_pairs(inputs, config)
+    students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
+    teaching = config.soft_labels or "foreground" in config.baselines
+    return _Study(config, recipe, inputs, pairs, students, _build_networks(inputs.real, wanted, teaching, cache, stage))
+
+
+def _build_networks(real: SceneSet, name: str | None, teaching: bool, cache: Path | None, stage: Stage) -> _Networks:
+    """The extractor called `name`, if any, and a teacher for soft labels and patches: always `own`."""
     folder = None if cache is None else cache / "extractors"
 
     def build(wanted: str) -> Extractor:
@@ -162,21 +177,22 @@ def _build_judges(real: SceneSet, name: str | None, teaching: bool, cache: Path 
     extractor = None if name is None else build(name)
     features = None if extractor is None else extractor.features(real.images)
     teacher = None if not teaching else extractor if name == "own" else build("own")
-    return _Judges(extractor, features, teacher)
+    return _Networks(extractor, features, teacher)
 
 
-def _seen(
-    real: SceneSet, baselines: Sequence[str], judges: _Judges, cache: Path | None, stage: Stage
-) -> dict[Sight, Seen]:
-    """What the baselines see of the real images, patches apart."""
+def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[Sight, Seen]:
+    """What the baselines see of the real images."""
+    config, real, networks = study.config, study.inputs.real, study.networks
     found: dict[Sight, Seen] = {"nothing": Seen(real)}
-    if judges.features is not None:
-        found["features"] = Seen(real, judges.features)
-    if any(METHODS[name].sees == "scores" for name in baselines):
+    if networks.features is not None:
+        found["features"] = Seen(real, networks.features)
+    if any(METHODS[name].sees == "scores" for name in config.baselines):
         folder = None if cache is None else cache / "extractors"
         found["scores"] = Seen(real, training_scores(real, folder, stage("scoring the real images")))
+    if any(METHODS[name].sees == "patches" for name in config.baselines) and networks.teacher is not None:
+        reading = parse_reading(config.bands, config.stretch)
+        patches = foreground_patches(
+            train, real, networks.teacher, config.val_per_class, reading, config.segmenter, stage
+        )
+        found["patches"] = Seen(patches.scenes, patches.sure)
     return found
-
-
-def _segmented(segmenter: str | None) -> list[str]:
-    return [] if segmenter is None else [f"foreground: objects found by {describe_segmenter(segmenter)}"]

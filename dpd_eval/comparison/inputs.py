@@ -13,7 +13,7 @@ from dpd_train.images import PLAIN, Reading, SceneSet, fingerprint, read_scenes,
 
 
 @dataclass(frozen=True)
-class Material:
+class EvaluationInputs:
     """Everything at one size and with the same classes.
 
     names stand for the sets in messages; test_part is "val", "test" or "all" (a folder without parts).
@@ -76,14 +76,14 @@ class Material:
         return notes
 
 
-def read_material(
+def read_inputs(
     sets: Sequence[Path],
     train: Path,
     test: Path | Literal["val"],
     resolution: int | None = None,
     val_per_class: int | None = None,
     reading: Reading = PLAIN,
-) -> Material:
+) -> EvaluationInputs:
     """Read all of it at `resolution`, or at the first set's.
 
     Args:
@@ -104,12 +104,12 @@ def read_material(
         val_per_class=val_per_class if test == "val" else None,
         reading=real.rendering or PLAIN,
     )
-    material = Material(tuple(str(path) for path in sets), (first, *others), real, judged, part)
+    inputs = EvaluationInputs(tuple(str(path) for path in sets), (first, *others), real, judged, part)
     _check_overlap(judged, real, f"--test {test}", f"--train {train}")
     _check_classes(judged.classes, real.classes, f"--test {test}", f"--train {train}")
-    for name, scenes in zip(material.names, material.sets, strict=True):
+    for name, scenes in zip(inputs.names, inputs.sets, strict=True):
         _check_classes(scenes.classes, real.classes, f"SET {name}", f"--train {train}")
-    return material
+    return inputs
 
 
 def _test_part(test: Path | str) -> Literal["val", "test", "all"]:

@@ -1,14 +1,11 @@
 """Chosen real images on disk, in the form of a distilled set (DESIGN §8) without a word about their source files."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from dpd_eval.selection.method import Rows
 from dpd_runtime.dataset.digest import set_hash
@@ -55,7 +52,7 @@ def write_folder(
         label = int(scenes.labels[row])
         index = len(records) - sum(counts[:label])
         name = folder_name(scenes.classes[label], label, index, PNG.suffix)
-        write_atomically(out / name, png(scenes.images[row]))
+        write_atomically(out / name, PNG.encode(scenes.images[row]))
         records.append({"file_name": name, "label": label, "class": scenes.classes[label], "index": index})
         progress(len(records), len(rows))
     chosen = list(zip(records, scenes.images[rows], strict=True))
@@ -75,14 +72,7 @@ def write_folder(
         "state": "complete",
     }
     write_atomically(out / METADATA_NAME, "".join(json.dumps(record) + "\n" for record in records).encode())
-    write_atomically(out / SHEET_NAME, png(contact_sheet(sheet)))
+    write_atomically(out / SHEET_NAME, PNG.encode(contact_sheet(sheet)))
     write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
     (out / STATE_NAME).unlink()
     return digest
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """The file of an image [H, W, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -18,7 +18,6 @@ from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import Denoise, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
-from dpd_train.bases.class_embedding import fold_class_embedding
 from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, nano_folder, weights_variant
 
 __all__ = [
@@ -183,3 +182,21 @@ def _remove_local_paths(folder: Path) -> None:
         if isinstance(content, dict) and {"_name_or_path", "name_or_path"} & set(content):
             kept = {k: v for k, v in content.items() if k not in ("_name_or_path", "name_or_path")}
             path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def fold_class_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """`unet` without its class embedding, and with the outputs that it had for class 0.
+
+    The network adds the class vector to the output of the time embedding's last layer, so that it belongs to that
+    layer's bias. The result takes a sample, a timestep and a prompt, as every plain pipeline gives them.
+    """
+    if unet.class_embedding is None:
+        return unet
+    bias = unet.time_embedding.linear_2.bias
+    sample = torch.zeros(1, unet.config.in_channels, 1, 1, dtype=bias.dtype, device=bias.device)
+    zero = torch.zeros(1, dtype=torch.int64, device=bias.device)
+    bias += unet.get_class_embed(sample=sample, class_labels=zero)[0]
+    unet.class_embedding = None
+    unet.register_to_config(class_embed_type=None, num_class_embeds=None)
+    return unet

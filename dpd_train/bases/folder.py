@@ -5,11 +5,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import fetch_command
+from dpd_train.bases.hub import cached_snapshot, fetch_command
 
 KINDS = ("StableDiffusionPipeline", "Text2EarthDiffusionPipeline")
 SUPPORTED = "nano, and StableDiffusionPipeline folders: SD-1.x, SD-2.x, Text2Earth and what was made from them"
@@ -47,7 +46,7 @@ def base_folder(name: str) -> Path:
     if folder.exists():
         return folder
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        return cached_snapshot(name)
     except HFValidationError:
         raise InputError(f"base {name!r}: no such folder; give nano, a diffusers folder or a hub id") from None
     except (OSError, ValueError) as error:

@@ -34,13 +34,23 @@ def model_folder(source: str) -> Path:
     if folder.exists():
         raise InputError(f"{source}: is a file; give the folder of the model, or its id on the hub")
     try:
-        return Path(snapshot_download(source, local_files_only=True))
+        return cached_snapshot(source)
     except HFValidationError:
         raise InputError(f"{source}: no such folder; give the folder of a model, or its id on the hub") from None
     except (OSError, ValueError):
         raise InputError(
             f"{source}: no such folder, and no model of that id on this machine; fetch it once: {fetch_command(source)}"
         ) from None
+
+
+def cached_snapshot(source: str) -> Path:
+    """The folder of a repository in the local hub cache; nothing is fetched.
+
+    Raises:
+        HFValidationError: `source` is not an id.
+        OSError, ValueError: the repository is not in the cache, or incomplete.
+    """
+    return Path(snapshot_download(source, local_files_only=True))
 
 
 def fetch_command(source: str) -> str:

@@ -67,3 +67,13 @@ def encode_cached(
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # latents decode to the images
     save_state(path, {"latents": latents}, {"key": key})
     return latents * scaling_factor
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+    """Float images [n, 3, H, W] through encoder and decoder, clamped to [-1, 1]."""
+    parts = []
+    for i in range(0, len(images), batch):
+        latents = vae.encode(images[i : i + batch]).latent_dist.mode()
+        parts.append(vae.decode(latents).sample)
+    return torch.cat(parts).clamp(-1, 1)

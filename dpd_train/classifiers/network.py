@@ -1,9 +1,14 @@
 """Small residual classifiers: the teacher on pixels, the judge on latents, the perceptual networks of the VAE."""
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save
 from torch import nn
+
+from dpd_runtime.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +126,33 @@ def predict(model: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.T
         logits = torch.cat([model(images[i : i + batch].to(device)) for i in range(0, len(images), batch)])
     model.train(was_training)
     return logits.cpu()
+
+
+def teacher_shape(classes: int) -> ResNetConfig:
+    """0.44 M parameters, on pixels."""
+    return ResNetConfig(num_classes=classes, widths=(32, 64, 128), blocks=(1, 2, 1), stem_stride=2)
+
+
+def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:
+    """0.25 M parameters, on clean latents."""
+    return ResNetConfig(num_classes=classes, in_channels=channels, widths=(48, 96), blocks=(1, 1), stem_stride=1)
+
+
+def save_classifier(model: ResNet, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.json", (json.dumps(asdict(model.config), indent=1) + "\n").encode())
+    write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+
+
+def load_classifier(folder: Path) -> ResNet:
+    """What `save_classifier` wrote, in evaluation mode."""
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content |= {name: tuple(content[name]) for name in ("widths", "blocks")}
+    model = ResNet(ResNetConfig(**content))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
+def accuracy(model: ResNet, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of `inputs` that it puts into their class."""
+    return float((predict(model, inputs).argmax(1) == labels).float().mean())

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from dpd_train.classifiers.judges import Labelled
 from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.classifiers.training import ClassifierTraining, train_classifier
+from dpd_train.classifiers.training import ClassifierTraining, Labelled, train_classifier
 from dpd_train.compute.device import NEVER, Deadline, TimeUp
 
 log = logging.getLogger(__name__)

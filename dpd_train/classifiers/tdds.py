@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dpd_train.classifiers.judges import Labelled, teacher_shape
-from dpd_train.classifiers.training import ClassifierTraining, train_classifier
+from dpd_train.classifiers.network import teacher_shape
+from dpd_train.classifiers.training import ClassifierTraining, Labelled, train_classifier
 
 SNAPSHOTS = 10  # looks at all images, an epoch apart
 LEAST_STEPS = 100  # between two looks, where an epoch is shorter

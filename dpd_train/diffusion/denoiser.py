@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,20 +23,26 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import (
+    NEVER,
+    Deadline,
+    adamw,
+    checkpointed,
+    norms_in_float32,
+    on_cpu,
+    restore_moments,
+    to_device,
+)
 from dpd_train.compute.distributed import ALONE, Team
-from dpd_train.compute.precision import norms_in_float32
 from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.compute.tracking import Track
 from dpd_train.config import Precision
 from dpd_train.diffusion.averages import PowerAverage
 from dpd_train.diffusion.consistency import consistency_loss
-from dpd_train.diffusion.draws import Drawn, draw, parts
-from dpd_train.diffusion.losses import decoder_loss, denoise
+from dpd_train.diffusion.step import Drawn, decoder_loss, denoise, draw, parts
 from dpd_train.images.symmetry import d4_each
 
 log = logging.getLogger(__name__)
-"""(steps done, figures) → None."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TRACK_EVERY = 10  # steps: reading a loss waits for the GPU
 
@@ -150,6 +157,8 @@ class _Run:
         return step
 
     def save(self, state: Path, step: int) -> None:
+        if not self.team.leads:
+            return
         tensors = prefixed("modules", self.modules.state_dict()) | prefixed("ema", self.best.modules.state_dict())
         for i, average in enumerate(self.averages):
             tensors |= prefixed(f"average{i}", average.modules.state_dict())
@@ -227,6 +236,8 @@ class _Run:
         return torch.autocast(self.device.type, AUTOCAST[precision], enabled=precision != "fp32")
 
     def validate(self, step: int, validation: LatentData, schedule: Schedule) -> None:
+        if not self.team.leads:
+            return
         gamma = self.training.min_snr_gamma
         losses = [validation_loss(average.modules, validation, schedule, gamma) for average in self.averages]
         best = min(range(len(losses)), key=losses.__getitem__)
@@ -267,19 +278,19 @@ def train_denoiser(
     track: Track | None = None,
     until: int | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel, list[dict[str, float]]]:
-    """Train both networks; the run resumes from `state` where that file exists, on whatever device it was written.
+    """Train both networks. Training resumes from `state` if that file exists, whatever device wrote it.
 
     Args:
-        vae: its decoder's features enter the loss where `training.decoder_weight` says so.
-        judge: frozen, latents → logits: its verdict on ẑ0 enters where `training.consistency_weight` says so.
-        team: each process calls this with the same arguments, and trains on its share of each batch. The leader alone
-            measures, averages and writes; the others need no validation part.
-        track: given loss, learning rate and validation loss.
-        until: end this session after so many of `training.steps`, with the state saved; None goes to their end.
+        vae: its decoder's features enter the loss with `training.decoder_weight`.
+        judge: frozen, latents → logits; its cross-entropy on ẑ0 enters the loss with `training.consistency_weight`.
+        team: each process calls this with the same arguments, and trains on its share of each batch. Only the leader
+            validates, averages and writes; the others need no validation part.
+        track: called with loss, learning rate and validation loss.
+        until: end this session after this step, with the state saved; None trains to the last step.
 
     Returns:
-        the averaged networks (not the leader: as they are), on the CPU, and the log: step, loss, validation_loss and
-        the average that had it. A validation loss that rises ends the training before its last step.
+        the networks on the CPU, averaged if this is the leader, and the log: step, loss, validation_loss and the length
+        of the average that had it. A rising validation loss ends the training early.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -288,12 +299,7 @@ def train_denoiser(
     run = _Run(unet, text_encoder, vae, judge, training, torch.device(device), team)
     start = run.restore(state) if team.agree(state.exists()) else 0
     latents = data.latents.to(run.device)
-    hooks = norms_in_float32(run.modules)
-
-    def save(done: int) -> None:
-        if team.leads:
-            run.save(state, done)
-
+    hooks, save = norms_in_float32(run.modules), partial(run.save, state)
     steps, deadline = range(start, training.steps if until is None else until), team.shared(deadline)
     rises = team.agree(run.memorises)
     try:
@@ -305,8 +311,7 @@ def train_denoiser(
             run.step(step, latents, data, schedule)
             measured = (step + 1) % training.validate_every == 0 or step + 1 == training.steps
             if measured:
-                if team.leads:
-                    run.validate(step + 1, validation, schedule)
+                run.validate(step + 1, validation, schedule)
                 rises = team.agree(run.memorises)
             if track is not None and (measured or (step + 1) % TRACK_EVERY == 0):
                 track(step + 1, run.figures(measured))

@@ -12,12 +12,12 @@ from torch import nn
 
 from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
-from dpd_train.classifiers.network import count_parameters
-from dpd_train.compute.device import NEVER, Deadline
+from dpd_train.classifiers.network import ResNet, count_parameters
+from dpd_train.compute.device import NEVER, Deadline, norms_in_float32
 from dpd_train.compute.distributed import ALONE, Team
-from dpd_train.compute.precision import norms_in_float32
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig, Tune, compression_ratio
+from dpd_train.diffusion.consistency import DecodedJudge, latent_judge
 from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
 
@@ -61,6 +61,13 @@ def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
     adapted = Adapted(add_adapters(base.unet, config.lora_rank, config.seed))
     log.info("adapters of rank %d: %d parameters", config.lora_rank, count_parameters(adapted))
     return adapted, frozen
+
+
+def judge_of(config: TrainConfig, teacher: ResNet, latent_classifier: ResNet, base: Base) -> nn.Module | None:
+    """The frozen judge of the classification consistency; None where the loss has no such term."""
+    if not config.lambda_cls:
+        return None
+    return DecodedJudge(teacher, base.vae) if config.judge_on == "pixels" else latent_judge(latent_classifier)
 
 
 @contextmanager

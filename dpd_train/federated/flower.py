@@ -27,7 +27,7 @@ from dpd_train.compute.distributed import PeerError
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.packet import from_npy
 from dpd_train.federated.settings import Federated, read_settings
-from dpd_train.federated.site import Ground, Site
+from dpd_train.federated.site import SiteInputs, TrainingSite
 
 log = logging.getLogger(__name__)
 PATIENCE = 3600.0  # seconds for which a site waits for a server that is not there yet
@@ -149,13 +149,13 @@ def serve(coordinator: Coordinator, part: Federated, progress: Progress) -> None
 
 
 class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]
-    def __init__(self, ground: Ground) -> None:
-        self.ground = ground
-        self.site: Site | None = None
+    def __init__(self, inputs: SiteInputs) -> None:
+        self.inputs = inputs
+        self.site: TrainingSite | None = None
 
     def fit(self, parameters: list[Any], config: dict[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
         if self.site is None:
-            self.site = Site(self.ground, read_settings(str(config["settings"])), int(config["number"]))
+            self.site = TrainingSite(self.inputs, read_settings(str(config["settings"])), int(config["number"]))
         arrays, loss = self.site.fit(int(config["round"]))
         return arrays, self.site.images, {"loss": loss}
 
@@ -166,7 +166,7 @@ class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]
         return loss, images, {}
 
 
-def take_part(ground: Ground, part: Federated) -> Site:
+def take_part(inputs: SiteInputs, part: Federated) -> TrainingSite:
     """Until the server has had all its rounds.
 
     Raises:
@@ -178,7 +178,7 @@ def take_part(ground: Ground, part: Federated) -> Site:
     _await_server(part.address)
     if not part.tls_root:
         log.warning(OPEN)
-    answers = _Answers(ground)
+    answers = _Answers(inputs)
     try:
         flwr.client.start_client(
             server_address=part.address,

@@ -24,7 +24,7 @@ from dpd_train.federated.shared import Shared, base_hash
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class SiteInputs:
     """What a site trains on. None of it leaves; beside updates the server hears losses and numbers of images.
 
     Args:
@@ -64,28 +64,28 @@ class Ground:
             )
 
 
-class Site:
+class TrainingSite:
     """One participant with images, number `number` of them: weights, optimiser and what was not sent yet."""
 
-    def __init__(self, ground: Ground, settings: Settings, number: int) -> None:
-        ground.check(settings)
-        self.ground, self.settings = ground, settings
-        self.config = settings.applied(ground.config)
+    def __init__(self, inputs: SiteInputs, settings: Settings, number: int) -> None:
+        inputs.check(settings)
+        self.inputs, self.settings = inputs, settings
+        self.config = settings.applied(inputs.config)
         training = denoiser_training(self.config)
         self._training = replace(
             training, seed=self.config.seed + number, compression=None, validate_every=self.config.steps
         )
-        unet, text_encoder = trained_parts(ground.base, self.config)
+        unet, text_encoder = trained_parts(inputs.base, self.config)
         self._modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
         self.shared = Shared(self._modules)
         ratio = self.config.grad_compression
         self.compression = RsDgc(compression_ratio(ratio)) if ratio else None
         self.history: History = []
-        ground.state.unlink(missing_ok=True)  # of a tuning that broke off: nobody else remembers it
+        inputs.state.unlink(missing_ok=True)  # of a tuning that broke off: nobody else remembers it
 
     @property
     def images(self) -> int:
-        return len(self.ground.data[0].latents)
+        return len(self.inputs.data[0].latents)
 
     def fit(self, number: int) -> tuple[Arrays, float]:
         """Round `number`, from 1: what is sent of the change, and the smoothed training loss."""
@@ -93,24 +93,24 @@ class Site:
             raise UpdateError(
                 f"the server asks for round {number}, this site knows {self.shared.rounds}; start all anew"
             )
-        ground = self.ground
-        if ground.state.exists():
+        inputs = self.inputs
+        if inputs.state.exists():
             self._begin_from_shared()
-        with frozen_norms_in_float32(ground.base, self.config):
+        with frozen_norms_in_float32(inputs.base, self.config):
             train_denoiser(
                 self._modules["unet"],
                 self._modules["text_encoder"],
-                *ground.data,
-                ground.base.schedule,
+                *inputs.data,
+                inputs.base.schedule,
                 self._training,
-                ground.state,
-                lambda step, _: ground.progress(step, self.config.steps),
-                judge=ground.judge,
-                device=ground.device,
-                track=ground.track,
+                inputs.state,
+                lambda step, _: inputs.progress(step, self.config.steps),
+                judge=inputs.judge,
+                device=inputs.device,
+                track=inputs.track,
                 until=self.settings.end_of(number),
             )
-        loss = float(load_state(ground.state)[1]["recent"])
+        loss = float(load_state(inputs.state)[1]["recent"])
         self.history.append({"round": number, "step": self.settings.end_of(number), "loss": loss})
         return self._sent(), loss
 
@@ -121,10 +121,10 @@ class Site:
             UpdateError: it cannot be used.
         """
         self.shared.add(unpacked(arrays, self.shared.shapes, "the server"))
-        held, schedule = self.ground.data[1], self.ground.base.schedule
+        held, schedule = self.inputs.data[1], self.inputs.base.schedule
         if not len(held.latents):
             return 0.0, 0
-        with placed(self.shared.average, torch.device(self.ground.device)):
+        with placed(self.shared.average, torch.device(self.inputs.device)):
             loss = validation_loss(self.shared.average, held, schedule, self._training.min_snr_gamma)
         self.history[-1]["validation_loss"] = loss
         return loss, len(held.latents)
@@ -132,12 +132,12 @@ class Site:
     def finished(self, adapter: Path) -> Base:
         """The base with the averaged weights."""
         found = self.shared.average
-        return tuned_base(self.ground.base, self.config, found["unet"], found["text_encoder"], adapter)
+        return tuned_base(self.inputs.base, self.config, found["unet"], found["text_encoder"], adapter)
 
     def _begin_from_shared(self) -> None:
         """The state file goes on with the shared weights in place of its own; moments and step stay."""
-        tensors, meta = load_state(self.ground.state)
-        save_state(self.ground.state, tensors | prefixed("modules", self.shared.modules.state_dict()), meta)
+        tensors, meta = load_state(self.inputs.state)
+        save_state(self.inputs.state, tensors | prefixed("modules", self.shared.modules.state_dict()), meta)
 
     @torch.no_grad()
     def _sent(self) -> Arrays:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_train.images.names import printable
+from dpd_train.images.pixels import printable
 from dpd_train.images.sources import Files
 
 LIST_SUFFIXES = frozenset({".csv", ".parquet"})

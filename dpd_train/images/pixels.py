@@ -2,16 +2,30 @@
 
 import io
 import logging
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from dpd_train.images.names import printable
+# Control characters, line and paragraph separators; bidirectional overrides show a name as another one.
+UNSEEN = frozenset({"Cc", "Zl", "Zp"})
+OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: PurePath | str) -> str:
+    """`text` with backslash escapes for bytes that are not UTF-8 and for characters that are not to be seen."""
+    decoded = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(_escaped(c) if c in OVERRIDES or unicodedata.category(c) in UNSEEN else c for c in decoded)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
 
 # Only these decoders are let near a file, whatever its name says: EPS, for one, would start Ghostscript.
 DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from dpd_runtime.errors import DataError
-from dpd_train.images.folders import open_tree
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
-from dpd_train.images.names import printable
-from dpd_train.images.pixels import pillow_rgb, read_bytes, read_square, size_in_header
+from dpd_train.images.pixels import pillow_rgb, printable, read_bytes, read_square, size_in_header
 from dpd_train.images.reading import PLAIN, Reading
 from dpd_train.images.rendering import Rendering, settle
 from dpd_train.images.scene_set import Part, Rejected, SceneSet
-from dpd_train.images.sources import Files, Source, files_of_part, reference_files
+from dpd_train.images.sources import Files, Source, files_of_part, open_tree, reference_files
 
 
 def read_scenes(

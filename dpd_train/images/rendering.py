@@ -13,8 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dpd_runtime.errors import DataError
-from dpd_train.images.names import printable
-from dpd_train.images.pixels import read_bytes, reason_of
+from dpd_train.images.pixels import printable, read_bytes, reason_of
 from dpd_train.images.rasters import Raster, read_raster, require_rasterio
 from dpd_train.images.reading import PERCENTILES, Reading
 

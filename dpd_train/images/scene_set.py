@@ -1,14 +1,20 @@
 """The images of one part in memory, and what a run may say about them."""
 
+import csv
 import hashlib
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from dpd_runtime.files import write_atomically
 from dpd_train.images.rendering import Rendering
 
 Part = Literal["train", "val", "test", "all"]
@@ -69,3 +75,133 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+NOTHING: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file of one part; private, as it names a file."""
+
+    part: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a data set after reading.
+
+    counts   part → class → usable images
+    rejected files that were left out
+    copies   used images whose bytes are those of an earlier one: in the same class, in another class, in another part
+    shared   (part, part) → how many images of the second are images of the first, byte for byte
+    twice    how many images stand under two classes of one part
+    outside  used images which are links to files outside the data folder
+    near     training images which were left out as near duplicates of others
+    """
+
+    counts: dict[str, dict[str, int]]
+    rejected: tuple[Finding, ...]
+    copies: tuple[Finding, ...]
+    shared: dict[tuple[str, str], int]
+    twice: int
+    outside: tuple[str, ...]
+    near: tuple[Finding, ...] = ()
+
+    def messages(self) -> list[str]:
+        """One line for each thing that the user should know before waiting; none where all is well."""
+        lines = [
+            f"{second} shares {_images(count)} with {first}, byte for byte: figures on {second} are too high"
+            for (first, second), count in self.shared.items()
+        ]
+        if self.twice:
+            lines.append(
+                f"{_images(self.twice)} under two classes at once, byte for byte: the labels contradict each other"
+            )
+        if self.outside:
+            lines.append(
+                f"links to files outside the data folder: {_images(len(self.outside))}, first {self.outside[0]}; "
+                "remove those that are not meant"
+            )
+        if self.near:
+            lines.append(
+                f"{_images(len(self.near))} of train left out as near duplicates of others, first {self.near[0].path}; "
+                "--keep-near-duplicates keeps them"
+            )
+        for part in self.counts:
+            mine = [finding for finding in self.rejected if finding.part == part]
+            if mine:
+                plural = "s" * (len(mine) != 1)
+                lines.append(f"{len(mine)} file{plural} of {part} left out, first {mine[0].path}: {mine[0].reason}")
+        return lines
+
+
+def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, str]] = NOTHING) -> Findings:
+    """Put together what reading met.
+
+    parts   by their names: {"train": …, "val": …}
+    unread  parts which are known by hash only, path → hash: {"test": hash_test_part(…)}
+    """
+    hashes_only = {part: tuple(hashes.values()) for part, hashes in unread.items()}
+    known: dict[str, tuple[str, str, str]] = {}
+    copies: list[Finding] = []
+    twice = 0
+    for part, scenes in parts.items():
+        names = scenes.paths or ("",) * len(scenes.hashes)
+        for path, label, digest in zip(names, scenes.labels, scenes.hashes, strict=True):
+            name = scenes.classes[label]
+            if digest not in known:
+                known[digest] = (part, name, path)
+                continue
+            first_part, first_class, first_path = known[digest]
+            twice += first_class != name and first_part == part
+            copies.append(Finding(part, path, _copy_of(first_path, first_part, part, first_class != name)))
+    for part, hashes in unread.items():
+        for path, digest in hashes.items():
+            if digest in known:
+                copies.append(Finding(part, path, _copy_of(known[digest][2], known[digest][0], part, False)))
+    return Findings(
+        {part: _counts(scenes) for part, scenes in parts.items()},
+        tuple(Finding(part, entry.path, entry.reason) for part, scenes in parts.items() for entry in scenes.rejected),
+        tuple(copies),
+        _shared({part: scenes.hashes for part, scenes in parts.items()} | hashes_only),
+        twice,
+        tuple(path for scenes in parts.values() for path in scenes.outside),
+    )
+
+
+def write_quarantine(path: Path, findings: Findings) -> None:
+    """Files left out and copies as CSV: part, path, reason. The file appears where there is something to say only."""
+    lines = [*findings.rejected, *findings.near, *findings.copies]
+    if not lines:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["part", "path", "reason"])
+    writer.writerows((line.part, line.path, line.reason) for line in lines)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _copy_of(path: str, first_part: str, part: str, other_class: bool) -> str:
+    where = "" if first_part == part else f" in {first_part}"
+    return f"used, with the same bytes as {path}{where}" + (", which is another class" if other_class else "")
+
+
+def _counts(scenes: SceneSet) -> dict[str, int]:
+    counts = np.bincount(scenes.labels, minlength=len(scenes.classes))
+    return {name: int(count) for name, count in zip(scenes.classes, counts, strict=True)}
+
+
+def _shared(hashes: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, str], int]:
+    found = {}
+    for first, second in combinations(hashes, 2):
+        known = set(hashes[first])
+        if count := sum(digest in known for digest in hashes[second]):
+            found[first, second] = count
+    return found

@@ -10,7 +10,7 @@ import torch
 
 from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.errors import BundleError, DataError, InputError
-from dpd_train.bases.base import Base
+from dpd_train.bases.base import Base, at_resolution
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.fine_tune import is_large
 from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
@@ -22,11 +22,10 @@ from dpd_train.images import (
     fingerprint,
     hash_test_part,
     look_over,
-    natural_side,
     parse_reading,
     read_scenes,
 )
-from dpd_train.images.near_duplicates import near_duplicates
+from dpd_train.images.structure import near_duplicates
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
@@ -61,15 +60,15 @@ def working_side(name: str, native: int, multiple: int, large: bool, wanted: int
     return wanted
 
 
-def side_for(data: Path, config: TrainConfig, base: Base) -> int:
-    """`working_side` for this base and these images."""
+def fitted(base: Base, config: TrainConfig, images: int) -> Base:
+    """The base at the run's `working_side`, for images of the side `images`. Changes its configs in place."""
     multiple = base.downsampling * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    native, images = base.resolution, natural_side(data)
-    return working_side(config.base, native, multiple, is_large(base), config.resolution, images)
+    side = working_side(config.base, base.resolution, multiple, is_large(base), config.resolution, images)
+    return base if side == base.resolution else at_resolution(base, side)
 
 
 @dataclass(frozen=True)
-class Scenes:
+class RunData:
     """Training and validation part, and what reading them met.
 
     Args:
@@ -91,7 +90,7 @@ def read_parts(
     side: int,
     device: torch.device | str = "cpu",
     stage: Stage = lambda title: lambda done, total: None,
-) -> Scenes:
+) -> RunData:
     """The parts at `side` pixels; what the user should know of them is logged. Of a test part only hashes are taken.
 
     Validation images stay whole with `--crop` too: which of them fall below their class's threshold is known by their
@@ -125,11 +124,11 @@ def read_parts(
     for message in findings.messages():
         log.warning(message)
     if config.crop is None:
-        return Scenes(train, held, findings, given)
+        return RunData(train, held, findings, given)
     found = cropped(
         data, train, config.val_per_class, segmenter=config.segmenter, reading=reading, stage=stage, device=device
     )
-    return Scenes(found.scenes, held, findings, given, found)
+    return RunData(found.scenes, held, findings, given, found)
 
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:

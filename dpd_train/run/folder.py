@@ -3,21 +3,16 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS, PrototypeKind
-from dpd_train.captions.prompts import PromptTable
+from dpd_train.compute.device import TimeUp
 from dpd_train.config import TrainConfig, option
-from dpd_train.prototypes.prototypes import ClassPrototypes
 
 log = logging.getLogger(__name__)
 TICK = 5.0  # seconds; a killed session forgets so much
@@ -84,6 +79,11 @@ class Stopwatch:
         self._written = time.monotonic()
         write_atomically(self._path, json.dumps(self.seconds).encode())
 
+    def unfinished(self, stop: TimeUp) -> dict[str, Any]:
+        """Keep the time, and say where the run stands."""
+        self.keep()
+        return {"unfinished": {"stage": self.stage, "step": stop.step, "steps": stop.steps}, "seconds": self.seconds}
+
     def around(self, stages: Callable[[str], Progress]) -> Callable[[str], Progress]:
         """The same progress, which also keeps the time. A stage that has nothing left to do is not announced."""
 
@@ -101,31 +101,3 @@ class Stopwatch:
             return both
 
         return stage
-
-
-def write_prototypes(
-    out: Path,
-    kind: PrototypeKind,
-    classes: Sequence[str],
-    table: PromptTable,
-    prototypes: Sequence[ClassPrototypes | None],
-) -> None:
-    """prototypes.safetensors, and classes.json: names, prompts, and each prototype's prompt and number of members.
-
-    Both say so where the prototypes are real images' latents.
-    """
-    kind = kind if any(prototypes) else "none"
-    private = {"private": True} if kind in PRIVATE_KINDS else {}
-    content = {
-        "prototype_kind": kind,
-        **private,
-        "prompts": table.texts,
-        "classes": [
-            {"name": name, "prompt_rows": rows, "prototype_counts": found.counts if found else ()}
-            for name, rows, found in zip(classes, table.rows, prototypes, strict=True)
-        ],
-    }
-    (out / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    tensors = {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None}
-    marked = {"private": "latents of real images"} if private else None
-    write_atomically(out / "prototypes.safetensors", save(tensors, marked))

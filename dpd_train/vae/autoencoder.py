@@ -23,8 +23,16 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
-from dpd_train.compute.precision import norms_in_float32
+from dpd_train.compute.device import (
+    NEVER,
+    Deadline,
+    adamw,
+    checkpointed,
+    norms_in_float32,
+    on_cpu,
+    restore_moments,
+    to_device,
+)
 from dpd_train.images import to_float
 from dpd_train.images.symmetry import ORDER, d4
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from dpd_train.classifiers.judges import Labelled
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.pool import load_pool, train_pool
-from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 
 PERCEPTUAL_SEED = 100  # the judges' and the teacher's seeds are others: no network rates what it helped to make

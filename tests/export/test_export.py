@@ -17,10 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dpd_export import export_run
-from dpd_export.card.card import GENERATED, HALF
+from dpd_export import ExportOptions, export_run
 from dpd_export.graphs.compile import compile_graph
-from dpd_export.graphs.parity import check, probe
+from dpd_export.graphs.parity import GENERATED, HALF, check, probe
 from dpd_export.graphs.parts import Graph, graphs_of
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.checks.verify import psnr
@@ -28,7 +27,7 @@ from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_train.bases.base import load_base
-from dpd_train.classifiers.judges import load_classifier
+from dpd_train.classifiers.network import load_classifier
 from tests.tiny import SIDE
 
 FIGURES = {f"end_to_end_{what}" for what in ("images", "psnr_db", "worst_psnr_db")}
@@ -135,7 +134,7 @@ def test_refusals(run: Path, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no run\.json"):
         export_run(tmp_path, tmp_path / "x.dpd")
     with pytest.raises(InputError, match="'fp8' is unknown: use one of fp32, fp16, fp16-weights"):
-        export_run(run, tmp_path / "x.dpd", precision="fp8")
+        export_run(run, tmp_path / "x.dpd", ExportOptions(precision="fp8"))
     assert not (tmp_path / "x.dpd").exists()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dpd_eval.audit import AuditResult
+    from dpd_eval.audit.audit import AuditResult
 
 
 def audit_command(
@@ -53,7 +53,7 @@ def audit_command(
 
     check_out(subject, out, overwrite)
     require_torch("cpu")
-    from dpd_eval.audit import audit
+    from dpd_eval.audit.audit import audit
     from dpd_eval.audit.record import check_verdict, write_record
     from dpd_train.images import parse_reading
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dpd_export.engines.new_bundle import BuiltEngine, Progress
+    from dpd_export.engines.new_bundle import BuildProgress, BuiltEngine
 
 NOT_RUN = "dpd generate of this version runs the ONNX graphs"
 
@@ -71,7 +71,7 @@ def print_engines(result: dict[str, Any]) -> None:
     print(f"engines     {made}: {LABELS[result['flavour']]}; {NOT_RUN}")
 
 
-def engine_lines() -> "Progress":
+def engine_lines() -> "BuildProgress":
     """Two lines on stderr for each engine: what is being built, and what it took. A build tells nothing in between."""
     started = time.monotonic()
 

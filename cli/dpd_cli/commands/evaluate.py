@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from dpd_eval.comparison.config import Baseline
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -101,8 +104,7 @@ def evaluate_command(
     sizes = None if ipc is None else split_numbers(ipc, "--ipc")
 
     require_torch()
-    from dpd_eval import evaluate
-    from dpd_train.images import parse_reading
+    from dpd_eval import EvaluateConfig, evaluate
 
     with stage_progress() as stage:
         bar: list[Update] = []
@@ -112,27 +114,25 @@ def evaluate_command(
                 bar.append(stage("training students, %"))
             bar[0](round(100 * done / total), 100)  # a training has parts: percent moves where a count stands still
 
-        result = evaluate(
-            sets,
-            train=train,
-            test="val" if test == "val" else Path(test),
+        config = EvaluateConfig(
             students=split_names(students),
-            baselines=split_names(baselines),
+            baselines=cast("tuple[Baseline, ...]", split_names(baselines)),
             ipc=sizes,
             recipe=recipe,
             pairs=pairs,
             at_least=at_least,
-            soft=soft_labels,
+            soft_labels=soft_labels,
             metrics=metrics,
             extractor=extractor,
             segmenter=segmenter,
             val_per_class=val_per_class,
             resolution=resolution,
-            reading=parse_reading(bands, stretch),
+            bands=bands,
+            stretch=stretch,
             jobs=jobs,
-            progress=tell,
-            stage=stage,
         )
+        where: Path | Literal["val"] = "val" if test == "val" else Path(test)
+        result = evaluate(sets, config, train=train, test=where, progress=tell, stage=stage)
     if out is not None:
         out.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if json_output:

@@ -26,7 +26,7 @@ def report_command(
     from dpd_cli.terminal import print_json
 
     require_torch("eval")
-    from dpd_eval.report import write_report
+    from dpd_eval.report.report import write_report
 
     result = write_report(paths, out)
     if json_output:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 
-from dpd_train.classifiers.judges import Labelled
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
-from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 
 WATCHER_SEED = 300  # teacher, judges, perceptual networks and students have others

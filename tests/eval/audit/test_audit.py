@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_eval.audit import AuditResult, Outcome, audit
+from dpd_eval.audit.audit import AuditResult, audit
 from dpd_eval.audit.data import read_data
+from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.overfitted import overfitted_denoiser
 from dpd_eval.audit.record import check_verdict, write_record
 from dpd_eval.audit.subject import open_subject
 from dpd_eval.report.audits import read_audit
 from dpd_eval.report.reading import Node
-from dpd_export import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.dataset.write import write_set
 from dpd_runtime.errors import AuditError, DataError, InputError
@@ -29,7 +30,7 @@ HELD = {"val_per_class": 2, "images": 20}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("audit")
-    export_run(tiny_run(place), place / "tiny.dpd", name="tiny", precision="fp32")
+    export_run(tiny_run(place), place / "tiny.dpd", ExportOptions(name="tiny", precision="fp32"))
     return place
 
 

@@ -1,21 +1,23 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dpd_eval import Evaluation, Recipe, StudentInfo, evaluate, ratio_verdict
+from dpd_eval import EvaluateConfig, Evaluation, Recipe, StudentInfo, ratio_verdict
+from dpd_eval import evaluate as compare
 from dpd_eval.comparison.arms import plan_trainings
-from dpd_eval.comparison.inputs import read_material
+from dpd_eval.comparison.inputs import read_inputs
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.extractors.own import own_extractor
-from dpd_eval.selection import Seen, Sight
+from dpd_eval.selection.method import Seen, Sight
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
-from dpd_eval.students.cache import load_outcome
+from dpd_eval.students.cache import load_result
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet, parse_reading
 
@@ -24,6 +26,13 @@ COLOURS = {"Blue": (60, 90, 170), "Green": (70, 150, 80), "Red": (170, 80, 70)}
 RECIPE = Recipe(
     name="tiny", steps=40, batch=16, optimizer="adamw", peak_rate=3e-3, warmup=5, shift=2, cutmix=0.3, precision="bf16"
 )
+
+
+def evaluate(sets: list[Path], **arguments: Any) -> Evaluation:
+    """`dpd_eval.evaluate` with its inputs and the options of its config side by side."""
+    options = {field.name: arguments.pop(field.name) for field in fields(EvaluateConfig) if field.name in arguments}
+    recipe = options.pop("recipe", None)
+    return compare(sets, EvaluateConfig(**options), recipe=recipe, **arguments)
 
 
 def draw(
@@ -110,7 +119,7 @@ def test_same_command_gives_the_same_numbers_with_any_number_of_jobs(folders, tm
         for i, jobs in enumerate((1, 1, 2))
     ]
     confusions = [
-        {path.stem: load_outcome(path.parent, path.stem).confusion.tolist() for path in (tmp_path / str(i)).iterdir()}
+        {path.stem: load_result(path.parent, path.stem).confusion.tolist() for path in (tmp_path / str(i)).iterdir()}
         for i in range(3)
     ]
     assert len(confusions[0]) == 2
@@ -285,7 +294,7 @@ def everything(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
             recipe=replace(RECIPE, steps=6, warmup=1, full_steps=9),
             pairs=2,
             at_least=0.5,
-            soft=True,
+            soft_labels=True,
             cache=cache,
         )
     return result, cache
@@ -361,7 +370,7 @@ def test_an_interrupted_evaluation_goes_on_from_the_cache(everything, folders, m
         "ipc": (2,),
         "recipe": replace(RECIPE, steps=7, warmup=1),
         "pairs": 2,
-        "soft": True,
+        "soft_labels": True,
         "metrics": False,
         "cache": cache,
     }
@@ -369,7 +378,7 @@ def test_an_interrupted_evaluation_goes_on_from_the_cache(everything, folders, m
         evaluate([folders["good"]], **arguments, progress=stop)
     second = evaluate([folders["good"]], **arguments)
     assert sum(arm.cached for arm in second.arms) == 2
-    hard = evaluate([folders["good"]], **{**arguments, "soft": False})
+    hard = evaluate([folders["good"]], **{**arguments, "soft_labels": False})
     assert sum(arm.cached for arm in hard.arms) == 0
     assert (hard.labels, hard.teacher) == ("hard", None)
 
@@ -393,41 +402,41 @@ def test_test_images_are_stretched_as_the_training_images_were(tmp_path):
     write(tmp_path / "test", 1000)
     drawn = draw(tmp_path / "set", 4, 0, ("Alpha", "Beta"))
     reading = parse_reading("4,3,2")
-    material = read_material([drawn], tmp_path / "train", tmp_path / "test", 8, 1, reading)
-    assert material.judged.rendering == material.real.rendering
-    assert 100 < material.real.images.mean() < 155
-    assert material.judged.images.mean() < 50
+    inputs = read_inputs([drawn], tmp_path / "train", tmp_path / "test", 8, 1, reading)
+    assert inputs.judged.rendering == inputs.real.rendering
+    assert 100 < inputs.real.images.mean() < 155
+    assert inputs.judged.images.mean() < 50
 
 
 def test_a_list_of_images_can_be_the_test_part(folders, tmp_path):
     rows = [f"{path.relative_to(folders['test'])},{path.parent.name},test" for path in folders["test"].rglob("*.png")]
     table = folders["test"] / "test.csv"
     table.write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
-    material = read_material([folders["good"]], folders["train"], table, SIZE)
-    assert (material.test_part, len(material.judged.labels)) == ("test", len(rows))
+    inputs = read_inputs([folders["good"]], folders["train"], table, SIZE)
+    assert (inputs.test_part, len(inputs.judged.labels)) == ("test", len(rows))
     assert len(rows) > 0
 
 
 def test_the_plan_pairs_seeds_sets_and_subsets(folders):
     """A method that does not draw gives every pair the same images; the student's seed is the pair's in every arm."""
     sets = [folders["good"], folders["other"]]
-    material = read_material(sets, folders["train"], "val", SIZE)
-    features = material.real.images.reshape(len(material.real.labels), -1).astype(np.float32)
+    inputs = read_inputs(sets, folders["train"], "val", SIZE)
+    features = inputs.real.images.reshape(len(inputs.real.labels), -1).astype(np.float32)
     names = ("random", "herding", "k-center", "k-means", "tdds", "full")
     scores = np.arange(len(features), dtype=np.float32)[:, None]
     given: dict[Sight, np.ndarray | None] = {"nothing": None, "features": features, "scores": scores}
-    seen = {sight: Seen(material.real, values) for sight, values in given.items()}
-    plan = plan_trainings(material, {"convnet": StudentInfo(1, 1)}, names, {4: 3}, seen)
+    seen = {sight: Seen(inputs.real, values) for sight, values in given.items()}
+    plan = plan_trainings(inputs, {"convnet": StudentInfo(1, 1)}, names, {4: 3}, seen)
     assert [(item.arm, item.seed) for item in plan] == [(arm, seed) for seed in range(3) for arm in ("set", *names)]
     for arm, different in zip(("set", *names), (1, 3, 1, 1, 1, 1, 1), strict=True):
         mine = [item for item in plan if item.arm == arm]
         assert len({item.rows.tobytes() for item in mine}) == different
         if arm == "set":
-            assert [item.source is material.sets[item.seed % 2] for item in mine] == [True] * 3
+            assert [item.source is inputs.sets[item.seed % 2] for item in mine] == [True] * 3
         else:
-            assert all(item.source is material.real for item in mine)
+            assert all(item.source is inputs.real for item in mine)
         if arm != "full":
             np.testing.assert_array_equal(mine[0].data()[1], np.repeat([0, 1, 2], 4))
     best = next(item for item in plan if item.arm == "tdds").rows.reshape(3, 4)
-    assert all(rows[0] == np.flatnonzero(material.real.labels == label)[-1] for label, rows in enumerate(best))
-    assert not set(material.real.hashes) & set(material.judged.hashes)
+    assert all(rows[0] == np.flatnonzero(inputs.real.labels == label)[-1] for label, rows in enumerate(best))
+    assert not set(inputs.real.hashes) & set(inputs.judged.hashes)

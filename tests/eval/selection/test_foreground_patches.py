@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.evaluate import evaluate
 from dpd_eval.extractors.own import own_extractor
 from dpd_eval.selection.real_set import DECISIONS_NAME, select_set
@@ -57,17 +58,8 @@ def test_images_of_the_students_size_have_no_patches(data: Path, tmp_path: Path)
 def test_an_evaluation_takes_the_patches_for_this_arm_alone(data: Path, tmp_path: Path) -> None:
     select_set(data, tmp_path / "set", method="foreground", ipc=4, resolution=SMALL, cache=tmp_path / "cache")
     recipe = Recipe(name="tiny", steps=5, batch=8, optimizer="adamw", peak_rate=3e-3)
-    found = evaluate(
-        [tmp_path / "set"],
-        train=data,
-        test="val",
-        baselines=["foreground", "random"],
-        ipc=[4],
-        recipe=recipe,
-        pairs=2,
-        metrics=False,
-        cache=tmp_path / "cache",
-    )
+    config = EvaluateConfig(baselines=("foreground", "random"), ipc=(4,), pairs=2, metrics=False)
+    found = evaluate([tmp_path / "set"], config, train=data, test="val", recipe=recipe, cache=tmp_path / "cache")
     arms = {arm.arm: arm.oa_runs for arm in found.arms}
     assert arms["foreground"] == arms["set"]  # the very images that `select` wrote, and the same student seeds
     assert found.teacher is None  # labels are hard

@@ -1,4 +1,4 @@
-"""docs/bundle-format.md says what the code does: its vectors, read from the page, by the code and by another reader."""
+"""The page bundle-format.md says what the code does: its vectors, by the code and by another reader."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from dpd_runtime.sampling.noise import NoiseStream, noise_key
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from tests.runtime.bundle.test_encryption import independent
 
-PAGE = Path(__file__).parents[3] / "docs" / "bundle-format.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "bundle-format.md"
 if not PAGE.is_file():
     pytest.skip("the documents are not here", allow_module_level=True)
 TEXT = PAGE.read_text(encoding="utf-8")

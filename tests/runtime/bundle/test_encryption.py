@@ -66,7 +66,7 @@ def refused(folder: Path, content: bytes, match: str, key: Key | None = KEY) -> 
 
 
 def independent(content: bytes, key: bytes | str) -> bytes:
-    """docs/bundle-format.md, read from a file with hashlib, hmac and one AEAD call: no line of ours, no HKDF class."""
+    """The page bundle-format.md, read with hashlib, hmac and one AEAD call: no line of ours, no HKDF class."""
     magic, version, kind, chunk, cost, r, p, zero, salt = struct.unpack("<6sBBIBBBB32s", content[:48])
     assert (magic, version, zero) == (b"DPDENC", 1, 0)
     if kind == 1:

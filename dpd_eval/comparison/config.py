@@ -1,0 +1,122 @@
+"""The options of an evaluation. Every field is an option of `dpd evaluate`; this module does not load PyTorch."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from dpd_runtime.annotations import option
+from dpd_runtime.errors import InputError
+
+Baseline = Literal["random", "herding", "k-center", "k-means", "tdds", "foreground", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Everything that decides an evaluation except the images: what is trained, compared and measured.
+
+    Raises:
+        InputError: a value that is unknown, given twice, out of range or without effect.
+    """
+
+    students: tuple[str, ...] = field(
+        default=("convnet",),
+        metadata=option(
+            "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
+            "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH.",
+            "Model",
+        ),
+    )
+    baselines: tuple[Baseline, ...] = field(
+        default=("random",),
+        metadata=option("Subsets of the real images to compare with, separated by commas; '' for none.", "Data"),
+    )
+    ipc: tuple[int, ...] | None = field(
+        default=None,
+        metadata=option("Images per class, separated by commas. Default: the size of SET's smallest class.", "Data"),
+    )
+    recipe: str = field(
+        default="quick",
+        metadata=option("How each student is trained: quick, paper or the path of a .toml file.", "Model"),
+    )
+    pairs: int | None = field(
+        default=None,
+        metadata=option("Number of paired runs. Default: 8 up to IPC 10, 5 above.", "Running"),
+    )
+    at_least: float = field(
+        default=1.0,
+        metadata=option("Test whether SET reaches this share of each baseline's accuracy.", "Running"),
+    )
+    soft_labels: bool = field(
+        default=False,
+        metadata=option(
+            "Train the students on the class probabilities of a teacher, in every arm. The teacher is trained on "
+            "--train.",
+            "Model",
+        ),
+    )
+    metrics: bool = field(
+        default=True,
+        metadata=option("Also compare the images of each arm with all real images in a feature space.", "Running"),
+    )
+    extractor: str | None = field(
+        default=None,
+        metadata=option(
+            "Network that computes the features: own (trained on --train) or hf:ID_OR_PATH (a model that is already "
+            "on this machine). Default: own.",
+            "Model",
+        ),
+    )
+    segmenter: str | None = field(
+        default=None,
+        metadata=option(
+            "Models that find objects for the baseline foreground: GROUNDING_DINO,SAM2, as ids or folders on this "
+            "machine. Default: a saliency map, no model.",
+            "Model",
+        ),
+    )
+    val_per_class: int | None = field(
+        default=None,
+        metadata=option("Validation images per class. Default: a tenth of the class, at least 1.", "Data"),
+    )
+    resolution: int | None = field(
+        default=None,
+        metadata=option("Side of all images in pixels. Default: the side of the first SET's images.", "Data"),
+    )
+    bands: str | None = field(
+        default=None,
+        metadata=option("Bands of the real images to use as red, green and blue, such as 4,3,2.", "Data"),
+    )
+    stretch: str | None = field(
+        default=None,
+        metadata=option(
+            "What becomes black and white in the real images: percentiles such as 2,98, or pixel values such as "
+            "0:3000.",
+            "Data",
+        ),
+    )
+    jobs: int = field(
+        default=1,
+        metadata=option("Number of processes, one thread each. The results do not depend on it.", "Running"),
+    )
+
+    def __post_init__(self) -> None:
+        if not self.students:
+            raise InputError("no student given: pass for example --students convnet")
+        for name in self.baselines:
+            if name not in get_args(Baseline):
+                raise InputError(f"no baseline {name!r}: there are {', '.join(get_args(Baseline))}")
+        for flag, values in (("students", self.students), ("baselines", self.baselines), ("ipc", self.ipc or ())):
+            if len(set(values)) != len(values):
+                raise InputError(f"--{flag} names something twice: {', '.join(str(value) for value in values)}")
+        if self.ipc is not None and (not self.ipc or min(self.ipc) < 1):
+            raise InputError("--ipc: give one or more numbers ≥ 1, such as --ipc 10,50")
+        if self.pairs is not None and self.pairs < 1:
+            raise InputError(f"--pairs is {self.pairs}: give at least 1")
+        if not 0 < self.at_least < math.inf:
+            raise InputError(f"--at-least is {self.at_least}: give a ratio above 0, such as 0.97")
+        if self.at_least != 1 and not self.baselines:
+            raise InputError(f"--at-least {self.at_least} has no effect without --baselines")
+        if self.segmenter is not None and "foreground" not in self.baselines:
+            raise InputError(f"--segmenter {self.segmenter} has no effect without --baselines foreground: leave it out")
+        if self.jobs < 1:
+            raise InputError(f"--jobs is {self.jobs}: give at least 1")

@@ -1,0 +1,23 @@
+import subprocess
+import sys
+from dataclasses import fields
+from typing import get_args
+
+from dpd_eval.comparison.config import Baseline, EvaluateConfig
+from dpd_eval.selection.methods import METHODS
+
+
+def test_baselines_are_the_selection_methods():
+    assert get_args(Baseline) == tuple(METHODS)
+
+
+def test_every_field_has_a_sentence_of_help_and_a_panel():
+    for field in fields(EvaluateConfig):
+        assert field.metadata["help"].endswith("."), field.name
+        assert field.metadata["panel"] in ("Data", "Model", "Running"), field.name
+
+
+def test_the_config_is_imported_without_torch():
+    code = "import sys, dpd_eval.comparison.config; print('torch' in sys.modules, 'dpd_train' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
