@@ -1,4 +1,4 @@
-"""A picture of what was cut out of images, and what stayed whole. It shows real images."""
+"""A picture of the patches that were cut out of images. It shows real images, so it is private."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ OUTLINE = (255, 220, 0)
 def decisions_sheet(
     classes: Sequence[str], labels: NDArray[np.int64], whole: Images, decisions: Decisions, rows: NDArray[np.int64]
 ) -> Images:
-    """[H, W, 3]: the first `SHOWN` of `rows` of each class: whole ones with their boxes, and below what is taken.
+    """Picture [H, W, 3] of the first `SHOWN` of `rows` of each class: whole images with boxes, and below the patches.
 
     Args:
-        whole: the images [n, S, S, 3] that `decisions` are about, with `labels` [n].
+        whole: the images [n, S, S, 3] of `decisions`, with `labels` [n].
     """
     lines = []
     for label, name in enumerate(classes):
@@ -32,7 +32,7 @@ def decisions_sheet(
 
 
 def _boxed(image: Images, box: NDArray[np.int64]) -> Images:
-    """At the size shown, so that the line is as wide in every picture."""
+    """The image at the size shown, with its box in a line of fixed width."""
     small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     top, left, size = (float(value) * SIDE / image.shape[0] for value in box)
     ImageDraw.Draw(small).rectangle((left, top, left + size - 1, top + size - 1), outline=OUTLINE, width=2)

@@ -48,7 +48,7 @@ def tune_decoder(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> Base:
-    """The base with a decoder trained on the user's images; latents keep their meaning.
+    """The base with a decoder trained on the user's images. The encoder, and so the latents, stay as they are.
 
     Args:
         images: uint8 [n, H, W, 3] of the training and the validation part.

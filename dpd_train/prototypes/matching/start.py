@@ -1,4 +1,4 @@
-"""Where matched codes begin: images that the model draws, chosen as a site chooses. No real image is among them."""
+"""Starting codes of the matching: images that the model samples and the judge selects. None is a real image."""
 
 from collections.abc import Callable
 
@@ -24,10 +24,10 @@ def starting_codes(
     seed: int,
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> torch.Tensor:
-    """Scaled latents [classes, count, C, h, w]: of each index the candidate which `judge` finds clearest.
+    """Scaled latents [classes, count, C, h, w]: for each index the candidate with the highest margin by `judge`.
 
     Args:
-        prompts: [classes + 1, L, D], the empty one last.
+        prompts: [classes + 1, L, D], the empty prompt last.
     """
     sampler = DEFAULT_SAMPLER
     make_steps, advance = SOLVERS[sampler.solver]
