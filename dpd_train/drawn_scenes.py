@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import InputError
 
 SUPERSAMPLING = 4
@@ -42,7 +43,7 @@ ROOFS: tuple[Colour, ...] = (
 )
 
 
-def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> npt.NDArray[np.uint8]:
+def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> Pixels:
     """Draw one tile of class `name`, uint8 [resolution, resolution, 3], with random numbers only from `rng`.
 
     Raises:
@@ -58,7 +59,7 @@ def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> npt
     size = (resolution, SUPERSAMPLING, resolution, SUPERSAMPLING, 3)
     reduced = large.reshape(size).mean(axis=(1, 3))
     noisy = reduced + rng.normal(0, SENSOR_NOISE, reduced.shape)
-    tile: npt.NDArray[np.uint8] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    tile: Pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     return tile
 
 

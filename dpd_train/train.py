@@ -83,7 +83,7 @@ def _open(
     """Check the input before anything is written; then make the run directory.
 
     Raises:
-        DataError, InputError
+        DataError, InputError: unusable data, base or output folder, or options that do not fit them.
     """
     check_run_folder(out, resume)
     check_captioner(config.captioner)

@@ -9,28 +9,16 @@ from typing import Any
 
 import diffusers
 import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dpd_runtime.annotations import Float32
+from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import Denoise, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
-from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, nano_folder, weights_variant
+from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, weights_variant
 
-__all__ = [
-    "TOKENIZER_FILES",
-    "Base",
-    "at_resolution",
-    "decode_images",
-    "decode_in_parts",
-    "load_base",
-    "nano_folder",
-    "save_base",
-    "torch_denoise",
-]
 DECODED = 6  # latents in one call of the decoder, if there may be many
 
 
@@ -122,13 +110,13 @@ def torch_denoise(base: Base) -> Denoise:
 
 
 @torch.no_grad()
-def decode_images(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
+def decode_images(base: Base, latents: Float32) -> Images:
     """Scaled latents [B, C, h, w] → uint8 [B, H, W, 3]; the VAE stays where it is."""
     scaled = torch.from_numpy(latents).to(base.vae.device) / base.vae.config.scaling_factor
     return to_uint8(base.vae.decode(scaled).sample.cpu().numpy())
 
 
-def decode_in_parts(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
+def decode_in_parts(base: Base, latents: Float32) -> Images:
     """`decode_images`, DECODED at a time, so that the activations fit into memory."""
     parts = [decode_images(base, latents[i : i + DECODED]) for i in range(0, len(latents), DECODED)]
     return np.concatenate(parts)

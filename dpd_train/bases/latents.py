@@ -1,13 +1,13 @@
 """Encode pixels to latents, cached outside the run by content and VAE (DESIGN §5)."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from dpd_runtime.annotations import Images, Progress
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.compute.device import placed, to_device
 from dpd_train.images import to_float
@@ -25,9 +25,9 @@ def weights_hash(module: torch.nn.Module) -> str:
 @torch.no_grad()
 def encode(
     vae: AutoencoderKL,
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    images: Images,
     batch: int = 64,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     *,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
@@ -43,10 +43,10 @@ def encode(
 
 def encode_cached(
     vae: AutoencoderKL,
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    images: Images,
     hashes: Sequence[str],
     cache: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     *,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:

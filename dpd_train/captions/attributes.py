@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dpd_runtime.annotations import Images, Pixels
+
 SIDE = 64  # images are brought to this size first, so that "fine" does not depend on the resolution
 CHUNK = 256
 
@@ -67,7 +69,7 @@ class Attributes:
         return (self.colour, self.texture, *([self.orientation] if self.orientation else []), *self.structure)
 
 
-def describe(image: npt.NDArray[np.uint8]) -> Attributes:
+def describe(image: Pixels) -> Attributes:
     """Attributes of one image, uint8 [H, W, 3].
 
     Raises:
@@ -76,12 +78,12 @@ def describe(image: npt.NDArray[np.uint8]) -> Attributes:
     return _describe_chunk(_checked(image[None] if image.ndim == 3 else image, 1))[0]
 
 
-def phrases(image: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+def phrases(image: Pixels) -> tuple[str, ...]:
     """The phrases of one image, uint8 [H, W, 3]."""
     return describe(image).phrases
 
 
-def describe_many(images: npt.NDArray[np.uint8]) -> list[tuple[str, ...]]:
+def describe_many(images: Images) -> list[tuple[str, ...]]:
     """The phrases of each image of uint8 [n, H, W, 3]; about 1 ms per image of 64 pixels."""
     _checked(images, None)
     chunks = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
@@ -110,14 +112,14 @@ def aggregate(captions: Sequence[tuple[str, ...]], min_share: float = 0.5, min_c
     return tuple(sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word)))
 
 
-def _checked(images: npt.NDArray[np.uint8], count: int | None) -> npt.NDArray[np.uint8]:
+def _checked(images: Images, count: int | None) -> Images:
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or (count and len(images) != count):
         wanted = "[H, W, 3]" if count else "[n, H, W, 3]"
         raise ValueError(f"images are {images.dtype} {list(images.shape)}; uint8 {wanted} is needed")
     return images
 
 
-def _describe_chunk(images: npt.NDArray[np.uint8]) -> list[Attributes]:
+def _describe_chunk(images: Images) -> list[Attributes]:
     rgb = _standard_size(images).astype(np.float32)
     luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     mean_luma = luma.mean((1, 2))
@@ -162,7 +164,7 @@ def _describe_chunk(images: npt.NDArray[np.uint8]) -> list[Attributes]:
     ]
 
 
-def _standard_size(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _standard_size(images: Images) -> Images:
     if images.shape[1:3] == (SIDE, SIDE):
         return images
     how = Image.Resampling.BOX if min(images.shape[1:3]) >= SIDE else Image.Resampling.BICUBIC

@@ -5,12 +5,11 @@ class probabilities over some steps. Images whose contribution varies are learnt
 generalise; images whose contribution does not are learnt at once or never.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from dpd_runtime.annotations import Int64, Progress
 from dpd_train.classifiers.network import teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, train_classifier
 
@@ -48,7 +47,7 @@ def score_images(
     data: Labelled,
     classes: int,
     seed: int,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
     *,
     device: torch.device | str = "cpu",
 ) -> Float:
@@ -69,7 +68,7 @@ def kept_count(images: int, removed: float) -> int:
     return max(min(2, images), round(images * (1 - removed)))
 
 
-def best_rows(scores: Float, labels: npt.NDArray[np.int64], removed: float) -> npt.NDArray[np.int64]:
+def best_rows(scores: Float, labels: Int64, removed: float) -> Int64:
     """Ascending rows of the images that are kept: each class loses the share `removed` with the lowest scores."""
     kept = []
     for label in np.unique(labels):

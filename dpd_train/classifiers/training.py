@@ -118,7 +118,7 @@ def train_classifier(
     validation: tuple[torch.Tensor, torch.Tensor],
     shape: ResNetConfig,
     training: ClassifierTraining,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
     noise: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
     *,
     observe: Callable[[torch.Tensor], None] = lambda logits: None,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError, ProviderError
 from dpd_train.compute.checkpoint import restore_optimizer
 
@@ -128,7 +129,7 @@ def checkpointed(
     save: Callable[[int], None],
     seconds: float,
     deadline: Deadline,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Iterator[int]:
     """Yield the numbers of `steps` and save the state: every `seconds`, after the last step, and when time is up.
 

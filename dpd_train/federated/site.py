@@ -1,6 +1,6 @@
 """A site's part of a round: train some steps on its own images from the shared weights, and send the change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base
 from dpd_train.compute.checkpoint import load_state, prefixed, save_state
@@ -39,7 +40,7 @@ class SiteInputs:
     device: torch.device | str = "cpu"
     judge: nn.Module | None = None
     track: Track | None = None
-    progress: Callable[[int, int], None] = lambda step, steps: None
+    progress: Progress = lambda step, steps: None
 
     def check(self, settings: Settings) -> None:
         """Check that the site fits the server.

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from dpd_runtime.annotations import Images
+from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.foreground.foreground import Masks, decide, salient
 from dpd_train.foreground.sheet import decisions_sheet
@@ -17,7 +16,7 @@ from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
 
 CROP, LEAVE_OUT = "--crop foreground", "leave --crop out, or give a smaller --resolution"
 
-Stage = Callable[[str], Callable[[int, int], None]]
+Stage = Callable[[str], Progress]
 """Title of a stage → its progress, (done, total) → None."""
 
 
@@ -31,7 +30,7 @@ class Cropped:
     """
 
     scenes: SceneSet
-    picture: Images
+    picture: Pixels
     record: dict[str, object]
 
 
@@ -134,5 +133,5 @@ def cropped(
     return Cropped(replace(scenes, images=decisions.images, hashes=tuple(hashes)), picture, record)
 
 
-def _patch_hash(image: str, box: NDArray[np.int64]) -> str:
+def _patch_hash(image: str, box: Int64) -> str:
     return hashlib.sha256(f"{image} {box.tolist()}".encode()).hexdigest()

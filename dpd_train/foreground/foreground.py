@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter  # type: ignore[import-untyped]
 
-from dpd_runtime.annotations import Images
+from dpd_runtime.annotations import Float32, Images, Int64, Pixels
 
 MAP = 64  # side of a map in cells
 LEVEL = 3.0  # times the mean saliency; Hou and Zhang 2007, §3.3
@@ -22,7 +22,7 @@ STRIDE = 8  # cells between candidates
 CANDIDATES = 4
 
 Masks = NDArray[np.bool_]
-Confidence = Callable[[Images, NDArray[np.int64]], NDArray[np.float32]]
+Confidence = Callable[[Images, Int64], Float32]
 """Images [n, side, side, 3] and labels [n] → a teacher's confidence in these labels [n]."""
 
 
@@ -40,17 +40,17 @@ class Decisions:
 
     occupancy: NDArray[np.float64]
     thresholds: NDArray[np.float64]
-    boxes: NDArray[np.int64]
+    boxes: Int64
     images: Images
-    sure: NDArray[np.float32]
+    sure: Float32
 
     @property
-    def cut(self) -> NDArray[np.int64]:
+    def cut(self) -> Int64:
         """Rows of the images that were cut."""
         return np.flatnonzero(self.boxes[:, 2] < self.boxes[:, 2].max())
 
 
-def spectral_residual(image: Images) -> NDArray[np.float64]:
+def spectral_residual(image: Pixels) -> NDArray[np.float64]:
     """Saliency [MAP, MAP] of one image [S, S, 3] (Hou and Zhang, CVPR 2007, §2.3).
 
     The log amplitude spectrum minus its local mean, transformed back with the image's phase.
@@ -69,7 +69,7 @@ def salient(images: Images) -> Masks:
     return np.asarray(maps > LEVEL * maps.mean(axis=(1, 2), keepdims=True))
 
 
-def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
+def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> Int64:
     """The CANDIDATES windows on a grid with the most foreground, in descending order, ties in the order of the grid.
 
     Returns:
@@ -83,7 +83,7 @@ def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
     return np.array([(y * pixels // MAP, x * pixels // MAP, int(pixels * PATCH)) for y, x in np.array(corners)[most]])
 
 
-def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:
+def cut(image: Pixels, box: Int64, side: int) -> Pixels:
     """The part of one image [S, S, 3] in `box`, as [side, side, 3]."""
     top, left, size = (int(value) for value in box)
     part = Image.fromarray(image[top : top + size, left : left + size])
@@ -93,7 +93,7 @@ def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:
 def decide(
     whole: Images,
     small: Images,
-    labels: NDArray[np.int64],
+    labels: Int64,
     masks: Masks,
     confidence: Confidence | None = None,
 ) -> Decisions:
@@ -129,5 +129,5 @@ def decide(
     return Decisions(occupancy, thresholds, boxes, images, sure)
 
 
-def _indifferent(images: Images, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+def _indifferent(images: Images, labels: Int64) -> Float32:
     return np.zeros(len(labels), np.float32)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
 from dpd_train.captions.attributes import class_words
@@ -76,7 +76,7 @@ def find_segmenter(name: str) -> Segmenter:
 def segment(
     segmenter: Segmenter,
     images: Images,
-    labels: NDArray[np.int64],
+    labels: Int64,
     classes: Sequence[str],
     device: Device = "cpu",
     progress: Progress = lambda done, total: None,
@@ -108,7 +108,7 @@ def _detector(folder: Path, device: torch.device) -> Callable[[Images, str], tor
     model = complete_model(what, AutoModelForZeroShotObjectDetection, folder, torch.float32, device)
 
     @torch.no_grad()
-    def find(image: Images, words: str) -> torch.Tensor:
+    def find(image: Pixels, words: str) -> torch.Tensor:
         # as in its training, a full stop ends a phrase
         inputs = processor(images=Image.fromarray(image), text=f"{words}.", return_tensors="pt").to(device)
         found = model(**inputs)
@@ -129,7 +129,7 @@ def _outliner(folder: Path, device: torch.device) -> Callable[[Images, torch.Ten
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
     @torch.no_grad()
-    def outline(image: Images, boxes: torch.Tensor) -> NDArray[np.bool_]:
+    def outline(image: Pixels, boxes: torch.Tensor) -> NDArray[np.bool_]:
         # as in SAM 2's own image processor, which needs torchvision
         square = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
         pixels = (torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255 - mean) / deviation

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dpd_runtime.annotations import Images
+from dpd_runtime.annotations import Images, Int64, Pixels
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_train.foreground.foreground import Decisions
 
@@ -15,9 +14,7 @@ SIDE = 96  # pixels
 OUTLINE = (255, 220, 0)
 
 
-def decisions_sheet(
-    classes: Sequence[str], labels: NDArray[np.int64], whole: Images, decisions: Decisions, rows: NDArray[np.int64]
-) -> Images:
+def decisions_sheet(classes: Sequence[str], labels: Int64, whole: Images, decisions: Decisions, rows: Int64) -> Pixels:
     """Picture [H, W, 3] of the first `SHOWN` of `rows` of each class: whole images with boxes, and below the patches.
 
     Args:
@@ -31,7 +28,7 @@ def decisions_sheet(
     return contact_sheet(lines, size=SIDE)
 
 
-def _boxed(image: Images, box: NDArray[np.int64]) -> Images:
+def _boxed(image: Pixels, box: Int64) -> Pixels:
     """The image at the size shown, with its box in a line of fixed width."""
     small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     top, left, size = (float(value) * SIDE / image.shape[0] for value in box)

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from dpd_runtime.annotations import Pixels
+
 # Control characters, line and paragraph separators; bidirectional overrides, which display another name.
 UNSEEN = frozenset({"Cc", "Zl", "Zp"})
 OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -51,7 +53,7 @@ def read_bytes(path: Path) -> bytes | str:
         return reason_of(error)
 
 
-def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, npt.NDArray[np.uint8]] | str:
+def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, Pixels] | str:
     """The file's bytes and its middle square, resized (Lanczos), uint8 [resolution, resolution, 3]; or a reason."""
     content = read_bytes(path)
     if isinstance(content, str):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
 from dpd_train.images.pixels import printable, read_bytes, reason_of
 from dpd_train.images.rasters import Raster, read_raster, require_rasterio
@@ -96,7 +96,7 @@ def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) ->
     return Rendering(reading.bands, limits, kind, percentiles, len(alike))
 
 
-def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> npt.NDArray[np.uint8]:
+def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> Pixels:
     """Stretch to uint8 [side, side, 3]: low becomes 0, high 255, linear between, clipped outside; no data is 0."""
     bands = []
     for band, values in enumerate(raster.values):

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.files import write_atomically
 from dpd_train.images.rendering import Rendering
 
@@ -44,15 +44,15 @@ class SceneSet:
     """
 
     classes: tuple[str, ...]
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    images: Images
+    labels: Int64
     hashes: tuple[str, ...]
     rejected: tuple[Rejected, ...]
     paths: tuple[str, ...] = ()
     rendering: Rendering | None = None
     outside: tuple[str, ...] = ()
 
-    def only(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "SceneSet":
+    def only(self, rows: Sequence[int] | Int64) -> "SceneSet":
         """The images of these rows."""
         hashes, paths = (tuple(values[row] for row in rows if values) for values in (self.hashes, self.paths))
         return replace(self, images=self.images[rows], labels=self.labels[rows], hashes=hashes, paths=paths)

@@ -1,11 +1,11 @@
 """Networks of the VAE's perceptual loss, trained on the same images for this purpose and never shipped."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.pool import load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
@@ -40,7 +40,7 @@ def train_perceptual_networks(
     validation: Labelled,
     classes: int,
     training: ClassifierTraining,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,

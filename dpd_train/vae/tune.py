@@ -1,11 +1,12 @@
 """Training of the VAE's decoder alone: the nano base's settings, and the tuning on a user's images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.device import NEVER, Deadline
@@ -43,7 +44,7 @@ def tune_decoder(
     networks: Sequence[ResNet],
     config: TrainConfig,
     state: Path,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,

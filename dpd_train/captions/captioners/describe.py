@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.annotations import Pixels, Progress
 from dpd_runtime.errors import DiskError, InputError
 from dpd_train.captions import attributes
 from dpd_train.captions.captioners.captioner import Captioner, Phrases
 from dpd_train.images import SceneSet
 
 
-def image_hash(image: Images) -> str:
+def image_hash(image: Pixels) -> str:
     """sha256 over shape and pixels, uint8 [H, W, 3]: other crops or stretches of one file are different images."""
     return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.classifiers.network import ResNet, set_learning_rate
 from dpd_train.compute.checkpoint import (
@@ -95,7 +96,7 @@ def match_codes(
     decode: Callable[[torch.Tensor], torch.Tensor],
     watchers: Sequence[Watcher],
     matching: Matching,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
     *,
     state: Path,
     device: torch.device | str = "cpu",

@@ -1,10 +1,9 @@
 """Starting codes of the matching: images that the model samples and the judge selects. None is a real image."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sample import margins, sample
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, sampler_schedule
@@ -22,7 +21,7 @@ def starting_codes(
     prompts: torch.Tensor,
     count: int,
     seed: int,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
 ) -> torch.Tensor:
     """Scaled latents [classes, count, C, h, w]: for each index the candidate with the highest margin by `judge`.
 

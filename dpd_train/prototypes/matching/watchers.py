@@ -1,10 +1,10 @@
 """Watchers: the networks whose features codes are matched in. Several shapes, briefly to fully trained, not shipped."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
@@ -41,7 +41,7 @@ def train_watchers(
     data: Labelled,
     validation: Labelled,
     classes: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,

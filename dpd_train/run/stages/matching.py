@@ -1,11 +1,11 @@
 """The stage of `dpd train --prototypes matched`: train watchers, measure their statistics, match codes to them."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
@@ -83,9 +83,7 @@ def matched_prototypes(
     return _prototypes(codes.numpy(), of_class), _prototypes(start.numpy(), of_class)
 
 
-def _start(
-    run: Run, base: Base, judge: ResNet, rows: list[npt.NDArray[np.int64]], phrases: Phrases, count: int
-) -> torch.Tensor:
+def _start(run: Run, base: Base, judge: ResNet, rows: list[Int64], phrases: Phrases, count: int) -> torch.Tensor:
     """Starting codes of an earlier session, or new ones sampled from one prompt for each class."""
     path, classes = run.state("start"), run.classes
     if not path.exists():
@@ -114,7 +112,7 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     return watchers
 
 
-def _prototypes(codes: npt.NDArray[np.float32], latents: list[npt.NDArray[np.float32]]) -> list[ClassPrototypes]:
+def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]:
     """All images of a class stand behind each of its codes; the members nearest to a code decide its prompt."""
     found = []
     for own, values in zip(codes, latents, strict=True):

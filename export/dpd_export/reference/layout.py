@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from dpd_train.bases.base import TOKENIZER_FILES, Base
+from dpd_train.bases.base import Base
+from dpd_train.bases.folder import TOKENIZER_FILES
 
 CONFIGS = {
     "unet/config.json": "unet/config.json",
