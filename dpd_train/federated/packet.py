@@ -113,7 +113,7 @@ def _squared(update: Sequence[torch.Tensor]) -> float:
 
 
 def weighted_mean(updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float]) -> list[torch.Tensor]:
-    """Σ wᵢ Δᵢ / Σ wᵢ of each layer (federated averaging, McMahan et al. 2017): weights: numbers of images.
+    """Σ wᵢ Δᵢ / Σ wᵢ of each layer (federated averaging, McMahan et al. 2017); the weights are numbers of images.
 
     Raises:
         ValueError: no update, or a weight that is not above 0.

@@ -22,7 +22,7 @@ Decode = Callable[[Float32], Images]
 
 @dataclass(frozen=True)
 class Nearest:
-    """Highest similarity of images to the training part [n], by `structure.closeness`, with the images' labels [n]."""
+    """Highest similarity of images to the training part [n], by `structure.closeness`, and their labels [n]."""
 
     values: Float
     labels: Int64

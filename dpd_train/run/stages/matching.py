@@ -31,13 +31,16 @@ from dpd_train.run.data import RunData, rows_by_class
 
 
 def check_matched(base: Base, data: RunData, config: TrainConfig) -> None:
-    """Raises:
-    InputError: a base whose decoder is too large for a loop. DataError: a class with fewer images than k_min.
+    """Check that codes can be matched with this base and data.
+
+    Raises:
+        InputError: the base's decoder is too large to run thousands of times.
+        DataError: a class has fewer images than k_min.
     """
     if is_large(base):
         raise InputError(
-            "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which is for bases below "
-            "100 M parameters: take pooled or centroid"
+            "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which suits bases below "
+            "100 M parameters: use pooled or centroid"
         )
     for name, rows in zip(data.train.classes, rows_by_class(data.train), strict=True):
         images = kept_count(len(rows), pruned_share(config.prune)) if config.prune else len(rows)
