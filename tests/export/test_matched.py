@@ -92,7 +92,7 @@ def test_what_cannot_be_matched_is_said_before_anything_is_trained(
     with pytest.raises(DataError, match="has 8 different training images, and --prototypes matched needs at least"):
         train(scenes, tmp_path / "run", config(tmp_path, k_min=9), cache=tmp_path / "cache")
     monkeypatch.setattr("dpd_train.run.stages.matching.is_large", lambda base: True)
-    with pytest.raises(InputError, match=r"--prototypes matched .* take pooled or centroid"):
+    with pytest.raises(InputError, match=r"--prototypes matched .* use pooled or centroid"):
         train(scenes, tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
     assert not (tmp_path / "run").exists()
 

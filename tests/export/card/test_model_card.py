@@ -20,7 +20,8 @@ from dpd_runtime import load_bundle
 from dpd_runtime.bundle.manifest import FileEntry, Manifest
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling.step_table import GRAPH as STEP
-from dpd_train.bases.base import load_base, nano_folder
+from dpd_train.bases.base import load_base
+from dpd_train.bases.folder import nano_folder
 
 ABSOLUTE = re.compile(r"(?<![\w.])/\w|[A-Za-z]:\\|~/")  # /home, C:\, ~/
 
