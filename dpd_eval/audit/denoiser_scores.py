@@ -1,8 +1,8 @@
-"""What a denoiser gives away about an image: three scores, each higher for what it was trained on.
+"""Three membership scores of a denoiser, each higher for images that it was trained on.
 
-loss: error of the predicted noise (Matsumoto et al. 2023, 2302.03262). PIA: its consistency with the noise that the
-network sees in the clean image (Kong et al. 2024, 2305.18355). SecMI: error of a step there and back on the
-deterministic path (Duan et al. 2023, 2302.01316).
+loss: error of the predicted noise (Matsumoto et al. 2023, 2302.03262). PIA: consistency of the predicted noise with the
+noise that the network predicts for the clean image (Kong et al. 2024, 2305.18355). SecMI: error of one step forth and
+back on the deterministic path (Duan et al. 2023, 2302.01316).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.schedule import Schedule, add_noise, predicted_original
 
-LOSS_TIMES = (0.1, 0.2, 0.3, 0.4)  # shares of the timesteps
+LOSS_TIMES = (0.1, 0.2, 0.3, 0.4)  # as shares of the timesteps
 PIA_TIME, PIA_NORM = 0.2, 4  # as the paper's t = 200 and ℓ4
 SECMI_TIME, SECMI_STRIDE = 0.1, 0.01  # as the paper's t = 100 in strides of 10
 Float = NDArray[np.floating]
@@ -23,10 +23,10 @@ Float = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Questions:
-    """A denoiser, and what it is asked about: latents [n, C, h, w] with their prompts [n, L, D].
+    """A denoiser, and the latents [n, C, h, w] with prompts [n, L, D] that it is scored on.
 
     Args:
-        called: told of every call of the network.
+        called: called after every network call.
     """
 
     denoise: Denoise
@@ -36,11 +36,11 @@ class Questions:
     called: Callable[[], None] = lambda: None
 
     def at(self, share: float) -> int:
-        """The timestep at this share of them."""
+        """Return the timestep at this share of all timesteps."""
         return min(round(share * self.schedule.num_train_timesteps), self.schedule.num_train_timesteps - 1)
 
     def noise(self, latents: Float32, timestep: int) -> Float32:
-        """ε̂ of noisy latents, whatever the network predicts."""
+        """Predict the noise ε̂ of noisy latents, converted from whatever the network predicts."""
         output: Float32 = self.denoise(latents, timestep, self.prompts)
         self.called()
         alpha, sigma = self.schedule.alpha_sigma(timestep)
@@ -51,7 +51,7 @@ class Questions:
         return noise.astype(np.float32)
 
     def moved(self, latents: Float32, start: int, end: int) -> Float32:
-        """One deterministic step from timestep `start` to `end` (DDIM, 2010.02502, eq. 12 with no noise)."""
+        """Take one deterministic step from timestep `start` to `end` (DDIM, 2010.02502, eq. 12 without noise)."""
         alpha, sigma = self.schedule.alpha_sigma(start)
         noise = self.noise(latents, start)
         original = predicted_original(latents, noise, "epsilon", alpha, sigma)
@@ -59,7 +59,7 @@ class Questions:
 
 
 def loss_score(asked: Questions, seed: int) -> Float:
-    """Minus the mean of ‖ε − ε̂‖² over four noises, one a timestep."""
+    """Return minus the mean of ‖ε − ε̂‖² over four noises, one per timestep."""
     rng = np.random.default_rng(seed)
     errors = np.zeros(len(asked.latents))
     for share in LOSS_TIMES:
@@ -71,7 +71,7 @@ def loss_score(asked: Questions, seed: int) -> Float:
 
 
 def pia_score(asked: Questions) -> Float:
-    """−‖ε̄ − ε̂(√ᾱ_t z0 + √(1−ᾱ_t) ε̄, t)‖₄, ε̄ = ε̂(z0, 0)."""
+    """Return −‖ε̄ − ε̂(√ᾱ_t z0 + √(1−ᾱ_t) ε̄, t)‖₄ with ε̄ = ε̂(z0, 0)."""
     timestep = asked.at(PIA_TIME)
     seen = asked.noise(asked.latents, 0)
     noisy = add_noise(asked.latents, seen, *asked.schedule.alpha_sigma(timestep))
@@ -81,7 +81,7 @@ def pia_score(asked: Questions) -> Float:
 
 
 def secmi_score(asked: Questions) -> Float:
-    """Minus the t-error: the latent is taken along the deterministic path to t, one stride further and back."""
+    """Return minus the t-error: follow the deterministic path to t, then one stride further and back."""
     stride = max(1, asked.at(SECMI_STRIDE))
     last = max(stride, asked.at(SECMI_TIME))
     latents, timestep = asked.latents, 0
@@ -106,7 +106,7 @@ def denoiser_scores(
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Float]:
-    """All three [n] of latents [n, C, h, w] with prompts [n, L, D]."""
+    """Compute all three scores [n] of latents [n, C, h, w] with prompts [n, L, D]."""
     count = 0
 
     def called() -> None:

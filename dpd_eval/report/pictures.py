@@ -5,9 +5,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+
+from dpd_runtime.annotations import Pixels
 
 COLUMNS, LARGEST_TILE, GAP = 5, 96, 2
 GROUND = (154, 163, 173)  # between the tiles: neither light nor dark pages make it glare
@@ -20,7 +20,7 @@ class Picture:
     height: int
 
 
-def class_sheet(images: Sequence[NDArray[np.uint8]]) -> Picture:
+def class_sheet(images: Sequence[Pixels]) -> Picture:
     """Images [H, W, 3] in rows of five, each shrunk to at most 96 pixels a side."""
     side = min(LARGEST_TILE, max(max(image.shape[:2]) for image in images))
     columns = min(COLUMNS, len(images))
