@@ -1,4 +1,4 @@
-"""An evaluation's JSON (`dpd evaluate --out`, or a committed result that holds one) → EvaluationRecord."""
+"""Read an evaluation from JSON: the output of `dpd evaluate --out`, or a committed result that contains one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,10 @@ def looks_like_evaluation(content: object) -> bool:
 
 
 def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] = ()) -> EvaluationRecord:
-    """Raises:
-    InputError: a value that is missing or of the wrong type, naming it.
+    """Read an evaluation.
+
+    Raises:
+        InputError: a value that is missing or of the wrong type, naming it.
     """
     labels = node.text("labels", "hard")
     sets = node.raw_texts("sets")
@@ -131,7 +133,7 @@ def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replace(text: str, known: Mapping[str, str]) -> str:
-    """Paths that the file names elsewhere, spaces and all; the longest first, as one may begin another."""
+    """Shorten paths that occur elsewhere in the file, the longest first because one may be a prefix of another."""
     for path in sorted((path for path in known if "/" in path or "\\" in path), key=len, reverse=True):
         text = text.replace(path, known[path])
     return text

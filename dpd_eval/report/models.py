@@ -1,4 +1,4 @@
-"""What was trained and what is carried: run folders and bundles."""
+"""Read run folders and bundles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from dpd_runtime.sampling.sampler import Sampler
 
 @dataclass(frozen=True)
 class BundleRecord:
-    """prototypes: count for each class; parity: distance of each graph from PyTorch."""
+    """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch."""
 
     name: str
     title: str
@@ -42,9 +42,9 @@ class BundleRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """config as `dpd train` resolved it, its paths as names; samples: what the fine-tuned model draws.
+    """A run. config: as resolved by `dpd train`, with paths reduced to names. samples: of the fine-tuned model.
 
-    images, prototypes: of each class.
+    images, prototypes: counts per class.
     """
 
     name: str
@@ -60,10 +60,10 @@ class RunRecord:
 
 
 def read_bundle(path: Path, name: str) -> BundleRecord:
-    """Every hash of it is checked first.
+    """Read a bundle after checking all its hashes.
 
     Raises:
-        BundleError: damaged, changed, incomplete or from the future.
+        BundleError: a bundle that is damaged, changed, incomplete or of a later format version.
     """
     bundle = load_bundle(path)
     manifest = bundle.manifest
@@ -91,7 +91,7 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
 
 
 def embedded_hash() -> tuple[str, Sampler] | None:
-    """Hash and sampler of the bundle that comes with the package; None in a checkout without it."""
+    """Return the hash and sampler of the embedded bundle; None in a checkout without it."""
     path = embedded_bundle()
     if not path.is_file():
         return None
@@ -100,7 +100,7 @@ def embedded_hash() -> tuple[str, Sampler] | None:
 
 
 def read_run(folder: Path, name: str) -> RunRecord:
-    """run.json, samples/final.png and audit.json; nothing under private/ is opened.
+    """Read run.json, samples/final.png and audit.json; nothing in private/ is opened.
 
     Raises:
         InputError: a damaged run.json.
@@ -125,7 +125,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
 
 
 def _config(node: Node) -> dict[str, Any]:
-    """A base that was a path stays one in a command line: `nano` alone means the shipped base."""
+    """Keep a base that was a path as a path, because `nano` alone means the shipped base."""
     config = _shown(node.content)
     if config.get("base") != node.content.get("base"):
         config["base"] = f"./{config['base']}"
@@ -141,7 +141,7 @@ def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(node: Node, prefix: str = "") -> dict[str, Any]:
-    """`{"vae": {"psnr": 32}}` → `{"vae psnr": 32}`; lists are left out."""
+    """Flatten `{"vae": {"psnr": 32}}` to `{"vae psnr": 32}`; lists are omitted."""
     flat: dict[str, Any] = {}
     for key, value in node.content.items():
         if isinstance(value, dict):
