@@ -168,15 +168,13 @@ def _measure(work: _Work, extractor: Extractor, images: int, seed: int) -> tuple
     tests = [*_enough(sets[0]), *_same_data(subject, data)]
     for judged in sets:
         tests += set_tests(judged, yardsticks, work.private, step)
-    tests += _absent_prototypes(subject, len(sets))
+    if model is None:
+        tests.append(not_run("decoded prototypes", "a set has no prototypes: audit the bundle that made it"))
     tests.append(_artefacts(work))
     controls = set_controls(yardsticks, decoded, step)
     if model is None:
-        return (
-            [*tests, *_no_networks()],
-            [*controls, *without_encoder("a set contains no network")],
-            len(sets[0].images),
-        )
+        tests.append(not_run("membership", "a set has no networks: audit the bundle that made it"))
+        return tests, [*controls, *without_encoder("a set has no networks")], len(sets[0].images)
     tests += network_tests(model, data, work.latents, work.encoder, work.stage)
     if work.latents is None:
         controls += without_encoder("no encoder: give --run")
@@ -201,16 +199,6 @@ def _decoded_prototypes(work: _Work) -> list[Judged]:
     if not len(latents):
         return []
     return [Judged("decoded prototypes", work.subject.model.decode(latents), work.order[labels])]
-
-
-def _absent_prototypes(subject: Subject, sets: int) -> list[Outcome]:
-    if subject.model is not None or sets > 1:
-        return []
-    return [not_run("decoded prototypes", "a set has no prototypes: audit the bundle that made it")]
-
-
-def _no_networks() -> list[Outcome]:
-    return [not_run("membership", "a set has no networks: audit the bundle that made it")]
 
 
 def _enough(judged: Judged) -> list[Outcome]:

@@ -61,14 +61,14 @@ def overfitted_control(
     assert others.latents is not None
     names = [c.name for c in model.bundle.classes]
     prompts = model.class_prompts()[[names.index(name) for name in data.classes]]
-    asked = [(known.latents, prompts[known.labels]), (others.latents, prompts[others.labels])]
+    sides = [(known.latents, prompts[known.labels]), (others.latents, prompts[others.labels])]
     bar = stage("training the over-fitted control")
     made = overfitted_denoiser(known.latents, model.bundle.schedule, cache, bar)
-    scores = compare_denoiser(made.denoise, made.schedule, asked, stage("scoring the control"))
+    scores = compare_denoiser(made.denoise, made.schedule, sides, stage("scoring the control"))
     tests = membership_tests(f"denoiser over-fitted on {len(known.labels)} images", scores)
     spent = "from the cache, trained" if made.cached else "trained"
-    told = [replace(test, note=f"{test.note}; {spent} in {made.seconds:.0f} s") for test in tests]
-    return [Control(test, "FAIL") for test in told if test.name.endswith("AUC")]
+    noted = [replace(test, note=f"{test.note}; {spent} in {made.seconds:.0f} s") for test in tests]
+    return [Control(test, "FAIL") for test in noted if test.name.endswith("AUC")]
 
 
 def without_encoder(reason: str) -> list[Control]:

@@ -22,7 +22,7 @@ Float = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Questions:
+class Query:
     """A denoiser, and the latents [n, C, h, w] with prompts [n, L, D] that it is scored on.
 
     Args:
@@ -58,37 +58,37 @@ class Questions:
         return add_noise(original, noise, *self.schedule.alpha_sigma(end))
 
 
-def loss_score(asked: Questions, seed: int) -> Float:
+def loss_score(query: Query, seed: int) -> Float:
     """Return minus the mean of ‖ε − ε̂‖² over four noises, one per timestep."""
     rng = np.random.default_rng(seed)
-    errors = np.zeros(len(asked.latents))
+    errors = np.zeros(len(query.latents))
     for share in LOSS_TIMES:
-        timestep = asked.at(share)
-        noise = rng.normal(size=asked.latents.shape).astype(np.float32)
-        noisy = add_noise(asked.latents, noise, *asked.schedule.alpha_sigma(timestep))
-        errors += _mean_square(asked.noise(noisy, timestep) - noise)
+        timestep = query.at(share)
+        noise = rng.normal(size=query.latents.shape).astype(np.float32)
+        noisy = add_noise(query.latents, noise, *query.schedule.alpha_sigma(timestep))
+        errors += _mean_square(query.noise(noisy, timestep) - noise)
     return -errors / len(LOSS_TIMES)
 
 
-def pia_score(asked: Questions) -> Float:
+def pia_score(query: Query) -> Float:
     """Return −‖ε̄ − ε̂(√ᾱ_t z0 + √(1−ᾱ_t) ε̄, t)‖₄ with ε̄ = ε̂(z0, 0)."""
-    timestep = asked.at(PIA_TIME)
-    seen = asked.noise(asked.latents, 0)
-    noisy = add_noise(asked.latents, seen, *asked.schedule.alpha_sigma(timestep))
-    difference = np.abs(asked.noise(noisy, timestep) - seen).reshape(len(seen), -1).astype(np.float64)
+    timestep = query.at(PIA_TIME)
+    seen = query.noise(query.latents, 0)
+    noisy = add_noise(query.latents, seen, *query.schedule.alpha_sigma(timestep))
+    difference = np.abs(query.noise(noisy, timestep) - seen).reshape(len(seen), -1).astype(np.float64)
     found: Float = -((difference**PIA_NORM).mean(axis=1) ** (1 / PIA_NORM))
     return found
 
 
-def secmi_score(asked: Questions) -> Float:
+def secmi_score(query: Query) -> Float:
     """Return minus the t-error: follow the deterministic path to t, then one stride further and back."""
-    stride = max(1, asked.at(SECMI_STRIDE))
-    last = max(stride, asked.at(SECMI_TIME))
-    latents, timestep = asked.latents, 0
+    stride = max(1, query.at(SECMI_STRIDE))
+    last = max(stride, query.at(SECMI_TIME))
+    latents, timestep = query.latents, 0
     while timestep + stride <= last:
-        latents = asked.moved(latents, timestep, timestep + stride)
+        latents = query.moved(latents, timestep, timestep + stride)
         timestep += stride
-    back = asked.moved(asked.moved(latents, timestep, timestep + stride), timestep + stride, timestep)
+    back = query.moved(query.moved(latents, timestep, timestep + stride), timestep + stride, timestep)
     return -_mean_square(back - latents)
 
 
@@ -114,8 +114,8 @@ def denoiser_scores(
         count += 1
         progress(min(count, CALLS), CALLS)
 
-    asked = Questions(denoise, schedule, latents, prompts, called)
-    return {"loss": loss_score(asked, seed), "PIA": pia_score(asked), "SecMI": secmi_score(asked)}
+    query = Query(denoise, schedule, latents, prompts, called)
+    return {"loss": loss_score(query, seed), "PIA": pia_score(query), "SecMI": secmi_score(query)}
 
 
 CALLS = len(LOSS_TIMES) + 2 + round(SECMI_TIME / SECMI_STRIDE) + 2

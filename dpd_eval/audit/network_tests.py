@@ -80,9 +80,9 @@ def network_tests(
     tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)})
     fewer, _ = sample(data, latents, MOST_DENOISER)
     prompts = model.class_prompts()[order]
-    asked = [(_latents(side), prompts[side.labels]) for side in fewer]
-    answers = compare_denoiser(model.denoise, model.bundle.schedule, asked, stage("scoring the denoiser"))
-    return tests + membership_tests("denoiser", answers)
+    encoded = [(_latents(side), prompts[side.labels]) for side in fewer]
+    found = compare_denoiser(model.denoise, model.bundle.schedule, encoded, stage("scoring the denoiser"))
+    return tests + membership_tests("denoiser", found)
 
 
 def _latents(side: AuditSample) -> Float32:

@@ -1,10 +1,9 @@
 """Read an evaluation from JSON: the output of `dpd evaluate --out`, or a committed result that contains one."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord, Gap, GoalRecord, Metrics, Setting
-from dpd_eval.report.names import PARTS, hide_paths, short_name, short_names
+from dpd_eval.report.names import PARTS, hide_all_paths, hide_paths, short_name, short_names
 from dpd_eval.report.reading import Node
 from dpd_eval.statistics import Interval
 
@@ -39,9 +38,9 @@ def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] 
         train_images=node.maybe_whole("train_images"),
         test_images=node.maybe_whole("test_images"),
         resolution=node.maybe_whole("resolution"),
-        reading={} if reading is None else _shown(reading.content),
+        reading={} if reading is None else hide_all_paths(reading.content),
         val_per_class=node.maybe_whole("val_per_class"),
-        recipe={} if recipe is None else _shown(recipe.content),
+        recipe={} if recipe is None else hide_all_paths(recipe.content),
         teacher=node.text("teacher"),
         extractor=node.text("extractor"),
         students={hide_paths(key): students.numbers_by_name(key) for key in names} if students else {},
@@ -126,10 +125,6 @@ def _metrics(node: Node) -> Metrics:
         values=values,
         agreement=node.shares_by_name(tables[0]) if tables else {},
     )
-
-
-def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {hide_paths(key): hide_paths(value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def _replace(text: str, known: Mapping[str, str]) -> str:

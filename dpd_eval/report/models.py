@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from dpd_eval.report.audits import AuditRecord, read_audit
-from dpd_eval.report.names import hide_paths
+from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
 from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
@@ -81,10 +81,10 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         sampler=manifest.sampler,
         prototypes={c.name: len(c.prototypes) for c in bundle.classes},
         prompts={c.name: hide_paths(bundle.prompts[c.prompt_rows[0]]) for c in bundle.classes},
-        parity=_shown(manifest.parity),
-        licences=_shown(manifest.licences),
-        tools=_shown(manifest.tools),
-        data=_shown(manifest.data),
+        parity=hide_all_paths(manifest.parity),
+        licences=hide_all_paths(manifest.licences),
+        tools=hide_all_paths(manifest.tools),
+        data=hide_all_paths(manifest.data),
         audit=hide_paths(str(manifest.audit)),
         audit_record=read_audit(parse_json(raw, f"{name}: audit.json"), name) if raw is not None else None,
     )
@@ -126,7 +126,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
 
 def _config(node: Node) -> dict[str, Any]:
     """Keep a base that was a path as a path, because `nano` alone means the shipped base."""
-    config = _shown(node.content)
+    config = hide_all_paths(node.content)
     if config.get("base") != node.content.get("base"):
         config["base"] = f"./{config['base']}"
     return config
@@ -134,10 +134,6 @@ def _config(node: Node) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {hide_paths(str(k)): hide_paths(v) if isinstance(v, str) else v for k, v in content.items()}
 
 
 def _flat(node: Node, prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Shorten paths to folder names, so that the page does not reveal where they are on this machine."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 PARTS = ("train", "val", "test")
 _PATH = re.compile(
@@ -18,6 +19,11 @@ def hide_paths(text: str) -> str:
     """
     shown = _PATH.sub(lambda match: match["url"] or match["last"], text)
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in shown)
+
+
+def hide_all_paths(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply `hide_paths` to every key and every text value."""
+    return {hide_paths(str(k)): hide_paths(v) if isinstance(v, str) else v for k, v in content.items()}
 
 
 def short_names(paths: Sequence[str]) -> tuple[str, ...]:
