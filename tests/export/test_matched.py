@@ -1,4 +1,4 @@
-"""Matched prototypes from `dpd train` through the bundle: each of the first images is its prototype, decoded."""
+"""Matched codes from `dpd train` through the bundle: each of the first images is a decoded code."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 @pytest.fixture(autouse=True)
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few steps and views, in one thread: with two beside another process these small tensors take minutes."""
+    """Few steps and views in one thread: with two, beside another process, these small tensors take minutes."""
     monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
     monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
     threads = torch.get_num_threads()
