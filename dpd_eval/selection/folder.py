@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dpd_eval.selection.method import Rows
-from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.annotations import Progress
+from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.folder import SHEET_NAME
 from dpd_runtime.dataset.formats import PNG, folder_name
 from dpd_runtime.dataset.sheet import contact_sheet
