@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dpd_eval.audit import audit
+from dpd_eval.audit.audit import audit
 from dpd_export import export_run
 from dpd_train.config import TrainConfig
 from dpd_train.train import train

@@ -6,8 +6,9 @@ if TYPE_CHECKING:
     from dpd_eval.comparison.config import EvaluateConfig
     from dpd_eval.comparison.evaluate import evaluate
     from dpd_eval.comparison.results import ArmResult, Difference, Evaluation, Goal, StudentInfo
-    from dpd_eval.metrics import SetMetrics
-    from dpd_eval.selection import random_subset, select
+    from dpd_eval.metrics.set_metrics import SetMetrics
+    from dpd_eval.selection.methods import select
+    from dpd_eval.selection.random import random_subset
     from dpd_eval.statistics import Interval, RatioVerdict, ratio_verdict
     from dpd_eval.students.recipe import Recipe, load_recipe
 
@@ -20,13 +21,13 @@ _MODULES = {
     "Interval": "statistics",
     "RatioVerdict": "statistics",
     "Recipe": "students.recipe",
-    "SetMetrics": "metrics",
+    "SetMetrics": "metrics.set_metrics",
     "StudentInfo": "comparison.results",
     "evaluate": "comparison.evaluate",
     "load_recipe": "students.recipe",
-    "random_subset": "selection",
+    "random_subset": "selection.random",
     "ratio_verdict": "statistics",
-    "select": "selection",
+    "select": "selection.methods",
 }
 
 __all__ = [

@@ -1,6 +1,1 @@
-"""The privacy audit: what leaves the house against the training images and a hold-out (METHOD §9)."""
-
-from dpd_eval.audit.audit import AuditResult, audit
-from dpd_eval.audit.outcome import Control, Outcome
-
-__all__ = ["AuditResult", "Control", "Outcome", "audit"]
+"""The privacy audit: compare what leaves the site with the training images and with a hold-out (METHOD §9)."""

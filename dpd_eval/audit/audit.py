@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_eval.audit.artefacts import NAME as ARTEFACTS
-from dpd_eval.audit.artefacts import Traces, artefact_test, scan
+from dpd_eval.audit.artefacts.artefact import Traces
+from dpd_eval.audit.artefacts.scan import NAME as ARTEFACTS
+from dpd_eval.audit.artefacts.scan import artefact_test, scan
 from dpd_eval.audit.comparison import yardstick
 from dpd_eval.audit.controls import overfitted_control, set_controls, without_encoder
 from dpd_eval.audit.data import AuditData, check_numbers, read_data
-from dpd_eval.audit.encoder import Encoder, find_encoder
+from dpd_eval.audit.encoder import VaeEncoder, find_encoder
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
 from dpd_eval.audit.spaces import structure_space, teacher_space
 from dpd_eval.audit.subject import Subject, open_subject
-from dpd_eval.extractors.extractor import Extractor, build_extractor
+from dpd_eval.extractors.choice import build_extractor
+from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.files import cache_folder
 from dpd_runtime.machine.versions import package_versions
@@ -58,7 +60,7 @@ class _Work:
     subject: Subject
     data: AuditData
     roots: tuple[Path, ...]
-    encoder: Encoder | None
+    encoder: VaeEncoder | None
     latents: tuple[Float32, Float32] | None
     private: Path | None
     cache: Path
@@ -138,7 +140,7 @@ def _folders(cache: Path | None) -> tuple[Path, ...]:
     return tuple(cache / name if cache else cache_folder(name) for name in ("extractors", "latents", "audit"))
 
 
-def _encode(encoder: Encoder, data: AuditData, cache: Path, stage: Stage) -> tuple[Float32, Float32]:
+def _encode(encoder: VaeEncoder, data: AuditData, cache: Path, stage: Stage) -> tuple[Float32, Float32]:
     found = [
         encode_cached(encoder.vae, scenes.images, scenes.hashes, cache, stage(title)).numpy()
         for scenes, title in ((data.train, "encoding T"), (data.held, "encoding H"))
@@ -240,7 +242,7 @@ def _artefacts(work: _Work) -> Outcome:
 
 
 def _about(
-    subject: Subject, data: AuditData, encoder: Encoder | None, extractor: Extractor, images: int, seed: int
+    subject: Subject, data: AuditData, encoder: VaeEncoder | None, extractor: Extractor, images: int, seed: int
 ) -> dict[str, Any]:
     bundle = None if subject.model is None else subject.model.bundle
     return {

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from dpd_eval.audit.comparison import Yardstick
 from dpd_eval.audit.data import SEED, AuditData
 from dpd_eval.audit.membership import membership_tests
+from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
 from dpd_eval.audit.outcome import Control, not_run
 from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
-from dpd_eval.audit.subject import Model
 from dpd_runtime.annotations import Float32, Images
 from dpd_train.images.symmetry import ORDER
 

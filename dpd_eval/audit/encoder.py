@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from dpd_eval.audit.subject import Model, Subject
+from dpd_eval.audit.model import Model
+from dpd_eval.audit.subject import Subject
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
 
@@ -16,14 +17,14 @@ PROBES = 4
 
 
 @dataclass(frozen=True)
-class Encoder:
+class VaeEncoder:
     """A VAE whose decoder is the audited one. `source` says where it comes from."""
 
     vae: AutoencoderKL
     source: str
 
 
-def find_encoder(subject: Subject, run: Path | None) -> Encoder | None:
+def find_encoder(subject: Subject, run: Path | None) -> VaeEncoder | None:
     """The run's own, or the embedded base's where its decoder is the audited one; None where there is none.
 
     Raises:
@@ -48,13 +49,13 @@ def find_encoder(subject: Subject, run: Path | None) -> Encoder | None:
     return found
 
 
-def _encoder(base: Path | str, model: Model, source: str) -> Encoder | None:
+def _encoder(base: Path | str, model: Model, source: str) -> VaeEncoder | None:
     vae, manifest = load_base(str(base)).vae.eval(), model.bundle.manifest
     channels = int(vae.config.latent_channels)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if (channels, manifest.latent_shape[1] * factor) != (manifest.latent_shape[0], manifest.image_shape[0]):
         return None
-    return Encoder(vae, source) if _same_decoder(vae, model) else None
+    return VaeEncoder(vae, source) if _same_decoder(vae, model) else None
 
 
 def _same_decoder(vae: AutoencoderKL, model: Model) -> bool:

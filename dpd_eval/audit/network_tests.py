@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.denoiser_scores import denoiser_scores
-from dpd_eval.audit.encoder import Encoder
+from dpd_eval.audit.encoder import VaeEncoder
 from dpd_eval.audit.membership import Scores, membership_tests
+from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score, reconstruction_score
 from dpd_eval.audit.outcome import Outcome, not_run
-from dpd_eval.audit.subject import Model
 from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.schedule import Schedule
@@ -25,7 +25,7 @@ Stage = Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
-class Sample:
+class AuditSample:
     """Images of T or H with labels in the data's order, and their latents where there is an encoder."""
 
     images: NDArray[np.uint8]
@@ -35,12 +35,12 @@ class Sample:
 
 def sample(
     data: AuditData, latents: tuple[Float32, Float32] | None, most: int = MOST
-) -> tuple[tuple[Sample, Sample], tuple[Labels, Labels]]:
+) -> tuple[tuple[AuditSample, AuditSample], tuple[Labels, Labels]]:
     """Members and others, as many of each class, and their rows in T and H."""
     rows = data.members(most)
 
-    def part(scenes: SceneSet, chosen: Labels, encoded: Float32 | None) -> Sample:
-        return Sample(scenes.images[chosen], scenes.labels[chosen], None if encoded is None else encoded[chosen])
+    def part(scenes: SceneSet, chosen: Labels, encoded: Float32 | None) -> AuditSample:
+        return AuditSample(scenes.images[chosen], scenes.labels[chosen], None if encoded is None else encoded[chosen])
 
     encoded = latents or (None, None)
     return (part(data.train, rows[0], encoded[0]), part(data.held, rows[1], encoded[1])), rows
@@ -57,7 +57,7 @@ def compare_denoiser(
 
 
 def network_tests(
-    model: Model, data: AuditData, latents: tuple[Float32, Float32] | None, encoder: Encoder | None, stage: Stage
+    model: Model, data: AuditData, latents: tuple[Float32, Float32] | None, encoder: VaeEncoder | None, stage: Stage
 ) -> list[Outcome]:
     """Teacher, and with an encoder denoiser, latent classifier and VAE decoder.
 
@@ -86,12 +86,12 @@ def network_tests(
     return tests + membership_tests("denoiser", answers)
 
 
-def _latents(side: Sample) -> Float32:
+def _latents(side: AuditSample) -> Float32:
     assert side.latents is not None
     return side.latents
 
 
-def _teacher(model: Model, sides: Sequence[Sample], labels: Sequence[Labels]) -> list[Outcome]:
+def _teacher(model: Model, sides: Sequence[AuditSample], labels: Sequence[Labels]) -> list[Outcome]:
     if model.teacher is None:
         return []  # nothing of it ships
     pixels = [np.ascontiguousarray(s.images.transpose(0, 3, 1, 2), np.float32) / 127.5 - 1 for s in sides]
@@ -100,7 +100,7 @@ def _teacher(model: Model, sides: Sequence[Sample], labels: Sequence[Labels]) ->
     return membership_tests("teacher", _paired(scores))
 
 
-def _prototypes(model: Model, sides: Sequence[Sample], labels: Sequence[Labels]) -> list[Outcome]:
+def _prototypes(model: Model, sides: Sequence[AuditSample], labels: Sequence[Labels]) -> list[Outcome]:
     latents, owners = model.prototypes()
     if not len(latents):
         return []

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_eval.students.training import one_thread
 from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.errors import DiskError
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.schedule import Schedule, add_noise
 from dpd_train.compute.checkpoint import load_state, save_state, step_generator
+from dpd_train.compute.device import one_thread
 
 FORMAT = 1  # raise it whenever the training gives other weights
 IMAGES = 50

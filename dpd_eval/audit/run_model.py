@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from dpd_eval.audit.subject import Model
+from dpd_eval.audit.model import Model
 from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.classes import SceneClass

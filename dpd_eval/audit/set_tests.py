@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dpd_eval.audit.comparison import Compared, Labels, Yardstick
 from dpd_eval.audit.outcome import Outcome
-from dpd_eval.audit.pictures import write_worst_pairs
 from dpd_runtime.annotations import Images
+from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_train.prototypes.limits import thresholds
+
+COLUMNS = 12
+ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,13 @@ def _keep_worst(judged: Judged, yardstick: Yardstick, found: Compared, private: 
     nearest = yardstick.data.train.images[found.to_train.argmax(axis=1)]
     name = f"{judged.what}, {yardstick.name}".replace(", ", "-").replace(" ", "-")
     write_worst_pairs(private / f"{name}.png", judged.images[rows], nearest[rows])
+
+
+def write_worst_pairs(path: Path, images: Images, nearest: Images) -> None:
+    """The first 36 images, worst first, each above the real image that is most like it in one of its eight views."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    rows = []
+    for start in range(0, min(len(images), COLUMNS * ROWS), COLUMNS):
+        part = slice(start, min(start + COLUMNS, COLUMNS * ROWS))
+        rows += [("audited", list(images[part])), ("nearest real", list(nearest[part]))]
+    Image.fromarray(contact_sheet(rows, size=int(images.shape[1]))).save(path)

@@ -1,104 +1,20 @@
 """What is audited: a bundle, a run or a distilled set, as networks, images and files."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dpd_runtime.annotations import Float32, Images, Progress
+from dpd_eval.audit.model import Labels, Model
+from dpd_runtime.annotations import Images
 from dpd_runtime.bundle.archive import open_files
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
 from dpd_runtime.dataset.state import DATASET_NAME
-from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import InputError
-from dpd_runtime.generation.block import Block
-from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.networks import Networks
 from dpd_runtime.generation.providers import choose_provider
-from dpd_runtime.sampling.sample import to_uint8
-from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_train.images import read_scenes
-from dpd_train.prototypes.prototypes import at_full_size
-
-Labels = NDArray[np.int64]
-CALL = 50  # latents in one call of a network
-
-
-@dataclass(frozen=True)
-class Model:
-    """The networks that ship, with what they need to know.
-
-    Args:
-        bundle: of a run: what an export would make of it, without files.
-        teacher: images [B, 3, H, W] in [-1, 1] → logits; None where none ships.
-    """
-
-    bundle: Bundle
-    networks: Networks
-    teacher: Engine | None
-
-    def decode(self, latents: Float32) -> Images:
-        """Scaled latents [n, C, h, w] → uint8 [n, H, W, 3]."""
-        scaled = latents / np.float32(self.bundle.manifest.scaling_factor)
-        parts = [self.networks.decoder.run(latent_sample=scaled[i : i + CALL]) for i in range(0, len(scaled), CALL)]
-        return to_uint8(np.concatenate(parts))
-
-    def denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
-        """As `dpd_runtime.sampling.sample.Denoise`, in calls of CALL."""
-        parts = [
-            self.networks.unet.run(
-                sample=latents[i : i + CALL],
-                timestep=np.array(timestep, np.int64),
-                encoder_hidden_states=prompts[i : i + CALL],
-            )
-            for i in range(0, len(latents), CALL)
-        ]
-        return np.concatenate(parts)
-
-    def class_prompts(self) -> Float32:
-        """Embedding [classes, L, D] of each class's first prompt."""
-        return self.bundle.prompt_embeddings[[c.prompt_rows[0] for c in self.bundle.classes]]
-
-    def generate(self, images: int, seed: int, progress: Progress) -> tuple[Images, Labels]:
-        """At least `images` of them, as many of each class, as a site would make them: in turn from the blocks of each
-        of the sampler's ways.
-        """
-        each = -(-images // len(self.bundle.classes))
-        sampler = self.bundle.manifest.sampler
-        numbers = blocks_of_each_way(sampler, -(-each // BLOCK))
-        blocks = [Block(c, number) for c in self.bundle.classes for number in numbers]
-        computer = BlockComputer(self.bundle, sampler, self.networks, seed)
-        made = []
-        for done, block in enumerate(blocks):
-            left = each - BLOCK * (done % len(numbers))
-            made += computer.images(block, computer.noise(block))[:left]
-            progress(done + 1, len(blocks))
-        labels = np.array([image.label for image in made], np.int64)
-        return np.stack([image.pixels for image in made]), labels
-
-    def prototypes(self) -> tuple[Float32, Labels]:
-        """All prototypes as latents [K, C, h, w], block means repeated, and their classes."""
-        side = self.bundle.manifest.latent_shape[1]
-        found = [at_full_size(c.prototypes, side) for c in self.bundle.classes]
-        labels = [np.full(len(p), c.label, np.int64) for p, c in zip(found, self.bundle.classes, strict=True)]
-        return np.concatenate(found), np.concatenate(labels)
-
-
-def blocks_of_each_way(sampler: Sampler, count: int) -> list[int]:
-    """Numbers of `count` blocks: the first one of each of the sampler's guidances, then each one's second, …"""
-    begins = [guidance.from_block for guidance in sampler.guidance]
-    ends = [*begins[1:], math.inf]
-    found: list[int] = []
-    for turn in range(count):
-        found += [b + turn for b, end in zip(begins, ends, strict=True) if b + turn < end]
-        if len(found) >= count:
-            break
-    return found[:count]
 
 
 @dataclass(frozen=True)

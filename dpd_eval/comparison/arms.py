@@ -10,9 +10,11 @@ from dpd_eval.comparison.plan import FULL_ARM, Training
 from dpd_eval.comparison.results import StudentInfo
 from dpd_eval.comparison.summary import SET_ARM
 from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.metrics import FEWEST_IMAGES, SetMetrics, set_metrics
-from dpd_eval.selection import METHODS, Seen, Sight, select
-from dpd_eval.students import at_inference, build_student, count_multiply_adds
+from dpd_eval.metrics.set_metrics import FEWEST_IMAGES, SetMetrics, set_metrics
+from dpd_eval.selection.method import Seen, Sight
+from dpd_eval.selection.methods import METHODS, select
+from dpd_eval.students.dsdnet import at_inference
+from dpd_eval.students.student import build_student, count_multiply_adds
 from dpd_runtime.errors import DpdError, InputError
 
 

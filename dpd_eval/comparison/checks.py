@@ -5,10 +5,11 @@ from pathlib import Path
 
 from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs
-from dpd_eval.extractors.extractor import check_name
-from dpd_eval.selection import METHODS, check_ipc
+from dpd_eval.extractors.choice import check_name
+from dpd_eval.selection.method import check_ipc
+from dpd_eval.selection.methods import METHODS
 from dpd_eval.statistics import fewest_pairs
-from dpd_eval.students import check_student
+from dpd_eval.students.student import check_student
 from dpd_runtime.errors import InputError
 
 

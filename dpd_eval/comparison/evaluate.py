@@ -14,14 +14,17 @@ from dpd_eval.comparison.plan import PlanProgress, Training, run_plan
 from dpd_eval.comparison.results import ArmResult, Evaluation, StudentInfo
 from dpd_eval.comparison.soft_labels import label_softly
 from dpd_eval.comparison.summary import differences, summarise, too_few_pairs, verdicts
-from dpd_eval.extractors.extractor import Extractor, build_extractor
-from dpd_eval.metrics import SetMetrics
-from dpd_eval.selection import METHODS, Seen, Sight
-from dpd_eval.selection.foreground_patches import foreground_patches
-from dpd_eval.selection.training_scores import training_scores
-from dpd_eval.students import is_hub, student_identity
+from dpd_eval.extractors.choice import build_extractor
+from dpd_eval.extractors.extractor import Extractor
+from dpd_eval.metrics.set_metrics import SetMetrics
+from dpd_eval.selection.foreground import foreground_patches
+from dpd_eval.selection.method import Seen, Sight
+from dpd_eval.selection.methods import METHODS
+from dpd_eval.selection.tdds import training_scores
 from dpd_eval.students.cache import default_folder
+from dpd_eval.students.hub import is_hub
 from dpd_eval.students.recipe import Recipe, load_recipe
+from dpd_eval.students.student import student_identity
 from dpd_runtime.annotations import Float32, Int64, Progress
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.foreground.cropping import check_segmenter, describe_segmenter

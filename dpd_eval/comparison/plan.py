@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_eval.students import student_identity
-from dpd_eval.students.cache import Outcome, images_hash, load_outcome, save_outcome, soft_labels_hash, training_key
+from dpd_eval.extractors.cache import images_hash
+from dpd_eval.students.cache import TrainingResult, load_result, save_result, soft_labels_hash, training_key
 from dpd_eval.students.recipe import Recipe
+from dpd_eval.students.student import student_identity
 from dpd_eval.students.training import train_and_test
 from dpd_train.images import SceneSet
 
@@ -74,10 +75,10 @@ class _Job:
     recipe: Recipe
     seed: int
 
-    def run(self, test: Labelled, tell: Callable[[int, int], None] = lambda step, steps: None) -> Outcome:
+    def run(self, test: Labelled, tell: Callable[[int, int], None] = lambda step, steps: None) -> TrainingResult:
         started = time.perf_counter()
         confusion = train_and_test(self.student, self.data, test, self.classes, self.recipe, self.seed, tell, self.soft)
-        return Outcome(confusion, time.perf_counter() - started)
+        return TrainingResult(confusion, time.perf_counter() - started)
 
 
 def _job(item: Training, recipe: Recipe) -> _Job:
@@ -86,13 +87,13 @@ def _job(item: Training, recipe: Recipe) -> _Job:
 
 def run_plan(
     plan: Sequence[Training], judged: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: PlanProgress
-) -> tuple[list[Outcome], list[bool]]:
+) -> tuple[list[TrainingResult], list[bool]]:
     """Outcomes in the order of `plan`, and which of them were there already."""
     test = (judged.images, judged.labels)
     test_hash = images_hash(*test)
     identities = {name: student_identity(name) for name in dict.fromkeys(item.student for item in plan)}
     keys = [item.key(recipe, test_hash, identities[item.student]) for item in plan]
-    known = {key: load_outcome(folder, key) for key in dict.fromkeys(keys)}
+    known = {key: load_result(folder, key) for key in dict.fromkeys(keys)}
     cached = [known[key] is not None for key in keys]
     done = {key: outcome for key, outcome in known.items() if outcome is not None}
     # two arms may ask for one and the same training: it is done once
@@ -104,7 +105,7 @@ def run_plan(
         """In trainings of mean cost, as a bar's remaining time takes all parts as equal."""
         progress(len(todo) * (finished + more) / sum(work.values()), len(todo), item.title())
 
-    def run_here() -> Iterator[tuple[str, Training, Outcome]]:
+    def run_here() -> Iterator[tuple[str, Training, TrainingResult]]:
         for key, item in todo:
 
             def tell(step: int, steps: int, item: Training = item, part: float = work[key]) -> None:
@@ -113,7 +114,7 @@ def run_plan(
             yield key, item, _job(item, recipe).run(test, tell)
 
     for key, item, outcome in run_here() if jobs == 1 or len(todo) <= 1 else _run_in_workers(todo, test, recipe, jobs):
-        save_outcome(folder, key, outcome)
+        save_result(folder, key, outcome)
         done[key] = outcome
         finished += work[key]
         report(item, 0)
@@ -122,13 +123,13 @@ def run_plan(
 
 def _run_in_workers(
     todo: Sequence[tuple[str, Training]], test: Labelled, recipe: Recipe, jobs: int
-) -> Iterator[tuple[str, Training, Outcome]]:
+) -> Iterator[tuple[str, Training, TrainingResult]]:
     """Outcomes as they come. Few jobs wait in the queue, as each holds a copy of its images."""
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     workers = min(jobs, len(todo))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_hold_test, initargs=(test,)) as pool:
         waiting = iter(todo)
-        running: dict[Future[Outcome], tuple[str, Training]] = {}
+        running: dict[Future[TrainingResult], tuple[str, Training]] = {}
         try:
             while True:
                 for key, item in waiting:
@@ -152,5 +153,5 @@ def _hold_test(test: Labelled) -> None:
     _worker_test[:] = [test]
 
 
-def _run_in_worker(job: _Job) -> Outcome:
+def _run_in_worker(job: _Job) -> TrainingResult:
     return job.run(_worker_test[0])

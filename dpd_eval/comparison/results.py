@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dpd_eval.metrics import SetMetrics
+from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.statistics import Interval, Verdict
 from dpd_eval.students.recipe import Recipe
 

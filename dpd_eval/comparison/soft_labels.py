@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dpd_eval.comparison.plan import Training
 from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.students.training import one_thread
 from dpd_runtime.errors import InputError
+from dpd_train.compute.device import one_thread
 
 
 def soft_labels(teacher: Extractor, images: NDArray[np.uint8], classes: tuple[str, ...]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from dpd_eval.statistics import (
     paired_difference,
     ratio_verdict,
 )
-from dpd_eval.students.cache import Outcome
+from dpd_eval.students.cache import TrainingResult
 from dpd_eval.students.recipe import Recipe
 
 SET_ARM = "set"
@@ -23,7 +23,7 @@ SET_ARM = "set"
 
 def summarise(
     plan: Sequence[Training],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[TrainingResult],
     cached: Sequence[bool],
     recipe: Recipe,
     classes: tuple[str, ...],
@@ -43,7 +43,7 @@ def summarise(
 
 
 def _arm_result(
-    items: Sequence[Training], outcomes: Sequence[Outcome], cached: int, recipe: Recipe, classes: tuple[str, ...]
+    items: Sequence[Training], outcomes: Sequence[TrainingResult], cached: int, recipe: Recipe, classes: tuple[str, ...]
 ) -> ArmResult:
     confusions = [outcome.confusion for outcome in outcomes]
     oas = [overall_accuracy(confusion) for confusion in confusions]

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpd_runtime.annotations import Images, Progress
-from dpd_runtime.errors import InputError
-from dpd_train.images import SceneSet
+from dpd_runtime.annotations import Images
 from dpd_train.images.symmetry import ORDER, d4
 
 Floats = NDArray[np.float32]
@@ -54,43 +51,6 @@ class Extractor:
         """The most probable label [n] by `probabilities`, indexing `classes`; None without labels."""
         probabilities = self.probabilities(images)
         return None if probabilities is None else probabilities.argmax(1).astype(np.int64)
-
-
-def build_extractor(
-    name: str, train: SceneSet, *, cache: Path | None = None, progress: Progress = lambda done, total: None
-) -> Extractor:
-    """The extractor called `name`.
-
-    Args:
-        name: `own`, a residual network trained here on `train` for a fixed number of steps with a seed of its own; or
-            `hf:ID_OR_PATH`, a transformers image model from a folder or the local hub cache. Nothing is downloaded.
-        train: the training part (`read_scenes(part="train")`). `hf:` does not look at it.
-        cache: folder of the weights of `own`; None takes the user's cache directory.
-        progress: training steps done and in all; not called where the weights are there already.
-
-    Raises:
-        InputError: an unknown name, a model that is not there or cannot be used.
-        DataError: a class with fewer than 2 images.
-        DiskError: the cache cannot be written.
-    """
-    check_name(name)
-    if name == "own":
-        from dpd_eval.extractors.own import own_extractor
-
-        return own_extractor(train, cache, progress)
-    from dpd_eval.extractors.hub import hub_extractor
-
-    return hub_extractor(name)
-
-
-def check_name(name: str) -> None:
-    """Before images are read.
-
-    Raises:
-        InputError: neither `own` nor `hf:` with something behind it.
-    """
-    if name != "own" and not (name.startswith("hf:") and len(name) > 3):
-        raise InputError(f"no extractor {name!r}: there are own and hf:ID_OR_PATH")
 
 
 def short_hash(model: torch.nn.Module) -> str:

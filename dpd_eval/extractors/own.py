@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch.nn import functional as F
 
+from dpd_eval.extractors.cache import images_hash, store
 from dpd_eval.extractors.extractor import Extractor, Floats, short_hash
-from dpd_eval.students.cache import images_hash, store
-from dpd_eval.students.training import one_thread
 from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import cache_folder
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.compute.checkpoint import load_state
+from dpd_train.compute.device import one_thread
 from dpd_train.images import SceneSet, to_float
 
 FORMAT = 1  # raise it whenever the training gives other weights

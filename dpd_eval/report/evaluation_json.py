@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord, Gap, Goal, Metrics, Setting
+from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord, Gap, GoalRecord, Metrics, Setting
 from dpd_eval.report.names import PARTS, hide_paths, short_name, short_names
 from dpd_eval.report.reading import Node
 from dpd_eval.statistics import Interval
@@ -98,8 +98,8 @@ def _gap(node: Node, labels: str) -> Gap:
     )
 
 
-def _goal(node: Node, labels: str) -> Goal:
-    return Goal(
+def _goal(node: Node, labels: str) -> GoalRecord:
+    return GoalRecord(
         arm=node.text("arm", SET_ARM),
         reference=node.text("reference"),
         setting=_setting(node, labels),

@@ -54,7 +54,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Goal:
+class GoalRecord:
     """A ratio which the set was asked to reach, and what the interval says of it."""
 
     arm: str
@@ -96,7 +96,7 @@ class EvaluationRecord:
     students: Mapping[str, Mapping[str, float]]
     arms: tuple[Arm, ...]
     gaps: tuple[Gap, ...]
-    goals: tuple[Goal, ...]
+    goals: tuple[GoalRecord, ...]
     metrics: tuple[Metrics, ...]
     notes: tuple[str, ...]
     fingerprints: Mapping[str, str]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord, Gap, Goal, Setting
+from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord, Gap, GoalRecord, Setting
 from dpd_eval.report.wording import SPACE, arm_words, count, listed, percent, points
 from dpd_eval.statistics import Interval, fewest_pairs
 
@@ -130,7 +130,7 @@ def _weakness(gap: Gap) -> str:
     return f" Preliminary: at this IPC a figure of this project needs at least {fewest} pairs."
 
 
-def _goal_sentence(evaluation: EvaluationRecord, goal: Goal) -> Sentence:
+def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
     many = len({other.setting.labels for other in evaluation.goals}) > 1
     kinds: dict[str, Outcome] = {"met": "ahead", "not met": "behind"}
     ends = "no interval"

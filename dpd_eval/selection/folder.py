@@ -1,17 +1,15 @@
 """Chosen real images on disk, in the form of a distilled set (DESIGN §8) without a word about their source files."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from dpd_eval.selection.method import Rows
 from dpd_runtime.dataset.folder import SHEET_NAME
+from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
 from dpd_runtime.dataset.write import file_name, set_hash
@@ -54,7 +52,7 @@ def write_folder(
         label = int(scenes.labels[row])
         index = len(records) - sum(counts[:label])
         name = file_name(scenes.classes[label], index)
-        write_atomically(out / name, png(scenes.images[row]))
+        write_atomically(out / name, PNG.encode(scenes.images[row]))
         records.append({"file_name": name, "label": label, "class": scenes.classes[label], "index": index})
         progress(len(records), len(rows))
     chosen = list(zip(records, scenes.images[rows], strict=True))
@@ -74,14 +72,7 @@ def write_folder(
         "state": "complete",
     }
     write_atomically(out / METADATA_NAME, "".join(json.dumps(record) + "\n" for record in records).encode())
-    write_atomically(out / SHEET_NAME, png(contact_sheet(sheet)))
+    write_atomically(out / SHEET_NAME, PNG.encode(contact_sheet(sheet)))
     write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
     (out / STATE_NAME).unlink()
     return digest
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """The file of an image [H, W, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -22,8 +22,8 @@ class Method:
     Args:
         name: what the user calls it.
         sees: what `pick` is given of each image: nothing [n, 0], an extractor's features [n, D], the scores [n, 1] of a
-            training on all of them (`dpd_eval.selection.training_scores`), or how sure a teacher is of its patch
-            [n, 1], which is then what is chosen (`dpd_eval.selection.foreground_patches`).
+            training on all of them (`dpd_eval.selection.tdds`), or how sure a teacher is of its patch
+            [n, 1], which is then what is chosen (`dpd_eval.selection.foreground`).
         uses_seed: False where the same images give the same choice whatever the seed.
         pick: (features [n, D] of one class, count ≤ n, generator) → `count` different rows of 0 … n − 1, best first.
         uses_ipc: False where `pick` takes all rows.

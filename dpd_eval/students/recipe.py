@@ -105,7 +105,7 @@ class Recipe:
 
 
 def shipped_recipes() -> tuple[str, ...]:
-    folder = resources.files("dpd_eval") / "recipes"
+    folder = resources.files("dpd_eval.students") / "recipes"
     return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
@@ -123,7 +123,7 @@ def load_recipe(name: str) -> Recipe:
                 f"recipe {name}: cannot be read ({error.strerror}); give the path of a TOML file"
             ) from None
     elif name in shipped_recipes():
-        text = (resources.files("dpd_eval") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("dpd_eval.students") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise InputError(f"no recipe {name!r}: shipped are {', '.join(shipped_recipes())}, or give a .toml file")
     try:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,9 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from dpd_eval.statistics import confusion_matrix
-from dpd_eval.students import DsdNet, at_inference, build_student
 from dpd_eval.students.augmentation import augment, cutmix
+from dpd_eval.students.dsdnet import DsdNet, at_inference
 from dpd_eval.students.recipe import Recipe
+from dpd_eval.students.student import build_student
+from dpd_train.compute.device import one_thread
 from dpd_train.images import to_float
 
 
@@ -124,17 +125,6 @@ def predict(model: nn.Module, images: NDArray[np.uint8], precision: str, batch: 
             x = to_float(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])))
             found.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1).numpy())
     return np.concatenate(found).astype(np.int64)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Everything inside in one thread of torch, so that the number of workers or cores does not change a figure."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def train_and_test(

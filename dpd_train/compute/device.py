@@ -78,6 +78,17 @@ def placed(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
         module.to("cpu")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the body in one thread of torch, so that the number of workers or cores does not change a result."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def adamw(parameters: Any, device: torch.device, **options: Any) -> torch.optim.AdamW:
     """AdamW, in one kernel on CUDA."""
     return torch.optim.AdamW(parameters, fused=True if device.type == "cuda" else None, **options)

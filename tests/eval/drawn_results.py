@@ -10,7 +10,7 @@ from PIL import Image
 
 from dpd_eval.comparison.results import ArmResult, Evaluation, StudentInfo
 from dpd_eval.comparison.summary import differences, verdicts
-from dpd_eval.metrics import SetMetrics
+from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.statistics import average_accuracy, class_accuracy, cohen_kappa, overall_accuracy
 from dpd_eval.students.recipe import load_recipe
 

@@ -10,7 +10,7 @@ from dpd_cli.terminal import print_json, stage_progress, table
 from dpd_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from dpd_eval.audit import AuditResult
+    from dpd_eval.audit.audit import AuditResult
 
 Subject = Annotated[Path, typer.Argument(metavar="SUBJECT", help="A bundle, a run directory or a distilled set.")]
 Train = Annotated[Path, under("Data", "Real images of the training, without the validation part.")]
@@ -57,7 +57,7 @@ def audit_command(
     """
     check_out(subject, out, overwrite)
     require_torch("cpu")
-    from dpd_eval.audit import audit
+    from dpd_eval.audit.audit import audit
     from dpd_eval.audit.record import check_verdict, write_record
     from dpd_train.images import parse_reading
 

@@ -28,7 +28,7 @@ def report_command(
         dpd report baseline.json guided.json selected.json --out ablation.html
     """
     require_torch("eval")
-    from dpd_eval.report import write_report
+    from dpd_eval.report.report import write_report
 
     result = write_report(paths, out)
     if json_output:

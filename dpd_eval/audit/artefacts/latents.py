@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from dpd_eval.audit.artefacts.finding import Finding, Traces
+from dpd_eval.audit.artefacts.artefact import Artefact, Traces
 from dpd_train.images.structure import similarities, unit
 from dpd_train.images.symmetry import ORDER, d4
 
@@ -19,14 +19,14 @@ WINDOW = 32  # bytes that must be equal
 DISTINCT = 8  # different bytes in a window: fewer come up by chance, as zeros do
 
 
-def find_tensors(name: str, content: bytes, traces: Traces) -> list[Finding]:
+def find_tensors(name: str, content: bytes, traces: Traces) -> list[Artefact]:
     """In a safetensors file: rows that are a real image's latent in any of its eight views, or its pixels."""
     if not name.endswith(".safetensors"):
         return []
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError):
-        return [Finding(name, "a file that cannot be read", "")]
+        return [Artefact(name, "a file that cannot be read", "")]
     found = []
     for key, values in tensors.items():
         rows = 0
@@ -34,7 +34,7 @@ def find_tensors(name: str, content: bytes, traces: Traces) -> list[Finding]:
             rows = _like_latents(values.reshape(-1, *values.shape[-3:]).astype(np.float32), traces.latents)
         elif values.dtype == np.uint8 and values.shape[-3:] == traces.images.shape[1:]:
             rows = _like_images(values.reshape(-1, *values.shape[-3:]), traces.images)
-        found += [Finding(name, "a real image or its latent", f"{rows} rows of {key}")] if rows else []
+        found += [Artefact(name, "a real image or its latent", f"{rows} rows of {key}")] if rows else []
     return found
 
 
@@ -57,14 +57,14 @@ def _like_images(rows: NDArray[np.uint8], images: NDArray[np.uint8]) -> int:
     )
 
 
-def find_bytes(name: str, content: bytes, traces: Traces) -> list[Finding]:
+def find_bytes(name: str, content: bytes, traces: Traces) -> list[Artefact]:
     """At any offset: bytes of a latent in float32 or float16, scaled or not, or of an image's pixels."""
     found = []
     for what, windows in _patterns(traces):
         keys = np.ascontiguousarray(windows[:, :KEY]).view(np.uint64)[:, 0]
         known = {bytes(window) for window in windows}
         hits = sum(content[at : at + WINDOW] in known for at in _positions(content, np.unique(keys)))
-        found += [Finding(name, f"bytes of {what} of a real image", f"{hits} times")] if hits else []
+        found += [Artefact(name, f"bytes of {what} of a real image", f"{hits} times")] if hits else []
     return found
 
 

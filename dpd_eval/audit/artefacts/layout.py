@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from dpd_eval.audit.artefacts.finding import Finding
+from dpd_eval.audit.artefacts.artefact import Artefact
 from dpd_runtime.engines.record import is_engine
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 
@@ -20,16 +20,16 @@ ENDINGS |= {"tokenizer": (".json", ".txt"), "scheduler": (".json",), "engines": 
 OF_ONE_IMAGE = {"caption", "captions", "file_name", "filename", "path", "latitude", "longitude"}
 
 
-def check_layout(files: Mapping[str, bytes]) -> list[Finding]:
+def check_layout(files: Mapping[str, bytes]) -> list[Artefact]:
     """Files which the format does not know: logs, captions, pictures, whatever lay in the folder."""
     found = []
     for name in files:
         folder, *rest = PurePosixPath(name).parts
         known = name in FILES if not rest else PurePosixPath(name).suffix in ENDINGS.get(folder, ())
         if not (known or is_engine(name)):
-            found.append(Finding(name, "a file that no bundle has", ""))
+            found.append(Artefact(name, "a file that no bundle has", ""))
         elif name.endswith(".json") and folder != "tokenizer":
-            found += [Finding(name, "a field about single images", key) for key in _keys(files[name]) & OF_ONE_IMAGE]
+            found += [Artefact(name, "a field about single images", key) for key in _keys(files[name]) & OF_ONE_IMAGE]
     return found
 
 
@@ -45,14 +45,14 @@ def _keys(raw: bytes) -> set[str]:
         return set()
 
 
-def check_table(files: Mapping[str, bytes]) -> list[Finding]:
+def check_table(files: Mapping[str, bytes]) -> list[Artefact]:
     """Prototypes of a private kind, or of a single image."""
     table = json.loads(files["classes.json"])
     found = []
     if table.get("prototype_kind") in PRIVATE_KINDS or table.get("private"):
-        found.append(Finding("prototypes.safetensors", "latents of real images, as classes.json says", ""))
+        found.append(Artefact("prototypes.safetensors", "latents of real images, as classes.json says", ""))
     for entry in table["classes"]:
         alone = sum(count < 2 for count in entry.get("prototype_counts", ()))
         if alone:
-            found.append(Finding("classes.json", "a prototype of a single image", f"{alone} of {entry['name']}"))
+            found.append(Artefact("classes.json", "a prototype of a single image", f"{alone} of {entry['name']}"))
     return found

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
-from dpd_eval.audit.artefacts.finding import Finding
+from dpd_eval.audit.artefacts.artefact import Artefact
 from dpd_train.images import SUFFIXES
 
 MARKS = {
@@ -27,19 +27,19 @@ TELLING = {
 OF_FORMATS = ("dpi", "gamma", "compression", "jfif", "progressive", "loop", "background", "timestamp", "duration")
 
 
-def find_pictures(name: str, content: bytes, *, of_set: bool) -> list[Finding]:
+def find_pictures(name: str, content: bytes, *, of_set: bool) -> list[Artefact]:
     """In a set's picture: metadata. Anywhere else: pictures, and metadata without one."""
     if of_set and name.lower().endswith(tuple(SUFFIXES)):
         return _metadata(name, content)
-    return [Finding(name, what, f"at byte {content.find(mark)}") for mark, what in MARKS.items() if mark in content]
+    return [Artefact(name, what, f"at byte {content.find(mark)}") for mark, what in MARKS.items() if mark in content]
 
 
-def _metadata(name: str, content: bytes) -> list[Finding]:
+def _metadata(name: str, content: bytes) -> list[Artefact]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             tags = dict(image.getexif())
             texts = [key for key in image.info if isinstance(key, str) and not key.startswith(OF_FORMATS)]
     except (OSError, UnidentifiedImageError, ValueError):
-        return [Finding(name, "a picture that cannot be opened", "")]
-    found = [Finding(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
-    return found + [Finding(name, "picture metadata", key) for key in texts if key != "exif"]
+        return [Artefact(name, "a picture that cannot be opened", "")]
+    found = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
+    return found + [Artefact(name, "picture metadata", key) for key in texts if key != "exif"]

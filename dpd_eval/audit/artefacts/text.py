@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path, PurePosixPath
 
-from dpd_eval.audit.artefacts.finding import Finding, Traces
+from dpd_eval.audit.artefacts.artefact import Artefact, Traces
 
 READABLE = re.compile(rb"[\x20-\x7e]{6,}")
 WORD = re.compile(rb"[\w.\-]+")
@@ -18,17 +18,17 @@ OF_A_SET = re.compile(r".+_\d{5}")
 TEXTS = (".json", ".jsonl", ".md", ".txt", ".csv")
 
 
-def find_text(name: str, content: bytes, traces: Traces, *, of_set: bool) -> list[Finding]:
+def find_text(name: str, content: bytes, traces: Traces, *, of_set: bool) -> list[Artefact]:
     """File names (or their distinctive stems) of real images, and absolute paths."""
     readable = b"\n".join(READABLE.findall(content))
     words = {word.decode() for word in WORD.findall(readable)}
     words |= {PurePosixPath(word).stem for word in words}
     whole = content.decode("utf-8", "ignore") if name.endswith(TEXTS) else readable.decode()
-    found = [Finding(name, "a file name of a real image", known) for known in _known(traces, words, whole, of_set)]
+    found = [Artefact(name, "a file name of a real image", known) for known in _known(traces, words, whole, of_set)]
     roots = {str(root) for root in (*(r.resolve() for r in traces.roots), Path.home()) if len(root.parts) > 2}
     paths = {match.decode("utf-8", "replace") for match in PATH.findall(readable)}
     paths |= {root for root in roots if root in whole}
-    return found + [Finding(name, "a path", path) for path in sorted(paths)]
+    return found + [Artefact(name, "a path", path) for path in sorted(paths)]
 
 
 def _known(traces: Traces, words: set[str], whole: str, of_set: bool) -> list[str]:

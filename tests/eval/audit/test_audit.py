@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_eval.audit import AuditResult, Outcome, audit
+from dpd_eval.audit.audit import AuditResult, audit
 from dpd_eval.audit.data import read_data
+from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.overfitted import overfitted_denoiser
 from dpd_eval.audit.record import check_verdict, write_record
 from dpd_eval.audit.subject import open_subject

@@ -10,7 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
 
-from dpd_eval.audit.artefacts import Traces, artefact_test, scan
+from dpd_eval.audit.artefacts.artefact import Traces
+from dpd_eval.audit.artefacts.scan import artefact_test, scan
 
 RNG = np.random.default_rng(0)
 LATENTS = RNG.normal(size=(6, 4, 8, 8)).astype(np.float32)

@@ -15,9 +15,9 @@ from dpd_eval.comparison.arms import plan_trainings
 from dpd_eval.comparison.inputs import read_inputs
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.extractors.own import own_extractor
-from dpd_eval.selection import Seen, Sight
+from dpd_eval.selection.method import Seen, Sight
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
-from dpd_eval.students.cache import load_outcome
+from dpd_eval.students.cache import load_result
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet, parse_reading
 
@@ -119,7 +119,7 @@ def test_same_command_gives_the_same_numbers_with_any_number_of_jobs(folders, tm
         for i, jobs in enumerate((1, 1, 2))
     ]
     confusions = [
-        {path.stem: load_outcome(path.parent, path.stem).confusion.tolist() for path in (tmp_path / str(i)).iterdir()}
+        {path.stem: load_result(path.parent, path.stem).confusion.tolist() for path in (tmp_path / str(i)).iterdir()}
         for i in range(3)
     ]
     assert len(confusions[0]) == 2

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import get_args
 
 from dpd_eval.comparison.config import Baseline, EvaluateConfig
-from dpd_eval.selection import METHODS
+from dpd_eval.selection.methods import METHODS
 
 
 def test_baselines_are_the_selection_methods():

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_eval.comparison.results import Evaluation
-from dpd_eval.report import write_report
 from dpd_eval.report.charts import nice_ticks
 from dpd_eval.report.commands import sampler_options
 from dpd_eval.report.evaluation_json import read_evaluation
 from dpd_eval.report.names import hide_paths, short_names
 from dpd_eval.report.reading import Node
+from dpd_eval.report.report import write_report
 from dpd_eval.report.verdicts import headline, outcome, verdict
 from dpd_eval.statistics import Interval
 from dpd_runtime.bundle.bundle import embedded_bundle

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
-from dpd_eval.students import STUDENTS, ConvNet, build_student, check_student, count_multiply_adds, student_identity
+from dpd_eval.students.convnet import ConvNet
+from dpd_eval.students.student import STUDENTS, build_student, check_student, count_multiply_adds, student_identity
 from dpd_runtime.errors import InputError
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Finding:
+class Artefact:
     """Args:
     file: of the bundle or set. what: the kind, which may be told. detail: what it is, for the data's owner alone.
     """

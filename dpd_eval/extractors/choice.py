@@ -1,0 +1,45 @@
+"""Choose an extractor by name: `own`, trained on the user's images, or `hf:ID_OR_PATH`, a transformers model."""
+
+from pathlib import Path
+
+from dpd_eval.extractors.extractor import Extractor
+from dpd_runtime.annotations import Progress
+from dpd_runtime.errors import InputError
+from dpd_train.images import SceneSet
+
+
+def build_extractor(
+    name: str, train: SceneSet, *, cache: Path | None = None, progress: Progress = lambda done, total: None
+) -> Extractor:
+    """The extractor called `name`.
+
+    Args:
+        name: `own`, a residual network trained here on `train` for a fixed number of steps with a seed of its own; or
+            `hf:ID_OR_PATH`, a transformers image model from a folder or the local hub cache. Nothing is downloaded.
+        train: the training part (`read_scenes(part="train")`). `hf:` does not look at it.
+        cache: folder of the weights of `own`; None takes the user's cache directory.
+        progress: training steps done and in all; not called where the weights are there already.
+
+    Raises:
+        InputError: an unknown name, a model that is not there or cannot be used.
+        DataError: a class with fewer than 2 images.
+        DiskError: the cache cannot be written.
+    """
+    check_name(name)
+    if name == "own":
+        from dpd_eval.extractors.own import own_extractor
+
+        return own_extractor(train, cache, progress)
+    from dpd_eval.extractors.hub import hub_extractor
+
+    return hub_extractor(name)
+
+
+def check_name(name: str) -> None:
+    """Before images are read.
+
+    Raises:
+        InputError: neither `own` nor `hf:` with something behind it.
+    """
+    if name != "own" and not (name.startswith("hf:") and len(name) > 3):
+        raise InputError(f"no extractor {name!r}: there are own and hf:ID_OR_PATH")

@@ -1,0 +1,46 @@
+"""Write the report: read the inputs, render the page, save one HTML file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpd_eval.report.inputs import read_inputs
+from dpd_eval.report.page import render
+from dpd_runtime.errors import DiskError, InputError
+from dpd_runtime.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written; sections: the anchors of the page, in its order."""
+
+    out: Path
+    bytes: int
+    sections: tuple[str, ...]
+
+
+def write_report(paths: Sequence[Path], out: Path) -> Report:
+    """Read every path, write the page. The same inputs give the same bytes; nothing under a run's private/ is opened.
+
+    Args:
+        paths: evaluation, audit or timing JSON, folders of distilled sets, bundles, run folders.
+        out: the HTML file; one that is there is replaced.
+
+    Raises:
+        InputError: a path that is nothing of dpd's, damaged content, an `out` that is a folder or one of the inputs.
+        BundleError: a bundle that does not verify.
+        DiskError: `out` cannot be written.
+    """
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the name of an HTML file")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
+    if out.resolve() in [path.resolve() for path in paths]:
+        raise InputError(f"--out {out}: is one of the inputs; choose another name")
+    page, sections = render(read_inputs(paths))
+    content = page.encode()
+    try:
+        write_atomically(out, content)
+    except OSError as error:
+        raise DiskError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
+    return Report(out, len(content), sections)

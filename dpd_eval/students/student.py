@@ -1,0 +1,97 @@
+"""Students: the classifiers that are trained on every arm. None of them is a network that made or chose images.
+
+One family, one file. A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]. To add
+one: its file, and its line in `STUDENTS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpd_eval.students import mobilenetv2, resnet, vit
+from dpd_eval.students.convnet import ConvNet
+from dpd_eval.students.dsdnet import DsdNet
+from dpd_eval.students.hub import PREFIX, build_hub_student, find_folder, identity, is_hub
+from dpd_runtime.errors import InputError
+
+STUDENTS: dict[str, Callable[[int], nn.Module]] = {
+    "convnet": ConvNet,
+    "resnet": resnet.small,
+    "resnet18": resnet.resnet18,
+    "mobilenetv2": mobilenetv2.mobilenetv2,
+    "vit-tiny": vit.vit_tiny,
+}
+
+
+def _dsdnet(backbone: str) -> Callable[[int], nn.Module]:
+    return lambda num_classes: DsdNet(STUDENTS[backbone](num_classes), num_classes)
+
+
+STUDENTS |= {f"dsdnet:{name}": _dsdnet(name) for name in ("convnet", "resnet", "resnet18")}
+
+
+def check_student(name: str) -> None:
+    """Raises:
+    InputError: an unknown student, or a model that is not on this machine.
+    """
+    if is_hub(name):
+        find_folder(name)
+    elif name not in STUDENTS:
+        raise InputError(f"no student {name!r}: there are {', '.join(STUDENTS)} and {PREFIX}ID_OR_PATH")
+
+
+def build_student(name: str, num_classes: int, seed: int) -> nn.Module:
+    """A fresh student whose new weights depend on `seed` alone; the global generator is left as it was.
+
+    Args:
+        name: a key of `STUDENTS`, or `hf:ID_OR_PATH`, which starts from the weights that are there.
+
+    Raises:
+        InputError: an unknown student, or a model that is not on this machine.
+    """
+    check_student(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return STUDENTS[name](num_classes) if name in STUDENTS else build_hub_student(name, num_classes)
+
+
+def student_identity(name: str) -> str:
+    """What stands for a student in the key of a stored training: equal strings train alike.
+
+    transformers may change what a name builds, and a folder its weights, so those go in.
+    """
+    if name == "convnet":
+        return name
+    import transformers
+
+    return " ".join([PREFIX + identity(name) if is_hub(name) else name, f"transformers {transformers.__version__}"])
+
+
+def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
+    """Multiply-adds of convolutions and linear layers for one [3, height, width] image.
+
+    A convolution costs output elements × (in_channels / groups) × kernel area, a linear layer in × out. Norms, pooling
+    and the products inside attention are not counted.
+    """
+    total = 0
+
+    def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        total += output[0].numel() * weight[0].numel()
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, height, width))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    return total
