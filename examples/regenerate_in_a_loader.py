@@ -1,11 +1,11 @@
-# ruff: noqa: TID251, TID253 - PyTorch is what this example is about
-"""Train on images that are generated while the training runs: as many a class as it likes, and nothing on the disk.
+# ruff: noqa: TID251, TID253 - this example uses PyTorch
+"""Train a classifier on images that are generated during training: any number per class, and none on disk.
 
     python examples/regenerate_in_a_loader.py site.dpd --steps 200 --workers 2
 
-Needs PyTorch and dpd-distill[cpu]. Each worker of the DataLoader opens the bundle itself and computes its own blocks;
-together they give every image of every class once, in the order of `dpd generate`'s indices, without an end. An image
-is the one that `dpd generate` writes for the same bundle, seed, class and index.
+Needs PyTorch and dpd-distill[cpu]. Each worker of the DataLoader opens the bundle and computes its own blocks. Together
+the workers yield every image of every class once, in the order of `dpd generate`'s indices, without end. Each image is
+the one that `dpd generate` writes for the same bundle, seed, class and index.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from dpd_runtime.generation.block import Block
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sampler import BLOCK
 
-MOST = 2**32  # indices of a class
+MOST = 2**32  # indices per class
 
 
 class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
-    """(image float32 [3, H, W] in 0 … 1, label) without an end, but for `ipc`."""
+    """Yields (image float32 [3, H, W] in 0 … 1, label), without end unless `ipc` is given."""
 
     def __init__(
         self,
@@ -38,9 +38,11 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
         classes: tuple[str, ...] | None = None,
         mixed: int = 200,
     ) -> None:
-        """Args:
-        ipc: images per class; None is without an end.
-        mixed: images that wait for their turn, in each worker: blocks are of one class, batches should not be.
+        """Open nothing yet.
+
+        Args:
+            ipc: images per class; None for no end.
+            mixed: images that each worker keeps to shuffle, because a block has one class and a batch should not.
         """
         self.bundle, self.seed, self.ipc, self.classes, self.mixed = bundle, seed, ipc or MOST, classes, mixed
 
@@ -48,7 +50,7 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
         worker = get_worker_info()
         number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
         generation = Generation(
-            load_bundle(self.bundle),  # here and not before: sessions of ONNX Runtime stay in their process
+            load_bundle(self.bundle),  # opened in the worker: ONNX Runtime sessions cannot move between processes
             ipc=self.ipc,
             seed=self.seed,
             classes=self.classes,
@@ -65,7 +67,7 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
             yield waiting.pop(int(draws.integers(len(waiting))))
 
     def blocks(self, classes: tuple[SceneClass, ...], number: int, count: int) -> Iterator[Block]:
-        """Every count-th block, all classes in turn, in an order which the seed decides."""
+        """Every count-th block, all classes in turn, in an order that depends on the seed."""
         place = 0
         for row in range(-(-self.ipc // BLOCK)):
             order = np.random.default_rng([self.seed, row]).permutation(len(classes))
@@ -98,7 +100,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         rate = step * args.batch / (time.monotonic() - begun)
-        print(f"step {step}: loss {loss.item():.3f}, {rate:.1f} images a second", flush=True)
+        print(f"step {step}: loss {loss.item():.3f}, {rate:.1f} images per second", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from dpd_cli.config import OPTION
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dpd_export.engines.new_bundle import BuiltEngine
-    from dpd_export.engines.new_bundle import Progress as EngineProgress
+    from dpd_export.engines.new_bundle import BuildProgress, BuiltEngine
     from dpd_runtime.bundle.bundle import Bundle
     from dpd_runtime.sampling.sampler import Sampler
 
@@ -177,7 +176,7 @@ def print_engines(result: dict[str, Any]) -> None:
     print(f"engines     {made}: {LABELS[result['flavour']]}; {NOT_RUN}")
 
 
-def engine_lines() -> "EngineProgress":
+def engine_lines() -> "BuildProgress":
     """Print two lines on stderr for each engine: what is being built, and what it took."""
     started = time.monotonic()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dpd_export import export_run
+from dpd_export import ExportOptions, export_run
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +23,5 @@ def bundle(tiny_bundle: Path) -> Path:
 def half_bundle(run: Path) -> Path:
     """In half precision with every option, as a folder; weights beyond 100 kB lie beside their graph."""
     path = run.parent / "half"
-    export_run(run, path, vae_encoder=True, dynamic_size=True, largest_file=100_000)
+    export_run(run, path, ExportOptions(vae_encoder=True, dynamic_size=True, largest_file=100_000))
     return path

@@ -17,10 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dpd_export import export_run
-from dpd_export.card.card import GENERATED, HALF
+from dpd_export import ExportOptions, export_run
 from dpd_export.graphs.compile import compile_graph
-from dpd_export.graphs.parity import check, probe
+from dpd_export.graphs.parity import GENERATED, HALF, check, probe
 from dpd_export.graphs.parts import Graph, graphs_of
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.checks.verify import psnr
@@ -135,7 +134,7 @@ def test_refusals(run: Path, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no run\.json"):
         export_run(tmp_path, tmp_path / "x.dpd")
     with pytest.raises(InputError, match="'fp8' is unknown: use one of fp32, fp16, fp16-weights"):
-        export_run(run, tmp_path / "x.dpd", precision="fp8")
+        export_run(run, tmp_path / "x.dpd", ExportOptions(precision="fp8"))
     assert not (tmp_path / "x.dpd").exists()
 
 

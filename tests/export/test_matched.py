@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from dpd_export import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.sampling.noise import image_element
@@ -47,7 +47,7 @@ def test_images_are_decoded_prototypes_and_later_ones_are_drawn(tmp_path: Path) 
     assert [entry["prototype_counts"] for entry in table["classes"]] == [[8, 8]] * len(table["classes"])  # 8 // 3
     assert isinstance(record["prototypes_too_near"], int)
 
-    export_run(tmp_path / "run", tmp_path / "site.dpd", precision="fp32")
+    export_run(tmp_path / "run", tmp_path / "site.dpd", ExportOptions(precision="fp32"))
     bundle = load_bundle(tmp_path / "site.dpd")
     assert bundle.manifest.sampler.guidance[0].decodes
     assert bundle.manifest.sampler.evaluations_per_latent(0) == 0

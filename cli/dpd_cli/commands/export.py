@@ -90,23 +90,24 @@ def export_command(
     require_torch("export", "cpu")
     capabilities = _check_engines(trt, flavour, compute_capability, precision)
     from dpd_export.bundle import export_run
-    from dpd_export.options import changed_sampler
-    from dpd_export.reference.run import sampler_of
+    from dpd_export.options import ExportOptions
 
     with progress_bar("exporting") as bar:
         result = export_run(
             run,
             out,
-            precision=precision,
-            name=name,
-            data_licence=data_licence,
-            base_licence=base_licence,
-            sampler=changed_sampler(sampler_of(run), sampler) if sampler else None,
-            vae_encoder=vae_encoder,
-            dynamic_size=dynamic_size,
-            allow_real_prototypes=allow_real_prototypes,
-            allow_worse=allow_worse,
-            prune=prune,
+            ExportOptions(
+                precision=precision,
+                name=name,
+                data_licence=data_licence,
+                base_licence=base_licence,
+                sampler_changes=sampler,
+                vae_encoder=vae_encoder,
+                dynamic_size=dynamic_size,
+                allow_real_prototypes=allow_real_prototypes,
+                allow_worse=allow_worse,
+                prune=prune,
+            ),
             overwrite=overwrite,
             progress=bar,
             tell=lambda line: print(line, file=sys.stderr, flush=True),

@@ -13,8 +13,9 @@ import typer
 from huggingface_hub import ModelCard
 
 from dpd_cli.main import app
-from dpd_export.card.card import CARD_NAME, GENERATED, model_card
+from dpd_export.card.card import CARD_NAME, model_card
 from dpd_export.card.content import CardContent
+from dpd_export.graphs.parity import GENERATED
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.manifest import FileEntry, Manifest
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
@@ -81,7 +82,7 @@ def test_classes_and_figures_are_the_runs(run: Path, bundle: Path, card: str) ->
     assert f"at least {min(counts)} different training images" in card
     figures, training = rows(section(card, "Figures")), rows(section(card, "Training"))
     assert figures["teacher, overall accuracy"] == [f"{100 * record['metrics']['teacher_oa']:.1f} %"]
-    assert f"{record['metrics']['vae']['psnr']:.1f} dB" in figures["VAE, reconstruction of those"][0]
+    assert f"{record['metrics']['vae']['psnr']:.1f} dB" in figures["VAE, reconstruction of the sample"][0]
     last = record["metrics"]["denoiser"][-1]
     assert training[f"loss at step {last['step']}"] == [f"{last['loss']:.4f}"]
     assert training["fine-tuning steps of UNet and text encoder"] == [str(record["config"]["steps"])]
@@ -180,9 +181,9 @@ def test_what_was_done_for_privacy_is_told_with_what_it_does_not_cover() -> None
     card = model_card(replace(content, run=content.run | done, classes=classes)).decode()
     assert rows(section(card, "Data"))["near duplicates left out of training"] == ["4"]
     told = " ".join(section(card, "Classes").split())
-    assert "3 that decoded too near to a training image were dropped" in told
+    assert "3 were dropped because they decoded too near to a training image" in told
     assert "an L2 norm of 8, and Gaussian noise of standard deviation 1 " in told
-    assert "(7.619, 1e-05)-differential privacy, **given which images stand behind which prototype**" in told
+    assert "(7.619, 1e-05)-differential privacy, **given which images belong to which prototype**" in told
     assert "no such guarantee" in told
     plain = model_card(replace(content, classes=classes)).decode()
     assert "near duplicates" not in plain

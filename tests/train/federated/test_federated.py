@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file
 
-from dpd_export.reference.run import read_run
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
 from dpd_train.compute.checkpoint import load_state, without_prefix
@@ -48,6 +47,7 @@ from dpd_train.federated.settings import (
 )
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import Ground, Site
+from dpd_train.run.opened import read_run
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
 SHAPES = [torch.Size((6, 3, 3, 3)), torch.Size((40,))]
@@ -402,8 +402,8 @@ def test_three_processes_tune_one_model(tmp_path: Path, process_environment: Map
     assert records[0]["federated"]["dense_bytes"] > 4 * records[0]["federated"]["sent_bytes"]
     lines = (runs[0] / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1, 2]
-    assert read_run(runs[1])["federated"]["role"] == "client"
-    with pytest.raises(InputError, match="has no classifiers; where there are images"):
+    assert read_run(runs[1]).record["federated"]["role"] == "client"
+    with pytest.raises(InputError, match="has no classifiers; on a machine with images"):
         read_run(runs[0])
 
 
