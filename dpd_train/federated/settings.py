@@ -18,7 +18,7 @@ SERVERS = (*SHARED, "base", "resolution")  # options that a server without image
 
 
 class UpdateError(DpdError, ValueError):
-    """What another participant of a federated tuning sent cannot be used."""
+    """Another participant of a federated tuning sent something that cannot be used."""
 
     exit_code = 3
 
