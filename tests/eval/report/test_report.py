@@ -1,4 +1,4 @@
-"""The page as a reader's browser gets it: parsed with html.parser, never matched as a string where structure counts."""
+"""The report page, parsed with html.parser."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_the_rule_of_a_verdict(low: float | None, high: float | None, expected: 
 
 
 def test_the_sentence_says_who_where_how_much_and_how_sure(tmp_path: Path) -> None:
-    """The figures of a result that is in the repository, as README shows them."""
+    """The values of a committed result, as shown in the README."""
     committed = Path(__file__).parents[3] / "benchmarks" / "results" / "first_base.json"
     page, _ = made(tmp_path, committed)
     assert "The set is behind random real images in both comparisons." in page.words()
@@ -331,7 +331,7 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
     "asked", [{}, {"steps": 7}, {"candidates": 3}, {"candidates": 1, "guidance_scale": 2.0}, {"solver": "ddim"}]
 )
 def test_the_command_of_a_set_asks_for_the_sampler_that_made_it(asked: dict[str, Any]) -> None:
-    """From a bundle that decodes its prototypes, and from one that draws."""
+    """From a bundle that decodes its prototypes, and from one that samples."""
     decoding = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
     later = BlockGuidance(from_block=5, guidance_scale=1.25)
     for own in (Sampler(guidance=(decoding, later)), Sampler(guidance=(replace(later, from_block=0),))):
