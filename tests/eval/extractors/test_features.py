@@ -145,7 +145,7 @@ def test_what_was_kept_out_is_not_trained_on(own: Extractor, tmp_path: Path) -> 
     images[[18, 19, 38, 39, 58, 59]] = 0
     other = own_extractor(replace(TRAIN, images=images), tmp_path, steps=STEPS)
     np.testing.assert_array_equal(other.features(OTHER.images), own.features(OTHER.images))
-    assert "33.3 % right" in other.description
+    assert "33.3 % accuracy" in other.description
 
 
 def test_large_images_are_reduced(tmp_path: Path) -> None:

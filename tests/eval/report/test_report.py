@@ -161,7 +161,7 @@ def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> Non
 
 def test_one_pair_has_no_interval_and_resolves_nothing(tmp_path: Path) -> None:
     page, _ = one(tmp_path, evaluation(pairs={10: 1}))
-    assert "cannot be told apart in the one comparison" in page.words()
+    assert "cannot be told apart in the only comparison" in page.words()
     assert "(1 pair, no interval)" in page.words()
 
 
@@ -443,7 +443,7 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("a.json", "{", "is not JSON"),
-        ("a.json", "[1]", "holds a list"),
+        ("a.json", "[1]", "contains a list"),
         ("a.json", '{"a": 1}', "not a result that a report can show"),
         ("a.json", '{"verdict": "FINE", "tests": []}', "verdict is 'FINE', not one of PASS, WARN, FAIL"),
         ("a.json", '{"timings": [{"a": [1]}]}', "timings[0]: a is [1], not a number or text"),
@@ -491,7 +491,7 @@ def test_damaged_figures_are_refused_by_name(tmp_path: Path, field: str, value: 
 def test_folders_that_are_no_result(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InputError, match=r"holds no dataset\.json, bundle\.json or run\.json"):
+    with pytest.raises(InputError, match=r"contains no dataset\.json, bundle\.json or run\.json"):
         write_report([empty], tmp_path / "page.html")
     (empty / "state.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="the set is unfinished"):
