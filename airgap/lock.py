@@ -1,10 +1,10 @@
-"""Writes requirements-cpu.lock and requirements-gpu.lock: what a site installs, with the hash of every wheel.
+"""Write requirements-cpu.lock and requirements-gpu.lock: what a site installs, with the hash of every wheel.
 
-    python airgap/lock.py            # needs the package index; versions are those of constraints.txt where it has them
+    python airgap/lock.py            # needs the package index; uses the versions in constraints.txt
 
-For Linux x86-64 and the CPython versions below. pip resolves for each of them without downloading what it need not
-(`--dry-run --report`). It evaluates markers such as python_version for the Python that runs it; no dependency of the
-site has any today, and an install with `--require-hashes` on another Python would name what is missing.
+For Linux x86-64 and the CPython versions below. pip resolves each of them without downloading the wheels
+(`--dry-run --report`). It evaluates markers such as python_version for the Python that runs this script. No dependency
+of a site has such markers today; an install with `--require-hashes` on another Python would name what is missing.
 """
 
 import json
@@ -25,13 +25,13 @@ HEAD = """\
 
 
 def requirements(extra: str) -> list[str]:
-    """What pyproject.toml asks for at a site."""
+    """Dependencies of a site, from pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [*project["dependencies"], *project["optional-dependencies"][extra]]
 
 
 def resolved(wanted: list[str], python: str) -> dict[str, tuple[str, str]]:
-    """(version, sha256) of each wheel by its project's name."""
+    """Version and sha256 of each wheel, by project name."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
@@ -48,15 +48,15 @@ def resolved(wanted: list[str], python: str) -> dict[str, tuple[str, str]]:
 
 
 def lock(extra: str) -> str:
-    """The text of the lock.
+    """The text of the lock file.
 
     Raises:
-        ValueError: Pythons that resolve to different projects or versions; one file cannot say that.
+        ValueError: the Pythons resolve to different projects or versions, which one file cannot hold.
     """
     tables = [resolved(requirements(extra), python) for python in PYTHONS]
     versions = [{name: version for name, (version, _) in table.items()} for table in tables]
     if any(table != versions[0] for table in versions):
-        raise ValueError(f"{extra}: {', '.join(PYTHONS)} do not resolve alike: {versions}")
+        raise ValueError(f"{extra}: {', '.join(PYTHONS)} resolve to different versions: {versions}")
     lines = []
     for name, version in sorted(versions[0].items()):
         hashes = sorted({table[name][1] for table in tables})

@@ -1,11 +1,11 @@
-"""Everything a site without a network installs, in one folder: our wheel, its dependencies by lock, their licences.
+"""Collect what a site without a network installs: our wheel, its locked dependencies, their licences.
 
     python airgap/wheelhouse.py wheelhouse                      # CPU, for the Python that runs this
     python airgap/wheelhouse.py wheelhouse --extra gpu --python 3.12
     pip install --no-index --find-links wheelhouse --require-hashes -r wheelhouse/requirements.txt     # at the site
 
-Needs the package index. Leaves wheels, requirements.txt (the lock and the hash of our own wheel), sbom.cdx.json
-(CycloneDX, with the embedded bundle as a component) and SHA256SUMS over all of it. Linux x86-64.
+Needs the package index, for Linux x86-64. Writes the wheels, requirements.txt (the lock and the hash of our own wheel),
+sbom.cdx.json (CycloneDX, with the embedded bundle as a component) and SHA256SUMS of all files.
 """
 
 import argparse
@@ -37,14 +37,14 @@ def pip(*arguments: str) -> None:
 
 
 def build_wheel(out: Path) -> Path:
-    """Our own wheel; what an older build left in build/ would be packed too."""
+    """Build our own wheel, without files that an older build left in build/."""
     shutil.rmtree(ROOT / "build", ignore_errors=True)
     pip("wheel", "--no-deps", "--wheel-dir", str(out), str(ROOT))
     return next(out.glob("dpd_distill-*.whl"))
 
 
 def download(extra: str, python: str, out: Path) -> None:
-    """The wheels of the lock; pip compares the hashes."""
+    """Download the locked wheels; pip checks the hashes."""
     options = [
         "--require-hashes",
         "--no-deps",
@@ -64,7 +64,7 @@ def write_requirements(extra: str, wheel: Path, out: Path) -> None:
 
 
 def write_sbom(out: Path) -> None:
-    """What is installed from the wheelhouse, and nothing else, with the licences that each project declares."""
+    """List what the wheelhouse installs, with the licences that each project declares."""
     with tempfile.TemporaryDirectory() as folder:
         site, tool = Path(folder, "site"), Path(folder, "tool")
         for place in (site, tool):
@@ -88,7 +88,7 @@ def write_sbom(out: Path) -> None:
 
 
 def embedded_component() -> dict[str, Any]:
-    """The embedded bundle, which is weights: its own licence statements stand in its bundle.json."""
+    """The embedded bundle as a component, with the licences from its bundle.json."""
     with zipfile.ZipFile(EMBEDDED) as archive:
         raw = archive.read("bundle.json")
     manifest = json.loads(raw)
@@ -104,7 +104,7 @@ def embedded_component() -> dict[str, Any]:
 
 
 def write_sums(out: Path) -> int:
-    """SHA256SUMS as `sha256sum -c` reads it; how many bytes there are to carry."""
+    """Write SHA256SUMS for `sha256sum -c`, and return the size of all files in bytes."""
     files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS")
     text = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
     (out / "SHA256SUMS").write_text(text, encoding="utf-8")
@@ -113,11 +113,11 @@ def write_sums(out: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="A folder that is not there yet.")
+    parser.add_argument("out", type=Path, help="New folder.")
     parser.add_argument("--extra", choices=EXTRAS, default="cpu")
     parser.add_argument("--python", choices=PYTHONS, default=f"{sys.version_info.major}.{sys.version_info.minor}")
-    parser.add_argument("--wheel", type=Path, help="Our wheel, where it is built already.")
-    parser.add_argument("--no-sbom", action="store_true", help="Without sbom.cdx.json, whose tool needs another 40 MB.")
+    parser.add_argument("--wheel", type=Path, help="Our wheel, if it is already built.")
+    parser.add_argument("--no-sbom", action="store_true", help="Leave out sbom.cdx.json; its tool downloads 40 MB.")
     options = parser.parse_args()
     out: Path = options.out.resolve()
     out.mkdir(parents=True)

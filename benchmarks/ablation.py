@@ -1,12 +1,12 @@
-"""What each ingredient of the method is worth: classification consistency, prototypes, aggregated prompts.
+"""Measure each ingredient of the method: classification consistency, prototypes, aggregated prompts.
 
     python benchmarks/ablation.py ../shared/data/eurosat_rgb/train --val-per-class 100 --steps 600 --lambda-cls 0.1 \
         --work /var/tmp/ablation --out ablation.json
 
-The base as it is, and two fine-tunings of as many steps, without and with the consistency loss, become bundles whose
-prompts name the class alone and which pull to no prototype; then prototypes and aggregated prompts are added in turn.
-Each variant's sets (generation seed i for pair i) are judged as `dpd evaluate` does, on the validation part unless
---test says a folder, and by the teacher, which is one for all. What is finished in --work is not done again.
+First the unchanged base and two fine-tunings with the same number of steps, without and with the consistency loss,
+become bundles whose prompts name only the class and which use no prototypes. Then prototypes and aggregated prompts are
+added in turn. Each variant's sets (generation seed i for pair i) are evaluated as `dpd evaluate` does, on the
+validation part unless --test names a folder, and by one teacher for all. Finished parts in --work are reused.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from agreement import agreement
 
 from dpd_eval import EvaluateConfig, evaluate
 from dpd_eval.statistics import paired_difference
-from dpd_export.bundle import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_runtime import load_bundle
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER
 from dpd_train.captions.attributes import caption
@@ -43,7 +43,7 @@ def dpd(*arguments: object) -> None:
 
 
 def trained(args: argparse.Namespace, consistency: bool, steps: bool) -> Path:
-    """A run directory; the classifiers of the first, or of --judges, are those of all."""
+    """A run directory. All runs share the classifiers of the first one, or of --judges."""
     name = f"run-{'consistent' if consistency else 'plain' if steps else 'base'}"
     out: Path = args.work / name
     if not (out / "run.json").exists():
@@ -58,7 +58,7 @@ def trained(args: argparse.Namespace, consistency: bool, steps: bool) -> Path:
             options += ["--lambda-cls", args.lambda_cls]
         command = ["train", args.data, "--out", out, "--threads", 1, *options]
         first: Path | None = args.judges
-        if first is not None:  # an unfinished run goes on from the classifiers that lie there
+        if first is not None:  # an unfinished run continues with the classifiers in its folder
             dpd(*command, "--max-minutes", 0)
             for part in ("classifier", "latent_classifier"):
                 shutil.copytree(first / part, out / part, dirs_exist_ok=True)
@@ -69,7 +69,7 @@ def trained(args: argparse.Namespace, consistency: bool, steps: bool) -> Path:
 
 
 def with_class_prompts(run: Path, out: Path) -> Path:
-    """A copy of `run` whose prompts name the class alone."""
+    """A copy of `run` whose prompts name only the class."""
     if not out.exists():
         shutil.copytree(run, out)
         table = json.loads((out / "classes.json").read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def bundle_of(args: argparse.Namespace, name: str) -> Path:
         guidance = DEFAULT_SAMPLER.guidance
         if not prototypes:
             guidance = tuple(replace(block, prototype_scale=0.0) for block in guidance)
-        export_run(source, out, name="ablation", sampler=replace(DEFAULT_SAMPLER, guidance=guidance))
+        export_run(source, out, ExportOptions(name="ablation", sampler=replace(DEFAULT_SAMPLER, guidance=guidance)))
     return out
 
 

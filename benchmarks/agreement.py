@@ -1,4 +1,4 @@
-"""Share of images which the bundle's teacher puts into their own class: of a generated set, or of real images.
+"""Share of images that the bundle's teacher puts into their own class, for a generated set or real images.
 
 python benchmarks/agreement.py dpd_runtime/data/eurosat64.dpd distilled
 python benchmarks/agreement.py dpd_runtime/data/eurosat64.dpd ../shared/data/eurosat_rgb/test
@@ -19,7 +19,7 @@ BATCH = 50
 
 
 def agreement(bundle: Bundle, scenes: SceneSet, threads: int = 1) -> dict[str, float]:
-    """Share in [0, 1] for each class of `scenes`, whose classes are the bundle's."""
+    """Share in [0, 1] for each class of `scenes`, which has the bundle's classes."""
     teacher = bundle.engine("classifier/model.onnx", Provider("cpu", "benchmark"), threads)
     labels = {scene.name: scene.label for scene in bundle.classes}
     shares = {}

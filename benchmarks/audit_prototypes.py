@@ -1,8 +1,8 @@
-"""What each kind of prototype tells of the images behind it: the audit's tests of prototypes, with the shipped VAE.
+"""Run the audit's prototype tests on each kind of prototype, with the shipped VAE.
 
 python benchmarks/audit_prototypes.py /work/data/eurosat/train --val-per-class 100 --out result.json
 
-With --drop-too-near those which `dpd train` would drop are dropped first, medoids too.
+With --drop-too-near, prototypes that `dpd train` would drop are dropped first, medoids too.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How much a student loses when its real training images go through the VAE: the ceiling of everything after it.
+"""Measure how much a student loses if its real training images pass through the VAE: an upper bound for all sets.
 
     python benchmarks/ceiling.py ../shared/data/eurosat_rgb/train --base dpd_train/data/nano --out ceiling.json
 
-Pair i: student seed i on random real subset i, as it is and reconstructed; tested on validation, never on test/.
+Pair i has student seed i on random real subset i, unchanged and reconstructed; tested on validation, never on test/.
 """
 
 import argparse
@@ -20,14 +20,13 @@ from dpd_eval.statistics import overall_accuracy, paired_difference
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.sampling.sample import to_uint8
-from dpd_train.bases.latents import weights_hash
+from dpd_train.bases.latents import reconstruct, weights_hash
 from dpd_train.images import SceneSet, read_scenes, to_float
-from dpd_train.run.record import reconstruct
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
 
 def reconstructed(vae: AutoencoderKL, scenes: SceneSet, rows: np.ndarray) -> SceneSet:
-    """`scenes` with the images of `rows` replaced by their reconstructions."""
+    """`scenes` with the images of `rows` replaced by reconstructions."""
     images = scenes.images.copy()
     images[rows] = to_uint8(reconstruct(vae, to_float(torch.from_numpy(scenes.images[rows]))).numpy())
     return replace(scenes, images=images)

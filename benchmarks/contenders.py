@@ -1,6 +1,8 @@
-"""One contender of benchmarks/generate.py in a process of its own, perhaps in another environment: no module of ours is
-imported but by `dpd`. Reads one JSON line a job from stdin, {"batch": n}; answers each with its seconds. With --save it
-makes ten images in one batch and writes them as PNG before its first answer.
+"""Run one contender of benchmarks/generate.py in a process of its own.
+
+It may run in another environment: only the contender `dpd` imports our modules. Reads one JSON line per job from stdin,
+{"batch": n}, and answers with its seconds. With --save it makes ten images in one batch and writes them as PNG before
+its first answer.
 """
 
 import argparse
@@ -23,8 +25,9 @@ class Ready:
     """A loaded contender.
 
     Args:
-        first: one evaluation of the UNet. make: ten images in batches of that many.
-        save: ten images in one batch, written as PNG into an empty folder.
+        first: evaluates the UNet once.
+        make: makes ten images in batches of the given size.
+        save: makes ten images in one batch and writes them as PNG into an empty folder.
     """
 
     first: Callable[[], None]
@@ -49,7 +52,7 @@ def dpd(args: argparse.Namespace) -> Ready:
 
     @cache
     def networks(batch: int) -> Networks:
-        """As a bundle with this batch has them; those of another batch are loaded in the round that warms up."""
+        """Networks of a bundle with this batch, loaded in the warm-up round."""
         manifest = replace(bundle.manifest, sampler=replace(sampler, compute_batch=batch))
         return load_networks(replace(bundle, manifest=manifest), Provider("cpu", "asked for"), args.threads)
 
@@ -148,10 +151,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--guidance", type=float, required=True)
     parser.add_argument("--side", type=int, required=True)
-    parser.add_argument("--save", type=Path, help="an empty folder: write ten images instead of one UNet call")
+    parser.add_argument("--save", type=Path, help="an empty folder: write ten images there instead of one UNet call")
     args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print
+    os.dup2(2, 1)  # output of libraries goes to stderr
 
     def answer(**content: Any) -> None:
         answers.write(json.dumps(content) + "\n")

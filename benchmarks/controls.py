@@ -1,13 +1,13 @@
-"""Does `dpd evaluate` say what is known beforehand? Its controls on real images.
+"""Check that `dpd evaluate` gives known results on real images.
 
     python benchmarks/controls.py ../shared/data/eurosat_rgb/train --val-per-class 100 --work /var/tmp/controls \
         --out controls.json
 
-- *Disjoint* sets of real images, given as SETs, must equal the baseline `random`: the paired interval holds 0.
-- *Shuffled* labels must score at chance: the interval of OA holds 1 / classes.
+- *Disjoint* sets of real images, given as SETs, must equal the baseline `random`: the paired interval contains 0.
+- *Shuffled* labels must score at chance: the interval of OA contains 1 / classes.
 - *Twice*: the same command with two empty caches must give the same figures.
 
-All on the validation part; the real images are copied to --work as class folders.
+All on the validation part. The real images are copied to --work as class folders.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from dpd_eval.statistics import paired_difference
 
 
 def folders(data: Path, classes: dict[str, list[Path]], ipc: int, count: int, work: Path) -> dict[str, list[Path]]:
-    """`count` sets of each kind; the disjoint ones share no image with each other, labels move in the shuffled ones."""
+    """`count` sets of each kind: disjoint sets share no image, and shuffled sets have permuted labels."""
     generator = np.random.default_rng(20261120)
     orders = {name: generator.permutation(len(files)) for name, files in classes.items()}
     made: dict[str, list[Path]] = {"disjoint": [], "shuffled": []}

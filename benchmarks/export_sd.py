@@ -1,10 +1,10 @@
-"""Export of a base as large as Stable Diffusion 2.1, random weights: memory, time, a UNet call beside PyTorch.
+"""Measure the export of a base as large as Stable Diffusion 2.1 with random weights: memory, time, one UNet call.
 
     python benchmarks/export_sd.py FOLDER                 865 M parameters: 12 GB of disk, 20 GB of memory, half an hour
     python benchmarks/export_sd.py FOLDER --small         the same shape with few channels, to try the script
 
-FOLDER is made and left: run/ as `dpd train` would have left it, site/ the bundle. Prints one JSON object. What random
-weights cannot tell: whether trained ones stay within half precision. Every real export checks that.
+FOLDER is created and kept: run/ as `dpd train` would have left it, and site/, the bundle. Prints one JSON object.
+Random weights do not show whether trained weights stay within half precision; every real export checks that.
 """
 
 import argparse
@@ -62,7 +62,7 @@ INDEX = {
 
 
 def build(run: Path, small: bool) -> None:
-    """The run directory; weights as float16, one part in memory at a time."""
+    """Write the run directory with float16 weights, one part in memory at a time."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -107,12 +107,11 @@ def build(run: Path, small: bool) -> None:
 
 
 def write_rest(run: Path, side: int, prototypes: int = 1) -> None:
-    """What a run has beside its pipeline, as if it had been trained; a number of `prototypes` for each class."""
+    """Write what a trained run has beside its pipeline, with `prototypes` prototypes per class."""
     import numpy as np
     from safetensors.numpy import save_file
 
-    from dpd_train.classifiers.judges import latent_classifier_shape, save_classifier, teacher_shape
-    from dpd_train.classifiers.network import ResNet
+    from dpd_train.classifiers.network import ResNet, latent_classifier_shape, save_classifier, teacher_shape
 
     save_classifier(ResNet(teacher_shape(len(CLASSES))), run / "classifier")
     save_classifier(ResNet(latent_classifier_shape(len(CLASSES), 4)), run / "latent_classifier")
@@ -134,12 +133,12 @@ def write_rest(run: Path, side: int, prototypes: int = 1) -> None:
 
 
 def child(*arguments: str) -> tuple[str, dict[str, float]]:
-    """Standard output and cost of a Python process of its own."""
+    """Run Python in a new process; return its standard output and cost."""
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)  # RUSAGE_CHILDREN would mix the children
+    _, status, usage = os.wait4(process.pid, 0)  # RUSAGE_CHILDREN would mix all children
     if status:
         raise SystemExit(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -152,7 +151,7 @@ def child(*arguments: str) -> tuple[str, dict[str, float]]:
 
 
 def compare(run: Path, site: Path) -> dict[str, Any]:
-    """One UNet call of the bundle beside PyTorch in float32, on inputs that the export never saw."""
+    """Compare one UNet call of the bundle with PyTorch in float32, on inputs that the export did not use."""
     import numpy as np
     import torch
 
@@ -189,7 +188,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--precision", default="fp16")
-    parser.add_argument("--only", choices=("build", "compare"), help="one step, in this process")
+    parser.add_argument("--only", choices=("build", "compare"), help="run one step in this process")
     chosen = parser.parse_args()
     run, site = chosen.folder / "run", chosen.folder / "site"
     if chosen.only == "build":

@@ -1,16 +1,16 @@
-"""Federated tuning against pooled, from one start: what students learn, what travels, what is told of each site.
+"""Compare federated with pooled fine-tuning: student accuracy, bytes sent, and membership inference for each site.
 
     python benchmarks/federated.py ucmerced/train --resolution 64 --val-per-class 10 --work /var/tmp/federated \
         --steps 2000 --rounds 20 --peak-rate 4e-4 --out benchmarks/results/federated.json
 
-The training images go to --clients sites, each class by shares from a Dirichlet distribution (--skew: the smaller, the
-more uneven). The sites' rounds run one after the other in this process, by the functions that `dpd train --federated`
-runs. Every arm takes as many optimiser steps; pooled ones with a batch that is the sum of the sites', so that
-image-steps are equal, too. Sets are drawn without prototypes, with one candidate and prompts that name the class: the
-denoiser alone decides. Students are judged on the validation part; membership is asked of each site's images against
-it. What is finished in --work is not done again.
+The training images are divided among --clients sites, each class by shares from a Dirichlet distribution (--skew: the
+smaller, the more uneven). The sites' rounds run one after the other in this process, with the functions that
+`dpd train --federated` uses. Every arm takes the same number of optimiser steps. The pooled batch is the sum of the
+sites' batches, so that all arms see the same number of images. Sets are sampled without prototypes, with one candidate
+and prompts that name the class, so that only the denoiser matters. Students are tested on the validation part.
+Membership inference compares each site's images with the validation part. Finished parts in --work are reused.
 
-Arms: start (the base as it is), pooled, federated, compressed (RS-DGC), alone (site 0 by itself).
+Arms: start (the unchanged base), pooled, federated, compressed (RS-DGC), alone (only site 0).
 """
 
 import argparse
@@ -31,7 +31,7 @@ from dpd_eval import EvaluateConfig, evaluate
 from dpd_eval.audit.membership import membership_tests
 from dpd_eval.audit.network_tests import compare_denoiser
 from dpd_eval.statistics import ratio_verdict
-from dpd_export.bundle import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_runtime.files import cache_folder
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER
 from dpd_train.bases.base import Base, load_base, save_base, torch_denoise
@@ -39,16 +39,15 @@ from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.attributes import caption
 from dpd_train.captions.captioners import describe_scenes
-from dpd_train.captions.captions import CaptionTable, caption_table
-from dpd_train.captions.prompts import embed
+from dpd_train.captions.captions import CaptionTable, caption_table, embed
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import History, fine_tune
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.settings import Federated, settings_of
 from dpd_train.federated.shared import base_hash
-from dpd_train.federated.site import Ground, Site
-from dpd_train.run.data import Scenes, read_parts
+from dpd_train.federated.site import SiteInputs, TrainingSite
+from dpd_train.run.data import RunData, read_parts
 
 ARMS = ("start", "pooled", "federated", "compressed", "alone")
 Rows = NDArray[np.int64]
@@ -56,7 +55,7 @@ Parts = tuple[LatentData, LatentData]
 
 
 def shared_out(labels: Rows, sites: int, skew: float, seed: int) -> list[Rows]:
-    """Rows of each site: of every class by shares from Dirichlet(skew)."""
+    """Rows of each site, with every class divided by shares from Dirichlet(skew)."""
     found: list[list[Rows]] = [[] for _ in range(sites)]
     for label in range(int(labels.max()) + 1):
         shares = np.random.default_rng([seed, label]).dirichlet(np.full(sites, skew))
@@ -73,7 +72,7 @@ def only(data: LatentData, rows: Rows) -> LatentData:
     return LatentData(data.latents[chosen], data.labels[chosen], table)
 
 
-def read_all(args: argparse.Namespace, config: TrainConfig, base: Base) -> tuple[Scenes, Parts]:
+def read_all(args: argparse.Namespace, config: TrainConfig, base: Base) -> tuple[RunData, Parts]:
     scenes, cache = read_parts(args.data, config, base.resolution), cache_folder("latents")
 
     def part(which: Any) -> LatentData:
@@ -88,7 +87,7 @@ def read_all(args: argparse.Namespace, config: TrainConfig, base: Base) -> tuple
 def together(
     args: argparse.Namespace, config: TrainConfig, classes: tuple[str, ...], parts: list[Parts], state: Path
 ) -> tuple[Base, History]:
-    """All rounds of all sites, in this process."""
+    """Run all rounds of all sites in this process."""
     base = load_base(args.base)
     part = Federated(role="server", address="localhost:1", rounds=args.rounds, clients=len(parts), classes=classes)
     settings = settings_of(part, config, base_hash(base), base.resolution)
@@ -97,8 +96,8 @@ def together(
     for number, data in enumerate(parts):
         own = tuple(classes[label] for label in np.unique(data[0].labels.numpy()))
         place = state / f"site{number}.safetensors"
-        ground = Ground(base=load_base(args.base), data=data, classes=own, config=config, state=place)
-        sites.append(Site(ground, settings, number))
+        ground = SiteInputs(base=load_base(args.base), data=data, classes=own, config=config, state=place)
+        sites.append(TrainingSite(ground, settings, number))
     for number in range(1, args.rounds + 1):
         answers = [(site.fit(number), site.images) for site in sites]
         back = coordinator.average([Sent(arrays, images, loss) for (arrays, loss), images in answers])
@@ -107,7 +106,9 @@ def together(
     return coordinator.finished(state / "adapter"), coordinator.history
 
 
-def tuned(name: str, args: argparse.Namespace, scenes: Scenes, data: Parts, sites: list[Parts]) -> tuple[Base, History]:
+def tuned(
+    name: str, args: argparse.Namespace, scenes: RunData, data: Parts, sites: list[Parts]
+) -> tuple[Base, History]:
     config, state = config_of(args), args.work / f"{name}-state"
     if name == "start":
         return load_base(args.base), []
@@ -134,7 +135,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
 
 
 def judges(args: argparse.Namespace) -> Path:
-    """A run on the same data whose classifiers come along in every bundle. No image is chosen by them."""
+    """A run on the same data whose classifiers are in every bundle. They choose no image."""
     run: Path = args.judges or args.work / "judges"
     if not (run / "run.json").exists():
         shutil.rmtree(run, ignore_errors=True)
@@ -146,7 +147,7 @@ def judges(args: argparse.Namespace) -> Path:
     return run
 
 
-def run_of(name: str, args: argparse.Namespace, scenes: Scenes, data: Parts, sites: list[Parts]) -> Path:
+def run_of(name: str, args: argparse.Namespace, scenes: RunData, data: Parts, sites: list[Parts]) -> Path:
     """A run directory around the arm's denoiser."""
     out: Path = args.work / name
     if not (out / "figures.json").exists():
@@ -162,7 +163,7 @@ def run_of(name: str, args: argparse.Namespace, scenes: Scenes, data: Parts, sit
 
 
 def membership(run: Path, classes: tuple[str, ...], sites: list[Parts], held: LatentData, most: int) -> list[Any]:
-    """Of each site: the audit's test of the denoiser, its images against as many of each class from validation."""
+    """The audit's membership tests of the denoiser for each site, against as many validation images of each class."""
     base = load_base(str(run / "pipeline"))
     prompts = embed(base.text_encoder, base.tokenizer, [caption(name, ()) for name in classes]).numpy()
     found = []
@@ -186,7 +187,8 @@ def judged(name: str, args: argparse.Namespace, run: Path) -> dict[str, Any]:
     bundle, ipcs = run.with_suffix(".dpd"), [int(part) for part in args.ipc.split(",")]
     if not bundle.exists():
         guidance = tuple(replace(block, prototype_scale=0.0) for block in DEFAULT_SAMPLER.guidance)
-        export_run(run, bundle, name=name, sampler=replace(DEFAULT_SAMPLER, guidance=guidance, candidates=1))
+        sampler = replace(DEFAULT_SAMPLER, guidance=guidance, candidates=1)
+        export_run(run, bundle, ExportOptions(name=name, sampler=sampler))
     sets = [args.work / f"{name}-set{seed}" for seed in range(args.sets)]
     for seed, folder in enumerate(sets):
         if not (folder / "dataset.json").exists():
@@ -202,7 +204,7 @@ def judged(name: str, args: argparse.Namespace, run: Path) -> dict[str, Any]:
 
 
 def against_pooled(arms: dict[str, Any]) -> dict[str, Any]:
-    """Ratios of mean accuracies, and whether 0.95 of the pooled ones is met; pair i has one student seed in all."""
+    """Ratios of mean accuracies to the pooled arm, and whether 0.95 is met; pair i has student seed i in all arms."""
     pooled = arms["pooled"]["oa"] if "pooled" in arms else {}
     return {
         name: {
@@ -218,7 +220,7 @@ def against_pooled(arms: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--base", default="nano", help="one whose decoder knows such images serves better")
+    parser.add_argument("--base", default="nano", help="best a base whose decoder was trained on such images")
     parser.add_argument("--judges", type=Path, help="a finished run on the same data and base")
     parser.add_argument("--val-per-class", type=int)
     parser.add_argument("--resolution", type=int)
@@ -226,7 +228,7 @@ def main() -> None:
     parser.add_argument("--skew", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=32, help="of the pooled arm, and of all sites together")
+    parser.add_argument("--batch", type=int, default=32, help="batch of the pooled arm, and of all sites together")
     parser.add_argument("--peak-rate", type=float, default=4e-4)
     parser.add_argument("--ratio", type=float, default=50)
     parser.add_argument("--teacher-steps", type=int, default=1200)
@@ -235,7 +237,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="quick", help="of the students")
     parser.add_argument("--sets", type=int, default=2, help="generation seeds")
     parser.add_argument("--pairs", type=int)
-    parser.add_argument("--members", type=int, default=500, help="images of a site in the membership test, at most")
+    parser.add_argument("--members", type=int, default=500, help="most images of a site in the membership test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
@@ -246,7 +248,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     scenes, data = read_all(args, config_of(args), load_base(args.base))
     rows = shared_out(data[0].labels.numpy(), args.clients, args.skew, args.seed)
-    held = np.arange(len(data[1].labels))  # for losses in the log, so evenly
+    held = np.arange(len(data[1].labels))  # only for losses in the log, so divided evenly
     sites = [(only(data[0], own), only(data[1], held[number :: args.clients])) for number, own in enumerate(rows)]
     counts = [np.bincount(site[0].labels.numpy(), minlength=len(scenes.train.classes)).tolist() for site in sites]
     result: dict[str, Any] = {

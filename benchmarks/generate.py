@@ -1,16 +1,15 @@
-"""dpd beside diffusers, diffusers with torch.compile and optimum: the same weights, solver, steps, guidance and batch.
+"""Compare dpd with diffusers, torch.compile and optimum: same weights, solver, steps, guidance and batch.
 
     python benchmarks/generate.py RUN/pipeline --bundle BUNDLE --optimum VENV/bin/python --out generate.json
 
-Every contender is a process of its own with the same number of threads. Cold starts come first: processes that end
-after the first evaluation of the UNet, in turn, `--repetitions` times; then processes that end when their first ten
-images, made in one batch, are written as PNG: for dpd that is a complete set, each file flushed. Then all stay loaded
-and take turns at ten images, in batches of 1 and of the bundle's; one round warms up and does not count. Ratios are of
-medians.
-torch.compile compiles the UNet twice in its default mode: for the first batch, and once more for any batch when it
-meets the second one. That is 94 runs of g++, 20 minutes on two busy cores; with --kernels a later run traces only, 2
-minutes.
-dpd's ten images include its judge's calls and no files, those of pipelines the text encoder's and no files.
+Every contender runs in its own process with the same number of threads. Cold starts come first, in turn and
+`--repetitions` times: processes that end after the first evaluation of the UNet, then processes that end when their
+first ten images, made in one batch, are written as PNG (for dpd a complete set with every file flushed). Then all stay
+loaded and take turns at making ten images, in batches of 1 and of the bundle's size, after one warm-up round. Ratios
+are of medians.
+torch.compile compiles the UNet twice in its default mode: for the first batch, and for any batch size at the second
+one. This takes 94 runs of g++, 20 minutes on two busy cores; with --kernels a later run only traces, 2 minutes. No
+files are written in the timed rounds. dpd's time includes its judge, that of the pipelines the text encoder.
 """
 
 import argparse
@@ -33,14 +32,18 @@ IMAGES = 10
 
 
 class Contender:
-    """A living process.
+    """A running process.
 
     Raises:
-        ChildProcessError: it ended; with the last line that it said.
+        ChildProcessError: it ended; the message is its last line.
     """
 
     def __init__(self, command: list[str], threads: int, log: Path, kernels: Path | None = None) -> None:
-        """Args: kernels: folder in which torch.compile finds and leaves what it has compiled."""
+        """Start the process.
+
+        Args:
+            kernels: folder where torch.compile keeps what it has compiled.
+        """
         self._log = log
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         environment |= {"HF_HUB_OFFLINE": "1", "TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
@@ -83,9 +86,9 @@ def summary(values: list[float]) -> dict[str, Any]:
 def cold_starts(
     commands: dict[str, list[str]], args: argparse.Namespace, log: Path, skipped: dict[str, str], *, save: bool
 ) -> Any:
-    """Seconds from a process's start to its first answer; with `save` that comes when ten images are files."""
+    """Seconds from a process's start to its first answer; with `save`, until ten images are written."""
     found: dict[str, list[float]] = {name: [] for name in commands if name not in skipped}
-    for repetition in range(args.repetitions + 1):  # the first one fills the disk's cache
+    for repetition in range(args.repetitions + 1):  # the first fills the disk cache
         for name in list(found):
             with TemporaryDirectory(prefix="dpd-saved-") as folder:
                 try:
@@ -114,7 +117,7 @@ def rounds(commands: dict[str, list[str]], args: argparse.Namespace, log: Path, 
                 skipped[name] = str(error)
     spent: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in args.batches} for name in contenders}
     peaks: dict[str, int] = {}
-    for repetition in range(args.repetitions + 1):  # the first one warms up
+    for repetition in range(args.repetitions + 1):  # the first is a warm-up
         for batch in args.batches:
             for name in list(contenders):
                 try:
@@ -143,10 +146,10 @@ def rounds(commands: dict[str, list[str]], args: argparse.Namespace, log: Path, 
 
 
 def ratios(timed: dict[str, Any], starts: dict[str, Any], batches: list[int]) -> dict[str, Any]:
-    """How many times as fast as each other one dpd is; its memory and what it takes to start as a share of theirs.
+    """dpd's speed as a multiple of each other contender's, and its memory and start time as a share of theirs.
 
     Args:
-        starts: seconds of each contender under the name of what is waited for.
+        starts: seconds of each contender, by kind of start.
     """
     if "dpd" not in timed:
         return {}
@@ -174,7 +177,7 @@ def ratios(timed: dict[str, Any], starts: dict[str, Any], batches: list[int]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline", type=Path, help="diffusers layout: what dpd train leaves in RUN/pipeline")
+    parser.add_argument("pipeline", type=Path, help="diffusers layout: RUN/pipeline of a run")
     parser.add_argument("--bundle", type=Path, required=True, help="exported from that run with --precision fp32")
     parser.add_argument(
         "--optimum", type=Path, help="Python of an environment with optimum-onnx (tests/interop/run.sh)"
@@ -182,12 +185,12 @@ def main() -> None:
     parser.add_argument(
         "--kernels",
         type=Path,
-        help="folder that keeps torch.compile's kernels: only the first run waits for g++",
+        help="folder that keeps torch.compile's kernels, so that only the first run waits for g++",
     )
     parser.add_argument("--skip", action="append", default=[], metavar="NAME=REASON", help="leave a contender out")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of every contender; all usable cores by default")
-    parser.add_argument("--steps", type=int, help="the bundle's by default")
+    parser.add_argument("--threads", type=int, help="threads of every contender; default: all usable cores")
+    parser.add_argument("--steps", type=int, help="default: the bundle's")
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -204,7 +207,7 @@ def main() -> None:
         sys.exit(f"the bundle's batch is {args.batches[1]}, which does not divide {IMAGES}")
     skipped = dict((*entry.split("=", 1), "asked for")[:2] for entry in args.skip)
     if args.optimum is None:
-        skipped.setdefault("optimum", "no --optimum: its environment is another one")
+        skipped.setdefault("optimum", "no --optimum: it needs an environment of its own")
     with TemporaryDirectory(prefix="dpd-generate-") as folder:
         opened = args.bundle.resolve()
         if opened.is_file():

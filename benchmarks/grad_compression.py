@@ -1,12 +1,12 @@
-"""The teacher trained by several processes: plain DDP, the RS-DGC hook, and PyTorch's own PowerSGD hook beside it.
+"""Train the teacher in several processes with plain DDP, the RS-DGC hook, and PyTorch's PowerSGD hook.
 
     torchrun --standalone --nproc_per_node 2 benchmarks/grad_compression.py eurosat/train --val-per-class 100
 
-The same images, shape, global batch, rate and number of steps for all; one training per seed and hook. Bytes are what
-a process gives to the exchange: four for each value of a dense one, what RS-DGC sends, four for each value of
-PowerSGD's factors. Adam's second moment forgets within a hundred steps, here as in the denoiser's training: one that
-remembers a thousand, PyTorch's default, takes gradients that arrive in one piece for noise. Accuracy is on the
-validation part; agreement with plain DDP's network of that seed.
+All use the same images, shape, global batch, learning rate and number of steps, with one training per seed and hook.
+Bytes are what one process sends: four per value for dense gradients, what RS-DGC sends, and four per value of
+PowerSGD's factors. Adam's second moment averages over a hundred steps, as in the denoiser's training; PyTorch's default
+of a thousand mistakes gradients that arrive in one piece for noise. Accuracy is measured on the validation part.
+Agreement is with plain DDP's network of the same seed.
 """
 
 import argparse
@@ -22,9 +22,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_s
 from torch.nn import functional as F
 
 from dpd_eval.statistics import paired_difference
-from dpd_train.classifiers.judges import Labelled, teacher_shape
-from dpd_train.classifiers.network import ResNet, learning_rate, predict, set_learning_rate
-from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.classifiers.network import ResNet, learning_rate, predict, set_learning_rate, teacher_shape
+from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import hardware
 from dpd_train.compute.distributed import Team
@@ -40,7 +39,7 @@ BETAS = (0.9, 0.99)
 def trained(
     name: str, team: Team, data: Labelled, classes: int, steps: int, seed: int, ratio: float
 ) -> tuple[ResNet, dict[str, Any]]:
-    """The teacher after `steps` steps as `train_classifier` takes them, the batch shared out; with curve and bytes."""
+    """Train the teacher as `train_classifier` does, with the batch split; return it with its loss curve and bytes."""
     training = ClassifierTraining(steps=steps, seed=seed)
     torch.manual_seed(seed)
     model = ResNet(teacher_shape(classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -81,7 +80,7 @@ def trained(
 
 
 def against_plain(runs: Runs) -> dict[str, Any]:
-    """Accuracy in pairs of one seed, and how many times fewer bytes."""
+    """Paired differences of accuracy by seed, and the ratio of bytes."""
     plain = runs["plain"]
     return {
         name: asdict(paired_difference([run["accuracy"] for run in found], [run["accuracy"] for run in plain]))
@@ -99,9 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--ratio", type=float, default=50)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--hooks", default="plain:rs-dgc:PowerSGD, rank 1", help="with colons between them, plain first"
-    )
+    parser.add_argument("--hooks", default="plain:rs-dgc:PowerSGD, rank 1", help="separated by colons, plain first")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)

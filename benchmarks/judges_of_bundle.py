@@ -1,12 +1,14 @@
-"""The two classifiers of a bundle as a run keeps them, for `ablation.py --judges` and `dpd train --resume` on a machine
-that does not have the run: training the shipped teacher again takes twenty minutes.
+"""Write the two classifiers of a bundle as a run keeps them.
+
+For `ablation.py --judges` and `dpd train --resume` on a machine that does not have the run: training the shipped
+teacher again takes twenty minutes.
 
     dpd train DATA --val-per-class 100 --steps 0 --teacher-steps 4000 --out run --max-minutes 0
     python benchmarks/judges_of_bundle.py dpd_runtime/data/eurosat64.dpd run
     dpd train DATA --val-per-class 100 --steps 0 --teacher-steps 4000 --out run --resume
 
-The graphs hold convolutions with their norms folded in, so that the norms come back as identities. The result is
-compared with ONNX Runtime on random inputs.
+In the graphs the norms are folded into the convolutions, so the norms are written as identities. The result is compared
+with ONNX Runtime on random inputs.
 """
 
 import argparse
@@ -21,14 +23,13 @@ from onnx import numpy_helper
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider
-from dpd_train.classifiers.judges import latent_classifier_shape, save_classifier, teacher_shape
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import ResNet, latent_classifier_shape, save_classifier, teacher_shape
 
 TOLERANCE = 1e-4
 
 
 def unfolded(network: ResNet, graph: bytes) -> ResNet:
-    """`network` with the weights of `graph`, an export of one of the same shape."""
+    """`network` with the weights of `graph`, which was exported from a network of the same shape."""
     tensors = {
         entry.name.removesuffix("_fp16"): torch.tensor(numpy_helper.to_array(entry)).float()
         for entry in onnx.load_from_string(graph).graph.initializer
@@ -76,7 +77,7 @@ def main() -> None:
         if found > TOLERANCE:
             sys.exit(f"{part}: its logits differ from the graph's by {found:.1e}")
         save_classifier(network, args.run / part)
-        print(f"{part}: as the graph within {found:.1e}")
+        print(f"{part}: equals the graph within {found:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Does `dpd generate` come back from kill -9 at any moment with the same set?
+"""Check that `dpd generate` gives the same set after kill -9 at any moment.
 
     python benchmarks/kills.py --kills 20 --seed 0 --out kills.json
 
-A run which nothing disturbs gives the set hash, the files and the time T. Then, for each kill: a new folder, a real
-`dpd generate` in a process of its own, SIGKILL after a time drawn uniformly from 0 … T, the same command again, and a
-comparison of the hash and of every file. A run that ended before its kill is not counted, and drawn again.
+An undisturbed run gives the set hash, the files and the time T. Each kill uses a new folder: it starts `dpd generate`
+in a new process, sends SIGKILL after a random time, uniform in 0 … T, runs the same command again, and compares the
+hash and every file. A run that ended before its kill is not counted and is repeated with another time.
 """
 
 import argparse
@@ -27,10 +27,10 @@ def command(options: list[str], out: Path) -> list[str]:
 
 
 def run(options: list[str], out: Path) -> tuple[dict[str, Any], float]:
-    """The command's JSON and its seconds.
+    """Run the command; return its JSON and its seconds.
 
     Raises:
-        SystemExit: it failed, with what it said.
+        SystemExit: it failed; the message has its output.
     """
     begun = time.monotonic()
     done = subprocess.run(command(options, out), capture_output=True, text=True)
@@ -40,13 +40,13 @@ def run(options: list[str], out: Path) -> tuple[dict[str, Any], float]:
 
 
 def contents(out: Path) -> dict[str, str]:
-    """sha256 of each file by its path."""
+    """sha256 of each file, by path."""
     paths = (path for path in sorted(out.rglob("*")) if path.is_file())
     return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def kill_once(options: list[str], out: Path, delay: float) -> dict[str, Any] | None:
-    """What the kill left, or None where the run had ended before it."""
+    """What the kill left, or None if the run had ended before it."""
     process = subprocess.Popen(command(options, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         code = process.wait(timeout=delay)
@@ -67,32 +67,34 @@ def kill_once(options: list[str], out: Path, delay: float) -> dict[str, Any] | N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments; what is generated has --seed 0")
-    parser.add_argument("--bundle", type=Path, help="the embedded one by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times; the images have --seed 0")
+    parser.add_argument("--bundle", type=Path, help="default: the embedded bundle")
     parser.add_argument("--ipc", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=2, help="few, so that files are written often")
+    parser.add_argument("--steps", type=int, default=2, help="few steps, so that files are written often")
     parser.add_argument("--candidates", type=int, default=1)
     parser.add_argument("--classes", default="Forest,River,SeaLake")
     parser.add_argument("--format", default="imagefolder")
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
+    parser.add_argument(
+        "--folder", type=Path, help="parent of the working folder; default: the system's temporary folder"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     options = [str(args.bundle)] if args.bundle else []
     for name in ("ipc", "steps", "candidates", "classes", "format"):
         options += [f"--{name}", str(getattr(args, name))]
-    draws = random.Random(args.seed)
+    times = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="dpd-kills-", dir=args.folder) as folder:
         work = Path(folder)
         whole, wall = run(options, work / "whole")
         expected = contents(work / "whole")
         kills: list[dict[str, Any]] = []
-        drawn = 0
+        tries = 0
         while len(kills) < args.kills:
-            drawn += 1
-            if drawn > 10 * args.kills:
+            tries += 1
+            if tries > 10 * args.kills:
                 sys.exit("runs end before they are killed: --ipc is too small")
-            out = work / str(drawn)
-            kill = kill_once(options, out, draws.uniform(0, wall))
+            out = work / str(tries)
+            kill = kill_once(options, out, times.uniform(0, wall))
             if kill is not None:
                 again, seconds = run(options, out)
                 kill |= {

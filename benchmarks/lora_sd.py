@@ -1,11 +1,11 @@
-"""`dpd train` on a base as large as Stable Diffusion 2.1 with random weights: LoRA steps, a checkpoint, peak memory.
+"""Measure `dpd train` on a base as large as Stable Diffusion 2.1: LoRA steps, checkpoint size, peak memory.
 
     python benchmarks/lora_sd.py ../shared/data/ucmerced/train /var/tmp/lora-sd --out lora_sd.json
     python benchmarks/lora_sd.py ../shared/data/ucmerced/train /var/tmp/lora-sd --small --resolution 128
 
-The base is made once in the work folder (2.6 GB as float16), and two classes of eight images are copied there. The
-command is stopped by --max-minutes at its first checkpoint, as a user would stop it; the memory is the largest resident
-set of that process. The second one is for trying the script.
+The base has random weights. It is made once in the work folder (2.6 GB as float16), and two classes of eight images are
+copied there. --max-minutes stops the command at its first checkpoint, as a user would; the memory is that process's
+largest resident set. The second command is for trying the script.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from result_file import tell
 from dpd_train.compute.checkpoint import load_state
 from dpd_train.compute.device import hardware
 
-IMAGES = 8  # of each class
+IMAGES = 8  # per class
 
 
 def main() -> None:
@@ -50,7 +50,9 @@ def main() -> None:
     command = ["train", data, "--base", base / "pipeline", "--out", run, *options]
     shutil.rmtree(run, ignore_errors=True)
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "dpd_cli", *map(str, command)])  # its exit code says: not finished
+    done = subprocess.run(
+        [sys.executable, "-m", "dpd_cli", *map(str, command)]
+    )  # its exit code says that it is not finished
     _, meta = load_state(run / "checkpoints" / "denoiser.safetensors")
     result = {
         "command": " ".join(map(str, ["dpd", *command])),

@@ -1,14 +1,14 @@
-"""Two bundles that the audit must refuse: one of a base which knows 50 images by heart, one with real images in it.
+"""Check that the audit refuses two bundles: one whose base memorised 50 images, and one that contains real images.
 
     python benchmarks/overfit_audit.py ../shared/data/eurosat_rgb/train --work /tmp/overfit --out result.json
 
-T: 5 training images of each class. H: 50 others of each (the same places may be near, see docs/privacy.md).
-  heart    `dpd train` for many steps without prototypes. Its validation part are the 50 images themselves, as nobody
-           should do it: the loss there never rises, and the training does not end. Must FAIL replication of generated
-           images, and membership of the denoiser.
+T: 5 training images of each class. H: 50 others of each class (possibly near the same places, see docs/privacy.md).
+  heart    `dpd train` for many steps without prototypes. Its validation part is T itself, on purpose: the validation
+           loss never rises, so the training does not stop early. Must FAIL replication of generated images, and
+           membership of the denoiser.
   medoid   no steps, `--prototypes medoid`, exported with `--allow-real-prototypes`. Must FAIL replication of decoded
            prototypes.
-Every stage is kept under --work: the same command goes on where it was. Exit code 1 where one of the two does not FAIL.
+Every stage is kept under --work: run the same command again to continue. Exit code 1 if one of the two does not FAIL.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from dpd_eval.audit.audit import audit
-from dpd_export import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_train.config import TrainConfig
 from dpd_train.train import train
 
-EACH, OTHERS = 5, 50  # images of a class in T and in H
+EACH, OTHERS = 5, 50  # images per class in T and in H
 MUST_FAIL = {
     "heart": ("replication, generated images", "membership of the denoiser"),
     "medoid": ("replication, decoded prototypes",),
@@ -34,7 +34,7 @@ MUST_FAIL = {
 
 
 def pick(data: Path, work: Path, seed: int) -> None:
-    """work/data/train and val hold T, work/holdout H."""
+    """Copy T to work/data/train and work/data/val, and H to work/holdout."""
     if (work / "holdout").exists():
         return
     shutil.rmtree(work / "data", ignore_errors=True)
@@ -59,14 +59,15 @@ def configs(steps: int, rate: float) -> dict[str, TrainConfig]:
 
 
 def audited(case: str, config: TrainConfig, work: Path, images: int) -> dict[str, Any]:
-    """What the audit says of the bundle; from the folder where it has said it."""
+    """The audit's record of the bundle, from --work if it is there."""
     run, bundle, told = work / case, work / f"{case}.dpd", work / f"{case}.json"
     cache = work / "cache"
     if not told.exists():
         if not (run / "run.json").exists():
             train(work / "data", run, config, cache=cache, resume=True)
         if not bundle.exists():
-            export_run(run, bundle, precision="fp32", name=case, allow_real_prototypes=case == "medoid")
+            options = ExportOptions(precision="fp32", name=case, allow_real_prototypes=case == "medoid")
+            export_run(run, bundle, options)
         print(case, "audit", flush=True)
         found = audit(bundle, train=work / "data", holdout=work / "holdout", run=run, images=images, cache=cache)
         told.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -75,7 +76,7 @@ def audited(case: str, config: TrainConfig, work: Path, images: int) -> dict[str
 
 
 def refused(case: str, found: dict[str, Any]) -> dict[str, list[str]]:
-    """For each thing that must be found, the tests that found it."""
+    """The failed tests for each finding that is required."""
     failed = [test["name"] for test in found["tests"] if test["verdict"] == "FAIL"]
     return {what: [name for name in failed if name.startswith(what)] for what in MUST_FAIL[case]}
 
@@ -83,11 +84,11 @@ def refused(case: str, found: dict[str, Any]) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a class-per-folder tree")
-    parser.add_argument("--work", type=Path, required=True, help="holds real images and models of them: private")
+    parser.add_argument("--work", type=Path, required=True, help="private: holds real images and models of them")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of T and H")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of T and H")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,13 +1,13 @@
-"""Where the wall time of one `dpd generate` of the embedded bundle goes, and how much of it no network runs.
+"""Profile one `dpd generate`: where its wall time goes, and for how much of it no network runs.
 
     python benchmarks/profile_generate.py --out benchmarks/results/profile.json
 
-The command's own functions run in this process, each with a clock around it. A span's time is its own, without that of
-spans inside it, and all are of the main thread, where the networks' calls run one after another. The main loop is
-`write_blocks`: from the first look at what is missing to the last file on the disk. `outside_share` is the part of its
-wall time in which no network's call runs. Before and after it are opening, loading, and the last pass over the set.
-Noise and files are made in threads meanwhile: what the main thread waits for them is in the loop; what they compute is
-told as CPU time beside it, since on few cores it slows the calls down.
+The command's own functions run in this process, each with a clock around it. A span's time excludes the spans inside
+it. All spans are of the main thread, where the networks run one after another. The main loop is `write_blocks`: from
+finding what is missing to the last file on disk. `outside_share` is the part of its wall time in which no network runs.
+Before and after the loop come opening, loading, and the last pass over the set. Other threads make noise and files: the
+main thread's waiting for them is part of the loop, and their CPU time is reported separately, because on few cores it
+slows the networks down.
 """
 
 import argparse
@@ -41,7 +41,7 @@ CALLS = {name: f"calls: {name}" for name in ("unet", "judge", "decoder")}
 
 @dataclass
 class Clock:
-    """Wall and CPU seconds of spans of the main thread without what is nested in them; CPU seconds of other threads."""
+    """Wall and CPU seconds of the main thread's spans, without nested spans, and CPU seconds of other threads."""
 
     wall: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -51,7 +51,7 @@ class Clock:
     _since: tuple[float, float] = (0.0, 0.0)
 
     def _turn(self) -> None:
-        """What has passed belongs to the innermost open span."""
+        """Add the time since the last turn to the innermost open span."""
         now = (time.perf_counter(), time.thread_time())
         if self._open:
             self.wall[self._open[-1]] += now[0] - self._since[0]
@@ -79,7 +79,7 @@ class Clock:
         return timed
 
     def elsewhere(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """For a function that one other thread calls."""
+        """Measure a function that another thread calls."""
 
         @wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -145,10 +145,10 @@ def table(clock: Clock, names: list[str], whole: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="the embedded one by default")
+    parser.add_argument("--bundle", type=Path, help="default: the embedded bundle")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--classes", help="all by default")
+    parser.add_argument("--classes", help="default: all")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     clock = Clock()

@@ -1,4 +1,4 @@
-"""What a benchmark found, on the screen and where --out says."""
+"""Print a benchmark's result, and write it to --out."""
 
 import json
 from pathlib import Path

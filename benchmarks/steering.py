@@ -1,10 +1,10 @@
-"""Do the prompts steer? Two prompts of one class, the same noise, and what the captioner says about the images.
+"""Measure whether prompts steer the images: two prompts of one class, the same noise, and the captioner's phrases.
 
     python benchmarks/steering.py ../shared/data/eurosat_rgb/train --base dpd_train/data/nano --out steering.json
 
-For each class and each kind of attribute, the two phrases that its training images have most often are asked for.
-Agreement is the share of images that have the phrase they were asked for; the control is the share that have it when
-the other phrase was asked for. Prompts that do nothing give two equal shares.
+For each class and each kind of attribute, the prompts name the two most frequent phrases of its training images.
+Agreement is the share of images that have the phrase in their prompt. The control is the share that have it when the
+prompt names the other phrase. If prompts have no effect, both shares are equal.
 """
 
 import argparse
@@ -23,21 +23,21 @@ from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_train.bases.base import Base, decode_images, load_base, torch_denoise
 from dpd_train.captions.attributes import COLOURS, STRUCTURES, TEXTURES, caption, describe_many
-from dpd_train.captions.prompts import embed
+from dpd_train.captions.captions import embed
 from dpd_train.images import read_scenes
 
 KINDS = {"colour": COLOURS, "texture": TEXTURES, "structure": STRUCTURES}
 
 
 def frequent_pair(phrases: list[tuple[str, ...]], vocabulary: tuple[str, ...]) -> tuple[str, str] | None:
-    """The two phrases of `vocabulary` that most images have, where each is had by a tenth of them."""
+    """The two most frequent phrases of `vocabulary`, if a tenth of the images has each of them."""
     counts = Counter(word for words in phrases for word in words if word in vocabulary)
     common = [word for word, count in counts.most_common(2) if count >= 0.1 * len(phrases)]
     return (common[0], common[1]) if len(common) == 2 else None
 
 
-def draw(base: Base, name: str, prompt: str, count: int, guidance_scale: float, steps: int) -> npt.NDArray[np.uint8]:
-    """`count` images; the noise depends on the class and the index alone."""
+def sampled(base: Base, name: str, prompt: str, count: int, guidance_scale: float, steps: int) -> npt.NDArray[np.uint8]:
+    """`count` images whose noise depends only on class and index."""
     make_steps, advance = SOLVERS["dpm++2m"]
     table = embed(base.text_encoder, base.tokenizer, [prompt, ""]).numpy()
     shape = (base.unet.config.in_channels, base.unet.config.sample_size, base.unet.config.sample_size)
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--base", default="nano")
     parser.add_argument("--val-per-class", type=int, default=100)
-    parser.add_argument("--images", type=int, default=20, help="for each prompt")
+    parser.add_argument("--images", type=int, default=20, help="per prompt")
     parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--out", type=Path)
@@ -77,7 +77,8 @@ def main() -> None:
             if pair is None:
                 continue
             images = [
-                draw(base, name, caption(name, (word,)), args.images, args.guidance_scale, args.steps) for word in pair
+                sampled(base, name, caption(name, (word,)), args.images, args.guidance_scale, args.steps)
+                for word in pair
             ]
             found = [describe_many(part) for part in images]
             share = [[float(np.mean([word in phrases for phrases in part])) for part in found] for word in pair]

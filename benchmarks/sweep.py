@@ -1,14 +1,13 @@
-"""What a sampler's settings, or one bundle beside another, are worth: students on their sets, on the validation part.
+"""Compare sampler settings or bundles by the validation accuracy of students trained on their sets.
 
     python benchmarks/sweep.py BUNDLE ../shared/data/eurosat_rgb/train --ipc 10 --pairs 4 --out sweep.json \
         --try "" --try guidance_scale=2 --try guidance_scale=2,guidance_from=0.2 --try candidates=1,prototype_scale=0
     python benchmarks/sweep.py FLOAT INT8 ../shared/data/eurosat_rgb/train --ipc 10 --pairs 20 --out int8.json
 
 Each --try changes the bundle's own sampler, as `dpd export --sampler` does: steps, solver, candidates, timestep_power,
-mean_noise_gain, and, in the blocks from --from-block on, guidance_scale, guidance_from, guidance_until,
-prototype_scale, prototype_until. Pair i has generation seed i and student seed i in every setting, so that settings are
-compared in pairs with the first one. The teacher is the bundle's
-own. What is there in --out already is kept and not computed again.
+mean_noise_gain, and in the blocks from --from-block on guidance_scale, guidance_from, guidance_until, prototype_scale,
+prototype_until. Pair i has generation seed i and student seed i in every setting, so that each setting is compared in
+pairs with the first one. The teacher is the bundle's own. Results that --out already holds are reused.
 """
 
 import argparse

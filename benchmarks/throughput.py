@@ -1,13 +1,13 @@
-"""Steps a second of our training loop beside a bare PyTorch loop over the same networks and latents.
+"""Compare our training loop's steps per second with a bare PyTorch loop over the same networks and latents.
 
     python benchmarks/throughput.py --out throughput.json
     python benchmarks/throughput.py --device cuda --batch 256 --block 100
 
-Bare: text encoder, UNet, squared error of v, backward, AdamW; nothing else. Ours: as `dpd train` fine-tunes by default
-(augmentation, captions, min-SNR weights, clipping, two averages, norms in float32, channels last), and as
-`dpd pretrain` does (direction and decoder losses too). Blocks of both alternate; the ratio is the median over pairs of
-blocks, by the clock, and by the process's CPU time, which other processes disturb less. Random latents; validation and
-checkpoints lie outside the blocks.
+Bare: only text encoder, UNet, squared error of v, backward, AdamW. Ours: the loop of `dpd train` with its defaults
+(augmentation, captions, min-SNR weights, clipping, two averages, norms in float32, channels last), and the loop of
+`dpd pretrain` (also direction and decoder losses). Blocks of steps alternate between both. The ratio is the median over
+pairs of blocks, by wall time and by CPU time, which other processes disturb less. Latents are random; validation and
+checkpoints are not measured.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from dpd_train.pretrain.config import PretrainConfig
 
 CLASSES, IMAGES = 10, 1000
 Spent = tuple[float, float]
-"""Seconds by the clock and of the process."""
+"""Wall seconds and CPU seconds."""
 
 
 def random_data(base: Base) -> LatentData:
-    """Latents and token ids of the base's shapes."""
+    """Random latents and token ids with the base's shapes."""
     generator = torch.Generator().manual_seed(0)
     side, words = base.unet.config.sample_size, base.text_encoder.config.max_position_embeddings
     shape = (IMAGES, base.unet.config.in_channels, side, side)
@@ -51,7 +51,7 @@ def random_data(base: Base) -> LatentData:
 
 
 def bare_step(base: Base, data: LatentData, training: DenoiserTraining, device: torch.device) -> Callable[[], None]:
-    """One update of copies of the base's networks, as short as it can be written."""
+    """A minimal training step on copies of the base's networks."""
     unet, text_encoder = (
         copy.deepcopy(base.unet).train().to(device),
         copy.deepcopy(base.text_encoder).train().to(device),
@@ -81,7 +81,7 @@ def bare_step(base: Base, data: LatentData, training: DenoiserTraining, device: 
 def beside(
     base: Base, data: LatentData, training: DenoiserTraining, device: torch.device, blocks: int, block: int
 ) -> dict[str, Any]:
-    """What `blocks` blocks of each loop take, after one of each to warm up; a ratio of 1 is as fast as bare."""
+    """Time `blocks` blocks of each loop after a warm-up block; ratio 1 means as fast as the bare loop."""
     bare = bare_step(base, data, training, device)
     spent: dict[str, list[Spent]] = {"bare": [], "ours": []}
 
@@ -104,7 +104,7 @@ def beside(
         spent["bare"].append((done[0] - ended[0], done[1] - ended[1]))
         begun = now()
 
-    steps = block * (blocks + 1) + 1  # the last one is followed by validation
+    steps = block * (blocks + 1) + 1  # validation follows the last one
     training = replace(training, steps=steps, validate_every=steps, checkpoint_seconds=1e9, decoder_from=0.0)
     unet, text_encoder = copy.deepcopy(base.unet), copy.deepcopy(base.text_encoder)
     held = LatentData(data.latents[:8], data.labels[:8], data.captions)
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--batch", type=int, help="instead of the defaults of dpd train and dpd pretrain")
     parser.add_argument("--blocks", type=int, default=5)
-    parser.add_argument("--block", type=int, default=20, help="steps in a block")
+    parser.add_argument("--block", type=int, default=20, help="steps per block")
     parser.add_argument("--only", choices=("fine_tuning", "pretraining"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

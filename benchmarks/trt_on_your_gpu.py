@@ -1,15 +1,15 @@
-"""TensorRT on your GPU beside ONNX Runtime and diffusers: one command, one JSON object to send in.
+"""Compare TensorRT on your GPU with ONNX Runtime and diffusers: one command, one JSON object to send in.
 
-NEVER EXECUTED ON A GPU by its authors, who have none that TensorRT-RTX supports. On a machine without a GPU it runs to
-the end and says for each engine why it could not be measured; that is all that was tried.
+NEVER EXECUTED ON A GPU by its authors, who have none that TensorRT-RTX supports. Only tried on a machine without a GPU,
+where it runs to the end and says for each engine why it could not be measured.
 
     pip install "dpd-distill[export,rtx,gpu]"     an RTX card; [export,trt,gpu] for a data-centre one
     python benchmarks/trt_on_your_gpu.py > mine.json
     python benchmarks/trt_on_your_gpu.py site.dpd --flavour tensorrt --pipeline run/pipeline > mine.json
 
-Engines are built here from the bundle's ONNX graphs. Those inside a bundle are native code: they load only with
---bundle-engines. Reported: median milliseconds of one UNet step with its inputs on the device, and PSNR in dB of
-ten images beside those of ONNX Runtime on the CPU, same noise, one candidate.
+Builds engines from the bundle's ONNX graphs. Engines inside a bundle are native code and load only with
+--bundle-engines. Reports median milliseconds of one UNet step with its inputs on the device, and the PSNR in dB of ten
+images against ONNX Runtime on the CPU, with the same noise and one candidate.
 """
 
 import argparse
@@ -36,15 +36,22 @@ from dpd_runtime.generation.generate import Generation, resolve_sampler
 from dpd_runtime.machine.driver import working_driver
 
 UNET, DECODER = "unet/model.onnx", "vae_decoder/model.onnx"
-TOOLS = ("dpd-distill", "tensorrt", "cuda-bindings", "onnxruntime", "torch", "diffusers")  # and what begins so
+TOOLS = (
+    "dpd-distill",
+    "tensorrt",
+    "cuda-bindings",
+    "onnxruntime",
+    "torch",
+    "diffusers",
+)  # and packages whose names begin with these
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 def median_ms(step: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Time of one call of `step`, which returns when the device has finished."""
+    """Median time of `step`, which returns when the device has finished, and the time of its first call."""
     started = time.perf_counter()
     step()
-    first = time.perf_counter() - started  # compiles, on RTX cards and under torch.compile
+    first = time.perf_counter() - started  # on RTX cards and under torch.compile this includes compiling
     for _ in range(5):
         step()
     times = []
@@ -118,7 +125,7 @@ class TensorRtEngine:
 
 
 class TorchEngine:
-    """A diffusers part on PyTorch's device; float16 on a GPU."""
+    """A diffusers network on PyTorch's device, in float16 on a GPU."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         import torch
@@ -146,7 +153,7 @@ class TorchEngine:
 
 @dataclass(frozen=True)
 class WithEngines(Bundle):
-    """The bundle with other engines in the place of some graphs: images come from the true `dpd generate`."""
+    """A bundle with other engines for some graphs, so that `dpd generate`'s own code makes the images."""
 
     engines: Any = None
 
@@ -165,7 +172,7 @@ def images_of(bundle: Bundle, engines: dict[str, Any], provider: str = "cpu") ->
 def measure_tensorrt(
     bundle: Bundle, name: str, inputs: Arrays, from_bundle: bool, repeats: int
 ) -> tuple[dict[str, Any], Any]:
-    """Build (or, where allowed, take from the bundle) engines for this GPU; time a step; make images."""
+    """Build engines for this GPU, or take them from the bundle if allowed; time a step and make images."""
     from dpd_export.engines.builder import build_engine
     from dpd_export.engines.flavours import FLAVOURS, import_flavour
     from dpd_export.engines.profiles import profiles_of, row_shapes
@@ -176,7 +183,9 @@ def measure_tensorrt(
     engines = {}
     for graph in (UNET, DECODER):
         profiles = profiles_of(graph.split("/")[0], bundle.manifest)
-        profile = profiles[0] if len(profiles) == 2 else profiles[-1]  # more than one batch: the dynamic engine
+        profile = (
+            profiles[0] if len(profiles) == 2 else profiles[-1]
+        )  # the dynamic engine, if there are several batches
         if from_bundle:
             chosen = choose_engine(
                 bundle.files,
@@ -224,7 +233,7 @@ def measure_onnxruntime(bundle: Bundle, provider: str, inputs: Arrays, repeats: 
 def measure_diffusers(
     bundle: Bundle, pipeline: Path | None, inputs: Arrays, repeats: int
 ) -> tuple[dict[str, Any], Any]:
-    """Without `pipeline` the weights are random: that is enough for a time, and no images are compared."""
+    """Time a step of diffusers. Without `pipeline` the weights are random, and no images are compared."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -244,7 +253,7 @@ def measure_diffusers(
 
 
 def unet_inputs(bundle: Bundle) -> Arrays:
-    """Random inputs of one step in the batch that the bundle's sampler passes."""
+    """Random inputs of one step, with the batch of the bundle's sampler."""
     from dpd_export.engines.profiles import batches_of
 
     generator, batch = np.random.default_rng(0), batches_of("unet", bundle.manifest)[0]
@@ -269,9 +278,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path, default=embedded_bundle())
     parser.add_argument("--flavour", choices=("tensorrt-rtx", "tensorrt"), default="tensorrt-rtx")
-    parser.add_argument("--pipeline", type=Path, help="the run's pipeline folder: diffusers' images too")
+    parser.add_argument("--pipeline", type=Path, help="the run's pipeline folder, to make images with diffusers too")
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--bundle-engines", action="store_true", help="load those it holds, if a trusted key signed it")
+    parser.add_argument(
+        "--bundle-engines", action="store_true", help="load the bundle's own engines, if a trusted key signed it"
+    )
     options = parser.parse_args()
     bundle = load_bundle(options.bundle)
     inputs, repeats = unet_inputs(bundle), options.repeats
@@ -286,7 +297,7 @@ def main() -> None:
         print(f"{name} …", file=sys.stderr, flush=True)
         try:
             said, images = measure()
-        except Exception as error:  # one that cannot run here must not stop the others
+        except Exception as error:  # one failure must not stop the others
             answers[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             continue
         if images is not None:

@@ -1,11 +1,11 @@
-"""How fast a bundle of 2 GB is verified, before any graph is loaded, and how much memory that takes.
+"""Measure how fast a bundle of 2 GB is verified before any graph is loaded, and how much memory this takes.
 
     python benchmarks/verify_speed.py > benchmarks/results/verify_speed.json
 
-The embedded bundle and random bytes: as a weights file (copied, then hashed), as an engine (hashed in pieces), and the
-first one encrypted. Each is opened by a process of its own, its file read once before, so that the disk does not count.
-Seconds by the clock and of the process, which other processes disturb less; the best of `--repeats`. Peak memory counts
-mapped pages of the file too, which the system can drop.
+Opens the embedded bundle with random bytes added: as a weights file (copied, then hashed), as an engine (hashed in
+pieces), and as an encrypted weights file. Each is opened in a new process that has read the file before, so that the
+disk does not count. Reports wall time and CPU time, which other processes disturb less, as the best of `--repeats`.
+Peak memory includes mapped pages of the file, which the system can drop.
 """
 
 import argparse
@@ -44,7 +44,7 @@ print(json.dumps({"bytes": size, "seconds": wall, "cpu_seconds": cpu, "memory_be
 
 
 def opened(path: Path, key: bytes, repeats: int) -> dict[str, Any]:
-    """The best of several openings, each in a new process."""
+    """Open the bundle several times, each time in a new process; report the best."""
     command = [sys.executable, "-c", OPEN, str(path), key.hex()]
     runs = [
         json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)
@@ -70,7 +70,7 @@ def large_bundle(folder: Path, name: str, size: int) -> Path:
             file.write(os.urandom(min(PIECE, size - start)))
     added: dict[str, bytes | Path] = {name: source}
     if name.endswith(".engine"):
-        added[name.replace(".engine", ".json")] = b"{}"  # never parsed by opening
+        added[name.replace(".engine", ".json")] = b"{}"  # opening does not parse it
     write_changed(load_bundle(embedded_bundle()), out, added)
     source.unlink()
     return out

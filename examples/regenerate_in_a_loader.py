@@ -1,11 +1,11 @@
 # ruff: noqa: TID251, TID253 - PyTorch is what this example is about
-"""Train on images that are generated while the training runs: as many a class as it likes, and nothing on the disk.
+"""Train on images that are generated while the training runs, without a set on the disk.
 
     python examples/regenerate_in_a_loader.py site.dpd --steps 200 --workers 2
 
-Needs PyTorch and dpd-distill[cpu]. Each worker of the DataLoader opens the bundle itself and computes its own blocks;
-together they give every image of every class once, in the order of `dpd generate`'s indices, without an end. An image
-is the one that `dpd generate` writes for the same bundle, seed, class and index.
+Needs PyTorch and dpd-distill[cpu]. Each worker of the DataLoader opens the bundle itself and computes its own blocks.
+Together they give every image of every class once, in the order of `dpd generate`'s indices, without an end. Each image
+equals the one that `dpd generate` writes for the same bundle, seed, class and index.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from dpd_runtime.generation.block import Block
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sampler import BLOCK
 
-MOST = 2**32  # indices of a class
+MOST = 2**32  # indices per class
 
 
 class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
-    """(image float32 [3, H, W] in 0 … 1, label) without an end, but for `ipc`."""
+    """Pairs of image (float32 [3, H, W] in 0 … 1) and label, without an end unless `ipc` is given."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
         mixed: int = 200,
     ) -> None:
         """Args:
-        ipc: images per class; None is without an end.
-        mixed: images that wait for their turn, in each worker: blocks are of one class, batches should not be.
+        ipc: images per class; None means without an end.
+        mixed: number of images that each worker shuffles: a block has one class, a batch should have many.
         """
         self.bundle, self.seed, self.ipc, self.classes, self.mixed = bundle, seed, ipc or MOST, classes, mixed
 
@@ -48,7 +48,7 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
         worker = get_worker_info()
         number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
         generation = Generation(
-            load_bundle(self.bundle),  # here and not before: sessions of ONNX Runtime stay in their process
+            load_bundle(self.bundle),  # opened in the worker: ONNX Runtime sessions cannot move between processes
             ipc=self.ipc,
             seed=self.seed,
             classes=self.classes,
@@ -65,7 +65,7 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
             yield waiting.pop(int(draws.integers(len(waiting))))
 
     def blocks(self, classes: tuple[SceneClass, ...], number: int, count: int) -> Iterator[Block]:
-        """Every count-th block, all classes in turn, in an order which the seed decides."""
+        """Yield every count-th block, all classes in turn, in an order that the seed decides."""
         place = 0
         for row in range(-(-self.ipc // BLOCK)):
             order = np.random.default_rng([self.seed, row]).permutation(len(classes))
@@ -98,7 +98,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         rate = step * args.batch / (time.monotonic() - begun)
-        print(f"step {step}: loss {loss.item():.3f}, {rate:.1f} images a second", flush=True)
+        print(f"step {step}: loss {loss.item():.3f}, {rate:.1f} images per second", flush=True)
 
 
 if __name__ == "__main__":

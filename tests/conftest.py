@@ -66,9 +66,9 @@ def tiny_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_trained: Path) -> Path:
     """Its bundle in float32, as one file: tracing takes most of the time of the tests that need one."""
-    from dpd_export import export_run
+    from dpd_export import ExportOptions, export_run
 
     path = tiny_trained.parent / "tiny.dpd"
     licences = {"data_licence": "drawn | by us", "base_licence": "Apache-2.0"}
-    export_run(tiny_trained, path, name="tiny", precision="fp32", **licences)
+    export_run(tiny_trained, path, ExportOptions(name="tiny", precision="fp32", **licences))
     return path

@@ -1,9 +1,9 @@
-"""Packs training images and missing wheels for the device machine, and checks that everything fits into one call.
+"""Pack training images and missing wheels for the device machine, and check that everything fits into one call.
 
     python benchmarks/device/pack.py --data ../shared/data/eurosat_rgb/train
 
-Leaves benchmarks/device/packed/ (images, index) and .whl/, both ignored by git: name them in `carry`. File names and
-their order are kept, so that the validation part is the same there; the bytes are, so that content hashes are, too.
+Writes benchmarks/device/packed/ (images, index) and .whl/, both ignored by git: name them in `carry`. File names, their
+order and their bytes are kept, so that the validation part and the content hashes are the same there.
 """
 
 import argparse
@@ -19,16 +19,16 @@ PACKED = "benchmarks/device/packed"
 STATE = "benchmarks/device/state"
 WHEELS = ".whl"
 MIB = 2**20
-LIMIT = 64 * MIB  # what travels in one call: the working tree and the carried paths
-# What the training imports and the machine's image lacks (zipp is there); their versions are those of constraints.txt.
+LIMIT = 64 * MIB  # of one call: working tree and carried paths
+# Packages that training imports and the machine lacks (it has zipp), in the versions of constraints.txt.
 MISSING = ("diffusers", "importlib-metadata")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
 def pack(data: Path, packed: Path) -> tuple[int, int]:
-    """Every file under `data` but hidden ones, end to end; (number of files, bytes written).
+    """Pack all files under `data` except hidden ones; return the number of files and the bytes written.
 
-    JPEGs repeat the same 600 bytes of tables: compressing them all together saves 9 %.
+    JPEGs repeat the same 600 bytes of tables: compressing them together saves 9 %.
     """
     folders: dict[str, list[tuple[str, int, int]]] = {}
     content = bytearray()
@@ -49,7 +49,7 @@ def pack(data: Path, packed: Path) -> tuple[int, int]:
 
 
 def download_wheels(folder: Path, python: str) -> None:
-    """The wheels that the image lacks, for its Python; one version of each."""
+    """Download the wheels that the machine lacks, one version of each."""
     pins = {line.split("==")[0]: line for line in (ROOT / "constraints.txt").read_text().split() if "==" in line}
     for old in folder.glob("*.whl"):
         old.unlink()
@@ -70,7 +70,7 @@ def travelling(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def check_size(root: Path, limit: int = LIMIT) -> bool:
-    """Print what travels and, where it is too much, what to move out of the checkout for the time of the calls."""
+    """Print what is sent, and if it is too much, what to move out of the checkout during the calls."""
     tree, carried = travelling(root)
     sizes = {path: path.stat().st_size for path in tree + carried}
     total = sum(sizes.values())
@@ -83,13 +83,13 @@ def check_size(root: Path, limit: int = LIMIT) -> bool:
     for path in sorted(set(tree), key=lambda path: -sizes[path])[:8]:
         if sizes[path] >= MIB // 2:
             print(f"  {sizes[path] / MIB:5.1f} MiB  {path.relative_to(root)}")
-    print(f"In {STATE}, the denoiser alone needs denoiser.safetensors and a finished decoder.safetensors only.")
+    print(f"In {STATE}, the denoiser needs only denoiser.safetensors and a finished decoder.safetensors.")
     return False
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="tree of class folders; without it only the size is checked")
+    parser.add_argument("--data", type=Path, help="tree of class folders; without it, only check the size")
     parser.add_argument("--out", type=Path, default=ROOT / PACKED)
     parser.add_argument("--python", default="3.12", help="version on the device machine")
     parser.add_argument("--no-wheels", action="store_true")

@@ -1,10 +1,10 @@
-"""Makes what comes back from the device machine: light states, each small enough for one file, and report.json.
+"""Write what comes back from the device machine: light states, each small enough for one file, and report.json.
 
     python benchmarks/device/report.py --state STATE --out $OUT --result result.json --log train.log --seconds 512
 
-A light state has no optimiser: going on from it means a fresh one with a second warm-up. The denoiser's holds the
-averaged weights alone, in float16 (as the base is saved); going on, training starts from the average. A VAE whose part
-is finished is in float16 too, one that is not keeps float32.
+A light state has no optimiser state, so training that continues from it starts a new one with a second warm-up. The
+denoiser's state holds only the averaged weights, in float16 (as the base is saved); training continues from the
+average. The VAE is in float16 too if its stage is finished, else in float32.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def _half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_light_states(state: Path, out: Path) -> dict[str, Any]:
-    """Light copies of the states that are there; their meta data."""
+    """Write light copies of all states, and return their metadata."""
     metas = {}
     for name in STATES:
         if (state / f"{name}.safetensors").exists():
@@ -49,12 +49,12 @@ def write_light_states(state: Path, out: Path) -> dict[str, Any]:
         (out / perceptual.name).write_bytes(perceptual.read_bytes())
     for path in out.glob("*.safetensors"):
         if path.stat().st_size > LIMIT:
-            print(f"{path.name} has {path.stat().st_size} bytes: too large to come back")
+            print(f"{path.name} has {path.stat().st_size} bytes: too large to be returned")
     return metas
 
 
 def hardware() -> dict[str, Any]:
-    """What it ran on, in the words of nvidia-smi; clocks and memory are read, never set."""
+    """The hardware as nvidia-smi reports it; clocks and memory are only read."""
     query = "--query-gpu=name,driver_version,memory.total,clocks.sm,power.draw,temperature.gpu"
     try:
         said = subprocess.run(["nvidia-smi", query, "--format=csv"], capture_output=True, text=True, timeout=60)
@@ -65,7 +65,7 @@ def hardware() -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """The object that the command printed, or what it printed instead of one."""
+    """The JSON object that the command printed, or its last output if there is none."""
     text = path.read_text(errors="replace") if path.exists() else ""
     try:
         return dict(json.loads(text))
@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--result", type=Path, required=True, help="what dpd pretrain --json printed")
+    parser.add_argument("--result", type=Path, required=True, help="output of dpd pretrain --json")
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--seconds", type=int, required=True)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Recreates the folders that pack.py packed. Runs on the device machine, with nothing but the standard library.
+"""Recreate the folders that pack.py packed. Runs on the device machine with only the standard library.
 
 python benchmarks/device/unpack.py benchmarks/device/packed /tmp/data
 """
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 
 def unpack(packed: Path, out: Path) -> int:
-    """Write every file under `out`, which must be new; returns how many.
+    """Write every file under `out`, which must be new, and return their number.
 
     Raises:
         ValueError: the bytes are not those that were packed, or a path leaves `out`.

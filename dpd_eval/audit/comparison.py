@@ -12,7 +12,7 @@ from dpd_eval.audit.replication import replication_test
 from dpd_eval.audit.spaces import Space
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.images.structure import closeness, similarities
-from dpd_train.prototypes.limits import Nearest
+from dpd_train.prototypes.too_near import Nearest
 
 
 @dataclass(frozen=True)

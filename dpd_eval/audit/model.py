@@ -11,7 +11,7 @@ from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Engine
 from dpd_runtime.generation.block import Block
 from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.networks import Networks
+from dpd_runtime.generation.networks import Networks, decode, denoise
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_train.prototypes.prototypes import at_full_size
@@ -35,21 +35,14 @@ class Model:
 
     def decode(self, latents: Float32) -> Images:
         """Scaled latents [n, C, h, w] → uint8 [n, H, W, 3]."""
-        scaled = latents / np.float32(self.bundle.manifest.scaling_factor)
-        parts = [self.networks.decoder.run(latent_sample=scaled[i : i + CALL]) for i in range(0, len(scaled), CALL)]
+        decoder, manifest = self.networks.decoder, self.bundle.manifest
+        parts = [decode(decoder, latents[i : i + CALL], manifest) for i in range(0, len(latents), CALL)]
         return to_uint8(np.concatenate(parts))
 
     def denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
         """As `dpd_runtime.sampling.sample.Denoise`, in calls of CALL."""
-        parts = [
-            self.networks.unet.run(
-                sample=latents[i : i + CALL],
-                timestep=np.array(timestep, np.int64),
-                encoder_hidden_states=prompts[i : i + CALL],
-            )
-            for i in range(0, len(latents), CALL)
-        ]
-        return np.concatenate(parts)
+        calls = [slice(i, i + CALL) for i in range(0, len(latents), CALL)]
+        return np.concatenate([denoise(self.networks.unet, latents[c], timestep, prompts[c]) for c in calls])
 
     def class_prompts(self) -> Float32:
         """Return the embedding [classes, L, D] of each class's first prompt."""

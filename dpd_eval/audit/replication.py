@@ -8,7 +8,7 @@ import numpy as np
 
 from dpd_eval.audit.bootstrap import generators, members_of, percentile_ends, resampled, resampled_by_class
 from dpd_eval.audit.outcome import Outcome, judge
-from dpd_train.prototypes.limits import PERCENTILE, Float, Nearest, thresholds
+from dpd_train.prototypes.too_near import PERCENTILE, Float, Nearest, thresholds
 
 LIMIT = 0.02  # for the share of images minus the share of H2
 

@@ -1,24 +1,19 @@
 """Give a run's PyTorch networks the interface of a bundle's graphs, so that the same code audits both."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from dpd_eval.audit.model import Model
 from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.classes import SceneClass
-from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.generation.networks import Networks
 from dpd_runtime.sampling.sampler import fitted, sampler_schedule, suited_sampler
-from dpd_train.bases.base import Base, load_base
-from dpd_train.captions.prompts import embed
-from dpd_train.classifiers.judges import load_classifier
+from dpd_train.run.opened import OpenedRun, load_run, read_run
 
 
 @dataclass(frozen=True)
@@ -37,55 +32,33 @@ def open_run(run: Path) -> Model:
     """Open a run as its exported bundle would be, with the default sampler.
 
     Raises:
-        InputError: a pipeline that cannot be opened.
+        InputError: no finished run, or a pipeline that cannot be opened.
     """
-    base = load_base(str(run / "pipeline"))
-    teacher, judge = load_classifier(run / "classifier"), load_classifier(run / "latent_classifier")
+    opened = load_run(read_run(run))
+    base = opened.base
     networks = Networks(
         unet=TorchEngine(lambda sample, timestep, context: base.unet(sample, timestep, context).sample),
         decoder=TorchEngine(lambda latents: base.vae.decode(latents).sample),
-        judge=TorchEngine(judge),
+        judge=TorchEngine(opened.latent_classifier),
     )
-    return Model(_as_bundle(run, base), networks, TorchEngine(teacher))
+    return Model(_as_bundle(opened), networks, TorchEngine(opened.teacher))
 
 
-def _as_bundle(run: Path, base: Base) -> Bundle:
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    table = json.loads((run / "classes.json").read_text(encoding="utf-8"))
-    stored, side = load_file(run / "prototypes.safetensors"), int(base.unet.config.sample_size)
-    shape = (int(base.unet.config.in_channels), side, side)
-    none, sampler = np.zeros((0, *shape), np.float32), fitted(suited_sampler(table), side)
-    embeddings = embed(base.text_encoder, base.tokenizer, [*table["prompts"], ""]).numpy()
+def _as_bundle(opened: OpenedRun) -> Bundle:
+    table = opened.run.table
+    sampler = fitted(suited_sampler(table), opened.latent_shape[1])
     classes = tuple(
-        SceneClass(
-            entry["name"],
-            label,
-            tuple(entry["prompt_rows"]),
-            stored.get(f"class.{label}", none),
-            table["prototype_kind"],
-        )
-        for label, entry in enumerate(table["classes"])
-    )
-    manifest = Manifest(
-        name=run.resolve().name,
-        image_shape=(base.resolution, base.resolution, 3),
-        latent_shape=shape,
-        scaling_factor=float(base.vae.config.scaling_factor),
-        prediction_type=base.schedule.prediction_type,
-        sampler=sampler,
-        precision="fp32",
-        opset=0,
-        files={},
-        data={"fingerprint": record["data"]["sha256"]},
+        SceneClass(entry["name"], label, tuple(entry["prompt_rows"]), prototypes, table["prototype_kind"])
+        for label, (entry, prototypes) in enumerate(zip(table["classes"], opened.prototypes, strict=True))
     )
     return Bundle(
-        path=run,
-        manifest=manifest,
+        path=opened.run.path,
+        manifest=opened.manifest(sampler),
         hash="",
-        schedule=sampler_schedule(base.schedule, sampler),
+        schedule=sampler_schedule(opened.base.schedule, sampler),
         classes=classes,
         prompts=tuple(table["prompts"]),
-        prompt_embeddings=embeddings[:-1],
-        empty_embedding=embeddings[-1],
+        prompt_embeddings=opened.prompts[:-1],
+        empty_embedding=opened.prompts[-1],
         files={},
     )

@@ -11,7 +11,7 @@ from dpd_eval.audit.comparison import Compared, Yardstick
 from dpd_eval.audit.outcome import Outcome
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
-from dpd_train.prototypes.limits import thresholds
+from dpd_train.prototypes.too_near import thresholds
 
 COLUMNS = 12
 ROWS = 3

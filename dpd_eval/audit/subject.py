@@ -12,8 +12,10 @@ from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import InputError
-from dpd_runtime.generation.networks import Networks
+from dpd_runtime.generation.networks import load_networks
 from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.generation.teacher import TEACHER
+from dpd_runtime.machine.cores import usable_cores
 from dpd_train.images import read_scenes
 
 
@@ -56,11 +58,10 @@ def open_subject(path: Path) -> Subject:
         raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
     bundle = load_bundle(path)
     provider = choose_provider("cpu", lambda found: None)
-    parts = ("unet", "vae_decoder", "latent_classifier")
-    unet, decoder, judge = (bundle.engine(f"{part}/model.onnx", provider) for part in parts)
-    teacher = bundle.engine("classifier/model.onnx", provider) if "classifier/model.onnx" in bundle.files else None
+    teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None
     files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}
-    return _with_model(path, "bundle", Model(bundle, Networks(unet, decoder, judge), teacher), files)
+    networks = load_networks(bundle, provider, usable_cores())
+    return _with_model(path, "bundle", Model(bundle, networks, teacher), files)
 
 
 def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoImageProcessor, AutoModel
 
 from dpd_eval.extractors.extractor import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import first_sentence
+from dpd_train.bases.hub import cached_snapshot, first_sentence
 
 BATCH = 32
 
@@ -32,7 +31,7 @@ def hub_extractor(name: str) -> Extractor:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         # given an ID, transformers asks the hub for an adapter despite local_files_only; a folder is just opened
-        folder = source if here else snapshot_download(source, local_files_only=True)
+        folder = source if here else str(cached_snapshot(source))
         # the PIL processor even if torchvision is installed: the two resize slightly differently
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False, **local)
         model, report = AutoModel.from_pretrained(

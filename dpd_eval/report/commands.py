@@ -77,7 +77,7 @@ def _select_command(made: SetRecord) -> Command:
 def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
     if sampler is None or sampler == known or any(guidance.begins_at_prototypes for guidance in sampler.guidance):
         return []  # decoded and re-noised images: any of these options would sample all images instead
-    whole, known = known, known and known.drawn()
+    whole, known = known, known and known.sampled()
     options: list[Option] = []
     for flag in ("steps", "solver", "candidates"):
         if known is None or getattr(known, flag) != getattr(sampler, flag):

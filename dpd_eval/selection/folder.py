@@ -8,11 +8,11 @@ import numpy as np
 
 from dpd_eval.selection.method import Rows
 from dpd_runtime.annotations import Progress
+from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.folder import SHEET_NAME
-from dpd_runtime.dataset.formats import PNG
+from dpd_runtime.dataset.formats import PNG, folder_name
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
-from dpd_runtime.dataset.write import file_name, set_hash
 from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions, versions
 from dpd_runtime.sampling.sampler import BLOCK
@@ -52,7 +52,7 @@ def write_folder(
     for row in rows:
         label = int(scenes.labels[row])
         index = len(records) - sum(counts[:label])
-        name = file_name(scenes.classes[label], index)
+        name = folder_name(scenes.classes[label], label, index, PNG.suffix)
         write_atomically(out / name, PNG.encode(scenes.images[row]))
         records.append({"file_name": name, "label": label, "class": scenes.classes[label], "index": index})
         progress(len(records), len(rows))

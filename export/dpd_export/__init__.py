@@ -1,17 +1,20 @@
-"""From a run to a bundle: ONNX graphs, parity, manifest. `dpd engines` uses this package without PyTorch."""
+"""From a run to a bundle: ONNX graphs, parity with PyTorch, manifest, TensorRT engines.
 
+`dpd engines` uses this package without PyTorch, so nothing is imported here before it is asked for.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpd_export.bundle import export_run
+    from dpd_export.options import ExportOptions
 
-__all__ = ["export_run"]
+__all__ = ["ExportOptions", "export_run"]
+PLACES = {"ExportOptions": "dpd_export.options", "export_run": "dpd_export.bundle"}
 
 
 def __getattr__(name: str) -> Any:
-    """`export_run` brings PyTorch: not before somebody asks for it."""
-    if name != "export_run":
+    if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dpd_export.bundle import export_run
-
-    return export_run
+    return getattr(import_module(PLACES[name]), name)

@@ -1,23 +1,66 @@
-"""What an export is asked for, and its sampler with what the user changed."""
+"""What the user asks of an export: precision, pruning, sampler, licences."""
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from dpd_export.pruning import Pruning
 from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling.solvers import SOLVERS
 
+INT8 = "int8"
+PRECISIONS = {
+    "fp32": "Weights and arithmetic are float32",
+    "fp16": "Graphs are in half precision with islands of float32 (norms, softmax), inputs and outputs float32",
+    "fp16-weights": "Weights are float16, arithmetic float32",
+    INT8: "The UNet's convolutions and feed-forward layers are in 8 bits; other weights float16, arithmetic float32",
+}
+PRUNING_METHODS = ("pic-pq", "magnitude")
+LARGEST_FILE = 2_000_000_000  # bytes of weights in one graph file; protobuf ends at 2 GiB
+
 OF_SAMPLER = {field.name: field.type for field in fields(Sampler) if field.name != "guidance"}
 OF_GUIDANCE = {field.name: field.type for field in fields(BlockGuidance) if field.name != "from_block"}
 
 
-def changed_sampler(sampler: Sampler, text: str, from_block: int = 0) -> Sampler:
-    """`sampler` with settings such as "steps=20,guidance_scale=2"; those of guidance from block `from_block` on.
+@dataclass(frozen=True)
+class Pruning:
+    """How filters are ranked, and which share of them is removed (above 0, below 1)."""
+
+    method: str
+    ratio: float
+
+    def __str__(self) -> str:
+        return f"{self.method}:{self.ratio:g}"
+
+
+def parse_pruning(text: str) -> Pruning:
+    """Read `METHOD:RATIO`.
 
     Raises:
-        InputError: an unknown setting, or a value that is none for it.
+        InputError: an unknown method, or a ratio that does not lie between 0 and 1.
+    """
+    method, _, share = text.partition(":")
+    try:
+        ratio = float(share)
+    except ValueError:
+        ratio = math.nan  # fails the check below
+    if method not in PRUNING_METHODS or not 0 < ratio < 1:
+        raise InputError(
+            f"--prune {text!r}: give {' or '.join(PRUNING_METHODS)} and the share of the UNet's filters to remove, "
+            "above 0 and below 1, for example pic-pq:0.3"
+        )
+    return Pruning(method, ratio)
+
+
+def changed_sampler(sampler: Sampler, text: str, from_block: int = 0) -> Sampler:
+    """Apply settings such as "steps=20,guidance_scale=2" to `sampler`.
+
+    Args:
+        from_block: first block whose guidance changes; blocks before it keep theirs.
+
+    Raises:
+        InputError: an unknown setting, or a value that the setting cannot take.
     """
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
@@ -45,22 +88,52 @@ def changed_sampler(sampler: Sampler, text: str, from_block: int = 0) -> Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """As `export_run` has them."""
+class ExportOptions:
+    """The options of `dpd export` that decide what is in the bundle.
 
-    precision: str
-    name: str | None
-    data_licence: str
-    base_licence: str | None
-    sampler: Sampler | None
-    vae_encoder: bool
-    dynamic_size: bool
-    allow_real_prototypes: bool
-    allow_worse: bool
-    prune: Pruning | None
-    largest_file: int
+    Args:
+        precision: one of PRECISIONS.
+        name: of the bundle; None for the run directory's name.
+        base_licence: None for the shipped base's own, and "unstated" for other bases.
+        sampler: default sampler of the bundle; None for the one that suits the run's prototypes.
+        sampler_changes: settings applied to that sampler, as `changed_sampler` reads them.
+        vae_encoder: include the VAE's encoder, which generation does not need.
+        dynamic_size: let UNet and VAE take any height and width.
+        allow_real_prototypes: export prototypes that are latents of real images.
+        allow_worse: write an int8 bundle even if the teacher labels too many of its images differently.
+        prune: `METHOD:RATIO`, how filters of the UNet are ranked and which share is removed; None removes none.
+        largest_file: bytes of weights in a graph's own file; larger weights lie in a file beside it.
+
+    Raises:
+        InputError: an unknown precision, an invalid `prune`, or `allow_worse` without int8.
+    """
+
+    precision: str = "fp16"
+    name: str | None = None
+    data_licence: str = "unstated"
+    base_licence: str | None = None
+    sampler: Sampler | None = None
+    sampler_changes: str = ""
+    vae_encoder: bool = False
+    dynamic_size: bool = False
+    allow_real_prototypes: bool = False
+    allow_worse: bool = False
+    prune: str | None = None
+    largest_file: int = LARGEST_FILE
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+        if self.allow_worse and self.precision != INT8:
+            raise InputError(f"--allow-worse has no effect with --precision {self.precision}: it is for int8")
+        if self.prune is not None:
+            parse_pruning(self.prune)
+
+    @property
+    def pruning(self) -> Pruning | None:
+        return parse_pruning(self.prune) if self.prune is not None else None
 
     def of_the_card(self) -> dict[str, object]:
-        """Those which the command in the model card repeats, beside what the manifest knows."""
-        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse", "prune")
-        return {name: getattr(self, name) for name in names}
+        """Options that the command in the model card repeats, besides those that the manifest holds."""
+        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse")
+        return {name: getattr(self, name) for name in names} | {"prune": self.pruning}

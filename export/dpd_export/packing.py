@@ -1,4 +1,4 @@
-"""A folder of files → a bundle: hashes for the manifest, one .dpd file or a folder, whole or not at all."""
+"""Write a bundle's files and manifest, and put the finished bundle in its place, complete or not at all."""
 
 import shutil
 from pathlib import Path
@@ -9,13 +9,14 @@ from dpd_runtime.sealing.reseal import file_entry
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write each file under `folder`, by its path."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
 
 
 def entries(folder: Path) -> dict[str, FileEntry]:
-    """Every file under `folder` but the manifest, by its path."""
+    """The manifest's entry of every file under `folder` except the manifest, by its path."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -24,14 +25,17 @@ def entries(folder: Path) -> dict[str, FileEntry]:
     return dict(sorted(found.items()))
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> bytes:
-    raw = manifest.to_json()
-    (folder / MANIFEST_NAME).write_bytes(raw)
-    return raw
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write bundle.json."""
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_json())
 
 
 def place(folder: Path, out: Path) -> None:
-    """Put the finished folder, or one file made from it, at `out`. `folder` lies on the same disk."""
+    """Move the finished folder to `out`, or pack it into one file there if `out` ends in .dpd.
+
+    Args:
+        folder: on the same disk as `out`.
+    """
     finished = folder
     if out.suffix == ".dpd":
         finished = folder.with_name(out.name + ".zip")

@@ -1,4 +1,4 @@
-"""What an exported bundle is made of: files beyond a limit, sizes that vary, the step graph, golden images."""
+"""The files of an exported bundle: weights beside graphs, variable sizes, the step graph, golden images."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from dpd_export.graphs.parts import Decoder, Encoder, Unet
+from dpd_export.graphs.parts import Unet, VaeDecoder, VaeEncoder
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.verified import WEIGHTS_NAME
@@ -50,8 +50,8 @@ def test_heights_and_widths_vary(run: Path, half_bundle: Path) -> None:
     latents, prompts, images = torch.randn(3, 4, 12, 6), torch.randn(3, 32, 16), torch.rand(1, 3, 16, 40) * 2 - 1
     cases = {
         "unet": (Unet(base.unet), {"sample": latents, "timestep": torch.tensor(7), "encoder_hidden_states": prompts}),
-        "vae_decoder": (Decoder(base.vae), {"latent_sample": latents}),
-        "vae_encoder": (Encoder(base.vae), {"sample": images}),
+        "vae_decoder": (VaeDecoder(base.vae), {"latent_sample": latents}),
+        "vae_encoder": (VaeEncoder(base.vae), {"sample": images}),
     }
     for part, (module, inputs) in cases.items():
         engine = bundle.engine(f"{part}/model.onnx", CPU)
@@ -65,8 +65,8 @@ def test_the_wrappers_are_the_autoencoder(run: Path) -> None:
     vae = load_base(str(run / "pipeline")).vae
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     moments = vae.encode(images).latent_dist.parameters
-    torch.testing.assert_close(Encoder(vae)(images), moments)
-    torch.testing.assert_close(Decoder(vae)(moments[:, :4]), vae.decode(moments[:, :4]).sample)
+    torch.testing.assert_close(VaeEncoder(vae)(images), moments)
+    torch.testing.assert_close(VaeDecoder(vae)(moments[:, :4]), vae.decode(moments[:, :4]).sample)
 
 
 def test_fixed_sizes_are_in_the_graph(bundle: Path) -> None:
@@ -77,7 +77,7 @@ def test_fixed_sizes_are_in_the_graph(bundle: Path) -> None:
 
 
 def test_a_licence_is_not_made_up(bundle: Path, half_bundle: Path) -> None:
-    """The run's base is a folder of somebody's."""
+    """The run's base is a folder, whose licence is unknown."""
     assert load_bundle(bundle).manifest.licences == {"base": "Apache-2.0", "data": "drawn | by us"}
     assert load_bundle(half_bundle).manifest.licences == {"base": "unstated", "data": "unstated"}
 
@@ -90,7 +90,7 @@ def test_step_and_golden_are_small(bundle: Path) -> None:
 
 @pytest.mark.parametrize(("name", "limit"), [("bundle", 60.0), ("half_bundle", 40.0)])
 def test_golden_images_come_out_again(name: str, limit: float, request: pytest.FixtureRequest) -> None:
-    """PyTorch made them; the bundle is near, and not equal: it is no copy of its own output."""
+    """PyTorch made them; the bundle's images are near but not equal, so they are no copy of its own output."""
     done = replay(load_bundle(request.getfixturevalue(name)), CPU)
     assert done is not None
     assert (done.images, done.noise_matches, done.good) == (4, True, True)

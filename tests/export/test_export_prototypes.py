@@ -1,4 +1,4 @@
-"""Prototypes on their way into a bundle: real images stay, block means pull block means."""
+"""Prototypes in a bundle: real images are refused, and block means pull block means."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_export import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.generate import resolve_sampler
@@ -17,7 +17,7 @@ from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs named by their kind of prototypes."""
+    """Runs, named by their kind of prototypes."""
     folder = tmp_path_factory.mktemp("kinds")
     scenes, base = drawn_scenes(folder / "scenes"), tiny_base(folder)
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2)
@@ -34,7 +34,7 @@ def test_real_images_are_refused_before_anything_is_exported(folder: Path, tmp_p
 
 @pytest.mark.slow
 def test_real_images_that_may_leave_are_marked_in_the_bundle(folder: Path, tmp_path: Path) -> None:
-    export_run(folder / "medoid", tmp_path / "site", precision="fp32", allow_real_prototypes=True)
+    export_run(folder / "medoid", tmp_path / "site", ExportOptions(precision="fp32", allow_real_prototypes=True))
     bundle = load_bundle(tmp_path / "site")
     assert bundle.manifest.data["private_prototypes"] is True
     assert json.loads(bundle.files["classes.json"])["private"] is True
@@ -43,7 +43,7 @@ def test_real_images_that_may_leave_are_marked_in_the_bundle(folder: Path, tmp_p
 @pytest.mark.slow
 def test_pooled_prototypes_pull_block_means_at_the_site(folder: Path, tmp_path: Path) -> None:
     """With g = 1 to the last step the latents' block means are the prototype's, and the images still differ."""
-    export_run(folder / "pooled", tmp_path / "site", precision="fp32")
+    export_run(folder / "pooled", tmp_path / "site", ExportOptions(precision="fp32"))
     bundle = load_bundle(tmp_path / "site")
     assert "private_prototypes" not in bundle.manifest.data
     scene = bundle.classes[0]

@@ -148,10 +148,10 @@ def main() -> None:
 
 def tiny_bundle(folder: Path) -> Path:
     """In float32, from a run on drawn scenes."""
-    from dpd_export import export_run
+    from dpd_export import ExportOptions, export_run
     from tests.tiny import tiny_run
 
-    export_run(tiny_run(folder), folder / "tiny.dpd", name="tiny", precision="fp32")
+    export_run(tiny_run(folder), folder / "tiny.dpd", ExportOptions(name="tiny", precision="fp32"))
     return folder / "tiny.dpd"
 
 

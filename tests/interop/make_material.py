@@ -8,13 +8,13 @@ sys.path[:0] = [str(ROOT)]
 
 
 def main(folder: Path) -> None:
-    from dpd_export import export_run
+    from dpd_export import ExportOptions, export_run
     from tests.tiny import tiny_run
 
     folder.mkdir(parents=True)
     run = tiny_run(folder)
-    export_run(run, folder / "fp32", precision="fp32")
-    export_run(run, folder / "fp16", vae_encoder=True, dynamic_size=True, largest_file=100_000)
+    export_run(run, folder / "fp32", ExportOptions(precision="fp32"))
+    export_run(run, folder / "fp16", ExportOptions(vae_encoder=True, dynamic_size=True, largest_file=100_000))
 
 
 if __name__ == "__main__":

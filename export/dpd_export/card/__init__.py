@@ -1,1 +1,1 @@
-"""The model card of a bundle."""
+"""MODEL_CARD.md: the model card that every bundle carries."""

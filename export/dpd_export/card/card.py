@@ -1,39 +1,27 @@
-"""MODEL_CARD.md: what a bundle holds, what it was made of, how good it is; from the run, the manifest and nothing else.
+"""Write MODEL_CARD.md from the run and the manifest: what a bundle holds, what it was made from, how good it is.
 
-The same run gives the same bytes: no clock is read. Folders of the training machine appear as DATA, RUN and BASE.
+The same run gives the same bytes: the card does not say when it was written. Folders of the training machine appear as
+DATA, RUN and BASE.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from dpd_export.card.content import CardContent
-from dpd_export.card.markdown import line, table
+from dpd_export.card.content import CardContent, line, table
 from dpd_export.card.training import base_section, commands_section, data_section, figures_section, training_section
-from dpd_export.graphs.parts import Graph
+from dpd_export.graphs.parity import GENERATED, HALF
+from dpd_export.options import PRECISIONS
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.sampling.sampler import BLOCK
 
 CARD_NAME = "MODEL_CARD.md"
-GENERATED, HALF = "#generated", "#half"
-"""Endings of a graph's path in the manifest's parity: on inputs from generating; of PyTorch in half precision."""
 ENCODER = "vae_encoder/model.onnx"
-PRECISION_WORDS = {
-    "fp32": "Weights and arithmetic are float32",
-    "fp16": "Graphs are in half precision with islands of float32 (norms, softmax), inputs and outputs float32",
-    "fp16-weights": "Weights are float16, arithmetic float32",
-    "int8": "The UNet's convolutions and feed-forward layers are in 8 bits; other weights float16, arithmetic float32",
-}
 TAGS = ("dataset-distillation", "remote-sensing", "synthetic-data", "diffusion", "onnx")
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail", "openrail++")
 
 
-def parameter_counts(graphs: Sequence[Graph]) -> dict[str, int]:
-    """Parameters that ship with each graph, counted in PyTorch."""
-    return {graph.path: graph.weights for graph in graphs}
-
-
 def model_card(content: CardContent) -> bytes:
-    """The card in Hugging Face's form: YAML front matter, then Markdown."""
+    """The card in Hugging Face's format: YAML front matter, then Markdown."""
     sections = (
         _what,
         _parts,
@@ -68,9 +56,9 @@ def _what(content: CardContent) -> str:
     return f"""# {line(manifest.name)}
 
 A bundle of dpd-distill: a small text-conditional latent diffusion model with prototypes and prompts, compiled to ONNX.
-`dpd generate` makes from it a labelled training set of {len(content.classes["classes"])} classes, {height} x {width} \
-pixels RGB, any number of
-images a class, the same pixels for the same seed on the same type of machine. It needs neither PyTorch nor the data."""
+From it, `dpd generate` makes a labelled training set of {len(content.classes["classes"])} classes with any number of \
+images per class, {height} x {width}
+pixels RGB. The same seed gives the same pixels on the same type of machine. It needs neither PyTorch nor the data."""
 
 
 def _parts(content: CardContent) -> str:
@@ -86,9 +74,9 @@ def _parts(content: CardContent) -> str:
 
 {table(("graph", "parameters", "bytes"), [*rows, total])}
 
-{PRECISION_WORDS.get(manifest.precision, manifest.precision)}, opset {manifest.opset}; latents {latents}, \
+{PRECISIONS.get(manifest.precision, manifest.precision)}, opset {manifest.opset}; latents {latents}, \
 {manifest.prediction_type}. `step/model.onnx` holds no weights. With tokenizer, prompts, prototypes and golden images
-the files have {size:,} bytes, this card and the manifest not counted. {encoder}{_pruned(content)}"""
+the files have {size:,} bytes, without this card and the manifest. {encoder}{_pruned(content)}"""
 
 
 def _pruned(content: CardContent) -> str:
@@ -99,9 +87,9 @@ def _pruned(content: CardContent) -> str:
 
 The UNet was pruned ({found["method"]}, ratio {found["ratio"]:g}): {found["filters_kept"]:,} of {found["filters"]:,} \
 filters of its residual blocks and
-{found["parameters_kept"]:,} of {found["parameters"]:,} parameters are left, tuned on latents that the whole one \
-generated. Of {100 * found["teacher_agreement"]:.1f} % of the images
-from the same noise the teacher says the same."""
+{found["parameters_kept"]:,} of {found["parameters"]:,} parameters are left, fine-tuned on latents that the whole UNet \
+generated. The teacher gives
+{100 * found["teacher_agreement"]:.1f} % of the images from the same noise the same label as before pruning."""
 
 
 def _classes(content: CardContent) -> str:
@@ -113,7 +101,7 @@ def _classes(content: CardContent) -> str:
         rows.append((label, entry["name"], images.get(entry["name"], "unknown"), len(members)))
     shown = table(("label", "class", "training images", "prototypes"), rows)
     if not smallest:
-        return f"## Classes\n\n{shown}\n\nThere are no prototypes: only prompts and noise steer the images."
+        return f"## Classes\n\n{shown}\n\nThere are no prototypes: the images depend on prompts and noise only."
     kind = content.classes.get("prototype_kind", "unknown")
     return f"""## Classes
 
@@ -124,38 +112,38 @@ Prototypes are of kind `{line(kind)}`. {_origin(kind, min(smallest))}{_care(cont
 
 def _origin(kind: str, fewest: int) -> str:
     if kind != "matched":
-        return f"Each stands for at least {fewest} different training images."
-    return f"""They began as generated images and were moved until networks saw in them what they see in all training
-images of a class ({fewest} and more), of which only statistics over whole classes were used."""
+        return f"Each represents at least {fewest} different training images."
+    return f"""They are matched codes: they began as generated images, optimised so that networks measure in them
+what they measure in all training images of a class ({fewest} or more). Only statistics of whole classes were used."""
 
 
 def _care(content: CardContent) -> str:
-    """What was done so that prototypes tell less of single images; empty where the run does not say."""
+    """How prototypes were kept from revealing single images; empty if the run does not say."""
     dropped, noise = content.run.get("prototypes_too_near"), content.run.get("prototype_privacy")
-    told = "" if dropped is None else f" {dropped} that decoded too near to a training image were dropped."
+    text = "" if dropped is None else f" {dropped} were dropped because they decoded too near to a training image."
     if dropped and content.classes.get("prototype_kind") == "matched":
-        told += " The generated images that they began as stand in their place."
+        text += " The generated images that they began as replace them."
     if noise:
         clip, deviation = f"{noise['norm_limit']:.4g}", f"{noise['noise']:g}"
         guarantee = f"({noise['epsilon']:.4g}, {noise['delta']:g})"
-        told += f"""
+        text += f"""
 
-Members' latents were clipped to an L2 norm of {clip}, and Gaussian noise of standard deviation {deviation} was put on
-each value of their mean. For one image replaced that is {guarantee}-differential privacy, **given which images stand
-behind which prototype**. Clustering, counts, prompts and networks have no such guarantee."""
-    return told
+Members' latents were clipped to an L2 norm of {clip}, and Gaussian noise of standard deviation {deviation} was added
+to each value of their mean. For the replacement of one image this is {guarantee}-differential privacy, **given which
+images belong to which prototype**. Clustering, counts, prompts and networks have no such guarantee."""
+    return text
 
 
 def _use(content: CardContent) -> str:
     height, width, _ = content.manifest.image_shape
     return f"""## Intended use and limits
 
-For training classifiers of these classes where the real images may not go, and for comparing such training sets.
+For training classifiers of these classes where the real images must not go, and for comparing such training sets.
 
 - It knows these classes, {height} x {width} pixels, and the sensor, region, season and colours of its training data.
-- The images are drawn by a network. They show no real place, and are no evidence about any.
-- A set from it may be worth less than as many real images. `dpd evaluate` measures it beside real subsets.
-- How near its images come to training images is the question of an audit: see below whether there was one."""
+- The images are generated by networks. They show no real place and are no evidence about any.
+- A set from it may be worth less than the same number of real images. `dpd evaluate` compares it with real subsets.
+- An audit measures how near its images come to training images: see below whether there was one."""
 
 
 def _sampler(content: CardContent) -> str:
@@ -171,11 +159,11 @@ def _sampler(content: CardContent) -> str:
         )
         for g in sampler.guidance
     ]
-    head = ("images of a class", "guidance scale", "acts in", "prototype pull", "acts in", "UNet evaluations an image")
+    head = ("images of a class", "guidance scale", "used in", "prototype pull", "used in", "UNet evaluations per image")
     return f"""## Sampler
 
-Defaults: {sampler.solver}, {sampler.steps} steps, {sampler.candidates} candidates for each kept image, \
-{sampler.compute_batch} latents in one call, timestep power {sampler.timestep_power:g}, \
+Defaults: {sampler.solver}, {sampler.steps} steps, {sampler.candidates} candidates per kept image, \
+{sampler.compute_batch} latents per call, timestep power {sampler.timestep_power:g}, \
 gain {sampler.mean_noise_gain:g} on the means of the start noise.
 
 {table(head, rows)}"""
@@ -206,22 +194,22 @@ def _difference(value: float | None) -> str:
 
 
 def _images(parity: Mapping[str, float]) -> str:
-    told = f"Images, end to end: {parity['end_to_end_psnr_db']:.2f} dB PSNR between the bundle's and PyTorch's"
+    text = f"Images end to end: {parity['end_to_end_psnr_db']:.2f} dB PSNR between the bundle's and PyTorch's"
     if "teacher_agreement" not in parity:
-        return told + "."
+        return text + "."
     count, worst = int(parity["end_to_end_images"]), parity["end_to_end_worst_psnr_db"]
     pytorch, bundle = (100 * parity[f"teacher_oa_{whose}"] for whose in ("pytorch", "bundle"))
-    return f"""{told}, {worst:.2f} dB for
+    return f"""{text}, {worst:.2f} dB for
 the worst of {count}. The teacher puts {pytorch:.1f} % of PyTorch's and {bundle:.1f} % of the bundle's images into their
-class, and says the same of {100 * parity["teacher_agreement"]:.1f} % of them."""
+class, and gives {100 * parity["teacher_agreement"]:.1f} % of them the same label."""
 
 
 def _audit(content: CardContent) -> str:
     state = content.manifest.audit
-    said = "not audited" if state == "unaudited" else line(state)
+    verdict = "not audited" if state == "unaudited" else line(state)
     return f"""## Audit
 
-When this card was written: **{said}**. The manifest's `audit`, which `dpd info` prints, tells the present state."""
+When this card was written: **{verdict}**. `dpd info` prints the present state from the manifest's `audit`."""
 
 
 def _commands(content: CardContent) -> str:
@@ -231,6 +219,6 @@ def _commands(content: CardContent) -> str:
     dpd generate BUNDLE --ipc 50 --seed 0 --out distilled
     dpd evaluate distilled --train DATA --test val
 
-The first checks every file's hash and describes the bundle, the second makes 50 images a class, and the third, where
-real images are, trains classifiers on them and on real subsets of the same size. `pip install "dpd-distill[cpu]"` is
-enough for the first two."""
+The first command checks every file's hash and describes the bundle. The second makes 50 images per class. The third
+needs the real images: it trains classifiers on the set and on real subsets of the same size.
+`pip install "dpd-distill[cpu]"` is enough for the first two."""

@@ -1,14 +1,13 @@
-"""The card's sections on data and training: what run.json knows, folders of the training machine left out."""
+"""The card's sections on data and training, from run.json, without folders of the training machine."""
 
 import shlex
 from collections.abc import Sequence
 
-from dpd_export.card.content import CardContent, Record
-from dpd_export.card.markdown import facts, line, percent, table
+from dpd_export.card.content import CardContent, Record, facts, line, percent, table
 
-STAGES = ("perceptual", "autoencoder", "decoder", "denoiser")  # of `dpd pretrain`, in its order
-STAGE_OPTIONS = {"steps": "steps", "batch": "batch", "rate": "peak_rate"}  # end of the option: key of the config
-NOT_OPTIONS = ("peak_rate",)  # of TrainConfig: `dpd train` has no option for them
+STAGES = ("perceptual", "autoencoder", "decoder", "denoiser")  # of `dpd pretrain`, in order
+STAGE_OPTIONS = {"steps": "steps", "batch": "batch", "rate": "peak_rate"}  # ending of the option: key in the config
+NOT_OPTIONS = ("peak_rate",)  # fields of the config without an option of `dpd train`
 
 
 def data_section(content: CardContent) -> str:
@@ -26,7 +25,7 @@ def data_section(content: CardContent) -> str:
 
 {known}
 
-The fingerprint is the sha256 over the sorted sha256 of the training files. The bundle names no file of them."""
+The fingerprint is the sha256 over the sorted sha256 of the training files. The bundle contains no file names."""
 
 
 def training_section(content: CardContent) -> str:
@@ -34,13 +33,13 @@ def training_section(content: CardContent) -> str:
     steps = config["steps"]
     known = facts(
         ("base", _public("base", config["base"])),
-        ("fine-tuning steps of UNet and text encoder", steps or "0: they are the base's"),
+        ("fine-tuning steps of UNet and text encoder", steps or "0: those of the base"),
         ("batch", config["batch"] if steps else None),
         ("peak learning rate", config.get("peak_rate") if steps else None),
         *_losses(run["metrics"].get("denoiser")),
         ("teacher", f"at most {config['teacher_steps']} steps"),
         ("latent classifier", f"at most {config['latent_classifier_steps']} steps"),
-        ("wall time of the call that finished it", _seconds(run)),
+        ("wall time", _seconds(run)),
         ("hardware", run.get("hardware")),
         ("versions", _versions(run)),
         ("exported with", _versions({"versions": content.manifest.tools})),
@@ -49,7 +48,7 @@ def training_section(content: CardContent) -> str:
 
 
 def base_section(content: CardContent) -> str:
-    """How the base was made, where the run knows it."""
+    """How the base was made, if the run knows."""
     base = content.run.get("base_pretraining")
     if not base:
         return ""
@@ -69,30 +68,30 @@ def base_section(content: CardContent) -> str:
         ("versions", _versions(base)),
     )
     pieces = [f"- {line(piece)}" for piece in base.get("pieces", ())]
-    told = "\n\nAs it went:\n\n" + "\n".join(pieces) if pieces else ""
-    return f"## Training of the base\n\n{table(('stage', *STAGE_OPTIONS), stages)}\n\n{known}{told}"
+    history = "\n\nHistory of the training:\n\n" + "\n".join(pieces) if pieces else ""
+    return f"## Training of the base\n\n{table(('stage', *STAGE_OPTIONS), stages)}\n\n{known}{history}"
 
 
 def figures_section(content: CardContent) -> str:
     metrics = content.run["metrics"]
     known = facts(
         ("teacher, overall accuracy", percent(metrics.get("teacher_oa"))),
-        ("teacher on some of them, as they are", percent(metrics.get("teacher_oa_on_the_same_images"))),
-        ("teacher on the VAE's reconstructions of those", percent(metrics.get("teacher_oa_on_reconstructions"))),
+        ("teacher on a sample of them", percent(metrics.get("teacher_oa_on_the_same_images"))),
+        ("teacher on the VAE's reconstructions of the sample", percent(metrics.get("teacher_oa_on_reconstructions"))),
         ("latent classifier, overall accuracy", percent(metrics.get("latent_classifier_oa"))),
-        ("VAE, reconstruction of those", _vae(metrics.get("vae"))),
+        ("VAE, reconstruction of the sample", _vae(metrics.get("vae"))),
     )
     return f"""## Figures
 
-On the validation images. No network of this run was trained on them; when training stops was chosen on them.
+Measured on the validation images. No network of this run was trained on them; they decided when training stopped.
 
 {known}
 
-What a set is worth to a classifier is not among them: that depends on the set, and `dpd evaluate` measures it."""
+They do not say how useful a set is for training a classifier. `dpd evaluate` measures that for each set."""
 
 
 def commands_section(content: CardContent) -> str:
-    """The commands which repeat the run, from its config: what was typed may hold folder names."""
+    """The commands that repeat the run, written from its config, because what was typed may contain folder names."""
     manifest, config, base = content.manifest, content.run["config"], content.run.get("base_pretraining")
     commands = [_pretrain_command(base["config"])] if base else []
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS}
@@ -104,18 +103,18 @@ def commands_section(content: CardContent) -> str:
 
 {listed}
 
-DATA, RUN and BASE stand for folders. What is not an option is the default of the dpd-distill named under Training.\
+DATA, RUN and BASE stand for folders. Everything else has the default of the dpd-distill version named under Training.\
 {_together(content.run)}"""
 
 
 def _together(run: Record) -> str:
-    """The commands alone do not repeat a federated tuning."""
+    """A note for federated fine-tuning, which the commands alone do not repeat."""
     found = run.get("federated")
     if not found:
         return ""
     return f"""
-The denoiser was tuned together with other sites, in {found["rounds"]} rounds (`dpd train --federated`): steps, batch \
-and rate are what the server said, and images of other sites took part, which the fingerprint does not cover."""
+The denoiser was fine-tuned together with other sites in {found["rounds"]} rounds (`dpd train --federated`). The \
+server set steps, batch and learning rate. Images of other sites took part, which the fingerprint does not cover."""
 
 
 def _pretrain_command(config: Record) -> str:
@@ -126,7 +125,7 @@ def _pretrain_command(config: Record) -> str:
 
 
 def _command(verb: str, options: Record) -> str:
-    """`dpd VERB` with every option that has a value, defaults too: they may be others in the next version."""
+    """`dpd VERB` with every option that has a value, defaults included, since the next version may change them."""
     words = ["dpd", verb]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
@@ -138,7 +137,7 @@ def _command(verb: str, options: Record) -> str:
 
 
 def _public(option: str, value: object) -> str:
-    """The value, or BASE for a base of the user's own: that is a folder of the training machine."""
+    """The value, or BASE for the user's own base, which is a folder of the training machine."""
     return "BASE" if option in ("base", "start") and value != "nano" else str(value)
 
 

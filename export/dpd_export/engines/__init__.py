@@ -1,7 +1,7 @@
-"""TensorRT engines from a bundle's ONNX graphs, two flavours behind one module.
+"""TensorRT engines built from a bundle's ONNX graphs, in two flavours.
 
 `tensorrt-rtx` builds ahead of time on a machine without a GPU; `tensorrt` (data-centre) builds on the GPU that will run
-the engine. Engines that go into a bundle are built and inspected here; loading is the runtime's, and needs a signature.
+the engine. dpd_runtime loads them, and requires a signature.
 """
 
 from dpd_export.engines.new_bundle import build_engines, check_engines

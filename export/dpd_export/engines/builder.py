@@ -1,29 +1,35 @@
-"""One graph, one profile, one or more GPU types → one engine, inspected as far as that goes without a GPU.
+"""Build one engine from one graph and one profile, and check it as far as possible without a GPU.
 
-Deserialising needs a CUDA driver, so what is checked is the strongly typed network before the build (inputs, outputs,
-types, shapes) and the plan's first bytes and size after it.
+Deserialising needs a CUDA driver. Therefore the strongly typed network is checked before the build (inputs, outputs,
+types, shapes), and the engine's first bytes and size after it.
 """
 
 import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dpd_export.engines.flavours import Flavour
 from dpd_export.engines.network import Network, dtype_name
 from dpd_export.engines.profiles import Profile, full_shape
-from dpd_export.engines.timing_cache import keep_timings, known_timings
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.engines.record import EngineInput, EngineOutput
 from dpd_runtime.errors import CheckError, InputError
+from dpd_runtime.files import cache_folder, write_atomically
 
 TURING = 75
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A built engine. content: whatever the builder returned, readable as a buffer. peak_memory: bytes."""
+    """A built engine.
+
+    Args:
+        content: what the builder returned, readable as a buffer.
+        peak_memory: bytes.
+    """
 
     content: Any
     sha256: str
@@ -51,14 +57,18 @@ def build_engine(
     *,
     tf32: bool,
 ) -> Plan:
-    """Args:
-    trt: the flavour's module. files: a verified bundle's content.
-    rows: shape of one row of each input.
-    capabilities: what one engine shall run on; more than one only where the flavour builds ahead of time.
-    tf32: whether float32 products may be rounded to TF32.
+    """Build an engine.
+
+    Args:
+        trt: the flavour's module.
+        files: content of a verified bundle.
+        rows: shape of one row of each input.
+        capabilities: compute capabilities that this one engine runs on; several only if it is built ahead of time.
+        tf32: whether float32 products may be rounded to TF32.
 
     Raises:
-        InputError: parser or builder refuse the graph. CheckError: what was built is not what was asked for.
+        InputError: the parser or the builder refuses the graph.
+        CheckError: the engine is not what was asked for.
     """
     reset_peak()
     started = time.monotonic()
@@ -73,14 +83,14 @@ def build_engine(
         for place, capability in enumerate(capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), place)
     else:
-        known_timings(config, flavour.name, trt.__version__, capabilities[0])
+        _load_timings(config, flavour.name, trt.__version__, capabilities[0])
     outputs = tuple(EngineOutput(t.name, dtype_name(t), tuple(t.shape)) for t in network.outputs)
     _check_shapes(graph, inputs, outputs, profile)
     content = network.builder.build_serialized_network(network.definition, config)
     if content is None:
         raise InputError(_refusal(flavour, graph, capabilities, logger.errors))
     if not flavour.ahead_of_time:
-        keep_timings(config, flavour.name, trt.__version__, capabilities[0])
+        _keep_timings(config, flavour.name, trt.__version__, capabilities[0])
     plan = Plan(
         content=content,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -93,12 +103,12 @@ def build_engine(
         peak_memory=peak_bytes(),
     )
     if not bytes(memoryview(content)[:64]).startswith(flavour.magic) or plan.bytes < 64:
-        raise CheckError(f"{graph}: what {flavour.name} returned is no engine of the kind this code knows")
+        raise CheckError(f"{graph}: what {flavour.name} returned is not an engine that this code knows")
     return plan
 
 
 def _logger(trt: Any) -> Any:
-    """Keeps errors for our own message; TensorRT's default prints every line."""
+    """A logger that keeps errors for our own message instead of printing every line."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -119,12 +129,12 @@ def _input(tensor: Any, profile: Profile, rows: Mapping[str, tuple[int, ...]]) -
 
 
 def _set_types(trt: Any, config: Any, tf32: bool) -> None:
-    """TF32 is on by default, and would round float32 products to 10 bits of mantissa."""
+    """Set TF32. It is on by default and would round float32 products to 10 bits of mantissa."""
     (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
 
 
 def _set_shapes(network: Network, config: Any, inputs: tuple[EngineInput, ...], profile: Profile) -> None:
-    """A static engine gets a network without open dimensions; it needs no profile then."""
+    """Fix the shapes of a static engine, or give a dynamic one its profile."""
     if profile.static:
         for tensor, entry in zip(network.inputs, inputs, strict=True):
             if entry.opt:
@@ -141,7 +151,7 @@ def _set_shapes(network: Network, config: Any, inputs: tuple[EngineInput, ...], 
 def _check_shapes(
     graph: str, inputs: tuple[EngineInput, ...], outputs: tuple[EngineOutput, ...], profile: Profile
 ) -> None:
-    """The batch has to reach every output: fixed in a static engine, open in a dynamic one."""
+    """Check that every output has the batch axis: fixed in a static engine, open in a dynamic one."""
     wanted = profile.usual if profile.static else -1
     for entry in outputs:
         rest = entry.shape[1:]
@@ -150,7 +160,32 @@ def _check_shapes(
 
 
 def _refusal(flavour: Flavour, graph: str, capabilities: tuple[int, ...], errors: list[str]) -> str:
-    said = " ".join(errors[-1].split())[:240] if errors else "no reason given"
+    reason = " ".join(errors[-1].split())[:240] if errors else "no reason given"
     hint = "" if TURING not in capabilities else " (75 has no float32 matrix products: export with --precision fp16)"
     named = ", ".join(map(str, capabilities))
-    return f"{graph}: {flavour.name} cannot build it for compute capability {named}{hint}: {said}"
+    return f"{graph}: {flavour.name} cannot build it for compute capability {named}{hint}: {reason}"
+
+
+def _timing_file(name: str, version: str, capability: int) -> Path:
+    return cache_folder("tensorrt-timings") / f"{name}-{version}-{capability}.cache"
+
+
+def _load_timings(config: Any, name: str, version: str, capability: int) -> None:
+    """Give the builder the kernel timings of earlier builds; it measures again if they do not fit.
+
+    Only for `tensorrt`: with `tensorrt-rtx` they change nothing and make the builder ask for a GPU (its release notes).
+    Never executed on this project's machines, where `tensorrt` cannot be installed.
+    """
+    path = _timing_file(name, version, capability)
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+
+
+def _keep_timings(config: Any, name: str, version: str, capability: int) -> None:
+    """Store the builder's timings in a folder that only this user can read, since native code reads them."""
+    cache = config.get_timing_cache()
+    if cache is None:
+        return
+    path = _timing_file(name, version, capability)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, bytes(cache.serialize()))

@@ -1,4 +1,4 @@
-"""The two TensorRT packages, and which GPUs each can build for from here."""
+"""The two TensorRT packages, and the GPUs that each can build for on this machine."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,10 +11,14 @@ from dpd_runtime.machine.driver import working_driver
 
 @dataclass(frozen=True)
 class Flavour:
-    """Args:
-    name: of the pip package. extra: ours that brings it. module: what is imported.
-    magic: first bytes of a plan; empty where nobody here has seen one.
-    ahead_of_time: builds for GPUs that are not here.
+    """A TensorRT package.
+
+    Args:
+        name: of the pip package.
+        module: what is imported.
+        extra: the extra of dpd-distill that installs it.
+        magic: first bytes of its engines; empty if unknown.
+        ahead_of_time: whether it builds for GPUs that this machine does not have.
     """
 
     name: str
@@ -31,8 +35,10 @@ FLAVOURS = {
 
 
 def flavour_of(name: str) -> Flavour:
-    """Raises:
-    InputError: an unknown name.
+    """Look up a flavour by name.
+
+    Raises:
+        InputError: an unknown name.
     """
     if name not in FLAVOURS:
         raise InputError(f"flavour {name!r} is unknown: use {' or '.join(FLAVOURS)}")
@@ -40,19 +46,19 @@ def flavour_of(name: str) -> Flavour:
 
 
 def import_flavour(flavour: Flavour) -> Any:
-    """The package's module.
+    """Import the package.
 
     Raises:
-        MissingExtraError: it is not installed, with the line that installs it.
+        MissingExtraError: it is not installed; the message has the line that installs it.
     """
     try:
         return import_module(flavour.module)
-    except (ImportError, OSError) as error:  # OSError: the bindings without their library
+    except (ImportError, OSError) as error:  # OSError: the library that the bindings load is missing
         raise MissingExtraError(flavour.name, flavour.extra) from error
 
 
 def cuda_major(flavour: Flavour) -> int:
-    """The CUDA toolkit it was made with, from its package's name (tensorrt_rtx_cu13 → 13); 0 where none says so."""
+    """Major CUDA version that it was built with, from the package name (tensorrt_rtx_cu13 → 13); 0 if unknown."""
     start = f"{flavour.module}_cu"
     names = (str(found.metadata["Name"]).replace("-", "_") for found in distributions())
     return max(
@@ -62,10 +68,10 @@ def cuda_major(flavour: Flavour) -> int:
 
 
 def parse_capabilities(text: str) -> tuple[int, ...]:
-    """ "75,8.9" → (75, 89), ascending.
+    """Read "75,8.9" as (75, 89), in ascending order.
 
     Raises:
-        InputError
+        InputError: text of another form.
     """
     found = set()
     for word in text.split(","):
@@ -77,10 +83,10 @@ def parse_capabilities(text: str) -> tuple[int, ...]:
 
 
 def check_capabilities(flavour: Flavour, trt: Any, wanted: tuple[int, ...]) -> tuple[int, ...]:
-    """The capabilities to build for: those wanted, where this flavour can; the local GPU's for `tensorrt`.
+    """The compute capabilities to build for: those wanted, or for `tensorrt` the local GPU's.
 
     Raises:
-        InputError: one that it cannot build for, naming those that it can.
+        InputError: the flavour cannot build for one of them, or none was given to `tensorrt-rtx`.
         ProviderError: `tensorrt` without a GPU.
     """
     if flavour.ahead_of_time:

@@ -1,4 +1,4 @@
-"""ONNX bytes → a strongly typed TensorRT network: types are the graph's, and the builder may not change them."""
+"""Parse ONNX bytes to a strongly typed TensorRT network: the builder cannot change the graph's types."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -29,14 +29,18 @@ def dtype_name(tensor: Any) -> str:
 
 
 class Network:
-    """One parsed graph. Keeps alive what the network points to: parser, graph and weights."""
+    """One parsed graph. Keeps parser, graph and weights alive, because the network points to them."""
 
     def __init__(self, trt: Any, logger: Any, files: Mapping[str, bytes], graph: str) -> None:
-        """Args: files: a verified bundle's content; nothing is read from a disk again.
+        """Parse `graph`.
+
+        Args:
+            trt: the flavour's module.
+            files: content of a verified bundle; nothing is read from disk again.
 
         Raises:
             InputError: the parser refuses the graph.
-            BundleError: weights outside the graph are not where it says.
+            BundleError: weights outside the graph are not where the graph says.
         """
         self.builder = trt.Builder(logger)
         typed = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
@@ -61,21 +65,21 @@ class Network:
         return [self.definition.get_output(i) for i in range(self.definition.num_outputs)]
 
     def arithmetic(self) -> dict[str, int]:
-        """How many convolutions and matrix products there are in each type."""
+        """Number of convolutions and matrix products in each type."""
         layers = [self.definition.get_layer(i) for i in range(self.definition.num_layers)]
         return dict(Counter(dtype_name(x.get_output(0)) for x in layers if x.type.name in ARITHMETIC))
 
 
 def sources_of(files: Mapping[str, bytes], graph: str) -> tuple[str, ...]:
-    """The graph, and the file beside it that holds its weights where it is too large to hold them itself."""
+    """The graph, and the file beside it that holds its weights, if there is one."""
     return (graph, weights_of(graph)) if weights_of(graph) in files else (graph,)
 
 
 def outside_weights(files: Mapping[str, bytes], graph: str) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Bytes of each weight that the graph keeps in the file beside it; views, no copies.
+    """Bytes of each weight that lies in the file beside the graph, as views without copies.
 
     Raises:
-        BundleError: a weight that does not lie within that file.
+        BundleError: a weight does not lie within that file.
     """
     beside = weights_of(graph)
     if beside not in files:

@@ -1,28 +1,28 @@
-"""A bundle and its engines → a new, unsigned bundle. Engines wait on the disk, not in memory, until all are built."""
+"""Build engines for a bundle and write a new, unsigned bundle that holds them."""
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpd_export.engines.builder import build_engine
-from dpd_export.engines.flavours import Flavour, check_capabilities, flavour_of, import_flavour
+from dpd_export.engines.builder import Plan, build_engine
+from dpd_export.engines.flavours import Flavour, check_capabilities, cuda_major, flavour_of, import_flavour
+from dpd_export.engines.network import sources_of
 from dpd_export.engines.profiles import DEFAULT_PARTS, Profile, check_parts, profiles_of, row_shapes
-from dpd_export.engines.record import record_of
+from dpd_export.options import INT8
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, record_json
+from dpd_runtime.bundle.engine_fit import this_os
+from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, EngineRecord, record_json
 from dpd_runtime.errors import InputError
 from dpd_runtime.sealing.reseal import check_target, write_changed
-
-UNSUITABLE = "int8"
-"""Its graphs are for ONNX Runtime on a CPU: uint8 activations, which TensorRT does not take."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """One engine that is to be built."""
+    """One engine to build."""
 
     part: str
     profile: Profile
@@ -35,7 +35,12 @@ class Build:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """seconds: of the whole build. peak_memory: bytes which the process held at most meanwhile."""
+    """An engine that was built.
+
+    Args:
+        seconds: of the whole build.
+        peak_memory: most bytes that the process held meanwhile.
+    """
 
     path: str
     bytes: int
@@ -43,8 +48,8 @@ class BuiltEngine:
     peak_memory: int
 
 
-Progress = Callable[[int, int, str, BuiltEngine | None], None]
-"""(done, total, path of the next engine or "", the engine just built) → None."""
+BuildProgress = Callable[[int, int, str, BuiltEngine | None], None]
+"""Called with done, total, the path of the next engine or "", and the engine just built."""
 
 
 def _silent(done: int, total: int, coming: str, built: BuiltEngine | None) -> None:
@@ -60,21 +65,21 @@ def build_engines(
     parts: tuple[str, ...] = DEFAULT_PARTS,
     portable: bool = False,
     overwrite: bool = False,
-    progress: Progress = _silent,
+    progress: BuildProgress = _silent,
 ) -> dict[str, Any]:
-    """Build engines of a bundle's graphs and write a new bundle that holds them beside all its other files.
+    """Build engines of a bundle's graphs and write a new bundle with them and all other files.
 
     Args:
         bundle, out: a .dpd file, or a folder.
-        compute_capabilities: 10 · major + minor; needed for tensorrt-rtx, the local GPU's for tensorrt.
-        portable: one engine for all of them (hardly larger) instead of one for each.
+        compute_capabilities: 10 · major + minor; required for tensorrt-rtx, the local GPU's for tensorrt.
+        portable: build one engine for all of them (hardly larger) instead of one for each.
 
     Returns:
         out, bundle_hash, bytes, flavour, builder_version, engines [{path, bytes, seconds, peak_memory}].
 
     Raises:
-        InputError: unknown names, something at `out`, or a graph that this builder refuses. Nothing is left then.
-        MissingExtraError, ProviderError: TensorRT, or for `tensorrt` the GPU, is not there.
+        InputError: unknown names, something at `out`, or a graph that the builder refuses. Nothing is left then.
+        MissingExtraError, ProviderError: TensorRT is not installed, or there is no GPU for `tensorrt`.
     """
     kind = flavour_of(flavour)
     trt = import_flavour(kind)
@@ -113,24 +118,26 @@ def build_engines(
 
 
 def check_engines(flavour: str, compute_capabilities: tuple[int, ...], precision: str) -> None:
-    """Whether engines can be built here, without building one: raises what `build_engines` would raise for it."""
+    """Check that engines can be built here, and raise what `build_engines` would raise if not."""
     kind = flavour_of(flavour)
     check_capabilities(kind, import_flavour(kind), compute_capabilities)
     check_precision(precision)
 
 
 def check_precision(precision: str) -> None:
-    """Raises:
-    InputError: a bundle whose graphs are not for TensorRT.
+    """Refuse bundles whose graphs are not for TensorRT.
+
+    Raises:
+        InputError: an int8 bundle.
     """
-    if precision == UNSUITABLE:
+    if precision == INT8:  # uint8 activations, which TensorRT does not take
         raise InputError("int8 graphs are for ONNX Runtime on a CPU; export with --precision fp16 for TensorRT engines")
 
 
 def _build(
     build: Build, flavour: Flavour, trt: Any, bundle: Bundle, folder: Path, added: dict[str, Path]
 ) -> BuiltEngine:
-    """Build one engine, write it and its record under `folder`, and enter both in `added`."""
+    """Build one engine, write it and its record under `folder`, and add both paths to `added`."""
     graph, manifest = f"{build.part}/model.onnx", bundle.manifest
     plan = build_engine(
         trt,
@@ -142,13 +149,42 @@ def _build(
         build.capabilities,
         tf32=manifest.precision != "fp32",
     )
-    record = record_of(plan, bundle.files, graph, flavour, trt.__version__, build.capabilities, manifest.precision)
+    record = _record(plan, bundle.files, graph, flavour, trt.__version__, build.capabilities, manifest.precision)
     path, beside = build.path(flavour), build.path(flavour).removesuffix(ENGINE_SUFFIX) + RECORD_SUFFIX
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(plan.content)
     (folder / beside).write_bytes(record_json(record))
     added |= {path: folder / path, beside: folder / beside}
     return BuiltEngine(path, plan.bytes, round(plan.seconds, 1), plan.peak_memory)
+
+
+def _record(
+    plan: Plan,
+    files: Mapping[str, bytes],
+    graph: str,
+    flavour: Flavour,
+    version: str,
+    capabilities: tuple[int, ...],
+    precision: str,
+) -> EngineRecord:
+    """What the engine was built from, by what and for what: the JSON beside it."""
+    return EngineRecord(
+        flavour=flavour.name,
+        builder_version=version,
+        compute_capabilities=capabilities,
+        os=this_os(),
+        cuda=cuda_major(flavour),
+        graph=graph,
+        sources={path: hashlib.sha256(files[path]).hexdigest() for path in sources_of(files, graph)},
+        precision=precision,
+        arithmetic=plan.arithmetic,
+        tf32=plan.tf32,
+        layers=plan.layers,
+        inputs=plan.inputs,
+        outputs=plan.outputs,
+        sha256=plan.sha256,
+        bytes=plan.bytes,
+    )
 
 
 def _size(path: Path) -> int:

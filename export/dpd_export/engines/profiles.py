@@ -1,4 +1,4 @@
-"""Which graphs become engines, and in which shapes: what `dpd generate` passes to them (DESIGN §8)."""
+"""The graphs that become engines, and the shapes in which `dpd generate` calls them (DESIGN §8)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from dpd_runtime.generation.teacher import symmetries
 
 PARTS = ("unet", "vae_decoder", "latent_classifier", "classifier")
 DEFAULT_PARTS = PARTS[:3]
-"""What every `dpd generate` calls; the classifier is for `--soft-labels`."""
+"""What every `dpd generate` calls. The classifier is for `--soft-labels` only."""
 HEADROOM = 2
-"""The largest batch of a dynamic engine, as a multiple of the largest that the bundle's own sampler passes."""
+"""Largest batch of a dynamic engine, as a multiple of the largest batch of the bundle's own sampler."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Smallest, usual and largest batch; three equal ones make a static engine."""
+    """Smallest, usual and largest batch; if all are equal, the engine is static."""
 
     low: int
     usual: int
@@ -37,8 +37,8 @@ class Profile:
 def batches_of(part: str, manifest: Manifest) -> list[int]:
     """Batches in which `dpd generate` calls this part, largest first.
 
-    A step with classifier-free guidance passes both halves at once: twice `compute_batch`. Candidates change the
-    number of calls, not the batch. The classifier sees the symmetries of one image (soft labels).
+    A step with classifier-free guidance passes both halves in one call, with twice `compute_batch` rows. Candidates
+    change the number of calls, not the batch. The classifier gets the symmetries of one image (soft labels).
     """
     sampler = manifest.sampler
     if part == "classifier":
@@ -50,13 +50,13 @@ def batches_of(part: str, manifest: Manifest) -> list[int]:
 
 
 def profiles_of(part: str, manifest: Manifest) -> list[Profile]:
-    """A static engine for each batch that occurs, then a dynamic one around them."""
+    """A static engine for each batch that occurs, then a dynamic one that covers them all."""
     batches = batches_of(part, manifest)
     return [*(Profile(n, n, n) for n in batches), Profile(1, batches[0], HEADROOM * batches[0])]
 
 
 def row_shapes(bundle: Bundle) -> dict[str, tuple[int, ...]]:
-    """Shape of one row of each input, by the names that the exporter gives."""
+    """Shape of one row of each input, by the exporter's names."""
     latents, (height, width, channels) = bundle.manifest.latent_shape, bundle.manifest.image_shape
     return {
         "sample": latents,
@@ -70,10 +70,10 @@ def row_shapes(bundle: Bundle) -> dict[str, tuple[int, ...]]:
 def full_shape(
     name: str, declared: tuple[int, ...], batch: int, rows: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
-    """`declared` with its open dimensions (−1) filled in: the first is the batch, the others the bundle's.
+    """`declared` with its open dimensions (−1) filled in: the batch first, then the sizes of `rows`.
 
     Raises:
-        BundleError: the graph's input is not what the bundle's tables say.
+        BundleError: the graph's input does not have the shape that the bundle's tables say.
     """
     if not declared:
         return ()
@@ -85,11 +85,15 @@ def full_shape(
 
 
 def check_parts(names: tuple[str, ...], files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """Raises:
-    InputError: a part which is unknown, or not in the bundle.
+    """The parts without repetitions.
+
+    Raises:
+        InputError: a part is unknown or not in the bundle.
     """
     for name in names:
         if name not in PARTS or f"{name}/model.onnx" not in files:
             there = [part for part in PARTS if f"{part}/model.onnx" in files]
-            raise InputError(f"part {name!r} cannot become an engine; of this bundle these can: {', '.join(there)}")
+            raise InputError(
+                f"part {name!r} cannot become an engine; parts of this bundle that can: {', '.join(there)}"
+            )
     return tuple(dict.fromkeys(names))

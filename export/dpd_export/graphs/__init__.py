@@ -1,1 +1,1 @@
-"""ONNX graphs: their parts, tracing, half precision, int8, parity with PyTorch."""
+"""A base's networks as ONNX graphs: tracing, half precision, int8, and how far each graph is from PyTorch."""

@@ -1,21 +1,21 @@
-"""ONNX in memory → one file, or a file and its weights beside it, checked."""
+"""Write an ONNX model to one file, or to a file with its weights beside it, and check it."""
 
 from pathlib import Path
 
 import onnx
 from onnxscript import ir
 
+from dpd_export.options import LARGEST_FILE
 from dpd_runtime.bundle.verified import WEIGHTS_NAME
 
-LARGEST_FILE = 2_000_000_000  # bytes of weights; protobuf ends at 2 GiB
-SMALLEST_OUTSIDE = 1024  # bytes; shapes and scalars stay in the graph, where shape inference sees them
+SMALLEST_OUTSIDE = 1024  # bytes; smaller tensors stay in the graph, where shape inference reads them
 
 
 def write_graph(model: ir.Model, path: Path, *, largest_file: int = LARGEST_FILE) -> list[Path]:
-    """Write, run onnx.checker with shape inference, and tell which files there are now.
+    """Write the model, run onnx.checker with shape inference, and return the files written.
 
     Args:
-        largest_file: weights of more bytes than that go into `model.onnx_data` beside the graph.
+        largest_file: more bytes of weights than this go into `model.onnx_data` beside the graph.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)

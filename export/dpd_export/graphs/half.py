@@ -1,8 +1,8 @@
-"""True half precision: weights and activations float16, islands of float32 where float16 would lose or overflow.
+"""True half precision: weights and activations in float16, with islands of float32 where float16 is not enough.
 
-Islands: the sinusoids of the timestep (diffusers computes them so by itself), norms, softmax, means over an image, and
-the scores of attention where the base asks for it. Inputs and outputs stay float32: solver, guidance and images work in
-it, and every part has one type at its border, as optimum's pipelines want.
+Islands are norms, softmax, means over an image, the sinusoids of the timestep (diffusers computes these in float32
+itself), and attention scores where the base needs it. Inputs and outputs stay float32, because solver, guidance and
+images use it and optimum's pipelines expect one type for all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ from dpd_runtime.errors import ParityError
 
 HALF_MAX = 65504.0
 HEADROOM = 4.0
-"""Activations that stay this factor below float16's largest value are called safe: other prompts reach further."""
-MASKED = 1e30  # beyond it is a mask's −∞ written as a number, not a sum
+"""Activations are safe if they stay this factor below float16's largest value: other prompts may reach further."""
+MASKED = 1e30  # larger values stand for −∞ in a mask and are not counted
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 ISLANDS: frozenset[Callable[..., Any]] = frozenset(
     (F.group_norm, F.layer_norm, F.softmax, torch.softmax, torch.Tensor.softmax, torch.mean, torch.Tensor.mean)
@@ -44,10 +44,10 @@ def attention(
 ) -> torch.Tensor:
     """`scaled_dot_product_attention` with the softmax in float32; products stay in the type of the inputs.
 
-    Both factors are scaled before they meet, so that no score is larger than the one which the softmax needs.
+    Query and key are scaled before the product, so that no intermediate score is larger than the softmax's input.
 
     Args:
-        wide_scores: multiply query and key in float32 too.
+        wide_scores: compute the product of query and key in float32 too.
     """
     if dropout_p or enable_gqa:
         raise NotImplementedError("attention with dropout or grouped queries is not exported in half precision")
@@ -65,7 +65,7 @@ def attention(
 
 
 class Islands(TorchFunctionMode):
-    """Functions of ISLANDS see float32 and give float16 back. Tracing records the casts."""
+    """Run the functions of ISLANDS in float32 and return float16. Tracing records the casts."""
 
     def __init__(self, wide_scores: bool) -> None:
         super().__init__()
@@ -100,10 +100,10 @@ class HalfPrecision(nn.Module):
 
 @torch.no_grad()
 def halve(module: nn.Module) -> None:
-    """Weights to float16, in place, one after the other: a large model is never there twice. Norms keep float32.
+    """Convert weights to float16 in place, one at a time to save memory. Norms keep float32.
 
     Raises:
-        ParityError: a weight that float16 cannot hold.
+        ParityError: a weight exceeds float16.
     """
     kept = {id(p) for norm in module.modules() if isinstance(norm, NORMS) for p in norm.parameters()}
     tensors = [(name, p) for name, p in [*module.named_parameters(), *module.named_buffers()] if id(p) not in kept]
@@ -117,16 +117,17 @@ def halve(module: nn.Module) -> None:
 
 
 def wants_wide_scores(module: nn.Module) -> bool:
-    """Whether the base's config says that its attention scores overflow in half precision (SD-2.1 at 768 pixels)."""
+    """Whether the base's config says that attention scores overflow in half precision (SD-2.1 at 768 pixels)."""
     return any(isinstance(part, Attention) and bool(part.upcast_attention) for part in module.modules())
 
 
 class Ranges(TorchFunctionMode):
-    """What half precision would have to hold, watched while a float32 module runs.
+    """Record the largest values of a float32 module while it runs.
 
     Attributes:
-        largest: |value| of any function's result; what is not finite, or a mask's number, does not count.
-        scores: bound of any attention score, max ‖q‖ · max ‖k‖ · scale (Cauchy–Schwarz): those are never seen.
+        largest: largest |value| that any function returned, without infinities and mask values.
+        scores: upper bound of all attention scores, max ‖q‖ · max ‖k‖ · scale (Cauchy–Schwarz), since the scores
+            themselves are not visible.
     """
 
     def __init__(self) -> None:
@@ -148,12 +149,14 @@ class Ranges(TorchFunctionMode):
 
     @property
     def wide_scores(self) -> bool:
-        """Whether attention scores might leave half precision."""
+        """Whether attention scores may exceed half precision."""
         return not self.scores * HEADROOM <= HALF_MAX
 
     def check(self, path: str) -> None:
-        """Raises:
-        ParityError: activations which half precision may not hold.
+        """Check that half precision holds the activations.
+
+        Raises:
+            ParityError: it may not.
         """
         if not self.largest * HEADROOM <= HALF_MAX:
             raise ParityError(

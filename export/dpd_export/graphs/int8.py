@@ -1,8 +1,8 @@
-"""float32 graph → QuantizeLinear/DequantizeLinear graph by ONNX Runtime's quantizer: int8 weights, uint8 activations.
+"""Quantise a float32 graph with ONNX Runtime's quantizer: int8 weights, uint8 activations.
 
-Static ranges from calibration, a scale for each output channel. What is kept in float: the first and the last
-convolution, those of 1 × 1 (shortcuts, which double the error and take little time), everything of attention, the
-embeddings of time and text.
+The graph gets QuantizeLinear and DequantizeLinear nodes, static ranges from calibration, and one scale per output
+channel. These stay in float: the first and the last convolution, 1 × 1 convolutions (shortcuts, which double the error
+and take little time), attention, and the embeddings of time and text.
 """
 
 import logging
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import onnx
-import torch
 from onnxscript import ir
 
+from dpd_export.graphs.parts import Tensors
 from dpd_export.graphs.trace import remove_metadata
+from dpd_runtime.annotations import Array
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import InputError
@@ -28,15 +28,18 @@ from dpd_runtime.machine.cores import usable_cores
 
 PART = "unet"
 FEED_FORWARD = 4
-"""The layers between attentions widen the channels 8 times (GEGLU) and narrow them 4 times; attention's never do."""
+"""Feed-forward layers widen the channels 8 times (GEGLU) and narrow them 4 times; attention's products never do."""
 ROUNDS = 9
-Tensors = tuple[torch.Tensor, ...]
-Named = dict[str, npt.NDArray[Any]]
+Named = dict[str, Array]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Median milliseconds of one call of a graph and of a smaller one, measured in turn, by number of threads."""
+    """Median milliseconds of one call of a graph and of a smaller one, by number of threads.
+
+    Args:
+        batch: rows in the call.
+    """
 
     batch: int
     whole_ms: Mapping[int, float]
@@ -44,18 +47,20 @@ class Speed:
 
 
 def check_size(large: bool) -> None:
-    """Raises:
-    InputError: a base of which only one image is compared; that says nothing about int8.
+    """Refuse int8 for a large base, whose few reference images say nothing about int8.
+
+    Raises:
+        InputError: the base is large.
     """
     if large:
         raise InputError(
-            "int8 is judged by a hundred generated images, which would take hours for a base of this size; "
+            "int8 is judged on a hundred generated images, which would take hours for a base of this size; "
             "use --precision fp16"
         )
 
 
 def quantized_nodes(model: ir.Model) -> list[str]:
-    """Names of the convolutions and feed-forward products that become int8."""
+    """Names of the nodes that become int8: convolutions and feed-forward products."""
     outputs = {id(value) for value in model.graph.outputs}
     names = []
     for node in model.graph:
@@ -72,10 +77,11 @@ def quantized_nodes(model: ir.Model) -> list[str]:
 
 
 def quantize(model: ir.Model, inputs: Sequence[str], calls: Sequence[Tensors]) -> tuple[ir.Model, bytes]:
-    """The int8 graph, and the bytes of the float32 one which it was made from.
+    """The int8 graph, and the bytes of the float32 graph that it was made from.
 
     Args:
-        inputs: names of the graph's inputs. calls: what it is calibrated on.
+        inputs: names of the graph's inputs.
+        calls: inputs that set the ranges.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -99,7 +105,7 @@ def quantize(model: ir.Model, inputs: Sequence[str], calls: Sequence[Tensors]) -
 
 
 def compare_speed(whole: bytes, small: bytes, inputs: Sequence[str], call: Tensors) -> Speed:
-    """Both graphs on ONNX Runtime's CPU provider, one call of each in turn, on one thread and on all cores."""
+    """Time both graphs on ONNX Runtime's CPU provider, in turn, on one thread and on all cores."""
     named = _named(inputs, call)
     found: dict[int, list[float]] = {}
     for threads in sorted({1, usable_cores()}):
@@ -134,7 +140,7 @@ def _reader(calls: list[Named]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer advises about steps that the exporter has done already."""
+    """Silence the quantizer's advice on preprocessing, which the exporter has done already."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,44 +1,47 @@
-"""How far an exported graph is from PyTorch, measured at every export (DESIGN §10)."""
+"""Measure at every export how far a graph is from PyTorch (limits: DESIGN §10)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from dpd_export.graphs.half import Ranges
-from dpd_export.graphs.parts import Graph
+from dpd_export.graphs.parts import Graph, Tensors
+from dpd_export.options import INT8
+from dpd_runtime.annotations import Float32
 from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import ParityError
 
-INT8 = "int8"
+GENERATED, HALF, SMALLER = "#generated", "#half", "#smaller"
+"""Endings of a graph's path in the manifest's parity: on inputs from generation; of PyTorch in half precision; how
+many times smaller int8 made the graph.
+"""
 LIMITS = {"fp32": 1e-3}
 REDUCED_LIMIT = 2e-2
-"""Of the output's scale, for every precision with fewer bits."""
+"""Relative to the output's scale, for every precision with fewer bits."""
 INT8_LIMIT = 0.5
-"""Of the output's scale, on inputs from generating: a graph beyond is broken. What int8 is judged by are its images: a
-tenth in a v-prediction of the last steps, which hardly moves a latent, is usual.
+"""Relative to the output's scale, on inputs from generation; beyond it a graph is broken. Int8 is judged on its images:
+a tenth is usual for the v-prediction of the last steps, which hardly moves a latent.
 """
 BATCHES = (1, 3)
 MOST_ROWS = 4
 LARGE_BATCHES, LARGE_ROWS = (1, 2), 1
-"""For modules of which a row takes seconds."""
-Tensors = tuple[torch.Tensor, ...]
+"""For modules that take seconds per row."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs of a graph and what PyTorch makes of them in float32."""
+    """Inputs of a graph, and PyTorch's float32 output for them."""
 
     inputs: Tensors
-    expected: npt.NDArray[np.float32]
+    expected: Float32
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Args: ranges: what the module's activations reached meanwhile."""
+    """Random inputs and inputs from generation, and the largest activations that they caused."""
 
     random: tuple[Probe, ...]
     generated: tuple[Probe, ...]
@@ -46,9 +49,9 @@ class Probes:
 
 
 def random_inputs(graph: Graph, batches: Sequence[int], seed: int = 1) -> list[Tensors]:
-    """Rows of the examples with a little noise on them, in batches of several sizes."""
+    """Random rows of the examples with a little noise, one batch of each size."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = []
+    made = []
     for batch in batches:
         inputs = []
         for example in graph.examples:
@@ -60,37 +63,38 @@ def random_inputs(graph: Graph, batches: Sequence[int], seed: int = 1) -> list[T
             if chosen.is_floating_point():
                 chosen = 0.9 * chosen + 0.1 * torch.randn(chosen.shape, generator=generator)
             inputs.append(chosen)
-        drawn.append(tuple(inputs))
-    return drawn
+        made.append(tuple(inputs))
+    return made
 
 
 @torch.no_grad()
 def probe(graph: Graph, generated: Sequence[Tensors], *, large: bool = False) -> Probes:
-    """Ask PyTorch, before the module is changed in any way.
+    """Run PyTorch in float32, before the module is changed.
 
     Args:
-        generated: inputs that came up in generating; the first rows of each are taken.
+        generated: inputs recorded during generation; the first rows of each are used.
+        large: the module takes seconds per row; use fewer rows.
     """
     batches, rows = (LARGE_BATCHES, LARGE_ROWS) if large else (BATCHES, MOST_ROWS)
-    drawn = random_inputs(graph, batches)
+    random = random_inputs(graph, batches)
     made = [tuple(x[:rows] if x.ndim else x for x in inputs) for inputs in generated]
     with Ranges() as ranges:
-        found = [[Probe(x, graph.module(*x).numpy()) for x in inputs] for inputs in (drawn, made)]
+        found = [[Probe(x, graph.module(*x).numpy()) for x in inputs] for inputs in (random, made)]
     return Probes(tuple(found[0]), tuple(found[1]), ranges)
 
 
 def largest_difference(names: Sequence[str], engine: Engine, probes: Sequence[Probe], precision: str) -> float:
-    """Largest |ONNX − PyTorch|; relative to the output's scale for all but fp32. Infinite where it is not a number.
+    """Largest |ONNX − PyTorch|, relative to the output's scale except in fp32; infinite for NaN or a wrong shape.
 
     Args:
-        names: of the graph's inputs.
+        names: names of the graph's inputs.
     """
     worst = 0.0
     for one in probes:
         named = zip(names, one.inputs, strict=True)
         found = engine.run(**{name: value.numpy() for name, value in named})
         if found.shape != one.expected.shape or not np.isfinite(found).all():
-            return float("inf")  # max() below would forget a NaN
+            return float("inf")  # max() below would ignore a NaN
         scale = 1.0 if precision in LIMITS else float(np.abs(one.expected).max()) or 1.0
         worst = max(worst, float(np.abs(found - one.expected).max()) / scale)
     return worst
@@ -100,7 +104,7 @@ def largest_difference(names: Sequence[str], engine: Engine, probes: Sequence[Pr
 def half_difference(module: nn.Module, probes: Sequence[Probe]) -> float:
     """Largest |PyTorch in half precision − in float32| of one row of each probe, relative to the output's scale.
 
-    ONNX Runtime computes half-precision graphs in float32 on a CPU; this says what devices that do not will see.
+    On a CPU, ONNX Runtime computes half-precision graphs in float32. This measures what other devices will see.
     """
     worst = 0.0
     for one in probes:
@@ -113,8 +117,10 @@ def half_difference(module: nn.Module, probes: Sequence[Probe]) -> float:
 
 
 def check(path: str, difference: float, precision: str) -> None:
-    """Raises:
-    ParityError: beyond the limit of this precision.
+    """Compare a difference with the limit of its precision.
+
+    Raises:
+        ParityError: the difference exceeds it.
     """
     limit = INT8_LIMIT if precision == INT8 else LIMITS.get(precision, REDUCED_LIMIT)
     if not difference <= limit:

@@ -1,4 +1,4 @@
-"""The parts of a base as they are exported: one module a graph, with named inputs and the axes that vary."""
+"""The networks of a run as they are exported: one module per graph, with named inputs and variable axes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,25 +9,27 @@ from torch import nn
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.network import ResNet
 
+Tensors = tuple[torch.Tensor, ...]
+"""Inputs of one call, in the order of the graph's inputs."""
 BATCH = "batch"
 UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One part as it will be exported: `module(*examples)` gives its only output.
+    """One part to export: `module(*examples)` gives its only output.
 
     Args:
-        examples: one tensor for each input name, batch 2 where the input has a batch axis.
-        sides: inputs whose height and width vary, with the names of the two axes; others are as large as the example.
-        multiple: what such a height or width is a multiple of.
-        output_sides: height and width of the output in terms of `sides`, where they vary.
+        examples: one tensor per input name, with two rows where the input has a batch axis.
+        sides: inputs whose height and width vary, with the names of both axes; other inputs keep the example's size.
+        multiple: a variable height or width is a multiple of this.
+        output_sides: variable height and width of the output, as expressions in the names of `sides`.
     """
 
     path: str
     module: nn.Module
     inputs: tuple[str, ...]
-    examples: tuple[torch.Tensor, ...]
+    examples: Tensors
     output: str
     sides: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     multiple: int = 1
@@ -35,12 +37,12 @@ class Graph:
 
     @property
     def part(self) -> str:
-        """The folder: unet, vae_decoder, …"""
+        """Folder of the graph: unet, vae_decoder, …"""
         return self.path.split("/")[0]
 
     @property
     def weights(self) -> int:
-        """Parameters that the graph holds; an unused half of a VAE is not part of it."""
+        """Number of parameters that the graph holds."""
         return sum(p.numel() for p in self.module.parameters())
 
 
@@ -56,8 +58,8 @@ class Unet(nn.Module):
         return out
 
 
-class Decoder(nn.Module):
-    """`AutoencoderKL.decode`, holding no encoder."""
+class VaeDecoder(nn.Module):
+    """`AutoencoderKL.decode` without the encoder's weights."""
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
@@ -69,8 +71,8 @@ class Decoder(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
-    """`AutoencoderKL.encode`, holding no decoder: mean and logarithm of the variance [B, 2C, h, w]."""
+class VaeEncoder(nn.Module):
+    """`AutoencoderKL.encode` without the decoder's weights: mean and log variance [B, 2C, h, w]."""
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class TextEncoder(nn.Module):
 
 
 def unet_graph(base: Base, generator: torch.Generator) -> Graph:
-    """The UNet, with drawn examples."""
+    """The UNet with random examples."""
     unet, side = base.unet.config, base.unet.config.sample_size
     latents = torch.randn(2, unet.in_channels, side, side, generator=generator)
     context = torch.randn(2, int(base.tokenizer.model_max_length), unet.cross_attention_dim, generator=generator)
@@ -108,11 +110,11 @@ def graphs_of(
     dynamic_size: bool = False,
     seed: int = 0,
 ) -> list[Graph]:
-    """Every part of a bundle with random example inputs of its own shapes.
+    """Every part of a bundle, with random example inputs.
 
     Args:
-        vae_encoder: the VAE's encoder too, which generation does not need.
-        dynamic_size: height and width vary in UNet and VAE; the classifiers keep the base's size.
+        vae_encoder: include the VAE's encoder, which generation does not need.
+        dynamic_size: let height and width vary in UNet and VAE; the classifiers keep the base's size.
     """
     generator = torch.Generator().manual_seed(seed)
     unet = unet_graph(base, generator)
@@ -121,13 +123,15 @@ def graphs_of(
     images = torch.rand(2, 3, base.resolution, base.resolution, generator=generator) * 2 - 1
     graphs = [
         unet,
-        Graph("vae_decoder/model.onnx", Decoder(base.vae), ("latent_sample",), (latents,), "sample"),
+        Graph("vae_decoder/model.onnx", VaeDecoder(base.vae), ("latent_sample",), (latents,), "sample"),
         Graph("text_encoder/model.onnx", TextEncoder(base.text_encoder), ("input_ids",), (ids,), "last_hidden_state"),
         Graph("classifier/model.onnx", teacher, ("images",), (images,), "logits"),
         Graph("latent_classifier/model.onnx", latent_classifier, ("latents",), (latents,), "logits"),
     ]
     if vae_encoder:
-        graphs.append(Graph("vae_encoder/model.onnx", Encoder(base.vae), ("sample",), (images,), "latent_parameters"))
+        graphs.append(
+            Graph("vae_encoder/model.onnx", VaeEncoder(base.vae), ("sample",), (images,), "latent_parameters")
+        )
     return [_of_any_size(graph, base) for graph in graphs] if dynamic_size else graphs
 
 

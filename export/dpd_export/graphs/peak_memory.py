@@ -1,4 +1,4 @@
-"""The most memory that this process has held since a moment of our choice."""
+"""Peak memory of this process since a chosen moment."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,13 +7,13 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak() -> None:
-    """Forget the peak so far; without Linux's /proc the peak is that of the whole process."""
+    """Start a new measurement. Without Linux's /proc this has no effect."""
     with suppress(OSError):
         _RESET.write_text("5")  # 5: reset VmHWM (man 5 proc)
 
 
 def peak_bytes() -> int:
-    """Resident memory at its highest, in bytes; 0 where the system does not tell."""
+    """Peak resident memory in bytes; 0 if the system does not report it."""
     with suppress(OSError):
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""`step/model.onnx`: what happens between two UNet calls (formula: dpd_runtime/sampling/step_table.py)."""
+"""Build `step/model.onnx`: guidance and solver update between two UNet calls (dpd_runtime/sampling/step_table.py)."""
 
 from dataclasses import fields
 
@@ -13,7 +13,7 @@ IR_VERSION = 10
 
 
 class _Tape:
-    """Nodes in the order in which they are written down."""
+    """Collects nodes and constants in the order in which they are created."""
 
     def __init__(self) -> None:
         self.nodes: list[ir.Node] = []
@@ -33,8 +33,11 @@ class _Tape:
 
 
 def step_graph(latent_shape: tuple[int, int, int], factor: int = 1) -> ir.Model:
-    """Args:
-    latent_shape: (C, h, w). factor: side of the blocks whose means the prototypes are; 1 where they are not.
+    """The step graph for latents of one shape.
+
+    Args:
+        latent_shape: (C, h, w).
+        factor: side of the blocks whose means are the prototypes (kind `pooled`); 1 for other kinds.
     """
     channels, height, width = latent_shape
     small = (height // factor, width // factor)
@@ -82,7 +85,7 @@ def _block_means(op: _Tape, value: ir.Value, factor: int) -> ir.Value:
 
 
 def _spread(op: _Tape, value: ir.Value, factor: int, latent_shape: tuple[int, int, int]) -> ir.Value:
-    """Nearest-neighbour upsampling by reshaping and expanding, which every runtime does alike."""
+    """Nearest-neighbour upsampling by Reshape and Expand, which give the same result in every runtime."""
     if factor == 1:
         return value
     channels, height, width = latent_shape

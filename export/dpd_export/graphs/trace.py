@@ -1,4 +1,4 @@
-"""PyTorch module → ONNX in memory, by the dynamo exporter: named axes, nothing of this machine left inside."""
+"""Trace a PyTorch module to ONNX in memory with the dynamo exporter, with named axes and no traces of this machine."""
 
 import logging
 import warnings
@@ -14,14 +14,14 @@ from dpd_export.graphs.half import HalfPrecision
 from dpd_export.graphs.parts import BATCH, Graph
 
 OPSET = 18
-SMALLEST_HALVED = 256  # elements; below, a Cast costs more than it saves
+SMALLEST_HALVED = 256  # elements; for fewer, a Cast costs more than it saves
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 QUIET = ("onnxscript", "onnx_ir", "torch.onnx._internal.exporter._registration")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's advice is for people who write models."""
+    """Silence the exporter's advice, which is meant for authors of models."""
     loggers = [logging.getLogger(name) for name in QUIET]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -36,7 +36,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _dynamic_shapes(graph: Graph) -> tuple[dict[int, Any] | None, ...]:
-    """For each input what torch.export is told of its axes; the rest are as in the example."""
+    """The variable axes of each input, for torch.export; other axes are as in the example."""
     batch = torch.export.Dim(BATCH, min=1, max=4096)
     named = {name: torch.export.Dim(name, min=1, max=1024) for pair in graph.sides.values() for name in pair}
     shapes: list[dict[int, Any] | None] = []
@@ -71,7 +71,7 @@ def export_graph(graph: Graph) -> ir.Model:
 
 
 def _name_axes(model: ir.Model, graph: Graph) -> None:
-    """Other tools evaluate the names of an output's axes with those of the inputs (DEPLOYMENT §3)."""
+    """Name the variable axes: other tools compute an output's size from the names of its axes (DEPLOYMENT §3)."""
     for value in model.graph.inputs:
         for axis, side in enumerate(graph.sides.get(str(value.name), ()), start=2):
             _rename(value, axis, side)
@@ -87,7 +87,7 @@ def _rename(value: ir.Value, axis: int, name: str) -> None:
 
 
 def remove_metadata(model: ir.Model) -> None:
-    """Delete what exporters leave about the machine: stack traces, paths, names of source files."""
+    """Delete what the exporter leaves of this machine: stack traces, paths, names of source files."""
     model.producer_name, model.producer_version, model.domain, model.doc_string = "dpd", None, None, None
     model.metadata_props.clear()
     for graph in (model.graph, *(function.graph for function in model.functions.values()), *model.graph.subgraphs()):
@@ -104,7 +104,7 @@ def remove_metadata(model: ir.Model) -> None:
 
 
 def store_weights_as_half(model: ir.Model) -> None:
-    """float16 weights with a Cast behind each; arithmetic stays float32. Scales of int8 weights stay as they are."""
+    """Store weights as float16, each followed by a Cast to float32. Scales of int8 weights stay as they are."""
     casts = []
     for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value

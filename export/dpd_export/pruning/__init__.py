@@ -1,5 +1,5 @@
-"""Fewer filters in a UNet that is exported: PIC-PQ's ranking, removal, tuning."""
+"""Filter pruning of the UNet before export: PIC-PQ's ranking, removal, fine-tuning."""
 
-from dpd_export.pruning.prune import Pruned, Pruning, check_size, parse_pruning, prune
+from dpd_export.pruning.prune import Pruned, check_size, prune
 
-__all__ = ["Pruned", "Pruning", "check_size", "parse_pruning", "prune"]
+__all__ = ["Pruned", "check_size", "prune"]

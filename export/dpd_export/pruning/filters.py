@@ -1,7 +1,7 @@
-"""Filters of a UNet that can be taken out: those of each residual block's first convolution.
+"""The filters of a UNet that can be removed: those of each residual block's first convolution.
 
-What they give is seen by the block's second norm and second convolution alone, so that a block with fewer of them takes
-and gives what it did. A group norm keeps its groups: filters go in units, as many from each group.
+Only the block's second norm and second convolution read their outputs, so the block's own input and output keep their
+shapes. A group norm keeps its groups: filters are removed in units with as many filters from each group.
 """
 
 from collections.abc import Mapping
@@ -12,20 +12,22 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+from dpd_export.graphs.parts import Tensors
+
 VECTOR = 16
-"""Filters that a CPU computes at once (AVX-512 in float32): fewer than these of a unit would cost as much."""
+"""Filters that a CPU computes at once (AVX-512 in float32); removing fewer would not save time."""
 SMALLEST = 4
-"""Units that a block has to have; in smaller ones a unit is one filter of each group."""
+"""Units that a block must have; in smaller blocks a unit is one filter of each group."""
 
 
 @dataclass(frozen=True)
-class Block:
+class FilterBlock:
     """A residual block's filters.
 
     Args:
-        units: channel numbers, [units, filters of a unit], in ascending order of their norms within each group.
-        norms: mean L2 norm of a unit's filters over that of the block's, [units].
-        multiply_adds: of both convolutions, that one unit takes for one latent.
+        units: channel numbers [units, filters per unit], in ascending order of their norms within each group.
+        norms: [units], mean L2 norm of a unit's filters divided by the block's mean.
+        multiply_adds: of both convolutions for one unit and one latent.
     """
 
     name: str
@@ -35,15 +37,17 @@ class Block:
 
 
 def residual_blocks(unet: nn.Module) -> dict[str, ResnetBlock2D]:
-    """Those whose time embedding is added: with `scale_shift` it is bound to the second norm's channels otherwise."""
+    """Residual blocks that add their time embedding; `scale_shift` would tie it to the second norm's channels."""
     found = {name: module for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)}
     return {name: block for name, block in found.items() if block.time_embedding_norm == "default"}
 
 
 @torch.no_grad()
-def read_blocks(unet: nn.Module, call: tuple[torch.Tensor, ...]) -> list[Block]:
-    """Args:
-    call: inputs of the UNet: latents [B, C, h, w], timestep, context. It is called with the first row, to see sizes.
+def read_blocks(unet: nn.Module, call: Tensors) -> list[FilterBlock]:
+    """The filters of every residual block.
+
+    Args:
+        call: inputs of the UNet: latents [B, C, h, w], timestep, context. Its first row is run to learn the sizes.
     """
     blocks, positions = residual_blocks(unet), {}
 
@@ -60,7 +64,7 @@ def read_blocks(unet: nn.Module, call: tuple[torch.Tensor, ...]) -> list[Block]:
     return [_read(name, block, positions[name]) for name, block in blocks.items()]
 
 
-def _read(name: str, block: ResnetBlock2D, positions: int) -> Block:
+def _read(name: str, block: ResnetBlock2D, positions: int) -> FilterBlock:
     weight, groups = block.conv1.weight, int(block.norm2.num_groups)
     width, wide = len(weight), lcm(groups, VECTOR)
     size = wide if width % wide == 0 and width >= SMALLEST * wide else groups
@@ -68,15 +72,17 @@ def _read(name: str, block: ResnetBlock2D, positions: int) -> Block:
     order = norms.view(groups, -1).argsort(dim=1) + torch.arange(groups)[:, None] * (width // groups)
     units = order.view(groups, -1, size // groups).transpose(0, 1).flatten(1)
     taps = weight[0].numel() + block.conv2.weight[:, 0].numel()
-    return Block(name, units, norms[units].mean(1) / norms.mean(), size * taps * positions)
+    return FilterBlock(name, units, norms[units].mean(1) / norms.mean(), size * taps * positions)
 
 
-def lowest(blocks: list[Block], importance: list[torch.Tensor], ratio: float) -> dict[str, torch.Tensor]:
-    """Numbers of the filters to keep, ascending, of each block: units go in ascending order of their importance until
-    `ratio` of all filters are gone; one that would pass it stays, and so does a block's last one.
+def lowest(blocks: list[FilterBlock], importance: list[torch.Tensor], ratio: float) -> dict[str, torch.Tensor]:
+    """Numbers of the filters to keep, ascending, by block.
+
+    Units are removed in ascending order of importance until `ratio` of all filters are gone. A unit that would exceed
+    the ratio stays, and so does a block's last unit.
 
     Args:
-        importance: of each block's units, [units].
+        importance: for each block [units].
     """
     place = [(float(value), i, k) for i, own in enumerate(importance) for k, value in enumerate(own)]
     left = [len(block.units) for block in blocks]
@@ -94,14 +100,14 @@ def lowest(blocks: list[Block], importance: list[torch.Tensor], ratio: float) ->
     }
 
 
-def multiply_adds(blocks: list[Block], kept: Mapping[str, torch.Tensor]) -> int:
-    """Of the convolutions of all blocks with these filters, for one latent."""
+def multiply_adds(blocks: list[FilterBlock], kept: Mapping[str, torch.Tensor]) -> int:
+    """Multiply-adds of all blocks' convolutions with these filters, for one latent."""
     return sum(block.multiply_adds * (len(kept[block.name]) // block.units.shape[1]) for block in blocks)
 
 
 @torch.no_grad()
 def keep(unet: nn.Module, kept: Mapping[str, torch.Tensor]) -> None:
-    """Take all other filters out of `unet`, in place."""
+    """Remove all other filters from `unet`, in place."""
     for name, block in residual_blocks(unet).items():
         rows = kept[name]
         block.conv1 = _convolution(block.conv1, block.conv1.weight[rows], block.conv1.bias[rows])

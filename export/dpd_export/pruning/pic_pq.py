@@ -1,8 +1,8 @@
-"""PIC-PQ's criterion: importance linear in a property of the filter, with a scale and a shift learned for each layer.
+"""PIC-PQ's criterion (arXiv 2312.00851, METHOD §6): importance is linear in the filter's norm, learned for each layer.
 
-Physics-inspired, as a spring's force is linear in its deformation (arXiv 2312.00851, METHOD §6): I = a·F + b, F the
-filter's norm, a and b of each layer, and one ranking over all layers. The pairs (a, b) are found by regularised
-evolution on what the network says with the lowest filters gone, as LeGR does (Chin et al., CVPR 2020).
+As a spring's force is linear in its deformation, I = a·F + b with F the filter's norm, one a and b per layer, and one
+ranking over all layers. Regularised evolution finds the pairs (a, b): it compares the network's outputs with the lowest
+filters removed, as LeGR does (Chin et al., CVPR 2020).
 """
 
 import copy
@@ -14,61 +14,62 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dpd_export.pruning.filters import Block, keep, lowest, multiply_adds
+from dpd_export.graphs.parts import Tensors
+from dpd_export.pruning.filters import FilterBlock, keep, lowest, multiply_adds
 
 POPULATION, TOURNAMENT, TRIALS = 24, 6, 160
 CHANGED, CHANGE = 0.2, 0.3
-"""Share of the layers whose scale and shift a child changes, and the standard deviation of that."""
-Tensors = tuple[torch.Tensor, ...]
+"""Share of the layers whose scale and shift a child changes, and the standard deviation of the change."""
 Springs = npt.NDArray[np.float64]
-"""Logarithm of the scale, and shift, of each layer: [layers, 2]."""
+"""[layers, 2]: the scale's logarithm and the shift of each layer."""
 
 
-def same_share(blocks: list[Block]) -> list[torch.Tensor]:
-    """Importance by magnitude alone: each layer loses the same share, its filters of the smallest norm."""
+def same_share(blocks: list[FilterBlock]) -> list[torch.Tensor]:
+    """Importance by magnitude: each layer loses the same share, its filters with the smallest norms."""
     return [(torch.arange(len(block.units)) + 0.5) / len(block.units) for block in blocks]
 
 
-def importance(blocks: list[Block], springs: Springs) -> list[torch.Tensor]:
+def importance(blocks: list[FilterBlock], springs: Springs) -> list[torch.Tensor]:
+    """Importance of each block's units, [units] for each block."""
     return [
         float(np.exp(scale)) * block.norms + float(shift) for block, (scale, shift) in zip(blocks, springs, strict=True)
     ]
 
 
 @torch.no_grad()
-def difference(unet: nn.Module, calls: list[Tensors], said: list[torch.Tensor]) -> float:
-    """Squared difference from what the whole UNet `said` to these calls, over the square of that."""
+def difference(unet: nn.Module, calls: list[Tensors], outputs: list[torch.Tensor]) -> float:
+    """Squared difference from the whole UNet's `outputs` for these calls, divided by their square."""
     found = [unet(*call, return_dict=False)[0] for call in calls]
-    squares = sum(float((a - b).square().sum()) for a, b in zip(found, said, strict=True))
-    return squares / sum(float(b.square().sum()) for b in said)
+    squares = sum(float((a - b).square().sum()) for a, b in zip(found, outputs, strict=True))
+    return squares / sum(float(b.square().sum()) for b in outputs)
 
 
 def output_error(
-    unet: nn.Module, kept: dict[str, torch.Tensor], calls: list[Tensors], said: list[torch.Tensor]
+    unet: nn.Module, kept: dict[str, torch.Tensor], calls: list[Tensors], outputs: list[torch.Tensor]
 ) -> float:
-    """`difference` of a copy with these filters alone."""
+    """`difference` of a copy that keeps only these filters."""
     rest = copy.deepcopy(unet)
     keep(rest, kept)
-    return difference(rest, calls, said)
+    return difference(rest, calls, outputs)
 
 
 def learn_springs(
     unet: nn.Module,
-    blocks: list[Block],
+    blocks: list[FilterBlock],
     ratio: float,
     calls: list[Tensors],
     seed: int,
     progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> tuple[Springs, float]:
-    """Scales and shifts, and the output's error with the lowest filters gone.
+    """Find scales and shifts, and the output's error with the lowest filters removed.
 
-    A candidate that leaves more multiply-adds than the same share of each layer would is worse than any that does not:
-    without this only the cheap layers would lose filters.
+    A candidate that leaves more multiply-adds than removing the same share of each layer ranks below all others.
+    Otherwise only the cheap layers would lose filters.
     """
     generator = np.random.default_rng(seed)
     limit = multiply_adds(blocks, lowest(blocks, same_share(blocks), ratio))
     with torch.no_grad():
-        said = [unet(*call, return_dict=False)[0] for call in calls]
+        outputs = [unet(*call, return_dict=False)[0] for call in calls]
     known: dict[bytes, float] = {}
 
     def judge(springs: Springs) -> tuple[float, float]:
@@ -76,7 +77,7 @@ def learn_springs(
         beyond = max(0.0, multiply_adds(blocks, kept) / limit - 1)
         key = b"".join(kept[name].numpy().tobytes() + b"|" for name in sorted(kept))
         if not beyond and key not in known:
-            known[key] = output_error(unet, kept, calls, said)
+            known[key] = output_error(unet, kept, calls, outputs)
         return beyond, known.get(key, float("inf"))
 
     def child(parent: Springs) -> Springs:

@@ -1,6 +1,6 @@
-"""A base with fewer filters in its UNet: which go is ranked, they are taken out, and what is left is tuned.
+"""Remove filters from a base's UNet: rank them, remove the lowest, fine-tune the rest.
 
-Everything is judged and tuned by what the whole UNet says of latents that it generated itself: no image of anyone's.
+Ranking and fine-tuning use the whole UNet's outputs on latents that it generated itself; no real image is used.
 """
 
 import copy
@@ -11,55 +11,28 @@ from dataclasses import dataclass, replace
 import torch
 from onnxscript import ir
 
-from dpd_export.graphs.calibration import Calibration, guided, in_batch
+from dpd_export.graphs.calibration import Calibration
 from dpd_export.graphs.int8 import Speed, compare_speed
-from dpd_export.graphs.parts import UNET_INPUTS, unet_graph
+from dpd_export.graphs.parts import UNET_INPUTS, Tensors, unet_graph
 from dpd_export.graphs.trace import export_graph
-from dpd_export.pruning.filters import Block, keep, lowest, read_blocks
+from dpd_export.options import Pruning
+from dpd_export.pruning.filters import FilterBlock, keep, lowest, read_blocks
 from dpd_export.pruning.pic_pq import difference, importance, learn_springs, output_error, same_share
-from dpd_export.pruning.recovery import IMAGES, STEPS, generated, recover
-from dpd_export.reference.cases import Scenes
+from dpd_export.pruning.recovery import IMAGES, generated, recover
+from dpd_export.reference.calibration import guided
+from dpd_export.reference.cases import RunCases
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.bases.base import Base
-from dpd_train.config import figure_of
 
-METHODS = ("pic-pq", "magnitude")
 SEED = 2  # neither the reference's nor the calibration's
-ROWS = 2  # of each of the calibration's calls that a ranking is judged by
-Tensors = tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """Args: ratio: share of the filters that go."""
-
-    method: str
-    ratio: float
-
-    def __str__(self) -> str:
-        return f"{self.method}:{self.ratio:g}"
-
-
-def parse_pruning(text: str) -> Pruning:
-    """`method:RATIO`.
-
-    Raises:
-        InputError: another method, or a ratio outside 0 ... 1.
-    """
-    method = text.partition(":")[0]
-    ratio = figure_of(method, text)
-    if method not in METHODS or not 0 < ratio < 1:
-        raise InputError(
-            f"--prune {text!r}: say {' or '.join(METHODS)} and the share of the UNet's filters to take out, above 0 "
-            "and below 1, as in pic-pq:0.3"
-        )
-    return Pruning(method, ratio)
+ROWS = 2  # of each calibration call that judges a ranking
 
 
 def check_size(large: bool) -> None:
-    """Raises:
-    InputError: a base of which a step takes seconds; ranking and tuning take some ten thousand.
+    """Refuse a large base: ranking and fine-tuning take some ten thousand steps.
+
+    Raises:
+        InputError: the base is large.
     """
     if large:
         raise InputError("--prune calls the UNet ten thousand times: days for a base of this size; leave it out")
@@ -67,12 +40,15 @@ def check_size(large: bool) -> None:
 
 @dataclass(frozen=True)
 class Pruned:
-    """Args:
-    filters, kept: of all residual blocks' first convolutions, before and after.
-    parameters, parameters_kept: of the UNet.
-    error, error_tuned: squared difference from what the whole UNet says over the square of that, on the calibration's
-        latents: when the filters were out, and after tuning.
-    speed: of both UNets. teacher_agreement: share of generated images of which the teacher says the same of both.
+    """What pruning removed, and what it cost.
+
+    Args:
+        filters, kept: number of filters in the first convolutions of all residual blocks, before and after.
+        parameters, parameters_kept: of the UNet, before and after.
+        error, error_tuned: squared difference from the whole UNet's outputs on the calibration's latents, divided by
+            the square of those outputs: after removal, and after fine-tuning.
+        speed: of both UNets.
+        teacher_agreement: share of images from the same noise that get the same label from the teacher.
     """
 
     pruning: Pruning
@@ -86,7 +62,7 @@ class Pruned:
     teacher_agreement: float = math.nan
 
     def entries(self) -> dict[str, object]:
-        """As the manifest holds them."""
+        """The manifest's figures."""
         return {
             "method": self.pruning.method,
             "ratio": self.pruning.ratio,
@@ -102,55 +78,50 @@ class Pruned:
 
 def prune(
     base: Base,
-    scenes: Scenes,
-    sampler: Sampler,
+    cases: RunCases,
     pruning: Pruning,
     calibration: Calibration,
     progress: Callable[[], None] = lambda: None,
-    *,
-    images: int = IMAGES,
-    steps: int = STEPS,
 ) -> tuple[Base, Pruned]:
-    """The base with a smaller UNet, and what it cost. `base` itself stays whole.
+    """The base with a smaller UNet, and what it cost. `base` itself does not change.
 
     Args:
-        calibration: what the ranking is judged by. progress: called when filters are out, and when the rest is tuned.
-        images: that the whole UNet generates, and `steps` that the rest is tuned on them.
+        calibration: inputs on which the ranking is judged.
+        progress: called after the removal and after fine-tuning.
 
     Raises:
-        InputError: a ratio that takes no filter out, or one for which PIC-PQ finds no ranking.
+        InputError: a ratio that removes no filter, or one for which PIC-PQ finds no ranking.
     """
     unet, calls = base.unet, [_first_rows(call) for call in calibration.calls]
     with torch.no_grad():
-        blocks, said = read_blocks(unet, calls[0]), [unet(*call, return_dict=False)[0] for call in calls]
+        blocks, outputs = read_blocks(unet, calls[0]), [unet(*call, return_dict=False)[0] for call in calls]
     kept = _ranked(base, blocks, pruning, calls)
     everything = sum(block.units.numel() for block in blocks)
     left = sum(map(len, kept.values()))
     if left == everything:
         fewest = max(block.units.shape[1] for block in blocks)
         raise InputError(
-            f"--prune {pruning} takes out none of the {everything} filters, which go "
-            f"{fewest} at once: give a larger ratio"
+            f"--prune {pruning} removes none of the {everything} filters, which are removed {fewest} at a time: "
+            "give a larger ratio"
         )
-    error = output_error(unet, kept, calls, said)
+    error = output_error(unet, kept, calls, outputs)
     small = copy.deepcopy(unet)
     keep(small, kept)
     progress()
     recover(
         small,
         unet,
-        generated(base, scenes, sampler, images, SEED),
-        torch.from_numpy(scenes.prompts[-1]),
+        generated(base, cases, IMAGES, SEED),
+        torch.from_numpy(cases.prompts[-1]),
         base.scheduler.alphas_cumprod,
-        guided(sampler),
+        guided(cases.sampler),
         SEED,
-        steps,
     )
     progress()
-    tuned = difference(small, calls, said)
-    pruned, batch = replace(base, unet=small), in_batch(calibration.calls, calibration.batch)
+    tuned = difference(small, calls, outputs)
+    pruned = replace(base, unet=small)
     counts = [sum(p.numel() for p in network.parameters()) for network in (unet, small)]
-    speed = compare_speed(_graph(base), _graph(pruned), UNET_INPUTS, batch)
+    speed = compare_speed(_graph(base), _graph(pruned), UNET_INPUTS, calibration.one_call())
     return pruned, Pruned(pruning, everything, left, counts[0], counts[1], error, tuned, speed)
 
 
@@ -158,13 +129,13 @@ def _first_rows(call: Tensors) -> Tensors:
     return tuple(x[:ROWS] if x.ndim else x for x in call)
 
 
-def _ranked(base: Base, blocks: list[Block], pruning: Pruning, calls: list[Tensors]) -> dict[str, torch.Tensor]:
+def _ranked(base: Base, blocks: list[FilterBlock], pruning: Pruning, calls: list[Tensors]) -> dict[str, torch.Tensor]:
     if pruning.method == "magnitude":
         return lowest(blocks, same_share(blocks), pruning.ratio)
     springs, error = learn_springs(base.unet, blocks, pruning.ratio, calls, SEED)
     if not math.isfinite(error):
         raise InputError(
-            f"--prune {pruning}: no ranking leaves as few multiply-adds as magnitude:{pruning.ratio:g} does; take that"
+            f"--prune {pruning}: no ranking leaves as few multiply-adds as magnitude:{pruning.ratio:g}; use that"
         )
     return lowest(blocks, importance(blocks, springs), pruning.ratio)
 

@@ -1,4 +1,4 @@
-"""After pruning: the UNet that is left learns again what the whole one says, on latents which that one generated."""
+"""Fine-tune the pruned UNet on the whole UNet's outputs, on latents that the whole UNet generated."""
 
 import math
 from collections.abc import Callable
@@ -6,26 +6,24 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dpd_export.reference.cases import Scenes
-from dpd_export.reference.reference import spread
+from dpd_export.reference.cases import RunCases, spread
 from dpd_runtime.generation.cases import sample_case
-from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.bases.base import Base, torch_denoise
 
-IMAGES = 400  # that are generated, over all classes
+IMAGES = 400  # generated over all classes
 BATCH, STEPS, RATE, WARMUP = 32, 600, 5e-4, 20
-EMPTY = 0.2  # share of prompts left empty where the sampler guides
+EMPTY = 0.2  # share of empty prompts if the sampler uses guidance
 Generated = tuple[torch.Tensor, torch.Tensor]
 
 
-def generated(base: Base, scenes: Scenes, sampler: Sampler, images: int, seed: int) -> Generated:
-    """Latents [n, C, h, w] that the whole UNet makes, and their prompts [n, L, D]; no image of anyone's."""
-    labels = range(len(scenes.names))
+def generated(base: Base, cases: RunCases, images: int, seed: int) -> Generated:
+    """Latents [n, C, h, w] that the whole UNet samples, and their prompts [n, L, D]; no real image is used."""
+    labels = range(len(cases.names))
     each = max(1, images // len(labels))
-    chosen = (sampler.solver, sampler.steps, sampler.first_drawn(), sampler.compute_batch, seed)
+    steps, batch = cases.sampler.steps, cases.sampler.compute_batch
     found, prompts = [], []
     for label in labels if images >= len(labels) else spread(images, list(labels)):
-        case = scenes.case([(label, index) for index in range(each)], *chosen, half=False)
+        case = cases.case([(label, index) for index in range(each)], steps, batch, seed)
         found.append(torch.from_numpy(sample_case(torch_denoise(base), case)[1]))
         prompts.append(torch.from_numpy(case.prompts))
     return torch.cat(found), torch.cat(prompts)
@@ -42,10 +40,15 @@ def recover(
     steps: int = STEPS,
     progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> list[float]:
-    """Train `unet` in place; the loss (mean squared difference of both outputs) of each step.
+    """Train `unet` in place to give the outputs of `whole`.
 
     Args:
-        empty: the empty prompt, [L, D].
+        data: what `generated` gave.
+        empty: the empty prompt [L, D].
+        guided: whether the sampler takes an unconditional pass.
+
+    Returns:
+        The loss of each step: mean squared difference of both outputs.
     """
     generator = torch.Generator().manual_seed(seed)
     latents, prompts = data

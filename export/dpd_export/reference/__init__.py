@@ -1,1 +1,1 @@
-"""What PyTorch generates from a run: the reference for graphs and golden images."""
+"""What PyTorch generates from a run: sampling cases, reference images, calibration, and the comparison at the end."""

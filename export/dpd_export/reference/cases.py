@@ -1,33 +1,33 @@
-"""What a run would generate: rows of its classes as cases for the sampler, as the bundle will hold them."""
+"""Sampling cases from a run's classes, with prompts and prototypes as the bundle will hold them."""
 
-import json
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
-from safetensors.numpy import save as tensor_bytes
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.generation.cases import Case
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sample import noise_draws
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, sampler_schedule
+from dpd_runtime.sampling.sampler import Sampler, sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule
 from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_train.bases.base import Base
-from dpd_train.captions.prompts import embed
+from dpd_train.run.opened import OpenedRun
 
 Row = tuple[int, int]
 """(label, index) of an image."""
 
 
 @dataclass(frozen=True)
-class Scenes:
-    """Args:
-    table: classes.json. prompts: [P + 1, L, D], the empty prompt last, as the text encoder gives them.
-    prototypes: for each class [K, …], K may be 0; values of float16, as in the bundle.
+class RunCases:
+    """Everything except the networks that determines a run's images.
+
+    Args:
+        table: the content of classes.json.
+        prompts: [P + 1, L, D] as the text encoder gives them, the empty prompt last.
+        prototypes: for each class [K, C, h, w], rounded to float16 as in the bundle; K may be 0.
+        latent_shape: (C, h, w).
+        schedule: with the sampler's spacing of timesteps.
     """
 
     table: dict[str, Any]
@@ -35,36 +35,28 @@ class Scenes:
     prototypes: tuple[Float32, ...]
     latent_shape: tuple[int, int, int]
     schedule: Schedule
-    mean_noise_gain: float = 1.0
+    sampler: Sampler
 
     @property
     def names(self) -> list[str]:
+        """Names of the classes, by label."""
         return [str(entry["name"]) for entry in self.table["classes"]]
 
     @property
     def block_factor(self) -> int:
-        """Side of the blocks whose means the prototypes are (kind `pooled`); else 1."""
+        """Side of the blocks whose means are the prototypes (kind `pooled`); 1 for other kinds."""
         heights = {p.shape[2] for p in self.prototypes if len(p)}
         return self.latent_shape[1] // heights.pop() if heights else 1
 
-    def noise(self, rows: list[Row], seed: int, draws: int) -> Float32:
-        """[1 + draws, n, C, h, w] of candidate 0."""
-        shape, gain = self.latent_shape, self.mean_noise_gain
-        found = [image_noise(seed, self.names[label], index, 0, shape, draws, gain) for label, index in rows]
-        return np.stack(found, axis=1)
+    def case(self, rows: list[Row], steps: int, batch: int, seed: int, *, half: bool = False) -> Case:
+        """Candidate 0 of these images, made as the sampler makes sampled images.
 
-    def for_sampler(self, sampler: Sampler) -> "Scenes":
-        """With the timesteps and the start noise that `sampler` asks for."""
-        schedule = sampler_schedule(self.schedule, sampler)
-        return replace(self, schedule=schedule, mean_noise_gain=sampler.mean_noise_gain)
-
-    def case(
-        self, rows: list[Row], solver: str, steps: int, guidance: BlockGuidance, batch: int, seed: int, *, half: bool
-    ) -> Case:
-        """Args: half: begin from noise rounded to float16, as golden images do."""
-        make_steps, advance = SOLVERS[solver]
+        Args:
+            half: round the noise to float16, as golden images store it.
+        """
+        make_steps, advance = SOLVERS[self.sampler.solver]
         made = tuple(make_steps(self.schedule, steps))
-        noise = self.noise(rows, seed, noise_draws(made))
+        noise = self._noise(rows, seed, noise_draws(made))
         texts = [self.table["classes"][label]["prompt_rows"] for label, _ in rows]
         steered = all(len(self.prototypes[label]) for label, _ in rows)
         kept = [self.prototypes[label] for label, _ in rows]
@@ -76,32 +68,29 @@ class Scenes:
             steps=made,
             advance=advance,
             prediction_type=self.schedule.prediction_type,
-            guidance=guidance,
+            guidance=self.sampler.first_sampled(),
             batch=batch,
         )
 
-    def prompt_bytes(self) -> bytes:
-        half = self.prompts.astype(np.float16)
-        return tensor_bytes({"embeddings": half[:-1], "empty": half[-1]})
+    def _noise(self, rows: list[Row], seed: int, draws: int) -> Float32:
+        """[1 + draws, n, C, h, w]."""
+        shape, gain = self.latent_shape, self.sampler.mean_noise_gain
+        found = [image_noise(seed, self.names[label], index, 0, shape, draws, gain) for label, index in rows]
+        return np.stack(found, axis=1)
 
 
-def read_scenes(run: Path, base: Base) -> Scenes:
-    """The class table of `run`, its prompts embedded by `base`, its prototypes."""
-    table = json.loads((run / "classes.json").read_text(encoding="utf-8"))
-    stored = load_file(run / "prototypes.safetensors")
-    side = base.unet.config.sample_size
-    shape = (int(base.unet.config.in_channels), side, side)
-    none = np.zeros((0, *shape), np.float32)
-    labels = range(len(table["classes"]))
-    return Scenes(
-        table=table,
-        prompts=embed(base.text_encoder, base.tokenizer, [*table["prompts"], ""]).numpy(),
-        prototypes=tuple(stored.get(f"class.{i}", none).astype(np.float16).astype(np.float32) for i in labels),
-        latent_shape=shape,
-        schedule=base.schedule,
+def cases_of(opened: OpenedRun, sampler: Sampler) -> RunCases:
+    """The cases of an opened run, sampled by `sampler`."""
+    return RunCases(
+        table=opened.run.table,
+        prompts=opened.prompts,
+        prototypes=tuple(p.astype(np.float16).astype(np.float32) for p in opened.prototypes),
+        latent_shape=opened.latent_shape,
+        schedule=sampler_schedule(opened.base.schedule, sampler),
+        sampler=sampler,
     )
 
 
-def prototype_bytes(run: Path) -> bytes:
-    tensors = load_file(run / "prototypes.safetensors")
-    return tensor_bytes({name: value.astype(np.float16) for name, value in tensors.items()})
+def spread(count: int, among: list[int]) -> list[int]:
+    """`count` evenly spaced labels of `among`."""
+    return [among[i * len(among) // count] for i in range(count)]

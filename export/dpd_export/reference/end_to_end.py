@@ -1,13 +1,13 @@
-"""The bundle's own images beside PyTorch's: PSNR, and whether the teacher says the same of both sets."""
+"""Compare the bundle's images with PyTorch's: PSNR, and how often the teacher gives both the same label."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dpd_export.reference.reference import Reference, as_inputs
+from dpd_runtime.annotations import Int64
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.checks.verify import psnr, psnr_limit
 from dpd_runtime.engines.engine import Provider
@@ -16,17 +16,19 @@ from dpd_runtime.generation.cases import bundle_networks, sample_case
 
 CPU = Provider("cpu", "parity")
 LARGEST_LOSS = 0.01
-"""Share of the images of which the teacher may say something else than of PyTorch's, where int8 made them."""
-Labels = npt.NDArray[np.int64]
+"""Largest share of int8 images that the teacher may label differently from PyTorch's."""
 
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """Args:
-    psnr_db: of the whole set. worst_psnr_db: of the worst image.
-    teacher_pytorch, teacher_bundle: share of PyTorch's images which PyTorch's teacher puts into their class, and of the
-        bundle's images which the bundle's teacher does.
-    teacher_agreement: share of images of which both say the same.
+    """The bundle's images beside PyTorch's.
+
+    Args:
+        images: number of images compared.
+        psnr_db, worst_psnr_db: of the whole set, and of the worst image.
+        teacher_pytorch: share of PyTorch's images that PyTorch's teacher puts into their class.
+        teacher_bundle: share of the bundle's images that the bundle's teacher puts into their class.
+        teacher_agreement: share of images that get the same label from both.
     """
 
     images: int
@@ -37,7 +39,7 @@ class EndToEnd:
     teacher_agreement: float
 
     def entries(self) -> dict[str, float]:
-        """As the manifest holds them."""
+        """The manifest's figures."""
         return {
             "end_to_end_images": self.images,
             "end_to_end_psnr_db": round(self.psnr_db, 2),
@@ -49,19 +51,22 @@ class EndToEnd:
 
 
 @torch.no_grad()
-def pytorch_opinion(teacher: torch.nn.Module, reference: Reference) -> Labels:
-    """What PyTorch's teacher says of PyTorch's images; asked before the teacher is exported."""
-    opinion: Labels = teacher(as_inputs(reference.images)).argmax(1).numpy()
-    return opinion
+def teacher_labels(teacher: torch.nn.Module, reference: Reference) -> Int64:
+    """The labels [n] that PyTorch's teacher gives PyTorch's images. Call it before the teacher is exported."""
+    labels: Int64 = teacher(as_inputs(reference.images)).argmax(1).numpy()
+    return labels
 
 
 def end_to_end(
-    bundle: Bundle, reference: Reference, opinion: Labels, progress: Callable[[], None] = lambda: None
+    bundle: Bundle, reference: Reference, expected: Int64, progress: Callable[[], None] = lambda: None
 ) -> EndToEnd:
-    """Sample the same cases from the bundle.
+    """Sample the reference's cases from the bundle and compare the images.
+
+    Args:
+        expected: what `teacher_labels` gave for the reference.
 
     Raises:
-        ParityError: images further from PyTorch's than DESIGN §10 allows.
+        ParityError: images are further from PyTorch's than DESIGN §10 allows.
     """
     denoise, decode = bundle_networks(bundle, CPU)
     sets = []
@@ -71,15 +76,15 @@ def end_to_end(
     images = np.concatenate(sets)
     del denoise, decode
     teacher = bundle.engine("classifier/model.onnx", CPU)
-    said = teacher.run(images=as_inputs(images).numpy()).argmax(1)
+    found = teacher.run(images=as_inputs(images).numpy()).argmax(1)
     labels = np.array([label for label, _ in reference.rows])
     measured = EndToEnd(
         images=len(images),
         psnr_db=psnr(images, reference.images),
         worst_psnr_db=min(psnr(a, b) for a, b in zip(images, reference.images, strict=True)),
-        teacher_pytorch=float((opinion == labels).mean()),
-        teacher_bundle=float((said == labels).mean()),
-        teacher_agreement=float((said == opinion).mean()),
+        teacher_pytorch=float((expected == labels).mean()),
+        teacher_bundle=float((found == labels).mean()),
+        teacher_agreement=float((found == expected).mean()),
     )
     limit, precision = psnr_limit(bundle.manifest.precision), bundle.manifest.precision
     if not measured.psnr_db >= limit:
@@ -88,12 +93,14 @@ def end_to_end(
 
 
 def check_agreement(measured: EndToEnd) -> None:
-    """Raises:
-    ParityError: int8 changed the teacher's opinion of more images than LARGEST_LOSS.
+    """Compare the teacher's agreement with LARGEST_LOSS.
+
+    Raises:
+        ParityError: int8 changed the teacher's label of more images.
     """
     changed = round((1 - measured.teacher_agreement) * measured.images)
     if changed > LARGEST_LOSS * measured.images:
         raise ParityError(
-            f"int8 images: the teacher says something else of {changed} of {measured.images} than of PyTorch's, "
+            f"int8 images: the teacher labels {changed} of {measured.images} differently from PyTorch's images, "
             f"{LARGEST_LOSS:.0%} is allowed; nothing was written: use --precision fp16, or --allow-worse"
         )

@@ -1,9 +1,12 @@
-"""Configs, tokenizer and scheduler in the layout which optimum's ORTStableDiffusionPipeline opens (DEPLOYMENT §3)."""
+"""The files of a bundle besides its graphs, in the layout that optimum's ORTStableDiffusionPipeline opens."""
 
 import json
-from pathlib import Path
 
-from dpd_train.bases.base import TOKENIZER_FILES, Base
+import numpy as np
+from safetensors.numpy import save
+
+from dpd_train.bases.folder import TOKENIZER_FILES
+from dpd_train.run.opened import OpenedRun
 
 CONFIGS = {
     "unet/config.json": "unet/config.json",
@@ -12,25 +15,25 @@ CONFIGS = {
     "scheduler/scheduler_config.json": "scheduler/scheduler_config.json",
     "model_index.json": "model_index.json",
 }
+"""Path in the bundle: path in the run's pipeline (DEPLOYMENT §3)."""
 
 
-def json_bytes(content: object) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
-
-
-def layout_files(base: Base, run: Path, *, vae_encoder: bool) -> dict[str, bytes]:
-    """Every file beside the graphs which describes them, and the class table."""
-    pipeline = run / "pipeline"
+def layout_files(opened: OpenedRun, *, vae_encoder: bool) -> dict[str, bytes]:
+    """Configs, tokenizer, scheduler, class table, prompts and prototypes, by their path."""
+    pipeline = opened.run.path / "pipeline"
     files = {target: (pipeline / source).read_bytes() for target, source in CONFIGS.items()}
     if vae_encoder:
         files["vae_encoder/config.json"] = files["vae_decoder/config.json"]
-    files["classes.json"] = (run / "classes.json").read_bytes()
+    files["classes.json"] = (opened.run.path / "classes.json").read_bytes()
     for name in (*TOKENIZER_FILES, "tokenizer_config.json", "tokenizer.json"):
         path = pipeline / "tokenizer" / name
         if path.exists():  # transformers before 5 writes no tokenizer.json
             files[f"tokenizer/{name}"] = path.read_bytes()
-    tokenizer = base.tokenizer
+    tokenizer = opened.base.tokenizer
     special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     special |= {"pad_token": tokenizer.pad_token, "unk_token": tokenizer.unk_token}
-    files["tokenizer/special_tokens_map.json"] = json_bytes(special)
-    return files
+    files["tokenizer/special_tokens_map.json"] = (json.dumps(special, indent=1, sort_keys=True) + "\n").encode()
+    prompts = opened.prompts.astype(np.float16)
+    files["prompts.safetensors"] = save({"embeddings": prompts[:-1], "empty": prompts[-1]})
+    prototypes = {name: latents.astype(np.float16) for name, latents in opened.stored_prototypes.items()}
+    return files | {"prototypes.safetensors": save(prototypes)}

@@ -15,7 +15,7 @@ from dpd_eval.audit.record import check_verdict, write_record
 from dpd_eval.audit.subject import open_subject
 from dpd_eval.report.audits import read_audit
 from dpd_eval.report.reading import Node
-from dpd_export import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.dataset.write import write_set
 from dpd_runtime.errors import AuditError, DataError, InputError
@@ -30,7 +30,7 @@ HELD = {"val_per_class": 2, "images": 20}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("audit")
-    export_run(tiny_run(place), place / "tiny.dpd", name="tiny", precision="fp32")
+    export_run(tiny_run(place), place / "tiny.dpd", ExportOptions(name="tiny", precision="fp32"))
     return place
 
 

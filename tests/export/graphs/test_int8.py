@@ -1,4 +1,4 @@
-"""int8: what is quantised and what is kept, against ONNX's own view of the file; and the refusal."""
+"""int8: what is quantised and what stays float, read from the ONNX file; and the errors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx.numpy_helper import to_array
 
-from dpd_export import export_run
+from dpd_export import ExportOptions, export_run
 from dpd_export.graphs.int8 import check_size
 from dpd_export.reference.end_to_end import EndToEnd, check_agreement
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
@@ -22,14 +22,14 @@ SAME = EndToEnd(100, 50.0, 45.0, 0.84, 0.84, 1.0)
 
 @pytest.fixture(scope="module")
 def made(run: Path) -> tuple[Bundle, dict[str, Any]]:
-    """An int8 bundle of the tiny run, whose random networks may change the teacher's mind."""
+    """An int8 bundle of the tiny run, whose random networks may change the teacher's labels."""
     out = run.parent / "int8.dpd"
-    result = export_run(run, out, precision="int8", allow_worse=True)
+    result = export_run(run, out, ExportOptions(precision="int8", allow_worse=True))
     return load_bundle(out), result
 
 
 def weights_in_8_bits(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    """Shape of each int8 weight that goes through a DequantizeLinear, by its name."""
+    """Shape of each int8 weight that enters a DequantizeLinear, by name."""
     stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
     used = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     return {name: tuple(tensor.dims) for name, tensor in stored.items() if name in used and len(tensor.dims) > 1}
@@ -83,14 +83,15 @@ def test_what_it_costs_is_told(made: tuple[Bundle, dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(made: tuple[Bundle, dict[str, Any]], run: Path, tmp_path: Path) -> None:
-    again = export_run(run, tmp_path / "int8.dpd", precision="int8", allow_worse=True, name=made[0].manifest.name)
+    options = ExportOptions(precision="int8", allow_worse=True, name=made[0].manifest.name)
+    again = export_run(run, tmp_path / "int8.dpd", options)
     assert again["bundle_hash"] == made[0].hash
 
 
 def test_more_than_a_point_is_refused() -> None:
     check_agreement(SAME)
     check_agreement(replace(SAME, teacher_agreement=0.99))
-    with pytest.raises(ParityError, match=r"something else of 2 of 100 .* 1% is allowed.*--allow-worse"):
+    with pytest.raises(ParityError, match=r"labels 2 of 100 differently .* 1% is allowed.*--allow-worse"):
         check_agreement(replace(SAME, teacher_agreement=0.98))
     with pytest.raises(ParityError, match="1 of 40"):
         check_agreement(replace(SAME, images=40, teacher_agreement=39 / 40))

@@ -1,4 +1,4 @@
-"""Pruning: exact where what goes is unused, counted by PyTorch's own counter, ranked as said, and really smaller."""
+"""Pruning: exact if the removed filters are unused, counted by PyTorch, ranked as described, and smaller."""
 
 import copy
 from collections.abc import Mapping
@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from dpd_export import export_run
-from dpd_export.pruning import check_size, parse_pruning
-from dpd_export.pruning.filters import Block, keep, lowest, multiply_adds, read_blocks, residual_blocks
+from dpd_export import ExportOptions, export_run
+from dpd_export.options import parse_pruning
+from dpd_export.pruning import check_size
+from dpd_export.pruning.filters import FilterBlock, keep, lowest, multiply_adds, read_blocks, residual_blocks
 from dpd_export.pruning.pic_pq import importance, learn_springs, output_error, same_share
 from dpd_export.pruning.recovery import recover
 from dpd_runtime.bundle.bundle import load_bundle
@@ -52,7 +53,7 @@ def a_call(rows: int = 3) -> tuple[torch.Tensor, ...]:
     )
 
 
-def everything(blocks: list[Block]) -> dict[str, torch.Tensor]:
+def everything(blocks: list[FilterBlock]) -> dict[str, torch.Tensor]:
     return {block.name: block.units.flatten().sort().values for block in blocks}
 
 
@@ -66,9 +67,7 @@ def test_a_unit_has_as_many_filters_of_each_group_and_units_are_all_filters(unet
 
 
 def test_unused_filters_are_taken_out_without_a_trace() -> None:
-    """Closed form: filters come in pairs within each group, so that its mean and variance stay, and one of each pair is
-    read by nobody.
-    """
+    """Closed form: groups consist of pairs of equal filters, so mean and variance stay; one of each pair is unused."""
     torch.manual_seed(0)
     block = ResnetBlock2D(in_channels=8, out_channels=8, temb_channels=6, groups=2, eps=1e-5).eval()
     with torch.no_grad():
@@ -107,7 +106,7 @@ def test_multiply_adds_are_those_that_pytorch_counts(unet: UNet2DConditionModel)
 @given(st.data())
 def test_the_lowest_go_until_the_ratio_is_reached(data: st.DataObject) -> None:
     counts = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=5))
-    blocks = [Block(str(i), torch.arange(4 * n).view(n, 4), torch.ones(n), 1) for i, n in enumerate(counts)]
+    blocks = [FilterBlock(str(i), torch.arange(4 * n).view(n, 4), torch.ones(n), 1) for i, n in enumerate(counts)]
     numbers = data.draw(st.permutations(range(sum(counts))))
     ranks = torch.tensor(numbers, dtype=torch.float64).split(counts)  # type: ignore[no-untyped-call]
     ratio = data.draw(st.floats(0.01, 0.99))
@@ -135,7 +134,7 @@ def test_by_magnitude_each_layer_loses_its_smallest_filters(unet: UNet2DConditio
 
 
 def test_scales_and_shifts_find_the_layer_that_nobody_hears(unet: UNet2DConditionModel) -> None:
-    """A block whose second convolution is zero can lose everything; by magnitude it loses its share alone."""
+    """A block whose second convolution is zero can lose all filters; by magnitude it loses only its share."""
     calls = [a_call()]
     blocks = read_blocks(unet, calls[0])
     deaf = max(blocks, key=lambda block: block.multiply_adds).name
@@ -170,7 +169,7 @@ def test_what_is_no_method_and_ratio_is_refused(text: str, tmp_path: Path) -> No
     with pytest.raises(InputError, match="pic-pq or magnitude"):
         parse_pruning(text)
     with pytest.raises(InputError, match="pic-pq or magnitude"):
-        export_run(tmp_path / "none", tmp_path / "out.dpd", prune=text)
+        export_run(tmp_path / "none", tmp_path / "out.dpd", ExportOptions(prune=text))
 
 
 def test_a_large_base_is_refused() -> None:
@@ -191,7 +190,7 @@ def test_the_bundle_is_really_smaller_and_says_so(
 ) -> None:
     out = tmp_path / "small.dpd"
     worse = precision == "int8"  # random networks may change the teacher's mind
-    result = export_run(run, out, precision=precision, prune=f"{method}:0.4", allow_worse=worse)
+    result = export_run(run, out, ExportOptions(precision=precision, prune=f"{method}:0.4", allow_worse=worse))
     whole, small = load_bundle(bundle), load_bundle(out)
     before, after = (sum(filters(b.files["unet/model.onnx"]).values()) for b in (whole, small))
     said = small.manifest.training["pruned"]

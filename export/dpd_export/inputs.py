@@ -1,0 +1,139 @@
+"""Gather what a bundle is made from: the run's networks, pruned if asked, reference images, files, manifest."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import Any
+
+from dpd_export.graphs.calibration import Calibration
+from dpd_export.graphs.int8 import check_size
+from dpd_export.graphs.parity import Probes, probe
+from dpd_export.graphs.parts import Graph, graphs_of
+from dpd_export.graphs.trace import OPSET
+from dpd_export.options import INT8, ExportOptions
+from dpd_export.pruning import Pruned, prune
+from dpd_export.pruning import check_size as check_prunable
+from dpd_export.reference.calibration import calibrate
+from dpd_export.reference.cases import RunCases, cases_of
+from dpd_export.reference.end_to_end import teacher_labels
+from dpd_export.reference.layout import layout_files
+from dpd_export.reference.reference import Extent, Reference, extent_of, make_reference
+from dpd_runtime.annotations import Int64, Progress
+from dpd_runtime.bundle.manifest import Manifest
+from dpd_runtime.checks.golden import GOLDEN_NAME
+from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
+from dpd_runtime.sampling.sampler import Sampler, fitted
+from dpd_train.run.opened import FinishedRun, OpenedRun, load_run
+
+TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
+SHIPPED_BASE = "nano"
+GRAPHS = 5  # without the VAE's encoder
+
+
+class Steps:
+    """Counts the steps of an export: PyTorch's cases, graphs, the bundle's cases, packing."""
+
+    def __init__(self, extent: Extent, graphs: int, pruning: bool, progress: Progress) -> None:
+        """Pruning adds steps: filters are removed, the rest is fine-tuned, and the whole UNet is sampled too."""
+        cases = 1 + extent.blocks
+        self._done, self._progress = 0, progress
+        self._total = cases + pruning * (2 + cases) + graphs + max(1, extent.blocks) + 1
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+
+
+@dataclass
+class ExportInputs:
+    """What an export needs from the run and from PyTorch; `graphs` and `probes` shrink while graphs are compiled.
+
+    Args:
+        probes: inputs and PyTorch's outputs of each graph.
+        labels: those that PyTorch's teacher gives the reference images.
+        parameters: number of parameters of each graph, by its path.
+        files: content of the bundle's other files, by path.
+        manifest: without files and parity.
+        run_half: whether PyTorch is compared with its own half precision.
+        calibration: for int8, else None.
+    """
+
+    graphs: list[Graph]
+    probes: list[Probes]
+    reference: Reference
+    labels: Int64
+    cases: RunCases
+    parameters: dict[str, int]
+    files: dict[str, bytes]
+    manifest: Manifest
+    step: Steps
+    run_half: bool
+    calibration: Calibration | None
+    pruned: Pruned | None
+
+
+def gather_inputs(run: FinishedRun, sampler: Sampler, options: ExportOptions, progress: Progress) -> ExportInputs:
+    """Sample with PyTorch and record each part's outputs, before fp16 export changes the modules."""
+    opened = load_run(run)
+    cases = cases_of(opened, fitted(sampler, opened.latent_shape[1]))
+    extent = extent_of(opened.base, len(cases.names), cases.sampler)
+    if options.precision == INT8:
+        check_size(extent.large)
+    if options.pruning:
+        check_prunable(extent.large)
+    step = Steps(extent, GRAPHS + options.vae_encoder, options.pruning is not None, progress)
+    calibration = calibrate(opened.base, cases) if options.precision == INT8 or options.pruning else None
+    base, pruned = opened.base, None
+    if options.pruning and calibration:
+        base, pruned = prune(opened.base, cases, options.pruning, calibration, step)
+    graphs = graphs_of(
+        base,
+        opened.teacher,
+        opened.latent_classifier,
+        vae_encoder=options.vae_encoder,
+        dynamic_size=options.dynamic_size,
+    )
+    reference = make_reference(base, cases, extent, step)
+    labels = teacher_labels(opened.teacher, reference)
+    if pruned:
+        before = teacher_labels(opened.teacher, make_reference(opened.base, cases, extent, step))
+        pruned = replace(pruned, teacher_agreement=float((before == labels).mean()))
+    return ExportInputs(
+        graphs=graphs,
+        probes=[probe(graph, reference.generated[graph.part], large=extent.large) for graph in graphs],
+        reference=reference,
+        labels=labels,
+        cases=cases,
+        parameters={graph.path: graph.weights for graph in graphs},
+        files=layout_files(opened, vae_encoder=options.vae_encoder) | {GOLDEN_NAME: reference.golden.to_bytes()},
+        manifest=_manifest(opened, cases.sampler, options, pruned),
+        step=step,
+        run_half=not extent.large,
+        calibration=calibration if options.precision == INT8 else None,
+        pruned=pruned,
+    )
+
+
+def _manifest(opened: OpenedRun, sampler: Sampler, options: ExportOptions, pruned: Pruned | None) -> Manifest:
+    plain, record = opened.manifest(sampler), opened.run.record
+    shipped = "Apache-2.0" if record["config"]["base"] == SHIPPED_BASE else "unstated"
+    marks = {"private_prototypes": True} if opened.run.table.get("prototype_kind") in PRIVATE_KINDS else {}
+    return replace(
+        plain,
+        name=options.name or plain.name,
+        precision=options.precision,
+        opset=OPSET,
+        tools={tool: version(tool).split("+")[0] for tool in TOOLS},
+        licences={"base": options.base_licence or shipped, "data": options.data_licence},
+        data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
+        training={"config_sha256": config_hash(record["config"]), "versions": record.get("versions", {})}
+        | ({"pruned": pruned.entries()} if pruned else {}),
+    )
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """sha256 of run.json's `config` as JSON with sorted keys and no spaces; of the base's path only the last part."""
+    named = config | {"base": PurePosixPath(str(config["base"])).name}
+    return hashlib.sha256(json.dumps(named, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
