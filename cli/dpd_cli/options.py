@@ -90,7 +90,7 @@ Json = Annotated[bool, under("Output", "Print one JSON object.", "--json")]
 def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add an option for every field of `configs` to a command, which gets their values as `given`, by config.
 
-    A field needs `described` metadata. Values that were not given are None: presets count only for those.
+    Each field is a `setting`. Values that were not given are None: presets count only for those.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -116,7 +116,7 @@ def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
     kind = _plain(get_type_hints(config)[field.name])
     values = choices(config).get(field.name)
     listed = get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
-    metavar = field.metadata.get("metavar") or (named(values) + ",..." * listed if values else None)
+    metavar = field.metadata["metavar"] or (named(values) + ",..." * listed if values else None)
     made = typer.Option(
         metavar=metavar, help=field.metadata["help"] + _default(field), rich_help_panel=field.metadata["panel"]
     )
