@@ -1,6 +1,5 @@
 """The options of an evaluation. Every field is an option of `dpd evaluate`; this module does not load PyTorch."""
 
-
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
