@@ -1,5 +1,5 @@
 # One command a habit. Use an environment with: pip install -c constraints.txt -e ".[dev]"
-.PHONY: check test slow fuzz wheel wheelhouse lock ci full format
+.PHONY: check test slow fuzz wheel wheelhouse lock docs ci full format
 
 check:
 	ruff check
@@ -33,6 +33,10 @@ wheelhouse:
 # after a change of the site's dependencies in pyproject.toml or constraints.txt
 lock:
 	python airgap/lock.py
+
+# the searchable site in site/; a broken link fails. Use an environment with: pip install -c constraints.txt ".[docs]"
+docs:
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:export:cli python -m mkdocs build --strict
 
 ci:
 	.ci/run

@@ -20,9 +20,8 @@ from dpd_eval.statistics import overall_accuracy, paired_difference
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.sampling.sample import to_uint8
-from dpd_train.bases.latents import weights_hash
+from dpd_train.bases.latents import reconstruct, weights_hash
 from dpd_train.images import SceneSet, read_scenes, to_float
-from dpd_train.run.record import reconstruct
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
 

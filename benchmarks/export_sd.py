@@ -111,8 +111,7 @@ def write_rest(run: Path, side: int, prototypes: int = 1) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from dpd_train.classifiers.judges import latent_classifier_shape, save_classifier, teacher_shape
-    from dpd_train.classifiers.network import ResNet
+    from dpd_train.classifiers.network import ResNet, latent_classifier_shape, save_classifier, teacher_shape
 
     save_classifier(ResNet(teacher_shape(len(CLASSES))), run / "classifier")
     save_classifier(ResNet(latent_classifier_shape(len(CLASSES), 4)), run / "latent_classifier")

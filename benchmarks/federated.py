@@ -39,16 +39,15 @@ from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.attributes import caption
 from dpd_train.captions.captioners import describe_scenes
-from dpd_train.captions.captions import CaptionTable, caption_table
-from dpd_train.captions.prompts import embed
+from dpd_train.captions.captions import CaptionTable, caption_table, embed
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import History, fine_tune
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.settings import Federated, settings_of
 from dpd_train.federated.shared import base_hash
-from dpd_train.federated.site import Ground, Site
-from dpd_train.run.data import Scenes, read_parts
+from dpd_train.federated.site import SiteInputs, TrainingSite
+from dpd_train.run.data import RunData, read_parts
 
 ARMS = ("start", "pooled", "federated", "compressed", "alone")
 Rows = NDArray[np.int64]
@@ -73,7 +72,7 @@ def only(data: LatentData, rows: Rows) -> LatentData:
     return LatentData(data.latents[chosen], data.labels[chosen], table)
 
 
-def read_all(args: argparse.Namespace, config: TrainConfig, base: Base) -> tuple[Scenes, Parts]:
+def read_all(args: argparse.Namespace, config: TrainConfig, base: Base) -> tuple[RunData, Parts]:
     scenes, cache = read_parts(args.data, config, base.resolution), cache_folder("latents")
 
     def part(which: Any) -> LatentData:
@@ -97,8 +96,8 @@ def together(
     for number, data in enumerate(parts):
         own = tuple(classes[label] for label in np.unique(data[0].labels.numpy()))
         place = state / f"site{number}.safetensors"
-        ground = Ground(base=load_base(args.base), data=data, classes=own, config=config, state=place)
-        sites.append(Site(ground, settings, number))
+        ground = SiteInputs(base=load_base(args.base), data=data, classes=own, config=config, state=place)
+        sites.append(TrainingSite(ground, settings, number))
     for number in range(1, args.rounds + 1):
         answers = [(site.fit(number), site.images) for site in sites]
         back = coordinator.average([Sent(arrays, images, loss) for (arrays, loss), images in answers])
@@ -107,7 +106,9 @@ def together(
     return coordinator.finished(state / "adapter"), coordinator.history
 
 
-def tuned(name: str, args: argparse.Namespace, scenes: Scenes, data: Parts, sites: list[Parts]) -> tuple[Base, History]:
+def tuned(
+    name: str, args: argparse.Namespace, scenes: RunData, data: Parts, sites: list[Parts]
+) -> tuple[Base, History]:
     config, state = config_of(args), args.work / f"{name}-state"
     if name == "start":
         return load_base(args.base), []
@@ -146,7 +147,7 @@ def judges(args: argparse.Namespace) -> Path:
     return run
 
 
-def run_of(name: str, args: argparse.Namespace, scenes: Scenes, data: Parts, sites: list[Parts]) -> Path:
+def run_of(name: str, args: argparse.Namespace, scenes: RunData, data: Parts, sites: list[Parts]) -> Path:
     """A run directory around the arm's denoiser."""
     out: Path = args.work / name
     if not (out / "figures.json").exists():

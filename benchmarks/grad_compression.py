@@ -22,9 +22,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_s
 from torch.nn import functional as F
 
 from dpd_eval.statistics import paired_difference
-from dpd_train.classifiers.judges import Labelled, teacher_shape
-from dpd_train.classifiers.network import ResNet, learning_rate, predict, set_learning_rate
-from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.classifiers.network import ResNet, learning_rate, predict, set_learning_rate, teacher_shape
+from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import hardware
 from dpd_train.compute.distributed import Team

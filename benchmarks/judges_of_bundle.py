@@ -23,8 +23,7 @@ from onnx import numpy_helper
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider
-from dpd_train.classifiers.judges import latent_classifier_shape, save_classifier, teacher_shape
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import ResNet, latent_classifier_shape, save_classifier, teacher_shape
 
 TOLERANCE = 1e-4
 

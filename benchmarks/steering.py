@@ -23,7 +23,7 @@ from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_train.bases.base import Base, decode_images, load_base, torch_denoise
 from dpd_train.captions.attributes import COLOURS, STRUCTURES, TEXTURES, caption, describe_many
-from dpd_train.captions.prompts import embed
+from dpd_train.captions.captions import embed
 from dpd_train.images import read_scenes
 
 KINDS = {"colour": COLOURS, "texture": TEXTURES, "structure": STRUCTURES}

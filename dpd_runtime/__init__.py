@@ -1,4 +1,4 @@
-"""The light half of dpd: open a bundle, regenerate its training set. No PyTorch.
+"""The runtime of dpd: open a bundle and regenerate its training set, without PyTorch.
 
 >>> import dpd_runtime
 >>> bundle = dpd_runtime.load_bundle(dpd_runtime.embedded_bundle())
@@ -6,6 +6,8 @@
 """
 
 from typing import TYPE_CHECKING, Any
+
+from dpd_runtime._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from dpd_runtime.generation.block import Image
     from dpd_runtime.generation.generate import Generation, generate
 
-__version__ = "0.1.0"
+
 _MODULES = {
     "Bundle": "bundle.bundle",
     "DistilledSet": "dataset.write",

@@ -1,4 +1,4 @@
-"""Type names that every room shares."""
+"""Type names that all packages share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,4 +14,4 @@ Images = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]."""
 Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
+"""Called with the number of finished steps and the total number of steps."""

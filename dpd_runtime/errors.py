@@ -1,4 +1,4 @@
-"""What can go wrong, as a small family: each error owns its sentence and the command line's exit code (DESIGN §9)."""
+"""The errors of dpd. Each class has an exit code of the command line (DESIGN §9)."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ class DpdError(Exception):
 
 
 class InputError(DpdError, ValueError):
-    """Bad input or usage: the caller can mend it."""
+    """Bad input or usage, which the caller can correct."""
 
     exit_code = 2
 
 
 class DataError(InputError):
-    """Image data which cannot be used: missing, empty, one class only, too few images."""
+    """Image data that cannot be used: missing, empty, only one class, too few images."""
 
 
 class OutputFolderError(InputError):
-    """An output folder that holds something which this command did not write."""
+    """An output folder that holds something that this command did not write."""
 
     def __init__(self, folder: Path, reason: str, *, removable: bool = False) -> None:
         hint = ", or pass --overwrite to replace it" if removable else ""
@@ -28,13 +28,13 @@ class OutputFolderError(InputError):
 
 
 class BundleError(DpdError, ValueError):
-    """A bundle that is corrupt, truncated, tampered with or from the future. Nothing of it is used."""
+    """A bundle that is damaged, changed or too new. No part of it is used."""
 
     exit_code = 3
 
 
 class BundleHashError(BundleError):
-    """A file whose bytes are not the ones that the manifest lists."""
+    """A file whose hash differs from the manifest's."""
 
     def __init__(self, path: str, found: str, expected: str) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class BundleHashError(BundleError):
 
 
 class BundleSizeError(BundleError):
-    """A file of another length than the manifest lists."""
+    """A file whose size differs from the manifest's."""
 
     def __init__(self, path: str, found: int, expected: int) -> None:
         super().__init__(
@@ -54,57 +54,57 @@ class BundleSizeError(BundleError):
 
 
 class BundleVersionError(BundleError):
-    """A bundle which needs a newer runtime."""
+    """A bundle that needs a newer runtime."""
 
 
 class SignatureError(BundleError):
-    """A signature that is broken, or that does not hold though its key is trusted."""
+    """A damaged signature, or one by a trusted key that does not match the bundle."""
 
 
 class DecryptionError(BundleError):
-    """An encrypted bundle that does not open: no key, a wrong one, or changed bytes."""
+    """An encrypted bundle that cannot be opened: no key, a wrong key, or changed bytes."""
 
 
 class RequirementError(BundleError):
-    """A bundle that is not signed or audited as the caller demands."""
+    """A bundle that is not signed or audited as the caller requires."""
 
 
 class CheckError(DpdError, AssertionError):
-    """A requested check does not hold: parity, golden replay, --expect."""
+    """A requested check failed: parity, golden replay, --expect."""
 
 
 class AuditError(DpdError, AssertionError):
-    """An audit whose verdict is FAIL."""
+    """An audit with the verdict FAIL."""
 
     exit_code = 4
 
     def __init__(self, failed: list[str], broken: list[str]) -> None:
-        """Args: failed: names of tests. broken: names of controls that did not come out."""
+        """Args: failed: names of the failed tests. broken: names of the controls without the expected result."""
         said = [f"{len(failed)} of its tests: {failed[0]}"] if failed else []
         said += [f"{len(broken)} of its controls: {broken[0]}"] if broken else []
-        advice = "do not let it leave" if failed else "nothing is proved by it"
-        super().__init__(f"audit verdict FAIL, {' and '.join(said)}; {advice}; docs/privacy.md says what helps")
+        advice = "do not share it" if failed else "the audit proves nothing"
+        super().__init__(f"audit verdict FAIL, {' and '.join(said)}; {advice}; docs/privacy.md has remedies")
 
 
 class ParityError(CheckError):
-    """An exported graph which is further from PyTorch than DESIGN §10 allows."""
+    """An exported graph that differs from PyTorch by more than DESIGN §10 allows."""
 
 
 class SetHashError(CheckError):
-    """A distilled set whose hash is not the expected one."""
+    """A distilled set with another hash than expected."""
 
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(
-            f"set hash is {found}, --expect says {expected}: another bundle, seed, sampler, provider or machine type"
+            f"set hash is {found}, --expect is {expected}: the bundle, seed, sampler, provider or machine type differs"
         )
 
 
 class DegenerateImageError(DpdError, ArithmeticError):
-    """NaN or constant pixels, which are never written."""
+    """NaN or constant pixels. They are never written."""
 
 
 class MissingExtraError(DpdError, ImportError):
-    """A backend that is not installed."""
+    """A package that is not installed."""
 
     exit_code = 5
 
@@ -113,16 +113,16 @@ class MissingExtraError(DpdError, ImportError):
 
 
 class ProviderError(DpdError, RuntimeError):
-    """An execution provider which was asked for and does not work here."""
+    """An execution provider that was requested and does not work here."""
 
     exit_code = 5
 
 
 class MemoryShortError(ProviderError, MemoryError):
-    """A call of a graph that does not fit into the memory which this process or its device may use."""
+    """A call of a graph that needs more memory than this process or its device has."""
 
 
 class DiskError(DpdError, OSError):
-    """The disk is full, read-only or gone; what was finished stays and can be resumed."""
+    """The disk is full, read-only or gone. Finished work is kept and can be continued."""
 
     exit_code = 5

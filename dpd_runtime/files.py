@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the user's cache folder."""
+"""Files that are written completely or not at all, and the user's cache folder."""
 
 import os
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ PARTIAL = ".partial"
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write and seek in, beside `path`; it takes its place when the block ends without an error.
+    """Open a temporary binary file beside `path`, which replaces `path` when the block ends without an error.
 
-    A kill leaves the old file or the new one, and perhaps one with the suffix .partial.
+    If the process is killed, `path` is the old file or the new one, and a file with the suffix .partial may remain.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -28,12 +28,12 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to the disk, rename. A kill leaves the old file or the new one."""
+    """Replace `path` in one step. If the process is killed, it is the old file or the new one."""
     with open_atomically(path) as handle:
         handle.write(content)
 
 
 def cache_folder(name: str) -> Path:
-    """$XDG_CACHE_HOME/dpd/NAME, or ~/.cache/dpd/NAME; not made here."""
+    """Return $XDG_CACHE_HOME/dpd/NAME or ~/.cache/dpd/NAME, without creating it."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "dpd" / name

@@ -1,11 +1,11 @@
-# ruff: noqa: TID251, TID253 - this example uses PyTorch
-"""Train a classifier on images that are generated during training: any number per class, and none on disk.
+# ruff: noqa: TID251, TID253 - PyTorch is what this example is about
+"""Train on images that are generated while the training runs, without a set on the disk.
 
     python examples/regenerate_in_a_loader.py site.dpd --steps 200 --workers 2
 
-Needs PyTorch and dpd-distill[cpu]. Each worker of the DataLoader opens the bundle and computes its own blocks. Together
-the workers yield every image of every class once, in the order of `dpd generate`'s indices, without end. Each image is
-the one that `dpd generate` writes for the same bundle, seed, class and index.
+Needs PyTorch and dpd-distill[cpu]. Each worker of the DataLoader opens the bundle itself and computes its own blocks.
+Together they give every image of every class once, in the order of `dpd generate`'s indices, without an end. Each image
+equals the one that `dpd generate` writes for the same bundle, seed, class and index.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MOST = 2**32  # indices per class
 
 
 class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
-    """Yields (image float32 [3, H, W] in 0 … 1, label), without end unless `ipc` is given."""
+    """Pairs of image (float32 [3, H, W] in 0 … 1) and label, without an end unless `ipc` is given."""
 
     def __init__(
         self,
@@ -38,11 +38,9 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
         classes: tuple[str, ...] | None = None,
         mixed: int = 200,
     ) -> None:
-        """Open nothing yet.
-
-        Args:
-            ipc: images per class; None for no end.
-            mixed: images that each worker keeps to shuffle, because a block has one class and a batch should not.
+        """Args:
+        ipc: images per class; None means without an end.
+        mixed: number of images that each worker shuffles: a block has one class, a batch should have many.
         """
         self.bundle, self.seed, self.ipc, self.classes, self.mixed = bundle, seed, ipc or MOST, classes, mixed
 
@@ -67,7 +65,7 @@ class Regenerated(IterableDataset[tuple[torch.Tensor, int]]):
             yield waiting.pop(int(draws.integers(len(waiting))))
 
     def blocks(self, classes: tuple[SceneClass, ...], number: int, count: int) -> Iterator[Block]:
-        """Every count-th block, all classes in turn, in an order that depends on the seed."""
+        """Yield every count-th block, all classes in turn, in an order that the seed decides."""
         place = 0
         for row in range(-(-self.ipc // BLOCK)):
             order = np.random.default_rng([self.seed, row]).permutation(len(classes))

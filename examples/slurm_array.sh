@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One distilled set by an array of jobs. All tasks have the same --out on storage that they share; the last one to finish
-# writes dataset.json. A task that was killed or requeued goes on where it was: submit the same array again.
+# Generate one set with an array of jobs. All tasks have the same --out on shared storage. The last one to finish writes
+# dataset.json. If a task was killed or requeued, submit the same array again to continue.
 #
 #   sbatch examples/slurm_array.sh site.dpd /shared/set 500
 #
@@ -11,7 +11,7 @@
 #SBATCH --mem=2G
 #SBATCH --time=04:00:00
 #SBATCH --requeue
-#SBATCH --constraint=YOUR_CPU_TYPE   # one machine type for all: other ones are refused, their last bits may differ
+#SBATCH --constraint=YOUR_CPU_TYPE   # one machine type for all tasks: others are refused, their last bits may differ
 set -euo pipefail
 bundle="${1:?give a bundle}" out="${2:?give a folder that all nodes see}" ipc="${3:-50}"
 

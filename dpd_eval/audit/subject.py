@@ -1,4 +1,4 @@
-"""What is audited: a bundle, a run or a distilled set, as networks, images and files."""
+"""The subject of an audit: a bundle, a run or a distilled set, as networks, images and files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,16 +12,22 @@ from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import InputError
-from dpd_runtime.generation.networks import Networks
+from dpd_runtime.generation.networks import load_networks
 from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.generation.teacher import TEACHER
+from dpd_runtime.machine.cores import usable_cores
 from dpd_train.images import read_scenes
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Args:
-    model: None for a set. images: of a set, with their labels. files: what leaves the house, by path; None for a run.
-    trained_on: hash of the training images, where it is known.
+    """What is audited.
+
+    Args:
+        files: what leaves the site, by path; None for a run.
+        trained_on: hash of the training images, if known.
+        model: None for a set.
+        images: of a set, with their labels.
     """
 
     name: str
@@ -35,8 +41,11 @@ class Subject:
 
 
 def open_subject(path: Path) -> Subject:
-    """Raises:
-    InputError: nothing there that can be audited. BundleError: a damaged bundle.
+    """Open a bundle, a run or a distilled set.
+
+    Raises:
+        InputError: `path` is none of these.
+        BundleError: a damaged bundle.
     """
     if (path / DATASET_NAME).is_file():
         return _open_set(path)
@@ -49,11 +58,10 @@ def open_subject(path: Path) -> Subject:
         raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
     bundle = load_bundle(path)
     provider = choose_provider("cpu", lambda found: None)
-    parts = ("unet", "vae_decoder", "latent_classifier")
-    unet, decoder, judge = (bundle.engine(f"{part}/model.onnx", provider) for part in parts)
-    teacher = bundle.engine("classifier/model.onnx", provider) if "classifier/model.onnx" in bundle.files else None
+    teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None
     files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}
-    return _with_model(path, "bundle", Model(bundle, Networks(unet, decoder, judge), teacher), files)
+    networks = load_networks(bundle, provider, usable_cores())
+    return _with_model(path, "bundle", Model(bundle, networks, teacher), files)
 
 
 def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:

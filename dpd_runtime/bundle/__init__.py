@@ -1,1 +1,1 @@
-"""A bundle: its files, manifest, class table, hashes, signature, and the checks before anything of it is used."""
+"""Bundles: their files, manifest, classes, signature and encryption, and the checks before a bundle is used."""

@@ -1,4 +1,4 @@
-"""Reading a bundle's files: a folder, or one stored (uncompressed) zip that is memory-mapped."""
+"""Access to a bundle's files: a folder, or a stored (uncompressed) zip file that is memory-mapped."""
 
 import mmap
 import os
@@ -19,7 +19,7 @@ from dpd_runtime.files import open_atomically
 
 MAX_ENTRIES = 10_000
 MAX_DIRECTORY = 8 * 2**20
-"""Bytes of a zip's central directory: `zipfile` reads it whole and makes some twenty times as much of it."""
+"""Largest central directory of a zip in bytes. `zipfile` needs about twenty times as much memory for it."""
 _PIECE = 2**24  # bytes
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s4H2IH")  # of the central directory: the last bytes of the file
@@ -28,19 +28,19 @@ _IN_EXTRA = 0xFFFFFFFF  # a size in a local header that stands in the extra fiel
 
 
 def check_entry_name(name: str) -> None:
-    """Refuse every path which could leave the bundle or mean two things.
+    """Check that a path stays inside the bundle and has one meaning.
 
     Raises:
-        BundleError
+        BundleError: it does not.
     """
     parts = PurePosixPath(name).parts
     bad = not name or name.startswith("/") or "\\" in name or ":" in name or name != "/".join(parts)
     if bad or any(p in (".", "..") for p in parts) or not name.isprintable() or len(name) > 255:
-        raise BundleError(f"entry {name!r} has an unsafe path: the bundle was not made by dpd export; do not use it")
+        raise BundleError(f"entry {name!r} has an unsafe path, so the bundle was not made by dpd export; do not use it")
 
 
 def _zip64_sizes(extra: bytes) -> tuple[int, int]:
-    """Packed and plain size from a local header's extra field; (−1, −1) where they are not there."""
+    """Packed and plain size from the extra field of a local header; (−1, −1) if it has none."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
@@ -52,14 +52,10 @@ def _zip64_sizes(extra: bytes) -> tuple[int, int]:
 
 
 def _directory_bytes(content: mmap.mmap | memoryview) -> int:
-    """How long the central directory says it is, without reading it.
-
-    Raises:
-        ValueError: the file does not end where it says, with no comment after it.
-    """
+    """The size of the central directory by the record at the end of the file, without reading the directory."""
     at = len(content) - _END.size
     if at < 0 or content[at : at + 4] != b"PK\x05\x06" or content[-2:] != b"\0\0":
-        raise ValueError("File is not a zip file that ends with its directory")
+        raise ValueError("it is not a zip file that ends with its directory")
     size: int = _END.unpack_from(content, at)[5]
     at -= _LOCATOR64.size + _END64.size
     if at >= 0 and content[at + _END64.size : at + _END64.size + 4] == b"PK\x06\x07":
@@ -68,40 +64,42 @@ def _directory_bytes(content: mmap.mmap | memoryview) -> int:
 
 
 class FolderFiles(Mapping[str, memoryview]):
-    """Files under a folder, each read once when asked for; symbolic links are refused."""
+    """The files in a folder, each read when it is needed. Symbolic links are refused."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._sizes: dict[str, int] = {}
         for entry in _tree(root):
             if entry.is_symlink():
-                raise BundleError(f"{entry.path}: symbolic links are not allowed in a bundle; copy the file itself")
+                raise BundleError(
+                    f"{entry.path}: symbolic links are not allowed in a bundle; put a copy of the file there"
+                )
             if entry.is_file():
                 self._sizes[Path(entry.path).relative_to(root).as_posix()] = entry.stat().st_size
         self._names = sorted(self._sizes)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._sizes  # Mapping's own would read the file
+        return name in self._sizes  # the default method of Mapping would read the file
 
     def __getitem__(self, name: str) -> memoryview:
         return memoryview(self.read(name))
 
     def read(self, name: str) -> bytes:
-        """A file's content, once in memory."""
+        """The content of a file."""
         size = self.size(name)
         with (self._root / name).open("rb") as file:
-            return file.read(size)  # no more than was seen, whoever writes to it meanwhile
+            return file.read(size)  # not more, even if the file has grown since
 
     def size(self, name: str) -> int:
-        """Bytes, without reading them."""
+        """Size in bytes, without reading the content."""
         return self._sizes[name]
 
     def source(self, name: str) -> Path:
-        """What `write_zip` copies a file from."""
+        """The source from which `write_zip` copies a file."""
         return self._root / name
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """A file's content in pieces, for one that need not lie in memory."""
+        """The content of a file in pieces, so that it need not fit into memory."""
         left = self.size(name)
         with (self._root / name).open("rb") as file:
             while left > 0 and (piece := file.read(min(left, _PIECE))):
@@ -116,11 +114,7 @@ class FolderFiles(Mapping[str, memoryview]):
 
 
 def _tree(root: Path) -> Iterator[os.DirEntry[str]]:
-    """Everything under `root`, links not followed, whatever the depth.
-
-    Raises:
-        BundleError: more than a bundle has.
-    """
+    """All entries under `root`, at any depth. Links are not followed."""
     folders, seen = [str(root)], 0
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -134,10 +128,10 @@ def _tree(root: Path) -> Iterator[os.DirEntry[str]]:
 
 
 class ZipFiles(Mapping[str, memoryview]):
-    """Entries of a stored zip as views of the mapped file: no copy, no decompression, no second opening."""
+    """The entries of a stored zip as views of the mapped file, without copies."""
 
     def __init__(self, path: Path, content: BytesIO | None = None) -> None:
-        """Args: content: of the file, where that is encrypted."""
+        """Args: content: the decrypted content of an encrypted file."""
         self._map: mmap.mmap | memoryview
         try:
             with path.open("rb") if content is None else nullcontext(content) as file:
@@ -164,15 +158,15 @@ class ZipFiles(Mapping[str, memoryview]):
         self._entries: dict[str, tuple[int, int, int]] = {}
         for info in infos:
             if info.filename in self._entries:
-                raise BundleError(f"{path}: entry {info.filename!r} is there twice; do not use this bundle")
+                raise BundleError(f"{path}: entry {info.filename!r} occurs twice; do not use this bundle")
             check_entry_name(info.filename)
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise BundleError(f"{path}: entry {info.filename!r} is a link or no file; do not use this bundle")
+                raise BundleError(f"{path}: entry {info.filename!r} is not a plain file; do not use this bundle")
             self._entries[info.filename] = (self._data_offset(path, info), info.file_size, info.CRC)
         self._refuse_overlaps(path, infos)
 
     def _refuse_overlaps(self, path: Path, infos: list[zipfile.ZipInfo]) -> None:
-        """No byte may belong to two entries: a small file could be read as ten thousand large ones."""
+        """Check that no byte belongs to two entries; otherwise a small file could hold thousands of large entries."""
         end = 0
         for info in sorted(infos, key=lambda info: info.header_offset):
             if info.header_offset < end:
@@ -181,8 +175,10 @@ class ZipFiles(Mapping[str, memoryview]):
             end = offset + size
 
     def _data_offset(self, path: Path, info: zipfile.ZipInfo) -> int:
-        """Where the bytes begin; the local header must say what the central directory says."""
-        damaged = BundleError(f"{path}: entry {info.filename!r} is damaged or not stored plainly; fetch it again")
+        """Where an entry's bytes begin. Its local header must agree with the central directory."""
+        damaged = BundleError(
+            f"{path}: entry {info.filename!r} is damaged, compressed or encrypted; fetch the bundle again"
+        )
         start = info.header_offset
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
             raise damaged
@@ -207,7 +203,7 @@ class ZipFiles(Mapping[str, memoryview]):
         return self._view[offset : offset + size]
 
     def source(self, name: str) -> memoryview:
-        """What `write_zip` copies an entry from."""
+        """The source from which `write_zip` copies an entry."""
         return self[name]
 
     def read(self, name: str) -> bytes:
@@ -215,23 +211,23 @@ class ZipFiles(Mapping[str, memoryview]):
         return bytes(self[name])
 
     def size(self, name: str) -> int:
-        """Bytes, without reading them."""
+        """Size in bytes, without reading the content."""
         return self._entries[name][1]
 
     def pieces(self, name: str) -> Iterator[memoryview]:
-        """A file's content in pieces; the pages that were read can be dropped by the system."""
+        """The content of an entry in pieces, so that the system can drop the pages that were read."""
         content = self[name]
         for start in range(0, len(content), _PIECE):
             yield content[start : start + _PIECE]
 
     def check_crc(self, name: str) -> None:
-        """For the entries which no manifest lists: bundle.json and bundle.sig.
+        """Check the CRC of an entry that the manifest does not list (bundle.json, bundle.sig).
 
         Raises:
-            BundleError
+            BundleError: it does not match.
         """
         if zlib.crc32(self[name]) != self._entries[name][2]:
-            raise BundleError(f"{name}: its checksum does not hold; the bundle is damaged, fetch it again")
+            raise BundleError(f"{name}: its checksum does not match; the bundle is damaged, fetch it again")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -241,13 +237,13 @@ class ZipFiles(Mapping[str, memoryview]):
 
 
 def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
-    """Open a bundle folder, a .dpd file, or an encrypted one, which is decrypted into memory.
+    """Open a bundle folder, a .dpd file, or an encrypted file, which is decrypted into memory.
 
     Raises:
-        BundleError: there is nothing, or nothing readable, at `path`; the key is not its own.
-        InputError: a key for a bundle that is not encrypted.
+        BundleError: there is no readable bundle at `path`, or the key is wrong.
+        InputError: a key was given for a bundle that is not encrypted.
     """
-    if not path.is_dir() and not path.is_file():  # a pipe would be waited for
+    if not path.is_dir() and not path.is_file():  # reading a pipe would block
         raise BundleError(f"{path}: no such bundle; give a .dpd file or a bundle folder")
     if is_encrypted(path):
         content = BytesIO()
@@ -255,22 +251,22 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
             content.write(piece)
         return ZipFiles(path, content)
     if key is not None:
-        raise InputError(f"{path} is not encrypted, though a key for it was given; is it the right file?")
+        raise InputError(f"{path} is not encrypted, but a key was given; check the path, or leave the key out")
     return FolderFiles(path) if path.is_dir() else ZipFiles(path)
 
 
 def write_zip(path: Path, files: Mapping[str, bytes | memoryview | Path]) -> None:
-    """Write a stored zip with fixed dates: the same files give the same bytes. Whole or not at all.
+    """Write a stored zip with fixed dates, completely or not at all. The same files give the same bytes.
 
     Args:
-        files: the content of each entry, or the file that has it: large ones are copied in pieces.
+        files: the content of each entry, or a file with it, which is copied in pieces.
     """
     with open_atomically(path) as handle:
         pack_zip(handle, files)
 
 
 def pack_zip(handle: BinaryIO, files: Mapping[str, bytes | memoryview | Path]) -> None:
-    """`write_zip` into an open file or memory."""
+    """Like `write_zip`, into an open file or into memory."""
     with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
             content = files[name]

@@ -1,4 +1,4 @@
-"""A verified bundle in memory. Every hash is checked before any graph is loaded."""
+"""A verified bundle in memory. All hashes are checked before a graph is loaded."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,14 @@ EMBEDDED_BUNDLE = "eurosat64.dpd"
 
 @dataclass(frozen=True)
 class Bundle:
-    """Args:
-    hash: sha256 of bundle.json's bytes, which names the bundle.
-    prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
-    files: content of every file but the engines: those are hashed in pieces and left on the disk.
-    signature: who signed it, by the keys that were trusted when it was opened.
-    key: what an encrypted bundle was opened with; None: it is not encrypted.
+    """The content of a verified bundle.
+
+    Args:
+        hash: sha256 of bundle.json's bytes. It identifies the bundle.
+        prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
+        files: content of all files but the engines, which are hashed in pieces and stay on the disk.
+        signature: who signed it, by the keys that were trusted when it was opened.
+        key: the key with which it was decrypted; None if it is not encrypted.
     """
 
     path: Path
@@ -54,8 +56,8 @@ class Bundle:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
-            BundleError: the graph holds what `check_graph` refuses, or is none.
-            ProviderError: the provider does not work here, or is one of those whose engines this version never loads.
+            BundleError: `check_graph` refuses the graph, or it cannot be run.
+            ProviderError: the provider does not work here, or needs engines, which this version does not load.
         """
         if provider.name in FLAVOURS:
             raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
@@ -66,14 +68,14 @@ class Bundle:
         )
 
     def read_engine(self, name: str) -> bytes:
-        """An engine's bytes, read from the disk and hashed again: `files` does not hold them.
+        """Read an engine from the disk and check its hash again.
 
         Raises:
-            BundleError: no such engine, or the bundle was changed since it was opened.
+            BundleError: no such engine, or the bundle was changed after it was opened.
         """
         files = open_files(self.path, self.key)
         if not is_engine(name) or name not in self.manifest.files or name not in files:
-            raise BundleError(f"{self.path}: there is no engine {name} in it")
+            raise BundleError(f"{self.path}: no engine {name} in the bundle")
         content = bytes(files[name])
         found = hashlib.sha256(content).hexdigest()
         if found != self.manifest.files[name].sha256:
@@ -81,17 +83,17 @@ class Bundle:
         return content
 
     def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
-        """The classes by name, in the bundle's order; all of them for None.
+        """The classes with these names, in the bundle's order; all classes for None.
 
         Raises:
-            InputError: a name which the bundle does not hold.
+            InputError: an unknown name.
         """
         if names is None:
             return self.classes
         known = [c.name for c in self.classes]
         for name in names:
             if name not in known:
-                raise InputError(f"class {name!r} is not in the bundle; it holds {', '.join(known)}")
+                raise InputError(f"class {name!r} is not in the bundle, which has {', '.join(known)}")
         return tuple(c for c in self.classes if c.name in names)
 
 
@@ -102,9 +104,9 @@ def _signature(files: FolderFiles | ZipFiles, manifest: bytes, trusted: Sequence
 
 
 def _manifest_bytes(path: Path, files: FolderFiles | ZipFiles) -> bytes:
-    """bundle.json as one copy: parsed, signed and hashed are the same bytes, whoever writes to the file meanwhile."""
+    """A copy of bundle.json, so that the same bytes are parsed, hashed and checked against the signature."""
     if MANIFEST_NAME not in files:
-        raise BundleError(f"{path}: no {MANIFEST_NAME} in it; this is not a dpd bundle")
+        raise BundleError(f"{path}: it has no {MANIFEST_NAME}, so it is not a dpd bundle")
     for name in (MANIFEST_NAME, SIGNATURE_NAME):
         if name in files:
             if files.size(name) > MAX_MANIFEST_BYTES:
@@ -115,7 +117,7 @@ def _manifest_bytes(path: Path, files: FolderFiles | ZipFiles) -> bytes:
 
 
 def _schedule(files: Mapping[str, bytes], manifest: Manifest) -> Schedule:
-    """The scheduler's config as the manifest's sampler uses it, which must be possible."""
+    """The schedule, checked to work with the manifest's sampler."""
     name, sampler = "scheduler/scheduler_config.json", manifest.sampler
     config = parse_json(files[name], name)
     try:
@@ -141,13 +143,13 @@ def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[Publ
     """Open and verify a bundle.
 
     Args:
-        key: of an encrypted bundle: a passphrase, or the 32 bytes of its key file. It is decrypted into memory.
-        trusted: keys whose signatures count; by default those in the user's trusted folder.
+        key: passphrase, or the 32 bytes of the key file, of an encrypted bundle, which is decrypted into memory.
+        trusted: keys whose signatures count; None for those in the user's trusted folder.
 
     Raises:
-        BundleError: nothing there, damaged, changed, incomplete or from the future, a trusted key's signature does not
-            hold, or the key is not its own. No graph has been loaded then.
-        InputError: a key for a bundle that is not encrypted; a trusted key that cannot be read.
+        BundleError: the bundle is missing, damaged, changed, incomplete or too new, the signature of a trusted key does
+            not match, or the key is wrong. No graph has been loaded then.
+        InputError: a key for a bundle that is not encrypted, or a trusted key that cannot be read.
     """
     path = Path(path)
     files = open_files(path, key)
@@ -173,5 +175,5 @@ def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[Publ
 
 
 def embedded_bundle() -> Path:
-    """The EuroSAT bundle that comes with the package."""
+    """Path of the EuroSAT bundle that is part of the package."""
     return Path(str(resources.files("dpd_runtime") / "data" / EMBEDDED_BUNDLE))

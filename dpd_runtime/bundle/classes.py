@@ -1,4 +1,4 @@
-"""classes.json, prompts.safetensors and prototypes.safetensors: what a bundle says of its classes."""
+"""The classes of a bundle: classes.json, prompts.safetensors and prototypes.safetensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from dpd_runtime.strict_json import parse_json
 
 MAX_CLASSES = 10_000
 RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
-"""Endings of the files that lie beside the class folders of a set."""
+"""Endings of the files beside the class folders of a set."""
 
 
 @dataclass(frozen=True)
 class SceneClass:
-    """One class as the bundle holds it.
+    """One class of a bundle.
 
     Args:
-        prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; at least one.
-        prototypes: [K, C, h, w] float32 scaled latents; K may be 0. Image i uses number i mod K. Of kind `pooled`
-            they are block means, with smaller sides.
-        prototype_kind: `dpd_runtime.sampling.prototype_kinds.PrototypeKind`, the same for all classes.
+        prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; one row if there are no prototypes.
+        prototypes: [K, C, h, w] float32 scaled latents, K ≥ 0. Image i uses prototype i mod K. Prototypes of kind
+            `pooled` are block means, with smaller sides.
+        prototype_kind: a `dpd_runtime.sampling.prototype_kinds.PrototypeKind`, the same for all classes.
     """
 
     name: str
@@ -38,9 +38,7 @@ class SceneClass:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Args:
-    prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
-    """
+    """All classes and prompts. prompt_embeddings: [P, L, D]; empty_embedding: [L, D]."""
 
     classes: tuple[SceneClass, ...]
     prompts: tuple[str, ...]
@@ -49,13 +47,13 @@ class ClassTable:
 
 
 def check_class_name(name: object) -> str:
-    """Class names become folders: refuse whatever is not a plain, printable file name.
+    """Check that a class name can be the name of a folder.
 
     Raises:
-        BundleError
+        BundleError: it cannot.
     """
     good = isinstance(name, str) and name.isprintable() and name == name.strip()
-    good = good and 0 < len(str(name).encode()) <= 200  # a file name with its number must fit into 255 bytes
+    good = good and 0 < len(str(name).encode()) <= 200  # with a number and a suffix it must fit into 255 bytes
     good = good and not any(c in str(name) for c in '/\\:*?"<>|') and not str(name).startswith(".")
     if not good or str(name).lower().endswith(RESERVED):
         raise BundleError(
@@ -65,8 +63,10 @@ def check_class_name(name: object) -> str:
 
 
 def read_class_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) -> ClassTable:
-    """Raises:
-    BundleError: a table, a tensor or a name that no bundle of dpd export has, or such as do not fit together.
+    """Read and check the class table.
+
+    Raises:
+        BundleError: something is missing or invalid, or the parts do not fit together.
     """
     prompts = _tensors(files, "prompts.safetensors")
     table = parse_json(files["classes.json"], "classes.json")
@@ -75,10 +75,10 @@ def read_class_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) 
         classes = _classes(table, _tensors(files, "prototypes.safetensors"), len(embeddings), latent_shape)
         texts = tuple(str(text) for text in table["prompts"])
         if not all(text.isprintable() for text in texts):
-            raise BundleError("classes.json: a prompt holds text that cannot be printed; export the bundle again")
+            raise BundleError("classes.json: a prompt has characters that cannot be printed; export the bundle again")
     except (KeyError, TypeError) as error:
         raise BundleError(
-            f"classes.json or prompts.safetensors is incomplete ({error}): export the bundle again"
+            f"classes.json or prompts.safetensors is incomplete ({error}); export the bundle again"
         ) from error
     if embeddings.ndim != 3 or embeddings.shape[1:] != empty.shape or len(texts) != len(embeddings):
         raise BundleError("prompts.safetensors: shapes do not fit together; export the bundle again")
@@ -89,7 +89,7 @@ def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
     try:
         tensors = load_tensors(files[name])
     except (SafetensorError, ValueError, KeyError) as error:
-        raise BundleError(f"{name} is not a safetensors file ({error}): export the bundle again") from error
+        raise BundleError(f"{name} is not a safetensors file ({error}); export the bundle again") from error
     out = {}
     for key, value in tensors.items():
         if value.dtype not in (np.float16, np.float32) or not np.isfinite(value).all():
@@ -104,7 +104,7 @@ def _classes(
     classes = []
     entries, kind = content["classes"], content.get("prototype_kind", "centroid")
     if len(entries) > MAX_CLASSES:
-        raise BundleError(f"classes.json: {len(entries)} classes are more than {MAX_CLASSES}")
+        raise BundleError(f"classes.json: {len(entries)} classes, more than {MAX_CLASSES}")
     for label, entry in enumerate(entries):
         name = check_class_name(entry["name"])
         rows = tuple(entry["prompt_rows"])
@@ -114,10 +114,12 @@ def _classes(
                 f"prototypes.safetensors: class {name} has shape {latents.shape}, not K × {latent_shape} ({kind})"
             )
         if not rows or any(type(r) is not int or not 0 <= r < prompts for r in rows):
-            raise BundleError(f"classes.json: class {name} names prompts which prompts.safetensors does not hold")
+            raise BundleError(f"classes.json: class {name} refers to prompts that prompts.safetensors does not hold")
         if len(rows) != max(1, len(latents)):
             raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
         classes.append(SceneClass(name, label, rows, latents, kind))
     if len({c.name for c in classes}) != len(classes) or len(classes) < 2:
-        raise BundleError("classes.json: class names are not two or more different ones; export the bundle again")
+        raise BundleError(
+            "classes.json: there must be two or more classes with different names; export the bundle again"
+        )
     return tuple(classes)

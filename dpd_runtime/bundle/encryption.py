@@ -1,7 +1,7 @@
-"""An encrypted bundle: AES-256-GCM in chunks that can be neither reordered, dropped, added nor taken from another file.
+"""Encrypted bundles: AES-256-GCM in chunks that cannot be reordered, dropped, added or taken from another file.
 
-The construction is STREAM (Hoang, Reyhanitabar, Rogaway, Vizár 2015) as in the age format: each file has its own key,
-and a chunk's nonce is its number and whether it is the last one. docs/bundle-format.md has it byte for byte.
+The construction is STREAM (Hoang, Reyhanitabar, Rogaway, Vizár 2015), as in the age format: each file has its own key,
+and the nonce of a chunk is its number and whether it is the last one. docs/bundle-format.md describes every byte.
 """
 
 import hmac
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 Key = bytes | str
-"""32 bytes of a key file, or a passphrase."""
+"""The 32 bytes of a key file, or a passphrase."""
 MAGIC, VERSION = b"DPDENC", 1
 KEY_FILE, PASSPHRASE = 0, 1
 DEFAULT_CHUNK = 2**22
 CHUNKS = (2**12, 2**24)
-"""Smallest and largest plain bytes of a chunk that are read."""
+"""Smallest and largest number of plain bytes in a chunk that is accepted."""
 COSTS, BLOCK_SIZE, LANES = (14, 18), 8, (1, 4)
-"""scrypt as it is read: log2 N, r, p. Deriving takes 128·r·N bytes: at most 256 MiB."""
+"""Accepted parameters of scrypt: log2 N, r, p. Deriving a key needs 128·r·N bytes, at most 256 MiB."""
 TAG = 16
 _FIELDS = struct.Struct("<6sBBIBBBx32s")
 _COMMITMENT = 32
@@ -37,12 +37,12 @@ _INFO = b"dpd-bundle-encryption"
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the chunks.
+    """The header of an encrypted file.
 
     Args:
-        kind: KEY_FILE or PASSPHRASE. chunk: plain bytes of every chunk but the last.
-        salt: 32 random bytes, which make the key of each file another one.
-        cost, block_size, lanes: scrypt's log2 N, r and p; 0 for a key file.
+        kind: KEY_FILE or PASSPHRASE. chunk: number of plain bytes in each chunk but the last.
+        salt: 32 random bytes, so that each file has another key.
+        cost, block_size, lanes: log2 N, r and p of scrypt; 0 for a key file.
     """
 
     kind: int
@@ -53,18 +53,18 @@ class Header:
     lanes: int = 0
 
     def to_bytes(self) -> bytes:
-        """48 bytes."""
+        """The 48 bytes of the header's fields."""
         return _FIELDS.pack(MAGIC, VERSION, self.kind, self.chunk, self.cost, self.block_size, self.lanes, self.salt)
 
 
 def new_header(key: Key, cost: int = 17) -> Header:
-    """With a fresh salt. cost: scrypt's log2 N; 17 takes 128 MiB and about half a second."""
+    """A header with a new salt. cost: log2 N of scrypt; 17 needs 128 MiB and about half a second."""
     salt = secrets.token_bytes(32)
     return Header(KEY_FILE, salt) if isinstance(key, bytes) else Header(PASSPHRASE, salt, DEFAULT_CHUNK, cost, 8, 1)
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether a file is at `path` and begins as an encrypted bundle."""
+    """Whether there is a file at `path` that begins like an encrypted bundle."""
     if not path.is_file():
         return False
     try:
@@ -75,17 +75,17 @@ def is_encrypted(path: Path) -> bool:
 
 
 def encrypt(source: BinaryIO, target: BinaryIO, key: Key, header: Header | None = None) -> None:
-    """Everything that `source` holds → header and chunks. The header is a new one but in tests.
+    """Encrypt all of `source` into `target`. Tests pass a fixed header; otherwise it is a new one.
 
     Raises:
-        InputError: a key that is no key, or nothing to encrypt.
+        InputError: an invalid key, or nothing to encrypt.
     """
     header = header or new_header(key)
     cipher, associated = _cipher(header, key)
     target.write(associated)
     number, coming = 0, source.read(header.chunk)
     if not coming:
-        raise InputError("there is nothing to encrypt")
+        raise InputError("the file to encrypt is empty")
     while coming:
         plain, coming = coming, source.read(header.chunk)
         target.write(cipher.encrypt(_nonce(number, last=not coming), plain, associated))
@@ -93,11 +93,12 @@ def encrypt(source: BinaryIO, target: BinaryIO, key: Key, header: Header | None 
 
 
 def decrypt(path: Path, key: Key | None) -> Iterator[bytes]:
-    """The plain bytes in pieces, each one after its tag was checked. Only after the last one the whole is known to be
-    there: a caller keeps nothing of it before.
+    """Yield the plain bytes in pieces, each after its tag was checked.
+
+    Only the last piece shows that the file is complete: a caller must not keep a part of it.
 
     Raises:
-        DecryptionError: no key, the wrong one, or a file that was changed, cut or lengthened.
+        DecryptionError: no key, a wrong key, or a file that was changed, cut off or extended.
     """
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - HEADER_BYTES
@@ -105,7 +106,7 @@ def decrypt(path: Path, key: Key | None) -> Iterator[bytes]:
         header = parse_header(path, associated)
         cipher, expected = _cipher(header, _fitting(path, header, key))
         if not hmac.compare_digest(expected, associated):
-            raise DecryptionError(f"{path}: the key or passphrase is not the one it was encrypted with")
+            raise DecryptionError(f"{path}: the key or passphrase is wrong; give the one it was encrypted with")
         number = 0
         while left > 0:
             sealed = file.read(min(left, header.chunk + TAG))
@@ -113,19 +114,21 @@ def decrypt(path: Path, key: Key | None) -> Iterator[bytes]:
             yield _open(path, cipher, sealed, _nonce(number, last=left <= 0), associated)
             number += 1
         if not number:
-            raise DecryptionError(f"{path}: it ends after its header: fetch it again")
+            raise DecryptionError(f"{path}: it ends after its header; fetch it again")
 
 
 def parse_header(path: Path, raw: bytes) -> Header:
-    """Raises:
-    DecryptionError: no header of this version, or parameters beyond what a reader will spend on them.
+    """Parse the header of an encrypted file.
+
+    Raises:
+        DecryptionError: not a header of this version, or parameters that would need too much memory.
     """
     if len(raw) < HEADER_BYTES or not raw.startswith(MAGIC):
-        raise DecryptionError(f"{path}: it is no encrypted bundle or was cut off: fetch it again")
+        raise DecryptionError(f"{path}: not an encrypted bundle, or cut off; fetch it again")
     _, version, kind, chunk, cost, block_size, lanes, salt = _FIELDS.unpack_from(raw)
     if version != VERSION:
         raise DecryptionError(
-            f"{path}: encryption version {version}, this runtime reads {VERSION}: pip install --upgrade dpd-distill"
+            f"{path}: encryption version {version}, this runtime reads {VERSION}; pip install --upgrade dpd-distill"
         )
     header = Header(kind, salt, chunk, cost, block_size, lanes)
     good = CHUNKS[0] <= chunk <= CHUNKS[1] and header.to_bytes() == raw[: _FIELDS.size]
@@ -134,7 +137,7 @@ def parse_header(path: Path, raw: bytes) -> Header:
     else:
         good = good and kind == KEY_FILE and (cost, block_size, lanes) == (0, 0, 0)
     if not good:
-        raise DecryptionError(f"{path}: its encryption header is damaged or asks for more than allowed; do not use it")
+        raise DecryptionError(f"{path}: its encryption header is damaged or exceeds the limits; do not use it")
     return header
 
 
@@ -153,7 +156,7 @@ def _open(path: Path, cipher: "AESGCM", sealed: bytes, nonce: bytes, associated:
             return cipher.decrypt(nonce, sealed, associated)
     except InvalidTag:
         pass
-    raise DecryptionError(f"{path}: a part of it was changed, moved or cut off: fetch it again")
+    raise DecryptionError(f"{path}: a part of it was changed, moved or cut off; fetch it again")
 
 
 def _nonce(number: int, *, last: bool) -> bytes:
@@ -161,14 +164,14 @@ def _nonce(number: int, *, last: bool) -> bytes:
 
 
 def _cipher(header: Header, key: Key) -> tuple["AESGCM", bytes]:
-    """The file's cipher, and its whole header: the fields and what commits to the key."""
+    """The file's cipher, and its complete header: the fields and the commitment to the key."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
     if isinstance(key, bytes) and len(key) != KEY_BYTES:
-        raise InputError(f"the key has {len(key)} bytes: an encryption key has {KEY_BYTES}")
+        raise InputError(f"the key has {len(key)} bytes; an encryption key has {KEY_BYTES}")
     if not key:
         raise InputError("the passphrase is empty")
     if isinstance(key, str):

@@ -1,8 +1,8 @@
-"""What an ONNX graph of a bundle may hold, read from its protobuf before ONNX Runtime sees it.
+"""Check of the ONNX graphs of a bundle, from their protobuf, before ONNX Runtime reads them.
 
-A graph is a program. This one has no loops, no branches, no code of its own and no tensor larger than its bytes: it
-ends, and it means the same every time. Fields are those of onnx.proto3. A message may legally be written in parts and
-in other orders; every part is looked at, so that there is more to refuse and never less.
+A graph is a program. An accepted one has no loops, no branches, no custom code and no tensor larger than its bytes:
+it ends, and it always gives the same result. Field numbers are those of onnx.proto3. A message may be written in parts
+and in any order; every part is checked.
 """
 
 import math
@@ -24,7 +24,7 @@ Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh
 Unsqueeze Where Xor
 """
 OPERATORS = frozenset(_NAMES.split())
-"""Of the ONNX domain: those which always end, always give the same, and handle plain tensors alone."""
+"""Accepted operators of the ONNX domain: they end, are deterministic, and use plain tensors only."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
@@ -44,24 +44,26 @@ Fields = Iterator[tuple[int, int | memoryview]]
 
 
 class _Refused(ValueError):
-    """What is wrong with a graph, without its name."""
+    """The reason why a graph is refused, without its name."""
 
 
 def check_graph(name: str, content: bytes, beside: int = 0) -> None:
-    """Args:
-        beside: bytes of the file that holds weights of this graph outside it.
+    """Check a graph.
+
+    Args:
+        beside: size of the file that holds weights of this graph, in bytes.
 
     Raises:
-        BundleError: no protobuf, an operator beyond OPERATORS, or a tensor that says it is larger than its bytes.
+        BundleError: not a protobuf, an operator that is not in OPERATORS, or a tensor that is larger than its bytes.
     """
     try:
         graphs = _walk(memoryview(content), {7: lambda graph: _check_contents(graph, beside)}, _MODEL_REFUSED)
         if graphs != 1:
             raise _Refused(f"{graphs} graphs in one file")
     except (_Refused, IndexError, UnicodeDecodeError) as error:
-        said = str(error) if isinstance(error, _Refused) else "no ONNX file"
+        said = str(error) if isinstance(error, _Refused) else "not an ONNX file"
         raise BundleError(
-            f"{name}: {said}: not a graph of dpd export; upgrade dpd-distill or export it again"
+            f"{name}: {said}; dpd export makes no such graph: upgrade dpd-distill or export the bundle again"
         ) from error
 
 
@@ -91,14 +93,14 @@ def _check_domain(content: memoryview) -> None:
 
 
 def _check_tensor(content: memoryview, beside: int) -> None:
-    """Two values a byte are the most that any type packs."""
+    """Check the size of a tensor. No type packs more than two values into a byte."""
     sizes = [size for number, value in _fields(content) if number == 1 for size in _sizes(value)]
     if any(size >= _LARGEST_SIDE for size in sizes) or math.prod(sizes) > 2 * (len(content) + beside):
-        raise _Refused(f"a tensor {sizes[:8]} of {len(content) + beside} bytes")
+        raise _Refused(f"a tensor of shape {sizes[:8]} in {len(content) + beside} bytes")
 
 
 def _sizes(value: int | memoryview) -> list[int]:
-    """A repeated int64, packed or not; negative ones are beyond 2^63 here."""
+    """The values of a repeated int64, packed or not. Negative ones appear as 2^63 and more."""
     if isinstance(value, int):
         return [value]
     sizes, at = [], 0
@@ -109,7 +111,7 @@ def _sizes(value: int | memoryview) -> list[int]:
 
 
 def _walk(message: memoryview, inner: dict[int, Callable[[memoryview], None]], refused: dict[int, str]) -> int:
-    """Hand each message of the fields `inner` to its check; how many there were."""
+    """Pass each message of the fields in `inner` to its check. Returns their number."""
     found = 0
     for number, value in _fields(message):
         if number in refused:
@@ -123,11 +125,7 @@ def _walk(message: memoryview, inner: dict[int, Callable[[memoryview], None]], r
 
 
 def _fields(message: memoryview) -> Fields:
-    """(number, value) of a message's fields, floats as 0.
-
-    Raises:
-        IndexError: no protobuf, or a group, which ONNX has none of.
-    """
+    """(number, value) of a message's fields, floats as 0. IndexError: not a protobuf, or a group (unused in ONNX)."""
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)
@@ -149,7 +147,7 @@ def _fields(message: memoryview) -> Fields:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number and where it ends."""
+    """A number, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = message[at]

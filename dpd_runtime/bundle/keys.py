@@ -1,4 +1,4 @@
-"""Files that hold keys: ed25519 pairs in PEM, the 32 bytes of an encryption key, a passphrase in a line of text."""
+"""Key files: ed25519 pairs in PEM, encryption keys of 32 bytes, and passphrases as a line of text."""
 
 import os
 import secrets
@@ -18,21 +18,21 @@ _LOCKED = b"ENCRYPTED PRIVATE KEY"
 
 
 def write_signing_pair(path: Path, passphrase: str | None = None) -> tuple[Path, PublicKey]:
-    """A new ed25519 pair: PATH.key (PKCS #8 PEM, mode 0600, encrypted with the passphrase where there is one) and
-    PATH.pub (SubjectPublicKeyInfo PEM).
+    """Make an ed25519 pair: PATH.key (PKCS #8 PEM, mode 0600, encrypted if a passphrase is given) and PATH.pub
+    (SubjectPublicKeyInfo PEM).
 
     Returns:
         The private file, the public key.
 
     Raises:
-        InputError: one of them exists. An old key is never overwritten.
+        InputError: one of the files exists. Keys are never overwritten.
     """
     from cryptography.hazmat.primitives import serialization as to
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     private, public = path.with_name(path.name + PRIVATE_SUFFIX), path.with_name(path.name + PUBLIC_SUFFIX)
     if public.exists():
-        raise InputError(f"{public} exists; choose another name, keys are never overwritten")
+        raise InputError(f"{public} exists, and keys are never overwritten; choose another name")
     pair = Ed25519PrivateKey.generate()
     lock = to.BestAvailableEncryption(passphrase.encode()) if passphrase else to.NoEncryption()
     _write_secret(private, pair.private_bytes(to.Encoding.PEM, to.PrivateFormat.PKCS8, lock))
@@ -41,10 +41,10 @@ def write_signing_pair(path: Path, passphrase: str | None = None) -> tuple[Path,
 
 
 def write_encryption_key(path: Path) -> Path:
-    """32 random bytes in PATH.key, mode 0600.
+    """Write 32 random bytes to PATH.key, mode 0600.
 
     Raises:
-        InputError: it exists.
+        InputError: the file exists.
     """
     file = path.with_name(path.name + PRIVATE_SUFFIX)
     _write_secret(file, secrets.token_bytes(KEY_BYTES))
@@ -52,12 +52,12 @@ def write_encryption_key(path: Path) -> Path:
 
 
 def _write_secret(path: Path, content: bytes) -> None:
-    """Nobody else can read it at any moment: it is made with its mode, not changed to it."""
+    """Write a new file that only the user can read, from its creation on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise InputError(f"{path} exists; choose another name, keys are never overwritten") from error
+        raise InputError(f"{path} exists, and keys are never overwritten; choose another name") from error
     with os.fdopen(handle, "wb") as file:
         file.write(content)
 
@@ -66,14 +66,16 @@ def is_locked(path: Path) -> bool:
     """Whether a private key needs a passphrase.
 
     Raises:
-        InputError: no such file.
+        InputError: the file cannot be read.
     """
     return _LOCKED in _read(path)
 
 
 def read_signing_key(path: Path, passphrase: str | None = None) -> "Ed25519PrivateKey":
-    """Raises:
-    InputError: no such file, no ed25519 key, or a passphrase that is missing, wrong or without use.
+    """Read a private ed25519 key.
+
+    Raises:
+        InputError: the file cannot be read, it is not an ed25519 key, or the passphrase is missing, wrong or unused.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -82,22 +84,24 @@ def read_signing_key(path: Path, passphrase: str | None = None) -> "Ed25519Priva
     raw = _read(path)
     locked = _LOCKED in raw
     if locked and passphrase is None:
-        raise InputError(f"{path} has a passphrase: give it with --passphrase-file or DPD_PASSPHRASE")
+        raise InputError(f"{path} has a passphrase; give it with --passphrase-file or DPD_PASSPHRASE")
     if passphrase is not None and not locked:
-        raise InputError(f"{path} has no passphrase: leave --passphrase-file out")
+        raise InputError(f"{path} has no passphrase; leave out --passphrase-file")
     try:
         key = load_pem_private_key(raw, passphrase.encode() if passphrase is not None else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        reason = "the passphrase is wrong" if locked else "it is no private key in PEM"
-        raise InputError(f"{path}: {reason}; give what dpd keygen wrote") from error
+        reason = "the passphrase is wrong" if locked else "it is not a private key in PEM"
+        raise InputError(f"{path}: {reason}; give the .key file that dpd keygen wrote") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path} is no ed25519 key; make one with dpd keygen")
+        raise InputError(f"{path} is not an ed25519 key; make one with dpd keygen")
     return key
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """Raises:
-    InputError: no such file, or no ed25519 public key.
+    """Read a public ed25519 key.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a key.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -107,36 +111,38 @@ def read_public_key(path: Path) -> PublicKey:
     try:
         key = load_pem_public_key(raw)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{path} is no public key in PEM; give the .pub file that dpd keygen wrote") from error
+        raise InputError(f"{path} is not a public key in PEM; give the .pub file that dpd keygen wrote") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise InputError(f"{path} is no ed25519 public key; give the .pub file that dpd keygen wrote")
+        raise InputError(f"{path} is not an ed25519 public key; give the .pub file that dpd keygen wrote")
     return PublicKey(path.stem, key.public_bytes_raw())
 
 
 def read_encryption_key(path: Path) -> bytes:
-    """Raises:
-    InputError: no such file, or not 32 bytes.
+    """Read an encryption key.
+
+    Raises:
+        InputError: the file cannot be read, or does not have 32 bytes.
     """
     raw = _read(path)
     if len(raw) != KEY_BYTES:
-        raise InputError(f"{path}: an encryption key has {KEY_BYTES} bytes, make one with dpd keygen --encryption")
+        raise InputError(f"{path}: an encryption key has {KEY_BYTES} bytes; make one with dpd keygen --encryption")
     return raw
 
 
 def read_passphrase(path: Path) -> str:
-    """The file's text without the line end behind it.
+    """Read a passphrase: the text of the file without the line end.
 
     Raises:
-        InputError: no such file, not UTF-8, or empty.
+        InputError: the file cannot be read, or is not one line of UTF-8 text.
     """
     raw = _read(path)
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: a passphrase is UTF-8 text in one line") from error
+        raise InputError(f"{path}: a passphrase is one line of UTF-8 text") from error
     text = text.removesuffix("\n").removesuffix("\r")
     if not text or "\n" in text:
-        raise InputError(f"{path}: a passphrase is UTF-8 text in one line")
+        raise InputError(f"{path}: a passphrase is one line of UTF-8 text")
     return text
 
 
@@ -147,5 +153,5 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a key file that can be read") from error
     if len(raw) > LARGEST_FILE:
-        raise InputError(f"{path} is too large for a key")
+        raise InputError(f"{path} is too large for a key; give the file that dpd keygen wrote")
     return raw

@@ -1,4 +1,4 @@
-"""bundle.json: what a bundle holds and how to use it (DESIGN §7)."""
+"""The manifest bundle.json: what a bundle contains and how it is used (DESIGN §7)."""
 
 import json
 import math
@@ -16,7 +16,7 @@ FORMAT = "dpd-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 MAX_MANIFEST_BYTES = 8 * 2**20
-MAX_LATENT_VALUES = 2**22  # of one image: 16 times those of Stable Diffusion XL at 1024 pixels with 16 channels
+MAX_LATENT_VALUES = 2**22  # of one image: 16 times those of 16 channels at 1024 pixels
 MAX_PIXELS = 2**24
 MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
 MAX_NOISE_BYTES = 2**29
@@ -36,11 +36,11 @@ class Manifest:
 
     Args:
         image_shape: (H, W, 3). latent_shape: (C, h, w).
-        scaling_factor: latents given to the VAE decoder are divided by it.
-        files: every other file of the bundle by its path.
-        tools: versions that exported it. training: what made the run: hash of its config, versions.
-        data: number of training images, and a hash over their contents.
-        audit: "unaudited", or the verdict of the audit whose record is audit.json.
+        scaling_factor: latents are divided by it before they are decoded.
+        files: all other files of the bundle by path.
+        tools: package versions at export. training: hash of the run's config, and package versions.
+        data: number of training images, and a hash of their contents.
+        audit: "unaudited", or the verdict of the audit in audit.json.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
-        """Sorted, so that the same content gives the same bytes."""
+        """The manifest as JSON with sorted keys, so that equal manifests have equal bytes."""
         return (json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
 
 
@@ -73,7 +73,7 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _printable(content: object) -> bool:
-    """Whether every text in parsed JSON can be shown: a terminal obeys control characters."""
+    """Whether all texts in parsed JSON are free of control characters, which a terminal would obey."""
     if isinstance(content, dict):
         return all(map(_printable, content)) and all(map(_printable, content.values()))
     if isinstance(content, list | tuple):
@@ -82,7 +82,7 @@ def _printable(content: object) -> bool:
 
 
 def _build(kind: type[T], content: object, where: str) -> T:
-    """A dataclass from a JSON object that has its fields and no others, scalars checked by type."""
+    """Make a dataclass from a JSON object with exactly its fields. Types of scalars are checked."""
     _require(isinstance(content, dict), f"{where} is not an object")
     assert isinstance(content, dict)
     known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def _build(kind: type[T], content: object, where: str) -> T:
         expected = scalars.get(known[name])
         good = expected is None or (isinstance(value, expected) and not isinstance(value, bool))
         _require(good, f"{where}.{name} has the wrong type {type(value).__name__}")
-        _require(_printable(value), f"{where}.{name} holds text that cannot be printed")
+        _require(_printable(value), f"{where}.{name} has characters that cannot be printed")
     try:
         return kind(**content)
     except TypeError as error:
@@ -100,12 +100,16 @@ def _build(kind: type[T], content: object, where: str) -> T:
 
 
 def parse_sampler(content: object) -> Sampler:
-    """A Sampler from its JSON form, checked."""
+    """Read and check the sampler.
+
+    Raises:
+        BundleError: a setting is missing, unknown or out of range.
+    """
     _require(isinstance(content, dict) and isinstance(content.get("guidance"), list | tuple), "sampler is incomplete")
     assert isinstance(content, dict)
     guidance = tuple(_build(BlockGuidance, g, "sampler.guidance") for g in content["guidance"])
     sampler = _build(Sampler, {**content, "guidance": guidance}, "sampler")
-    _require(bool(guidance) and guidance[0].from_block == 0, "sampler.guidance does not begin at block 0")
+    _require(bool(guidance) and guidance[0].from_block == 0, "sampler.guidance does not start at block 0")
     _require(1 <= sampler.steps <= 1000, f"sampler.steps is {sampler.steps}, it must be 1 … 1000")
     _require(1 <= sampler.candidates <= 64, f"sampler.candidates is {sampler.candidates}, it must be 1 … 64")
     _require(1 <= sampler.compute_batch <= 1024, f"sampler.compute_batch is {sampler.compute_batch}")
@@ -119,7 +123,7 @@ def parse_sampler(content: object) -> Sampler:
         interval = f"guidance_from, guidance_until are {g.guidance_from}, {g.guidance_until}"
         _require(0 <= g.guidance_from <= g.guidance_until <= 1, f"{interval}; they must ascend within 0 … 1")
     starts = [g.from_block for g in guidance]
-    _require(starts == sorted(set(starts)), f"sampler.guidance begins at blocks {starts}, they must ascend")
+    _require(starts == sorted(set(starts)), f"sampler.guidance starts at blocks {starts}, which must ascend")
     return sampler
 
 
@@ -135,7 +139,7 @@ def _check_minimum_runtime(needed: object) -> None:
     _require(bool(good), f"minimum_runtime is {needed!r}, not a version such as 0.1.0")
     if [int(n) for n in str(needed).split(".")] > [int(n) for n in __version__.split(".")]:
         raise BundleVersionError(
-            f"{MANIFEST_NAME}: it needs dpd-distill {needed}, this is {__version__}: pip install --upgrade dpd-distill"
+            f"{MANIFEST_NAME}: it needs dpd-distill {needed}, this is {__version__}; pip install --upgrade dpd-distill"
         )
 
 
@@ -144,16 +148,16 @@ def parse_manifest(raw: bytes) -> Manifest:
 
     Raises:
         BundleVersionError: the bundle needs a newer runtime.
-        BundleError: anything else that is wrong with it.
+        BundleError: the manifest is invalid in another way.
     """
     _require(len(raw) <= MAX_MANIFEST_BYTES, f"{len(raw)} bytes are more than {MAX_MANIFEST_BYTES}")
     content = parse_json(raw, MANIFEST_NAME)
     _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
     version = content.get("format_version")
-    _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number from 1 on")
+    _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number ≥ 1")
     if version > FORMAT_VERSION:
         raise BundleVersionError(
-            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {FORMAT_VERSION}: "
+            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {FORMAT_VERSION}; "
             "pip install --upgrade dpd-distill"
         )
     _check_minimum_runtime(content.get("minimum_runtime", "0.1.0"))
@@ -174,30 +178,35 @@ def parse_manifest(raw: bytes) -> Manifest:
     _require(0 < manifest.scaling_factor <= 1e6, f"scaling_factor is {manifest.scaling_factor}")
     for name in ("tools", "licences"):
         _require(
-            all(isinstance(text, str) for text in getattr(manifest, name).values()), f"{name} holds more than texts"
+            all(isinstance(text, str) for text in getattr(manifest, name).values()),
+            f"{name} has values that are not texts",
         )
     _check_sizes(manifest)
     return manifest
 
 
 def check_noise(latent_shape: tuple[int, int, int], candidates: int, draws: int) -> None:
-    """Raises:
-    ValueError: the noise of one image's candidates, [candidates, 1 + draws, C, h, w] float32, is beyond reason.
+    """Check the size of the noise of one image, [candidates, 1 + draws, C, h, w] float32.
+
+    Raises:
+        ValueError: it is larger than MAX_NOISE_BYTES.
     """
     size = 4 * math.prod(latent_shape) * candidates * (1 + draws)
     if size > MAX_NOISE_BYTES:
         raise ValueError(
-            f"{candidates} candidates with {draws} further draws need {size / 1e9:.1f} GB of noise each image"
+            f"{candidates} candidates with {draws} further draws need {size / 1e9:.1f} GB of noise for each image"
         )
 
 
 def _check_sizes(manifest: Manifest) -> None:
-    """Before anything is allocated: a few numbers may not ask for terabytes."""
+    """Check sizes before anything is allocated: a few numbers in a file could ask for terabytes."""
     latents, pixels = math.prod(manifest.latent_shape), math.prod(manifest.image_shape[:2])
-    _require(latents <= MAX_LATENT_VALUES, f"latent_shape {manifest.latent_shape} is beyond {MAX_LATENT_VALUES} values")
-    _require(pixels <= MAX_PIXELS, f"image_shape {manifest.image_shape} is beyond {MAX_PIXELS} pixels")
+    _require(
+        latents <= MAX_LATENT_VALUES, f"latent_shape {manifest.latent_shape} has more than {MAX_LATENT_VALUES} values"
+    )
+    _require(pixels <= MAX_PIXELS, f"image_shape {manifest.image_shape} has more than {MAX_PIXELS} pixels")
     batch = manifest.sampler.compute_batch
     _require(
         batch * max(4 * latents, 12 * pixels) <= MAX_BATCH_BYTES,
-        f"sampler.compute_batch is {batch}: images or latents of one call are beyond {MAX_BATCH_BYTES} bytes",
+        f"sampler.compute_batch is {batch}: images or latents of one call have more than {MAX_BATCH_BYTES} bytes",
     )

@@ -1,4 +1,4 @@
-"""bundle.sig: an ed25519 signature over the bytes of bundle.json, which lists every other file's hash (DESIGN §7)."""
+"""The signature bundle.sig: ed25519 over the bytes of bundle.json, which has the hashes of all files (DESIGN §7)."""
 
 import hashlib
 import json
@@ -17,27 +17,25 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 
 @dataclass(frozen=True)
 class PublicKey:
-    """Args:
-    name: the file's, without its ending: what the user calls the key. raw: its 32 bytes.
-    """
+    """A public key. name: of its file, without the ending. raw: its 32 bytes."""
 
     name: str
     raw: bytes
 
     @property
     def id(self) -> str:
-        """First 16 bytes of sha256 over the raw key, in hexadecimal: what to compare by telephone."""
+        """The first 16 bytes of sha256 over the raw key, in hexadecimal, for comparing keys by telephone."""
         return hashlib.sha256(self.raw).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Who signed a bundle, as far as this site can tell.
+    """Who signed a bundle, by the trusted keys of this site.
 
     Args:
-        key_id: None where nobody did.
-        trusted_as: name of the trusted key whose signature holds; None: unsigned, or by a key that is unknown here,
-            which counts the same, as nobody checked it.
+        key_id: None for an unsigned bundle.
+        trusted_as: name of the trusted key that made the signature. None for an unsigned bundle or an unknown key,
+            whose signature cannot be checked and counts as none.
     """
 
     key_id: str | None = None
@@ -48,7 +46,7 @@ class Signature:
         return self.trusted_as is not None
 
     def describe(self) -> str:
-        """For example "unsigned", "signed by unknown key 3f…", "signed by trusted key lab (3f…)"."""
+        """The signature in words: "unsigned", "signed by unknown key 3f…", "signed by trusted key lab (3f…)"."""
         if self.key_id is None:
             return "unsigned"
         if self.trusted_as is None:
@@ -66,12 +64,12 @@ def signature_json(key: PublicKey, signature: bytes) -> bytes:
 
 
 def parse_signature(raw: bytes) -> tuple[str, bytes]:
-    """Key id and the 64 bytes of a signature.
+    """Parse bundle.sig. Returns the key id and the 64 bytes of the signature.
 
     Raises:
-        SignatureError: it is not one that dpd sign wrote.
+        SignatureError: dpd sign did not write it.
     """
-    broken = SignatureError(f"{SIGNATURE_NAME} is no {ALGORITHM} signature of dpd sign: fetch the bundle again")
+    broken = SignatureError(f"{SIGNATURE_NAME} is not an {ALGORITHM} signature of dpd sign; fetch the bundle again")
     try:
         content = json.loads(raw) if len(raw) <= MAX_SIGNATURE_BYTES else None
     except (ValueError, RecursionError) as error:
@@ -87,11 +85,11 @@ def parse_signature(raw: bytes) -> tuple[str, bytes]:
 
 
 def check_signature(manifest: bytes, raw: bytes, trusted: Sequence[PublicKey]) -> Signature:
-    """What bundle.sig says of bundle.json's bytes to a site that trusts these keys.
+    """Check bundle.sig against the bytes of bundle.json, for a site that trusts these keys.
 
     Raises:
-        SignatureError: it is broken, or names a trusted key and does not hold, or a trusted key made it under
-            another key's name.
+        SignatureError: it is damaged, or it names a trusted key and does not match, or a trusted key made it under
+            another key's id.
     """
     key_id, signature = parse_signature(raw)
     found = next((key for key in trusted if _holds(key, signature, manifest)), None)
@@ -100,11 +98,11 @@ def check_signature(manifest: bytes, raw: bytes, trusted: Sequence[PublicKey]) -
         if named is None:
             return Signature(key_id)
         raise SignatureError(
-            f"{SIGNATURE_NAME}: the signature by trusted key {named.name} ({key_id}) does not hold: "
+            f"{SIGNATURE_NAME}: the signature by trusted key {named.name} ({key_id}) does not match: "
             "the bundle was changed after it was signed; do not use it"
         )
     if found.id != key_id:
-        raise SignatureError(f"{SIGNATURE_NAME} names key {key_id}, but {found.id} made it: fetch the bundle again")
+        raise SignatureError(f"{SIGNATURE_NAME} names key {key_id}, but key {found.id} made it; fetch the bundle again")
     return Signature(key_id, found.name)
 
 

@@ -1,4 +1,4 @@
-"""The files of a bundle: exactly those that its manifest lists, with the bytes that it lists."""
+"""Check of a bundle's files: exactly those in the manifest, with the same sizes and hashes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError
 from dpd_runtime.machine.cores import usable_memory
 
 WEIGHTS_NAME = "model.onnx_data"
-"""The file beside `model.onnx` which holds its weights where they are more than one protobuf file can."""
+"""The file beside `model.onnx` with its weights, if they are too large for a protobuf file."""
 # An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
 EXTERNAL_DATA = b"\n\x08location\x12"
 _KEY = b"location"
@@ -29,16 +29,19 @@ REQUIRED = (
 
 
 def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[str, bytes]:
-    """Exactly the files that the manifest lists, each with the bytes that it lists.
+    """Read and check the files that the manifest lists. Engines are checked but not returned.
 
-    They are copied before they are hashed: what was checked is what runs, whoever writes to the file meanwhile.
-    Engines are not copied, since none is loaded from here.
+    Files are copied before they are hashed, so that the checked bytes are the ones that run.
+
+    Raises:
+        BundleError: a file is missing, unlisted, changed, or refers to weights outside the bundle; or all of them are
+            too large for this machine's memory.
     """
     listed = set(manifest.files) | {MANIFEST_NAME, SIGNATURE_NAME}
     for name in files:
         if name not in listed:
             raise BundleError(
-                f"{name} is in the bundle but not in {MANIFEST_NAME}: the bundle was changed; fetch it again"
+                f"{name} is in the bundle but not in {MANIFEST_NAME}; the bundle was changed, fetch it again"
             )
     _check_sizes(files, manifest)
     verified = {}
@@ -53,7 +56,7 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
         verified[name] = content
     for name in REQUIRED:
         if name not in verified:
-            raise BundleError(f"{name} is not listed in {MANIFEST_NAME}: the bundle is incomplete; export it again")
+            raise BundleError(f"{name} is not listed in {MANIFEST_NAME}; the bundle is incomplete, export it again")
     for name, content in verified.items():
         if name.endswith(".onnx"):
             _check_weights(name, content, verified)
@@ -61,28 +64,25 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
 
 
 def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:
-    """Every listed file is there with its size, and all that will be read fits into memory: before any is read."""
+    """Check, before any file is read, that all have the listed sizes and fit into memory."""
     held = 0
     for name, entry in manifest.files.items():
         check_entry_name(name)
         if name not in files:
-            raise BundleError(f"{name} is missing from the bundle: fetch or export it again")
+            raise BundleError(f"{name} is missing from the bundle; fetch or export it again")
         if files.size(name) != entry.bytes:
             raise BundleSizeError(name, files.size(name), entry.bytes)
         held += 0 if is_engine(name) else entry.bytes
     memory = usable_memory()
-    if memory is not None and held > memory / 2:  # onnxruntime makes a copy of the weights
+    if memory is not None and held > memory / 2:  # onnxruntime copies the weights
         raise BundleError(
-            f"the bundle holds {held / 1e9:.1f} GB, more than half of this machine's {memory / 1e9:.1f} GB of memory"
+            f"the bundle has {held / 1e9:.1f} GB, more than half of the {memory / 1e9:.1f} GB of memory; "
+            "use a machine with more"
         )
 
 
 def _check_engine(files: FolderFiles | ZipFiles, name: str, entry: FileEntry) -> None:
-    """Hash in pieces.
-
-    Raises:
-        BundleHashError
-    """
+    """Check an engine's hash without holding it in memory."""
     digest, size = hashlib.sha256(), 0
     for piece in files.pieces(name):
         digest.update(piece)
@@ -92,20 +92,17 @@ def _check_engine(files: FolderFiles | ZipFiles, name: str, entry: FileEntry) ->
 
 
 def weights_of(graph: str) -> str:
-    """The path of the file which may hold the weights of `graph`: beside it, by a fixed name."""
+    """The path of the file that may hold the weights of `graph`."""
     return str(PurePosixPath(graph).with_name(WEIGHTS_NAME))
 
 
 def _check_weights(name: str, content: bytes, verified: Mapping[str, bytes]) -> None:
-    """A graph keeps its weights in itself, or all that are outside in the listed file beside it.
+    """Check that a graph's weights are in the graph itself or in the listed file beside it.
 
-    Protobuf can write the same key in more than one way, so that every occurrence of the word counts.
-
-    Raises:
-        BundleError: a weight of it lies anywhere else.
+    Protobuf can write the same key in several ways; therefore every occurrence of the word counts.
     """
     outside = content.count(_OUTSIDE)
     if content.count(_KEY) != outside or (outside and weights_of(name) not in verified):
         raise BundleError(
-            f"{name} keeps weights outside itself and not in a {WEIGHTS_NAME} beside it; export the bundle again"
+            f"{name} has weights outside itself that are not in {WEIGHTS_NAME} beside it; export the bundle again"
         )

@@ -1,15 +1,15 @@
-"""How fast a bundle is on this machine, and where the time goes."""
+"""Measure the speed of a bundle on this machine, and the share of each network."""
 
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dpd_runtime.annotations import Array
+from dpd_runtime.annotations import Array, Progress
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.dataset.write import write_set
 from dpd_runtime.engines.engine import Engine
@@ -21,7 +21,7 @@ from dpd_runtime.sampling.sampler import BLOCK
 
 
 class TimedEngine:
-    """An engine that keeps the seconds of each call."""
+    """An engine that records the seconds of each call."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -43,12 +43,14 @@ class NetworkTime:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Args:
-    images, seconds: of generation and writing; loading the graphs is `load_seconds`.
-    batch: latents in a UNet call without guidance; with guidance it gets twice as many.
-    networks: calls of unet, decoder and judge, and their shares of `seconds`.
-    outside_share: of `seconds` that no network ran.
-    peak_memory: bytes, the highest of this process so far.
+    """The measured figures.
+
+    Args:
+        images, seconds: of generation and writing, without loading the graphs (`load_seconds`).
+        batch: latents in a UNet call without guidance; twice as many with guidance.
+        networks: calls of unet, decoder and judge, and their shares of `seconds`.
+        outside_share: share of `seconds` outside all networks.
+        peak_memory: bytes, the highest of this process so far.
     """
 
     bundle: str
@@ -67,7 +69,7 @@ class BenchResult:
 
 
 class _Timed(Generation):
-    """A generation that knows how long its networks took."""
+    """A generation that measures the time of its networks."""
 
     engines: Mapping[str, TimedEngine]
 
@@ -86,21 +88,22 @@ def bench(
     seed: int = 0,
     provider: str = "auto",
     threads: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> BenchResult:
-    """Draw `blocks` blocks of ten images with the bundle's own sampler into a folder which is removed again.
+    """Sample `blocks` blocks of ten images with the bundle's sampler into a temporary folder.
 
-    Blocks that begin at prototypes otherwise are drawn from noise too: it is networks that are timed.
+    All blocks are sampled, because decoded and re-noised ones use the networks less.
 
     Raises:
         InputError: `blocks` is out of range.
-        ProviderError, DiskError: as in generation.
+        ProviderError: the provider does not work here.
+        DiskError: the temporary folder cannot be written.
     """
     if not 1 <= blocks <= 1000:
         raise InputError(f"blocks is {blocks}: it must be 1 … 1000")
     per_class = -(-blocks // len(bundle.classes))
     names = tuple(scene.name for scene in bundle.classes[: -(-blocks // per_class)])
-    sampler = bundle.manifest.sampler.drawn()
+    sampler = bundle.manifest.sampler.sampled()
     generation = _Timed(
         bundle, ipc=per_class * BLOCK, seed=seed, classes=names, sampler=sampler, provider=provider, threads=threads
     )

@@ -1,4 +1,4 @@
-"""golden.safetensors: a few images as PyTorch made them from this model, with what they began from (DESIGN §7)."""
+"""golden.safetensors: a few images that PyTorch made with this model, with their noise (DESIGN §7)."""
 
 import json
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from dpd_runtime.generation.cases import Case
 from dpd_runtime.sampling.solvers import SOLVERS
 
 GOLDEN_NAME = "golden.safetensors"
-LARGEST_SIDE = 128  # pixels of an image that are kept, around its middle: the file stays below 300 kB
+LARGEST_SIDE = 128  # pixels: the middle of larger images is kept, so that the file stays below 300 kB
 
 
 @dataclass(frozen=True)
 class Golden:
-    """n images of the first prompt and prototype of their classes, candidate 0 of index 0.
+    """n images from the first prompt and prototype of their classes, with the noise of candidate 0 and index 0.
 
     Args:
         labels: class of each image.
-        noise: [1 + draws, n, C, h, w] float32 values of float16, as everything that was sampled from.
+        noise: [1 + draws, n, C, h, w] float32 with values that float16 can hold.
         halfway, latents: [n, C, h, w], before the middle step and at the end.
         images: uint8 [n, s, s, 3], s ≤ LARGEST_SIDE.
     """
@@ -45,16 +45,16 @@ class Golden:
 
 
 def middle(images: Pixels) -> Pixels:
-    """The part of [n, H, W, 3] that is kept."""
+    """The middle of images [n, H, W, 3], as it is stored."""
     tops = [max(0, (side - LARGEST_SIDE) // 2) for side in images.shape[1:3]]
     return images[:, tops[0] : tops[0] + LARGEST_SIDE, tops[1] : tops[1] + LARGEST_SIDE]
 
 
 def golden_of(bundle: Bundle) -> Golden | None:
-    """The bundle's, or None where it was exported before there were any.
+    """Read the bundle's golden images; None for an old bundle without any.
 
     Raises:
-        BundleError: it does not fit the bundle.
+        BundleError: the file is damaged or does not fit the bundle.
     """
     raw = bundle.files.get(GOLDEN_NAME)
     if raw is None:
@@ -76,14 +76,14 @@ def golden_of(bundle: Bundle) -> Golden | None:
 
 
 def _header(raw: bytes) -> dict[str, Any]:
-    """The header of a safetensors file, which `load` does not give from memory."""
+    """The header of a safetensors file in memory, which `load` does not return."""
     length = int.from_bytes(raw[:8], "little")
     content: dict[str, Any] = json.loads(raw[8 : 8 + length])
     return content
 
 
 def _in_order(raw: bytes) -> bytes:
-    """The same file, its metadata sorted: safetensors writes several entries in any order, other bytes each time."""
+    """The same file with sorted metadata. safetensors writes its entries in a random order."""
     header, length = _header(raw), int.from_bytes(raw[:8], "little")
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -103,10 +103,10 @@ def _check(golden: Golden, bundle: Bundle) -> None:
 
 
 def golden_case(golden: Golden, bundle: Bundle) -> Case:
-    """How those images are sampled from the bundle.
+    """How the golden images are sampled from the bundle.
 
     Raises:
-        BundleError: a number of steps which the schedule does not allow.
+        BundleError: the schedule does not allow this number of steps.
     """
     scenes = [bundle.classes[label] for label in golden.labels]
     make_steps, advance = SOLVERS[golden.solver]
@@ -123,6 +123,6 @@ def golden_case(golden: Golden, bundle: Bundle) -> Case:
         steps=steps,
         advance=advance,
         prediction_type=bundle.schedule.prediction_type,
-        guidance=bundle.manifest.sampler.first_drawn(),
+        guidance=bundle.manifest.sampler.first_sampled(),
         batch=bundle.manifest.sampler.compute_batch,
     )

@@ -1,12 +1,11 @@
-"""Whether this machine makes from a bundle what PyTorch made from its model: the golden replay (DESIGN §7)."""
+"""The golden replay: does this machine make the same images as PyTorch (DESIGN §7)?"""
 
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from dpd_runtime.annotations import Pixels
+from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.checks.golden import Golden, golden_case, golden_of, middle
 from dpd_runtime.engines.engine import Provider
@@ -15,31 +14,33 @@ from dpd_runtime.generation.cases import bundle_networks, sample_case
 from dpd_runtime.sampling.noise import image_noise
 
 PSNR_LIMITS = {"fp32": 40.0}
-"""dB between the images of a bundle and PyTorch's (DESIGN §10)."""
+"""Smallest accepted PSNR in dB between the images of a bundle and PyTorch's (DESIGN §10)."""
 REDUCED_PSNR_LIMIT = 30.0
 NOISE_ROUNDING = 2.0**-10
-"""Largest relative distance of a float16 from the number that it stands for, with a factor of 2 to spare."""
+"""Twice the largest relative rounding error of float16."""
 EQUAL_PSNR = 99.0
 NOT_FINITE = 1e9
 
 
 def psnr_limit(precision: str) -> float:
-    """fp32 has the strict one, everything with fewer bits the other."""
+    """The smallest accepted PSNR in dB: 40 for fp32, 30 for all precisions with fewer bits."""
     return PSNR_LIMITS.get(precision, REDUCED_PSNR_LIMIT)
 
 
-def psnr(found: Pixels, expected: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 images; 99 for equal ones."""
+def psnr(found: Images, expected: Images) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 images; 99 for equal images."""
     mse = float(np.square(found.astype(np.float64) - expected.astype(np.float64)).mean())
     return EQUAL_PSNR if mse == 0 else 10 * float(np.log10(255.0**2 / mse))
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Args:
-    psnr_db: of all images together. worst_psnr_db: of the worst one.
-    halfway_error, latents_error: largest distance from PyTorch's latents, relative to the largest of those.
-    noise_matches: whether this machine draws the noise that the images began from.
+    """The result of a replay.
+
+    Args:
+        psnr_db: of all images together. worst_psnr_db: of the worst image.
+        halfway_error, latents_error: largest difference from PyTorch's latents, relative to their largest value.
+        noise_matches: whether this machine generates the same noise.
     """
 
     images: int
@@ -57,7 +58,7 @@ class Replay:
 
 
 def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Replay | None:
-    """Make the golden images again on `provider`; None where the bundle has none."""
+    """Make the golden images again on `provider`; None if the bundle has none."""
     golden = golden_of(bundle)
     if golden is None:
         return None
@@ -77,7 +78,7 @@ def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Re
     )
 
 
-def _distance(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+def _distance(found: Float32, expected: Float32) -> float:
     error = float(np.abs(found - expected).max()) / (float(np.abs(expected).max()) or 1.0)
     return round(error, 6) if np.isfinite(error) else NOT_FINITE
 
@@ -93,11 +94,13 @@ def _noise_matches(bundle: Bundle, golden: Golden) -> bool:
 
 
 def check_replay(done: Replay, precision: str, provider: str) -> None:
-    """Raises:
-    CheckError: this machine does not compute what PyTorch computed.
+    """Check the result of a replay.
+
+    Raises:
+        CheckError: the noise or the images differ too much.
     """
     if not done.noise_matches:
-        raise CheckError("golden replay: this machine draws other noise than the exporter did; please report it")
+        raise CheckError("golden replay: this machine generates other noise than the exporter's; please report it")
     if not done.good:
         raise CheckError(
             f"golden replay: {done.psnr_db:.1f} dB on {provider}, {precision} needs {done.limit_db:.0f} dB; "

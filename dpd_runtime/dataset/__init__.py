@@ -1,1 +1,1 @@
-"""The distilled set on disk: formats, shards, state, metadata."""
+"""Distilled sets on disk: formats, shards, state and metadata."""

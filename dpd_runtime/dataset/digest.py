@@ -1,19 +1,21 @@
-"""The hash that names the content of a distilled set, whatever files it is kept in (DESIGN §8)."""
+"""The set hash: it identifies the pixels of a distilled set, independent of the file format (DESIGN §8)."""
 
 import hashlib
 import struct
+from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
+
+from dpd_runtime.annotations import Pixels
 
 
 class SetDigest:
-    """sha256 over images given in the order (class utf-8, index); pixels before encoding."""
+    """sha256 over the pixels of images in the order (class utf-8, index)."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def update(self, name: str, index: int, pixels: npt.NDArray[np.uint8]) -> None:
+    def update(self, name: str, index: int, pixels: Pixels) -> None:
         """Add one image, uint8 [H, W, 3]."""
         raw = name.encode()
         self._digest.update(struct.pack("<I", len(raw)) + raw + struct.pack("<III", index, *pixels.shape[:2]))
@@ -21,3 +23,11 @@ class SetDigest:
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
+
+
+def set_hash(images: Iterable[tuple[str, int, Pixels]]) -> str:
+    """The set hash of (class name, index, uint8 [H, W, 3]) in any order."""
+    digest = SetDigest()
+    for entry in sorted(images, key=lambda entry: (entry[0].encode(), entry[1])):
+        digest.update(*entry)
+    return digest.hexdigest()

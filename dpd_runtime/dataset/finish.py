@@ -1,4 +1,4 @@
-"""The last pass: every image once more, in the order of the set hash, into what is kept of all of them together."""
+"""The last step of writing a set: pack all images, and write metadata, soft labels and contact sheet."""
 
 import errno
 import json
@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from dpd_runtime.annotations import Pixels
+from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.dataset.digest import SetDigest
-from dpd_runtime.dataset.finished import file_hash
-from dpd_runtime.dataset.folder import SHEET_NAME
+from dpd_runtime.dataset.folder import SHEET_NAME, file_hash
 from dpd_runtime.dataset.formats import PNG, Contents, Output, Sample, folder_name
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import METADATA_NAME, State, read_pixels
@@ -22,14 +18,12 @@ from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME, pack_labels
 from dpd_runtime.sampling.sampler import BLOCK
 
-Label = Callable[[Pixels], npt.NDArray[np.float32]]
+Label = Callable[[Pixels], Float32]
 
 
 @dataclass(frozen=True)
 class Completed:
-    """Args:
-    files: sha256 by name of all that stands in the set's folder, where no image files hold the pixels.
-    """
+    """The result of `complete`. files: sha256 by name of the files of a packed set; empty for an image folder."""
 
     set_hash: str
     images: int
@@ -37,9 +31,12 @@ class Completed:
 
 
 def complete(generation: Generation, out: Path, output: Output, state: State, label: Label | None) -> Completed:
-    """Pack the images, then write metadata, soft labels and contact sheet, all from the files as they are on disk.
+    """Read all images back from the disk, pack them, and write metadata, soft labels and contact sheet.
 
-    Memory does not grow with the number of images, but for their lines of metadata and soft labels.
+    Only metadata and soft labels are held in memory for all images.
+
+    Raises:
+        OSError: an image cannot be read back.
     """
     classes = tuple(scene.name for scene in generation.bundle.classes)
     height, width, _ = generation.bundle.manifest.image_shape
@@ -66,13 +63,13 @@ def complete(generation: Generation, out: Path, output: Output, state: State, la
 
 
 class _Gathered:
-    """What accumulates while the samples go by."""
+    """Collects hash, metadata, soft labels and the rows of the contact sheet while the samples are packed."""
 
     def __init__(self) -> None:
         self.digest = SetDigest()
         self.records: list[dict[str, Any]] = []
         self.rows: dict[str, list[Pixels]] = {}
-        self.soft_labels: list[npt.NDArray[np.float32]] = []
+        self.soft_labels: list[Float32] = []
 
     def watch(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
@@ -88,9 +85,7 @@ class _Gathered:
 
 
 def _samples(generation: Generation, out: Path, output: Output, state: State, label: Label | None) -> Iterator[Sample]:
-    """Raises:
-    OSError: an image which was there a moment ago.
-    """
+    """All images in the order of the set hash."""
     for scene in sorted(generation.classes, key=lambda scene: scene.name.encode()):
         for index in range(generation.ipc):
             name = folder_name(scene.name, scene.label, index, output.block_encoding.suffix)

@@ -1,13 +1,15 @@
-"""An output folder between two runs: what is ours, what `--overwrite` may delete."""
+"""The output folder: which files belong to a set, whether the set is finished, and what `--overwrite` deletes."""
 
+import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME, Output
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
-from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME
+from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
 from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.files import PARTIAL
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
@@ -17,27 +19,23 @@ OWN_NAMES = (DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NA
 
 
 def check_output_folder(out: Path) -> None:
-    """Refuse a folder with content that is not a distilled set of ours.
+    """Check that a folder is missing, empty, or a distilled set of ours.
 
     Raises:
-        OutputFolderError
+        OutputFolderError: it is not.
     """
     if out.exists() and not out.is_dir():
         raise OutputFolderError(out, "is a file, not a folder")
     if not out.is_dir() or _is_ours(out):
         return
-    early = STATE_NAME + PARTIAL  # that and locks are all that an early kill can leave
+    early = STATE_NAME + PARTIAL  # a process that is killed early leaves only this and locks
     other = any(path.name != early and not LOCK_FILE.fullmatch(path.name) for path in out.iterdir())
-    if other and not _is_ours(out):  # asked again: a shard may have begun meanwhile
-        raise OutputFolderError(out, "is not empty and holds no distilled set")
+    if other and not _is_ours(out):  # checked again: a shard may have started in between
+        raise OutputFolderError(out, "is not empty and is not a distilled set")
 
 
 def _headers(out: Path) -> list[dict[str, Any]]:
-    """The headers of our state and dataset files; a file of that name without one is somebody else's.
-
-    Raises:
-        ValueError, KeyError, TypeError, RecursionError: not ours.
-    """
+    """The headers of the state file and of dataset.json. Errors of any type mean files that are not ours."""
     headers = []
     if (out / STATE_NAME).exists():
         headers.append(json.loads((out / STATE_NAME).read_text(encoding="utf-8").split("\n", 1)[0]))
@@ -50,17 +48,17 @@ def _headers(out: Path) -> list[dict[str, Any]]:
 
 
 def _is_ours(out: Path) -> bool:
-    """Others, too, call their files dataset.json and metadata.jsonl: only our header makes a set ours to change."""
+    """Whether the folder is a set of ours. Only our header shows it: other tools use the same file names."""
     try:
         return bool(_headers(out))
     except FileNotFoundError:
-        return _is_ours(out)  # a shard has ended the set meanwhile: what it was and what it is are both ours
+        return _is_ours(out)  # a shard has just finished the set
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def _is_part(path: Path, out: Path, header: dict[str, Any]) -> bool:
-    """Whether a set with this header, finished or not, has such a file or folder."""
+    """Whether a set with this header, finished or not, can have this file or folder."""
     where = path.relative_to(out).as_posix().removesuffix(PARTIAL)
     kind = FORMATS.get(header.get("format", Output.format))
     encoding = ENCODINGS.get(header.get("image_format", PNG.name), PNG)
@@ -82,11 +80,11 @@ def _is_part(path: Path, out: Path, header: dict[str, Any]) -> bool:
 
 
 def remove_set(out: Path) -> None:
-    """Delete a distilled set of ours, finished or not. Decided before anything is touched.
+    """Delete a distilled set of ours, finished or not.
 
     Raises:
-        OutputFolderError: `out` holds no distilled set, or something beside it, or is being written; nothing was
-            deleted then.
+        OutputFolderError: `out` is not a distilled set, or holds other files, or is being written. Nothing is deleted
+            then.
     """
     check_output_folder(out)
     if not out.is_dir():
@@ -103,11 +101,74 @@ def _remove_set(out: Path) -> None:
         known = not path.is_symlink() and any(_is_part(path, out, header) for header in headers)
         (ours if known else foreign).append(path)
     if foreign and headers:
-        raise OutputFolderError(out, f"holds {foreign[0].relative_to(out)}, which is no part of a distilled set")
+        raise OutputFolderError(out, f"holds {foreign[0].relative_to(out)}, which is not part of a distilled set")
     for path in sorted(ours, key=lambda path: path in (out / STATE_NAME, out / DATASET_NAME)):
         if LOCK_FILE.fullmatch(path.name):
-            continue  # goes with the process
-        if path.is_dir():  # the files that make it ours go last: after a kill the rest can still be removed
+            continue  # removed when the process ends
+        if path.is_dir():  # the files that mark it as ours go last, so that an interrupted removal can be repeated
             path.rmdir()
         else:
             path.unlink()
+
+
+def begin_again(out: Path, output: Output) -> None:
+    """Mark the set as unfinished: delete the files that were made from all images."""
+    for name in (DATASET_NAME, METADATA_NAME, SOFT_LABELS_NAME):
+        (out / name).unlink(missing_ok=True)
+    for path in out.iterdir():
+        if output.kind.files.fullmatch(path.name.removesuffix(PARTIAL)):
+            path.unlink()
+
+
+def file_hash(path: Path) -> str | None:
+    """sha256 of a file, or None if there is no file."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+
+
+def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) -> dict[str, Any] | None:
+    """dataset.json of a complete and unchanged packed set; else None.
+
+    Raises:
+        OutputFolderError: it was made with other settings, or the request would need its pixels, which are not kept.
+    """
+    if (out / STATE_NAME).exists() or not (out / DATASET_NAME).exists():
+        return None
+    dataset: dict[str, Any] = json.loads((out / DATASET_NAME).read_text(encoding="utf-8"))
+    if dataset["made_with"] != header:
+        raise other_settings(out, dataset["made_with"], header)
+    kind = " ".join((output.format, *([output.encoding.name] if output.kind.encodes else ())))
+    for found, wanted, what in (
+        (dataset.get("ipc"), ipc, f"{dataset.get('ipc')} images per class"),
+        (dataset.get("soft_labels"), output.soft_labels, f"{'' if dataset.get('soft_labels') else 'no '}soft labels"),
+    ):
+        if found != wanted:
+            reason = f"holds a complete {kind} set with {what}, which cannot change because its pixels are not kept"
+            raise OutputFolderError(out, reason, removable=True)
+    files = dict(dataset.get("files", {}))
+    if METADATA_NAME not in files or any(file_hash(out / name) != digest for name, digest in files.items()):
+        return None
+    records = map(json.loads, (out / METADATA_NAME).read_text(encoding="utf-8").splitlines())
+    images = {r["file_name"]: r["file_sha256"] for r in records if "file_sha256" in r}
+    if any(file_hash(out / name) != digest for name, digest in images.items()):
+        return None
+    remove_unfinished(out)  # left behind if the process was killed at the very end
+    return dataset
+
+
+def packed_format(folder: Path) -> str | None:
+    """The format of a packed distilled set; None for any other folder."""
+    try:
+        found = json.loads((folder / DATASET_NAME).read_text(encoding="utf-8")).get("format", Output.format)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return None if found == Output.format else str(found)
+
+
+def remove_unfinished(out: Path) -> None:
+    """Remove the folder of the images that were waiting to be packed."""
+    if (out / UNFINISHED_NAME).exists():
+        shutil.rmtree(out / UNFINISHED_NAME)

@@ -1,4 +1,4 @@
-"""What is said of a set and of its images: the header that two runs share, a line of metadata, dataset.json."""
+"""The JSON records of a set: its header, a line of metadata.jsonl, dataset.json."""
 
 import hashlib
 import json
@@ -13,20 +13,21 @@ from dpd_runtime.machine.versions import cpu_flags, versions
 
 
 def header_of(generation: Generation, output: Output) -> dict[str, Any]:
-    """What must be equal for two runs to write into the same folder, as JSON gives it back."""
+    """The settings that must be equal for two runs to write into one folder, after a round trip through JSON."""
     header: dict[str, Any] = {
         "bundle": generation.bundle.hash,
         "seed": generation.seed,
         "sampler": asdict(generation.sampler),
         "provider": generation.provider.name,
         "classes": [c.name for c in generation.classes],
-        "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # other ones may differ in the last bits
+        "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # on others the last bits may differ
         **output.header(),
     }
     return dict(json.loads(json.dumps(header)))
 
 
 def record_of(image: Image, name: str, seed: int) -> dict[str, Any]:
+    """The image's line of metadata.jsonl. The margin of a decoded image is null."""
     return {
         "file_name": name,
         "label": image.label,
@@ -35,13 +36,14 @@ def record_of(image: Image, name: str, seed: int) -> dict[str, Any]:
         "prototype": image.prototype,
         "prompt": image.prompt,
         "candidate": image.candidate,
-        "margin": round(image.margin, 4),
+        "margin": None if image.margin is None else round(image.margin, 4),
         "seed": seed,
         "pixels_sha256": hashlib.sha256(image.pixels.tobytes()).hexdigest(),
     }
 
 
 def describe(generation: Generation, output: Output, completed: Completed) -> dict[str, Any]:
+    """The content of dataset.json, without the header."""
     manifest = generation.bundle.manifest
     files = {"files": completed.files} if completed.files else {}
     return {

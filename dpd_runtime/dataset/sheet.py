@@ -1,4 +1,4 @@
-"""A picture of a set: one labelled row for each class."""
+"""The contact sheet of a set: one labelled row for each class."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ GAP = 2
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], size: int = 64) -> Pixels:
-    """uint8 [H, W, 3]: images of each (class name, images) side by side, `size` pixels each, names on the left."""
+    """A picture, uint8 [H, W, 3], with a row for each (class name, images). Each image has `size` × `size` pixels."""
     font = ImageFont.load_default(size=12)
     label_width = 8 + max(int(font.getlength(name)) for name, _ in rows)
     columns = max(len(images) for _, images in rows)

@@ -1,4 +1,4 @@
-"""What is finished of a set that is not: images as JSON lines, which a kill at any moment leaves readable."""
+"""The state of an unfinished set: its finished images as JSON lines. It stays readable if the process is killed."""
 
 import hashlib
 import json
@@ -24,21 +24,27 @@ SHARD_STATE = re.compile(r"state-\d+-of-\d+\.jsonl")
 
 
 def read_pixels(path: Path) -> Pixels | None:
-    """The image's pixels, or None where there is no whole image."""
+    """The pixels of an image file, or None if it is missing or damaged."""
     try:
-        with warnings.catch_warnings(action="ignore"), PillowImage.open(path) as image:  # the reader of TIFF talks
+        with warnings.catch_warnings(action="ignore"), PillowImage.open(path) as image:  # the TIFF reader warns
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError):  # whatever Pillow raises on damage
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        PillowImage.DecompressionBombError,
+    ):  # what Pillow raises for a damaged file
         return None
 
 
 def other_settings(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> OutputFolderError:
+    """The error for a set whose header differs."""
     different = ", ".join(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
     return OutputFolderError(out, f"holds a set made with another {different}", removable=True)
 
 
 def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
-    """Images up to the first line which is torn or damaged."""
+    """The records up to the first damaged line."""
     for line in lines:
         try:
             record = json.loads(line)
@@ -50,20 +56,20 @@ def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
 
 
 class State:
-    """Finished images as JSON lines behind one header line; a torn last line counts as not written.
+    """Finished images as JSON lines after a header line. An incomplete last line is ignored.
 
-    The whole set has one file. A shard adds to a file of its own, which becomes part of that one as soon as somebody
-    begins or ends who works alone.
+    The set has one state file. Each shard appends to its own file. The next process that starts or ends without others
+    at work merges these files into the first.
     """
 
     def __init__(
         self, out: Path, header: dict[str, Any], ipc: int, shard: Shard = WHOLE, *, alone: bool = True
     ) -> None:
         """Args:
-            alone: whether nobody else works on the set.
+            alone: whether no other process works on the set.
 
         Raises:
-            OutputFolderError: another header, or images beyond `ipc` which the smaller set would leave unlisted.
+            OutputFolderError: another header, or more than `ipc` images per class.
         """
         self.out, self.path = out, out / STATE_NAME
         self.header: dict[str, Any] = json.loads(json.dumps(header))
@@ -74,23 +80,23 @@ class State:
             raise OutputFolderError(out, f"holds more than {ipc} images per class", removable=True)
         if alone:
             self.join_shards()
-        elif not (out / STATE_NAME).exists():  # others have come, but none has begun
+        elif not (out / STATE_NAME).exists():  # others have come, but none has started
             self._write(out / STATE_NAME, list(self.records.values()))
         if shard != WHOLE:
             self.path = out / f"state-{shard.file_part}.jsonl"
-            self._write(self.path, self._lines(self.path)[1:])  # without a line that a kill tore
+            self._write(self.path, self._lines(self.path)[1:])  # without an incomplete last line
 
     def read_shards(self) -> None:
-        """Take in what other shards have finished meanwhile.
+        """Read the images that other shards have finished.
 
         Raises:
-            OutputFolderError: one of them has another header.
+            OutputFolderError: a shard has another header.
         """
         for path in self._shard_files():
             self._add(self._lines(path))
 
     def join_shards(self) -> None:
-        """All that is finished into the file of the whole set. For who works alone."""
+        """Merge the files of the shards into the set's file. No other process may be at work."""
         self._write(self.out / STATE_NAME, list(self.records.values()))
         for path in self._shard_files():
             path.unlink()
@@ -106,7 +112,7 @@ class State:
         self.records |= {record["file_name"]: record for record in lines[1:]}
 
     def _common(self) -> list[dict[str, Any]]:
-        """Header and records of an unfinished set, else those of a finished one which may be made larger."""
+        """Header and records of the unfinished set, else of a finished set, which may be extended."""
         lines = self._lines(self.out / STATE_NAME)
         if lines or not (self.out / DATASET_NAME).exists():
             return lines
@@ -117,7 +123,7 @@ class State:
         return [finished.get("made_with", {}), *_records(kept)]
 
     def _lines(self, path: Path) -> list[dict[str, Any]]:
-        """Header and records; nothing where there is no header."""
+        """Header and records of a state file; empty without a header."""
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -131,6 +137,7 @@ class State:
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def append(self, records: list[dict[str, Any]]) -> None:
+        """Add finished images, on the disk when this returns."""
         with self.path.open("ab") as handle:
             handle.write("".join(json.dumps(record) + "\n" for record in records).encode())
             handle.flush()
@@ -138,6 +145,7 @@ class State:
         self.records |= {record["file_name"]: record for record in records}
 
     def intact(self, out: Path, name: str) -> bool:
+        """Whether the image `name` is finished and its file has the recorded pixels."""
         record = self.records.get(name)
         pixels = read_pixels(out / name) if record else None
         if record is None or pixels is None:

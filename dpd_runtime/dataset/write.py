@@ -1,17 +1,15 @@
-"""The distilled set on disk: images with their metadata, resumable after a kill at any moment (DESIGN §8)."""
+"""Writing a distilled set. It can be interrupted at any time and continued (DESIGN §8)."""
 
 import errno
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpd_runtime.annotations import Pixels
-from dpd_runtime.dataset.digest import SetDigest
+from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.finish import Label, complete
-from dpd_runtime.dataset.finished import begin_again, finished_set, remove_unfinished
-from dpd_runtime.dataset.folder import check_output_folder
-from dpd_runtime.dataset.formats import PNG, Output, folder_name
+from dpd_runtime.dataset.folder import begin_again, check_output_folder, finished_set, remove_unfinished
+from dpd_runtime.dataset.formats import Output, folder_name
 from dpd_runtime.dataset.records import describe, header_of, record_of
 from dpd_runtime.dataset.shards import WHOLE, Shard, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, STATE_NAME, State
@@ -27,13 +25,13 @@ PLAIN = Output()
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """What `write_set` leaves.
+    """The result of `write_set`.
 
     Args:
-        images: of the whole set, or of this shard where others are not done.
-        computed: by this call.
-        set_hash: None where other shards are not done.
-        left: images of the set which nobody has finished yet; with 0 and no hash another shard is about to end it.
+        images: of the whole set; of this shard while others are unfinished.
+        computed: images that this call has computed.
+        set_hash: None while other shards are unfinished.
+        left: unfinished images of the set. If 0 without a hash, another shard is about to finish the set.
     """
 
     out: Path
@@ -44,46 +42,34 @@ class DistilledSet:
     left: int = 0
 
 
-def file_name(class_name: str, index: int) -> str:
-    """The name of an image of a set in PNG files."""
-    return folder_name(class_name, 0, index, PNG.suffix)
-
-
-def set_hash(images: Iterable[tuple[str, int, Pixels]]) -> str:
-    """The set hash (DESIGN §8) of (class name, index, uint8 [H, W, 3]) in any order."""
-    digest = SetDigest()
-    for entry in sorted(images, key=lambda entry: (entry[0].encode(), entry[1])):
-        digest.update(*entry)
-    return digest.hexdigest()
-
-
 def _disk_error(error: OSError, out: Path) -> DiskError:
     reason = {errno.ENOSPC: "the disk is full", errno.EROFS: "the disk is read-only"}.get(
         error.errno or 0, error.strerror or str(error)
     )
-    return DiskError(f"{out}: {reason}; finished images are kept, run the same command again to go on")
+    return DiskError(f"{out}: {reason}; finished images are kept; run the same command again to continue")
 
 
 def write_set(
     generation: Generation,
     out: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     output: Output = PLAIN,
     shard: Shard = WHOLE,
 ) -> DistilledSet:
-    """Write every missing image of `generation` under `out`, then the metadata. A second call does only what is left.
+    """Write the missing images of `generation` to `out`, then the metadata. A second call does only what is left.
 
     Args:
-        shard: of several processes with the same `out`, each with its own; the last one to finish ends the set.
+        shard: this process's part of the set, if several processes share `out`. The last one finishes the set.
 
     Raises:
-        OutputFolderError: `out` holds something else, or a set made with other settings, or is being written.
-        MissingExtraError, InputError: what `output` needs is not there.
-        DiskError: the disk is full, read-only or gone; what was finished stays.
+        OutputFolderError: `out` holds something else, or a set with other settings, or is being written.
+        MissingExtraError: a package that `output` needs is not installed.
+        InputError: soft labels without a teacher, or this Pillow lacks the encoder.
+        DiskError: the disk is full, read-only or gone. Finished images are kept.
     """
     output.check()
     check_output_folder(out)
-    generation.load()  # what cannot run is said before anything is written
+    generation.load()  # errors appear before anything is written
     label = None
     if output.soft_labels:
         label = load_teacher(generation.bundle, generation.provider, generation.threads)
@@ -96,7 +82,7 @@ def write_set(
 
 
 class _Writing:
-    """One process's part of writing a set."""
+    """Writes one process's part of a set."""
 
     def __init__(self, generation: Generation, out: Path, output: Output, shard: Shard) -> None:
         self.generation, self.out, self.output, self.shard = generation, out, output, shard
@@ -104,7 +90,7 @@ class _Writing:
         self.folder, self.encoding = output.block_folder(out), output.block_encoding
         self.blocks = shard.of(generation.blocks())
 
-    def run(self, worker: Worker, progress: Callable[[int, int], None], label: Label | None) -> DistilledSet:
+    def run(self, worker: Worker, progress: Progress, label: Label | None) -> DistilledSet:
         generation, out, output = self.generation, self.out, self.output
         with worker.turn():
             finished = None if output.direct else finished_set(out, self.header, generation.ipc, output)
@@ -126,7 +112,7 @@ class _Writing:
         return DistilledSet(out, images, len(generation.classes), computed, None, left)
 
     def names(self, block: Block) -> dict[int, str]:
-        """The file of each image by its index."""
+        """The file name of each requested image of a block, by index."""
         scene, suffix = block.scene_class, self.encoding.suffix
         indices = (i for i in block.indices if i < self.generation.ipc)
         return {i: folder_name(scene.name, scene.label, i, suffix) for i in indices}
@@ -134,8 +120,8 @@ class _Writing:
     def done(self, state: State, names: dict[int, str]) -> bool:
         return all(state.intact(self.folder, name) for name in names.values())
 
-    def write_blocks(self, state: State, progress: Callable[[int, int], None]) -> int:
-        """Write the image files of every block which is not whole; how many images were computed."""
+    def write_blocks(self, state: State, progress: Progress) -> int:
+        """Compute and write all incomplete blocks. Returns the number of computed images."""
         for scene in self.generation.classes:
             (self.folder / scene.name).mkdir(parents=True, exist_ok=True)
         total, done, computed = sum(map(len, map(self.names, self.blocks))), 0, 0
@@ -170,7 +156,7 @@ class _Writing:
         return computed
 
     def end(self, state: State, computed: int, label: Label | None) -> DistilledSet:
-        """What is made of all images together, by who works alone."""
+        """Finish the set. No other process may be at work."""
         out = self.out
         if self.shard != WHOLE:
             state.join_shards()

@@ -1,1 +1,1 @@
-"""Engines: named arrays in, named arrays out."""
+"""Engines, which run compiled graphs, and the records of ahead-of-time engines."""

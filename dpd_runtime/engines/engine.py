@@ -1,4 +1,4 @@
-"""Engines: named arrays in, named arrays out."""
+"""The protocol of an engine: named arrays in, one array out."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,24 +18,24 @@ class Engine(Protocol):
 
 
 def run_to(engine: Engine, graph: str, shape: tuple[int, ...], **inputs: Array) -> Array:
-    """`engine.run`, whose output has to be floats of this shape.
+    """Call `engine.run` and check that its output has floats of this shape.
 
     Args:
-        graph: its path in the bundle, for the error.
+        graph: the graph's path in the bundle, for the error.
 
     Raises:
-        BundleError: it is something else.
+        BundleError: another type or shape.
     """
     found = engine.run(**inputs)
     if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or found.shape != shape:
         kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
-        raise BundleError(f"{graph} gave {kind} in place of floats {list(shape)}; export the bundle again")
+        raise BundleError(f"{graph} gave {kind} instead of floats {list(shape)}; export the bundle again")
     return found
 
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider as chosen, and why."""
+    """An execution provider and the reason for its choice."""
 
     name: str
     reason: str

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions from bytes in memory: what was hashed is what runs."""
+"""ONNX Runtime sessions from bytes in memory, so that the hashed bytes are the ones that run."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -26,16 +26,16 @@ def _import_onnxruntime() -> Any:
 
 
 def available_providers() -> tuple[str, ...]:
-    """Which of our provider names the installed onnxruntime was built with."""
+    """The providers (by our names) that the installed onnxruntime was built with."""
     listed = _import_onnxruntime().get_available_providers()
     return tuple(name for name, theirs in _PROVIDERS.items() if theirs in listed)
 
 
 @cache
 def _limit_memory() -> bool:
-    """One arena for all graphs on the CPU, which refuses to grow beyond this machine's memory; once a process.
+    """Use one CPU arena for all graphs, limited to this machine's memory. Done once a process.
 
-    A graph can ask for any amount in a few bytes. Without the limit the kernel would end this process, or others.
+    A small graph can request any amount of memory. Without the limit the kernel would kill this process or others.
     """
     memory = usable_memory()
     if memory is None:
@@ -52,9 +52,7 @@ def _limit_memory() -> bool:
 
 def _add_weights(options: Any, weights: Mapping[str, bytes]) -> None:
     if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-        raise ProviderError(
-            "this bundle's weights are beyond 2 GB and need a newer onnxruntime: pip install --upgrade it"
-        )
+        raise ProviderError("weights of more than 2 GB need a newer onnxruntime: pip install --upgrade onnxruntime")
     names, contents = list(weights), list(weights.values())
     options.add_external_initializers_from_files_in_memory(names, contents, [len(content) for content in contents])
 
@@ -72,30 +70,30 @@ class OnnxRuntimeEngine:
         name: str = "the graph",
     ) -> None:
         """Args:
-            threads: intra-op threads; all usable cores by default.
-            weights: content of the files that the graph names for its weights. No file is opened: with this table
-                onnxruntime looks nowhere else.
+            threads: intra-op threads; None for all usable cores.
+            weights: content of the files in which the graph keeps weights, by name. onnxruntime opens no file then.
             name: of the graph, for errors.
 
         Raises:
-            ProviderError: the provider did not load and onnxruntime fell back to another one, or memory is short.
-            BundleError: no graph that this onnxruntime can run.
+            ProviderError: the provider does not load.
+            MemoryShortError: the graph does not fit into memory.
+            BundleError: onnxruntime cannot run this graph.
         """
         onnxruntime = _import_onnxruntime()
         self._name, self._provider = name, provider.name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is raised; the log would say it twice
+        options.log_severity_level = 4  # errors are raised; the log would repeat them
         if provider.name == "cpu" and _limit_memory():
             options.add_session_config_entry("session.use_env_allocators", "1")
         if weights:
             _add_weights(options, weights)
         theirs = _PROVIDERS[provider.name]
         try:
-            # its own fallback would talk on stdout and try again on the CPU
+            # the built-in fallback would print to stdout and try the CPU
             self._session = onnxruntime.InferenceSession(graph, options, providers=[theirs], enable_fallback=0)
-        except Exception as error:  # onnxruntime's own are subclasses of nothing else
+        except Exception as error:  # onnxruntime's errors have no other common base class
             raise self._explained(error) from error
         if self._session.get_providers()[0] != theirs:
             raise ProviderError(
@@ -113,12 +111,12 @@ class OnnxRuntimeEngine:
         return output
 
     def _explained(self, error: Exception) -> DpdError:
-        """The bundle's fault on a CPU; on a GPU, or out of memory, it may be the machine's."""
+        """Our error for one of onnxruntime. On a CPU the bundle is the cause, unless memory is short."""
         said = " ".join(str(error).split())
         for words in _OUT_OF_MEMORY:
             if words in said:
                 return MemoryShortError(
-                    f"{self._name} needs more memory than there is ({said[said.index(words) :][:160]})"
+                    f"{self._name} needs more memory than is available ({said[said.index(words) :][:160]})"
                 )
         if self._provider != "cpu":
             return ProviderError(f"{self._name} does not run on {self._provider} ({said[:300]}); use --provider cpu")

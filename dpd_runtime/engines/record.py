@@ -1,4 +1,4 @@
-"""What an ahead-of-time engine is keyed by: the JSON record beside it. Nothing here imports TensorRT."""
+"""The JSON record beside each ahead-of-time engine. Nothing here imports TensorRT."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,15 +13,15 @@ RECORD_VERSION = 1
 MAX_RECORD_BYTES = 2**20
 LABELS = {
     "tensorrt-rtx": "built and inspected, not executed",
-    "tensorrt": "untested: built by code that nobody here could run",
+    "tensorrt": "untested: built by code that was never run here",
 }
-"""What is known of an engine of each flavour. Not read from the bundle: anybody can write there."""
+"""How far engines of each flavour were tested. This is not read from the bundle, which anyone could change."""
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class EngineInput:
-    """Smallest, usual and largest shape; three equal ones in a static engine. dtype is numpy's name."""
+    """An input with its smallest, usual and largest shape (equal in a static engine). dtype: numpy's name."""
 
     name: str
     dtype: str
@@ -32,7 +32,7 @@ class EngineInput:
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """shape has −1 where the inputs decide."""
+    """An output. In `shape`, −1 means that the size depends on the inputs."""
 
     name: str
     dtype: str
@@ -41,14 +41,16 @@ class EngineOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """Args:
-    flavour: "tensorrt-rtx" or "tensorrt". builder_version: engines load in exactly this version of it.
-    compute_capabilities: 10 · major + minor, of every GPU type it was built for.
-    os: for example "linux-x86_64". cuda: major version of the CUDA toolkit that it needs a driver for; 0: unknown.
-    graph: the ONNX graph's path. sources: sha256 of the graph and of weight files beside it, by path.
-    precision: the bundle's. arithmetic: how many convolutions and matrix products the typed network has in each type.
-    tf32: whether float32 products may be rounded to TF32.
-    layers: of the network before the builder fused them. sha256, bytes: of the engine itself.
+    """What an engine was built from and for.
+
+    Args:
+        flavour: "tensorrt-rtx" or "tensorrt". builder_version: its version; an engine loads in no other.
+        compute_capabilities: 10 · major + minor of every GPU type that it was built for.
+        os: for example "linux-x86_64". cuda: major version of CUDA that the driver must support; 0 if unknown.
+        graph: path of the ONNX graph. sources: sha256 of the graph and of the weight files beside it, by path.
+        precision: the bundle's. arithmetic: number of convolutions and matrix products in each type.
+        tf32: whether float32 products may be rounded to TF32.
+        layers: number of layers before the builder fused them. sha256, bytes: of the engine itself.
     """
 
     flavour: str
@@ -70,7 +72,7 @@ class EngineRecord:
 
     @property
     def batches(self) -> tuple[int, int]:
-        """Smallest and largest batch; equal in a static engine."""
+        """Smallest and largest batch (equal in a static engine)."""
         batched = [entry for entry in self.inputs if entry.opt]
         return max(entry.min[0] for entry in batched), min(entry.max[0] for entry in batched)
 
@@ -83,21 +85,23 @@ class EngineRecord:
 
 
 def record_json(record: EngineRecord) -> bytes:
-    """Sorted, so that the same record gives the same bytes."""
+    """The record as JSON with sorted keys, so that equal records have equal bytes."""
     return (json.dumps(asdict(record), indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
 
 
 def parse_record(path: str, raw: bytes | memoryview) -> EngineRecord:
-    """Raises:
-    BundleError: no record of this version.
+    """Read the record at `path`.
+
+    Raises:
+        BundleError: not a record of this version.
     """
     if len(raw) > MAX_RECORD_BYTES:
-        raise BundleError(f"{path} has {len(raw)} bytes, which is no engine record; build the engines again")
+        raise BundleError(f"{path} has {len(raw)} bytes, too many for an engine record; build the engines again")
     try:
         content = json.loads(bytes(raw))
         known = {field.name for field in fields(EngineRecord)}
         if set(content) != known or content["record_version"] != RECORD_VERSION:
-            raise ValueError(f"it is no record of version {RECORD_VERSION}")
+            raise ValueError(f"not a record of version {RECORD_VERSION}")
         record = EngineRecord(
             **content
             | {
@@ -109,23 +113,23 @@ def parse_record(path: str, raw: bytes | memoryview) -> EngineRecord:
         _check_types(record)
         _ = record.batches
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise BundleError(f"{path} is no engine record ({error}); build the engines again") from error
+        raise BundleError(f"{path} is not an engine record ({error}); build the engines again") from error
     return record
 
 
 def is_engine(path: str) -> bool:
-    """Whether a bundle's file of this name is native code."""
+    """Whether the file of this name in a bundle is an engine, that is native code."""
     return path.startswith(ENGINE_FOLDER) and path.endswith(ENGINE_SUFFIX)
 
 
 def engine_records(files: Mapping[str, bytes], listed: Iterable[str]) -> dict[str, EngineRecord]:
-    """The record of each engine in a bundle, by the engine's path.
+    """The records of a bundle's engines, by the engine's path.
 
     Args:
-        files: the bundle's content, which holds the records and not the engines. listed: every path of the manifest.
+        files: the bundle's files without the engines. listed: every path of the manifest.
 
     Raises:
-        BundleError: an engine without a record, or a broken one.
+        BundleError: a record is missing or damaged.
     """
     records = {}
     for path in sorted(listed):
@@ -133,21 +137,21 @@ def engine_records(files: Mapping[str, bytes], listed: Iterable[str]) -> dict[st
             continue
         beside = path.removesuffix(ENGINE_SUFFIX) + RECORD_SUFFIX
         if beside not in files:
-            raise BundleError(f"{path} has no record {beside} beside it; build the engines again")
+            raise BundleError(f"{path} has no record {beside}; build the engines again")
         records[path] = parse_record(beside, files[beside])
     return records
 
 
 def _whole(content: Any, smallest: Literal[-1, 0] = 0) -> Shape:
     if not isinstance(content, list) or any(type(n) is not int or n < smallest for n in content):
-        raise ValueError(f"{str(content)[:40]!r} is no list of sizes")
+        raise ValueError(f"{str(content)[:40]!r} is not a list of sizes")
     return tuple(content)
 
 
 def _input(entry: Any) -> EngineInput:
     shapes = [_whole(entry[name]) for name in ("min", "opt", "max")]
     if len({len(shape) for shape in shapes}) != 1 or any(not a <= b <= c for a, b, c in zip(*shapes, strict=True)):
-        raise ValueError("an input's shapes do not ascend from min to opt to max")
+        raise ValueError("the shapes of an input are not ordered min ≤ opt ≤ max")
     return EngineInput(str(entry["name"]), str(entry["dtype"]), *shapes)
 
 

@@ -1,7 +1,7 @@
-"""Calls by their rows: fewer where memory does not hold all of them, and two halves at once where that is faster.
+"""Splitting calls by rows: into smaller ones if memory is short, or into two simultaneous halves, which are faster.
 
-All inputs with axes have the rows in the first one, and so has the output. On a CPU a row's result has the same bits
-in every call of at least LEAST rows; other providers choose kernels by the size of a call: there last bits may differ.
+Rows are the first axis of all inputs (but scalars) and of the output. On a CPU the result of a row has the same bits
+in every call of at least LEAST rows. Other providers choose kernels by the size of a call, so last bits may differ.
 """
 
 import logging
@@ -15,19 +15,19 @@ from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import MemoryShortError
 
 LEAST = 2
-"""Rows of the smallest call. ONNX Runtime multiplies a single row by other kernels, whose last bits differ."""
+"""Rows of the smallest call. For a single row ONNX Runtime uses other kernels, whose last bits differ."""
 _log = logging.getLogger(__name__)
 
 
 class FewerRows:
-    """An engine that halves the rows of its calls once they do not fit into memory, and keeps to what did.
+    """An engine that halves the rows of its calls until they fit into memory, and then keeps that size.
 
-    All calls stay of one size, the last one filled up with its first row.
+    All calls have the same size: the last one is filled up with its first row.
     """
 
     def __init__(self, engine: Engine, name: str) -> None:
         """Args:
-        name: of the graph, for the line that is logged once for each halving.
+        name: the graph's name for the log, which has one line for each halving.
         """
         self._engine, self._name = engine, name
         self._most: int | None = None
@@ -43,9 +43,11 @@ class FewerRows:
                 return self._engine.run(**inputs) if calls == rows else self._in_parts(inputs, rows, calls)
             except MemoryShortError as error:
                 if calls <= LEAST:
-                    raise MemoryShortError(f"{error}, even for {calls} rows in a call: give it more memory") from error
+                    raise MemoryShortError(
+                        f"{error}, even with {calls} rows in a call; free memory or use a machine with more"
+                    ) from error
                 self._most = max(LEAST, calls // 2)
-                _log.warning("%s; going on with %d rows in a call in place of %d", error, self._most, calls)
+                _log.warning("%s; continuing with %d rows in a call instead of %d", error, self._most, calls)
 
     def _in_parts(self, inputs: Mapping[str, Array], rows: int, most: int) -> Array:
         found = []
@@ -57,20 +59,20 @@ class FewerRows:
 
 
 class TwoCalls:
-    """An engine whose calls are made as two halves at the same time, each in a thread of its own.
+    """An engine that makes each call as two simultaneous halves, each in its own thread.
 
-    Two threads inside one call wait for each other after every node of the graph; two calls never do.
+    Two threads within one call wait for each other after every node of the graph; two calls do not.
     """
 
     def __init__(self, engine: Engine) -> None:
         """Args:
-        engine: may be called by two threads at once.
+        engine: one that two threads can call at the same time.
         """
         self._engine = engine
         self._other = ThreadPoolExecutor(1, "half-call")
 
     def run(self, **inputs: Array) -> Array:
-        """Raises: what a half raises, once both have ended."""
+        """Run both halves. An error of either is raised after both have ended."""
         rows = _count(inputs)
         if rows < 2 * LEAST:
             return self._engine.run(**inputs)

@@ -1,1 +1,1 @@
-"""From a bundle to images, block by block."""
+"""Generation of images from a bundle, block by block."""

@@ -1,31 +1,40 @@
 """A block is (class, 10 consecutive indices) × candidates and depends on nothing outside itself (DESIGN §8)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.bundle.classes import SceneClass
+from dpd_runtime.errors import DegenerateImageError
 from dpd_runtime.sampling.sampler import BLOCK
 
 
 @dataclass(frozen=True)
 class Image:
-    """A generated image: pixels uint8 [H, W, 3] and where it came from; prototype is −1 where the class has none."""
+    """A generated image and where it comes from.
 
-    pixels: npt.NDArray[np.uint8]
+    Args:
+        pixels: uint8 [H, W, 3].
+        prototype: its number within the class; −1 if the class has none.
+        candidate: which of the candidates was kept; 0 for a decoded image.
+        margin: the judge's margin of that candidate; None for a decoded image, which is not judged.
+    """
+
+    pixels: Pixels
     class_name: str
     label: int
     index: int
     prototype: int
     prompt: str
     candidate: int
-    margin: float
+    margin: float | None
 
 
 @dataclass(frozen=True)
 class Block:
-    """Indices first … first + 9 of one class."""
+    """Block `number` of a class: the images 10 · number … 10 · number + 9."""
 
     scene_class: SceneClass
     number: int
@@ -33,3 +42,26 @@ class Block:
     @property
     def indices(self) -> range:
         return range(self.number * BLOCK, (self.number + 1) * BLOCK)
+
+    def degenerate(self, seed: int, index: int, what: str) -> DegenerateImageError:
+        """The error for image `index` of this block."""
+        return DegenerateImageError(
+            f"class {self.scene_class.name}, seed {seed}, index {index}: {what}; "
+            "try another --seed, more --steps, or a bundle exported with --precision fp32"
+        )
+
+    def check_finite(self, found: Float32, seed: int, rows: Sequence[int], graph: str) -> Float32:
+        """Return the output of one call of `graph` if all of it is finite.
+
+        Args:
+            found: a row for each of `rows`, or two halves of such rows (a guided call).
+            rows: row numbers, candidate-major: row r belongs to the block's image r mod 10.
+
+        Raises:
+            DegenerateImageError: it is not finite.
+        """
+        if not np.isfinite(found).all():
+            row = int(np.argmin(np.isfinite(found).reshape(len(found), -1).all(axis=1)))
+            index = self.indices[rows[row % len(rows)] % BLOCK]
+            raise self.degenerate(seed, index, f"{graph} gave NaN or infinite numbers")
+        return found

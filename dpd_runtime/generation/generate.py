@@ -1,5 +1,6 @@
-"""From a bundle to images, block by block. A block is (class, 10 consecutive indices) × candidates and depends on
-nothing outside itself, so that shards, resumes and other IPC values give the same pixels (DESIGN §8).
+"""Generate images from a bundle, block by block.
+
+Blocks do not depend on each other, so that shards, interruptions and other IPC values give the same pixels (DESIGN §8).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +12,13 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.networks import JUDGE, Networks, load_networks
+from dpd_runtime.generation.decode import is_decoded
+from dpd_runtime.generation.networks import DECODER, GRAPHS, Networks, load_networks
 from dpd_runtime.generation.overlap import ahead
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_runtime.sampling.solvers import SOLVERS
-
-__all__ = ["BLOCK", "Block", "Generation", "Image", "generate", "resolve_sampler"]
 
 
 def resolve_sampler(
@@ -29,12 +29,10 @@ def resolve_sampler(
     candidates: int | None = None,
     guidance_scale: float | None = None,
 ) -> Sampler:
-    """The bundle's sampler with what the user asked for in its place.
-
-    Whoever asks for any of it asks for images drawn from noise: decoded prototypes would heed none of it.
+    """Replace settings of the bundle's sampler. If any is given, all images are sampled: none affects decoded images.
 
     Raises:
-        InputError: a value outside its range, naming the range.
+        InputError: a value is out of range.
     """
     if solver is not None and solver not in SOLVERS:
         raise InputError(f"solver {solver!r} is unknown: use one of {', '.join(SOLVERS)}")
@@ -45,7 +43,7 @@ def resolve_sampler(
     if guidance_scale is not None and not 1 <= guidance_scale <= 50:
         raise InputError(f"guidance-scale is {guidance_scale}: it must be 1 … 50, where 1 means no guidance")
     if (steps, solver, candidates, guidance_scale) != (None, None, None, None):
-        sampler = sampler.drawn()
+        sampler = sampler.sampled()
     guidance = sampler.guidance
     if guidance_scale is not None:
         guidance = tuple(replace(g, guidance_scale=guidance_scale) for g in guidance)
@@ -59,7 +57,7 @@ def resolve_sampler(
 
 
 class Generation:
-    """A sized iterable of `ipc` images for each class. Nothing is written; graphs load with the first image."""
+    """A sized iterable of `ipc` images of each class. Nothing is written. Graphs are loaded with the first image."""
 
     def __init__(
         self,
@@ -72,9 +70,15 @@ class Generation:
         provider: str = "auto",
         threads: int | None = None,
     ) -> None:
-        """Raises:
-        InputError: ipc, seed or a class name is out of range.
-        ProviderError: the provider asked for does not work here.
+        """Args:
+            classes: names; None for all.
+            sampler: None for the bundle's.
+            provider: one of `dpd_runtime.generation.providers.PROVIDERS`.
+            threads: of each call of a network; None for all usable cores.
+
+        Raises:
+            InputError: ipc or seed is out of range, or a class is unknown.
+            ProviderError: the requested provider does not work here.
         """
         if ipc < 1:
             raise InputError(f"ipc is {ipc}: ask for at least 1 image per class")
@@ -84,7 +88,7 @@ class Generation:
         self.classes = bundle.select_classes(classes)
         self.sampler = sampler or bundle.manifest.sampler
         self.threads = threads or usable_cores()
-        self.provider = choose_provider(provider, lambda found: bundle.engine(JUDGE, found, self.threads))
+        self.provider = choose_provider(provider, self._open_smallest_graph)
         self._computer: BlockComputer | None = None
 
     def __len__(self) -> int:
@@ -96,22 +100,22 @@ class Generation:
 
     @property
     def network_calls(self) -> float:
-        """UNet evaluations for each candidate latent, CFG counting two: the mean over the images asked for."""
+        """UNet evaluations of one candidate, guided steps counting as two: the mean over the images of a class."""
         return sum(self.sampler.evaluations_per_latent(index // BLOCK) for index in range(self.ipc)) / self.ipc
 
     def blocks(self) -> list[Block]:
-        """The units of work, class by class."""
+        """All blocks, class by class."""
         count = -(-self.ipc // BLOCK)
         return [Block(c, number) for c in self.classes for number in range(count)]
 
     def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
-        """What `compute` gives for each block, in their order; the next one's noise is drawn meanwhile."""
+        """The images of each block, in order. The noise of the next block is made at the same time."""
         computer = self.load()
         for block, noise in ahead(blocks, computer.noise):
             yield self._wanted(computer.images(block, noise))
 
     def compute(self, block: Block) -> list[Image]:
-        """The block's images whose index is below ipc; the whole block is computed either way.
+        """The block's images whose index is below ipc. The whole block is computed in any case.
 
         Raises:
             DegenerateImageError: NaN or constant pixels.
@@ -122,24 +126,37 @@ class Generation:
     def _wanted(self, images: list[Image]) -> list[Image]:
         return [image for image in images if image.index < self.ipc]
 
+    def _graphs(self) -> tuple[str, ...]:
+        """The graphs that these images need: decoded images need the decoder alone."""
+        begins = [guidance.from_block for guidance in self.sampler.guidance if guidance.from_block * BLOCK < self.ipc]
+        blocks = [Block(scene, number) for scene in self.classes for number in begins]
+        shape = self.bundle.manifest.latent_shape
+        return (DECODER,) if all(is_decoded(block, self.sampler, shape) for block in blocks) else GRAPHS
+
+    def _open_smallest_graph(self, provider: Provider) -> None:
+        """Try a provider at little cost."""
+        smallest = min(self._graphs(), key=lambda graph: len(self.bundle.files[graph]))
+        self.bundle.engine(smallest, provider, self.threads)
+
     def load(self) -> BlockComputer:
-        """Load the graphs, once; the first image does it where nobody did before.
+        """Load the graphs that these images need, if this was not done yet.
 
         Raises:
-            InputError: a number of steps which the schedule does not allow.
+            InputError: the schedule does not allow this number of steps.
         """
         if self._computer is None:
-            networks = load_networks(self.bundle, self.provider, self.threads)
+            networks = load_networks(self.bundle, self.provider, self.threads, self._graphs())
             self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed, self._in_float32())
         return self._computer
 
     def _in_float32(self) -> Callable[[], Networks] | None:
-        """How to load float32 networks where those in use compute in half precision: on a CPU ONNX Runtime computes
-        graphs of half precision in float32.
+        """A function that loads networks which compute in float32; None if those in use do so already.
+
+        ONNX Runtime computes half-precision graphs in float32 on a CPU.
         """
         if self.provider.name == "cpu" or self.bundle.manifest.precision != "fp16":
             return None
-        return partial(load_networks, self.bundle, Provider("cpu", "float32"), self.threads)
+        return partial(load_networks, self.bundle, Provider("cpu", "float32"), self.threads, now=())
 
 
 def generate(
@@ -152,5 +169,5 @@ def generate(
     provider: str = "auto",
     threads: int | None = None,
 ) -> Generation:
-    """`for image in generate(load_bundle("site.dpd"), ipc=50, seed=0): …` — see `Generation`."""
+    """Generate images: `for image in generate(load_bundle("site.dpd"), ipc=50): …` (see `Generation`)."""
     return Generation(bundle, ipc=ipc, seed=seed, classes=classes, sampler=sampler, provider=provider, threads=threads)

@@ -1,33 +1,88 @@
-"""The three networks of a block, loaded."""
+"""The UNet, the VAE decoder and the judge of a bundle: how they are loaded, and how they are called."""
 
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 
+import numpy as np
+
+from dpd_runtime.annotations import Array, Float32
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Engine, Provider
+from dpd_runtime.bundle.manifest import Manifest
+from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.engines.split_calls import LEAST, FewerRows, TwoCalls
 
 UNET, DECODER, JUDGE = "unet/model.onnx", "vae_decoder/model.onnx", "latent_classifier/model.onnx"
+GRAPHS = (UNET, DECODER, JUDGE)
 
 
 @dataclass(frozen=True)
 class Networks:
+    """The judge is the classifier on latents, which chooses among candidates."""
+
     unet: Engine
     decoder: Engine
     judge: Engine
 
 
-def load_networks(bundle: Bundle, provider: Provider, threads: int) -> Networks:
-    """Raises:
-    ProviderError: the provider does not load a graph.
+def load_networks(bundle: Bundle, provider: Provider, threads: int, now: Collection[str] = GRAPHS) -> Networks:
+    """Load the graphs of `now`. Each of the others is loaded by its first call, if there is one.
+
+    Raises:
+        ProviderError: the provider does not load a graph.
     """
-    return Networks(*(_network(bundle, graph, provider, threads) for graph in (UNET, DECODER, JUDGE)))
+    engines = []
+    for graph in GRAPHS:
+        load = partial(_network, bundle, graph, provider, threads)
+        engines.append(load() if graph in now else _LoadedByCall(load))
+    return Networks(*engines)
 
 
 def _network(bundle: Bundle, graph: str, provider: Provider, threads: int) -> Engine:
-    """With two threads on a CPU, two calls of one thread each; a batch that cannot be halved takes both in one call.
+    """With two threads on a CPU, each call is split into two halves of one thread each, if the batch is large enough.
 
-    docs/generate.md has what that saves on two cores. More were not at hand to measure.
+    docs/generate.md has the time that this saves on two cores. It was not measured on more.
     """
     halves = provider.name == "cpu" and threads == 2 and bundle.manifest.sampler.compute_batch >= 2 * LEAST
     engine = bundle.engine(graph, provider, 1 if halves else threads)
     return FewerRows(TwoCalls(engine) if halves else engine, graph)
+
+
+class _LoadedByCall:
+    """An engine that is loaded by its first call."""
+
+    def __init__(self, load: Callable[[], Engine]) -> None:
+        self._load = cache(load)
+
+    def run(self, **inputs: Array) -> Array:
+        return self._load().run(**inputs)
+
+
+def groups(rows: int, batch: int) -> Iterator[tuple[list[int], int]]:
+    """Row numbers in groups of exactly `batch`, each with the number of its own rows. The last group is filled up with
+    its first row, so that all calls of a network have one size.
+    """
+    for start in range(0, rows, batch):
+        group = list(range(start, min(start + batch, rows)))
+        yield group + group[:1] * (batch - len(group)), len(group)
+
+
+def denoise(unet: Engine, latents: Float32, timestep: int, prompts: Float32) -> Float32:
+    """Call the UNet once: latents [n, C, h, w] and prompts [n, L, D] → its output [n, C, h, w].
+
+    Raises:
+        BundleError: the output has another shape or type. This holds for every call below, too.
+    """
+    moment = np.array(timestep, np.int64)
+    return run_to(unet, UNET, latents.shape, sample=latents, timestep=moment, encoder_hidden_states=prompts)
+
+
+def judge_logits(judge: Engine, latents: Float32, classes: int) -> Float32:
+    """Call the judge once: latents [n, C, h, w] → logits [n, classes]."""
+    return run_to(judge, JUDGE, (len(latents), classes), latents=latents)
+
+
+def decode(decoder: Engine, latents: Float32, manifest: Manifest) -> Float32:
+    """Call the VAE decoder once: scaled latents [n, C, h, w] → images [n, 3, H, W], nominally in [−1, 1]."""
+    shape = (len(latents), 3, *manifest.image_shape[:2])
+    return run_to(decoder, DECODER, shape, latent_sample=latents / np.float32(manifest.scaling_factor))

@@ -1,6 +1,6 @@
-"""What can go on beside the networks' calls, in a thread and a bounded queue.
+"""Work in a second thread while networks are called, with a bounded queue.
 
-ONNX Runtime, zlib and fsync let go of Python's lock. Order and results are those of doing one thing after another.
+ONNX Runtime, zlib and fsync release Python's lock. Order and results are the same as in one thread.
 """
 
 from collections import deque
@@ -11,11 +11,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
-WAITING = 2  # blocks: memory stays constant
+WAITING = 2  # items in the queue, so that memory stays constant
 
 
 def ahead(items: Iterable[T], make: Callable[[T], U]) -> Iterator[tuple[T, U]]:
-    """(item, make(item)) in the order of the items. A thread makes the next one; items are asked for one earlier."""
+    """Yield (item, make(item)) in order. A second thread makes the next one in advance."""
     with ThreadPoolExecutor(1, "dpd-ahead") as thread:
         waiting: deque[tuple[T, Future[U]]] = deque()
         for item in items:
@@ -29,10 +29,10 @@ def ahead(items: Iterable[T], make: Callable[[T], U]) -> Iterator[tuple[T, U]]:
 
 @contextmanager
 def writing_behind(write: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
-    """A function that hands an item to a thread which calls `write`, in order.
+    """Yield a function that passes items to a second thread, which calls `write` in order.
 
-    It waits while WAITING items are not written, and raises what `write` raised; nothing is written after that. When
-    the block ends, also by an interrupt, what was handed over is written first.
+    The function waits while WAITING items are unwritten. It raises what `write` raised; nothing is written after that.
+    At the end of the block, also after an interrupt, all items that were passed are written first.
     """
     with ThreadPoolExecutor(1, "dpd-write") as thread:
         waiting: deque[Future[None]] = deque()

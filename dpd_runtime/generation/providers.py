@@ -1,8 +1,10 @@
-"""Which execution provider runs the networks."""
+"""The choice of the execution provider."""
 
 from collections.abc import Callable
 
+from dpd_runtime.bundle.engine_fit import FLAVOURS, NoEngineError
 from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.onnxruntime import available_providers
 from dpd_runtime.errors import ProviderError
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
@@ -12,41 +14,36 @@ def choose_provider(requested: str, attempt: Callable[[Provider], object]) -> Pr
     """Resolve `--provider`.
 
     Args:
-        attempt: opens a session; a wheel that lists a provider need not have its driver and libraries.
+        attempt: opens a session. It can fail, because a wheel may list a provider without its driver and libraries.
 
     Raises:
-        ProviderError: an unknown provider, or one which this version or machine does not have.
+        ProviderError: an unknown provider, or one that does not work here.
     """
-    from dpd_runtime.bundle.engine_fit import FLAVOURS
-    from dpd_runtime.engines.onnxruntime import available_providers
-
     if requested not in PROVIDERS:
         raise ProviderError(f"provider {requested!r} is unknown: use one of {', '.join(PROVIDERS)}")
     if requested in FLAVOURS:
         try:
-            attempt(Provider(requested, "asked for"))
+            attempt(Provider(requested, "requested"))
         except ProviderError as error:
             raise ProviderError(f"provider {requested}: {error}; use --provider cuda or cpu") from error
-        return Provider(requested, "asked for")
+        return Provider(requested, "requested")
     available = available_providers()
     if requested == "auto":
         return _automatic(available, attempt)
     if requested not in available:
         raise ProviderError(
-            f"provider {requested}: this onnxruntime offers {', '.join(available)}; "
-            'pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
+            f"provider {requested}: the installed onnxruntime has {', '.join(available)}; "
+            'run pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
         )
-    return Provider(requested, "asked for")
+    return Provider(requested, "requested")
 
 
 def _automatic(available: tuple[str, ...], attempt: Callable[[Provider], object]) -> Provider:
-    """The first that works of the bundle's engines, CUDA and the CPU; the reason tells what did not."""
-    from dpd_runtime.bundle.engine_fit import FLAVOURS, NoEngineError
-
+    """The first that works: the bundle's engines, CUDA, the CPU. The reason says why the others do not."""
     reasons = []
     for name in (*FLAVOURS, "cuda"):
         if name == "cuda" and name not in available:
-            reasons.append("this onnxruntime has no CUDAExecutionProvider")
+            reasons.append("the installed onnxruntime has no CUDAExecutionProvider")
             continue
         try:
             attempt(Provider(name, ""))

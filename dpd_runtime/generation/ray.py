@@ -1,6 +1,7 @@
-"""Blocks as tasks of a Ray cluster: workers compute, this process writes. Ray starts a task again when its worker dies.
+"""Compute blocks as tasks of a Ray cluster; this process writes the images.
 
-A task gets the bundle's path and hash, never an object of ours; each worker process opens and verifies the bundle once.
+Ray repeats a task if its worker dies. A task gets the bundle's path and hash. Each worker process opens and verifies
+the bundle once.
 """
 
 import logging
@@ -22,30 +23,34 @@ from dpd_runtime.machine.versions import cpu_flags, versions
 from dpd_runtime.sampling.sampler import Sampler
 
 RETRIES = 10
-CORES = 1  # of a task: results do not hang on the number of threads, and many tasks keep more cores busy than few
+CORES = 1  # of a task. The number of threads does not change results, and many small tasks use the cores better
 LOCAL = "local"
 Job = tuple[str, str, int, Sampler, str, int, str]
-"""Bundle's path and hash, seed, sampler, provider, threads, machine: the same for all blocks of a run."""
+"""Path and hash of the bundle, seed, sampler, provider, threads, machine: equal for all blocks of a run."""
 
 
 class RayGeneration(Generation):
-    """A generation whose blocks are computed by the workers of `address`, as many at a time as have a place."""
+    """A generation whose blocks are computed by a Ray cluster. Call `connect` first."""
 
     def connect(self, address: str) -> None:
         """Args:
-            address: "local" starts Ray on this machine; else the address of a running cluster.
+            address: of a running cluster, or "local", which starts Ray on this machine.
 
         Raises:
-            MissingExtraError: no Ray. ProviderError: nothing answers there. InputError: an encrypted bundle.
+            MissingExtraError: Ray is not installed.
+            ProviderError: no cluster at this address.
+            InputError: an encrypted bundle.
         """
         if self.bundle.key is not None:
             raise InputError(
-                f"--ray: {self.bundle.path} is encrypted, and its key is not sent to other machines: use --shard, "
-                "or dpd decrypt it where the workers may read it"
+                f"--ray: {self.bundle.path} is encrypted, and its key is not sent to other machines; use --shard, "
+                "or decrypt the bundle with dpd decrypt where the workers can read it"
             )
         ray = _ray()
         if not _answers(address):
-            raise ProviderError(f"--ray {address}: nothing answers there; give host:port of the head node, or local")
+            raise ProviderError(
+                f"--ray {address}: there is no answer from this address; give host:port of the head node, or local"
+            )
         options: dict[str, Any] = {"address": address}
         if address == LOCAL:
             options |= {"num_cpus": usable_cores(), "include_dashboard": False}
@@ -57,7 +62,7 @@ class RayGeneration(Generation):
 
     def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
         """Raises:
-        DpdError: what a worker could not do; another machine type.
+        DpdError: an error of a worker, or a worker with another type of machine.
         """
         ray = _ray()
         gpus = 0 if self.provider.name == "cpu" else 1
@@ -93,7 +98,7 @@ def _ray() -> Any:
 
 
 def _answers(address: str) -> bool:
-    """Whether somebody listens at host:port; Ray itself would go on asking for many minutes."""
+    """Whether a process listens at host:port. Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return True  # "auto", or a name that Ray knows
@@ -105,7 +110,7 @@ def _answers(address: str) -> bool:
 
 
 def _machine() -> str:
-    """What decides the last bits of a result."""
+    """The versions and CPU features on which the last bits of a result depend."""
     return f"{versions()} {cpu_flags()}"
 
 
@@ -114,16 +119,18 @@ def _images(asked: Any) -> list[Image]:
     try:
         found = ray.get(asked)
     except ray.exceptions.WorkerCrashedError as error:
-        raise ProviderError(f"a worker of Ray died {RETRIES + 1} times over one block; look at its machine") from error
+        raise ProviderError(
+            f"a Ray worker died {RETRIES + 1} times while computing one block; check its machine"
+        ) from error
     except ray.exceptions.RayTaskError as error:
-        raise ProviderError(f"a worker of Ray: {' '.join(str(error.cause).split())[:300]}") from error
+        raise ProviderError(f"a Ray worker: {' '.join(str(error.cause).split())[:300]}") from error
     if isinstance(found, str):
         raise InputError(found)
     return list(found)
 
 
 def _compute(job: Job, name: str, number: int) -> list[Image] | str:
-    """In the worker: the block's images, or why not."""
+    """Run in a worker. Returns the block's images, or an error message."""
     try:
         generation = _opened(job)
         (scene,) = generation.bundle.select_classes((name,))
@@ -138,8 +145,10 @@ def _compute(job: Job, name: str, number: int) -> list[Image] | str:
 def _opened(job: Job) -> Generation:
     path, digest, seed, sampler, provider, threads, machine = job
     if _machine() != machine:
-        raise InputError("a worker of Ray has another type of machine or other versions, so its last bits may differ")
-    bundle = load_bundle(Path(path), trusted=())  # whose signature counts was asked where the command was given
+        raise InputError(
+            "a Ray worker has another type of machine or other versions, so the last bits of its results may differ"
+        )
+    bundle = load_bundle(Path(path), trusted=())  # signatures were checked where the command was run
     if bundle.hash != digest:
-        raise BundleError(f"{path}: a worker of Ray finds another bundle there")
+        raise BundleError(f"{path}: a Ray worker found another bundle at this path")
     return Generation(bundle, ipc=1, seed=seed, sampler=sampler, provider=provider, threads=threads)

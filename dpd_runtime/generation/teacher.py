@@ -1,4 +1,4 @@
-"""The teacher's word on generated images: what the bundle's classifier says of each, whichever way up it lies."""
+"""Soft labels: the probabilities that the bundle's classifier (the teacher) gives to generated images."""
 
 import json
 from collections.abc import Callable
@@ -16,9 +16,9 @@ SOFT_LABELS_NAME = "soft_labels.safetensors"
 
 
 def symmetries(pixels: Pixels) -> Pixels:
-    """The eight symmetries of a square image [H, W, 3] → [8, H, W, 3]; the four that keep the shape of an oblong one.
+    """The eight symmetries of a square image [H, W, 3] → [8, H, W, 3], or the four of an oblong one.
 
-    A nadir image has no up.
+    An image taken from above can be turned in any way.
     """
     upright = [pixels, pixels[::-1], pixels[:, ::-1], pixels[::-1, ::-1]]
     if pixels.shape[0] == pixels.shape[1]:
@@ -27,9 +27,9 @@ def symmetries(pixels: Pixels) -> Pixels:
 
 
 def soft_label(logits: Callable[[Float32], Array], pixels: Pixels) -> Float32:
-    """Softmax (temperature 1) of `logits` averaged over the symmetries of uint8 [H, W, 3] → float32 [C].
+    """Softmax (temperature 1) of `logits`, averaged over the symmetries of an image uint8 [H, W, 3] → float32 [C].
 
-    One call an image, always of the same shape: what else is in the set does not move a bit.
+    Each image has a call of its own, so that the result does not depend on the other images.
     """
     views = symmetries(pixels).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
     scores = logits(np.ascontiguousarray(views)).astype(np.float64)
@@ -39,18 +39,22 @@ def soft_label(logits: Callable[[Float32], Array], pixels: Pixels) -> Float32:
 
 
 def check_teacher(bundle: Bundle) -> None:
-    """Raises:
-    InputError: the bundle holds no teacher.
+    """Check that the bundle holds a teacher.
+
+    Raises:
+        InputError: it does not.
     """
     if TEACHER not in bundle.files:
-        raise InputError(f"--soft-labels: the bundle holds no teacher ({TEACHER}); export it again or leave them out")
+        raise InputError(
+            f"--soft-labels: the bundle holds no teacher ({TEACHER}); export it again, or leave out --soft-labels"
+        )
 
 
 def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[Pixels], Float32]:
-    """The bundle's classifier as a function of one image. Columns are the bundle's labels, whatever `--classes` says.
+    """The bundle's classifier as a function of one image. It gives one probability for each class of the bundle.
 
     Raises:
-        BundleError: the classifier gives something else than one finite number a class.
+        BundleError: the classifier gives anything else.
     """
     check_teacher(bundle)
     engine = bundle.engine(TEACHER, provider, threads)
@@ -58,10 +62,12 @@ def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[
     def label(pixels: Pixels) -> Float32:
         found = soft_label(lambda views: engine.run(images=views), pixels)
         if found.shape != (len(bundle.classes),) or not np.isfinite(found).all():
-            raise BundleError(f"{TEACHER} gave no probabilities of {len(bundle.classes)} classes: export again")
+            raise BundleError(
+                f"{TEACHER} gave no probabilities for {len(bundle.classes)} classes; export the bundle again"
+            )
         return found
 
-    label(np.zeros(bundle.manifest.image_shape, np.uint8))  # what cannot run is said before anything is written
+    label(np.zeros(bundle.manifest.image_shape, np.uint8))  # errors appear before anything is written
     return label
 
 

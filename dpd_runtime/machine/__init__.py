@@ -1,1 +1,1 @@
-"""This machine: cores, driver, versions."""
+"""This machine: cores and memory, GPU driver, versions."""

@@ -1,4 +1,4 @@
-"""How many cores and how much memory this process may use: what a container is given counts, not what the host has."""
+"""The cores and the memory that this process may use. The limits of a container count, not the host's size."""
 
 import os
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ ROOT = Path("/")
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """The affinity mask's cores, or fewer where a control group has a CPU quota; a part of a core does not count.
+    """The number of cores in the affinity mask, or fewer if a control group has a CPU quota (rounded down).
 
     Args:
-        root: of the file system in which /proc and /sys are looked for.
+        root: folder that contains /proc and /sys.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [*_second_version(root), *_first_version(root)]
@@ -24,7 +24,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def usable_memory(root: Path = ROOT) -> int | None:
-    """Bytes of memory in all that this process may use (also by ulimit); None where the system does not say."""
+    """Bytes of memory that this process may use, with the limits of ulimit; None if unknown."""
     texts = _settings(root, "", "", "memory.max") + _settings(root, "memory", "memory", "memory.limit_in_bytes")
     limits = [int(text) for text in texts if text.isdigit()]
     for line in _read(root / "proc/meminfo").splitlines():
@@ -48,15 +48,17 @@ def _first_version(root: Path) -> Iterator[float]:
         quotas = _settings(root, "cpu", folder, "cpu.cfs_quota_us")
         periods = _settings(root, "cpu", folder, "cpu.cfs_period_us")
         for quota, period in zip(quotas, periods, strict=False):
-            if quota.isdigit() and period.isdigit() and int(period):  # a quota of −1 is none
+            if quota.isdigit() and period.isdigit() and int(period):  # −1 means no quota
                 yield int(quota) / int(period)
 
 
 def _settings(root: Path, controller: str, mounted: str, name: str) -> list[str]:
-    """The file `name` of our control group and of all above it. The path may be the host's: then only the top is there.
+    """The content of the file `name` in our control group and in all groups above it.
+
+    In a container the path of the group may be the host's; then only the top group can be read.
 
     Args:
-        controller: "" for version 2.
+        controller: "" for cgroup version 2.
     """
     group = ""
     for line in _read(root / "proc/self/cgroup").splitlines():

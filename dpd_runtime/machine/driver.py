@@ -1,4 +1,4 @@
-"""The NVIDIA driver, asked through its own library: no package is needed for it, and no GPU need be there."""
+"""The NVIDIA driver and its GPUs, read through the driver's own library without any package."""
 
 import ctypes
 import re
@@ -10,13 +10,13 @@ from typing import Any
 from dpd_runtime.errors import ProviderError
 
 FIRST_DRIVER = {12: "525.60.13", 13: "580.65.06"}
-"""The oldest Linux driver that serves any minor version of a CUDA major version (NVIDIA, CUDA compatibility)."""
+"""The oldest Linux driver that supports all minor versions of a CUDA major version (NVIDIA, CUDA compatibility)."""
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """compute_capability: 10 · major + minor; memory in bytes."""
+    """A GPU. compute_capability: 10 · major + minor. memory: bytes."""
 
     name: str
     compute_capability: int
@@ -25,10 +25,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """Args:
-    version: for example "580.95.05"; None where it is not known.
-    cuda: newest CUDA that it serves, 1000 · major + 10 · minor; 0 where there is no driver.
-    problem: why no GPU can be used; None where one can.
+    """A driver, or why there is none.
+
+    Args:
+        version: for example "580.95.05"; None if unknown.
+        cuda: the newest CUDA that it supports, 1000 · major + 10 · minor; 0 if there is no driver.
+        problem: why no GPU can be used; None if one can.
     """
 
     version: str | None
@@ -37,35 +39,35 @@ class Driver:
     problem: str | None
 
     def too_old_for(self, cuda_major: int) -> str | None:
-        """Why nothing built for this CUDA runs, as one line; None where it does."""
+        """Why code for this CUDA major version cannot run, in one line; None if it can."""
         if self.problem is not None:
             return self.problem
         if self.cuda // 1000 >= cuda_major:
             return None
         served = f"{self.cuda // 1000}.{self.cuda % 1000 // 10}"
         floor = FIRST_DRIVER.get(cuda_major)
-        wanted = f"driver {floor} or newer" if floor else "a newer driver"
+        needed = f"driver {floor} or newer" if floor else "a newer driver"
         version = self.version or "of unknown version"
-        return f"the driver ({version}) serves CUDA {served}, CUDA {cuda_major} needs {wanted}"
+        return f"the driver ({version}) supports CUDA {served}; CUDA {cuda_major} needs {needed}"
 
 
 def nvidia_driver(library: str = "libcuda.so.1", module: Path = Path("/proc/driver/nvidia/version")) -> Driver:
-    """The driver and its GPUs.
+    """Read the driver and its GPUs.
 
     Args:
-        library, module: where the driver's library and the kernel module's version are.
+        library: name of the driver's library. module: file with the version of its kernel module.
     """
     version = _module_version(module)
     try:
         cuda = ctypes.CDLL(library)
     except OSError:
-        beside = f" (its kernel module {version} is there: is the container started with --gpus?)" if version else ""
+        beside = f" (kernel module {version} is loaded; was the container started with --gpus?)" if version else ""
         return Driver(version, 0, (), f"no NVIDIA driver: {library} is not found{beside}")
     try:
         served = ctypes.c_int()
         _ask(cuda.cuDriverGetVersion, ctypes.byref(served))
     except (AttributeError, RuntimeError) as error:
-        return Driver(version, 0, (), f"{library} is no working driver ({error})")
+        return Driver(version, 0, (), f"{library} is not a working driver ({error})")
     try:
         gpus = _gpus(cuda)
     except (AttributeError, RuntimeError) as error:
@@ -74,10 +76,10 @@ def nvidia_driver(library: str = "libcuda.so.1", module: Path = Path("/proc/driv
 
 
 def working_driver() -> Driver:
-    """The driver where a GPU can be used, the first of its GPUs being the one that is.
+    """The driver of a usable GPU. The first of its GPUs is the one that is used.
 
     Raises:
-        ProviderError: why none can.
+        ProviderError: no GPU can be used.
     """
     driver = nvidia_driver()
     if driver.problem is not None:

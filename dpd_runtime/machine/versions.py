@@ -1,4 +1,4 @@
-"""Versions and CPU features that decide the last bits of a result."""
+"""Versions and CPU features on which the last bits of a result depend."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def package_versions(*names: str) -> dict[str, str]:
-    """Versions of Python and of those of the packages that are installed."""
+    """Versions of Python and of the named packages, as far as they are installed."""
     found = {"python": platform.python_version()}
     for name in names:
         try:
@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_flags() -> list[str]:
-    """The vector extensions which choose kernels, and so last bits."""
+    """The vector extensions of this CPU. Kernels are chosen by them, and so last bits depend on them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,18 +1,18 @@
-"""Guidance on the predicted clean latents ẑ0: invariant to solver and prediction type (METHOD §1)."""
+"""Guidance on the predicted clean latents ẑ0, for any solver and prediction type (METHOD §1)."""
 
 from dpd_runtime.sampling.schedule import Array
 
 
 def classifier_free(conditional: Array, unconditional: Array, guidance_scale: float) -> Array:
-    """Ho & Salimans 2022: unconditional + w · (conditional − unconditional); w = 1 is no guidance."""
+    """Classifier-free guidance (Ho & Salimans 2022): unconditional + w · (conditional − unconditional). w = 1: none."""
     return unconditional + guidance_scale * (conditional - unconditional)  # type: ignore[operator, no-any-return]
 
 
 def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array:
-    """ẑ0' = ẑ0 + g · (p − ẑ0) (mode guidance, 2505.18963, written on ẑ0).
+    """Pull ẑ0 towards the prototypes: ẑ0' = ẑ0 + g · (p − ẑ0) (mode guidance, arXiv 2505.18963, written on ẑ0).
 
-    Prototypes with smaller sides are block means (kind `pooled`) and pull block means alone, whatever varies within a
-    block: ẑ0' = ẑ0 + g · U(p − P(ẑ0)), P average pooling, U nearest-neighbour upsampling (METHOD §1).
+    Prototypes with smaller sides are block means (kind `pooled`). They change only the means of blocks:
+    ẑ0' = ẑ0 + g · U(p − P(ẑ0)), with P average pooling and U nearest-neighbour upsampling (METHOD §1).
 
     Args:
         original: [B, C, h, w]. prototypes: [B, C, h, w], or [B, C, h/f, w/f] for a whole number f.

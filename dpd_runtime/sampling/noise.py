@@ -1,4 +1,4 @@
-"""Noise which belongs to an image: the same whatever the batch, order, machine or worker (DESIGN §8)."""
+"""The noise of each image. It does not depend on batch, order, machine or worker (DESIGN §8)."""
 
 import hashlib
 import struct
@@ -16,18 +16,18 @@ def noise_key(seed: int, class_name: str, index: int, candidate: int) -> bytes:
 
 
 def image_element(seed: int, class_name: str, index: int) -> int:
-    """The element of D4, 0 … 7, in which a decoded matched prototype is shown: so the seed is heard there too.
+    """The symmetry of the square, 0 … 7, by which the seed turns and mirrors a decoded image (see `turned`).
 
-    The last byte of `noise_key` for candidate 0, modulo 8.
+    It is the last byte of `noise_key` for candidate 0, modulo 8.
     """
     return noise_key(seed, class_name, index, 0)[-1] % 8
 
 
 def widen_mean(noise: Float32, gain: float) -> Float32:
-    """Start noise [C, h, w] whose mean over each channel is `gain` times as large; 1 leaves it as it is.
+    """Multiply the mean of each channel of start noise [C, h, w] by `gain`. 1 changes nothing.
 
-    The sampler turns the mean of the noise into the mean colour and brightness of the image, and small models give
-    those too little spread (Lin et al. 2023 name the cause); a larger gain spreads them.
+    The mean of the noise becomes the mean colour and brightness of the image. Small models vary those too little
+    (Lin et al. 2023 give the cause); a larger gain increases their spread.
     """
     if gain == 1:
         return noise
@@ -37,7 +37,7 @@ def widen_mean(noise: Float32, gain: float) -> Float32:
 
 
 class NoiseStream:
-    """Standard normal draws of one image and candidate; stochastic solvers go on where the start noise ended."""
+    """Standard normal numbers of one image and candidate: first the start noise, then that of stochastic solvers."""
 
     def __init__(self, seed: int, class_name: str, index: int, candidate: int) -> None:
         if not 0 <= seed < 2**64:
@@ -59,7 +59,7 @@ class NoiseStream:
 def image_noise(
     seed: int, class_name: str, index: int, candidate: int, shape: tuple[int, int, int], draws: int, mean_gain: float
 ) -> Float32:
-    """[1 + draws, C, h, w]: an image's start noise, its means widened, then what a stochastic solver adds."""
+    """[1 + draws, C, h, w]: start noise after `widen_mean`, then the noise that a stochastic solver adds."""
     stream = NoiseStream(seed, class_name, index, candidate)
     start = widen_mean(stream.normal(shape), mean_gain)
     return np.stack([start, *(stream.normal(shape) for _ in range(draws))])

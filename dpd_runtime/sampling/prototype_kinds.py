@@ -1,17 +1,17 @@
-"""The kinds of prototypes and what each may hold (DESIGN §6)."""
+"""The kinds of prototypes and their shapes (DESIGN §6)."""
 
 from typing import Literal
 
 PrototypeKind = Literal["centroid", "pooled", "matched", "medoid", "none"]
 
 PRIVATE_KINDS = ("medoid",)
-"""Kinds whose prototypes are latents of real images, which the VAE decodes to them."""
+"""Kinds whose prototypes are latents of real images. The VAE decodes them to those images."""
 
 
 def fits(kind: str, shape: tuple[int, ...], latent_shape: tuple[int, ...]) -> bool:
-    """Whether prototypes of one class, [K, C, h, w], can pull latents of `latent_shape` (C, h, w).
+    """Whether prototypes of one class, of shape (K, C, h, w), fit latents of `latent_shape` (C, h, w).
 
-    `pooled` ones are block means: their sides divide the latents' ones by one factor.
+    Prototypes of kind `pooled` are block means: both sides are smaller than those of the latents by one whole factor.
     """
     if kind != "pooled":
         return shape[1:] == latent_shape

@@ -1,11 +1,10 @@
-"""One batch from noise to clean latents: pure functions, randomness comes in as an argument."""
+"""Sample one batch of latents from given noise, and pure functions around it."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from dpd_runtime.annotations import Float32
+from dpd_runtime.annotations import Float32, Images, Pixels
 from dpd_runtime.sampling.guidance import classifier_free, towards_prototype
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.schedule import PredictionType, predicted_original
@@ -27,20 +26,20 @@ def sample(
     guidance: BlockGuidance,
     step_noise: Float32 | None = None,
 ) -> Float32:
-    """Clean latents [B, C, h, w] from `noise`.
+    """Denoise `noise` to clean latents [B, C, h, w].
 
     Args:
-        prompts: [B, L, D]; empty_prompt: [L, D], used in guided steps, in one doubled batch.
-        prototypes: [B, C, h, w] or None. Where they take the place of ẑ0 the network is not asked; smaller ones, block
-            means, never take all of it.
-        step_noise: [noise_draws(steps), B, C, h, w] for a stochastic solver: what its steps add, in their order.
+        prompts: [B, L, D]; empty_prompt: [L, D], for guided steps, which call the network with a doubled batch.
+        prototypes: [B, C, h, w] or None. In steps where they replace ẑ0, the network is not called. Smaller ones (block
+            means) never replace it.
+        step_noise: [noise_draws(steps), B, C, h, w]: the noise that the steps of a stochastic solver add, in order.
 
     Raises:
-        ValueError: `step_noise` is not for as many draws as the steps make.
+        ValueError: `step_noise` has another length than `noise_draws(steps)`.
     """
     fresh = [] if step_noise is None else list(step_noise)
     if len(fresh) != noise_draws(steps):
-        raise ValueError(f"step_noise holds {len(fresh)} draws: these steps make {noise_draws(steps)}")
+        raise ValueError(f"step_noise holds {len(fresh)} draws: these steps need {noise_draws(steps)}")
     whole = prototypes is not None and prototypes.shape == noise.shape
     if whole and guidance.decodes:
         assert prototypes is not None
@@ -74,21 +73,22 @@ def sample(
 
 
 def noise_draws(steps: Sequence[Step]) -> int:
-    """How often these steps draw fresh noise: 0 for a solver of the ODE."""
+    """How often these steps add fresh noise; 0 for a deterministic solver."""
     return sum(step.noise > 0 for step in steps)
 
 
 def margins(logits: Float32, label: int) -> Float32:
-    """Logit of the true class minus the best other one [B] (METHOD §1, item 5)."""
+    """Logit of class `label` minus the best other logit, [B] (METHOD §1, item 5)."""
     others = np.delete(logits, label, axis=1)
     best: Float32 = logits[:, label] - others.max(axis=1)
     return best
 
 
-def seen_as(pixels: npt.NDArray[np.uint8], element: int) -> npt.NDArray[np.uint8]:
-    """An image [H, W, 3] under an element of D4: 4 … 7 are flipped left to right, then quarter turns counterclockwise.
+def turned(pixels: Pixels, element: int) -> Pixels:
+    """Apply one of the eight symmetries of the square to an image [H, W, 3].
 
-    An oblong image keeps its shape: it is turned by none or two of them.
+    Elements 4 … 7 first flip it left to right; then it is turned counterclockwise by `element` mod 4 quarter turns. An
+    oblong image keeps its shape: a quarter turn is left out.
     """
     if element >= 4:
         pixels = pixels[:, ::-1]
@@ -96,7 +96,7 @@ def seen_as(pixels: npt.NDArray[np.uint8], element: int) -> npt.NDArray[np.uint8
     return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
-def to_uint8(images: Float32) -> npt.NDArray[np.uint8]:
+def to_uint8(images: Float32) -> Images:
     """float32 NCHW in [-1, 1] → uint8 NHWC."""
     scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)
     return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))

@@ -1,4 +1,4 @@
-"""The noise schedule in plain arithmetic: the same functions for numpy arrays at the site and torch tensors.
+"""The noise schedule in plain arithmetic, for numpy arrays and torch tensors.
 
 Coefficients are Python floats: a numpy float64 scalar would turn a float32 array into float64.
 Notation: alpha = √ᾱ_t, sigma = √(1 − ᾱ_t), z_t = alpha · ẑ0 + sigma · ε, v = alpha · ε − sigma · ẑ0.
@@ -20,13 +20,13 @@ TIMESTEP_SPACINGS: tuple[TimestepSpacing, ...] = ("leading", "trailing", "linspa
 
 @dataclass(frozen=True)
 class Schedule:
-    """ᾱ_t for t = 0 … T−1, what the network predicts, and how inference picks its timesteps.
+    """ᾱ_t for t = 0 … T − 1, what the network predicts, and how the timesteps of sampling are chosen.
 
     Args:
-        timestep_power: 1 visits timesteps by their spacing. p > 1 visits, whatever the spacing, those whose angle
-            atan(sigma / alpha) is nearest to (1 − (i / N)^p)^p of the last one's, i = 0 … N − 1. They crowd at both
-            ends: near pure noise the mean colours of a scene are settled, which vary far more than the noise's means
-            do, and near the data its finest details, which vary far less than the noise.
+        timestep_power: 1 uses `timestep_spacing`. p > 1 ignores it and uses the timesteps whose angle atan(sigma /
+            alpha) is nearest to (1 − (i / N)^p)^p times the last one's, i = 0 … N − 1. They are dense at both ends:
+            near pure noise, where the mean colours of a scene are decided, and near the data, where its finest details
+            are.
     """
 
     alphas_cumprod: tuple[float, ...]
@@ -41,7 +41,7 @@ class Schedule:
         return len(self.alphas_cumprod)
 
     def alpha_sigma(self, timestep: int) -> tuple[float, float]:
-        """(√ᾱ_t, √(1 − ᾱ_t)); before the first timestep the final ᾱ."""
+        """(√ᾱ_t, √(1 − ᾱ_t)). A negative timestep means the final ᾱ."""
         ratio = self.alphas_cumprod[timestep] if timestep >= 0 else self.final_alpha_cumprod
         return math.sqrt(ratio), math.sqrt(1.0 - ratio)
 
@@ -74,7 +74,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """Read a diffusers `scheduler_config.json`.
 
     Raises:
-        ValueError: an option that would change the result and is not supported.
+        ValueError: an option that changes the result and is not supported, or a value out of range.
     """
     count = int(config["num_train_timesteps"])
     if not 2 <= count <= MAX_TIMESTEPS:
@@ -115,7 +115,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
 
 
 def add_noise(latents: Array, noise: Array, alpha: float, sigma: float) -> Array:
-    """z_t of clean latents z_0."""
+    """Noisy latents z_t = alpha · z_0 + sigma · ε."""
     return alpha * latents + sigma * noise  # type: ignore[operator, return-value]
 
 

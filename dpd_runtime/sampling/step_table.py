@@ -1,11 +1,13 @@
-"""A bundle's sampling steps as rows of numbers for `step/model.onnx`: one graph serves every step of every solver.
+"""Sampling steps as rows of numbers for `step/model.onnx`: one graph serves all steps of all solvers.
 
-Everything between two UNet calls is linear in the tensors that it touches, with coefficients known in advance:
+Everything between two UNet calls is linear in the tensors, with coefficients that are known in advance:
 
     output   = unconditional + w (conditional − unconditional)
     original = from_latents · latents + from_output · output
-    original = original + g · U(prototypes − P(original))            P, U: block means of kind `pooled`, else nothing
+    original = original + g · U(prototypes − P(original))
     next     = k_z latents + k_o original + k_p previous + k_q older + k_n noise
+
+P and U are pooling and upsampling for prototypes of kind `pooled`, else the identity.
 """
 
 from collections.abc import Sequence
@@ -13,16 +15,17 @@ from dataclasses import astuple, dataclass
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.schedule import PredictionType, predicted_original
 from dpd_runtime.sampling.solvers import Advance, Step
 
 GRAPH = "step/model.onnx"
 TENSORS = ("latents", "conditional", "unconditional", "prototypes", "previous", "older", "noise")
-"""Inputs [B, C, h, w]; `previous` and `older` are the last two results `original`. What has coefficient 0 is any finite
-tensor, `prototypes` [B, C, h/f, w/f] for kind `pooled`. An unguided step is given one output as both.
+"""Inputs [B, C, h, w]. `previous` and `older` are the last two results `original`. For kind `pooled`, `prototypes` is
+[B, C, h/f, w/f]. An input with coefficient 0 may be any finite tensor. In an unguided step `conditional` and
+`unconditional` are the same tensor.
 """
 COEFFICIENTS = "coefficients"
 OUTPUTS = ("next_latents", "original")
@@ -30,7 +33,7 @@ OUTPUTS = ("next_latents", "original")
 
 @dataclass(frozen=True)
 class Coefficients:
-    """One row, in the order in which the graph reads it."""
+    """One row of the table, in the order in which the graph reads it."""
 
     guidance_scale: float
     from_latents: float
@@ -46,7 +49,7 @@ class Coefficients:
 def coefficients(
     step: Step, advance: Advance, prediction_type: PredictionType, guidance_scale: float, prototype_scale: float
 ) -> Coefficients:
-    """The solver is asked, not copied: a linear function is known by what it makes of each unit."""
+    """The coefficients of one step. `advance` is linear, so its values at the unit vectors are its coefficients."""
 
     def response(*units: float) -> float:
         """(latents, original, previous, older) → next."""
@@ -77,11 +80,11 @@ def step_table(
     guidance: BlockGuidance,
     *,
     prototypes: bool,
-) -> npt.NDArray[np.float32]:
-    """Row i [9] is step i's.
+) -> Float32:
+    """The coefficients of all steps, [steps, 9].
 
     Args:
-        prototypes: whether the class has any.
+        prototypes: whether the class has prototypes.
     """
     rows = []
     for number, step in enumerate(steps):

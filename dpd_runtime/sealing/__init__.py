@@ -1,1 +1,1 @@
-"""Handing a bundle over: signing, encryption, changed copies, and what a site requires."""
+"""Handing over a bundle: signing, encryption, changed copies, and the requirements of a site."""

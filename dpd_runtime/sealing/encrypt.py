@@ -1,4 +1,4 @@
-"""A bundle → an encrypted file beside it, and back. `archive.open_files` reads one without writing it."""
+"""Encrypt a bundle to a file, and decrypt it to a file. `archive.open_files` reads an encrypted bundle in memory."""
 
 from io import BytesIO
 from pathlib import Path
@@ -13,18 +13,19 @@ NO_KEY = "give --key-file or --passphrase-file, or set DPD_PASSPHRASE"
 
 
 def encrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool = False) -> Bundle:
-    """Verify a bundle and write it encrypted to `out`, whole or not at all. A folder is packed in memory first.
+    """Verify a bundle and write it encrypted to `out`, completely or not at all. A folder is packed in memory first.
 
     Returns:
-        The bundle inside.
+        The opened bundle.
 
     Raises:
-        BundleError: it is damaged. InputError: no key, something at `out`, or encrypted already.
+        BundleError: it is damaged.
+        InputError: no key, `out` exists, or the bundle is already encrypted.
     """
     if key is None:
-        raise InputError(f"{bundle}: there is no key to encrypt it with: {NO_KEY}")
+        raise InputError(f"{bundle}: no key to encrypt it with; {NO_KEY}")
     if is_encrypted(bundle):
-        raise InputError(f"{bundle} is encrypted already; dpd decrypt it to change its key")
+        raise InputError(f"{bundle} is already encrypted; to change its key, run dpd decrypt first")
     _check_target(bundle, out, overwrite)
     opened = load_bundle(bundle)
     files = open_files(bundle)
@@ -41,15 +42,16 @@ def encrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
 
 
 def decrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool = False) -> None:
-    """Write the .dpd file which an encrypted one holds, whole or not at all.
+    """Decrypt a bundle to the .dpd file `out`, completely or not at all.
 
     Raises:
-        DecryptionError: no key, another key, or a changed file. InputError: something at `out`, or not encrypted.
+        DecryptionError: no key, a wrong key, or a changed file.
+        InputError: `out` exists, or the bundle is not encrypted.
     """
     if not bundle.is_file():
         raise BundleError(f"{bundle}: no such file; give what dpd encrypt wrote")
     if not is_encrypted(bundle):
-        raise InputError(f"{bundle} is not encrypted")
+        raise InputError(f"{bundle} is not encrypted; use it as it is")
     _check_target(bundle, out, overwrite)
     with open_atomically(out) as target:
         for piece in decrypt(bundle, key):

@@ -1,30 +1,34 @@
-"""What a site may demand of a bundle before it uses it (DESIGN §7)."""
+"""Requirements of a site on a bundle: a trusted signature, an audit (DESIGN §7)."""
 
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.trusted import trusted_folder
 from dpd_runtime.errors import RequirementError
 
 AUDITED = ("PASS", "WARN")
-"""Verdicts that `require_audit` accepts; FAIL and "unaudited" it does not."""
+"""Verdicts that `require_audit` accepts. FAIL and "unaudited" are refused."""
 
 
 def require_signature(bundle: Bundle) -> None:
-    """Raises:
-    RequirementError: no trusted key has signed it.
+    """Check that a trusted key has signed the bundle.
+
+    Raises:
+        RequirementError: none has.
     """
     if not bundle.signature.trusted:
         raise RequirementError(
-            f"{bundle.path}: a trusted signature is required, this bundle is {bundle.signature.describe()}; "
+            f"{bundle.path}: a trusted signature is required; this bundle is {bundle.signature.describe()}; "
             f"pass --trusted-key, or put the signer's .pub file into {trusted_folder()}"
         )
 
 
 def require_audit(bundle: Bundle) -> None:
-    """Raises:
-    RequirementError: it was not audited, or the audit failed.
+    """Check that the bundle passed an audit.
+
+    Raises:
+        RequirementError: it was not audited, or the audit failed.
     """
     if bundle.manifest.audit not in AUDITED or "audit.json" not in bundle.files:
         raise RequirementError(
-            f"{bundle.path}: an audit is required ({' or '.join(AUDITED)}), this bundle is {bundle.manifest.audit}; "
-            "run dpd audit where the data are"
+            f"{bundle.path}: an audit is required ({' or '.join(AUDITED)}); this bundle is {bundle.manifest.audit}; "
+            "run dpd audit where the training data are"
         )

@@ -1,4 +1,4 @@
-"""A changed copy of a bundle: files added or replaced, manifest fields changed, no signature (DESIGN §7)."""
+"""Changed copies of a bundle: files and manifest fields added or replaced, without a signature (DESIGN §7)."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ _PIECE = 2**24  # bytes
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Before a bundle is made that shall replace what lies at `out`.
+    """Check that a bundle may be written to `out`.
 
     Raises:
-        InputError: something is there, and --overwrite was not given or it is no bundle.
+        InputError: `out` exists, and --overwrite was not given or it is not a bundle.
     """
     if not out.exists():
         return
@@ -32,7 +32,9 @@ def check_target(out: Path, overwrite: bool) -> None:
     try:
         load_bundle(out)
     except BundleError as error:
-        raise InputError(f"{out} is no intact bundle ({error}); it is not overwritten, choose another --out") from error
+        raise InputError(
+            f"{out} is not an intact bundle ({error}) and is not overwritten; choose another --out"
+        ) from error
 
 
 def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict: str) -> str:
@@ -52,31 +54,31 @@ def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict:
 
 
 def write_changed(bundle: Bundle, out: Path, added: Mapping[str, bytes | Path], **changes: Any) -> str:
-    """Write a copy of `bundle` with files added or replaced: a new bundle, which nobody has signed.
+    """Write a copy of `bundle` with files added or replaced. The copy is a new, unsigned bundle.
 
     Args:
-        out: a .dpd file, or a folder where the name has no .dpd ending. What is there is replaced at the end, also
-            where it is the bundle itself.
-        added: content by path in the bundle. A Path is moved where `out` is a folder, so that engines of gigabytes
-            are not copied.
-        changes: fields of the manifest but `files`.
+        out: a .dpd file, or a folder if the name has no .dpd ending. It is replaced at the end and may be the bundle
+            itself.
+        added: content by path in the bundle. If `out` is a folder, a Path is moved, so that large engines are not
+            copied.
+        changes: new values of manifest fields other than `files`.
 
     Returns:
         The new bundle's hash.
 
     Raises:
-        InputError: the bundle is encrypted: its copy would be plain.
-        BundleHashError: the bundle was changed since it was opened, or the disk gives back other bytes.
-        OSError: from the disk. In either case `out` is as it was.
+        InputError: the bundle is encrypted; its copy would not be.
+        BundleHashError: the bundle was changed after it was opened, or the disk returns other bytes.
+        OSError: from the disk. After any error `out` is unchanged.
     """
     if bundle.key is not None:
-        raise InputError(f"{bundle.path} is encrypted, its changed copy would not be: dpd decrypt it first")
+        raise InputError(f"{bundle.path} is encrypted, but its changed copy would not be; run dpd decrypt first")
     for name in added:
         check_entry_name(name)
     entries = dict(bundle.manifest.files) | {name: file_entry(content) for name, content in added.items()}
     manifest = replace(bundle.manifest, **changes, files=dict(sorted(entries.items())))
     raw = manifest.to_json()
-    parse_manifest(raw)  # nobody shall get a bundle that cannot be opened
+    parse_manifest(raw)  # never write a bundle that cannot be opened
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -95,7 +97,7 @@ def write_changed(bundle: Bundle, out: Path, added: Mapping[str, bytes | Path], 
 
 
 def file_entry(content: bytes | Path) -> FileEntry:
-    """Hash and size, of a file in pieces."""
+    """Hash and size of a content or of a file."""
     if isinstance(content, bytes):
         return FileEntry(hashlib.sha256(content).hexdigest(), len(content))
     with content.open("rb") as file:
@@ -120,7 +122,7 @@ def _write_folder(
 
 
 def _take_place(finished: Path, out: Path, aside: Path) -> None:
-    """A file replaces a file in one step; a folder cannot, so the old one steps aside and comes back after an error."""
+    """Move the finished bundle to `out`. An old folder is moved aside first, and moved back after an error."""
     if out.is_dir():
         out.replace(aside)
     try:
@@ -132,7 +134,7 @@ def _take_place(finished: Path, out: Path, aside: Path) -> None:
 
 
 def _check_written(path: Path, manifest: Manifest) -> None:
-    """Read everything back: what was hashed when the bundle was opened is what has to stand on the disk."""
+    """Read everything back and compare it with the manifest's hashes."""
     written = open_files(path)
     for name, entry in manifest.files.items():
         digest = hashlib.sha256()

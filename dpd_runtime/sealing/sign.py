@@ -1,4 +1,4 @@
-"""Putting a signature into a bundle (DESIGN §7); `signature.py` reads it."""
+"""Sign a bundle (DESIGN §7). `dpd_runtime.bundle.signature` checks signatures."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signed:
-    """hash: the bundle's. audit: what its manifest says."""
+    """The result of `sign_bundle`. hash: the bundle's. audit: the verdict in its manifest."""
 
     key: PublicKey
     hash: str
@@ -27,19 +27,22 @@ class Signed:
 
 
 def sign_bundle(path: Path, private: "Ed25519PrivateKey", name: str) -> Signed:
-    """Verify a bundle, sign bundle.json's bytes and put bundle.sig in; nothing else differs.
+    """Verify a bundle, sign the bytes of bundle.json and add bundle.sig. Other files do not change.
 
-    A .dpd file is written anew, whole or not at all.
+    A .dpd file is rewritten, completely or not at all.
 
     Args:
-        name: what the user calls the key.
+        name: the user's name for the key.
 
     Raises:
-        BundleError: it is damaged. InputError: it is encrypted; the signature goes inside.
+        BundleError: it is damaged.
+        InputError: it is encrypted.
     """
     if is_encrypted(path):
-        raise InputError(f"{path} is encrypted, and the signature goes inside: dpd decrypt it, sign, encrypt again")
-    opened = load_bundle(path, trusted=())  # an old signature is replaced, whatever it is worth
+        raise InputError(
+            f"{path} is encrypted and the signature is part of the content; run dpd decrypt, dpd sign and dpd encrypt"
+        )
+    opened = load_bundle(path, trusted=())  # an old signature is replaced in any case
     files = open_files(path)
     manifest = bytes(files[MANIFEST_NAME])
     found = hashlib.sha256(manifest).hexdigest()

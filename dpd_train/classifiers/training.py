@@ -1,4 +1,4 @@
-"""One training loop for every small classifier: teacher, latent classifier, perceptual networks."""
+"""The training loop of all small classifiers: teacher, latent classifier, perceptual networks, watchers."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_train.classifiers.network import ResNet, ResNetConfig, learning_rate, predict, set_learning_rate
+from dpd_runtime.annotations import Progress
+from dpd_train.classifiers.network import (
+    ResNet,
+    ResNetConfig,
+    learning_rate,
+    load_classifier,
+    predict,
+    save_classifier,
+    set_learning_rate,
+)
 from dpd_train.compute.checkpoint import (
     load_state,
     optimizer_tensors,
@@ -22,11 +31,13 @@ from dpd_train.compute.device import NEVER, Deadline, TimeUp, adamw, on_cpu, res
 from dpd_train.images.symmetry import ORDER, d4_each
 
 log = logging.getLogger(__name__)
+Labelled = tuple[torch.Tensor, torch.Tensor]
+"""Inputs [n, C, H, W] float32 and labels [n] int64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTraining:
-    """AdamW with warm-up, plateau and decay; label smoothing keeps the confidence on members in bounds (METHOD §9)."""
+    """AdamW with warm-up, plateau and decay. Label smoothing limits the confidence on training images (METHOD §9)."""
 
     steps: int
     batch: int = 64
@@ -53,10 +64,11 @@ def _jitter(images: torch.Tensor, gain: float, generator: torch.Generator) -> to
 
 
 class _Run:
-    """Model, optimiser and the best weights so far, and their way to and from the state file."""
+    """Model, optimiser and the best weights so far, saved to and restored from the state file."""
 
     def __init__(self, shape: ResNetConfig, training: ClassifierTraining, device: torch.device) -> None:
-        torch.manual_seed(training.seed)  # initial weights and dropout; every other draw has its own generator
+        self.training = training
+        torch.manual_seed(training.seed)  # initial weights and dropout; all other random numbers have their generator
         self.model = ResNet(shape).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         rest = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -64,6 +76,19 @@ class _Run:
         self.optimizer = adamw(groups, device)
         self.accuracy, self.step = -1.0, 0
         self.best: dict[str, torch.Tensor] = {}
+
+    def update(self, step: int, batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One update. Returns the loss."""
+        training = self.training
+        set_learning_rate(self.optimizer, learning_rate(step, training.steps, training.peak_rate))
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=training.bfloat16):
+            logits = self.model(batch.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss
 
     def keep_if_best(self, accuracy: float, step: int) -> None:
         if accuracy >= self.accuracy:
@@ -75,7 +100,7 @@ class _Run:
         self.model.load_state_dict(without_prefix("model", tensors))
         restore_moments(self.optimizer, without_prefix("optimizer", tensors))
         self.best = without_prefix("best", tensors)
-        torch.set_rng_state(tensors["rng"])  # dropout goes on as on the CPU; a GPU draws its own
+        torch.set_rng_state(tensors["rng"])  # of dropout on the CPU; on a GPU dropout is not resumed exactly
         self.accuracy, self.step = meta["best_accuracy"], meta["best_step"]
         return int(meta["step"])
 
@@ -93,7 +118,7 @@ def train_classifier(
     validation: tuple[torch.Tensor, torch.Tensor],
     shape: ResNetConfig,
     training: ClassifierTraining,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
     noise: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
     *,
     observe: Callable[[torch.Tensor], None] = lambda logits: None,
@@ -101,13 +126,13 @@ def train_classifier(
     deadline: Deadline = NEVER,
     state: Path | None = None,
 ) -> TrainedClassifier:
-    """Train on `inputs` [n, C, H, W] float32 and keep the weights that were best on the validation part.
+    """Train on `inputs` [n, C, H, W] float32 and keep the weights with the best validation accuracy.
 
     Args:
-        noise: changes a batch after augmentation, e.g. adds diffusion noise for a judge on latents; the generator is a
-            CPU one, the batch may be elsewhere.
-        observe: is given the logits [n, C] of the validation part whenever they are computed.
-        state: written when the deadline passes, and read where it exists.
+        noise: changes a batch after augmentation, for example adds diffusion noise for a judge on latents. It gets a
+            generator on the CPU; the batch may be on another device.
+        observe: called with the logits [n, C] of the validation part each time they are computed.
+        state: file that is written when the deadline passes, and read if it exists.
 
     Returns:
         the model, on the CPU.
@@ -131,14 +156,7 @@ def train_classifier(
             batch = _jitter(batch, training.colour_gain, generator)
         if noise is not None:
             batch = noise(batch, generator)
-        set_learning_rate(run.optimizer, learning_rate(step, training.steps, training.peak_rate))
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
-            logits = run.model(batch.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=training.label_smoothing)
-        run.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        run.optimizer.step()
+        loss = run.update(step, batch, labels[rows])
         last = step + 1 == training.steps
         if (step + 1) % training.validate_every == 0 or last:
             found = predict(run.model, held)
@@ -154,3 +172,33 @@ def train_classifier(
             raise TimeUp(step + 1, training.steps)
     run.model.load_state_dict(run.best)
     return TrainedClassifier(run.model.cpu().eval(), run.accuracy, run.step)
+
+
+def trained_classifier(
+    folder: Path,
+    data: Labelled,
+    validation: Labelled,
+    shape: ResNetConfig,
+    training: ClassifierTraining,
+    progress: Progress,
+    *,
+    state: Path,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> ResNet:
+    """Train a classifier and save it to `folder`, or read what an earlier session saved there.
+
+    Args:
+        state: file for a training that the deadline stops.
+
+    Raises:
+        TimeUp: the deadline passed.
+    """
+    if not (folder / "model.safetensors").exists():
+        trained = train_classifier(
+            *data, validation, shape, training, progress, device=device, deadline=deadline, state=state
+        )
+        log.info("%s: validation accuracy %.4f at step %d", folder.name, trained.accuracy, trained.step)
+        save_classifier(trained.model, folder)
+        state.unlink(missing_ok=True)
+    return load_classifier(folder)

@@ -1,9 +1,10 @@
-"""The one diffusion training loop: `pretrain` starts it from random weights, `train` from a base."""
+"""The training loop of the denoiser: `pretrain` starts it from random weights, `train` from a base."""
 
 import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,27 +23,33 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import (
+    NEVER,
+    Deadline,
+    adamw,
+    checkpointed,
+    norms_in_float32,
+    on_cpu,
+    restore_moments,
+    to_device,
+)
 from dpd_train.compute.distributed import ALONE, Team
-from dpd_train.compute.precision import norms_in_float32
 from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.compute.tracking import Track
 from dpd_train.config import Precision
 from dpd_train.diffusion.averages import PowerAverage
 from dpd_train.diffusion.consistency import consistency_loss
-from dpd_train.diffusion.draws import Drawn, draw, parts
-from dpd_train.diffusion.losses import decoder_loss, denoise
+from dpd_train.diffusion.step import Drawn, decoder_loss, denoise, draw, parts
 from dpd_train.images.symmetry import d4_each
 
 log = logging.getLogger(__name__)
-"""(steps done, figures) → None."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-TRACK_EVERY = 10  # steps: reading a loss waits for the GPU
+TRACK_EVERY = 10  # steps, as reading a loss waits for the GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserTraining:
-    """Length and constants of one piece of denoiser training."""
+    """Settings of a denoiser training."""
 
     steps: int
     batch: int = 48
@@ -77,7 +84,7 @@ class LatentData:
 
 @torch.no_grad()
 def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule, gamma: float) -> float:
-    """Loss on fixed noise and evenly spread timesteps, with the class captions."""
+    """Loss with fixed noise, evenly spread timesteps and the class captions."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(data.latents.shape, generator=generator)
     timesteps = torch.linspace(0, schedule.num_train_timesteps - 1, len(data.latents)).long()
@@ -96,7 +103,7 @@ def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule
 
 
 class _Run:
-    """Networks, averages and optimiser of one training, on its device, and their way to and from the state file."""
+    """Networks, averages and optimiser of one training, saved to and restored from the state file."""
 
     def __init__(
         self,
@@ -120,7 +127,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.averages = [PowerAverage(self.modules, length) for length in training.ema_lengths if team.leads]
         self.history: list[dict[str, float]] = []
-        self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss; read only when logged
+        self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss, read only when logged
         self.fresh_since = 0  # step at which the optimiser's moments were lost
         self.compression = RsDgc(training.compression) if training.compression else None
 
@@ -131,8 +138,9 @@ class _Run:
         return next(average for average in self.averages if average.length == length)
 
     def restore(self, state: Path) -> int:
-        """The step at which `state` stands. One that travelled light holds one average alone: training goes on from
-        it, with a fresh optimiser and a second warm-up.
+        """Read `state` and return its step.
+
+        A state that holds only one average is continued from it, with a fresh optimiser and a second warm-up.
         """
         tensors, meta = load_state(state)
         best, moments = without_prefix("ema", tensors), without_prefix("optimizer", tensors)
@@ -150,6 +158,8 @@ class _Run:
         return step
 
     def save(self, state: Path, step: int) -> None:
+        if not self.team.leads:
+            return
         tensors = prefixed("modules", self.modules.state_dict()) | prefixed("ema", self.best.modules.state_dict())
         for i, average in enumerate(self.averages):
             tensors |= prefixed(f"average{i}", average.modules.state_dict())
@@ -161,9 +171,9 @@ class _Run:
     def step(self, step: int, latents: torch.Tensor, data: LatentData, schedule: Schedule) -> None:
         """One update. latents: those of `data`, on the device.
 
-        A part's losses are sums divided by the whole batch's size: all parts of all processes add up to the batch's
-        mean. One call after the last part adds the gradients up, not a DDP wrapper, which would do so after every part
-        and stand between the loop and what it averages, saves and, with adapters, shares.
+        A part's losses are sums divided by the size of the whole batch, so that the parts of all processes add up to
+        the batch's mean. Gradients are added up once after the last part. A DDP wrapper would do so after every part,
+        and would wrap the networks that the loop averages, saves and, with adapters, shares.
         """
         training = self.training
         generator, dropout = step_generator(training.seed, step), training.prompt_dropout
@@ -195,7 +205,7 @@ class _Run:
     def _losses(
         self, step: int, drawn: Drawn, part: slice, latents: torch.Tensor, data: LatentData, schedule: Schedule
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `part` brings to the loss, and to its squared error alone."""
+        """The share of `part` in the loss, and in its squared error alone."""
         training, device = self.training, self.device
         rows, ids, timesteps = drawn.rows[part], drawn.ids[part], drawn.timesteps[part]
         batch = d4_each(latents[to_device(rows, device)], to_device(drawn.elements[part], device))
@@ -227,6 +237,8 @@ class _Run:
         return torch.autocast(self.device.type, AUTOCAST[precision], enabled=precision != "fp32")
 
     def validate(self, step: int, validation: LatentData, schedule: Schedule) -> None:
+        if not self.team.leads:
+            return
         gamma = self.training.min_snr_gamma
         losses = [validation_loss(average.modules, validation, schedule, gamma) for average in self.averages]
         best = min(range(len(losses)), key=losses.__getitem__)
@@ -236,13 +248,13 @@ class _Run:
         log.info("step %d loss %.4f validation %s", step, float(self.recent), " ".join(f"{x:.4f}" for x in losses))
 
     def figures(self, measured: bool) -> dict[str, float]:
-        """For a tracker: the smoothed loss, the rate, and the validation loss where it was `measured` just now."""
+        """Figures for a tracker: smoothed loss, learning rate, and the validation loss if it was just `measured`."""
         last = {"validation_loss": self.history[-1]["validation_loss"]} if measured else {}
         return {"loss": float(self.recent), "rate": self.optimizer.param_groups[0]["lr"]} | last
 
     @property
     def memorises(self) -> bool:
-        """The validation loss has risen from its best by more than the share that is allowed."""
+        """Whether the validation loss has risen above its best by more than `stop_rise`."""
         if not self.history:
             return False
         losses = [entry["validation_loss"] for entry in self.history]
@@ -267,19 +279,19 @@ def train_denoiser(
     track: Track | None = None,
     until: int | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel, list[dict[str, float]]]:
-    """Train both networks; the run resumes from `state` where that file exists, on whatever device it was written.
+    """Train both networks. Training resumes from `state` if that file exists, whatever device wrote it.
 
     Args:
-        vae: its decoder's features enter the loss where `training.decoder_weight` says so.
-        judge: frozen, latents → logits: its verdict on ẑ0 enters where `training.consistency_weight` says so.
-        team: each process calls this with the same arguments, and trains on its share of each batch. The leader alone
-            measures, averages and writes; the others need no validation part.
-        track: given loss, learning rate and validation loss.
-        until: end this session after so many of `training.steps`, with the state saved; None goes to their end.
+        vae: its decoder's features enter the loss with `training.decoder_weight`.
+        judge: frozen, latents → logits; its cross-entropy on ẑ0 enters the loss with `training.consistency_weight`.
+        team: each process calls this with the same arguments, and trains on its share of each batch. Only the leader
+            validates, averages and writes; the others need no validation part.
+        track: called with loss, learning rate and validation loss.
+        until: end this session after this step, with the state saved; None trains to the last step.
 
     Returns:
-        the averaged networks (not the leader: as they are), on the CPU, and the log: step, loss, validation_loss and
-        the average that had it. A validation loss that rises ends the training before its last step.
+        the networks on the CPU, averaged if this is the leader, and the log: step, loss, validation_loss and the length
+        of the average that had it. A rising validation loss ends the training early.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -288,25 +300,19 @@ def train_denoiser(
     run = _Run(unet, text_encoder, vae, judge, training, torch.device(device), team)
     start = run.restore(state) if team.agree(state.exists()) else 0
     latents = data.latents.to(run.device)
-    hooks = norms_in_float32(run.modules)
-
-    def save(done: int) -> None:
-        if team.leads:
-            run.save(state, done)
-
+    hooks, save = norms_in_float32(run.modules), partial(run.save, state)
     steps, deadline = range(start, training.steps if until is None else until), team.shared(deadline)
     rises = team.agree(run.memorises)
     try:
         for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
             if rises:
-                log.warning("step %d: the validation loss rises, the training ends here", step)
+                log.warning("step %d: the validation loss rises, training stops here", step)
                 save(step)
                 break
             run.step(step, latents, data, schedule)
             measured = (step + 1) % training.validate_every == 0 or step + 1 == training.steps
             if measured:
-                if team.leads:
-                    run.validate(step + 1, validation, schedule)
+                run.validate(step + 1, validation, schedule)
                 rises = team.agree(run.memorises)
             if track is not None and (measured or (step + 1) % TRACK_EVERY == 0):
                 track(step + 1, run.figures(measured))

@@ -1,4 +1,4 @@
-"""Fine-tuning of a base's denoiser: all of it, or low-rank adapters beside a frozen one."""
+"""Fine-tuning of a base's denoiser: all its weights, or low-rank adapters beside frozen weights."""
 
 import logging
 from collections.abc import Iterator
@@ -12,30 +12,32 @@ from torch import nn
 
 from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
-from dpd_train.classifiers.network import count_parameters
-from dpd_train.compute.device import NEVER, Deadline
+from dpd_train.classifiers.network import ResNet, count_parameters
+from dpd_train.compute.device import NEVER, Deadline, norms_in_float32
 from dpd_train.compute.distributed import ALONE, Team
-from dpd_train.compute.precision import norms_in_float32
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig, Tune, compression_ratio
+from dpd_train.diffusion.consistency import DecodedJudge, latent_judge
 from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
 
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]
-LARGE = 100_000_000  # parameters of a UNet from which adapters are trained
+LARGE = 100_000_000  # parameters of a UNet; from here on adapters are trained by default
 
 
 def is_large(base: Base) -> bool:
+    """Whether the UNet has at least LARGE parameters."""
     return count_parameters(base.unet) >= LARGE
 
 
 def tune_of(config: TrainConfig, base: Base) -> Tune:
-    """What `--tune` says, or what the base's size asks for."""
+    """The value of `--tune`; without one, what suits the base's size."""
     return config.tune or ("lora" if is_large(base) else "full")
 
 
 def denoiser_training(config: TrainConfig) -> DenoiserTraining:
+    """The settings of the training loop for this config."""
     return DenoiserTraining(
         steps=config.steps,
         batch=config.batch,
@@ -52,7 +54,7 @@ def denoiser_training(config: TrainConfig) -> DenoiserTraining:
 
 
 def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
-    """UNet and text encoder as the loop trains them: themselves, or adapters beside frozen ones, `Adapted`."""
+    """UNet and text encoder as the loop trains them: themselves, or adapters beside frozen weights (`Adapted`)."""
     if config.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
     if tune_of(config, base) == "full":
@@ -63,9 +65,16 @@ def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
     return adapted, frozen
 
 
+def judge_of(config: TrainConfig, teacher: ResNet, latent_classifier: ResNet, base: Base) -> nn.Module | None:
+    """The frozen judge of the classification consistency; None where the loss has no such term."""
+    if not config.lambda_cls:
+        return None
+    return DecodedJudge(teacher, base.vae) if config.judge_on == "pixels" else latent_judge(latent_classifier)
+
+
 @contextmanager
 def frozen_norms_in_float32(base: Base, config: TrainConfig) -> Iterator[None]:
-    """While adapters are trained; the loop's own hooks see the adapters alone."""
+    """Feed float32 to the norms of a frozen UNet in the block; the loop's own hooks reach only the adapters."""
     hooks = norms_in_float32(base.unet) if tune_of(config, base) == "lora" else []
     try:
         yield
@@ -75,7 +84,7 @@ def frozen_norms_in_float32(base: Base, config: TrainConfig) -> Iterator[None]:
 
 
 def tuned_base(base: Base, config: TrainConfig, unet: Any, text_encoder: Any, adapter: Path | None) -> Base:
-    """The base with what became of its `trained_parts`; adapters are merged, and kept in the folder `adapter`."""
+    """The base with its `trained_parts` after training; adapters are merged, and saved in the folder `adapter`."""
     base.unet.disable_gradient_checkpointing()
     if tune_of(config, base) == "full":
         unet.disable_gradient_checkpointing()
@@ -100,13 +109,13 @@ def fine_tune(
     team: Team = ALONE,
     track: Track | None = None,
 ) -> tuple[Base, History]:
-    """`config.steps` steps on the latents; the run resumes from `state`.
+    """Train `config.steps` steps on the latents, and resume from `state` if it exists.
 
     Args:
         data: training and validation part.
-        adapter: the folder for low-rank adapters, which also end up merged in the result.
-        judge: of the classification consistency, where `config.lambda_cls` is above 0.
-        team: see `train_denoiser`; the result is the leader's.
+        adapter: folder for low-rank adapters, which are also merged into the result.
+        judge: of the classification consistency, if `config.lambda_cls` is above 0.
+        team: as in `train_denoiser`; only the leader's result counts.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.

@@ -1,48 +1,49 @@
-"""Federated tuning in place of a run's fine-tuning, and the run of a server that has no images."""
+"""Federated tuning in place of a run's own fine-tuning, and the run of a server without images."""
 
 import importlib.util
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from torch import nn
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import MissingExtraError
-from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
-from dpd_train.bases.base import Base, at_resolution, load_base, save_base
-from dpd_train.bases.folder import base_folder
-from dpd_train.captions.prompts import aggregate_prompts, embed
+from dpd_train.bases.base import Base, load_base
+from dpd_train.captions.captions import aggregate_prompts
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData
-from dpd_train.diffusion.fine_tune import is_large, tune_of
+from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.federated.coordinator import Coordinator
 from dpd_train.federated.settings import SHARED, Federated, settings_of
 from dpd_train.federated.shared import base_hash
-from dpd_train.federated.site import Ground
-from dpd_train.run.data import working_side
-from dpd_train.run.folder import check_run_folder, write_prototypes
-from dpd_train.run.ranks import denoiser_state
+from dpd_train.federated.site import SiteInputs
+from dpd_train.run.context import MadePrototypes, Run, Stages, Trained, Tuned
+from dpd_train.run.data import fitted
+from dpd_train.run.folder import check_run_folder
+from dpd_train.run.record import write_record, write_run
 from dpd_train.run.sheets import sample_sheet
-from dpd_train.run.stages.tuning import Run, Stages, Tuned
 
 BYTES = ("sent_bytes", "returned_bytes", "dense_bytes")
 
 
 def require_flower() -> None:
-    """Raises:
-    MissingExtraError: it is not installed.
+    """Check that Flower is installed.
+
+    Raises:
+        MissingExtraError: it is not.
     """
     if importlib.util.find_spec("flwr") is None:
         raise MissingExtraError("flwr", "fed")
 
 
-def tuned_together(run: Run, part: Federated, base: Base, data: tuple[LatentData, LatentData], judge: Any) -> Tuned:
-    """A run's tuning: a site takes its share; a server with images of its own keeps them out of it.
+def tuned_together(
+    part: Federated, run: Run, base: Base, data: tuple[LatentData, LatentData], judge: nn.Module | None
+) -> Tuned:
+    """Fine-tune together with other sites. A site takes its share; a server keeps its own images out of the tuning.
 
     Raises:
         PeerError, UpdateError, InputError: another participant has gone, or does not fit.
@@ -52,18 +53,18 @@ def tuned_together(run: Run, part: Federated, base: Base, data: tuple[LatentData
         return _served(base, run.config, part, adapter, progress)
     from dpd_train.federated.flower import take_part
 
-    ground = Ground(
+    inputs = SiteInputs(
         base=base,
         data=data,
-        classes=run.scenes.train.classes,
+        classes=run.classes,
         config=run.config,
-        state=denoiser_state(run.out),
+        state=run.state("denoiser"),
         device=run.device,
         judge=judge,
         track=run.track,
         progress=progress,
     )
-    site = take_part(ground, part)
+    site = take_part(inputs, part)
     decided = {name: getattr(site.config, name) for name in SHARED if name != "seed"}
     record = {"role": "client", "rounds": site.settings.rounds, "seed": site.config.seed}
     return Tuned(site.finished(adapter), site.history, replace(run.config, **decided), record)
@@ -84,41 +85,30 @@ def _served(base: Base, config: TrainConfig, part: Federated, adapter: Path, pro
 def serve_without_images(
     out: Path, config: TrainConfig, part: Federated, progress: Stages, device: torch.device
 ) -> dict[str, Any]:
-    """What needs no image: pipeline, class names as prompts, samples, log. Returns the content of run.json.
+    """The run of a server that has no images: pipeline, class names as prompts, sampled images, log.
+
+    Returns:
+        the content of run.json.
 
     Raises:
-        as `tuned_together`.
+        PeerError, UpdateError, InputError: as `tuned_together`.
     """
     check_run_folder(out, resume=False)
     base = load_base(config.base)
-    multiple = base.downsampling * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    native = base.resolution
-    side = working_side(config.base, native, multiple, is_large(base), config.resolution, native)
-    base = base if side == native else at_resolution(base, side)
-    out.mkdir(parents=True, exist_ok=True)  # better refused now than after the last round
+    base = fitted(base, config, base.resolution)
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is reported now, not after the last round
     tuned = _served(base, config, part, out / "adapter", progress("federated tuning"))
-    return _write(out, tuned, part.classes, device)
-
-
-def _write(out: Path, tuned: Tuned, classes: tuple[str, ...], device: torch.device) -> dict[str, Any]:
-    base, config = tuned.base, tuned.config
-    none = [None] * len(classes)
-    table = aggregate_prompts(classes, [[] for _ in classes], none, config.k_min, tokenizer=base.tokenizer)
-    save_base(base, out / "pipeline", base_folder(config.base) / "tokenizer")
-    write_prototypes(out, "none", classes, table, none)
-    (out / "samples").mkdir(exist_ok=True)
-    embeddings = embed(base.text_encoder, base.tokenizer, table.texts)
-    rows = torch.tensor([row[0] for row in table.rows])
-    sheet = sample_sheet(base, classes, embeddings[rows], config.seed, 2 if is_large(base) else 6)
-    Image.fromarray(sheet).save(out / "samples" / "final.png")
-    lines = "".join(json.dumps(entry) + "\n" for entry in tuned.history)
-    (out / "log.jsonl").write_text(lines, encoding="utf-8")
+    classes, without = part.classes, [None for _ in part.classes]
+    prompts = aggregate_prompts(classes, [[] for _ in classes], without, config.k_min, tokenizer=base.tokenizer)
+    samples = sample_sheet(tuned.base, classes, prompts, tuned.config.seed, device)
+    made = MadePrototypes([*without])
+    write_run(out, Trained(tuned=tuned, classes=classes, prompts=prompts, prototypes=made, samples=samples))
     record = {
-        "config": asdict(config) | {"resolution": base.resolution},
+        "config": asdict(tuned.config) | {"resolution": tuned.base.resolution},
         "federated": tuned.federated,
         "metrics": {"denoiser": tuned.history},
         "versions": package_versions("dpd-distill", "torch", "flwr"),
         "hardware": hardware(device),
     }
-    write_atomically(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_record(out, record)
     return record

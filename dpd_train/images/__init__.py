@@ -1,12 +1,21 @@
-"""Reading labelled scenes: folder trees and lists, Pillow and rasterio, one square size, every file accounted for."""
+"""Read labelled scenes from folder trees and lists into square images of one size, and report every file left out."""
 
-from dpd_train.images.findings import Finding, Findings, look_over, write_quarantine
-from dpd_train.images.folders import SUFFIXES
 from dpd_train.images.pixels import DECODERS
 from dpd_train.images.read import hash_test_part, natural_side, read_scenes, split_folders
 from dpd_train.images.reading import PLAIN, Reading, parse_reading
 from dpd_train.images.rendering import Rendering
-from dpd_train.images.scene_set import Part, Rejected, SceneSet, fingerprint, to_float
+from dpd_train.images.scene_set import (
+    Finding,
+    Findings,
+    Part,
+    Rejected,
+    SceneSet,
+    fingerprint,
+    look_over,
+    to_float,
+    write_quarantine,
+)
+from dpd_train.images.sources import SUFFIXES
 
 __all__ = [
     "DECODERS",

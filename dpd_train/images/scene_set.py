@@ -1,22 +1,29 @@
-"""The images of one part in memory, and what a run may say about them."""
+"""The images of one part in memory, what a run may say about them, and the findings of reading them."""
 
+import csv
 import hashlib
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from dpd_runtime.annotations import Images, Int64
+from dpd_runtime.files import write_atomically
 from dpd_train.images.rendering import Rendering
 
 Part = Literal["train", "val", "test", "all"]
+NOTHING: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file with an image's name that could not be used: path relative to the data folder, and why."""
+    """An image file that could not be used: path relative to the data folder, and the reason."""
 
     path: str
     reason: str
@@ -29,23 +36,23 @@ class SceneSet:
     classes   names, sorted as strings; labels index them
     images    uint8 [n, H, W, 3], RGB, square
     labels    int64 [n]
-    hashes    n of them: sha256 (hex) of each file's bytes; where `rendering` is set, `rendering.identity` of them
+    hashes    sha256 (hex) of each file's bytes; with a `rendering`, `rendering.identity` of the bytes
     rejected  files that were left out
     paths     of each image, relative to the data folder; private, for run/private/ only
-    rendering how bands and values became RGB; None for images that bring their own colours
-    outside   those of `paths` which are links to files outside the data folder
+    rendering how bands and values became RGB; None for images that Pillow reads as they are
+    outside   those of `paths` that are links to files outside the data folder
     """
 
     classes: tuple[str, ...]
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    images: Images
+    labels: Int64
     hashes: tuple[str, ...]
     rejected: tuple[Rejected, ...]
     paths: tuple[str, ...] = ()
     rendering: Rendering | None = None
     outside: tuple[str, ...] = ()
 
-    def only(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "SceneSet":
+    def only(self, rows: Sequence[int] | Int64) -> "SceneSet":
         """The images of these rows."""
         hashes, paths = (tuple(values[row] for row in rows if values) for values in (self.hashes, self.paths))
         return replace(self, images=self.images[rows], labels=self.labels[rows], hashes=hashes, paths=paths)
@@ -54,8 +61,8 @@ class SceneSet:
 def fingerprint(scenes: SceneSet) -> dict[str, object]:
     """What run.json may say about the data: {"images": n, "classes": {name: count}, "sha256": hex}, no file names.
 
-    sha256 is over the sorted content hashes, one a line, and so does not depend on names, folders or order. Data read
-    with bands or a stretch has "rendering" in addition.
+    sha256 is over the sorted content hashes, one per line, and does not depend on names, folders or order. Data read
+    with bands or a stretch also have "rendering".
     """
     counts = np.bincount(scenes.labels, minlength=len(scenes.classes))
     found: dict[str, object] = {
@@ -69,3 +76,130 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file of one part; private, as it names a file."""
+
+    part: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known about a data set after reading.
+
+    counts   part → class → usable images
+    rejected files that were left out
+    copies   used images with the bytes of an earlier one, in the same class, another class or another part
+    shared   (part, part) → number of images of the second part with the bytes of an image of the first
+    twice    number of images under two classes of one part
+    outside  used images that are links to files outside the data folder
+    near     training images that were left out as near duplicates of others
+    """
+
+    counts: dict[str, dict[str, int]]
+    rejected: tuple[Finding, ...]
+    copies: tuple[Finding, ...]
+    shared: dict[tuple[str, str], int]
+    twice: int
+    outside: tuple[str, ...]
+    near: tuple[Finding, ...] = ()
+
+    def messages(self) -> list[str]:
+        """One line for each thing that the user should know before training."""
+        lines = [
+            f"{second} shares {_images(count)} with {first}, byte for byte: figures on {second} are too high"
+            for (first, second), count in self.shared.items()
+        ]
+        if self.twice:
+            lines.append(
+                f"{_images(self.twice)} under two classes at once, byte for byte: the labels contradict each other"
+            )
+        if self.outside:
+            lines.append(
+                f"links to files outside the data folder: {_images(len(self.outside))}, first {self.outside[0]}; "
+                "remove those that are not meant"
+            )
+        if self.near:
+            lines.append(
+                f"{_images(len(self.near))} of train left out as near duplicates of others, first {self.near[0].path}; "
+                "--keep-near-duplicates keeps them"
+            )
+        for part in self.counts:
+            mine = [finding for finding in self.rejected if finding.part == part]
+            if mine:
+                plural = "s" * (len(mine) != 1)
+                lines.append(f"{len(mine)} file{plural} of {part} left out, first {mine[0].path}: {mine[0].reason}")
+        return lines
+
+
+def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, str]] = NOTHING) -> Findings:
+    """Collect the findings of reading.
+
+    parts   by their names: {"train": …, "val": …}
+    unread  parts of which only hashes are known, path → hash: {"test": hash_test_part(…)}
+    """
+    hashes_only = {part: tuple(hashes.values()) for part, hashes in unread.items()}
+    known: dict[str, tuple[str, str, str]] = {}
+    copies: list[Finding] = []
+    twice = 0
+    for part, scenes in parts.items():
+        names = scenes.paths or ("",) * len(scenes.hashes)
+        for path, label, digest in zip(names, scenes.labels, scenes.hashes, strict=True):
+            name = scenes.classes[label]
+            if digest not in known:
+                known[digest] = (part, name, path)
+                continue
+            first_part, first_class, first_path = known[digest]
+            twice += first_class != name and first_part == part
+            copies.append(Finding(part, path, _copy_of(first_path, first_part, part, first_class != name)))
+    for part, hashes in unread.items():
+        for path, digest in hashes.items():
+            if digest in known:
+                copies.append(Finding(part, path, _copy_of(known[digest][2], known[digest][0], part, False)))
+    return Findings(
+        {part: _counts(scenes) for part, scenes in parts.items()},
+        tuple(Finding(part, entry.path, entry.reason) for part, scenes in parts.items() for entry in scenes.rejected),
+        tuple(copies),
+        _shared({part: scenes.hashes for part, scenes in parts.items()} | hashes_only),
+        twice,
+        tuple(path for scenes in parts.values() for path in scenes.outside),
+    )
+
+
+def write_quarantine(path: Path, findings: Findings) -> None:
+    """Write files left out and copies as CSV: part, path, reason. Without any there is no file."""
+    lines = [*findings.rejected, *findings.near, *findings.copies]
+    if not lines:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["part", "path", "reason"])
+    writer.writerows((line.part, line.path, line.reason) for line in lines)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _copy_of(path: str, first_part: str, part: str, other_class: bool) -> str:
+    where = "" if first_part == part else f" in {first_part}"
+    return f"used, with the same bytes as {path}{where}" + (", which is another class" if other_class else "")
+
+
+def _counts(scenes: SceneSet) -> dict[str, int]:
+    counts = np.bincount(scenes.labels, minlength=len(scenes.classes))
+    return {name: int(count) for name, count in zip(scenes.classes, counts, strict=True)}
+
+
+def _shared(hashes: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, str], int]:
+    found = {}
+    for first, second in combinations(hashes, 2):
+        known = set(hashes[first])
+        if count := sum(digest in known for digest in hashes[second]):
+            found[first, second] = count
+    return found

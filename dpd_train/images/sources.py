@@ -1,18 +1,22 @@
-"""What a folder tree and a list have in common: files by part and class, and the words to speak of them."""
+"""Sources of labelled images: what folder trees and lists have in common, how files are split, and folder trees."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
+from dpd_train.images.pixels import printable
 from dpd_train.images.scene_set import Part
 
 Files = Mapping[str, list[Path]]
 """The files of each class; classes sorted as strings, files by name."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class Source(Protocol):
-    """root stands for it in messages, names in reports are relative to `folder`."""
+    """A folder tree or a list. Messages name it by `root`; names in reports are relative to `folder`."""
 
     @property
     def root(self) -> Path: ...
@@ -26,30 +30,34 @@ class Source(Protocol):
 
     @property
     def classes(self) -> str:
-        """What names the classes, in the plural."""
+        """What the classes are called in messages, in the plural."""
 
     def name(self, part: str) -> str:
-        """What a message calls a part."""
+        """The name of a part in messages."""
 
     def place(self, part: str) -> str:
-        """Where a part is, as the start of a message."""
+        """The place of a part, as the start of a message."""
 
     def files(self, part: str | None) -> Files:
-        """Of one of `parts`; None where there are none. Raises DataError: an empty class, one class only."""
+        """The files of one of `parts`; of all if `part` is None, without parts.
+
+        Raises:
+            DataError: an empty class, or only one class.
+        """
 
 
 def reference_files(source: Source) -> Files:
-    """Files of the part that names the classes: train where there is one."""
+    """Files of the part that decides the classes: train, if there is one."""
     if not source.parts:
         return source.files(None)
     return source.files("train" if "train" in source.parts else source.parts[0])
 
 
 def files_of_part(source: Source, reference: Files, part: Part, val_per_class: int | None) -> Files:
-    """Which files `part` means, see `read_scenes`. Files are split by name before any is opened.
+    """The files of `part`, as in `read_scenes`. Files are split by name before any is opened.
 
     Raises:
-        DataError: a part that is not there or has other classes, `val_per_class` where a val part decides.
+        DataError: a part that is missing or has other classes, or `val_per_class` beside a val part.
     """
     root, parts = source.root, source.parts
     if part == "all":
@@ -89,7 +97,7 @@ def _val_decides(source: Source) -> str:
 
 
 def _same_classes(source: Source, part: str, reference: Files) -> Files:
-    """Labels are positions in the class list, so a part with other classes would be mislabelled without a word."""
+    """Refuse a part with other classes: labels are positions in the class list, and would be wrong."""
     files = source.files(part)
     missing, extra = sorted(reference.keys() - files.keys()), sorted(files.keys() - reference.keys())
     if missing or extra:
@@ -101,3 +109,90 @@ def _same_classes(source: Source, part: str, reference: Files) -> Files:
             f"make the {source.classes} equal"
         )
     return files
+
+
+@dataclass(frozen=True)
+class FolderTree:
+    """A class-per-folder tree, with train/ val/ test/ around the classes or not.
+
+    Links are followed wherever they lead. Hidden files and files with other suffixes are ignored.
+    """
+
+    root: Path
+    parts: tuple[str, ...]
+    whole = "folder"
+    classes = "class folders"
+
+    @property
+    def folder(self) -> Path:
+        return self.root
+
+    def name(self, part: str) -> str:
+        return f"{part}/"
+
+    def place(self, part: str) -> str:
+        return str(self.root / part)
+
+    def files(self, part: str | None) -> Files:
+        tree = self.root if part is None else self.root / part
+        try:
+            return _class_files(tree)
+        except OSError as error:
+            raise _unreadable(tree, error) from error
+
+
+def open_tree(root: Path) -> FolderTree:
+    """Find the parts of a tree.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    try:
+        return FolderTree(root, tuple(name for name in ("train", "val", "test") if _holds_folders(root / name)))
+    except OSError as error:
+        raise _unreadable(root, error) from error
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Whether a folder called train, val or test is a part; with images directly inside it is a class."""
+    return folder.is_dir() and any(_is_class_folder(entry) for entry in folder.iterdir())
+
+
+def _is_class_folder(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith((".", "__"))
+
+
+def _class_files(tree: Path) -> dict[str, list[Path]]:
+    """The image files of each class, both sorted as strings."""
+    folders = sorted((entry for entry in tree.iterdir() if _is_class_folder(entry)), key=lambda entry: entry.name)
+    if not folders and (packed := packed_format(tree)):
+        raise DataError(
+            f"{tree}: is a distilled set of format {packed}, and only image folders are read here; make one with "
+            "dpd generate --format imagefolder"
+        )
+    if not folders:
+        raise DataError(f"{tree}: holds no class folders; put each class's images into a folder with the class's name")
+    found = {}
+    for folder in folders:
+        if printable(folder.name) != folder.name:
+            raise DataError(
+                f"{printable(folder)}: the class name is not UTF-8 or has control characters; rename the folder"
+            )
+        found[folder.name] = sorted((path for path in folder.iterdir() if _is_image(path)), key=lambda path: path.name)
+        if not found[folder.name]:
+            raise DataError(
+                f"{folder}: class {folder.name!r} has no images ({' '.join(sorted(SUFFIXES))}) directly inside; "
+                "add some or remove the folder"
+            )
+    if len(found) < 2:
+        raise DataError(f"{tree}: holds one class only ({folders[0].name!r}); at least two class folders are needed")
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    place = printable(error.filename if isinstance(error.filename, str) else str(folder))
+    return DataError(f"{place}: cannot be listed ({error.strerror or error}); grant the permission or remove it")

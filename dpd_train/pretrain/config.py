@@ -1,4 +1,4 @@
-"""Everything that decides a base but the data: the constants which the shipped one was made with."""
+"""Everything that decides a base except the data; the defaults are those of the shipped base."""
 
 from dataclasses import dataclass, field
 
@@ -6,16 +6,17 @@ from dpd_train.classifiers.training import ClassifierTraining
 from dpd_train.diffusion.denoiser import DenoiserTraining
 from dpd_train.vae.autoencoder import AutoencoderTraining
 from dpd_train.vae.perceptual import perceptual_training
+from dpd_train.vae.tune import DECODER
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Everything that decides a base but the data."""
+    """Everything that decides a base except the data."""
 
     resolution: int = 64
     val_per_class: int | None = None
     seed: int = 0
-    start: str | None = None  # a base to go on from; None begins at random weights
+    start: str | None = None  # a base to start from; None starts from random weights
     perceptual: ClassifierTraining = field(default_factory=lambda: perceptual_training(800))
     autoencoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
@@ -34,25 +35,7 @@ class PretrainConfig:
             scale_probability=0.1,
         )
     )
-    decoder: AutoencoderTraining = field(
-        default_factory=lambda: AutoencoderTraining(
-            steps=3000,
-            batch=12,
-            peak_rate=4e-4,
-            l1_weight=0.25,
-            coarse_weight=6.0,
-            chroma_weight=4.0,
-            gradient_weight=0.0,
-            spectral_weight=4.0,
-            perceptual_weight=1.0,
-            statistics_weight=1.5,
-            contrast_floor=0.04,
-            kl_weight=0.0,
-            scale_probability=0.0,
-            latent_noise=0.05,
-            seed=1,
-        )
-    )
+    decoder: AutoencoderTraining = DECODER
     denoiser: DenoiserTraining = field(
         default_factory=lambda: DenoiserTraining(steps=8000, direction_weight=0.5, decoder_weight=0.1)
     )

@@ -1,27 +1,62 @@
-"""Prototypes that decode too near to a training image are dropped, by the audit's measure of replication."""
+"""Drop prototypes that decode too near to a training image, by the audit's measure and limits (METHOD §9)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.images import SceneSet
 from dpd_train.images.structure import closeness, orbit, similarities, structure
-from dpd_train.prototypes.limits import Nearest, thresholds
 from dpd_train.prototypes.prototypes import ClassPrototypes, at_full_size
 
+PERCENTILE = 0.99
+OF_ITS_OWN = 100  # hold-out images from which a class has its own limit
+Float = npt.NDArray[np.floating]
 NOBODY = -1
-ASKED = 1000  # hold-out images which set the limits, evenly spaced over the classes
+ASKED = 1000  # hold-out images that set the limits, evenly spaced over the classes
 BLOCK = 128
 Decode = Callable[[Float32], Images]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Highest similarity of images to the training part [n], by `structure.closeness`, and their labels [n]."""
+
+    values: Float
+    labels: Int64
+
+    def __getitem__(self, rows: Int64) -> "Nearest":
+        return Nearest(self.values[rows], self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def thresholds(held: Nearest, classes: int) -> Float:
+    """For each class [classes] the similarity above which an image counts as too near, from hold-out images.
+
+    A class with ≥ 100 images has its own 99th percentile. The others have their median plus one margin: the 99th
+    percentile over all classes after each class's median is subtracted. A class without images has the median of all.
+    """
+    overall = float(np.median(held.values))
+    medians = np.full(classes, overall)
+    members = [np.flatnonzero(held.labels == label) for label in np.unique(held.labels)]
+    for rows in members:
+        medians[held.labels[rows[0]]] = np.median(held.values[rows])
+    limits = medians + np.quantile(held.values - medians[held.labels], PERCENTILE)
+    for rows in members:
+        if len(rows) >= OF_ITS_OWN:
+            limits[held.labels[rows[0]]] = np.quantile(held.values[rows], PERCENTILE)
+    found: Float = limits
+    return found
 
 
 def drop_too_near(
     prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
 ) -> tuple[list[ClassPrototypes | None], int]:
-    """The prototypes which are `far_enough`, and how many others there were."""
+    """The prototypes that are `far_enough`, and the number of those that were dropped."""
     kept: list[ClassPrototypes | None] = []
     dropped = 0
     for found, far in zip(prototypes, far_enough(prototypes, train, held, decode, side), strict=True):
@@ -33,10 +68,10 @@ def drop_too_near(
 def far_enough(
     prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
 ) -> list[npt.NDArray[np.bool_]]:
-    """Of each class's prototypes [K] whether they decode no nearer to any training image than hold-out images are.
+    """For each class's prototypes [K] whether they decode no nearer to any training image than hold-out images are.
 
-    Nearness is that of the audit's replication test in the structure space, over the eight views; the limit of a class
-    is the 99th percentile of the hold-out's. So one good prototype in a hundred is too near, too.
+    Nearness is that of the audit's replication test: structure space, eight views. The limit of a class is the 99th
+    percentile of its hold-out images, so that about one harmless prototype in a hundred is also too near.
 
     Args:
         decode: scaled latents [n, C, side, side] → uint8 [n, H, W, 3].
@@ -53,13 +88,13 @@ def far_enough(
 
 
 def _nearest(images: Images, real: Float32) -> Float32:
-    """Closeness [n] to the nearest of the real ones [m, D]."""
+    """Closeness [n] of images to the nearest real one [m, D]."""
     blocks = (images[i : i + BLOCK] for i in range(0, len(images), BLOCK))
     return closeness(np.concatenate([similarities(orbit(block), real).max(axis=1) for block in blocks]))
 
 
 def _only(found: ClassPrototypes, kept: npt.NDArray[np.bool_]) -> ClassPrototypes | None:
-    """Those which are kept, in their order; the others' images have no prototype."""
+    """The kept prototypes in their order; the members of the others have none."""
     if not kept.any():
         return None
     places = np.where(kept, np.cumsum(kept) - 1, NOBODY)

@@ -1,33 +1,28 @@
-"""The run directory (DESIGN §5): who may write to it, what it remembers between sessions, its small files."""
+"""The run directory (DESIGN §5): whether a run may write to it, and what it remembers between sessions."""
 
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS, PrototypeKind
-from dpd_train.captions.prompts import PromptTable
+from dpd_train.compute.device import TimeUp
 from dpd_train.config import TrainConfig, option
-from dpd_train.prototypes.prototypes import ClassPrototypes
 
 log = logging.getLogger(__name__)
-TICK = 5.0  # seconds; a killed session forgets so much
+TICK = 5.0  # seconds; a killed session loses this much time
 
 
 def check_run_folder(out: Path, resume: bool) -> None:
-    """A finished run is never overwritten; an unfinished one goes on.
+    """Check that `out` is free, or holds an unfinished run that is to be resumed.
 
     Raises:
-        InputError: anything else stands at `out`.
+        InputError: `out` holds a finished run, an unfinished one without `resume`, or something else.
     """
     if not out.exists():
         return
@@ -44,11 +39,11 @@ def check_run_folder(out: Path, resume: bool) -> None:
     if not ours:
         raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")
     if not resume:
-        raise InputError(f"{out} holds an unfinished run; pass --resume to go on with it, or choose another --out")
+        raise InputError(f"{out} holds an unfinished run; pass --resume to continue it, or choose another --out")
 
 
 def match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None:
-    """A resumed run must be the same run.
+    """Check that a resumed run has the config and data of the first session, which writes them to `path`.
 
     Raises:
         InputError: another config or other data.
@@ -65,7 +60,7 @@ def match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None:
 
 
 class Stopwatch:
-    """Seconds of all sessions of a run, kept in `path` every few of them: what a kill cuts off is that little."""
+    """Seconds of all sessions of a run, stored in `path` every few seconds, so that a kill loses little."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._begun = path, time.monotonic()
@@ -78,14 +73,21 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
+        """Seconds of all sessions so far."""
         return round(self._before + time.monotonic() - self._begun, 3)
 
     def keep(self) -> None:
+        """Store the time."""
         self._written = time.monotonic()
         write_atomically(self._path, json.dumps(self.seconds).encode())
 
+    def unfinished(self, stop: TimeUp) -> dict[str, Any]:
+        """Store the time. Returns the stage, its step and the seconds for the caller."""
+        self.keep()
+        return {"unfinished": {"stage": self.stage, "step": stop.step, "steps": stop.steps}, "seconds": self.seconds}
+
     def around(self, stages: Callable[[str], Progress]) -> Callable[[str], Progress]:
-        """The same progress, which also keeps the time. A stage that has nothing left to do is not announced."""
+        """The same progress, which also stores the time. A stage that has nothing left to do is not announced."""
 
         def stage(title: str) -> Progress:
             update: Progress | None = None
@@ -101,31 +103,3 @@ class Stopwatch:
             return both
 
         return stage
-
-
-def write_prototypes(
-    out: Path,
-    kind: PrototypeKind,
-    classes: Sequence[str],
-    table: PromptTable,
-    prototypes: Sequence[ClassPrototypes | None],
-) -> None:
-    """prototypes.safetensors, and classes.json: names, prompts, and each prototype's prompt and number of members.
-
-    Both say so where the prototypes are real images' latents.
-    """
-    kind = kind if any(prototypes) else "none"
-    private = {"private": True} if kind in PRIVATE_KINDS else {}
-    content = {
-        "prototype_kind": kind,
-        **private,
-        "prompts": table.texts,
-        "classes": [
-            {"name": name, "prompt_rows": rows, "prototype_counts": found.counts if found else ()}
-            for name, rows, found in zip(classes, table.rows, prototypes, strict=True)
-        ],
-    }
-    (out / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    tensors = {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None}
-    marked = {"private": "latents of real images"} if private else None
-    write_atomically(out / "prototypes.safetensors", save(tensors, marked))

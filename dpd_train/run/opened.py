@@ -13,9 +13,8 @@ from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.bases.base import Base, load_base
-from dpd_train.captions.prompts import embed
-from dpd_train.classifiers.judges import load_classifier
-from dpd_train.classifiers.network import ResNet
+from dpd_train.captions.captions import embed
+from dpd_train.classifiers.network import ResNet, load_classifier
 
 
 @dataclass(frozen=True)

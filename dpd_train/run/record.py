@@ -1,118 +1,101 @@
-"""run.json: what a run was, on what, and how good its parts are."""
+"""Writing a run directory (DESIGN §5): pipeline, prototypes, pictures, log and run.json."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import save
 
+from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_train.bases.base import Base
-from dpd_train.classifiers.judges import Labelled, accuracy
-from dpd_train.classifiers.network import ResNet
+from dpd_train.bases.base import save_base
+from dpd_train.bases.folder import base_folder
 from dpd_train.compute.device import hardware
-from dpd_train.config import TrainConfig
-from dpd_train.diffusion.fine_tune import History, tune_of
-from dpd_train.prototypes.prototypes import ClassPrototypes
-from dpd_train.run.data import Scenes
-from dpd_train.vae.autoencoder import reconstruction_metrics
-
-RATED = 500  # images which go through the VAE
+from dpd_train.diffusion.fine_tune import tune_of
+from dpd_train.run.context import Run, Trained
 
 
-@torch.no_grad()
-def reconstruct(vae: AutoencoderKL, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """Float images [n, 3, H, W] through encoder and decoder, clamped to [-1, 1]."""
-    parts = []
-    for i in range(0, len(images), batch):
-        latents = vae.encode(images[i : i + batch]).latent_dist.mode()
-        parts.append(vae.decode(latents).sample)
-    return torch.cat(parts).clamp(-1, 1)
+def write_run(out: Path, trained: Trained) -> None:
+    """Write everything but the classifiers, which their stage has written, and run.json."""
+    tuned = trained.tuned
+    save_base(tuned.base, out / "pipeline", base_folder(tuned.config.base) / "tokenizer")
+    _write_prototypes(out, trained)
+    (out / "samples").mkdir(exist_ok=True)
+    Image.fromarray(trained.samples).save(out / "samples" / "final.png")
+    if trained.sheets:
+        folder = out / "private" / "prototypes"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, sheet in trained.sheets.items():
+            Image.fromarray(sheet).save(folder / f"{name}.png")
+    lines = "".join(json.dumps(entry) + "\n" for entry in tuned.history)
+    (out / "log.jsonl").write_text(lines, encoding="utf-8")
 
 
-def base_pretraining(folder: Path) -> dict[str, Any] | None:
+def _write_prototypes(out: Path, trained: Trained) -> None:
+    """Write prototypes.safetensors, and classes.json: names, prompts, each prototype's prompt and number of members.
+
+    Both files are marked as private where the prototypes are latents of real images.
+    """
+    prototypes, table = trained.prototypes.of_class, trained.prompts
+    kind = trained.tuned.config.prototypes if any(prototypes) else "none"
+    private = {"private": True} if kind in PRIVATE_KINDS else {}
+    content = {
+        "prototype_kind": kind,
+        **private,
+        "prompts": table.texts,
+        "classes": [
+            {"name": name, "prompt_rows": rows, "prototype_counts": found.counts if found else ()}
+            for name, rows, found in zip(trained.classes, table.rows, prototypes, strict=True)
+        ],
+    }
+    (out / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    tensors = {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None}
+    marked = {"private": "latents of real images"} if private else None
+    write_atomically(out / "prototypes.safetensors", save(tensors, marked))
+
+
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Write run.json, which marks the run as finished."""
+    write_atomically(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def run_record(run: Run, trained: Trained) -> dict[str, Any]:
+    """The content of run.json except the times."""
+    tuned, data, made = trained.tuned, run.data, trained.prototypes
+    config, train = tuned.config, data.train
+    chosen = {"resolution": tuned.base.resolution, "tune": tune_of(config, tuned.base)}
+    pretraining = _base_pretraining(base_folder(config.base))
+    return {
+        "config": asdict(config) | chosen,
+        "data": data.given | {"val_per_class": config.val_per_class},
+        **({"rendering": train.rendering.record()} if train.rendering else {}),
+        "rejected": len(data.findings.rejected),
+        "near_duplicates": None if config.keep_near_duplicates else len(data.findings.near),
+        **({"images_after_pruning": len(train.labels)} if config.prune else {}),
+        **({"crop": data.cropped.record} if data.cropped else {}),
+        "prototypes": {
+            name: len(found.counts) if found else 0 for name, found in zip(train.classes, made.of_class, strict=True)
+        },
+        "prototypes_too_near": made.too_near,
+        **({"prototype_privacy": made.privacy} if made.privacy else {}),
+        **({"private_prototypes": True} if config.prototypes in PRIVATE_KINDS else {}),
+        "metrics": trained.metrics | {"denoiser": tuned.history},
+        **({"base_pretraining": pretraining} if pretraining else {}),
+        "versions": package_versions("dpd-distill", "torch", "diffusers", "transformers", "numpy"),
+        "hardware": hardware(run.device),
+        **({"federated": tuned.federated} if tuned.federated else {}),
+        **({"processes": run.team.size} if run.team.size > 1 else {}),
+    }
+
+
+def _base_pretraining(folder: Path) -> dict[str, Any] | None:
     """The pretrain.json of a base that `dpd pretrain` made; None for others."""
     try:
         content = json.loads((folder / "pretrain.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _metrics(base: Base, teacher: ResNet, judge: ResNet, pixels: Labelled, latents: Labelled) -> dict[str, Any]:
-    images, labels = pixels
-    every = max(1, len(images) // RATED)
-    some = images[::every]
-    return {
-        "teacher_oa": accuracy(teacher, images, labels),
-        "teacher_oa_on_the_same_images": accuracy(teacher, some, labels[::every]),
-        "teacher_oa_on_reconstructions": accuracy(teacher, reconstruct(base.vae, some), labels[::every]),
-        "latent_classifier_oa": accuracy(judge, *latents),
-        "vae": reconstruction_metrics(base.vae, some),
-    }
-
-
-@dataclass(frozen=True)
-class MadePrototypes:
-    """Of each class.
-
-    Args:
-        too_near: how many were dropped; None where they are real images, which are near by nature.
-        privacy: `guarantee` of the noise.
-    """
-
-    of_class: list[ClassPrototypes | None]
-    too_near: int | None
-    privacy: dict[str, Any] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What a run made.
-
-    Args:
-        pixels, latents: of the validation part, with labels.
-    """
-
-    base: Base
-    teacher: ResNet
-    judge: ResNet
-    prototypes: MadePrototypes
-    history: History
-    pixels: Labelled
-    latents: Labelled
-
-
-def run_record(
-    config: TrainConfig, scenes: Scenes, trained: Trained, device: torch.device, folder: Path
-) -> dict[str, Any]:
-    """The content of run.json but for the seconds. folder: the base's."""
-    base, kind, train = trained.base, config.prototypes, scenes.train
-    chosen = {"resolution": base.resolution, "tune": tune_of(config, base)}
-    pretraining = base_pretraining(folder)
-    return {
-        "config": asdict(config) | chosen,
-        "data": scenes.given | {"val_per_class": config.val_per_class},
-        **({"rendering": train.rendering.record()} if train.rendering else {}),
-        "rejected": len(scenes.findings.rejected),
-        "near_duplicates": None if config.keep_near_duplicates else len(scenes.findings.near),
-        **({"images_after_pruning": len(train.labels)} if config.prune else {}),
-        **({"crop": scenes.cropped.record} if scenes.cropped else {}),
-        "prototypes": {
-            name: len(found.counts) if found else 0
-            for name, found in zip(train.classes, trained.prototypes.of_class, strict=True)
-        },
-        "prototypes_too_near": trained.prototypes.too_near,
-        **({"prototype_privacy": trained.prototypes.privacy} if trained.prototypes.privacy else {}),
-        **({"private_prototypes": True} if kind in PRIVATE_KINDS else {}),
-        "metrics": {
-            **_metrics(base, trained.teacher, trained.judge, trained.pixels, trained.latents),
-            "denoiser": trained.history,
-        },
-        **({"base_pretraining": pretraining} if pretraining else {}),
-        "versions": package_versions("dpd-distill", "torch", "diffusers", "transformers", "numpy"),
-        "hardware": hardware(device),
-    }

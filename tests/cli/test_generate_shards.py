@@ -24,7 +24,7 @@ def test_the_last_shard_has_the_hash_and_checks_it(process_environment: dict[str
     assert not (tmp_path / "set" / "dataset.json").exists()
     wrong = dpd(["--shard", "0/2", "--out", "set", "--json", "--expect", "0" * 64], process_environment, tmp_path)
     assert wrong.returncode == 1
-    assert "--expect says 000" in wrong.stderr
+    assert "--expect is 000" in wrong.stderr
     found = json.loads(wrong.stdout)
     assert found["images"] == 2
     assert found["set_hash"] == json.loads((tmp_path / "set" / "dataset.json").read_text())["set_hash"]

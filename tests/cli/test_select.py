@@ -160,7 +160,7 @@ def test_folders_that_are_refused(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("four years")
     for out, words in (
-        (tmp_path / "mine", "is not empty and holds no distilled set"),
+        (tmp_path / "mine", "is not empty and is not a distilled set"),
         (data / "set", "would be read as images"),
         (data, "would be read as images"),
     ):

@@ -71,8 +71,8 @@ def write(out: Path, output: Output, ipc: int = 3, classes: tuple[str, ...] = CL
 
 
 def quick_bundle(folder: Path) -> Path:
-    """The embedded bundle as a folder whose sampler draws every image, in one step with one candidate and guided as its
-    golden images are: true networks, seconds."""
+    """The embedded bundle as a folder that samples all images, in one step with one candidate and the guidance of its
+    golden images. The networks are the real ones."""
     with zipfile.ZipFile(embedded_bundle()) as archive:
         archive.extractall(folder)
     manifest = json.loads((folder / "bundle.json").read_text())

@@ -23,9 +23,9 @@ def test_ordinary_json_is_what_json_reads(content: object) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b'{"a": 1, "a": 1}', "key 'a' is there twice"),
-        (b'[{"b": {"\\u0061": 1, "a": 2}}]', "key 'a' is there twice"),
-        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "deeper than 32 levels"),
+        (b'{"a": 1, "a": 1}', "key 'a' occurs twice"),
+        (b'[{"b": {"\\u0061": 1, "a": 2}}]', "key 'a' occurs twice"),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested deeper than 32 levels"),
         (b"[" * 100_000 + b"]" * 100_000, "recursion"),
         (b"9" * 5000, "Exceeds the limit"),
         (b"\xff", "codec"),
@@ -34,7 +34,7 @@ def test_ordinary_json_is_what_json_reads(content: object) -> None:
     ids=lambda value: repr(value)[:20],
 )
 def test_what_is_refused(raw: bytes, message: str) -> None:
-    with pytest.raises(BundleError, match=rf"^x\.json is not JSON \(.*{message}") as caught:
+    with pytest.raises(BundleError, match=rf"^x\.json is not valid JSON \(.*{message}") as caught:
         parse_json(raw, "x.json")
     assert "\n" not in str(caught.value)
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import load_base
 from dpd_train.bases.latents import encode, encode_cached
-from dpd_train.captions.prompts import aggregate_prompts
+from dpd_train.captions.captions import aggregate_prompts
 from dpd_train.config import TrainConfig
 from dpd_train.images import read_scenes
 from dpd_train.prototypes.prototypes import ClassPrototypes

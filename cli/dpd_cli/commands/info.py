@@ -33,7 +33,7 @@ def info_command(
         )
         return
     size = sum(entry.bytes for entry in manifest.files.values())
-    guidance = manifest.sampler.first_drawn()
+    guidance = manifest.sampler.first_sampled()
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
     print(f"state       all hashes match; audit: {manifest.audit}; {opened.signature.describe()}")

@@ -1,4 +1,4 @@
-"""What works on this machine, and why the rest does not. Nothing here raises: what goes wrong is the finding."""
+"""Which providers work on this machine, and why others do not. Errors become findings; nothing here raises."""
 
 from dpd_runtime.checks.doctor.machine import Machine, this_machine
 from dpd_runtime.checks.doctor.providers import ProviderFinding, examine_providers

@@ -1,4 +1,4 @@
-"""The machine as this process sees it."""
+"""The properties of this machine."""
 
 import os
 import platform
@@ -11,11 +11,13 @@ from dpd_runtime.machine.versions import cpu_flags, versions
 
 @dataclass(frozen=True)
 class Machine:
-    """Args:
-    cores: of the host. usable_cores: left by affinity and the container's quota; what `dpd generate` takes.
-    memory: bytes that this process may use in all, None where the system does not say.
-    versions: of Python, dpd and what takes part in `dpd generate`.
-    settings: environment variables that change threads or devices.
+    """The properties of a machine.
+
+    Args:
+        cores: of the host. usable_cores: within affinity and quota; `dpd generate` uses these.
+        memory: bytes that this process may use; None if unknown.
+        versions: of Python, dpd and the packages that `dpd generate` uses.
+        settings: environment variables that affect threads or devices.
     """
 
     system: str

@@ -1,4 +1,4 @@
-"""Each provider tried as `dpd generate` would: a wheel that lists one need not find its libraries or its driver."""
+"""Try each provider as `dpd generate` would. A wheel may list a provider without its libraries or driver."""
 
 import re
 from collections.abc import Callable
@@ -11,8 +11,9 @@ import numpy as np
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.engine_fit import FLAVOURS
 from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.onnxruntime import available_providers
 from dpd_runtime.errors import DpdError, MissingExtraError
-from dpd_runtime.generation.networks import JUDGE
+from dpd_runtime.generation.networks import JUDGE, judge_logits
 from dpd_runtime.generation.providers import PROVIDERS
 from dpd_runtime.machine.driver import FIRST_DRIVER, Driver
 
@@ -25,9 +26,11 @@ MODULES = {
 
 @dataclass(frozen=True)
 class ProviderFinding:
-    """Args:
-    reason: why it is not usable, else what was run.
-    version: of its package. needs: its driver floor, where it has one.
+    """The result for one provider.
+
+    Args:
+        reason: why it is not usable; if it is, what was run.
+        version: of its package. needs: the oldest driver that it works with, if it needs one.
     """
 
     name: str
@@ -38,10 +41,10 @@ class ProviderFinding:
 
 
 def examine_providers(bundle: Bundle | None, driver: Driver) -> list[ProviderFinding]:
-    """One finding for each provider but `auto`, whatever happens.
+    """One finding for each provider but `auto`.
 
     Args:
-        bundle: whose smallest graph is run; None where none could be opened.
+        bundle: its smallest graph is run; None if no bundle could be opened.
     """
     return [_examine(name, bundle, driver) for name in PROVIDERS if name != "auto"]
 
@@ -54,8 +57,8 @@ def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFindin
     def problem() -> str | None:
         if find_spec(module) is None:
             return str(MissingExtraError(package, extra))
-        if name == "cuda" and not _built_with_cuda():
-            return 'this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
+        if name == "cuda" and "cuda" not in available_providers():
+            return 'onnxruntime is installed without CUDA: pip uninstall onnxruntime, pip install "dpd-distill[gpu]"'
         if name != "cpu" and (said := driver.too_old_for(cuda or 0)) is not None:
             return said
         return "no bundle could be opened to try it" if bundle is None else _run(name, bundle)
@@ -66,7 +69,7 @@ def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFindin
 
 
 def _said(problem: Callable[[], str | None]) -> str | None:
-    """The problem in one line, also where looking for it goes wrong: libraries fail in ways of their own."""
+    """The problem in one line, also if the search for it fails: libraries raise errors of many types."""
     try:
         found = problem()
     except DpdError as error:
@@ -77,20 +80,11 @@ def _said(problem: Callable[[], str | None]) -> str | None:
 
 
 def _run(name: str, bundle: Bundle) -> str | None:
-    """What is wrong with the answer; the same latents that any provider gets."""
+    """Run the judge on fixed latents. Returns what is wrong with its output, or None."""
     engine = bundle.engine(JUDGE, Provider(name, "tried"))
     latents = np.zeros((bundle.manifest.sampler.compute_batch, *bundle.manifest.latent_shape), np.float32)
-    answer = engine.run(latents=latents)
-    wanted = (len(latents), len(bundle.classes))
-    if answer.shape != wanted or not np.isfinite(answer).all():
-        return f"{JUDGE} gave {answer.shape} instead of {wanted} finite numbers"
-    return None
-
-
-def _built_with_cuda() -> bool:
-    from dpd_runtime.engines.onnxruntime import available_providers
-
-    return "cuda" in available_providers()
+    logits = judge_logits(engine, latents, len(bundle.classes))
+    return None if np.isfinite(logits).all() else f"{JUDGE} gave NaN or infinite numbers"
 
 
 def _version(package: str, module: str) -> str | None:
@@ -103,7 +97,7 @@ def _version(package: str, module: str) -> str | None:
 
 
 def _cuda_major(name: str) -> int | None:
-    """Of the CUDA that the installed package was built for, by the names of what it needs."""
+    """The CUDA major version that the installed package was built for, from the names of its dependencies."""
     if name == "cuda":
         try:
             required = metadata.requires("onnxruntime-gpu") or []

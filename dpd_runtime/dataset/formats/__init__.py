@@ -1,4 +1,4 @@
-"""What a distilled set is written as: one file a format, registered in `output.py`."""
+"""File formats of a distilled set: one module for each, listed in `output.py`."""
 
 from dpd_runtime.dataset.formats.encoding import ENCODINGS, PNG, Encoding
 from dpd_runtime.dataset.formats.format import Contents, Format, Sample, folder_name

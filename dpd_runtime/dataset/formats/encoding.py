@@ -1,21 +1,23 @@
-"""Pixels → the bytes of an image file."""
+"""Encodings of single images."""
 
 import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import InputError
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Args:
-    quality: of a lossy encoding, as Pillow counts it (1 … 100); None is lossless.
-    options: further ones for Pillow.
+    """An image format.
+
+    Args:
+        quality: 1 … 100 for a lossy format, as in Pillow; None for a lossless one.
+        options: further options of Pillow.
     """
 
     name: str
@@ -23,8 +25,8 @@ class Encoding:
     quality: int | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
-    def encode(self, pixels: npt.NDArray[np.uint8]) -> bytes:
-        """The file's bytes for uint8 [H, W, 3]; equal pixels give equal bytes."""
+    def encode(self, pixels: Pixels) -> bytes:
+        """The file's bytes for pixels uint8 [H, W, 3]. Equal pixels give equal bytes."""
         options: dict[str, Any] = dict(self.options)
         if self.quality is not None:
             options["quality"] = self.quality
@@ -33,14 +35,16 @@ class Encoding:
         return buffer.getvalue()
 
     def check(self) -> None:
-        """Raises:
-        InputError: this Pillow was built without the encoder.
+        """Check that the installed Pillow has the encoder.
+
+        Raises:
+            InputError: it does not.
         """
         try:
             self.encode(np.zeros((8, 8, 3), np.uint8))
         except (OSError, KeyError) as error:
             raise InputError(
-                f"--image-format {self.name}: this Pillow cannot write it ({error}); use png, or pip's own Pillow"
+                f"--image-format {self.name}: Pillow cannot write it here ({error}); use png or install Pillow with pip"
             ) from error
 
 
@@ -49,7 +53,7 @@ ENCODINGS = {
     encoding.name: encoding
     for encoding in (
         PNG,
-        Encoding("jpeg", ".jpg", 95, (("subsampling", 0),)),  # small scenes are made of fine colours
+        Encoding("jpeg", ".jpg", 95, (("subsampling", 0),)),  # small scenes have fine colour details
         Encoding("webp", ".webp", 95),
         Encoding("tiff", ".tiff", None, (("compression", "tiff_deflate"),)),
     )

@@ -1,4 +1,4 @@
-"""What a format is: it takes the images of a complete set one after another and leaves files."""
+"""The interface of a format: it packs the images of a complete set into files."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -6,30 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.dataset.formats.encoding import Encoding
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its line of metadata.jsonl, pixels uint8 [H, W, 3], teacher's probabilities float32 [C] or None."""
+    """One image: its line of metadata.jsonl, pixels uint8 [H, W, 3], soft label float32 [C] or None."""
 
     record: dict[str, Any]
-    pixels: npt.NDArray[np.uint8]
-    soft_label: npt.NDArray[np.float32] | None
+    pixels: Pixels
+    soft_label: Float32 | None
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is known before the first image.
+    """The properties of a set that are known before its first image.
 
     Args:
-        images: how many follow.
-        classes: class names by label, of the whole bundle.
+        images: their number.
+        classes: names of all classes of the bundle, by label.
         side: (height, width) of every image.
-        soft_labels: whether every sample has one.
+        soft_labels: whether the samples have soft labels.
     """
 
     images: int
@@ -41,13 +39,15 @@ class Contents:
 
 @dataclass(frozen=True)
 class Format:
-    """Args:
-    pack: writes all samples, which come in the order (class utf-8, index), into the set's folder, holding few at a
-        time; returns the names of the files that hold the whole set. The same samples give the same bytes.
-    files: the names that `pack` gives to such files.
-    encodes: whether it keeps encoded images, so that an image format means something.
-    image_name: (class name, label, index, suffix) → the image's `file_name` in metadata.jsonl.
-    check: raises MissingExtraError where a package is missing; called before anything is computed.
+    """A format.
+
+    Args:
+        pack: writes all samples, in the order (class utf-8, index), to the set's folder with few in memory at a time.
+            Returns the names of the files that hold the whole set. The same samples give the same bytes.
+        files: pattern of those names.
+        encodes: whether it holds encoded images, so that an image format can be chosen.
+        image_name: (class name, label, index, suffix) → the image's `file_name` in metadata.jsonl.
+        check: raises MissingExtraError if a package is missing. It is called before anything is computed.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A folder for each class with an image file for each index: what any training framework reads."""
+"""ImageFolder: a folder for each class with its image files, as most training frameworks read it."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from dpd_runtime.files import write_atomically
 
 
 def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
-    """Images under their `file_name`. No file holds the whole set."""
+    """Write each image under its `file_name`. No file holds the whole set."""
     for sample in samples:
         path = out / sample.record["file_name"]
         path.parent.mkdir(exist_ok=True)

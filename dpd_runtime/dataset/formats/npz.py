@@ -1,15 +1,14 @@
-"""One .npz file of arrays, as `numpy.load` reads it. Nothing in it needs pickle."""
+"""NumPy: one .npz file of arrays for `numpy.load`, without pickle."""
 
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib import format as npy
 
+from dpd_runtime.annotations import Array
 from dpd_runtime.dataset.formats.format import Contents, Format, Sample, folder_name
 from dpd_runtime.files import open_atomically
 
@@ -17,9 +16,10 @@ NAME = "set.npz"
 
 
 def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
-    """images uint8 [n, H, W, 3], labels int64 [n], index int32 [n], class_names str [C], soft_labels float32 [n, C].
+    """Write set.npz.
 
-    `numpy.savez` wants all pixels at once; this is its file, stored, with the images written one after another.
+    Its arrays are images uint8 [n, H, W, 3], labels int64 [n], index int32 [n], class_names str [C] and, with soft
+    labels, soft_labels float32 [n, C]. The file equals that of `numpy.savez`, which needs all pixels in memory at once.
     """
     labels, indices, soft = [], [], []
     with open_atomically(out / NAME) as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
@@ -32,7 +32,7 @@ def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
                 indices.append(sample.record["index"])
                 if sample.soft_label is not None:
                     soft.append(sample.soft_label)
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, Array] = {
             "labels": np.array(labels, np.int64),
             "index": np.array(indices, np.int32),
             "class_names": np.array(contents.classes),

@@ -1,4 +1,4 @@
-"""What the user asked the set to be written as."""
+"""The requested form of a set: format, image format, soft labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,15 @@ UNFINISHED_NAME = ".unfinished"
 
 @dataclass(frozen=True)
 class Output:
-    """Args:
+    """The form in which a set is written.
+
+    Args:
         format: a name of FORMATS.
-        image_format: a name of ENCODINGS; None is png, where the format keeps encoded images at all.
+        image_format: a name of ENCODINGS; None for png, or for a format without encoded images.
         soft_labels: whether the bundle's teacher labels every image.
 
     Raises:
-        InputError: an unknown name, or an image format that would be ignored.
+        InputError: an unknown name, or an image format for a format without encoded images.
     """
 
     format: str = IMAGEFOLDER.name
@@ -40,8 +42,8 @@ class Output:
             raise InputError(f"image-format {self.image_format!r} is unknown: use one of {', '.join(ENCODINGS)}")
         if not self.kind.encodes:
             raise InputError(
-                f"--image-format {self.image_format} has no effect on --format {self.format}, which keeps plain "
-                "pixels: leave it out"
+                f"--image-format {self.image_format} has no effect with --format {self.format}, which stores plain "
+                "pixels; leave it out"
             )
 
     @property
@@ -54,26 +56,26 @@ class Output:
 
     @property
     def direct(self) -> bool:
-        """Whether images are written where they stay. Else they wait as PNG until all are there: the set hash is over
-        pixels, which a lossy file no longer has, and a packed file cannot be mended."""
+        """Whether images are written to their final place at once. Otherwise they are kept as PNG until all are
+        computed: a lossy file no longer has the pixels of the set hash, and a packed file cannot be repaired."""
         return self.kind is IMAGEFOLDER and self.encoding.quality is None
 
     @property
     def block_encoding(self) -> Encoding:
-        """Of the image files that blocks are kept in."""
+        """The encoding of the image files of an unfinished set."""
         return self.encoding if self.direct else PNG
 
     def block_folder(self, out: Path) -> Path:
-        """Where the image files that blocks are kept in stand."""
+        """The folder of the image files of an unfinished set."""
         return out if self.direct else out / UNFINISHED_NAME
 
     def header(self) -> dict[str, str]:
-        """What two runs into one folder must have in common: only what is not the default, as in sets of old."""
+        """The part of a set's header about its form. Defaults are left out, as in old sets."""
         found = {"format": self.format} if self.kind is not IMAGEFOLDER else {}
         return found | ({"image_format": self.encoding.name} if self.encoding is not PNG else {})
 
     def describe(self) -> dict[str, Any]:
-        """The lines of dataset.json."""
+        """The part of dataset.json about the form."""
         found: dict[str, Any] = {"format": self.format}
         if self.kind.encodes:
             found["image_format"] = self.encoding.name
@@ -82,11 +84,11 @@ class Output:
         return found | {"soft_labels": self.soft_labels}
 
     def check(self) -> None:
-        """Whether it can be written here, before anything is computed or deleted.
+        """Check that this form can be written here. Call it before anything is computed or deleted.
 
         Raises:
             MissingExtraError: a package is not installed.
-            InputError: this Pillow lacks the encoder.
+            InputError: the installed Pillow lacks the encoder.
         """
         self.kind.check()
         self.encoding.check()

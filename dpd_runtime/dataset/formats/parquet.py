@@ -1,6 +1,6 @@
-"""One Parquet file, laid out as Hugging Face's `datasets` does: it reads the images as Image and labels as ClassLabel.
+"""Parquet: one file in the layout of Hugging Face `datasets`, which reads images as Image and labels as ClassLabel.
 
-The feature types stand in the schema's metadata under `huggingface`; other readers see a struct of bytes and path.
+The feature types are in the schema's metadata under `huggingface`. Other readers see a struct of bytes and path.
 """
 
 import json
@@ -15,7 +15,7 @@ from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.files import open_atomically
 
 NAME = "set.parquet"
-ROW_GROUP = 100  # images which are in memory at a time
+ROW_GROUP = 100  # images in memory at a time
 PLAIN = {
     "index": "int32",
     "prototype": "int32",
@@ -49,7 +49,7 @@ def _schema(pyarrow: Any, contents: Contents) -> Any:
     if contents.soft_labels:
         count = len(contents.classes)
         columns.append(("soft_labels", pyarrow.list_(pyarrow.float32(), count)))
-        # "Sequence" is what every version of datasets reads; new ones turn it into their List
+        # all versions of datasets read "Sequence"; new ones turn it into List
         features["soft_labels"] = {
             "feature": {"dtype": "float32", "_type": "Value"},
             "length": count,
@@ -69,7 +69,7 @@ def _row(sample: Sample, contents: Contents) -> dict[str, Any]:
 
 
 def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
-    """set.parquet, with ROW_GROUP images in a row group."""
+    """Write set.parquet with ROW_GROUP images in each row group."""
     pyarrow = _pyarrow()
     schema = _schema(pyarrow, contents)
     with open_atomically(out / NAME) as handle, pyarrow.parquet.ParquetWriter(handle, schema) as writer:

@@ -1,7 +1,7 @@
-"""WebDataset: tar files which a training reads from one end to the other.
+"""WebDataset: tar files that are read sequentially.
 
-A sample is the members of one key: the image, `cls` (label), `json` (its line of metadata.jsonl) and, with soft
-labels, `soft_labels.npy`. Keys are LABEL_INDEX: a class name may hold a dot, where the reader ends the key.
+A sample consists of the members with one key: the image, `cls` (label), `json` (its line of metadata.jsonl) and, with
+soft labels, `soft_labels.npy`. A key is LABEL_INDEX, because class names may have dots, which end a key.
 """
 
 import io
@@ -37,7 +37,7 @@ def _members(sample: Sample, contents: Contents) -> Iterator[tuple[str, bytes]]:
 
 
 def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
-    """shard-000000.tar … with SHARD images each, the last one with the rest."""
+    """Write shard-000000.tar and so on, with SHARD images each and the rest in the last one."""
     names: list[str] = []
     for first in samples:
         name = f"shard-{len(names):06d}.tar"
@@ -47,7 +47,9 @@ def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
         ):
             for sample in chain([first], islice(samples, SHARD - 1)):
                 for member, content in _members(sample, contents):
-                    entry = tarfile.TarInfo(member)  # owner, group and time are 0: the same samples, the same bytes
+                    entry = tarfile.TarInfo(
+                        member
+                    )  # owner, group and time are 0, so that equal samples give equal bytes
                     entry.size = len(content)
                     shard.addfile(entry, io.BytesIO(content))
         names.append(name)

@@ -1,4 +1,4 @@
-"""Several processes, perhaps on several machines, that fill one folder."""
+"""Several processes, on one or several machines, that write one set."""
 
 from dpd_runtime.dataset.shards.shard import WHOLE, Shard, parse_shard
 from dpd_runtime.dataset.shards.worker import LOCK_FILE, Worker

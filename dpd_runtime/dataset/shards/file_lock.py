@@ -1,4 +1,4 @@
-"""A lock on a file that the kernel lets go of when its holder ends, however it ends."""
+"""A file lock that the kernel releases when its holder ends in any way."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class FileLock:
-    """An exclusive lock (flock; on NFS a lock of the server). The file goes when it is released; a kill leaves it."""
+    """An exclusive lock (flock; on NFS a server lock). `release` deletes the file; a killed process leaves it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -17,10 +17,10 @@ class FileLock:
         return self._descriptor is not None
 
     def acquire(self, *, wait: bool = False, about: str = "") -> bool:
-        """Whether it is ours now.
+        """Try to acquire the lock, or wait for it. Returns whether it is held.
 
         Args:
-            about: what stands in the file for others to read.
+            about: text in the file for other processes.
 
         Raises:
             OSError: no such folder, a full or read-only disk, or a file system without locks.
@@ -39,22 +39,26 @@ class FileLock:
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno != errno.ESTALE:  # NFS: removed by its holder on another machine; the next one is new
+                if (
+                    error.errno != errno.ESTALE
+                ):  # NFS: its holder on another machine removed it; try again with a new file
                     raise
             finally:
                 if self._descriptor != descriptor:
                     os.close(descriptor)
 
     def _is_still(self, descriptor: int) -> bool:
-        """Whether the name still means this file: its last holder has removed it, perhaps before we got the lock."""
+        """Whether the path is still this file. Its last holder may have removed it before we got the lock."""
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self.path))  # noqa: PTH116 - both are descriptors' stats
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Raises:
-        OSError: the folder has gone, or can no longer be written.
+        """Release the lock and delete the file.
+
+        Raises:
+            OSError: the folder is gone or read-only.
         """
         if self._descriptor is None:
             return

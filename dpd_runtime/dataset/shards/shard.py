@@ -1,4 +1,4 @@
-"""Which blocks are whose."""
+"""Which blocks each process computes."""
 
 import re
 from collections.abc import Sequence
@@ -13,30 +13,28 @@ MOST = 10_000
 
 @dataclass(frozen=True)
 class Shard:
-    """Process `number` (from 0) of `count` which share the work. What they leave together does not hang on `count`."""
+    """Process `number` (from 0) of `count` that share the work. The resulting set does not depend on `count`."""
 
     number: int = 0
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Raises:
-        InputError: no such shard.
-        """
+        """Raises InputError for a shard that is out of range."""
         if not 1 <= self.count <= MOST:
-            raise InputError(f"shard {self}: there may be 1 … {MOST} shards")
+            raise InputError(f"shard {self}: the number of shards must be 1 … {MOST}")
         if not 0 <= self.number < self.count:
-            raise InputError(f"shard {self}: they count from 0, the last one is {self.count - 1}/{self.count}")
+            raise InputError(f"shard {self}: shards count from 0, so the last one is {self.count - 1}/{self.count}")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
     @property
     def file_part(self) -> str:
-        """In names of files."""
+        """The part of file names for this shard."""
         return f"{self.number}-of-{self.count}"
 
     def of(self, blocks: Sequence[T]) -> list[T]:
-        """Every count-th block, class by class: shards differ by one block at most."""
+        """This shard's blocks: every count-th one. Shards differ by one block at most."""
         return list(blocks[self.number :: self.count])
 
 
@@ -44,10 +42,10 @@ WHOLE = Shard()
 
 
 def parse_shard(text: str) -> Shard:
-    """`i/n` as in `--shard 0/4`.
+    """Parse i/n, as in `--shard 0/4`.
 
     Raises:
-        InputError
+        InputError: another form, or out of range.
     """
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     if found is None:

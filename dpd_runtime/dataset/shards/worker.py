@@ -1,4 +1,4 @@
-"""Who works in a folder. Two kinds of locks: one for as long as a process works, one while it looks around or ends."""
+"""Locks of the processes in a folder: one while a process works, and one while it starts or ends."""
 
 import errno
 import os
@@ -19,10 +19,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Worker:
-    """A process that works on `shard` in the folder `out`, which exists.
+    """A process that works on `shard` in the existing folder `out`.
 
     >>> with Worker(out, shard) as worker:
-    ...     with worker.turn(): ...  # nobody else begins or ends now
+    ...     with worker.turn(): ...  # no other process starts or ends now
     """
 
     def __init__(self, out: Path, shard: Shard) -> None:
@@ -32,13 +32,13 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         """Raises:
-        OutputFolderError: somebody works on the same shard, on the whole set, or on another number of shards.
-        OSError: no locks, or no such folder.
+        OutputFolderError: a process works on the same shard, on the whole set, or with another number of shards.
+        OSError: no such folder, or a file system without locks.
         """
         with self.turn():
             for other in self._at_work():
                 if other == self._shard or other.count != self._shard.count:
-                    said = f"is being written by another dpd generate ({self._said(other)}), let it end"
+                    said = f"is being written by another dpd generate ({self._said(other)}); wait until it ends"
                     raise OutputFolderError(self._out, said)
             self._work.acquire(about=f"pid {os.getpid()} on {platform.node()}")
         return self
@@ -46,17 +46,17 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # the folder may have gone; the lock goes with the process
+        with suppress(OSError):  # the folder may be gone; the lock ends with the process
             self._work.release()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the others to begin or end, and make them wait."""
+        """Start or end while no other process does: wait for others, and make others wait."""
         try:
             self._turn.acquire(wait=True)
         except OSError as error:
             if error.errno in NO_LOCKS:
-                raise OSError(error.errno, "this file system has no locks, take a folder on another one") from error
+                raise OSError(error.errno, "this file system has no locks; choose a folder on another one") from error
             raise
         try:
             yield
@@ -65,15 +65,15 @@ class Worker:
                 self._turn.release()
 
     def alone(self) -> bool:
-        """Whether nobody else is at work; asked in our turn."""
+        """Whether no other process is at work. Call it within `turn`."""
         return not any(other != self._shard for other in self._at_work())
 
     def leave(self) -> None:
-        """End, in our turn: who asks afterwards whether it is alone does not find us."""
+        """End the work. Call it within `turn`, so that the next process in its turn does not count this one."""
         self._work.release()
 
     def _at_work(self) -> list[Shard]:
-        """Shards whose process lives. The files of others are removed."""
+        """Shards with a running process. Lock files of ended processes are removed."""
         living = []
         for path in sorted(self._out.iterdir()):
             found = LOCK_FILE.fullmatch(path.name)

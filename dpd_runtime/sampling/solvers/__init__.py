@@ -1,8 +1,9 @@
-"""Solvers. Each works from ẑ0, so that guidance on ẑ0 needs to know no solver.
+"""Solvers of the diffusion process. Each advances from ẑ0, so guidance on ẑ0 works with all of them.
 
 A solver is a function `steps(schedule, count) -> list[Step]` and a pure function
-`advance(latents, original, step, previous_original) -> latents`. Two fields of a step ask the sampling loop for more:
-`corrector_older` for a fifth argument, the ẑ0 before the previous one, and `noise` for fresh noise on the result.
+`advance(latents, original, step, previous_original) -> latents`. Two fields of a step have
+consequences for the sampling loop: if `corrector_older` is not 0, `advance` has a fifth argument, the ẑ0 before the
+previous one; if `noise` is not 0, the loop adds fresh noise to the result.
 """
 
 from collections.abc import Callable

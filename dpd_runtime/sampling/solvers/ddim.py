@@ -5,9 +5,7 @@ from dpd_runtime.sampling.solvers.step import Step, spaced_timesteps
 
 
 def ddim_steps(schedule: Schedule, count: int) -> list[Step]:
-    """diffusers' DDIM goes back by T // count from each timestep, not to the next one in its list; so do we, where the
-    timesteps are evenly spaced.
-    """
+    """With even spacing each step goes back by T // count, as in diffusers, not to the next timestep of the list."""
     timesteps = spaced_timesteps(schedule, count)
     if schedule.timestep_power != 1:
         ways = zip(timesteps, [*timesteps[1:], -1], strict=True)

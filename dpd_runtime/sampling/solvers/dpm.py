@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2, midpoint form) that ends at sigma = 0 with a first-order step."""
+"""DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2, midpoint form). The last step is of first order, to sigma = 0."""
 
 import math
 
@@ -12,7 +12,7 @@ def _log_snr(alpha: float, sigma: float) -> float:
 
 
 def dpm_steps(schedule: Schedule, count: int) -> list[Step]:
-    """The last step lands on ẑ0 itself. λ is −∞ at zero terminal SNR: such a first step is taken as first order."""
+    """The last step ends at ẑ0. At zero terminal SNR λ is −∞; the first step is of first order then."""
     timesteps = spaced_timesteps(schedule, count, last_point=1)
     levels = [schedule.alpha_sigma(t) for t in timesteps] + [(1.0, 0.0)]
     steps = []

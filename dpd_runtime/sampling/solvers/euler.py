@@ -1,4 +1,4 @@
-"""Euler (Karras et al. 2022, algorithm 1 without its second-order half and without churn), ends at sigma = 0."""
+"""Euler (Karras et al. 2022, algorithm 1 without its second-order part and without churn). It ends at sigma = 0."""
 
 from dpd_runtime.sampling.schedule import Array, Schedule
 from dpd_runtime.sampling.solvers.ddim import ddim_advance
@@ -6,10 +6,10 @@ from dpd_runtime.sampling.solvers.step import Step, spaced_timesteps, without_pu
 
 
 def euler_steps(schedule: Schedule, count: int) -> list[Step]:
-    """Each step goes to the next timestep of the list, the last one to ẑ0 itself.
+    """Each step goes to the next timestep of the list, the last one to ẑ0.
 
-    diffusers asks the network about fractions of a timestep with linspace spacing; here they are rounded, as in DDIM,
-    since a graph may take whole ones only.
+    With linspace spacing diffusers uses fractional timesteps. Here they are rounded, as in DDIM, because a graph may
+    take whole numbers only.
     """
     schedule = without_pure_noise(schedule)
     timesteps = spaced_timesteps(schedule, count)

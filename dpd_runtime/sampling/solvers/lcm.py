@@ -1,6 +1,6 @@
-"""Multistep sampling of a latent consistency model (Luo et al. 2023, algorithm 3): jump to z0, add fresh noise, repeat.
+"""Multistep sampling of a latent consistency model (Luo et al. 2023, algorithm 3): jump to ẑ0, add fresh noise, repeat.
 
-For networks that were distilled to be consistency models; another network's ẑ0 from pure noise is a blurred mean.
+Only for networks that were distilled to consistency models: another network's ẑ0 from pure noise is a blurred mean.
 """
 
 from dpd_runtime.sampling.schedule import Array, Schedule
@@ -11,7 +11,7 @@ TIMESTEP_SCALING = 10.0
 
 
 def lcm_steps(schedule: Schedule, count: int) -> list[Step]:
-    """All of the next level's sigma is fresh noise; the last step lands on z0."""
+    """The whole sigma of the next level is fresh noise. The last step ends at ẑ0."""
     timesteps = distillation_timesteps(schedule, count)
     levels = [*(schedule.alpha_sigma(t) for t in timesteps), (1.0, 0.0)]
     return [

@@ -1,4 +1,4 @@
-"""One step of a solver as plain numbers, and the timesteps that inference visits."""
+"""One step of a solver as plain numbers, and the timesteps of sampling."""
 
 import bisect
 import math
@@ -15,12 +15,12 @@ class Step:
     """From noise level (alpha, sigma) to (alpha_next, hypot(sigma_next, noise)).
 
     Args:
-        timestep: what the network is told.
+        timestep: the network's input.
         correction: weight of (ẑ0 − previous ẑ0) in a second-order update; 0 for first order.
-        corrector: weight of (ẑ0 − previous ẑ0) in UniPC's correction of the latents that were reached.
-        corrector_older: weight of (previous ẑ0 − the one before it) there; where it is not 0, `advance` has a fifth
-            argument, the ẑ0 before the previous one.
-        noise: standard deviation of the fresh noise that is added to what `advance` returns.
+        corrector: weight of (ẑ0 − previous ẑ0) in UniPC's correction of the current latents.
+        corrector_older: weight of (previous ẑ0 − the one before it) in that correction. If it is not 0, `advance` has a
+            fifth argument, the ẑ0 before the previous one.
+        noise: standard deviation of the fresh noise that is added to the result of `advance`.
     """
 
     timestep: int
@@ -35,11 +35,14 @@ class Step:
 
 
 def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> list[int]:
-    """Timesteps from noise to data, as diffusers spaces them.
+    """Timesteps from noise to data, spaced as in diffusers.
 
     Args:
         count: 1 … T.
-        last_point: 1 where the solver itself appends the final point (the DPM family), 0 in DDIM.
+        last_point: 1 if the solver appends the final point itself (the DPM family), 0 for DDIM.
+
+    Raises:
+        ValueError: `count` is out of range for the schedule.
     """
     total = schedule.num_train_timesteps
     if not 1 <= count <= total:
@@ -47,7 +50,7 @@ def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> 
     if schedule.timestep_power != 1:
         return _crowded_timesteps(schedule, count)
     if schedule.timestep_spacing == "trailing":
-        stride = (total - total / count) - total  # as np.arange rounds it: ties of round() hang on the last bit
+        stride = (total - total / count) - total  # rounded as in np.arange: ties of round() depend on the last bit
         return [round(total + i * stride) - 1 for i in range(count)]
     if schedule.timestep_spacing == "leading":
         ratio = total // (count + last_point)
@@ -65,7 +68,7 @@ def spaced_timesteps(schedule: Schedule, count: int, *, last_point: int = 0) -> 
 
 
 def _crowded_timesteps(schedule: Schedule, count: int) -> list[int]:
-    """Those of `timestep_power`; where whole numbers run out, the nearest that are free."""
+    """The timesteps of `timestep_power`. Equal ones are replaced by the nearest free ones."""
     total, power = schedule.num_train_timesteps, schedule.timestep_power
     angles = [math.atan2(sigma, alpha) for alpha, sigma in map(schedule.alpha_sigma, range(total))]
 
@@ -82,10 +85,13 @@ def _crowded_timesteps(schedule: Schedule, count: int) -> list[int]:
 
 
 def distillation_timesteps(schedule: Schedule, count: int) -> list[int]:
-    """Timesteps of LCM and TCD: a part of those on which such models are distilled, whatever the spacing.
+    """Timesteps of LCM and TCD: some of those on which such models are distilled. The schedule's spacing is ignored.
 
     Args:
         count: 1 … 50.
+
+    Raises:
+        ValueError: `count` is out of range, or the schedule has fewer than 50 timesteps.
     """
     total = schedule.num_train_timesteps
     stride = total // DISTILLATION_STEPS
@@ -100,7 +106,7 @@ def distillation_timesteps(schedule: Schedule, count: int) -> list[int]:
 
 
 def without_pure_noise(schedule: Schedule) -> Schedule:
-    """A last ᾱ of 0 becomes 2⁻²⁴, as in diffusers' solvers that work with sigma / alpha, which is infinite there."""
+    """Replace a last ᾱ of 0 by 2⁻²⁴, because sigma / alpha would be infinite. diffusers does the same."""
     if schedule.alphas_cumprod[-1] > 0:
         return schedule
     return replace(schedule, alphas_cumprod=(*schedule.alphas_cumprod[:-1], 2.0**-24))

@@ -1,7 +1,7 @@
 """Strategic stochastic sampling of Trajectory Consistency Distillation (Zheng et al. 2024, algorithm 4).
 
-Each step follows the trajectory beyond the next timestep t' to s = ⌊(1 − γ) t'⌋ and goes back to t' with fresh noise.
-For networks that were distilled so; with γ = 0 it is DDIM on the timesteps of distillation.
+Each step follows the trajectory beyond the next timestep t' to s = ⌊(1 − γ) t'⌋ and returns to t' with fresh noise.
+Only for networks that were distilled for it. With γ = 0 it is DDIM on the timesteps of distillation.
 """
 
 import math
@@ -11,11 +11,11 @@ from dpd_runtime.sampling.solvers.ddim import ddim_advance
 from dpd_runtime.sampling.solvers.step import Step, distillation_timesteps
 
 GAMMA = 0.3
-"""Share of the way back to t' that is fresh noise, 0 … 1: diffusers' default `eta`."""
+"""γ in 0 … 1, the share of fresh noise: diffusers' default `eta`."""
 
 
 def tcd_steps(schedule: Schedule, count: int, gamma: float = GAMMA) -> list[Step]:
-    """The last step ends at timestep 0, not at ẑ0: diffusers does so too."""
+    """The last step ends at timestep 0, not at ẑ0, as in diffusers."""
     timesteps = distillation_timesteps(schedule, count)
     steps = []
     for i, timestep in enumerate(timesteps):
@@ -29,5 +29,5 @@ def tcd_steps(schedule: Schedule, count: int, gamma: float = GAMMA) -> list[Step
 
 
 def tcd_advance(latents: Array, original: Array, step: Step, previous_original: Array | None) -> Array:
-    """DDIM's update to s, shrunk by alpha' / alpha_s: `sigma_next` is sigma_s alpha' / alpha_s already."""
+    """DDIM's update to s, times alpha' / alpha_s. `sigma_next` already is sigma_s alpha' / alpha_s."""
     return ddim_advance(latents, original, step, previous_original)

@@ -1,8 +1,8 @@
 """UniPC of order 2 (Zhao et al. 2023, algorithms 1 and 2) with B₂(h) = e^h − 1 ("bh2") in data prediction.
 
-Its predictor UniP-2 is the update of DPM-Solver++(2M). Its corrector UniC-2 sees ẑ0 at the latents which the predictor
-reached and moves them, at no further evaluation. Both are linear in the same terms, so that the corrected latents are
-the predicted ones plus a weighted sum of the last three ẑ0: no earlier latents need be kept.
+Its predictor UniP-2 is the update of DPM-Solver++(2M). Its corrector UniC-2 uses ẑ0 at the predicted latents to correct
+them, without a further evaluation. Both are linear in the same terms. Therefore the corrected latents are the predicted
+ones plus a weighted sum of the last three ẑ0, and no earlier latents are needed.
 """
 
 import math
@@ -18,7 +18,7 @@ def _corrector(before: Step, step: Step) -> tuple[float, float]:
     """Weights of (ẑ0 − previous ẑ0) and (previous ẑ0 − the one before it).
 
     With h the step in λ, B = 1 − e^{−h} and r = (λ_{i−2} − λ_{i−1}) / h, UniC-2 solves ρ0 + ρ1 = b1, r ρ0 + ρ1 = b2.
-    The predictor has already added −1/2 in the place of ρ0, and 1 / r = −2 · its correction.
+    The predictor has already used −1/2 for ρ0, and 1 / r = −2 · its correction.
     """
     h = math.log(step.alpha / step.sigma) - math.log(before.alpha / before.sigma)
     shrink = -math.expm1(-h)  # B
@@ -33,7 +33,7 @@ def _corrector(before: Step, step: Step) -> tuple[float, float]:
 
 
 def unipc_steps(schedule: Schedule, count: int) -> list[Step]:
-    """The steps of DPM-Solver++(2M), each but the first with a correction of the latents where it begins."""
+    """The steps of DPM-Solver++(2M). Each but the first also corrects the latents that it starts from."""
     steps = dpm_steps(without_pure_noise(schedule), count)
     corrected = steps[:1]
     for before, step in pairwise(steps):
@@ -49,7 +49,7 @@ def unipc_advance(
     previous_original: Array | None,
     older_original: Array | None = None,
 ) -> Array:
-    """Correct the latents, then predict the next ones.
+    """Correct the latents, then predict the next ones (see `_corrector`).
 
     Args:
         older_original: the ẑ0 before the previous one, from the third step on.

@@ -1,17 +1,17 @@
-"""The stage of `dpd train --prototypes matched`: watchers, what they see in the images, codes that show it to them."""
+"""The stage of `dpd train --prototypes matched`: train watchers, measure their statistics, match codes to them."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import Base
-from dpd_train.captions.prompts import aggregate_prompts, embed
-from dpd_train.classifiers.judges import Labelled
+from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.tdds import kept_count
+from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
 from dpd_train.config import TrainConfig, pruned_share
 from dpd_train.diffusion.fine_tune import is_large
@@ -26,22 +26,23 @@ from dpd_train.prototypes.matching import (
     train_watchers,
 )
 from dpd_train.prototypes.prototypes import ClassPrototypes, cluster_features
-from dpd_train.run.data import Scenes, rows_by_class
-from dpd_train.run.stages.tuning import Run
-
-Words = list[tuple[str, ...]]
+from dpd_train.run.context import Parts, Phrases, Run
+from dpd_train.run.data import RunData, rows_by_class
 
 
-def check_matched(base: Base, scenes: Scenes, config: TrainConfig) -> None:
-    """Raises:
-    InputError: a base whose decoder is too large for a loop. DataError: a class with fewer images than k_min.
+def check_matched(base: Base, data: RunData, config: TrainConfig) -> None:
+    """Check that codes can be matched with this base and data.
+
+    Raises:
+        InputError: the base's decoder is too large to run thousands of times.
+        DataError: a class has fewer images than k_min.
     """
     if is_large(base):
         raise InputError(
-            "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which is for bases below "
-            "100 M parameters: take pooled or centroid"
+            "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which suits bases below "
+            "100 M parameters: use pooled or centroid"
         )
-    for name, rows in zip(scenes.train.classes, rows_by_class(scenes.train), strict=True):
+    for name, rows in zip(data.train.classes, rows_by_class(data.train), strict=True):
         images = kept_count(len(rows), pruned_share(config.prune)) if config.prune else len(rows)
         if images < config.k_min:
             raise DataError(
@@ -51,24 +52,23 @@ def check_matched(base: Base, scenes: Scenes, config: TrainConfig) -> None:
 
 
 def matched_prototypes(
-    run: Run, base: Base, judge: ResNet, pixels: tuple[Labelled, Labelled], latents: torch.Tensor, words: Words
+    run: Run, base: Base, judge: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> tuple[list[ClassPrototypes], list[ClassPrototypes]]:
-    """Codes of each class, and the generated images' latents where they began.
+    """The matched codes of each class, and the latents of the sampled images that they started from.
 
     Args:
-        pixels: of the training and the validation part. latents: scaled, of the training images, which only say which
-            image's phrases go to which code's prompt.
-        words: of each training image.
+        latents: scaled, of the training images; they only decide which image's phrases go into which code's prompt.
+        phrases: of each training image.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    config, device, folder = run.config, run.device, run.out / "checkpoints"
-    classes, rows = run.scenes.train.classes, rows_by_class(run.scenes.train)
+    config, device, folder = run.config, run.device, run.checkpoints
+    rows = rows_by_class(run.data.train)
     progress = run.progress("watchers")
-    train_watchers(folder, *pixels, len(classes), progress, device=device, deadline=run.deadline)
+    train_watchers(folder, *pixels, len(run.classes), progress, device=device, deadline=run.deadline)
     count = min(config.ipc, min(map(len, rows)) // config.k_min)
-    start = _start(run, base, judge, rows, words, count)
+    start = _start(run, base, judge, rows, phrases, count)
     scale = float(base.vae.config.scaling_factor)
     base.vae.requires_grad_(False)
     with placed(base.vae, device):
@@ -86,15 +86,13 @@ def matched_prototypes(
     return _prototypes(codes.numpy(), of_class), _prototypes(start.numpy(), of_class)
 
 
-def _start(
-    run: Run, base: Base, judge: ResNet, rows: list[npt.NDArray[np.int64]], words: Words, count: int
-) -> torch.Tensor:
-    """Those of an earlier session, or new ones, by one prompt for each class."""
-    path, classes = run.out / "checkpoints" / "start.safetensors", run.scenes.train.classes
+def _start(run: Run, base: Base, judge: ResNet, rows: list[Int64], phrases: Phrases, count: int) -> torch.Tensor:
+    """Starting codes of an earlier session, or new ones sampled from one prompt for each class."""
+    path, classes = run.state("start"), run.classes
     if not path.exists():
-        phrases = [[words[i] for i in members] for members in rows]
-        nobody = [None] * len(classes)
-        table = aggregate_prompts(classes, phrases, nobody, run.config.k_min, tokenizer=base.tokenizer)
+        by_class = [[phrases[i] for i in members] for members in rows]
+        without = [None] * len(classes)
+        table = aggregate_prompts(classes, by_class, without, run.config.k_min, tokenizer=base.tokenizer)
         texts = [table.texts[of_class[0]] for of_class in table.rows]
         prompts = embed(base.text_encoder, base.tokenizer, [*texts, ""])
         progress = run.progress("starting images")
@@ -105,9 +103,9 @@ def _start(
 
 
 def _watchers(run: Run, train: Labelled) -> list[Watcher]:
-    count, progress = len(run.scenes.train.classes), run.progress("statistics")
+    count, progress = len(run.classes), run.progress("statistics")
     watchers = []
-    networks = load_watchers(run.out / "checkpoints", count)
+    networks = load_watchers(run.checkpoints, count)
     for i, network in enumerate(networks):
         network.to(run.device)
         watchers.append(
@@ -117,8 +115,8 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     return watchers
 
 
-def _prototypes(codes: npt.NDArray[np.float32], latents: list[npt.NDArray[np.float32]]) -> list[ClassPrototypes]:
-    """All images of a class stand behind each of its codes; members are those nearest to it, for its prompt."""
+def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]:
+    """All images of a class stand behind each of its codes; the members nearest to a code decide its prompt."""
     found = []
     for own, values in zip(codes, latents, strict=True):
         nearest = euclidean_distances(cluster_features(values), cluster_features(own)).argmin(axis=1)

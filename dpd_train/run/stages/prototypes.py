@@ -1,4 +1,4 @@
-"""The stage of `dpd train` in which prototypes are made: found, given noise, and held against the training images."""
+"""The stage that makes prototypes: find or match them, add noise, and drop those too near to a training image."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,37 +9,45 @@ import torch
 
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import Base, decode_in_parts
-from dpd_train.classifiers.judges import Labelled
+from dpd_train.captions.captions import PromptTable, aggregate_prompts
 from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.device import placed
 from dpd_train.prototypes.noise import guarantee, with_noise
 from dpd_train.prototypes.prototypes import ClassPrototypes, find_prototypes
 from dpd_train.prototypes.too_near import drop_too_near, far_enough
+from dpd_train.run.context import MadePrototypes, Parts, Phrases, Run
 from dpd_train.run.data import rows_by_class
-from dpd_train.run.record import MadePrototypes
-from dpd_train.run.stages.matching import Words, matched_prototypes
-from dpd_train.run.stages.tuning import Run
+from dpd_train.run.stages.matching import matched_prototypes
 
 
 def make_prototypes(
-    run: Run, base: Base, judge: ResNet, pixels: tuple[Labelled, Labelled], latents: torch.Tensor, words: Words
+    run: Run, base: Base, judge: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> MadePrototypes:
-    """Of the training part's scaled latents [n, C, h, w].
+    """Prototypes of the kind that the config names.
+
+    Args:
+        latents: scaled, of the training part [n, C, h, w]. phrases: of its images.
 
     Raises:
-        TimeUp: the deadline passed while `matched` ones were made; the state is saved.
+        TimeUp: the deadline passed while codes were matched; the state is saved.
     """
     if run.config.prototypes == "matched":
-        return _matched(run, base, judge, pixels, latents, words)
+        return _matched(run, base, judge, pixels, latents, phrases)
     return _of_latents(run, base, latents)
 
 
+def prompts(run: Run, base: Base, made: MadePrototypes, phrases: Phrases) -> PromptTable:
+    """One prompt for each prototype, from the phrases of the images behind it."""
+    by_class = [[phrases[i] for i in members] for members in rows_by_class(run.data.train)]
+    return aggregate_prompts(run.classes, by_class, made.of_class, run.config.k_min, tokenizer=base.tokenizer)
+
+
 def _of_latents(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
-    config, scenes = run.config, run.scenes
-    by_class = [latents.numpy()[rows] for rows in rows_by_class(scenes.train)]
+    config, data = run.config, run.data
+    by_class = [latents.numpy()[rows] for rows in rows_by_class(data.train)]
     found = find_prototypes(config.prototypes, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
     if config.prototypes in PRIVATE_KINDS:
-        return MadePrototypes(found, None, None)
+        return MadePrototypes(found)
     privacy = None
     if config.prototype_noise:
         secret = np.random.default_rng()  # not from --seed, which the model card tells
@@ -50,21 +58,21 @@ def _of_latents(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
         ]
     decode = partial(decode_in_parts, base)
     with placed(base.vae, run.device), torch.no_grad():
-        kept, dropped = drop_too_near(found, scenes.train, scenes.held, decode, latents.shape[2])
+        kept, dropped = drop_too_near(found, data.train, data.held, decode, latents.shape[2])
     return MadePrototypes(kept, dropped, privacy)
 
 
 def _matched(
-    run: Run, base: Base, judge: ResNet, pixels: tuple[Labelled, Labelled], latents: torch.Tensor, words: Words
+    run: Run, base: Base, judge: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> MadePrototypes:
-    """A code too near to a training image goes back to where it began: each code is an image of the set."""
-    codes, starts = matched_prototypes(run, base, judge, pixels, latents, words)
-    decode, scenes = partial(decode_in_parts, base), run.scenes
+    """Matched codes. One that is too near to a training image is replaced by the sampled image that it started from."""
+    codes, starts = matched_prototypes(run, base, judge, pixels, latents, phrases)
+    decode, data = partial(decode_in_parts, base), run.data
     with placed(base.vae, run.device), torch.no_grad():
-        far = far_enough(codes, scenes.train, scenes.held, decode, latents.shape[2])
+        far = far_enough(codes, data.train, data.held, decode, latents.shape[2])
         mended: Sequence[ClassPrototypes | None] = [
             replace(code, latents=np.where(fine[:, None, None, None], code.latents, start.latents))
             for code, start, fine in zip(codes, starts, far, strict=True)
         ]
-        kept, _ = drop_too_near(mended, scenes.train, scenes.held, decode, latents.shape[2])
-    return MadePrototypes(kept, sum(int((~fine).sum()) for fine in far), None)
+        kept, _ = drop_too_near(mended, data.train, data.held, decode, latents.shape[2])
+    return MadePrototypes(kept, sum(int((~fine).sum()) for fine in far))

@@ -29,4 +29,4 @@ def calibrate(base: Base, cases: RunCases) -> Calibration:
 
 def guided(sampler: Sampler) -> bool:
     """Whether sampled images take an unconditional pass in any step."""
-    return any(sampler.first_drawn().guides(step, sampler.steps) for step in range(sampler.steps))
+    return any(sampler.first_sampled().guides(step, sampler.steps) for step in range(sampler.steps))

@@ -68,7 +68,7 @@ class RunCases:
             steps=made,
             advance=advance,
             prediction_type=self.schedule.prediction_type,
-            guidance=self.sampler.first_drawn(),
+            guidance=self.sampler.first_sampled(),
             batch=batch,
         )
 

@@ -12,7 +12,7 @@ from dpd_eval.audit.outcome import Control, Outcome, judge, not_run, overall
 from dpd_eval.audit.replication import exceedance, replication_test
 from dpd_runtime.annotations import Float32
 from dpd_train.images.structure import closeness, similarities, unit
-from dpd_train.prototypes.limits import Nearest, thresholds
+from dpd_train.prototypes.too_near import Nearest, thresholds
 
 WIDTH = 24
 

@@ -1,4 +1,4 @@
-"""docs/bundle-format.md says what the code does: its vectors, read from the page, by the code and by another reader."""
+"""The page bundle-format.md says what the code does: its vectors, by the code and by another reader."""
 
 import dataclasses
 import hashlib
@@ -18,12 +18,12 @@ from dpd_runtime.bundle import archive, encryption, signature
 from dpd_runtime.bundle.encryption import HEADER_BYTES, Header, encrypt, parse_header
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.bundle.signature import PublicKey, check_signature, parse_signature, signature_json
-from dpd_runtime.dataset.write import set_hash
+from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.sampling.noise import NoiseStream, noise_key
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from tests.runtime.bundle.test_encryption import independent
 
-PAGE = Path(__file__).parents[3] / "docs" / "bundle-format.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "bundle-format.md"
 if not PAGE.is_file():
     pytest.skip("the documents are not here", allow_module_level=True)
 TEXT = PAGE.read_text(encoding="utf-8")

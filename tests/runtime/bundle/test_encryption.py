@@ -66,7 +66,7 @@ def refused(folder: Path, content: bytes, match: str, key: Key | None = KEY) -> 
 
 
 def independent(content: bytes, key: bytes | str) -> bytes:
-    """docs/bundle-format.md, read from a file with hashlib, hmac and one AEAD call: no line of ours, no HKDF class."""
+    """The page bundle-format.md, read with hashlib, hmac and one AEAD call: no line of ours, no HKDF class."""
     magic, version, kind, chunk, cost, r, p, zero, salt = struct.unpack("<6sBBIBBBB32s", content[:48])
     assert (magic, version, zero) == (b"DPDENC", 1, 0)
     if kind == 1:
@@ -104,7 +104,7 @@ def test_it_comes_back_and_another_reader_agrees(size: int, key: bytes, salt: by
 def test_a_passphrase(words: str, tmp_path: Path) -> None:
     content = sealed(b"content" * 1000, words)
     assert opened(tmp_path, content, words) == b"content" * 1000 == independent(content, words)
-    refused(tmp_path, content, "not the one it was encrypted with", words + "x")
+    refused(tmp_path, content, "the key or passphrase is wrong", words + "x")
     refused(tmp_path, content, "encrypted with a passphrase: pass --passphrase-file", KEY)
     refused(tmp_path, content, "encrypted with a passphrase: pass --passphrase-file", None)
 
@@ -118,7 +118,7 @@ def test_the_independent_reader_can_fail() -> None:
 
 def test_another_key_and_no_key(tmp_path: Path) -> None:
     content = sealed(b"content")
-    refused(tmp_path, content, "the key or passphrase is not the one", bytes(32))
+    refused(tmp_path, content, "the key or passphrase is wrong", bytes(32))
     refused(tmp_path, content, "encrypted with a key file: pass --key-file", None)
     refused(tmp_path, content, "encrypted with a key file: pass --key-file", WORDS)
     with pytest.raises(InputError, match="the key has 31 bytes"):
@@ -126,7 +126,7 @@ def test_another_key_and_no_key(tmp_path: Path) -> None:
     for key, match in (("", "the passphrase is empty"), (b"", "the key has 0 bytes")):
         with pytest.raises(InputError, match=match):
             encrypt(BytesIO(b"x"), BytesIO(), key)
-    with pytest.raises(InputError, match="nothing to encrypt"):
+    with pytest.raises(InputError, match="the file to encrypt is empty"):
         encrypt(BytesIO(), BytesIO(), KEY)
 
 
@@ -199,7 +199,7 @@ def test_hostile_parameters_cost_neither_memory_nor_time(changes: dict[str, int]
     tracemalloc.start()
     started = time.process_time()
     try:
-        with pytest.raises(DecryptionError, match="header is damaged or asks for more than allowed"):
+        with pytest.raises(DecryptionError, match="header is damaged or exceeds the limits"):
             next(decrypt(tmp_path / "a.dpde", WORDS))
         _, most = tracemalloc.get_traced_memory()
     finally:
@@ -218,7 +218,7 @@ def test_the_largest_scrypt_that_is_read_has_a_bound() -> None:
 
 
 def test_what_comes_from_a_later_version(tmp_path: Path) -> None:
-    refused(tmp_path, fields(version=2) + bytes(100), r"version 2, this runtime reads 1: pip install --upgrade")
+    refused(tmp_path, fields(version=2) + bytes(100), r"version 2, this runtime reads 1; pip install --upgrade")
 
 
 LAB = Ed25519PrivateKey.from_private_bytes(KEY)
@@ -249,18 +249,20 @@ def test_a_bundle_opens_from_memory_with_its_signature_inside(store: Store, key:
 
 def test_what_does_not_go_with_encryption(tmp_path: Path) -> None:
     path, out = as_zip(tmp_path, bundle_files()), tmp_path / "a.dpde"
-    with pytest.raises(InputError, match=r"tiny\.dpd is not encrypted, though a key for it was given"):
+    with pytest.raises(InputError, match=r"tiny\.dpd is not encrypted, but a key was given"):
         load_bundle(path, KEY)
-    with pytest.raises(InputError, match="no key to encrypt it with: give --key-file"):
+    with pytest.raises(InputError, match="no key to encrypt it with; give --key-file"):
         encrypt_bundle(path, out, None)
     encrypt_bundle(path, out, KEY)
     with pytest.raises(DecryptionError, match=r"a\.dpde is encrypted with a key file: pass --key-file"):
         load_bundle(out)
-    with pytest.raises(InputError, match="encrypted already"):
+    with pytest.raises(InputError, match="already encrypted"):
         encrypt_bundle(out, tmp_path / "b.dpde", KEY)
-    with pytest.raises(InputError, match="the signature goes inside: dpd decrypt it, sign, encrypt again"):
+    with pytest.raises(
+        InputError, match="the signature is part of the content; run dpd decrypt, dpd sign and dpd encrypt"
+    ):
         sign_bundle(out, LAB, "lab")
-    with pytest.raises(InputError, match="its changed copy would not be: dpd decrypt it first"):
+    with pytest.raises(InputError, match="its changed copy would not be; run dpd decrypt first"):
         write_audited(load_bundle(out, KEY), tmp_path / "new.dpd", {}, "PASS")
     with pytest.raises(InputError, match=r"tiny\.dpd is not encrypted"):
         decrypt_bundle(path, tmp_path / "b.dpd", KEY)

@@ -128,7 +128,7 @@ WRONG: list[tuple[tuple[str | int, ...], object, str]] = [
     (("latent_shape",), [2048, 2048, 2048], "latent_shape"),
     (("name",), "\x1b[2Jtiny", "cannot be printed"),
     (("licences",), {"data": "a\nb"}, "cannot be printed"),
-    (("licences",), {"data": 3}, "licences holds more than texts"),
+    (("licences",), {"data": 3}, "licences has values that are not texts"),
     (("data",), {"x": [{"\u202e": 1}]}, "cannot be printed"),
     (("data",), [[]] * 3, "data"),
     (("sampler", "compute_batch"), 1025, "compute_batch"),

@@ -49,12 +49,12 @@ def test_they_are_loaded_from_the_bundle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["other", "../model.onnx_data", "/etc/passwd", "sub/model.onnx_data", "x" * 200])
 def test_any_other_place_is_refused(tmp_path: Path, location: str) -> None:
-    with pytest.raises(BundleError, match=r"classifier/model\.onnx keeps weights outside itself"):
+    with pytest.raises(BundleError, match=r"classifier/model\.onnx has weights outside itself"):
         bundle(tmp_path, graph(location), WEIGHT.tobytes())
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="keeps weights outside itself"):
+    with pytest.raises(BundleError, match="has weights outside itself"):
         bundle(tmp_path, graph(), None)
 
 
@@ -66,7 +66,7 @@ def test_another_spelling_of_the_same_protobuf_is_refused(tmp_path: Path) -> Non
     content = graph()
     assert content.count(plain) == 1
     assert len(evil) == len(plain)
-    with pytest.raises(BundleError, match="keeps weights outside itself"):
+    with pytest.raises(BundleError, match="has weights outside itself"):
         bundle(tmp_path, content.replace(plain, evil), WEIGHT.tobytes())
 
 
@@ -114,7 +114,7 @@ def test_their_sizes_must_be_those_of_the_directory(tmp_path: Path, place: int) 
     content = bytearray((tmp_path / "x.dpd").read_bytes())
     content[30 + len("a/large") + place] ^= 1
     (tmp_path / "x.dpd").write_bytes(content)
-    with pytest.raises(BundleError, match="damaged or not stored plainly"):
+    with pytest.raises(BundleError, match="damaged, compressed or encrypted"):
         open_files(tmp_path / "x.dpd")
 
 

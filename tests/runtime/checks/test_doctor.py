@@ -58,7 +58,7 @@ def test_a_driver_with_gpus(tmp_path: Path) -> None:
     found = nvidia_driver(library(tmp_path), module(tmp_path))
     assert found == Driver("570.133.20", 12080, (Gpu("Drawn GPU", 86, 2**33),) * 2, None)
     assert found.too_old_for(12) is None
-    said = "the driver (570.133.20) serves CUDA 12.8, CUDA 13 needs driver 580.65.06 or newer"
+    said = "the driver (570.133.20) supports CUDA 12.8; CUDA 13 needs driver 580.65.06 or newer"
     assert found.too_old_for(13) == said
 
 
@@ -72,7 +72,7 @@ def test_a_driver_without_gpus(init: int, count: int, words: str, tmp_path: Path
 def test_a_library_that_is_no_driver(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_bytes(b"not ELF")
     assert "is not found" in (nvidia_driver(str(tmp_path / "libcuda.so.1"), tmp_path / "absent").problem or "")
-    assert "no working driver" in (nvidia_driver("libc.so.6", tmp_path / "absent").problem or "")
+    assert "not a working driver" in (nvidia_driver("libc.so.6", tmp_path / "absent").problem or "")
 
 
 def test_every_provider_is_judged_and_the_cpu_really_ran() -> None:
@@ -115,7 +115,7 @@ def test_an_answer_of_nan_is_no_working_provider() -> None:
     empty = replace(bundle, classes=bundle.classes[:-1])  # the graph now gives one number too many
     (cpu,) = [f for f in examine_providers(empty, GOOD) if f.name == "cpu"]
     assert not cpu.usable
-    assert "instead of (10, 9)" in cpu.reason
+    assert "instead of floats [10, 9]" in cpu.reason
 
 
 def test_the_machine_as_it_is() -> None:

@@ -19,7 +19,8 @@ from dpd_runtime.checks.golden import GOLDEN_NAME, Golden, golden_case, golden_o
 from dpd_runtime.checks.verify import check_replay, psnr, replay
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, CheckError
-from dpd_runtime.generation.cases import bundle_networks, groups, sample_case
+from dpd_runtime.generation.cases import bundle_networks, sample_case
+from dpd_runtime.generation.networks import groups
 from dpd_runtime.sampling.noise import NoiseStream, widen_mean
 
 pytest.importorskip("onnxruntime")
@@ -94,7 +95,7 @@ def test_other_noise_is_seen(embedded: Bundle, golden: Golden) -> None:
     assert done is not None
     assert done.psnr_db == 99.0
     assert not done.noise_matches
-    with pytest.raises(CheckError, match="draws other noise"):
+    with pytest.raises(CheckError, match="generates other noise"):
         check_replay(done, "fp16", "cpu")
 
 

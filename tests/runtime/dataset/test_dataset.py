@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.annotations import Pixels
+from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import State, read_pixels
-from dpd_runtime.dataset.write import set_hash
 from dpd_runtime.errors import OutputFolderError
 
 HEADER: dict[str, Any] = {
@@ -160,7 +160,7 @@ def test_folders_of_others_are_refused_and_left_alone(files: dict[str, str], tmp
         (tmp_path / name).write_text(content, encoding="utf-8")
     before = tree(tmp_path)
     for refuse in (check_output_folder, remove_set):
-        with pytest.raises(OutputFolderError, match="holds no distilled set; choose another --out") as caught:
+        with pytest.raises(OutputFolderError, match="is not a distilled set; choose another --out") as caught:
             refuse(tmp_path)
         assert caught.value.exit_code == 2
     assert tree(tmp_path) == before
@@ -189,7 +189,7 @@ def test_remove_set_touches_nothing_where_something_else_stands(mine: str, tmp_p
     (tmp_path / mine).parent.mkdir(exist_ok=True)
     (tmp_path / mine).write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(OutputFolderError, match="no part of a distilled set"):
+    with pytest.raises(OutputFolderError, match="not part of a distilled set"):
         remove_set(tmp_path)
     assert tree(tmp_path) == before
 

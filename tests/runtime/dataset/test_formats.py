@@ -12,10 +12,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from dpd_runtime import Output
+from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, Contents, Sample
 from dpd_runtime.dataset.formats.parquet import ROW_GROUP
 from dpd_runtime.dataset.state import read_pixels
-from dpd_runtime.dataset.write import set_hash
 from dpd_runtime.errors import InputError
 from tests.runtime.drawn import CLASSES, SIDE, drawn, files, need, pixels_of, write
 
@@ -244,7 +244,7 @@ def test_a_damaged_image_never_stops_a_resume(image_format: str, tmp_path: Path)
     [
         (("zip",), "format 'zip' is unknown: use one of imagefolder, webdataset, parquet, npz"),
         (("imagefolder", "gif"), "image-format 'gif' is unknown: use one of png, jpeg, webp, tiff"),
-        (("npz", "png"), "--image-format png has no effect on --format npz"),
+        (("npz", "png"), "--image-format png has no effect with --format npz"),
     ],
 )
 def test_outputs_which_make_no_sense(arguments: tuple[str, ...], words: str) -> None:

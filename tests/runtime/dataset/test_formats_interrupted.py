@@ -250,7 +250,7 @@ def test_remove_set_knows_its_own_format_only(output: Output, mine: str, tmp_pat
     (tmp_path / mine).parent.mkdir(exist_ok=True)
     (tmp_path / mine).write_text("mine")
     before = files(tmp_path)
-    with pytest.raises(OutputFolderError, match="no part of a distilled set"):
+    with pytest.raises(OutputFolderError, match="not part of a distilled set"):
         remove_set(tmp_path)
     assert files(tmp_path) == before
 
@@ -260,7 +260,7 @@ def test_a_set_of_a_format_from_the_future_is_left_alone(tmp_path: Path) -> None
     dataset = json.loads((tmp_path / "dataset.json").read_text())
     dataset["made_with"]["format"] = "zarr"
     (tmp_path / "dataset.json").write_text(json.dumps(dataset))
-    with pytest.raises(OutputFolderError, match=r"holds set\.npz, which is no part"):
+    with pytest.raises(OutputFolderError, match=r"holds set\.npz, which is not part"):
         remove_set(tmp_path)
     with pytest.raises(OutputFolderError, match="made with another format"):
         write(tmp_path, Output("npz"))

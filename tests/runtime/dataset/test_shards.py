@@ -83,11 +83,11 @@ def test_shards_are_written_as_i_of_n() -> None:
     assert parse_shard("0/1") == WHOLE
     assert parse_shard("3/4") == Shard(3, 4)
     for text, words in {
-        "4/4": "count from 0, the last one is 3/4",
+        "4/4": "count from 0, so the last one is 3/4",
         "1": "write i/n",
         "-1/4": "write i/n",
-        "0/0": "1 … 10000 shards",
-        "1/20000": "1 … 10000 shards",
+        "0/0": "must be 1 … 10000",
+        "1/20000": "must be 1 … 10000",
         "one/two": "write i/n",
     }.items():
         with pytest.raises(InputError, match=words):

@@ -93,11 +93,11 @@ def test_an_engine_that_fits_has_no_mismatch() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "1.7.2"}, ["1.7.1.116", "here is 1.7.2"]),
+        ({"version": "1.7.2"}, ["1.7.1.116", "installed is 1.7.2"]),
         ({"compute_capability": 120}, ["86, 89", "this GPU has 120"]),
         ({"os": "windows-amd64"}, ["linux-x86_64", "windows-amd64"]),
-        ({"driver_cuda": 12090}, ["CUDA 13", "serves CUDA 12.9"]),
-        ({"flavour": "tensorrt"}, ["tensorrt-rtx 1.7.1.116", "asked for is tensorrt"]),
+        ({"driver_cuda": 12090}, ["CUDA 13", "supports CUDA 12.9"]),
+        ({"flavour": "tensorrt"}, ["tensorrt-rtx 1.7.1.116", "requested is tensorrt"]),
     ],
 )
 def test_another_machine_is_told_in_one_line(changes: dict[str, Any], words: list[str]) -> None:
@@ -110,7 +110,7 @@ def test_another_machine_is_told_in_one_line(changes: dict[str, Any], words: lis
 def test_another_graph_is_told() -> None:
     for changed in ({GRAPH: FileEntry("b" * 64, 5)}, {}):
         sentence = mismatch(RECORDS[STATIC], SITE, changed)
-        assert sentence == f"built from another {GRAPH} than the bundle holds"
+        assert sentence == f"built from another {GRAPH} than the bundle's"
 
 
 @pytest.mark.parametrize(("batch", "path"), [(20, STATIC), (10, DYNAMIC), (1, DYNAMIC), (40, DYNAMIC)])
@@ -135,12 +135,12 @@ def test_no_engine_loads_without_a_trusted_signature(signature: Signature) -> No
 Change = Callable[[], dict[str, Any]]
 UNUSABLE: list[tuple[Change, str]] = [
     (lambda: {"batch": 41}, "batches are"),
-    (lambda: {"batch": 20, "site": replace(SITE, version="1.8.0")}, "here is 1.8.0"),
-    (lambda: {"batch": 20, "records": {}}, "holds no tensorrt-rtx engine of unet"),
-    (lambda: {"batch": 20, "site": replace(SITE, flavour="tensorrt")}, "holds no tensorrt engine of unet"),
+    (lambda: {"batch": 20, "site": replace(SITE, version="1.8.0")}, "installed is 1.8.0"),
+    (lambda: {"batch": 20, "records": {}}, "has no tensorrt-rtx engine of unet"),
+    (lambda: {"batch": 20, "site": replace(SITE, flavour="tensorrt")}, "has no tensorrt engine of unet"),
     (
         lambda: {"batch": 20, "listed": listed_for(RECORDS) | dict.fromkeys(RECORDS, FileEntry("c" * 64, 4))},
-        "speaks of another engine",
+        "is of another engine",
     ),
 ]
 

@@ -29,7 +29,7 @@ class Small:
         assert len(inputs["x"]) == len(inputs["context"])
         self.sizes.append(len(inputs["x"]))
         if len(inputs["x"]) > self.most:
-            raise MemoryShortError("x.onnx needs more memory than there is (so many bytes)")
+            raise MemoryShortError("x.onnx needs more memory than is available (so many bytes)")
         doubled: Array = inputs["x"] * 2 + inputs["context"].sum(axis=1, keepdims=True) + inputs["moment"]
         return doubled
 
@@ -56,16 +56,19 @@ def test_each_halving_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     ask(engine, 20)
     ask(engine, 20)
     assert small.sizes == [20, 10, *[5] * 8]
-    short = "x.onnx needs more memory than there is (so many bytes); going on with"
+    short = "x.onnx needs more memory than is available (so many bytes); continuing with"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{short} 10 rows in a call in place of 20",
-        f"{short} 5 rows in a call in place of 10",
+        f"{short} 10 rows in a call instead of 20",
+        f"{short} 5 rows in a call instead of 10",
     ]
 
 
 def test_what_does_not_fit_at_all_is_said() -> None:
     small = Small(1)
-    with pytest.raises(MemoryShortError, match=r"\(so many bytes\), even for 2 rows in a call: give it more memory$"):
+    with pytest.raises(
+        MemoryShortError,
+        match=r"\(so many bytes\), even with 2 rows in a call; free memory or use a machine with more$",
+    ):
         ask(FewerRows(small, "x.onnx"), 20)
     assert small.sizes == [20, 10, 5, 2]
 
@@ -120,7 +123,7 @@ def test_a_machine_with_little_memory_makes_the_same_set(tmp_path: Path, process
     assert (plenty.returncode, little.returncode) == (0, 0), little.stderr
     assert json.loads(little.stdout)["set_hash"] == json.loads(plenty.stdout)["set_hash"]
     assert "rows in a call" not in plenty.stderr
-    lines = [line for line in little.stderr.splitlines() if "going on with" in line]
+    lines = [line for line in little.stderr.splitlines() if "continuing with" in line]
     assert any(line.startswith("unet/model.onnx needs more memory") for line in lines), little.stderr
     assert any(line.startswith("vae_decoder/model.onnx needs more memory") for line in lines), little.stderr
 
@@ -131,7 +134,7 @@ def test_too_little_memory_is_one_line_and_exit_code_5(tmp_path: Path, process_e
     assert done.returncode == 5, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("dpd: ")
-    assert "needs more memory than there is" in last
-    assert "even for 2 rows in a call" in last
+    assert "needs more memory than is available" in last
+    assert "even with 2 rows in a call" in last
     assert done.stdout == ""
     assert not list((tmp_path / "none").rglob("*.png"))

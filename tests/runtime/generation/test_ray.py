@@ -93,7 +93,7 @@ def test_what_a_worker_cannot_do_is_said_here(connected: Any, monkeypatch: pytes
         next(connected.stream(connected.blocks()))
     monkeypatch.undo()
     monkeypatch.setattr(connected, "bundle", replace(connected.bundle, hash="0" * 64))
-    with pytest.raises(InputError, match="finds another bundle there"):
+    with pytest.raises(InputError, match="found another bundle"):
         next(connected.stream(connected.blocks()))
 
 
@@ -103,5 +103,5 @@ def test_nobody_at_the_address(address: str, bundle: Path) -> None:
     from dpd_runtime.generation.ray import RayGeneration
 
     generation = RayGeneration(load_bundle(bundle), ipc=1, provider="cpu", threads=1)
-    with pytest.raises(ProviderError, match=f"--ray {address}: nothing answers there"):
+    with pytest.raises(ProviderError, match=f"--ray {address}: there is no answer from this address"):
         generation.connect(address)

@@ -27,7 +27,7 @@ class Sums:
         if self._together is not None:
             self._together.wait(10)
         if len(inputs["x"]) >= self.refuses:
-            raise MemoryShortError("x.onnx needs more memory than there is (so many bytes)")
+            raise MemoryShortError("x.onnx needs more memory than is available (so many bytes)")
         total: Array = inputs["x"] + inputs["y"] * inputs["moment"]
         return total
 

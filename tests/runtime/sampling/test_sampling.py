@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.sampling.sample import margins, noise_draws, sample, seen_as, to_uint8
+from dpd_runtime.sampling.sample import margins, noise_draws, sample, to_uint8, turned
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling.schedule import PREDICTION_TYPES, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
@@ -206,27 +206,27 @@ def test_a_complete_pull_with_an_early_stop_is_a_noised_prototype_denoised_again
     assert np.allclose(found, expected, atol=1e-5)
 
 
-def test_the_first_guidance_that_draws() -> None:
+def test_the_first_guidance_that_samples() -> None:
     complete, plain = BlockGuidance(prototype_scale=1.0, prototype_until=1.0), BlockGuidance(from_block=3)
-    assert Sampler(guidance=(complete, plain)).first_drawn() == plain
-    assert Sampler(guidance=(plain, complete)).first_drawn() == plain
-    assert Sampler(guidance=(complete,)).first_drawn() == complete
-    refreshed = BlockGuidance(from_block=1, prototype_scale=1.0, prototype_until=0.8)
-    assert Sampler(guidance=(complete, refreshed, plain)).first_drawn() == plain
-    assert Sampler(guidance=(complete, refreshed, plain)).drawn().guidance == (BlockGuidance(),)
+    assert Sampler(guidance=(complete, plain)).first_sampled() == plain
+    assert Sampler(guidance=(plain, complete)).first_sampled() == plain
+    assert Sampler(guidance=(complete,)).first_sampled() == complete
+    renoised = BlockGuidance(from_block=1, prototype_scale=1.0, prototype_until=0.8)
+    assert Sampler(guidance=(complete, renoised, plain)).first_sampled() == plain
+    assert Sampler(guidance=(complete, renoised, plain)).sampled().guidance == (BlockGuidance(),)
     pulled = BlockGuidance(prototype_scale=0.99, prototype_until=1.0)
-    assert Sampler(guidance=(pulled,)).drawn() == Sampler(guidance=(pulled,))
+    assert Sampler(guidance=(pulled,)).sampled() == Sampler(guidance=(pulled,))
 
 
-def test_a_sampler_whose_images_are_all_drawn() -> None:
+def test_a_sampler_whose_images_are_all_sampled() -> None:
     complete, plain = BlockGuidance(prototype_scale=1.0, prototype_until=1.0), BlockGuidance(from_block=3)
     later = BlockGuidance(from_block=7, guidance_scale=2.0)
-    assert Sampler(guidance=(complete, plain, later)).drawn().guidance == (BlockGuidance(), later)
-    assert Sampler(guidance=(plain, later)).drawn() == Sampler(guidance=(plain, later))
-    assert Sampler(guidance=(complete,)).drawn().guidance == (BlockGuidance(prototype_until=1.0),)
+    assert Sampler(guidance=(complete, plain, later)).sampled().guidance == (BlockGuidance(), later)
+    assert Sampler(guidance=(plain, later)).sampled() == Sampler(guidance=(plain, later))
+    assert Sampler(guidance=(complete,)).sampled().guidance == (BlockGuidance(prototype_until=1.0),)
 
 
-def test_who_asks_for_a_sampler_asks_for_drawn_images() -> None:
+def test_settings_of_the_sampler_make_all_images_sampled() -> None:
     complete, plain = BlockGuidance(prototype_scale=1.0, prototype_until=1.0), BlockGuidance(from_block=3)
     sampler = Sampler(steps=9, guidance=(complete, plain))
     assert resolve_sampler(sampler) == sampler
@@ -240,10 +240,10 @@ def test_an_image_is_seen_as_the_training_half_turns_it(element: int) -> None:
     symmetry = pytest.importorskip("dpd_train.images.symmetry")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     expected = symmetry.d4(torch.from_numpy(pixels).permute(2, 0, 1), element).permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(seen_as(pixels, element), expected)
+    np.testing.assert_array_equal(turned(pixels, element), expected)
     oblong = pixels[:4]
-    assert seen_as(oblong, element).shape == oblong.shape
-    assert sorted(seen_as(oblong, element).ravel()) == sorted(oblong.ravel())
+    assert turned(oblong, element).shape == oblong.shape
+    assert sorted(turned(oblong, element).ravel()) == sorted(oblong.ravel())
 
 
 @pytest.mark.parametrize(("label", "expected"), [(0, [-4.0, 3.0]), (1, [-1.5, -3.0]), (2, [1.5, -4.0])])

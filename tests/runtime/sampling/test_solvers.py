@@ -298,7 +298,7 @@ def test_noise_of_another_number_of_draws_is_refused(draws: int | None) -> None:
     start = np.zeros(SHAPE, np.float32)
     noise = None if draws is None else np.zeros((draws, *SHAPE), np.float32)
     prompts = np.zeros((SHAPE[0], 1, 1), np.float32)
-    with pytest.raises(ValueError, match=f"holds {draws or 0} draws: these steps make 3"):
+    with pytest.raises(ValueError, match=f"holds {draws or 0} draws: these steps need 3"):
         sample(
             lambda latents, timestep, context: latents,
             start,

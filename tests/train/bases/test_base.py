@@ -15,11 +15,9 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import sample
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_train.bases.base import at_resolution, decode_images, load_base, save_base, torch_denoise
-from dpd_train.bases.class_embedding import fold_class_embedding
+from dpd_train.bases.base import at_resolution, decode_images, fold_class_embedding, load_base, save_base, torch_denoise
 from dpd_train.bases.folder import base_folder
-from dpd_train.captions.captions import tokenize
-from dpd_train.captions.prompts import embed
+from dpd_train.captions.captions import embed, tokenize
 from tests.train.sd_like import LENGTH, SIDE, sd_like
 
 PROMPT = "a satellite image of river"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from dpd_runtime.errors import DiskError, InputError
 from dpd_train.captions.attributes import VOCABULARY, describe_many
 from dpd_train.captions.captioners import check_captioner, describe_scenes
-from dpd_train.captions.captioners.stored import StoredPhrases, image_hash
+from dpd_train.captions.captioners.describe import StoredPhrases, image_hash
 from tests.train.captioner_models import drawn, tiny_clip
 
 KILLED = """

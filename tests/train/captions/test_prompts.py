@@ -13,8 +13,14 @@ from transformers import CLIPTokenizer
 from dpd_train.bases.tokenizer import build_tokenizer
 from dpd_train.captions.attributes import VOCABULARY
 from dpd_train.captions.captioners.vocabulary import GROUPS
-from dpd_train.captions.captions import caption_table, fit_phrases, turn_phrases
-from dpd_train.captions.prompts import CLASS_SHARE, PromptTable, aggregate_prompts
+from dpd_train.captions.captions import (
+    CLASS_SHARE,
+    PromptTable,
+    aggregate_prompts,
+    caption_table,
+    fit_phrases,
+    turn_phrases,
+)
 from dpd_train.prototypes.prototypes import ClassPrototypes
 
 WORDS = [f"word{letter}" for letter in "abcdefgh"]  # none is part of another

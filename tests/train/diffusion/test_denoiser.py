@@ -16,9 +16,8 @@ from dpd_train.captions.captions import CaptionTable
 from dpd_train.compute.checkpoint import load_state
 from dpd_train.compute.distributed import Team
 from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
-from dpd_train.diffusion.draws import parts
 from dpd_train.diffusion.lora import Adapted, add_adapters
-from dpd_train.diffusion.losses import decoder_loss, denoise, min_snr_weight
+from dpd_train.diffusion.step import decoder_loss, denoise, min_snr_weight, parts
 from tests.tiny import latent_data, tiny_base
 
 

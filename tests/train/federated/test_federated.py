@@ -46,7 +46,7 @@ from dpd_train.federated.settings import (
     settings_of,
 )
 from dpd_train.federated.shared import base_hash
-from dpd_train.federated.site import Ground, Site
+from dpd_train.federated.site import SiteInputs, TrainingSite
 from dpd_train.run.opened import read_run
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
@@ -181,10 +181,10 @@ def test_losses_and_numbers_from_outside_are_checked(tmp_path: Path) -> None:
     coordinator = Coordinator(load_base(config.base), config, _settings(config, 2), 1)
     arrays_ = dense([torch.zeros(shape) for shape in coordinator.shared.shapes])
     for loss, images in ((float("nan"), 3), (0.1, 0), (float("inf"), 3)):
-        with pytest.raises(UpdateError, match="site 0 tells"):
+        with pytest.raises(UpdateError, match="site 0 reports"):
             coordinator.average([Sent(arrays_, images, loss)])
     coordinator.average([Sent(arrays_, 3, 0.1)])
-    with pytest.raises(UpdateError, match="site 0 tells"):
+    with pytest.raises(UpdateError, match="site 0 reports"):
         coordinator.hear([(float("nan"), 3)])
 
 
@@ -216,17 +216,17 @@ def _settings(config: TrainConfig, rounds: int) -> Settings:
     return settings_of(part, config, base_hash(base), base.resolution)
 
 
-def _ground(config: TrainConfig, folder: Path, classes: tuple[str, ...] = ("a", "b")) -> Ground:
+def _ground(config: TrainConfig, folder: Path, classes: tuple[str, ...] = ("a", "b")) -> SiteInputs:
     data = latent_data()
     state = folder / "state.safetensors"
-    return Ground(base=load_base(config.base), data=(data, data), classes=classes, config=config, state=state)
+    return SiteInputs(base=load_base(config.base), data=(data, data), classes=classes, config=config, state=state)
 
 
-def _rounds(config: TrainConfig, rounds: int, folder: Path, sites: int) -> tuple[Coordinator, list[Site]]:
+def _rounds(config: TrainConfig, rounds: int, folder: Path, sites: int) -> tuple[Coordinator, list[TrainingSite]]:
     """All of it in this process."""
     settings_ = read_settings(_settings(config, rounds).to_json())
     coordinator = Coordinator(load_base(config.base), config, settings_, sites)
-    members = [Site(_ground(config, folder / str(i)), settings_, i) for i in range(sites)]
+    members = [TrainingSite(_ground(config, folder / str(i)), settings_, i) for i in range(sites)]
     for number in range(1, rounds + 1):
         sent = [Sent(arrays_, site.images, loss) for site in members for arrays_, loss in (site.fit(number),)]
         back = coordinator.average(sent)
@@ -283,13 +283,13 @@ def test_a_site_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
     config = replace(CONFIG, base=str(tiny_base(tmp_path)))
     known, ground = _settings(config, 2), _ground(config, tmp_path)
     with pytest.raises(InputError, match="class 'c' is none of the server's, a, b"):
-        Site(_ground(config, tmp_path, ("a", "c")), known, 0)
+        TrainingSite(_ground(config, tmp_path, ("a", "c")), known, 0)
     with pytest.raises(InputError, match="are not those of the server's base"):
-        Site(ground, replace(known, base="0" * 64), 0)
+        TrainingSite(ground, replace(known, base="0" * 64), 0)
     with pytest.raises(InputError, match="32 px here and 64 px at the server"):
-        Site(ground, replace(known, side=64), 0)
-    with pytest.raises(UpdateError, match="asks for round 2, this site knows 0"):
-        Site(ground, known, 0).fit(2)
+        TrainingSite(ground, replace(known, side=64), 0)
+    with pytest.raises(UpdateError, match="asks for round 2, this site has done 0"):
+        TrainingSite(ground, known, 0).fit(2)
 
 
 @pytest.mark.parametrize(
@@ -445,4 +445,4 @@ def test_an_answer_that_is_no_update_ends_the_tuning_for_all(
             process.kill()
     assert [process.returncode for process in ours] == [3, 5], errors
     assert "sent what is no array of an update" in errors[0].splitlines()[-1]
-    assert "start all anew" in errors[1].splitlines()[-1]
+    assert "start all again" in errors[1].splitlines()[-1]

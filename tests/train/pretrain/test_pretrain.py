@@ -12,8 +12,7 @@ from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
 from dpd_train.bases.tokenizer import MAX_LENGTH, build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY, caption
-from dpd_train.classifiers.judges import latent_classifier_shape, teacher_shape
-from dpd_train.classifiers.network import ResNet, ResNetConfig, count_parameters
+from dpd_train.classifiers.network import ResNet, ResNetConfig, count_parameters, latent_classifier_shape, teacher_shape
 from dpd_train.images.symmetry import ORDER, d4, random_d4
 from dpd_train.pretrain.config import PretrainConfig
 from dpd_train.pretrain.pretrain import pretrain

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_train.bases.base import load_base
-from dpd_train.captions.prompts import embed as embed_prompts
+from dpd_train.captions.captions import embed as embed_prompts
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.prototypes.matching import Matching, Statistics, Watcher, embed, match_codes, measure, starting_codes

@@ -1,0 +1,157 @@
+"""The pages hold together: links and anchors exist, word limits are kept, quoted commands use options that exist."""
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from dpd_cli.main import app
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+if not README.is_file() or not (ROOT / "docs").is_dir():
+    pytest.skip("the documents are not here", allow_module_level=True)
+
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+LAB_RECORD = ROOT / "docs" / "results"
+MOST_WORDS_OF_README, MOST_WORDS_OF_DOCS, MOST_BYTES_OF_A_PICTURE = 900, 15_000, 300_000
+BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`(dpd [^`]+)`")
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+EVERYWHERE = {"--help", "-h", "--config"}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose(text: str) -> str:
+    return BLOCK.sub("", text)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub, and the site, give to a page's headings."""
+    found: dict[str, int] = {}
+    names = set()
+    for heading in HEADING.findall(prose(text)):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+        names.add(slug if slug not in found else f"{slug}-{found[slug]}")
+        found[slug] = found.get(slug, 0) + 1
+    return names
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    broken = []
+    for link in LINK.findall(prose(text)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists():
+            broken.append(f"{link}: there is no such file")
+        elif anchor and anchor not in anchors(target.read_text(encoding="utf-8") if path else text):
+            broken.append(f"{link}: there is no such heading")
+    return broken
+
+
+def words(text: str) -> int:
+    return len(re.findall(r"\S+", text))
+
+
+def quoted_commands(text: str) -> Iterator[list[str]]:
+    """The arguments behind each `dpd` in code blocks (a backslash joins lines) and in code spans."""
+    lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    for line in [*lines, *(" ".join(span.split()) for span in SPAN.findall(prose(text)))]:
+        for part in re.split(r"&&|;|\(|\)| · ", re.sub(r"(^|\s)#.*", "", line)):
+            tokens = shlex.split(part) if part.count("'") % 2 == 0 and part.count('"') % 2 == 0 else part.split()
+            for start in ("dpd", "dpd_cli"):
+                if start in tokens and "pip" not in tokens:
+                    yield tokens[tokens.index(start) + 1 :]
+
+
+def unknown_words(arguments: list[str]) -> list[str]:
+    """What a quoted command has and `dpd` has not: the command itself, or its options."""
+    if not arguments or arguments[0] in ("--version", "--debug", "COMMAND", "…") or arguments[0] == "--help":
+        return []
+    if not re.fullmatch(r"[a-z]+", arguments[0]):
+        return []  # a diagram, or output
+    if arguments[0] not in COMMANDS:
+        return [f"dpd {arguments[0]}"]
+    known = {
+        spelling for option in COMMANDS[arguments[0]].params for spelling in (*option.opts, *option.secondary_opts)
+    }
+    used = [argument.partition("=")[0] for argument in arguments[1:] if re.match(r"--?[a-z]", argument)]
+    return [f"dpd {arguments[0]} {option}" for option in used if option not in known | EVERYWHERE]
+
+
+def options_page() -> str:
+    spec = importlib.util.spec_from_file_location("options_page", ROOT / "docs" / "options_page.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.options_page())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_and_anchor_exists(page: Path) -> None:
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_broken_link_is_found() -> None:
+    text = (
+        "# One\n[a](no_such_page.md) [b](docs/index.md#no-such-heading) [c](#two) [d](#one) ![e](docs/images/none.png)"
+    )
+    assert [line.partition(":")[0] for line in broken_links(README, text)] == [
+        "no_such_page.md",
+        "docs/index.md#no-such-heading",
+        "#two",
+        "docs/images/none.png",
+    ]
+
+
+def test_readme_and_docs_keep_their_lengths() -> None:
+    assert words(README.read_text(encoding="utf-8")) <= MOST_WORDS_OF_README
+    assert sum(words(p.read_text(encoding="utf-8")) for p in DOCS if LAB_RECORD not in p.parents) <= MOST_WORDS_OF_DOCS
+
+
+def test_words_are_counted_as_they_stand() -> None:
+    assert words("one two\n| three |\n") == 5
+    assert words("word " * (MOST_WORDS_OF_README + 1)) > MOST_WORDS_OF_README
+
+
+def test_pictures_are_small() -> None:
+    assert {
+        name(p): p.stat().st_size for p in (ROOT / "docs").rglob("*.png") if p.stat().st_size > MOST_BYTES_OF_A_PICTURE
+    } == {}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
+def test_quoted_commands_use_options_that_exist(page: Path) -> None:
+    quoted = quoted_commands(page.read_text(encoding="utf-8"))
+    assert [word for arguments in quoted for word in unknown_words(arguments)] == []
+
+
+def test_commands_are_quoted_and_a_wrong_option_is_found() -> None:
+    assert sum(1 for _ in quoted_commands(README.read_text(encoding="utf-8"))) >= 10
+    block = "```sh\nx && dpd generate --ipc 1 \\\n  --no-such 2  # --comment\n```\n"
+    text = f"{block}`dpd nothing x`, `dpd train DATA --stepz=3`\n"
+    found = [word for arguments in quoted_commands(text) for word in unknown_words(arguments)]
+    assert found == ["dpd generate --no-such", "dpd nothing", "dpd train --stepz"]
+
+
+def test_the_options_page_has_every_command_and_option() -> None:
+    page = options_page()
+    for command, made in COMMANDS.items():
+        section = page.partition(f"## dpd {command}\n")[2].partition("\n## ")[0]
+        for option in made.params:
+            if option.param_type_name == "option" and not option.hidden:
+                assert f"`{option.opts[0]}`" in section, f"dpd {command} {option.opts[0]}"
+    assert "`--no-such`" not in page

@@ -1,0 +1,142 @@
+"""The structure of the code: floors and cycles by import-linter, with controls, and sizes that a reader can hold."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("importlinter")
+ROOT = Path(__file__).parents[1]
+ROOMS = {
+    "dpd_runtime": ROOT,
+    "dpd_train": ROOT,
+    "dpd_eval": ROOT,
+    "dpd_export": ROOT / "export",
+    "dpd_cli": ROOT / "cli",
+}
+MOST_ENTRIES = {"dpd_train": 16}
+USUAL_ENTRIES = 14
+LONG = 60  # lines of a function
+MOST_LONG_FUNCTIONS = 3
+
+
+def lint(folder: Path, *contracts: str) -> subprocess.CompletedProcess[str]:
+    """Run import-linter on the rooms under `folder`."""
+    paths = os.pathsep.join(str(folder / part) for part in ("", "export", "cli"))
+    chosen = [word for contract in contracts for word in ("--contract", contract)]
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "--config", str(ROOT / "pyproject.toml"), "--no-cache", *chosen],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The rooms' sources, to be spoilt."""
+    for room, base in ROOMS.items():
+        target = tmp_path / base.relative_to(ROOT) / room
+        shutil.copytree(base / room, target, ignore=lambda _, names: [n for n in names if n.endswith((".dpd", "nano"))])
+    return tmp_path
+
+
+def spoil(path: Path, module: str) -> None:
+    """Add a function that imports `module` when it is called."""
+    path.write_text(path.read_text() + f"\n\ndef later() -> None:\n    import {module}  # noqa: F401\n")
+
+
+@pytest.mark.parametrize(
+    ("contract", "place", "module"),
+    [
+        ("rooms", "dpd_train/compute/device.py", "dpd_eval.statistics"),
+        ("light", "dpd_runtime/sampling/noise.py", "torch"),
+        ("runtime", "dpd_runtime/engines/engine.py", "dpd_runtime.bundle.bundle"),
+        ("train", "dpd_train/vae/autoencoder.py", "dpd_train.diffusion.denoiser"),
+        ("eval", "dpd_eval/statistics.py", "dpd_eval.students.recipe"),
+        ("export", "export/dpd_export/packing.py", "dpd_export.graphs.files"),
+        ("cli", "cli/dpd_cli/terminal.py", "dpd_cli.main"),
+        ("acyclic", "dpd_runtime/sampling/schedule.py", "dpd_runtime.sampling.guidance"),
+    ],
+)
+def test_a_planted_import_breaks_its_contract(copy: Path, contract: str, place: str, module: str) -> None:
+    spoil(copy / place, module)
+    found = lint(copy, contract)
+    assert found.returncode == 1, found.stdout + found.stderr
+    assert "1 broken" in found.stdout
+    assert module.rpartition(".")[2] in found.stdout
+
+
+def test_the_contracts_hold() -> None:
+    found = lint(ROOT)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "0 broken" in found.stdout
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for room, base in ROOMS.items():
+        for path in (base / room).rglob("*.py"):
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_shows_few_entries(room: str) -> None:
+    folder = ROOMS[room] / room
+    hidden = {"__init__.py", "__main__.py", "__pycache__"}
+    entries = [p.name for p in folder.iterdir() if p.name not in hidden and (p.is_dir() or p.suffix == ".py")]
+    assert len(entries) <= MOST_ENTRIES.get(room, USUAL_ENTRIES), sorted(entries)
+
+
+def test_no_public_class_name_stands_twice() -> None:
+    names = Counter(
+        node.name
+        for _, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{node.name}"
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= LONG
+    ]
+    assert len(long) <= MOST_LONG_FUNCTIONS, long
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Top-level packages that a module imports, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_every_imported_package_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for name, part in extras.items() if name != "dev" for line in part)]
+    declared = {re.split(r"[\[<>=;]", line)[0].lower().replace("-", "_") for line in lines}
+    names = {"PIL": "pillow", "sklearn": "scikit_learn", "grpc": "grpcio", "cuda": "cuda_bindings"}
+    found = {name for _, tree in sources() for name in imported(tree)} - set(sys.stdlib_module_names) - set(ROOMS)
+    assert {names.get(name, name).lower() for name in found} - declared == set()
+
+
+def test_every_folder_says_what_it_holds() -> None:
+    silent = [str(path) for path, tree in sources() if path.name == "__init__.py" and not ast.get_docstring(tree)]
+    assert silent == []
