@@ -10,7 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from dpd_cli.commands.pretrain import TRAININGS
-from dpd_cli.main import app
+from dpd_cli.main import app, main
 from dpd_cli.terminal import PANELS
 from dpd_eval.comparison.config import Baseline, EvaluateConfig
 from dpd_train.config import PRESETS, TrainConfig, choices
@@ -61,6 +61,16 @@ def test_every_command_is_listed_with_its_first_sentence() -> None:
         first = command.help.split("\n\n")[0]
         assert first.endswith(".")
         assert f"{name} {first}" in re.sub(r"\s+", " ", text)
+
+
+def test_dpd_alone_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["dpd"])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 0
+    printed = capsys.readouterr()
+    assert "Make a bundle" in printed.out
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize(("command", "config"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])

@@ -52,7 +52,7 @@ Data = Annotated[
     ),
 ]
 PresetName = Annotated[
-    str | None, under("Running", "Set of values; other options win over it.", metavar=named(PRESETS))
+    str | None, under("Running", "Prepared set of values. Options that are given win over it.", metavar=named(PRESETS))
 ]
 Resume = Annotated[bool, under("Running", "Continue an unfinished run.", "--resume")]
 KeepCheckpoints = Annotated[bool, under("Output", "Keep the checkpoints of a finished run.", "--keep-checkpoints")]
@@ -124,7 +124,7 @@ def train_command(
 def _configs(
     given: Values, preset: str | None, places: dict[str, Any], data: Path | None
 ) -> "tuple[TrainConfig, Federated | None]":
-    """What decides the run, and this process's part in a federated tuning.
+    """Read the configuration of the run, and this process's part in a federated tuning.
 
     Args:
         places: options that are not in TrainConfig, by name.
