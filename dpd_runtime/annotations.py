@@ -1,4 +1,4 @@
-"""Type names that all packages share, and the metadata that turns a config's field into an option."""
+"""Type names that all packages share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,3 @@ Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]."""
 Progress = Callable[[int, int], None]
 """Called with the number of finished steps and the total number of steps."""
-
-
-def option(help: str, panel: str) -> dict[str, str]:
-    """Metadata of a config's field, from which the command line generates an option.
-
-    Args:
-        help: a sentence for `--help`, with the unit and the accepted values unless the type gives them.
-        panel: group of options in `--help`: Data, Model, Prototypes, Privacy, Running or Several machines.
-    """
-    return {"help": help, "panel": panel}

@@ -1,4 +1,5 @@
 """What decides a run of `dpd train`, apart from the data. Every field is an option of the command line."""
+# ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
 import math
 import tomllib
@@ -40,159 +41,105 @@ LEAST = {
 }
 
 
-def described(help: str, panel: str) -> dict[str, str]:
-    """Metadata of a config's field, from which the command line makes an option.
+def setting(default: Any, panel: str, help: str, metavar: str | None = None) -> Any:
+    """A field of a config, from whose metadata the command line makes an option.
 
     Args:
-        help: the text of `--help`. The command line adds the accepted values of a Literal and the default, if there is
-            one; a text says what None stands for.
         panel: heading in `--help`: Data, Model, Prototypes, Privacy, Running or Several machines.
+        help: text of `--help`. The command line adds the default to it, so it says only what None stands for.
+        metavar: what `--help` shows for the value, where neither the type nor a Literal's values do.
     """
-    return {"help": help, "panel": panel}
+    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a run, apart from the data."""
 
-    base: str = field(default="nano", metadata=described("Base model: nano, a diffusers folder or a hub id.", "Model"))
-    resolution: int | None = field(
-        default=None, metadata=described("Image side in pixels. Default: the base's own.", "Data")
+    base: str = setting("nano", "Model", "Base model: nano, a diffusers folder or a hub id.")
+    resolution: int | None = setting(None, "Data", "Image side in pixels. Default: the base's own.")
+    ipc: int = setting(50, "Prototypes", "Prototypes per class, at most.")
+    steps: int = setting(500, "Model", "Fine-tuning steps. 0 keeps the base as it is.")
+    batch: int = setting(32, "Model", "Images per fine-tuning step, over all processes together.")
+    micro_batch: int | None = setting(
+        None,
+        "Running",
+        "Images that one process computes at once. Changes memory, not the result. Default: the whole batch.",
     )
-    ipc: int = field(default=50, metadata=described("Prototypes per class, at most.", "Prototypes"))
-    steps: int = field(default=500, metadata=described("Fine-tuning steps. 0 keeps the base as it is.", "Model"))
-    batch: int = field(
-        default=32, metadata=described("Images per fine-tuning step, over all processes together.", "Model")
+    gradient_checkpointing: bool = setting(
+        False,
+        "Running",
+        "Compute the UNet's activations twice instead of keeping them: less memory, a third more time, the same "
+        "result.",
     )
-    micro_batch: int | None = field(
-        default=None,
-        metadata=described(
-            "Images that one process computes at once. Changes memory, not the result. Default: the whole batch.",
-            "Running",
-        ),
+    precision: Precision = setting("bf16", "Running", "Arithmetic of the fine-tuning. fp16 needs CUDA.")
+    peak_rate: float = setting(1e-4, "Model", "Learning rate after the warm-up.")
+    warmup: int | None = setting(None, "Model", "Warm-up steps. Default: a fifth of --steps, at most 100.")
+    schedule: RateSchedule = setting(
+        "decay", "Model", "Learning rate after the warm-up: decay lowers it to zero over the last 30 % of the steps."
     )
-    gradient_checkpointing: bool = field(
-        default=False,
-        metadata=described(
-            "Compute the UNet's activations twice instead of keeping them: less memory, a third more time, the same "
-            "result.",
-            "Running",
-        ),
+    tune: Tune | None = setting(
+        None,
+        "Model",
+        "What to train: all weights of the UNet, or low-rank adapters. Default: full below 100 M parameters, lora "
+        "above.",
     )
-    precision: Precision = field(
-        default="bf16", metadata=described("Arithmetic of the fine-tuning. fp16 needs CUDA.", "Running")
+    lora_rank: int = setting(4, "Model", "Rank of the adapters, and their scaling factor alpha.")
+    tune_vae: bool = setting(
+        False, "Model", "First train the VAE's decoder on the images. The encoder does not change."
     )
-    peak_rate: float = field(default=1e-4, metadata=described("Learning rate after the warm-up.", "Model"))
-    warmup: int | None = field(
-        default=None, metadata=described("Warm-up steps. Default: a fifth of --steps, at most 100.", "Model")
+    vae_steps: int = setting(800, "Model", "Training steps of --tune-vae.")
+    perceptual_steps: int = setting(
+        800, "Model", "Training steps of each of the three networks that measure the loss of --tune-vae."
     )
-    schedule: RateSchedule = field(
-        default="decay",
-        metadata=described(
-            "Learning rate after the warm-up: decay lowers it to zero over the last 30 % of the steps.", "Model"
-        ),
+    lambda_cls: float = setting(0.0, "Model", "Weight of the classification consistency in the loss.")
+    judge_on: JudgeOn = setting(
+        "latents",
+        "Model",
+        "What the classifier of --lambda-cls sees: the predicted latents, or the slower decoded pixels.",
     )
-    tune: Tune | None = field(
-        default=None,
-        metadata=described(
-            "What to train: all weights of the UNet, or low-rank adapters. Default: full below 100 M parameters, lora "
-            "above.",
-            "Model",
-        ),
+    teacher_steps: int = setting(1200, "Model", "Training steps of the teacher, at most.")
+    latent_classifier_steps: int = setting(
+        800, "Model", "Training steps of the judge, a classifier of latents, at most."
     )
-    lora_rank: int = field(
-        default=4, metadata=described("Rank of the adapters, and their scaling factor alpha.", "Model")
+    prototypes: PrototypeKind = setting(
+        "centroid", "Prototypes", "Kind of prototypes. A medoid is the latent of a real image and stays private."
     )
-    tune_vae: bool = field(
-        default=False,
-        metadata=described("First train the VAE's decoder on the images. The encoder does not change.", "Model"),
+    prototype_noise: float = setting(
+        0.0,
+        "Privacy",
+        "Standard deviation of Gaussian noise on each prototype, in standard deviations of a latent value.",
     )
-    vae_steps: int = field(default=800, metadata=described("Training steps of --tune-vae.", "Model"))
-    perceptual_steps: int = field(
-        default=800,
-        metadata=described(
-            "Training steps of each of the three networks that measure the loss of --tune-vae.", "Model"
-        ),
+    matching_steps: int = setting(300, "Prototypes", "Optimisation steps for each ten matched codes of a class.")
+    k_min: int = setting(10, "Privacy", "Images behind one prototype, at least.")
+    captioner: str = setting(
+        "attributes", "Data", "What describes the images for the prompts: attributes, clip:ID or vlm:ID."
     )
-    lambda_cls: float = field(
-        default=0.0, metadata=described("Weight of the classification consistency in the loss.", "Model")
+    bands: str | None = setting(
+        None, "Data", "Bands to use as red, green and blue, such as 4,3,2; the first is 1. Default: those of the file."
     )
-    judge_on: JudgeOn = field(
-        default="latents",
-        metadata=described(
-            "What the classifier of --lambda-cls sees: the predicted latents, or the slower decoded pixels.", "Model"
-        ),
+    stretch: str | None = setting(
+        None, "Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."
     )
-    teacher_steps: int = field(default=1200, metadata=described("Training steps of the teacher, at most.", "Model"))
-    latent_classifier_steps: int = field(
-        default=800, metadata=described("Training steps of the judge, a classifier of latents, at most.", "Model")
+    crop: Crop | None = setting(
+        None, "Data", "Cut images that are larger than --resolution to their objects. Default: shrink whole images."
     )
-    prototypes: PrototypeKind = field(
-        default="centroid",
-        metadata=described(
-            "Kind of prototypes. A medoid is the latent of a real image and stays private.", "Prototypes"
-        ),
+    segmenter: str | None = setting(
+        None, "Data", "Models that find the objects for --crop: GROUNDING_DINO,SAM2. Default: a saliency map, no model."
     )
-    prototype_noise: float = field(
-        default=0.0,
-        metadata=described(
-            "Standard deviation of Gaussian noise on each prototype, in standard deviations of a latent value.",
-            "Privacy",
-        ),
+    val_per_class: int | None = setting(
+        None, "Data", "Validation images per class. Default: a tenth of the class, at least 1."
     )
-    matching_steps: int = field(
-        default=300, metadata=described("Optimisation steps for each ten matched codes of a class.", "Prototypes")
+    prune: str | None = setting(
+        None, "Data", "Leave out the images that teach least: tdds:0.7 leaves out 70 % of each class. Default: none."
     )
-    k_min: int = field(default=10, metadata=described("Images behind one prototype, at least.", "Privacy"))
-    captioner: str = field(
-        default="attributes",
-        metadata=described("What describes the images for the prompts: attributes, clip:ID or vlm:ID.", "Data"),
+    grad_compression: str | None = setting(
+        None,
+        "Several machines",
+        "Compress gradients between processes: rs-dgc:50 sends 50 times fewer bytes. Default: none.",
     )
-    bands: str | None = field(
-        default=None,
-        metadata=described(
-            "Bands to use as red, green and blue, such as 4,3,2; the first is 1. Default: those of the file.", "Data"
-        ),
-    )
-    stretch: str | None = field(
-        default=None,
-        metadata=described(
-            "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000.", "Data"
-        ),
-    )
-    crop: Crop | None = field(
-        default=None,
-        metadata=described(
-            "Cut images that are larger than --resolution to their objects. Default: shrink whole images.", "Data"
-        ),
-    )
-    segmenter: str | None = field(
-        default=None,
-        metadata=described(
-            "Models that find the objects for --crop: GROUNDING_DINO,SAM2. Default: a saliency map, no model.", "Data"
-        ),
-    )
-    val_per_class: int | None = field(
-        default=None,
-        metadata=described("Validation images per class. Default: a tenth of the class, at least 1.", "Data"),
-    )
-    prune: str | None = field(
-        default=None,
-        metadata=described(
-            "Leave out the images that teach least: tdds:0.7 leaves out 70 % of each class. Default: none.", "Data"
-        ),
-    )
-    grad_compression: str | None = field(
-        default=None,
-        metadata=described(
-            "Compress gradients between processes: rs-dgc:50 sends 50 times fewer bytes. Default: none.",
-            "Several machines",
-        ),
-    )
-    keep_near_duplicates: bool = field(
-        default=False, metadata=described("Also train on images that are near duplicates of others.", "Data")
-    )
-    seed: int = field(default=0, metadata=described("Random seed.", "Running"))
+    keep_near_duplicates: bool = setting(False, "Data", "Also train on images that are near duplicates of others.")
+    seed: int = setting(0, "Running", "Random seed.")
 
     def __post_init__(self) -> None:
         """Raises:

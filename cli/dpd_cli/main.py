@@ -26,6 +26,7 @@ from dpd_cli.commands.train import train_command
 from dpd_cli.commands.verify import verify_command
 from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.terminal import Verb, Verbs
+from dpd_runtime.errors import DpdError
 
 INTERRUPTED = 130
 RESUMABLE = "interrupted; run the same command again to continue (dpd train: with --resume; dpd demo: with a new --out)"
@@ -35,7 +36,6 @@ app = typer.Typer(
     cls=Verbs,
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
-    no_args_is_help=True,
     add_completion=False,
     epilog="Every command takes --config FILE.toml, with its options as keys. The command line wins.",
     pretty_exceptions_enable=False,
@@ -90,7 +90,7 @@ def _options(
 def main() -> None:
     """Run the command line. An error becomes one line and an exit code."""
     try:
-        code = _run(sys.argv[1:])
+        code = _run(sys.argv[1:] or ["--help"])
     except Exception as error:
         _explain(error)
     else:
@@ -115,8 +115,6 @@ def _run(arguments: list[str]) -> object:
 
 
 def _explain(error: Exception) -> NoReturn:
-    from dpd_runtime.errors import DpdError  # numpy comes with it: not before something went wrong
-
     if isinstance(error, DpdError):
         _fail(str(error), error.exit_code)
     if hasattr(error, "format_message"):  # typer's own: an unknown option, a value of the wrong type
@@ -124,7 +122,7 @@ def _explain(error: Exception) -> NoReturn:
         hint = f"; see {context.command_path} --help" if context else ""
         _fail(f"{error.format_message()}{hint}", 2)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the output any more
         sys.exit(0)
     if type(error).__name__ == "Abort":
         _fail(RESUMABLE, INTERRUPTED)
@@ -139,7 +137,7 @@ def _fail(sentence: str, code: int) -> NoReturn:
 
         traceback.print_exc()
     line = " ".join(sentence.split())
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # names in a bundle are another's words
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # a bundle's author chose its names
     print(f"dpd: {shown}", file=sys.stderr)
     sys.exit(code)
 

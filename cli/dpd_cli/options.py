@@ -25,10 +25,10 @@ EXTRAS = {
     "eval": ("scipy", "jinja2"),
     "cpu": ("onnxruntime",),
 }
-"""Packages of each extra, which the commands of the research machine need."""
+"""Packages of each extra that commands check before they start."""
 
 Values = dict[type, dict[str, Any]]
-"""What was given for the fields of each config; None where nothing was."""
+"""The given values by config and field; None for a field that was not given."""
 
 
 def named(values: Iterable[str]) -> str:
@@ -37,7 +37,7 @@ def named(values: Iterable[str]) -> str:
 
 
 def under(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
-    """An option under a heading of `--help`; `names` only where the parameter's name does not say them."""
+    """An option under a heading of `--help`. `names` replace the one that follows from the parameter."""
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
 
 
@@ -88,9 +88,12 @@ Json = Annotated[bool, under("Output", "Print one JSON object.", "--json")]
 
 
 def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add an option for every field of `configs` to a command, which gets their values as `given`, by config.
+    """Add an option for every field of `configs` to a command.
 
-    A field needs `described` metadata. Values that were not given are None: presets count only for those.
+    The command gets their values as `given`. A value that was not given is None, so that a preset can fill it.
+
+    Args:
+        configs: dataclasses whose fields are `setting`s.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -116,7 +119,7 @@ def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
     kind = _plain(get_type_hints(config)[field.name])
     values = choices(config).get(field.name)
     listed = get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
-    metavar = field.metadata.get("metavar") or (named(values) + ",..." * listed if values else None)
+    metavar = field.metadata["metavar"] or (named(values) + ",..." * listed if values else None)
     made = typer.Option(
         metavar=metavar, help=field.metadata["help"] + _default(field), rich_help_panel=field.metadata["panel"]
     )
@@ -134,7 +137,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _default(field: "Field[Any]") -> str:
-    """The field's own default in words; its help says what None stands for."""
+    """The sentence that states the field's own default; none for None and False."""
     if field.default in (None, ()) or field.default is False:
         return ""
     if field.default is True:
@@ -145,7 +148,7 @@ def _default(field: "Field[Any]") -> str:
 
 
 def _value(config: type, name: str, value: Any) -> Any:
-    """`a, b` becomes a tuple where the field is one of any length."""
+    """Split `a, b` if the field is a tuple of any length."""
     kind = _plain(get_type_hints(config)[name])
     if not isinstance(value, str) or get_origin(kind) is not tuple:
         return value

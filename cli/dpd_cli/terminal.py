@@ -1,4 +1,4 @@
-"""What is printed: help in sections, progress on stderr, tables, one JSON object on stdout."""
+"""What is printed: help, progress on stderr, tables, one JSON object on stdout."""
 
 import inspect
 import json
@@ -46,7 +46,7 @@ PANELS = (
 
 
 class Verb(TyperCommand):
-    """A command whose help is plain text under headings: no option's name is cut, whatever the width."""
+    """A command whose help is plain text under headings. No name of an option is cut, at any width."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The options that must be given, `[OPTIONS]`, the arguments."""
@@ -57,13 +57,7 @@ class Verb(TyperCommand):
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """The description, then the examples line by line."""
-        text, _, examples = inspect.cleandoc(self.help or "").partition("\n\nExamples:\n")
-        formatter.write_paragraph()
-        formatter.write_text(text)
-        if examples:
-            with formatter.section(_bold("Examples")):
-                for line in examples.splitlines():
-                    formatter.write(f"  {line.strip()}\n")
+        _write_text(self.help or "", formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then the options of each panel."""
@@ -78,21 +72,35 @@ class Verb(TyperCommand):
 
 
 class Verbs(TyperGroup):
-    """The list of commands in panels, each with its first sentence."""
+    """The list of commands under headings, each with its first sentence."""
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Commands of one panel together, in the order in which they were added."""
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The description."""
+        _write_text(self.help or "", formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The commands of each panel in the order in which they were added, then the options."""
         rows: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None:
+            if command := self.get_command(ctx, name):
                 first = (command.help or "").split("\n\n")[0]
                 rows.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append((name, first))
+        rows["Options"] = [(_names(parameter, ctx), _help(parameter)) for parameter in self.get_params(ctx)]
         _write_rows(formatter, rows)
 
 
+def _write_text(text: str, formatter: Any) -> None:
+    text, _, examples = inspect.cleandoc(text).partition("\n\nExamples:\n")
+    formatter.write_paragraph()
+    formatter.write_text(text)
+    if examples:
+        with formatter.section(_bold("Examples")):
+            for line in examples.splitlines():
+                formatter.write(f"  {line.strip()}\n")
+
+
 def _write_rows(formatter: Any, rows: dict[str, list[tuple[str, str]]]) -> None:
-    """Write each heading's names with their texts: beside them, or below a long name. No word is broken."""
+    """Write names and their texts, side by side; the text of a long name is below it. No word is broken."""
     wide = min(28, max(len(names) for found in rows.values() for names, _ in found))
     for heading, found in rows.items():
         if not found:
@@ -118,7 +126,7 @@ def _names(parameter: Any, ctx: Any) -> str:
 
 
 def _help(parameter: Any) -> str:
-    """The option's text with its default, where it has one and the text does not say it."""
+    """The option's text, with its default unless the text states it."""
     words = " ".join((parameter.help or "").split())
     if parameter.required and parameter.param_type_name == "option":
         return f"{words} Required."

@@ -1,11 +1,11 @@
 """The options of an evaluation. Every field is an option of `dpd evaluate`; this module does not load PyTorch."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dpd_runtime.errors import InputError
-from dpd_train.config import described
+from dpd_train.config import setting
 
 Baseline = Literal["random", "herding", "k-center", "k-means", "tdds", "foreground", "full"]
 
@@ -18,86 +18,54 @@ class EvaluateConfig:
         InputError: a value that is unknown, given twice, out of range or without effect.
     """
 
-    students: tuple[str, ...] = field(
-        default=("convnet",),
-        metadata=described(
-            "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
-            "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH.",
-            "Model",
-        ),
+    students: tuple[str, ...] = setting(
+        ("convnet",),
+        "Model",
+        "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
+        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH.",
     )
-    baselines: tuple[Baseline, ...] = field(
-        default=("random",),
-        metadata=described("Subsets of the real images to compare with, separated by commas; '' for none.", "Data"),
+    baselines: tuple[Baseline, ...] = setting(
+        ("random",), "Data", "Subsets of the real images to compare with, separated by commas; '' for none."
     )
-    ipc: tuple[int, ...] | None = field(
-        default=None,
-        metadata=described("Images per class, separated by commas. Default: the size of SET's smallest class.", "Data"),
+    ipc: tuple[int, ...] | None = setting(
+        None, "Data", "Images per class, separated by commas. Default: the size of SET's smallest class."
     )
-    recipe: str = field(
-        default="quick",
-        metadata=described("How each student is trained: quick, paper or the path of a .toml file.", "Model"),
+    recipe: str = setting("quick", "Model", "How each student is trained: quick, paper or the path of a .toml file.")
+    pairs: int | None = setting(None, "Running", "Number of paired runs. Default: 8 up to IPC 10, 5 above.")
+    at_least: float = setting(1.0, "Running", "Test whether SET reaches this share of each baseline's accuracy.")
+    soft_labels: bool = setting(
+        False,
+        "Model",
+        "Train the students on the class probabilities of a teacher, in every arm. The teacher is trained on --train.",
     )
-    pairs: int | None = field(
-        default=None,
-        metadata=described("Number of paired runs. Default: 8 up to IPC 10, 5 above.", "Running"),
+    metrics: bool = setting(
+        True, "Running", "Also compare the images of each arm with all real images in a feature space."
     )
-    at_least: float = field(
-        default=1.0,
-        metadata=described("Test whether SET reaches this share of each baseline's accuracy.", "Running"),
+    extractor: str | None = setting(
+        None,
+        "Model",
+        "Network that computes the features: own (trained on --train) or hf:ID_OR_PATH (a model that is already "
+        "on this machine). Default: own.",
     )
-    soft_labels: bool = field(
-        default=False,
-        metadata=described(
-            "Train the students on the class probabilities of a teacher, in every arm. The teacher is trained on "
-            "--train.",
-            "Model",
-        ),
+    segmenter: str | None = setting(
+        None,
+        "Model",
+        "Models that find objects for the baseline foreground: GROUNDING_DINO,SAM2, as ids or folders on this "
+        "machine. Default: a saliency map, no model.",
     )
-    metrics: bool = field(
-        default=True,
-        metadata=described("Also compare the images of each arm with all real images in a feature space.", "Running"),
+    val_per_class: int | None = setting(
+        None, "Data", "Validation images per class. Default: a tenth of the class, at least 1."
     )
-    extractor: str | None = field(
-        default=None,
-        metadata=described(
-            "Network that computes the features: own (trained on --train) or hf:ID_OR_PATH (a model that is already "
-            "on this machine). Default: own.",
-            "Model",
-        ),
+    resolution: int | None = setting(
+        None, "Data", "Side of all images in pixels. Default: the side of the first SET's images."
     )
-    segmenter: str | None = field(
-        default=None,
-        metadata=described(
-            "Models that find objects for the baseline foreground: GROUNDING_DINO,SAM2, as ids or folders on this "
-            "machine. Default: a saliency map, no model.",
-            "Model",
-        ),
+    bands: str | None = setting(None, "Data", "Bands of the real images to use as red, green and blue, such as 4,3,2.")
+    stretch: str | None = setting(
+        None,
+        "Data",
+        "What becomes black and white in the real images: percentiles such as 2,98, or pixel values such as 0:3000.",
     )
-    val_per_class: int | None = field(
-        default=None,
-        metadata=described("Validation images per class. Default: a tenth of the class, at least 1.", "Data"),
-    )
-    resolution: int | None = field(
-        default=None,
-        metadata=described("Side of all images in pixels. Default: the side of the first SET's images.", "Data"),
-    )
-    bands: str | None = field(
-        default=None,
-        metadata=described("Bands of the real images to use as red, green and blue, such as 4,3,2.", "Data"),
-    )
-    stretch: str | None = field(
-        default=None,
-        metadata=described(
-            "What becomes black and white in the real images: percentiles such as 2,98, or pixel values such as "
-            "0:3000.",
-            "Data",
-        ),
-    )
-    jobs: int = field(
-        default=1,
-        metadata=described("Number of processes, one thread each. The results do not depend on it.", "Running"),
-    )
+    jobs: int = setting(1, "Running", "Number of processes, one thread each. The results do not depend on it.")
 
     def __post_init__(self) -> None:
         if not self.students:

@@ -9,7 +9,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from dpd_cli.main import app
+from dpd_cli.commands.pretrain import TRAININGS
+from dpd_cli.main import app, main
 from dpd_cli.terminal import PANELS
 from dpd_eval.comparison.config import Baseline, EvaluateConfig
 from dpd_train.config import PRESETS, TrainConfig, choices
@@ -62,6 +63,16 @@ def test_every_command_is_listed_with_its_first_sentence() -> None:
         assert f"{name} {first}" in re.sub(r"\s+", " ", text)
 
 
+def test_dpd_alone_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["dpd"])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 0
+    printed = capsys.readouterr()
+    assert "Make a bundle" in printed.out
+    assert printed.err == ""
+
+
 @pytest.mark.parametrize(("command", "config"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])
 def test_options_are_the_fields_of_the_config(command: str, config: type) -> None:
     for name, field in config.__dataclass_fields__.items():
@@ -79,20 +90,21 @@ def test_options_are_the_fields_of_the_config(command: str, config: type) -> Non
 
 def listed(found: Any) -> set[str]:
     """The values that help names."""
-    return set(found.metavar.removesuffix(",...").split("|"))
+    return set(found.metavar.removesuffix(",...").removesuffix(" HOST:PORT").split("|"))
 
 
 def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     """Command, option, and what the code behind it accepts."""
-    from dpd_eval.selection import METHODS
-    from dpd_eval.students import STUDENTS
+    from dpd_eval.selection.methods import METHODS
+    from dpd_eval.students.student import STUDENTS
     from dpd_export.engines.flavours import FLAVOURS
     from dpd_export.engines.profiles import PARTS
-    from dpd_export.graphs.compile import PRECISIONS
+    from dpd_export.options import PRECISIONS
     from dpd_runtime.dataset.formats.encoding import ENCODINGS
     from dpd_runtime.dataset.formats.output import FORMATS
     from dpd_runtime.generation.providers import PROVIDERS
     from dpd_runtime.sampling.solvers import SOLVERS
+    from dpd_train.federated.settings import Role
     from dpd_train.pretrain.pretrain import STAGES
 
     yield from ((name, "--provider", PROVIDERS) for name in ("generate", "verify", "bench"))
@@ -107,6 +119,7 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     yield "select", "--method", METHODS
     yield "evaluate", "--baselines", METHODS
     yield "pretrain", "--stage", (*STAGES, "all")
+    yield "train", "--federated", get_args(Role)
     yield "evaluate", "--students", STUDENTS
 
 
@@ -124,10 +137,22 @@ def test_help_names_what_is_accepted_and_nothing_else() -> None:
 
 @needs_torch
 def test_a_list_of_baselines_is_the_selection_methods() -> None:
-    from dpd_eval.selection import METHODS
+    from dpd_eval.selection.methods import METHODS
 
     assert set(get_args(Baseline)) == set(METHODS)
 
 
 def test_the_check_of_values_can_fail() -> None:
     assert listed(parameter("generate", "--provider")) != {"auto", "cpu", "cuda"}
+
+
+@needs_torch
+def test_help_states_the_defaults_of_a_federation_and_of_pretraining() -> None:
+    from dpd_train.federated.settings import Federated
+    from dpd_train.pretrain.config import PretrainConfig
+
+    for name in ("rounds", "clients"):
+        assert f"Default: {getattr(Federated, name)}." in parameter("train", f"--{name}").help
+    for name in TRAININGS:
+        steps = getattr(PretrainConfig(), name).steps
+        assert f"Default: {steps}." in parameter("pretrain", f"--{name}-steps").help

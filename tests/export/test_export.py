@@ -255,4 +255,4 @@ def test_the_same_run_exported_by_the_command_gives_the_same_bundle(
     for name in GRAPHS:
         assert f"{name}/model.onnx" in done.stdout
         assert re.search(rf"{name}/model\.onnx: [\d.]+ MB, \d+ s, peak memory [\d.]+ GB", done.stderr)
-    assert "says the same of 100.0%" in done.stdout
+    assert "agrees on 100.0%" in done.stdout

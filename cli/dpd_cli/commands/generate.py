@@ -113,7 +113,6 @@ def generate_command(
     from dpd_runtime.dataset.formats import Output
     from dpd_runtime.dataset.shards import WHOLE, parse_shard
     from dpd_runtime.dataset.write import write_set
-    from dpd_runtime.generation.generate import resolve_sampler
     from dpd_runtime.generation.teacher import check_teacher
 
     part = WHOLE if shard is None else parse_shard(shard)
@@ -124,29 +123,26 @@ def generate_command(
     opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit)
     if soft_labels:
         check_teacher(opened)
-    sampler = resolve_sampler(
-        opened.manifest.sampler, steps=steps, solver=solver, candidates=candidates, guidance_scale=guidance_scale
-    )
-    names = None if classes is None else tuple(name.strip() for name in classes.split(","))
-    generation = _generation(ray, opened, ipc=ipc, seed=seed, classes=names, sampler=sampler, provider=provider)
+    sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
+    generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider)
     if overwrite:
         remove_set(out)
     started = time.monotonic()
     with progress_bar("generating") as progress:
         result = write_set(generation, out, progress, output, part)
-    seconds = time.monotonic() - started
-    if json_output:
-        print_json(_facts(result, generation, out, seconds))
-    else:
-        _print(result, generation, out, seconds, "" if result.set_hash else f"shard {part}: ")
+    _print(result, generation, out, time.monotonic() - started, f"shard {part}: ", json_output)
     if expect is not None and result.set_hash is not None and result.set_hash != expect:
         raise SetHashError(result.set_hash, expect)
 
 
-def _generation(ray: str | None, opened: "Bundle", **options: Any) -> "Generation":
-    if ray is None:
-        from dpd_runtime.generation.generate import generate
+def _generation(
+    opened: "Bundle", ray: str | None, sampling: dict[str, Any], classes: str | None, **options: Any
+) -> "Generation":
+    from dpd_runtime.generation.generate import generate, resolve_sampler
 
+    options["sampler"] = resolve_sampler(opened.manifest.sampler, **sampling)
+    options["classes"] = None if classes is None else tuple(name.strip() for name in classes.split(","))
+    if ray is None:
         return generate(opened, **options)
     from dpd_runtime.generation.ray import RayGeneration
 
@@ -155,21 +151,24 @@ def _generation(ray: str | None, opened: "Bundle", **options: Any) -> "Generatio
     return generation
 
 
-def _facts(result: "DistilledSet", generation: "Generation", out: Path, seconds: float) -> dict[str, Any]:
-    return {
-        "out": str(out),
-        "images": result.images,
-        "classes": result.classes,
-        "seconds": round(seconds, 2),
-        "images_per_second": round(result.computed / seconds, 3),
-        "network_calls": generation.network_calls,
-        "provider": generation.provider.name,
-        "set_hash": result.set_hash,
-    }
-
-
-def _print(result: "DistilledSet", generation: "Generation", out: Path, seconds: float, whose: str) -> None:
+def _print(
+    result: "DistilledSet", generation: "Generation", out: Path, seconds: float, shard: str, json_output: bool
+) -> None:
+    if json_output:
+        facts = {
+            "out": str(out),
+            "images": result.images,
+            "classes": result.classes,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(result.computed / seconds, 3),
+            "network_calls": generation.network_calls,
+            "provider": generation.provider.name,
+            "set_hash": result.set_hash,
+        }
+        print_json(facts)
+        return
     bundle, sampler = generation.bundle, generation.sampler
+    whose = "" if result.set_hash else shard
     print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
     print(f"bundle    {bundle.manifest.name}, {bundle.manifest.audit}, {bundle.signature.describe()}")
     print(f"provider  {generation.provider.name}: {generation.provider.reason}")

@@ -1,11 +1,12 @@
 """`dpd train`: scenes → a run directory."""
+# ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,11 @@ import typer
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, named, options_of, require_torch, under
 from dpd_cli.terminal import print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
-from dpd_train.config import PRESETS, TrainConfig, described, resolve  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import PRESETS, TrainConfig, resolve, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
+    import torch
+
     from dpd_train.federated.settings import Federated
 
 MACHINES = "Several machines"
@@ -26,24 +29,17 @@ MACHINES = "Several machines"
 class FederatedOptions:
     """Options of a federated tuning, as `federated_part` reads them."""
 
-    federated: tuple[str, str] | None = field(
-        default=None,
-        metadata=described("Train with other sites; no image leaves its site.", MACHINES)
-        | {"metavar": "server|client HOST:PORT"},
+    federated: tuple[str, str] | None = setting(
+        None, MACHINES, "Train with other sites; no image leaves its site.", metavar="server|client HOST:PORT"
     )
-    rounds: int | None = field(
-        default=None, metadata=described("Server: how often the updates are averaged. Default: 10.", MACHINES)
+    rounds: int | None = setting(None, MACHINES, "Server: how often the updates are averaged. Default: 10.")
+    clients: int | None = setting(None, MACHINES, "Server: number of sites. Default: 2.")
+    classes: str | None = setting(None, MACHINES, "Server: allowed class names, such as Forest,River.")
+    tls_root: Path | None = setting(
+        None, MACHINES, "PEM certificate of the authority that signed the server's certificate."
     )
-    clients: int | None = field(default=None, metadata=described("Server: number of sites. Default: 2.", MACHINES))
-    classes: str | None = field(
-        default=None, metadata=described("Server: allowed class names, such as Forest,River.", MACHINES)
-    )
-    tls_root: Path | None = field(
-        default=None,
-        metadata=described("PEM certificate of the authority that signed the server's certificate.", MACHINES),
-    )
-    tls_certificate: Path | None = field(default=None, metadata=described("Server: its PEM certificate.", MACHINES))
-    tls_key: Path | None = field(default=None, metadata=described("Server: the PEM key of its certificate.", MACHINES))
+    tls_certificate: Path | None = setting(None, MACHINES, "Server: its PEM certificate.")
+    tls_key: Path | None = setting(None, MACHINES, "Server: the PEM key of its certificate.")
 
 
 Out = Annotated[Path, under("Output", "Run directory: a new one, or an unfinished one with --resume.")]
@@ -56,7 +52,7 @@ Data = Annotated[
     ),
 ]
 PresetName = Annotated[
-    str | None, under("Running", "Set of values; other options win over it.", metavar=named(PRESETS))
+    str | None, under("Running", "Prepared set of values. Options that are given win over it.", metavar=named(PRESETS))
 ]
 Resume = Annotated[bool, under("Running", "Continue an unfinished run.", "--resume")]
 KeepCheckpoints = Annotated[bool, under("Output", "Keep the checkpoints of a finished run.", "--keep-checkpoints")]
@@ -96,31 +92,16 @@ def train_command(
     """
     places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
     with _told_once(DpdError):
-        if max_minutes is not None and not max_minutes >= 0:
-            raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
         config, part = _configs(given, preset, places | {"max_minutes": max_minutes}, data)
         require_torch()
-    import torch
-
-    from dpd_train.compute.device import use_device
-    from dpd_train.compute.distributed import PeerError, joined, started_as
-    from dpd_train.train import silent, train
-
-    level = logging.ERROR if started_as() else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")
-    if threads:
-        torch.set_num_threads(threads)
-    with _told_once(DpdError):
-        chosen = use_device(device)
-        if part:
-            from dpd_train.federated.stage import require_flower, serve_without_images
-
-            require_flower()
+        chosen = _device(device, threads, part is not None)
     if data is None:
         assert part is not None
-        with stage_progress() as stages:
-            _print_served(out, serve_without_images(out, config, part, stages, chosen), json_output)
+        _serve(out, config, part, chosen, json_output)
         return
+    from dpd_train.compute.distributed import PeerError, joined
+    from dpd_train.train import silent, train
+
     with _told_once(PeerError), joined(chosen) as team, stage_progress() if team.leads else nullcontext() as stages:
         run = train(
             data,
@@ -143,7 +124,7 @@ def train_command(
 def _configs(
     given: Values, preset: str | None, places: dict[str, Any], data: Path | None
 ) -> "tuple[TrainConfig, Federated | None]":
-    """What decides the run, and this process's part in a federated tuning.
+    """Read the configuration of the run, and this process's part in a federated tuning.
 
     Args:
         places: options that are not in TrainConfig, by name.
@@ -153,9 +134,12 @@ def _configs(
     """
     from dpd_train.federated.settings import check_options, federated_part
 
+    minutes = places.pop("max_minutes")
+    if minutes is not None and not minutes >= 0:
+        raise InputError(f"--max-minutes is {minutes}: give 0 or more")
     config, part = resolve(preset, given[TrainConfig]), federated_part(given[FederatedOptions])
     if part:
-        if preset or places.pop("max_minutes") is not None:
+        if preset or minutes is not None:
             raise InputError("--federated goes with neither --preset nor --max-minutes: give options one by one")
         options = [name for name, value in given[TrainConfig].items() if value is not None]
         options += [name for name, value in places.items() if value]
@@ -163,6 +147,23 @@ def _configs(
     elif data is None:
         raise InputError("DATA is missing: give a folder that holds one folder of images per class")
     return config, part
+
+
+def _device(name: str, threads: int | None, federated: bool) -> "torch.device":
+    import torch
+
+    from dpd_train.compute.device import use_device
+    from dpd_train.compute.distributed import started_as
+
+    level = logging.ERROR if started_as() else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")
+    if threads:
+        torch.set_num_threads(threads)
+    if federated:
+        from dpd_train.federated.stage import require_flower
+
+        require_flower()
+    return use_device(name)
 
 
 @contextmanager
@@ -176,8 +177,12 @@ def _told_once(kind: type[Exception]) -> Iterator[None]:
         raise
 
 
-def _print_served(out: Path, run: dict[str, Any], json_output: bool) -> None:
-    """What a server without images has made."""
+def _serve(out: Path, config: TrainConfig, part: "Federated", device: "torch.device", json_output: bool) -> None:
+    """Average the sites' updates on a server without images."""
+    from dpd_train.federated.stage import serve_without_images
+
+    with stage_progress() as stages:
+        run = serve_without_images(out, config, part, stages, device)
     if json_output:
         print_json({"out": str(out), **run})
         return

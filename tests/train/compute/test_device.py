@@ -235,7 +235,7 @@ def test_options_that_are_not_given_leave_the_defaults(monkeypatch: pytest.Monke
 def test_the_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     unfinished = {"stage": "denoiser", "step": 5, "steps": 8}
     said, _ = _command(monkeypatch, ["--device", "cpu"], {"timing": {}, "unfinished": unfinished})
-    assert "denoiser stands at step 5 of 8" in said
+    assert "denoiser is at step 5 of 8" in said
     assert "same command" in said
     said, _ = _command(monkeypatch, ["--device", "cpu", "--json"], {"timing": {}, "unfinished": unfinished})
     assert json.loads(said)["unfinished"] == unfinished
