@@ -83,7 +83,7 @@ class AuditError(DpdError, AssertionError):
         said = [f"{len(failed)} of its tests: {failed[0]}"] if failed else []
         said += [f"{len(broken)} of its controls: {broken[0]}"] if broken else []
         advice = "do not share it" if failed else "the audit proves nothing"
-        super().__init__(f"audit verdict FAIL, {' and '.join(said)}; {advice}; docs/privacy.md has remedies")
+        super().__init__(f"audit verdict FAIL, {' and '.join(said)}; {advice}; docs/reference/privacy.md has remedies")
 
 
 class ParityError(CheckError):

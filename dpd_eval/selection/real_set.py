@@ -85,9 +85,7 @@ def select_set(
     """
     chosen = find_method(method)
     _check_arguments(chosen, ipc, seed, extractor, segmenter)
-    if data.resolve() in (out.resolve(), *out.resolve().parents):
-        raise InputError(f"--out {out} is inside {data}, where it would be read as images; choose another --out")
-    check_output_folder(out)
+    _check_out(out, data)
     seed, count = seed or 0, 0 if ipc is None else ipc
     scenes = read_scenes(data, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before a training that takes minutes
@@ -113,6 +111,12 @@ def select_set(
     if found.patches is not None:
         write_atomically(out / DECISIONS_NAME, PNG.encode(found.patches.picture(rows)))
     return RealSet(out, len(rows), len(scenes.classes), digest, found.network, len(scenes.rejected))
+
+
+def _check_out(out: Path, data: Path) -> None:
+    if data.resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(f"--out {out} is inside {data}, where it would be read as images; choose another --out")
+    check_output_folder(out)
 
 
 def _check_arguments(
