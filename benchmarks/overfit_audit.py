@@ -2,7 +2,7 @@
 
     python benchmarks/overfit_audit.py ../shared/data/eurosat_rgb/train --work /tmp/overfit --out result.json
 
-T: 5 training images of each class. H: 50 others of each class (possibly near the same places, see docs/reference/privacy.md).
+T: 5 training images of each class. H: 50 others of each class (see docs/reference/privacy.md).
   heart    `dpd train` for many steps without prototypes. Its validation part is T itself, on purpose: the validation
            loss never rises, so the training does not stop early. Must FAIL replication of generated images, and
            membership of the denoiser.

@@ -1,7 +1,7 @@
 """Encrypted bundles: AES-256-GCM in chunks that cannot be reordered, dropped, added or taken from another file.
 
 The construction is STREAM (Hoang, Reyhanitabar, Rogaway, Vizár 2015), as in the age format: each file has its own key,
-and the nonce of a chunk is its number and whether it is the last one. docs/reference/bundle-format.md describes every byte.
+and the nonce of a chunk is its number and whether it is the last one. See docs/reference/bundle-format.md.
 """
 
 import hmac
