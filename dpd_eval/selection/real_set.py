@@ -1,6 +1,5 @@
 """Write a real subset as a distilled-set folder, so that it can take a distilled set's place: `dpd select`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,14 @@ from dpd_eval.selection.foreground import Patches, foreground_patches
 from dpd_eval.selection.method import Features, Method, Rows, check_ipc
 from dpd_eval.selection.methods import find_method, select
 from dpd_eval.selection.tdds import training_scores
-from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
-from dpd_train.foreground.cropping import check_segmenter, describe_segmenter
+from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
 from dpd_train.images import PLAIN, Reading, SceneSet, fingerprint, read_scenes
 
 DECISIONS_NAME = "decisions.png"
-Stage = Callable[[str], Progress]
-"""Title of a stage → its progress."""
 
 
 @dataclass(frozen=True)
