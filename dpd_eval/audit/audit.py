@@ -13,7 +13,7 @@ from dpd_eval.audit.artefacts.scan import artefact_test, scan
 from dpd_eval.audit.comparison import yardstick
 from dpd_eval.audit.controls import overfitted_control, set_controls, without_encoder
 from dpd_eval.audit.data import AuditData, check_numbers, read_data
-from dpd_eval.audit.encoder import AuditEncoder, find_encoder
+from dpd_eval.audit.encoder import AuditVae, find_encoder
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
@@ -62,7 +62,7 @@ class _Work:
     subject: Subject
     data: AuditData
     roots: tuple[Path, ...]
-    encoder: AuditEncoder | None
+    encoder: AuditVae | None
     latents: tuple[Float32, Float32] | None
     private: Path | None
     cache: Path
@@ -142,7 +142,7 @@ def _folders(cache: Path | None) -> tuple[Path, ...]:
     return tuple(cache / name if cache else cache_folder(name) for name in ("extractors", "latents", "audit"))
 
 
-def _encode(encoder: AuditEncoder, data: AuditData, cache: Path, stage: Stage) -> tuple[Float32, Float32]:
+def _encode(encoder: AuditVae, data: AuditData, cache: Path, stage: Stage) -> tuple[Float32, Float32]:
     found = [
         encode_cached(encoder.vae, scenes.images, scenes.hashes, cache, stage(title)).numpy()
         for scenes, title in ((data.train, "encoding T"), (data.held, "encoding H"))
@@ -236,7 +236,7 @@ def _artefacts(work: _Work) -> Outcome:
 
 
 def _about(
-    subject: Subject, data: AuditData, encoder: AuditEncoder | None, extractor: Extractor, images: int, seed: int
+    subject: Subject, data: AuditData, encoder: AuditVae | None, extractor: Extractor, images: int, seed: int
 ) -> dict[str, Any]:
     bundle = None if subject.model is None else subject.model.bundle
     return {

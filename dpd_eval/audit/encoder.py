@@ -17,14 +17,14 @@ PROBES = 4
 
 
 @dataclass(frozen=True)
-class AuditEncoder:
+class AuditVae:
     """A VAE whose decoder is the audited one. source: where it comes from."""
 
     vae: AutoencoderKL
     source: str
 
 
-def find_encoder(subject: Subject, run: Path | None) -> AuditEncoder | None:
+def find_encoder(subject: Subject, run: Path | None) -> AuditVae | None:
     """Return the run's encoder, or the embedded base's if its decoder is the audited one; None if there is none.
 
     Raises:
@@ -49,13 +49,13 @@ def find_encoder(subject: Subject, run: Path | None) -> AuditEncoder | None:
     return found
 
 
-def _encoder(base: Path | str, model: Model, source: str) -> AuditEncoder | None:
+def _encoder(base: Path | str, model: Model, source: str) -> AuditVae | None:
     vae, manifest = load_base(str(base)).vae.eval(), model.bundle.manifest
     channels = int(vae.config.latent_channels)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if (channels, manifest.latent_shape[1] * factor) != (manifest.latent_shape[0], manifest.image_shape[0]):
         return None
-    return AuditEncoder(vae, source) if _same_decoder(vae, model) else None
+    return AuditVae(vae, source) if _same_decoder(vae, model) else None
 
 
 def _same_decoder(vae: AutoencoderKL, model: Model) -> bool:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.denoiser_scores import denoiser_scores
-from dpd_eval.audit.encoder import AuditEncoder
+from dpd_eval.audit.encoder import AuditVae
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score, reconstruction_score
@@ -56,7 +56,7 @@ def compare_denoiser(
 
 
 def network_tests(
-    model: Model, data: AuditData, latents: tuple[Float32, Float32] | None, encoder: AuditEncoder | None, stage: Stage
+    model: Model, data: AuditData, latents: tuple[Float32, Float32] | None, encoder: AuditVae | None, stage: Stage
 ) -> list[Outcome]:
     """Test the teacher and, with an encoder, the prototypes, latent classifier, VAE decoder and denoiser.
 

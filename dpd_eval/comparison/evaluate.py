@@ -1,7 +1,7 @@
 """`evaluate`: train the same students on a distilled set and on real subsets, and compare them in pairs (DESIGN §4)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,13 +25,10 @@ from dpd_eval.students.cache import default_folder
 from dpd_eval.students.hub import is_hub
 from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.student import student_identity
-from dpd_runtime.annotations import Float32, Int64, Progress
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.machine.versions import package_versions
-from dpd_train.foreground.cropping import check_segmenter, describe_segmenter
+from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
 from dpd_train.images import SceneSet, parse_reading
-
-Stage = Callable[[str], Progress]
-"""Title of a stage → its progress."""
 
 
 def evaluate(

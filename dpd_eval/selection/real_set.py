@@ -1,6 +1,5 @@
 """Write a real subset as a distilled-set folder, so that it can take a distilled set's place: `dpd select`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,17 @@ import numpy as np
 from dpd_eval.extractors.choice import build_extractor, check_name
 from dpd_eval.selection.folder import write_folder
 from dpd_eval.selection.foreground import Patches, foreground_patches
-from dpd_eval.selection.method import Features, Method, check_ipc
+from dpd_eval.selection.method import Features, Method, Rows, check_ipc
 from dpd_eval.selection.methods import find_method, select
 from dpd_eval.selection.tdds import training_scores
-from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
-from dpd_train.foreground.cropping import check_segmenter, describe_segmenter
+from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
 from dpd_train.images import PLAIN, Reading, SceneSet, fingerprint, read_scenes
 
 DECISIONS_NAME = "decisions.png"
-Stage = Callable[[str], Progress]
-"""Title of a stage → its progress."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +97,7 @@ def select_set(
         found = _Candidates(scenes, network.features(scenes.images), network.description)
     rows = select(method, found.scenes, count, seed, found.features)
     about: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed if chosen.uses_seed else None}
-    about |= _describe(found)
-    if found.patches is not None:
-        about["segmenter"] = describe_segmenter(segmenter)
-        about["cut"] = int(np.isin(rows, found.patches.decisions.cut).sum())
+    about |= _describe(found, rows, segmenter)
     if overwrite:
         remove_set(out)
     digest = write_folder(found.scenes, rows, out, about, progress("writing"))
@@ -139,11 +132,16 @@ def _check_arguments(
     check_segmenter(segmenter)
 
 
-def _describe(found: _Candidates) -> dict[str, Any]:
+def _describe(found: _Candidates, rows: Rows, segmenter: str | None) -> dict[str, Any]:
     scenes = found.scenes
     about: dict[str, Any] = {
         "extractor": found.network,
         "resolution": int(scenes.images.shape[1]),
         "data": fingerprint(scenes),
     }
-    return about if scenes.rendering is None else about | {"reading": scenes.rendering.record()}
+    if scenes.rendering is not None:
+        about["reading"] = scenes.rendering.record()
+    if found.patches is not None:
+        about["segmenter"] = describe_segmenter(segmenter)
+        about["cut"] = int(np.isin(rows, found.patches.decisions.cut).sum())
+    return about

@@ -18,6 +18,6 @@ def test_every_field_has_a_sentence_of_help_and_a_panel():
 
 
 def test_the_config_is_imported_without_torch():
-    code = "import sys, dpd_eval.comparison.config; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys, dpd_eval.comparison.config; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
