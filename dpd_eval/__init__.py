@@ -1,5 +1,6 @@
 """Judges: what a distilled set is worth beside real subsets of the same size, and what a bundle gives away."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,24 +12,6 @@ if TYPE_CHECKING:
     from dpd_eval.selection.random import random_subset
     from dpd_eval.statistics import Interval, RatioVerdict, ratio_verdict
     from dpd_eval.students.recipe import Recipe, load_recipe
-
-_MODULES = {
-    "ArmResult": "comparison.results",
-    "Difference": "comparison.results",
-    "EvaluateConfig": "comparison.config",
-    "Evaluation": "comparison.results",
-    "Goal": "comparison.results",
-    "Interval": "statistics",
-    "RatioVerdict": "statistics",
-    "Recipe": "students.recipe",
-    "SetMetrics": "metrics.set_metrics",
-    "StudentInfo": "comparison.results",
-    "evaluate": "comparison.evaluate",
-    "load_recipe": "students.recipe",
-    "random_subset": "selection.random",
-    "ratio_verdict": "statistics",
-    "select": "selection.methods",
-}
 
 __all__ = [
     "ArmResult",
@@ -49,10 +32,23 @@ __all__ = [
 ]
 
 
+_MODULES = (
+    "comparison.config",
+    "comparison.results",
+    "comparison.evaluate",
+    "metrics.set_metrics",
+    "selection.methods",
+    "selection.random",
+    "statistics",
+    "students.recipe",
+)
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `dpd_eval.comparison.config` does not load PyTorch."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    if name in __all__:
+        for module in _MODULES:
+            found = import_module(f"{__name__}.{module}")
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

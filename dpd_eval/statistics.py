@@ -1,4 +1,4 @@
-"""Figures of a confusion matrix, and intervals of paired comparisons (DESIGN §4)."""
+"""Accuracies from a confusion matrix, and intervals of paired comparisons (DESIGN §4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,35 +8,36 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t  # type: ignore[import-untyped]
 
+from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import InputError
 
 
-def confusion_matrix(true: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Counts [true class, predicted class] of two label arrays [n] with values 0 … num_classes-1."""
+def confusion_matrix(true: Int64, predicted: Int64, num_classes: int) -> Int64:
+    """Count [true class, predicted class] over two label arrays [n] with values 0 … num_classes-1."""
     counts = np.bincount(true * num_classes + predicted, minlength=num_classes * num_classes)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def overall_accuracy(confusion: NDArray[np.int64]) -> float:
-    """OA in [0, 1]: the share of images on the diagonal."""
+def overall_accuracy(confusion: Int64) -> float:
+    """Return OA in [0, 1]: the share of images on the diagonal."""
     return float(np.trace(confusion) / confusion.sum())
 
 
-def class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Recall of each class in [0, 1]; NaN for a class without images."""
+def class_accuracy(confusion: Int64) -> NDArray[np.float64]:
+    """Return the recall of each class in [0, 1]; NaN for a class without images."""
     counts = confusion.sum(axis=1)
     share: NDArray[np.float64] = np.full(len(counts), np.nan)
     np.divide(np.diag(confusion), counts, out=share, where=counts > 0)
     return share
 
 
-def average_accuracy(confusion: NDArray[np.int64]) -> float:
-    """AA in [0, 1]: mean of the class accuracies over the classes that have images."""
+def average_accuracy(confusion: Int64) -> float:
+    """Return AA in [0, 1]: mean accuracy of the classes that have images."""
     return float(np.nanmean(class_accuracy(confusion)))
 
 
-def cohen_kappa(confusion: NDArray[np.int64]) -> float:
-    """κ = (p_o − p_e) / (1 − p_e), p_e from the margins (Cohen 1960); 0 where one class is everything."""
+def cohen_kappa(confusion: Int64) -> float:
+    """Return κ = (p_o − p_e) / (1 − p_e), p_e from the margins (Cohen 1960); 0 if there is only one class."""
     total = confusion.sum()
     expected = float(confusion.sum(axis=1) @ confusion.sum(axis=0)) / float(total) ** 2
     if expected == 1.0:
@@ -45,13 +46,13 @@ def cohen_kappa(confusion: NDArray[np.int64]) -> float:
 
 
 def fewest_pairs(ipc: int) -> int:
-    """The least number of pairs for a figure at this IPC (DESIGN §4): small subsets differ more."""
+    """Return the minimum number of pairs at this IPC (DESIGN §4). Small subsets vary more and need more pairs."""
     return 8 if ipc <= 10 else 5
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean of n paired values with its two-sided t-interval; the ends are None for n = 1."""
+    """Mean of n values with its two-sided t-interval; the ends are None for n = 1."""
 
     mean: float
     low: float | None
@@ -60,7 +61,11 @@ class Interval:
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """mean ± t_{n−1, (1+confidence)/2} · s / √n with the sample standard deviation s (Student 1908)."""
+    """Compute mean ± t_{n−1, (1+confidence)/2} · s / √n with the sample standard deviation s (Student 1908).
+
+    Raises:
+        InputError: no values.
+    """
     if not values:
         raise InputError("an interval needs at least one value")
     array = np.asarray(values, dtype=np.float64)
@@ -73,12 +78,12 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
 
 def _pair(first: Sequence[float], second: Sequence[float]) -> list[tuple[float, float]]:
     if len(first) != len(second):
-        raise InputError(f"{len(first)} values against {len(second)}: a paired comparison needs as many on each side")
+        raise InputError(f"{len(first)} values against {len(second)}: a paired comparison needs equal numbers")
     return list(zip(first, second, strict=True))
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """95 % t-interval of first_i − second_i.
+    """Compute the 95 % t-interval of first_i − second_i.
 
     Raises:
         InputError: lengths differ or are 0.
@@ -91,7 +96,7 @@ Verdict = Literal["met", "not met", "not resolved"]
 
 @dataclass(frozen=True)
 class RatioVerdict:
-    """Whether set ≥ ratio · reference, with the interval of set_i − ratio · reference_i that says so."""
+    """Whether set ≥ ratio · reference, and the interval of set_i − ratio · reference_i that decides it."""
 
     ratio: float
     verdict: Verdict
@@ -99,7 +104,9 @@ class RatioVerdict:
 
 
 def ratio_verdict(set_oas: Sequence[float], ref_oas: Sequence[float], ratio: float) -> RatioVerdict:
-    """DESIGN §4: met when the lower end of the interval is ≥ 0, not met when the upper end is < 0, else not resolved.
+    """Test set ≥ ratio · reference (DESIGN §4).
+
+    Met if the lower end of the interval is ≥ 0, not met if the upper end is < 0, otherwise not resolved.
 
     Raises:
         InputError: lengths differ or are 0.

@@ -1,1 +1,1 @@
-"""The PyTorch half: images in, a run directory out."""
+"""Training with PyTorch: labelled images in, a run directory out."""

@@ -1,11 +1,12 @@
-"""What decides a run of `dpd train`, but the data: every field is an option of the command line."""
+"""What decides a run of `dpd train`, apart from the data. Every field is an option of the command line."""
 
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
@@ -15,6 +16,8 @@ JudgeOn = Literal["latents", "pixels"]
 Precision = Literal["bf16", "fp16", "fp32"]
 Crop = Literal["foreground"]
 RateSchedule = Literal["decay", "constant"]
+Preset = Literal["quick", "standard", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 LEAST = {
     "ipc": 1,
@@ -35,80 +38,161 @@ LEAST = {
     "val_per_class": 0,
     "resolution": 1,
 }
-CHOICES = {
-    "schedule": ("decay", "constant"),
-    "precision": ("bf16", "fp16", "fp32"),
-    "tune": ("full", "lora"),
-    "judge_on": ("latents", "pixels"),
-    "crop": ("foreground",),
-    "prototypes": ("centroid", "pooled", "matched", "medoid", "none"),
-}
+
+
+def described(help: str, panel: str) -> dict[str, str]:
+    """Metadata of a config's field, from which the command line makes an option.
+
+    Args:
+        help: the text of `--help`. The command line adds the accepted values of a Literal and the default, if there is
+            one; a text says what None stands for.
+        panel: heading in `--help`: Data, Model, Prototypes, Privacy, Running or Several machines.
+    """
+    return {"help": help, "panel": panel}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a run but the data.
+    """Everything that decides a run, apart from the data."""
 
-    Args:
-        resolution: None is the base's own.
-        batch: images of one step, of all processes together.
-        micro_batch: at most so many of them at once in a process; None is all. It changes memory, not the result.
-        gradient_checkpointing: compute the UNet's activations twice instead of keeping them. Likewise.
-        precision: of the fine-tuning's autocast.
-        peak_rate: learning rate after the warm-up.
-        warmup: steps; None is a fifth of the run, 100 at most.
-        schedule: whether the rate falls to zero over the last 30 % of the steps.
-        tune: None takes full for a UNet below 100 M parameters and lora above.
-        lora_rank: r, which is α too (METHOD §1).
-        tune_vae, vae_steps: train the VAE's decoder on the user's images first; the encoder, and so the latents, stay.
-        perceptual_steps: of each of the three networks that tell tune_vae what a decoder loses.
-        lambda_cls: weight λ of the classification consistency.
-        judge_on: what its classifier sees: the predicted clean latents, or those decoded, which costs a decoder's pass.
-        prototype_noise: standard deviation of Gaussian noise on each value of a mean; 0 is none.
-        matching_steps: of each ten `matched` prototypes a class.
-        bands, stretch: how pixels are read, as `dpd_train.images.parse_reading` takes them.
-        crop: what is cut out of images larger than the model's (`dpd_train.foreground`); None shrinks them whole.
-        segmenter: DINO,SAM2: models that find what to cut out; None is the spectral residual.
-        val_per_class: None is max(1, n // 10).
-        prune: tdds:SHARE leaves out that share of each class's training images (`classifiers.tdds`); None is none.
-        grad_compression: rs-dgc:RATIO sends so many times fewer bytes of gradients between processes; None sends all.
-        keep_near_duplicates: train on images that are near duplicates of others, too.
-    """
-
-    base: str = "nano"
-    resolution: int | None = None
-    ipc: int = 50
-    steps: int = 500
-    batch: int = 32
-    micro_batch: int | None = None
-    gradient_checkpointing: bool = False
-    precision: Precision = "bf16"
-    peak_rate: float = 1e-4
-    warmup: int | None = None
-    schedule: RateSchedule = "decay"
-    tune: Tune | None = None
-    lora_rank: int = 4
-    tune_vae: bool = False
-    vae_steps: int = 800
-    perceptual_steps: int = 800
-    lambda_cls: float = 0.0
-    judge_on: JudgeOn = "latents"
-    teacher_steps: int = 1200
-    latent_classifier_steps: int = 800
-    prototypes: PrototypeKind = "centroid"
-    prototype_noise: float = 0.0
-    matching_steps: int = 300
-    k_min: int = 10
-    captioner: str = "attributes"
-    bands: str | None = None
-    stretch: str | None = None
-    crop: Crop | None = None
-    segmenter: str | None = None
-    val_per_class: int | None = None
-    prune: str | None = None
-    grad_compression: str | None = None
-    keep_near_duplicates: bool = False
-    seed: int = 0
+    base: str = field(default="nano", metadata=described("Base model: nano, a diffusers folder or a hub id.", "Model"))
+    resolution: int | None = field(
+        default=None, metadata=described("Image side in pixels. Default: the base's own.", "Data")
+    )
+    ipc: int = field(default=50, metadata=described("Prototypes per class, at most.", "Prototypes"))
+    steps: int = field(default=500, metadata=described("Fine-tuning steps. 0 keeps the base as it is.", "Model"))
+    batch: int = field(
+        default=32, metadata=described("Images per fine-tuning step, over all processes together.", "Model")
+    )
+    micro_batch: int | None = field(
+        default=None,
+        metadata=described(
+            "Images that one process computes at once. Changes memory, not the result. Default: the whole batch.",
+            "Running",
+        ),
+    )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata=described(
+            "Compute the UNet's activations twice instead of keeping them: less memory, a third more time, the same "
+            "result.",
+            "Running",
+        ),
+    )
+    precision: Precision = field(
+        default="bf16", metadata=described("Arithmetic of the fine-tuning. fp16 needs CUDA.", "Running")
+    )
+    peak_rate: float = field(default=1e-4, metadata=described("Learning rate after the warm-up.", "Model"))
+    warmup: int | None = field(
+        default=None, metadata=described("Warm-up steps. Default: a fifth of --steps, at most 100.", "Model")
+    )
+    schedule: RateSchedule = field(
+        default="decay",
+        metadata=described(
+            "Learning rate after the warm-up: decay lowers it to zero over the last 30 % of the steps.", "Model"
+        ),
+    )
+    tune: Tune | None = field(
+        default=None,
+        metadata=described(
+            "What to train: all weights of the UNet, or low-rank adapters. Default: full below 100 M parameters, lora "
+            "above.",
+            "Model",
+        ),
+    )
+    lora_rank: int = field(
+        default=4, metadata=described("Rank of the adapters, and their scaling factor alpha.", "Model")
+    )
+    tune_vae: bool = field(
+        default=False,
+        metadata=described("First train the VAE's decoder on the images. The encoder does not change.", "Model"),
+    )
+    vae_steps: int = field(default=800, metadata=described("Training steps of --tune-vae.", "Model"))
+    perceptual_steps: int = field(
+        default=800,
+        metadata=described(
+            "Training steps of each of the three networks that measure the loss of --tune-vae.", "Model"
+        ),
+    )
+    lambda_cls: float = field(
+        default=0.0, metadata=described("Weight of the classification consistency in the loss.", "Model")
+    )
+    judge_on: JudgeOn = field(
+        default="latents",
+        metadata=described(
+            "What the classifier of --lambda-cls sees: the predicted latents, or the slower decoded pixels.", "Model"
+        ),
+    )
+    teacher_steps: int = field(default=1200, metadata=described("Training steps of the teacher, at most.", "Model"))
+    latent_classifier_steps: int = field(
+        default=800, metadata=described("Training steps of the judge, a classifier of latents, at most.", "Model")
+    )
+    prototypes: PrototypeKind = field(
+        default="centroid",
+        metadata=described(
+            "Kind of prototypes. A medoid is the latent of a real image and stays private.", "Prototypes"
+        ),
+    )
+    prototype_noise: float = field(
+        default=0.0,
+        metadata=described(
+            "Standard deviation of Gaussian noise on each prototype, in standard deviations of a latent value.",
+            "Privacy",
+        ),
+    )
+    matching_steps: int = field(
+        default=300, metadata=described("Optimisation steps for each ten matched codes of a class.", "Prototypes")
+    )
+    k_min: int = field(default=10, metadata=described("Images behind one prototype, at least.", "Privacy"))
+    captioner: str = field(
+        default="attributes",
+        metadata=described("What describes the images for the prompts: attributes, clip:ID or vlm:ID.", "Data"),
+    )
+    bands: str | None = field(
+        default=None,
+        metadata=described(
+            "Bands to use as red, green and blue, such as 4,3,2; the first is 1. Default: those of the file.", "Data"
+        ),
+    )
+    stretch: str | None = field(
+        default=None,
+        metadata=described(
+            "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000.", "Data"
+        ),
+    )
+    crop: Crop | None = field(
+        default=None,
+        metadata=described(
+            "Cut images that are larger than --resolution to their objects. Default: shrink whole images.", "Data"
+        ),
+    )
+    segmenter: str | None = field(
+        default=None,
+        metadata=described(
+            "Models that find the objects for --crop: GROUNDING_DINO,SAM2. Default: a saliency map, no model.", "Data"
+        ),
+    )
+    val_per_class: int | None = field(
+        default=None,
+        metadata=described("Validation images per class. Default: a tenth of the class, at least 1.", "Data"),
+    )
+    prune: str | None = field(
+        default=None,
+        metadata=described(
+            "Leave out the images that teach least: tdds:0.7 leaves out 70 % of each class. Default: none.", "Data"
+        ),
+    )
+    grad_compression: str | None = field(
+        default=None,
+        metadata=described(
+            "Compress gradients between processes: rs-dgc:50 sends 50 times fewer bytes. Default: none.",
+            "Several machines",
+        ),
+    )
+    keep_near_duplicates: bool = field(
+        default=False, metadata=described("Also train on images that are near duplicates of others.", "Data")
+    )
+    seed: int = field(default=0, metadata=described("Random seed.", "Running"))
 
     def __post_init__(self) -> None:
         """Raises:
@@ -118,7 +202,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise InputError(f"{option(name)} is {value}: it must be at least {least}")
-        for name, known in CHOICES.items():
+        for name, known in choices(TrainConfig).items():
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise InputError(f"{option(name)} {value!r} is unknown: use {', '.join(known)}")
@@ -144,6 +228,18 @@ class TrainConfig:
                 )
         if self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
+
+
+@cache
+def choices(config: type) -> dict[str, tuple[str, ...]]:
+    """The accepted values of every field whose type is a Literal, an optional Literal or a tuple of them."""
+    return {name: found for name, hint in get_type_hints(config).items() if (found := _literal(hint))}
+
+
+def _literal(hint: Any) -> tuple[str, ...]:
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((found for part in get_args(hint) if (found := _literal(part))), ())
 
 
 def figure_of(method: str, text: str) -> float:
@@ -186,9 +282,6 @@ def compression_ratio(text: str) -> float:
 def option(field: str) -> str:
     """How the command line spells a field."""
     return "--" + field.replace("_", "-")
-
-
-PRESETS = ("quick", "standard", "paper")
 
 
 def preset_text(name: str) -> str:

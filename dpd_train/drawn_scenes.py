@@ -1,7 +1,7 @@
-"""Procedurally drawn scenes that look like satellite tiles: data for demos and tests which nobody had to hand over.
+"""Procedurally drawn scenes that look like satellite tiles: free data for demos and tests.
 
 Everything is drawn at four times the side and reduced, so that edges are as soft as a sensor's. Lengths are fractions
-of the tile's side: a road is as wide in relation to its tile at any resolution.
+of the tile's side, so that a road has the same relative width at any resolution.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import InputError
 
 SUPERSAMPLING = 4
@@ -42,10 +43,11 @@ ROOFS: tuple[Colour, ...] = (
 )
 
 
-def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> npt.NDArray[np.uint8]:
-    """One tile of class `name`: uint8 [resolution, resolution, 3]. All of its randomness comes from `rng`.
+def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> Pixels:
+    """Draw one tile of class `name`, uint8 [resolution, resolution, 3], with random numbers only from `rng`.
 
-    Raises InputError for a name that is not in CLASSES and for a resolution below 8.
+    Raises:
+        InputError: a name that is not in CLASSES, or a resolution below 8.
     """
     if name not in _DRAW:
         raise InputError(f"no scene is called {name!r}; there are {', '.join(CLASSES)}")
@@ -57,14 +59,17 @@ def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> npt
     size = (resolution, SUPERSAMPLING, resolution, SUPERSAMPLING, 3)
     reduced = large.reshape(size).mean(axis=(1, 3))
     noisy = reduced + rng.normal(0, SENSOR_NOISE, reduced.shape)
-    tile: npt.NDArray[np.uint8] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    tile: Pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     return tile
 
 
 def write_scenes(root: Path, *, per_class: int, seed: int, resolution: int = 64) -> None:
-    """Writes root/<Class>/<Class>_0000.png … with `per_class` tiles for each class.
+    """Write root/<Class>/<Class>_0000.png … with `per_class` tiles for each class.
 
-    Tile i of a class depends on (seed, class, i) alone, so a larger set begins with the smaller one.
+    Tile i of a class depends only on (seed, class, i), so a larger set begins with the smaller one.
+
+    Raises:
+        InputError: `per_class` is below 1.
     """
     if per_class < 1:
         raise InputError(f"{per_class} scenes per class make no set; ask for at least 1")
@@ -86,7 +91,7 @@ def _fields(rng: np.random.Generator, side: int) -> Picture:
 def _split_parcels(
     rng: np.random.Generator, picture: Picture, u: Plane, v: Plane, inside: npt.NDArray[np.bool_], depth: int
 ) -> None:
-    """Halves the region across its longer extent until the pieces are parcels; each gets a crop and its furrows."""
+    """Halve the region across its longer extent until the pieces are parcels; each gets a crop and furrows."""
     if not inside.any():
         return
     extents = [float(np.ptp(axis[inside])) for axis in (u, v)]
@@ -160,7 +165,7 @@ def _houses(rng: np.random.Generator, side: int) -> Picture:
                     if rng.random() < 0.92 and max(abs(place), abs(row)) < 0.85:
                         half = (rng.uniform(0.03, 0.043), rng.uniform(0.026, 0.036))
                         houses.append((place + rng.normal(0, 0.006), row + rng.normal(0, 0.006), half))
-    for place, row, half in houses:  # the shadow falls the same way for all
+    for place, row, half in houses:  # all shadows fall in one direction
         at = _window(u, v, place, row)
         picture[at][(np.abs(u[at] - place - 0.016) < half[0]) & (np.abs(v[at] - row - 0.018) < half[1])] *= 0.42
     for place, row, half in houses:
@@ -263,7 +268,7 @@ def _rotated(rng: np.random.Generator, side: int) -> tuple[Plane, Plane]:
 
 
 def _window(u: Plane, v: Plane, place: float, row: float) -> tuple[slice, slice]:
-    """The pixels around (u, v) = (place, row): a house touches a hundredth of the tile, so only that is computed."""
+    """The pixels around (u, v) = (place, row), as a house covers only a hundredth of the tile."""
     side = len(u)
     cos, sin = (u[0, 1] - u[0, 0]) * side, (u[1, 0] - u[0, 0]) * side
     y, x = ((place * sin + row * cos + 0.5) * side, (place * cos - row * sin + 0.5) * side)
@@ -274,7 +279,7 @@ def _window(u: Plane, v: Plane, place: float, row: float) -> tuple[slice, slice]
 
 
 def _clouds(rng: np.random.Generator, side: int, scale: float) -> Plane:
-    """Smooth noise [side, side] of about zero mean and unit deviation; `scale` is the size of a lump."""
+    """Smooth noise [side, side] with about zero mean and unit deviation; `scale` is the size of its lumps."""
     cells = int(np.ceil(1 / scale)) + 3
     coarse = Image.fromarray(rng.normal(0, 1, (cells, cells)).astype(np.float32))
     fine = coarse.resize((side, side), Image.Resampling.BICUBIC, box=(1, 1, 1 + 1 / scale, 1 + 1 / scale))
@@ -286,7 +291,7 @@ def _blend(below: Picture, above: Picture, share: Plane) -> Picture:
 
 
 def _edge(inside: Plane, softness: float) -> Plane:
-    """0 outside to 1 inside of where `inside` is positive, over `softness`."""
+    """A soft mask: 1 where `inside` is positive, 0 elsewhere, with a transition of width `softness`."""
     return np.clip(inside / softness + 0.5, 0, 1)
 
 

@@ -83,7 +83,7 @@ def _open(
     """Check the input before anything is written; then make the run directory.
 
     Raises:
-        DataError, InputError
+        DataError, InputError: unusable data, base or output folder, or options that do not fit them.
     """
     check_run_folder(out, resume)
     check_captioner(config.captioner)
@@ -103,8 +103,10 @@ def _open(
 
 
 def _check_machine(config: TrainConfig, device: torch.device, team: Team, tracker: str | None, federated: bool) -> None:
-    """Raises:
-    InputError: an option that this machine or number of processes does not allow.
+    """Check options that depend on the machine and the number of processes.
+
+    Raises:
+        InputError: an option cannot be used here.
     """
     if config.precision == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs CUDA: a CPU takes ten times as long as with fp32; use bf16 or fp32")

@@ -1,4 +1,4 @@
-"""`--config FILE.toml`, which every command takes: options as keys; what stands on the command line wins."""
+"""`--config FILE.toml` of every command: options as keys. The command line wins."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ OPTION = "--config"
 
 
 def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The arguments without `--config FILE`, and that file.
+    """Split `--config FILE` from the other arguments.
 
     Raises:
-        InputError: the option without a file, or twice.
+        InputError: the option has no file, or is there twice.
     """
     from dpd_runtime.errors import InputError
 
@@ -35,12 +35,15 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def read_config(path: Path, command: str, options: Mapping[str, str]) -> dict[str, Any]:
-    """The file's values by parameter name, for the options that `command` has: their spelling → parameter name.
+    """Read the values for a command, by parameter name.
 
-    Keys may be written with - or _; a table named as the command holds values for it alone.
+    Keys may be written with - or _. A table with the command's name holds values for this command only.
+
+    Args:
+        options: spelling of each option → its parameter name.
 
     Raises:
-        InputError: no such file, no TOML, or a key that is no option of the command.
+        InputError: there is no such file, it is not TOML, or a key is not an option of the command.
     """
     from dpd_runtime.errors import InputError
 

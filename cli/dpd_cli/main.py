@@ -1,7 +1,8 @@
-"""`dpd`: one file a verb. Rooms are imported inside the commands, so that help and `dpd generate` stay light."""
+"""The `dpd` command. Commands import their rooms when they run, so that help and `dpd generate` stay light."""
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,37 +25,47 @@ from dpd_cli.commands.sign import sign_command
 from dpd_cli.commands.train import train_command
 from dpd_cli.commands.verify import verify_command
 from dpd_cli.config import OPTION, read_config, take_config
+from dpd_cli.terminal import Verb, Verbs
 
 INTERRUPTED = 130
-RESUMABLE = "interrupted; the same command goes on (dpd train: with --resume; dpd demo: begin with a new --out)"
+RESUMABLE = "interrupted; run the same command again to continue (dpd train: with --resume; dpd demo: with a new --out)"
 
 app = typer.Typer(
     name="dpd",
-    help="Distil a scene set into a bundle; regenerate a training set from it without PyTorch and without the data.",
+    cls=Verbs,
+    help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
+    "scenes.",
     no_args_is_help=True,
     add_completion=False,
-    epilog="Every command takes --config FILE.toml with its options as keys; the command line wins.",
+    epilog="Every command takes --config FILE.toml, with its options as keys. The command line wins.",
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate_command)
-app.command("train")(train_command)
-app.command("export")(export_command)
-app.command("engines")(engines_command)
-app.command("evaluate")(evaluate_command)
-app.command("audit")(audit_command)
-app.command("report")(report_command)
-app.command("select")(select_command)
-app.command("info")(info_command)
-app.command("verify")(verify_command)
-app.command("keygen")(keygen_command)
-app.command("sign")(sign_command)
-app.command("encrypt")(encrypt_command)
-app.command("decrypt")(decrypt_command)
-app.command("doctor")(doctor_command)
-app.command("bench")(bench_command)
-app.command("demo")(demo_command)
-app.command("pretrain")(pretrain_command)
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Make a bundle": {
+        "train": train_command,
+        "export": export_command,
+        "engines": engines_command,
+        "audit": audit_command,
+        "keygen": keygen_command,
+        "sign": sign_command,
+        "encrypt": encrypt_command,
+        "decrypt": decrypt_command,
+    },
+    "Use a bundle": {
+        "generate": generate_command,
+        "info": info_command,
+        "verify": verify_command,
+        "bench": bench_command,
+        "doctor": doctor_command,
+    },
+    "Compare": {"evaluate": evaluate_command, "select": select_command, "report": report_command},
+    "More": {"demo": demo_command, "pretrain": pretrain_command},
+}
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, cls=Verb, rich_help_panel=panel)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,16 +79,16 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a trace with an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if debug:
         os.environ["DPD_DEBUG"] = "1"
 
 
 def main() -> None:
-    """Run the command line; whatever goes wrong becomes one line and its exit code."""
+    """Run the command line. An error becomes one line and an exit code."""
     try:
         code = _run(sys.argv[1:])
     except Exception as error:

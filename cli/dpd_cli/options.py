@@ -1,30 +1,194 @@
-"""Options with which commands open a bundle: what it was encrypted with, whose signature counts, what is demanded."""
+"""Options: made from the fields of a config, or shared by several commands."""
 
+import functools
+import inspect
+import logging
 import os
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
+
+from dpd_train.config import choices, option  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
     from dpd_runtime.bundle.encryption import Key
 
 PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
-KeyFile = Annotated[Path | None, typer.Option(help="32-byte key file of an encrypted bundle.")]
+EXTRAS = {
+    "train": ("torch", "diffusers", "transformers", "sklearn"),
+    "export": ("onnx", "onnxscript"),
+    "eval": ("scipy", "jinja2"),
+    "cpu": ("onnxruntime",),
+}
+"""Packages of each extra, which the commands of the research machine need."""
+
+Values = dict[type, dict[str, Any]]
+"""What was given for the fields of each config; None where nothing was."""
+
+
+def named(values: Iterable[str]) -> str:
+    """How `--help` shows what an option accepts: `a|b|c`."""
+    return "|".join(values)
+
+
+def under(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
+    """An option under a heading of `--help`; `names` only where the parameter's name does not say them."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
+
+
+BundleOrEmbedded = Annotated[
+    Path | None,
+    typer.Argument(metavar="BUNDLE", help="A .dpd file or bundle folder. Default: the embedded EuroSAT bundle."),
+]
+KeyFile = Annotated[Path | None, under("Security", "32-byte key file of an encrypted bundle.")]
 PassphraseFile = Annotated[
-    Path | None, typer.Option(help=f"Passphrase of an encrypted bundle in a file; or set {PASSPHRASE_VARIABLE}.")
+    Path | None,
+    under("Security", f"File with the passphrase of an encrypted bundle. Default: the variable {PASSPHRASE_VARIABLE}."),
 ]
 TrustedKey = Annotated[
     list[Path] | None,
-    typer.Option(help="Public key whose signature counts, once for each; without it those of ~/.config/dpd/trusted."),
+    under(
+        "Security",
+        "Public key to trust; repeat for several. Default: the keys in ~/.config/dpd/trusted.",
+        metavar="<path>",
+    ),
 ]
 RequireSignature = Annotated[
-    bool, typer.Option("--require-signature", help="Fail (exit 3) unless a trusted key has signed the bundle.")
+    bool, under("Security", "Fail with exit code 3 unless a trusted key signed the bundle.", "--require-signature")
 ]
 RequireAudit = Annotated[
-    bool, typer.Option("--require-audit", help="Fail (exit 3) unless the bundle's audit says PASS or WARN.")
+    bool, under("Security", "Fail with exit code 3 unless the bundle's audit says PASS or WARN.", "--require-audit")
 ]
+Bands = Annotated[str | None, under("Data", "Bands of the real images to use as red, green and blue, such as 4,3,2.")]
+Stretch = Annotated[
+    str | None,
+    under("Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."),
+]
+ValPerClass = Annotated[
+    int | None, under("Data", "Validation images per class. Default: a tenth of the class, at least 1.")
+]
+Provider = Annotated[
+    str,
+    under(
+        "Running",
+        "What runs the networks; auto takes the first that works.",
+        metavar="auto|cpu|cuda|tensorrt|tensorrt-rtx",
+    ),
+]
+Device = Annotated[str, under("Running", "Where PyTorch runs; auto takes CUDA if it works.", metavar="auto|cpu|cuda")]
+Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.")]
+MaxMinutes = Annotated[float | None, under("Running", "Stop at a checkpoint after this many minutes.")]
+Overwrite = Annotated[bool, under("Output", "Replace a bundle or a set that exists at --out.", "--overwrite")]
+Json = Annotated[bool, under("Output", "Print one JSON object.", "--json")]
+
+
+def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add an option for every field of `configs` to a command, which gets their values as `given`, by config.
+
+    A field needs `described` metadata. Values that were not given are None: presets count only for those.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
+        made = [_parameter(config, field) for config in configs for field in fields(config)]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {
+                config: {field.name: _value(config, field.name, values.pop(field.name)) for field in fields(config)}
+                for config in configs
+            }
+            command(**values, given=given)
+
+        run.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
+    """The option of a field, as Typer reads it from a signature."""
+    kind = _plain(get_type_hints(config)[field.name])
+    values = choices(config).get(field.name)
+    listed = get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
+    metavar = field.metadata.get("metavar") or (named(values) + ",..." * listed if values else None)
+    made = typer.Option(
+        metavar=metavar, help=field.metadata["help"] + _default(field), rich_help_panel=field.metadata["panel"]
+    )
+    annotation = str if values or listed else kind
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation | None, made]
+    )
+
+
+def _plain(hint: Any) -> Any:
+    """The type of a field that may be None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def _default(field: "Field[Any]") -> str:
+    """The field's own default in words; its help says what None stands for."""
+    if field.default in (None, ()) or field.default is False:
+        return ""
+    if field.default is True:
+        return f" Default: {option(field.name)}."
+    if isinstance(field.default, float):
+        return f" Default: {field.default:g}."
+    return f" Default: {','.join(field.default) if isinstance(field.default, tuple) else field.default}."
+
+
+def _value(config: type, name: str, value: Any) -> Any:
+    """`a, b` becomes a tuple where the field is one of any length."""
+    kind = _plain(get_type_hints(config)[name])
+    if not isinstance(value, str) or get_origin(kind) is not tuple:
+        return value
+    return split_numbers(value, option(name)) if get_args(kind)[0] is int else split_names(value)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`a, b` → ("a", "b"); empty text is an empty tuple."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def split_numbers(text: str, name: str) -> tuple[int, ...]:
+    """`10,50` → (10, 50).
+
+    Raises:
+        InputError: something that is not a whole number, naming the option.
+    """
+    from dpd_runtime.errors import InputError
+
+    try:
+        return tuple(int(part) for part in split_names(text))
+    except ValueError:
+        raise InputError(f"{name} {text}: give whole numbers with commas between them, such as 10,50") from None
+
+
+def require_torch(*extras: str) -> None:
+    """Check the `train` extra, and others by name, and silence the advice that its libraries print.
+
+    Raises:
+        MissingExtraError: a package is not installed; the message names the extra that brings it.
+    """
+    from importlib.util import find_spec
+
+    from dpd_runtime.errors import MissingExtraError
+
+    for extra in ("train", *extras):
+        for package in EXTRAS[extra]:
+            if find_spec(package) is None:
+                raise MissingExtraError(package, extra)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 
 def open_bundle(
@@ -32,11 +196,10 @@ def open_bundle(
     key_file: Path | None,
     passphrase_file: Path | None,
     trusted_key: list[Path] | None,
-    *,
     require_signature: bool = False,
     require_audit: bool = False,
 ) -> "Bundle":
-    """The embedded bundle for None. Everything that is asked of it was checked when this returns."""
+    """Open a bundle, the embedded one for None, and check what the options demand."""
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
     from dpd_runtime.bundle.keys import read_public_key
     from dpd_runtime.sealing import require
@@ -52,7 +215,7 @@ def open_bundle(
 
 
 def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
-    """What the options say, else the environment.
+    """The key from the options, otherwise from the environment.
 
     Raises:
         InputError: both options, or a file that holds no key.
@@ -70,15 +233,9 @@ def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | Non
 
 
 def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
-    """The key to open `path` with. The environment may hold one for other bundles; an option is meant for this one."""
+    """The key for `path`. An option must be meant for it; the environment's key is used only if it is encrypted."""
     from dpd_runtime.bundle.encryption import is_encrypted
 
     if key_file or passphrase_file or is_encrypted(path):
         return given_key(key_file, passphrase_file)
     return None
-
-
-def signature_facts(bundle: "Bundle") -> dict[str, Any]:
-    """For --json."""
-    signature = bundle.signature
-    return {"signature": signature.describe(), "key_id": signature.key_id, "trusted": signature.trusted}

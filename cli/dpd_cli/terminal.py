@@ -1,14 +1,130 @@
-"""What every command prints in the same way: progress on stderr, one JSON object on stdout."""
+"""What is printed: help in sections, progress on stderr, tables, one JSON object on stdout."""
 
+import inspect
 import json
+import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from dpd_cli.config import OPTION
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dpd_export.engines.new_bundle import BuildProgress, BuiltEngine
+    from dpd_runtime.bundle.bundle import Bundle
+    from dpd_runtime.sampling.sampler import Sampler
 
 Update = Callable[[int, int], None]
 """(done, total) → None."""
+NOT_RUN = "dpd generate of this version runs the ONNX graphs"
+PANELS = (
+    "Data",
+    "Images",
+    "Sampling",
+    "Model",
+    "Steps",
+    "Batches",
+    "Learning rates",
+    "Prototypes",
+    "Bundle",
+    "Engines",
+    "Privacy",
+    "Output",
+    "Running",
+    "Several machines",
+    "Security",
+)
+"""Headings of options in `--help`, in this order; "Options" holds the rest."""
+
+
+class Verb(TyperCommand):
+    """A command whose help is plain text under headings: no option's name is cut, whatever the width."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The options that must be given, `[OPTIONS]`, the arguments."""
+        arguments = [p for p in self.params if p.param_type_name == "argument"]
+        needed = [f"{p.opts[0]} {p.name.upper()}" for p in self.params if p not in arguments and p.required]
+        named = [_names(p, ctx) if p.required else f"[{_names(p, ctx)}]" for p in arguments]
+        return [*needed, "[OPTIONS]", *named]
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The description, then the examples line by line."""
+        text, _, examples = inspect.cleandoc(self.help or "").partition("\n\nExamples:\n")
+        formatter.write_paragraph()
+        formatter.write_text(text)
+        if examples:
+            with formatter.section(_bold("Examples")):
+                for line in examples.splitlines():
+                    formatter.write(f"  {line.strip()}\n")
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then the options of each panel."""
+        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *PANELS, "Options")}
+        for parameter in self.get_params(ctx):
+            if not getattr(parameter, "hidden", False):
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                heading = getattr(parameter, "rich_help_panel", None) or kind
+                rows[heading].append((_names(parameter, ctx), _help(parameter)))
+        rows["Options"].insert(-1, (f"{OPTION} FILE", "Read options from a TOML file. The command line wins."))
+        _write_rows(formatter, rows)
+
+
+class Verbs(TyperGroup):
+    """The list of commands in panels, each with its first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Commands of one panel together, in the order in which they were added."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                first = (command.help or "").split("\n\n")[0]
+                rows.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append((name, first))
+        _write_rows(formatter, rows)
+
+
+def _write_rows(formatter: Any, rows: dict[str, list[tuple[str, str]]]) -> None:
+    """Write each heading's names with their texts: beside them, or below a long name. No word is broken."""
+    wide = min(28, max(len(names) for found in rows.values() for names, _ in found))
+    for heading, found in rows.items():
+        if not found:
+            continue
+        with formatter.section(_bold(heading)):
+            for names, text in found:
+                lines = textwrap.wrap(text, formatter.width - wide - 4, break_on_hyphens=False, break_long_words=False)
+                first = lines.pop(0) if len(names) <= wide and lines else ""
+                formatter.write(f"  {names:<{wide}}  {first}".rstrip() + "\n")
+                for line in lines:
+                    formatter.write(f"{'':{wide + 4}}{line}\n")
+
+
+def _bold(heading: str) -> str:
+    return heading if os.environ.get("NO_COLOR") else typer.style(heading, bold=True)
+
+
+def _names(parameter: Any, ctx: Any) -> str:
+    """`--long METAVAR`; for an argument its metavar."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper())
+    return str(parameter.get_help_record(ctx)[0]).replace(" / ", ", ")
+
+
+def _help(parameter: Any) -> str:
+    """The option's text with its default, where it has one and the text does not say it."""
+    words = " ".join((parameter.help or "").split())
+    if parameter.required and parameter.param_type_name == "option":
+        return f"{words} Required."
+    if parameter.default in (None, "") or parameter.default is False or "Default:" in words or parameter.required:
+        return words
+    return f"{words} Default: {parameter.default}."
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -16,9 +132,68 @@ def print_json(content: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(content) + "\n")
 
 
+def table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> "Table":
+    """An empty table with columns of texts, left, and of numbers, right."""
+    from rich.table import Table
+
+    made = Table(title=title)
+    for heading in texts:
+        made.add_column(heading)
+    for heading in numbers:
+        made.add_column(heading, justify="right")
+    return made
+
+
+def signature_facts(bundle: "Bundle") -> dict[str, Any]:
+    """The signature's fields of --json."""
+    signature = bundle.signature
+    return {"signature": signature.describe(), "key_id": signature.key_id, "trusted": signature.trusted}
+
+
+def prototype_ranges(sampler: "Sampler") -> list[str]:
+    """Which images of a class are decoded and which re-noised, a line for each; none where all are sampled."""
+    from dpd_runtime.sampling.sampler import BLOCK
+
+    guidance = sampler.guidance
+    if not guidance[0].decodes:
+        return []
+    ends = [BLOCK * later.from_block for later in guidance[1:]]
+    decoded = "of a class are its prototypes, decoded and turned by the seed"
+    if not ends:
+        return [f"all {decoded}"]
+    lines = [f"0 to {ends[0] - 1} {decoded}"]
+    if guidance[1].begins_at_prototypes:
+        last = f"{ends[0]} to {ends[1] - 1}" if len(ends) > 1 else f"from {ends[0]} on"
+        lines.append(f"{last} are the same, re-noised")
+    return lines
+
+
+def print_engines(result: dict[str, Any]) -> None:
+    """Say what was built and how well it is tested."""
+    from dpd_runtime.engines.record import LABELS
+
+    made = f"{len(result['engines'])} by {result['flavour']} {result['builder_version']}"
+    print(f"engines     {made}: {LABELS[result['flavour']]}; {NOT_RUN}")
+
+
+def engine_lines() -> "BuildProgress":
+    """Print two lines on stderr for each engine: what is being built, and what it took."""
+    started = time.monotonic()
+
+    def tell(done: int, total: int, coming: str, built: "BuiltEngine | None") -> None:
+        left = f", about {(time.monotonic() - started) / done * (total - done):.0f} s left" if 0 < done < total else ""
+        if built is not None:
+            sizes = f"peak memory {built.peak_memory / 1e6:.0f} MB, engine {built.bytes / 1e6:.1f} MB"
+            print(f"  {built.seconds:.0f} s, {sizes}{left}", file=sys.stderr, flush=True)
+        if coming:
+            print(f"engine {done + 1}/{total}: {coming}", file=sys.stderr, flush=True)
+
+    return tell
+
+
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str], Update]]:
-    """Progress of named stages, each with its own remaining time, on stderr; lines where stderr is no terminal."""
+    """Show the progress of named stages on stderr: bars in a terminal, otherwise lines."""
     if not sys.stderr.isatty():
         yield _line_progress
         return
@@ -44,13 +219,13 @@ def stage_progress() -> Iterator[Callable[[str], Update]]:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Update]:
-    """Progress of a command that is one stage."""
+    """Show the progress of a command with one stage."""
     with stage_progress() as stage:
         yield stage(title)
 
 
 def _line_progress(title: str) -> Update:
-    """A line after half a minute, then one each half a minute; resumed work does not count as done in no time."""
+    """Print a line every half minute. Work of an earlier session does not count in the remaining time."""
     printed = time.monotonic()
     first: tuple[float, int] | None = None
 

@@ -1,4 +1,4 @@
-"""`audit`: all tests and controls on a bundle, a run or a distilled set, and one verdict."""
+"""`audit`: run all tests and controls on a bundle, a run or a distilled set, and give one verdict."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpd_eval.audit.artefacts.artefact import Traces
 from dpd_eval.audit.artefacts.scan import NAME as ARTEFACTS
@@ -22,7 +21,7 @@ from dpd_eval.audit.spaces import structure_space, teacher_space
 from dpd_eval.audit.subject import Subject, open_subject
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.extractor import Extractor
-from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.files import cache_folder
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.latents import encode_cached
@@ -33,9 +32,12 @@ FEWEST_IMAGES = 500
 
 @dataclass(frozen=True)
 class AuditResult:
-    """Args:
-    notes: what weakens or explains the tests. about: what was audited, on what, with what.
-    private: where pictures and findings for the data's owner lie; None where nobody said where.
+    """Result of an audit.
+
+    Args:
+        notes: remarks on the data that a reader of the tests needs.
+        about: what was audited, with which data and networks.
+        private: folder with pictures and findings for the owner of the data; None if no folder was given.
     """
 
     verdict: str
@@ -47,7 +49,7 @@ class AuditResult:
     private: Path | None
 
     def to_dict(self) -> dict[str, Any]:
-        """audit.json: no path, and nothing about a single real image."""
+        """Return the content of audit.json: it has no paths and nothing about a single real image."""
         found = {"verdict": self.verdict, "tests": [test.to_dict() for test in self.tests]}
         found |= {"controls": [control.to_dict() for control in self.controls]}
         return found | {"notes": list(self.notes), **self.about, "seconds": round(self.seconds, 1)}
@@ -55,7 +57,7 @@ class AuditResult:
 
 @dataclass(frozen=True)
 class _Work:
-    """What every part of an audit looks at. latents: of T and H, scaled; None without an encoder."""
+    """What every part of an audit uses. latents: of T and H, scaled; None without an encoder."""
 
     subject: Subject
     data: AuditData
@@ -67,12 +69,12 @@ class _Work:
     stage: Stage
 
     @property
-    def order(self) -> NDArray[np.int64]:
-        """The subject's label → the data's."""
+    def order(self) -> Int64:
+        """The label in the data for each label of the subject."""
         return np.array([self.data.classes.index(name) for name in self.subject.classes])
 
     def decoded(self) -> tuple[Images, Images] | None:
-        """T and H as the VAE decodes them; None without an encoder."""
+        """Pass T and H through the VAE; None without an encoder."""
         if self.latents is None or self.subject.model is None:
             return None
         found = [self.subject.model.decode(x) for x in self.latents]
@@ -93,17 +95,17 @@ def audit(
     cache: Path | None = None,
     stage: Stage = lambda title: lambda done, total: None,
 ) -> AuditResult:
-    """Measure what `path` tells about the images it was trained on.
+    """Measure what `path` reveals about the images it was trained on.
 
     Args:
         path: a bundle, a run directory or a distilled set.
-        train: the training images T: its training part without the validation part (`val_per_class`).
+        train: the training images T: the training part without the validation part (`val_per_class`).
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
-        run: the run from which a bundle was exported: its VAE has the encoder.
-        images: to generate, and to judge; METHOD §9 wants 500.
-        seed: of the generation.
-        private: folder for pictures and findings which show real images; None takes the run's private/audit, if any.
-        cache: folder of the extractor, latents and the control; None takes the user's cache directory.
+        run: the run from which the bundle was exported; its VAE includes the encoder.
+        images: number of images to generate and test; METHOD §9 requires 500.
+        seed: for generating them.
+        private: folder for pictures and findings that show real images; None takes the run's private/audit, if any.
+        cache: folder for the extractor, latents and the control; None takes the user's cache directory.
 
     Raises:
         InputError, DataError, BundleError: unusable arguments, data or bundle.
@@ -136,7 +138,7 @@ def audit(
 
 
 def _folders(cache: Path | None) -> tuple[Path, ...]:
-    """Of the extractor, of latents, of the control. The first two are those of `dpd evaluate` and `dpd train`."""
+    """Return the cache folders of the extractor, the latents and the control; others share the first two."""
     return tuple(cache / name if cache else cache_folder(name) for name in ("extractors", "latents", "audit"))
 
 
@@ -166,11 +168,13 @@ def _measure(work: _Work, extractor: Extractor, images: int, seed: int) -> tuple
     tests = [*_enough(sets[0]), *_same_data(subject, data)]
     for judged in sets:
         tests += set_tests(judged, yardsticks, work.private, step)
-    tests += _absent_prototypes(subject, len(sets))
+    if model is None:
+        tests.append(not_run("decoded prototypes", "a set has no prototypes: audit the bundle that made it"))
     tests.append(_artefacts(work))
     controls = set_controls(yardsticks, decoded, step)
     if model is None:
-        return [*tests, *_no_networks()], [*controls, *without_encoder("a set ships no network")], len(sets[0].images)
+        tests.append(not_run("membership", "a set has no networks: audit the bundle that made it"))
+        return tests, [*controls, *without_encoder("a set has no networks")], len(sets[0].images)
     tests += network_tests(model, data, work.latents, work.encoder, work.stage)
     if work.latents is None:
         controls += without_encoder("no encoder: give --run")
@@ -197,36 +201,26 @@ def _decoded_prototypes(work: _Work) -> list[Judged]:
     return [Judged("decoded prototypes", work.subject.model.decode(latents), work.order[labels])]
 
 
-def _absent_prototypes(subject: Subject, sets: int) -> list[Outcome]:
-    if subject.model is not None or sets > 1:
-        return []
-    return [not_run("decoded prototypes", "a set ships no prototypes: audit the bundle that made it")]
-
-
-def _no_networks() -> list[Outcome]:
-    return [not_run("membership", "a set ships no networks: audit the bundle that made it")]
-
-
 def _enough(judged: Judged) -> list[Outcome]:
     found, wanted = len(judged.images), FEWEST_IMAGES
     if found >= wanted:
         return []
-    note = f"{found} images: at least {wanted} make a share of two per cent visible"
+    note = f"{found} images: at least {wanted} are needed to detect a share of two per cent"
     return [Outcome("number of images", float(found), None, float(wanted), "WARN", note)]
 
 
 def _same_data(subject: Subject, data: AuditData) -> list[Outcome]:
-    """Against images that were not trained on every test passes."""
+    """Warn if T is not the training data: compared with other images, every test passes."""
     if subject.trained_on in (None, data.fingerprint()):
         return []
-    note = "--train does not hold exactly the images that the training saw: see --val-per-class"
+    note = "--train does not contain exactly the images that were trained on: see --val-per-class"
     return [Outcome("training data", None, None, None, "WARN", note)]
 
 
 def _artefacts(work: _Work) -> Outcome:
     subject, data = work.subject, work.data
     if subject.files is None:
-        return not_run(ARTEFACTS, "a run stays in the house: audit the bundle that is exported from it")
+        return not_run(ARTEFACTS, "a run does not leave the site: audit the bundle that is exported from it")
     scenes = (data.train, data.held)
     latents = None if work.latents is None else np.concatenate(work.latents)
     factor = 1.0 if subject.model is None else subject.model.bundle.manifest.scaling_factor
@@ -256,7 +250,5 @@ def _about(
         },
         "encoder": None if encoder is None else encoder.source,
         "extractor": extractor.description,
-        "versions": {
-            **package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
-        },
+        "versions": package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
     }

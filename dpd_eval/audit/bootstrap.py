@@ -12,26 +12,26 @@ REPLICATES = 1000
 
 
 def generators(seed: int, count: int = REPLICATES) -> Iterator[np.random.Generator]:
-    """One generator for each replicate: statistic and replicate alone decide what is drawn."""
+    """Yield one generator per replicate, so that a replicate does not depend on the others."""
     return (np.random.default_rng([seed, number]) for number in range(count))
 
 
 def resampled(count: int, generator: np.random.Generator) -> Int64:
-    """Rows [count] drawn with replacement from 0 … count − 1."""
+    """Sample rows [count] with replacement from 0 … count − 1."""
     return generator.integers(count, size=count)
 
 
 def resampled_by_class(members: list[Int64], generator: np.random.Generator) -> Int64:
-    """Rows drawn with replacement within each class, so that none runs empty."""
+    """Sample rows with replacement within each class, so that no class becomes empty."""
     return np.concatenate([rows[resampled(len(rows), generator)] for rows in members])
 
 
 def percentile_ends(values: NDArray[np.float64]) -> Ends:
-    """2.5th and 97.5th percentile of the replicates [R]."""
+    """Return the 2.5th and 97.5th percentile of the replicates [R]."""
     low, high = np.quantile(values, (0.025, 0.975)).tolist()
     return low, high
 
 
 def members_of(labels: Int64) -> list[Int64]:
-    """Rows of each class that is there."""
+    """Return the rows of each class that occurs."""
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]

@@ -1,28 +1,25 @@
-"""Images against T and H in one feature space: similarities that both tests of a set share."""
+"""Compare images with T and H in one feature space; both tests of a set use these similarities."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.nearer import nearer_test
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.replication import replication_test
 from dpd_eval.audit.spaces import Space
-from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.images.structure import closeness, similarities
 from dpd_train.prototypes.too_near import Nearest
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Compared:
     """Similarities of images with labels [n] to T and H: [n, N] and [n, m]."""
 
-    labels: Labels
+    labels: Int64
     to_train: Float32
     to_held: Float32
 
@@ -33,10 +30,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """A space with T and H in it.
+    """A feature space with T and H embedded in it.
 
     Args:
-        reals: T and H as they are compared: as they are, or as the VAE decodes them.
+        reals: T and H as they are compared: unchanged, or passed through the VAE.
         train, held: unit vectors [N, D] and [m, D]. held_to_train: similarities [m, N].
     """
 
@@ -48,13 +45,13 @@ class Yardstick:
     held: Float32
     held_to_train: Float32
 
-    def compare(self, images: Images, labels: Labels) -> Compared:
-        """Images uint8 [n, H, W, 3] over the D4 orbit."""
+    def compare(self, images: Images, labels: Int64) -> Compared:
+        """Compare images uint8 [n, H, W, 3] in all eight views (D4)."""
         orbit = self.space.orbit(images)
         return Compared(labels, similarities(orbit, self.train), similarities(orbit, self.held))
 
-    def half(self, rows: NDArray[np.int64]) -> Nearest:
-        """H1 or H2 against T."""
+    def half(self, rows: Int64) -> Nearest:
+        """Compare H1 or H2 with T."""
         return Nearest(closeness(self.held_to_train[rows].max(axis=1)), self.data.held.labels[rows])
 
     def replication(self, found: Compared, what: str) -> Outcome:
@@ -66,7 +63,7 @@ class Yardstick:
         return nearer_test(f"nearer to T than to H, {what}, {self.name}", found.to_train, found.to_held)
 
     def control(self) -> list[Outcome]:
-        """Both tests on H2, against T and H1."""
+        """Run both tests on H2, compared with T and H1."""
         name, second = self.name, self.data.second
         nearest = self.half(second), self.half(self.data.first)
         orbit = self.space.orbit(self.reals[1][second])
@@ -84,11 +81,11 @@ def yardstick(
     *,
     decoded: tuple[Images, Images] | None = None,
 ) -> Yardstick:
-    """T and H embedded in `space`.
+    """Embed T and H in `space`.
 
     Args:
-        decoded: both as the VAE decodes them. What a latent generator has learned by heart it shows as this picture, so
-            that features which the VAE changes still find it.
+        decoded: both passed through the VAE. A latent generator shows a memorised image in this form, so features
+            that the VAE changes can still find it.
     """
     reals = decoded or (data.train.images, data.held.images)
     name = space.name if decoded is None else f"{space.name} through the VAE"

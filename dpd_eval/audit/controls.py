@@ -1,11 +1,10 @@
-"""Cases whose verdict is known: an audit that judges one of them otherwise has failed itself (METHOD §9)."""
+"""Controls: cases with a known verdict. An audit that gets one of them wrong fails (METHOD §9)."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpd_eval.audit.comparison import Yardstick
 from dpd_eval.audit.data import SEED, AuditData
@@ -18,16 +17,17 @@ from dpd_runtime.annotations import Float32, Images
 from dpd_train.images.symmetry import ORDER
 
 REPLAYED = 500
-Labels = NDArray[np.int64]
 
 
 def set_controls(
     yardsticks: list[Yardstick], decoded: tuple[Images, Images] | None, progress: Callable[[], None]
 ) -> list[Control]:
-    """H2 must PASS. Images of T, turned at random, must FAIL; so must what the VAE makes of them, where it can be seen.
+    """Test H2, which must PASS, and randomly rotated images of T, which must FAIL.
+
+    Images of T passed through the VAE must FAIL too, in spaces that see through it.
 
     Args:
-        decoded: T and H as the VAE decodes them, where there is an encoder.
+        decoded: T and H passed through the VAE; None without an encoder.
     """
     data = yardsticks[0].data
     rows = np.sort(np.random.default_rng(SEED).permutation(len(data.train.labels))[:REPLAYED])
@@ -45,7 +45,7 @@ def set_controls(
 
 
 def turned(images: Images) -> Images:
-    """Each image [n, S, S, 3] in one of its eight views."""
+    """Rotate or flip each image [n, S, S, 3] at random (D4)."""
     elements = np.random.default_rng(SEED).integers(ORDER, size=len(images))
     views = [np.rot90(i[:, ::-1] if e >= 4 else i, e % 4) for i, e in zip(images, elements, strict=True)]
     return np.stack(views)
@@ -54,21 +54,21 @@ def turned(images: Images) -> Images:
 def overfitted_control(
     model: Model, data: AuditData, latents: tuple[Float32, Float32], cache: Path, stage: Stage
 ) -> list[Control]:
-    """A denoiser that knows 50 images of T by heart: their membership must be found by every score's AUC."""
+    """Test a denoiser that has memorised 50 images of T: the AUC of every score must detect their membership."""
     (_, others), _ = sample(data, latents, REPLAYED)
     (known, _), _ = sample(data, latents, IMAGES)
     assert known.latents is not None
     assert others.latents is not None
     names = [c.name for c in model.bundle.classes]
     prompts = model.class_prompts()[[names.index(name) for name in data.classes]]
-    asked = [(known.latents, prompts[known.labels]), (others.latents, prompts[others.labels])]
+    sides = [(known.latents, prompts[known.labels]), (others.latents, prompts[others.labels])]
     bar = stage("training the over-fitted control")
     made = overfitted_denoiser(known.latents, model.bundle.schedule, cache, bar)
-    scores = compare_denoiser(made.denoise, made.schedule, asked, stage("asking the control"))
+    scores = compare_denoiser(made.denoise, made.schedule, sides, stage("scoring the control"))
     tests = membership_tests(f"denoiser over-fitted on {len(known.labels)} images", scores)
     spent = "from the cache, trained" if made.cached else "trained"
-    told = [replace(test, note=f"{test.note}; {spent} in {made.seconds:.0f} s") for test in tests]
-    return [Control(test, "FAIL") for test in told if test.name.endswith("AUC")]
+    noted = [replace(test, note=f"{test.note}; {spent} in {made.seconds:.0f} s") for test in tests]
+    return [Control(test, "FAIL") for test in noted if test.name.endswith("AUC")]
 
 
 def without_encoder(reason: str) -> list[Control]:

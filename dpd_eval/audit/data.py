@@ -1,25 +1,27 @@
-"""The training images T and a hold-out H of the same distribution, and what each test takes of them."""
+"""The training images T, a hold-out H of the same distribution, and the samples of them for each test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import PLAIN, Part, Reading, SceneSet, fingerprint, read_scenes, split_folders
 
-SEED = 9  # of the halves of H and of the samples of T
-MOST_SHARED = 0.1  # of H that may be copies of T: those are left out, more is a mistake
-Rows = NDArray[np.int64]
+SEED = 9  # for the halves of H and the samples of T
+MOST_SHARED = 0.1  # share of H that may be copies of T: these are left out; a larger share is an error
+Rows = Int64
 
 
 @dataclass(frozen=True)
 class AuditData:
-    """Args:
-    first, second: rows of H: H1 sets thresholds, H2 is the negative control.
-    notes: what the reader of the audit should know of the data.
+    """T (`train`) and H (`held`).
+
+    Args:
+        first, second: rows of H: H1 sets the thresholds, H2 is the negative control.
+        notes: remarks on the data for the reader of the audit.
     """
 
     train: SceneSet
@@ -33,11 +35,11 @@ class AuditData:
         return self.train.classes
 
     def fingerprint(self) -> str:
-        """What run.json and bundle.json call the training data."""
+        """Return the hash of T as in run.json and bundle.json."""
         return str(fingerprint(self.train)["sha256"])
 
     def members(self, most: int) -> tuple[Rows, Rows]:
-        """Rows of T and of H, as many of each class on both sides, about `most` in all on a side."""
+        """Choose about `most` rows of T and as many of H, with equal numbers of each class."""
         rng = np.random.default_rng([SEED, most])
         counts = [np.bincount(s.labels, minlength=len(self.classes)) for s in (self.train, self.held)]
         common = np.minimum(*counts)
@@ -60,14 +62,14 @@ def read_data(
     val_per_class: int | None = None,
     reading: Reading = PLAIN,
 ) -> AuditData:
-    """T is the training part of `train`; H is `holdout`, or the validation part of `train`.
+    """Read T, the training part of `train`, and H, which is `holdout` or the validation part of `train`.
 
     Args:
-        holdout: its test/ where it has one, else all of it.
-        classes: what the audited thing knows.
+        holdout: its test/ is used if it has one, otherwise all of it.
+        classes: class names of what is audited.
 
     Raises:
-        DataError: unusable data, other classes, a hold-out that was trained on, or of fewer than two images a class.
+        DataError: unusable data, other classes, a hold-out that was trained on or has fewer than two images per class.
     """
     real = read_scenes(train, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
     if holdout is None:
@@ -79,11 +81,13 @@ def read_data(
     for what, found in (("--train", real.classes), (source, held.classes)):
         if set(found) != set(classes):
             differing = ", ".join(sorted(set(found) ^ set(classes)))
-            raise DataError(f"{what}: its classes are not those which are audited; not on both sides: {differing}")
+            raise DataError(f"{what}: its classes differ from the audited ones: {differing}")
     held, shared = _without_copies(held, real, source)
     notes = [f"H is {source}: {len(held.labels)} images; T has {len(real.labels)}"]
     if holdout is None:
-        notes.append("H chose when trainings stopped: its losses are a little lower than those of unseen images")
+        notes.append(
+            "H was used to choose when trainings stop: its losses are slightly lower than those of unseen images"
+        )
     if shared:
         notes.append(f"{shared} images of H that are also in T were left out")
     return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes))
@@ -101,23 +105,27 @@ def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneS
 
 
 def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Rows]:
-    """Half of each class at random."""
+    """Split each class into random halves."""
     rng = np.random.default_rng(SEED)
     first, second = [], []
     for label, name in enumerate(classes):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < 2:
-            raise DataError(f"{source}: class {name} has {len(rows)} usable images: an audit needs at least 2 of each")
+            raise DataError(
+                f"{source}: class {name} has {len(rows)} usable images: an audit needs at least 2 per class"
+            )
         first.append(rows[: len(rows) // 2])
         second.append(rows[len(rows) // 2 :])
     return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
 
 
 def check_numbers(images: int, seed: int) -> None:
-    """Raises:
-    InputError: out of range.
+    """Check the numbers given on the command line.
+
+    Raises:
+        InputError: a number out of range.
     """
     if images < 1:
-        raise InputError(f"--images is {images}: give at least 1; an audit wants 500")
+        raise InputError(f"--images is {images}: give at least 1; an audit needs 500")
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed is {seed}: it must be 0 … 2**32 - 1")

@@ -1,8 +1,8 @@
-"""What a denoiser gives away about an image: three scores, each higher for what it was trained on.
+"""Three membership scores of a denoiser, each higher for images that it was trained on.
 
-loss: error of the predicted noise (Matsumoto et al. 2023, 2302.03262). PIA: its consistency with the noise that the
-network sees in the clean image (Kong et al. 2024, 2305.18355). SecMI: error of a step there and back on the
-deterministic path (Duan et al. 2023, 2302.01316).
+loss: error of the predicted noise (Matsumoto et al. 2023, 2302.03262). PIA: consistency of the predicted noise with the
+noise that the network predicts for the clean image (Kong et al. 2024, 2305.18355). SecMI: error of one step forth and
+back on the deterministic path (Duan et al. 2023, 2302.01316).
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.schedule import Schedule, add_noise, predicted_original
 
-LOSS_TIMES = (0.1, 0.2, 0.3, 0.4)  # shares of the timesteps
+LOSS_TIMES = (0.1, 0.2, 0.3, 0.4)  # as shares of the timesteps
 PIA_TIME, PIA_NORM = 0.2, 4  # as the paper's t = 200 and ℓ4
 SECMI_TIME, SECMI_STRIDE = 0.1, 0.01  # as the paper's t = 100 in strides of 10
 Float = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Questions:
-    """A denoiser, and what it is asked about: latents [n, C, h, w] with their prompts [n, L, D].
+class Query:
+    """A denoiser, and the latents [n, C, h, w] with prompts [n, L, D] that it is scored on.
 
     Args:
-        called: told of every call of the network.
+        called: called after every network call.
     """
 
     denoise: Denoise
@@ -36,11 +36,11 @@ class Questions:
     called: Callable[[], None] = lambda: None
 
     def at(self, share: float) -> int:
-        """The timestep at this share of them."""
+        """Return the timestep at this share of all timesteps."""
         return min(round(share * self.schedule.num_train_timesteps), self.schedule.num_train_timesteps - 1)
 
     def noise(self, latents: Float32, timestep: int) -> Float32:
-        """ε̂ of noisy latents, whatever the network predicts."""
+        """Predict the noise ε̂ of noisy latents, converted from whatever the network predicts."""
         output: Float32 = self.denoise(latents, timestep, self.prompts)
         self.called()
         alpha, sigma = self.schedule.alpha_sigma(timestep)
@@ -51,44 +51,44 @@ class Questions:
         return noise.astype(np.float32)
 
     def moved(self, latents: Float32, start: int, end: int) -> Float32:
-        """One deterministic step from timestep `start` to `end` (DDIM, 2010.02502, eq. 12 with no noise)."""
+        """Take one deterministic step from timestep `start` to `end` (DDIM, 2010.02502, eq. 12 without noise)."""
         alpha, sigma = self.schedule.alpha_sigma(start)
         noise = self.noise(latents, start)
         original = predicted_original(latents, noise, "epsilon", alpha, sigma)
         return add_noise(original, noise, *self.schedule.alpha_sigma(end))
 
 
-def loss_score(asked: Questions, seed: int) -> Float:
-    """Minus the mean of ‖ε − ε̂‖² over four noises, one a timestep."""
+def loss_score(query: Query, seed: int) -> Float:
+    """Return minus the mean of ‖ε − ε̂‖² over four noises, one per timestep."""
     rng = np.random.default_rng(seed)
-    errors = np.zeros(len(asked.latents))
+    errors = np.zeros(len(query.latents))
     for share in LOSS_TIMES:
-        timestep = asked.at(share)
-        noise = rng.normal(size=asked.latents.shape).astype(np.float32)
-        noisy = add_noise(asked.latents, noise, *asked.schedule.alpha_sigma(timestep))
-        errors += _mean_square(asked.noise(noisy, timestep) - noise)
+        timestep = query.at(share)
+        noise = rng.normal(size=query.latents.shape).astype(np.float32)
+        noisy = add_noise(query.latents, noise, *query.schedule.alpha_sigma(timestep))
+        errors += _mean_square(query.noise(noisy, timestep) - noise)
     return -errors / len(LOSS_TIMES)
 
 
-def pia_score(asked: Questions) -> Float:
-    """−‖ε̄ − ε̂(√ᾱ_t z0 + √(1−ᾱ_t) ε̄, t)‖₄, ε̄ = ε̂(z0, 0)."""
-    timestep = asked.at(PIA_TIME)
-    seen = asked.noise(asked.latents, 0)
-    noisy = add_noise(asked.latents, seen, *asked.schedule.alpha_sigma(timestep))
-    difference = np.abs(asked.noise(noisy, timestep) - seen).reshape(len(seen), -1).astype(np.float64)
+def pia_score(query: Query) -> Float:
+    """Return −‖ε̄ − ε̂(√ᾱ_t z0 + √(1−ᾱ_t) ε̄, t)‖₄ with ε̄ = ε̂(z0, 0)."""
+    timestep = query.at(PIA_TIME)
+    seen = query.noise(query.latents, 0)
+    noisy = add_noise(query.latents, seen, *query.schedule.alpha_sigma(timestep))
+    difference = np.abs(query.noise(noisy, timestep) - seen).reshape(len(seen), -1).astype(np.float64)
     found: Float = -((difference**PIA_NORM).mean(axis=1) ** (1 / PIA_NORM))
     return found
 
 
-def secmi_score(asked: Questions) -> Float:
-    """Minus the t-error: the latent is taken along the deterministic path to t, one stride further and back."""
-    stride = max(1, asked.at(SECMI_STRIDE))
-    last = max(stride, asked.at(SECMI_TIME))
-    latents, timestep = asked.latents, 0
+def secmi_score(query: Query) -> Float:
+    """Return minus the t-error: follow the deterministic path to t, then one stride further and back."""
+    stride = max(1, query.at(SECMI_STRIDE))
+    last = max(stride, query.at(SECMI_TIME))
+    latents, timestep = query.latents, 0
     while timestep + stride <= last:
-        latents = asked.moved(latents, timestep, timestep + stride)
+        latents = query.moved(latents, timestep, timestep + stride)
         timestep += stride
-    back = asked.moved(asked.moved(latents, timestep, timestep + stride), timestep + stride, timestep)
+    back = query.moved(query.moved(latents, timestep, timestep + stride), timestep + stride, timestep)
     return -_mean_square(back - latents)
 
 
@@ -106,7 +106,7 @@ def denoiser_scores(
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Float]:
-    """All three [n] of latents [n, C, h, w] with prompts [n, L, D]."""
+    """Compute all three scores [n] of latents [n, C, h, w] with prompts [n, L, D]."""
     count = 0
 
     def called() -> None:
@@ -114,8 +114,8 @@ def denoiser_scores(
         count += 1
         progress(min(count, CALLS), CALLS)
 
-    asked = Questions(denoise, schedule, latents, prompts, called)
-    return {"loss": loss_score(asked, seed), "PIA": pia_score(asked), "SecMI": secmi_score(asked)}
+    query = Query(denoise, schedule, latents, prompts, called)
+    return {"loss": loss_score(query, seed), "PIA": pia_score(query), "SecMI": secmi_score(query)}
 
 
 CALLS = len(LOSS_TIMES) + 2 + round(SECMI_TIME / SECMI_STRIDE) + 2

@@ -1,4 +1,4 @@
-"""The VAE encoder that belongs to what is audited: without it nothing can ask a network about a real image's latent."""
+"""Find the VAE encoder that belongs to what is audited. Latents of real images cannot be computed without it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,28 +12,28 @@ from dpd_eval.audit.subject import Subject
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
 
-SAME_DECODER = 0.01  # mean absolute difference of decoded pixels in [-1, 1]; half precision leaves 1e-3
+SAME_DECODER = 0.01  # mean absolute difference of decoded pixels in [-1, 1]; half precision causes 1e-3
 PROBES = 4
 
 
 @dataclass(frozen=True)
 class VaeEncoder:
-    """A VAE whose decoder is the audited one. `source` says where it comes from."""
+    """A VAE whose decoder is the audited one. source: where it comes from."""
 
     vae: AutoencoderKL
     source: str
 
 
 def find_encoder(subject: Subject, run: Path | None) -> VaeEncoder | None:
-    """The run's own, or the embedded base's where its decoder is the audited one; None where there is none.
+    """Return the run's encoder, or the embedded base's if its decoder is the audited one; None if there is none.
 
     Raises:
-        InputError: `run` is no run, or its decoder is another one.
+        InputError: `run` is not a run, or its decoder is a different one.
     """
     model = subject.model
     if model is None:
         if run is not None:
-            raise InputError(f"--run {run} has no effect on a distilled set: no network of it ships")
+            raise InputError(f"--run {run} has no effect on a distilled set: it has no networks")
         return None
     if subject.kind == "run":
         if run is not None:

@@ -1,4 +1,4 @@
-"""Membership: can a score that a network gives away tell training images from hold-out images? (METHOD §9)"""
+"""Membership: can a network's score tell training images from hold-out images? (METHOD §9)"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ from dpd_eval.audit.outcome import Outcome, judge, not_run
 AUC_WARN, AUC_FAIL = 0.55, 0.60
 TPR_FAIL = 0.03
 FALSE_POSITIVES = 0.01
-FEWEST = 100  # hold-out images below which one per cent of them is not one
+FEWEST = 100  # hold-out images; with fewer, one per cent of them is less than one image
 Float = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Higher for what looks like a member: of training images [a] and of hold-out images [b]."""
+    """Scores of training images [a] and of hold-out images [b]; a higher score means a likely member."""
 
     members: Float
     others: Float
 
 
 def area_under_curve(members: Float, others: Float) -> float:
-    """P(member's score > other's) + ½ P(equal): the area under the ROC curve (Mann & Whitney 1947)."""
+    """Return the area under the ROC curve: P(member's score > other's) + ½ P(equal) (Mann & Whitney 1947)."""
     ordered = np.sort(others)
     below = np.searchsorted(ordered, members, side="left") + np.searchsorted(ordered, members, side="right")
     return float(below.mean() / (2 * len(others)))
 
 
 def true_positive_rate(members: Float, others: Float, false_positives: float = FALSE_POSITIVES) -> float:
-    """Largest share of members beyond a threshold that at most that share of the others is beyond (2112.03570)."""
+    """Return the share of members above the threshold that `false_positives` of the others exceed (2112.03570)."""
     allowed = int(np.floor(false_positives * len(others) + 1e-9))
     if allowed >= len(others):
         return 1.0
@@ -40,7 +40,7 @@ def true_positive_rate(members: Float, others: Float, false_positives: float = F
 
 
 def membership_tests(name: str, scores: Mapping[str, Scores], *, seed: int = 0) -> list[Outcome]:
-    """AUC, and TPR at 1 % FPR, of each score; members and others resampled 1,000 times."""
+    """Test the AUC and the TPR at 1 % FPR of each score; members and others are resampled 1,000 times."""
     tests = []
     for score, found in scores.items():
         tests += _both(f"membership of the {name}, {score}", found, seed)

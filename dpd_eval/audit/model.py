@@ -1,4 +1,4 @@
-"""The networks of a bundle or a run, with what an audit asks of them."""
+"""The networks of a bundle or a run, and the computations that an audit needs from them."""
 
 import math
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ CALL = 50  # latents in one call of a network
 
 @dataclass(frozen=True)
 class Model:
-    """The networks that ship, with what they need to know.
+    """The networks of a bundle or a run.
 
     Args:
-        bundle: of a run: what an export would make of it, without files.
-        teacher: images [B, 3, H, W] in [-1, 1] → logits; None where none ships.
+        bundle: for a run, the bundle that an export would write, without files.
+        teacher: images [B, 3, H, W] in [-1, 1] → logits; None if there is none.
     """
 
     bundle: Bundle
@@ -45,12 +45,13 @@ class Model:
         return np.concatenate([denoise(self.networks.unet, latents[c], timestep, prompts[c]) for c in calls])
 
     def class_prompts(self) -> Float32:
-        """Embedding [classes, L, D] of each class's first prompt."""
+        """Return the embedding [classes, L, D] of each class's first prompt."""
         return self.bundle.prompt_embeddings[[c.prompt_rows[0] for c in self.bundle.classes]]
 
     def generate(self, images: int, seed: int, progress: Progress) -> tuple[Images, Labels]:
-        """At least `images` of them, as many of each class, as a site would make them: in turn from the blocks of each
-        of the sampler's ways.
+        """Generate at least `images` images as a site would, with equal numbers of each class.
+
+        The blocks take turns over the sampler's guidances, so that every guidance is audited.
         """
         each = -(-images // len(self.bundle.classes))
         sampler = self.bundle.manifest.sampler
@@ -66,7 +67,7 @@ class Model:
         return np.stack([image.pixels for image in made]), labels
 
     def prototypes(self) -> tuple[Float32, Labels]:
-        """All prototypes as latents [K, C, h, w], block means repeated, and their classes."""
+        """Return all prototypes as latents [K, C, h, w] (block means are repeated) and their classes."""
         side = self.bundle.manifest.latent_shape[1]
         found = [at_full_size(c.prototypes, side) for c in self.bundle.classes]
         labels = [np.full(len(p), c.label, np.int64) for p, c in zip(found, self.bundle.classes, strict=True)]
@@ -74,7 +75,7 @@ class Model:
 
 
 def blocks_of_each_way(sampler: Sampler, count: int) -> list[int]:
-    """Numbers of `count` blocks: the first one of each of the sampler's guidances, then each one's second, …"""
+    """Return the numbers of `count` blocks: the first block of each guidance, then the second of each, and so on."""
     begins = [guidance.from_block for guidance in sampler.guidance]
     ends = [*begins[1:], math.inf]
     found: list[int] = []

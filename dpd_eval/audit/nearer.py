@@ -1,8 +1,8 @@
-"""Nearer to T than to H: does an image's nearest neighbour lie among the training images too often? (METHOD §9)
+"""Nearer to T than to H: is the nearest neighbour of an image too often a training image? (METHOD §9)
 
 The statistic is the share of images whose nearest neighbour lies in a random T' ⊂ T of H's size rather than in H.
-Instead of one T' the expectation over all T' is taken, which is exact: where r images of T are nearer than the nearest
-of H, a random T' of m among N holds one of them with probability 1 − C(N−r, m) / C(N, m).
+Instead of one T', the exact expectation over all T' is used: if r images of T are nearer than the nearest of H, then a
+random T' of m among N contains one of them with probability 1 − C(N−r, m) / C(N, m).
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ Float = NDArray[np.floating]
 
 
 def holds_one(nearer: NDArray[np.integer], drawn: int, total: int) -> Float:
-    """Probability that `drawn` of `total`, without replacement, hold at least one of `nearer` [..]."""
+    """Return the probability that `drawn` of `total`, without replacement, include at least one of `nearer` [..]."""
     left = total - nearer.astype(np.float64)
     possible = left >= drawn
     kept = np.where(possible, left, drawn)
@@ -28,9 +28,9 @@ def holds_one(nearer: NDArray[np.integer], drawn: int, total: int) -> Float:
 
 
 def nearer_share(to_train: Float32, to_held: Float32) -> Float:
-    """For each image the probability [n] that it is nearer to T' than to H.
+    """Return the probability [n] that each image is nearer to T' than to H.
 
-    Where T is the smaller side, a random H' of T's size takes the part of T'.
+    If T is the smaller side, a random H' of T's size is used instead of T'.
 
     Args:
         to_train, to_held: similarities [n, N] and [n, m].
@@ -42,8 +42,10 @@ def nearer_share(to_train: Float32, to_held: Float32) -> Float:
 
 
 def _replicates(larger: Float32, smaller: Float32, seed: int) -> Float:
-    """The share's mean in each replicate [R]: images and the smaller side resampled, the larger side's part as large
-    as what the other one has left without copies.
+    """Return the mean share of each replicate [R].
+
+    Images and the smaller side are resampled. The part of the larger side is as large as the smaller side without
+    copies.
     """
     images, size = smaller.shape
     nearest = np.empty((images, REPLICATES), np.float32)
@@ -61,9 +63,9 @@ def _replicates(larger: Float32, smaller: Float32, seed: int) -> Float:
 
 
 def nearer_interval(to_train: Float32, to_held: Float32, seed: int) -> Ends:
-    """95 % interval of the mean of `nearer_share`: the spread of the replicates around the value.
+    """Return the 95 % interval of the mean of `nearer_share`: the spread of the replicates around the value.
 
-    Around the value and not around their own mean, since a side without its copies is smaller than H.
+    The spread is not taken around the replicates' own mean, because a resampled side without copies is smaller.
     """
     value = float(nearer_share(to_train, to_held).mean())
     swapped = to_train.shape[1] < to_held.shape[1]
@@ -75,7 +77,7 @@ def nearer_interval(to_train: Float32, to_held: Float32, seed: int) -> Ends:
 
 
 def nearer_test(name: str, to_train: Float32, to_held: Float32, *, seed: int = 0) -> Outcome:
-    """One half is what a generator that memorised nothing has."""
+    """Test the share of images nearer to T; a generator that has memorised nothing has one half."""
     value = float(nearer_share(to_train, to_held).mean())
     sizes = to_train.shape[1], to_held.shape[1]
     note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"

@@ -1,4 +1,4 @@
-"""Membership tests of every network that ships."""
+"""Membership tests of every network in the bundle or run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,33 +13,32 @@ from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score, reconstruction_score
 from dpd_eval.audit.outcome import Outcome, not_run
-from dpd_runtime.annotations import Float32, Progress
+from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.schedule import Schedule
 from dpd_train.images import SceneSet
 
-MOST = 4000  # members, and as many others, of all but the denoiser
-MOST_DENOISER = 1000  # a denoiser costs 18 calls for each
-Labels = NDArray[np.int64]
+MOST = 4000  # members, and as many others, for all networks but the denoiser
+MOST_DENOISER = 1000  # a denoiser is called 18 times per image
 Stage = Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
 class AuditSample:
-    """Images of T or H with labels in the data's order, and their latents where there is an encoder."""
+    """Images of T or H with labels in the data's order, and their latents if there is an encoder."""
 
-    images: NDArray[np.uint8]
-    labels: Labels
+    images: Images
+    labels: Int64
     latents: Float32 | None
 
 
 def sample(
     data: AuditData, latents: tuple[Float32, Float32] | None, most: int = MOST
-) -> tuple[tuple[AuditSample, AuditSample], tuple[Labels, Labels]]:
-    """Members and others, as many of each class, and their rows in T and H."""
+) -> tuple[tuple[AuditSample, AuditSample], tuple[Int64, Int64]]:
+    """Choose members and others, with equal numbers of each class; also return their rows in T and H."""
     rows = data.members(most)
 
-    def part(scenes: SceneSet, chosen: Labels, encoded: Float32 | None) -> AuditSample:
+    def part(scenes: SceneSet, chosen: Int64, encoded: Float32 | None) -> AuditSample:
         return AuditSample(scenes.images[chosen], scenes.labels[chosen], None if encoded is None else encoded[chosen])
 
     encoded = latents or (None, None)
@@ -49,7 +48,7 @@ def sample(
 def compare_denoiser(
     denoise: Denoise, schedule: Schedule, sides: Sequence[tuple[Float32, Float32]], progress: Progress
 ) -> dict[str, Scores]:
-    """Scores of members and others, each (latents [n, C, h, w], prompts [n, L, D])."""
+    """Score members and others, each given as (latents [n, C, h, w], prompts [n, L, D])."""
     found = []
     for number, (latents, prompts) in enumerate(sides):
         found.append(denoiser_scores(denoise, schedule, latents, prompts, seed=number, progress=progress))
@@ -59,7 +58,7 @@ def compare_denoiser(
 def network_tests(
     model: Model, data: AuditData, latents: tuple[Float32, Float32] | None, encoder: VaeEncoder | None, stage: Stage
 ) -> list[Outcome]:
-    """Teacher, and with an encoder denoiser, latent classifier and VAE decoder.
+    """Test the teacher and, with an encoder, the prototypes, latent classifier, VAE decoder and denoiser.
 
     Args:
         latents: of T and H, scaled.
@@ -70,7 +69,7 @@ def network_tests(
     labels = [order[side.labels] for side in sides]
     tests = _teacher(model, sides, labels)
     if encoder is None or latents is None:
-        reason = "no encoder: give --run RUN, from which the bundle was exported"
+        reason = "no encoder: give --run RUN, the run from which the bundle was exported"
         parts = ("denoiser", "latent classifier", "VAE decoder", "prototypes")
         return [*tests, *(not_run(f"membership of the {part}", reason) for part in parts)]
     tests += _prototypes(model, sides, labels)
@@ -81,9 +80,9 @@ def network_tests(
     tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)})
     fewer, _ = sample(data, latents, MOST_DENOISER)
     prompts = model.class_prompts()[order]
-    asked = [(_latents(side), prompts[side.labels]) for side in fewer]
-    answers = compare_denoiser(model.denoise, model.bundle.schedule, asked, stage("asking the denoiser"))
-    return tests + membership_tests("denoiser", answers)
+    encoded = [(_latents(side), prompts[side.labels]) for side in fewer]
+    found = compare_denoiser(model.denoise, model.bundle.schedule, encoded, stage("scoring the denoiser"))
+    return tests + membership_tests("denoiser", found)
 
 
 def _latents(side: AuditSample) -> Float32:
@@ -91,16 +90,16 @@ def _latents(side: AuditSample) -> Float32:
     return side.latents
 
 
-def _teacher(model: Model, sides: Sequence[AuditSample], labels: Sequence[Labels]) -> list[Outcome]:
+def _teacher(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int64]) -> list[Outcome]:
     if model.teacher is None:
-        return []  # nothing of it ships
+        return []  # the bundle has no teacher
     pixels = [np.ascontiguousarray(s.images.transpose(0, 3, 1, 2), np.float32) / 127.5 - 1 for s in sides]
     logits = [logits_of(model.teacher, "images", x.astype(np.float32)) for x in pixels]
     scores = [classifier_scores(*both) for both in zip(logits, labels, strict=True)]
     return membership_tests("teacher", _paired(scores))
 
 
-def _prototypes(model: Model, sides: Sequence[AuditSample], labels: Sequence[Labels]) -> list[Outcome]:
+def _prototypes(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int64]) -> list[Outcome]:
     latents, owners = model.prototypes()
     if not len(latents):
         return []

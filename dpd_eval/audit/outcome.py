@@ -1,4 +1,4 @@
-"""What one test says: a value, its interval, the limit and a verdict (METHOD §9)."""
+"""The outcome of a test: a value, its interval, the limit and a verdict (METHOD §9)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One line of audit.json. It goes into the bundle: `note` says nothing about a single real image.
+    """One line of audit.json. It becomes part of the bundle, so `note` contains nothing about a single real image.
 
     Args:
-        interval: 95 %, from the bootstrap. threshold: the limit beyond which the test fails.
+        interval: 95 %, from the bootstrap. threshold: the limit above which the test fails.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Outcome:
 def judge(
     name: str, value: float, interval: Ends, limit: float, *, warn_above: float | None = None, note: str = ""
 ) -> Outcome:
-    """FAIL when the interval's near end is beyond the limit, WARN when only the value is.
+    """Return FAIL if the lower end of the interval is above the limit, WARN if only the value is, otherwise PASS.
 
     Args:
-        warn_above: a lower limit for WARN; None is `limit`.
+        warn_above: a lower limit for WARN; None takes `limit`.
     """
     verdict: Verdict = "PASS"
     if interval[0] > limit:
@@ -47,13 +47,13 @@ def judge(
 
 
 def not_run(name: str, reason: str) -> Outcome:
-    """A test that could not run: the verdict is then WARN at best."""
+    """Return the outcome of a test that could not run; the verdict of the audit is then at best WARN."""
     return Outcome(name, None, None, None, "NOT RUN", reason)
 
 
 @dataclass(frozen=True)
 class Control:
-    """A case whose verdict is known beforehand."""
+    """A case with a known verdict."""
 
     outcome: Outcome
     expected: Literal["PASS", "FAIL"]
@@ -63,15 +63,15 @@ class Control:
         return self.outcome.verdict == self.expected
 
     def to_dict(self) -> dict[str, Any]:
-        """As a test, with `expected`; its `verdict` is what was found."""
+        """Convert like a test, with `expected` in addition; `verdict` is the observed one."""
         found = self.outcome.to_dict()
-        said = f"must {self.expected}" + ("" if self.holds else ", and does not")
+        said = f"must {self.expected}" + ("" if self.holds else ", but does not")
         note = f"{said}; {self.outcome.note}" if self.outcome.note else said
         return found | {"expected": self.expected, "note": note}
 
 
 def overall(tests: Sequence[Outcome], controls: Sequence[Control]) -> Literal["PASS", "WARN", "FAIL"]:
-    """FAIL when a test fails, or a control that ran does not come out; WARN when something warns or did not run."""
+    """Return FAIL if a test fails or a control is wrong, WARN if anything warns or did not run, otherwise PASS."""
     verdicts = [test.verdict for test in tests]
     ran = [control for control in controls if control.outcome.verdict != "NOT RUN"]
     if "FAIL" in verdicts or not all(control.holds for control in ran):

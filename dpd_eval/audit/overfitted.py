@@ -1,30 +1,28 @@
-"""A denoiser that knows 50 images by heart: the control which every membership test of a denoiser must find.
+"""A denoiser that has memorised 50 images: the control that every membership test of a denoiser must detect.
 
-A network of dense layers which predicts ẑ0. It cannot pass an image through, and so knows the images by heart when a
-convolutional network still learns to denoise. It shows that the scores find such knowledge, not how little of it.
+It is a network of dense layers that predicts ẑ0. It cannot copy its input, so it memorises the images sooner than a
+convolutional network would. The control shows that the scores detect memorisation, not how little of it they detect.
 """
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
+from dpd_eval.extractors.cache import load_weights, store_weights
 from dpd_runtime.annotations import Float32, Progress
-from dpd_runtime.errors import DiskError
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.schedule import Schedule, add_noise
-from dpd_train.compute.checkpoint import load_state, save_state, step_generator
+from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import one_thread
 
-FORMAT = 1  # raise it whenever the training gives other weights
+FORMAT = 1  # increase this whenever the training gives other weights
 IMAGES = 50
 STEPS = 800
 BATCH = 50
@@ -34,8 +32,11 @@ PEAK_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Overfitted:
-    """Args:
-    schedule: the audited one, of a network that predicts ẑ0. seconds: its training took. cached: not now.
+    """The over-fitted denoiser.
+
+    Args:
+        schedule: the audited one, for a network that predicts ẑ0.
+        seconds: training time. cached: whether the training was done in an earlier run.
     """
 
     denoise: Denoise
@@ -63,7 +64,7 @@ class Memory(nn.Module):
 def overfitted_denoiser(
     latents: Float32, schedule: Schedule, cache: Path, progress: Progress = lambda done, total: None
 ) -> Overfitted:
-    """Trained on latents [n, C, h, w] and nothing else, or from the cache.
+    """Train a denoiser on latents [n, C, h, w] and nothing else, or read it from the cache.
 
     Raises:
         DiskError: the cache cannot be written.
@@ -75,25 +76,27 @@ def overfitted_denoiser(
     parts = [FORMAT, STEPS, BATCH, WIDTH, PEAK_RATE, str(latents.shape), schedule.alphas_cumprod, torch.__version__]
     content = json.dumps([*parts[:-1], str(parts[-1])]).encode() + latents.tobytes()
     path = cache / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
-    seconds, cached = _load(path, network), True
-    if seconds is None:
-        begun, cached = time.monotonic(), False
+    meta = load_weights(path, network)
+    cached = meta is not None
+    if meta is None:
+        begun = time.monotonic()
         with one_thread():
             _train(network, torch.from_numpy(latents), schedule, progress)
-        seconds = round(time.monotonic() - begun, 1)
-        _store(path, network, seconds)
+        meta = {"seconds": round(time.monotonic() - begun, 1)}
+        store_weights(path, network, meta)
+    seconds = float(meta["seconds"])
     return Overfitted(_as_denoise(network.eval(), schedule), schedule, seconds, cached)
 
 
 def _train(network: Memory, latents: torch.Tensor, schedule: Schedule, progress: Progress) -> None:
-    """No augmentation, dropout or validation: all that keeps a denoiser from memorising is left out."""
+    """Train without augmentation, dropout and validation, which would hinder memorisation."""
     optimizer = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
     table = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)
     for step in range(STEPS):
         generator = step_generator(FORMAT, step)
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator)
-        ratio = table[torch.randint(len(table) // 2, (BATCH,), generator=generator)]  # where the scores look
+        ratio = table[torch.randint(len(table) // 2, (BATCH,), generator=generator)]  # timesteps of the scores
         optimizer.param_groups[0]["lr"] = PEAK_RATE * (1 - step / STEPS)
         alpha, sigma = ratio.sqrt().float(), (1 - ratio).sqrt().float()
         spread = alpha[:, None, None, None], sigma[:, None, None, None]
@@ -113,25 +116,3 @@ def _as_denoise(network: Memory, schedule: Schedule) -> Denoise:
         return found
 
     return ask
-
-
-def _load(path: Path, network: Memory) -> float | None:
-    """Seconds of the training; None where there is no file or a damaged one."""
-    try:
-        tensors, meta = load_state(path)
-        network.load_state_dict(tensors)
-        return float(meta["seconds"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
-        return None
-
-
-def _store(path: Path, network: Memory, seconds: float) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # its weights know real images by heart
-        own = path.with_name(f"{os.getpid()}-{path.name}")
-        save_state(own, dict(network.state_dict()), {"seconds": seconds})
-        own.replace(path)
-    except OSError as error:
-        raise DiskError(
-            f"{path.parent}: the control cannot be stored ({error.strerror}); set XDG_CACHE_HOME elsewhere"
-        ) from None

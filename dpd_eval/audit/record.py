@@ -1,4 +1,4 @@
-"""Where an audit's verdict is kept: in a run, or in a new bundle."""
+"""Store an audit's verdict in a run or in a new bundle."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ from dpd_runtime.sealing.reseal import AUDIT_NAME, write_audited
 
 
 def write_record(result: AuditResult, subject: Path, out: Path | None) -> dict[str, str]:
-    """audit.json into the run `subject`, or a copy of the bundle `subject` with it at `out`.
+    """Write audit.json into the run `subject`, or write a copy of the bundle `subject` that includes it to `out`.
 
     Returns:
-        what was written, for the user: {"audit": path}, or {"out": path, "bundle_hash": hash}; empty for others.
+        What was written: {"audit": path}, or {"out": path, "bundle_hash": hash}; empty if nothing was.
 
     Raises:
         InputError: the bundle is not the one that was audited.
@@ -27,13 +27,15 @@ def write_record(result: AuditResult, subject: Path, out: Path | None) -> dict[s
         return {}
     bundle = load_bundle(subject)
     if bundle.hash != result.about["audited"]["bundle_hash"]:
-        raise InputError(f"{subject}: was changed while it was audited; audit it again")
+        raise InputError(f"{subject}: changed during the audit; audit it again")
     return {"out": str(out), "bundle_hash": write_audited(bundle, out, result.to_dict(), result.verdict)}
 
 
 def check_verdict(result: AuditResult) -> None:
-    """Raises:
-    AuditError: the verdict is FAIL.
+    """Raise an error if the audit failed.
+
+    Raises:
+        AuditError: the verdict is FAIL.
     """
     if result.verdict != "FAIL":
         return

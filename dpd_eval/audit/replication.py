@@ -1,7 +1,7 @@
-"""Replication: how many images are nearer to a training image than hold-out images ever are (METHOD §9).
+"""Replication: how many images are closer to a training image than hold-out images are? (METHOD §9)
 
-The highest similarity to T of each image is compared with the 99th percentile of that of H1, and the share beyond it
-with the share of H2 beyond it.
+The threshold of a class is the 99th percentile of the highest similarity to T over H1. The share of images above it is
+compared with the share of H2 above it.
 """
 
 import numpy as np
@@ -10,21 +10,23 @@ from dpd_eval.audit.bootstrap import generators, members_of, percentile_ends, re
 from dpd_eval.audit.outcome import Outcome, judge
 from dpd_train.prototypes.too_near import PERCENTILE, Float, Nearest, thresholds
 
-LIMIT = 0.02  # of the exceedance minus H2's own
+LIMIT = 0.02  # for the share of images minus the share of H2
 
 
 def exceedance(images: Nearest, limits: Float) -> float:
-    """Share of images beyond the threshold of their class."""
+    """Return the share of images above the threshold of their class."""
     return float((images.values > limits[images.labels]).mean())
 
 
 def replication_test(
     name: str, images: Nearest, first: Nearest, second: Nearest | None, classes: int, *, seed: int = 0
 ) -> Outcome:
-    """Exceedance of `images` minus that of H2, all three resampled 1,000 times, H1 and H2 within their classes.
+    """Test the exceedance of `images` minus that of H2.
+
+    Images, H1 and H2 are resampled 1,000 times, H1 and H2 within their classes.
 
     Args:
-        first, second: H1 and H2. Without H2 the 1 % that the threshold promises is subtracted: so H2 itself is tested.
+        first, second: H1 and H2. Without H2 the expected 1 % is subtracted instead; this is how H2 itself is tested.
     """
 
     def statistic(ours: Nearest, h1: Nearest, h2: Nearest | None) -> float:
@@ -43,7 +45,7 @@ def replication_test(
         ]
     )
     share = exceedance(images, thresholds(first, classes))
-    note = f"{100 * share:.1f} % of {len(images)} beyond the threshold"
+    note = f"{100 * share:.1f} % of {len(images)} above the threshold"
     if second is not None:
         note += f", {100 * exceedance(second, thresholds(first, classes)):.1f} % of the {len(second)} of H2"
     return judge(name, statistic(images, first, second), percentile_ends(replicates), LIMIT, note=note)

@@ -1,4 +1,4 @@
-"""A run's PyTorch networks behind the interface of a bundle's graphs, so that one code audits both."""
+"""Give a run's PyTorch networks the interface of a bundle's graphs, so that the same code audits both."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from dpd_train.run.opened import OpenedRun, load_run, read_run
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """`dpd_runtime.engines.engine.Engine` of a function of tensors."""
+    """A function of tensors as a `dpd_runtime.engines.engine.Engine`."""
 
     call: Callable[..., torch.Tensor]
 
@@ -29,7 +29,7 @@ class TorchEngine:
 
 
 def open_run(run: Path) -> Model:
-    """Open a run as its export would be, with the default sampler.
+    """Open a run as its exported bundle would be, with the default sampler.
 
     Raises:
         InputError: no finished run, or a pipeline that cannot be opened.

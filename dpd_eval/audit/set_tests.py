@@ -1,4 +1,4 @@
-"""Tests of images: those which are generated, and those which prototypes decode to."""
+"""Tests of images: generated images and decoded prototypes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dpd_eval.audit.comparison import Compared, Labels, Yardstick
+from dpd_eval.audit.comparison import Compared, Yardstick
 from dpd_eval.audit.outcome import Outcome
-from dpd_runtime.annotations import Images
+from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_train.prototypes.too_near import thresholds
 
@@ -19,17 +19,17 @@ ROWS = 3
 
 @dataclass(frozen=True)
 class Judged:
-    """Images of one kind with their labels in the data's order."""
+    """Images of one kind, with labels in the data's order."""
 
     what: str
     images: Images
-    labels: Labels
+    labels: Int64
 
 
 def set_tests(
     judged: Judged, yardsticks: list[Yardstick], private: Path | None, progress: Callable[[], None]
 ) -> list[Outcome]:
-    """Replication and nearness in each space; the worst pairs go to `private`."""
+    """Run both tests in each space, and write the worst pairs to `private`."""
     tests = []
     for yardstick in yardsticks:
         found = yardstick.compare(judged.images, judged.labels)
@@ -41,7 +41,7 @@ def set_tests(
 
 
 def _keep_worst(judged: Judged, yardstick: Yardstick, found: Compared, private: Path) -> None:
-    """Those which are furthest beyond their class's threshold."""
+    """Write the images that are furthest above the threshold of their class."""
     limits = thresholds(yardstick.half(yardstick.data.first), len(yardstick.data.classes))
     beyond = found.nearest.values - limits[judged.labels]
     rows = np.argsort(-beyond, kind="stable")
@@ -51,7 +51,7 @@ def _keep_worst(judged: Judged, yardstick: Yardstick, found: Compared, private: 
 
 
 def write_worst_pairs(path: Path, images: Images, nearest: Images) -> None:
-    """The first 36 images, worst first, each above the real image that is most like it in one of its eight views."""
+    """Draw the first 36 images, worst first, each above the most similar real image (in any of the eight views)."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     rows = []
     for start in range(0, min(len(images), COLUMNS * ROWS), COLUMNS):

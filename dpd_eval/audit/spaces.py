@@ -10,10 +10,10 @@ from dpd_train.images.structure import orbit, structure, unit
 
 @dataclass(frozen=True)
 class Space:
-    """Images uint8 [n, H, W, 3] → unit vectors [n, D]; similarity is their cosine.
+    """A map from images uint8 [n, H, W, 3] to unit vectors [n, D]; similarity is their cosine.
 
     Args:
-        sees_through_vae: whether an image and what a VAE makes of it are alike.
+        sees_through_vae: whether an image remains similar to itself after passing through a VAE.
     """
 
     name: str
@@ -21,15 +21,15 @@ class Space:
     sees_through_vae: bool = False
 
     def orbit(self, images: Images) -> Float32:
-        """Vectors [n, 8, D] of the eight views of each image."""
+        """Embed the eight views of each image: vectors [n, 8, D]."""
         return orbit(images, self.embed)
 
 
 def teacher_space(extractor: Extractor) -> Space:
-    """Cosines of a classifier's last features: what a scene is made of."""
+    """Return the space of a classifier's last features, which describe the content of a scene."""
     return Space("teacher features", lambda images: unit(extractor.features(images)))
 
 
 def structure_space() -> Space:
-    """`dpd_train.images.structure`: where edges lie, at any contrast."""
+    """Return the space of edge positions, independent of contrast (`dpd_train.images.structure`)."""
     return Space("structure", structure, sees_through_vae=True)

@@ -1,4 +1,4 @@
-"""What is audited: a bundle, a run or a distilled set, as networks, images and files."""
+"""The subject of an audit: a bundle, a run or a distilled set, as networks, images and files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +21,13 @@ from dpd_train.images import read_scenes
 
 @dataclass(frozen=True)
 class Subject:
-    """Args:
-    model: None for a set. images: of a set, with their labels. files: what leaves the house, by path; None for a run.
-    trained_on: hash of the training images, where it is known.
+    """What is audited.
+
+    Args:
+        files: what leaves the site, by path; None for a run.
+        trained_on: hash of the training images, if known.
+        model: None for a set.
+        images: of a set, with their labels.
     """
 
     name: str
@@ -37,8 +41,11 @@ class Subject:
 
 
 def open_subject(path: Path) -> Subject:
-    """Raises:
-    InputError: nothing there that can be audited. BundleError: a damaged bundle.
+    """Open a bundle, a run or a distilled set.
+
+    Raises:
+        InputError: `path` is none of these.
+        BundleError: a damaged bundle.
     """
     if (path / DATASET_NAME).is_file():
         return _open_set(path)

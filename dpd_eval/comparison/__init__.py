@@ -1,1 +1,1 @@
-"""Students on a distilled set and on real subsets, and what their accuracies say."""
+"""Paired comparison of distilled sets with real subsets: students are trained on each and tested on the same images."""

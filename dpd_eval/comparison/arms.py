@@ -1,9 +1,6 @@
-"""Which trainings an evaluation needs: the set's arm and every baseline's, paired by seed."""
+"""The trainings that an evaluation needs, for the set's arm and for every baseline, paired by seed."""
 
 from collections.abc import Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dpd_eval.comparison.inputs import EvaluationInputs
 from dpd_eval.comparison.plan import FULL_ARM, Training
@@ -15,24 +12,25 @@ from dpd_eval.selection.method import Seen, Sight
 from dpd_eval.selection.methods import METHODS, select
 from dpd_eval.students.dsdnet import at_inference
 from dpd_eval.students.student import build_student, count_multiply_adds
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DpdError, InputError
 
 
 def describe_student(name: str, classes: int, side: int) -> StudentInfo:
-    """What one image of `side` pixels costs.
+    """Count a student's parameters and its multiply-adds for one image of `side` pixels.
 
     Raises:
-        InputError: the student cannot be built, or cannot take such images.
+        InputError: the student cannot be built, or cannot process such images.
     """
     model = at_inference(build_student(name, classes, 0))
     try:
         cost = count_multiply_adds(model, side, side)
     except DpdError:
         raise
-    except Exception as error:  # a model from outside fails in its own way
+    except Exception as error:  # a hub model may raise anything
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"student {name} cannot take images of {side} px ({reason}): give another --resolution"
+            f"student {name} cannot process images of {side} px ({reason}): give another --resolution"
         ) from None
     return StudentInfo(cost, sum(p.numel() for p in model.parameters()))
 
@@ -44,16 +42,16 @@ def plan_trainings(
     pairs: Mapping[int, int],
     seen: Mapping[Sight, Seen],
 ) -> list[Training]:
-    """Pair i is student seed i on SET i mod m and on each baseline with seed i.
+    """Plan the trainings: pair i uses student seed i, SET i mod m and each baseline with seed i.
 
-    A baseline that does not draw has the same images in every pair.
+    A baseline without randomness has the same images in every pair.
 
     Args:
         pairs: IPC → number of pairs.
-        seen: what the baselines choose from, by what they see of it.
+        seen: the images that the baselines choose from, by what they see of them.
     """
     plan: list[Training] = []
-    chosen: dict[tuple[str, int, int], NDArray[np.int64]] = {}
+    chosen: dict[tuple[str, int, int], Int64] = {}
     for ipc, count in pairs.items():
         for seed in range(count):
             which = seed % len(inputs.sets)
@@ -71,15 +69,15 @@ def plan_trainings(
 
 
 def measure_arms(
-    plan: Sequence[Training], real: tuple[NDArray[np.float32], NDArray[np.int64]], extractor: Extractor
+    plan: Sequence[Training], real: tuple[Float32, Int64], extractor: Extractor
 ) -> tuple[tuple[SetMetrics, ...], list[str]]:
-    """Set metrics of the first pair's images of every arm but `full`, which is what they are compared with.
+    """Compute set metrics for the first pair's images of every arm except `full`, which is the reference.
 
     Args:
         real: features [n, D] of the real training images, and labels [n].
 
     Returns:
-        the metrics, and notes on arms that are too small for them.
+        The metrics, and notes on arms that are too small for them.
     """
     measured, notes = [], []
     first = {(item.arm, item.ipc): item for item in plan if item.seed == 0 and item.arm != FULL_ARM}

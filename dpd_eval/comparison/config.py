@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from dpd_runtime.annotations import option
 from dpd_runtime.errors import InputError
+from dpd_train.config import described
 
 Baseline = Literal["random", "herding", "k-center", "k-means", "tdds", "foreground", "full"]
 
@@ -20,7 +20,7 @@ class EvaluateConfig:
 
     students: tuple[str, ...] = field(
         default=("convnet",),
-        metadata=option(
+        metadata=described(
             "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
             "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH.",
             "Model",
@@ -28,27 +28,27 @@ class EvaluateConfig:
     )
     baselines: tuple[Baseline, ...] = field(
         default=("random",),
-        metadata=option("Subsets of the real images to compare with, separated by commas; '' for none.", "Data"),
+        metadata=described("Subsets of the real images to compare with, separated by commas; '' for none.", "Data"),
     )
     ipc: tuple[int, ...] | None = field(
         default=None,
-        metadata=option("Images per class, separated by commas. Default: the size of SET's smallest class.", "Data"),
+        metadata=described("Images per class, separated by commas. Default: the size of SET's smallest class.", "Data"),
     )
     recipe: str = field(
         default="quick",
-        metadata=option("How each student is trained: quick, paper or the path of a .toml file.", "Model"),
+        metadata=described("How each student is trained: quick, paper or the path of a .toml file.", "Model"),
     )
     pairs: int | None = field(
         default=None,
-        metadata=option("Number of paired runs. Default: 8 up to IPC 10, 5 above.", "Running"),
+        metadata=described("Number of paired runs. Default: 8 up to IPC 10, 5 above.", "Running"),
     )
     at_least: float = field(
         default=1.0,
-        metadata=option("Test whether SET reaches this share of each baseline's accuracy.", "Running"),
+        metadata=described("Test whether SET reaches this share of each baseline's accuracy.", "Running"),
     )
     soft_labels: bool = field(
         default=False,
-        metadata=option(
+        metadata=described(
             "Train the students on the class probabilities of a teacher, in every arm. The teacher is trained on "
             "--train.",
             "Model",
@@ -56,11 +56,11 @@ class EvaluateConfig:
     )
     metrics: bool = field(
         default=True,
-        metadata=option("Also compare the images of each arm with all real images in a feature space.", "Running"),
+        metadata=described("Also compare the images of each arm with all real images in a feature space.", "Running"),
     )
     extractor: str | None = field(
         default=None,
-        metadata=option(
+        metadata=described(
             "Network that computes the features: own (trained on --train) or hf:ID_OR_PATH (a model that is already "
             "on this machine). Default: own.",
             "Model",
@@ -68,7 +68,7 @@ class EvaluateConfig:
     )
     segmenter: str | None = field(
         default=None,
-        metadata=option(
+        metadata=described(
             "Models that find objects for the baseline foreground: GROUNDING_DINO,SAM2, as ids or folders on this "
             "machine. Default: a saliency map, no model.",
             "Model",
@@ -76,19 +76,19 @@ class EvaluateConfig:
     )
     val_per_class: int | None = field(
         default=None,
-        metadata=option("Validation images per class. Default: a tenth of the class, at least 1.", "Data"),
+        metadata=described("Validation images per class. Default: a tenth of the class, at least 1.", "Data"),
     )
     resolution: int | None = field(
         default=None,
-        metadata=option("Side of all images in pixels. Default: the side of the first SET's images.", "Data"),
+        metadata=described("Side of all images in pixels. Default: the side of the first SET's images.", "Data"),
     )
     bands: str | None = field(
         default=None,
-        metadata=option("Bands of the real images to use as red, green and blue, such as 4,3,2.", "Data"),
+        metadata=described("Bands of the real images to use as red, green and blue, such as 4,3,2.", "Data"),
     )
     stretch: str | None = field(
         default=None,
-        metadata=option(
+        metadata=described(
             "What becomes black and white in the real images: percentiles such as 2,98, or pixel values such as "
             "0:3000.",
             "Data",
@@ -96,7 +96,7 @@ class EvaluateConfig:
     )
     jobs: int = field(
         default=1,
-        metadata=option("Number of processes, one thread each. The results do not depend on it.", "Running"),
+        metadata=described("Number of processes, one thread each. The results do not depend on it.", "Running"),
     )
 
     def __post_init__(self) -> None:

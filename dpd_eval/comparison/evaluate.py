@@ -82,7 +82,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Networks:
-    """Networks that look at images before any student is trained, and the features [n, D] of the real ones."""
+    """Networks used before any student is trained, and the features [n, D] of the real images."""
 
     extractor: Extractor | None
     features: Float32 | None
@@ -155,7 +155,7 @@ def _open_study(
     cache: Path | None,
     stage: Stage,
 ) -> _Study:
-    """Check the options, read the images and train the networks that look at them."""
+    """Check the options, read the images and build the networks that label or embed them."""
     check_sets_and_students(sets, config)
     wanted = extractor_name(config)
     check_segmenter(config.segmenter)
@@ -168,7 +168,7 @@ def _open_study(
 
 
 def _build_networks(real: SceneSet, name: str | None, teaching: bool, cache: Path | None, stage: Stage) -> _Networks:
-    """The extractor called `name`, if any, and a teacher for soft labels and patches: always `own`."""
+    """Build the extractor called `name`, if any, and a teacher for soft labels and patches (always `own`)."""
     folder = None if cache is None else cache / "extractors"
 
     def build(wanted: str) -> Extractor:
@@ -181,7 +181,7 @@ def _build_networks(real: SceneSet, name: str | None, teaching: bool, cache: Pat
 
 
 def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[Sight, Seen]:
-    """What the baselines see of the real images."""
+    """Compute what the baselines see of the real images."""
     config, real, networks = study.config, study.inputs.real, study.networks
     found: dict[Sight, Seen] = {"nothing": Seen(real)}
     if networks.features is not None:

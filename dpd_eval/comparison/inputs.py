@@ -1,4 +1,4 @@
-"""The images of an evaluation: sets, real training images, test images, read alike and checked against each other."""
+"""The images of an evaluation: sets, real training images and test images, read in the same way and cross-checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError
 from dpd_train.images import PLAIN, Reading, SceneSet, fingerprint, read_scenes, split_folders
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Everything at one size and with the same classes.
+    """Sets, training images (`real`) and test images (`judged`), all at one size and with the same classes.
 
-    names stand for the sets in messages; test_part is "val", "test" or "all" (a folder without parts).
+    names: of the sets, for messages. test_part: "val", "test" or "all" (a folder without parts).
     """
 
     names: tuple[str, ...]
@@ -30,12 +30,14 @@ class EvaluationInputs:
         return int(self.sets[0].images.shape[1])
 
     def smallest_class(self) -> int:
-        """Images in the smallest class of any set."""
+        """Count the images in the smallest class of any set."""
         return min(int(_class_counts(scenes).min()) for scenes in self.sets)
 
     def check_ipc(self, largest: int) -> None:
-        """Raises:
-        DataError: a set has a class with fewer images.
+        """Check that every class of every set has enough images.
+
+        Raises:
+            DataError: a class with fewer images.
         """
         for name, scenes in zip(self.names, self.sets, strict=True):
             counts = _class_counts(scenes)
@@ -46,19 +48,19 @@ class EvaluationInputs:
                     f"{largest}: give --ipc {counts[smallest]} or less, or generate more images"
                 )
 
-    def prefix(self, which: int, ipc: int) -> NDArray[np.int64]:
-        """Rows of the first `ipc` images of each class of set `which`, by file name."""
+    def prefix(self, which: int, ipc: int) -> Int64:
+        """Return the rows of the first `ipc` images of each class of set `which`, by file name."""
         labels = self.sets[which].labels
         return np.concatenate([np.flatnonzero(labels == c)[:ipc] for c in range(len(self.real.classes))])
 
     def fingerprints(self) -> dict[str, str]:
-        """sha256 over the sorted content hashes of each part."""
+        """Return the sha256 over the sorted content hashes of each part."""
         parts = {"train": self.real, "test": self.judged}
         parts |= {f"set {i}": scenes for i, scenes in enumerate(self.sets)}
         return {name: str(fingerprint(scenes)["sha256"]) for name, scenes in parts.items()}
 
     def notes(self) -> list[str]:
-        """What a reader of the figures has to know and no figure says."""
+        """List what a reader of the results must know: shared images and rejected files."""
         notes = []
         tested = set(self.judged.hashes)
         named = [("--train", self.real)]
@@ -84,13 +86,13 @@ def read_inputs(
     val_per_class: int | None = None,
     reading: Reading = PLAIN,
 ) -> EvaluationInputs:
-    """Read all of it at `resolution`, or at the first set's.
+    """Read all images at `resolution`; None takes the size of the first set.
 
     Args:
-        reading: of the real images. What becomes black and white is settled on `train`, for the test images too.
+        reading: for the real images. The stretch is computed on `train` and used for the test images too.
 
     Raises:
-        DataError: unreadable data, classes that differ, a test part that was trained on.
+        DataError: unreadable data, classes that differ, test images that were trained on.
     """
     first = read_scenes(Path(sets[0]), part="all", resolution=resolution)
     side = int(first.images.shape[1])
@@ -133,14 +135,14 @@ def _check_classes(found: tuple[str, ...], expected: tuple[str, ...], what: str,
 
 
 def _check_overlap(judged: SceneSet, real: SceneSet, what: str, reference: str) -> None:
-    """A few shared images are a note; a test part that mostly is training images is a mistake."""
+    """Refuse test images of which more than a tenth are training images; a few shared images only give a note."""
     shared = len(set(judged.hashes) & set(real.hashes))
     if 10 * shared > len(judged.labels):
         raise DataError(
             f"{what}: {shared} of its {len(judged.labels)} images are training images of {reference}; "
-            "give images which were not trained on, or --test val"
+            "give images that were not trained on, or --test val"
         )
 
 
-def _class_counts(scenes: SceneSet) -> NDArray[np.int64]:
+def _class_counts(scenes: SceneSet) -> Int64:
     return np.bincount(scenes.labels, minlength=len(scenes.classes)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The trainings of an evaluation: run here or in worker processes, each one taken from the cache where it is there."""
+"""Run the trainings of an evaluation, here or in worker processes, unless their results are in the cache."""
 
 import multiprocessing
 import time
@@ -7,29 +7,27 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dpd_eval.extractors.cache import images_hash
 from dpd_eval.students.cache import TrainingResult, load_result, save_result, soft_labels_hash, training_key
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import student_identity
 from dpd_eval.students.training import train_and_test
+from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_train.images import SceneSet
 
 FULL_ARM = "full"
 
 PlanProgress = Callable[[float, int, str], None]
 """Called with the trainings done (with a fraction), the trainings in all and the one that runs now."""
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Labelled = tuple[Images, Int64]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One cell of the table: which images (rows of `source`), which student, which pair.
+    """One student, trained on the images `rows` of `source`; seed is the number of the pair.
 
-    soft: labels [len(rows), C] of a teacher, learnt instead of the hard ones. cost: of a step, relative to other
-    students', for the remaining time only.
+    soft: a teacher's labels [len(rows), C], used instead of the hard ones. cost: of one step relative to the other
+    students, used only to estimate the remaining time.
     """
 
     arm: str
@@ -37,19 +35,19 @@ class Training:
     ipc: int
     seed: int
     source: SceneSet
-    rows: NDArray[np.int64]
-    soft: NDArray[np.float32] | None = None
+    rows: Int64
+    soft: Float32 | None = None
     cost: float = 1.0
 
     def data(self) -> Labelled:
         return self.source.images[self.rows], self.source.labels[self.rows]
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """`recipe` with the number of steps of this training."""
+        """Return `recipe` with the number of steps of this training."""
         return recipe.for_training(len(self.rows), full=self.arm == FULL_ARM)
 
     def key(self, recipe: Recipe, test_hash: str, identity: str) -> str:
-        """Under which the outcome is stored; `identity` is the student's."""
+        """Return the key under which the result is stored; `identity` is the student's."""
         return training_key(
             images_hash(*self.data()),
             test_hash,
@@ -66,16 +64,16 @@ class Training:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a process needs for one training."""
+    """What a worker process needs for one training."""
 
     student: str
     data: Labelled
-    soft: NDArray[np.float32] | None
+    soft: Float32 | None
     classes: int
     recipe: Recipe
     seed: int
 
-    def run(self, test: Labelled, tell: Callable[[int, int], None] = lambda step, steps: None) -> TrainingResult:
+    def run(self, test: Labelled, tell: Progress = lambda step, steps: None) -> TrainingResult:
         started = time.perf_counter()
         confusion = train_and_test(self.student, self.data, test, self.classes, self.recipe, self.seed, tell, self.soft)
         return TrainingResult(confusion, time.perf_counter() - started)
@@ -88,7 +86,7 @@ def _job(item: Training, recipe: Recipe) -> _Job:
 def run_plan(
     plan: Sequence[Training], judged: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: PlanProgress
 ) -> tuple[list[TrainingResult], list[bool]]:
-    """Outcomes in the order of `plan`, and which of them were there already."""
+    """Return the results in the order of `plan`, and which of them came from the cache."""
     test = (judged.images, judged.labels)
     test_hash = images_hash(*test)
     identities = {name: student_identity(name) for name in dict.fromkeys(item.student for item in plan)}
@@ -96,13 +94,13 @@ def run_plan(
     known = {key: load_result(folder, key) for key in dict.fromkeys(keys)}
     cached = [known[key] is not None for key in keys]
     done = {key: outcome for key, outcome in known.items() if outcome is not None}
-    # two arms may ask for one and the same training: it is done once
+    # two arms may need the same training: it is done once
     todo = list({key: item for key, item in zip(keys, plan, strict=True) if key not in done}.items())
     work = {key: item.cost * item.recipe(recipe).steps for key, item in todo}
     finished = 0.0
 
     def report(item: Training, more: float) -> None:
-        """In trainings of mean cost, as a bar's remaining time takes all parts as equal."""
+        """Report progress in trainings of mean cost, because a progress bar assumes parts of equal length."""
         progress(len(todo) * (finished + more) / sum(work.values()), len(todo), item.title())
 
     def run_here() -> Iterator[tuple[str, Training, TrainingResult]]:
@@ -124,8 +122,8 @@ def run_plan(
 def _run_in_workers(
     todo: Sequence[tuple[str, Training]], test: Labelled, recipe: Recipe, jobs: int
 ) -> Iterator[tuple[str, Training, TrainingResult]]:
-    """Outcomes as they come. Few jobs wait in the queue, as each holds a copy of its images."""
-    context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
+    """Yield results as they finish. The queue is kept short because each job holds a copy of its images."""
+    context = multiprocessing.get_context("spawn")  # a forked process may hang in torch's thread pool
     workers = min(jobs, len(todo))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_hold_test, initargs=(test,)) as pool:
         waiting = iter(todo)
@@ -146,7 +144,7 @@ def _run_in_workers(
             raise
 
 
-_worker_test: list[Labelled] = []  # in a worker process only: sent once, not with every training
+_worker_test: list[Labelled] = []  # used in worker processes: sent once, not with every training
 
 
 def _hold_test(test: Labelled) -> None:

@@ -1,4 +1,4 @@
-"""What `evaluate` returns, as frozen dataclasses which turn into one JSON object."""
+"""The results of `evaluate`, as frozen dataclasses that convert to one JSON object."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,11 +10,11 @@ from dpd_eval.students.recipe import Recipe
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
+    """Results of one arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
 
-    oa_std is the sample standard deviation (n − 1), None for one pair; aa, kappa and class_accuracy are means over
-    pairs; confusion [true, predicted] counts the test images of all pairs; steps are the optimiser steps of each
-    training; seconds is the sum of training and testing times, of cached trainings too.
+    oa_std: sample standard deviation (n − 1), None for one pair. aa, kappa, class_accuracy: means over pairs.
+    confusion: test images of all pairs, counted by [true, predicted]. steps: optimiser steps of each training.
+    seconds: sum of training and testing times, including cached trainings.
     """
 
     arm: str
@@ -38,7 +38,7 @@ class ArmResult:
 class Difference:
     """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval.
 
-    ratio is mean OA / mean OA (None where the reference's is 0).
+    ratio: mean OA / mean OA, None if the reference's is 0.
     """
 
     arm: str
@@ -51,7 +51,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Goal:
-    """Whether OA of `arm` ≥ `ratio` · OA of `reference`; the interval is that of left − right, in pairs (DESIGN §4)."""
+    """Whether OA of `arm` ≥ `ratio` · OA of `reference`; interval: of the paired left − right (DESIGN §4)."""
 
     arm: str
     reference: str
@@ -64,7 +64,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """Cost of one image, see `dpd_eval.students.cost`, and size."""
+    """Cost of one image (see `count_multiply_adds`) and size of a student."""
 
     multiply_adds: int
     parameters: int
@@ -74,10 +74,10 @@ class StudentInfo:
 class Evaluation:
     """The whole comparison.
 
-    test_part is "val", "test" or "all" (a folder without parts); reading is how bands became RGB, None for plain
-    images; teacher describes who gave the soft labels, extractor whose features chose the baselines and measured the
-    sets; verdicts are about `at_least`; fingerprints are sha256: of the sorted content hashes of train, test and each
-    set, and of the weights of each `hf:` student.
+    test_part: "val", "test" or "all" (a folder without parts). reading: how bands became RGB, None for plain images.
+    teacher: description of the network that gave the soft labels. extractor: description of the network whose features
+    were used by baselines and metrics. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content
+    hashes of train, test and each set, and of the weights of each `hf:` student.
     """
 
     sets: tuple[str, ...]
@@ -106,5 +106,5 @@ class Evaluation:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and finite numbers: what `--json` prints."""
+        """Convert to plain dicts, lists, strings and finite numbers, as `--json` prints them."""
         return asdict(self)

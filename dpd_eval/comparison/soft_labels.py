@@ -1,28 +1,28 @@
-"""Soft labels: one teacher says of every image of every arm how much it looks like each class.
+"""Soft labels: class probabilities of one teacher for the images of every arm.
 
-With soft labels a random real subset comes close to most distilled sets (DD-Ranking, arXiv 2505.13300), so both arms
-must have the same teacher. Labels that a set brings along are not read.
+With soft labels, a random real subset comes close to most distilled sets (DD-Ranking, arXiv 2505.13300), so all arms
+must have the same teacher. Soft labels stored in a set are not used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpd_eval.comparison.plan import Training
 from dpd_eval.extractors.extractor import Extractor
+from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.compute.device import one_thread
 
 
-def soft_labels(teacher: Extractor, images: NDArray[np.uint8], classes: tuple[str, ...]) -> NDArray[np.float32]:
-    """Probabilities [n, C] of `images` in the order of `classes`, averaged over the eight symmetries of the square.
+def soft_labels(teacher: Extractor, images: Images, classes: tuple[str, ...]) -> Float32:
+    """Compute probabilities [n, C] in the order of `classes`, averaged over the eight symmetries of the square.
 
-    One thread: the last bits go into the key of the stored training.
+    This uses one thread, because every bit enters the key of the stored training.
 
     Raises:
-        InputError: a teacher that does not know these classes, or gives no probabilities.
+        InputError: a teacher that does not know these classes, or returns no probabilities.
     """
     if teacher.classes is None or set(teacher.classes) != set(classes):
         raise InputError(
@@ -31,7 +31,7 @@ def soft_labels(teacher: Extractor, images: NDArray[np.uint8], classes: tuple[st
     with one_thread():
         found = teacher.probabilities(images)
     if found is None or found.shape != (len(images), len(classes)) or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
-        raise InputError(f"teacher {teacher.name!r} gave no probabilities of {len(classes)} classes; take another one")
+        raise InputError(f"teacher {teacher.name!r} gave no probabilities of {len(classes)} classes; use another one")
     columns = [teacher.classes.index(name) for name in classes]
     return np.ascontiguousarray(found[:, columns], dtype=np.float32)
 
@@ -40,10 +40,10 @@ def label_softly(
     plan: Sequence[Training],
     teacher: Extractor,
     classes: tuple[str, ...],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> list[Training]:
-    """`plan` with the teacher's labels of every training's images; equal images are asked for once."""
-    known: dict[tuple[int, bytes], NDArray[np.float32]] = {}
+    """Return `plan` with the teacher's labels for the images of every training. Equal images are labelled once."""
+    known: dict[tuple[int, bytes], Float32] = {}
     labelled = []
     for done, item in enumerate(plan, start=1):
         key = (id(item.source), item.rows.tobytes())

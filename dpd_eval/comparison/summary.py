@@ -1,4 +1,4 @@
-"""Outcomes of trainings → figures of each arm, paired differences, verdicts (DESIGN §4)."""
+"""Summarise training results as accuracies of each arm, paired differences and verdicts (DESIGN §4)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -28,7 +28,7 @@ def summarise(
     recipe: Recipe,
     classes: tuple[str, ...],
 ) -> tuple[ArmResult, ...]:
-    """One result for each arm, student and IPC, in the order in which the plan names the IPCs, students and arms."""
+    """Summarise each arm, student and IPC, in the order in which they occur in the plan."""
     arms, students, ipcs = (
         list(dict.fromkeys(getattr(item, field) for item in plan)) for field in ("arm", "student", "ipc")
     )
@@ -68,7 +68,7 @@ def _arm_result(
 
 
 def _against_baselines(results: Sequence[ArmResult]) -> Iterator[tuple[ArmResult, ArmResult]]:
-    """The set's arm and every baseline of the same student and IPC."""
+    """Yield the set's arm with every baseline of the same student and IPC."""
     for ours in results:
         for other in results:
             if ours.arm == SET_ARM != other.arm and (ours.student, ours.ipc) == (other.student, other.ipc):
@@ -76,7 +76,7 @@ def _against_baselines(results: Sequence[ArmResult]) -> Iterator[tuple[ArmResult
 
 
 def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
-    """OA of the set minus that of each baseline."""
+    """Return OA of the set minus OA of each baseline."""
     return tuple(
         Difference(
             arm=ours.arm,
@@ -91,7 +91,7 @@ def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
 
 
 def verdicts(results: Sequence[ArmResult], ratio: float) -> tuple[Goal, ...]:
-    """Whether the set reaches `ratio` times the OA of each baseline."""
+    """Decide whether the set reaches `ratio` times the OA of each baseline."""
     goals = []
     for ours, other in _against_baselines(results):
         found = ratio_verdict(ours.oa_runs, other.oa_runs, ratio)
@@ -100,7 +100,7 @@ def verdicts(results: Sequence[ArmResult], ratio: float) -> tuple[Goal, ...]:
 
 
 def too_few_pairs(pairs: dict[int, int]) -> list[str]:
-    """Notes on IPCs with fewer pairs than DESIGN §4 asks for; `pairs` maps IPC to their number."""
+    """Return notes on IPCs with fewer pairs than DESIGN §4 requires. pairs: IPC → number of pairs."""
     return [
         f"IPC {ipc}: {found} pair{'' if found == 1 else 's'}, at least {fewest_pairs(ipc)} are needed for a figure "
         "that is quoted"

@@ -1,1 +1,1 @@
-"""Networks that embed images: one protocol, several extractors."""
+"""Feature extractors: networks whose features and labels judge images."""

@@ -4,9 +4,15 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import DiskError
+from dpd_train.compute.checkpoint import load_state
 
 
 def images_hash(images: Images, labels: Int64) -> str:
@@ -33,3 +39,23 @@ def store(path: Path, content: bytes) -> None:
             f"{path.parent}: the result of a training cannot be stored ({error.strerror}); "
             "set XDG_CACHE_HOME to another folder"
         ) from None
+
+
+def store_weights(path: Path, network: torch.nn.Module, meta: dict[str, Any]) -> None:
+    """Store a network's weights with a few JSON values.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    store(path, save(weights, {"meta": json.dumps(meta)}))
+
+
+def load_weights(path: Path, network: torch.nn.Module) -> dict[str, Any] | None:
+    """Load stored weights into `network` and return the JSON values; None if the file is missing or damaged."""
+    try:
+        tensors, meta = load_state(path)
+        network.load_state_dict(tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+        return None
+    return meta

@@ -11,17 +11,17 @@ from dpd_train.images import SceneSet
 def build_extractor(
     name: str, train: SceneSet, *, cache: Path | None = None, progress: Progress = lambda done, total: None
 ) -> Extractor:
-    """The extractor called `name`.
+    """Build the extractor called `name`.
 
     Args:
-        name: `own`, a residual network trained here on `train` for a fixed number of steps with a seed of its own; or
+        name: `own`, a residual network that is trained on `train` for a fixed number of steps with its own seed; or
             `hf:ID_OR_PATH`, a transformers image model from a folder or the local hub cache. Nothing is downloaded.
-        train: the training part (`read_scenes(part="train")`). `hf:` does not look at it.
-        cache: folder of the weights of `own`; None takes the user's cache directory.
-        progress: training steps done and in all; not called where the weights are there already.
+        train: the training part (`read_scenes(part="train")`). `hf:` does not use it.
+        cache: folder for the weights of `own`; None takes the user's cache directory.
+        progress: of the training; not called if the weights are stored already.
 
     Raises:
-        InputError: an unknown name, a model that is not there or cannot be used.
+        InputError: an unknown name, or a model that is missing or cannot be used.
         DataError: a class with fewer than 2 images.
         DiskError: the cache cannot be written.
     """
@@ -36,10 +36,10 @@ def build_extractor(
 
 
 def check_name(name: str) -> None:
-    """Before images are read.
+    """Check an extractor's name before any image is read.
 
     Raises:
-        InputError: neither `own` nor `hf:` with something behind it.
+        InputError: neither `own` nor `hf:` followed by an ID or path.
     """
     if name != "own" and not (name.startswith("hf:") and len(name) > 3):
         raise InputError(f"no extractor {name!r}: there are own and hf:ID_OR_PATH")

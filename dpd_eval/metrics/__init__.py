@@ -1,1 +1,1 @@
-"""Metrics of a whole set against the real images, in the feature space of one extractor."""
+"""Metrics of a whole set, compared with the real images in the feature space of one extractor."""

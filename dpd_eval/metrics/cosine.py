@@ -1,15 +1,16 @@
-"""Metrics of cosines: how near the set comes to each real image, and how different the images of one class are."""
+"""Metrics based on cosines: mean-max cosine coverage and intra-class diversity."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import InputError
 
 BLOCK_ROWS = 4096
 
 
-def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[n, D] with each row at length 1; a row of zeros stays one, so that its cosine with everything is 0."""
+def unit_rows(features: Float32) -> NDArray[np.float64]:
+    """Scale each row of [n, D] to length 1. A row of zeros stays zero, so its cosine with everything is 0."""
     rows = features.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     units: NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
@@ -17,14 +18,15 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def mean_max_cosine(
-    generated: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    reference: NDArray[np.float32],
-    reference_labels: NDArray[np.int64],
+    generated: Float32,
+    labels: Int64,
+    reference: Float32,
+    reference_labels: Int64,
 ) -> float:
-    """For each reference image [m, D] the highest cosine with a set image [n, D] of its class; mean of class means.
+    """Average, over the reference images [m, D], the highest cosine with a set image [n, D] of the same class.
 
-    In [-1, 1]; 1 where every reference image is in the set. It grows with the size of the set: compare at one IPC.
+    The result is the mean of the class means, in [-1, 1]; it is 1 if every reference image is in the set. It grows
+    with the size of the set, so compare sets at equal IPC.
 
     Raises:
         InputError: the set has no image of a class of the reference.
@@ -34,17 +36,17 @@ def mean_max_cosine(
     for label in np.unique(reference_labels):
         members, choices = real[reference_labels == label], ours[labels == label]
         if not len(choices):
-            raise InputError(f"mean-max cosine: the set has no image of class {label}, which the reference has")
+            raise InputError(f"mean-max cosine: the set has no image of class {label}, but the reference has")
         blocks = (members[i : i + BLOCK_ROWS] for i in range(0, len(members), BLOCK_ROWS))
         means.append(np.concatenate([(block @ choices.T).max(axis=1) for block in blocks]).mean())
     return float(np.mean(means))
 
 
-def intra_class_diversity(features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Mean of 1 − cosine over the pairs of different images within a class, then over the classes that have a pair.
+def intra_class_diversity(features: Float32, labels: Int64) -> float:
+    """Average 1 − cosine over all pairs of images of a class, then over the classes with at least two images.
 
-    In [0, 2]; 0 for copies, and where no class has two images. features: [n, D]; labels: [n].
-    The sum over all pairs needs no pairs: Σ_{i≠j} u_i·u_j = |Σ u_i|² − Σ |u_i|².
+    In [0, 2]; 0 for copies, and if no class has two images. features: [n, D]; labels: [n].
+    The sum over pairs is computed as Σ_{i≠j} u_i·u_j = |Σ u_i|² − Σ |u_i|².
     """
     units = unit_rows(features)
     means = []

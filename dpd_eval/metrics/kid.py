@@ -5,21 +5,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import InputError
 
 SUBSETS = 100
 LARGEST_SUBSET = 1000
-FEWEST_IMAGES = 4  # halves of two: one image has no pair
+FEWEST_IMAGES = 4  # each half needs two images
 
 Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Kid:
-    """Mean and spread of the estimates from `subsets` pairs of random subsets, of `subset_sizes` images on each side.
+    """Mean and spread of the estimates from `subsets` pairs of random subsets of `subset_sizes` images.
 
-    mean: squared distance in kernel units, 0 for equal distributions; unbiased, so that it may be negative.
-    std: sample standard deviation between subsets, in the same units: `kernel_distance` says of what it is the error.
+    mean: squared distance in kernel units, 0 for equal distributions; unbiased, so it may be negative.
+    std: sample standard deviation between subsets, in the same units; `kernel_distance` explains its meaning.
     """
 
     mean: float
@@ -29,14 +30,14 @@ class Kid:
 
 
 def cubic_kernel(first: Float64, second: Float64) -> Float64:
-    """(x·y / D + 1)³ of the rows of [n, D] and [m, D]: [n, m]."""
+    """Compute (x·y / D + 1)³ for the rows of [n, D] and [m, D]: [n, m]."""
     products: Float64 = first @ second.T / first.shape[1] + 1.0
-    products **= 3  # in place: 1000 × 1000 numbers, and three of these at a time
+    products **= 3  # in place: three matrices of 1000 × 1000 numbers are held at a time
     return products
 
 
 def squared_mmd(first: Float64, second: Float64) -> float:
-    """Unbiased squared MMD of [n, D] and [m, D], n, m ≥ 2: the U-statistic of Gretton et al. 2012, eq. 3."""
+    """Compute the unbiased squared MMD of [n, D] and [m, D], n, m ≥ 2 (U-statistic; Gretton et al. 2012, eq. 3)."""
     n, m = len(first), len(second)
     within_first, within_second = cubic_kernel(first, first), cubic_kernel(second, second)
     own_first = (within_first.sum() - np.trace(within_first)) / (n * (n - 1))
@@ -45,19 +46,19 @@ def squared_mmd(first: Float64, second: Float64) -> float:
 
 
 def kernel_distance(
-    generated: NDArray[np.float32],
-    reference: NDArray[np.float32],
+    generated: Float32,
+    reference: Float32,
     seed: int,
     *,
     subsets: int = SUBSETS,
     largest: int = LARGEST_SUBSET,
 ) -> Kid:
-    """KID of the features [n, D] and [m, D], over all classes at once.
+    """Compute KID of the features [n, D] and [m, D], over all classes together.
 
-    A subset has half of its side's images, at most `largest`, drawn without replacement. Subsets of a whole side would
-    all be one and the same, and their spread 0 however noisy the estimate. The spread between halves is the standard
-    error of the whole where the distributions differ, and up to twice that where they do not: it errs on the careful
-    side. Of sides with more than twice `largest` images it is the error of a comparison of `largest`.
+    Each subset has half of its side's images, at most `largest`, sampled without replacement. (Subsets as large as
+    the side would all be equal, with a spread of 0 however noisy the estimate.) The spread between halves is the
+    standard error of the whole if the distributions differ, and up to twice that if they do not, so it is
+    conservative. For sides with more than twice `largest` images it is the error of a comparison of `largest` images.
 
     Raises:
         InputError: fewer than 4 images on a side, or fewer than two subsets.

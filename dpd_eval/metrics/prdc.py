@@ -1,4 +1,4 @@
-"""Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020) from nearest neighbours."""
+"""Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,19 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import InputError
 
 NEIGHBOURS = 5
-BLOCK_NUMBERS = 2_000_000  # distances held at a time: 16 MB, and a few temporaries of that size
-SAME = 1e-12  # of |x|² + |y|²: a squared distance below it is what rounding leaves of 0
-TIE = 1e-9  # relative: a distance this near to a radius lies on the sphere and not in the ball
+BLOCK_NUMBERS = 2_000_000  # distances held in memory at a time: 16 MB, plus a few temporaries of that size
+SAME = 1e-12  # relative to |x|² + |y|²: a smaller squared distance is a rounding error of 0
+TIE = 1e-9  # relative: a distance this close to a radius lies on the sphere, not in the ball
 
 Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Prdc:
-    """precision, recall and coverage in [0, 1]; density ≥ 0, about 1 for equal distributions, and it may exceed 1."""
+    """precision, recall and coverage are in [0, 1]; density ≥ 0 is about 1 for equal distributions and may exceed 1."""
 
     precision: float
     recall: float
@@ -27,7 +28,7 @@ class Prdc:
 
 
 def _distances(rows: Float64, others: Float64) -> Iterator[tuple[slice, Float64]]:
-    """Squared Euclidean distances of [n, D] to [m, D] in blocks of rows: the rows' slice, and [rows, m]."""
+    """Yield squared Euclidean distances of [n, D] to [m, D] in blocks: the slice of rows, and [rows, m]."""
     norms, others_norms = (np.einsum("ij,ij->i", side, side) for side in (rows, others))
     step = max(1, BLOCK_NUMBERS // len(others))
     for start in range(0, len(rows), step):
@@ -39,7 +40,7 @@ def _distances(rows: Float64, others: Float64) -> Iterator[tuple[slice, Float64]
 
 
 def squared_radii(points: Float64, neighbours: int) -> Float64:
-    """Squared distance [n] of each of the points [n, D] to its k-th nearest other point, n > k."""
+    """Return the squared distance [n] of each point [n, D] to its k-th nearest other point, n > k."""
     radii = np.empty(len(points))
     for block, squared in _distances(points, points):
         rows = np.arange(block.start, block.stop)
@@ -48,18 +49,16 @@ def squared_radii(points: Float64, neighbours: int) -> Float64:
     return radii
 
 
-def neighbour_shares(
-    generated: NDArray[np.float32], reference: NDArray[np.float32], *, neighbours: int = NEIGHBOURS
-) -> Prdc:
-    """The four figures for features [n, D] and [m, D], over all classes in one space.
+def neighbour_shares(generated: Float32, reference: Float32, *, neighbours: int = NEIGHBOURS) -> Prdc:
+    """Compute the four metrics for features [n, D] and [m, D], over all classes together.
 
-    B(x) is the open ball around x that reaches to its k-th nearest neighbour among its own side.
+    B(x) is the open ball around x that reaches to its k-th nearest neighbour on its own side.
     precision: share of generated images in some B(reference). recall: share of reference images in some B(generated).
-    density: how many B(reference) hold a generated image, mean over images, divided by k.
-    coverage: share of B(reference) that hold a generated image.
-    Open balls, as in the code of Naeem et al. (clovaai/generative-evaluation-prdc): then a set equal to the reference
-    has all four at 1. A set much smaller than the reference has few and wide B(generated): recall and coverage are for
-    comparing sets of one size.
+    density: number of B(reference) that contain a generated image, averaged over the images and divided by k.
+    coverage: share of B(reference) that contain a generated image.
+    With open balls, as in the code of Naeem et al. (clovaai/generative-evaluation-prdc), a set equal to the reference
+    scores 1 in all four. A set much smaller than the reference has few and wide B(generated): use recall and coverage
+    only to compare sets of equal size.
 
     Raises:
         InputError: no more images than neighbours on a side.
@@ -68,15 +67,15 @@ def neighbour_shares(
         if len(features) <= neighbours:
             raise InputError(
                 f"precision and recall of {len(features)} {side} images: they need more than {neighbours}, "
-                "the neighbours that are looked at"
+                "the number of neighbours"
             )
-    centre = reference.mean(axis=0, dtype=np.float64)  # near the origin less is lost to rounding
+    centre = reference.mean(axis=0, dtype=np.float64)  # centring reduces rounding errors
     ours, real = generated.astype(np.float64), reference.astype(np.float64)
     ours -= centre
     real -= centre
     our_radii = squared_radii(ours, neighbours) * (1 - TIE)
     real_radii = squared_radii(real, neighbours) * (1 - TIE)
-    in_balls = np.zeros(len(ours), np.int64)  # how many B(reference) hold each generated image
+    in_balls = np.zeros(len(ours), np.int64)  # number of B(reference) that contain each generated image
     recalled = covered = 0
     for block, squared in _distances(real, ours):
         inside = squared < real_radii[block, None]

@@ -1,26 +1,26 @@
-"""What a set looks like in a network's features, without training on it. One metric, one file; `set_metrics` asks all.
+"""All metrics of a set. They need no training on the set.
 
-A metric is a function of features [n, D] float32 and labels [n] int64. To add one: its file, its field in `SetMetrics`,
-its line in `set_metrics`.
+A metric is a function of features [n, D] float32 and labels [n] int64. To add one, write its function, a field in
+`SetMetrics` and a line in `set_metrics`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.cosine import intra_class_diversity, mean_max_cosine
 from dpd_eval.metrics.kid import kernel_distance
 from dpd_eval.metrics.prdc import NEIGHBOURS, neighbour_shares
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
 
-FEWEST_IMAGES = NEIGHBOURS + 1  # a set of fewer images has no sixth to be a fifth neighbour
+FEWEST_IMAGES = NEIGHBOURS + 1  # fewer images have no fifth neighbour
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares in [0, 1]: over all images, and for each class that the set has."""
+    """Shares in [0, 1]: over all images, and for each class of the set."""
 
     overall: float
     per_class: dict[str, float]
@@ -28,12 +28,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class SetMetrics:
-    """One set against the real training images, over all classes, in one extractor's features.
+    """One set compared with the real training images, over all classes, in the features of one extractor.
 
-    extractor: its description. kid, kid_std: kid.py. precision … coverage: prdc.py. mean_max_cosine: coverage.py.
-    intra_class_diversity: diversity.py; reference_diversity is the same of the reference, as a yardstick.
-    teacher_agreement: share of the set's images which the extractor's classifier puts into their class, and per class;
-    None where the extractor has no classifier of these classes.
+    extractor: its description. kid, kid_std: see kid.py. precision … coverage: see prdc.py. mean_max_cosine,
+    intra_class_diversity: see cosine.py. reference_diversity: diversity of the real images, for comparison.
+    teacher_agreement: share of the set's images that the extractor's classifier assigns to their class, overall and
+    per class; None if the extractor has no classifier for these classes.
     """
 
     arm: str
@@ -56,21 +56,21 @@ class SetMetrics:
 def set_metrics(
     arm: str,
     ipc: int,
-    generated: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    reference: tuple[NDArray[np.float32], NDArray[np.int64]],
+    generated: tuple[Images, Int64],
+    reference: tuple[Float32, Int64],
     extractor: Extractor,
     classes: tuple[str, ...],
     seed: int,
 ) -> SetMetrics:
-    """All metrics of one set.
+    """Compute all metrics of one set.
 
-    A real subset of the reference is flattered: each of its images is at distance 0 of a reference image, so that its
-    precision is 1, and its density, coverage and mean-max cosine are a little above those of other images as good.
+    A subset of the reference gets an advantage: each of its images is at distance 0 from a reference image. Its
+    precision is therefore 1, and its density, coverage and mean-max cosine are slightly too high.
 
     Args:
         generated: images uint8 [n, H, W, 3] and labels [n].
-        reference: features [m, D] of the real images by the same extractor, and labels [m].
-        classes: what both labels index.
+        reference: features [m, D] of the real images from the same extractor, and labels [m].
+        classes: names that both labels index.
         seed: of KID's subsets.
 
     Raises:
@@ -85,12 +85,12 @@ def set_metrics(
     features = extractor.features(images)
     if features.ndim != 2 or features.shape[1:] != real.shape[1:]:
         raise InputError(
-            f"features of arm {arm!r} are {features.shape}, the reference's {real.shape}: take one extractor for both"
+            f"features of arm {arm!r} are {features.shape}, the reference's {real.shape}: use one extractor for both"
         )
     if not (np.isfinite(features).all() and np.isfinite(real).all()):
-        raise InputError(f"extractor {extractor.name!r} gave features that are not finite: take another one")
+        raise InputError(f"extractor {extractor.name!r} returned features that are not finite: use another one")
     distance, shares = kernel_distance(features, real, seed), neighbour_shares(features, real)
-    # an extractor that does not know every class cannot be right about the others
+    # a classifier that lacks a class could never be right about it
     knows = extractor.classes is not None and set(classes) <= set(extractor.classes)
     predicted = extractor.classify(images) if knows else None
     agreed = None if predicted is None else class_agreement(labels, predicted, classes, extractor.classes)
@@ -114,15 +114,16 @@ def set_metrics(
 
 
 def class_agreement(
-    labels: NDArray[np.int64],
-    predicted: NDArray[np.int64],
+    labels: Int64,
+    predicted: Int64,
     classes: tuple[str, ...],
     predicted_classes: tuple[str, ...] | None = None,
 ) -> Agreement:
-    """Compare by name the labels [n], which index `classes`, with the predictions [n].
+    """Compare labels [n] with predictions [n] by class name: how often does a classifier agree with the set?
 
     Args:
-        predicted_classes: what the predictions index; `classes` unless said.
+        classes: names that the labels index.
+        predicted_classes: names that the predictions index; None takes `classes`.
     """
     hits = np.array(classes)[labels] == np.array(predicted_classes or classes)[predicted]
     shares = {classes[label]: float(hits[labels == label].mean()) for label in np.unique(labels).tolist()}

@@ -1,4 +1,4 @@
-"""Several evaluations beside each other: what differs in their settings, and what that did to the set's accuracy."""
+"""Compare several evaluations: the settings that differ, and the accuracy of the set in each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from dpd_eval.statistics import paired_difference
 
 
 def ablations(evaluations: Sequence[EvaluationRecord]) -> list[Table]:
-    """One table for each test: evaluations on other images do not compare. The first of each is the reference."""
+    """Make tables for each group of evaluations on the same test images. The first one is the reference."""
     groups: dict[tuple[Any, ...], list[EvaluationRecord]] = {}
     for evaluation in evaluations:
         named = (evaluation.test, evaluation.test_part, evaluation.test_images)
@@ -25,11 +25,11 @@ def _tables(group: Sequence[EvaluationRecord]) -> list[Table]:
     grid = [[_entry(evaluation, group[0], *column) for column in columns] for evaluation in group]
     names, titles = [e.name for e in group], [f"{student}, IPC {ipc}" for student, ipc in columns]
     heading = "evaluation"
-    if len(columns) > len(group):  # the narrower way round
+    if len(columns) > len(group):  # transpose to the narrower table
         grid, names, titles, heading = [list(column) for column in zip(*grid, strict=True)], titles, names, "student"
     accuracies = Table(
-        "Accuracy of the set's arm in %, mean ± standard deviation; differences from the first evaluation in points "
-        "with their 95 % interval, paired by student seed",
+        "Accuracy of the set in %, mean ± standard deviation; differences from the first evaluation in points, "
+        "with 95 % interval, paired by student seed",
         (heading, *(part for title in titles for part in (title, "− first"))),
         tuple(cells(name, *(part for entry in row for part in entry)) for name, row in zip(names, grid, strict=True)),
     )
@@ -46,13 +46,13 @@ def _entry(evaluation: EvaluationRecord, first: EvaluationRecord, student: str, 
 
 
 def _set_arm(evaluation: EvaluationRecord, student: str, ipc: int) -> Arm | None:
-    """Labels may differ between evaluations: that is one of the things which an ablation is about."""
+    """Find the set's arm, whatever its labels: they may be what differs between the evaluations."""
     own = (arm for arm in evaluation.arms if arm.name == SET_ARM)
     return next((arm for arm in own if (arm.setting.student, arm.setting.ipc) == (student, ipc)), None)
 
 
 def _against(ours: Arm | None, first: Arm | None) -> Cell:
-    """Paired where both were trained with the same seeds, else nothing: an unpaired interval would be another claim."""
+    """Return the paired difference, or no value if the seeds differ."""
     if ours is None or first is None or not ours.oa_runs:
         return Cell("–")
     if ours.seeds != first.seeds or len(ours.oa_runs) != len(first.oa_runs):
@@ -73,7 +73,7 @@ def _facts(evaluation: EvaluationRecord) -> dict[str, str]:
 
 
 def differing(facts: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Of each, the entries in which they are not all equal; the same keys in all."""
+    """Keep, in each dict, the entries that are not equal in all of them; the keys are the same in all."""
     keys = list(dict.fromkeys(key for entry in facts for key in entry))
     kept = [key for key in keys if len({entry.get(key, "") for entry in facts}) > 1]
     return [{key: entry.get(key) or "–" for key in kept} for entry in facts]

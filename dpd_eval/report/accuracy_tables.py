@@ -1,4 +1,4 @@
-"""Accuracies as tables: across architectures, class by class, what is taken for what."""
+"""Tables of accuracies: by architecture, by class, and as confusion matrices."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dpd_eval.report.wording import arm_words, count, grouped, percent, plain, p
 
 
 def architectures(evaluation: EvaluationRecord) -> list[Table]:
-    """For each IPC and kind of labels: arms down, students across, then the paired differences."""
+    """Make one table per IPC and kind of labels: a row per arm, a column per student, then the paired differences."""
     tables = []
     students = list(dict.fromkeys(s.student for s in evaluation.settings()))
     many = len({s.labels for s in evaluation.settings()}) > 1
@@ -45,7 +45,7 @@ def student_sizes(evaluation: EvaluationRecord) -> Table | None:
         for keys in [("parameters", "multiply_adds")]
         for name, size in evaluation.students.items()
     ]
-    return Table("The students", ("student", "parameters", "multiply-adds an image"), tuple(rows)) if rows else None
+    return Table("The students", ("student", "parameters", "multiply-adds per image"), tuple(rows)) if rows else None
 
 
 def everything(evaluation: EvaluationRecord) -> Table:
@@ -64,7 +64,7 @@ def everything(evaluation: EvaluationRecord) -> Table:
             )
         )
     return Table(
-        "Every arm: overall accuracy (OA), average of the class accuracies (AA), Cohen's kappa, OA of each pair",
+        "All arms: overall accuracy (OA), mean class accuracy (AA), Cohen's kappa, OA of each pair",
         ("arm", "student", "IPC", "labels", "OA %", "AA %", "kappa", "OA of each pair, %"),
         tuple(rows),
         heads=2,
@@ -73,7 +73,7 @@ def everything(evaluation: EvaluationRecord) -> Table:
 
 
 def class_table(evaluation: EvaluationRecord, setting: Setting) -> Table | None:
-    """Classes down, arms across, shaded; last the set's lead over the first baseline, which has no interval."""
+    """Make a table with a row per class and a column per arm; the last column is the set minus the first baseline."""
     arms = [arm for arm in evaluation.arms if arm.setting == setting and arm.class_accuracy]
     if not arms:
         return None
@@ -90,31 +90,31 @@ def class_table(evaluation: EvaluationRecord, setting: Setting) -> Table | None:
         rows.append(cells(name, *shown))
     last = (f"set − {other.name}",) if ours and other else ()
     return Table(
-        "Accuracy of each class in %, mean over pairs; the difference is in points and has no interval",
+        "Accuracy of each class in %, mean over pairs; difference in points, without an interval",
         ("class", *(arm.name for arm in arms), *last),
         tuple(rows),
     )
 
 
 def confusion_table(arm: Arm, classes: Sequence[str]) -> Table | None:
-    """Rows are true classes, in % of their images; below it what is mistaken most."""
+    """Make a confusion table in % of each true class, with the most frequent errors as a note."""
     if not arm.confusion or len(arm.confusion) != len(classes):
         return None
     rows, mistakes = [], []
     for name, counts in zip(classes, arm.confusion, strict=True):
         total = sum(counts)
         shares = [value / total if total else 0.0 for value in counts]
-        # the root of the share, so that small ones show
+        # the square root makes small shares visible
         shown = [Cell(f"{100 * s:.0f}" if s >= 0.005 else "", heat=round(s**0.5, 2) or None) for s in shares]
         rows.append(cells(name, *shown))
         mistakes += [(s, name, other) for s, other in zip(shares, classes, strict=True) if other != name]
     worst = sorted(mistakes, key=lambda entry: (-entry[0], entry[1], entry[2]))[:3]
-    said = "; ".join(f"{true} taken for {other}, {percent(share, 0)}" for share, true, other in worst if share > 0)
+    said = "; ".join(f"{true} classified as {other}, {percent(share, 0)}" for share, true, other in worst if share > 0)
     return Table(
-        f"Confusion of {arm_words(arm.name)}: true classes down, answers across, % of the true class",
+        f"Confusion matrix of {arm_words(arm.name)}: true classes in rows, predictions in columns, in %",
         ("true class", *classes),
         tuple(rows),
-        note=f"Mistaken most: {said}." if said else "",
+        note=f"Most frequent errors: {said}." if said else "",
         dense=True,
         turned=True,
     )

@@ -1,4 +1,4 @@
-"""The privacy audit's and the benchmark's JSON."""
+"""Read the JSON of privacy audits and benchmarks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class AuditRecord:
 
 @dataclass(frozen=True)
 class BenchRecord:
-    """Timings as rows: each row a value (or None) for every column."""
+    """Timings: each row has a value or None for every column."""
 
     name: str
     hardware: str
@@ -39,8 +39,10 @@ class BenchRecord:
 
 
 def read_audit(node: Node, name: str) -> AuditRecord:
-    """Raises:
-    InputError: a verdict that is none, or a value of the wrong type.
+    """Read an audit.
+
+    Raises:
+        InputError: an unknown verdict, or a value of the wrong type.
     """
     verdict = node.text("verdict")
     if verdict not in VERDICTS:
@@ -66,7 +68,7 @@ def _test(node: Node) -> AuditTest:
 
 
 def read_bench(node: Node, name: str) -> BenchRecord:
-    """`{"timings": [{column: value}, …]}`, beside it `hardware`.
+    """Read `{"timings": [{column: value}, …], "hardware": …}`.
 
     Raises:
         InputError: `timings` is not a list of objects of numbers and texts.

@@ -1,4 +1,4 @@
-"""Geometry of the figures; the templates draw it. Colours and markers belong to an arm, in every figure the same."""
+"""Geometry of the charts, drawn by the templates. An arm has the same colour and marker in every chart."""
 
 import math
 from collections.abc import Sequence
@@ -60,14 +60,14 @@ class Chart:
 
 
 def style(arm: str, arms: Sequence[str]) -> Style:
-    """Known arms have their own; the others go on behind them in their order."""
+    """Return the style of an arm: known arms have fixed styles, others take the next ones in order."""
     order = [*KNOWN, *(name for name in arms if name not in KNOWN)]
     number = order.index(arm) % len(MARKERS)
     return Style(number, MARKERS[number])
 
 
 def accuracy_interval(arm: Arm) -> tuple[float, float] | None:
-    """95 % t-interval of the mean accuracy over trainings, as far as it is in [0, 1]; None for fewer than two."""
+    """Return the 95 % t-interval of the mean accuracy, clipped to [0, 1]; None for fewer than two trainings."""
     found = t_interval(arm.oa_runs) if arm.oa_runs else None
     if found is None or found.low is None or found.high is None:
         return None
@@ -75,7 +75,7 @@ def accuracy_interval(arm: Arm) -> tuple[float, float] | None:
 
 
 def curves(evaluation: EvaluationRecord, student: str, labels: str, name: str) -> Chart:
-    """Accuracy against images a class (log scale) of every arm; `full` is a level, as it has no IPC."""
+    """Draw accuracy over images per class (log scale) for every arm; `full` has no IPC and is a horizontal line."""
     arms = [arm for arm in evaluation.arms if (arm.setting.student, arm.setting.labels) == (student, labels)]
     ends = [end for arm in arms for end in (accuracy_interval(arm) or (arm.oa_mean, arm.oa_mean))]
     y_ticks = nice_ticks(100 * min(ends), 100 * max(ends))
@@ -108,7 +108,7 @@ def curves(evaluation: EvaluationRecord, student: str, labels: str, name: str) -
 
 
 def _x(ipc: int, ipcs: Sequence[int]) -> float:
-    """Position on the logarithmic axis, with room for the marks that stand beside each other."""
+    """Return the position on the logarithmic axis, with room for marks side by side."""
     margin = 36
     if len(ipcs) == 1:
         return (LEFT + WIDTH - RIGHT) / 2
@@ -117,7 +117,7 @@ def _x(ipc: int, ipcs: Sequence[int]) -> float:
 
 
 def describe(arms: Sequence[Arm]) -> str:
-    """The figure in words: what a reader who does not see it is told."""
+    """Describe the chart in words, for screen readers."""
     parts = []
     for name in dict.fromkeys(arm.name for arm in arms):
         own = sorted((arm for arm in arms if arm.name == name), key=lambda arm: arm.setting.ipc)
@@ -130,7 +130,7 @@ def describe(arms: Sequence[Arm]) -> str:
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Two to seven round values around [low, high], all of them in 0 … 100 percent."""
+    """Choose two to seven round values around [low, high], all within 0 … 100 percent."""
     span = high - low
     step = next((step for step in (0.5, 1, 2, 5, 10, 20) if span / step <= 5), 25)
     first, last = math.floor(low / step), math.ceil(high / step)
@@ -150,7 +150,7 @@ class Strip:
 
 
 def strip(interval: tuple[float, float | None, float | None], low: float, high: float) -> Strip:
-    """(mean, low, high) between the ends of its group, which get 4 % of air on each side."""
+    """Place (mean, low, high) between the ends of its group, with a margin of 4 % on each side."""
     span = (high - low) or 1.0
 
     def at(value: float) -> float:
@@ -161,7 +161,7 @@ def strip(interval: tuple[float, float | None, float | None], low: float, high: 
 
 
 def student_titles(evaluation: EvaluationRecord) -> list[tuple[str, str, str]]:
-    """(student, labels, title) of every figure of an evaluation."""
+    """Return (student, labels, title) of every chart of an evaluation."""
     pairs = dict.fromkeys((s.student, s.labels) for s in evaluation.settings())
     many = len({labels for _, labels in pairs}) > 1 or any(labels != "hard" for _, labels in pairs)
     return [(student, labels, f"{student}, {labels} labels" if many else student) for student, labels in pairs]

@@ -1,4 +1,4 @@
-"""The command lines that give the same figures again, quoted for a shell. Paths are names: run them where these lie."""
+"""Command lines that reproduce the results, quoted for a shell. Paths are reduced to names."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.config import TrainConfig, option
 
-Option = tuple[str, ...]  # ("--seed", "3"), or a word that stands alone
+Option = tuple[str, ...]  # ("--seed", "3"), or a flag alone
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class Command:
 
 
 def shell(words: Sequence[str], options: Sequence[Option]) -> str:
-    """One option a line, so that it is read on a narrow screen and pasted as it is."""
+    """Format a command with one option per line, ready to paste."""
     head = " ".join(map(shlex.quote, words))
     return " \\\n    ".join([head, *(" ".join([option[0], *map(shlex.quote, option[1:])]) for option in options)])
 
 
 def folder(name: str) -> str:
-    """A name that cannot be taken for an option."""
+    """Prefix a name that a shell command could take for an option."""
     return f"./{name}" if name.startswith("-") else name
 
 
 def extractor_option(description: str) -> list[Option]:
-    """Its description begins with its name; `own` is the default."""
+    """Return the option for an extractor with this description, which begins with its name; `own` is the default."""
     name = description.split(": ")[0]
     return [("--extractor", name)] if name.startswith("hf:") else []
 
@@ -40,7 +40,7 @@ def extractor_option(description: str) -> list[Option]:
 def generate_command(
     made: SetRecord, bundle: BundleRecord | None, embedded: tuple[str, Sampler] | None
 ) -> Command | None:
-    """Only what differs from the bundle's own sampler, where that bundle is at hand; all that can be said otherwise."""
+    """Return the `dpd generate` of a set, without the options that equal those of its bundle."""
     if made.real:
         return _select_command(made)
     if made.seed is None or made.ipc is None:
@@ -76,7 +76,7 @@ def _select_command(made: SetRecord) -> Command:
 
 def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
     if sampler is None or sampler == known or any(guidance.begins_at_prototypes for guidance in sampler.guidance):
-        return []  # images of prototypes are the bundle's own way: any option asks for drawn ones
+        return []  # decoded and re-noised images: any of these options would sample all images instead
     whole, known = known, known and known.sampled()
     options: list[Option] = []
     for flag in ("steps", "solver", "candidates"):
@@ -92,7 +92,7 @@ def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Opti
 
 
 def train_command(run: RunRecord) -> Command | None:
-    """DATA is not written down in a run, so it is not here either."""
+    """Return the `dpd train` of a run. DATA is not recorded in a run and stays a placeholder."""
     if not run.config:
         return None
     flags: list[Option] = []
@@ -100,7 +100,7 @@ def train_command(run: RunRecord) -> Command | None:
         value = run.config.get(field.name)
         if value is True:
             flags.append((option(field.name),))
-        elif value is not None and value is not False:  # defaults too: another version may have others
+        elif value is not None and value is not False:  # including defaults, which may differ between versions
             flags.append((option(field.name), str(value)))
     return Command(f"Train: {run.name}", shell(["dpd", "train", "DATA"], [*flags, ("--out", run.name)]))
 

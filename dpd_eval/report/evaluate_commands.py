@@ -1,4 +1,4 @@
-"""The `dpd evaluate` that gives an evaluation again, and its recipe as a file where the package has no such one."""
+"""The `dpd evaluate` command that reproduces an evaluation, and its recipe file if the package does not ship it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +12,9 @@ from dpd_runtime.errors import InputError
 
 
 def evaluate_commands(evaluation: EvaluationRecord) -> list[Command]:
-    """One command, or one for each number of pairs where `--pairs` cannot say them together.
+    """Return one command, or one for each number of pairs if the IPCs have different numbers.
 
-    A committed result names its sets by the arguments of `dpd generate` that made them: those commands come first.
+    A committed result may name its sets by the arguments of `dpd generate`; these commands come first.
     """
     sizes: dict[int, int] = {}
     for arm in evaluation.arms:
@@ -34,7 +34,7 @@ def evaluate_commands(evaluation: EvaluationRecord) -> list[Command]:
 
 
 def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
-    """`eurosat64.dpd --ipc 50 --seed 0` becomes the folder `set0` and the command that makes it."""
+    """Turn `eurosat64.dpd --ipc 50 --seed 0` into the folder `set0` and the command that makes it."""
     names, commands = [], []
     for i, text in enumerate(sets):
         if " --" not in text:
@@ -85,15 +85,15 @@ def _reading_options(evaluation: EvaluationRecord) -> list[Option]:
 
 
 def shipped_recipe(evaluation: EvaluationRecord) -> bool:
-    """Whether this package's recipe of that name trains in the same way, with defaults for keys that came later."""
+    """Check whether the shipped recipe of that name equals this one, with defaults for keys added later."""
     name = str(evaluation.recipe.get("name", ""))
     if name not in shipped_recipes():
         return False
     try:
         ours, theirs = load_recipe(name), Recipe(**evaluation.recipe)
-    except (InputError, TypeError):  # of another version
+    except (InputError, TypeError):  # written by another version
         return False
-    if FULL_ARM not in evaluation.arm_names():  # its own budget says nothing then
+    if FULL_ARM not in evaluation.arm_names():  # without this arm its budget does not matter
         ours, theirs = replace(ours, full_steps=0), replace(theirs, full_steps=0)
     return ours == theirs
 
@@ -104,7 +104,7 @@ def _recipe_option(evaluation: EvaluationRecord) -> str:
 
 
 def recipe_toml(recipe: Mapping[str, Any]) -> str:
-    """The file to save as `--recipe NAME.toml` where the package has no such recipe."""
+    """Write a recipe as TOML, to be saved for `--recipe NAME.toml`."""
     lines = []
     for key, value in recipe.items():
         if key == "name" or value is None:

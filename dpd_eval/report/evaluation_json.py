@@ -1,10 +1,9 @@
-"""An evaluation's JSON (`dpd evaluate --out`, or a committed result that holds one) → EvaluationRecord."""
+"""Read an evaluation from JSON: the output of `dpd evaluate --out`, or a committed result that contains one."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord, Gap, GoalRecord, Metrics, Setting
-from dpd_eval.report.names import PARTS, hide_paths, short_name, short_names
+from dpd_eval.report.names import PARTS, hide_all_paths, hide_paths, short_name, short_names
 from dpd_eval.report.reading import Node
 from dpd_eval.statistics import Interval
 
@@ -14,8 +13,10 @@ def looks_like_evaluation(content: object) -> bool:
 
 
 def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] = ()) -> EvaluationRecord:
-    """Raises:
-    InputError: a value that is missing or of the wrong type, naming it.
+    """Read an evaluation.
+
+    Raises:
+        InputError: a value that is missing or of the wrong type, naming it.
     """
     labels = node.text("labels", "hard")
     sets = node.raw_texts("sets")
@@ -37,9 +38,9 @@ def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] 
         train_images=node.maybe_whole("train_images"),
         test_images=node.maybe_whole("test_images"),
         resolution=node.maybe_whole("resolution"),
-        reading={} if reading is None else _shown(reading.content),
+        reading={} if reading is None else hide_all_paths(reading.content),
         val_per_class=node.maybe_whole("val_per_class"),
-        recipe={} if recipe is None else _shown(recipe.content),
+        recipe={} if recipe is None else hide_all_paths(recipe.content),
         teacher=node.text("teacher"),
         extractor=node.text("extractor"),
         students={hide_paths(key): students.numbers_by_name(key) for key in names} if students else {},
@@ -126,12 +127,8 @@ def _metrics(node: Node) -> Metrics:
     )
 
 
-def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {hide_paths(key): hide_paths(value) if isinstance(value, str) else value for key, value in content.items()}
-
-
 def _replace(text: str, known: Mapping[str, str]) -> str:
-    """Paths that the file names elsewhere, spaces and all; the longest first, as one may begin another."""
+    """Shorten paths that occur elsewhere in the file, the longest first because one may be a prefix of another."""
     for path in sorted((path for path in known if "/" in path or "\\" in path), key=len, reverse=True):
         text = text.replace(path, known[path])
     return text

@@ -1,4 +1,4 @@
-"""What the page needs of an evaluation, as frozen dataclasses."""
+"""What the page shows of an evaluation, as frozen dataclasses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What has to be equal for two arms to stand beside each other; ipc ≥ 1."""
+    """What two arms must have in common to be compared; ipc ≥ 1."""
 
     labels: str
     student: str
@@ -23,7 +23,7 @@ class Setting:
 class Arm:
     """One arm, student, IPC and kind of labels over all pairs. Accuracies in [0, 1].
 
-    confusion: [true, predicted], counts or shares, () where the file has none.
+    confusion: [true, predicted], counts or shares; () if the file has none.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class GoalRecord:
-    """A ratio which the set was asked to reach, and what the interval says of it."""
+    """A ratio that the set should reach, and the verdict of the interval."""
 
     arm: str
     reference: str
@@ -67,7 +67,7 @@ class GoalRecord:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Set metrics of one arm in one extractor's features: (name, value or None) in the file's order."""
+    """Set metrics of one arm in the features of one extractor, by name, in the order of the file."""
 
     arm: str
     ipc: int

@@ -1,4 +1,4 @@
-"""What the given paths are: each is recognised by its content, read, and named without its folder."""
+"""Read the given paths. Each is recognised by its content and named without its folder."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ SUPPORTED = (
 
 @dataclass(frozen=True)
 class InputFile:
-    """What the page says of one path: `hashed` names what the hash is of."""
+    """One path as the page lists it. hashed: what the hash was computed of."""
 
     name: str
     kind: str
@@ -49,9 +49,11 @@ Record = EvaluationRecord | SetRecord | BundleRecord | RunRecord | AuditRecord |
 
 
 def read_inputs(paths: Sequence[Path]) -> Inputs:
-    """Raises:
-    InputError: no path, one given twice, one that is nothing dpd writes; what is wrong inside a file.
-    BundleError: a bundle that does not verify.
+    """Read all paths.
+
+    Raises:
+        InputError: no path, a path given twice, a path that dpd did not write, or a file with wrong content.
+        BundleError: a bundle that does not verify.
     """
     if not paths:
         raise InputError(f"no PATH given: name at least one of {SUPPORTED}")
@@ -81,7 +83,7 @@ def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if path.is_dir():
         return _read_folder(path, name)
     if not path.exists():
-        raise InputError(f"{path}: there is nothing; give {SUPPORTED}")
+        raise InputError(f"{path}: does not exist; give {SUPPORTED}")
     if path.suffix == ".json":
         return _read_json(path, name)
     with path.open("rb") as file:
@@ -89,7 +91,7 @@ def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if path.suffix == ".dpd" or magic == b"PK\x03\x04":
         bundle = read_bundle(path, name)
         return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
-    raise InputError(f"{path}: is nothing that dpd writes; give {SUPPORTED}")
+    raise InputError(f"{path}: was not written by dpd; give {SUPPORTED}")
 
 
 def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
@@ -104,7 +106,7 @@ def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
         digest = hashlib.sha256(read_file(path / "run.json")).hexdigest()
         return InputFile(name, "run", "run.json", digest), [read_run(path, name)]
     if (path / STATE_NAME).is_file():
-        raise InputError(f"{path}: the set is unfinished; run the same dpd generate again, then report")
+        raise InputError(f"{path}: the set is unfinished; run the same dpd generate again before the report")
     raise InputError(f"{path}: holds no {DATASET_NAME}, {MANIFEST_NAME} or run.json; give {SUPPORTED}")
 
 
@@ -112,7 +114,7 @@ def _read_json(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if path.name in (DATASET_NAME, MANIFEST_NAME, "run.json"):
         return _read_folder(path.parent, short_names([str(path.resolve().parent)])[0])
     if path.resolve().parent.name == "private" and (path.resolve().parents[1] / "run.json").exists():
-        raise InputError(f"{path}: lies in a run's private folder, which no report may show")
+        raise InputError(f"{path}: is in a run's private folder, which a report must not show")
     raw = read_file(path)
     node, stem = parse_json(raw, str(path)), name.removesuffix(".json")
     digest = hashlib.sha256(raw).hexdigest()
@@ -122,12 +124,12 @@ def _read_json(path: Path, name: str) -> tuple[InputFile, list[Record]]:
         return InputFile(name, "benchmark", "file", digest), [read_bench(node, stem)]
     found = _evaluations(node, stem)
     if not found:
-        raise InputError(f"{path}: is JSON, but no result that a report can show; give {SUPPORTED}")
+        raise InputError(f"{path}: is JSON, but not a result that a report can show; give {SUPPORTED}")
     return InputFile(name, "evaluation", "file", digest), list(found)
 
 
 def _evaluations(node: Node, stem: str) -> list[EvaluationRecord]:
-    """The object itself, or those inside a committed result, whose other values stand beside it as context."""
+    """Read the object itself, or the evaluations inside a committed result with its other values as context."""
     if looks_like_evaluation(node.content):
         return [read_evaluation(node, stem)]
     inside = [key for key, value in node.content.items() if looks_like_evaluation(value)]

@@ -1,4 +1,4 @@
-"""Set metrics as tables, one for each extractor."""
+"""Tables of set metrics, one per extractor."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ METRICS = {
     "density": ("density ↑", 3),
     "coverage": ("coverage ↑", 3),
     "mean_max_cosine": ("mean max cosine ↑", 3),
-    "intra_class_diversity": ("diversity in a class", 3),
-    "reference_diversity": ("that of real ones", 3),
+    "intra_class_diversity": ("diversity within class", 3),
+    "reference_diversity": ("diversity of real images", 3),
     "teacher_agreement": ("teacher agreement ↑", 3),
 }
 
 
 def metrics_tables(metrics: Sequence[Metrics]) -> list[Table]:
-    """One table for each extractor: figures of two extractors do not compare."""
+    """Make one table per extractor, because values of different extractors are not comparable."""
     tables = []
     for extractor in dict.fromkeys(entry.extractor for entry in metrics):
         own = [entry for entry in metrics if entry.extractor == extractor]
@@ -32,7 +32,7 @@ def metrics_tables(metrics: Sequence[Metrics]) -> list[Table]:
             values = [_figure(key, entry.values.get(key)) for key in keys]
             rows.append(cells(entry.arm, entry.ipc, plain(entry.images), *values))
         heads = (METRICS.get(key, (key.replace("_", " "), 4))[0] for key in keys)
-        caption = f"Set metrics in the features of {extractor or 'an extractor that the file does not name'}"
+        caption = f"Set metrics in the features of {extractor or 'an unnamed extractor'}"
         tables.append(Table(caption, ("arm", "IPC", "images", *heads), tuple(rows)))
     return tables
 
@@ -51,4 +51,4 @@ def agreement_table(metrics: Sequence[Metrics]) -> Table | None:
         values = [entry.agreement.get(name) for entry in own]
         rows.append(cells(name, *(Cell("–") if v is None else Cell(percent(v), heat=round(v, 3)) for v in values)))
     columns = ("class", *(f"{entry.arm}, IPC {entry.ipc}" for entry in own))
-    return Table("Images whose class the teacher agrees with", columns, tuple(rows))
+    return Table("Share of images whose class the teacher confirms", columns, tuple(rows))

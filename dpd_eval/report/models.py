@@ -1,4 +1,4 @@
-"""What was trained and what is carried: run folders and bundles."""
+"""Read run folders and bundles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from dpd_eval.report.audits import AuditRecord, read_audit
-from dpd_eval.report.names import hide_paths
+from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
 from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
@@ -18,7 +18,7 @@ from dpd_runtime.sampling.sampler import Sampler
 
 @dataclass(frozen=True)
 class BundleRecord:
-    """prototypes: count for each class; parity: distance of each graph from PyTorch."""
+    """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch."""
 
     name: str
     title: str
@@ -42,9 +42,9 @@ class BundleRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """config as `dpd train` resolved it, its paths as names; samples: what the fine-tuned model draws.
+    """A run. config: as resolved by `dpd train`, with paths reduced to names. samples: of the fine-tuned model.
 
-    images, prototypes: of each class.
+    images, prototypes: counts per class.
     """
 
     name: str
@@ -60,10 +60,10 @@ class RunRecord:
 
 
 def read_bundle(path: Path, name: str) -> BundleRecord:
-    """Every hash of it is checked first.
+    """Read a bundle after checking all its hashes.
 
     Raises:
-        BundleError: damaged, changed, incomplete or from the future.
+        BundleError: a bundle that is damaged, changed, incomplete or of a later format version.
     """
     bundle = load_bundle(path)
     manifest = bundle.manifest
@@ -81,17 +81,17 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         sampler=manifest.sampler,
         prototypes={c.name: len(c.prototypes) for c in bundle.classes},
         prompts={c.name: hide_paths(bundle.prompts[c.prompt_rows[0]]) for c in bundle.classes},
-        parity=_shown(manifest.parity),
-        licences=_shown(manifest.licences),
-        tools=_shown(manifest.tools),
-        data=_shown(manifest.data),
+        parity=hide_all_paths(manifest.parity),
+        licences=hide_all_paths(manifest.licences),
+        tools=hide_all_paths(manifest.tools),
+        data=hide_all_paths(manifest.data),
         audit=hide_paths(str(manifest.audit)),
         audit_record=read_audit(parse_json(raw, f"{name}: audit.json"), name) if raw is not None else None,
     )
 
 
 def embedded_hash() -> tuple[str, Sampler] | None:
-    """Hash and sampler of the bundle that comes with the package; None in a checkout without it."""
+    """Return the hash and sampler of the embedded bundle; None in a checkout without it."""
     path = embedded_bundle()
     if not path.is_file():
         return None
@@ -100,7 +100,7 @@ def embedded_hash() -> tuple[str, Sampler] | None:
 
 
 def read_run(folder: Path, name: str) -> RunRecord:
-    """run.json, samples/final.png and audit.json; nothing under private/ is opened.
+    """Read run.json, samples/final.png and audit.json; nothing in private/ is opened.
 
     Raises:
         InputError: a damaged run.json.
@@ -125,8 +125,8 @@ def read_run(folder: Path, name: str) -> RunRecord:
 
 
 def _config(node: Node) -> dict[str, Any]:
-    """A base that was a path stays one in a command line: `nano` alone means the shipped base."""
-    config = _shown(node.content)
+    """Keep a base that was a path as a path, because `nano` alone means the shipped base."""
+    config = hide_all_paths(node.content)
     if config.get("base") != node.content.get("base"):
         config["base"] = f"./{config['base']}"
     return config
@@ -136,12 +136,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {hide_paths(str(k)): hide_paths(v) if isinstance(v, str) else v for k, v in content.items()}
-
-
 def _flat(node: Node, prefix: str = "") -> dict[str, Any]:
-    """`{"vae": {"psnr": 32}}` → `{"vae psnr": 32}`; lists are left out."""
+    """Flatten `{"vae": {"psnr": 32}}` to `{"vae psnr": 32}`; lists are omitted."""
     flat: dict[str, Any] = {}
     for key, value in node.content.items():
         if isinstance(value, dict):

@@ -1,7 +1,8 @@
-"""What may be said of a path: folder names, never where they lie on this machine."""
+"""Shorten paths to folder names, so that the page does not reveal where they are on this machine."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 PARTS = ("train", "val", "test")
 _PATH = re.compile(
@@ -12,19 +13,23 @@ _PATH = re.compile(
 
 
 def hide_paths(text: str) -> str:
-    """Free text with every absolute, home or climbing path cut down to its last name; URLs stay.
+    """Replace every absolute, home or parent-relative path in a text by its last name; URLs stay.
 
-    Characters that do not print (controls, bidirectional marks) become U+FFFD: they could make a command line look
-    like another one.
+    Unprintable characters (controls, bidirectional marks) become U+FFFD, because they could disguise a command line.
     """
     shown = _PATH.sub(lambda match: match["url"] or match["last"], text)
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in shown)
 
 
-def short_names(paths: Sequence[str]) -> tuple[str, ...]:
-    """The fewest last names of each path that keep them apart, at least one; `train`, `val`, `test` keep their folder.
+def hide_all_paths(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply `hide_paths` to every key and every text value."""
+    return {hide_paths(str(k)): hide_paths(v) if isinstance(v, str) else v for k, v in content.items()}
 
-    `("/a/euro/test", "/b/set0")` → `("euro/test", "set0")`. Paths which stay equal are numbered.
+
+def short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """Shorten each path to the fewest last names that keep them distinct; `train`, `val`, `test` keep their folder.
+
+    `("/a/euro/test", "/b/set0")` → `("euro/test", "set0")`. Paths that remain equal are numbered.
     """
     split = [_names(path) for path in paths]
     lengths = [2 if names[-1] in PARTS else 1 for names in split]
@@ -42,7 +47,7 @@ def short_name(path: str) -> str:
 
 
 def _names(path: str) -> list[str]:
-    """The names of a POSIX or Windows path, without its root, `.` and `..`."""
+    """Split a POSIX or Windows path into names, without root, `.` and `..`."""
     names = [name for name in re.split(r"[\\/]+", path) if name not in ("", ".", "..", "~")]
     if names and re.fullmatch("[A-Za-z]:", names[0]):  # a drive
         names = names[1:]

@@ -1,4 +1,4 @@
-"""The page: sections with their content, and the template that turns them into one HTML file."""
+"""The page: its sections with their content, rendered by templates into one HTML file."""
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,12 +16,12 @@ from dpd_eval.report.provenance import provenance
 from dpd_eval.report.verdicts import setting_words, verdict
 from dpd_eval.report.wording import arm_words, count, duration, megabytes, percent, plain
 
-FEW = 12  # up to so many comparisons all sentences are open
+FEW = 12  # with at most this many comparisons, all groups are shown open
 
 
 @dataclass(frozen=True)
 class Section:
-    """anchor: its id in the page; template: the file that draws it from `content`."""
+    """A section. anchor: its id in the page. template: the file that renders `content`."""
 
     anchor: str
     title: str
@@ -33,7 +33,7 @@ class Section:
 
 
 def render(inputs: Inputs) -> tuple[str, tuple[str, ...]]:
-    """The HTML, the same bytes for the same inputs, and the anchors of its sections."""
+    """Return the HTML, which is the same for equal inputs, and the anchors of its sections."""
     environment = Environment(
         loader=PackageLoader("dpd_eval.report", "templates"),
         autoescape=True,
@@ -78,12 +78,12 @@ def _sections(inputs: Inputs) -> list[Section]:
     evaluations = inputs.evaluations
     return [
         Section("verdict", "Verdict", _verdicts(inputs)),
-        Section("images", "The images", inputs.sets),
-        Section("curves", "Accuracy against images a class", [_curves(e) for e in evaluations if e.arms]),
-        Section("architectures", "Across architectures", [_architectures(e) for e in evaluations if e.arms]),
-        Section("ablation", "What each change did", ablations(evaluations)),
-        Section("classes", "Class by class", [found for e in evaluations if (found := _classes(e))["settings"]]),
-        Section("metrics", "Metrics of the sets", [found for e in evaluations if (found := _metrics(e))["tables"]]),
+        Section("images", "Images", inputs.sets),
+        Section("curves", "Accuracy by images per class", [_curves(e) for e in evaluations if e.arms]),
+        Section("architectures", "Accuracy by architecture", [_architectures(e) for e in evaluations if e.arms]),
+        Section("ablation", "Comparison of evaluations", ablations(evaluations)),
+        Section("classes", "Accuracy by class", [found for e in evaluations if (found := _classes(e))["settings"]]),
+        Section("metrics", "Set metrics", [found for e in evaluations if (found := _metrics(e))["tables"]]),
         Section("audit", "Privacy audit", [_audit(audit) for audit in inputs.audits]),
         Section("models", "Bundles and runs", _models(inputs)),
         Section("timings", "Timings", _timings(inputs)),
@@ -121,7 +121,7 @@ def _architectures(evaluation: EvaluationRecord) -> dict[str, Any]:
 
 
 def _classes(evaluation: EvaluationRecord) -> dict[str, Any]:
-    """Confusion matrices of the set and of the first baseline; the others stay in the JSON."""
+    """Show confusion matrices of the set and of the first baseline only; the JSON has all of them."""
     shown = []
     for setting in evaluation.settings():
         arms = [arm for arm in evaluation.arms if arm.setting == setting]

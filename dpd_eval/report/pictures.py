@@ -1,16 +1,16 @@
-"""Images inside the page: contact sheets of each class as data URIs."""
+"""Images in the page: contact sheets of each class as data URIs."""
 
 import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dpd_runtime.annotations import Pixels
+
 COLUMNS, LARGEST_TILE, GAP = 5, 96, 2
-GROUND = (154, 163, 173)  # between the tiles: neither light nor dark pages make it glare
+GROUND = (154, 163, 173)  # between the tiles: a grey that suits light and dark pages
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Picture:
     height: int
 
 
-def class_sheet(images: Sequence[NDArray[np.uint8]]) -> Picture:
-    """Images [H, W, 3] in rows of five, each shrunk to at most 96 pixels a side."""
+def class_sheet(images: Sequence[Pixels]) -> Picture:
+    """Arrange images [H, W, 3] in rows of five, each reduced to at most 96 pixels per side."""
     side = min(LARGEST_TILE, max(max(image.shape[:2]) for image in images))
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
@@ -35,7 +35,7 @@ def class_sheet(images: Sequence[NDArray[np.uint8]]) -> Picture:
 
 
 def embed(image: Image.Image) -> Picture:
-    """JPEG at quality 92 without chroma subsampling: a quarter of PNG's bytes, and no difference that an eye finds."""
+    """Encode as JPEG at quality 92 without chroma subsampling: a quarter of PNG's size without visible differences."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="JPEG", quality=92, subsampling=0)
     uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

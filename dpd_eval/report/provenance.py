@@ -1,4 +1,4 @@
-"""Where the figures come from: inputs with hashes, settings, versions, and the commands that give them again."""
+"""Origin of the results: inputs with hashes, settings, versions, and the commands that reproduce them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,8 +41,8 @@ def _settings(evaluation: EvaluationRecord) -> dict[str, Any]:
     recipe = list(evaluation.recipe.items())
     return {
         "name": evaluation.name,
-        "settings": tables.pairs_table("What was compared", kept),
-        "recipe": tables.pairs_table("The recipe of every student", recipe) if recipe else None,
+        "settings": tables.pairs_table("Comparison", kept),
+        "recipe": tables.pairs_table("Recipe of all students", recipe) if recipe else None,
         "context": tables.pairs_table("Recorded with the result", evaluation.context) if evaluation.context else None,
         "toml": None if not recipe or shipped_recipe(evaluation) else recipe_toml(evaluation.recipe),
         "recipe_name": str(evaluation.recipe.get("name", "recipe")),
@@ -50,7 +50,7 @@ def _settings(evaluation: EvaluationRecord) -> dict[str, Any]:
 
 
 def _versions(inputs: Inputs) -> tables.Table | None:
-    """Packages down, inputs across."""
+    """Make a table with a row per package and a column per input."""
     sources = [(e.name, e.versions) for e in inputs.evaluations] + [(s.name, s.versions) for s in inputs.sets]
     sources += [(b.name, b.tools) for b in inputs.bundles] + [(r.name, r.versions) for r in inputs.runs]
     sources = [(name, found) for name, found in sources if found]

@@ -1,4 +1,4 @@
-"""JSON from outside: every value is checked when it is taken, and text comes without paths of this machine."""
+"""Read JSON from outside: every value is checked when it is used, and paths in texts are shortened."""
 
 import json
 from collections.abc import Mapping
@@ -13,25 +13,29 @@ LARGEST = 1e30
 
 
 def read_file(path: Path) -> bytes:
-    """Raises:
-    InputError: it cannot be read, or is larger than any result of ours.
+    """Read a file.
+
+    Raises:
+        InputError: it cannot be read, or it is larger than any result of dpd.
     """
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise InputError(f"{path}: {size} bytes are more than a result of dpd has; give the JSON file")
+            raise InputError(f"{path}: {size} bytes are too large for a result of dpd; give the JSON file")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the name") from None
 
 
 def parse_json(raw: bytes, where: str) -> "Node":
-    """Raises:
-    InputError: not JSON, not an object, or a number that is not finite.
+    """Parse a JSON object.
+
+    Raises:
+        InputError: not JSON, not an object, or a number that is not finite.
     """
 
     def refuse(name: str) -> float:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a JSON number")
 
     try:
         content = json.loads(raw, parse_constant=refuse)
@@ -43,7 +47,7 @@ def parse_json(raw: bytes, where: str) -> "Node":
 
 
 class Node:
-    """An object of a JSON file. A missing value is a default or an error, one of the wrong type is always an error."""
+    """An object in a JSON file. A missing value gives a default or an error; a value of the wrong type is an error."""
 
     def __init__(self, content: Mapping[str, Any], where: str) -> None:
         self.content, self.where = content, where
@@ -54,7 +58,7 @@ class Node:
     def wrong(self, key: str, wanted: str) -> InputError:
         found = "missing" if self.content.get(key) is None else f"{self.content[key]!r:.40}"
         return InputError(
-            f"{self.where}: {key} is {found}, not {wanted}; the file was changed or another version wrote it"
+            f"{self.where}: {key} is {found}, not {wanted}; the file was changed or written by another version"
         )
 
     def number(self, key: str) -> float:
@@ -70,7 +74,7 @@ class Node:
         return _number(value, self, key, "a number")
 
     def share(self, key: str) -> float:
-        """A number in [0, 1]."""
+        """Return a number in [0, 1]."""
         value = self.number(key)
         if not 0 <= value <= 1:
             raise self.wrong(key, "a share in 0 … 1")
@@ -95,7 +99,7 @@ class Node:
         return None if value is None else int(value)
 
     def raw_text(self, key: str, default: str = "") -> str:
-        """As it is: for paths only, which `short_names` then cuts."""
+        """Return the text unchanged; for paths only, which `short_names` shortens."""
         value = self.content.get(key, default)
         if value is None:
             return default
@@ -128,7 +132,7 @@ class Node:
         return tuple(map(int, self.numbers(key)))
 
     def matrix(self, key: str) -> tuple[tuple[float, ...], ...]:
-        """A square matrix [n, n] of numbers ≥ 0, or () where there is none."""
+        """Return a square matrix [n, n] of numbers ≥ 0; () if there is none."""
         rows = self._list(key)
         if any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
             raise self.wrong(key, "a square matrix")
@@ -138,12 +142,12 @@ class Node:
         return found
 
     def numbers_by_name(self, key: str) -> dict[str, float]:
-        """Names whose value is null are left out."""
+        """Return values by name; null values are omitted."""
         node = self.child(key)
         return {} if node is None else {hide_paths(name): node.number(name) for name in node.content if name in node}
 
     def shares_by_name(self, key: str) -> dict[str, float]:
-        """Names whose value is null are left out."""
+        """Return values by name; null values are omitted."""
         node = self.child(key)
         return {} if node is None else {hide_paths(name): node.share(name) for name in node.content if name in node}
 

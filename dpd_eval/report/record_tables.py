@@ -1,4 +1,4 @@
-"""Audits, timings, bundles and runs as tables."""
+"""Tables of audits, timings, bundles and runs."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def audit_table(audit: AuditRecord, controls: bool) -> Table | None:
     entries = audit.controls if controls else audit.tests
     if not entries:
         return None
-    caption = "Controls: what must fail fails, what must pass passes" if controls else f"Tests of {audit.name}"
+    caption = "Controls: tests on cases with a known verdict" if controls else f"Tests of {audit.name}"
     columns = ("control" if controls else "test", "value", "95 % interval", "limit", "verdict", "")
     noted = any(entry.note for entry in entries)
     rows = tuple(_audit_row(entry)[: None if noted else 5] for entry in entries)
@@ -27,7 +27,7 @@ def _audit_row(entry: AuditTest) -> tuple[Cell, ...]:
 
 
 def timing_table(evaluations: Sequence[EvaluationRecord]) -> Table | None:
-    """Of each student and IPC over all arms."""
+    """Make a table of training times per student and IPC, over all arms."""
     rows = []
     for evaluation in evaluations:
         for setting in evaluation.settings():
@@ -39,8 +39,8 @@ def timing_table(evaluations: Sequence[EvaluationRecord]) -> Table | None:
                 steps = next((arm.steps for arm in own if arm.name != FULL_ARM), None)
                 where = (evaluation.name, setting.student, setting.ipc)
                 rows.append(cells(*where, plain(steps), trainings, cached, *times))
-    columns = ("evaluation", "student", "IPC", "steps", "trainings", "from cache", "all of them", "one")
-    caption = "Training and testing the students, each on one thread; what came from the cache counts with its own time"
+    columns = ("evaluation", "student", "IPC", "steps", "trainings", "from cache", "total time", "time per training")
+    caption = "Time for training and testing the students on one thread each, including cached trainings"
     return Table(caption, columns, tuple(rows), heads=2) if rows else None
 
 
@@ -54,7 +54,7 @@ def bench_table(bench: BenchRecord) -> Table:
 
 def bundle_tables(bundle: BundleRecord) -> list[Table]:
     classes = tuple(cells(name, number, bundle.prompts[name]) for name, number in bundle.prototypes.items())
-    facts = [(f"distance from PyTorch: {part}", value) for part, value in bundle.parity.items()]
+    facts = [(f"difference from PyTorch: {part}", value) for part, value in bundle.parity.items()]
     facts += [(f"data: {name}", value) for name, value in bundle.data.items()]
     facts += [(f"licence: {part}", text) for part, text in bundle.licences.items()]
     return [
@@ -64,17 +64,17 @@ def bundle_tables(bundle: BundleRecord) -> list[Table]:
             classes,
             text_columns=frozenset({2}),
         ),
-        *([pairs_table(f"What {bundle.name} says of itself", facts)] if facts else []),
+        *([pairs_table(f"Metadata of {bundle.name}", facts)] if facts else []),
     ]
 
 
 def run_tables(run: RunRecord) -> list[Table]:
-    """Shares and decibels as they are in run.json; then images and prototypes of each class."""
+    """Make a table of the metrics in run.json, and one of images and prototypes per class."""
     facts = [(name.replace("_", " "), value) for name, value in run.metrics.items()]
     facts += [(f"data: {name.replace('_', ' ')}", value) for name, value in run.data.items() if value is not None]
     classes = list(dict.fromkeys([*run.images, *run.prototypes]))
     rows = tuple(cells(name, *(plain(found.get(name)) for found in (run.images, run.prototypes))) for name in classes)
-    shown = [pairs_table(f"What {run.name} measured, on validation images", facts)] if facts else []
+    shown = [pairs_table(f"Metrics of {run.name}, on validation images", facts)] if facts else []
     if rows:
         shown.append(Table(f"Classes of {run.name}", ("class", "training images", "prototypes"), rows))
     return shown

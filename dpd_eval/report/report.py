@@ -12,7 +12,7 @@ from dpd_runtime.files import write_atomically
 
 @dataclass(frozen=True)
 class Report:
-    """What was written; sections: the anchors of the page, in its order."""
+    """What was written. sections: anchors of the page, in order."""
 
     out: Path
     bytes: int
@@ -20,14 +20,14 @@ class Report:
 
 
 def write_report(paths: Sequence[Path], out: Path) -> Report:
-    """Read every path, write the page. The same inputs give the same bytes; nothing under a run's private/ is opened.
+    """Read every path and write the page. Equal inputs give equal bytes. Nothing in a run's private/ is opened.
 
     Args:
-        paths: evaluation, audit or timing JSON, folders of distilled sets, bundles, run folders.
-        out: the HTML file; one that is there is replaced.
+        paths: JSON files of evaluations, audits or timings, folders of distilled sets, bundles, run folders.
+        out: the HTML file; an existing file is replaced.
 
     Raises:
-        InputError: a path that is nothing of dpd's, damaged content, an `out` that is a folder or one of the inputs.
+        InputError: a path that dpd did not write, damaged content, an `out` that is a folder or one of the inputs.
         BundleError: a bundle that does not verify.
         DiskError: `out` cannot be written.
     """

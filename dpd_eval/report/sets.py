@@ -1,4 +1,4 @@
-"""A distilled set's folder: what dataset.json says of it, and pictures of each class."""
+"""Read a distilled set: its dataset.json, and pictures of each class."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class ClassSheet:
-    """margin: median logit margin of all the class's images; prompts: of the shown ones, each once."""
+    """A class of a set. margin: median logit margin of its images. prompts: of the images shown, each once."""
 
     name: str
     count: int
@@ -60,12 +60,14 @@ class SetRecord:
 
 
 def read_set(folder: Path, name: str) -> SetRecord:
-    """Raises:
-    InputError: dataset.json is damaged.
-    DataError: an image that dataset.json counts is not there or damaged.
+    """Read a distilled set.
+
+    Raises:
+        InputError: dataset.json is damaged.
+        DataError: an image that dataset.json counts is missing or damaged.
     """
     node = parse_json(read_file(folder / DATASET_NAME), f"{folder / DATASET_NAME}")
-    # `dpd select` writes real_images: they are somebody's data, and stay out of the page; a packed set has no files
+    # sets of `dpd select` (real_images) are private data and are not shown; a packed set has no image files
     real = node.flag("real_images")
     packed = node.text("format", IMAGEFOLDER.name)
     pictured = not real and packed == IMAGEFOLDER.name
@@ -100,7 +102,7 @@ def read_set(folder: Path, name: str) -> SetRecord:
 
 
 def _metadata(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Lines of metadata.jsonl by class; none where the file is missing."""
+    """Read the lines of metadata.jsonl by class; none if the file is missing."""
     if not path.is_file():
         return {}
     found: dict[str, list[dict[str, Any]]] = {}
@@ -132,18 +134,20 @@ def _class_sheet(
 
 
 def _files(folder: Path, class_name: str) -> list[Path]:
-    """The first images of a class by file name; nothing outside the set's folder."""
+    """List the first images of a class by file name; links that leave the set's folder are ignored."""
     inside = (folder / class_name).resolve()
     if inside.parent != folder.resolve():
-        raise DataError(f"{folder / DATASET_NAME}: class {class_name!r} is no folder of the set; generate it again")
+        raise DataError(f"{folder / DATASET_NAME}: class {class_name!r} is not a folder of the set; generate it again")
     files = [path for path in sorted(inside.glob("*")) if path.suffix.lower() in SUFFIXES]
     if not files:
-        raise DataError(f"{folder / class_name}: holds no images although dataset.json counts some; generate it again")
+        raise DataError(
+            f"{folder / class_name}: contains no images although dataset.json counts some; generate it again"
+        )
     return [path for path in files[:SHOWN] if path.resolve().parent == inside]
 
 
 def _pixels(path: Path) -> Any:
     pixels = read_pixels(path)
     if pixels is None:
-        raise DataError(f"{path}: cannot be read as an image; run the same dpd generate again, it mends the set")
+        raise DataError(f"{path}: cannot be read as an image; run the same dpd generate again to repair the set")
     return pixels

@@ -1,4 +1,4 @@
-"""Tables as plain data: the page's one macro draws all of them."""
+"""Tables as plain data; one template macro draws all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from dpd_eval.statistics import Interval
 
 @dataclass(frozen=True)
 class Cell:
-    """tone: ahead, behind, not-resolved, pass, warn or fail marks it; heat in [0, 1] shades it."""
+    """A cell. tone: ahead, behind, not-resolved, pass, warn or fail. heat: shade in [0, 1]."""
 
     text: str
     tone: str = ""
@@ -21,9 +21,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """caption says what is in it; the first `heads` cells of a row name it; `text_columns` hold words, others numbers.
+    """A table. heads: number of header cells per row. text_columns: columns with words; the others have numbers.
 
-    dense: small type, for many narrow columns; turned: column names stand upright.
+    dense: small type for many narrow columns. turned: vertical column names.
     """
 
     caption: str
@@ -55,7 +55,7 @@ def difference_cell(interval: Interval) -> Cell:
 
 
 def pairs_table(caption: str, rows: Sequence[tuple[str, Any]]) -> Table:
-    """Names and values, as in a recipe."""
+    """Make a table of names and values."""
     return Table(
         caption, ("", "value"), tuple(cells(name, plain(value)) for name, value in rows), text_columns=frozenset({1})
     )

@@ -1,4 +1,4 @@
-"""One sentence for each comparison, and a sentence for all of them (DESIGN §4)."""
+"""One sentence for each comparison, and a headline for all of them (DESIGN §4)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Against:
-    """All sentences about one reference; low and high span its intervals and zero, in shares."""
+    """All comparisons with one reference. low, high: range of the intervals and zero, in shares."""
 
     reference: str
     title: str
@@ -40,7 +40,7 @@ class Verdict:
 
 
 def outcome(interval: Interval) -> Outcome:
-    """Ahead when the interval's lower end is ≥ 0 (and not all of it is 0), behind when its upper end is < 0."""
+    """Return ahead if the lower end is ≥ 0 (and the interval is not just 0), behind if the upper end is < 0."""
     if interval.low is None or interval.high is None or (interval.low == interval.high == 0):
         return "not resolved"
     return "ahead" if interval.low >= 0 else "behind" if interval.high < 0 else "not resolved"
@@ -65,7 +65,7 @@ def verdict(evaluation: EvaluationRecord) -> Verdict:
 
 
 def headline(groups: Sequence[Against]) -> str:
-    """What the set is against the first reference (random, where it was compared), counted over its comparisons."""
+    """Summarise the comparisons with the first reference (random, if it was compared)."""
     if not groups:
         return "Nothing was compared: the evaluation has no baseline."
     first = groups[0]
@@ -115,7 +115,7 @@ def _figures(evaluation: EvaluationRecord, gap: Gap) -> str:
 
 
 def interval_words(interval: Interval) -> str:
-    """`−1.86 points (95 % interval −3.38 to −0.34, 8 pairs)`."""
+    """Format as `−1.86 points (95 % interval −3.38 to −0.34, 8 pairs)`."""
     middle = f"{points(interval.mean)}{SPACE}points"
     if interval.low is None or interval.high is None:
         return f"{middle} ({count(interval.n, 'pair')}, no interval)"
@@ -127,7 +127,7 @@ def _weakness(gap: Gap) -> str:
     fewest = fewest_pairs(gap.setting.ipc)
     if gap.interval.n >= fewest:
         return ""
-    return f" Preliminary: at this IPC a figure of this project needs at least {fewest} pairs."
+    return f" Preliminary: results at this IPC need at least {fewest} pairs."
 
 
 def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
@@ -145,20 +145,20 @@ def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
 
 
 def cautions(evaluation: EvaluationRecord, gaps: Sequence[Gap]) -> list[str]:
-    """What weakens these figures, beside the evaluation's own notes."""
+    """List the limitations of these results, including the evaluation's own notes."""
     said = []
     if evaluation.test_part == "val":
-        said.append("Tested on validation images, which choices are made on: not a final figure.")
+        said.append("Tested on validation images, which are also used to make choices: not a final result.")
     pairs = max((gap.interval.n for gap in gaps), default=0)
     if evaluation.sets and len(evaluation.sets) < pairs:
         said.append(
-            f"{count(len(evaluation.sets), 'generated set')} for {count(pairs, 'pair')}: the intervals hold "
-            f"{'nothing' if len(evaluation.sets) == 1 else 'little'} of what another generation seed would change."
+            f"{count(len(evaluation.sets), 'generated set')} for {count(pairs, 'pair')}: the intervals include "
+            f"{'nothing' if len(evaluation.sets) == 1 else 'little'} of the variation between generation seeds."
         )
     resolved = sum(outcome(gap.interval) != "not resolved" for gap in gaps)
     if len(gaps) >= 10 and resolved:
         said.append(
-            f"{len(gaps)} comparisons, each at 95{SPACE}%: where nothing differs, about one in twenty is resolved "
-            "by chance."
+            f"{len(gaps)} comparisons, each at 95{SPACE}%: about one in twenty is resolved by chance even if nothing "
+            "differs."
         )
     return [*said, *evaluation.notes]

@@ -1,4 +1,4 @@
-"""Numbers as a reader meets them: percent, points, seconds, bytes; arms in words."""
+"""Format numbers and arms for the page: percent, points, seconds, bytes, words."""
 
 MINUS, SPACE = "−", "\N{NO-BREAK SPACE}"
 ARMS = {
@@ -17,23 +17,23 @@ def arm_words(arm: str) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.6182 → `61.8 %`."""
+    """Format 0.6182 as `61.8 %`."""
     return f"{100 * share:.{digits}f}{SPACE}%".replace("-", MINUS)
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A sign that is always there, and typographic; what rounds to zero has none."""
+    """Format with a typographic sign, or without one for a value that rounds to zero."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
 def points(difference: float, digits: int = 2) -> str:
-    """A difference of shares in percentage points: −0.0186 → `−1.86`."""
+    """Format a difference of shares in percentage points: −0.0186 → `−1.86`."""
     return signed(100 * difference, digits)
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min 5 s`, `3 h 20 min`."""
+    """Format as `45 s`, `12 min 5 s` or `3 h 20 min`."""
     whole = round(seconds)
     if seconds < 10:
         return f"{seconds:.1f}{SPACE}s"
@@ -49,22 +49,22 @@ def megabytes(size: float) -> str:
 
 
 def grouped(number: float) -> str:
-    """12000 → `12 000`."""
+    """Format 12000 as `12 000`."""
     return f"{number:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 pair`, `8 pairs`, `12 000 images`."""
+    """Format as `1 pair`, `8 pairs`, `12 000 images`."""
     return grouped(number) + SPACE + (one if number == 1 else many or one + "s")
 
 
 def listed(words: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join as `a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
 def plain(value: object) -> str:
-    """Any value of a JSON file, for a table: numbers to four places, lists with commas."""
+    """Format any JSON value for a table: numbers with four digits, lists with commas."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -1,13 +1,13 @@
-"""Chosen real images on disk, in the form of a distilled set (DESIGN §8) without a word about their source files."""
+"""Write chosen real images as a distilled set (DESIGN §8), without any trace of their source files."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpd_eval.selection.method import Rows
+from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.folder import SHEET_NAME
 from dpd_runtime.dataset.formats import PNG, folder_name
@@ -24,25 +24,26 @@ def write_folder(
     rows: Rows,
     out: Path,
     about: dict[str, Any],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> str:
-    """Write the images `rows` (sorted by class) of `scenes` under `out`, then metadata.jsonl and dataset.json.
+    """Write the images `rows` (sorted by class) of `scenes` to `out`, then metadata.jsonl and dataset.json.
 
     Args:
-        about: what the choice depends on; a folder begun with other values is refused, one with the same is redone.
+        about: what the choice depends on. An unfinished folder with other values is refused, one with the same values
+            is written again.
 
     Returns:
-        the set hash.
+        The set hash.
 
     Raises:
         OutputFolderError: `out` holds a set made with other settings.
         OSError: the disk is full, read-only or gone.
     """
-    # bundle, sampler, seed and classes are what dpd_runtime.dataset.folder knows sets of ours by
+    # dpd_runtime.dataset.folder recognises our sets by bundle, sampler, seed and classes
     header = {"bundle": None, "sampler": None, **about, "classes": list(scenes.classes)}
     counts = np.bincount(scenes.labels[rows], minlength=len(scenes.classes)).tolist()
     out.mkdir(parents=True, exist_ok=True)
-    State(out, header, max(counts))  # from here on the folder is ours, and unfinished
+    State(out, header, max(counts))  # marks the folder as ours and unfinished
     for name in (DATASET_NAME, METADATA_NAME):
         (out / name).unlink(missing_ok=True)
     records: list[dict[str, Any]] = []

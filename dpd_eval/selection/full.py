@@ -1,4 +1,4 @@
-"""All images: what a subset is measured against."""
+"""Full: all images, the upper reference for every subset."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from dpd_eval.selection.method import Features, Method, Rows
 
 
 def pick(features: Features, count: int, generator: np.random.Generator) -> Rows:
-    """Every row in order, whatever `count` says."""
+    """Return every row in order; `count` is ignored."""
     return np.arange(len(features))
 
 

@@ -1,4 +1,4 @@
-"""Herding: images whose features have the class's mean, as nearly as a greedy choice can make it."""
+"""Herding: images, chosen greedily, whose mean feature approximates the mean of the class."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from dpd_eval.selection.method import Features, Method, Rows
 
 
 def pick(features: Features, count: int, generator: np.random.Generator) -> Rows:
-    """p_k = argmin over x not yet chosen of ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖, ties to the lower row.
+    """Choose p_k = argmin over x not yet chosen of ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖; ties go to the lower row.
 
-    Herding (Welling 2009) in iCaRL's form (Rebuffi et al. 2017, algorithm 4): φ is the feature at length 1 and μ the
-    mean of φ over the class. Other than there, means are not brought back to length 1: what is minimised is then the
-    distance of means itself. Deterministic; a smaller count is a prefix.
+    Herding (Welling 2009) in iCaRL's form (Rebuffi et al. 2017, algorithm 4): φ is the feature scaled to length 1, μ
+    the mean of φ over the class. Unlike there, means are not rescaled to length 1, so the distance between the means
+    itself is minimised. Deterministic; a smaller count gives a prefix.
     """
     lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     unit = features / np.maximum(lengths, 1e-12)

@@ -1,4 +1,4 @@
-"""k-center: images such that every other one has a chosen one close by."""
+"""k-center: images such that every other image is close to a chosen one."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,11 @@ from dpd_eval.selection.method import Features, Method, Rows
 
 
 def pick(features: Features, count: int, generator: np.random.Generator) -> Rows:
-    """Farthest-first traversal (Gonzalez 1985; algorithm 1 of Sener & Savarese 2018) by Euclidean distance.
+    """Choose by farthest-first traversal in Euclidean distance (Gonzalez 1985; Sener & Savarese 2018, algorithm 1).
 
-    It starts at the image nearest to the class mean; each next one is farthest from those chosen, ties to the lower
-    row. The largest distance to the nearest chosen image is at most twice the smallest possible one. Deterministic;
-    a smaller count is a prefix.
+    The first image is the one nearest to the class mean; each next one is farthest from those already chosen, and
+    ties go to the lower row. The largest distance to the nearest chosen image is at most twice the optimum.
+    Deterministic; a smaller count gives a prefix.
     """
     points = features.astype(np.float64)
     best = int(_squared_distances(points, points.mean(axis=0)).argmin())
@@ -20,7 +20,7 @@ def pick(features: Features, count: int, generator: np.random.Generator) -> Rows
     for _ in range(count):
         chosen.append(best)
         gaps = np.minimum(gaps, _squared_distances(points, points[best]))
-        gaps[chosen] = -1.0  # a copy of a chosen image is at 0, the chosen one comes after it
+        gaps[chosen] = -1.0  # below 0, the distance of copies: a chosen image is never chosen again
         best = int(gaps.argmax())
     return np.array(chosen, np.int64)
 

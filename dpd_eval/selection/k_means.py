@@ -1,4 +1,4 @@
-"""k-means: one image from the middle of each of `count` clusters."""
+"""k-means: the image nearest to the centroid of each of `count` clusters."""
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -7,18 +7,18 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from dpd_eval.selection.method import Features, Method, Rows
 
 SEED = 0
-STARTS = 10  # k-means++ starts, of which the tightest is taken
+STARTS = 10  # k-means++ starts; the one with the lowest inertia is used
 
 
 def pick(features: Features, count: int, generator: np.random.Generator) -> Rows:
-    """Of each k-means cluster the member nearest to the centroid, larger clusters first, ties to the lower row.
+    """Choose the member nearest to the centroid of each k-means cluster, larger clusters first.
 
-    A fixed seed of its own. Another count makes other clusters: a smaller choice is NOT a prefix of a larger one.
-    Where a class has fewer different images than `count`, copies fill the end.
+    Ties go to the lower row. The seed is fixed. Another count makes other clusters, so a smaller choice is NOT a
+    prefix of a larger one. If a class has fewer different images than `count`, copies are added at the end.
     """
     points = features.astype(np.float64)
     clusters = min(count, len(np.unique(points, axis=0)))
-    with threadpool_limits(1):  # threads would add up in any order
+    with threadpool_limits(1):  # the order of summation depends on the threads
         found = KMeans(clusters, n_init=STARTS, random_state=SEED).fit(points)
     distances = ((points - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
     names, sizes = np.unique(found.labels_, return_counts=True)

@@ -1,32 +1,32 @@
-"""What every selection method is, and the loop over classes that all of them share."""
+"""The interface of a selection method, and the loop over classes that all methods share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet
 
-Features = NDArray[np.float32]
-Rows = NDArray[np.int64]
+Features = Float32
+Rows = Int64
 Sight = Literal["nothing", "features", "scores", "patches"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """How images of one class are chosen.
+    """How the images of one class are chosen.
 
     Args:
-        name: what the user calls it.
-        sees: what `pick` is given of each image: nothing [n, 0], an extractor's features [n, D], the scores [n, 1] of a
-            training on all of them (`dpd_eval.selection.tdds`), or how sure a teacher is of its patch
-            [n, 1], which is then what is chosen (`dpd_eval.selection.foreground`).
-        uses_seed: False where the same images give the same choice whatever the seed.
+        name: as the user gives it.
+        sees: what `pick` receives for each image: nothing [n, 0]; features [n, D] of an extractor; scores [n, 1] of a
+            training on all images (`dpd_eval.selection.tdds`); or, for patches, a teacher's probability of the class
+            [n, 1], in which case the patches are chosen (`dpd_eval.selection.foreground`).
+        uses_seed: False if the choice does not depend on the seed.
         pick: (features [n, D] of one class, count ≤ n, generator) → `count` different rows of 0 … n − 1, best first.
-        uses_ipc: False where `pick` takes all rows.
+        uses_ipc: False if `pick` takes all rows.
     """
 
     name: str
@@ -38,26 +38,28 @@ class Method:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a method chooses from: images, and its `Sight` of them; None for nothing."""
+    """What a method chooses from: images, and what it sees of them (None for nothing)."""
 
     scenes: SceneSet
     features: Features | None = None
 
 
 def highest_first(features: Features, count: int, generator: np.random.Generator) -> Rows:
-    """A `pick` by one figure [n, 1], the highest first, ties to the lower row. A smaller count is a prefix."""
+    """Pick by one value [n, 1], highest first; ties go to the lower row. A smaller count gives a prefix."""
     return np.argsort(-features[:, 0], kind="stable")[:count].astype(np.int64)
 
 
-def check_ipc(method: Method, labels: NDArray[np.int64], ipc: int, classes: tuple[str, ...] | None = None) -> None:
-    """Raises:
-    InputError: ipc < 1.
-    DataError: a class that occurs in `labels` has fewer than ipc images.
+def check_ipc(method: Method, labels: Int64, ipc: int, classes: tuple[str, ...] | None = None) -> None:
+    """Check that every class in `labels` has enough images.
+
+    Raises:
+        InputError: ipc < 1.
+        DataError: a class has fewer than `ipc` images.
     """
     if not method.uses_ipc:
         return
     if ipc < 1:
-        raise InputError(f"ipc is {ipc}: give at least one image a class")
+        raise InputError(f"ipc is {ipc}: give at least one image per class")
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         if ipc > count:
             name = classes[label] if classes else f"label {label}"
@@ -66,18 +68,18 @@ def check_ipc(method: Method, labels: NDArray[np.int64], ipc: int, classes: tupl
 
 def rows_by_class(
     method: Method,
-    labels: NDArray[np.int64],
+    labels: Int64,
     ipc: int,
     seed: int,
     features: Features | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> Rows:
-    """Chosen rows of `labels` [n], sorted by class and within it in the method's order.
+    """Choose rows of `labels` [n], sorted by class and within a class in the method's order.
 
-    The draw of a class depends on (seed, class) only.
+    The random choice within a class depends on (seed, class) only.
 
     Raises:
-        InputError, DataError: as `check_ipc`; features that are missing, not finite or not one row an image.
+        InputError, DataError: as `check_ipc`; features that are missing, not finite or not one row per image.
     """
     check_ipc(method, labels, ipc, classes)
     if features is None or method.sees == "nothing":
@@ -85,7 +87,7 @@ def rows_by_class(
     if features.ndim != 2 or len(features) != len(labels) or (method.sees != "nothing" and not features.shape[1]):
         raise InputError(f"{method.name} needs {method.sees} [{len(labels)}, D], got {list(features.shape)}")
     if not np.isfinite(features).all():
-        raise DataError(f"{method.name}: some {method.sees} are not finite; take another extractor")
+        raise DataError(f"{method.name}: some {method.sees} are not finite; use another extractor")
     chosen = []
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)

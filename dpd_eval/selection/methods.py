@@ -1,4 +1,4 @@
-"""Real subsets, one file a method: the baselines that a distilled set has to stand beside."""
+"""The table of selection methods, and the choice of images by one of them."""
 
 from dpd_eval.selection.foreground import FOREGROUND
 from dpd_eval.selection.full import FULL
@@ -17,8 +17,10 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """Raises:
-    InputError: no such method.
+    """Look up a method by name.
+
+    Raises:
+        InputError: no such method.
     """
     if name not in METHODS:
         raise InputError(f"no selection method {name!r}: there are {', '.join(METHODS)}")
@@ -26,19 +28,19 @@ def find_method(name: str) -> Method:
 
 
 def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Features | None = None) -> Rows:
-    """Rows [classes · ipc] of `scenes`, sorted by class and within it in the method's order.
+    """Choose rows [classes · ipc] of `scenes`, sorted by class and within a class in the method's order.
 
-    A smaller ipc gives a prefix of each class, but with k-means.
+    A smaller ipc gives a prefix of each class, except with k-means.
 
     Args:
         method: a key of METHODS.
-        ipc: images a class; `full` takes all of them whatever it says.
-        seed: decides `random` alone.
-        features: [n, D] of all images of `scenes`, or scores [n, 1], for the methods that see them. foreground chooses
-            from patches: `scenes` are those.
+        ipc: images per class; ignored by `full`, which takes all images.
+        seed: used by `random` only.
+        features: [n, D] of all images of `scenes`, or scores [n, 1], for the methods that need them. For foreground,
+            `scenes` are the patches.
 
     Raises:
-        InputError: an unknown method, ipc < 1, features that are missing or not one row an image.
+        InputError: an unknown method, ipc < 1, features that are missing or not one row per image.
         DataError: a class has fewer than ipc images, or features that are not finite.
     """
     return rows_by_class(find_method(method), scenes.labels, ipc, seed, features, scenes.classes)

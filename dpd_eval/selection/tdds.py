@@ -1,4 +1,4 @@
-"""Scores of real images by a training on all of them, kept in the cache: what the selection method tdds sees."""
+"""TDDS: images whose contribution varies most over a training on all of them (`dpd_train.classifiers.tdds`)."""
 
 import hashlib
 import json
@@ -6,27 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from dpd_eval.extractors.cache import images_hash, store
 from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
 from dpd_eval.selection.method import Method, highest_first
-from dpd_runtime.annotations import Progress
+from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.files import cache_folder
 from dpd_train.classifiers.tdds import SNAPSHOTS, WINDOW, score_images
 from dpd_train.compute.device import one_thread
 from dpd_train.images import SceneSet
 
-FORMAT = 1  # raise it whenever the training gives other scores
-SEED = 210  # no teacher, judge, extractor or student has it
+FORMAT = 1  # increase this whenever the training gives other scores
+SEED = 210  # used by no teacher, judge, extractor or student
 
 
 def training_scores(
     train: SceneSet, cache: Path | None = None, progress: Progress = lambda done, total: None
-) -> NDArray[np.float32]:
-    """`dpd_train.classifiers.tdds.score_images` of all images, [n, 1]; larger ones are reduced to 64 px. One thread.
+) -> Float32:
+    """Score all images [n, 1] by `dpd_train.classifiers.tdds.score_images`, in one thread, or read the scores from the
+    cache. Images larger than 64 px are reduced.
 
     Raises:
         DiskError: the cache cannot be written.
@@ -41,8 +41,8 @@ def training_scores(
             return found
     except (OSError, SafetensorError, KeyError):
         pass
-    store(path, b"")  # a cache that cannot be written is said before minutes of training; empty reads as damaged
-    with one_thread(), torch.random.fork_rng(devices=[]):  # the loop seeds the global generator
+    store(path, b"")  # fail before the training if the cache cannot be written; an empty file counts as damaged
+    with one_thread(), torch.random.fork_rng(devices=[]):  # the training seeds the global generator
         images = small_pixels(train.images), torch.from_numpy(train.labels)
         scores = score_images(images, len(train.classes), SEED, progress).astype(np.float32)[:, None]
     store(path, save({"scores": scores}))

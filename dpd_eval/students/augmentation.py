@@ -1,4 +1,4 @@
-"""What a recipe does to a batch before a student sees it. Every draw comes from the generator that is given."""
+"""Augmentation of training batches. All random numbers come from the given generator."""
 
 import math
 
@@ -10,7 +10,7 @@ from dpd_train.images.symmetry import random_d4
 
 
 def augment(images: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Symmetries, crops and shifts of uint8 [B, 3, H, W], as bytes: a quarter of the traffic of float32."""
+    """Apply the recipe's symmetries, flips, crops and shifts to uint8 [B, 3, H, W]."""
     if recipe.d4:
         images = random_d4(images, generator)
     if recipe.flips:
@@ -30,17 +30,17 @@ def random_flips(images: torch.Tensor, generator: torch.Generator) -> torch.Tens
 
 
 def random_crop(images: torch.Tensor, smallest: float, generator: torch.Generator) -> torch.Tensor:
-    """Cut a box out of each image of [B, C, H, W] uint8 and resize it bilinearly to H × W.
+    """Crop a random box from each image of [B, C, H, W] uint8 and resize it bilinearly to H × W.
 
-    The box keeps a share of the area uniform in [smallest, 1] at an aspect ratio log-uniform in [3/4, 4/3], sides cut
-    at the image's (torchvision's RandomResizedCrop draws again instead).
+    The box has a share of the area uniform in [smallest, 1] and an aspect ratio log-uniform in [3/4, 4/3]. Its sides
+    are limited to the image's (torchvision's RandomResizedCrop samples again instead).
     """
     area, ratio, x, y = torch.rand(4, len(images), generator=generator)
     area = smallest + (1 - smallest) * area
     ratio = torch.exp((2 * ratio - 1) * math.log(4 / 3))
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     zero = torch.zeros_like(width)
-    # affine_grid's coordinates run from -1 to 1: a box of width w at offset x·(1 - w) has its centre at (2x - 1)(1 - w)
+    # affine_grid's coordinates run from -1 to 1: a box of width w at offset x·(1 - w) is centred at (2x - 1)(1 - w)
     across = torch.stack([width, zero, (2 * x - 1) * (1 - width)], dim=1)
     down = torch.stack([zero, height, (2 * y - 1) * (1 - height)], dim=1)
     grid = F.affine_grid(torch.stack([across, down], dim=1), list(images.shape), align_corners=False)
@@ -49,9 +49,9 @@ def random_crop(images: torch.Tensor, smallest: float, generator: torch.Generato
 
 
 def random_shift(images: torch.Tensor, limit: int, generator: torch.Generator) -> torch.Tensor:
-    """Translate each image of [B, C, H, W] by up to `limit` pixels along each axis, borders mirrored.
+    """Translate each image of [B, C, H, W] by up to `limit` pixels along each axis, with mirrored borders.
 
-    The same as a random crop after reflect padding, in one gather. `limit` is cut to the image's size minus one.
+    This equals a random crop after reflect padding. `limit` is reduced to the image's size minus one.
     """
     count, _, height, width = images.shape
 
@@ -67,10 +67,10 @@ def random_shift(images: torch.Tensor, limit: int, generator: torch.Generator) -
 
 
 def cutmix(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Paste one box from a permuted batch (Yun et al. 2019, alpha 1: kept share uniform in [0, 1]).
+    """Paste one box from a permuted batch (CutMix, Yun et al. 2019; alpha 1: kept share uniform in [0, 1]).
 
     Returns:
-        the mixed images, the permutation [B], and the share of each image's own pixels.
+        The mixed images, the permutation [B], and the share of each image's own pixels.
     """
     height, width = images.shape[-2:]
     kept, x, y = torch.rand(3, generator=generator).tolist()

@@ -1,4 +1,4 @@
-"""Finished trainings on disk: one small JSON file each, so that an interrupted or widened evaluation goes on."""
+"""Stored results of trainings, one JSON file each, so that an interrupted or larger evaluation can continue."""
 
 import hashlib
 import json
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dpd_eval.extractors.cache import store
 from dpd_eval.students.recipe import Recipe
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.files import cache_folder
 
-FORMAT = 1  # raise it whenever dpd_eval.students.training or a student changes what a training gives
+FORMAT = 1  # increase this whenever a change to the training or to a student changes results
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Confusion matrix [true, predicted] of one training on the test images, and the seconds that it took."""
+    """Confusion matrix [true, predicted] of one student on the test images, and the seconds it took."""
 
-    confusion: NDArray[np.int64]
+    confusion: Int64
     seconds: float
 
 
@@ -28,8 +28,8 @@ def default_folder() -> Path:
     return cache_folder("evaluate")
 
 
-def soft_labels_hash(soft: NDArray[np.float32]) -> str:
-    """sha256 over shape and values of soft labels [n, C]."""
+def soft_labels_hash(soft: Float32) -> str:
+    """Return the sha256 over shape and values of soft labels [n, C]."""
     return hashlib.sha256(json.dumps(soft.shape).encode() + soft.astype("<f4").tobytes()).hexdigest()
 
 
@@ -42,12 +42,12 @@ def training_key(
     seed: int,
     soft_hash: str | None = None,
 ) -> str:
-    """sha256 of everything that decides a training's outcome on one type of machine.
+    """Return the sha256 of everything that decides a training's result on one type of machine.
 
     Args:
-        student: `dpd_eval.students.student_identity` of it.
-        recipe: with its number of steps settled (`Recipe.for_training`).
-        soft_hash: of the soft labels; None for hard ones.
+        student: its `student_identity`.
+        recipe: with its final number of steps (`Recipe.for_training`).
+        soft_hash: hash of the soft labels; None for hard labels.
     """
     parts = [FORMAT, train_hash, test_hash, num_classes, student, recipe.key_dict(), seed, str(torch.__version__)]
     if soft_hash is not None:
@@ -56,7 +56,7 @@ def training_key(
 
 
 def load_result(folder: Path, key: str) -> TrainingResult | None:
-    """The stored outcome, or None where there is none or the file is damaged (it is then trained again)."""
+    """Load a stored result; None if it is missing or damaged (the training is then repeated)."""
     try:
         stored = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
         confusion = np.array(stored["confusion"], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The quick student: a shallow residual ConvNet that trains 1,000 steps in a minute on one core."""
+"""The default student: a shallow residual ConvNet that trains 1,000 steps in a minute on one core."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class _Down(nn.Sequential):
 
 
 class _Residual(nn.Module):
-    """x + ReLU(BN(conv 3×3)): one convolution a block keeps a shallow, fast network."""
+    """x + ReLU(BN(conv 3×3)), with one convolution per block to stay shallow and fast."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ConvNet(nn.Module):
 
     Args:
         widths: channels of each stage; every stage halves the resolution.
-        blocks: residual blocks of each stage, after its halving convolution.
+        blocks: residual blocks in each stage, after its strided convolution.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Maps after each stage, fine to coarse."""
+        """Return the feature maps after each stage, fine to coarse."""
         maps: list[torch.Tensor] = []
         for layer in self.body:
             if isinstance(layer, _Down):

@@ -1,9 +1,9 @@
-"""DSDNet: a student whose shallow stages learn from its deepest one, through a diffusion branch (TGRS 63, 5626315).
+"""DSDNet: a student whose shallow stages learn from its deepest stage through a diffusion branch (TGRS 63, 5626315).
 
-Each shallow stage's map, brought to the deepest one's shape, counts as a noisy version of it. A small denoiser, trained
-on the deepest maps, cleans it; the cleaned map is held against the deepest map and its logits against the network's own
-(self-distillation), and both against the labels. After training the branch is gone: what predicts is the backbone, with
-its parameters and its speed. Deviations from the paper: docs/neighbours.md.
+The map of each shallow stage, brought to the shape of the deepest map, is treated as a noisy version of it. A small
+denoiser, trained on the deepest maps, cleans it. The cleaned map is compared with the deepest map, its logits with the
+network's own logits (self-distillation) and with the labels. After training the branch is removed: the backbone alone
+predicts, with its own size and speed. Deviations from the paper: docs/neighbours.md.
 """
 
 import math
@@ -18,21 +18,21 @@ from torch.nn import functional as F
 from dpd_eval.students.convnet import ConvNet
 from dpd_eval.students.logits import Logits
 
-LEVELS = 1000  # of noise, on a cosine schedule
-START = 500  # the level at which a shallow map is taken to stand
-STEPS = 2  # of the DDIM solver from there
+LEVELS = 1000  # noise levels of a cosine schedule
+START = 500  # assumed noise level of a shallow map
+STEPS = 2  # DDIM steps from there
 TEMPERATURE = 3.0
 FEATURES, LOGITS, LABELS = 0.5, 0.5, 0.5
-"""Weights of the three losses, of the mean over the shallow stages."""
+"""Weights of the three losses. The losses are averaged over the shallow stages."""
 
 
 def signal(levels: torch.Tensor) -> torch.Tensor:
-    """ᾱ of noise levels in 0 … LEVELS (Nichol and Dhariwal 2021, without the offset)."""
+    """Return ᾱ of noise levels in 0 … LEVELS (Nichol and Dhariwal 2021, without the offset)."""
     return torch.cos(levels.float() / LEVELS * math.pi / 2).square()
 
 
 def stage_maps(backbone: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Maps after each stage, fine to coarse, and logits."""
+    """Return the feature maps after each stage, fine to coarse, and the logits."""
     if isinstance(backbone, ConvNet):
         maps = backbone.stages(x)
         return maps, backbone.head(maps[-1].mean(dim=(2, 3)))
@@ -42,7 +42,7 @@ def stage_maps(backbone: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor]
 
 
 def at_inference(student: nn.Module) -> nn.Module:
-    """What predicts: a student without the branches that only its training needs."""
+    """Return the network that predicts: the student without the branches that only its training needs."""
     return student.backbone if isinstance(student, DsdNet) else student
 
 
@@ -67,7 +67,7 @@ class _Denoiser(nn.Module):
 
 
 class DsdNet(nn.Module):
-    """A backbone with its branches. In training, `auxiliary_loss` holds what the last call adds to the loss."""
+    """A backbone with its branches. In training, `auxiliary_loss` is added to the loss after each call."""
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         super().__init__()
@@ -97,10 +97,10 @@ class DsdNet(nn.Module):
         return self._logits
 
     def auxiliary_loss(self, criterion: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Of the last training call.
+        """Compute the additional loss of the last training call.
 
         Args:
-            criterion: logits [B, num_classes] → the loss by that call's labels.
+            criterion: logits [B, num_classes] → the loss with respect to that call's labels.
         """
         clean, teacher = self._deepest, F.softmax(self._logits.detach().float() / TEMPERATURE, dim=1)
         total = torch.zeros(())
@@ -121,7 +121,7 @@ class DsdNet(nn.Module):
         return F.mse_loss(self.denoiser(noisy.to(clean.dtype), condition, levels).float(), clean.float())
 
     def _cleaned(self, shallow: torch.Tensor) -> torch.Tensor:
-        """DDIM from START to 0, beginning at the shallow map itself, which is the condition too."""
+        """Run DDIM from START to 0. The shallow map is both the start and the condition."""
         now, levels = shallow, [START * (STEPS - i) // STEPS for i in range(STEPS + 1)]
         for level, following in pairwise(levels):
             clean = self.denoiser(now, shallow, torch.full((len(now),), level))

@@ -1,4 +1,4 @@
-"""Students `hf:ID_OR_PATH`: any image classifier of transformers, from a folder or the local hub cache."""
+"""Students `hf:ID_OR_PATH`: any transformers image classifier, from a folder or the local hub cache."""
 
 from pathlib import Path
 
@@ -17,10 +17,11 @@ def is_hub(name: str) -> bool:
 
 
 def find_folder(name: str) -> Path:
-    """Where the model of `hf:ID_OR_PATH` lies. Nothing is downloaded.
+    """Find the folder of the model `hf:ID_OR_PATH`. Nothing is downloaded.
 
     Raises:
-        InputError: it is not on this machine, with the command that fetches it; or its weights are no safetensors.
+        InputError: the model is not on this machine (the message gives the command that downloads it), or its weights
+            are not safetensors.
     """
     source = name.removeprefix(PREFIX)
     folder = model_folder(source)
@@ -29,12 +30,12 @@ def find_folder(name: str) -> Path:
 
 
 def identity(name: str) -> str:
-    """sha256 over config and weights: what the results of this student depend on."""
+    """Return the sha256 over config and weights, on which the results of this student depend."""
     return model_hash(find_folder(name))
 
 
 def build_hub_student(name: str, num_classes: int) -> nn.Module:
-    """The model with its weights, and a new last layer: a head that knows the classes already would be no student.
+    """Open the model with its own weights and a new last layer, because a student must not know the classes already.
 
     Raises:
         InputError: not on this machine, not an image classifier, or without a linear last layer.
@@ -53,15 +54,15 @@ def build_hub_student(name: str, num_classes: int) -> nn.Module:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers raises almost any type on a folder that it cannot use
+    except Exception as error:  # transformers raises many types for a folder that it cannot use
         raise InputError(
-            f"student {name}: cannot be opened as an image classifier ({first_sentence(error)}); take another model"
+            f"student {name}: cannot be opened as an image classifier ({first_sentence(error)}); use another model"
         ) from None
     body = sorted(key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}."))
     if body:
-        raise InputError(f"student {name}: its weights lack {len(body)} tensors, first {body[0]}; take another model")
+        raise InputError(f"student {name}: its weights lack {len(body)} tensors, first {body[0]}; use another model")
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1].out_features != num_classes:
-        raise InputError(f"student {name}: its last layer is not linear; take another image classifier")
+        raise InputError(f"student {name}: its last layer is not linear; use another image classifier")
     linear[-1].reset_parameters()
     return Logits(model)

@@ -1,4 +1,4 @@
-"""A transformers image classifier as the plain module which every student is."""
+"""A transformers image classifier with the interface of a student."""
 
 import inspect
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 class Logits(nn.Module):
     """[B, 3, H, W] in [-1, 1] → logits [B, num_classes] of a transformers model.
 
-    Position embeddings are interpolated where the model can do that, so that images of any size go in.
+    Position embeddings are interpolated if the model supports it, so that images of any size can be used.
     """
 
     def __init__(self, model: Any) -> None:

@@ -1,6 +1,6 @@
-"""MobileNetV2 of half the width (Sandler et al. 2018), through transformers: depthwise convolutions, ReLU6.
+"""MobileNetV2 at half width (Sandler et al. 2018), from transformers: depthwise convolutions, ReLU6.
 
-transformers has it for weights that came from TensorFlow; training from nothing needs PyTorch's usual settings.
+The settings in transformers are for weights from TensorFlow; training from scratch needs PyTorch's usual settings.
 """
 
 import torch
@@ -10,7 +10,7 @@ from dpd_eval.students.logits import Logits
 
 
 class _Float32(nn.Module):
-    """A layer outside autocast: a strided depthwise convolution trains 6 to 30 times slower in bfloat16 on a CPU."""
+    """A layer outside autocast. Strided depthwise convolutions train 6 to 30 times slower in bfloat16 on a CPU."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class _Float32(nn.Module):
 
 
 def mobilenetv2(num_classes: int) -> nn.Module:
-    """7.4 M multiply-adds at 64 px, 0.6 M parameters."""
+    """Build a MobileNetV2 with 7.4 M multiply-adds at 64 px and 0.6 M parameters."""
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
     config = MobileNetV2Config(
@@ -38,7 +38,7 @@ def mobilenetv2(num_classes: int) -> nn.Module:
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = 0.1  # 0.997 is TensorFlow's way to say 0.003; in PyTorch it means the last batch alone
+                layer.momentum = 0.1  # TensorFlow's 0.997 is 0.003 in PyTorch's convention
             elif isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
                 if layer.groups > 1 and layer.stride[0] > 1:

@@ -1,4 +1,4 @@
-"""A student recipe: how every arm is trained, as readable TOML → one frozen dataclass."""
+"""Recipes: how the students of every arm are trained, read from TOML."""
 
 import math
 import tomllib
@@ -9,32 +9,32 @@ from typing import Literal
 
 from dpd_runtime.errors import InputError
 
-# Keys that came after results had been cached: `Recipe.key_dict` leaves them out where they are at their default.
+# Keys added after results had been cached: `Recipe.key_dict` omits them at their default.
 LATER_KEYS = frozenset({"epochs", "full_steps", "crop", "flips", "nesterov"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """An equal budget of optimiser steps for every arm of an IPC; the arm `full` may have its own.
+    """How to train a student: the same number of optimiser steps for every arm of an IPC, except the arm `full`.
 
     Args:
-        name: what the recipe is called in results.
-        steps: optimiser steps, ≥ 1; 0 where `epochs` decides. The accuracy reported is the one after the last.
-        batch: images a step, ≥ 2 (batch norm).
+        name: used in results.
+        steps: optimiser steps, ≥ 1; 0 if `epochs` is given. Accuracy is measured after the last step.
+        batch: images per step, ≥ 2 (batch norm).
         optimizer: `adamw`, or `sgd` with momentum 0.9.
         peak_rate: learning rate after `warmup` steps of linear rise.
         decay: `cosine` or `linear` to 0 at the last step, or `multistep`: × 0.1 after 2/3 and after 5/6 of the steps.
-        weight_decay: on weights of two and more axes only.
-        label_smoothing: in [0, 1); not on soft labels, which are smooth already.
-        d4: draw one of the eight symmetries of the square for each image.
-        shift: largest translation in pixels, borders mirrored.
+        weight_decay: for weights with two or more axes only.
+        label_smoothing: in [0, 1); not used with soft labels.
+        d4: apply a random symmetry of the square to each image.
+        shift: largest translation in pixels, with mirrored borders.
         cutmix: probability in [0, 1] that a batch is mixed (Yun et al. 2019, alpha 1).
         precision: `bf16` autocast or `fp32`.
-        epochs: passes over an arm's images; arms of one IPC have equally many images and so equally many steps.
-        full_steps: optimiser steps of the arm `full`; 0 takes those of the others.
-        crop: smallest share of the area that a random resized crop keeps, in (0, 1]; 1 crops nothing.
-        flips: left-right and up-down, each with probability 1/2; only without d4, which holds them.
-        nesterov: for `sgd`.
+        epochs: passes over an arm's images. Arms of one IPC have equal numbers of images, hence of steps.
+        full_steps: optimiser steps of the arm `full`; 0 takes the same as the others.
+        crop: smallest share of the area that a random resized crop keeps, in (0, 1]; 1 is no crop.
+        flips: left-right and up-down, each with probability 1/2; not with d4, which includes them.
+        nesterov: use Nesterov momentum; for `sgd` only.
 
     Raises:
         InputError: a value outside its range.
@@ -89,16 +89,16 @@ class Recipe:
         return asdict(self)
 
     def for_training(self, images: int, full: bool = False) -> "Recipe":
-        """This recipe with its number of steps settled for an arm of `images` images.
+        """Return this recipe with the final number of steps for an arm of `images` images.
 
         Raises:
-            InputError: the warm-up is longer than the steps.
+            InputError: the warm-up is longer than the training.
         """
         steps = self.steps or math.ceil(self.epochs * images / self.batch)
         return replace(self, steps=self.full_steps if full and self.full_steps else steps, epochs=0, full_steps=0)
 
     def key_dict(self) -> dict[str, object]:
-        """What decides a training, for the key of its stored outcome: stable when a recipe key is added."""
+        """Return what decides a training, for the key of its stored result. It does not change if a key is added."""
         unused = {field.name for field in fields(self) if getattr(self, field.name) == field.default}
         left_out = {"name"} | (unused & LATER_KEYS)
         return {key: value for key, value in asdict(self).items() if key not in left_out}
@@ -110,7 +110,7 @@ def shipped_recipes() -> tuple[str, ...]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of that name from the package, or of that path if it ends in `.toml`.
+    """Load a shipped recipe by name, or a recipe file if the name ends in `.toml`.
 
     Raises:
         InputError: no such recipe, not TOML, a missing or unknown key, a value out of range.
@@ -139,7 +139,7 @@ def load_recipe(name: str) -> Recipe:
             f"the keys are {', '.join(known)}"
         )
     for key, value in values.items():
-        # TOML's 1 is a good float; every other mismatch would fail deep inside a training
+        # an integer is a valid float; any other mismatch would fail deep inside a training
         kind = known[key].type
         wanted = (int, float) if kind is float else (kind,) if kind in (int, bool) else (str,)
         if type(value) not in wanted:

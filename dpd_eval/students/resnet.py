@@ -1,4 +1,4 @@
-"""Residual networks with basic blocks (He et al. 2016), through transformers: `resnet` (small) and `resnet18`."""
+"""Residual networks with basic blocks (He et al. 2016), from transformers: `resnet` (small) and `resnet18`."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dpd_eval.students.logits import Logits
 
 
 def build(num_classes: int, widths: Sequence[int], depths: Sequence[int]) -> nn.Module:
-    """7×7 stem and maximum pooling, together a quarter of the side, then stages of `depths` blocks of `widths`."""
+    """Build a 7×7 stem with max pooling (together stride 4), then stages with `depths` blocks of `widths` channels."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
@@ -22,10 +22,10 @@ def build(num_classes: int, widths: Sequence[int], depths: Sequence[int]) -> nn.
 
 
 def small(num_classes: int) -> nn.Module:
-    """ResNet-10 of half the width: 20.5 M multiply-adds at 64 px, 1.2 M parameters."""
+    """Build ResNet-10 at half width: 20.5 M multiply-adds at 64 px, 1.2 M parameters."""
     return build(num_classes, (32, 64, 128, 256), (1, 1, 1, 1))
 
 
 def resnet18(num_classes: int) -> nn.Module:
-    """ResNet-18 as published: 148 M multiply-adds at 64 px, 11.2 M parameters; ten times the time of `convnet`."""
+    """Build ResNet-18 as published: 148 M multiply-adds at 64 px, 11.2 M parameters, ten times the time of convnet."""
     return build(num_classes, (64, 128, 256, 512), (2, 2, 2, 2))

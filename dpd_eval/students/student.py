@@ -1,7 +1,7 @@
-"""Students: the classifiers that are trained on every arm. None of them is a network that made or chose images.
+"""The table of students, and building one by name.
 
-One family, one file. A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]. To add
-one: its file, and its line in `STUDENTS`.
+A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]. No student is a network that
+made or chose images. To add a family, write its file and a line in `STUDENTS`.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,10 @@ STUDENTS |= {f"dsdnet:{name}": _dsdnet(name) for name in ("convnet", "resnet", "
 
 
 def check_student(name: str) -> None:
-    """Raises:
-    InputError: an unknown student, or a model that is not on this machine.
+    """Check that a student exists.
+
+    Raises:
+        InputError: an unknown student, or a model that is not on this machine.
     """
     if is_hub(name):
         find_folder(name)
@@ -43,10 +45,10 @@ def check_student(name: str) -> None:
 
 
 def build_student(name: str, num_classes: int, seed: int) -> nn.Module:
-    """A fresh student whose new weights depend on `seed` alone; the global generator is left as it was.
+    """Build a student with new weights that depend on `seed` only. The global generator is not changed.
 
     Args:
-        name: a key of `STUDENTS`, or `hf:ID_OR_PATH`, which starts from the weights that are there.
+        name: a key of `STUDENTS`, or `hf:ID_OR_PATH`, which starts from the model's own weights.
 
     Raises:
         InputError: an unknown student, or a model that is not on this machine.
@@ -58,9 +60,9 @@ def build_student(name: str, num_classes: int, seed: int) -> nn.Module:
 
 
 def student_identity(name: str) -> str:
-    """What stands for a student in the key of a stored training: equal strings train alike.
+    """Return a text that identifies a student in the key of a stored training.
 
-    transformers may change what a name builds, and a folder its weights, so those go in.
+    It includes the version of transformers, which may change what a name builds, and the weights of a hub model.
     """
     if name == "convnet":
         return name
@@ -70,10 +72,10 @@ def student_identity(name: str) -> str:
 
 
 def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of convolutions and linear layers for one [3, height, width] image.
+    """Count the multiply-adds of convolutions and linear layers for one [3, height, width] image.
 
     A convolution costs output elements × (in_channels / groups) × kernel area, a linear layer in × out. Norms, pooling
-    and the products inside attention are not counted.
+    and the matrix products of attention are not counted.
     """
     total = 0
 

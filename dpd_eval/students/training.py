@@ -1,11 +1,10 @@
-"""Train one student on one arm and count what it says about the test images."""
+"""Train one student on one arm and count its predictions on the test images."""
 
 import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,14 +13,16 @@ from dpd_eval.students.augmentation import augment, cutmix
 from dpd_eval.students.dsdnet import DsdNet, at_inference
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import build_student
+from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_train.compute.device import one_thread
 from dpd_train.images import to_float
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
-    """Learning rate of `step` (from 0): linear warm-up, then a cosine or a line which reaches 0 after the last step.
+    """Return the learning rate of `step` (counted from 0).
 
-    Or a staircase: × 0.1 from 2/3 and again from 5/6 of the steps on.
+    After a linear warm-up it follows a cosine or a line to 0 after the last step, or, for `multistep`, is multiplied
+    by 0.1 at 2/3 and again at 5/6 of the steps.
     """
     if step < recipe.warmup:
         return recipe.peak_rate * (step + 1) / recipe.warmup
@@ -34,7 +35,7 @@ def rate_at(step: int, recipe: Recipe) -> float:
 
 
 def batches(count: int, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Rows [batch] without end: every permutation of 0 … count-1 is used up before the next is drawn."""
+    """Yield rows [batch] forever: each random permutation of 0 … count-1 is used up before the next one."""
     queue = torch.empty(0, dtype=torch.int64)
     while True:
         while len(queue) < batch:
@@ -56,7 +57,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _criterion(
     targets: torch.Tensor, order: torch.Tensor | None, kept: float, smoothing: float
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """logits [B, num_classes] → the loss by `targets`; where a batch is mixed, by those in `order` too."""
+    """Return the loss of logits [B, num_classes] for `targets`, mixed with those in `order` for a mixed batch."""
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
         own = F.cross_entropy(logits, targets, label_smoothing=smoothing)
@@ -69,20 +70,21 @@ def _criterion(
 
 def train_student(
     name: str,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    images: Images,
+    labels: Int64,
     num_classes: int,
     recipe: Recipe,
     seed: int,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
-    soft: NDArray[np.float32] | None = None,
+    progress: Progress = lambda step, steps: None,
+    soft: Float32 | None = None,
 ) -> nn.Module:
-    """Train student `name` on `images` [n, H, W, 3]; the weights after the last step are the result.
+    """Train student `name` on `images` [n, H, W, 3] and return it with the weights after the last step.
 
-    The same arguments give the same weights on the same machine and thread count.
+    The same arguments give the same weights on the same machine with the same number of threads.
 
     Args:
-        soft: probabilities [n, num_classes] to learn instead of `labels` [n]; mixed as images are, not smoothed.
+        soft: probabilities [n, num_classes] to learn instead of `labels` [n]; they are mixed like the images and not
+            smoothed.
     """
     recipe = recipe.for_training(len(images))
     model = build_student(name, num_classes, seed)
@@ -95,7 +97,7 @@ def train_student(
     smoothing = recipe.label_smoothing if soft is None else 0.0
     stream = batches(len(pixels), recipe.batch, generator)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of dropout, where a student has it
+        torch.manual_seed(seed)  # for dropout
         for step in range(recipe.steps):
             rows = next(stream)
             batch = augment(pixels[rows].permute(0, 3, 1, 2), recipe, generator)
@@ -117,8 +119,8 @@ def train_student(
     return at_inference(model).eval()
 
 
-def predict(model: nn.Module, images: NDArray[np.uint8], precision: str, batch: int = 256) -> NDArray[np.int64]:
-    """Most likely class [n] of each of `images` [n, H, W, 3]."""
+def predict(model: nn.Module, images: Images, precision: str, batch: int = 256) -> Int64:
+    """Predict the most likely class [n] of `images` [n, H, W, 3]."""
     found = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for i in range(0, len(images), batch):
@@ -129,15 +131,15 @@ def predict(model: nn.Module, images: NDArray[np.uint8], precision: str, batch: 
 
 def train_and_test(
     name: str,
-    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    test: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    train: tuple[Images, Int64],
+    test: tuple[Images, Int64],
     num_classes: int,
     recipe: Recipe,
     seed: int,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
-    soft: NDArray[np.float32] | None = None,
-) -> NDArray[np.int64]:
-    """Confusion matrix [true class, predicted class] on `test` after training on `train` in one thread."""
+    progress: Progress = lambda step, steps: None,
+    soft: Float32 | None = None,
+) -> Int64:
+    """Train on `train` in one thread and return the confusion matrix [true class, predicted class] on `test`."""
     with one_thread():
         model = train_student(name, *train, num_classes, recipe, seed, progress, soft)
         return confusion_matrix(test[1], predict(model, test[0], recipe.precision), num_classes)

@@ -1,4 +1,4 @@
-"""A small vision transformer (Dosovitskiy et al. 2021), through transformers."""
+"""A small vision transformer (Dosovitskiy et al. 2021), from transformers."""
 
 from torch import nn
 
@@ -6,9 +6,9 @@ from dpd_eval.students.logits import Logits
 
 
 def vit_tiny(num_classes: int) -> nn.Module:
-    """Patches of 8 px, 4 layers of width 96, 3 heads: 30 M multiply-adds at 64 px, 0.5 M parameters.
+    """Build a ViT with 8 px patches, 4 layers of width 96 and 3 heads: 30 M multiply-adds at 64 px, 0.5 M parameters.
 
-    Smaller than DeiT-Ti (12 layers of width 192), which would take ten times as long and has patches for 224 px.
+    DeiT-Ti (12 layers of width 192) would take ten times as long, and its patches are meant for 224 px.
     """
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -21,6 +21,6 @@ def vit_tiny(num_classes: int) -> nn.Module:
         intermediate_size=384,
         num_labels=num_classes,
     )
-    # for 65 tokens on a CPU the fused attention takes twice the time of the plain one, in its backward pass
+    # with 65 tokens on a CPU, the backward pass of fused attention takes twice as long
     config._attn_implementation = "eager"
     return Logits(ViTForImageClassification(config))

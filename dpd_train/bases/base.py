@@ -1,4 +1,4 @@
-"""The latent diffusion model as one folder in diffusers' layout: read, checked, written."""
+"""The latent diffusion model: read from a folder in diffusers' layout, called, and written."""
 
 import copy
 import json
@@ -9,29 +9,17 @@ from typing import Any
 
 import diffusers
 import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dpd_runtime.annotations import Float32
+from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import Denoise, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
-from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, nano_folder, weights_variant
+from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, weights_variant
 
-__all__ = [
-    "TOKENIZER_FILES",
-    "Base",
-    "at_resolution",
-    "decode_images",
-    "decode_in_parts",
-    "load_base",
-    "nano_folder",
-    "save_base",
-    "torch_denoise",
-]
-DECODED = 6  # latents in one call of the decoder, where there may be many
+DECODED = 6  # latents in one call of the decoder, if there may be many
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Base:
 
     @property
     def downsampling(self) -> int:
-        """Pixels of an image along a side of one latent."""
+        """Pixels of an image per latent along a side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
@@ -62,10 +50,10 @@ class Base:
 def load_base(name: str) -> Base:
     """Open `nano`, a local folder, or a repository of the local hub cache by its id.
 
-    A UNet with a class embedding comes without: it is folded into the time embedding, fed 0.
+    A class embedding of the UNet is folded into its time embedding for class 0.
 
     Raises:
-        InputError: nothing there, or a model of another kind.
+        InputError: there is no such base, or it is a model of another kind.
     """
     folder = base_folder(name)
     check_base(name, folder)
@@ -80,28 +68,28 @@ def load_base(name: str) -> Base:
         schedule_from_config(base.scheduler.config)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise InputError(f"base {name!r} cannot be opened: {error}") from error
-    longest = int(base.text_encoder.config.max_position_embeddings)  # a tokenizer without a length says 10^30
+    longest = int(base.text_encoder.config.max_position_embeddings)  # a tokenizer without a length has 10^30
     base.tokenizer.model_max_length = min(base.tokenizer.model_max_length, longest)
     return base
 
 
 def _part(kind: Any, folder: Path, part: str, **dtype: torch.dtype) -> Any:
-    """One network; safetensors, as anything else would be a pickle."""
+    """One network, from safetensors; other weight files are pickles."""
     variant = weights_variant(folder, part)
     options = {"use_safetensors": True, "local_files_only": True} | ({"variant": variant} if variant else {})
     return kind.from_pretrained(folder, subfolder=part, **options, **dtype).eval()
 
 
 def _scheduler(folder: Path) -> DDIMScheduler:
-    """The schedule of whatever sampler the base names. DDIM alone would clip where a config does not speak of it."""
+    """The schedule of the sampler that the base names, not clipped unless its config asks for it (DDIM's default)."""
     content = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     silent = {} if "clip_sample" in content else {"clip_sample": False}
     return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, **silent)
 
 
 def at_resolution(base: Base, side: int) -> Base:
-    """The same networks, which are convolutional, for images of `side` pixels. Changes the configs in place."""
-    # diffusers takes small sizes of UNets older than 0.9 for a mistake and sets them to 64.
+    """The same convolutional networks for images of `side` pixels. Changes the configs in place."""
+    # diffusers sets small sizes of UNets from before 0.9 to 64, as it takes them for a mistake.
     size = {"sample_size": side // base.downsampling, "_diffusers_version": diffusers.__version__}
     base.unet.register_to_config(**size)
     base.vae.register_to_config(sample_size=side)
@@ -109,7 +97,7 @@ def at_resolution(base: Base, side: int) -> Base:
 
 
 def torch_denoise(base: Base) -> Denoise:
-    """The UNet as the function that `dpd_runtime.sampling.sample.sample` takes: PyTorch behind the sampler."""
+    """The UNet as the function that `dpd_runtime.sampling.sample.sample` takes."""
 
     def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
         device = base.unet.device
@@ -122,14 +110,14 @@ def torch_denoise(base: Base) -> Denoise:
 
 
 @torch.no_grad()
-def decode_images(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
+def decode_images(base: Base, latents: Float32) -> Images:
     """Scaled latents [B, C, h, w] → uint8 [B, H, W, 3]; the VAE stays where it is."""
     scaled = torch.from_numpy(latents).to(base.vae.device) / base.vae.config.scaling_factor
     return to_uint8(base.vae.decode(scaled).sample.cpu().numpy())
 
 
-def decode_in_parts(base: Base, latents: Float32) -> npt.NDArray[np.uint8]:
-    """`decode_images`, DECODED at a time, for latents whose activations would not fit into memory at once."""
+def decode_in_parts(base: Base, latents: Float32) -> Images:
+    """`decode_images`, DECODED at a time, so that the activations fit into memory."""
     parts = [decode_images(base, latents[i : i + DECODED]) for i in range(0, len(latents), DECODED)]
     return np.concatenate(parts)
 
@@ -162,21 +150,21 @@ def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dty
 
 
 def _forget_last_call(tokenizer: CLIPTokenizer) -> None:
-    """tokenizer.json would hold the length and padding of whatever was tokenised last."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)  # transformers 4 has a slow one
+    """Without this tokenizer.json would hold length and padding of the last call."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)  # transformers 4 may have a slow one, which lacks this
     if fast is not None:
         fast.no_truncation()
         fast.no_padding()
 
 
 def _load_as_float32(path: Path) -> None:
-    """transformers loads a model in the dtype that its config names, diffusers in float32: one pipeline needs one."""
+    """Write float32 to the config: transformers loads in the dtype of the config, diffusers in float32."""
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _remove_local_paths(folder: Path) -> None:
-    """Saved configs remember where they were loaded from; that is nobody's business."""
+    """Remove from saved configs the folders that they were loaded from, which are private."""
     for path in folder.rglob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and {"_name_or_path", "name_or_path"} & set(content):
@@ -186,10 +174,11 @@ def _remove_local_paths(folder: Path) -> None:
 
 @torch.no_grad()
 def fold_class_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """`unet` without its class embedding, and with the outputs that it had for class 0.
+    """`unet` without its class embedding, with the outputs that it had for class 0.
 
-    The network adds the class vector to the output of the time embedding's last layer, so that it belongs to that
-    layer's bias. The result takes a sample, a timestep and a prompt, as every plain pipeline gives them.
+    The network adds the class vector to the output of the time embedding's last layer, so it can be added to that
+    layer's bias. The result takes sample, timestep and prompt, as plain pipelines pass them. Text2Earth has such an
+    embedding for the map's zoom level, with 0 for "unknown".
     """
     if unet.class_embedding is None:
         return unet

@@ -1,4 +1,4 @@
-"""From `nano`, a folder or a hub id to a folder whose parts are known to be usable. Nothing is fetched."""
+"""Find the folder of a base (`nano`, a folder or a hub id) and check its parts. Nothing is fetched."""
 
 import json
 from importlib import resources
@@ -11,7 +11,7 @@ from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import cached_snapshot, fetch_command
 
 KINDS = ("StableDiffusionPipeline", "Text2EarthDiffusionPipeline")
-SUPPORTED = "nano, and StableDiffusionPipeline folders: SD-1.x, SD-2.x, Text2Earth and what was made from them"
+SUPPORTED = "nano, and StableDiffusionPipeline folders: SD-1.x, SD-2.x, Text2Earth and models derived from them"
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
 PARTS = {
     "unet": "diffusion_pytorch_model",
@@ -19,7 +19,7 @@ PARTS = {
     "text_encoder": "model",
 }
 FETCHED = ("*.json", "tokenizer/*", *(f"{part}/{stem}.safetensors" for part, stem in PARTS.items()))
-# UNet options which add inputs that a prompt and a timestep do not give; class embeddings are dealt with elsewhere.
+# UNet options that need other inputs than prompt and timestep are refused; class embeddings are folded when loaded.
 PLAIN_UNET = {
     "encoder_hid_dim_type": (None,),
     "addition_embed_type": (None, "text"),
@@ -30,7 +30,7 @@ PLAIN_UNET = {
 
 
 def nano_folder() -> Path:
-    """The base that comes with the package."""
+    """The folder of the base that comes with the package."""
     return Path(str(resources.files("dpd_train") / "data" / "nano"))
 
 
@@ -38,7 +38,7 @@ def base_folder(name: str) -> Path:
     """The folder of the base `name`: `nano`, a folder, or the id of a repository in the local hub cache.
 
     Raises:
-        InputError: nothing there; for an id the line holds the command that fetches what is needed of it.
+        InputError: there is no such base; for an id the message has the command that fetches it.
     """
     if name == "nano":
         return nano_folder()
@@ -50,7 +50,7 @@ def base_folder(name: str) -> Path:
     except HFValidationError:
         raise InputError(f"base {name!r}: no such folder; give nano, a diffusers folder or a hub id") from None
     except (OSError, ValueError) as error:
-        partial = getattr(error, "snapshot_path", None)  # other files of the repository may be missing: see check_base
+        partial = getattr(error, "snapshot_path", None)  # files that are not needed may be missing; see check_base
         if partial is not None:
             return Path(partial)
         raise InputError(
@@ -59,15 +59,15 @@ def base_folder(name: str) -> Path:
 
 
 def fetch_base(name: str) -> str:
-    """The command that fetches the files of a base which are needed, and no others."""
+    """The command that fetches only those files of a base that are needed."""
     return " ".join([fetch_command(name), *(f'--include "{pattern}"' for pattern in FETCHED)])
 
 
 def weights_variant(folder: Path, part: str) -> str | None:
-    """None where the plain weights are there, "fp16" where those are the only ones, as safetensors.
+    """The variant of the safetensors weights: None for plain ones, "fp16" if there are only those.
 
     Raises:
-        FileNotFoundError: neither; its text is the missing file.
+        FileNotFoundError: neither is there; its text is the missing file.
     """
     stem = folder / part / PARTS[part]
     for variant in (None, "fp16"):
@@ -78,10 +78,10 @@ def weights_variant(folder: Path, part: str) -> str | None:
 
 
 def check_base(name: str, folder: Path) -> None:
-    """Before weights are read.
+    """Check the folder before weights are read.
 
     Raises:
-        InputError: another kind of model, a file that is missing, weights that are a pickle alone.
+        InputError: another kind of model, a missing file, or weights that exist only as a pickle.
     """
     again = f"; fetch it: {fetch_base(name)}" if name != "nano" and not Path(name).expanduser().exists() else ""
     if not (folder / "model_index.json").is_file():
@@ -92,7 +92,7 @@ def check_base(name: str, folder: Path) -> None:
         raise InputError(f"base {name!r} is a {kind}; supported: {SUPPORTED}")
     for file in TOKENIZER_FILES:
         if not (folder / "tokenizer" / file).is_file():
-            hint = again or "; copy it there from the model's first release"
+            hint = again or "; copy it from the model's first release"
             raise InputError(f"base {name!r}: tokenizer/{file} is missing{hint}")
     for part in PARTS:
         try:
@@ -105,8 +105,10 @@ def check_base(name: str, folder: Path) -> None:
 
 
 def _check_sizes(name: str, folder: Path) -> None:
-    """Raises:
-    InputError: parts which do not belong to a plain text-to-image model.
+    """Check that the parts fit together.
+
+    Raises:
+        InputError: they are not the parts of a plain text-to-image model.
     """
     unet, vae, text = (_config(name, folder, f"{part}/config.json") for part in ("unet", "vae", "text_encoder"))
     for option, allowed in PLAIN_UNET.items():

@@ -1,4 +1,4 @@
-"""Models named by a hub id or a folder, as they lie on this machine: nothing is fetched and no pickle is opened."""
+"""Models on this machine, named by a hub id or a folder: nothing is fetched and no pickle is opened."""
 
 import hashlib
 import json
@@ -13,20 +13,20 @@ from huggingface_hub.errors import HFValidationError
 from dpd_runtime.errors import InputError
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
-# What decides a model's output: weights, sizes, pre-processing, tokenizer, chat template.
+# Files that decide a model's output: weights, sizes, pre-processing, tokenizer, chat template.
 DECISIVE = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
 
 
 def model_folder(source: str) -> Path:
     """The folder of a model.
 
-    transformers is given folders only: for an id it asks the hub for an adapter in spite of `local_files_only`.
+    transformers gets only folders: given an id, it asks the hub for an adapter in spite of `local_files_only`.
 
     Args:
         source: a folder (`~` is the home folder), or the id of a repository in the local hub cache.
 
     Raises:
-        InputError: neither; the line holds the command that fetches an id.
+        InputError: it is neither; the message has the command that fetches an id.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -54,7 +54,7 @@ def cached_snapshot(source: str) -> Path:
 
 
 def fetch_command(source: str) -> str:
-    """The line that brings the model `source` into the local hub cache."""
+    """The command that fetches the model `source` into the local hub cache."""
     online = "HF_HUB_OFFLINE=0 " if constants.HF_HUB_OFFLINE else ""
     return f"{online}hf download {source}"
 
@@ -63,10 +63,10 @@ def check_model(folder: Path, source: str) -> str:
     """The model type of a transformers folder with all its weights as safetensors.
 
     Args:
-        source: what the user called it, for messages.
+        source: the name that the user gave, for messages.
 
     Raises:
-        InputError: no config.json, an adapter, weights that are a pickle, or absent ones.
+        InputError: no config.json, an adapter, missing weights, or weights that are a pickle.
     """
     again = "complete the folder" if Path(source).expanduser().is_dir() else f"fetch it again: {fetch_command(source)}"
     try:
@@ -85,7 +85,7 @@ def check_model(folder: Path, source: str) -> str:
 
 
 def check_tokenizer(folder: Path, source: str) -> None:
-    """transformers 5 makes an empty tokenizer where the files of one are missing.
+    """Check that the folder has a tokenizer; transformers 5 makes an empty one if its files are missing.
 
     Raises:
         InputError: no file with a vocabulary.
@@ -95,7 +95,7 @@ def check_tokenizer(folder: Path, source: str) -> None:
 
 
 def model_hash(folder: Path) -> str:
-    """sha256 over names and contents of the files directly inside that decide what the model does; 1 s for 1 GB."""
+    """sha256 over names and contents of the files in the folder that decide the model's output; 1 s for 1 GB."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in DECISIVE and path.is_file()):
         with path.open("rb") as file:
@@ -104,13 +104,13 @@ def model_hash(folder: Path) -> str:
 
 
 def opened(what: str, load: Callable[[], Any]) -> Any:
-    """What `load` returns.
+    """Call `load` and return its result.
 
     Args:
-        what: is loaded, for messages.
+        what: name of the model, for messages.
 
     Raises:
-        InputError: it failed in any way; transformers raises almost any type on a folder that it cannot use.
+        InputError: it failed in any way; transformers may raise almost any type.
     """
     try:
         return load()
@@ -123,7 +123,7 @@ def complete_model(what: str, model_class: Any, folder: Any, dtype: torch.dtype,
     """A transformers model from safetensors, in evaluation mode.
 
     Raises:
-        InputError: it cannot be loaded, or its checkpoint lacks tensors (which would be drawn at random).
+        InputError: it cannot be loaded, or its checkpoint lacks tensors, which would be random.
     """
     model, report = opened(
         what,
@@ -143,7 +143,7 @@ def complete_model(what: str, model_class: Any, folder: Any, dtype: torch.dtype,
 
 
 def first_sentence(error: Exception) -> str:
-    """Of a message, what one line has room for."""
+    """The first sentence of an error's message, 200 letters at most."""
     return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200] or type(error).__name__
 
 

@@ -1,20 +1,20 @@
-"""Pixels → latents, kept in a cache outside the run, keyed by content and VAE (DESIGN §5)."""
+"""Encode pixels to latents, cached outside the run by content and VAE (DESIGN §5)."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from dpd_runtime.annotations import Images, Progress
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.compute.device import placed, to_device
 from dpd_train.images import to_float
 
 
 def weights_hash(module: torch.nn.Module) -> str:
-    """sha256 over names and float32 bytes of the encoder side of a VAE or of any module."""
+    """sha256 over names and float32 bytes of a module's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -25,13 +25,13 @@ def weights_hash(module: torch.nn.Module) -> str:
 @torch.no_grad()
 def encode(
     vae: AutoencoderKL,
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    images: Images,
     batch: int = 64,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     *,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Posterior means [n, C, h, w] float32 on the CPU, not scaled yet, of uint8 images [n, H, W, 3]."""
+    """Posterior means [n, C, h, w] float32 on the CPU, unscaled, of uint8 images [n, H, W, 3]."""
     device, parts = torch.device(device), []
     with placed(vae, device):
         for i in range(0, len(images), batch):
@@ -43,17 +43,16 @@ def encode(
 
 def encode_cached(
     vae: AutoencoderKL,
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    images: Images,
     hashes: Sequence[str],
     cache: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     *,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Scaled latents [n, C, h, w] on the CPU; a second start with the same images and encoder reads what the first
-    one wrote.
+    """Scaled latents [n, C, h, w] on the CPU, from the cache if the same images were encoded before.
 
-    One file holds one image set in its order: its name is the hash of the content hashes and the encoder's weights.
+    One file holds one image set in its order. Its name is the hash of the content hashes and the encoder's weights.
     """
     encoder = weights_hash(vae.encoder) + weights_hash(vae.quant_conv)
     key = hashlib.sha256("\n".join([*hashes, str(images.shape), encoder]).encode()).hexdigest()
@@ -71,7 +70,7 @@ def encode_cached(
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """Float images [n, 3, H, W] through encoder and decoder, clamped to [-1, 1]."""
+    """Encode and decode float images [n, 3, H, W]; the result is clamped to [-1, 1]."""
     parts = []
     for i in range(0, len(images), batch):
         latents = vae.encode(images[i : i + batch]).latent_dist.mode()

@@ -1,4 +1,4 @@
-"""Architecture of the nano base: Stable-Diffusion-type parts that fit, all together, in 22 MB of fp16."""
+"""Architecture of the nano base: a small Stable-Diffusion-type model, 22 MB in fp16."""
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -27,8 +27,8 @@ def nano_vae(resolution: int = 64) -> AutoencoderKL:
 def nano_unet(resolution: int = 64) -> UNet2DConditionModel:
     """6.9 M parameters; attention at the coarsest level only, where it is cheap on a CPU.
 
-    The pooled text joins the time embedding inside the network (`addition_embed_type="text"`), so that the inputs stay
-    sample, timestep, encoder_hidden_states, which every plain pipeline knows.
+    The network itself adds the pooled text to the time embedding (`addition_embed_type="text"`), so its inputs are
+    sample, timestep and encoder_hidden_states, as in plain pipelines.
     """
     return UNet2DConditionModel(
         sample_size=resolution // DOWNSAMPLING,
@@ -73,5 +73,5 @@ def nano_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
-        steps_offset=1,  # unused by trailing spacing; plain pipelines warn about 0
+        steps_offset=1,  # unused with trailing spacing; plain pipelines warn about 0
     )

@@ -1,4 +1,4 @@
-"""A true CLIP tokenizer with a small vocabulary: byte-level BPE over remote-sensing words, 32 tokens long."""
+"""A CLIP tokenizer with a small vocabulary: byte-level BPE over remote-sensing words, 32 tokens long."""
 
 import json
 import tempfile
@@ -23,7 +23,7 @@ tennis terrace thermal town tower transformer tree trees village vineyard viaduc
 
 
 def build_tokenizer(phrases: Sequence[str], folder: Path) -> CLIPTokenizer:
-    """Learn merges from scene words and `phrases`, write vocab.json and merges.txt, open them with transformers."""
+    """Learn merges from scene words and `phrases`, write vocab.json and merges.txt, and open the tokenizer."""
     words = sorted({word for text in (SCENE_WORDS, *phrases) for word in text.lower().split()})
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -55,4 +55,5 @@ def build_tokenizer(phrases: Sequence[str], folder: Path) -> CLIPTokenizer:
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Open what `build_tokenizer` wrote."""
     return CLIPTokenizer.from_pretrained(str(folder))

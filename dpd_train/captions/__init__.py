@@ -1,1 +1,1 @@
-"""Captions and prompts: what images of a class share, in words."""
+"""Captions of images, the captioners that find their phrases, and prompts: the phrases that images share."""

@@ -1,8 +1,8 @@
-"""The captioner `attributes`: measured properties of an image put into words of a fixed vocabulary, without a network.
+"""The captioner `attributes`: measured properties of an image in words of a fixed vocabulary, without a network.
 
-Words are measured on the image as it is given: where one is turned for training, describe the turned one. Thresholds
-are fixed (grey levels of 255 at 64 × 64 pixels), chosen so that 10 m satellite tiles fill the bins evenly; they do not
-adapt to a data set, because the same words must mean the same in every bundle.
+The words describe the image as it is given; of an image that is turned for training, describe the turned one.
+Thresholds are fixed (grey levels of 255 at 64 × 64 pixels), chosen so that 10 m satellite tiles fill the bins evenly.
+They do not adapt to a data set, because a word must mean the same in every bundle.
 """
 
 import re
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from dpd_runtime.annotations import Images, Pixels
 
 SIDE = 64  # images are brought to this size first, so that "fine" does not depend on the resolution
 CHUNK = 256
@@ -29,7 +31,7 @@ COLOURS = tuple(
 )
 TEXTURES = ("smooth", "fine texture", "coarse texture")
 ORIENTATIONS = ("horizontal lines", "vertical lines", "diagonal lines")
-# In order of precedence: the rarer says more. An image gets the first two that hold.
+# In order of precedence, rarer and more specific ones first. An image gets the first two that hold.
 STRUCTURES = (
     "a pale line",
     "a dark line",
@@ -63,22 +65,26 @@ class Attributes:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """Two to five phrases, in the order in which a caption names them."""
+        """Two to five phrases, in the order of a caption."""
         return (self.colour, self.texture, *([self.orientation] if self.orientation else []), *self.structure)
 
 
-def describe(image: npt.NDArray[np.uint8]) -> Attributes:
-    """Attributes of one image, uint8 [H, W, 3]. Raises ValueError for another shape or type."""
+def describe(image: Pixels) -> Attributes:
+    """Attributes of one image, uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another shape or type.
+    """
     return _describe_chunk(_checked(image[None] if image.ndim == 3 else image, 1))[0]
 
 
-def phrases(image: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+def phrases(image: Pixels) -> tuple[str, ...]:
     """The phrases of one image, uint8 [H, W, 3]."""
     return describe(image).phrases
 
 
-def describe_many(images: npt.NDArray[np.uint8]) -> list[tuple[str, ...]]:
-    """The phrases of each image of uint8 [n, H, W, 3]; about 1 ms an image of 64 pixels."""
+def describe_many(images: Images) -> list[tuple[str, ...]]:
+    """The phrases of each image of uint8 [n, H, W, 3]; about 1 ms per image of 64 pixels."""
     _checked(images, None)
     chunks = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
     return [words.phrases for chunk in chunks for words in _describe_chunk(chunk)]
@@ -96,30 +102,30 @@ def caption(class_name: str, phrases: Sequence[str]) -> str:
 
 
 def aggregate(captions: Sequence[tuple[str, ...]], min_share: float = 0.5, min_count: int = 1) -> tuple[str, ...]:
-    """Phrases which at least `min_count` images and at least the share `min_share` of them have.
+    """Phrases that at least `min_count` images and at least the share `min_share` of them have.
 
     Most frequent first, ties alphabetical. With min_count > 1 no phrase rests on a single private image.
     """
     counts = Counter(chain.from_iterable(set(words) for words in captions))
-    # The share is compared as a count: 0.1 · 30 must not ask for 4 of 30 through rounding.
+    # The share is compared as a count, so that rounding does not make 0.1 · 30 require 4 of 30.
     least = max(min_count, min_share * len(captions) - 1e-9)
     return tuple(sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word)))
 
 
-def _checked(images: npt.NDArray[np.uint8], count: int | None) -> npt.NDArray[np.uint8]:
+def _checked(images: Images, count: int | None) -> Images:
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or (count and len(images) != count):
         wanted = "[H, W, 3]" if count else "[n, H, W, 3]"
         raise ValueError(f"images are {images.dtype} {list(images.shape)}; uint8 {wanted} is needed")
     return images
 
 
-def _describe_chunk(images: npt.NDArray[np.uint8]) -> list[Attributes]:
+def _describe_chunk(images: Images) -> list[Attributes]:
     rgb = _standard_size(images).astype(np.float32)
     luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     mean_luma = luma.mean((1, 2))
     colours = _colour_words(rgb.mean((1, 2)), mean_luma)
 
-    # Interior pixels only and symmetric differences: a turned image gets the same numbers.
+    # Interior pixels and symmetric differences give a turned image the same numbers.
     gx = (luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]) / 2
     gy = (luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]) / 2
     gradient = np.hypot(gx, gy)
@@ -131,7 +137,7 @@ def _describe_chunk(images: npt.NDArray[np.uint8]) -> list[Attributes]:
     red, green, blue = np.moveaxis(blocks, -1, 0)
     spread = np.hypot((red - blue).std((1, 2)), (green - (red + blue) / 2).std((1, 2)))
     ridges, valleys = luma - _opened(luma), -luma - _opened(-luma)
-    # Above the mean too: the ground between dark spots is a bright detail without being a bright spot.
+    # Also above the mean: the ground between dark spots is brighter than they are, but no bright spot.
     bright = ((ridges > 40) & (luma > mean_luma[:, None, None] + 30)).mean((1, 2))
 
     textures = np.select([activity < 3, fineness >= 0.5], TEXTURES[:2], TEXTURES[2])
@@ -158,7 +164,7 @@ def _describe_chunk(images: npt.NDArray[np.uint8]) -> list[Attributes]:
     ]
 
 
-def _standard_size(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _standard_size(images: Images) -> Images:
     if images.shape[1:3] == (SIDE, SIDE):
         return images
     how = Image.Resampling.BOX if min(images.shape[1:3]) >= SIDE else Image.Resampling.BICUBIC
@@ -182,7 +188,7 @@ def _colour_words(means: Floats, luma: Floats) -> list[str]:
 
 
 def _hue(red: float, green: float, blue: float, high: float, chroma: float) -> float:
-    """Degrees, 0 red, 120 green, 240 blue."""
+    """Hue in degrees: 0 red, 120 green, 240 blue."""
     if high == red:
         return 60 * ((green - blue) / chroma % 6)
     if high == green:
@@ -191,19 +197,18 @@ def _hue(red: float, green: float, blue: float, high: float, chroma: float) -> f
 
 
 def _orientation_words(gx: Floats, gy: Floats) -> list[str | None]:
-    """The prevailing direction by the structure tensor; None where its coherence is below a quarter."""
+    """The prevailing direction by the structure tensor; None if its coherence is below a quarter."""
     xx, yy, xy = (product.mean((1, 2)) for product in (gx * gx, gy * gy, gx * gy))
-    # The constant keeps sensor noise on calm water from counting as lines.
+    # With the constant, sensor noise on calm water does not count as lines.
     coherence = np.hypot(xx - yy, 2 * xy) / (xx + yy + 4)
-    across = np.abs(
-        np.degrees(np.arctan2(2 * xy, xx - yy)) / 2
-    )  # the gradient's angle: lines run at right angles to it
+    # The angle of the gradient; lines are at right angles to it.
+    across = np.abs(np.degrees(np.arctan2(2 * xy, xx - yy)) / 2)
     words = np.select([across < 22.5, across > 67.5], ["vertical lines", "horizontal lines"], "diagonal lines")
     return [str(word) if strong else None for word, strong in zip(words, coherence > 0.25, strict=True)]
 
 
 def _has_line(ridges: Floats) -> npt.NDArray[np.bool_]:
-    """Whether the strongest ridges [n, S, S] lie along one line: few of them far from their common axis."""
+    """Whether the strongest ridges [n, S, S] lie along one line, close to their common axis."""
     strongest = np.percentile(ridges.reshape(len(ridges), -1), 98, axis=1)
     mask = (ridges > np.maximum(12, 0.6 * strongest)[:, None, None]).astype(np.float32)
     share, weight = mask.mean((1, 2)), mask.sum((1, 2)) + 1e-6
@@ -219,7 +224,7 @@ def _has_line(ridges: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _opened(luma: Floats) -> Floats:
-    """Grey opening by 9 × 9: the image without its bright details narrower than that."""
+    """Grey opening by 9 × 9: the image without bright details narrower than 9 pixels."""
     return _extreme(_extreme(luma, np.minimum), np.maximum)
 
 
@@ -229,7 +234,7 @@ def _extreme(planes: Floats, pick: Callable[[Floats, Floats], Floats]) -> Floats
         widths = [(0, 0)] * 3
         widths[axis] = (4, 4)
         window = np.moveaxis(np.pad(planes, widths, mode="edge"), axis, 0)
-        for shift in (1, 2, 4, 1):  # windows of 2, 4, 8 and 9 out of each other
+        for shift in (1, 2, 4, 1):  # windows of 2, 4, 8 and 9, each from the one before
             window = pick(window[:-shift], window[shift:])
         planes = np.moveaxis(window, 0, axis)
     return planes

@@ -1,4 +1,8 @@
-"""What the text encoder reads in training: the class alone, or the class with the phrases of the image."""
+"""What the text encoder reads: captions of training images, and prompts of prototypes.
+
+A caption is the class alone, or the class with the phrases of the image. A prompt has the phrases that the images of a
+prototype share (METHOD §1, item 3).
+"""
 
 import logging
 import re
@@ -12,11 +16,14 @@ from dpd_train.captions.attributes import aggregate, caption, class_words
 from dpd_train.prototypes.prototypes import ClassPrototypes
 
 _TURNED = {"horizontal": "vertical", "vertical": "horizontal"}
+log = logging.getLogger(__name__)
+MIN_SHARE = 0.4  # of a prototype's members
+CLASS_SHARE = 0.6  # of a whole class, all of whose images are then sampled from one prompt
 
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """Token ids, each [.., L] int64.
+    """Captions of training images as token ids, each [.., L] int64.
 
     Args:
         template: [classes, L], "a satellite image of {class}".
@@ -31,7 +38,7 @@ class CaptionTable:
     def draw(
         self, rows: torch.Tensor, labels: torch.Tensor, turned: torch.Tensor, dropout: float, generator: torch.Generator
     ) -> torch.Tensor:
-        """Captions [B, L] of images `rows`: half template, half described, a share `dropout` empty."""
+        """Random captions [B, L] of images `rows`: half template, half described; a share `dropout` is empty."""
         kind = torch.rand(len(rows), generator=generator)
         described = self.described[turned.long(), rows]
         ids = torch.where((kind < 0.5)[:, None], self.template[labels[rows]], described)
@@ -40,7 +47,7 @@ class CaptionTable:
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """Ids [len(texts), L], padded and cut to the tokenizer's length."""
+    """Token ids [len(texts), L], padded and cut to the tokenizer's length."""
     encoded = tokenizer(
         list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )
@@ -49,8 +56,8 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
 
 
 def token_counts(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text as a whole, start and end included; `tokenizer.model_max_length` are read."""
-    # truncation at a length that no caption reaches keeps transformers from warning of what is handled here
+    """Number of tokens of each text, with start and end, before it is cut to `tokenizer.model_max_length`."""
+    # a length that no caption reaches stops a warning of transformers about something that is handled here
     encoded = tokenizer(list(texts), truncation=True, max_length=1_000_000)
     return [len(ids) for ids in encoded["input_ids"]]
 
@@ -58,10 +65,10 @@ def token_counts(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[int]:
 def fit_phrases(
     tokenizer: CLIPTokenizer, names: Sequence[str], phrases: Sequence[Sequence[str]]
 ) -> list[tuple[str, ...]]:
-    """Of each caption's phrases as many as the tokenizer reads whole; the last ones are left out, none is cut.
+    """As many phrases of each caption as the tokenizer reads whole; the last ones are left out, none is cut.
 
     Args:
-        names: the class of each caption. phrases: of each caption, the most important first.
+        names: the class of each caption. phrases: those of each caption, the most important first.
     """
     kept = [tuple(words) for words in phrases]
     rows = list(range(len(kept)))
@@ -81,7 +88,7 @@ def turn_phrases(phrases: Sequence[str]) -> tuple[str, ...]:
 def caption_table(
     tokenizer: CLIPTokenizer, classes: Sequence[str], labels: Sequence[int], phrases: Sequence[Sequence[str]]
 ) -> CaptionTable:
-    """Captions of every training image, from its class and as many of its phrases as the tokenizer reads."""
+    """Captions of the training images, from their classes and as many of their phrases as the tokenizer reads."""
     names = [classes[label] for label in labels]
 
     def ids(of_images: Sequence[Sequence[str]]) -> torch.Tensor:
@@ -95,18 +102,12 @@ def caption_table(
     )
 
 
-log = logging.getLogger(__name__)
-
-MIN_SHARE = 0.4  # of a prototype's members
-CLASS_SHARE = 0.6  # of a whole class, all of whose images are drawn from one prompt then
-
-
 @dataclass(frozen=True)
 class PromptTable:
-    """Distinct prompts and, for each class, the row of each of its prototypes (one row where it has none).
+    """Distinct prompts and, for each class, the row of each of its prototypes; one row if it has no prototypes.
 
     Args:
-        dropped: for each class, phrases that enough images share and that one of its prompts had no room for.
+        dropped: for each class, phrases that enough images share but that did not fit into one of its prompts.
     """
 
     texts: tuple[str, ...]
@@ -125,15 +126,17 @@ def aggregate_prompts(
 ) -> PromptTable:
     """One prompt for each prototype, or for a class without prototypes, from the phrases that its images share.
 
-    A phrase enters when at least `k_min` of the images behind the prompt have it and at least a share `min_share` of
-    them (CLASS_SHARE for a whole class), so that nothing in a prompt rests on a single image. Most frequent first,
-    ties alphabetical. The result depends on nothing else.
+    A phrase enters if at least `k_min` of the prompt's images and at least a share `min_share` of them have it
+    (CLASS_SHARE for a whole class), so that no phrase comes from a single image. Most frequent first, ties
+    alphabetical. The result depends on nothing else.
 
     Args:
-        phrases: for each class, the phrases of each of its images; images that are copies of another left out, as in
-            the prototypes' members.
+        phrases: for each class, the phrases of each of its images, without copies, as in the prototypes' members.
         k_min: at least 2.
-        tokenizer: the one that will read the prompts: the rarest phrases for which it has no room are left out whole.
+        tokenizer: the one that will read the prompts; the rarest phrases that do not fit are left out whole.
+
+    Raises:
+        ValueError: `k_min` is below 2.
     """
     if k_min < 2:
         raise ValueError(f"k_min is {k_min}: a phrase of one image tells of that image")
@@ -168,11 +171,11 @@ def _tell(classes: Sequence[str], table: PromptTable, tokenizer: CLIPTokenizer) 
     bare = token_counts(tokenizer, [caption(name, ()) for name in classes])
     for name, count in zip(classes, bare, strict=True):
         if count > limit:
-            log.warning("class name %r has %d tokens; the text encoder reads the first %d alone", name, count, limit)
+            log.warning("class name %r has %d tokens; the text encoder reads only the first %d", name, count, limit)
 
 
 @torch.no_grad()
 def embed(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """Last hidden states [len(texts), L, D]."""
+    """Last hidden states [len(texts), L, D] of the text encoder."""
     states: torch.Tensor = text_encoder(tokenize(tokenizer, texts)).last_hidden_state
     return states

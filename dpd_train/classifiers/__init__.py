@@ -1,1 +1,1 @@
-"""Classifiers of images and latents: teachers, judges, pools of small networks, scores of training images."""
+"""Small classifiers of images and latents: network, training, pools of several, scores of training images."""

@@ -1,4 +1,4 @@
-"""Small residual classifiers: the teacher on pixels, the judge on latents, the perceptual networks of the VAE."""
+"""Small residual classifiers of pixels or latents: their network, files and predictions, and learning rates."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -57,7 +57,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """[B, in_channels, H, W] → logits [B, num_classes]."""
+    """Residual classifier: [B, in_channels, H, W] → logits [B, num_classes]."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(channels, config.num_classes)
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Maps after the stem and after each stage, fine to coarse."""
+        """Feature maps after the stem and after each stage, fine to coarse."""
         maps = [self.stem(x)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -105,7 +105,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay_f
 
 
 def rewarmed(rate: float, step: int, fresh_since: int, warmup: int) -> float:
-    """`rate` with a second warm-up where the optimiser's moments were lost at step `fresh_since` (0: they were not)."""
+    """`rate` with a second warm-up if the optimiser's moments were lost at step `fresh_since`; 0: they were not."""
     return rate if fresh_since == 0 else rate * min(1.0, (step + 1 - fresh_since) / max(1, warmup))
 
 
@@ -117,7 +117,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def predict(model: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.Tensor:
     """Logits [n, num_classes] on the CPU of `images` [n, C, H, W], without gradients, in evaluation mode.
 
-    It runs where the model is; `images` may be on another device.
+    Computed on the model's device; `images` may be on another one.
     """
     was_training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -129,23 +129,24 @@ def predict(model: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.T
 
 
 def teacher_shape(classes: int) -> ResNetConfig:
-    """0.44 M parameters, on pixels."""
+    """Shape of the teacher on pixels, 0.44 M parameters."""
     return ResNetConfig(num_classes=classes, widths=(32, 64, 128), blocks=(1, 2, 1), stem_stride=2)
 
 
 def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:
-    """0.25 M parameters, on clean latents."""
+    """Shape of the judge on clean latents, 0.25 M parameters."""
     return ResNetConfig(num_classes=classes, in_channels=channels, widths=(48, 96), blocks=(1, 1), stem_stride=1)
 
 
 def save_classifier(model: ResNet, folder: Path) -> None:
+    """Write config.json and model.safetensors into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", (json.dumps(asdict(model.config), indent=1) + "\n").encode())
     write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
 
 
 def load_classifier(folder: Path) -> ResNet:
-    """What `save_classifier` wrote, in evaluation mode."""
+    """Read what `save_classifier` wrote, in evaluation mode."""
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     content |= {name: tuple(content[name]) for name in ("widths", "blocks")}
     model = ResNet(ResNetConfig(**content))
@@ -154,5 +155,5 @@ def load_classifier(folder: Path) -> ResNet:
 
 
 def accuracy(model: ResNet, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of `inputs` that it puts into their class."""
+    """Share of `inputs` that the model puts into their class."""
     return float((predict(model, inputs).argmax(1) == labels).float().mean())

@@ -1,4 +1,4 @@
-"""Several small classifiers of one data set, trained one after another and kept in a folder: judges of what is made."""
+"""Several small classifiers of one data set, trained one after another and stored in a folder."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def _weights(folder: Path, name: str, index: int) -> Path:
 
 
 def load_pool(folder: Path, name: str, shapes: Sequence[ResNetConfig]) -> list[ResNet]:
-    """Those that `train_pool` left in `folder`, frozen, in evaluation mode."""
+    """Read what `train_pool` wrote to `folder`, frozen and in evaluation mode."""
     networks = []
     for i, shape in enumerate(shapes):
         network = ResNet(shape)
@@ -40,7 +40,7 @@ def train_pool(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> None:
-    """Leave the weights of each network as `name` and its number in `folder`; those which are there already are kept.
+    """Train the networks and write their weights to `folder`, named `name` and number. Finished ones are skipped.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.

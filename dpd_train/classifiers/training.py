@@ -37,7 +37,7 @@ Labelled = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTraining:
-    """AdamW with warm-up, plateau and decay; label smoothing keeps the confidence on members in bounds (METHOD §9)."""
+    """AdamW with warm-up, plateau and decay. Label smoothing limits the confidence on training images (METHOD §9)."""
 
     steps: int
     batch: int = 64
@@ -64,7 +64,7 @@ def _jitter(images: torch.Tensor, gain: float, generator: torch.Generator) -> to
 
 
 class _Run:
-    """Model, optimiser and the best weights so far, and their way to and from the state file."""
+    """Model, optimiser and the best weights so far, saved to and restored from the state file."""
 
     def __init__(self, shape: ResNetConfig, training: ClassifierTraining, device: torch.device) -> None:
         self.training = training
@@ -100,7 +100,7 @@ class _Run:
         self.model.load_state_dict(without_prefix("model", tensors))
         restore_moments(self.optimizer, without_prefix("optimizer", tensors))
         self.best = without_prefix("best", tensors)
-        torch.set_rng_state(tensors["rng"])  # dropout goes on as on the CPU; a GPU draws its own
+        torch.set_rng_state(tensors["rng"])  # of dropout on the CPU; on a GPU dropout is not resumed exactly
         self.accuracy, self.step = meta["best_accuracy"], meta["best_step"]
         return int(meta["step"])
 
@@ -118,7 +118,7 @@ def train_classifier(
     validation: tuple[torch.Tensor, torch.Tensor],
     shape: ResNetConfig,
     training: ClassifierTraining,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
     noise: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
     *,
     observe: Callable[[torch.Tensor], None] = lambda logits: None,
@@ -126,7 +126,7 @@ def train_classifier(
     deadline: Deadline = NEVER,
     state: Path | None = None,
 ) -> TrainedClassifier:
-    """Train on `inputs` [n, C, H, W] float32 and keep the weights that were best on the validation part.
+    """Train on `inputs` [n, C, H, W] float32 and keep the weights with the best validation accuracy.
 
     Args:
         noise: changes a batch after augmentation, for example adds diffusion noise for a judge on latents. It gets a
@@ -186,10 +186,10 @@ def trained_classifier(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> ResNet:
-    """Train and save into `folder`, or read what an earlier session finished.
+    """Train a classifier and save it to `folder`, or read what an earlier session saved there.
 
     Args:
-        state: where a training that the deadline stops is kept.
+        state: file for a training that the deadline stops.
 
     Raises:
         TimeUp: the deadline passed.

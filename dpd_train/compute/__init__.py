@@ -1,1 +1,1 @@
-"""Devices, precision, checkpoints, several processes, experiment trackers."""
+"""Devices, checkpoints, training in several processes, compressed gradients, experiment trackers."""

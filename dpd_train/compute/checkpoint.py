@@ -29,15 +29,17 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names `prefix.name`."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those of the tensors whose names begin with `prefix`, under their names without it."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's moments as a flat dictionary `index.name`; hyper-parameters are the config's business."""
+    """AdamW's moments as a flat dictionary `index.name`; hyper-parameters come from the config, not from here."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value) for index, slots in state.items() for name, value in slots.items()
@@ -45,6 +47,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Give the optimiser the moments that `optimizer_tensors` returned."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
@@ -53,5 +56,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator of one training step: a resumed run draws what an uninterrupted one would have drawn."""
+    """The random generator of one training step: a resumed run gets the numbers of an uninterrupted one."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)

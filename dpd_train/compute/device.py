@@ -1,4 +1,4 @@
-"""Where a training runs and when it stops. Random draws come from CPU generators whatever the device."""
+"""Where a training runs and when it stops. Random numbers come from CPU generators on every device."""
 
 import logging
 import os
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError, ProviderError
 from dpd_train.compute.checkpoint import restore_optimizer
 
@@ -19,11 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def use_device(name: str) -> torch.device:
-    """`cpu`, `cuda` or `auto`, which takes CUDA where it works and says what it took and why.
+    """The device `cpu`, `cuda` or `auto`, which takes CUDA where it works and logs its choice.
 
     Raises:
         InputError: another name.
-        ProviderError: cuda was asked for and PyTorch finds none.
+        ProviderError: `name` is cuda and PyTorch finds no CUDA device.
     """
     if name not in ("cpu", "cuda", "auto"):
         raise InputError(f"device {name!r} is unknown: use cpu, cuda or auto")
@@ -37,7 +38,7 @@ def use_device(name: str) -> torch.device:
         return torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
-    if "LOCAL_RANK" in os.environ:  # before anything is put on the first GPU, which is another process's
+    if "LOCAL_RANK" in os.environ:  # before anything is allocated on the first GPU, which belongs to another process
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     log.info("device: cuda, %s", torch.cuda.get_device_name())
     torch.set_float32_matmul_precision("high")  # TF32
@@ -46,7 +47,7 @@ def use_device(name: str) -> torch.device:
 
 
 def hardware(device: torch.device) -> str:
-    """What a training ran on, for its record: the GPU's name, or the CPU's with the threads used. No host name."""
+    """The hardware for a record: the GPU's name, or the CPU's with the number of threads. No host name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -58,20 +59,20 @@ def hardware(device: torch.device) -> str:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor` on the device; a host tensor is queued behind the work there instead of waiting for it."""
+    """`tensor` on the device. A copy from the host does not wait for work on the GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies for a state file, which every machine can read."""
+    """Copies on the CPU, so that every machine can read the state file."""
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 @contextmanager
 def placed(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """`module` on the device for a while; afterwards on the CPU, where everything else expects it."""
+    """Move `module` to the device for the block, and afterwards to the CPU, where other code expects it."""
     module.to(device)
     try:
         yield
@@ -91,12 +92,12 @@ def one_thread() -> Iterator[None]:
 
 
 def adamw(parameters: Any, device: torch.device, **options: Any) -> torch.optim.AdamW:
-    """AdamW, in one kernel on CUDA."""
+    """AdamW, fused on CUDA."""
     return torch.optim.AdamW(parameters, fused=True if device.type == "cuda" else None, **options)
 
 
 def restore_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """`restore_optimizer`, with moments in their parameters' memory layout: the fused kernel refuses any other."""
+    """Call `restore_optimizer` and give moments the memory layout of their parameters, as the fused kernel needs."""
     restore_optimizer(optimizer, tensors)
     for parameter, slots in optimizer.state.items():
         for name, value in slots.items():
@@ -105,7 +106,7 @@ def restore_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
 
 
 class TimeUp(Exception):
-    """The deadline passed; the state file holds `step` of `steps`, and the same call goes on from there."""
+    """The deadline passed at `step` of `steps`. The state is saved, and the same call continues from there."""
 
     def __init__(self, step: int, steps: int) -> None:
         super().__init__(f"time is up at step {step} of {steps}")
@@ -113,8 +114,9 @@ class TimeUp(Exception):
 
 
 class Deadline:
-    """Passes some minutes after it was made; None never. A training does at least one step whatever the deadline, so
-    that calls which are too short still come to an end.
+    """Passes this many minutes after it was made; None never passes.
+
+    A training does at least one step whatever the deadline, so that repeated short calls also finish.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -138,13 +140,12 @@ def checkpointed(
     save: Callable[[int], None],
     seconds: float,
     deadline: Deadline,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Iterator[int]:
-    """The numbers of `steps`, with the state saved between them: every `seconds`, after the last one, and when the
-    time is up.
+    """Yield the numbers of `steps` and save the state: every `seconds`, after the last step, and when time is up.
 
     Args:
-        save: given the number of steps done. progress: steps done and in all.
+        save: called with the number of steps done. progress: called with the steps done and the total.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -167,6 +168,6 @@ def _to_float32(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torc
 
 
 def norms_in_float32(model: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-    """Feed float32 to every GroupNorm: more exact under autocast, and on CPUs faster. Remove the hooks afterwards."""
+    """Feed float32 to every GroupNorm: more exact under autocast, and faster on CPUs. The caller removes the hooks."""
     norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
     return [norm.register_forward_pre_hook(_to_float32) for norm in norms]

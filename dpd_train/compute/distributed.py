@@ -1,4 +1,4 @@
-"""Several processes of one training, as `accelerate launch` or torchrun start them. The first one leads."""
+"""Training in several processes, started by `accelerate launch` or torchrun. The first process is the leader."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,46 +14,47 @@ from dpd_train.compute.device import Deadline, TimeUp
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-PATIENCE = timedelta(days=7)  # the others wait while the leader trains its judges; the launcher sees who has died
-BUCKET = 2**25  # elements that are added up at once
+PATIENCE = timedelta(days=7)  # the others wait while the leader trains its judges; the launcher sees dead ones
+BUCKET = 2**25  # elements in one all-reduce
 
 
 class Word(IntEnum):
-    """What the leader tells those who wait."""
+    """What the leader tells the waiting processes."""
 
-    OVER = 0  # leave
-    LOAD = 1  # the input is fine: open the base
-    TRAIN = 2  # the data lie ready: take your share
+    OVER = 0  # return
+    LOAD = 1  # the input is valid: open the base
+    TRAIN = 2  # the data are ready: train on your share
 
 
 class PeerError(DpdError, RuntimeError):
-    """Another process of the training has gone."""
+    """Another process of the training has ended."""
 
     exit_code = 5
 
 
 class Team:
-    """The processes that train together, of which this is number `rank`. One of `size` 1 is a process of its own.
+    """The `size` processes that train together; this one is number `rank`. A team of size 1 is a single process.
 
-    Number 0 leads: it alone reads the input, writes files, shows progress and decides. Decisions travel as one number
-    on the CPU, so that nobody waits for a GPU.
+    Number 0 is the leader: only it reads the input, writes files, shows progress and decides. Its decisions are sent as
+    one number on the CPU, so that no process waits for a GPU.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
-        self._awaited = False  # whether the others are in `hear`
+        self._awaited = False  # whether the others are waiting in `hear`
 
     @property
     def leads(self) -> bool:
+        """Whether this process is the leader."""
         return self.rank == 0
 
     def share(self, batch: int) -> range:
-        """The rows of a global batch that are this process's."""
+        """This process's rows of a batch that all processes share."""
         return range(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Each tensor becomes its sum over all processes; every process brings the same ones in the same order."""
+        """Replace each tensor by its sum over all processes, which pass the same tensors in the same order."""
         if self.size == 1:
             return
         for bucket in _buckets(tensors):
@@ -65,7 +66,7 @@ class Team:
                 tensor.copy_(total.view(tensor.shape))
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Those of all processes, in the order of their numbers; all of one shape."""
+        """The tensors of all processes in the order of their numbers; all have one shape."""
         if self.size == 1:
             return [tensor]
         found = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -74,15 +75,15 @@ class Team:
         return found
 
     def agree(self, mine: bool) -> bool:
-        """The leader's `mine`."""
+        """The leader's value of `mine`, in all processes."""
         return bool(self._broadcast(int(mine)))
 
     def shared(self, deadline: Deadline) -> Deadline:
-        """One that passes at the same step in all processes, by the leader's clock."""
+        """A deadline that passes at the same step in all processes, by the leader's clock."""
         return deadline if self.size == 1 or not deadline.ends else _SharedDeadline(deadline, self)
 
     def tell(self, word: Word) -> None:
-        """What the others `hear`."""
+        """Send a word to the processes that wait in `hear`."""
         self._broadcast(word)
 
     def hear(self) -> Word:
@@ -91,7 +92,7 @@ class Team:
 
     @contextmanager
     def leading(self) -> Iterator[None]:
-        """However the block ends, those who wait are sent away."""
+        """Release the waiting processes however the block ends."""
         self._awaited = True
         try:
             yield
@@ -104,7 +105,7 @@ class Team:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """The others take their share in the block. Where it fails they wait inside it, and the launcher ends them."""
+        """Train in all processes in the block. If it fails, the launcher ends those that wait inside it."""
         self.tell(Word.TRAIN)
         self._awaited = False
         try:
@@ -140,7 +141,7 @@ class _SharedDeadline(Deadline):
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """In order, at most `BUCKET` elements together unless one alone has more."""
+    """The tensors in order, in lists of at most `BUCKET` elements unless one tensor has more."""
     bucket: list[torch.Tensor] = []
     filled = 0
     for tensor in tensors:
@@ -159,27 +160,27 @@ def _peers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise PeerError(
-            "another process of this training has gone, its message says why; --resume goes on from the last checkpoint"
+            "another process of this training has ended, its message says why; --resume continues from a checkpoint"
         ) from error
 
 
 def _from_environment(names: Sequence[str], default: int) -> int:
-    """As accelerate looks for them: of the launcher's variables the first that is set."""
+    """The first of the launcher's variables that is set, in the order in which accelerate looks for them."""
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
 
 
 def started_as() -> int:
-    """The number which the launcher gave this process; 0 without one."""
+    """The number that the launcher gave this process; 0 without a launcher."""
     return _from_environment(RANKS, 0)
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
-    """The processes that the launcher started with this one, each on a GPU of its own where `device` is CUDA.
+    """The team of processes that the launcher started; with CUDA each one uses its own GPU.
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        InputError: a launcher whose processes do not find each other.
+        InputError: the processes do not find each other.
     """
     started = _from_environment(SIZES, 1)
     if started == 1:
@@ -194,7 +195,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     state = PartialState(cpu=on_cpu, timeout=PATIENCE, **options)
     if state.num_processes != started:
         raise InputError(
-            f"{started} processes which do not find each other: start them with accelerate launch or torchrun"
+            f"{started} processes that do not find each other: start them with accelerate launch or torchrun"
         )
     yield Team(state.process_index, state.num_processes)
-    state.destroy_process_group()  # when all went well: otherwise the others might never come here
+    state.destroy_process_group()  # only on success: after a failure the others might never get here

@@ -1,6 +1,6 @@
-"""Nine neighbouring entries of a gradient, each −1, 0 or 1 times a scale of theirs: three bytes, and a bit for where.
+"""Gradients as neighbourhoods: nine entries, each −1, 0 or 1 times a common scale, in three bytes and a position bit.
 
-What rounding takes away is known to the sender, which sends it later.
+The sender knows its rounding error, and sends it in a later step.
 """
 
 import math
@@ -13,21 +13,21 @@ from torch.nn import functional as F
 
 WIDTH = 9  # entries, in the weight's order: the taps of one 3 × 3 filter
 CODES = 3**WIDTH
-BYTES = 3  # of a neighbourhood: 3⁹ codes in two, its scale in one
-OCTAVE = 8  # scales from one to half of it
+BYTES = 3  # per neighbourhood: 3⁹ codes in two bytes, the scale in one
+OCTAVE = 8  # scales per halving
 SCALES = torch.tensor([2.0 ** (-level / OCTAVE) for level in range(256)], dtype=torch.float64).float()
-"""Of the levels: a table, as two kinds of processors need not agree on the last bit of a power."""
+"""Scale of each level. A table, because different processors may differ in the last bit of a power."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Neighbourhoods of several layers, one layer after the other, in their order.
+    """The chosen neighbourhoods of several layers, layer by layer.
 
     Args:
-        sizes: how many each layer has.
-        bitmap: [Σ ⌈size / 8⌉] uint8: a bit for each, the lowest first, 1 where it was chosen. k bits are 1.
+        sizes: number of neighbourhoods of each layer.
+        bitmap: [Σ ⌈size / 8⌉] uint8: one bit per neighbourhood, lowest first, 1 if it was chosen. k bits are 1.
         codes: [k] int16: Σ (entry + 1) 3ⁱ. levels: [k] uint8: the scale is 2^(−level / OCTAVE) of the layer's largest.
-        largest: [layers] float32: largest entry of what each layer sends.
+        largest: [layers] float32: largest entry that each layer sends.
     """
 
     sizes: list[int]
@@ -41,7 +41,7 @@ class Chosen:
         return len(self.bitmap) + BYTES * len(self.codes) + 4 * len(self.sizes)
 
     def to_bytes(self) -> torch.Tensor:
-        """[bytes] uint8; sizes and k are known to all."""
+        """The content as [bytes] uint8; all processes know sizes and k."""
         return torch.cat([part.view(torch.uint8) for part in (self.bitmap, self.codes, self.levels, self.largest)])
 
     @classmethod
@@ -52,12 +52,12 @@ class Chosen:
 
     @cached_property
     def indices(self) -> list[torch.Tensor]:
-        """Of each layer those of what was chosen, rising."""
+        """Ascending indices of the chosen neighbourhoods of each layer."""
         parts = torch.split(self.bitmap, [bitmap_bytes([size]) for size in self.sizes])
         return [(part[:, None] >> _bits(part) & 1).flatten().nonzero().flatten() for part in parts]
 
     def add_to(self, layers: Sequence[torch.Tensor], factor: float = 1) -> None:
-        """Add `factor` times each neighbourhood to its own in the layers [size, WIDTH], in place."""
+        """Add `factor` times each neighbourhood to its place in the layers [size, WIDTH]."""
         parts = (torch.split(tensor, [len(own) for own in self.indices]) for tensor in (self.codes, self.levels))
         for layer, own, codes, levels, largest in zip(layers, self.indices, *parts, self.largest, strict=True):
             entries = (codes.long()[:, None] // _powers(codes)) % 3 - 1
@@ -65,7 +65,7 @@ class Chosen:
 
 
 def encode(layers: Sequence[torch.Tensor], indices: Sequence[torch.Tensor]) -> Chosen:
-    """The neighbourhoods at `indices` of the layers [size, WIDTH] float32; at least one of each layer."""
+    """Encode the neighbourhoods at `indices` of the layers [size, WIDTH] float32, at least one of each layer."""
     bitmap, codes, levels, everything = [], [], [], []
     for layer, unordered in zip(layers, indices, strict=True):
         own = unordered.sort().values
@@ -75,7 +75,7 @@ def encode(layers: Sequence[torch.Tensor], indices: Sequence[torch.Tensor]) -> C
         entries = layer[own]
         most = entries.abs().amax(1)
         everything.append(most.max())
-        below = OCTAVE * (everything[-1] / most).log2()  # 0 / 0 where all is 0
+        below = OCTAVE * (everything[-1] / most).log2()  # 0 / 0 if all entries are 0
         levels.append(below.nan_to_num(0).clamp(0, 255).floor().to(torch.uint8))
         steps = (entries / _scales(levels[-1], everything[-1])).nan_to_num(0).round().clamp(-1, 1).long()
         codes.append(((steps + 1) * _powers(steps)).sum(1).to(torch.int16))
@@ -84,17 +84,17 @@ def encode(layers: Sequence[torch.Tensor], indices: Sequence[torch.Tensor]) -> C
 
 
 def bitmap_bytes(sizes: Sequence[int]) -> int:
-    """Of layers with so many neighbourhoods."""
+    """Bytes of the bitmap of layers with these numbers of neighbourhoods."""
     return sum(math.ceil(size / 8) for size in sizes)
 
 
 def neighbourhoods(flat: torch.Tensor) -> torch.Tensor:
-    """[size, WIDTH] of flat entries, zeros behind them where they do not fill the last one."""
+    """Flat entries as [size, WIDTH], the last row padded with zeros."""
     return F.pad(flat, (0, -len(flat) % WIDTH)).view(-1, WIDTH)
 
 
 def indicator(layer: torch.Tensor) -> torch.Tensor:
-    """Importance of each neighbourhood of a layer [size, WIDTH]: the root mean square of its entries."""
+    """Importance of each neighbourhood of a layer [size, WIDTH]: root mean square of its entries."""
     return layer.square().mean(1).sqrt()
 
 
@@ -107,5 +107,5 @@ def _powers(like: torch.Tensor) -> torch.Tensor:
 
 
 def _scales(levels: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """[k, 1] of levels [k]."""
+    """Scales [k, 1] of levels [k]."""
     return (largest * SCALES.to(levels.device)[levels.long()])[:, None]

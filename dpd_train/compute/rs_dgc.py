@@ -1,7 +1,7 @@
-"""RS-DGC: each process sends a small share of its gradients, chosen by their neighbourhoods (arXiv 2312.17530).
+"""RS-DGC: each process sends only the most important neighbourhoods of its gradients (arXiv 2312.17530).
 
-What it does not send it keeps and adds to its next gradients (error feedback, as in Deep Gradient Compression, Lin et
-al. 2018). Deviations from the paper: docs/neighbours.md.
+The rest is kept and added to the next gradients (error feedback, as in Deep Gradient Compression, Lin et al. 2018).
+Deviations from the paper: docs/neighbours.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +13,16 @@ from torch import distributed
 from dpd_train.compute.distributed import Team
 from dpd_train.compute.neighbourhoods import BYTES, Chosen, bitmap_bytes, encode, indicator, neighbourhoods
 
-MEMORY = 0.9  # of a layer's importance from step to step
+MEMORY = 0.9  # decay of a layer's importance per step
 Gather = Callable[[torch.Tensor], list[torch.Tensor]]
-"""This process's tensor → those of all processes, of the same shape, in the same order everywhere."""
+"""This process's tensor → the tensors of all processes, of the same shape, in the same order everywhere."""
 
 
 def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
     """How many of `total` neighbourhoods each layer sends: in proportion to size × importance, at least 1, at most all.
 
-    What is beyond all of a layer goes to the others. They add up to `total` wherever that is possible, whatever the
-    last bits of `importance` are: messages have one length though processes round differently.
+    What a layer cannot use goes to the others. The shares add up to `total` wherever possible, whatever the last bits
+    of `importance` are, so that all messages have one length although processes round differently.
     """
     room = [n - 1 for n in sizes]
     rest = left = min(max(total, len(sizes)), sum(sizes)) - len(sizes)
@@ -46,16 +46,16 @@ def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> lis
 
 @dataclass
 class _Layer:
-    rows: torch.Tensor  # [neighbourhoods, WIDTH] float32: what was not sent yet
+    rows: torch.Tensor  # [neighbourhoods, WIDTH] float32: what has not been sent yet
     entries: int
     importance: float = 0.0
 
 
 class RsDgc:
-    """Gradients are exchanged as their most important neighbourhoods, about `ratio` times fewer bytes than all of them.
+    """Exchange the most important neighbourhoods of gradients, in about `ratio` times fewer bytes than all of them.
 
-    A layer's share follows its importance in what all processes sent last, which each of them knows: no word about it
-    is needed. sent_bytes and dense_bytes: of this process, so far, and of float32 gradients.
+    A layer's share follows its importance in what all processes sent last. Every process knows that, so shares need no
+    message. `sent_bytes` counts what this process has sent, `dense_bytes` what float32 gradients would have needed.
     """
 
     def __init__(self, ratio: float) -> None:
@@ -64,19 +64,19 @@ class RsDgc:
         self._layers: dict[int, _Layer] = {}
 
     def residual(self, key: int) -> torch.Tensor:
-        """What this process has not sent of a gradient, flat, in the weight's order."""
+        """The unsent part of a gradient, flat, in the order of the weight."""
         return self._layers[key].rows.view(-1)[: self._layers[key].entries]
 
     def figures(self) -> dict[str, float]:
-        """For a log: megabytes that this process sent, and that float32 gradients would have been."""
+        """Megabytes for a log: what this process sent, and what float32 gradients would have needed."""
         return {"sent_mb": round(self.sent_bytes / 1e6, 3), "dense_mb": round(self.dense_bytes / 1e6, 3)}
 
     @torch.no_grad()
     def send(self, gradients: Sequence[torch.Tensor], keys: Sequence[int]) -> Chosen:
-        """What is to be sent of the gradients and of what was kept of earlier ones; the rest is kept.
+        """Choose what to send of the gradients and of earlier residuals; keep the rest.
 
         Args:
-            keys: of the gradients, the same from step to step; residuals are kept by them.
+            keys: one for each gradient, the same in every step; residuals are stored under them.
         """
         chosen = self._chosen(gradients, keys)
         self._added_up([chosen], keys)
@@ -84,7 +84,7 @@ class RsDgc:
 
     @torch.no_grad()
     def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
-        """Each gradient becomes the sum over processes of what they chose to send. keys: as for `send`."""
+        """Replace each gradient by the sum of what all processes chose to send. keys: as for `send`."""
         own = self._chosen(gradients, keys)
         everyone = [Chosen.from_bytes(content, own.sizes, len(own.codes)) for content in gather(own.to_bytes())]
         for gradient, total in zip(gradients, self._added_up(everyone, keys), strict=True):
@@ -95,20 +95,20 @@ class RsDgc:
             if key not in self._layers:
                 zeros = torch.zeros(gradient.numel(), device=gradient.device)
                 self._layers[key] = _Layer(neighbourhoods(zeros), len(zeros))
-            self.residual(key).add_(gradient.reshape(-1))  # in the weight's order, however it lies in memory
+            self.residual(key).add_(gradient.reshape(-1))  # in the order of the weight, whatever its memory layout
         rows = [self._layers[key].rows for key in keys]
         sizes, dense = [len(own) for own in rows], 4 * sum(gradient.numel() for gradient in gradients)
         budget = int((dense / self.ratio - bitmap_bytes(sizes) - 4 * len(sizes)) / BYTES)
         counts = shares([self._layers[key].importance for key in keys], sizes, budget)
         indices = [indicator(own).topk(count, sorted=False).indices for own, count in zip(rows, counts, strict=True)]
         found = encode(rows, indices)
-        found.add_to(rows, -1)  # what rounding took away is sent another time
+        found.add_to(rows, -1)  # the rounding error is sent later
         self.sent_bytes += found.bytes
         self.dense_bytes += dense
         return found
 
     def _added_up(self, everyone: Sequence[Chosen], keys: Sequence[int]) -> list[torch.Tensor]:
-        """What all processes chose of the gradients, flat. It decides on the layers' next shares."""
+        """The sum of what all processes sent, flat. It also decides the layers' next shares."""
         layers = [self._layers[key] for key in keys]
         totals = [torch.zeros_like(layer.rows) for layer in layers]
         for chosen in everyone:
@@ -121,14 +121,14 @@ class RsDgc:
 
 def rs_dgc_hook(
     state: RsDgc,
-    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # PyTorch reads it, and its stubs lack it
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # PyTorch reads the annotation, and its stubs lack the name
 ) -> torch.futures.Future[torch.Tensor]:
-    """A communication hook of DistributedDataParallel: `model.register_comm_hook(RsDgc(50), rs_dgc_hook)`.
+    """Communication hook of DistributedDataParallel: `model.register_comm_hook(RsDgc(50), rs_dgc_hook)`.
 
-    For the default process group.
+    It uses the default process group.
     """
     team = Team(distributed.get_rank(), distributed.get_world_size())
-    # the bucket knows their sizes; in memory they lie as the parameters do, channels last for instance
+    # the bucket has flat gradients in the memory layout of the parameters, for example channels last
     gradients = [
         g.as_strided(p.shape, p.stride()) for g, p in zip(bucket.gradients(), bucket.parameters(), strict=True)
     ]

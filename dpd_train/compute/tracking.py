@@ -1,4 +1,4 @@
-"""Experiment trackers, through accelerate: figures of a run, written while it runs."""
+"""Experiment trackers through accelerate: losses and learning rate of a run, logged while it runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,14 +8,17 @@ from typing import Any
 from dpd_runtime.errors import InputError, MissingExtraError
 
 Track = Callable[[int, dict[str, float]], None]
+"""(steps done, figures) → None."""
 
-PACKAGES = {"comet_ml": "comet-ml"}  # where the index has another name than accelerate
+PACKAGES = {"comet_ml": "comet-ml"}  # where the package index uses another name than accelerate
 
 
 def check_tracker(name: str | None) -> None:
-    """Raises:
-    InputError: a tracker that accelerate does not know, or one that is not installed.
-    MissingExtraError: accelerate itself is not installed.
+    """Check that the tracker can be used; None is no tracker.
+
+    Raises:
+        InputError: accelerate does not know the tracker, or it is not installed.
+        MissingExtraError: accelerate itself is not installed.
     """
     if name is None:
         return
@@ -31,10 +34,10 @@ def check_tracker(name: str | None) -> None:
 
 @contextmanager
 def tracked(name: str | None, folder: Path, config: dict[str, Any]) -> Iterator[Track | None]:
-    """The tracker's `log`, for figures by step; None where there is no tracker.
+    """A function that logs figures of a step; None without a tracker.
 
     Args:
-        folder: for trackers that write files. config: what the run was asked for.
+        folder: for trackers that write files. config: stored with the run.
     """
     if name is None:
         yield None
@@ -43,7 +46,7 @@ def tracked(name: str | None, folder: Path, config: dict[str, Any]) -> Iterator[
 
     kind = LOGGER_TYPE_TO_CLASS[name]
     tracker = kind("dpd", str(folder)) if kind.requires_logging_directory else kind("dpd")
-    if hasattr(tracker, "start"):  # before it had one, accelerate started a tracker as it was made
+    if hasattr(tracker, "start"):  # older versions of accelerate start a tracker when it is made
         tracker.start()
     tracker.store_init_configuration({key: value for key, value in config.items() if value is not None})
     try:

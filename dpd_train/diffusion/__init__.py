@@ -1,1 +1,1 @@
-"""Training of the denoiser: losses, averages, LoRA, classification consistency."""
+"""Training of the denoiser: one step and its losses, averages of the weights, LoRA, classification consistency."""

@@ -1,4 +1,4 @@
-"""Power-function averages of the weights, several lengths at once, the best one chosen afterwards."""
+"""Power-function averages of the weights (Karras et al. 2024, EDM2)."""
 
 import copy
 
@@ -20,7 +20,7 @@ def power_exponent(length: float) -> float:
 
 
 class PowerAverage:
-    """Power-function average of the weights: after t steps its memory reaches back a fixed share of t."""
+    """Power-function average of the weights: after t steps it covers a fixed share of the last t steps."""
 
     def __init__(self, modules: nn.ModuleDict, length: float) -> None:
         self.modules = copy.deepcopy(modules)
@@ -29,5 +29,6 @@ class PowerAverage:
 
     @torch.no_grad()
     def update(self, modules: nn.Module, step: int) -> None:
+        """Add the weights after `step`, counted from 0."""
         kept = (1 - 1 / (step + 1)) ** (self.gamma + 1)
         torch._foreach_lerp_(list(self.modules.parameters()), list(modules.parameters()), 1 - kept)

@@ -1,4 +1,4 @@
-"""The one diffusion training loop: `pretrain` starts it from random weights, `train` from a base."""
+"""The training loop of the denoiser: `pretrain` starts it from random weights, `train` from a base."""
 
 import copy
 import logging
@@ -44,12 +44,12 @@ from dpd_train.images.symmetry import d4_each
 
 log = logging.getLogger(__name__)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-TRACK_EVERY = 10  # steps: reading a loss waits for the GPU
+TRACK_EVERY = 10  # steps, as reading a loss waits for the GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserTraining:
-    """Length and constants of one piece of denoiser training."""
+    """Settings of a denoiser training."""
 
     steps: int
     batch: int = 48
@@ -84,7 +84,7 @@ class LatentData:
 
 @torch.no_grad()
 def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule, gamma: float) -> float:
-    """Loss on fixed noise and evenly spread timesteps, with the class captions."""
+    """Loss with fixed noise, evenly spread timesteps and the class captions."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(data.latents.shape, generator=generator)
     timesteps = torch.linspace(0, schedule.num_train_timesteps - 1, len(data.latents)).long()
@@ -103,7 +103,7 @@ def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule
 
 
 class _Run:
-    """Networks, averages and optimiser of one training, on its device, and their way to and from the state file."""
+    """Networks, averages and optimiser of one training, saved to and restored from the state file."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.averages = [PowerAverage(self.modules, length) for length in training.ema_lengths if team.leads]
         self.history: list[dict[str, float]] = []
-        self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss; read only when logged
+        self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss, read only when logged
         self.fresh_since = 0  # step at which the optimiser's moments were lost
         self.compression = RsDgc(training.compression) if training.compression else None
 
@@ -138,8 +138,9 @@ class _Run:
         return next(average for average in self.averages if average.length == length)
 
     def restore(self, state: Path) -> int:
-        """The step at which `state` stands. One that travelled light holds one average alone: training goes on from
-        it, with a fresh optimiser and a second warm-up.
+        """Read `state` and return its step.
+
+        A state that holds only one average is continued from it, with a fresh optimiser and a second warm-up.
         """
         tensors, meta = load_state(state)
         best, moments = without_prefix("ema", tensors), without_prefix("optimizer", tensors)
@@ -170,9 +171,9 @@ class _Run:
     def step(self, step: int, latents: torch.Tensor, data: LatentData, schedule: Schedule) -> None:
         """One update. latents: those of `data`, on the device.
 
-        A part's losses are sums divided by the whole batch's size: all parts of all processes add up to the batch's
-        mean. One call after the last part adds the gradients up, not a DDP wrapper, which would do so after every part
-        and stand between the loop and what it averages, saves and, with adapters, shares.
+        A part's losses are sums divided by the size of the whole batch, so that the parts of all processes add up to
+        the batch's mean. Gradients are added up once after the last part. A DDP wrapper would do so after every part,
+        and would wrap the networks that the loop averages, saves and, with adapters, shares.
         """
         training = self.training
         generator, dropout = step_generator(training.seed, step), training.prompt_dropout
@@ -204,7 +205,7 @@ class _Run:
     def _losses(
         self, step: int, drawn: Drawn, part: slice, latents: torch.Tensor, data: LatentData, schedule: Schedule
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `part` brings to the loss, and to its squared error alone."""
+        """The share of `part` in the loss, and in its squared error alone."""
         training, device = self.training, self.device
         rows, ids, timesteps = drawn.rows[part], drawn.ids[part], drawn.timesteps[part]
         batch = d4_each(latents[to_device(rows, device)], to_device(drawn.elements[part], device))
@@ -247,13 +248,13 @@ class _Run:
         log.info("step %d loss %.4f validation %s", step, float(self.recent), " ".join(f"{x:.4f}" for x in losses))
 
     def figures(self, measured: bool) -> dict[str, float]:
-        """For a tracker: the smoothed loss, the rate, and the validation loss where it was `measured` just now."""
+        """Figures for a tracker: smoothed loss, learning rate, and the validation loss if it was just `measured`."""
         last = {"validation_loss": self.history[-1]["validation_loss"]} if measured else {}
         return {"loss": float(self.recent), "rate": self.optimizer.param_groups[0]["lr"]} | last
 
     @property
     def memorises(self) -> bool:
-        """The validation loss has risen from its best by more than the share that is allowed."""
+        """Whether the validation loss has risen above its best by more than `stop_rise`."""
         if not self.history:
             return False
         losses = [entry["validation_loss"] for entry in self.history]
@@ -305,7 +306,7 @@ def train_denoiser(
     try:
         for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
             if rises:
-                log.warning("step %d: the validation loss rises, the training ends here", step)
+                log.warning("step %d: the validation loss rises, training stops here", step)
                 save(step)
                 break
             run.step(step, latents, data, schedule)

@@ -1,4 +1,4 @@
-"""Fine-tuning of a base's denoiser: all of it, or low-rank adapters beside a frozen one."""
+"""Fine-tuning of a base's denoiser: all its weights, or low-rank adapters beside frozen weights."""
 
 import logging
 from collections.abc import Iterator
@@ -23,19 +23,21 @@ from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save
 
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]
-LARGE = 100_000_000  # parameters of a UNet from which adapters are trained
+LARGE = 100_000_000  # parameters of a UNet; from here on adapters are trained by default
 
 
 def is_large(base: Base) -> bool:
+    """Whether the UNet has at least LARGE parameters."""
     return count_parameters(base.unet) >= LARGE
 
 
 def tune_of(config: TrainConfig, base: Base) -> Tune:
-    """What `--tune` says, or what the base's size asks for."""
+    """The value of `--tune`; without one, what suits the base's size."""
     return config.tune or ("lora" if is_large(base) else "full")
 
 
 def denoiser_training(config: TrainConfig) -> DenoiserTraining:
+    """The settings of the training loop for this config."""
     return DenoiserTraining(
         steps=config.steps,
         batch=config.batch,
@@ -52,7 +54,7 @@ def denoiser_training(config: TrainConfig) -> DenoiserTraining:
 
 
 def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
-    """UNet and text encoder as the loop trains them: themselves, or adapters beside frozen ones, `Adapted`."""
+    """UNet and text encoder as the loop trains them: themselves, or adapters beside frozen weights (`Adapted`)."""
     if config.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
     if tune_of(config, base) == "full":
@@ -72,7 +74,7 @@ def judge_of(config: TrainConfig, teacher: ResNet, latent_classifier: ResNet, ba
 
 @contextmanager
 def frozen_norms_in_float32(base: Base, config: TrainConfig) -> Iterator[None]:
-    """While adapters are trained; the loop's own hooks see the adapters alone."""
+    """Feed float32 to the norms of a frozen UNet in the block; the loop's own hooks reach only the adapters."""
     hooks = norms_in_float32(base.unet) if tune_of(config, base) == "lora" else []
     try:
         yield
@@ -82,7 +84,7 @@ def frozen_norms_in_float32(base: Base, config: TrainConfig) -> Iterator[None]:
 
 
 def tuned_base(base: Base, config: TrainConfig, unet: Any, text_encoder: Any, adapter: Path | None) -> Base:
-    """The base with what became of its `trained_parts`; adapters are merged, and kept in the folder `adapter`."""
+    """The base with its `trained_parts` after training; adapters are merged, and saved in the folder `adapter`."""
     base.unet.disable_gradient_checkpointing()
     if tune_of(config, base) == "full":
         unet.disable_gradient_checkpointing()
@@ -107,13 +109,13 @@ def fine_tune(
     team: Team = ALONE,
     track: Track | None = None,
 ) -> tuple[Base, History]:
-    """`config.steps` steps on the latents; the run resumes from `state`.
+    """Train `config.steps` steps on the latents, and resume from `state` if it exists.
 
     Args:
         data: training and validation part.
-        adapter: the folder for low-rank adapters, which also end up merged in the result.
-        judge: of the classification consistency, where `config.lambda_cls` is above 0.
-        team: see `train_denoiser`; the result is the leader's.
+        adapter: folder for low-rank adapters, which are also merged into the result.
+        judge: of the classification consistency, if `config.lambda_cls` is above 0.
+        team: as in `train_denoiser`; only the leader's result counts.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.

@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2022) on the attention of a frozen UNet: trained, saved, merged.
 
-A training loop that copies, averages and stores whole networks would hold a large base many times over. `Adapted` shows
-it the adapters alone: parameters, copies and state files are theirs, the frozen network exists once.
+The training loop copies, averages and stores the networks that it is given. `Adapted` gives it only the adapters of a
+large base, so that the frozen weights exist once.
 """
 
 import copy
@@ -21,14 +21,14 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # METHOD §1
 
 
 class Adapted(nn.Module):
-    """A network of which those parameters are shown that require a gradient.
+    """A network that shows only those of its parameters that require a gradient.
 
-    A copy has its own parameters and shares the network, through which it runs with them in place of the network's.
+    A copy has its own parameters and shares the network; it runs the network with its own parameters.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._network = [network]  # in a list it is no child: nobody counts, copies or saves it
+        self._network = [network]  # in a list it is no child module, and is not counted, copied or saved
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.trained = nn.ParameterDict({name.replace(".", "/"): p for name, p in trained.items()})
         self._in_place = True
@@ -43,7 +43,7 @@ class Adapted(nn.Module):
         return functional_call(self.network, self._by_name(), args, kwargs)
 
     def write_back(self) -> None:
-        """Give the network this copy's parameters."""
+        """Copy this copy's parameters into the network."""
         with torch.no_grad():
             for name, parameter in self._by_name().items():
                 self.network.get_parameter(name).copy_(parameter)
@@ -59,7 +59,7 @@ class Adapted(nn.Module):
         return twin
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """What moves the parameters moves the network too."""
+        """Apply to the parameters and to the network, for example when they move to another device."""
         self.network._apply(fn)  # type: ignore[no-untyped-call]
         super()._apply(fn)  # type: ignore[no-untyped-call]
         return self
@@ -84,7 +84,7 @@ def add_adapters(unet: UNet2DConditionModel, rank: int, seed: int) -> UNet2DCond
 
 
 def save_adapters(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write them so that `StableDiffusionPipeline.load_lora_weights(folder)` takes them onto the same base."""
+    """Write the adapters so that `StableDiffusionPipeline.load_lora_weights(folder)` adds them to the same base."""
     from peft.utils import get_peft_model_state_dict
 
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))

@@ -1,4 +1,4 @@
-"""What one denoising step is judged by: squared error, direction, the decoder's features."""
+"""One step of denoiser training: the batch with its noise, and the losses of the network's output."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,8 +16,9 @@ from dpd_train.images.symmetry import ORDER
 
 
 class Drawn(NamedTuple):
-    """Of a whole batch, on the CPU. rows, elements, timesteps: [B] int64; ids: [B, L] int64; noise: [B, C, h, w];
-    snr: [B] float64.
+    """A whole batch on the CPU, the same in every process.
+
+    rows, elements, timesteps: [B] int64; ids: [B, L] int64; noise: [B, C, h, w]; snr: [B] float64.
     """
 
     rows: torch.Tensor
@@ -37,7 +38,7 @@ def draw(
     schedule: Schedule,
     generator: torch.Generator,
 ) -> Drawn:
-    """Images, their symmetries, captions, timesteps and noise.
+    """Draw images, their symmetries, captions, timesteps and noise.
 
     Args:
         shape: of all latents [n, C, h, w]. labels: [n] int64. dropout: share of empty captions.
@@ -52,7 +53,7 @@ def draw(
 
 
 def parts(share: range, most: int | None) -> list[slice]:
-    """Rows `share` of a batch in equal parts, give or take one, of at most `most` rows; None: all at once."""
+    """Cut the rows `share` of a batch into almost equal parts of at most `most` rows; None: one part."""
     count = 1 if most is None else -(-len(share) // most)
     ends = [share.start + i * len(share) // count for i in range(count + 1)]
     return [slice(*between) for between in pairwise(ends)]
@@ -61,7 +62,7 @@ def parts(share: range, most: int | None) -> list[slice]:
 def min_snr_weight(alpha: torch.Tensor, sigma: torch.Tensor, prediction_type: str, gamma: float) -> torch.Tensor:
     """Weight of the squared error of the network's own output (Hang et al. 2023, eq. 6 and appendix).
 
-    min(SNR, γ) weighs the error of ẑ0; for ε that is ÷ SNR, for v ÷ (SNR + 1).
+    The error of ẑ0 has weight min(SNR, γ); that of ε has it divided by SNR, that of v by SNR + 1.
     """
     snr = (alpha / sigma).square()
     capped = snr.clamp(max=gamma)
@@ -70,8 +71,9 @@ def min_snr_weight(alpha: torch.Tensor, sigma: torch.Tensor, prediction_type: st
 
 @dataclass(frozen=True)
 class Denoised:
-    """What the network said about a noisy batch: output, target and predicted clean latents [B, C, h, w], SNR and
-    weight [B].
+    """The network's output for a noisy batch.
+
+    output, target, original: [B, C, h, w]; `original` are the predicted clean latents. snr, weight: [B].
     """
 
     output: torch.Tensor
@@ -81,12 +83,12 @@ class Denoised:
     weight: torch.Tensor
 
     def squared_error(self) -> torch.Tensor:
-        """Weighted, for each sample [B]."""
+        """Weighted squared error of each sample [B]."""
         losses: torch.Tensor = self.weight * (self.output - self.target).square().mean(dim=(1, 2, 3))
         return losses
 
     def direction_error(self) -> torch.Tensor:
-        """1 − cosine over the channels, mean over the positions, weighted, for each sample [B]."""
+        """Weighted 1 − cosine over the channels, mean over the positions, of each sample [B]."""
         cosine = F.cosine_similarity(self.output, self.target, dim=1).mean(dim=(1, 2))
         losses: torch.Tensor = self.weight * (1 - cosine)
         return losses
@@ -101,11 +103,11 @@ def denoise(
     schedule: Schedule,
     gamma: float,
 ) -> Denoised:
-    """Add noise, ask the network.
+    """Add noise to latents and call the network.
 
     Args:
         latents, noise: [B, C, h, w]; timesteps: [B] int64 on the CPU; context: [B, L, D].
-        gamma: of the weights min(SNR, γ).
+        gamma: γ of the weights min(SNR, γ).
     """
     table = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[timesteps]
     alpha = to_device(table.sqrt().float()[:, None, None, None], latents.device)
@@ -120,14 +122,15 @@ def denoise(
 
 
 def decoder_features(vae: AutoencoderKL, latents: torch.Tensor) -> list[torch.Tensor]:
-    """Maps of the decoder's first levels: after its middle block and after its first upsampling block."""
+    """Feature maps of the decoder after its middle block and after its first upsampling block."""
     middle = vae.decoder.mid_block(vae.decoder.conv_in(vae.post_quant_conv(latents)))
     return [middle, vae.decoder.up_blocks[0](middle)]
 
 
 def decoder_loss(vae: AutoencoderKL, predicted: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Latent perceptual loss (Berrada et al. 2025, eq. 5): squared distance of the decoder's features of unscaled
-    latents [B, C, h, w], each channel in units of its deviation in the clean image.
+    """Latent perceptual loss (Berrada et al. 2025, eq. 5) of unscaled latents [B, C, h, w].
+
+    It is the squared distance of the decoder's features, each channel in units of its deviation in the clean image.
     """
     losses = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The server's half of a round: the mean of what the sites send, extrapolated."""
+"""The server's part of a round: the extrapolated mean of the sites' updates."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from dpd_train.federated.shared import Shared
 
 @dataclass(frozen=True)
 class Sent:
-    """What a site sent after a round. images: behind it. loss: of its training, smoothed."""
+    """What a site sent after a round. images: number it trained on. loss: smoothed training loss."""
 
     arrays: Arrays
     images: int
@@ -26,21 +26,21 @@ class Sent:
 
 
 class Coordinator:
-    """Holds the shared weights; needs no image."""
+    """The server: it holds the shared weights and needs no images."""
 
     def __init__(self, base: Base, config: TrainConfig, settings: Settings, clients: int) -> None:
         self.base, self.config, self.settings = base, config, settings
         unet, text_encoder = trained_parts(base, config)
         self.shared = Shared(nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}))
-        ratio = config.grad_compression  # as much goes back as came from all sites, so that little has to wait
+        ratio = config.grad_compression  # the server sends back as much as all sites sent, so that little is delayed
         self.compression = RsDgc(compression_ratio(ratio) / clients) if ratio else None
         self.history: History = []
 
     def average(self, sent: Sequence[Sent]) -> Arrays:
-        """The update that goes back to all sites; the shared weights have it already.
+        """Add the mean update to the shared weights, and return it for all sites.
 
         Raises:
-            UpdateError: one which cannot be used.
+            UpdateError: a value that cannot be used.
         """
         shapes = self.shared.shapes
         for number, one in enumerate(sent):
@@ -67,10 +67,10 @@ class Coordinator:
         return back
 
     def hear(self, losses: Sequence[tuple[float, int]]) -> None:
-        """Validation losses of the sites after a round, each with its number of images.
+        """Take the sites' validation losses after a round, each with its number of images.
 
         Raises:
-            UpdateError: one which cannot be used.
+            UpdateError: a value that cannot be used.
         """
         for number, (loss, count) in enumerate(losses):
             _check(loss, count, 0, number)  # a site may have no validation part
@@ -86,4 +86,4 @@ class Coordinator:
 
 def _check(loss: float, images: int, fewest: int, number: int) -> None:
     if not math.isfinite(loss) or images < fewest:
-        raise UpdateError(f"site {number} tells of a loss of {loss} on {images} images; its training has failed")
+        raise UpdateError(f"site {number} reports a loss of {loss} on {images} images; its training has failed")

@@ -1,7 +1,7 @@
-"""Server and site over the network, by Flower's gRPC. Arrays travel as .npy, which Flower reads without pickle.
+"""Server and sites over the network, with Flower's gRPC. Arrays are sent as .npy, which Flower reads without pickle.
 
-`start_server` and `start_client` are deprecated in favour of an installed app behind a SuperLink and SuperNodes: three
-more programs and a package of code that is sent. Here the code is on both sides already, and one command a side is all.
+Flower deprecates `start_server` and `start_client` in favour of an app behind a SuperLink and SuperNodes: three more
+programs, and a package of code that is sent. Here both sides have the code, and one command on each side is enough.
 """
 
 import logging
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read on import; without it Flower tells its makers of each start
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read on import; Flower would report each start
 
 import flwr.client
 import flwr.common
@@ -30,15 +30,15 @@ from dpd_train.federated.settings import Federated, read_settings
 from dpd_train.federated.site import SiteInputs, TrainingSite
 
 log = logging.getLogger(__name__)
-PATIENCE = 3600.0  # seconds for which a site waits for a server that is not there yet
+PATIENCE = 3600.0  # seconds for which a site waits for the server to start
 NOTHING = Parameters(tensors=[], tensor_type="numpy.ndarray")
-OPEN = "no TLS: whoever is on the way can read and change the updates; see --tls-root"
+OPEN = "no TLS: others on the network can read and change the updates; see --tls-root"
 
 
 class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
-    """All sites take part in every round. `fit` goes out with a number, `evaluate` with the mean update.
+    """All sites take part in every round. `fit` is sent with the round's number, `evaluate` with the mean update.
 
-    What goes wrong is kept as `error` and ends the tuning: Flower would go on without the site.
+    A failure is stored as `error` and ends the tuning; Flower itself would continue without the site.
     """
 
     def __init__(self, coordinator: Coordinator, clients: int, progress: Progress) -> None:
@@ -102,7 +102,7 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
 
     @contextmanager
     def _told(self, server_round: int) -> Iterator[None]:
-        """Whatever goes wrong is kept: an exception would end this thread alone, and all sites would wait for it."""
+        """Store any failure: an exception would end only this thread, and all sites would wait for it."""
         try:
             yield
         except DpdError as error:
@@ -116,18 +116,18 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
             gone = self.clients - good
             self.error = PeerError(
                 f"{gone} of {self.clients} sites went away in round {server_round}, their messages say why; "
-                "start all anew"
+                "start all again"
             )
         return self.error is None
 
 
 def serve(coordinator: Coordinator, part: Federated, progress: Progress) -> None:
-    """Until all rounds are over.
+    """Serve until all rounds are done.
 
     Raises:
         PeerError: a site has gone.
-        UpdateError: one sent what cannot be used.
-        InputError: the address is not ours, or its port is taken.
+        UpdateError: a site sent something that cannot be used.
+        InputError: the address is not of this machine, or its port is taken.
     """
     _quiet()
     _check_port(part.address)
@@ -144,8 +144,8 @@ def serve(coordinator: Coordinator, part: Federated, progress: Progress) -> None
     )
     if rounds.error:
         raise rounds.error
-    if coordinator.shared.rounds < coordinator.settings.rounds:  # nobody was left to be asked
-        raise PeerError(f"all sites went away after round {coordinator.shared.rounds}, start all anew")
+    if coordinator.shared.rounds < coordinator.settings.rounds:  # no site was left
+        raise PeerError(f"all sites went away after round {coordinator.shared.rounds}, start all again")
 
 
 class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]
@@ -161,18 +161,18 @@ class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]
 
     def evaluate(self, parameters: list[Any], config: dict[str, Any]) -> tuple[float, int, dict[str, Any]]:
         if self.site is None:
-            raise PeerError("the server is in the middle of a tuning; start all anew")
+            raise PeerError("the server is in the middle of a tuning; start all again")
         loss, images = self.site.take(parameters)
         return loss, images, {}
 
 
 def take_part(inputs: SiteInputs, part: Federated) -> TrainingSite:
-    """Until the server has had all its rounds.
+    """Take part until the server has done all rounds.
 
     Raises:
-        PeerError: there is no server, or it ended before.
+        PeerError: there is no server, or it ended early.
         InputError: classes, base or image size are not the server's.
-        UpdateError: what it sent cannot be used.
+        UpdateError: the server sent something that cannot be used.
     """
     _quiet()
     _await_server(part.address)
@@ -191,14 +191,14 @@ def take_part(inputs: SiteInputs, part: Federated) -> TrainingSite:
     site = answers.site
     if site is None or site.shared.rounds < site.settings.rounds:
         done = f"after {site.shared.rounds} of {site.settings.rounds} rounds" if site else "before this site took part"
-        raise PeerError(f"the server at {part.address} ended {done}, its message says why; start all anew")
+        raise PeerError(f"the server at {part.address} ended {done}, its message says why; start all again")
     return site
 
 
 def _quiet() -> None:
-    """Flower tells of each message, and shows a trace where we say a line."""
+    """Silence Flower, which logs each message and shows a trace where we print one line."""
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # of a database that stays unused
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # of a database that is not used
 
 
 def _split(address: str) -> tuple[str, int]:

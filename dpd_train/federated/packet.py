@@ -1,4 +1,4 @@
-"""An update of weights as the arrays that travel, and back, checked."""
+"""Updates of weights as arrays to send, and received arrays checked and turned back into updates."""
 
 import io
 import math
@@ -15,25 +15,26 @@ from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.federated.settings import UpdateError
 
 Arrays = list[NDArray[Any]]
-"""Of each layer its float32 values; or four arrays of chosen neighbourhoods, as `Chosen` has them."""
+"""The float32 values of each layer; or four arrays of chosen neighbourhoods, as in `Chosen`."""
 CHOSEN = [np.dtype(kind) for kind in ("<u1", "<i2", "<u1", "<f4")]
 
 
 def dense(update: Sequence[torch.Tensor]) -> Arrays:
+    """The float32 values of each layer."""
     return [layer.float().numpy() for layer in update]
 
 
 def compressed(update: Sequence[torch.Tensor], compression: RsDgc) -> Arrays:
-    """What `compression` chooses of the update; it keeps the rest for the next one."""
+    """The neighbourhoods of the update that `compression` chooses; it keeps the rest for the next one."""
     chosen = compression.send(update, range(len(update)))
     return [part.numpy() for part in (chosen.bitmap, chosen.codes, chosen.levels, chosen.largest)]
 
 
 def from_npy(files: Sequence[bytes], sender: str) -> Arrays:
-    """Arrays of .npy files, the bytes as they lie; nothing else that `numpy.load` opens (zip, pickle).
+    """Read arrays from .npy files, and from nothing else that `numpy.load` opens (zip, pickle).
 
     Raises:
-        UpdateError: another format, type or length. `sender` is named.
+        UpdateError: another format, type or length; the message names `sender`.
     """
     found = []
     for content in files:
@@ -55,10 +56,11 @@ def from_npy(files: Sequence[bytes], sender: str) -> Arrays:
 
 
 def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
-    """Float32 tensors of `shapes`.
+    """Turn arrays back into float32 tensors of `shapes`.
 
     Raises:
-        UpdateError: other shapes or types, places outside a layer, or values that are not finite. `sender` is named.
+        UpdateError: other shapes or types, places outside a layer, or values that are not finite; the message names
+            `sender`.
     """
     read = _from_chosen if [array.dtype for array in arrays] == CHOSEN else _from_layers
     update = read(arrays, shapes, sender)
@@ -88,18 +90,18 @@ def _from_chosen(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], s
 
 
 def size_of(arrays: Sequence[NDArray[Any]]) -> int:
-    """Bytes of the values, without a network's own."""
+    """Bytes of the values, without the overhead of the network."""
     return sum(array.nbytes for array in arrays)
 
 
 def extrapolation(
     updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float], mean: Sequence[torch.Tensor]
 ) -> float:
-    """How many times their `mean` the sites' updates are worth: Σ wᵢ ‖Δᵢ‖² / (2 Σ wᵢ ‖Σ wᵢ Δᵢ / Σ wᵢ‖²), 1 … m / 2.
+    """Factor for the `mean` of the sites' updates: Σ wᵢ ‖Δᵢ‖² / (2 Σ wᵢ ‖Σ wᵢ Δᵢ / Σ wᵢ‖²), limited to 1 … m / 2.
 
-    FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604) for m sites: 1 where they agree, above it where what one learns
-    the others do not know, and the mean alone would be a fraction of it. m / 2, what updates at right angles are worth,
-    is our limit in place of its ε: updates that cancel out must not become a step without bounds. One site: 1.
+    FedExP (Jhunjhunwala et al. 2023, arXiv 2301.09604) for m sites. The factor is 1 if the updates agree, and larger if
+    sites learn different things, which the mean alone would shrink. The limit m / 2, the factor of orthogonal updates,
+    replaces the paper's ε: updates that cancel out must not become an unbounded step. One site: 1.
     """
     norms, together = [_squared(update) for update in updates], _squared(mean)
     apart = sum(weight * norm for weight, norm in zip(weights, norms, strict=True)) / sum(weights)
@@ -111,7 +113,7 @@ def _squared(update: Sequence[torch.Tensor]) -> float:
 
 
 def weighted_mean(updates: Sequence[Sequence[torch.Tensor]], weights: Sequence[float]) -> list[torch.Tensor]:
-    """Σ wᵢ Δᵢ / Σ wᵢ of each layer (federated averaging, McMahan et al. 2017): weights are numbers of images.
+    """Σ wᵢ Δᵢ / Σ wᵢ of each layer (federated averaging, McMahan et al. 2017); the weights are numbers of images.
 
     Raises:
         ValueError: no update, or a weight that is not above 0.

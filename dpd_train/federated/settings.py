@@ -1,4 +1,4 @@
-"""Who takes part in a federated tuning and what the server decides for all. No PyTorch here: the command line asks."""
+"""Who takes part in a federated tuning, and what the server decides. Imports no PyTorch, for the command line."""
 
 import json
 from collections.abc import Collection
@@ -13,8 +13,8 @@ from dpd_train.config import TrainConfig, option
 
 Role = Literal["server", "client"]
 SHARED = ("steps", "batch", "peak_rate", "warmup", "schedule", "tune", "lora_rank", "grad_compression", "seed")
-"""Options of the tuning itself: the server's count for all. A site's own seed is that of its judges and prototypes."""
-SERVERS = (*SHARED, "base", "resolution")  # what a server without images can use
+"""Options of the tuning itself, decided by the server. A site's own seed is for its judges and prototypes."""
+SERVERS = (*SHARED, "base", "resolution")  # options that a server without images can use
 
 
 class UpdateError(DpdError, ValueError):
@@ -25,13 +25,13 @@ class UpdateError(DpdError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Federated:
-    """This process's part.
+    """This process's part in a federated tuning.
 
     Args:
         address: HOST:PORT, where the server listens.
-        rounds, clients, classes: the server's: how often updates are averaged, how many sites take part in every round,
-            and what classes may be called.
-        tls_root: certificate of the authority which signed the server's; None is no encryption.
+        rounds, clients, classes: for the server: how often updates are averaged, how many sites take part in every
+            round, and the allowed class names.
+        tls_root: certificate of the authority that signed the server's; None: no encryption.
         tls_certificate, tls_key: the server's own.
     """
 
@@ -75,7 +75,7 @@ class Federated:
 
 
 def federated_part(given: dict[str, Any]) -> Federated | None:
-    """From the options by name, None where not given.
+    """This process's part, from the options by name; None for an option that was not given.
 
     Raises:
         InputError: a value out of range, or an option without effect.
@@ -98,13 +98,13 @@ def federated_part(given: dict[str, Any]) -> Federated | None:
 
 
 def check_options(part: Federated, given: Collection[str], config: TrainConfig, data: bool) -> None:
-    """What can be known before anything is read. Options that would be ignored are errors.
+    """Check what can be known before anything is read. Options that would be ignored are errors.
 
     Args:
-        given: fields of TrainConfig that stand on the command line. data: whether there are images.
+        given: fields of TrainConfig that were given on the command line. data: whether there are images.
 
     Raises:
-        InputError: an option without effect, images that are missing, or fewer steps than rounds.
+        InputError: an option without effect, missing images, or fewer steps than rounds.
     """
     if part.role == "client":
         if not data:
@@ -123,7 +123,7 @@ class Settings:
     """What the server tells each site.
 
     Args:
-        base: hash of the base's weights, which stay where they are. side: of the images in pixels.
+        base: hash of the base's weights, which are not sent. side: of the images in pixels.
         config: fields of TrainConfig named in SHARED.
     """
 
@@ -137,23 +137,25 @@ class Settings:
         return json.dumps(asdict(self))
 
     def applied(self, config: TrainConfig) -> TrainConfig:
-        """A site's config, as the server wants it."""
+        """A site's config with the values that the server decided."""
         return replace(config, **self.config)
 
     def end_of(self, number: int) -> int:
-        """Steps that are done after round `number`, from 1."""
+        """Number of steps done after round `number`, counted from 1."""
         return number * int(self.config["steps"]) // self.rounds
 
 
 def settings_of(part: Federated, config: TrainConfig, base: str, side: int) -> Settings:
-    """The server's."""
+    """The settings that the server sends."""
     shared = {name: getattr(config, name) for name in SHARED}
     return Settings(rounds=part.rounds, classes=part.classes, base=base, side=side, config=shared)
 
 
 def read_settings(text: str) -> Settings:
-    """Raises:
-    UpdateError: another version's, or damaged.
+    """Read settings that a server sent.
+
+    Raises:
+        UpdateError: they are damaged, or from another version.
     """
     try:
         content = parse_json(text.encode(), "the settings")

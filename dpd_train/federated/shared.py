@@ -1,4 +1,4 @@
-"""The weights that server and sites know alike after each round, and their average over rounds."""
+"""The weights that the server and all sites have after each round, and their average over the rounds."""
 
 import copy
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from dpd_train.bases.base import Base
 from dpd_train.bases.latents import weights_hash
 from dpd_train.diffusion.averages import PowerAverage
 
-LENGTH = 0.1  # relative width of the average, the wider one of the training loop
+LENGTH = 0.1  # relative width of the average; the wider one of the training loop
 
 
 class Shared:
-    """Begins as a copy of the trained parts; every participant adds the same updates to it, on the CPU.
+    """A copy of the trained parts on the CPU, to which every participant adds the same updates.
 
-    The last rounds' average is what a tuning gives, as the training loop gives the average of its last steps.
+    The result of a tuning is the average over the last rounds, as the training loop averages its last steps.
     """
 
     def __init__(self, trained: nn.ModuleDict) -> None:
@@ -26,6 +26,7 @@ class Shared:
 
     @property
     def average(self) -> nn.ModuleDict:
+        """The averaged weights."""
         return self._average.modules
 
     @property
@@ -34,6 +35,7 @@ class Shared:
 
     @torch.no_grad()
     def add(self, update: Sequence[torch.Tensor]) -> None:
+        """Add the update of a round."""
         for parameter, change in zip(self.modules.parameters(), update, strict=True):
             parameter.add_(change)
         self._average.update(self.modules, self.rounds)
@@ -41,6 +43,6 @@ class Shared:
 
 
 def base_hash(base: Base) -> str:
-    """Of all weights that decide what the trained parts mean."""
+    """Hash of the weights that every participant must have: UNet, text encoder, and the VAE's encoder."""
     parts = (base.unet, base.text_encoder, base.vae.encoder, base.vae.quant_conv)
     return "".join(weights_hash(part)[:16] for part in parts)

@@ -1,6 +1,6 @@
-"""A site's half of a round: some steps on its own images from the weights that all share, and what is sent of them."""
+"""A site's part of a round: train some steps on its own images from the shared weights, and send the change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base
 from dpd_train.compute.checkpoint import load_state, prefixed, save_state
@@ -25,10 +26,10 @@ from dpd_train.federated.shared import Shared, base_hash
 
 @dataclass(frozen=True, kw_only=True)
 class SiteInputs:
-    """What a site trains on. None of it leaves; beside updates the server hears losses and numbers of images.
+    """What a site trains on. It stays at the site: the server gets only updates, losses and numbers of images.
 
     Args:
-        data: training and validation part. config: the site's own. state: file of the training, in checkpoints/.
+        data: training and validation part. config: the site's own. state: state file of the training.
     """
 
     base: Base
@@ -39,11 +40,13 @@ class SiteInputs:
     device: torch.device | str = "cpu"
     judge: nn.Module | None = None
     track: Track | None = None
-    progress: Callable[[int, int], None] = lambda step, steps: None
+    progress: Progress = lambda step, steps: None
 
     def check(self, settings: Settings) -> None:
-        """Raises:
-        InputError: classes, base or image size are not the server's.
+        """Check that the site fits the server.
+
+        Raises:
+            InputError: classes, base or image size are not the server's.
         """
         unknown = [name for name in self.classes if name not in settings.classes]
         if unknown:
@@ -65,7 +68,7 @@ class SiteInputs:
 
 
 class TrainingSite:
-    """One participant with images, number `number` of them: weights, optimiser and what was not sent yet."""
+    """Site number `number` of a federated tuning: its weights, optimiser, and what it has not sent yet."""
 
     def __init__(self, inputs: SiteInputs, settings: Settings, number: int) -> None:
         inputs.check(settings)
@@ -81,17 +84,17 @@ class TrainingSite:
         ratio = self.config.grad_compression
         self.compression = RsDgc(compression_ratio(ratio)) if ratio else None
         self.history: History = []
-        inputs.state.unlink(missing_ok=True)  # of a tuning that broke off: nobody else remembers it
+        inputs.state.unlink(missing_ok=True)  # of an interrupted tuning, which cannot be continued
 
     @property
     def images(self) -> int:
         return len(self.inputs.data[0].latents)
 
     def fit(self, number: int) -> tuple[Arrays, float]:
-        """Round `number`, from 1: what is sent of the change, and the smoothed training loss."""
+        """Train round `number`, counted from 1. Returns the arrays to send, and the smoothed training loss."""
         if number != self.shared.rounds + 1:
             raise UpdateError(
-                f"the server asks for round {number}, this site knows {self.shared.rounds}; start all anew"
+                f"the server asks for round {number}, this site has done {self.shared.rounds}; start all again"
             )
         inputs = self.inputs
         if inputs.state.exists():
@@ -115,10 +118,10 @@ class TrainingSite:
         return self._sent(), loss
 
     def take(self, arrays: Sequence[NDArray[Any]]) -> tuple[float, int]:
-        """The mean of all sites' updates. Returns the validation loss of the averaged weights here, on how many images.
+        """Take the mean update. Returns the validation loss of the averaged weights here, and its number of images.
 
         Raises:
-            UpdateError: it cannot be used.
+            UpdateError: the arrays cannot be used.
         """
         self.shared.add(unpacked(arrays, self.shared.shapes, "the server"))
         held, schedule = self.inputs.data[1], self.inputs.base.schedule
@@ -135,7 +138,7 @@ class TrainingSite:
         return tuned_base(self.inputs.base, self.config, found["unet"], found["text_encoder"], adapter)
 
     def _begin_from_shared(self) -> None:
-        """The state file goes on with the shared weights in place of its own; moments and step stay."""
+        """Put the shared weights into the state file in place of its own; moments and step stay."""
         tensors, meta = load_state(self.inputs.state)
         save_state(self.inputs.state, tensors | prefixed("modules", self.shared.modules.state_dict()), meta)
 

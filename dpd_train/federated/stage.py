@@ -1,4 +1,4 @@
-"""Federated tuning in place of a run's fine-tuning, and the run of a server that has no images."""
+"""Federated tuning in place of a run's own fine-tuning, and the run of a server without images."""
 
 import importlib.util
 from dataclasses import asdict, replace
@@ -31,8 +31,10 @@ BYTES = ("sent_bytes", "returned_bytes", "dense_bytes")
 
 
 def require_flower() -> None:
-    """Raises:
-    MissingExtraError: it is not installed.
+    """Check that Flower is installed.
+
+    Raises:
+        MissingExtraError: it is not.
     """
     if importlib.util.find_spec("flwr") is None:
         raise MissingExtraError("flwr", "fed")

@@ -1,1 +1,1 @@
-"""Where the foreground of an image lies, and crops that keep it."""
+"""Find the foreground of images, and cut images to it."""

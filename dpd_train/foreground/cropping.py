@@ -1,4 +1,4 @@
-"""Training images cut to their foreground before they are brought to the size that is trained on."""
+"""Cut training images to their foreground before they are resized for training."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from dpd_runtime.annotations import Images
+from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.foreground.foreground import Masks, decide, salient
 from dpd_train.foreground.sheet import decisions_sheet
@@ -17,23 +16,26 @@ from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
 
 CROP, LEAVE_OUT = "--crop foreground", "leave --crop out, or give a smaller --resolution"
 
-Stage = Callable[[str], Callable[[int, int], None]]
-"""title → (done, total) → None"""
+Stage = Callable[[str], Progress]
+"""Title of a stage → its progress, (done, total) → None."""
 
 
 @dataclass(frozen=True)
 class Cropped:
-    """scenes: with patches in the place of what was cut. picture: of some decisions, [H, W, 3].
-    record: for run.json: what foreground was found by, and how many images were cut.
+    """Scenes after cropping.
+
+    Args:
+        scenes: with patches in place of the images that were cut. picture: some decisions, [H, W, 3].
+        record: for run.json: how foreground was found, and how many images were cut.
     """
 
     scenes: SceneSet
-    picture: Images
+    picture: Pixels
     record: dict[str, object]
 
 
 def check_segmenter(segmenter: str | None) -> None:
-    """Before images are read. None is no segmenter.
+    """Check the segmenter before images are read; None is no segmenter.
 
     Raises:
         InputError: as `dpd_train.foreground.segmenter.find_segmenter`.
@@ -45,7 +47,7 @@ def check_segmenter(segmenter: str | None) -> None:
 
 
 def describe_segmenter(segmenter: str | None) -> str:
-    """For records: the models by name and hash, or what stands in their place."""
+    """The segmenter for records: its models by name and hash, or the spectral residual."""
     if segmenter is None:
         return "spectral residual"
     from dpd_train.foreground.segmenter import find_segmenter
@@ -56,7 +58,7 @@ def describe_segmenter(segmenter: str | None) -> str:
 def find_foreground(
     segmenter: str | None, images: Images, scenes: SceneSet, stage: Stage, device: torch.device | str
 ) -> Masks:
-    """Foreground [n, MAP, MAP] of `images` [n, S, S, 3], which are those of `scenes` at their own size.
+    """Foreground [n, MAP, MAP] of `images` [n, S, S, 3], the images of `scenes` at their own size.
 
     Args:
         segmenter: `DINO,SAM2` as in `dpd_train.foreground.segmenter.find_segmenter`; None takes the spectral residual.
@@ -73,7 +75,7 @@ def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT
     """The side of the images of `data`, from their headers.
 
     Args:
-        side: of patches. who: wants to cut them, way_out: what to do instead; for the message.
+        side: of patches. who: option that cuts them, way_out: what to do instead; both for the message.
 
     Raises:
         InputError: the images are not larger than that.
@@ -90,7 +92,7 @@ def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT
 def whole_images(
     data: Path, scenes: SceneSet, val_per_class: int | None, reading: Reading, who: str = CROP, way_out: str = LEAVE_OUT
 ) -> Images:
-    """The images of `scenes`, which come from the training part of `data`, at their own size: [n, S, S, 3].
+    """The images of `scenes`, the training part of `data`, at their own size: [n, S, S, 3].
 
     Raises:
         InputError: as `side_to_cut`.
@@ -114,9 +116,9 @@ def cropped(
     stage: Stage = lambda title: lambda done, total: None,
     device: torch.device | str = "cpu",
 ) -> Cropped:
-    """`scenes` of the training part of `data`, cut as `decide` says where no teacher exists yet.
+    """`scenes`, the training part of `data`, cut as `decide` does without a teacher.
 
-    The hash of a patch is not that of its image: whatever is kept under it is of the patch.
+    A patch gets its own hash, so that what is cached for it is not mixed up with its image.
 
     Raises:
         InputError: as `whole_images`; a segmenter that cannot be used.
@@ -131,5 +133,5 @@ def cropped(
     return Cropped(replace(scenes, images=decisions.images, hashes=tuple(hashes)), picture, record)
 
 
-def _patch_hash(image: str, box: NDArray[np.int64]) -> str:
+def _patch_hash(image: str, box: Int64) -> str:
     return hashlib.sha256(f"{image} {box.tolist()}".encode()).hexdigest()

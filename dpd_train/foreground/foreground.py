@@ -1,4 +1,4 @@
-"""Foreground-aware patches: where an image's object is small, a patch with it stands for the image.
+"""Foreground-aware patches: if an image's object is small, a patch with the object replaces the image.
 
 Li et al., "Foreground-Aware Dataset Distillation via Dynamic Patch Selection", 2026 (METHOD §3). The paper finds
 objects with Grounding DINO and SAM 2; the spectral residual needs no weights. Deviations: docs/neighbours.md.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter  # type: ignore[import-untyped]
 
-from dpd_runtime.annotations import Images
+from dpd_runtime.annotations import Float32, Images, Int64, Pixels
 
 MAP = 64  # side of a map in cells
 LEVEL = 3.0  # times the mean saliency; Hou and Zhang 2007, §3.3
@@ -22,38 +22,38 @@ STRIDE = 8  # cells between candidates
 CANDIDATES = 4
 
 Masks = NDArray[np.bool_]
-Confidence = Callable[[Images, NDArray[np.int64]], NDArray[np.float32]]
-"""images [n, side, side, 3] and labels [n] → how sure a teacher is of these labels [n]."""
+Confidence = Callable[[Images, Int64], Float32]
+"""Images [n, side, side, 3] and labels [n] → a teacher's confidence in these labels [n]."""
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What stands for each image.
+    """Which images were cut, and to what.
 
     Args:
         occupancy: share of the image that is foreground, [n].
-        thresholds: of each class: images below it are cut, [classes].
-        boxes: top, left and side in pixels, [n, 3]; the whole image where it was not cut.
-        images: those parts, [n, side, side, 3].
-        sure: of `images`, [n].
+        thresholds: of each class, [classes]; images below it are cut.
+        boxes: top, left and side in pixels, [n, 3]; the whole image if it was not cut.
+        images: the contents of the boxes, [n, side, side, 3].
+        sure: the teacher's confidence in `images`, [n].
     """
 
     occupancy: NDArray[np.float64]
     thresholds: NDArray[np.float64]
-    boxes: NDArray[np.int64]
+    boxes: Int64
     images: Images
-    sure: NDArray[np.float32]
+    sure: Float32
 
     @property
-    def cut(self) -> NDArray[np.int64]:
+    def cut(self) -> Int64:
         """Rows of the images that were cut."""
         return np.flatnonzero(self.boxes[:, 2] < self.boxes[:, 2].max())
 
 
-def spectral_residual(image: Images) -> NDArray[np.float64]:
+def spectral_residual(image: Pixels) -> NDArray[np.float64]:
     """Saliency [MAP, MAP] of one image [S, S, 3] (Hou and Zhang, CVPR 2007, §2.3).
 
-    What the logarithm of the amplitude spectrum has beyond its local mean, transformed back with the image's phase.
+    The log amplitude spectrum minus its local mean, transformed back with the image's phase.
     """
     grey = Image.fromarray(image).convert("L").resize((MAP, MAP), Image.Resampling.BOX)
     spectrum = np.fft.fft2(np.asarray(grey, np.float64))
@@ -69,8 +69,8 @@ def salient(images: Images) -> Masks:
     return np.asarray(maps > LEVEL * maps.mean(axis=(1, 2), keepdims=True))
 
 
-def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
-    """Of the windows on a grid the CANDIDATES with the most foreground, the most first, ties to the first on the grid.
+def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> Int64:
+    """The CANDIDATES windows on a grid with the most foreground, in descending order, ties in the order of the grid.
 
     Returns:
         top, left and side in pixels of an image of side `pixels`, [CANDIDATES, 3].
@@ -83,7 +83,7 @@ def candidate_boxes(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.int64]:
     return np.array([(y * pixels // MAP, x * pixels // MAP, int(pixels * PATCH)) for y, x in np.array(corners)[most]])
 
 
-def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:
+def cut(image: Pixels, box: Int64, side: int) -> Pixels:
     """The part of one image [S, S, 3] in `box`, as [side, side, 3]."""
     top, left, size = (int(value) for value in box)
     part = Image.fromarray(image[top : top + size, left : left + size])
@@ -93,18 +93,19 @@ def cut(image: Images, box: NDArray[np.int64], side: int) -> Images:
 def decide(
     whole: Images,
     small: Images,
-    labels: NDArray[np.int64],
+    labels: Int64,
     masks: Masks,
     confidence: Confidence | None = None,
 ) -> Decisions:
-    """An image below its class's threshold, the median of the class, is cut to that of its candidate patches of which
-    the teacher is surest. The others stay whole.
+    """Cut each image below its class's threshold, the median, to the candidate patch that the teacher is surest of.
+
+    The others stay whole.
 
     Args:
-        whole: images [n, S, S, 3]. small: the same as the teacher sees them, [n, side, side, 3].
+        whole: images [n, S, S, 3]. small: the same at the teacher's size, [n, side, side, 3].
         masks: their foreground, [n, MAP, MAP].
-        confidence: the teacher's. Without one the patch with the most foreground is taken, and an image without any
-            stays whole: nothing says where to cut it.
+        confidence: the teacher's. Without a teacher the patch with the most foreground is taken, and images without
+            foreground stay whole.
     """
     occupancy = masks.mean(axis=(1, 2))
     of_class = [occupancy[labels == label] for label in range(int(labels.max()) + 1)]
@@ -128,5 +129,5 @@ def decide(
     return Decisions(occupancy, thresholds, boxes, images, sure)
 
 
-def _indifferent(images: Images, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+def _indifferent(images: Images, labels: Int64) -> Float32:
     return np.zeros(len(labels), np.float32)

@@ -1,7 +1,7 @@
 """Foreground by two models: Grounding DINO finds a class's objects by its name, SAM 2 outlines them (METHOD §3).
 
-Liu et al., "Grounding DINO", 2023 (arXiv 2303.05499); Ravi et al., "SAM 2", 2024 (arXiv 2408.00714). Both are told
-nothing but the class of the image, whose name should therefore be one: "storage tanks", not "c07".
+Liu et al., "Grounding DINO", 2023 (arXiv 2303.05499); Ravi et al., "SAM 2", 2024 (arXiv 2408.00714). The only prompt
+is the name of the image's class, so it should be meaningful: "storage tanks", not "c07".
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
 from dpd_train.captions.attributes import class_words
 from dpd_train.foreground.foreground import MAP, Masks
 
 DETECTORS = ("grounding-dino", "mm-grounding-dino")  # of config.json's model_type
-OUTLINERS = ("sam2", "sam2_video")  # published SAM 2 checkpoints call themselves the second and hold the first
+OUTLINERS = ("sam2", "sam2_video")  # published SAM 2 checkpoints name the second type and hold the first
 FOUND = 0.35  # score of a box that counts, as in Grounding DINO's demo
-MOST = 32  # boxes of an image, those with the highest scores
+MOST = 32  # boxes per image, those with the highest scores
 
 Device = torch.device | str
 
@@ -36,7 +36,7 @@ class Segmenter:
     """Two models on this machine, not loaded yet.
 
     Args:
-        name: what the user called them. dino, sam: their folders.
+        name: as given by the user. dino, sam: their folders.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Segmenter:
     sam: Path
 
     def description(self) -> str:
-        """For results: the last part of each model's name and 12 digits of what it computes with; no local folders."""
+        """Text for results: the last part of each model's name and 12 digits of its hash, without local folders."""
         sources = (Path(source).name for source in self.name.split(","))
         parts = zip(sources, (self.dino, self.sam), strict=True)
         return ", ".join(f"{source} {model_hash(folder)[:12]}" for source, folder in parts)
@@ -54,7 +54,7 @@ def find_segmenter(name: str) -> Segmenter:
     """The segmenter of `--segmenter DINO,SAM2`: folders, or ids of models in the local hub cache. Loads no weights.
 
     Raises:
-        InputError: not two models, one that is not on this machine or of another kind, no safetensors.
+        InputError: not two models, or a model that is not on this machine, of another kind, or without safetensors.
     """
     sources = [part.strip() for part in name.split(",")]
     if len(sources) != 2 or not all(sources):
@@ -76,13 +76,14 @@ def find_segmenter(name: str) -> Segmenter:
 def segment(
     segmenter: Segmenter,
     images: Images,
-    labels: NDArray[np.int64],
+    labels: Int64,
     classes: Sequence[str],
     device: Device = "cpu",
     progress: Progress = lambda done, total: None,
 ) -> Masks:
-    """Foreground [n, MAP, MAP] of images [n, S, S, 3]: cells half of which, or more, lies in an outline of an object
-    of the image's class; all False where none was found. An image's mask does not depend on the others.
+    """Foreground [n, MAP, MAP] of images [n, S, S, 3]: cells at least half covered by objects of the image's class.
+
+    A mask is all False if no object was found. It does not depend on the other images.
 
     Raises:
         InputError: a model that cannot be loaded.
@@ -107,8 +108,8 @@ def _detector(folder: Path, device: torch.device) -> Callable[[Images, str], tor
     model = complete_model(what, AutoModelForZeroShotObjectDetection, folder, torch.float32, device)
 
     @torch.no_grad()
-    def find(image: Images, words: str) -> torch.Tensor:
-        # a full stop ends a phrase, as in its training
+    def find(image: Pixels, words: str) -> torch.Tensor:
+        # as in its training, a full stop ends a phrase
         inputs = processor(images=Image.fromarray(image), text=f"{words}.", return_tensors="pt").to(device)
         found = model(**inputs)
         scores = found.logits[0].sigmoid().amax(dim=-1)
@@ -128,8 +129,8 @@ def _outliner(folder: Path, device: torch.device) -> Callable[[Images, torch.Ten
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
     @torch.no_grad()
-    def outline(image: Images, boxes: torch.Tensor) -> NDArray[np.bool_]:
-        # as SAM 2's own image processor has it, which needs torchvision
+    def outline(image: Pixels, boxes: torch.Tensor) -> NDArray[np.bool_]:
+        # as in SAM 2's own image processor, which needs torchvision
         square = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
         pixels = (torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255 - mean) / deviation
         found = model(

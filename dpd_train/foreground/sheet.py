@@ -1,12 +1,11 @@
-"""A picture of what was cut out of images, and what stayed whole. It shows real images."""
+"""A picture of the patches that were cut out of images. It shows real images, so it is private."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dpd_runtime.annotations import Images
+from dpd_runtime.annotations import Images, Int64, Pixels
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_train.foreground.foreground import Decisions
 
@@ -15,13 +14,11 @@ SIDE = 96  # pixels
 OUTLINE = (255, 220, 0)
 
 
-def decisions_sheet(
-    classes: Sequence[str], labels: NDArray[np.int64], whole: Images, decisions: Decisions, rows: NDArray[np.int64]
-) -> Images:
-    """[H, W, 3]: the first `SHOWN` of `rows` of each class: whole ones with their boxes, and below what is taken.
+def decisions_sheet(classes: Sequence[str], labels: Int64, whole: Images, decisions: Decisions, rows: Int64) -> Pixels:
+    """Picture [H, W, 3] of the first `SHOWN` of `rows` of each class: whole images with boxes, and below the patches.
 
     Args:
-        whole: the images [n, S, S, 3] that `decisions` are about, with `labels` [n].
+        whole: the images [n, S, S, 3] of `decisions`, with `labels` [n].
     """
     lines = []
     for label, name in enumerate(classes):
@@ -31,8 +28,8 @@ def decisions_sheet(
     return contact_sheet(lines, size=SIDE)
 
 
-def _boxed(image: Images, box: NDArray[np.int64]) -> Images:
-    """At the size shown, so that the line is as wide in every picture."""
+def _boxed(image: Pixels, box: Int64) -> Pixels:
+    """The image at the size shown, with its box in a line of fixed width."""
     small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     top, left, size = (float(value) * SIDE / image.shape[0] for value in box)
     ImageDraw.Draw(small).rectangle((left, top, left + size - 1, top + size - 1), outline=OUTLINE, width=2)

@@ -1,4 +1,4 @@
-"""Reading labelled scenes: folder trees and lists, Pillow and rasterio, one square size, every file accounted for."""
+"""Read labelled scenes from folder trees and lists into square images of one size, and report every file left out."""
 
 from dpd_train.images.pixels import DECODERS
 from dpd_train.images.read import hash_test_part, natural_side, read_scenes, split_folders

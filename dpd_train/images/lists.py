@@ -1,4 +1,4 @@
-"""CSV and Parquet lists of images: columns path, label and, where there are parts, split."""
+"""CSV and Parquet lists of images with columns path, label and, if there are parts, split."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,12 +16,12 @@ SPLITS = ("train", "val", "test")
 MOST_ROWS = 10_000_000
 
 Row = tuple[int, Sequence[object]]
-"""Number of a row, for messages; its path, label and, where the list has that column, split."""
+"""Number of a row, for messages; its path, label and, if the list has that column, split."""
 
 
 @dataclass(frozen=True)
 class SceneList:
-    """A list that has been read; `by_part` has the key None where there is no split column."""
+    """A list that has been read; without a split column `by_part` has only the key None."""
 
     root: Path
     by_part: dict[str | None, dict[str, list[Path]]] = field(repr=False)
@@ -54,7 +54,7 @@ def open_list(path: Path) -> SceneList:
     """Read a list. Paths are relative to its folder and may not leave it by name (links are followed).
 
     Raises:
-        DataError: another form than documented; the message has the row.
+        DataError: the list has another form; the message has the row.
         MissingExtraError: a Parquet list without pyarrow.
     """
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
@@ -107,7 +107,7 @@ def _split(value: object, place: str) -> str:
 
 
 def _columns(header: Sequence[str], path: Path) -> list[int]:
-    """Where path, label and split stand."""
+    """Positions of the columns path, label and split."""
     wanted = [*NEEDED, OPTIONAL] if OPTIONAL in header else [*NEEDED]
     if any(header.count(name) != 1 for name in wanted):
         shown = printable(", ".join(header))[:200] or "nothing"

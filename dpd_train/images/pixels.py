@@ -1,4 +1,4 @@
-"""One file → one square RGB image, or the reason why not. Files that bring their own colours go through Pillow."""
+"""Read one file as a square RGB image with Pillow, or say why it cannot be read."""
 
 import io
 import logging
@@ -12,13 +12,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-# Control characters, line and paragraph separators; bidirectional overrides show a name as another one.
+from dpd_runtime.annotations import Pixels
+
+# Control characters, line and paragraph separators; bidirectional overrides, which display another name.
 UNSEEN = frozenset({"Cc", "Zl", "Zp"})
 OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Only these decoders are used, whatever the file is called: EPS, for example, would start Ghostscript.
+DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+MOST_BYTES = 2**31
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
+ToRgb = Callable[[bytes], Image.Image | str]
+"""A file's bytes → RGB image, or the reason why there is none; may raise anything that a decoder raises."""
+
+# What it logs about files of many bands is reported with the file's name in `SceneSet.rejected`.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 
 def printable(text: PurePath | str) -> str:
-    """`text` with backslash escapes for bytes that are not UTF-8 and for characters that are not to be seen."""
+    """`text` for a message: one line, with backslash escapes for bytes that are not UTF-8 and control characters."""
     decoded = str(text).encode("utf-8", "backslashreplace").decode()
     return "".join(_escaped(c) if c in OVERRIDES or unicodedata.category(c) in UNSEEN else c for c in decoded)
 
@@ -27,23 +39,10 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-# Only these decoders are let near a file, whatever its name says: EPS, for one, would start Ghostscript.
-DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-MOST_BYTES = 2**31
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
-
-ToRgb = Callable[[bytes], Image.Image | str]
-"""A file's bytes → RGB image, or the reason why there is none; may raise whatever a decoder raises."""
-
-# What it has to say about a file of many bands stands, in our words, beside the file's name in `SceneSet.rejected`.
-logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
-
-
 def read_bytes(path: Path) -> bytes | str:
-    """The file's bytes, or the reason why it has none for us."""
+    """The file's bytes, or the reason why they cannot be used."""
     try:
-        if path.exists() and not path.is_file():  # a pipe or device would block for ever
+        if path.exists() and not path.is_file():  # reading a pipe or device could block forever
             return "not a regular file"
         if path.stat().st_size > MOST_BYTES:
             return f"larger than {MOST_BYTES >> 30} GiB; cut it into tiles"
@@ -54,8 +53,8 @@ def read_bytes(path: Path) -> bytes | str:
         return reason_of(error)
 
 
-def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, npt.NDArray[np.uint8]] | str:
-    """The file's bytes and its middle square, resized (Lanczos): uint8 [resolution, resolution, 3]; or why not."""
+def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, Pixels] | str:
+    """The file's bytes and its middle square, resized (Lanczos), uint8 [resolution, resolution, 3]; or a reason."""
     content = read_bytes(path)
     if isinstance(content, str):
         return content
@@ -70,12 +69,12 @@ def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, npt.
         if side != resolution:
             square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
         return content, np.asarray(square, np.uint8)
-    except Exception as error:  # decoders raise almost any type on damaged bytes; one bad file must not end a run
+    except Exception as error:  # decoders raise almost any type on damaged bytes, and one bad file must not end a run
         return reason_of(error)
 
 
 def size_in_header(path: Path) -> tuple[int, int] | None:
-    """Width and height in pixels, or None where the file's header does not say."""
+    """Width and height in pixels from the header; None if it has none."""
     try:
         if not path.is_file():
             return None
@@ -98,7 +97,7 @@ def pillow_rgb(content: bytes) -> Image.Image | str:
 
 
 def reason_of(error: Exception) -> str:
-    """One line for the report."""
+    """The reason in one line, for the report."""
     if isinstance(error, UnidentifiedImageError):
         return f"not readable as any of {', '.join(DECODERS)}"
     if isinstance(error, PermissionError):
@@ -111,14 +110,14 @@ def reason_of(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's remarks on odd tags, one for each file: what matters becomes a reason."""
+    """Silence Pillow's warnings about odd tags; what matters becomes a reason."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _tiff_size(path: Path) -> tuple[int, int] | None:
-    """From the first directory of a TIFF which Pillow does not open, such as one of thirteen bands."""
+    """Size from the first directory of a TIFF that Pillow does not open, such as one of thirteen bands."""
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -137,7 +136,7 @@ def _tiff_size(path: Path) -> tuple[int, int] | None:
 
 def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # an MPO is a camera's JPEG with previews behind the picture
+    if frames > 1 and image.format != "MPO":  # an MPO is a camera's JPEG with previews after the picture
         return f"animated or multi-page: {frames} frames; save the wanted one as its own file"
     colour16 = any(part.startswith(COLOUR16) for part in _raw_modes(image))
     if _in_separate_planes(image):
@@ -153,18 +152,18 @@ def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
         with_alpha = image.convert("RGBA")
         if with_alpha.getchannel("A").getextrema() == (0, 0):
             return "fully transparent"
-        # Black is what aerial tiles have where there is no data; what lies under transparency is arbitrary.
+        # Aerial tiles are black where they have no data; colours under transparency are arbitrary.
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), with_alpha).convert("RGB")
     return image.convert("RGB")
 
 
 def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
-    """How the decoder is told to unpack pixels, such as RGB;16B: the only place where Pillow says their depth."""
+    """The decoder's raw modes, such as RGB;16B: the only place where Pillow tells the depth."""
     return [part.args if isinstance(part.args, str) else str(part.args[0]) for part in image.tile if part.args]
 
 
 def _in_separate_planes(image: ImageFile.ImageFile) -> bool:
-    """Uncompressed TIFF, colour of more than 8 bits, planar: Pillow 13 unpacks each plane as if it had 8 bits."""
+    """Whether this is an uncompressed planar TIFF with more than 8 bits, which Pillow 13 unpacks as 8 bits."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or len(image.getbands()) == 1:
         return False
     deep = any(bits > 8 for bits in image.tag_v2.get(258, (1,)))
@@ -172,12 +171,12 @@ def _in_separate_planes(image: ImageFile.ImageFile) -> bool:
 
 
 def _brightest(image: Image.Image) -> int:
-    """Highest value of the colours, without alpha: of 16-bit colours Pillow keeps the upper byte."""
+    """Highest value of the colours without alpha; of 16-bit colours Pillow keeps the upper byte."""
     return int(np.asarray(image.convert("RGB")).max())
 
 
 def _from_16_bit(values: npt.NDArray[np.integer]) -> Image.Image | str:
-    """The full range 0…65535 becomes 0…255: a stretch of each image by itself would undo brightness between classes."""
+    """Map 0…65535 to 0…255; stretching each image by itself would lose differences in brightness."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         return f"integer pixels from {low} to {high} have no known range; pass --stretch 2,98, or convert to 8 bits"

@@ -1,4 +1,4 @@
-"""Bands of a GeoTIFF or a 16-bit PNG, through rasterio (GDAL). All contact with rasterio is here."""
+"""Read bands of a GeoTIFF or a 16-bit PNG with rasterio (GDAL). Only this module uses rasterio."""
 
 import logging
 import warnings
@@ -13,17 +13,17 @@ import numpy.typing as npt
 
 from dpd_runtime.errors import MissingExtraError
 
-# GDAL has drivers that follow names to other files and to the network: VRT, for one. These read the bytes they get.
+# Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
 DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "WEBP"]
 MOST_PIXELS = 2**26
 
-for name in ("rasterio._env", "rasterio._err"):  # GDAL's remarks on damaged files: what matters becomes a reason
+for name in ("rasterio._env", "rasterio._err"):  # GDAL logs about damaged files; what matters becomes a reason
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class Raster:
-    """The middle square of an image, the chosen bands only.
+    """The chosen bands of an image's middle square.
 
     values [bands, side, side] in the file's own type; bands is 1 or 3
     valid  bool [side, side]: finite and not marked as no data, in every band
@@ -34,13 +34,15 @@ class Raster:
 
     @property
     def kind(self) -> tuple[str, int]:
-        """Pixel type and number of bands: what images under one stretch have in common."""
+        """Pixel type and number of bands, which images under one stretch have in common."""
         return str(self.values.dtype), len(self.values)
 
 
 def require_rasterio() -> None:
-    """Raises:
-    MissingExtraError: rasterio is not installed.
+    """Check that rasterio is installed.
+
+    Raises:
+        MissingExtraError: it is not.
     """
     if find_spec("rasterio") is None:
         raise MissingExtraError("rasterio", "geo")
@@ -65,7 +67,7 @@ def read_raster(content: bytes, bands: tuple[int, ...] | None) -> Raster | str:
             window = Window((dataset.width - side) // 2, (dataset.height - side) // 2, side, side)
             values = dataset.read(chosen, window=window)
             valid = (dataset.read_masks(chosen, window=window) > 0).all(axis=0)
-    except RasterioError:  # its words name a file in memory
+    except RasterioError:  # its message names a file in memory
         return f"damaged, cut short, or not readable as any of {', '.join(DRIVERS)}"
     if values.dtype.kind not in "uif":
         return f"{values.dtype} pixels have no brightness; convert them"
@@ -91,7 +93,7 @@ def _choose(dataset: Any, bands: tuple[int, ...] | None) -> list[int] | str:
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Any]:
-    """A rasterio dataset of bytes in memory, alone: no side files that could change its pixels."""
+    """A rasterio dataset of bytes in memory, without side files that could change its pixels."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile

@@ -1,4 +1,4 @@
-"""Labelled scenes from a folder tree or a list into memory (DESIGN §4, §11)."""
+"""Read labelled scenes from a folder tree or a list into memory (DESIGN §4, §11)."""
 
 import hashlib
 from collections import Counter
@@ -24,24 +24,26 @@ def read_scenes(
     val_per_class: int | None = None,
     reading: Reading | Rendering = PLAIN,
 ) -> SceneSet:
-    """Reads one part of a data set; every image is centre-cropped to a square and resized (Lanczos).
-
-    root          a folder that holds the class folders, or train/ (and val/, test/) which hold them; or a .csv or
-                  .parquet list with the columns path, label and perhaps split.
-    part          "val" is val/ (or the rows of split val) where that exists, else for each class the last N file names
-                  (sorted as strings) of the training images, which are then not in "train". "test" is test/. "all" is
-                  every image under root.
-    resolution    side of the images in pixels; None takes the shorter side of the most common size, measured on the
-                  training images so that all parts come out alike.
-    val_per_class N; None takes max(1, n // 10) of a class with n files. An error where val/ decides.
-    reading       bands and stretch. The limits of the stretch are those of the training images (the held-out ones
-                  among them), the same for each part. The `rendering` of other scenes reads these as those were read.
+    """Read one part of a data set; every image is centre-cropped to a square and resized (Lanczos).
 
     Files are split by name before any is opened, so that a damaged one never moves another to a different part.
-    Damaged and unusable files are listed in `rejected`; files without an image suffix and hidden ones are passed over.
-    Raises DataError: nothing at root, no images, fewer than two classes, an empty class, a part that is not there,
-    train/ and this part with different classes, fewer than 2 usable training images (1 in other parts) in a class.
-    Raises MissingExtraError: a reading that needs rasterio, a list that needs pyarrow, and they are not installed.
+    Damaged and unusable files are listed in `rejected`. Hidden files and those without an image suffix are ignored.
+
+    Args:
+        root: a folder with class folders, or with train/ (and val/, test/) that have them; or a .csv or .parquet list
+            with the columns path, label and perhaps split.
+        part: "val" is val/ (or the rows of split val) if it exists, else for each class the last N file names (sorted
+            as strings) of the training images, which are then not in "train". "test" is test/. "all" is every image.
+        resolution: side of the images in pixels; None takes the shorter side of the most common size of the training
+            images, so that all parts are alike.
+        val_per_class: N; None takes max(1, n // 10) of a class with n files. An error if there is a val/.
+        reading: bands and stretch. The limits of the stretch are those of the training images, held-out ones included,
+            for every part. A `rendering` of other scenes reads these in the same way.
+
+    Raises:
+        DataError: nothing at root, no images, fewer than two classes, an empty class, a missing part, train/ and this
+            part with different classes, fewer than 2 usable training images (1 in other parts) in a class.
+        MissingExtraError: the reading needs rasterio, or the list pyarrow, and it is not installed.
     """
     if resolution is not None and resolution < 1:
         raise DataError(f"resolution is {resolution}: give a positive number of pixels")
@@ -50,7 +52,7 @@ def read_scenes(
     source = open_source(root)
     reference = reference_files(source)
     files = files_of_part(source, reference, part, val_per_class)
-    for name, paths in files.items():  # said before minutes of decoding
+    for name, paths in files.items():  # before minutes of decoding
         _check_count(source, part, name, len(paths), [])
     if resolution is None:
         resolution = _common_side(reference, source)
@@ -58,7 +60,7 @@ def read_scenes(
 
 
 def natural_side(root: Path) -> int:
-    """Shorter side in pixels of the most common size among the training images, from their headers.
+    """Shorter side in pixels of the most common size of the training images, from their headers.
 
     Raises:
         DataError: as `read_scenes` does.
@@ -68,14 +70,16 @@ def natural_side(root: Path) -> int:
 
 
 def split_folders(root: Path) -> tuple[str, ...]:
-    """Which of train, val, test are parts of `root`, a tree or a list, and not classes of that name."""
+    """Those of train, val, test that are parts of `root`, a tree or a list, and not classes with these names."""
     root = Path(root)
     return open_source(root).parts if root.is_dir() or _is_list(root) else ()
 
 
 def open_source(root: Path) -> Source:
-    """Raises:
-    DataError: neither a folder nor a list.
+    """Open a folder tree or a list.
+
+    Raises:
+        DataError: it is neither.
     """
     root = Path(root)
     try:
@@ -93,9 +97,12 @@ def open_source(root: Path) -> Source:
 
 
 def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, str]:
-    """Path → hash as in `SceneSet.hashes`, of the test part, whose pixels stay unread; empty where there is none.
+    """Path → hash as in `SceneSet.hashes` of the test part, without decoding it; empty if there is none.
 
-    rendering: that of the training images, so that equal images have equal hashes. Unreadable files are left out.
+    Unreadable files are left out.
+
+    Args:
+        rendering: of the training images, so that equal images have equal hashes.
 
     Raises:
         DataError: as `read_scenes` does.
@@ -173,7 +180,7 @@ def _check_count(source: Source, part: Part, name: str, used: int, rejected: Seq
 
 
 def _common_side(files: Files, source: Source) -> int:
-    """Shorter side of the most common size; of equally common ones the smallest."""
+    """Shorter side of the most common size; the smallest if several are equally common."""
     every = [path for paths in files.values() for path in paths]
     sizes = Counter(size for size in map(size_in_header, every) if size is not None)
     if not sizes:

@@ -1,4 +1,4 @@
-"""How pixels are to be read: which bands, and which values become black and white."""
+"""Options for reading pixels: which bands, and which values become black and white."""
 
 import math
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ PERCENTILES = (2.0, 98.0)
 
 @dataclass(frozen=True)
 class Reading:
-    """Options of reading. All None: Pillow reads the images as they are, and 16-bit grey by its full range.
+    """Options for reading. If all are None, Pillow reads the images as they are, and 16-bit grey by its full range.
 
     bands       numbers of the red, green and blue band, or of one grey band; 1-based, as in GDAL. None: the images'
                 own colours.
-    percentiles what becomes black and white, as percentiles over a sample of the whole data set, for each band; None
-                takes (2, 98) where `bands` are given and pixels are not 8-bit, and leaves 8-bit pixels as they are.
+    percentiles that become black and white, over a sample of the whole data set, for each band; None takes (2, 98) if
+                `bands` are given and pixels are not 8-bit, and leaves 8-bit pixels as they are.
     limits      instead of percentiles: (low, high) in pixel values, once for all bands or once for each.
 
     Raises:
-        InputError: numbers that make no sense.
+        InputError: a value is out of range, or options exclude each other.
     """
 
     bands: tuple[int, ...] | None = None
@@ -48,7 +48,7 @@ class Reading:
 
     @property
     def plain(self) -> bool:
-        """Whether Pillow reads the images, without rasterio."""
+        """Whether Pillow can read the images, without rasterio."""
         return self.bands is None and self.percentiles is None and self.limits is None
 
 
@@ -56,11 +56,11 @@ PLAIN = Reading()
 
 
 def parse_reading(bands: str | None = None, stretch: str | None = None) -> Reading:
-    """The `Reading` of `--bands 4,3,2` and `--stretch 2,98` (percentiles) or `--stretch 0:3000` (pixel values, for all
-    bands; `0:3000,0:2800,0:2500` for each).
+    """Parse `--bands 4,3,2` and `--stretch 2,98` (percentiles) or `--stretch 0:3000` (pixel values for all bands;
+    `0:3000,0:2800,0:2500` for each).
 
     Raises:
-        InputError: a text of another form, numbers that make no sense.
+        InputError: the text has another form, or values out of range.
     """
     if stretch is None:
         return Reading(_whole(bands))

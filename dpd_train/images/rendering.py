@@ -1,4 +1,4 @@
-"""Bands and values → 8-bit RGB, by one stretch over the whole data set, so that brightness stays comparable."""
+"""Turn bands and values into 8-bit RGB with one stretch for the whole data set, so that brightness is comparable."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
 from dpd_train.images.pixels import printable, read_bytes, reason_of
 from dpd_train.images.rasters import Raster, read_raster, require_rasterio
@@ -23,12 +23,12 @@ SAMPLE_SIDE = 64
 
 @dataclass(frozen=True)
 class Rendering:
-    """A `Reading` that has been settled on a data set: all that decides the RGB of an image, beside its bytes.
+    """A `Reading` with the limits of a data set: all that decides an image's RGB besides its bytes.
 
     bands       1-based; None takes the images' own colours
-    limits      (low, high) in pixel values that become 0 and 255, once or for each band; None: 8-bit, kept as they are
-    kind        pixel type and number of bands which every image must have; None: any (limits were given)
-    percentiles where the limits come from, over `sampled` images; None where they were given
+    limits      (low, high) in pixel values that become 0 and 255, once or for each band; None keeps 8-bit values
+    kind        pixel type and number of bands that every image must have; None: any (limits were given)
+    percentiles that gave the limits, over `sampled` images; None if limits were given
     """
 
     bands: tuple[int, ...] | None
@@ -38,7 +38,7 @@ class Rendering:
     sampled: int = 0
 
     def rgb(self, content: bytes) -> Image.Image | str:
-        """A file's bytes → RGB, square; no data is black. Or the reason why there is none."""
+        """A file's bytes as a square RGB image, black where there is no data; or the reason why there is none."""
         raster = read_raster(content, self.bands)
         if isinstance(raster, str):
             return raster
@@ -49,12 +49,12 @@ class Rendering:
         return Image.fromarray(stretched(raster, self.limits))
 
     def identity(self, content: bytes) -> str:
-        """sha256 (hex) of a file's bytes and of what decides its pixels: other pixels must not meet in a cache."""
+        """sha256 (hex) of a file's bytes, bands and limits, so that other pixels have another key in a cache."""
         decisive = json.dumps([self.bands, self.limits], separators=(",", ":")).encode()
         return hashlib.sha256(b"dpd rendering\0" + decisive + b"\0" + hashlib.sha256(content).digest()).hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """For run.json; `stretch` is the text which makes `--stretch` do the same to other images."""
+        """The content for run.json; `stretch` is the value of `--stretch` that treats other images in the same way."""
         return {
             "bands": None if self.bands is None else list(self.bands),
             "stretch": None if self.limits is None else ",".join(f"{low!r}:{high!r}" for low, high in self.limits),
@@ -67,8 +67,8 @@ class Rendering:
 def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:
     """Find the limits of the stretch on a sample of `files` (paths by class), unless `reading` gives them.
 
-    The sample: up to 512 images, as many from each class, evenly spaced in its order, every n-th row and column of the
-    middle square so that at most 64 × 64 pixels of each count. It depends on names and content only.
+    The sample has up to 512 images, equally many from each class, evenly spaced in its order, and every n-th row and
+    column of the middle square, at most 64 × 64 pixels per image. It depends only on names and content.
 
     Raises:
         MissingExtraError: rasterio is not installed.
@@ -96,8 +96,8 @@ def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) ->
     return Rendering(reading.bands, limits, kind, percentiles, len(alike))
 
 
-def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> npt.NDArray[np.uint8]:
-    """uint8 [side, side, 3]: low becomes 0, high 255, linear between, clipped outside; no data is 0."""
+def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> Pixels:
+    """Stretch to uint8 [side, side, 3]: low becomes 0, high 255, linear between, clipped outside; no data is 0."""
     bands = []
     for band, values in enumerate(raster.values):
         if limits is None:
@@ -112,7 +112,7 @@ def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) ->
 
 
 def _sample(files: Mapping[str, Sequence[Path]], bands: tuple[int, ...] | None) -> tuple[list[Raster], str]:
-    """Thinned rasters, and the first file that gave none with its reason."""
+    """Thinned rasters, and the first file that could not be read with its reason."""
     share = max(1, SAMPLE_IMAGES // len(files))
     rasters, first_reason = [], ""
     for paths in files.values():
@@ -132,7 +132,7 @@ def _read(path: Path, bands: tuple[int, ...] | None) -> Raster | str:
         return content
     try:
         raster = read_raster(content, bands)
-    except Exception as error:  # as in `read_square`: one bad file must not end a run
+    except Exception as error:  # as in `read_square`, one bad file must not end a run
         return reason_of(error)
     if isinstance(raster, str):
         return raster

@@ -1,4 +1,4 @@
-"""The images of one part in memory, and what a run may say about them."""
+"""The images of one part in memory, what a run may say about them, and the findings of reading them."""
 
 import csv
 import hashlib
@@ -11,18 +11,19 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.files import write_atomically
 from dpd_train.images.rendering import Rendering
 
 Part = Literal["train", "val", "test", "all"]
+NOTHING: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file with an image's name that could not be used: path relative to the data folder, and why."""
+    """An image file that could not be used: path relative to the data folder, and the reason."""
 
     path: str
     reason: str
@@ -35,23 +36,23 @@ class SceneSet:
     classes   names, sorted as strings; labels index them
     images    uint8 [n, H, W, 3], RGB, square
     labels    int64 [n]
-    hashes    n of them: sha256 (hex) of each file's bytes; where `rendering` is set, `rendering.identity` of them
+    hashes    sha256 (hex) of each file's bytes; with a `rendering`, `rendering.identity` of the bytes
     rejected  files that were left out
     paths     of each image, relative to the data folder; private, for run/private/ only
-    rendering how bands and values became RGB; None for images that bring their own colours
-    outside   those of `paths` which are links to files outside the data folder
+    rendering how bands and values became RGB; None for images that Pillow reads as they are
+    outside   those of `paths` that are links to files outside the data folder
     """
 
     classes: tuple[str, ...]
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    images: Images
+    labels: Int64
     hashes: tuple[str, ...]
     rejected: tuple[Rejected, ...]
     paths: tuple[str, ...] = ()
     rendering: Rendering | None = None
     outside: tuple[str, ...] = ()
 
-    def only(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "SceneSet":
+    def only(self, rows: Sequence[int] | Int64) -> "SceneSet":
         """The images of these rows."""
         hashes, paths = (tuple(values[row] for row in rows if values) for values in (self.hashes, self.paths))
         return replace(self, images=self.images[rows], labels=self.labels[rows], hashes=hashes, paths=paths)
@@ -60,8 +61,8 @@ class SceneSet:
 def fingerprint(scenes: SceneSet) -> dict[str, object]:
     """What run.json may say about the data: {"images": n, "classes": {name: count}, "sha256": hex}, no file names.
 
-    sha256 is over the sorted content hashes, one a line, and so does not depend on names, folders or order. Data read
-    with bands or a stretch has "rendering" in addition.
+    sha256 is over the sorted content hashes, one per line, and does not depend on names, folders or order. Data read
+    with bands or a stretch also have "rendering".
     """
     counts = np.bincount(scenes.labels, minlength=len(scenes.classes))
     found: dict[str, object] = {
@@ -77,9 +78,6 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
-NOTHING: Mapping[str, Mapping[str, str]] = MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class Finding:
     """One file of one part; private, as it names a file."""
@@ -91,15 +89,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a data set after reading.
+    """What is known about a data set after reading.
 
     counts   part → class → usable images
     rejected files that were left out
-    copies   used images whose bytes are those of an earlier one: in the same class, in another class, in another part
-    shared   (part, part) → how many images of the second are images of the first, byte for byte
-    twice    how many images stand under two classes of one part
-    outside  used images which are links to files outside the data folder
-    near     training images which were left out as near duplicates of others
+    copies   used images with the bytes of an earlier one, in the same class, another class or another part
+    shared   (part, part) → number of images of the second part with the bytes of an image of the first
+    twice    number of images under two classes of one part
+    outside  used images that are links to files outside the data folder
+    near     training images that were left out as near duplicates of others
     """
 
     counts: dict[str, dict[str, int]]
@@ -111,7 +109,7 @@ class Findings:
     near: tuple[Finding, ...] = ()
 
     def messages(self) -> list[str]:
-        """One line for each thing that the user should know before waiting; none where all is well."""
+        """One line for each thing that the user should know before training."""
         lines = [
             f"{second} shares {_images(count)} with {first}, byte for byte: figures on {second} are too high"
             for (first, second), count in self.shared.items()
@@ -139,10 +137,10 @@ class Findings:
 
 
 def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, str]] = NOTHING) -> Findings:
-    """Put together what reading met.
+    """Collect the findings of reading.
 
     parts   by their names: {"train": …, "val": …}
-    unread  parts which are known by hash only, path → hash: {"test": hash_test_part(…)}
+    unread  parts of which only hashes are known, path → hash: {"test": hash_test_part(…)}
     """
     hashes_only = {part: tuple(hashes.values()) for part, hashes in unread.items()}
     known: dict[str, tuple[str, str, str]] = {}
@@ -173,7 +171,7 @@ def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, s
 
 
 def write_quarantine(path: Path, findings: Findings) -> None:
-    """Files left out and copies as CSV: part, path, reason. The file appears where there is something to say only."""
+    """Write files left out and copies as CSV: part, path, reason. Without any there is no file."""
     lines = [*findings.rejected, *findings.near, *findings.copies]
     if not lines:
         return

@@ -1,4 +1,4 @@
-"""What a folder tree and a list have in common: files by part and class, and the words to speak of them."""
+"""Sources of labelled images: what folder trees and lists have in common, how files are split, and folder trees."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from dpd_train.images.scene_set import Part
 
 Files = Mapping[str, list[Path]]
 """The files of each class; classes sorted as strings, files by name."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class Source(Protocol):
-    """root stands for it in messages, names in reports are relative to `folder`."""
+    """A folder tree or a list. Messages name it by `root`; names in reports are relative to `folder`."""
 
     @property
     def root(self) -> Path: ...
@@ -29,30 +30,34 @@ class Source(Protocol):
 
     @property
     def classes(self) -> str:
-        """What names the classes, in the plural."""
+        """What the classes are called in messages, in the plural."""
 
     def name(self, part: str) -> str:
-        """What a message calls a part."""
+        """The name of a part in messages."""
 
     def place(self, part: str) -> str:
-        """Where a part is, as the start of a message."""
+        """The place of a part, as the start of a message."""
 
     def files(self, part: str | None) -> Files:
-        """Of one of `parts`; None where there are none. Raises DataError: an empty class, one class only."""
+        """The files of one of `parts`; of all if `part` is None, without parts.
+
+        Raises:
+            DataError: an empty class, or only one class.
+        """
 
 
 def reference_files(source: Source) -> Files:
-    """Files of the part that names the classes: train where there is one."""
+    """Files of the part that decides the classes: train, if there is one."""
     if not source.parts:
         return source.files(None)
     return source.files("train" if "train" in source.parts else source.parts[0])
 
 
 def files_of_part(source: Source, reference: Files, part: Part, val_per_class: int | None) -> Files:
-    """Which files `part` means, see `read_scenes`. Files are split by name before any is opened.
+    """The files of `part`, as in `read_scenes`. Files are split by name before any is opened.
 
     Raises:
-        DataError: a part that is not there or has other classes, `val_per_class` where a val part decides.
+        DataError: a part that is missing or has other classes, or `val_per_class` beside a val part.
     """
     root, parts = source.root, source.parts
     if part == "all":
@@ -92,7 +97,7 @@ def _val_decides(source: Source) -> str:
 
 
 def _same_classes(source: Source, part: str, reference: Files) -> Files:
-    """Labels are positions in the class list, so a part with other classes would be mislabelled without a word."""
+    """Refuse a part with other classes: labels are positions in the class list, and would be wrong."""
     files = source.files(part)
     missing, extra = sorted(reference.keys() - files.keys()), sorted(files.keys() - reference.keys())
     if missing or extra:
@@ -106,12 +111,12 @@ def _same_classes(source: Source, part: str, reference: Files) -> Files:
     return files
 
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-
-
 @dataclass(frozen=True)
 class FolderTree:
-    """Links are followed, wherever they lead; hidden files and those of other endings are passed over."""
+    """A class-per-folder tree, with train/ val/ test/ around the classes or not.
+
+    Links are followed wherever they lead. Hidden files and files with other suffixes are ignored.
+    """
 
     root: Path
     parts: tuple[str, ...]
@@ -137,8 +142,10 @@ class FolderTree:
 
 
 def open_tree(root: Path) -> FolderTree:
-    """Raises:
-    DataError: a folder that may not be listed.
+    """Find the parts of a tree.
+
+    Raises:
+        DataError: a folder cannot be listed.
     """
     try:
         return FolderTree(root, tuple(name for name in ("train", "val", "test") if _holds_folders(root / name)))
@@ -147,7 +154,7 @@ def open_tree(root: Path) -> FolderTree:
 
 
 def _holds_folders(folder: Path) -> bool:
-    """Whether a folder called train, val or test is a part. One with images directly inside is a class of that name."""
+    """Whether a folder called train, val or test is a part; with images directly inside it is a class."""
     return folder.is_dir() and any(_is_class_folder(entry) for entry in folder.iterdir())
 
 

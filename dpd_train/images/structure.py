@@ -1,6 +1,6 @@
-"""Where edges lie in an image: the space in which copies are found at any contrast, and likeness over D4.
+"""Structure space, in which copies are found at any contrast, similarity over the eight views, and near duplicates.
 
-The audit's tests of images, the near duplicates of a training set and the check of prototypes all ask here.
+It is used for near duplicates of the training set, for the check of prototypes and by the audit's tests of images.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +13,21 @@ from torch.nn import functional as F
 from dpd_runtime.annotations import Float32, Images
 from dpd_train.images.symmetry import ORDER, d4
 
-STRUCTURE_SIDE = 16  # of the block means: coarse enough that a VAE's blur does not hide a copy
+STRUCTURE_SIDE = 16  # of the block means; coarse enough that a VAE's blur does not hide a copy
 BLOCK_ROWS = 64
-SAME = np.float32(1e-6)  # 1 − cosine of copies: what float32 leaves of 0
+SAME = np.float32(1e-6)  # 1 − cosine of copies, which rounding to float32 does not make 0
+NEAR = 0.95
+"""Structure cosine above which two images show one scene. Of 12,000 EuroSAT images no two reach 0.88; of UC Merced's
+945 two do, which show one runway. Copies at JPEG quality 90 have a median of 0.99 (EuroSAT, 64 px), brightened ones 1.
+"""
+AXES = 256  # of the sketch
+SAMPLED = 4096  # images that the axes are computed from
+BLOCK = 256
+ROUNDING = 1e-4
 
 
 def coarse(images: Images) -> torch.Tensor:
-    """Block means [n, 3, 16, 16] float32, 0 … 255, of images [n, H, W, 3]. The d4 of these are those of the d4."""
+    """Block means [n, 3, 16, 16] float32, 0 … 255, of images [n, H, W, 3]. They commute with `d4`."""
     parts = []
     for start in range(0, len(images), 256):
         pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + 256])).permute(0, 3, 1, 2).float()
@@ -30,14 +38,14 @@ def coarse(images: Images) -> torch.Tensor:
 def structure_of(means: torch.Tensor) -> Float32:
     """Steps between neighbouring block means [n, 3, 16, 16], at length 1: [n, 1440].
 
-    Steps and not the means themselves: of those most lies in a few broad gradients, which unrelated blurred images have
-    in common.
+    The means themselves would not do: they consist mostly of a few broad gradients, which unrelated blurred images
+    share.
     """
     return unit(torch.cat([means.diff(dim=3).flatten(1), means.diff(dim=2).flatten(1)], dim=1).numpy())
 
 
 def structure(images: Images) -> Float32:
-    """Images [n, H, W, 3] → unit vectors [n, 1440]; their cosine is the correlation of the steps."""
+    """Unit vectors [n, 1440] of images [n, H, W, 3]; their cosine is the correlation of the steps."""
     return structure_of(coarse(images))
 
 
@@ -60,46 +68,36 @@ def similarities(orbits: Float32, rows: Float32) -> Float32:
 
 
 def closeness(cosines: Float32) -> Float32:
-    """−ln(1 − cosine), the cosine up to 1 − 10⁻⁶: the same order, without an upper end that every class comes near.
+    """−ln(1 − cosine) with the cosine limited to 1 − 10⁻⁶: the same order on a scale without a near upper end.
 
-    Thresholds over all classes add one margin to each class's median: on cosines that could end beyond 1, where no
-    copy is.
+    Thresholds over all classes add one margin to each class's median; on cosines the sum could exceed 1, and no copy
+    would be found.
     """
     found: Float32 = -np.log(np.maximum(1 - cosines, SAME))
     return found
 
 
 def unit(vectors: Float32) -> Float32:
-    """[n, D] at length 1; a vector of zeros stays one, and is like nothing."""
+    """Vectors [n, D] at length 1; a vector of zeros stays zero, and is similar to nothing."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     units: Float32 = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     return units
 
 
-NEAR = 0.95
-"""Structure's cosine from which on two images are one scene. Of 12,000 EuroSAT images no two reach 0.88; of UC Merced's
-945 two do, which show one runway. Copies at JPEG quality 90 have a median of 0.99 (EuroSAT, 64 px), brightened ones 1.
-"""
-AXES = 256  # of the sketch
-SAMPLED = 4096  # images which the axes are taken from
-BLOCK = 256
-ROUNDING = 1e-4
-
-
 @dataclass(frozen=True)
 class _Sketch:
-    """Unit vectors x on a few orthonormal axes P, with the length of what is left of each.
+    """Projections of unit vectors x on a few orthonormal axes P, with the length of the remainder.
 
-    ⟨x, y⟩ ≤ ⟨Px, Py⟩ + ‖x − Px‖ ‖y − Py‖ (Cauchy-Schwarz): what is below NEAR so need not be compared in full.
+    ⟨x, y⟩ ≤ ⟨Px, Py⟩ + ‖x − Px‖ ‖y − Py‖ (Cauchy-Schwarz), so pairs with a bound below NEAR need no full comparison.
     """
 
     axes: torch.Tensor
 
     def of(self, means: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[n, AXES] and [n] of block means [n, 3, 16, 16]."""
+        """Projections [n, AXES] and lengths of the remainders [n] of block means [n, 3, 16, 16]."""
         vectors = torch.from_numpy(structure_of(means))
-        drawn = vectors @ self.axes
-        return drawn, (vectors.square().sum(1) - drawn.square().sum(1)).clamp_min(0).sqrt()
+        projected = vectors @ self.axes
+        return projected, (vectors.square().sum(1) - projected.square().sum(1)).clamp_min(0).sqrt()
 
 
 def _sketch(means: torch.Tensor) -> _Sketch:
@@ -109,10 +107,11 @@ def _sketch(means: torch.Tensor) -> _Sketch:
 
 
 def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
-    """Rows to be left out, each with the row of the earlier image that it is near to; that one stays.
+    """Rows to leave out, each with the row of the earlier image that it nearly duplicates; that one stays.
 
-    Equal files are near, others from a structure cosine of NEAR on in any of the eight views. Images of one colour are
-    like nothing.
+    Near duplicates are equal files, and images with a structure cosine above NEAR in any of the eight views. They
+    matter because a mean of ten copies is the image, and a denoiser memorises what it sees ten times as often as the
+    rest. Images of one colour are similar to nothing.
 
     Args:
         images: uint8 [n, S, S, 3]. hashes: of their content [n].
@@ -122,7 +121,7 @@ def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
     means = coarse(images)
     sketch = _sketch(means)
     sketches = [sketch.of(means[start : start + BLOCK]) for start in range(0, len(means), BLOCK)]
-    drawn, left = (torch.cat(parts) for parts in zip(*sketches, strict=True))
+    projected, left = (torch.cat(parts) for parts in zip(*sketches, strict=True))
     for start in range(0, len(images), BLOCK):
         stop = min(start + BLOCK, len(images))
         rows, others = (
@@ -131,7 +130,7 @@ def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
         )
         if not len(rows):
             continue
-        for later, earlier in sorted(_near(means, sketch, rows, (others, drawn[others], left[others]))):
+        for later, earlier in sorted(_near(means, sketch, rows, (others, projected[others], left[others]))):
             if later not in found and earlier not in found:
                 found[later] = earlier
     return found
@@ -140,12 +139,12 @@ def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
 def _near(
     means: torch.Tensor, sketch: _Sketch, rows: torch.Tensor, others: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> Iterator[tuple[int, int]]:
-    """Pairs (row, earlier row among the others) that are near. others: rows [m], and their sketches."""
-    among, drawn, left = others
+    """Yield pairs (row, earlier row among the others) that are near. others: rows [m], and their sketches."""
+    among, projected, left = others
     for element in range(ORDER):
         views = d4(means[rows], element)
         ours, ours_left = sketch.of(views)
-        bound = torch.addmm(torch.outer(ours_left, left), ours, drawn.T)
+        bound = torch.addmm(torch.outer(ours_left, left), ours, projected.T)
         possible = (bound > NEAR - ROUNDING) & (among[None] < rows[:, None])
         found = possible.nonzero()
         for start in range(0, len(found), 4 * BLOCK):

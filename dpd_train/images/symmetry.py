@@ -1,4 +1,4 @@
-"""The eight symmetries of the square (D4). A nadir image has no preferred direction, so each is as good."""
+"""The eight symmetries of the square (D4). Aerial images have no preferred direction, so all are equally valid."""
 
 from functools import lru_cache
 
@@ -21,13 +21,13 @@ def d4(images: torch.Tensor, element: int) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _positions(side: int, device: torch.device) -> torch.Tensor:
-    """[8, side²]: which pixel each element brings to each place."""
+    """For each element and place the pixel that is moved there, [8, side²]."""
     positions = torch.arange(side * side, device=device).view(side, side)
     return torch.stack([d4(positions, element).flatten() for element in range(ORDER)])
 
 
 def d4_each(images: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
-    """Apply its own element to each image in one gather: no host round trip on a GPU.
+    """Apply to each image its own element, in one gather without a host round trip on a GPU.
 
     Args:
         images: [B, C, S, S]; elements: [B] int64, on the same device.
@@ -37,7 +37,7 @@ def d4_each(images: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
 
 
 def random_d4(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Apply an element drawn for each image of the batch [B, ..., H, W]."""
+    """Apply a random element to each image of the batch [B, ..., H, W]."""
     elements = torch.randint(ORDER, (len(images),), generator=generator)
     out = torch.empty_like(images)
     for element in range(ORDER):

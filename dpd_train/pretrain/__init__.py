@@ -1,1 +1,1 @@
-"""`dpd pretrain`: a nano base from scratch."""
+"""`dpd pretrain`: train a nano base from scratch."""

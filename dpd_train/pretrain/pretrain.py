@@ -1,5 +1,6 @@
-"""`dpd pretrain`: a nano base from scratch. Each stage resumes from its own state file and can run alone, so that the
-denoiser trains beside the decoder once the encoder is frozen.
+"""`dpd pretrain`: train a nano base from scratch.
+
+Each stage resumes from its own state file and can run alone, so that denoiser and decoder can train at the same time.
 """
 
 import json
@@ -41,7 +42,7 @@ STAGES: tuple[Stage, ...] = ("perceptual", "autoencoder", "decoder", "denoiser",
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What every stage works on: the data, the state's folder, the device and the time."""
+    """What every stage works with: data, folder of the state files, device and deadline."""
 
     train: SceneSet
     held: SceneSet
@@ -64,7 +65,7 @@ class _Work:
 
 
 class _Timed:
-    """Progress that also measures: steps of this call and steps a second, the first step (warming up) left out."""
+    """Progress that also measures the steps of this call and steps per second, without the first step (warm-up)."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.begun = progress, time.monotonic()
@@ -121,8 +122,9 @@ def _first_vae(config: PretrainConfig) -> AutoencoderKL:
 
 
 def _tokenizer(work: _Work) -> CLIPTokenizer:
-    """The one of the state, else of the base that the run starts from, else a new one: learning it twice need not give
-    the same numbers, as merges of equal count may change places.
+    """The tokenizer of the state, else of the base that the run starts from, else a new one.
+
+    It is kept because learning it again may give other numbers: merges of equal count may change places.
     """
     folder = work.state / "tokenizer"
     if not (folder / "vocab.json").exists():
@@ -225,7 +227,7 @@ def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
 
 
 def _pieces(work: _Work) -> list[str]:
-    """What earlier calls did, those of the base that the run started from first."""
+    """Lines about earlier calls, beginning with those of the base that the run started from."""
     path = work.state / "pieces.json"
     if path.exists():
         done: list[str] = json.loads(path.read_text(encoding="utf-8"))
@@ -262,15 +264,15 @@ def pretrain(
     device: torch.device | str = "cpu",
     max_minutes: float | None = None,
 ) -> dict[str, Any]:
-    """Train the stages asked for and, with "save", write the base folder.
+    """Train the given stages and, with "save", write the base folder.
 
     Args:
-        state: resumable state, outside the project's checkout.
-        max_minutes: stop at a checkpoint once so much time has passed; the same call again goes on from there.
+        state: folder for resumable state, outside the project's checkout.
+        max_minutes: stop at a checkpoint after this time; the same call continues from there.
 
     Returns:
-        "timing" of each stage; "unfinished": {stage, step, steps} where the time was up; once the denoiser is through,
-        the metrics which also stand in the base's pretrain.json.
+        "timing" of each stage; "unfinished": {stage, step, steps} if time ran out; after the denoiser, the metrics that
+        are also written to the base's pretrain.json.
     """
     deadline, timing = Deadline(max_minutes), {}
     state.mkdir(parents=True, exist_ok=True)

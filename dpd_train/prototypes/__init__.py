@@ -1,1 +1,1 @@
-"""Prototypes: means of latents, matched codes, and the limits that keep them away from real images."""
+"""Prototypes: means of latents, matched codes, noise on means, and the limits of nearness to real images."""

@@ -1,7 +1,7 @@
-"""Gaussian noise on the means of clusters, and the (ε, δ) it gives to one image where the clusters are given.
+"""Gaussian noise on the means of clusters, and the (ε, δ) of one image if the clustering is given.
 
-The analytic Gaussian mechanism (Balle & Wang, ICML 2018, Theorem 8). Two data sets are neighbours when they differ in
-one image (replace-one) and the same images stand behind the same prototypes: the clustering is not private.
+The analytic Gaussian mechanism (Balle & Wang, ICML 2018, Theorem 8). Two data sets are neighbours if they differ in one
+image (replace-one) and have the same clusters: the clustering itself is not private.
 """
 
 import math
@@ -20,7 +20,7 @@ HALVINGS = 100
 
 
 def norm_limit(values: int) -> float:
-    """Length that a member is clipped to: √values, that of a latent of unit variance. It does not depend on data."""
+    """The norm that members are clipped to: √values, as of a latent of unit variance; independent of the data."""
     return math.sqrt(values)
 
 
@@ -35,11 +35,11 @@ def clipped(rows: Float32, limit: float) -> Float32:
 def with_noise(
     found: ClassPrototypes, latents: Float32, deviation: float, generator: np.random.Generator
 ) -> ClassPrototypes:
-    """The means again, of clipped members, with noise of this standard deviation on each value.
+    """Means of the clipped members, with noise of this standard deviation on each value.
 
     Args:
         latents: [n, C, h, w] of the images of `found.members`.
-        generator: seeded by nobody: who knows the seed takes the noise off.
+        generator: without a known seed, which would allow subtracting the noise.
     """
     rows = block_means(latents, found.latents.shape[2])
     rows = clipped(rows, norm_limit(rows[0].size))
@@ -49,7 +49,7 @@ def with_noise(
 
 
 def delta_of(epsilon: float, shift: float) -> float:
-    """δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) of Gaussian noise, μ = `shift` = sensitivity / standard deviation."""
+    """δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) of Gaussian noise; μ = `shift` = sensitivity / standard deviation."""
     first = log_ndtr(shift / 2 - epsilon / shift)
     second = epsilon + log_ndtr(-shift / 2 - epsilon / shift)
     return float(math.exp(first) * -math.expm1(min(0.0, second - first)))
@@ -67,9 +67,9 @@ def epsilon_of(delta: float, shift: float) -> float:
 
 
 def guarantee(prototypes: Sequence[ClassPrototypes | None], deviation: float) -> dict[str, Any] | None:
-    """For run.json: what the noise gives to an image of the smallest cluster; None without prototypes.
+    """The (ε, δ) of an image of the smallest cluster, for run.json; None without prototypes.
 
-    An image stands behind one prototype, so that what holds for each holds for all together (parallel composition).
+    Each image is in one cluster, so the guarantee of one prototype holds for all together (parallel composition).
     """
     there = [found for found in prototypes if found is not None]
     if not there:

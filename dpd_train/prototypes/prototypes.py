@@ -1,6 +1,6 @@
 """Prototypes of each class in latent space (DESIGN §6, METHOD §1).
 
-`centroid` and `pooled` decode to no member; `medoid` is a real image's latent, and private.
+`centroid` and `pooled` are means of latents; `medoid` is the latent of a real image, and private.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
 
 POOLED_SIDE = 8
-LARGE_CLASS = 20_000  # images above which mini-batches cluster: full k-means reads all of them in each iteration
+LARGE_CLASS = 20_000  # images above which mini-batch k-means is used: full k-means reads all of them in each iteration
 CHUNK = 1024
 
 
@@ -23,8 +23,8 @@ class ClassPrototypes:
     """K prototypes of one class in greedy order: a prefix is a good smaller set.
 
     Args:
-        latents: [K, C, h, w] float32; smaller sides where they are block means.
-        counts: members of each. members: [n], the prototype of every image, -1 where that was dropped.
+        latents: [K, C, h, w] float32; block means have smaller sides.
+        counts: members of each prototype. members: [n], the prototype of each image, -1 if it was dropped.
     """
 
     latents: Float32
@@ -45,7 +45,7 @@ def block_means(latents: Float32, side: int) -> Float32:
 
 
 def at_full_size(prototypes: Float32, side: int) -> Float32:
-    """[K, C, side, side]: block means repeated, whole latents as they are."""
+    """Prototypes as [K, C, side, side]: block means are repeated, whole latents unchanged."""
     factor = side // prototypes.shape[2]
     return np.ascontiguousarray(prototypes.repeat(factor, axis=2).repeat(factor, axis=3))
 
@@ -76,7 +76,7 @@ def merge_small_clusters(features: Float32, members: Int64, k_min: int) -> Int64
 
 
 def greedy_order(features: Float32, members: Int64, centres: Float32) -> Int64:
-    """Order of the clusters by facility location: each next one brings the images closest on average."""
+    """Greedy order of the clusters (facility location): each next one lowers the mean distance of the images most."""
     starts = range(0, len(features), CHUNK)
     parts = [np.linalg.norm(features[i : i + CHUNK, None] - centres[None], axis=2) for i in starts]
     distances = np.concatenate(parts)  # [n, K]
@@ -93,7 +93,7 @@ def greedy_order(features: Float32, members: Int64, centres: Float32) -> Int64:
 def find_members(features: Float32, *, count: int, k_min: int, seed: int) -> Int64 | None:
     """The cluster of every image of one class, from 0 on: at most `count`, each with at least `k_min` members.
 
-    None where there are fewer images. Above LARGE_CLASS of them mini-batches cluster (Sculley 2010).
+    None if there are fewer images. Above LARGE_CLASS images mini-batch k-means is used (Sculley 2010).
     """
     count = min(count, len(features) // k_min)
     if count < 1:
@@ -111,7 +111,7 @@ def _means(values: Float32, members: Int64) -> Float32:
 
 
 def _ordered(features: Float32, members: Int64, places: Float32) -> tuple[Int64, Int64]:
-    """Members renamed by the greedy order of their clusters, which lie at `places` [K, d]; and that order."""
+    """Members renumbered by the greedy order of their clusters with centres `places` [K, d]; and that order."""
     order = greedy_order(features, members, places)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
@@ -119,10 +119,10 @@ def _ordered(features: Float32, members: Int64, places: Float32) -> tuple[Int64,
 
 
 def find_centroids(latents: Float32, *, count: int, k_min: int, seed: int) -> ClassPrototypes | None:
-    """Mean latents of at most `count` clusters with at least `k_min` members each; None where n < k_min.
+    """Mean latents of at most `count` clusters with at least `k_min` members each; None if n < k_min.
 
     Args:
-        latents: [n, C, h, w] of one class, scaled, of n different images: ten copies of one are one.
+        latents: [n, C, h, w], scaled, of n different images of one class, without copies.
         k_min: at least 2, since the mean of one latent is that latent.
     """
     if k_min < 2:
@@ -137,10 +137,10 @@ def find_centroids(latents: Float32, *, count: int, k_min: int, seed: int) -> Cl
 
 
 def discriminative_members(features: Float32, members: Int64, others: Float32, alpha: float = 1.0) -> Int64:
-    """For each cluster the member that is typical of it and far from other classes [K].
+    """For each cluster [K] the member that is typical of it and far from other classes.
 
-    It maximises min over μ_other of ‖f − μ_other‖, minus α ‖f − μ_own‖ (METHOD §1, item 2). α = 1 is that of the public
-    code, whose other centres are those of the same class; here they are those of the other classes.
+    It maximises min over μ_other of ‖f − μ_other‖, minus α ‖f − μ_own‖ (METHOD §1, item 2). α = 1 as in the
+    public code, which compares with centres of the same class; here they are those of the other classes.
 
     Args:
         features: [n, d]. members: [n]. others: [m, d], the cluster centres of all other classes.
@@ -156,7 +156,7 @@ def discriminative_members(features: Float32, members: Int64, others: Float32, a
 
 
 def _medoids(latents: Float32, found: ClassPrototypes, others: Float32) -> ClassPrototypes:
-    """The clusters of `found`, each with a real image's latent, in the greedy order of those."""
+    """The clusters of `found`, each represented by a real image's latent, in greedy order."""
     features = cluster_features(latents)
     chosen = discriminative_members(features, found.members, others)
     members, order = _ordered(features, found.members, features[chosen])
@@ -167,10 +167,10 @@ def _medoids(latents: Float32, found: ClassPrototypes, others: Float32) -> Class
 def find_prototypes(
     kind: PrototypeKind, latents: Sequence[Float32], *, count: int, k_min: int, seed: int
 ) -> list[ClassPrototypes | None]:
-    """Prototypes of each class; None where a class has fewer than `k_min` images, and for kind `none`.
+    """Prototypes of each class; None for a class with fewer than `k_min` images, and for kind `none`.
 
     Args:
-        latents: for each class [n, C, h, w], scaled, of its different images.
+        latents: for each class [n, C, h, w], scaled, without copies.
     """
     if kind == "none":
         return [None] * len(latents)
@@ -180,7 +180,7 @@ def find_prototypes(
         return [f and replace(f, latents=block_means(f.latents, side)) for f in found]
     if kind == "medoid":
         features = [cluster_features(values) for values in latents]
-        one = [np.zeros(len(values), np.int64) for values in latents]  # a class without clusters is one
+        one = [np.zeros(len(values), np.int64) for values in latents]  # a class without clusters counts as one
         centres = [_means(f, p.members if p else o) for f, p, o in zip(features, found, one, strict=True)]
         others = [np.concatenate(centres[:i] + centres[i + 1 :]) for i in range(len(centres))]
         return [p and _medoids(v, p, o) for v, p, o in zip(latents, found, others, strict=True)]

@@ -1,4 +1,4 @@
-"""Prototypes that decode too near to a training image are dropped, by the audit's measure of replication."""
+"""Drop prototypes that decode too near to a training image, by the audit's measure and limits (METHOD §9)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +12,17 @@ from dpd_train.images.structure import closeness, orbit, similarities, structure
 from dpd_train.prototypes.prototypes import ClassPrototypes, at_full_size
 
 PERCENTILE = 0.99
-OF_ITS_OWN = 100  # hold-out images of a class from which on it has a limit of its own
+OF_ITS_OWN = 100  # hold-out images from which a class has its own limit
 Float = npt.NDArray[np.floating]
+NOBODY = -1
+ASKED = 1000  # hold-out images that set the limits, evenly spaced over the classes
+BLOCK = 128
+Decode = Callable[[Float32], Images]
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Highest similarity to T [n], on an open scale (`structure.closeness`), of images with labels [n]."""
+    """Highest similarity of images to the training part [n], by `structure.closeness`, and their labels [n]."""
 
     values: Float
     labels: Int64
@@ -31,10 +35,10 @@ class Nearest:
 
 
 def thresholds(held: Nearest, classes: int) -> Float:
-    """For each class [classes] the similarity beyond which an image counts, from hold-out images.
+    """For each class [classes] the similarity above which an image counts as too near, from hold-out images.
 
-    The 99th percentile of a class with ≥ 100 images; for the others one over all classes, of what is left after each
-    class's median is subtracted, plus the class's median. A class without images has the median of all.
+    A class with ≥ 100 images has its own 99th percentile. The others have their median plus one margin: the 99th
+    percentile over all classes after each class's median is subtracted. A class without images has the median of all.
     """
     overall = float(np.median(held.values))
     medians = np.full(classes, overall)
@@ -49,16 +53,10 @@ def thresholds(held: Nearest, classes: int) -> Float:
     return found
 
 
-NOBODY = -1
-ASKED = 1000  # hold-out images which set the limits, evenly spaced over the classes
-BLOCK = 128
-Decode = Callable[[Float32], Images]
-
-
 def drop_too_near(
     prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
 ) -> tuple[list[ClassPrototypes | None], int]:
-    """The prototypes which are `far_enough`, and how many others there were."""
+    """The prototypes that are `far_enough`, and the number of those that were dropped."""
     kept: list[ClassPrototypes | None] = []
     dropped = 0
     for found, far in zip(prototypes, far_enough(prototypes, train, held, decode, side), strict=True):
@@ -70,10 +68,10 @@ def drop_too_near(
 def far_enough(
     prototypes: Sequence[ClassPrototypes | None], train: SceneSet, held: SceneSet, decode: Decode, side: int
 ) -> list[npt.NDArray[np.bool_]]:
-    """Of each class's prototypes [K] whether they decode no nearer to any training image than hold-out images are.
+    """For each class's prototypes [K] whether they decode no nearer to any training image than hold-out images are.
 
-    Nearness is that of the audit's replication test in the structure space, over the eight views; the limit of a class
-    is the 99th percentile of the hold-out's. So one good prototype in a hundred is too near, too.
+    Nearness is that of the audit's replication test: structure space, eight views. The limit of a class is the 99th
+    percentile of its hold-out images, so that about one harmless prototype in a hundred is also too near.
 
     Args:
         decode: scaled latents [n, C, side, side] → uint8 [n, H, W, 3].
@@ -90,13 +88,13 @@ def far_enough(
 
 
 def _nearest(images: Images, real: Float32) -> Float32:
-    """Closeness [n] to the nearest of the real ones [m, D]."""
+    """Closeness [n] of images to the nearest real one [m, D]."""
     blocks = (images[i : i + BLOCK] for i in range(0, len(images), BLOCK))
     return closeness(np.concatenate([similarities(orbit(block), real).max(axis=1) for block in blocks]))
 
 
 def _only(found: ClassPrototypes, kept: npt.NDArray[np.bool_]) -> ClassPrototypes | None:
-    """Those which are kept, in their order; the others' images have no prototype."""
+    """The kept prototypes in their order; the members of the others have none."""
     if not kept.any():
         return None
     places = np.where(kept, np.cumsum(kept) - 1, NOBODY)

@@ -1,1 +1,1 @@
-"""A run directory: its data, its stages, its record."""
+"""A run of `dpd train`: its data, its stages, and the run directory that it writes."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.annotations import Pixels, Progress
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.captioners import describe_scenes
@@ -100,7 +100,7 @@ class Tuned:
     federated: dict[str, Any] | None = None
 
 
-Tune = Callable[[Run, Base, tuple[LatentData, LatentData], nn.Module | None], Tuned]
+Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], nn.Module | None], Tuned]
 """(run, base, training and validation part, judge) → the tuned base: fine-tuning here, or together with other sites."""
 
 
@@ -140,6 +140,6 @@ class Trained:
     classes: tuple[str, ...]
     prompts: PromptTable
     prototypes: MadePrototypes
-    samples: Images
-    sheets: dict[str, Images] = field(default_factory=dict)
+    samples: Pixels
+    sheets: dict[str, Pixels] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a run trains on: the scenes at a size that the base makes, by class, each different image once."""
+"""The data of a run: its scenes at a size that the base can make, without near duplicates."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -29,20 +29,20 @@ from dpd_train.images.structure import near_duplicates
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
-LEAST = 2  # training images of a class, as `read_scenes` has it
-LARGER = 1.5  # images so much larger than the base's are shrunk only when asked for
+LEAST = 2  # training images of a class, as in `read_scenes`
+LARGER = 1.5  # images this many times larger than the base's are shrunk only on request
 
 
 def working_side(name: str, native: int, multiple: int, large: bool, wanted: int | None, images: int) -> int:
     """Side in pixels that a run works at.
 
     Args:
-        name: the base's, for messages. native: what it makes. multiple: what its networks can take.
-        large: whether it has seen enough to be fine-tuned at another size. wanted: `--resolution`.
+        name: of the base, for messages. native: side that it makes. multiple: of sides that its networks take.
+        large: whether it can be fine-tuned at another size. wanted: `--resolution`.
         images: shorter side of the most common image size.
 
     Raises:
-        InputError: a size which the base does not make, or images so large that shrinking must be asked for.
+        InputError: a size that the base does not make, or images so large that shrinking must be requested.
     """
     if wanted is None:
         if images >= LARGER * native:
@@ -69,12 +69,12 @@ def fitted(base: Base, config: TrainConfig, images: int) -> Base:
 
 @dataclass(frozen=True)
 class RunData:
-    """Training and validation part, and what reading them met.
+    """Training and validation part, and what was found while reading them.
 
     Args:
-        train: without near duplicates. given: `fingerprint` of all training images, with them: an audit must look for
-            each of them.
-        cropped: `train`, how much of it is patches, and a picture; None where all images are whole.
+        train: without near duplicates. given: `fingerprint` of all training images, near duplicates included, as an
+            audit must look for each of them.
+        cropped: `train` with patches, their number and a picture; None if all images are whole.
     """
 
     train: SceneSet
@@ -91,16 +91,15 @@ def read_parts(
     device: torch.device | str = "cpu",
     stage: Stage = lambda title: lambda done, total: None,
 ) -> RunData:
-    """The parts at `side` pixels; what the user should know of them is logged. Of a test part only hashes are taken.
+    """Read the parts at `side` pixels and log what the user should know. Of a test part only hashes are read.
 
-    Validation images stay whole with `--crop` too: which of them fall below their class's threshold is known by their
-    labels alone, which images to be classified do not have.
+    Validation images stay whole with `--crop` too: cutting needs their labels, which images to be classified lack.
 
     Args:
-        device, stage: of a segmenter.
+        device, stage: for a segmenter.
 
     Raises:
-        DataError: unusable data, a class whose name no bundle can hold, or one that is near duplicates of one image.
+        DataError: unusable data, a class name that no bundle can hold, or a class of near duplicates of one image.
         InputError: `--crop` of images that are not larger.
     """
     reading = parse_reading(config.bands, config.stretch)
@@ -145,7 +144,7 @@ def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tu
 
 
 def rows_by_class(scenes: SceneSet) -> list[np.ndarray[Any, Any]]:
-    """Rows of each class's different images: ten copies of one image hide nobody behind a mean."""
+    """Rows of each class's images without copies, as a mean of ten copies would be that image."""
     _, first = np.unique(np.array(scenes.hashes), return_index=True)
     different = np.zeros(len(scenes.labels), bool)
     different[first] = True

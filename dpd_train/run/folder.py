@@ -1,4 +1,4 @@
-"""The run directory (DESIGN §5): who may write to it, what it remembers between sessions, its small files."""
+"""The run directory (DESIGN §5): whether a run may write to it, and what it remembers between sessions."""
 
 import json
 import logging
@@ -15,14 +15,14 @@ from dpd_train.compute.device import TimeUp
 from dpd_train.config import TrainConfig, option
 
 log = logging.getLogger(__name__)
-TICK = 5.0  # seconds; a killed session forgets so much
+TICK = 5.0  # seconds; a killed session loses this much time
 
 
 def check_run_folder(out: Path, resume: bool) -> None:
-    """A finished run is never overwritten; an unfinished one goes on.
+    """Check that `out` is free, or holds an unfinished run that is to be resumed.
 
     Raises:
-        InputError: anything else stands at `out`.
+        InputError: `out` holds a finished run, an unfinished one without `resume`, or something else.
     """
     if not out.exists():
         return
@@ -39,11 +39,11 @@ def check_run_folder(out: Path, resume: bool) -> None:
     if not ours:
         raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")
     if not resume:
-        raise InputError(f"{out} holds an unfinished run; pass --resume to go on with it, or choose another --out")
+        raise InputError(f"{out} holds an unfinished run; pass --resume to continue it, or choose another --out")
 
 
 def match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None:
-    """A resumed run must be the same run.
+    """Check that a resumed run has the config and data of the first session, which writes them to `path`.
 
     Raises:
         InputError: another config or other data.
@@ -60,7 +60,7 @@ def match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None:
 
 
 class Stopwatch:
-    """Seconds of all sessions of a run, kept in `path` every few of them: what a kill cuts off is that little."""
+    """Seconds of all sessions of a run, stored in `path` every few seconds, so that a kill loses little."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._begun = path, time.monotonic()
@@ -73,19 +73,21 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
+        """Seconds of all sessions so far."""
         return round(self._before + time.monotonic() - self._begun, 3)
 
     def keep(self) -> None:
+        """Store the time."""
         self._written = time.monotonic()
         write_atomically(self._path, json.dumps(self.seconds).encode())
 
     def unfinished(self, stop: TimeUp) -> dict[str, Any]:
-        """Keep the time, and say where the run stands."""
+        """Store the time. Returns the stage, its step and the seconds for the caller."""
         self.keep()
         return {"unfinished": {"stage": self.stage, "step": stop.step, "steps": stop.steps}, "seconds": self.seconds}
 
     def around(self, stages: Callable[[str], Progress]) -> Callable[[str], Progress]:
-        """The same progress, which also keeps the time. A stage that has nothing left to do is not announced."""
+        """The same progress, which also stores the time. A stage that has nothing left to do is not announced."""
 
         def stage(title: str) -> Progress:
             update: Progress | None = None

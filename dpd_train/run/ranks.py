@@ -1,4 +1,4 @@
-"""What the processes of a run do but the first: wait for its data, and take their share of the fine-tuning."""
+"""The processes of a run other than the leader: they wait for its data and take their share of the fine-tuning."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,18 +42,18 @@ def handed_over(out: Path, data: LatentData, side: int, judge: nn.Module | None)
 
 
 def _read_handover(path: Path) -> tuple[LatentData, int, dict[str, torch.Tensor]]:
-    """Data, side, and the judge's weights."""
+    """Read data, side of the images, and the judge's weights."""
     tensors, meta = load_state(path)
     captions = CaptionTable(tensors["template"], tensors["described"], tensors["empty"])
     return LatentData(tensors["latents"], tensors["labels"], captions), meta["side"], without_prefix("judge", tensors)
 
 
 def assist(out: Path, config: TrainConfig, team: Team, device: torch.device, deadline: Deadline) -> None:
-    """Until the leader says that the run is over.
+    """Take part in a run until the leader says that it is over.
 
     Raises:
         InputError: the base cannot be opened here.
-        PeerError: another process has gone.
+        PeerError: another process has ended.
     """
     if team.hear() is Word.OVER:
         return

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.metrics import euclidean_distances
 
-from dpd_runtime.annotations import Float32, Images, Int64
+from dpd_runtime.annotations import Float32, Images, Int64, Pixels
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.sampling.noise import NoiseStream
 from dpd_runtime.sampling.sample import sample
@@ -22,7 +22,7 @@ from dpd_train.prototypes.prototypes import ClassPrototypes, at_full_size, block
 COLUMNS = 12
 
 
-def sample_sheet(base: Base, classes: tuple[str, ...], prompts: PromptTable, seed: int, device: torch.device) -> Images:
+def sample_sheet(base: Base, classes: tuple[str, ...], prompts: PromptTable, seed: int, device: torch.device) -> Pixels:
     """A few images of each class by its first prompt, sampled with PyTorch: a look at the model without export."""
     embeddings = embed(base.text_encoder, base.tokenizer, prompts.texts).numpy()
     make_steps, advance = SOLVERS["dpm++2m"]
@@ -51,7 +51,7 @@ def _nearest_images(latents: Float32, prototypes: Float32) -> Int64:
     return nearest
 
 
-def _prototype_sheet(base: Base, prototypes: Float32, latents: Float32, images: Images) -> Images:
+def _prototype_sheet(base: Base, prototypes: Float32, latents: Float32, images: Images) -> Pixels:
     """Decoded prototypes of one class above the real images nearest to them.
 
     Args:
@@ -70,7 +70,7 @@ def prototype_sheets(
     latents: Float32,
     prototypes: Sequence[ClassPrototypes | None],
     device: torch.device,
-) -> dict[str, Images]:
+) -> dict[str, Pixels]:
     """For each class that has prototypes a picture of them beside real images, which makes it private.
 
     Args:

@@ -1,1 +1,1 @@
-"""Training of the VAE and its perceptual networks."""
+"""Training of the VAE, its decoder alone, and the networks of its perceptual loss."""

@@ -1,6 +1,6 @@
-"""Training the nano VAE: a joint part, then the decoder alone on frozen latents.
+"""Training of the nano VAE: first encoder and decoder together, then the decoder alone on frozen latents.
 
-The denoiser can start as soon as the encoder is frozen, so that both trainings run side by side.
+The denoiser can be trained as soon as the encoder is frozen, at the same time as the decoder.
 """
 
 import copy
@@ -113,7 +113,7 @@ def statistics_loss(
 ) -> torch.Tensor:
     """L1 between window means and deviations of feature maps, in units of each channel's deviation in the batch.
 
-    What a texture is, wherever its details lie: the part of an adversarial loss that needs no adversary.
+    It compares textures wherever their details lie, as an adversarial loss does, but without an adversary.
     """
     losses = []
     for a, b in zip(reconstructed, targets, strict=True):
@@ -150,7 +150,7 @@ def reconstruction_metrics(vae: AutoencoderKL, images: torch.Tensor, batch: int 
 def contrast_weights(images: torch.Tensor, floor: float) -> torch.Tensor:
     """[B, 1, 1, 1] with mean 1: one over the standard deviation of each image plus `floor`.
 
-    Water and woods have a tenth of a town's contrast; without this their texture, which is what tells them apart from
+    Water and woods have a tenth of a town's contrast. Without this weight their texture, which tells them apart from
     fields, hardly enters an L1 loss.
     """
     weights = 1 / (images.std(dim=(1, 2, 3), keepdim=True) + floor)
@@ -179,7 +179,7 @@ def _pixel_losses(
 
 
 class _Run:
-    """Networks and optimisers of one part of the training, on its device, and their way to and from the state file."""
+    """Networks and optimiser of one part of the training, saved to and restored from the state file."""
 
     def __init__(
         self,
@@ -201,9 +201,7 @@ class _Run:
         self.fresh_since = 0  # step at which the optimiser's moments were lost
 
     def restore(self, state: Path) -> int:
-        """The step at which `state` stands. One that travelled light lacks the optimiser, which then starts afresh
-        with a second warm-up.
-        """
+        """Read `state` and return its step. Without the optimiser's moments it starts fresh, with a second warm-up."""
         tensors, meta = load_state(state)
         self.vae.load_state_dict(without_prefix("vae", tensors))
         moments = without_prefix("optimizer", tensors)
@@ -277,13 +275,13 @@ def train_autoencoder(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> AutoencoderKL:
-    """Train `vae` on `images` [n, H, W, 3] uint8; the run resumes from `state` where that file exists.
+    """Train `vae` on `images` [n, H, W, 3] uint8, and resume from `state` if that file exists.
 
     Latents become nearly D4-equivariant: each batch is encoded, transformed in latent space, decoded and compared with
     the transformed images (EQ-VAE, 2502.09509). With `decoder_only` the encoder and quant_conv stay as they are.
 
     Args:
-        perceptual: networks of the perceptual loss, one of them drawn in each step; none leaves that loss out.
+        perceptual: networks of the perceptual loss; each step uses a random one. Without any there is no such loss.
 
     Returns:
         `vae`, on the CPU.

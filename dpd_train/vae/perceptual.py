@@ -1,22 +1,22 @@
-"""Networks that judge what a VAE makes: trained on the same images, for nothing else, and never shipped."""
+"""Networks of the VAE's perceptual loss, trained on the same images for this purpose and never shipped."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.pool import load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 
-PERCEPTUAL_SEED = 100  # the judges' and the teacher's seeds are others: no network rates what it helped to make
+PERCEPTUAL_SEED = 100  # judges and teacher use other seeds: no network rates what it helped to train
 NAME = "perceptual"
 
 
 def perceptual_shapes(classes: int) -> tuple[ResNetConfig, ...]:
-    """Three networks that see differently: a decoder that pleases all of them has no room for tricks."""
+    """Three different shapes, so that a decoder cannot please one network by artefacts."""
     return (
         ResNetConfig(num_classes=classes, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1),
         ResNetConfig(num_classes=classes, widths=(32, 64, 96), blocks=(1, 1, 1), stem_stride=2),
@@ -25,12 +25,12 @@ def perceptual_shapes(classes: int) -> tuple[ResNetConfig, ...]:
 
 
 def perceptual_training(steps: int) -> ClassifierTraining:
-    """Colour is jittered: the VAE's own losses look after colour."""
+    """Settings with jittered colours, as the VAE has its own losses for colour."""
     return ClassifierTraining(steps=steps, colour_gain=0.03, seed=PERCEPTUAL_SEED)
 
 
 def load_perceptual_networks(folder: Path, classes: int) -> list[ResNet]:
-    """Those that `train_perceptual_networks` left in `folder`, frozen."""
+    """Read what `train_perceptual_networks` wrote to `folder`, frozen."""
     return load_pool(folder, NAME, perceptual_shapes(classes))
 
 
@@ -40,12 +40,12 @@ def train_perceptual_networks(
     validation: Labelled,
     classes: int,
     training: ClassifierTraining,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> None:
-    """As `train_pool`; each network has a seed of its own."""
+    """Train the networks as `train_pool` does, each with its own seed."""
     shapes = perceptual_shapes(classes)
     plans = [(shape, replace(training, seed=training.seed + i)) for i, shape in enumerate(shapes)]
     train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)

@@ -1,11 +1,12 @@
 """Training of the VAE's decoder alone: the nano base's settings, and the tuning on a user's images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.device import NEVER, Deadline
@@ -43,12 +44,12 @@ def tune_decoder(
     networks: Sequence[ResNet],
     config: TrainConfig,
     state: Path,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> Base:
-    """The base with a decoder trained on the user's images; latents keep their meaning.
+    """The base with a decoder trained on the user's images. The encoder, and so the latents, stay as they are.
 
     Args:
         images: uint8 [n, H, W, 3] of the training and the validation part.

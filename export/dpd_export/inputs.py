@@ -1,4 +1,4 @@
-"""Gather what a bundle is made from: PyTorch's graphs and reference images, calibration, pruning, files, manifest."""
+"""Gather what a bundle is made from: the run's networks, pruned if asked, reference images, files, manifest."""
 
 import hashlib
 import json
@@ -48,11 +48,11 @@ class Steps:
 
 @dataclass
 class ExportInputs:
-    """What PyTorch was needed for; `graphs` and `probes` shrink while graphs are compiled.
+    """What an export needs from the run and from PyTorch; `graphs` and `probes` shrink while graphs are compiled.
 
     Args:
         probes: inputs and PyTorch's outputs of each graph.
-        labels: what PyTorch's teacher says of the reference images.
+        labels: those that PyTorch's teacher gives the reference images.
         parameters: number of parameters of each graph, by its path.
         files: content of the bundle's other files, by path.
         manifest: without files and parity.

@@ -44,7 +44,7 @@ def parse_pruning(text: str) -> Pruning:
     try:
         ratio = float(share)
     except ValueError:
-        ratio = math.nan  # lies between no bounds
+        ratio = math.nan  # fails the check below
     if method not in PRUNING_METHODS or not 0 < ratio < 1:
         raise InputError(
             f"--prune {text!r}: give {' or '.join(PRUNING_METHODS)} and the share of the UNet's filters to remove, "

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dpd_cli.commands.evaluation_tables import print_evaluation
+from dpd_cli.commands.evaluate import print_evaluation
 from dpd_eval import ArmResult, Evaluation, SetMetrics, StudentInfo, load_recipe
 from dpd_eval.comparison.summary import differences, verdicts
 

@@ -1,21 +1,133 @@
-"""What --help shows is what the sources say: rich takes square brackets for its markup and drops them."""
+"""What --help shows: every name of an option whole, every word, and what an option accepts, as the code has it."""
 
 import re
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any, get_args
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from dpd_cli.main import app
+from dpd_cli.terminal import PANELS
+from dpd_eval.comparison.config import Baseline, EvaluateConfig
+from dpd_train.config import PRESETS, TrainConfig, choices
 
-COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch")
+
+
+def shown(*arguments: str, columns: int = 80) -> str:
+    environment = {"COLUMNS": str(columns), "TERM": "dumb", "NO_COLOR": "1"}
+    done = CliRunner().invoke(app, [*arguments, "--help"], env=environment, terminal_width=columns)
+    assert done.exit_code == 0
+    return done.output
+
+
+def parameter(command: str, option: str) -> Any:
+    return next(found for found in COMMANDS[command].params if option in found.opts)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_is_shown_with_all_of_its_words(name: str) -> None:
-    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "1000", "TERM": "dumb", "NO_COLOR": "1"})
-    assert shown.exit_code == 0
-    text = re.sub(r"[\s│]+", " ", shown.output)
-    for option in get_command(app).commands[name].params:  # type: ignore[attr-defined]
-        words = (getattr(option, "help", None) or "").replace("\\[", "[")
-        assert re.sub(r"\s+", " ", words).strip() in text, f"{option.opts[0]}: {words}"
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_every_option_is_shown_whole_and_once(name: str, columns: int) -> None:
+    text = shown(name, columns=columns)
+    assert "…" not in text
+    headed = re.findall(r"^  (-\S+?(?:, -\S+)*)(?: |$)", text, re.MULTILINE)
+    names = [option for row in headed for option in row.split(", ")]
+    wanted = [option for found in COMMANDS[name].params for option in (*found.opts, *found.secondary_opts)]
+    options = sorted(option for option in wanted if option.startswith("-"))
+    assert sorted(names) == sorted([*options, "--config", "--help", "-h"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_word_is_shown_and_no_line_is_too_long(name: str) -> None:
+    text = shown(name)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    words = re.sub(r"\s+", " ", text)
+    for found in COMMANDS[name].params:
+        assert found.help, f"{found.opts[0]} has no help"
+        assert re.sub(r"\s+", " ", found.help).strip() in words
+        assert found.help.endswith("."), f"{found.opts[0]}: {found.help}"
+        assert found.help.count("Default:") <= 1
+        assert getattr(found, "rich_help_panel", None) in (None, *PANELS)
+
+
+def test_every_command_is_listed_with_its_first_sentence() -> None:
+    text = re.sub(r"\s+", " ", shown())
+    for name, command in COMMANDS.items():
+        first = command.help.split("\n\n")[0]
+        assert first.endswith(".")
+        assert f"{name} {first}" in re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize(("command", "config"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])
+def test_options_are_the_fields_of_the_config(command: str, config: type) -> None:
+    for name, field in config.__dataclass_fields__.items():
+        found = parameter(command, "--" + name.replace("_", "-"))
+        assert found.name == name
+        assert found.default is None, "a value that was not given must not look like one that was"
+        assert found.help.startswith(field.metadata["help"])
+        assert found.rich_help_panel == field.metadata["panel"]
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        if default not in (None, True, False):
+            assert f"Default: {default:g}." in found.help if isinstance(default, float) else f"Default: {default}."
+        if name in choices(config):
+            assert listed(found) == set(choices(config)[name])
+
+
+def listed(found: Any) -> set[str]:
+    """The values that help names."""
+    return set(found.metavar.removesuffix(",...").split("|"))
+
+
+def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
+    """Command, option, and what the code behind it accepts."""
+    from dpd_eval.selection import METHODS
+    from dpd_eval.students import STUDENTS
+    from dpd_export.engines.flavours import FLAVOURS
+    from dpd_export.engines.profiles import PARTS
+    from dpd_export.graphs.compile import PRECISIONS
+    from dpd_runtime.dataset.formats.encoding import ENCODINGS
+    from dpd_runtime.dataset.formats.output import FORMATS
+    from dpd_runtime.generation.providers import PROVIDERS
+    from dpd_runtime.sampling.solvers import SOLVERS
+    from dpd_train.pretrain.pretrain import STAGES
+
+    yield from ((name, "--provider", PROVIDERS) for name in ("generate", "verify", "bench"))
+    yield from ((name, "--device", ("auto", "cpu", "cuda")) for name in ("train", "pretrain"))
+    yield "train", "--preset", PRESETS
+    yield "generate", "--format", FORMATS
+    yield "generate", "--image-format", ENCODINGS
+    yield "generate", "--solver", SOLVERS
+    yield "export", "--precision", PRECISIONS
+    yield from ((name, "--flavour", FLAVOURS) for name in ("export", "engines"))
+    yield "engines", "--parts", PARTS
+    yield "select", "--method", METHODS
+    yield "evaluate", "--baselines", METHODS
+    yield "pretrain", "--stage", (*STAGES, "all")
+    yield "evaluate", "--students", STUDENTS
+
+
+@needs_torch
+def test_help_names_what_is_accepted_and_nothing_else() -> None:
+    for command, option, values in accepted():
+        found = parameter(command, option)
+        if found.metavar is not None:
+            assert listed(found) == set(values), f"dpd {command} {option}"
+            continue
+        sentence = re.search(r": ((?:[\w:-]+, )+[\w:-]+ or )hf:ID_OR_PATH", found.help)
+        assert sentence is not None, found.help
+        assert set(re.split(r", | or ", sentence[1])) - {""} == set(values), f"dpd {command} {option}"
+
+
+@needs_torch
+def test_a_list_of_baselines_is_the_selection_methods() -> None:
+    from dpd_eval.selection import METHODS
+
+    assert set(get_args(Baseline)) == set(METHODS)
+
+
+def test_the_check_of_values_can_fail() -> None:
+    assert listed(parameter("generate", "--provider")) != {"auto", "cpu", "cuda"}

@@ -1,4 +1,4 @@
-"""One tiny run and its bundles for every test of the export: tracing takes most of the time."""
+"""One tiny run and its bundles for all tests of the export, because tracing takes most of the time."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def bundle(tiny_bundle: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def half_bundle(run: Path) -> Path:
-    """In half precision with every option, as a folder; weights beyond 100 kB lie beside their graph."""
+    """In half precision with every option, as a folder; weights above 100 kB lie beside their graph."""
     path = run.parent / "half"
     export_run(run, path, ExportOptions(vae_encoder=True, dynamic_size=True, largest_file=100_000))
     return path

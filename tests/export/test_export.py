@@ -1,4 +1,4 @@
-"""A bundle exported from a tiny run: parity, nothing local inside, and generation from it."""
+"""A bundle exported from a tiny run: parity, no local names inside, and generation from it."""
 
 import hashlib
 import json
@@ -63,7 +63,7 @@ def test_parity_check_can_fail() -> None:
 
 
 def test_a_graph_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
-    """PyTorch is asked first; a weight that changes before tracing is a difference."""
+    """PyTorch runs first, so a weight that changes before tracing is a difference."""
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     graph = Graph("x/model.onnx", load_classifier(run / "latent_classifier"), ("latents",), (latents,), "logits")
     asked = probe(graph, [])
@@ -225,7 +225,7 @@ def test_the_manifest_tells_what_the_bundle_was_made_of(run: Path, bundle: Path)
 
 
 def test_prototype_guidance_pulls_towards_the_prototype(bundle: Path) -> None:
-    """With g = 1 to the last step every image of a prototype is its decoding; with g = 0 they differ."""
+    """With g = 1 to the last step every image of a prototype is the decoded prototype; with g = 0 they differ."""
     from dataclasses import replace
 
     opened = load_bundle(bundle)
@@ -244,7 +244,7 @@ def test_prototype_guidance_pulls_towards_the_prototype(bundle: Path) -> None:
 def test_the_same_run_exported_by_the_command_gives_the_same_bundle(
     run: Path, bundle: Path, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
-    """Another process with other hashes of strings; a folder instead of a file; the table on stdout."""
+    """In another process with another hash seed, as a folder instead of a file, with the table on stdout."""
     command = [sys.executable, "-m", "dpd_cli", "export", str(run), "--out", str(tmp_path / "again"), "--name", "tiny"]
     command += ["--precision", "fp32", "--data-licence", "drawn | by us", "--base-licence", "Apache-2.0"]
     environment = process_environment | {"PYTHONHASHSEED": "7"}

@@ -1,4 +1,4 @@
-"""Bases of the Stable Diffusion family: what `dpd train` accepts is exported, in true half precision too."""
+"""Bases of the Stable Diffusion family: what `dpd train` accepts is exported, also in true half precision."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_both_kinds_are_exported(tmp_path: Path, version: int, prototypes: int, 
 
 
 def test_large_bases_are_compared_in_few_steps_and_sampled_in_small_batches(tmp_path: Path) -> None:
-    """By what a step costs: parameters times positions."""
+    """A step's cost is parameters times positions."""
     base = load_base(str(sd_like(tmp_path / "base")))
     small = extent_of(base, 45, DEFAULT_SAMPLER)
     assert (small.blocks, small.golden, small.steps) == (10, 4, DEFAULT_SAMPLER.steps)

@@ -1,4 +1,4 @@
-"""What an exported bundle is made of: files beyond a limit, sizes that vary, the step graph, golden images."""
+"""The files of an exported bundle: weights beside graphs, variable sizes, the step graph, golden images."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_fixed_sizes_are_in_the_graph(bundle: Path) -> None:
 
 
 def test_a_licence_is_not_made_up(bundle: Path, half_bundle: Path) -> None:
-    """The run's base is a folder of somebody's."""
+    """The run's base is a folder, whose licence is unknown."""
     assert load_bundle(bundle).manifest.licences == {"base": "Apache-2.0", "data": "drawn | by us"}
     assert load_bundle(half_bundle).manifest.licences == {"base": "unstated", "data": "unstated"}
 
@@ -90,7 +90,7 @@ def test_step_and_golden_are_small(bundle: Path) -> None:
 
 @pytest.mark.parametrize(("name", "limit"), [("bundle", 60.0), ("half_bundle", 40.0)])
 def test_golden_images_come_out_again(name: str, limit: float, request: pytest.FixtureRequest) -> None:
-    """PyTorch made them; the bundle is near, and not equal: it is no copy of its own output."""
+    """PyTorch made them; the bundle's images are near but not equal, so they are no copy of its own output."""
     done = replay(load_bundle(request.getfixturevalue(name)), CPU)
     assert done is not None
     assert (done.images, done.noise_matches, done.good) == (4, True, True)

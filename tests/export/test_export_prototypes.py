@@ -1,4 +1,4 @@
-"""Prototypes on their way into a bundle: real images stay, block means pull block means."""
+"""Prototypes in a bundle: real images are refused, and block means pull block means."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs named by their kind of prototypes."""
+    """Runs, named by their kind of prototypes."""
     folder = tmp_path_factory.mktemp("kinds")
     scenes, base = drawn_scenes(folder / "scenes"), tiny_base(folder)
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2)

@@ -1,4 +1,4 @@
-"""Matched prototypes from `dpd train` through the bundle: each of the first images is its prototype, decoded."""
+"""Matched codes from `dpd train` through the bundle: each of the first images is a decoded code."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 @pytest.fixture(autouse=True)
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few steps and views, in one thread: with two beside another process these small tensors take minutes."""
+    """Few steps and views in one thread: with two, beside another process, these small tensors take minutes."""
     monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
     monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
     threads = torch.get_num_threads()
@@ -92,7 +92,7 @@ def test_what_cannot_be_matched_is_said_before_anything_is_trained(
     with pytest.raises(DataError, match="has 8 different training images, and --prototypes matched needs at least"):
         train(scenes, tmp_path / "run", config(tmp_path, k_min=9), cache=tmp_path / "cache")
     monkeypatch.setattr("dpd_train.run.stages.matching.is_large", lambda base: True)
-    with pytest.raises(InputError, match=r"--prototypes matched .* take pooled or centroid"):
+    with pytest.raises(InputError, match=r"--prototypes matched .* use pooled or centroid"):
         train(scenes, tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""`dpd export --sampler`: the settings a bundle brings."""
+"""`dpd export --sampler`: the sampler settings of a bundle."""
 
 import pytest
 

@@ -1,56 +1,60 @@
-"""`dpd audit`: what a bundle, a run or a set tells of the images it was made from."""
+"""`dpd audit`: what a bundle, a run or a set reveals about its training images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dpd_cli.options import Bands, Json, Overwrite, Stretch, ValPerClass, require_torch, under
+from dpd_cli.terminal import print_json, stage_progress, table
+from dpd_runtime.errors import InputError
+
 if TYPE_CHECKING:
     from dpd_eval.audit.audit import AuditResult
 
+Subject = Annotated[Path, typer.Argument(metavar="SUBJECT", help="A bundle, a run directory or a distilled set.")]
+Train = Annotated[Path, under("Data", "Real images of the training, without the validation part.")]
+Holdout = Annotated[
+    Path | None,
+    under("Data", "Images of the same kind that were not trained on. Default: the validation part of --train."),
+]
+Run = Annotated[Path | None, under("Data", "Run directory of the bundle. Its VAE encoder allows more tests.")]
+Images = Annotated[int, under("Images", "Images to generate and test. Fewer than 500 give a warning.")]
+Seed = Annotated[int, under("Images", "Random seed of the generated images.")]
+Private = Annotated[
+    Path | None,
+    under("Output", "Folder for pictures of the closest pairs, which show real images. Default: RUN/private/audit."),
+]
+Out = Annotated[
+    Path | None, under("Output", "Write a copy of the bundle with audit.json and with the verdict in its manifest.")
+]
+
 
 def audit_command(
-    subject: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN|SET", help="What is to be audited.")],
-    train: Annotated[Path, typer.Option(help="The real images it was trained on (without the validation part).")],
-    holdout: Annotated[
-        Path | None,
-        typer.Option(help="Images of the same kind that were never trained on (default: the validation part)."),
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="The run of the bundle: its VAE encoder, and room for pictures in its private/.")
-    ] = None,
-    val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,
-    images: Annotated[int, typer.Option(help="Images to generate and judge; fewer than 500 are a warning.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the generation.")] = 0,
-    bands: Annotated[str | None, typer.Option(help="Bands of the real images for red, green, blue: 4,3,2.")] = None,
-    stretch: Annotated[
-        str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
-    ] = None,
-    private: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the worst pairs: real images (default: RUN/private/audit)"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a copy of the bundle with audit.json and the verdict in its manifest.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that lies at --out.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    subject: Subject,
+    train: Train,
+    holdout: Holdout = None,
+    run: Run = None,
+    val_per_class: ValPerClass = None,
+    images: Images = 500,
+    seed: Seed = 0,
+    bands: Bands = None,
+    stretch: Stretch = None,
+    private: Private = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
 ) -> None:
-    """Measure replication, prototypes, artefacts and membership against the training images, with controls.
+    """Test what a bundle, run or set reveals about its training images.
 
-    Exit code 4: the verdict is FAIL. A run gets its audit.json; a bundle gets it in the copy at --out.
+    Tests are about copies of training images, prototypes, traces in the pixels and membership; controls show that each
+    test can fail. Exit code 4 means that the verdict is FAIL. In a run, audit.json is written into the run.
 
     Examples:
-
-        dpd audit site.dpd --train scenes/ --holdout heldout/ --run run --out audited.dpd
-
+        dpd audit site.dpd --train scenes/ --holdout heldout/ --out audited.dpd
         dpd audit run --train scenes/ --val-per-class 100
-
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
-    from dpd_cli.commands.torch_half import require_torch
-    from dpd_cli.terminal import print_json, stage_progress
-
     check_out(subject, out, overwrite)
     require_torch("cpu")
     from dpd_eval.audit.audit import audit
@@ -81,12 +85,11 @@ def audit_command(
 
 
 def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
-    """Before minutes of computing.
+    """Check --out before minutes of computing.
 
     Raises:
-        InputError: --out for something that is no bundle, or something at `out` which may not be replaced.
+        InputError: `subject` is not a bundle, or what is at `out` may not be replaced.
     """
-    from dpd_runtime.errors import InputError
     from dpd_runtime.sealing.reseal import check_target
 
     if out is None:
@@ -98,23 +101,20 @@ def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
 
 def _print(result: "AuditResult") -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     for title, rows in (
-        ("tests", [(test, test.verdict, "") for test in result.tests]),
-        ("controls", [(c.outcome, c.outcome.verdict, f"must {c.expected}") for c in result.controls]),
+        ("tests", [(test, test.verdict) for test in result.tests]),
+        ("controls", [(c.outcome, f"{c.outcome.verdict} (expected {c.expected})") for c in result.controls]),
     ):
-        table = Table(title=title)
-        for heading in ("name", "value", "95 % interval", "limit", "verdict"):
-            table.add_column(heading, justify="left" if heading in ("name", "verdict") else "right")
-        for test, verdict, expected in rows:
+        shown = table(title, ("name",), ("value", "95 % interval", "limit"))
+        shown.add_column("verdict")
+        for test, verdict in rows:
             ends = "" if test.interval is None else f"{test.interval[0]:.3f} to {test.interval[1]:.3f}"
-            numbers = ("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold))
-            value, limit = numbers
-            table.add_row(test.name, value, ends, limit, f"{verdict} {f'({expected})' if expected else ''}".strip())
-        console.print(table)
-    for note in (*result.notes, *(f"{t.name}: {t.note}" for t in result.tests if t.verdict not in ("PASS",))):
+            value, limit = ("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold))
+            shown.add_row(test.name, value, ends, limit, verdict)
+        console.print(shown)
+    for note in (*result.notes, *(f"{t.name}: {t.note}" for t in result.tests if t.verdict != "PASS")):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if result.private is not None:
         console.print(f"private    {result.private} shows real images", highlight=False, markup=False, soft_wrap=True)

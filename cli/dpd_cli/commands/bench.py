@@ -1,29 +1,27 @@
-"""`dpd bench`: how fast a bundle is here."""
+"""`dpd bench`: how fast a bundle is on this machine."""
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated
 
-import typer
+from dpd_cli.options import BundleOrEmbedded, Json, Provider, under
+from dpd_cli.terminal import print_json, progress_bar
 
 
 def bench_command(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="A .dpd file or bundle folder; the embedded one without.")
-    ] = None,
-    blocks: Annotated[int, typer.Option(help="Blocks of ten images to generate.")] = 3,
-    seed: Annotated[int, typer.Option(help="As in dpd generate.")] = 0,
-    provider: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or tensorrt-rtx.")] = "auto",
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bundle: BundleOrEmbedded = None,
+    blocks: Annotated[int, under("Images", "Number of blocks; a block is ten images.")] = 3,
+    seed: Annotated[int, under("Images", "Random seed.")] = 0,
+    provider: Provider = "auto",
+    json_output: Json = False,
 ) -> None:
-    """Generate a few blocks with the bundle's own settings and say where the time went. Nothing is kept.
+    """Measure how fast a bundle generates images.
 
-    A comparison with diffusers and optimum is benchmarks/generate.py in the sources.
+    A few blocks are generated with the bundle's own settings and not kept.
 
-    Examples: dpd bench · dpd bench site.dpd --blocks 10 --provider cuda --json
+    Examples:
+        dpd bench
+        dpd bench site.dpd --blocks 10 --provider cuda --json
     """
-    from dataclasses import asdict
-
-    from dpd_cli.terminal import print_json, progress_bar
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
     from dpd_runtime.checks.bench import bench
 
@@ -34,11 +32,11 @@ def bench_command(
         print_json(asdict(found))
         return
     print(f"{found.bundle} on {found.provider}, {found.threads} threads")
-    print(f"images       {found.images} in {found.seconds:.1f} s, {found.images_per_second:.2f} each second")
+    print(f"images       {found.images} in {found.seconds:.1f} s, {found.images_per_second:.2f} per second")
     print(f"loading      {found.load_seconds:.2f} s")
     for name, network in found.networks.items():
         times = f"{network.calls} calls of {network.median_ms:.1f} ms (median)"
         print(f"{name:<12} {times:<34} {network.share:6.1%} of the time")
     print(f"{'elsewhere':<12} {'noise, solver, files':<34} {found.outside_share:6.1%} of the time")
-    print(f"batch        {found.batch} latents, {found.network_calls:g} UNet evaluations for each")
+    print(f"batch        {found.batch} latents, {found.network_calls:g} UNet evaluations per latent")
     print(f"peak memory  {found.peak_memory / 2**20:.0f} MiB of this process")

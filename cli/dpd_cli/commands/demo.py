@@ -1,31 +1,34 @@
 """`dpd demo`: the whole loop on drawn scenes."""
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dpd_cli.options import Json, require_torch, under
+from dpd_cli.terminal import print_json
+from dpd_runtime.errors import InputError
+
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="A new folder for everything the demo makes.")] = Path("demo"),
-    per_class: Annotated[int, typer.Option(help="Drawn training scenes per class.")] = 120,
-    steps: Annotated[int, typer.Option(help="Fine-tuning steps of the nano base.")] = 150,
-    seed: Annotated[int, typer.Option()] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[Path, under("Output", "A new folder for everything that the demo makes.")] = Path("demo"),
+    per_class: Annotated[int, under("Data", "Drawn training scenes per class.")] = 120,
+    steps: Annotated[int, under("Model", "Fine-tuning steps of the nano base.")] = 150,
+    seed: Annotated[int, under("Data", "Random seed.")] = 0,
+    json_output: Json = False,
 ) -> None:
-    """Draw scenes, train, export, generate without PyTorch, evaluate: at most ten minutes on two cores.
+    """Draw scenes, then train, export, generate and evaluate.
 
-    Examples: dpd demo · dpd demo --out /tmp/demo --seed 3
+    It takes at most ten minutes on two cores.
+
+    Examples:
+        dpd demo
+        dpd demo --out /tmp/demo --seed 3
     """
-    import json
-    import subprocess
-    import sys
-    import time
-
-    from dpd_cli.commands.torch_half import require_torch
-    from dpd_cli.terminal import print_json
-    from dpd_runtime.errors import InputError
-
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out} is not empty; choose another --out")
     require_torch("export", "cpu")
@@ -34,15 +37,15 @@ def demo_command(
     started = time.monotonic()
     write_scenes(out / "scenes" / "train", per_class=per_class, seed=seed)
     write_scenes(out / "scenes" / "test", per_class=50, seed=seed + 1_000_000)
-    print(f"drew {per_class} training and 50 test scenes for each class in {out}/scenes", file=sys.stderr)
+    print(f"drew {per_class} training and 50 test scenes per class in {out}/scenes", file=sys.stderr)
 
     def dpd(*arguments: str) -> dict[str, object]:
-        """One command, as a user would type it."""
+        """Run one command, as a user would type it."""
         print("$ dpd " + " ".join(arguments), file=sys.stderr)
         command = [sys.executable, "-m", "dpd_cli", *arguments, "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise typer.Exit(done.returncode)  # its one line is on stderr already
+            raise typer.Exit(done.returncode)  # its error message is on stderr already
         content: dict[str, object] = json.loads(done.stdout)
         return content
 

@@ -1,33 +1,31 @@
-"""`dpd doctor`: which providers work here, and why the others do not."""
+"""`dpd doctor`: which providers work on this machine, and why the others do not."""
 
-from pathlib import Path
-from typing import Annotated
+from dataclasses import asdict
 
-import typer
+from dpd_cli.options import BundleOrEmbedded, Json
+from dpd_cli.terminal import print_json
 
 
 def doctor_command(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="The bundle whose smallest graph is tried; the embedded one without.")
-    ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bundle: BundleOrEmbedded = None,
+    json_output: Json = False,
 ) -> None:
-    """Try every provider as `dpd generate` would, and print what it needs, with cores and memory as they are seen here.
+    """Show which providers work here, and why others do not.
 
-    It ends with exit code 0 whatever it finds, and uses no network and no PyTorch.
+    Every provider runs the bundle's smallest graph. Cores, memory and versions are shown too. The exit code is 0
+    whatever is found. No network and no PyTorch are used.
 
-    Examples: dpd doctor · dpd doctor site.dpd --json
+    Examples:
+        dpd doctor
+        dpd doctor site.dpd --json
     """
-    from dataclasses import asdict
-
-    from dpd_cli.terminal import print_json
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
     from dpd_runtime.checks.doctor import examine_providers, nvidia_driver, this_machine
 
     problem = None
     try:
         opened = load_bundle(bundle or embedded_bundle())
-    except Exception as error:  # a doctor does not fall ill: what cannot be opened is a finding
+    except Exception as error:  # a bundle that cannot be opened is a finding too
         opened, problem = None, f"{type(error).__name__}: {' '.join(str(error).split())}"
     machine, driver = this_machine(), nvidia_driver()
     findings = examine_providers(opened, driver)
@@ -52,7 +50,7 @@ def doctor_command(
     for gpu in driver.gpus:
         print(f"GPU           {gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory / 2**30:.0f} GiB")
     print(f"processor     {machine.processor}, {', '.join(machine.cpu_flags)}")
-    print(f"cores         {machine.usable_cores} to be used (affinity and container) of {machine.cores}")
+    print(f"cores         {machine.usable_cores} usable (affinity and container) of {machine.cores}")
     print(f"memory        {'unknown' if machine.memory is None else f'{machine.memory / 2**30:.1f} GiB'}")
     print(f"versions      {', '.join(f'{name} {version}' for name, version in machine.versions.items())}")
     for name, value in machine.settings.items():

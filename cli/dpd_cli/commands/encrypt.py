@@ -1,28 +1,36 @@
-"""`dpd encrypt` and `dpd decrypt`: a bundle for one site's eyes, and back."""
+"""`dpd encrypt` and `dpd decrypt`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpd_cli.options import KeyFile, PassphraseFile
+from dpd_cli.options import Json, KeyFile, Overwrite, PassphraseFile, given_key, under
+from dpd_cli.terminal import print_json, signature_facts
 
 
 def encrypt_command(
-    bundle: Annotated[Path, typer.Argument(help="A .dpd file or bundle folder, signed if it shall be; not changed.")],
-    out: Annotated[Path, typer.Option(help="The encrypted file, for example site.dpde.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="A .dpd file or bundle folder. Sign it first if it needs a signature. The input is not modified.",
+        ),
+    ],
+    out: Annotated[Path, under("Output", "The encrypted file, such as site.dpde.")],
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing encrypted bundle.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
 ) -> None:
-    """Encrypt a bundle (AES-256-GCM). dpd generate, info and verify open it with the key, in memory alone.
+    """Encrypt a bundle with a key or a passphrase (AES-256-GCM).
 
-    Examples: dpd encrypt site.dpd --out site.dpde --key-file site.key · dpd encrypt site.dpd --out site.dpde
-    --passphrase-file secret.txt
+    dpd generate, dpd info and dpd verify decrypt it in memory.
+
+    Examples:
+        dpd encrypt site.dpd --out site.dpde --key-file site.key
+        dpd encrypt site.dpd --out site.dpde --passphrase-file secret.txt
     """
-    from dpd_cli.options import given_key, signature_facts
-    from dpd_cli.terminal import print_json
     from dpd_runtime.sealing.encrypt import encrypt_bundle
 
     opened = encrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)
@@ -36,19 +44,20 @@ def encrypt_command(
 
 
 def decrypt_command(
-    bundle: Annotated[Path, typer.Argument(help="What dpd encrypt wrote; not changed.")],
-    out: Annotated[Path, typer.Option(help="The plain .dpd file.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A file of dpd encrypt. The input is not modified.")],
+    out: Annotated[Path, under("Output", "The plain .dpd file.")],
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle file.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
 ) -> None:
-    """Write an encrypted bundle as a plain .dpd file. To generate from it, this is not needed.
+    """Write an encrypted bundle as a plain .dpd file.
 
-    Example: dpd decrypt site.dpde --out site.dpd --key-file site.key
+    dpd generate does not need this: it opens encrypted bundles itself.
+
+    Examples:
+        dpd decrypt site.dpde --out site.dpd --key-file site.key
     """
-    from dpd_cli.options import given_key
-    from dpd_cli.terminal import print_json
     from dpd_runtime.sealing.encrypt import decrypt_bundle
 
     decrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)

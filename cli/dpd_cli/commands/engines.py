@@ -1,46 +1,61 @@
 """`dpd engines`: TensorRT engines of a bundle's graphs, in a new bundle."""
 
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from dpd_export.engines.new_bundle import BuildProgress, BuiltEngine
+from dpd_cli.options import Json, Overwrite, under
+from dpd_cli.terminal import engine_lines, print_engines, print_json
 
-NOT_RUN = "dpd generate of this version runs the ONNX graphs"
+Bundle = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A .dpd file or bundle folder. The input is not modified.")
+]
+Out = Annotated[Path, under("Output", "The new bundle: a .dpd file, or a folder if the name has no .dpd ending.")]
+Flavour = Annotated[
+    str,
+    under(
+        "Engines",
+        "Kind of engines: tensorrt-rtx for RTX cards (needs no GPU), or tensorrt for the GPU of this machine.",
+        metavar="tensorrt-rtx|tensorrt",
+    ),
+]
+ComputeCapability = Annotated[
+    str, under("Engines", "GPU types for tensorrt-rtx, such as 75,86,89,120 for RTX 20, 30, 40 and 50.")
+]
+Parts = Annotated[
+    str,
+    under(
+        "Engines",
+        "Graphs to build, separated by commas.",
+        metavar="unet|vae_decoder|latent_classifier|classifier,...",
+    ),
+]
+Portable = Annotated[
+    bool, under("Engines", "Build one engine for all these GPU types instead of one for each.", "--portable")
+]
 
 
 def engines_command(
-    bundle: Annotated[Path, typer.Argument(help="A .dpd file or bundle folder; it is not changed.")],
-    out: Annotated[
-        Path, typer.Option(help="The new bundle: a .dpd file, or a folder where the name has no .dpd ending.")
-    ],
-    flavour: Annotated[
-        str, typer.Option(help="tensorrt-rtx (RTX cards; needs no GPU), or tensorrt (on the GPU that will run it).")
-    ] = "tensorrt-rtx",
-    compute_capability: Annotated[
-        str, typer.Option(help="GPU types for tensorrt-rtx, for example 75,86,89,120 (RTX 20, 30, 40, 50).")
-    ] = "",
-    parts: Annotated[
-        str, typer.Option(help="Which graphs: unet, vae_decoder, latent_classifier, classifier.")
-    ] = "unet,vae_decoder,latent_classifier",
-    portable: Annotated[
-        bool, typer.Option("--portable", help="One engine for all those GPU types instead of one for each.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bundle: Bundle,
+    out: Out,
+    flavour: Flavour = "tensorrt-rtx",
+    compute_capability: ComputeCapability = "",
+    parts: Parts = "unet,vae_decoder,latent_classifier",
+    portable: Portable = False,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
 ) -> None:
-    """Build TensorRT engines from a bundle's ONNX graphs and write a new, unsigned bundle that holds them too.
+    """Build TensorRT engines from a bundle's graphs, in a new bundle.
 
-    Each graph gets a static engine for the batch that the bundle's sampler passes, and one with a range of batches.
+    Each graph gets one engine for the batch of the bundle's sampler and one for a range of batches. The new bundle is
+    unsigned.
 
-    Examples: dpd engines site.dpd --compute-capability 89 --out rtx.dpd · dpd engines site.dpd --compute-capability
-    80,86,89,120 --portable --out rtx.dpd · dpd engines site.dpd --flavour tensorrt --out here.dpd
+    Examples:
+        dpd engines site.dpd --compute-capability 89 --out rtx.dpd
+        dpd engines site.dpd --compute-capability 80,86,89 --portable --out rtx.dpd
+        dpd engines site.dpd --flavour tensorrt --out here.dpd
     """
-    from dpd_cli.terminal import print_json
     from dpd_export.engines import build_engines
     from dpd_export.engines.flavours import parse_capabilities
 
@@ -61,26 +76,3 @@ def engines_command(
     print(f"hash        {result['bundle_hash']}")
     print_engines(result)
     print("state       unsigned")
-
-
-def print_engines(result: dict[str, Any]) -> None:
-    """What was built, and what is known of it."""
-    from dpd_runtime.engines.record import LABELS
-
-    made = f"{len(result['engines'])} by {result['flavour']} {result['builder_version']}"
-    print(f"engines     {made}: {LABELS[result['flavour']]}; {NOT_RUN}")
-
-
-def engine_lines() -> "BuildProgress":
-    """Two lines on stderr for each engine: what is being built, and what it took. A build tells nothing in between."""
-    started = time.monotonic()
-
-    def tell(done: int, total: int, coming: str, built: "BuiltEngine | None") -> None:
-        left = f", about {(time.monotonic() - started) / done * (total - done):.0f} s left" if 0 < done < total else ""
-        if built is not None:
-            sizes = f"peak memory {built.peak_memory / 1e6:.0f} MB, engine {built.bytes / 1e6:.1f} MB"
-            print(f"  {built.seconds:.0f} s, {sizes}{left}", file=sys.stderr, flush=True)
-        if coming:
-            print(f"engine {done + 1}/{total}: {coming}", file=sys.stderr, flush=True)
-
-    return tell

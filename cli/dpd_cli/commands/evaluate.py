@@ -1,110 +1,51 @@
-"""`dpd evaluate`: what a distilled set is worth, beside real subsets of the same size."""
+"""`dpd evaluate`: what a distilled set is worth beside real subsets of the same size."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dpd_cli.options import Json, Values, options_of, require_torch, under
+from dpd_cli.terminal import Update, print_json, stage_progress, table
+from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
+from dpd_runtime.errors import InputError
+
 if TYPE_CHECKING:
-    from dpd_eval.comparison.config import Baseline
+    from rich.table import Table
+
+    from dpd_eval.comparison.results import ArmResult, Evaluation
+
+Sets = Annotated[
+    list[Path],
+    typer.Argument(metavar="SET...", help="Folders of distilled sets. Of m sets, pair i uses number i mod m."),
+]
+Train = Annotated[Path, under("Data", "Labelled real images. Baselines are taken from the training part.")]
+Test = Annotated[str, under("Data", "Folder of test images, or val for the validation part of --train.")]
+Out = Annotated[Path | None, under("Output", "Also write the JSON result to this file.")]
 
 
-def split_names(text: str) -> tuple[str, ...]:
-    """`a, b` → ("a", "b"); empty text is an empty tuple."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def split_numbers(text: str, option: str) -> tuple[int, ...]:
-    """`10,50` → (10, 50).
-
-    Raises:
-        InputError: something that is not a whole number, naming the option.
-    """
-    from dpd_runtime.errors import InputError
-
-    try:
-        return tuple(int(part) for part in split_names(text))
-    except ValueError:
-        raise InputError(f"{option} {text}: give whole numbers with commas between them, such as 10,50") from None
-
-
+@options_of(EvaluateConfig)
 def evaluate_command(
-    sets: Annotated[
-        list[Path], typer.Argument(metavar="SET...", help="Distilled sets (class folders); pair i uses SET i mod m.")
-    ],
-    train: Annotated[Path, typer.Option(help="Labelled real images; baselines draw from the training part.")],
-    test: Annotated[str, typer.Option(help="Folder of test images, or 'val': the validation part of --train.")],
-    students: Annotated[
-        str,
-        typer.Option(
-            help="With commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, dsdnet:convnet (dsdnet:resnet, ...), "
-            "hf:ID_OR_PATH."
-        ),
-    ] = "convnet",
-    baselines: Annotated[
-        str, typer.Option(help="With commas: random, herding, k-center, k-means, tdds, foreground, full; '' for none.")
-    ] = "random",
-    ipc: Annotated[str | None, typer.Option(help="Images a class, with commas (default: all of SET's)")] = None,
-    recipe: Annotated[str, typer.Option(help="quick, paper or the path of a .toml file.")] = "quick",
-    pairs: Annotated[int | None, typer.Option(help="Paired runs (default: 8 up to IPC 10, 5 above)")] = None,
-    at_least: Annotated[
-        float, typer.Option(help="Say whether the set reaches this share of each baseline's accuracy.")
-    ] = 1.0,
-    soft_labels: Annotated[
-        bool, typer.Option("--soft-labels", help="Students of every arm learn one teacher's probabilities.")
-    ] = False,
-    metrics: Annotated[
-        bool, typer.Option("--metrics/--no-metrics", help="Compare the arms' images with the real ones, in features.")
-    ] = True,
-    extractor: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose features: own, trained on --train (default), or hf:ID_OR_PATH, on this machine already."
-        ),
-    ] = None,
-    segmenter: Annotated[
-        str | None,
-        typer.Option(
-            help="What the baseline foreground finds objects by: GROUNDING_DINO,SAM2, ids or folders on this machine "
-            "already (default: saliency)"
-        ),
-    ] = None,
-    val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Side of every image in pixels (default: SET's)")] = None,
-    bands: Annotated[str | None, typer.Option(help="Bands of the real images for red, green, blue: 4,3,2.")] = None,
-    stretch: Annotated[
-        str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes, one thread each; figures do not depend on it.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Write the JSON result to this file too.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    sets: Sets, train: Train, test: Test, out: Out = None, json_output: Json = False, *, given: Values
 ) -> None:
-    """Train students on SET and on real subsets, with one recipe, and compare them in pairs.
+    """Train students on distilled sets and on real subsets, and compare them.
+
+    All students of a pair have the same recipe, seed and number of images.
 
     Examples:
-
         dpd evaluate set/ --train data/train --test val --ipc 10
-
-        dpd evaluate set0/ set1/ set2/ --train data/train --test data/test --pairs 6 --jobs 2 --out result.json
-
-        dpd evaluate set/ --train data/train --test data/test --ipc 10,50 --baselines random,herding,k-means,full
-
-        dpd evaluate set/ --train data/train --test data/test --students convnet,resnet,vit-tiny --soft-labels
+        dpd evaluate set0/ set1/ --train data/train --test data/test --jobs 2
+        dpd evaluate set/ --train data/train --test val --baselines random,full
+        dpd evaluate set/ --train data/train --test val --students convnet,resnet
     """
-    from dpd_cli.commands.evaluation_tables import print_evaluation
-    from dpd_cli.commands.torch_half import require_torch
-    from dpd_cli.terminal import Update, print_json, stage_progress
-    from dpd_runtime.errors import InputError
-
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; give the name of a file")
-    sizes = None if ipc is None else split_numbers(ipc, "--ipc")
-
+    config = EvaluateConfig(**{name: value for name, value in given[EvaluateConfig].items() if value is not None})
     require_torch()
-    from dpd_eval import EvaluateConfig, evaluate
+    from dpd_eval import evaluate
 
     with stage_progress() as stage:
         bar: list[Update] = []
@@ -112,30 +53,96 @@ def evaluate_command(
         def tell(done: float, total: int, what: str) -> None:
             if not bar:
                 bar.append(stage("training students, %"))
-            bar[0](round(100 * done / total), 100)  # a training has parts: percent moves where a count stands still
+            bar[0](round(100 * done / total), 100)  # one long training has parts: a count would not move
 
-        config = EvaluateConfig(
-            students=split_names(students),
-            baselines=cast("tuple[Baseline, ...]", split_names(baselines)),
-            ipc=sizes,
-            recipe=recipe,
-            pairs=pairs,
-            at_least=at_least,
-            soft_labels=soft_labels,
-            metrics=metrics,
-            extractor=extractor,
-            segmenter=segmenter,
-            val_per_class=val_per_class,
-            resolution=resolution,
-            bands=bands,
-            stretch=stretch,
-            jobs=jobs,
-        )
-        where: Path | Literal["val"] = "val" if test == "val" else Path(test)
-        result = evaluate(sets, config, train=train, test=where, progress=tell, stage=stage)
+        place = "val" if test == "val" else Path(test)
+        result = evaluate(sets, config, train=train, test=place, progress=tell, stage=stage)  # type: ignore[arg-type]
     if out is not None:
         out.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if json_output:
         print_json(result.to_dict())
     else:
         print_evaluation(result)
+
+
+def print_evaluation(result: "Evaluation") -> None:
+    """Figures of every arm, the cross-architecture table, paired differences with verdicts, set metrics, notes."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(_arms(result))
+    if len(result.students) > 1:
+        for ipc in dict.fromkeys(arm.ipc for arm in result.arms):
+            console.print(_students(result, ipc))
+    for line in _comparisons(result):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if result.metrics:
+        console.print(_metrics(result))
+        console.print(f"features: {result.extractor}", highlight=False, markup=False, soft_wrap=True)
+    if result.teacher:
+        console.print(f"soft labels: {result.teacher}", highlight=False, markup=False, soft_wrap=True)
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{result.seconds:.0f} s", highlight=False)
+
+
+def _std(arm: "ArmResult") -> str:
+    return "" if arm.oa_std is None else f"{100 * arm.oa_std:.2f}"
+
+
+def _arms(result: "Evaluation") -> "Table":
+    title = (
+        f"{result.test_images} test images, {result.resolution} px, recipe {result.recipe.name}, {result.labels} labels"
+    )
+    numbers = ("IPC", "images", "steps", "pairs", "OA %", "± std", "AA %", "kappa")
+    found = table(title, ("arm", "student"), numbers)
+    for arm in result.arms:
+        counts = (str(arm.ipc), str(arm.images), str(arm.steps), str(len(arm.oa_runs)))
+        figures = (f"{100 * arm.oa_mean:.2f}", _std(arm), f"{100 * arm.aa:.2f}", f"{arm.kappa:.4f}")
+        found.add_row(arm.arm, arm.student, *counts, *figures)
+    return found
+
+
+def _students(result: "Evaluation", ipc: int) -> "Table":
+    cells = {(arm.arm, arm.student): f"{100 * arm.oa_mean:.2f} ± {_std(arm)}" for arm in result.arms if arm.ipc == ipc}
+    found = table(f"OA % by student, IPC {ipc}", ("arm",), tuple(result.students))
+    for name in dict.fromkeys(arm.arm for arm in result.arms):
+        found.add_row(name, *(cells[name, student].rstrip("± ") for student in result.students))
+    return found
+
+
+def _comparisons(result: "Evaluation") -> list[str]:
+    lines = []
+    for row, goal in zip(result.differences, result.verdicts, strict=True):
+        gap = row.difference
+        ends = "one pair, no interval"
+        if gap.low is not None and gap.high is not None:
+            ends = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+        ratio = "" if row.ratio is None else f", ratio {row.ratio:.3f}"
+        lines.append(
+            f"{row.arm} − {row.reference} ({row.student}, IPC {row.ipc}): {100 * gap.mean:+.2f} points, {ends}, "
+            f"n = {gap.n}{ratio}; at least {goal.ratio:g} × {goal.reference}: {goal.verdict}"
+        )
+    return lines
+
+
+def _metrics(result: "Evaluation") -> "Table":
+    numbers = (
+        "IPC",
+        "KID",
+        "± std",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "max cosine",
+        "diversity",
+        "teacher %",
+    )
+    found = table("first pair's images beside all real training images", ("arm",), numbers)
+    for row in result.metrics:
+        shares = (row.precision, row.recall, row.density, row.coverage, row.mean_max_cosine, row.intra_class_diversity)
+        agreed = "" if row.teacher_agreement is None else f"{100 * row.teacher_agreement:.1f}"
+        distances = (f"{row.kid:.4f}", f"{row.kid_std:.4f}")
+        found.add_row(row.arm, str(row.ipc), *distances, *(f"{share:.3f}" for share in shares), agreed)
+    return found

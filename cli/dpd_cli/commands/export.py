@@ -1,65 +1,92 @@
 """`dpd export`: a run → a bundle."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dpd_cli.options import Json, Overwrite, require_torch, under
+from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
+from dpd_runtime.errors import DpdError, InputError
+
 DEFAULT_FLAVOUR = "tensorrt-rtx"
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of dpd train.")]
+Out = Annotated[Path, under("Bundle", "The bundle: a .dpd file, or a folder if the name has no .dpd ending.")]
+Precision = Annotated[
+    str,
+    under(
+        "Bundle",
+        "Numbers of the graphs: fp16 computes in half precision where that is safe, fp16-weights computes in float32, "
+        "int8 is for CPUs.",
+        metavar="fp32|fp16|fp16-weights|int8",
+    ),
+]
+Trt = Annotated[bool, under("Engines", "Also build TensorRT engines, as dpd engines does.", "--trt")]
+Flavour = Annotated[
+    str | None,
+    under("Engines", f"With --trt: kind of engines. Default: {DEFAULT_FLAVOUR}.", metavar="tensorrt-rtx|tensorrt"),
+]
+ComputeCapability = Annotated[
+    str | None, under("Engines", "With --trt: GPU types for tensorrt-rtx, such as 75,86,89,120.")
+]
+Name = Annotated[str | None, under("Bundle", "Name of the bundle. Default: the run's.")]
+DataLicence = Annotated[str, under("Bundle", "Licence of the training data, for the manifest.")]
+BaseLicence = Annotated[
+    str | None, under("Bundle", "Licence of the base. Default: that of the base in the package, if it is the base.")
+]
+SamplerChanges = Annotated[
+    str,
+    under(
+        "Bundle",
+        "Changes to the bundle's sampler, such as steps=20,guidance_scale=2; docs/guides/export.md lists them.",
+    ),
+]
+VaeEncoder = Annotated[bool, under("Bundle", "Add the VAE's encoder.", "--vae-encoder")]
+DynamicSize = Annotated[
+    bool, under("Bundle", "Let UNet and VAE take any height and width, not only the base's.", "--dynamic-size")
+]
+AllowRealPrototypes = Annotated[
+    bool, under("Privacy", "Export prototypes that are latents of real images.", "--allow-real-prototypes")
+]
+AllowWorse = Annotated[
+    bool, under("Bundle", "Write an int8 bundle even if the teacher judges its images differently.", "--allow-worse")
+]
+Prune = Annotated[
+    str | None,
+    under("Bundle", "Remove filters of the UNet: pic-pq:0.3 or magnitude:0.3 removes three tenths. Default: none."),
+]
 
 
 def export_command(
-    run: Annotated[Path, typer.Argument(help="A run directory that `dpd train` left.")],
-    out: Annotated[Path, typer.Option(help="A .dpd file, or a folder where the name has no .dpd ending.")],
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="fp32; fp16 (half precision, float32 islands); fp16-weights (float32 arithmetic); int8 (for CPUs)."
-        ),
-    ] = "fp16",
-    trt: Annotated[bool, typer.Option("--trt", help="Then build TensorRT engines, as dpd engines does.")] = False,
-    flavour: Annotated[
-        str | None, typer.Option(help="With --trt: tensorrt-rtx (default; needs no GPU) or tensorrt (on the GPU).")
-    ] = None,
-    compute_capability: Annotated[
-        str | None, typer.Option(help="With --trt: GPU types for tensorrt-rtx, for example 75,86,89,120.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The bundle's name; the run's by default.")] = None,
-    data_licence: Annotated[str, typer.Option(help="Licence of the training data, for the manifest.")] = "unstated",
-    base_licence: Annotated[
-        str | None, typer.Option(help="Licence of the base, where it is not the one that comes with the package.")
-    ] = None,
-    sampler: Annotated[
-        str, typer.Option(help="Change the bundle's sampler: steps=20,guidance_scale=2 (docs/export.md has the names).")
-    ] = "",
-    vae_encoder: Annotated[bool, typer.Option("--vae-encoder", help="Ship the VAE's encoder too.")] = False,
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="UNet and VAE take any height and width, not only the base's.")
-    ] = False,
-    allow_real_prototypes: Annotated[
-        bool, typer.Option("--allow-real-prototypes", help="Ship prototypes that are latents of real images.")
-    ] = False,
-    allow_worse: Annotated[
-        bool, typer.Option("--allow-worse", help="Write an int8 bundle though the teacher judges its images otherwise.")
-    ] = False,
-    prune: Annotated[
-        str | None,
-        typer.Option(help="Take filters out of the UNet: pic-pq:0.3, three tenths of them; or magnitude:0.3."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    run: Run,
+    out: Out,
+    precision: Precision = "fp16",
+    trt: Trt = False,
+    flavour: Flavour = None,
+    compute_capability: ComputeCapability = None,
+    name: Name = None,
+    data_licence: DataLicence = "unstated",
+    base_licence: BaseLicence = None,
+    sampler: SamplerChanges = "",
+    vae_encoder: VaeEncoder = False,
+    dynamic_size: DynamicSize = False,
+    allow_real_prototypes: AllowRealPrototypes = False,
+    allow_worse: AllowWorse = False,
+    prune: Prune = None,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
 ) -> None:
-    """Compile every part to ONNX, check each against PyTorch, and write one bundle.
+    """Export a run as a bundle of ONNX graphs.
 
-    Examples: dpd export run --out site.dpd · dpd export run --out folder --precision fp32 · dpd export run --out
-    site.dpd --trt --compute-capability 86,89
+    Every graph is compared with PyTorch before the bundle is written.
+
+    Examples:
+        dpd export run --out site.dpd
+        dpd export run --out folder --precision fp32
+        dpd export run --out site.dpd --trt --compute-capability 86,89
     """
-    import sys
-
-    from dpd_cli.commands.engines import print_engines
-    from dpd_cli.commands.torch_half import require_torch
-    from dpd_cli.terminal import print_json, progress_bar
-
     require_torch("export", "cpu")
     capabilities = _check_engines(trt, flavour, compute_capability, precision)
     from dpd_export.bundle import export_run
@@ -90,7 +117,11 @@ def export_command(
         result |= {"bytes": engines["bytes"], "bundle_hash": engines["bundle_hash"], "engines": engines}
     if json_output:
         print_json(result)
-        return
+    else:
+        _print(result, out, precision)
+
+
+def _print(result: dict[str, Any], out: Path, precision: str) -> None:
     print(f"bundle      {out}  {result['bytes'] / 1e6:.1f} MB, {precision}")
     print(f"hash        {result['bundle_hash']}")
     _print_parity(result["parity"])
@@ -98,16 +129,14 @@ def export_command(
         _print_int8(graph, result["graphs"][graph]["bytes"], measured)
     if result["pruned"]:
         _print_pruned(result["pruned"])
-    if trt:
+    if "engines" in result:
         print_engines(result["engines"])
     print("state       unaudited, unsigned")
     print(f"next        dpd verify {out} · dpd generate {out} --ipc 10 --out distilled")
 
 
 def _check_engines(trt: bool, flavour: str | None, capability: str | None, precision: str) -> tuple[int, ...]:
-    """Whether engines can be built at all: said before the minutes that an export takes."""
-    from dpd_runtime.errors import InputError
-
+    """Check that engines can be built, before the minutes that an export takes."""
     given = [option for option, value in (("--flavour", flavour), ("--compute-capability", capability)) if value]
     if not trt and given:
         raise InputError(f"{' and '.join(given)} without --trt: no engine would be built; add --trt")
@@ -122,10 +151,8 @@ def _check_engines(trt: bool, flavour: str | None, capability: str | None, preci
 
 
 def _build_engines(out: Path, flavour: str, capabilities: tuple[int, ...]) -> dict[str, Any]:
-    """Add engines to the finished bundle; where they cannot be built it stays as it is, and the error says so."""
-    from dpd_cli.commands.engines import engine_lines
+    """Add engines to the finished bundle. If that fails, the bundle stays as it is, and the error says so."""
     from dpd_export.engines import build_engines
-    from dpd_runtime.errors import DpdError
 
     try:
         return build_engines(
@@ -144,10 +171,10 @@ def _print_int8(graph: str, size: int, measured: dict[str, Any]) -> None:
 
 def _print_pruned(pruned: dict[str, Any]) -> None:
     speed, share = pruned["speed"], pruned["parameters_kept"] / pruned["parameters"]
-    print(f"pruned      {pruned['kept']:,} of {pruned['filters']:,} filters, {share:.0%} of all parameters are left")
+    print(f"pruned      {pruned['kept']:,} of {pruned['filters']:,} filters, {share:.0%} of all parameters remain")
     print(
-        f"            of {pruned['teacher_agreement']:.1%} of the images the teacher says what it says of the whole "
-        f"UNet's; one call of {speed['batch']} latents on this CPU, in float32:"
+        f"            the teacher agrees on {pruned['teacher_agreement']:.1%} of the images with the whole UNet's; "
+        f"one call of {speed['batch']} latents on this CPU, in float32:"
     )
     _print_times("whole", speed["whole_ms"], speed["small_ms"])
 
@@ -171,9 +198,9 @@ def _print_parity(parity: dict[str, float]) -> None:
         print(row + (f" {parity[graph + '#half']:>26.1e}" if half else ""))
     print(
         f"images      {parity['end_to_end_psnr_db']:.1f} dB between the bundle's and PyTorch's "
-        f"({parity['end_to_end_images']:.0f}; the worst {parity['end_to_end_worst_psnr_db']:.1f} dB)"
+        f"({parity['end_to_end_images']:.0f} images; the worst {parity['end_to_end_worst_psnr_db']:.1f} dB)"
     )
     print(
-        f"teacher     right on {parity['teacher_oa_pytorch']:.1%} of PyTorch's and "
-        f"{parity['teacher_oa_bundle']:.1%} of the bundle's; says the same of {parity['teacher_agreement']:.1%}"
+        f"teacher     right on {parity['teacher_oa_pytorch']:.1%} of PyTorch's images and "
+        f"{parity['teacher_oa_bundle']:.1%} of the bundle's; agrees on {parity['teacher_agreement']:.1%}"
     )

@@ -1,31 +1,24 @@
 """`dpd info`: what a bundle holds."""
 
-from pathlib import Path
-from typing import Annotated
+from dataclasses import asdict
 
-import typer
-
-from dpd_cli.options import KeyFile, PassphraseFile, TrustedKey
+from dpd_cli.options import BundleOrEmbedded, Json, KeyFile, PassphraseFile, TrustedKey, open_bundle
+from dpd_cli.terminal import print_json, prototype_ranges, signature_facts
 
 
 def info_command(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="A .dpd file or bundle folder; the embedded one without.")
-    ] = None,
+    bundle: BundleOrEmbedded = None,
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Json = False,
 ) -> None:
-    """Verify a bundle's hashes and signature and describe it.
+    """Check a bundle's hashes and signature, and describe it.
 
-    Examples: dpd info · dpd info site.dpd --json
+    Examples:
+        dpd info
+        dpd info site.dpd --json
     """
-    from dataclasses import asdict
-
-    from dpd_cli.commands.image_ranges import prototype_ranges
-    from dpd_cli.options import open_bundle, signature_facts
-    from dpd_cli.terminal import print_json
     from dpd_runtime.bundle.engine_fit import why_not_loaded
     from dpd_runtime.engines.record import LABELS, engine_records
 
@@ -43,7 +36,7 @@ def info_command(
     guidance = manifest.sampler.first_sampled()
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
-    print(f"state       every listed file has its hash; audit: {manifest.audit}; {opened.signature.describe()}")
+    print(f"state       all hashes match; audit: {manifest.audit}; {opened.signature.describe()}")
     print(f"images      {manifest.image_shape[0]} x {manifest.image_shape[1]} RGB, latents {manifest.latent_shape}")
     print(
         f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"

@@ -5,25 +5,35 @@ from typing import Annotated
 
 import typer
 
+from dpd_cli.options import Json, under
+from dpd_cli.terminal import print_json
+from dpd_runtime.errors import InputError
+
 
 def keygen_command(
-    name: Annotated[Path, typer.Argument(help="Path without ending: NAME.key is the secret, NAME.pub goes to sites.")],
+    name: Annotated[
+        Path,
+        typer.Argument(metavar="NAME", help="Path without ending. NAME.key is secret; NAME.pub is for the sites."),
+    ],
     encryption: Annotated[
-        bool, typer.Option("--encryption", help="32 random bytes for dpd encrypt, instead of a pair that signs.")
+        bool, under("Security", "Make 32 random bytes for dpd encrypt instead of a signing pair.", "--encryption")
     ] = False,
     passphrase_file: Annotated[
-        Path | None, typer.Option(help="Encrypt the private key with the passphrase in this file.")
+        Path | None, under("Security", "Encrypt the private key with the passphrase in this file.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Json = False,
 ) -> None:
-    """Make a new ed25519 pair (or an encryption key). Secret files can be read by nobody else; none is overwritten.
+    """Make a pair of ed25519 keys for signing, or an encryption key.
 
-    Examples: dpd keygen lab · dpd keygen lab --passphrase-file secret.txt · dpd keygen --encryption site
+    Only you can read the secret files. Existing files are not overwritten.
+
+    Examples:
+        dpd keygen lab
+        dpd keygen lab --passphrase-file secret.txt
+        dpd keygen --encryption site
     """
-    from dpd_cli.terminal import print_json
     from dpd_runtime.bundle.keys import PUBLIC_SUFFIX, read_passphrase, write_encryption_key, write_signing_pair
     from dpd_runtime.bundle.trusted import trusted_folder
-    from dpd_runtime.errors import InputError
 
     if encryption:
         if passphrase_file:
@@ -32,7 +42,7 @@ def keygen_command(
         if json_output:
             print_json({"secret": str(secret)})
         else:
-            print(f"secret  {secret}: for dpd encrypt --key-file here, and for those who shall open the bundle")
+            print(f"secret  {secret}: for dpd encrypt --key-file, and for everyone who may open the bundle")
         return
     secret, public = write_signing_pair(name, read_passphrase(passphrase_file) if passphrase_file else None)
     public_file = secret.with_suffix(PUBLIC_SUFFIX)
@@ -40,5 +50,5 @@ def keygen_command(
         print_json({"secret": str(secret), "public": str(public_file), "key_id": public.id})
         return
     print(f"secret  {secret}: for dpd sign --key; keep it here")
-    print(f"public  {public_file}: a site trusts it in {trusted_folder()}, or by --trusted-key")
+    print(f"public  {public_file}: a site trusts it if it is in {trusted_folder()}, or with --trusted-key")
     print(f"key id  {public.id}")

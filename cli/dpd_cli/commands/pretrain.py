@@ -5,51 +5,67 @@ from typing import Annotated
 
 import typer
 
+from dpd_cli.options import Device, Json, MaxMinutes, Threads, require_torch, under
+from dpd_cli.terminal import print_json, stage_progress
+from dpd_runtime.errors import InputError
+
 
 def pretrain_command(
-    data: Annotated[Path, typer.Argument(help="Class-per-folder tree of scenes.")],
-    out: Annotated[Path, typer.Option(help="Folder of the base, in diffusers' layout.")],
-    start: Annotated[str | None, typer.Option(help="Base to go on from: nano or a folder (default: none)")] = None,
-    state: Annotated[Path | None, typer.Option(help="Resumable state; the user cache directory by default.")] = None,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with one folder of images per class.")],
+    out: Annotated[Path, under("Output", "Folder of the base, in diffusers' layout.")],
+    start: Annotated[str | None, under("Model", "Base to start from: nano or a folder. Default: none.")] = None,
+    state: Annotated[Path | None, under("Running", "Folder of the state. Default: the user's cache.")] = None,
     stage: Annotated[
-        str, typer.Option(help="Comma-separated: perceptual, autoencoder, decoder, denoiser, save; or all.")
+        str,
+        under(
+            "Running", "Stages, separated by commas.", metavar="perceptual|autoencoder|decoder|denoiser|save|all,..."
+        ),
     ] = "all",
-    autoencoder_steps: Annotated[int, typer.Option(help="Steps of the joint VAE training.")] = 3000,
-    decoder_steps: Annotated[int, typer.Option(help="Steps of the decoder alone.")] = 3000,
-    denoiser_steps: Annotated[int, typer.Option(help="Steps of the diffusion training.")] = 8000,
-    perceptual_steps: Annotated[int, typer.Option(help="Steps of each perceptual network.")] = 800,
-    autoencoder_batch: Annotated[int | None, typer.Option(help="Images in a step of the joint VAE training.")] = None,
-    decoder_batch: Annotated[int | None, typer.Option(help="Images in a step of the decoder alone.")] = None,
-    denoiser_batch: Annotated[int | None, typer.Option(help="Images in a step; a GPU wants 256.")] = None,
-    perceptual_batch: Annotated[int | None, typer.Option(help="Images in a step of the perceptual network.")] = None,
-    autoencoder_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the joint training.")] = None,
-    decoder_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the decoder alone.")] = None,
-    denoiser_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the diffusion training.")] = None,
-    perceptual_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the perceptual network.")] = None,
-    resolution: Annotated[int, typer.Option(help="Image side in pixels, a multiple of 16.")] = 64,
-    val_per_class: Annotated[int | None, typer.Option(help="Validation images per class, never trained on.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where it works.")] = "auto",
-    max_minutes: Annotated[float | None, typer.Option(help="Stop at a checkpoint after so many minutes.")] = None,
-    threads: Annotated[int | None, typer.Option(help="PyTorch threads; all cores by default.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    autoencoder_steps: Annotated[int, under("Steps", "Steps of the joint VAE training.")] = 3000,
+    decoder_steps: Annotated[int, under("Steps", "Steps of the training of the decoder alone.")] = 3000,
+    denoiser_steps: Annotated[int, under("Steps", "Steps of the diffusion training.")] = 8000,
+    perceptual_steps: Annotated[int, under("Steps", "Steps of each perceptual network.")] = 800,
+    autoencoder_batch: Annotated[int | None, under("Batches", "Images per step of the joint VAE training.")] = None,
+    decoder_batch: Annotated[int | None, under("Batches", "Images per step of the decoder alone.")] = None,
+    denoiser_batch: Annotated[
+        int | None, under("Batches", "Images per step of the diffusion training; 256 suits a GPU.")
+    ] = None,
+    perceptual_batch: Annotated[int | None, under("Batches", "Images per step of a perceptual network.")] = None,
+    autoencoder_rate: Annotated[
+        float | None, under("Learning rates", "Peak learning rate of the joint VAE training.")
+    ] = None,
+    decoder_rate: Annotated[float | None, under("Learning rates", "Peak learning rate of the decoder alone.")] = None,
+    denoiser_rate: Annotated[
+        float | None, under("Learning rates", "Peak learning rate of the diffusion training.")
+    ] = None,
+    perceptual_rate: Annotated[
+        float | None, under("Learning rates", "Peak learning rate of a perceptual network.")
+    ] = None,
+    resolution: Annotated[int, under("Data", "Image side in pixels, a multiple of 16.")] = 64,
+    val_per_class: Annotated[
+        int | None,
+        under("Data", "Validation images per class, never trained on. Default: a tenth of the class, at least 1."),
+    ] = None,
+    device: Device = "auto",
+    max_minutes: MaxMinutes = None,
+    threads: Threads = None,
+    seed: Annotated[int, under("Running", "Random seed.")] = 0,
+    json_output: Json = False,
 ) -> None:
-    """Train VAE, text encoder and UNet from random weights; the shipped base was made so.
+    """Train a nano base: VAE, text encoder and UNet from random weights.
 
-    The same command again goes on where the last one stopped, on this device or another. Batches and rates that are
-    not given are those of the shipped base.
+    The base in this package was made so. Run the same command again to continue where it stopped, on this device or
+    another. Batches and rates that are not given are those of the base in this package.
 
-    Examples: dpd pretrain eurosat/train --val-per-class 100 --out base
-    · dpd pretrain DATA --out base --stage denoiser,save --threads 1
-    · dpd pretrain DATA --out base --device cuda --denoiser-batch 256 --denoiser-rate 1e-3 --max-minutes 9
+    Examples:
+        dpd pretrain eurosat/train --val-per-class 100 --out base
+        dpd pretrain DATA --out base --stage denoiser,save --threads 1
+        dpd pretrain DATA --out base --device cuda --denoiser-batch 256
     """
     import logging
     import sys
     from dataclasses import replace
 
-    from dpd_cli.commands.torch_half import require_torch
-    from dpd_cli.terminal import print_json, stage_progress
-    from dpd_runtime.errors import InputError
     from dpd_runtime.files import cache_folder
 
     require_torch()
@@ -107,8 +123,8 @@ def pretrain_command(
         print_json(said | ({"unfinished": unfinished} if unfinished else {}))
     elif unfinished:
         print(
-            f"time is up    {unfinished['stage']} stands at step {unfinished['step']} of {unfinished['steps']}; "
-            f"state in {folder}\nnext          the same command again goes on from there"
+            f"time is up    {unfinished['stage']} is at step {unfinished['step']} of {unfinished['steps']}; "
+            f"state in {folder}\nnext          run the same command again to continue"
         )
     else:
         print(f"{', '.join(stages)} done; state in {folder}" + (f", base in {out}/" if "save" in stages else ""))

@@ -1,30 +1,32 @@
-"""`dpd report`: results as one page."""
+"""`dpd report`: results as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dpd_cli.options import Json, require_torch, under
+from dpd_cli.terminal import print_json
+
 
 def report_command(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="JSON of evaluate, audit or bench; a set, a bundle, a run folder."),
+        typer.Argument(
+            metavar="PATH...", help="JSON files of evaluate, audit or bench; sets, bundles, run directories."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The HTML file; one that is there is replaced.")] = Path("report.html"),
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[Path, under("Output", "The HTML file; an existing one is replaced.")] = Path("report.html"),
+    json_output: Json = False,
 ) -> None:
-    """Show results as one self-contained HTML page: no network, no scripts, no path of this machine.
+    """Show results as one self-contained HTML page.
+
+    The page needs no network, runs no scripts and names no paths of this machine.
 
     Examples:
-
         dpd report result.json set0/ site.dpd --out report.html
-
         dpd report baseline.json guided.json selected.json --out ablation.html
     """
-    from dpd_cli.commands.torch_half import require_torch
-    from dpd_cli.terminal import print_json
-
     require_torch("eval")
     from dpd_eval.report.report import write_report
 

@@ -1,53 +1,70 @@
 """`dpd select`: a real subset in the form of a distilled set."""
 
+import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from dpd_cli.options import Bands, Json, Overwrite, Stretch, ValPerClass, named, require_torch, under
+from dpd_cli.terminal import print_json, stage_progress
+from dpd_eval.comparison.config import Baseline  # noqa: TID253 -- loads no PyTorch
+
+if TYPE_CHECKING:
+    from dpd_eval.selection.real_set import RealSet
+
+Data = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="Folder with one folder of images per class. The validation part is left out."),
+]
+Method = Annotated[str, under("Data", "How images are chosen.", metavar=named(get_args(Baseline)))]
+Ipc = Annotated[int | None, under("Data", "Images per class. Not for full, which takes all.")]
+Out = Annotated[Path, under("Output", "Folder of the real set: a new one, or one that an interrupted run left.")]
+Seed = Annotated[int | None, under("Data", "Random seed of the method random. Default: 0.")]
+ExtractorName = Annotated[
+    str | None,
+    under(
+        "Model",
+        "Network that computes the features: own (trained on DATA) or hf:ID_OR_PATH (a model that is already on this "
+        "machine). Default: own.",
+    ),
+]
+Segmenter = Annotated[
+    str | None,
+    under(
+        "Model",
+        "Models that find objects for the method foreground: GROUNDING_DINO,SAM2, as ids or folders on this machine. "
+        "Default: a saliency map, no model.",
+    ),
+]
+Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the side of DATA's images.")]
+
 
 def select_command(
-    data: Annotated[Path, typer.Argument(help="Class-per-folder tree; images are taken from its training part.")],
-    method: Annotated[str, typer.Option(help="random, herding, k-center, k-means, tdds, foreground or full.")],
-    out: Annotated[Path, typer.Option(help="Folder of the real set: a new one, or what an interrupted select left.")],
-    ipc: Annotated[int | None, typer.Option(help="Images per class; full takes all and refuses it.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of random, the one method that draws (default: 0)")] = None,
-    val_per_class: Annotated[int | None, typer.Option(help="Validation images a class (default: n // 10)")] = None,
-    extractor: Annotated[
-        str | None,
-        typer.Option(help="Whose features: own, trained on DATA (default), or hf:ID_OR_PATH, on this machine already."),
-    ] = None,
-    segmenter: Annotated[
-        str | None,
-        typer.Option(
-            help="What foreground finds objects by: GROUNDING_DINO,SAM2, ids or folders on this machine already "
-            "(default: saliency)"
-        ),
-    ] = None,
-    resolution: Annotated[int | None, typer.Option(help="Side of the images in pixels (default: DATA's)")] = None,
-    bands: Annotated[str | None, typer.Option(help="Bands of the images for red, green, blue: 4,3,2.")] = None,
-    stretch: Annotated[
-        str | None, typer.Option(help="Percentiles such as 2,98, or pixel values such as 0:3000, for black and white.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete a distilled set that is in the way.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    data: Data,
+    method: Method,
+    out: Out,
+    ipc: Ipc = None,
+    seed: Seed = None,
+    val_per_class: ValPerClass = None,
+    extractor: ExtractorName = None,
+    segmenter: Segmenter = None,
+    resolution: Resolution = None,
+    bands: Bands = None,
+    stretch: Stretch = None,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
 ) -> None:
-    """Choose real images by class: the subsets that a distilled set has to stand beside. They may not leave the site.
+    """Choose real images of each class, to compare a distilled set with.
+
+    The result has the form of a distilled set, but holds real images: like the data it may not leave the site.
 
     Examples:
-
         dpd select eurosat/ --method random --ipc 10 --seed 3 --out random3
-
-        dpd select eurosat/ --method k-center --ipc 50 --val-per-class 100 --out centers
-
-        dpd select ucmerced/ --method foreground --resolution 64 --ipc 10 --out patches
+        dpd select eurosat/ --method k-center --ipc 50 --out centers
+        dpd select ucmerced/ --method foreground --resolution 64 --out patches
     """
-    import sys
-    import time
-
-    from dpd_cli.commands.torch_half import require_torch
-    from dpd_cli.terminal import print_json, stage_progress
-
     require_torch()
     from dpd_eval.selection.real_set import select_set
     from dpd_train.images import parse_reading
@@ -68,12 +85,15 @@ def select_command(
             overwrite=overwrite,
             progress=progress,
         )
-    seconds = time.monotonic() - started
     print(f"warning: {out} holds real images; like the data it may not leave the site", file=sys.stderr)
+    _print(result, data, method, time.monotonic() - started, json_output)
+
+
+def _print(result: "RealSet", data: Path, method: str, seconds: float, json_output: bool) -> None:
     if json_output:
         print_json(
             {
-                "out": str(out),
+                "out": str(result.out),
                 "method": method,
                 "images": result.images,
                 "classes": result.classes,
@@ -85,11 +105,11 @@ def select_command(
             }
         )
         return
-    print(f"{result.images} real images of {result.classes} classes in {out}/, chosen by {method}")
+    print(f"{result.images} real images of {result.classes} classes in {result.out}/, chosen by {method}")
     if result.extractor is not None:
         print(f"{'teacher ' if method == 'foreground' else 'features'}  {result.extractor}")
     if result.rejected:
         print(f"left out  {result.rejected} files of {data} that could not be read")
     print(f"time      {seconds:.1f} s")
     print(f"set hash  {result.set_hash}")
-    print(f"look at   {out}/contact_sheet.png{', decisions.png' if method == 'foreground' else ''}")
+    print(f"look at   {result.out}/contact_sheet.png{', decisions.png' if method == 'foreground' else ''}")

@@ -1,29 +1,35 @@
-"""`dpd sign`: the last thing that happens to a bundle before it leaves."""
+"""`dpd sign`: the last step before a bundle leaves, or the last before dpd encrypt."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dpd_cli.options import PASSPHRASE_VARIABLE, Json, under
+from dpd_cli.terminal import print_json
+
 
 def sign_command(
-    bundle: Annotated[Path, typer.Argument(help="A .dpd file or bundle folder; bundle.sig is written into it.")],
-    key: Annotated[Path, typer.Option(help="Private key of dpd keygen.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A .dpd file or bundle folder; bundle.sig is written into it.")
+    ],
+    key: Annotated[Path, under("Security", "Private key of dpd keygen.")],
     passphrase_file: Annotated[
-        Path | None, typer.Option(help="Passphrase of the private key in a file; or set DPD_PASSPHRASE.")
+        Path | None,
+        under("Security", f"File with the passphrase of the key. Default: the variable {PASSPHRASE_VARIABLE}."),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Json = False,
 ) -> None:
-    """Check a bundle's hashes and sign its bundle.json, which lists them. An older signature is replaced.
+    """Check a bundle's hashes and sign it.
 
-    Whatever changes the bundle afterwards (dpd audit, dpd engines) makes a new, unsigned one: sign last, then encrypt.
+    The signature covers bundle.json, which lists the hashes; an older signature is replaced. dpd audit and dpd engines
+    write new, unsigned bundles: sign after them, and encrypt last.
 
-    Examples: dpd sign site.dpd --key lab.key · dpd sign site.dpd --key lab.key --passphrase-file secret.txt
+    Examples:
+        dpd sign site.dpd --key lab.key
+        dpd sign site.dpd --key lab.key --passphrase-file secret.txt
     """
-    import os
-
-    from dpd_cli.options import PASSPHRASE_VARIABLE
-    from dpd_cli.terminal import print_json
     from dpd_runtime.bundle.keys import is_locked, read_passphrase, read_signing_key
     from dpd_runtime.sealing.sign import sign_bundle
 

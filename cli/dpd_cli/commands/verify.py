@@ -1,77 +1,87 @@
-"""`dpd verify`: is a bundle what it says, and does this machine compute what PyTorch computed?"""
+"""`dpd verify`: whether a bundle is unchanged, and whether this machine computes what PyTorch computed."""
 
-from pathlib import Path
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-import typer
+from dpd_cli.options import (
+    BundleOrEmbedded,
+    Json,
+    KeyFile,
+    PassphraseFile,
+    Provider,
+    RequireAudit,
+    RequireSignature,
+    TrustedKey,
+    open_bundle,
+)
+from dpd_cli.terminal import print_json, signature_facts
 
-from dpd_cli.options import KeyFile, PassphraseFile, RequireAudit, RequireSignature, TrustedKey
+if TYPE_CHECKING:
+    from dpd_runtime.bundle.bundle import Bundle
+    from dpd_runtime.checks.verify import Replay
 
 
 def verify_command(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="A .dpd file or bundle folder; the embedded one without.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    bundle: BundleOrEmbedded = None,
+    provider: Provider = "auto",
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
     require_signature: RequireSignature = False,
     require_audit: RequireAudit = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_output: Json = False,
 ) -> None:
-    """Check every file's hash and the signature, then make the bundle's golden images again and compare with PyTorch's.
+    """Check a bundle's hashes and signature, and compare its images with PyTorch's.
 
-    Exit code 3: a file is not what bundle.json lists, or a trusted key's signature does not hold. Exit code 1: the
-    images are further from PyTorch's than allowed.
+    The bundle's golden images are generated again and compared with those that PyTorch computed at the export. Exit
+    code 3: a file differs from bundle.json, or the signature of a trusted key is wrong. Exit code 1: the images differ
+    from PyTorch's by more than is allowed.
 
-    Examples: dpd verify site.dpd · dpd verify site.dpd --trusted-key lab.pub --require-signature
+    Examples:
+        dpd verify site.dpd
+        dpd verify site.dpd --trusted-key lab.pub --require-signature
     """
-    from dataclasses import asdict
-
-    from dpd_cli.options import open_bundle, signature_facts
-    from dpd_cli.terminal import print_json
     from dpd_runtime.checks.verify import check_replay, replay
     from dpd_runtime.generation.providers import choose_provider
 
-    opened = open_bundle(
-        bundle,
-        key_file,
-        passphrase_file,
-        trusted_key,
-        require_signature=require_signature,
-        require_audit=require_audit,
-    )
-    manifest = opened.manifest
+    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit)
     chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found))
     done = replay(opened, chosen)
     if json_output:
-        print_json(
-            {
-                "bundle": str(opened.path),
-                "hash": opened.hash,
-                "files": len(manifest.files),
-                **signature_facts(opened),
-                "audit": manifest.audit,
-                "precision": manifest.precision,
-                "provider": chosen.name,
-                "golden": None if done is None else asdict(done),
-            }
-        )
+        print_json(_facts(opened, chosen.name, done))
     else:
-        print(f"{manifest.name}: {opened.path}")
-        print(f"hash        {opened.hash}")
-        print(f"files       {len(manifest.files)}, each with the bytes and the hash that bundle.json lists")
-        print(f"signature   {opened.signature.describe()}")
-        print(f"audit       {manifest.audit}")
-        if done is None:
-            print("golden      none in this bundle (exported by an older dpd): nothing was replayed")
-        else:
-            print(
-                f"golden      {done.psnr_db:.1f} dB over {done.images} images, {done.worst_psnr_db:.1f} dB the worst; "
-                f"{manifest.precision} needs {done.limit_db:.0f} dB"
-            )
-            noise = "the exporter's noise" if done.noise_matches else "other noise than the exporter's"
-            print(f"            on {chosen.name} in {done.seconds:.1f} s, from {noise}")
+        _print(opened, chosen.name, done)
     if done is not None:
-        check_replay(done, manifest.precision, chosen.name)
+        check_replay(done, opened.manifest.precision, chosen.name)
+
+
+def _facts(opened: "Bundle", provider: str, done: "Replay | None") -> dict[str, Any]:
+    manifest = opened.manifest
+    return {
+        "bundle": str(opened.path),
+        "hash": opened.hash,
+        "files": len(manifest.files),
+        **signature_facts(opened),
+        "audit": manifest.audit,
+        "precision": manifest.precision,
+        "provider": provider,
+        "golden": None if done is None else asdict(done),
+    }
+
+
+def _print(opened: "Bundle", provider: str, done: "Replay | None") -> None:
+    manifest = opened.manifest
+    print(f"{manifest.name}: {opened.path}")
+    print(f"hash        {opened.hash}")
+    print(f"files       {len(manifest.files)}, all with the size and the hash that bundle.json lists")
+    print(f"signature   {opened.signature.describe()}")
+    print(f"audit       {manifest.audit}")
+    if done is None:
+        print("golden      none in this bundle (exported by an older dpd): images were not compared")
+        return
+    print(
+        f"golden      {done.psnr_db:.1f} dB over {done.images} images, {done.worst_psnr_db:.1f} dB the worst; "
+        f"{manifest.precision} needs {done.limit_db:.0f} dB"
+    )
+    noise = "the exporter's noise" if done.noise_matches else "other noise than the exporter's"
+    print(f"            on {provider} in {done.seconds:.1f} s, from {noise}")

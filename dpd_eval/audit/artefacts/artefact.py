@@ -1,17 +1,18 @@
-"""What the scan looks for, and what it found."""
+"""What the scan searches for, and what it finds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from dpd_runtime.annotations import Float32, Images
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """Args:
-    file: of the bundle or set. what: the kind, which may be told. detail: what it is, for the data's owner alone.
+    """One finding of the scan.
+
+    Args:
+        file: in the bundle or set. what: its kind, which may be published. detail: only for the owner of the data.
     """
 
     file: str
@@ -21,15 +22,15 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Traces:
-    """What a single real image would leave behind.
+    """The traces that single real images could leave.
 
     Args:
-        names: file names of the real images. roots: folders where they lie.
+        names: file names of the real images. roots: their folders.
         images: uint8 [n, H, W, 3]. latents: [n, C, h, w], scaled; None without an encoder.
     """
 
     names: Sequence[str]
     roots: Sequence[Path]
-    images: NDArray[np.uint8]
-    latents: NDArray[np.float32] | None = None
+    images: Images
+    latents: Float32 | None = None
     scaling_factor: float = 1.0

@@ -1,4 +1,4 @@
-"""Latents and pixels of real images: as tensors that are nearly equal, and as equal bytes anywhere."""
+"""Find latents and pixels of real images, as nearly equal tensors or as equal bytes anywhere in a file."""
 
 from collections.abc import Iterator
 
@@ -12,15 +12,15 @@ from dpd_eval.audit.artefacts.artefact import Artefact, Traces
 from dpd_train.images.structure import similarities, unit
 from dpd_train.images.symmetry import ORDER, d4
 
-ALIKE = 0.995  # cosine of two latents, at any scale: a tenth of the norm apart; rounding to float16 leaves 0.99999
-GREY_LEVELS = 2.0  # mean absolute difference of two images that are one
-KEY = 8  # bytes by which a pattern is looked up
+ALIKE = 0.995  # cosine of two latents, at any scale: they differ by a tenth of the norm; float16 rounding gives 0.99999
+GREY_LEVELS = 2.0  # largest mean absolute difference of two copies of one image
+KEY = 8  # bytes used to look up a pattern
 WINDOW = 32  # bytes that must be equal
-DISTINCT = 8  # different bytes in a window: fewer come up by chance, as zeros do
+DISTINCT = 8  # different bytes in a window; windows with fewer, such as zeros, match by chance
 
 
 def find_tensors(name: str, content: bytes, traces: Traces) -> list[Artefact]:
-    """In a safetensors file: rows that are a real image's latent in any of its eight views, or its pixels."""
+    """Search a safetensors file for latents of real images, in any of the eight views, and for their pixels."""
     if not name.endswith(".safetensors"):
         return []
     try:
@@ -39,7 +39,7 @@ def find_tensors(name: str, content: bytes, traces: Traces) -> list[Artefact]:
 
 
 def _like_latents(rows: NDArray[np.float32], latents: NDArray[np.float32]) -> int:
-    """Each channel less its mean: of calm water the means are nearly all there is, and every image has the same."""
+    """Count rows that match a latent. Channel means are removed, because all images of calm water share them."""
     views = torch.from_numpy(rows - rows.mean(axis=(2, 3), keepdims=True))
     orbit = np.stack([unit(d4(views, element).flatten(1).numpy()) for element in range(ORDER)], axis=1)
     flat = (latents - latents.mean(axis=(2, 3), keepdims=True)).reshape(len(latents), -1)
@@ -58,7 +58,7 @@ def _like_images(rows: NDArray[np.uint8], images: NDArray[np.uint8]) -> int:
 
 
 def find_bytes(name: str, content: bytes, traces: Traces) -> list[Artefact]:
-    """At any offset: bytes of a latent in float32 or float16, scaled or not, or of an image's pixels."""
+    """Search at every offset for bytes of a latent (float32 or float16, scaled or not) or of an image's pixels."""
     found = []
     for what, windows in _patterns(traces):
         keys = np.ascontiguousarray(windows[:, :KEY]).view(np.uint64)[:, 0]
@@ -69,7 +69,7 @@ def find_bytes(name: str, content: bytes, traces: Traces) -> list[Artefact]:
 
 
 def _patterns(traces: Traces) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """WINDOW bytes [n, WINDOW] from the middle of every latent and image."""
+    """Yield WINDOW bytes [n, WINDOW] from the middle of every latent and image."""
     if traces.latents is not None:
         for latents in (traces.latents, traces.latents / np.float32(traces.scaling_factor)):
             for kind in (np.float32, np.float16):
@@ -85,7 +85,7 @@ def _middle(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _positions(content: bytes, keys: NDArray[np.uint64]) -> list[int]:
-    """Offsets whose KEY bytes are among the sorted keys."""
+    """Return the offsets at which KEY bytes are one of the sorted keys."""
     found: list[int] = []
     for offset in range(KEY):
         count = (len(content) - offset) // KEY

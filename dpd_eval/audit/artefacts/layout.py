@@ -1,4 +1,4 @@
-"""Files that a bundle has no room for, and prototypes that stand for one image."""
+"""Find files that do not belong in a bundle, and prototypes of a single image."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dpd_eval.audit.artefacts.artefact import Artefact
 from dpd_runtime.engines.record import is_engine
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 
-# DESIGN §7. Of a folder the endings that its files may have.
+# DESIGN §7: the files of a bundle, and the endings of the files in its folders.
 FILES = {
     *("bundle.json", "bundle.sig", "audit.json", "classes.json", "model_index.json", "MODEL_CARD.md"),
     *("prompts.safetensors", "prototypes.safetensors", "golden.safetensors"),
@@ -21,7 +21,7 @@ OF_ONE_IMAGE = {"caption", "captions", "file_name", "filename", "path", "latitud
 
 
 def check_layout(files: Mapping[str, bytes]) -> list[Artefact]:
-    """Files which the format does not know: logs, captions, pictures, whatever lay in the folder."""
+    """Find files that are not part of the format, such as logs, captions and pictures."""
     found = []
     for name in files:
         folder, *rest = PurePosixPath(name).parts
@@ -46,7 +46,7 @@ def _keys(raw: bytes) -> set[str]:
 
 
 def check_table(files: Mapping[str, bytes]) -> list[Artefact]:
-    """Prototypes of a private kind, or of a single image."""
+    """Find prototypes of a private kind or of a single image."""
     table = json.loads(files["classes.json"])
     found = []
     if table.get("prototype_kind") in PRIVATE_KINDS or table.get("private"):

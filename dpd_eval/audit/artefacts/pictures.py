@@ -1,4 +1,4 @@
-"""Pictures and their metadata: a bundle holds none, a set holds them without EXIF, GPS or texts."""
+"""Find pictures and their metadata. A bundle has no pictures; those of a set have no EXIF, GPS or text data."""
 
 import io
 
@@ -28,7 +28,7 @@ OF_FORMATS = ("dpi", "gamma", "compression", "jfif", "progressive", "loop", "bac
 
 
 def find_pictures(name: str, content: bytes, *, of_set: bool) -> list[Artefact]:
-    """In a set's picture: metadata. Anywhere else: pictures, and metadata without one."""
+    """Find metadata in a set's picture; in any other file find pictures and metadata."""
     if of_set and name.lower().endswith(tuple(SUFFIXES)):
         return _metadata(name, content)
     return [Artefact(name, what, f"at byte {content.find(mark)}") for mark, what in MARKS.items() if mark in content]

@@ -1,4 +1,4 @@
-"""Artefact scan: nothing of a single real image lies in what leaves the house (METHOD §9)."""
+"""Artefact scan: check that nothing of a single real image is in what leaves the site (METHOD §9)."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ NAME = "artefact scan"
 
 
 def scan(files: Mapping[str, bytes], traces: Traces, *, of_set: bool = False) -> list[Artefact]:
-    """Everything that was found in the files, by path. A set may hold pictures and names of its own."""
+    """Scan files, given by path. A set may contain pictures and file names of its own."""
     found = [] if of_set else check_layout(files) + check_table(files)
     for name, content in files.items():
         found += find_text(name, content, traces, of_set=of_set)
@@ -26,12 +26,19 @@ def scan(files: Mapping[str, bytes], traces: Traces, *, of_set: bool = False) ->
 
 
 def artefact_test(findings: list[Artefact], files: int, traces: Traces) -> Outcome:
-    """FAIL for any finding. The note says of what kind and in which file, never what: it goes into the bundle."""
+    """Return FAIL for any finding. The note becomes part of the bundle, so it names only the kind and the file."""
     if findings:
         kinds = Counter((finding.what, finding.file) for finding in findings)
         note = "; ".join(f"{what} in {file} ({count})" for (what, file), count in sorted(kinds.items())[:8])
         return Outcome(NAME, float(len(findings)), None, 0.0, "FAIL", note)
     looked = "names, paths, pictures and pixels" + ("" if traces.latents is None else ", latents")
     if traces.latents is None:
-        return Outcome(NAME, 0.0, None, 0.0, "WARN", f"{files} files: {looked}; without an encoder not for latents")
+        return Outcome(
+            NAME,
+            0.0,
+            None,
+            0.0,
+            "WARN",
+            f"{files} files: {looked}; no latents (no encoder)",
+        )
     return Outcome(NAME, 0.0, None, 0.0, "PASS", f"{files} files: {looked}")

@@ -1,4 +1,4 @@
-"""File names of real images and paths of this machine, in texts and in the readable parts of binary files."""
+"""Find file names of real images and paths of this machine, in texts and in readable parts of binary files."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from dpd_eval.audit.artefacts.artefact import Artefact, Traces
 READABLE = re.compile(rb"[\x20-\x7e]{6,}")
 WORD = re.compile(rb"[\w.\-]+")
 FOLDERS = "home|Users|root|tmp|var|mnt|media|data|work|scratch|srv|opt|workspace|nfs|gpfs|lustre|Volumes"
-# ONNX names nodes /unet/mid_block/…: an absolute path is one that begins as paths on machines do. Two letters, a colon
-# and a backslash come up by chance in megabytes of weights: a Windows path has two names at least.
+# ONNX nodes have names such as /unet/mid_block/…, so only usual top-level folders make an absolute path. A letter, a
+# colon and a backslash occur by chance in megabytes of weights, so a Windows path must have at least two names.
 PATH = re.compile(
     rf"(?<![\w.])/(?:{FOLDERS})/[\w.\-]+".encode() + rb"|\b[A-Za-z]:\\{1,2}[\w.\- ]{3,}\\{1,2}[\w.\- ]{3,}"
 )
@@ -19,7 +19,7 @@ TEXTS = (".json", ".jsonl", ".md", ".txt", ".csv")
 
 
 def find_text(name: str, content: bytes, traces: Traces, *, of_set: bool) -> list[Artefact]:
-    """File names (or their distinctive stems) of real images, and absolute paths."""
+    """Find file names (or their distinctive stems) of real images, and absolute paths."""
     readable = b"\n".join(READABLE.findall(content))
     words = {word.decode() for word in WORD.findall(readable)}
     words |= {PurePosixPath(word).stem for word in words}
@@ -37,7 +37,7 @@ def _known(traces: Traces, words: set[str], whole: str, of_set: bool) -> list[st
         base = full.rsplit("/", 1)[-1]
         stem = PurePosixPath(base).stem
         if of_set and OF_A_SET.fullmatch(stem):
-            continue  # a set's own files have such names
+            continue  # the set's own file names have this form
         if WORD.fullmatch(base.encode()):
             distinctive = len(stem) >= 6 and any(c.isdigit() for c in stem)
             hit = base in words or (distinctive and stem in words)

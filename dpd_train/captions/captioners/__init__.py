@@ -1,4 +1,4 @@
-"""Words for images: `attributes` measures them, `clip:ID` scores a fixed vocabulary, `vlm:ID` asks a model to write."""
+"""Phrases for images: `attributes` measures, `clip:ID` scores a fixed vocabulary, `vlm:ID` asks a language model."""
 
 from dpd_train.captions.captioners.describe import check_captioner, describe_scenes
 

@@ -1,9 +1,9 @@
-"""From what a vision-language model writes to clean phrases that other images can share."""
+"""Turn the answer of a vision-language model into clean phrases that other images can share."""
 
 import re
 import unicodedata
 
-FORMAT = 1  # raise it whenever the same answer gives other phrases: stored ones are then made again
+FORMAT = 1  # raise it if the same answer gives other phrases, so that stored ones are made again
 MAX_PHRASES = 8
 MAX_WORDS = 4
 MAX_LETTERS = 40
@@ -22,7 +22,7 @@ def _words(text: str) -> frozenset[str]:
 _LEADING = _words("a an the and or with of in on some several there is are it this image photo picture shows showing")
 # A text encoder reads "no roads" as roads.
 _NEGATIONS = _words("no not none without unknown unclear unidentifiable")
-# Training turns and mirrors its images, which moves what is at the left elsewhere.
+# Training turns and mirrors images, so positions do not hold.
 _POSITIONS = _words(
     "left right top bottom upper lower north south east west northern southern eastern western "
     "northeast northwest southeast southwest corner corners center centre middle background foreground"
@@ -34,8 +34,8 @@ _PHRASE = re.compile(r"[a-z]+(?:[ '-][a-z]+)*")
 def parse(answer: str) -> tuple[str, ...]:
     """At most MAX_PHRASES phrases of lower-case words, in the order of the answer, each once.
 
-    Left out are phrases with digits or other signs, longer than MAX_WORDS words or MAX_LETTERS letters, with a negation
-    or a position, and those which only say that it is a satellite image.
+    Phrases are left out if they have digits or other signs, more than MAX_WORDS words or MAX_LETTERS letters, a
+    negation or a position, or if they only say that this is a satellite image.
     """
     text = unicodedata.normalize("NFKC", answer.rpartition("</think>")[2]).lower().replace("’", "'")
     text = re.sub(r"[^,;.\n:]*:", "", text)  # labels, as "land cover:"
@@ -49,7 +49,7 @@ def parse(answer: str) -> tuple[str, ...]:
 
 
 def _content(words: list[str]) -> list[str]:
-    """Without what only leads to it, as in "this is a satellite image of"."""
+    """The words without introductory ones such as "this is a satellite image of"."""
     while words:
         stock = _STOCK.match(" ".join(words))
         skip = len(stock[0].split()) if stock else int(words[0] in _LEADING)

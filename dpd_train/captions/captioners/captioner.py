@@ -1,4 +1,4 @@
-"""What every captioner is: an identity under which its words are kept, and a function that is loaded when needed."""
+"""The common form of captioners: an identity for stored phrases, and a function that is loaded when needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ Describe = Callable[[Images], list[Phrases]]
 
 @dataclass(frozen=True)
 class Captioner:
-    """Something that has phrases for an image.
+    """A source of phrases for images.
 
     Args:
-        kind: attributes, clip or vlm; the name without the model, whose folder may move.
-        model: () → sha256 of what it computes with.
-        words: sha256 of what it is asked: its vocabulary or its instruction.
+        kind: attributes, clip or vlm; not the model's name, as its folder may move.
+        model: () → sha256 of the model or code.
+        words: sha256 of its vocabulary or instruction.
         batch: images at a time.
-        load: device → function of images, uint8 [n, H, W, 3], to the phrases of each.
+        load: device → function from images, uint8 [n, H, W, 3], to the phrases of each.
     """
 
     kind: str

@@ -1,8 +1,8 @@
 """The captioner `clip:ID`: a CLIP or SigLIP model scores the phrases of a fixed vocabulary, group by group.
 
 Zero-shot scoring as in Radford et al. 2021 (arXiv 2103.00020), section 3.1: cosine of image and sentence, times the
-model's scale, softmax. SigLIP's additional bias (arXiv 2303.15343) is one for all sentences and cancels in the softmax.
-An image's words do not depend on the other images.
+model's scale, softmax. SigLIP's bias (arXiv 2303.15343) is the same for all sentences and cancels in the softmax.
+An image's phrases do not depend on the other images.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from dpd_train.captions.captioners.vocabulary import GROUPS, Group
 
 BATCH = 32
 KINDS = ("clip", "siglip")  # of config.json's model_type
-CLEAR = 4.0  # a phrase is taken when it is this many times as probable as the mean of the others in its group
+CLEAR = 4.0  # a phrase is taken if it is this many times as probable as the mean of the others in its group
 
 
 def clip_captioner(source: str) -> Captioner:
-    """The captioner `clip:SOURCE`; the model is found and its folder looked at, but not loaded yet.
+    """The captioner `clip:SOURCE`. The model is found and its folder checked, but it is not loaded yet.
 
     Raises:
         InputError: no such model on this machine, another kind of model, no safetensors.
@@ -46,7 +46,7 @@ def clip_captioner(source: str) -> Captioner:
 
 
 def choose(logits: NDArray[np.floating[Any]], groups: Sequence[Group] = GROUPS) -> list[Phrases]:
-    """The phrases of each image that stand clearly above the others of their group.
+    """The phrases of each image that are clearly more probable than the others of their group.
 
     Args:
         logits: [n, V], cosine times temperature; V phrases in the order of the groups.
@@ -77,13 +77,13 @@ def _load(name: str, folder: Path, device: torch.device) -> Describe:
     model = complete_model(name, AutoModel, folder, torch.float32, device)
     look, read = _readers(name, folder)
     sentences = [group.template.format(phrase) for group in GROUPS for phrase in group.phrases]
-    # SigLIP was trained on full-length padding and sees no mask; CLIP's padding changes nothing, but costs time.
+    # SigLIP was trained with full-length padding and without a mask; CLIP's padding only costs time.
     padding = "max_length" if model.config.model_type == "siglip" else True
     tokens = read(sentences, padding=padding, truncation=True, return_tensors="pt").to(device)
     one = {key: value[:1] for key, value in tokens.items()}
 
-    # Embeddings come out of the whole model, whose output is the same in transformers 4 and 5, other than that of its
-    # towers; the other tower gets one blank image or one sentence meanwhile.
+    # The whole model gives the same output in transformers 4 and 5, which its towers alone do not; the tower that is
+    # not needed gets one blank image or one sentence.
     @torch.no_grad()
     def embed(images: Images, texts: Any) -> Any:
         pixels = look(images=list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]

@@ -1,4 +1,7 @@
-"""Phrases for every image of a scene set, by the captioner that the user named; each image is described once."""
+"""Phrases for every image of a scene set by the captioner that the user named, stored for later runs.
+
+Stored phrases of single images are private: they never enter a run's public part or a bundle.
+"""
 
 import hashlib
 import inspect
@@ -10,23 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.annotations import Pixels, Progress
 from dpd_runtime.errors import DiskError, InputError
 from dpd_train.captions import attributes
 from dpd_train.captions.captioners.captioner import Captioner, Phrases
 from dpd_train.images import SceneSet
 
 
-def image_hash(image: Images) -> str:
-    """sha256 over shape and pixels, uint8 [H, W, 3]: the same file cut or stretched in another way is another image."""
+def image_hash(image: Pixels) -> str:
+    """sha256 over shape and pixels, uint8 [H, W, 3]: other crops or stretches of one file are different images."""
     return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 class StoredPhrases:
-    """What one captioner said about the images that it has seen, in captions/KIND-KEY.jsonl under `cache`.
+    """The phrases of one captioner, one JSON line per image, in captions/KIND-KEY.jsonl under `cache`.
 
-    A line is appended for each finished image, so that a killed run goes on behind the last one; a damaged line is
-    passed over and its image described again. Processes may append to one file at the same time.
+    Lines are appended as images are finished, so that a killed run continues after the last one. Damaged lines are
+    skipped and their images described again. Several processes may append to one file at the same time.
     """
 
     def __init__(self, cache: Path, kind: str, model: str, words: str) -> None:
@@ -40,7 +43,7 @@ class StoredPhrases:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise DiskError(f"{self.path}: cannot be read ({error.strerror}); remove it or mend it") from None
+            raise DiskError(f"{self.path}: cannot be read ({error.strerror}); remove it or repair it") from None
         found = {}
         for line in lines:
             try:
@@ -53,7 +56,7 @@ class StoredPhrases:
         return found
 
     def append(self, images: Sequence[str], phrases: Sequence[Phrases]) -> None:
-        """Lines for image hashes and their phrases.
+        """Append lines for image hashes and their phrases.
 
         Raises:
             DiskError: they cannot be written.
@@ -64,12 +67,12 @@ class StoredPhrases:
             folder = self.path.parent
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_mode & 0o077:
-                folder.chmod(0o700)  # made by hand or unpacked: what it holds is private all the same
+                folder.chmod(0o700)  # made by hand or unpacked, but its content is private
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(handle, "r+b", buffering=0) as file:
                 if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
-                    lines = lines if file.read(1) == b"\n" else "\n" + lines  # behind a line that a kill cut off
+                    lines = lines if file.read(1) == b"\n" else "\n" + lines  # after a line that was cut off
                 content = lines.encode()
                 while content:
                     content = content[file.write(content) :]
@@ -80,10 +83,10 @@ class StoredPhrases:
 
 
 def check_captioner(name: str) -> None:
-    """Before images are read: whether `name` is a captioner that can work here. Seconds; loads no weights.
+    """Check, before images are read, that the captioner `name` can work here. Takes seconds; loads no weights.
 
     Raises:
-        InputError: an unknown name, or a model that is not on this machine or of another kind.
+        InputError: an unknown name, or a model that is of another kind or not on this machine.
     """
     find_captioner(name)
 
@@ -101,13 +104,13 @@ def describe_scenes(
     Args:
         name: `attributes`, `clip:ID` or `vlm:ID`; ID is a folder or the id of a model in the local hub cache.
         cache: phrases are kept in captions/ there (mode 0700), under the captioner's kind, the hash of its model, the
-            hash of its vocabulary or instruction, and the hash of the image's pixels. Where all are there already, no
-            model is loaded.
-        progress: images described and in all; called after each batch, not where nothing is left to do.
+            hash of its vocabulary or instruction, and the hash of the image's pixels. No model is loaded if all are
+            there already.
+        progress: called with the images described and the total after each batch, if any are left to describe.
 
     Raises:
         InputError: as `check_captioner`, and a model whose weights cannot be used.
-        DiskError: the cache cannot be written; what was written before stays, and the same call goes on there.
+        DiskError: the cache cannot be written; what was written stays, and the same call continues from there.
     """
     captioner = find_captioner(name)
     stored = StoredPhrases(cache, captioner.kind, captioner.model(), captioner.words)

@@ -21,10 +21,10 @@ NEW_TOKENS = 72
 
 
 def vlm_captioner(source: str) -> Captioner:
-    """The captioner `vlm:SOURCE`; the model is found and its processor tried, but its weights are not loaded yet.
+    """The captioner `vlm:SOURCE`. The model is found and its processor opened, but its weights are not loaded yet.
 
     Raises:
-        InputError: no such model on this machine, no image-text-to-text model, no chat template, no safetensors.
+        InputError: the model is not on this machine, is of another kind, or has no chat template or safetensors.
     """
     name = f"captioner vlm:{source}"
     folder = model_folder(source)
@@ -57,7 +57,7 @@ def _load(name: str, folder: Path, device: torch.device) -> Describe:
     content = [{"type": "image"}, {"type": "text", "text": INSTRUCTION}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     start = processor.tokenizer.bos_token
-    own_start = bool(start and prompt.startswith(start))  # a template that writes it must not get a second one
+    own_start = bool(start and prompt.startswith(start))  # then the tokenizer must not add another
 
     @torch.no_grad()
     def describe(images: Images) -> list[Phrases]:

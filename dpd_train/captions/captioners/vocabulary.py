@@ -1,4 +1,4 @@
-"""The fixed words that `clip:ID` chooses from: land use, and the words which `attributes` measures."""
+"""The fixed phrases that `clip:ID` chooses from: land use, and the words that `attributes` measures."""
 
 from dataclasses import dataclass
 
@@ -69,11 +69,11 @@ LAND_USE = (
 
 @dataclass(frozen=True)
 class Group:
-    """Phrases of which an image can have few: their probabilities sum to one.
+    """Phrases that compete with each other: their probabilities sum to one.
 
     Args:
         template: the sentence that CLIP reads, with {} for the phrase.
-        most: phrases that an image gets from this group at most.
+        most: largest number of phrases that an image gets from this group.
     """
 
     template: str
@@ -81,7 +81,7 @@ class Group:
     most: int
 
 
-# In the order in which a caption names them: where a tokenizer is too short, the last phrases are dropped first.
+# In the order of a caption: if a tokenizer is too short, the last phrases are dropped first.
 GROUPS = (
     Group("a satellite photo of {}.", LAND_USE, 2),
     Group("a satellite photo in which the ground is mostly {}.", COLOURS, 1),

@@ -1,7 +1,7 @@
-"""Matched prototypes: latent codes of which a few stand for many images (`--prototypes matched`).
+"""Matched codes: a few latents that stand for all images of a class (`--prototypes matched`).
 
-They start as generated images and are optimised through the frozen decoder until what networks see in them agrees with
-what they see in all training images of a class. Real images enter through aggregates over whole classes alone.
+They start as sampled images and are optimised through the frozen decoder until features of networks, the watchers, have
+the same statistics as for all training images of the class. Real images enter only through these class statistics.
 """
 
 from dpd_train.prototypes.matching.codes import Matching, Watcher, match_codes

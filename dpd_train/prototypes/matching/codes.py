@@ -1,4 +1,4 @@
-"""Latent codes moved until the watchers see in their images what they see in the training images."""
+"""Optimise latent codes until watchers measure the training images' statistics in their decoded images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.classifiers.network import ResNet, set_learning_rate
 from dpd_train.compute.checkpoint import (
@@ -25,13 +26,13 @@ from dpd_train.prototypes.matching.statistics import Statistics, embed
 
 SHIFT = 16  # images are moved by up to 1 / SHIFT of their side
 CALL = 20  # codes decoded at a time
-LAST_RATE = 0.02  # of the first one
+LAST_RATE = 0.02  # share of the first rate
 CHECKPOINT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """A frozen network and what it sees in the training images. judges: whether its opinion of classes counts."""
+    """A frozen network and its statistics of the training images. judges: whether its cross-entropy counts."""
 
     network: ResNet
     statistics: Statistics
@@ -40,8 +41,10 @@ class Watcher:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Of the loss's terms: class means, class deviations, the ridge regression, the cross-entropy of watchers that
-    judge, the mean squared way from the start.
+    """Weights of the loss's terms.
+
+    Args:
+        opinion: of the cross-entropy of watchers that judge. near_start: of the mean squared distance to the start.
     """
 
     means: float
@@ -53,17 +56,19 @@ class Weights:
 
 FIRST = Weights(means=1.0, deviations=0.5, ridge=1.0, opinion=0.1, near_start=0.01)
 LATER = Weights(means=10.0, deviations=10.0, ridge=1.0, opinion=0.1, near_start=0.01)
-"""Ten images teach most where classes are clearest. Fifty teach more as a picture of the whole class: by FIRST alone
-they were four times as far from its means as fifty random real images, with four fifths of its spread
+"""Ten images are most useful if their classes are clear, fifty if they represent the whole class: with FIRST alone
+fifty were four times as far from the class means as fifty random real images, with four fifths of their deviation
 (docs/quality.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matching:
-    """Args:
-    steps: of each block of ten codes a class.
-    rate: Adam's first learning rate, in units of the latents, whose standard deviation is about 1.
-    first, later: weights for the first block and for those after it.
+    """Settings of the matching.
+
+    Args:
+        steps: for each block of ten codes per class.
+        rate: Adam's first learning rate, for latents with a standard deviation of about 1.
+        first, later: weights for the first block and for later ones.
     """
 
     steps: int
@@ -74,7 +79,7 @@ class Matching:
 
 
 class _View:
-    """One augmentation for all images of a step: an element of D4 for each, one shift for all."""
+    """The augmentation of one step: a D4 element for each image, one shift for all."""
 
     def __init__(self, generator: torch.Generator, count: int, side: int, device: torch.device) -> None:
         self._elements = to_device(torch.randint(ORDER, (count,), generator=generator), device)
@@ -91,20 +96,20 @@ def match_codes(
     decode: Callable[[torch.Tensor], torch.Tensor],
     watchers: Sequence[Watcher],
     matching: Matching,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
     *,
     state: Path,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> torch.Tensor:
-    """Codes [classes, K, C, h, w] from `start`, block after block of ten a class.
+    """Matched codes [classes, K, C, h, w] from `start`, in blocks of ten codes per class.
 
-    A block is matched together with those before it, which stay: each prefix of whole blocks is a matched set.
+    A block is matched together with the earlier ones, which are fixed: each prefix of whole blocks is a matched set.
 
     Args:
         decode: scaled codes [n, C, h, w] → images [n, 3, H, W] in about [-1, 1], differentiable.
         watchers: on `device`.
-        state: where the unfinished state lies, and is looked for.
+        state: file for the unfinished state, read if it exists.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -120,7 +125,7 @@ def match_codes(
 
 
 class _Work:
-    """All codes, of which one block moves, and its optimiser."""
+    """All codes, the block that is being optimised, and its optimiser."""
 
     def __init__(
         self,
@@ -149,7 +154,7 @@ class _Work:
         save_state(state, on_cpu(tensors), {"step": step})
 
     def _begin(self, block: int) -> None:
-        """Free the codes of `block`; decode those before it, which stay."""
+        """Make the codes of `block` trainable; decode earlier ones, which are fixed."""
         self._block, self._columns = block, slice(block * BLOCK, (block + 1) * BLOCK)
         self._free = self.codes[:, self._columns].clone().requires_grad_()
         self._optimizer = torch.optim.Adam([self._free], betas=(0.9, 0.95))

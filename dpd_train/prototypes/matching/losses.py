@@ -1,11 +1,11 @@
-"""How far a small set is from the training images in one network's features, by those images' statistics alone."""
+"""Distance of a small set from the training images in one network's features, from their statistics alone."""
 
 import torch
 from torch.nn import functional as F
 
 from dpd_train.prototypes.matching.statistics import Statistics
 
-RIDGE = 0.03  # of the regression's kernel, whose diagonal is about 1
+RIDGE = 0.03  # added to the kernel's diagonal, which is about 1
 LEAST_VARIANCE = 1e-6
 
 
@@ -13,18 +13,18 @@ def moment_losses(features: torch.Tensor, statistics: Statistics) -> tuple[torch
     """Mean squared differences of class means and of class deviations. features: [classes, k, F], standardised."""
     count = features.shape[1]
     variance = features.var(dim=1, correction=min(1, count - 1))
-    deviations = (variance + LEAST_VARIANCE).sqrt()  # a root of zero has no gradient
+    deviations = (variance + LEAST_VARIANCE).sqrt()  # the root of zero has no gradient
     means = F.mse_loss(features.mean(dim=1), statistics.class_means)
     return means, F.mse_loss(deviations, statistics.class_deviations)
 
 
 def ridge_loss(features: torch.Tensor, statistics: Statistics) -> torch.Tensor:
-    """How badly a ridge regression on the small set predicts the classes of the training images; 1 says nothing.
+    """Error of a ridge regression on the small set for the classes of the training images; 1 is chance.
 
     Targets y are one-hot minus 1 / classes. With W = Zᵀ (Z Zᵀ / F + λ)⁻¹ Y / F from the small set, the mean squared
     error over training images, each class with equal weight, is tr(Wᵀ A W) − 2 tr(Wᵀ B) + E‖y‖², where A = E[z zᵀ] and
-    B = E[z yᵀ]: their second moment and class means are all that is needed of them. (The regression of kernel inducing
-    points, Nguyen et al. 2021, on network features as in Zhou et al. 2022, with its target in closed form.)
+    B = E[z yᵀ], so that only their second moment and class means are needed. This is the regression of kernel inducing
+    points (Nguyen et al. 2021) on network features (Zhou et al. 2022), with the target in closed form.
 
     Args:
         features: [classes, k, F], standardised.

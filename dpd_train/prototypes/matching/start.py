@@ -1,10 +1,9 @@
-"""Where matched codes begin: images that the model draws, chosen as a site chooses. No real image is among them."""
-
-from collections.abc import Callable
+"""Starting codes of the matching: images that the model samples and the judge selects. None is a real image."""
 
 import numpy as np
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sample import margins, sample
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, sampler_schedule
@@ -22,12 +21,12 @@ def starting_codes(
     prompts: torch.Tensor,
     count: int,
     seed: int,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Progress = lambda step, steps: None,
 ) -> torch.Tensor:
-    """Scaled latents [classes, count, C, h, w]: of each index the candidate which `judge` finds clearest.
+    """Scaled latents [classes, count, C, h, w]: for each index the candidate with the highest margin by `judge`.
 
     Args:
-        prompts: [classes + 1, L, D], the empty one last.
+        prompts: [classes + 1, L, D], the empty prompt last.
     """
     sampler = DEFAULT_SAMPLER
     make_steps, advance = SOLVERS[sampler.solver]

@@ -1,4 +1,4 @@
-"""What a network sees in a labelled set of images, as aggregates over whole classes."""
+"""Statistics of a network's features over a labelled set of images, aggregated over whole classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import to_device
 from dpd_train.images.symmetry import ORDER, d4_each
 
-VIEWS = 8000  # views of images from which statistics are measured, at least; every image gives as many
+VIEWS = 8000  # least number of views that statistics are measured on; every image gives equally many
 CALL = 250
-FLOOR = 1e-3  # least scale of a feature
-LAST_SIDE = 2  # the last map is averaged to so many cells a side: where something stands counts for little
+FLOOR = 1e-3  # added to the scale of each feature
+LAST_SIDE = 2  # the last map is averaged to this many cells a side, as positions matter little
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Aggregates of a network's features; standardised means (feature − mean) / scale.
+    """Aggregates of a network's features; standardised features are (feature − mean) / scale.
 
     Args:
         mean, scale: [F], of the features over all views.
@@ -34,13 +34,14 @@ class Statistics:
     second_moment: torch.Tensor
 
     def standardised(self, features: torch.Tensor) -> torch.Tensor:
-        """[n, F] → [n, F]."""
+        """Standardise features [n, F]."""
         return (features - self.mean) / self.scale
 
 
 def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Features [n, F] of a network's maps, fine to coarse: the last one in 2 × 2 cells, of the others, but the stem's,
-    mean and standard deviation of each channel.
+    """Features [n, F] from a network's maps, fine to coarse.
+
+    They are the last map in 2 × 2 cells, and mean and standard deviation of each channel of the others except the stem.
     """
     features = [F.adaptive_avg_pool2d(maps[-1].float(), LAST_SIDE).flatten(1)]
     for values in maps[1:-1]:
@@ -56,7 +57,7 @@ def measure(
     """Statistics over random D4 views of all images [n, 3, H, W] in [-1, 1] with labels [n].
 
     Args:
-        network: in evaluation mode, on `device`, where the statistics are too.
+        network: in evaluation mode, on `device`, where the statistics are returned.
     """
     passes = -(-VIEWS // len(images))
     features = []

@@ -1,23 +1,23 @@
-"""The networks through whose eyes codes are matched: several shapes, from hardly trained to trained, never shipped."""
+"""Watchers: the networks whose features codes are matched in. Several shapes, briefly to fully trained, not shipped."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from dpd_runtime.annotations import Progress
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 
-WATCHER_SEED = 300  # teacher, judges, perceptual networks and students have others
+WATCHER_SEED = 300  # teacher, judges, perceptual networks and students use other seeds
 NAME = "watcher"
 LENGTHS = (10, 40, 150, 600)
-"""Steps of training. Early networks see more than classes: late ones have forgotten all else."""
+"""Steps of training. Early networks have features beyond those that tell classes apart; trained ones lose them."""
 
 
 def watcher_shapes(classes: int) -> list[ResNetConfig]:
-    """Each of five shapes once for each of LENGTHS."""
+    """Five shapes, each once for every one of LENGTHS."""
     shapes = [
         ResNetConfig(num_classes=classes, widths=widths, blocks=blocks, stem_stride=2)
         for widths, blocks in (
@@ -32,7 +32,7 @@ def watcher_shapes(classes: int) -> list[ResNetConfig]:
 
 
 def is_trained(index: int) -> bool:
-    """Whether the watcher of this number knows the classes well enough to judge them."""
+    """Whether the watcher of this number is trained well enough to judge classes."""
     return index % len(LENGTHS) == len(LENGTHS) - 1
 
 
@@ -41,12 +41,12 @@ def train_watchers(
     data: Labelled,
     validation: Labelled,
     classes: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> None:
-    """As `train_pool`.
+    """Train the watchers as `train_pool` does.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -59,5 +59,5 @@ def train_watchers(
 
 
 def load_watchers(folder: Path, classes: int) -> list[ResNet]:
-    """Those that `train_watchers` left in `folder`, frozen."""
+    """Read what `train_watchers` wrote to `folder`, frozen."""
     return load_pool(folder, NAME, watcher_shapes(classes))

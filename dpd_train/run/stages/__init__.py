@@ -1,1 +1,1 @@
-"""The stages of `dpd train`, one file each."""
+"""The stages of `dpd train`, one file each. A stage makes something and returns it."""

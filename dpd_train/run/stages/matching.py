@@ -1,11 +1,11 @@
 """The stage of `dpd train --prototypes matched`: train watchers, measure their statistics, match codes to them."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
@@ -31,13 +31,16 @@ from dpd_train.run.data import RunData, rows_by_class
 
 
 def check_matched(base: Base, data: RunData, config: TrainConfig) -> None:
-    """Raises:
-    InputError: a base whose decoder is too large for a loop. DataError: a class with fewer images than k_min.
+    """Check that codes can be matched with this base and data.
+
+    Raises:
+        InputError: the base's decoder is too large to run thousands of times.
+        DataError: a class has fewer images than k_min.
     """
     if is_large(base):
         raise InputError(
-            "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which is for bases below "
-            "100 M parameters: take pooled or centroid"
+            "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which suits bases below "
+            "100 M parameters: use pooled or centroid"
         )
     for name, rows in zip(data.train.classes, rows_by_class(data.train), strict=True):
         images = kept_count(len(rows), pruned_share(config.prune)) if config.prune else len(rows)
@@ -83,9 +86,7 @@ def matched_prototypes(
     return _prototypes(codes.numpy(), of_class), _prototypes(start.numpy(), of_class)
 
 
-def _start(
-    run: Run, base: Base, judge: ResNet, rows: list[npt.NDArray[np.int64]], phrases: Phrases, count: int
-) -> torch.Tensor:
+def _start(run: Run, base: Base, judge: ResNet, rows: list[Int64], phrases: Phrases, count: int) -> torch.Tensor:
     """Starting codes of an earlier session, or new ones sampled from one prompt for each class."""
     path, classes = run.state("start"), run.classes
     if not path.exists():
@@ -114,7 +115,7 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     return watchers
 
 
-def _prototypes(codes: npt.NDArray[np.float32], latents: list[npt.NDArray[np.float32]]) -> list[ClassPrototypes]:
+def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]:
     """All images of a class stand behind each of its codes; the members nearest to a code decide its prompt."""
     found = []
     for own, values in zip(codes, latents, strict=True):

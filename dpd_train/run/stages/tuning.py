@@ -10,11 +10,11 @@ from dpd_train.classifiers.training import Labelled
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import fine_tune, judge_of
 from dpd_train.images import SceneSet
-from dpd_train.run.context import Classifiers, Parts, Phrases, Run, Tune, Tuned
+from dpd_train.run.context import Classifiers, Parts, Phrases, Run, Tuned, Tuning
 from dpd_train.run.ranks import handed_over
 
 
-def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, judges: Classifiers, tune: Tune) -> Tuned:
+def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, judges: Classifiers, tune: Tuning) -> Tuned:
     """The base after `--steps` of fine-tuning by `tune`.
 
     Args:

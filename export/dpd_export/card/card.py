@@ -113,8 +113,8 @@ Prototypes are of kind `{line(kind)}`. {_origin(kind, min(smallest))}{_care(cont
 def _origin(kind: str, fewest: int) -> str:
     if kind != "matched":
         return f"Each represents at least {fewest} different training images."
-    return f"""They are matched codes: they began as generated images and were optimised until networks measured in them
-what they measure in the training images of the class ({fewest} or more). Only statistics of whole classes were used."""
+    return f"""They are matched codes: they began as generated images, optimised so that networks measure in them
+what they measure in all training images of a class ({fewest} or more). Only statistics of whole classes were used."""
 
 
 def _care(content: CardContent) -> str:

@@ -153,8 +153,10 @@ class Ranges(TorchFunctionMode):
         return not self.scores * HEADROOM <= HALF_MAX
 
     def check(self, path: str) -> None:
-        """Raises:
-        ParityError: activations may exceed half precision.
+        """Check that half precision holds the activations.
+
+        Raises:
+            ParityError: it may not.
         """
         if not self.largest * HEADROOM <= HALF_MAX:
             raise ParityError(

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from safetensors.numpy import save
 
-from dpd_train.bases.base import TOKENIZER_FILES
+from dpd_train.bases.folder import TOKENIZER_FILES
 from dpd_train.run.opened import OpenedRun
 
 CONFIGS = {

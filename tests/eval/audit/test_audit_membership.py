@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from dpd_eval.audit.denoiser_scores import Questions, denoiser_scores
+from dpd_eval.audit.denoiser_scores import Query, denoiser_scores
 from dpd_eval.audit.membership import Scores, area_under_curve, membership_tests, true_positive_rate
 from dpd_eval.audit.network_scores import classifier_scores, prototype_score, reconstruction_score
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
@@ -96,7 +96,7 @@ def test_noise_is_noise_whatever_is_predicted(kind: str) -> None:
     latents = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
     alpha, sigma = asked.alpha_sigma(300)
     output = {"epsilon": sigma * latents, "v_prediction": 0 * latents, "sample": alpha * latents}[kind]
-    questions = Questions(lambda x, t, c: output.astype(np.float32), asked, latents, np.zeros((3, 1, 1), np.float32))
+    questions = Query(lambda x, t, c: output.astype(np.float32), asked, latents, np.zeros((3, 1, 1), np.float32))
     assert questions.noise(latents, 300) == pytest.approx(sigma * latents, abs=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_a_step_there_and_back_is_the_identity_for_a_fixed_noise() -> None:
     asked = schedule("epsilon")
     latents = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
     fixed = np.ones_like(latents)
-    questions = Questions(lambda x, t, c: fixed, asked, latents, np.zeros((3, 1, 1), np.float32))
+    questions = Query(lambda x, t, c: fixed, asked, latents, np.zeros((3, 1, 1), np.float32))
     assert questions.moved(questions.moved(latents, 10, 200), 200, 10) == pytest.approx(latents, abs=1e-5)
 
 

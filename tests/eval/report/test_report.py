@@ -151,9 +151,9 @@ def test_a_sentence_for_each_comparison(tmp_path: Path) -> None:
 def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> None:
     result = replace(evaluation(pairs={10: 4}), test_part="val", test="val", sets=("set0",))
     page, _ = one(tmp_path, result)
-    assert "Preliminary: at this IPC a figure of this project needs at least 8 pairs." in page.words()
+    assert "Preliminary: results at this IPC need at least 8 pairs." in page.words()
     assert "Tested on validation images" in page.words()
-    assert "1 generated set for 4 pairs: the intervals hold nothing of" in page.words()
+    assert "1 generated set for 4 pairs: the intervals include nothing of" in page.words()
     page, _ = one(tmp_path, replace(evaluation(pairs={10: 8}), sets=tuple(f"set{i}" for i in range(8))))
     for word in ("Preliminary", "validation images,", "generated sets for"):
         assert word not in page.words()
@@ -281,14 +281,14 @@ def test_tables_hold_the_figures_of_the_file(tmp_path: Path) -> None:
     text = page.words()
     assert "329 946" in text
     assert "own: ResNet 32-64, weights 0123456789ab" in text
-    assert "Mistaken most: " in text
+    assert "Most frequent errors: " in text
 
 
 def test_confusions_are_shares_of_the_true_class(tmp_path: Path) -> None:
     result = evaluation(classes=("A", "B"), pairs={10: 8})
     arms = tuple(replace(arm, confusion=((30, 10), (1, 199))) for arm in result.arms)
     page, _ = one(tmp_path, replace(result, arms=arms))
-    assert "Mistaken most: A taken for B, 25 %" in page.words()
+    assert "Most frequent errors: A classified as B, 25 %" in page.words()
 
 
 def test_two_evaluations_of_one_test_are_an_ablation(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_two_evaluations_of_one_test_are_an_ablation(tmp_path: Path) -> None:
     assert "recipe cutmix 0.5 0.25" in text
     ours, theirs = (next(arm for arm in e.arms if arm.arm == "set") for e in (second, first))
     gap = sum(a - b for a, b in zip(ours.oa_runs, theirs.oa_runs, strict=True)) / 8
-    assert f"+{100 * gap:.2f} (" in text[text.index("What each change did") :]
+    assert f"+{100 * gap:.2f} (" in text[text.index("Comparison of evaluations") :]
     other = write_json(tmp_path / "other.json", evaluation(classes=("X", "Y")).to_dict())
     page, _ = made(tmp_path, paths[0], other)
     assert "ablation" not in [a["id"] for a in page.all("section")]
@@ -444,11 +444,11 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
     [
         ("a.json", "{", "is not JSON"),
         ("a.json", "[1]", "holds a list"),
-        ("a.json", '{"a": 1}', "no result that a report can show"),
+        ("a.json", '{"a": 1}', "not a result that a report can show"),
         ("a.json", '{"verdict": "FINE", "tests": []}', "verdict is 'FINE', not one of PASS, WARN, FAIL"),
         ("a.json", '{"timings": [{"a": [1]}]}', "timings[0]: a is [1], not a number or text"),
-        ("notes.txt", "hello", "is nothing that dpd writes"),
-        ("missing", None, "there is nothing"),
+        ("notes.txt", "hello", "was not written by dpd"),
+        ("missing", None, "does not exist"),
     ],
 )
 def test_what_it_cannot_show_it_names(tmp_path: Path, name: str, content: str | None, words: str) -> None:
@@ -497,7 +497,7 @@ def test_folders_that_are_no_result(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the set is unfinished"):
         write_report([empty], tmp_path / "page.html")
     outside = write_set(tmp_path / "set0", ("A", "B"), counts={"../empty": 3})
-    with pytest.raises(InputError, match="no folder of the set"):
+    with pytest.raises(InputError, match="not a folder of the set"):
         write_report([outside], tmp_path / "page.html")
     (tmp_path / "fake.dpd").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(BundleError):

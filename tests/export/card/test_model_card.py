@@ -1,4 +1,4 @@
-"""The model card: its numbers are the manifest's and the run's, its commands exist, and it tells nothing local."""
+"""The model card: numbers from manifest and run, commands that exist, and nothing of the training machine."""
 
 import json
 import re
@@ -20,7 +20,8 @@ from dpd_runtime import load_bundle
 from dpd_runtime.bundle.manifest import FileEntry, Manifest
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling.step_table import GRAPH as STEP
-from dpd_train.bases.base import load_base, nano_folder
+from dpd_train.bases.base import load_base
+from dpd_train.bases.folder import nano_folder
 
 ABSOLUTE = re.compile(r"(?<![\w.])/\w|[A-Za-z]:\\|~/")  # /home, C:\, ~/
 
@@ -89,7 +90,7 @@ def test_classes_and_figures_are_the_runs(run: Path, bundle: Path, card: str) ->
 
 
 def test_parameters_are_those_that_ship(run: Path, bundle: Path, card: str) -> None:
-    """What PyTorch counts without the VAE's encoder, and what the UNet's graph holds."""
+    """Counted in PyTorch without the VAE's encoder, and in the UNet's graph."""
     parts, base = rows(section(card, "Parts")), load_base(str(run / "pipeline"))
     expected = sum(p.numel() for m in (base.vae.decoder, base.vae.post_quant_conv) for p in m.parameters())
     assert number(parts["vae_decoder/model.onnx"][0]) == expected
@@ -100,7 +101,7 @@ def test_parameters_are_those_that_ship(run: Path, bundle: Path, card: str) -> N
 
 
 def test_nothing_local_is_in_it(run: Path, card: str) -> None:
-    assert json.loads((run / "run.json").read_text())["config"]["base"].startswith("/")  # there was something to hide
+    assert json.loads((run / "run.json").read_text())["config"]["base"].startswith("/")  # there is something to hide
     assert ABSOLUTE.findall(card) == []
     assert str(run.parent.name) not in card
     assert not re.search(r"\.(jpe?g|png|tiff?)\b", card)
@@ -126,7 +127,7 @@ def test_every_command_and_option_exists(card: str) -> None:
 
 
 def hand_made(**changes: object) -> CardContent:
-    """A run and a manifest without any training behind them."""
+    """A run and a manifest written by hand, without training."""
     run = {
         "config": {
             "base": "nano",
@@ -192,7 +193,7 @@ def test_what_was_done_for_privacy_is_told_with_what_it_does_not_cover() -> None
 
 
 def test_the_bases_own_record_is_told_where_the_run_has_it() -> None:
-    """The shipped base's pretrain.json, and one which began at a folder of the training machine."""
+    """The shipped base's pretrain.json, with a start folder of the training machine."""
     record = json.loads((nano_folder() / "pretrain.json").read_text())
     record["config"]["start"] = "/secret/base"
     content = hand_made()

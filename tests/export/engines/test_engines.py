@@ -1,4 +1,4 @@
-"""TensorRT engines: a real one of a small UNet is built where tensorrt-rtx is installed. None is executed: no GPU."""
+"""TensorRT engines: one of a small UNet is built if tensorrt-rtx is installed. None is executed, without a GPU."""
 
 import hashlib
 import io
@@ -61,7 +61,7 @@ class First(nn.Module):
 
 
 def traced(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str) -> bytes:
-    """ONNX by the old exporter, in a twentieth of the new one's time; the slow test takes graphs of our own export."""
+    """ONNX from the old exporter, which is 20 times faster; the slow test uses graphs of our own export."""
     content = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -103,7 +103,7 @@ def decoder_graph(base: Base, dtype: torch.dtype = torch.float32) -> bytes:
 
 @pytest.fixture(scope="module")
 def parts(base: Base) -> dict[str, bytes]:
-    """Every file of a small bundle but bundle.json: two classes without prototypes."""
+    """All files of a small bundle except bundle.json: two classes without prototypes."""
     generator = np.random.default_rng(0)
     torch.manual_seed(0)
     latents = torch.zeros(2, 4, 8, 8)
@@ -148,7 +148,7 @@ def bundle(parts: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def built(bundle: Path) -> tuple[Bundle, dict[str, Any]]:
-    """The same bundle with UNet engines for one GPU type, and what the builder said."""
+    """The same bundle with UNet engines for one GPU type, and the builder's result."""
     if find_spec("tensorrt_rtx") is None:
         pytest.skip('tensorrt-rtx is not installed: pip install "dpd-distill[rtx]"')
     out = bundle.with_name("engines.dpd")
@@ -157,7 +157,7 @@ def built(bundle: Path) -> tuple[Bundle, dict[str, Any]]:
 
 
 class Recording(Bundle):
-    """A bundle that notes the batches which its graphs are called with."""
+    """A bundle that records the batches of its graphs' calls."""
 
     seen: dict[str, set[int]]
 
@@ -273,7 +273,7 @@ def test_records_say_what_the_graph_and_the_engine_are(built: tuple[Bundle, dict
 def test_plans_begin_as_plans_do_and_tell_nothing_of_this_machine(
     built: tuple[Bundle, dict[str, Any]], bundle: Path
 ) -> None:
-    """Size and version stand in the header of 1.7.1 as observed; NVIDIA documents neither."""
+    """The header of 1.7.1 holds size and version; this was observed, NVIDIA does not document it."""
     new, said = built
     for path in engine_records(new.files, new.manifest.files):
         plan = new.read_engine(path)
@@ -315,7 +315,7 @@ def build(files: Mapping[str, bytes], graph: str, *, capabilities: tuple[int, ..
 
 @needs_rtx
 def test_types_are_the_graphs_own(base: Base, parts: dict[str, bytes]) -> None:
-    """Strongly typed: a float16 graph is computed in float16, whatever the builder would find faster."""
+    """Strongly typed: a float16 graph is computed in float16, even if another type were faster."""
     half, whole = build({DECODER: decoder_graph(base, torch.float16)}, DECODER), build(parts, DECODER)
     assert (set(half.arithmetic), set(whole.arithmetic)) == ({"float16"}, {"float32"})
     assert half.arithmetic["float16"] == whole.arithmetic["float32"]
@@ -444,7 +444,7 @@ def test_the_command_writes_a_folder_and_one_json_object(
 @needs_rtx
 @pytest.mark.parametrize("capability", [75, 120])
 def test_engines_of_our_own_half_precision_export(half_bundle: Path, capability: int) -> None:
-    """Weights beside the graph, open height and width, islands of float32; Turing takes no float32 product at all."""
+    """Weights beside the graph, open height and width, islands of float32; Turing accepts no float32 product."""
     opened = load_bundle(half_bundle)
     assert f"{UNET}_data" in opened.files
     profile = profiles_of("unet", opened.manifest)[0]
@@ -459,7 +459,7 @@ def test_engines_of_our_own_half_precision_export(half_bundle: Path, capability:
 @needs_rtx
 @pytest.mark.slow
 def test_a_real_engine_of_the_embedded_unet() -> None:
-    """Our own export's graph, with the batch that `dpd generate` passes."""
+    """A graph of our own export, with the batch of `dpd generate`."""
     nano = load_bundle(embedded_bundle())
     batch = batches_of("unet", nano.manifest)[0]
     plan = build_engine(

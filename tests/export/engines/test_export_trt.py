@@ -1,4 +1,4 @@
-"""`dpd export --trt`: what cannot become engines is said before the export; what fails later leaves the bundle."""
+"""`dpd export --trt`: impossible engines are refused before the export; a later failure leaves the bundle."""
 
 import json
 import subprocess
@@ -53,7 +53,7 @@ def test_the_bundle_gets_engines_of_its_own_graphs(
 def test_a_build_that_fails_leaves_the_bundle(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The build itself is made to fail, after a real export."""
+    """The engine build fails after a real export."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise InputError("unet/model.onnx: TensorRT's parser refuses it")
@@ -67,7 +67,7 @@ def test_a_build_that_fails_leaves_the_bundle(
 
 
 def test_engines_are_built_without_pytorch() -> None:
-    """With a control in which it was imported."""
+    """With a control that imports it."""
     for statement, wanted in (("import dpd_export.engines", "False"), ("import dpd_export.engines, torch", "True")):
         command = [sys.executable, "-c", f"import sys; {statement}; print('torch' in sys.modules)"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)

@@ -1,4 +1,4 @@
-"""Half precision: islands of float32 where they belong, and a refusal where float16 would not hold."""
+"""Half precision: islands of float32 where they are needed, and an error where float16 is not enough."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_attention_is_that_of_torch(mask: str, scale: float | None) -> None:
 
 
 def test_wide_scores_survive_what_half_precision_does_not() -> None:
-    """Scores of ±1e5: beyond 65504, and all that the softmax needs is which is the largest."""
+    """Scores of ±1e5 exceed 65504; the softmax only needs to know which is the largest."""
     query = torch.full((1, 1, 1, 64), 125.0).half()
     key = torch.stack([torch.full((64,), 100.0), torch.full((64,), -100.0)])[None, None].half()
     value = torch.tensor([[1.0], [2.0]])[None, None].half()
@@ -45,7 +45,7 @@ def test_wide_scores_survive_what_half_precision_does_not() -> None:
 
 
 def test_norms_and_means_sum_in_float32() -> None:
-    """A squared sum that float16 cannot hold; outside the islands it does overflow, so that the case is one."""
+    """A squared sum that exceeds float16; as a control, it overflows outside the islands."""
     x = torch.full((1, 4, 32, 32), 300.0).half()
     x[..., ::2] = -300.0
     assert not torch.isfinite((x * x).half()).all()
@@ -130,7 +130,7 @@ def test_ranges_see_sums_and_scores_but_no_masks() -> None:
 
 @pytest.mark.parametrize("part", ["unet", "vae_decoder", "text_encoder", "classifier", "latent_classifier"])
 def test_graphs_compute_in_half_precision_with_islands(half_bundle: Path, part: str) -> None:
-    """By the types which shape inference finds, not by the names of anything."""
+    """Checked by the types that shape inference finds, not by names."""
     model = onnx.load(half_bundle / part / "model.onnx", load_external_data=False)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {t.name: t.data_type for t in inferred.initializer}

@@ -1,4 +1,4 @@
-"""int8: what is quantised and what is kept, against ONNX's own view of the file; and the refusal."""
+"""int8: what is quantised and what stays float, read from the ONNX file; and the errors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,14 @@ SAME = EndToEnd(100, 50.0, 45.0, 0.84, 0.84, 1.0)
 
 @pytest.fixture(scope="module")
 def made(run: Path) -> tuple[Bundle, dict[str, Any]]:
-    """An int8 bundle of the tiny run, whose random networks may change the teacher's mind."""
+    """An int8 bundle of the tiny run, whose random networks may change the teacher's labels."""
     out = run.parent / "int8.dpd"
     result = export_run(run, out, ExportOptions(precision="int8", allow_worse=True))
     return load_bundle(out), result
 
 
 def weights_in_8_bits(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    """Shape of each int8 weight that goes through a DequantizeLinear, by its name."""
+    """Shape of each int8 weight that enters a DequantizeLinear, by name."""
     stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
     used = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     return {name: tuple(tensor.dims) for name, tensor in stored.items() if name in used and len(tensor.dims) > 1}

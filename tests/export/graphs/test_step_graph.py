@@ -1,4 +1,4 @@
-"""`step/model.onnx` beside the numpy sampler, over random coefficients and whole trajectories."""
+"""`step/model.onnx` against the numpy sampler, with random coefficients and whole trajectories."""
 
 from dataclasses import astuple, replace
 from functools import cache
@@ -88,7 +88,7 @@ def test_it_equals_the_numpy_step(
 @pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 @pytest.mark.parametrize("factor", [1, 2])
 def test_whole_trajectories_are_those_of_the_sampler(folder: str, name: str, prediction: Any, factor: int) -> None:
-    """A stand-in for the UNet that answers differently to each prompt; every step through the graph."""
+    """Every step runs through the graph; a stand-in for the UNet depends on the prompt."""
     schedule = schedule_from_config((NANO if prediction == "v_prediction" else SD) | {"prediction_type": prediction})
     guidance = BlockGuidance(guidance_scale=2.0, guidance_until=0.7, prototype_scale=0.3, prototype_until=0.5)
     found, expected = both(schedule, name, guidance, folder, factor)
@@ -113,7 +113,7 @@ def both(
     factor: int,
     graph_guidance: BlockGuidance | None = None,
 ) -> tuple[Any, Any]:
-    """Latents by the graph and by the sampler."""
+    """Latents from the graph and from the sampler."""
     make_steps, advance = SOLVERS[solver]
     steps = make_steps(schedule, 6)
     arrays = drawn(3, 2, factor)

@@ -1,4 +1,4 @@
-"""Pruning: exact where what goes is unused, counted by PyTorch's own counter, ranked as said, and really smaller."""
+"""Pruning: exact if the removed filters are unused, counted by PyTorch, ranked as described, and smaller."""
 
 import copy
 from collections.abc import Mapping
@@ -67,9 +67,7 @@ def test_a_unit_has_as_many_filters_of_each_group_and_units_are_all_filters(unet
 
 
 def test_unused_filters_are_taken_out_without_a_trace() -> None:
-    """Closed form: filters come in pairs within each group, so that its mean and variance stay, and one of each pair is
-    read by nobody.
-    """
+    """Closed form: groups consist of pairs of equal filters, so mean and variance stay; one of each pair is unused."""
     torch.manual_seed(0)
     block = ResnetBlock2D(in_channels=8, out_channels=8, temb_channels=6, groups=2, eps=1e-5).eval()
     with torch.no_grad():
@@ -136,7 +134,7 @@ def test_by_magnitude_each_layer_loses_its_smallest_filters(unet: UNet2DConditio
 
 
 def test_scales_and_shifts_find_the_layer_that_nobody_hears(unet: UNet2DConditionModel) -> None:
-    """A block whose second convolution is zero can lose everything; by magnitude it loses its share alone."""
+    """A block whose second convolution is zero can lose all filters; by magnitude it loses only its share."""
     calls = [a_call()]
     blocks = read_blocks(unet, calls[0])
     deaf = max(blocks, key=lambda block: block.multiply_adds).name

@@ -61,7 +61,7 @@ def test_known_at_once_and_never_learnt_score_nothing_and_learnt_in_the_end_most
 
 
 def test_fewer_looks_than_a_window_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 looks in windows of 5"):
+    with pytest.raises(ValueError, match="4 snapshots in windows of 5"):
         dual_depth_scores(np.full((4, 2, 2), 0.5), window=5)
 
 

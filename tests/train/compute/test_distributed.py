@@ -159,7 +159,7 @@ def test_a_killed_process_ends_both_and_the_resumed_run_ends_with_the_same_bits(
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
     killed = _launch("killed_process.py", tmp_path, process_environment)
     assert killed.returncode != 0
-    assert "another process of this training has gone" in (tmp_path / "lost").read_text(encoding="utf-8")
+    assert "another process of this training has ended" in (tmp_path / "lost").read_text(encoding="utf-8")
     assert load_state(tmp_path / "cut" / "checkpoints" / "denoiser.safetensors")[1]["step"] == 4
     launched = _launch("killed_process.py", tmp_path, process_environment, "--resume")
     assert launched.returncode == 0, launched.stderr

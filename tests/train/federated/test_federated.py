@@ -181,10 +181,10 @@ def test_losses_and_numbers_from_outside_are_checked(tmp_path: Path) -> None:
     coordinator = Coordinator(load_base(config.base), config, _settings(config, 2), 1)
     arrays_ = dense([torch.zeros(shape) for shape in coordinator.shared.shapes])
     for loss, images in ((float("nan"), 3), (0.1, 0), (float("inf"), 3)):
-        with pytest.raises(UpdateError, match="site 0 tells"):
+        with pytest.raises(UpdateError, match="site 0 reports"):
             coordinator.average([Sent(arrays_, images, loss)])
     coordinator.average([Sent(arrays_, 3, 0.1)])
-    with pytest.raises(UpdateError, match="site 0 tells"):
+    with pytest.raises(UpdateError, match="site 0 reports"):
         coordinator.hear([(float("nan"), 3)])
 
 
@@ -288,7 +288,7 @@ def test_a_site_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
         TrainingSite(ground, replace(known, base="0" * 64), 0)
     with pytest.raises(InputError, match="32 px here and 64 px at the server"):
         TrainingSite(ground, replace(known, side=64), 0)
-    with pytest.raises(UpdateError, match="asks for round 2, this site knows 0"):
+    with pytest.raises(UpdateError, match="asks for round 2, this site has done 0"):
         TrainingSite(ground, known, 0).fit(2)
 
 
@@ -445,4 +445,4 @@ def test_an_answer_that_is_no_update_ends_the_tuning_for_all(
             process.kill()
     assert [process.returncode for process in ours] == [3, 5], errors
     assert "sent what is no array of an update" in errors[0].splitlines()[-1]
-    assert "start all anew" in errors[1].splitlines()[-1]
+    assert "start all again" in errors[1].splitlines()[-1]

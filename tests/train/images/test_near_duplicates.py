@@ -13,7 +13,7 @@ from PIL import Image
 from dpd_runtime.annotations import Images
 from dpd_train.drawn_scenes import write_scenes
 from dpd_train.images import SceneSet, read_scenes
-from dpd_train.images import near_duplicates as module
+from dpd_train.images import structure as module
 from dpd_train.images.structure import NEAR, near_duplicates, orbit, similarities, structure
 
 
