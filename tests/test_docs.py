@@ -1,5 +1,6 @@
 """The pages hold together: links and anchors exist, word limits are kept, quoted commands use options that exist."""
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -155,3 +156,33 @@ def test_the_options_page_has_every_command_and_option() -> None:
             if option.param_type_name == "option" and not option.hidden:
                 assert f"`{option.opts[0]}`" in section, f"dpd {command} {option.opts[0]}"
     assert "`--no-such`" not in page
+
+
+def missing_names(text: str) -> list[str]:
+    """Names that Python in code blocks imports from our packages and that do not exist."""
+    missing = []
+    for module, names in re.findall(
+        r"^from (dpd_[\w.]+) import ([\w, ]+)$", "\n".join(BLOCK.findall(text)), re.MULTILINE
+    ):
+        found = importlib.import_module(module)
+        missing += [f"{module}.{name}" for name in names.split(", ") if not hasattr(found, name)]
+    return missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_in_the_pages_imports_names_that_exist(page: Path) -> None:
+    for package in ("torch", "onnxruntime"):
+        pytest.importorskip(package)
+    assert missing_names(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_name_that_does_not_exist_is_found() -> None:
+    assert missing_names("```python\nfrom dpd_runtime import load_bundle, nothing\n```\n") == ["dpd_runtime.nothing"]
+
+
+def test_pages_named_in_the_code_exist() -> None:
+    folders = ("dpd_runtime", "dpd_train", "dpd_eval", "export", "cli", "airgap", "benchmarks", "examples", "tests")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = {page for path in sources for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8"))}
+    assert len(named) > 5
+    assert [page for page in sorted(named) if not (ROOT / page).is_file()] == []
