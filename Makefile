@@ -1,5 +1,5 @@
 # One command a habit. Use an environment with: pip install -c constraints.txt -e ".[dev]"
-.PHONY: check test slow fuzz wheel wheelhouse lock docs ci full format
+.PHONY: check test coverage slow fuzz wheel wheelhouse lock docs ci full format
 
 check:
 	ruff check
@@ -9,6 +9,13 @@ check:
 
 test:
 	python -m pytest
+
+# lines and branches that the tests run, commands in processes of their own included
+coverage:
+	coverage erase
+	coverage run -m pytest
+	coverage combine --quiet
+	coverage report
 
 slow:
 	python -m pytest -m slow

@@ -52,7 +52,7 @@ def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> Pix
     if name not in _DRAW:
         raise InputError(f"no scene is called {name!r}; there are {', '.join(CLASSES)}")
     if resolution < 8:
-        raise InputError(f"a scene of {resolution} pixels shows nothing; draw at least 8")
+        raise InputError(f"a scene of {resolution} pixels is too small; give at least 8")
     large = _DRAW[name](rng, resolution * SUPERSAMPLING)
     # Haze and exposure differ between acquisitions; without them each class would have one brightness.
     large = (large - 110) * rng.uniform(0.9, 1.08) + 110 + rng.normal(0, 5) + rng.normal(0, 2, 3)
@@ -72,7 +72,7 @@ def write_scenes(root: Path, *, per_class: int, seed: int, resolution: int = 64)
         InputError: `per_class` is below 1.
     """
     if per_class < 1:
-        raise InputError(f"{per_class} scenes per class make no set; ask for at least 1")
+        raise InputError(f"{per_class} scenes per class: give at least 1")
     for label, name in enumerate(CLASSES):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ class EvaluateConfig:
                 raise InputError(f"no baseline {name!r}: there are {', '.join(get_args(Baseline))}")
         for flag, values in (("students", self.students), ("baselines", self.baselines), ("ipc", self.ipc or ())):
             if len(set(values)) != len(values):
-                raise InputError(f"--{flag} names something twice: {', '.join(str(value) for value in values)}")
+                raise InputError(f"--{flag} has a value twice: {', '.join(str(value) for value in values)}")
         if self.ipc is not None and (not self.ipc or min(self.ipc) < 1):
             raise InputError("--ipc: give one or more numbers ≥ 1, such as --ipc 10,50")
         if self.pairs is not None and self.pairs < 1:

@@ -126,10 +126,10 @@ def _test_part(test: Path | str) -> Literal["val", "test", "all"]:
 def _check_classes(found: tuple[str, ...], expected: tuple[str, ...], what: str, reference: str) -> None:
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
-        parts = [f"it lacks {', '.join(missing)}"] if missing else []
-        parts += [f"it has also {', '.join(extra)}"] if extra else []
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        parts += [f"additional {', '.join(extra)}"] if extra else []
         raise DataError(
-            f"{what}: its classes are not those of {reference}: {'; '.join(parts)}; "
+            f"{what}: its classes differ from those of {reference}: {'; '.join(parts)}; "
             "the class folders must have the same names"
         )
 

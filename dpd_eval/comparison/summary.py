@@ -102,8 +102,8 @@ def verdicts(results: Sequence[ArmResult], ratio: float) -> tuple[Goal, ...]:
 def too_few_pairs(pairs: dict[int, int]) -> list[str]:
     """Return notes on IPCs with fewer pairs than DESIGN §4 requires. pairs: IPC → number of pairs."""
     return [
-        f"IPC {ipc}: {found} pair{'' if found == 1 else 's'}, at least {fewest_pairs(ipc)} are needed for a figure "
-        "that is quoted"
+        f"IPC {ipc}: {found} pair{'' if found == 1 else 's'}, at least {fewest_pairs(ipc)} are needed "
+        "for a reported result"
         for ipc, found in pairs.items()
         if found < fewest_pairs(ipc)
     ]

@@ -55,7 +55,7 @@ def own_extractor(
     side = min(int(train.images.shape[1]), LARGEST_SIDE)
     description = (
         f"own: ResNet {'-'.join(map(str, shape.widths))} after {steps} steps on the training images at {side} px, "
-        f"{100 * accuracy:.1f} % right on the tenth that was kept out, weights {short_hash(model)}"
+        f"{100 * accuracy:.1f} % accuracy on the held-out tenth, weights {short_hash(model)}"
     )
     return Extractor("own", description, train.classes, partial(_embed, model), partial(_score, model))
 

@@ -37,12 +37,9 @@ def architectures(evaluation: EvaluationRecord) -> list[Table]:
 
 
 def student_sizes(evaluation: EvaluationRecord) -> Table | None:
+    """Make a table of parameters and multiply-adds per student; None if the file has none."""
     rows = [
-        cells(
-            name,
-            *(grouped(size[key]) if key in size else "–" for key in keys),
-        )
-        for keys in [("parameters", "multiply_adds")]
+        cells(name, *(grouped(size[key]) if key in size else "–" for key in ("parameters", "multiply_adds")))
         for name, size in evaluation.students.items()
     ]
     return Table("The students", ("student", "parameters", "multiply-adds per image"), tuple(rows)) if rows else None

@@ -107,7 +107,7 @@ def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
         return InputFile(name, "run", "run.json", digest), [read_run(path, name)]
     if (path / STATE_NAME).is_file():
         raise InputError(f"{path}: the set is unfinished; run the same dpd generate again before the report")
-    raise InputError(f"{path}: holds no {DATASET_NAME}, {MANIFEST_NAME} or run.json; give {SUPPORTED}")
+    raise InputError(f"{path}: contains no {DATASET_NAME}, {MANIFEST_NAME} or run.json; give {SUPPORTED}")
 
 
 def _read_json(path: Path, name: str) -> tuple[InputFile, list[Record]]:

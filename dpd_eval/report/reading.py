@@ -42,7 +42,7 @@ def parse_json(raw: bytes, where: str) -> "Node":
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not JSON ({error}); give a file that dpd wrote") from None
     if not isinstance(content, dict):
-        raise InputError(f"{where}: holds a {type(content).__name__}, not an object; give a file that dpd wrote")
+        raise InputError(f"{where}: contains a {type(content).__name__}, not an object; give a file that dpd wrote")
     return Node(content, where)
 
 

@@ -73,7 +73,7 @@ def headline(groups: Sequence[Against]) -> str:
     total, words = len(first.sentences), arm_words(first.reference)
     if len(found) == 1:
         only = first.sentences[0].outcome
-        where = {1: "in the one comparison", 2: "in both comparisons"}.get(total, f"in all {total} comparisons")
+        where = {1: "in the only comparison", 2: "in both comparisons"}.get(total, f"in all {total} comparisons")
         if only == "not resolved":
             return f"The set and {words} cannot be told apart {where}."
         return f"The set is {only} {'of ' if only == 'ahead' else ''}{words} {where}."

@@ -8,6 +8,7 @@ ARMS = {
     "k-center": "real images chosen by k-center",
     "k-means": "real images nearest to k-means centroids",
     "tdds": "real images with the highest TDDS scores",
+    "foreground": "real images cut to their foreground",
     "full": "the full real training data",
 }
 

@@ -38,7 +38,7 @@ def mobilenetv2(num_classes: int) -> nn.Module:
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = 0.1  # TensorFlow's 0.997 is 0.003 in PyTorch's convention
+                layer.momentum = 0.1  # transformers keeps TensorFlow's 0.997, which PyTorch counts the other way
             elif isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
                 if layer.groups > 1 and layer.stride[0] > 1:

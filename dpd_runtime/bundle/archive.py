@@ -24,7 +24,7 @@ _PIECE = 2**24  # bytes
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s4H2IH")  # of the central directory: the last bytes of the file
 _END64, _LOCATOR64 = struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
-_IN_EXTRA = 0xFFFFFFFF  # a size in a local header that stands in the extra field instead (zip64)
+_IN_EXTRA = 0xFFFFFFFF  # a size in a local header whose value is in the extra field (zip64)
 
 
 def check_entry_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Compute one block. Nothing here depends on files, on other blocks or on how many images are asked for."""
+"""Compute one block. Nothing here depends on files, on other blocks or on how many images are requested."""
 
 import logging
 from collections.abc import Callable, Sequence

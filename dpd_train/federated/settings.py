@@ -18,7 +18,7 @@ SERVERS = (*SHARED, "base", "resolution")  # options that a server without image
 
 
 class UpdateError(DpdError, ValueError):
-    """What another participant of a federated tuning sent cannot be used."""
+    """Another participant of a federated tuning sent something that cannot be used."""
 
     exit_code = 3
 
@@ -88,7 +88,7 @@ def federated_part(given: dict[str, Any]) -> Federated | None:
         return None
     role, address = named
     if role not in get_args(Role):
-        raise InputError(f"--federated {role!r} is unknown: say server or client, and an address such as 10.0.0.1:8080")
+        raise InputError(f"--federated {role!r} is unknown: give server or client and an address such as 10.0.0.1:8080")
     needless = [name for name in found if role == "client" and name != "tls_root"]
     if needless:
         raise InputError(f"{option(needless[0])} has no effect on a client: the server decides it")

@@ -65,7 +65,7 @@ def open_list(path: Path) -> SceneList:
         name, label = _relative(row[0], place), _label(row[1], place)
         if name in first_row:
             raise DataError(
-                f"{place}: {printable(name)} stands in row {first_row[name]} already; list each image once, "
+                f"{place}: {printable(name)} is already in row {first_row[name]}; list each image once, "
                 "with one label and in one split"
             )
         first_row[name] = number

@@ -24,8 +24,10 @@ def handover_file(out: Path) -> Path:
 
 
 @contextmanager
-def handed_over(out: Path, data: LatentData, side: int, judge: nn.Module | None) -> Iterator[None]:
-    """Leave the training data for the other processes while the block runs.
+def handed_over(out: Path, team: Team, data: LatentData, side: int, judge: nn.Module | None) -> Iterator[None]:
+    """Leave the training data for the other processes of `team` while the block runs, and then remove them.
+
+    Data that a killed session of several processes left are removed in any case.
 
     Args:
         side: of the images in pixels.
@@ -35,7 +37,8 @@ def handed_over(out: Path, data: LatentData, side: int, judge: nn.Module | None)
     tensors = {"latents": data.latents, "labels": data.labels, "template": captions.template}
     tensors |= {"described": captions.described, "empty": captions.empty}
     try:
-        save_state(path, tensors | prefixed("judge", judge.state_dict() if judge else {}), {"side": side})
+        if team.size > 1:
+            save_state(path, tensors | prefixed("judge", judge.state_dict() if judge else {}), {"side": side})
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Headless Chromium over its DevTools pipe: what a page requests, says to the console, and looks like. No package."""
+"""Headless Chromium over its DevTools pipe, without a package: requests, console messages and layout of a page."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ def find_chromium() -> str | None:
 
 
 class Chromium:
-    """A browser with one page. `events` holds all that its domains have reported so far."""
+    """A browser with one page. events: everything that its domains have reported so far."""
 
     def __init__(self, executable: str, profile: Path, timeout: float = 60) -> None:
         command_read, self._commands = os.pipe()
@@ -85,7 +85,7 @@ class Chromium:
         return answer
 
     def open(self, page: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Load the file and wait until all of it is there."""
+        """Load the file and wait until it is complete."""
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600

@@ -1,4 +1,4 @@
-"""Made-up results in the form that `dpd evaluate` writes: the true classes, so that the form cannot drift away."""
+"""Invented results, built from the real result classes so that their form stays that of `dpd evaluate`."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SKILL = {"set": 0.02, "random": 0.0, "herding": 0.01, "k-center": -0.05, "k-mean
 
 
 def confusion(rng: np.random.Generator, accuracy: float, classes: int, images: int = 100) -> np.ndarray:
-    """[true, predicted] counts of `images` test images a class."""
+    """[true, predicted] counts of `images` test images per class."""
     wrong = rng.dirichlet(np.full(classes, 0.3), size=classes)
     shares = (1 - accuracy) * wrong + accuracy * np.eye(classes)
     return np.array([rng.multinomial(images, row / row.sum()) for row in shares])
@@ -112,7 +112,7 @@ def write_json(path: Path, content: object) -> Path:
 
 
 def write_set(folder: Path, classes: Sequence[str] = CLASSES, ipc: int = 3, **about: object) -> Path:
-    """A distilled set's folder with noise for images."""
+    """Write a distilled set's folder with noise as images."""
     rng = np.random.default_rng(0)
     lines = []
     for label, name in enumerate(classes):

@@ -95,7 +95,7 @@ def test_ratio_verdict(set_oas, verdict):
 
 
 def test_an_interval_which_ends_at_zero():
-    """Exact in binary: three quarters of 1, without spread, is the ratio 0.75 and meets it."""
+    """0.75 is exact in binary: a set at 0.75 of the reference, without spread, meets the ratio 0.75."""
     assert ratio_verdict([0.75] * 3, [1.0] * 3, 0.75).verdict == "met"
 
 
@@ -108,12 +108,12 @@ def test_one_pair_resolves_nothing_and_unequal_lengths_are_refused():
 
 
 def test_pairs_of_design():
-    """DESIGN §4: at least 8 at IPC 10, 5 at IPC 50; below 10 subsets differ more, not less."""
+    """DESIGN §4: at least 8 pairs at IPC 10 and 5 at IPC 50; smaller subsets vary more."""
     assert [fewest_pairs(ipc) for ipc in (1, 10, 11, 50)] == [8, 8, 5, 5]
 
 
 def test_twenty_pairs_of_design_resolve_half_a_point():
-    """DESIGN §4: a standard deviation of 1 point gives ± 0.5 at n = 20; coverage checked over drawn samples."""
+    """DESIGN §4: a standard deviation of 1 point gives ± 0.5 at n = 20; coverage is checked on random samples."""
     drawn = np.random.default_rng(0).normal(0, 1, (2000, 20))
     intervals = [t_interval(sample.tolist()) for sample in drawn]
     halves = [(found.high - found.low) / 2 for found in intervals if found.high is not None and found.low is not None]

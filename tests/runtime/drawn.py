@@ -1,4 +1,4 @@
-"""Generation with drawn pixels in the place of the networks': everything else is the true code, and takes no time."""
+"""A generation whose pixels are drawn by a formula instead of networks, so that tests of everything else are fast."""
 
 import json
 import zipfile
@@ -20,7 +20,7 @@ CLASSES = ("SeaLake", "Forest")
 
 
 def pixels_of(label: int, index: int) -> Pixels:
-    """Waves whose direction and colour hang on label and index: smooth, and no symmetry leaves them as they are."""
+    """Smooth waves that depend on label and index. No symmetry leaves them unchanged."""
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     phase = (index + 1) * x + (label + 2) * y * y + 0.3 * index
     return np.stack([127.5 + 120 * np.sin(phase + shift) for shift in (0, label, 2)], axis=-1).astype(np.uint8)
@@ -87,6 +87,6 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def need(name: str) -> None:
-    """Skip where the package which a format needs is not installed."""
+    """Skip the test if the package that a format needs is not installed."""
     if name == "parquet":
         pytest.importorskip("pyarrow", reason="the extra parquet is not installed")

@@ -1,4 +1,4 @@
-"""The examples do what they say: with the true networks, one step an image."""
+"""The examples work, with the real networks and one step for each image."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ def test_the_loader_has_no_end_and_stays_balanced(bundle: Path) -> None:
 
 
 def test_the_array_job_makes_one_set(bundle: Path, process_environment: dict[str, str], tmp_path: Path) -> None:
-    """As Slurm runs its tasks: two at a time here, in real processes."""
+    """Run the tasks as Slurm would, two at a time in real processes."""
     (tmp_path / "bin").mkdir()
     dpd = tmp_path / "bin" / "dpd"
     dpd.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dpd_cli "$@" --classes River,Forest\n')

@@ -1,4 +1,4 @@
-"""The light half stays light: looked at in fresh processes, since this one has imported everything already."""
+"""The runtime imports no heavy packages. Checked in new processes, because this one has imported them already."""
 
 import os
 import subprocess

@@ -44,9 +44,9 @@ def test_the_generator_decides_and_nothing_else(name: str) -> None:
 def test_unknown_names_and_sizes_are_refused() -> None:
     with pytest.raises(InputError, match=r"no scene is called 'Desert'; there are Fields, Forest"):
         draw("Desert", 0)
-    with pytest.raises(InputError, match=r"4 pixels shows nothing; draw at least 8"):
+    with pytest.raises(InputError, match=r"4 pixels is too small; give at least 8"):
         draw("Water", 0, 4)
-    with pytest.raises(InputError, match=r"ask for at least 1"):
+    with pytest.raises(InputError, match=r"give at least 1"):
         write_scenes(Path("unused"), per_class=0, seed=0)
 
 

@@ -27,7 +27,7 @@ def check_layout(files: Mapping[str, bytes]) -> list[Artefact]:
         folder, *rest = PurePosixPath(name).parts
         known = name in FILES if not rest else PurePosixPath(name).suffix in ENDINGS.get(folder, ())
         if not (known or is_engine(name)):
-            found.append(Artefact(name, "a file that no bundle has", ""))
+            found.append(Artefact(name, "a file that does not belong in a bundle", ""))
         elif name.endswith(".json") and folder != "tokenizer":
             found += [Artefact(name, "a field about single images", key) for key in _keys(files[name]) & OF_ONE_IMAGE]
     return found

@@ -1,7 +1,5 @@
 """The stage that fine-tunes the base's denoiser on the run's latents and captions."""
 
-from contextlib import nullcontext
-
 from torch import nn
 
 from dpd_train.bases.base import Base
@@ -37,8 +35,7 @@ def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, judges: C
 
 def tuned_here(run: Run, base: Base, data: tuple[LatentData, LatentData], judge: nn.Module | None) -> Tuned:
     """Fine-tune in this process and those that were started with it."""
-    shared = nullcontext() if run.team.size == 1 else handed_over(run.out, data[0], base.resolution, judge)
-    with shared, run.team.together():
+    with handed_over(run.out, run.team, data[0], base.resolution, judge), run.team.together():
         tuned, history = fine_tune(
             base,
             data,

@@ -1,4 +1,4 @@
-"""The whole audit on a tiny run, its bundle and a set of it: what is written, what is said, what must fail."""
+"""The whole audit of a tiny run, its bundle and a set made from it."""
 
 import json
 from dataclasses import replace

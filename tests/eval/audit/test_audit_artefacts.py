@@ -68,8 +68,8 @@ def turned(latent: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         ("step/model.onnx", with_text(picture("JPEG")), "a JPEG"),
         ("step/model.onnx", with_text(b"Exif\x00\x00MM"), "EXIF"),
         ("step/model.onnx", with_text(b"....GPSLatitude...."), "GPS"),
-        ("train.log", b"step 1", "a file that no bundle has"),
-        ("classifier/notes.csv", b"a,b", "a file that no bundle has"),
+        ("train.log", b"step 1", "a file that does not belong in a bundle"),
+        ("classifier/notes.csv", b"a,b", "a file that does not belong in a bundle"),
         ("scheduler/a.json", json.dumps([{"caption": "a road by a lake"}]).encode(), "a field about single images"),
         ("golden.safetensors", save({"latents": LATENTS[:1].astype(np.float16)}), "a real image or its latent"),
         ("golden.safetensors", save({"x": 3 * turned(LATENTS[2:3])}), "a real image or its latent"),
@@ -116,7 +116,7 @@ def test_without_latents_the_scan_warns(tmp_path: Path) -> None:
 
 
 def test_latents_that_share_their_means_are_not_one(tmp_path: Path) -> None:
-    """Calm water: the mean colour is nearly all of a latent, and each image has it."""
+    """Images of calm water: a latent is little more than its mean colour, which all images share."""
     colour = np.array([3.0, -2.0, 1.0, 4.0])[:, None, None]
     real, other = (colour + 0.05 * RNG.normal(size=(5, 4, 8, 8)) for _ in range(2))
     known = Traces((), (), IMAGES, real.astype(np.float32))

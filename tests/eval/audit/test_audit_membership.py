@@ -1,4 +1,4 @@
-"""Membership statistics against scikit-learn and closed forms; scores of denoisers that are known exactly."""
+"""Membership statistics, compared with scikit-learn and closed forms; scores of exactly known denoisers."""
 
 from statistics import NormalDist
 
@@ -20,7 +20,7 @@ numbers = st.lists(st.integers(0, 12), min_size=1, max_size=60)
 @given(numbers, numbers)
 @settings(max_examples=60, deadline=None)
 def test_area_and_rate_are_scikit_learns(first: list[int], second: list[int]) -> None:
-    """Few different values: ties are what goes wrong."""
+    """Few different values, to test ties."""
     members, others = np.array(first, float), np.array(second, float)
     truth, scores = np.r_[np.ones(len(first)), np.zeros(len(second))], np.r_[members, others]
     assert area_under_curve(members, others) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
@@ -63,7 +63,7 @@ def schedule(kind: str) -> Schedule:
 
 
 def by_heart(known: np.ndarray, asked: Schedule, kind: str):  # type: ignore[no-untyped-def,type-arg]
-    """The exact denoiser of a training set of a few latents: ẑ0 is their mean, weighed by how near each one is."""
+    """The exact denoiser of a training set of a few latents: ẑ0 is their mean, weighted by distance."""
 
     def denoise(latents, timestep, prompts):  # type: ignore[no-untyped-def]
         alpha, sigma = asked.alpha_sigma(timestep)
@@ -118,7 +118,7 @@ def test_scores_of_classifiers_and_reconstructions() -> None:
 
 
 def test_a_mean_correlates_with_its_members() -> None:
-    """With each of n members by 1/√n, with others not; a medoid is its own image."""
+    """A mean correlates with each of its n members by 1/√n and not with others; a medoid equals its image."""
     rng = np.random.default_rng(0)
     members, others = (rng.normal(size=(50, 8, 32, 32)).astype(np.float32) for _ in range(2))
     labels, means = np.repeat([0, 1], 25), np.stack([members[:25].mean(axis=0), members[25:].mean(axis=0)])

@@ -1,4 +1,4 @@
-"""Replication and nearness on Gaussian features, where shares are known beforehand."""
+"""Replication and nearness on Gaussian features with known shares."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_planted_copies_are_the_exceedance(share: float) -> None:
     parts = [nearest(unit(x), train) for x in (ours, first, second)]
     found = replication_test("replication", *parts, 2)
     limits = thresholds(parts[1], 2)
-    # copies are all beyond, and of the rest one per cent
+    # all copies are above the threshold, and one per cent of the rest
     assert exceedance(parts[0], limits) == pytest.approx(share + 0.01 * (1 - share), abs=0.015)
     assert found.value == pytest.approx(0.99 * share, abs=0.025)
     assert found.verdict == ("PASS" if share == 0 else "FAIL")
@@ -54,7 +54,7 @@ def test_a_class_of_a_hundred_has_its_own_threshold_and_smaller_ones_share_a_mar
 
 @pytest.mark.slow
 def test_the_interval_of_the_exceedance_holds_the_truth_as_often_as_it_says() -> None:
-    """40 draws of everything; the truth is a share of 0.15 beyond, minus 0.01."""
+    """40 random repetitions; the true value is a share of 0.15 above the threshold, minus 0.01."""
     normal = np.random.default_rng(5)
     held = 0
     for seed in range(40):
@@ -97,7 +97,7 @@ def test_half_for_what_was_never_seen_and_more_for_copies() -> None:
     assert plain.value == pytest.approx(0.5, abs=0.07)
     assert plain.verdict == "PASS"
     copied = nearer_test("x", *(similarities(train[:500, None], side) for side in (train, held)))
-    # half of T is drawn: a copy's original is there with probability ½, else it is as any other image
+    # half of T is sampled: it includes a copy's original with probability ½
     assert copied.value == pytest.approx(0.75, abs=0.05)
     assert copied.verdict == "FAIL"
 

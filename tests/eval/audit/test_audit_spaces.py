@@ -1,4 +1,4 @@
-"""Feature spaces: what they find alike whatever way an image is turned."""
+"""Feature spaces: similarity does not depend on the orientation of an image."""
 
 import numpy as np
 import pytest

@@ -1,11 +1,11 @@
-"""Which images of a bundle an audit judges."""
+"""Which images of a bundle an audit generates and tests."""
 
 from dpd_eval.audit.model import blocks_of_each_way
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 
 
 def test_images_are_judged_of_each_way_that_the_sampler_has() -> None:
-    """Decoded in the first five blocks, refreshed up to the fiftieth, drawn from there on."""
+    """Decoded images in the first five blocks, re-noised up to the fiftieth, sampled from there on."""
     sampler = Sampler(guidance=tuple(BlockGuidance(from_block=block) for block in (0, 5, 50)))
     assert blocks_of_each_way(sampler, 5) == [0, 5, 50, 1, 6]
     assert blocks_of_each_way(sampler, 2) == [0, 5]

@@ -188,7 +188,7 @@ def test_validation_part_is_held_out_of_the_baselines(folders, tmp_path):
     common["metrics"] = False
     result = evaluate([folders["good"]], **common, pairs=1, val_per_class=10)
     assert (result.train_images, result.test_images, result.test_part, result.val_per_class) == (60, 30, "val", 10)
-    assert result.notes == ("IPC 12: 1 pair, at least 5 are needed for a figure that is quoted",)
+    assert result.notes == ("IPC 12: 1 pair, at least 5 are needed for a reported result",)
     with pytest.raises(DataError, match="class Blue has 20 real images, --ipc asks for 21"):
         evaluate([draw(tmp_path / "big", 21, 8)], **common, pairs=1, val_per_class=10)
     leaky = evaluate([folders["test"]], **{**common, "test": folders["test"]}, ipc=(2,), pairs=1, baselines=())
@@ -201,10 +201,10 @@ def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
         evaluate([folders["good"]], **common, ipc=(5, 13))
     strange = draw(tmp_path / "strange", 4, 6, classes=("Blue", "Red", "Sand"))
     with pytest.raises(
-        DataError, match=r"strange: its classes are not those of --train .*lacks Green; it has also Sand"
+        DataError, match=r"strange: its classes differ from those of --train .*missing Green; additional Sand"
     ):
         evaluate([strange], **common)
-    with pytest.raises(DataError, match=r"--test .*strange: its classes are not those"):
+    with pytest.raises(DataError, match=r"--test .*strange: its classes differ from those"):
         evaluate([folders["good"]], **{**common, "test": strange})
     for arguments, message in [
         (
@@ -214,7 +214,7 @@ def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
         ({"students": ("vgg",)}, "no student 'vgg'"),
         ({"pairs": 0}, "--pairs is 0"),
         ({"ipc": (0,)}, "--ipc"),
-        ({"ipc": (5, 5)}, "--ipc names something twice"),
+        ({"ipc": (5, 5)}, "--ipc has a value twice"),
         ({"jobs": 0}, "--jobs is 0"),
         ({"at_least": 0.0}, "--at-least is 0.0"),
         ({"at_least": 0.9, "baselines": ()}, "--at-least 0.9 has no effect without --baselines"),
@@ -252,7 +252,7 @@ def test_more_sets_than_pairs_are_refused(folders, tmp_path):
 
 
 def test_shuffled_labels_score_at_chance(tmp_path):
-    """Control: the interval of OA contains 1/3. The same judge on sets with true labels is far above it."""
+    """Control: the interval of OA contains 1/3, but is far above it for sets with true labels."""
     train, test = draw(tmp_path / "train", 12, 1), draw(tmp_path / "test", 30, 2)
     common = {"train": train, "test": test, "recipe": RECIPE, "pairs": 8, "baselines": (), "metrics": False}
     common["cache"] = tmp_path / "cache"
@@ -264,7 +264,7 @@ def test_shuffled_labels_score_at_chance(tmp_path):
 
 
 def test_real_subsets_given_as_sets_equal_random(tmp_path):
-    """Control: the paired interval contains 0. Sets with a third of the labels wrong are told from random."""
+    """Control: the paired interval contains 0. Sets with wrong labels differ from random."""
     train, test = draw(tmp_path / "train", 40, 1, spread=45), draw(tmp_path / "test", 40, 2, spread=45)
     common = {"train": train, "test": test, "recipe": RECIPE, "pairs": 6, "metrics": False, "cache": tmp_path / "cache"}
     same = evaluate([draw(tmp_path / f"real{i}", 8, 10 + i, spread=45) for i in range(6)], **common)
@@ -385,7 +385,7 @@ def test_an_interrupted_evaluation_goes_on_from_the_cache(everything, folders, m
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_test_images_are_stretched_as_the_training_images_were(tmp_path):
-    """Test images that are darker stay darker: their own percentiles would hide it."""
+    """Darker test images stay darker; with their own percentiles they would not."""
     rasterio = pytest.importorskip("rasterio", reason="rasterio (extra geo) is not installed")
     rng = np.random.default_rng(0)
 
@@ -418,7 +418,7 @@ def test_a_list_of_images_can_be_the_test_part(folders, tmp_path):
 
 
 def test_the_plan_pairs_seeds_sets_and_subsets(folders):
-    """A method that does not draw gives every pair the same images; the student's seed is the pair's in every arm."""
+    """A method without randomness gives every pair the same images; in every arm the student's seed is the pair's."""
     sets = [folders["good"], folders["other"]]
     inputs = read_inputs(sets, folders["train"], "val", SIZE)
     features = inputs.real.images.reshape(len(inputs.real.labels), -1).astype(np.float32)

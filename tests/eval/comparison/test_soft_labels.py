@@ -19,7 +19,7 @@ def scenes(per_class: int = 20) -> SceneSet:
 
 
 def brightness(classes: tuple[str, ...] | None = CLASSES) -> Extractor:
-    """A teacher in closed form: logits fall with the distance of an image's mean from each class's."""
+    """Build a teacher in closed form: logits fall with the distance of an image's mean from that of each class."""
 
     def score(images: np.ndarray) -> np.ndarray:
         mean = images.mean(axis=(1, 2, 3), dtype=np.float64)

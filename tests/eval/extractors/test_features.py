@@ -1,4 +1,4 @@
-"""Extractors: `own` trains on what it is given and stays in the cache; `hf:` gives what transformers itself gives."""
+"""Extractors: `own` is trained on the given images and cached; `hf:` returns the same features as transformers."""
 
 import shutil
 import socket
@@ -55,7 +55,7 @@ def test_own_knows_classes_of_images_it_has_not_seen(own: Extractor) -> None:
 
 
 def test_features_are_what_the_last_layer_sees(own: Extractor) -> None:
-    """So the logits are an affine map of them: 180 images leave no residual over 128 + 1 unknowns."""
+    """Logits are an affine map of the features: 180 images leave no residual with 128 + 1 unknowns."""
     features = own.features(OTHER.images)
     assert features.shape == (180, 128)
     assert features.dtype == np.float32
@@ -86,7 +86,7 @@ def test_probabilities_do_not_know_which_way_is_up(own: Extractor) -> None:
 
 
 def test_probabilities_average_the_eight_views() -> None:
-    """With a network that looks at the upper left pixel alone, the four corners count twice each."""
+    """With a network that uses only the upper left pixel, each of the four corners counts twice."""
 
     def score(images: np.ndarray) -> np.ndarray:
         red = images[:, 0, 0, 0].astype(np.float32)
@@ -120,7 +120,7 @@ def test_training_again_gives_the_same_and_leaves_no_trace(own: Extractor, tmp_p
     assert torch.get_num_threads() == threads
     assert again.description == own.description  # with the weights' hash
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-100])  # a damaged file is made again
+    file.write_bytes(file.read_bytes()[:-100])  # a damaged file is replaced
     assert own_extractor(TRAIN, tmp_path, steps=STEPS).description == own.description
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -140,12 +140,12 @@ def test_the_last_tenth_of_each_class() -> None:
 
 
 def test_what_was_kept_out_is_not_trained_on(own: Extractor, tmp_path: Path) -> None:
-    """Other pixels in the last tenth change the figure in the description, not the weights."""
+    """Different pixels in the last tenth change the accuracy in the description, not the weights."""
     images = TRAIN.images.copy()
     images[[18, 19, 38, 39, 58, 59]] = 0
     other = own_extractor(replace(TRAIN, images=images), tmp_path, steps=STEPS)
     np.testing.assert_array_equal(other.features(OTHER.images), own.features(OTHER.images))
-    assert "33.3 % right" in other.description
+    assert "33.3 % accuracy" in other.description
 
 
 def test_large_images_are_reduced(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ CONFIG = ViTConfig(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`plain` holds a pooler, `classifier` does not, `cut` lacks a tensor, `pickle` has no safetensors."""
+    """Write models: `plain` with a pooler, `classifier` without, `cut` with a missing tensor, `pickle` pickled."""
     root = tmp_path_factory.mktemp("models")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -213,7 +213,7 @@ def test_hub_features_are_the_pooled_output(models: Path) -> None:
 
 
 def test_a_pooler_without_weights_is_not_used(models: Path) -> None:
-    """transformers draws one at random for a classifier's checkpoint: two loads would give other features."""
+    """transformers initialises a pooler at random for a classifier's checkpoint, so two loads would differ."""
     first, second = (build_extractor(f"hf:{models / 'classifier'}", TRAIN) for _ in range(2))
     np.testing.assert_array_equal(first.features(TRAIN.images[:3]), second.features(TRAIN.images[:3]))
     model = ViTForImageClassification.from_pretrained(models / "classifier").eval()
@@ -227,7 +227,7 @@ def test_a_pooler_without_weights_is_not_used(models: Path) -> None:
 def test_a_model_of_the_hub_comes_from_its_cache_alone(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though not told to be offline, and although the hub holds such a repository."""
+    """Even if offline mode is not set and the hub has such a repository."""
     repository = tmp_path / "models--google--vit-base-patch16-224"
     shutil.copytree(models / "plain", repository / "snapshots" / ("a" * 40))
     (repository / "refs").mkdir()

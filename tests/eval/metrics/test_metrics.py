@@ -1,4 +1,4 @@
-"""Cosine coverage, diversity and agreement, and all metrics of drawn scenes through an extractor."""
+"""Cosine coverage, diversity and agreement, and all metrics of drawn scenes with an extractor."""
 
 from dataclasses import asdict, replace
 
@@ -44,7 +44,7 @@ def test_mean_max_cosine_is_one_for_the_reference_itself_and_knows_classes():
 
 
 def test_the_size_of_a_class_does_not_weigh():
-    """100 covered images of one class and 1 of another, which the set misses by a right angle: a half."""
+    """100 covered images of one class and one orthogonal image of another class give one half."""
     axes = np.eye(3, dtype=np.float32)
     real = np.concatenate([np.repeat(axes[:1], 100, axis=0), axes[1:2]])
     labels = np.array([0] * 100 + [1])
@@ -75,7 +75,7 @@ def test_diversity_at_its_limits():
     axes = np.eye(4, dtype=np.float32)
     assert intra_class_diversity(axes, np.zeros(4, np.int64)) == pytest.approx(1)
     assert intra_class_diversity(np.stack([axes[0], -axes[0]]), np.zeros(2, np.int64)) == pytest.approx(2)
-    dead = np.zeros((3, 4), np.float32)  # features of a network that died: neither NaN nor alike
+    dead = np.zeros((3, 4), np.float32)  # features of a dead network: they must give neither NaN nor similarity
     assert intra_class_diversity(dead, np.zeros(3, np.int64)) == pytest.approx(1)
 
 
@@ -102,7 +102,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor(scenes):
-    """Nearest class mean in the space of `means_of_quarters`: a classifier that needs no training."""
+    """Build a nearest-class-mean classifier on `means_of_quarters`; it needs no training."""
     features = means_of_quarters(scenes.images)
     centres = np.stack([features[scenes.labels == c].mean(axis=0) for c in range(len(scenes.classes))])
 
@@ -114,7 +114,7 @@ def extractor(scenes):
 
 
 def measured(scenes, extractor, rows, labels=None, reference=slice(0, None, 2)):
-    """Metrics of the rows against every second image."""
+    """Compute metrics of the rows, compared with every second image."""
     return set_metrics(
         "set",
         4,

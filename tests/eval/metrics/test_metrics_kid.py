@@ -1,4 +1,4 @@
-"""KID against loops, scikit-learn's kernel, the closed form for Gaussians, and the spread of many draws."""
+"""KID, compared with loops, scikit-learn's kernel, the closed form for Gaussians, and the spread over many samples."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_kernel_equals_scikit_learn():
 
 @pytest.mark.parametrize("shift", [0.0, 0.6])
 def test_it_is_unbiased_whatever_the_sizes(shift):
-    """The mean of 400 small draws is the closed form within 4 standard errors; the biased estimate is not."""
+    """The mean over 400 small samples equals the closed form within 4 standard errors; the biased estimate does not."""
     found, biased = [], []
     for seed in range(400):
         x, y = cloud([seed, 0], 12, shift=shift).astype(float), cloud([seed, 1], 20).astype(float)
@@ -72,7 +72,7 @@ def test_halves_of_one_cloud_are_at_zero_and_a_shifted_one_is_not():
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 1.0, 2.2), (0.5, 0.75, 1.35)])
 @pytest.mark.parametrize("count", [100, 1500])
 def test_the_spread_it_reports_is_that_of_other_draws(shift, low, high, count):
-    """100 images against as many and against many more: the reported std over the true one, from 60 fresh draws."""
+    """Compare the reported std with the true one over 60 samples, for equal and for very different sizes."""
     found = [
         kernel_distance(cloud([seed, 0], 100, shift=shift), cloud([seed, 1], count), seed, subsets=40, largest=200)
         for seed in range(60)

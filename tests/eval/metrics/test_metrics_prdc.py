@@ -1,4 +1,4 @@
-"""Precision, recall, density, coverage against loops over single points, and at their known limits."""
+"""Precision, recall, density and coverage, compared with loops over single points and with known limits."""
 
 import tracemalloc
 
@@ -18,7 +18,7 @@ def cloud(seed, count, dimensions=4, shift=0.0):
 
 
 def by_hand(generated, reference, k):
-    """The definitions, one point after the other."""
+    """Compute the definitions point by point."""
 
     def distance(a, b):
         return sum((float(u) - float(v)) ** 2 for u, v in zip(a, b, strict=True)) ** 0.5
@@ -68,7 +68,7 @@ def test_radii_equal_scikit_learn_in_any_blocks(monkeypatch):
 
 @pytest.mark.parametrize("offset", [0.0, 50.0])
 def test_a_set_equal_to_the_reference_has_all_four_at_one(offset):
-    """Every ball's sphere goes through a point of the other side: a rounding error either way would change density."""
+    """Every sphere passes through a point of the other side, so a rounding error either way would change density."""
     points = cloud(2, 300, 32, shift=offset)
     found = neighbour_shares(points[::-1].copy(), points)
     assert found == Prdc(1.0, 1.0, pytest.approx(1.0), 1.0)
@@ -83,18 +83,18 @@ def test_two_halves_of_one_cloud_are_near_one_and_clouds_apart_at_zero():
 
 
 def test_a_duplicated_set_is_precise_and_recalls_little():
-    """Ten of a hundred images ten times over: all of them are real, and nearly nothing is covered."""
+    """Ten of a hundred images, ten copies each: all are real, and almost nothing is covered."""
     reference = cloud(4, 1000, 8)
     varied, copies = reference[:100], np.repeat(reference[:10], 10, axis=0)
     whole, found = neighbour_shares(varied, reference), neighbour_shares(copies, reference)
     assert found.precision == whole.precision == 1
-    assert found.recall == 0  # a ball that is a point holds nothing
+    assert found.recall == 0  # a ball of radius 0 contains nothing
     assert found.coverage < 0.2 * whole.coverage
     assert whole.recall > 0.5
 
 
 def test_copies_are_at_distance_zero_exactly():
-    """Rounding would leave them apart, and a ball around six copies would hold the original or not by chance."""
+    """With rounding errors, a ball around six copies would contain the original only by chance."""
     copies = np.repeat(cloud(7, 40, 128) * np.float32(1000), 6, axis=0)
     assert (squared_radii(copies.astype(float), 5) == 0).all()
     found = neighbour_shares(copies[::6].copy(), copies)
@@ -102,7 +102,7 @@ def test_copies_are_at_distance_zero_exactly():
 
 
 def test_distances_are_never_held_all_at_once():
-    """A distance matrix of 6,000 × 6,000 would be 288 MB; 12,000 × 12,000 takes the same blocks."""
+    """A distance matrix of 6,000 × 6,000 would be 288 MB; 12,000 × 12,000 uses the same blocks."""
     generated, reference = cloud(5, 500, 128), cloud(6, 6000, 128)
     tracemalloc.start()
     neighbour_shares(generated, reference)

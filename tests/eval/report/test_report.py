@@ -1,4 +1,4 @@
-"""The page as a reader's browser gets it: parsed with html.parser, never matched as a string where structure counts."""
+"""The report page, parsed with html.parser."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_the_rule_of_a_verdict(low: float | None, high: float | None, expected: 
 
 
 def test_the_sentence_says_who_where_how_much_and_how_sure(tmp_path: Path) -> None:
-    """The figures of a result that is in the repository, as README shows them."""
+    """The values of a committed result, as shown in the README."""
     committed = Path(__file__).parents[3] / "benchmarks" / "results" / "first_base.json"
     page, _ = made(tmp_path, committed)
     assert "The set is behind random real images in both comparisons." in page.words()
@@ -161,7 +161,7 @@ def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> Non
 
 def test_one_pair_has_no_interval_and_resolves_nothing(tmp_path: Path) -> None:
     page, _ = one(tmp_path, evaluation(pairs={10: 1}))
-    assert "cannot be told apart in the one comparison" in page.words()
+    assert "cannot be told apart in the only comparison" in page.words()
     assert "(1 pair, no interval)" in page.words()
 
 
@@ -331,7 +331,7 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
     "asked", [{}, {"steps": 7}, {"candidates": 3}, {"candidates": 1, "guidance_scale": 2.0}, {"solver": "ddim"}]
 )
 def test_the_command_of_a_set_asks_for_the_sampler_that_made_it(asked: dict[str, Any]) -> None:
-    """From a bundle that decodes its prototypes, and from one that draws."""
+    """From a bundle that decodes its prototypes, and from one that samples."""
     decoding = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
     later = BlockGuidance(from_block=5, guidance_scale=1.25)
     for own in (Sampler(guidance=(decoding, later)), Sampler(guidance=(replace(later, from_block=0),))):
@@ -443,7 +443,7 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("a.json", "{", "is not JSON"),
-        ("a.json", "[1]", "holds a list"),
+        ("a.json", "[1]", "contains a list"),
         ("a.json", '{"a": 1}', "not a result that a report can show"),
         ("a.json", '{"verdict": "FINE", "tests": []}', "verdict is 'FINE', not one of PASS, WARN, FAIL"),
         ("a.json", '{"timings": [{"a": [1]}]}', "timings[0]: a is [1], not a number or text"),
@@ -491,7 +491,7 @@ def test_damaged_figures_are_refused_by_name(tmp_path: Path, field: str, value: 
 def test_folders_that_are_no_result(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InputError, match=r"holds no dataset\.json, bundle\.json or run\.json"):
+    with pytest.raises(InputError, match=r"contains no dataset\.json, bundle\.json or run\.json"):
         write_report([empty], tmp_path / "page.html")
     (empty / "state.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="the set is unfinished"):

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: it asks for nothing, complains of nothing, and fits a phone."""
+"""The page in headless Chromium: it requests nothing, logs no errors, and fits a phone screen."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -51,7 +51,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every section, names that are long, and markup where only text may be."""
+    """Write a page with every section, long names, and markup in place of text."""
     folder = tmp_path_factory.mktemp("page")
     students, baselines = ("convnet", "resnet", "mobilenetv2", "vit-tiny"), ("random", "herding", "k-means", "full")
     whole = evaluation(students=students, baselines=baselines, classes=("<script>alert(1)</script>", *LONG))
@@ -69,7 +69,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_browser_tells_of_requests_and_complaints(browser: Chromium, tmp_path: Path) -> None:
-    """The control: what the tests below must not find is found where it is."""
+    """Control: the checks below do find what they look for."""
     bad = tmp_path / "bad.html"
     bad.write_text('<img src="http://localhost:9/a.png"><link rel="stylesheet" href="b.css"><script>throw 1</script>')
     browser.open(bad)

@@ -1,4 +1,4 @@
-"""The self-distilling student: what it adds in training, and that nothing of it is left afterwards."""
+"""The self-distilling student: its additional losses in training, and that only the backbone remains afterwards."""
 
 import numpy as np
 import pytest

@@ -61,7 +61,7 @@ def test_weights_depend_on_the_seed_alone(name):
 
 
 def test_the_quick_student_is_the_one_that_results_were_published_with():
-    """Stored trainings know it by its name alone."""
+    """Stored trainings identify it by its name alone."""
     state = build_student("convnet", 10, 7).state_dict()
     weights = [value.double().abs().sum().item() for value in state.values() if value.ndim > 1]
     assert weights == pytest.approx(

@@ -21,7 +21,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def scenes(per_class: int = 8, side: int = 16) -> SceneSet:
-    """Three classes of noise around a grey of their own."""
+    """Draw three classes of noise, each around its own grey level."""
     labels = np.repeat(np.arange(3), per_class).astype(np.int64)
     levels = np.array([50, 128, 206])[labels]
     noise = np.random.default_rng(0).normal(0, 30, (len(labels), side, side, 3))
@@ -49,7 +49,7 @@ def test_flips_are_all_four_equally_often():
 
 
 def test_crop_keeps_the_share_of_the_area_and_stays_inside():
-    """On a ramp the corners of a crop say where its box was: linear interpolation of a line is exact."""
+    """On a ramp the corners of a crop reveal its box, because linear interpolation of a line is exact."""
     side, count = 64, 400
     across = torch.arange(side).float().expand(side, side)
     images = torch.stack([across, across.T])[None].expand(count, 2, side, side) * 3
@@ -116,7 +116,7 @@ def test_plain_momentum_is_not_nesterovs():
 
 
 def test_dropout_draws_depend_on_the_seed_alone():
-    """MobileNetV2 has dropout, which draws from the global generator."""
+    """MobileNetV2 has dropout, which uses the global generator."""
     data, recipe = scenes(), replace(RECIPE, steps=3, warmup=0)
     states = []
     for noise in (1, 2):
@@ -128,7 +128,7 @@ def test_dropout_draws_depend_on_the_seed_alone():
 
 
 def test_soft_labels_that_are_certain_are_hard_labels():
-    """One-hot probabilities with the recipe's smoothing left out must train exactly the same weights."""
+    """One-hot probabilities train exactly the same weights as labels without smoothing."""
     data, recipe = scenes(), replace(RECIPE, label_smoothing=0.0)
     certain = np.eye(3, dtype=np.float32)[data.labels]
     hard = train_student("convnet", data.images, data.labels, 3, recipe, 0).state_dict()

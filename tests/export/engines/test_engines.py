@@ -354,7 +354,10 @@ def test_graphs_that_cannot_be_parsed_are_refused(parts: dict[str, bytes]) -> No
     [
         ({"compute_capabilities": (90,)}, "builds for compute capability 75, 80, 86, 89, 120, 121, not for 90"),
         ({"compute_capabilities": ()}, "say for which GPUs, --compute-capability 75"),
-        ({"parts": ("text_encoder",)}, "of this bundle these can: unet, vae_decoder, latent_classifier, classifier"),
+        (
+            {"parts": ("text_encoder",)},
+            "parts of this bundle that can: unet, vae_decoder, latent_classifier, classifier",
+        ),
     ],
 )
 def test_refusals_leave_nothing(options: dict[str, Any], words: str, bundle: Path, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_truncation_at_any_byte_is_refused(packed: Path, tmp_path: Path) -> None
 
 
 def test_a_flip_in_any_byte_is_refused_or_read_with_the_right_size(packed: Path, tmp_path: Path) -> None:
-    """Only BundleError may come out. Hashes judge what is opened; but no entry shows more or less than itself."""
+    """Only BundleError may be raised, and no entry gives more or less than its own bytes. Hashes are checked later."""
     whole = packed.read_bytes()
     refused = 0
     for position in range(len(whole)):
@@ -234,7 +234,7 @@ def directory_of(raw: bytes) -> tuple[int, int, int]:
 
 
 def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
-    """A small file could be read as ten thousand large ones: here one entry lies within another's content."""
+    """One entry lies within another's content; a small file could hold thousands of large entries that way."""
     inner = tmp_path / "inner.zip"
     write_zip(inner, {"b": b"x" * 100})
     write_zip(tmp_path / "a.dpd", {"a": inner.read_bytes()})
@@ -268,7 +268,7 @@ def test_entries_that_unzip_to_links_are_refused(mode: int, tmp_path: Path) -> N
 
 
 def test_a_giant_directory_is_refused_unread(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`zipfile` would make an object of every record before we could count them."""
+    """`zipfile` would create an object for every record before they could be counted."""
     raw = packed.read_bytes()
     start, size, at = directory_of(raw)
     records = raw[start : start + size] * (MAX_DIRECTORY // size + 1)

@@ -1,4 +1,4 @@
-"""Bundles without PyTorch or ONNX: `load_bundle` verifies graphs as bytes, so any bytes will do here."""
+"""`load_bundle`: which bundles are accepted and which are refused. Any bytes do for a graph here."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ CLASSES: dict[str, Any] = {
 }
 
 UNKNOWN = json.dumps({"alg": "ed25519", "key_id": "00" * 16, "sig": "00" * 64}).encode()
-"""A bundle.sig of somebody whom nobody trusts."""
+"""A bundle.sig by an unknown key."""
 
 
 def parts(
@@ -105,7 +105,7 @@ LISTED = sorted(parts())
 
 @cache
 def packed() -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """A zipped bundle and where each entry's data lie in it."""
+    """A zipped bundle, and the offset of each entry's data."""
     files = bundle_files() | {"bundle.sig": UNKNOWN}
     with tempfile.TemporaryDirectory() as folder:
         whole = as_zip(Path(folder), files).read_bytes()
@@ -286,7 +286,7 @@ def test_a_huge_manifest(tmp_path: Path) -> None:
 
 
 def test_a_sparse_file_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
-    """It costs an attacker nothing, and the manifest says what he likes."""
+    """An attacker can write any size into the manifest."""
     folder = as_folder(tmp_path, bundle_files())
     with (folder / "unet/model.onnx").open("r+b") as file:
         file.truncate(2**43)
@@ -492,7 +492,7 @@ def test_block_means_open_where_the_table_says_so(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_tensor_files_that_are_listed_as_they_are(tmp_path: Path, name: str, data: st.DataObject) -> None:
-    """An attacker writes the hashes too: the parser itself must hold. Only BundleError may come out."""
+    """An attacker can also write matching hashes, so the parser itself must refuse. Only BundleError may be raised."""
     raw = bytearray(parts()[name])
     if data.draw(st.booleans()):
         raw = raw[: data.draw(st.integers(0, len(raw) - 1))]

@@ -1,4 +1,4 @@
-"""Engines inside a bundle: hashed where they lie, never loaded, and providers say so. Any bytes will do for one."""
+"""Engines inside a bundle: they are hashed on the disk and never loaded, and providers say so. Any bytes do here."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The bundle that comes with the package, as a site without PyTorch meets it."""
+"""The embedded bundle, used as at a site without PyTorch."""
 
 import json
 import socket
@@ -56,7 +56,7 @@ def test_generation_uses_no_network_and_repeats_itself(
 
 
 def test_rows_depend_on_neither_place_nor_neighbours(bundle: Bundle) -> None:
-    """ONNX Runtime gives no such guarantee: every shipped network is checked itself, in the batch that is used."""
+    """ONNX Runtime does not guarantee this, so each network that ships is checked with its batch."""
     from dpd_runtime.engines.engine import Provider
 
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Encryption of bundles: what comes back, and every way in which a file can be wrong."""
+"""Encryption of bundles: the round trip, and every way in which a file can be wrong."""
 
 import hashlib
 import hmac
@@ -46,7 +46,7 @@ quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthC
 
 
 def sealed(plain: bytes, key: Key = KEY, salt: bytes = b"s" * 32) -> bytes:
-    """In the smallest chunks, and with the cheapest scrypt that is read."""
+    """With the smallest chunks and the cheapest scrypt that are accepted."""
     locked = (PASSPHRASE, salt, CHUNK, 14, 8, 1)
     out = BytesIO()
     encrypt(BytesIO(plain), out, key, Header(KEY_FILE, salt, CHUNK) if isinstance(key, bytes) else Header(*locked))
@@ -209,7 +209,7 @@ def test_hostile_parameters_cost_neither_memory_nor_time(changes: dict[str, int]
 
 
 def test_the_largest_scrypt_that_is_read_has_a_bound() -> None:
-    """RFC 7914: 128·r·N bytes. The bound is in the header alone: a larger one does not parse."""
+    """RFC 7914: 128·r·N bytes. Larger parameters in the header are refused."""
     for cost, p in ((14, 1), (18, 4)):
         header = parse_header(Path("a"), fields(cost=cost, p=p))
         assert 128 * header.block_size * 2**header.cost <= 2**28

@@ -1,4 +1,4 @@
-"""Graphs that loop, compute something else every time or declare what is not there never reach ONNX Runtime."""
+"""Graphs that loop, are random, or declare tensors larger than their bytes are refused before they are loaded."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -31,7 +31,7 @@ def relu() -> Any:
 
 
 def looping() -> Any:
-    """while True, legal ONNX: ONNX Runtime would run it for ever."""
+    """An endless loop in valid ONNX: ONNX Runtime would run it for ever."""
     yes = numpy_helper.from_array(np.array(True), "yes")
     condition = helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, [])
     count = helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [])
@@ -74,7 +74,7 @@ def in_a_constant() -> Any:
 
 
 def function() -> Any:
-    """An operator of ours redefined."""
+    """An accepted operator, redefined."""
     found = relu()
     inner = helper.make_node("Neg", ["x"], ["y"])
     found.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [inner], [helper.make_opsetid("", 18)]))

@@ -28,7 +28,7 @@ CONTENT: dict[str, Any] = json.loads(MANIFEST.to_json())
 
 
 def changed(path: tuple[str | int, ...], value: object) -> bytes:
-    """The manifest's JSON with one thing in another's place."""
+    """The manifest's JSON with one value replaced."""
     content: Any = copy.deepcopy(CONTENT)
     at = content
     for key in path[:-1]:

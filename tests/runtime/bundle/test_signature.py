@@ -1,4 +1,4 @@
-"""Signatures: who is trusted, what counts as unsigned, what is refused; keys and their files."""
+"""Signatures: which are trusted, which count as unsigned, and which are refused. Also: key files."""
 
 import json
 import stat
@@ -42,7 +42,7 @@ def public(private: Ed25519PrivateKey, name: str = "lab") -> PublicKey:
 
 @pytest.fixture(autouse=True)
 def own_config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration of this test's own, so that nobody's trusted keys are read."""
+    """An empty user configuration, so that the user's trusted keys are not read."""
     folder = tmp_path_factory.mktemp("config")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
     return folder
@@ -99,7 +99,7 @@ def test_nobody_and_an_unknown_key_count_as_unsigned(store: Store, tmp_path: Pat
 
 @both
 def test_a_changed_bundle_with_new_hashes_does_not_hold(store: Store, tmp_path: Path) -> None:
-    """What hashes alone do not find: somebody changed a file and wrote a manifest that fits."""
+    """Hashes alone do not detect this: a file was changed, and the manifest with it."""
     signature = signature_json(public(LAB), LAB.sign(bundle_files()["bundle.json"]))
     files = bundle_files(parts() | {"unet/model.onnx": b"evil"}) | {"bundle.sig": signature}
     path = store(tmp_path, files)
@@ -124,7 +124,7 @@ SIGNED = signature_json(public(LAB), LAB.sign(bundle_files()["bundle.json"]))
 @slow_files
 @given(position=st.integers(0, len(SIGNED) - 1), bit=st.integers(0, 7))
 def test_any_bit_of_a_signature(position: int, bit: int, tmp_path: Path) -> None:
-    """In a folder, where no checksum of a zip helps."""
+    """In a folder, which has no zip checksums."""
     changed = bytearray(SIGNED)
     changed[position] ^= 1 << bit
     path = as_folder(tmp_path, bundle_files() | {"bundle.sig": bytes(changed)})
@@ -144,7 +144,7 @@ def signed_zip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_any_bit_of_a_signed_file_opens_as_it_was_or_not_at_all(
     data: st.DataObject, signed_zip: bytes, tmp_path: Path
 ) -> None:
-    """Bits of the zip's own fields that nobody reads (dates, versions) may change; no content may."""
+    """Unused zip fields (dates, versions) may change; content may not."""
     changed = bytearray(signed_zip)
     changed[data.draw(st.integers(0, len(changed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     (tmp_path / "a.dpd").write_bytes(changed)

@@ -1,4 +1,4 @@
-"""Weights beside their graph: loaded from the verified bytes, from nowhere else; zip entries beyond 2 GB."""
+"""Weights in a file beside their graph are loaded from the verified bytes only. Also: zip entries beyond 2 GB."""
 
 import struct
 import zipfile
@@ -59,7 +59,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_spelling_of_the_same_protobuf_is_refused(tmp_path: Path) -> None:
-    """Value before key, and a length in two bytes: both legal, neither written by any exporter."""
+    """Value before key, and a length in two bytes: both are valid, and no exporter writes them."""
     pytest.importorskip("onnx")
     plain = b"\n\x08location\x12\x0f" + WEIGHTS_NAME.encode()
     evil = b"\x12\x0f" + b"/etc/ssh/secret" + b"\n\x08location"
@@ -81,7 +81,7 @@ def test_onnxruntime_reads_nothing_beyond_the_bytes(tmp_path: Path, entries: dic
 
 
 def test_onnxruntime_opens_no_file_where_there_is_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second line of defence; without the table it would read from the working directory: the control."""
+    """The second line of defence. The control: without the table it would read from the working directory."""
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     Path("elsewhere").write_bytes(WEIGHT.tobytes())

@@ -1,4 +1,4 @@
-"""What `dpd doctor` finds, on machines with and without a driver: a driver here is a small library of ours."""
+"""The findings of `dpd doctor` with and without a driver. The driver here is a small library of the test's."""
 
 import shutil
 import subprocess
@@ -88,7 +88,7 @@ def test_every_provider_is_judged_and_the_cpu_really_ran() -> None:
 
 
 def test_tensorrt_is_never_called_usable_by_its_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Package and driver are there; the bundle's engine still has to load."""
+    """With package and driver, the bundle's engine still has to load."""
     monkeypatch.setattr("dpd_runtime.checks.doctor.providers.find_spec", lambda name: object())
     findings = {f.name: f for f in examine_providers(opened(), GOOD)}
     assert not findings["tensorrt"].usable

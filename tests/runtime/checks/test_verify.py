@@ -1,4 +1,4 @@
-"""`dpd verify`: golden images made from the embedded bundle itself come out again, and what differs is seen."""
+"""`dpd verify`: golden images of the embedded bundle are reproduced, and differences are found."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ LABELS = (1, 8)
 
 @pytest.fixture(scope="module")
 def embedded() -> Bundle:
-    """Without golden images, should it have any."""
+    """The embedded bundle without its golden images."""
     opened = load_bundle(embedded_bundle())
     files = {name: content for name, content in opened.files.items() if name != GOLDEN_NAME}
     return replace(opened, files=files)
@@ -38,7 +38,7 @@ def embedded() -> Bundle:
 
 @pytest.fixture(scope="module")
 def golden(embedded: Bundle) -> Golden:
-    """Two images in two steps, by this machine."""
+    """Two images in two steps, made on this machine."""
     shape = embedded.manifest.latent_shape
     streams = [NoiseStream(5, embedded.classes[label].name, 0, 0) for label in LABELS]
     gain = embedded.manifest.sampler.mean_noise_gain
@@ -51,7 +51,7 @@ def golden(embedded: Bundle) -> Golden:
 
 
 def with_golden(bundle: Bundle, content: bytes | None) -> Bundle:
-    """As `load_bundle` gives it."""
+    """The bundle with these golden images, as `load_bundle` would return it."""
     return bundle if content is None else replace(bundle, files={**bundle.files, GOLDEN_NAME: content})
 
 
@@ -74,12 +74,12 @@ def test_what_is_stored_comes_back(embedded: Bundle, golden: Golden) -> None:
 
 
 def test_the_same_golden_images_are_the_same_bytes(golden: Golden) -> None:
-    """safetensors writes its metadata in another order each time: a bundle would have another hash each time."""
+    """safetensors writes its metadata in a random order, which would give the bundle another hash each time."""
     assert len({golden.to_bytes() for _ in range(20)}) == 1
 
 
 def test_other_images_are_seen(embedded: Bundle, golden: Golden) -> None:
-    """Golden images of another class: what a provider that computes nonsense would give."""
+    """Golden images of another class stand for a provider that computes nonsense."""
     changed = replace(golden, images=golden.images[::-1])
     done = replay(with_golden(embedded, changed.to_bytes()), CPU, 1)
     assert done is not None

@@ -1,4 +1,4 @@
-"""The distilled set on disk, in what needs no graph. Sets here are written by the test itself, by DESIGN §8."""
+"""Distilled sets on disk, as far as no graph is needed. The tests write the sets themselves, following DESIGN §8."""
 
 import hashlib
 import io
@@ -51,7 +51,7 @@ def record_of(name: str, index: int) -> dict[str, Any]:
 
 
 def make_set(out: Path, *, ipc: int = 2, finished: bool = True) -> list[Path]:
-    """A set as `write_set` leaves it, whole or after a kill; its image files."""
+    """A set as `write_set` leaves it, complete or interrupted. Returns its image files."""
     records = [record_of(name, index) for name in HEADER["classes"] for index in range(ipc)]
     for record in records:
         path = out / record["file_name"]

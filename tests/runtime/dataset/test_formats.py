@@ -1,4 +1,4 @@
-"""Every format: the same set hash, opened by its ecosystem's own reader."""
+"""Every format has the same set hash and is read by the library that it is meant for."""
 
 import json
 import tarfile
@@ -253,7 +253,7 @@ def test_outputs_which_make_no_sense(arguments: tuple[str, ...], words: str) -> 
 
 
 def test_the_default_is_what_it_was_before_there_was_a_choice(tmp_path: Path) -> None:
-    """An ImageFolder of PNG; the header is that of older sets, which can go on growing."""
+    """An ImageFolder of PNG has the header of older sets, which can still be extended."""
     write(tmp_path, Output())
     made_with = json.loads((tmp_path / "dataset.json").read_text())["made_with"]
     assert sorted(made_with) == ["bundle", "classes", "machine", "provider", "sampler", "seed"]

@@ -1,4 +1,4 @@
-"""Every format after kills, damage, a full disk, a second run: the bytes are those of a run which nothing disturbed."""
+"""Every format after kills, damage, a full disk, a second run: the bytes equal those of an undisturbed run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ each_packed = pytest.mark.parametrize("output", PACKED, ids=lambda o: f"{o.forma
 
 
 def in_a_child(action: Callable[[], int]) -> int:
-    """The exit code of a forked process that runs `action`, negative where a signal ended it."""
+    """The exit code of a forked process that runs `action`; negative if a signal ended it."""
     child = os.fork()
     if child == 0:
         try:
@@ -268,7 +268,7 @@ def test_a_set_of_a_format_from_the_future_is_left_alone(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "imagefolder"])
 def test_a_disk_which_is_full_while_packing(name: str, tmp_path: Path) -> None:
-    """No file may become larger than a limit that the images are below and the packed file is not."""
+    """The limit on file sizes is above that of an image and below that of the packed file."""
     need(name)
 
     def action() -> int:

@@ -1,4 +1,4 @@
-"""Several processes that fill one folder: what they leave is what one process leaves, whoever is killed or late."""
+"""Several processes write one set: it equals the set of one process, even if some are killed or late."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ def part(out: Path, shard: Shard, output: Output = OUTPUTS[0], ipc: int = IPC) -
 
 
 def started(action: Callable[[], object]) -> int:
-    """A forked process that runs `action`; it exits with 0, or with an error's exit code."""
+    """Run `action` in a forked process, which exits with 0 or with the exit code of an error."""
     child = os.fork()
     if child:
         return child
@@ -47,7 +47,7 @@ def ended(child: int) -> int:
 
 
 def killed(out: Path, shard: Shard, touch: int, output: Output) -> bool:
-    """The shard's process, with SIGKILL before its `touch`-th touch of a file; whether it came to that."""
+    """Run the shard in a process that gets SIGKILL before its `touch`-th file access. Returns whether it did."""
 
     def action() -> None:
         left = touch

@@ -1,4 +1,4 @@
-"""Records of engines and the decision whether one may be loaded: no TensorRT, no GPU, no engine is needed for that."""
+"""Records of engines, and the decision whether one may be loaded. No TensorRT, GPU or engine is needed for it."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Memory that does not hold a call: fewer rows in it and the same pixels, or one line (DEPLOYMENT §4, row 4)."""
+"""If a call does not fit into memory: fewer rows and the same pixels, or one line (DEPLOYMENT §4, row 4)."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from tests.runtime.drawn import opened
 
 
 class Small:
-    """Doubles what it is given, at most `most` rows at a time."""
+    """Doubles its input, at most `most` rows at a time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -74,7 +74,7 @@ def test_what_does_not_fit_at_all_is_said() -> None:
 
 
 def test_a_row_has_the_same_bits_in_every_call_that_is_ever_made() -> None:
-    """ONNX Runtime does not promise it: the shipped networks are asked, from the sizes of a block's calls downwards."""
+    """ONNX Runtime does not guarantee this, so the shipped networks are checked, from a block's sizes downwards."""
     pytest.importorskip("onnxruntime")
     bundle, cpu = opened(), Provider("cpu", "")
     rows = 2 * bundle.manifest.sampler.compute_batch

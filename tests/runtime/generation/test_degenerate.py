@@ -1,5 +1,5 @@
-"""Numbers that are no image: never written, computed again in float32 where they were not, else one line that names
-class, seed and index (DEPLOYMENT §4, row 7).
+"""NaN, infinite and constant images are never written: the block is computed again in float32, else the run stops with
+one line that names class, seed and index (DEPLOYMENT §4, row 7).
 """
 
 import json
@@ -135,7 +135,7 @@ def test_only_half_precision_can_be_mended(provider: str, precision: str, mendab
 
 
 def test_half_precision_is_float32_on_a_cpu() -> None:
-    """Why a CPU mends it: 4000 · 1000 is beyond half precision, and so is the float32 island's way back to it."""
+    """Why a CPU helps: 4000 · 1000 overflows in half precision, and so does the way back from the float32 island."""
     onnx = pytest.importorskip("onnx")
     helper, half, single = onnx.helper, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     values = {"thousand": np.array(1000, np.float16), "identity": np.eye(4, dtype=np.float16) * np.float16(1000)}

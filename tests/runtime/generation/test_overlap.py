@@ -1,4 +1,4 @@
-"""What runs beside the networks' calls: bounded, in order, and never quiet about an error."""
+"""Work in a second thread: its queue is bounded, the order is kept, and errors are raised."""
 
 import errno
 import os
@@ -149,7 +149,7 @@ def sleepy(ipc: int = 40) -> Sleepy:
 
 @pytest.fixture
 def ctrl_c_interrupts() -> Iterator[None]:
-    """A job in the background of a script has Ctrl-C ignored, and so would have the tests in it."""
+    """Let Ctrl-C raise KeyboardInterrupt, also in a background job, which ignores it by default."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -209,7 +209,7 @@ def test_a_folder_that_vanishes_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_blocks_in_a_stream_are_those_computed_alone() -> None:
-    """The true networks of the embedded bundle, with a solver that draws noise in every step."""
+    """With the networks of the embedded bundle and a solver that adds noise in every step."""
     from dpd_runtime.generation.generate import Generation, resolve_sampler
 
     sampler = resolve_sampler(opened().manifest.sampler, steps=2, solver="lcm", candidates=1, guidance_scale=1)

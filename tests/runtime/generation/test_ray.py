@@ -1,4 +1,4 @@
-"""Blocks on Ray: two local workers, one of them killed, give the set that one process gives."""
+"""Generation with Ray: two local workers, one of which is killed, give the same set as one process."""
 
 import os
 import signal

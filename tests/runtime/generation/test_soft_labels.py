@@ -1,4 +1,4 @@
-"""The teacher's probabilities: against a plain evaluation of the same graph, and in every format the same."""
+"""Soft labels: equal to a plain evaluation of the teacher, and equal in every format."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_a_square_has_eight_symmetries_and_an_oblong_four() -> None:
 
 
 def test_probabilities_are_averaged_not_logits() -> None:
-    """A teacher that looks at one corner: half of the views show it white (1), half black (-1)."""
+    """A teacher that looks at one corner, which is white (1) in half of the views and black (-1) in the others."""
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[0] = 255  # the first row: two of the four corners
     pixels[3] = 0

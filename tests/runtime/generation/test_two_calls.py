@@ -1,4 +1,4 @@
-"""Two halves of a call at the same time: whole in the end, in order, and over when one of them fails."""
+"""Calls in two simultaneous halves: the result is complete and in order, and an error of a half ends the call."""
 
 import threading
 
@@ -16,7 +16,7 @@ from tests.runtime.drawn import opened
 
 
 class Sums:
-    """Adds its inputs, and knows the sizes of its calls and the most that ran at once."""
+    """Adds its inputs, and records the sizes of its calls and how many ran at the same time."""
 
     def __init__(self, together: threading.Barrier | None = None, refuses: int = 10**9) -> None:
         self.sizes: list[int] = []
@@ -68,7 +68,7 @@ def test_halves_that_do_not_fit_are_halved() -> None:
 
 
 def test_two_threads_give_the_bits_of_one() -> None:
-    """Networks as generation loads them, at a block's sizes: a UNet's call with guidance, and without."""
+    """The networks as generation loads them, with the batch sizes of a block, guided and not."""
     pytest.importorskip("onnxruntime")
     bundle = opened()
     rng = np.random.default_rng(1)

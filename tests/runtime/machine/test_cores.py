@@ -1,4 +1,4 @@
-"""What a container is given, from the files the kernel shows: laid out here as cgroup v1 and v2 do."""
+"""The limits of a container, from the kernel's files, which are laid out here as in cgroup v1 and v2."""
 
 import os
 from pathlib import Path

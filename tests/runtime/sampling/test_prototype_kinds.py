@@ -1,4 +1,4 @@
-"""What a bundle's prototypes may look like, by their kind."""
+"""The accepted shapes of prototypes, by kind."""
 
 import pytest
 

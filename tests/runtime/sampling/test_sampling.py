@@ -1,4 +1,4 @@
-"""`sample` with analytic denoisers: small functions whose ẑ0 is known, encoded as ε, v or z0."""
+"""`sample` with analytic denoisers, whose ẑ0 is known, encoded as ε, v or z0."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -189,7 +189,7 @@ def test_a_pull_that_is_complete_to_the_end_gives_the_prototype(solver: str) -> 
 
 @pytest.mark.parametrize(("until", "asked"), [(0.25, 6), (0.5, 4), (0.8, 1)])
 def test_a_complete_pull_with_an_early_stop_is_a_noised_prototype_denoised_again(until: float, asked: int) -> None:
-    """SDEdit: start at the step's noise level from α p + σ ε with the noise of the start, and go on as ever."""
+    """SDEdit: start at the step's noise level from α p + σ ε with the start noise, then sample as usual."""
     make_steps, advance = SOLVERS["ddim"]
     denoiser, guidance = Denoiser(), BlockGuidance(guidance_scale=3.0, prototype_scale=1.0, prototype_until=until)
     found = run(denoiser, guidance, "ddim")
@@ -197,7 +197,7 @@ def test_a_complete_pull_with_an_early_stop_is_a_noised_prototype_denoised_again
     assert len(denoiser.timesteps) == asked
     assert sampler.evaluations_per_latent(0) == 2 * asked
     rest = make_steps(SCHEDULE, 8)[-asked:]
-    # the drawn noise carries the start's own alpha and sigma: what is left of it after ẑ0 = p is the noise direction
+    # NOISE has the first step's alpha and sigma: after ẑ0 = p is taken off, the noise direction is left
     first = make_steps(SCHEDULE, 8)[0]
     direction = (NOISE - first.alpha * PROTOTYPES) / first.sigma
     start = rest[0].alpha * PROTOTYPES + rest[0].sigma * direction
@@ -235,7 +235,7 @@ def test_settings_of_the_sampler_make_all_images_sampled() -> None:
 
 
 @pytest.mark.parametrize("element", range(8))
-def test_an_image_is_seen_as_the_training_half_turns_it(element: int) -> None:
+def test_an_image_is_turned_as_in_training(element: int) -> None:
     torch = pytest.importorskip("torch")
     symmetry = pytest.importorskip("dpd_train.images.symmetry")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)

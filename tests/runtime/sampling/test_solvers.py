@@ -1,4 +1,4 @@
-"""Solvers against exact answers and by hand; beside diffusers they are in `test_solvers_diffusers.py`."""
+"""Solvers against exact solutions and values by hand. `test_solvers_diffusers.py` compares them with diffusers."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Whole trajectories of `sample` beside diffusers' schedulers: the same outputs, the same guidance, the same noise."""
+"""Complete trajectories of `sample` and of diffusers' schedulers, with equal outputs, guidance and noise."""
 
 import itertools
 import math

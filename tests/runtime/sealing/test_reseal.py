@@ -1,4 +1,4 @@
-"""Changed copies of a bundle: whole, unsigned, with the engines of the old one; nothing is left where it fails."""
+"""Changed copies of a bundle are complete and unsigned and keep its engines. Nothing is left after an error."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Deployment sites as they are: libraries that are missing, files that are links, rights of all kinds."""
+"""Conditions at deployment sites: missing libraries, links in place of files, and file permissions."""
 
 import os
 import warnings
@@ -31,7 +31,7 @@ def test_a_provider_that_onnxruntime_leaves_out_is_no_silent_cpu_run() -> None:
 
 @pytest.mark.parametrize("link", ["symbolic", "hard"])
 def test_a_bundle_may_lie_in_a_store_of_links(link: str, tmp_path: Path) -> None:
-    """As caches of model hubs and of package managers keep their files."""
+    """As in the caches of model hubs and package managers."""
     blob = tmp_path / "blobs" / "0123"
     blob.parent.mkdir()
     blob.write_bytes(embedded_bundle().read_bytes())

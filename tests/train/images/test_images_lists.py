@@ -146,7 +146,7 @@ def test_listed_files_that_cannot_be_used_are_rejected_with_the_reason(tmp_path:
         (
             ("path", "label"),
             ("./Alpha//Alpha_0.png", "Alpha"),
-            r"row \d+: Alpha/Alpha_0\.png stands in row \d+ already",
+            r"row \d+: Alpha/Alpha_0\.png is already in row \d+",
         ),
         (("path", "label"), ("", "Alpha"), r"row \d+: has no path"),
         (("path", "label"), ("Alpha/new.png", " "), r"row \d+: label ' ' is not a class name"),
