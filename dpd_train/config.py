@@ -42,7 +42,7 @@ LEAST = {
 
 
 def setting(default: Any, panel: str, help: str, metavar: str | None = None) -> Any:
-    """A field of a config, from whose metadata the command line makes an option.
+    """Make a field of a config. The command line makes an option from its metadata.
 
     Args:
         panel: heading in `--help`: Data, Model, Prototypes, Privacy, Running or Several machines.
@@ -143,7 +143,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises:
-        InputError: a value out of range, by the name of its option.
+        InputError: a value out of range; the message names its option.
         """
         for name, least in LEAST.items():
             value = getattr(self, name)
@@ -171,7 +171,7 @@ class TrainConfig:
             compression_ratio(self.grad_compression)
             if self.precision == "fp16":
                 raise InputError(
-                    "--grad-compression keeps what it does not send, which fp16 may overflow: use bf16 or fp32"
+                    "--grad-compression adds up what it does not send, which may overflow in fp16: use bf16 or fp32"
                 )
         if self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
@@ -179,7 +179,7 @@ class TrainConfig:
 
 @cache
 def choices(config: type) -> dict[str, tuple[str, ...]]:
-    """The accepted values of every field whose type is a Literal, an optional Literal or a tuple of them."""
+    """Return the accepted values of every field whose type is a Literal, an optional Literal or a tuple of them."""
     return {name: found for name, hint in get_type_hints(config).items() if (found := _literal(hint))}
 
 
@@ -190,7 +190,7 @@ def _literal(hint: Any) -> tuple[str, ...]:
 
 
 def figure_of(method: str, text: str) -> float:
-    """Of `method:FIGURE`; nan for anything else, which no bound lets pass."""
+    """Read the number of `method:NUMBER`; nan for anything else, which fails every range check."""
     name, _, figure = text.partition(":")
     try:
         return float(figure) if name == method else math.nan
@@ -199,10 +199,10 @@ def figure_of(method: str, text: str) -> float:
 
 
 def pruned_share(text: str) -> float:
-    """The share of each class's images that `tdds:SHARE` leaves out.
+    """Read the share of each class's images that `tdds:SHARE` leaves out.
 
     Raises:
-        InputError: another method, or a share outside 0 ... 1.
+        InputError: another method, or a share that is not between 0 and 1.
     """
     value = figure_of("tdds", text)
     if not 0 < value < 1:
@@ -211,11 +211,11 @@ def pruned_share(text: str) -> float:
 
 
 def compression_ratio(text: str) -> float:
-    """Of `rs-dgc:RATIO`.
+    """Read the ratio of `rs-dgc:RATIO`.
 
     Raises:
-        InputError: another method, or a ratio outside 12 … 200: at 12 nearly all go, and beyond 200 most of the
-            bytes would say where the others lie.
+        InputError: another method, or a ratio outside 12 … 200: below 12 little is left out, and above 200 most bytes
+            would be positions instead of values.
     """
     value = figure_of("rs-dgc", text)
     if not 12 <= value <= 200:
@@ -227,12 +227,12 @@ def compression_ratio(text: str) -> float:
 
 
 def option(field: str) -> str:
-    """How the command line spells a field."""
+    """Return the option of a field: `--` and the name with hyphens."""
     return "--" + field.replace("_", "-")
 
 
 def preset_text(name: str) -> str:
-    """The TOML file, comments and all.
+    """Read the TOML file of a preset as text.
 
     Raises:
         InputError: an unknown preset.
@@ -243,10 +243,10 @@ def preset_text(name: str) -> str:
 
 
 def resolve(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
-    """Defaults, over them the preset's values, over them what the user gave.
+    """Combine the defaults, the preset's values and the given ones; later ones win.
 
     Args:
-        given: by field of TrainConfig; None is not given.
+        given: values by field of TrainConfig; None means not given.
 
     Raises:
         InputError: an unknown preset, a value out of range.

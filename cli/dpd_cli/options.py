@@ -32,12 +32,12 @@ Values = dict[type, dict[str, Any]]
 
 
 def named(values: Iterable[str]) -> str:
-    """How `--help` shows what an option accepts: `a|b|c`."""
+    """Write accepted values as `--help` shows them: `a|b|c`."""
     return "|".join(values)
 
 
 def under(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
-    """An option under a heading of `--help`. `names` replace the one that follows from the parameter."""
+    """Make an option under a heading of `--help`. `names` replace the name that follows from the parameter."""
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
 
 
@@ -115,7 +115,7 @@ def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
-    """The option of a field, as Typer reads it from a signature."""
+    """Make the option of a field, as Typer reads it from a signature."""
     kind = _plain(get_type_hints(config)[field.name])
     values = choices(config).get(field.name)
     listed = get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
@@ -130,14 +130,14 @@ def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
 
 
 def _plain(hint: Any) -> Any:
-    """The type of a field that may be None."""
+    """Return the type of a field without its None."""
     if get_origin(hint) in (Union, types.UnionType):
         return next(part for part in get_args(hint) if part is not type(None))
     return hint
 
 
 def _default(field: "Field[Any]") -> str:
-    """The sentence that states the field's own default; none for None and False."""
+    """State the field's own default; an empty text for None and False."""
     if field.default in (None, ()) or field.default is False:
         return ""
     if field.default is True:
@@ -156,15 +156,15 @@ def _value(config: type, name: str, value: Any) -> Any:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """`a, b` → ("a", "b"); empty text is an empty tuple."""
+    """Split `a, b` into ("a", "b"). An empty text gives an empty tuple."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def split_numbers(text: str, name: str) -> tuple[int, ...]:
-    """`10,50` → (10, 50).
+    """Split `10,50` into (10, 50).
 
     Raises:
-        InputError: something that is not a whole number, naming the option.
+        InputError: a part is not a whole number; the message names the option.
     """
     from dpd_runtime.errors import InputError
 
@@ -218,7 +218,7 @@ def open_bundle(
 
 
 def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
-    """The key from the options, otherwise from the environment.
+    """Return the key from the options, otherwise from the environment.
 
     Raises:
         InputError: both options, or a file that holds no key.
@@ -236,7 +236,7 @@ def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | Non
 
 
 def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
-    """The key for `path`. An option must be meant for it; the environment's key is used only if it is encrypted."""
+    """Return the key for `path`. The environment's key is used only for an encrypted bundle; options always are."""
     from dpd_runtime.bundle.encryption import is_encrypted
 
     if key_file or passphrase_file or is_encrypted(path):

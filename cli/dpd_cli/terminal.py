@@ -49,18 +49,18 @@ class Verb(TyperCommand):
     """A command whose help is plain text under headings. No name of an option is cut, at any width."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The options that must be given, `[OPTIONS]`, the arguments."""
+        """List the required options, `[OPTIONS]` and the arguments."""
         arguments = [p for p in self.params if p.param_type_name == "argument"]
         needed = [f"{p.opts[0]} {p.name.upper()}" for p in self.params if p not in arguments and p.required]
         named = [_names(p, ctx) if p.required else f"[{_names(p, ctx)}]" for p in arguments]
         return [*needed, "[OPTIONS]", *named]
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """The description, then the examples line by line."""
+        """Write the description, then the examples line by line."""
         _write_text(self.help or "", formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, then the options of each panel."""
+        """Write the arguments, then the options of each panel."""
         rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *PANELS, "Options")}
         for parameter in self.get_params(ctx):
             if not getattr(parameter, "hidden", False):
@@ -75,11 +75,11 @@ class Verbs(TyperGroup):
     """The list of commands under headings, each with its first sentence."""
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """The description."""
+        """Write the description."""
         _write_text(self.help or "", formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """The commands of each panel in the order in which they were added, then the options."""
+        """Write the commands of each panel, then the options."""
         rows: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             if command := self.get_command(ctx, name):
@@ -119,14 +119,14 @@ def _bold(heading: str) -> str:
 
 
 def _names(parameter: Any, ctx: Any) -> str:
-    """`--long METAVAR`; for an argument its metavar."""
+    """Return `--long METAVAR`, for an argument its metavar."""
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name.upper())
     return str(parameter.get_help_record(ctx)[0]).replace(" / ", ", ")
 
 
 def _help(parameter: Any) -> str:
-    """The option's text, with its default unless the text states it."""
+    """Return the option's text, with its default unless the text states it."""
     words = " ".join((parameter.help or "").split())
     if parameter.required and parameter.param_type_name == "option":
         return f"{words} Required."
@@ -136,12 +136,12 @@ def _help(parameter: Any) -> str:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Exactly one JSON object on stdout."""
+    """Print exactly one JSON object on stdout."""
     sys.stdout.write(json.dumps(content) + "\n")
 
 
 def table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> "Table":
-    """An empty table with columns of texts, left, and of numbers, right."""
+    """Make an empty table: columns of text on the left, columns of numbers on the right."""
     from rich.table import Table
 
     made = Table(title=title)
@@ -153,13 +153,13 @@ def table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> "Tabl
 
 
 def signature_facts(bundle: "Bundle") -> dict[str, Any]:
-    """The signature's fields of --json."""
+    """Return what --json tells about the signature."""
     signature = bundle.signature
     return {"signature": signature.describe(), "key_id": signature.key_id, "trusted": signature.trusted}
 
 
 def prototype_ranges(sampler: "Sampler") -> list[str]:
-    """Which images of a class are decoded and which re-noised, a line for each; none where all are sampled."""
+    """Say which images of a class are decoded and which are re-noised; nothing if all are sampled."""
     from dpd_runtime.sampling.sampler import BLOCK
 
     guidance = sampler.guidance

@@ -42,7 +42,7 @@ def test_the_set_hash_is_that_of_the_image_folder(process_environment: dict[str,
     [
         (["--format", "zip"], ["'zip'", "imagefolder, webdataset, parquet, npz"]),
         (["--image-format", "gif"], ["'gif'", "png, jpeg, webp, tiff"]),
-        (["--format", "npz", "--image-format", "jpeg"], ["--image-format jpeg", "no effect on --format npz"]),
+        (["--format", "npz", "--image-format", "jpeg"], ["--image-format jpeg", "no effect with --format npz"]),
     ],
 )
 def test_one_line_says_what_is_wrong(

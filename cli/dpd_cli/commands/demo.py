@@ -1,4 +1,4 @@
-"""`dpd demo`: the whole loop on drawn scenes."""
+"""`dpd demo`: train, export, generate and evaluate on drawn scenes."""
 
 import json
 import subprocess

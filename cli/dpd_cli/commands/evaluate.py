@@ -66,7 +66,7 @@ def evaluate_command(
 
 
 def print_evaluation(result: "Evaluation") -> None:
-    """Figures of every arm, the cross-architecture table, paired differences with verdicts, set metrics, notes."""
+    """Print accuracies by arm and by student, paired differences with verdicts, set metrics and notes."""
     from rich.console import Console
 
     console = Console()
