@@ -116,7 +116,7 @@ def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., 
 
 def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
     """Make the option of a field, as Typer reads it from a signature."""
-    kind = _plain(get_type_hints(config)[field.name])
+    kind = _kinds(config)[field.name]
     values = choices(config).get(field.name)
     listed = get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
     metavar = field.metadata["metavar"] or (named(values) + ",..." * listed if values else None)
@@ -129,11 +129,14 @@ def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
     )
 
 
-def _plain(hint: Any) -> Any:
-    """Return the type of a field without its None."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return next(part for part in get_args(hint) if part is not type(None))
-    return hint
+@functools.cache
+def _kinds(config: type) -> dict[str, Any]:
+    """Return the type of each field without its None."""
+    kinds = get_type_hints(config)
+    for name, hint in kinds.items():
+        if get_origin(hint) in (Union, types.UnionType):
+            kinds[name] = next(part for part in get_args(hint) if part is not type(None))
+    return kinds
 
 
 def _default(field: "Field[Any]") -> str:
@@ -149,7 +152,7 @@ def _default(field: "Field[Any]") -> str:
 
 def _value(config: type, name: str, value: Any) -> Any:
     """Split `a, b` if the field is a tuple of any length."""
-    kind = _plain(get_type_hints(config)[name])
+    kind = _kinds(config)[name]
     if not isinstance(value, str) or get_origin(kind) is not tuple:
         return value
     return split_numbers(value, option(name)) if get_args(kind)[0] is int else split_names(value)
