@@ -20,6 +20,7 @@ from dpd_train.device import NEVER, Deadline, adamw, checkpointed, on_cpu, resto
 from dpd_train.images import to_float
 from dpd_train.precision import norms_in_float32
 from dpd_train.symmetry import ORDER, d4
+from dpd_train.weighted_rows import draw_rows
 
 log = logging.getLogger(__name__)
 
@@ -203,11 +204,11 @@ class _Run:
         meta = {"step": step, "steps": self.training.steps, "fresh_since": self.fresh_since}
         save_state(state, on_cpu(tensors), meta)
 
-    def step(self, step: int, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(self, step: int, images: torch.Tensor, weights: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """One update; the parts of the loss. images: all of them, uint8, on the device."""
         training, device = self.training, self.device
         generator = step_generator(training.seed, step)
-        rows = to_device(torch.randint(len(images), (training.batch,), generator=generator), device)
+        rows = to_device(draw_rows(len(images), training.batch, weights, generator), device)
         batch = d4(to_float(images[rows]), int(torch.randint(ORDER, (1,), generator=generator)))
         batch = batch.contiguous(memory_format=torch.channels_last)
         element = int(torch.randint(ORDER, (1,), generator=generator))
@@ -261,6 +262,7 @@ def train_autoencoder(
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
+    weights: torch.Tensor | None = None,
 ) -> AutoencoderKL:
     """Train `vae` on `images` [n, H, W, 3] uint8; the run resumes from `state` where that file exists.
 
@@ -269,6 +271,7 @@ def train_autoencoder(
 
     Args:
         perceptual: networks of the perceptual loss, one of them drawn in each step; none leaves that loss out.
+        weights: of each image in the draws, see `draw_rows`.
 
     Returns:
         `vae`, on the CPU.
@@ -290,7 +293,7 @@ def train_autoencoder(
     steps = range(start, training.steps)
     try:
         for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
-            parts = run.step(step, images)
+            parts = run.step(step, images, weights)
             if (step + 1) % 25 == 0:
                 log.info("step %d %s", step + 1, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
     finally:

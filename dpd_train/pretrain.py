@@ -5,7 +5,6 @@ denoiser trains beside the decoder once the encoder is frozen.
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -26,11 +25,13 @@ from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.checkpoint import load_state, without_prefix
 from dpd_train.denoiser import LatentData, train_denoiser
 from dpd_train.device import Deadline, TimeUp, hardware
-from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
+from dpd_train.images import SceneSet, to_float
 from dpd_train.latents import encode_cached
-from dpd_train.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
+from dpd_train.nano import LATENT_CHANNELS, nano_scheduler, nano_text_encoder, nano_unet, nano_vae
 from dpd_train.perceptual import load_perceptual_networks, train_perceptual_networks
 from dpd_train.pretrain_config import PretrainConfig
+from dpd_train.pretrain_pool import Pool, read_pool
+from dpd_train.timed import Timed
 from dpd_train.tokenizer import build_tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,7 @@ Progress = Callable[[int, int], None]
 class _Work:
     """What every stage works on: the data, the state's folder, the device and the time."""
 
-    train: SceneSet
-    held: SceneSet
+    pool: Pool
     config: PretrainConfig
     state: Path
     device: torch.device
@@ -60,42 +60,21 @@ class _Work:
 
     @property
     def pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(self.train.images), torch.from_numpy(self.held.images)
-
-
-class _Timed:
-    """Progress that also measures: steps of this call and steps a second, the first step (warming up) left out."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress, self.begun = progress, time.monotonic()
-        self.first: tuple[float, int] | None = None
-        self.last = (self.begun, 0)
-
-    def __call__(self, step: int, steps: int) -> None:
-        self.last = (time.monotonic(), step)
-        self.first = self.first or self.last
-        self.progress(step, steps)
-
-    def summary(self) -> dict[str, float]:
-        """{"seconds": of the whole stage, "steps": done, "steps_per_second": once warm}."""
-        seconds = round(time.monotonic() - self.begun, 2)
-        if self.first is None:
-            return {"seconds": seconds, "steps": 0, "steps_per_second": 0.0}
-        warm, done = self.last[0] - self.first[0], self.last[1] - self.first[1]
-        return {"seconds": seconds, "steps": done + 1, "steps_per_second": round(done / warm, 2) if warm else 0.0}
+        return torch.from_numpy(self.pool.train.images), torch.from_numpy(self.pool.held.images)
 
 
 def _perceptual_stage(work: _Work, progress: Progress) -> None:
     pixels, held = (to_float(images) for images in work.pixels)
     train_perceptual_networks(
         work.state,
-        (pixels, torch.from_numpy(work.train.labels)),
-        (held, torch.from_numpy(work.held.labels)),
-        len(work.train.classes),
+        (pixels, torch.from_numpy(work.pool.train.labels)),
+        (held, torch.from_numpy(work.pool.held.labels)),
+        len(work.pool.train.classes),
         work.config.perceptual,
         progress,
         device=work.device,
         deadline=work.deadline,
+        weights=work.pool.weights,
     )
 
 
@@ -114,8 +93,14 @@ def _stored_vae(config: PretrainConfig, *candidates: Path) -> AutoencoderKL:
 
 def _first_vae(config: PretrainConfig) -> AutoencoderKL:
     if config.start is None:
-        return nano_vae(config.resolution)
+        return nano_vae(config.resolution, config.latent_channels or LATENT_CHANNELS)
     vae = load_base(config.start).vae
+    channels = int(vae.config.latent_channels)
+    if config.latent_channels not in (None, channels):
+        raise InputError(
+            f"base {config.start!r} has {channels} latent channels, not {config.latent_channels}: "
+            "leave --latent-channels out, or begin without --start"
+        )
     vae.register_to_config(sample_size=config.resolution)
     return vae
 
@@ -137,7 +122,7 @@ def _captions(scenes: SceneSet, tokenizer: CLIPTokenizer) -> CaptionTable:
 
 
 def _autoencoder_stage(work: _Work, progress: Progress) -> None:
-    networks = load_perceptual_networks(work.state, len(work.train.classes))
+    networks = load_perceptual_networks(work.state, len(work.pool.train.classes))
     torch.manual_seed(work.config.seed)
     train_autoencoder(
         _first_vae(work.config),
@@ -148,11 +133,12 @@ def _autoencoder_stage(work: _Work, progress: Progress) -> None:
         progress=progress,
         device=work.device,
         deadline=work.deadline,
+        weights=work.pool.weights,
     )
 
 
 def _decoder_stage(work: _Work, progress: Progress) -> None:
-    networks = load_perceptual_networks(work.state, len(work.train.classes))
+    networks = load_perceptual_networks(work.state, len(work.pool.train.classes))
     train_autoencoder(
         _stored_vae(work.config, work.joint),
         *work.pixels,
@@ -163,6 +149,7 @@ def _decoder_stage(work: _Work, progress: Progress) -> None:
         progress=progress,
         device=work.device,
         deadline=work.deadline,
+        weights=work.pool.weights,
     )
 
 
@@ -170,20 +157,23 @@ def _scaled_vae(work: _Work) -> AutoencoderKL:
     """The trained VAE; scaling 1 / standard deviation of the latents gives unit variance (Rombach et al. 2022, G)."""
     vae = _stored_vae(work.config, work.decoder, work.joint)
     vae.register_to_config(scaling_factor=1.0)
-    latents = encode_cached(vae, work.train.images, work.train.hashes, work.state / "latents", device=work.device)
+    latents = encode_cached(
+        vae, work.pool.train.images, work.pool.train.hashes, work.state / "latents", device=work.device
+    )
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return vae
 
 
-def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work) -> LatentData:
+def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work, weights: torch.Tensor | None = None) -> LatentData:
     latents = encode_cached(vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device)
-    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, _tokenizer(work)))
+    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, _tokenizer(work)), weights)
 
 
 def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Base:
     """Random networks, or those of the base that the run starts from."""
     if config.start is None:
-        return Base(vae, nano_unet(config.resolution), nano_text_encoder(tokenizer), tokenizer, nano_scheduler())
+        unet = nano_unet(config.resolution, int(vae.config.latent_channels))
+        return Base(vae, unet, nano_text_encoder(tokenizer), tokenizer, nano_scheduler())
     first = load_base(config.start)
     known = first.text_encoder.config.vocab_size
     if known != len(tokenizer):
@@ -199,8 +189,8 @@ def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[st
     trained_unet, trained_text, history = train_denoiser(
         base.unet,
         base.text_encoder,
-        _latent_data(vae, work.train, work),
-        _latent_data(vae, work.held, work),
+        _latent_data(vae, work.pool.train, work, work.pool.weights),
+        _latent_data(vae, work.pool.held, work),
         base.schedule,
         work.config.denoiser,
         work.state / "denoiser.safetensors",
@@ -238,21 +228,28 @@ def _pieces(work: _Work) -> list[str]:
 
 
 def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[str, Any]:
-    held = work.pixels[1]
+    held, held_of = work.pixels[1], work.pool.held_of
+    several = held_of if len(held_of) > 1 else {}
     return {
         "config": asdict(work.config) | {"start": None if work.config.start is None else Path(work.config.start).name},
         "pieces": _pieces(work),
         "hardware": hardware(work.device),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-        "data": fingerprint(work.train),
+        "data": work.pool.record,
         "device": work.device.type,
-        "autoencoder": reconstruction_metrics(base.vae, to_float(held[:: max(1, len(held) // 500)])),
+        "autoencoder": _judged(base.vae, held),
+        **{f"autoencoder of {name}": _judged(base.vae, held[rows]) for name, rows in several.items()},
         "denoiser": history,
     }
 
 
+def _judged(vae: AutoencoderKL, held: torch.Tensor) -> dict[str, float]:
+    """The VAE on at most a thousand of the images [n, H, W, 3] uint8, evenly spread."""
+    return reconstruction_metrics(vae, to_float(held[:: max(1, len(held) // 500)]))
+
+
 def pretrain(
-    data: Path,
+    data: Path | Sequence[str],
     out: Path,
     state: Path,
     config: PretrainConfig,
@@ -265,6 +262,7 @@ def pretrain(
     """Train the stages asked for and, with "save", write the base folder.
 
     Args:
+        data: a folder or list as `read_scenes` takes it, or several of `pretrain_pool.Sources.data`.
         state: resumable state, outside the project's checkout.
         max_minutes: stop at a checkpoint once so much time has passed; the same call again goes on from there.
 
@@ -274,18 +272,15 @@ def pretrain(
     """
     deadline, timing = Deadline(max_minutes), {}
     state.mkdir(parents=True, exist_ok=True)
-    train, held = (
-        read_scenes(data, part=part, resolution=config.resolution, val_per_class=config.val_per_class)
-        for part in ("train", "val")
-    )
-    work = _Work(train=train, held=held, config=config, state=state, device=torch.device(device), deadline=deadline)
+    pool = read_pool(config.sources((str(data),) if isinstance(data, Path) else tuple(data)))
+    work = _Work(pool=pool, config=config, state=state, device=torch.device(device), deadline=deadline)
     metrics: dict[str, Any] = {}
     stage: Stage = "perceptual"
     try:
         for stage, run in _RUNS.items():
             if stage not in stages and not (stage == "denoiser" and "save" in stages):
                 continue
-            timed = _Timed(progress(_TITLES.get(stage, stage)))
+            timed = Timed(progress(_TITLES.get(stage, stage)))
             try:
                 trained = run(work, timed)
             finally:

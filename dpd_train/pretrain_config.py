@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 from dpd_train.autoencoder import AutoencoderTraining
 from dpd_train.denoiser import DenoiserTraining
+from dpd_train.multi_scale import Crops
 from dpd_train.perceptual import perceptual_training
+from dpd_train.pretrain_pool import Sources
 from dpd_train.train_classifier import ClassifierTraining
 
 
@@ -13,9 +15,12 @@ class PretrainConfig:
     """Everything that decides a base but the data."""
 
     resolution: int = 64
-    val_per_class: int | None = None
+    val_per_class: int | tuple[int, ...] | None = None  # several numbers: one for each source of the data
+    shares: tuple[float, ...] | None = None  # of the sources, see `Sources`
+    crops: Crops | None = None  # of images larger than the resolution; None: each is resized as a whole
     seed: int = 0
     start: str | None = None  # a base to go on from; None begins at random weights
+    latent_channels: int | None = None  # None: those of `start`, else the nano base's four
     perceptual: ClassifierTraining = field(default_factory=lambda: perceptual_training(800))
     autoencoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
@@ -56,3 +61,13 @@ class PretrainConfig:
     denoiser: DenoiserTraining = field(
         default_factory=lambda: DenoiserTraining(steps=8000, direction_weight=0.5, decoder_weight=0.1)
     )
+
+    def sources(self, data: tuple[str, ...]) -> Sources:
+        return Sources(
+            data=data,
+            resolution=self.resolution,
+            val_per_class=self.val_per_class,
+            shares=self.shares,
+            crops=self.crops,
+            seed=self.seed,
+        )

@@ -61,19 +61,20 @@ def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> npt
     return tile
 
 
-def write_scenes(root: Path, *, per_class: int, seed: int, resolution: int = 64) -> None:
-    """Writes root/<Class>/<Class>_0000.png … with `per_class` tiles for each class.
+def numbered_scene(label: int, index: int, seed: int, resolution: int) -> npt.NDArray[np.uint8]:
+    """Tile `index` of class `label`: it depends on (seed, label, index) alone."""
+    return draw_scene(CLASSES[label], np.random.default_rng([seed, label, index]), resolution)
 
-    Tile i of a class depends on (seed, class, i) alone, so a larger set begins with the smaller one.
-    """
+
+def write_scenes(root: Path, *, per_class: int, seed: int, resolution: int = 64) -> None:
+    """Writes root/<Class>/<Class>_0000.png … with `per_class` tiles for each class, the first ones the same for any."""
     if per_class < 1:
         raise InputError(f"{per_class} scenes per class make no set; ask for at least 1")
     for label, name in enumerate(CLASSES):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(per_class):
-            tile = draw_scene(name, np.random.default_rng([seed, label, index]), resolution)
-            Image.fromarray(tile).save(folder / f"{name}_{index:04d}.png")
+            Image.fromarray(numbered_scene(label, index, seed, resolution)).save(folder / f"{name}_{index:04d}.png")
 
 
 def _fields(rng: np.random.Generator, side: int) -> Picture:

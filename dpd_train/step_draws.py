@@ -8,6 +8,7 @@ import torch
 from dpd_runtime.schedule import Schedule
 from dpd_train.captions import CaptionTable
 from dpd_train.symmetry import ORDER
+from dpd_train.weighted_rows import draw_rows
 
 
 class Drawn(NamedTuple):
@@ -31,13 +32,15 @@ def draw(
     dropout: float,
     schedule: Schedule,
     generator: torch.Generator,
+    weights: torch.Tensor | None = None,
 ) -> Drawn:
     """Images, their symmetries, captions, timesteps and noise.
 
     Args:
         shape: of all latents [n, C, h, w]. labels: [n] int64. dropout: share of empty captions.
+        weights: of each image, see `draw_rows`.
     """
-    rows = torch.randint(shape[0], (batch,), generator=generator)
+    rows = draw_rows(shape[0], batch, weights, generator)
     elements = torch.randint(ORDER, (batch,), generator=generator)
     ids = captions.draw(rows, labels, elements % 2 == 1, dropout, generator)
     timesteps = torch.randint(schedule.num_train_timesteps, (batch,), generator=generator)

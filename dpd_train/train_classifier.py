@@ -13,6 +13,7 @@ from dpd_train.checkpoint import load_state, optimizer_tensors, prefixed, save_s
 from dpd_train.classifiers import ResNet, ResNetConfig, learning_rate, predict, set_learning_rate
 from dpd_train.device import NEVER, Deadline, TimeUp, adamw, on_cpu, restore_moments, to_device
 from dpd_train.symmetry import ORDER, d4_each
+from dpd_train.weighted_rows import draw_rows
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def train_classifier(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     state: Path | None = None,
+    weights: torch.Tensor | None = None,
 ) -> TrainedClassifier:
     """Train on `inputs` [n, C, H, W] float32 and keep the weights that were best on the validation part.
 
@@ -101,6 +103,7 @@ def train_classifier(
             CPU one, the batch may be elsewhere.
         observe: is given the logits [n, C] of the validation part whenever they are computed.
         state: written when the deadline passes, and read where it exists.
+        weights: of each input in the draws, see `draw_rows`.
 
     Returns:
         the model, on the CPU.
@@ -116,7 +119,7 @@ def train_classifier(
     inputs, labels, held = inputs.to(device), labels.to(device), validation[0].to(device)
     for step in range(start, training.steps):
         generator = step_generator(training.seed, step)
-        rows = torch.randint(len(inputs), (training.batch,), generator=generator)
+        rows = draw_rows(len(inputs), training.batch, weights, generator)
         elements = torch.randint(ORDER, (training.batch,), generator=generator)
         rows, elements = to_device(rows, device), to_device(elements, device)
         batch = d4_each(inputs[rows], elements)

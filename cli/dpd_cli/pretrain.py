@@ -1,13 +1,17 @@
 """`dpd pretrain`: a nano base from scratch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+Number = TypeVar("Number", int, float)
+
 
 def pretrain_command(
-    data: Annotated[Path, typer.Argument(help="Class-per-folder tree of scenes.")],
+    data: Annotated[
+        list[str], typer.Argument(help="Class-per-folder trees of scenes; drawn:N for N drawn scenes of each class.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the base, in diffusers' layout.")],
     start: Annotated[str | None, typer.Option(help="Base to go on from: nano or a folder (default: none)")] = None,
     state: Annotated[Path | None, typer.Option(help="Resumable state; the user cache directory by default.")] = None,
@@ -27,7 +31,18 @@ def pretrain_command(
     denoiser_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the diffusion training.")] = None,
     perceptual_rate: Annotated[float | None, typer.Option(help="Peak learning rate of the perceptual network.")] = None,
     resolution: Annotated[int, typer.Option(help="Image side in pixels, a multiple of 16.")] = 64,
-    val_per_class: Annotated[int | None, typer.Option(help="Validation images per class, never trained on.")] = None,
+    val_per_class: Annotated[
+        str | None, typer.Option(help="Validation images per class, never trained on: N, or N,N,… for each of DATA.")
+    ] = None,
+    shares: Annotated[
+        str | None, typer.Option(help="What each of DATA gets of the draws, as 6,3,1 (default: roots of their sizes)")
+    ] = None,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Of larger images take square crops too, of several sizes.")
+    ] = False,
+    latent_channels: Annotated[
+        int | None, typer.Option(help="4 or 8, of a base from random weights (default: 4)")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where it works.")] = "auto",
     max_minutes: Annotated[float | None, typer.Option(help="Stop at a checkpoint after so many minutes.")] = None,
     threads: Annotated[int | None, typer.Option(help="PyTorch threads; all cores by default.")] = None,
@@ -41,6 +56,7 @@ def pretrain_command(
 
     Examples: dpd pretrain eurosat/train --val-per-class 100 --out base
     · dpd pretrain DATA --out base --stage denoiser,save --threads 1
+    · dpd pretrain eurosat/train ucmerced/train drawn:110 --val-per-class 100,10,10 --shares 6,3,1 --crops --out base
     · dpd pretrain DATA --out base --device cuda --denoiser-batch 256 --denoiser-rate 1e-3 --max-minutes 9
     """
     import logging
@@ -56,6 +72,7 @@ def pretrain_command(
     import torch
 
     from dpd_train.device import use_device
+    from dpd_train.multi_scale import Crops
     from dpd_train.pretrain import STAGES, pretrain
     from dpd_train.pretrain_config import PretrainConfig
 
@@ -66,6 +83,8 @@ def pretrain_command(
             raise InputError(f"--stage {name!r} is unknown: use {', '.join(STAGES)} or all")
     if resolution % 16 or resolution < 16:
         raise InputError(f"--resolution {resolution}: the nano base needs a multiple of 16")
+    if latent_channels not in (None, 4, 8):
+        raise InputError(f"--latent-channels is {latent_channels}: use 4 or 8")
     if threads:
         torch.set_num_threads(threads)
     given = {
@@ -81,7 +100,16 @@ def pretrain_command(
     if max_minutes is not None and max_minutes < 0:
         raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     place = use_device(device)
-    defaults = PretrainConfig(resolution=resolution, val_per_class=val_per_class, seed=seed, start=start)
+    held_out = _numbers("val-per-class", val_per_class, int)
+    defaults = PretrainConfig(
+        resolution=resolution,
+        val_per_class=held_out[0] if held_out and len(held_out) == 1 else held_out,
+        shares=_numbers("shares", shares, float),
+        crops=Crops() if crops else None,
+        seed=seed,
+        start=start,
+        latent_channels=latent_channels,
+    )
     config = replace(
         defaults,
         **{
@@ -112,3 +140,16 @@ def pretrain_command(
         )
     else:
         print(f"{', '.join(stages)} done; state in {folder}" + (f", base in {out}/" if "save" in stages else ""))
+
+
+def _numbers(option: str, text: str | None, kind: type[Number]) -> tuple[Number, ...] | None:
+    """ "6,3,1" → (6, 3, 1)."""
+    from dpd_runtime.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"--{option} {text!r}: give {what} with commas between them") from None
