@@ -78,8 +78,13 @@ def read_pool(sources: Sources) -> Pool:
     shares /= shares.sum()
     weights = np.concatenate([share * equal_shares(one.levels) for share, one in zip(shares, read, strict=True)])
     told = [
-        {"name": name, "images": one.images, "rows": len(one.levels), "share": round(float(share), 4)}
-        for name, one, share in zip(names, read, shares, strict=True)
+        {
+            "name": place if place.startswith(DRAWN) else name,
+            "images": one.images,
+            "rows": len(one.levels),
+            "share": round(float(share), 4),
+        }
+        for place, name, one, share in zip(sources.data, names, read, shares, strict=True)
     ]
     return Pool(train, held, torch.from_numpy(weights), held_of, fingerprint(train) | {"sources": told})
 

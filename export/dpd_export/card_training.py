@@ -94,7 +94,7 @@ What a set is worth to a classifier is not among them: that depends on the set, 
 def commands_section(content: CardContent) -> str:
     """The commands which repeat the run, from its config: what was typed may hold folder names."""
     manifest, config, base = content.manifest, content.run["config"], content.run.get("base_pretraining")
-    commands = [_pretrain_command(base["config"])] if base else []
+    commands = [_pretrain_command(base)] if base else []
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS}
     commands.append(_command("train DATA --out RUN", options))
     exported = {"name": manifest.name, "precision": manifest.precision, "data_licence": manifest.licences.get("data")}
@@ -118,11 +118,14 @@ The denoiser was tuned together with other sites, in {found["rounds"]} rounds (`
 and rate are what the server said, and images of other sites took part, which the fingerprint does not cover."""
 
 
-def _pretrain_command(config: Record) -> str:
-    options = {name: config.get(name) for name in ("start", "resolution", "val_per_class", "seed")}
+def _pretrain_command(base: Record) -> str:
+    config, sources = base["config"], [source["name"] for source in base["data"].get("sources", ())]
+    places = [name if name.startswith("drawn:") else "DATA" for name in sources] or ["DATA"]
+    options = {name: config.get(name) for name in ("start", "resolution", "val_per_class", "shares", "latent_channels")}
+    options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
     for stage in STAGES:
         options |= {f"{stage}_{end}": config.get(stage, {}).get(key) for end, key in STAGE_OPTIONS.items()}
-    return _command("pretrain DATA --out BASE", options)
+    return _command(f"pretrain {' '.join(places)} --out BASE", options)
 
 
 def _command(verb: str, options: Record) -> str:
@@ -139,6 +142,8 @@ def _command(verb: str, options: Record) -> str:
 
 def _public(option: str, value: object) -> str:
     """The value, or BASE for a base of the user's own: that is a folder of the training machine."""
+    if isinstance(value, list):  # one number for each of DATA
+        return ",".join(map(str, value))
     return "BASE" if option in ("base", "start") and value != "nano" else str(value)
 
 

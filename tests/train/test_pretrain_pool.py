@@ -133,7 +133,9 @@ def test_classes_of_different_folders_stay_apart(tmp_path: Path) -> None:
     rows = 2 * 4, 2 * 3 * 6, len(CLASSES) * 3
     counts = np.bincount(pool.train.labels)
     assert counts.tolist() == [4, 4, 18, 18, *[3] * len(CLASSES)]
-    assert [source["rows"] for source in pool.record["sources"]] == list(rows)  # type: ignore[attr-defined]
+    told = pool.record["sources"]
+    assert [source["rows"] for source in told] == list(rows)  # type: ignore[attr-defined]
+    assert [source["name"] for source in told] == ["small", "large", "drawn:4"]  # type: ignore[attr-defined]
     twice = read_pool(Sources(data=("drawn:4", "drawn:5", "drawn:4"), resolution=8))
     assert len({name.lower() for name in twice.train.classes}) == 3 * len(CLASSES)
 
