@@ -35,9 +35,7 @@ class AutoencoderTraining:
     l1_weight: float = 1.0
     coarse_weight: float = 0.0  # L1 after averaging over the squares of coarse_sides: colour, layout, lines
     coarse_sides: tuple[int, ...] = (4,)
-    chroma_weight: float = (
-        0.0  # the same of the colour differences alone, which are small in RGB and tell classes apart
-    )
+    chroma_weight: float = 0.0  # the same of the colour differences alone, small in RGB, which tell classes apart
     gradient_weight: float = 0.5  # L1 of finite differences: edges, roads
     spectral_weight: float = 0.0  # amplitudes of small windows: texture, whatever its phase
     perceptual_weight: float = 0.5
