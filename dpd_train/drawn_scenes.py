@@ -63,10 +63,13 @@ def draw_scene(name: str, rng: np.random.Generator, resolution: int = 64) -> Pix
     return tile
 
 
-def write_scenes(root: Path, *, per_class: int, seed: int, resolution: int = 64) -> None:
-    """Write root/<Class>/<Class>_0000.png … with `per_class` tiles for each class.
+def numbered_scene(label: int, index: int, seed: int, resolution: int) -> Pixels:
+    """Draw tile `index` of class `label`. It depends only on (seed, label, index)."""
+    return draw_scene(CLASSES[label], np.random.default_rng([seed, label, index]), resolution)
 
-    Tile i of a class depends only on (seed, class, i), so a larger set begins with the smaller one.
+
+def write_scenes(root: Path, *, per_class: int, seed: int, resolution: int = 64) -> None:
+    """Write root/<Class>/<Class>_0000.png … with `per_class` tiles for each class: those of `numbered_scene`.
 
     Raises:
         InputError: `per_class` is below 1.
@@ -77,8 +80,7 @@ def write_scenes(root: Path, *, per_class: int, seed: int, resolution: int = 64)
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(per_class):
-            tile = draw_scene(name, np.random.default_rng([seed, label, index]), resolution)
-            Image.fromarray(tile).save(folder / f"{name}_{index:04d}.png")
+            Image.fromarray(numbered_scene(label, index, seed, resolution)).save(folder / f"{name}_{index:04d}.png")
 
 
 def _fields(rng: np.random.Generator, side: int) -> Picture:

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -27,6 +27,7 @@ EXTRAS = {
 }
 """Packages of each extra that commands check before they start."""
 
+Number = TypeVar("Number", int, float)
 Values = dict[type, dict[str, Any]]
 """The given values by config and field; None for a field that was not given."""
 
@@ -155,7 +156,8 @@ def _value(config: type, name: str, value: Any) -> Any:
     kind = _kinds(config)[name]
     if not isinstance(value, str) or get_origin(kind) is not tuple:
         return value
-    return split_numbers(value, option(name)) if get_args(kind)[0] is int else split_names(value)
+    element = get_args(kind)[0]
+    return split_numbers(value, option(name), element) if element in (int, float) else split_names(value)
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -163,18 +165,19 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def split_numbers(text: str, name: str) -> tuple[int, ...]:
+def split_numbers(text: str, name: str, kind: type[Number]) -> tuple[Number, ...]:
     """Split `10,50` into (10, 50).
 
     Raises:
-        InputError: a part is not a whole number; the message names the option.
+        InputError: a part is not a number of this kind; the message names the option.
     """
     from dpd_runtime.errors import InputError
 
     try:
-        return tuple(int(part) for part in split_names(text))
+        return tuple(kind(part) for part in split_names(text))
     except ValueError:
-        raise InputError(f"{name} {text}: give whole numbers with commas between them, such as 10,50") from None
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"{name} {text}: give {numbers} with commas between them, such as 10,50") from None
 
 
 def require_torch(*extras: str) -> None:

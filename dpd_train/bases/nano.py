@@ -8,15 +8,15 @@ DOWNSAMPLING = 4
 TEXT_WIDTH = 128
 
 
-def nano_vae(resolution: int = 64) -> AutoencoderKL:
-    """f=4, 4 channels, 0.6 M + 1.0 M parameters, no attention."""
+def nano_vae(resolution: int = 64, latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
+    """f=4, 0.6 M + 1.0 M parameters, no attention."""
     widths = (32, 64, 96)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=latent_channels,
         norm_num_groups=8,
         mid_block_add_attention=False,
         sample_size=resolution,
@@ -24,7 +24,7 @@ def nano_vae(resolution: int = 64) -> AutoencoderKL:
     )
 
 
-def nano_unet(resolution: int = 64) -> UNet2DConditionModel:
+def nano_unet(resolution: int = 64, latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     """6.9 M parameters; attention at the coarsest level only, where it is cheap on a CPU.
 
     The network itself adds the pooled text to the time embedding (`addition_embed_type="text"`), so its inputs are
@@ -32,8 +32,8 @@ def nano_unet(resolution: int = 64) -> UNet2DConditionModel:
     """
     return UNet2DConditionModel(
         sample_size=resolution // DOWNSAMPLING,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=(64, 96, 160),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),

@@ -39,17 +39,20 @@ def train_pool(
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
+    weights: torch.Tensor | None = None,
 ) -> None:
     """Train the networks and write their weights to `folder`, named `name` and number. Finished ones are skipped.
+
+    weights: of the training images, see `draw_rows`.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
     total = sum(training.steps for _, training in plans)
     for i, (shape, training) in enumerate(plans):
-        weights, unfinished = _weights(folder, name, i), folder / f"{name}{i}.unfinished.safetensors"
+        kept, unfinished = _weights(folder, name, i), folder / f"{name}{i}.unfinished.safetensors"
         done = sum(before.steps for _, before in plans[:i])
-        if weights.exists():
+        if kept.exists():
             continue
         try:
             trained = train_classifier(
@@ -61,9 +64,10 @@ def train_pool(
                 device=device,
                 deadline=deadline,
                 state=unfinished,
+                weights=weights,
             )
         except TimeUp as stop:
             raise TimeUp(done + stop.step, total) from stop
         log.info("%s network %d: %.4f on validation", name, i, trained.accuracy)
-        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, weights)
+        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, kept)
         unfinished.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from dpd_train.classifiers.network import (
     set_learning_rate,
 )
 from dpd_train.compute.checkpoint import (
+    draw_rows,
     load_state,
     optimizer_tensors,
     prefixed,
@@ -61,6 +62,19 @@ def _jitter(images: torch.Tensor, gain: float, generator: torch.Generator) -> to
     """Scale each colour channel of each image by 1 ± gain."""
     scale = 1 + gain * (2 * torch.rand(len(images), images.shape[1], 1, 1, generator=generator) - 1)
     return ((images + 1) * to_device(scale, images.device) - 1).clamp(-1, 1)
+
+
+def _augmented_batch(
+    inputs: torch.Tensor, training: ClassifierTraining, weights: torch.Tensor | None, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random inputs after random symmetries and jitter of the colours [B, C, H, W], and their rows [B] int64."""
+    rows = draw_rows(len(inputs), training.batch, weights, generator)
+    elements = torch.randint(ORDER, (training.batch,), generator=generator)
+    rows, elements = to_device(rows, inputs.device), to_device(elements, inputs.device)
+    batch = d4_each(inputs[rows], elements)
+    if training.colour_gain:
+        batch = _jitter(batch, training.colour_gain, generator)
+    return batch, rows
 
 
 class _Run:
@@ -125,6 +139,7 @@ def train_classifier(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     state: Path | None = None,
+    weights: torch.Tensor | None = None,
 ) -> TrainedClassifier:
     """Train on `inputs` [n, C, H, W] float32 and keep the weights with the best validation accuracy.
 
@@ -133,6 +148,7 @@ def train_classifier(
             generator on the CPU; the batch may be on another device.
         observe: called with the logits [n, C] of the validation part each time they are computed.
         state: file that is written when the deadline passes, and read if it exists.
+        weights: of the inputs, see `draw_rows`.
 
     Returns:
         the model, on the CPU.
@@ -148,12 +164,7 @@ def train_classifier(
     inputs, labels, held = inputs.to(device), labels.to(device), validation[0].to(device)
     for step in range(start, training.steps):
         generator = step_generator(training.seed, step)
-        rows = torch.randint(len(inputs), (training.batch,), generator=generator)
-        elements = torch.randint(ORDER, (training.batch,), generator=generator)
-        rows, elements = to_device(rows, device), to_device(elements, device)
-        batch = d4_each(inputs[rows], elements)
-        if training.colour_gain:
-            batch = _jitter(batch, training.colour_gain, generator)
+        batch, rows = _augmented_batch(inputs, training, weights, generator)
         if noise is not None:
             batch = noise(batch, generator)
         loss = run.update(step, batch, labels[rows])

@@ -1,4 +1,4 @@
-"""Resumable state as safetensors + JSON: no pickle, written whole or not at all."""
+"""Resumable training: state as safetensors + JSON, without pickle, and random numbers that depend on the step alone."""
 
 import json
 import os
@@ -58,3 +58,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The random generator of one training step: a resumed run gets the numbers of an uninterrupted one."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def draw_rows(count: int, batch: int, weights: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
+    """Random rows of a batch, [batch] int64 in 0 … count − 1, with repetition, on the CPU.
+
+    weights: [count], how often each row is taken, up to a common factor; None: all equally often.
+    """
+    if weights is None:
+        return torch.randint(count, (batch,), generator=generator)
+    if len(weights) != count:
+        raise ValueError(f"{len(weights)} weights for {count} rows")
+    return torch.multinomial(weights, batch, replacement=True, generator=generator)

@@ -75,11 +75,15 @@ class DenoiserTraining:
 
 @dataclass(frozen=True)
 class LatentData:
-    """Scaled latents [n, C, h, w] with labels [n] and captions; validation in the same form."""
+    """Scaled latents [n, C, h, w] with labels [n] and captions; validation in the same form.
+
+    weights: of the images, see `draw_rows`.
+    """
 
     latents: torch.Tensor
     labels: torch.Tensor
     captions: CaptionTable
+    weights: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -177,7 +181,9 @@ class _Run:
         """
         training = self.training
         generator, dropout = step_generator(training.seed, step), training.prompt_dropout
-        drawn = draw(training.batch, latents.shape, data.labels, data.captions, dropout, schedule, generator)
+        drawn = draw(
+            training.batch, latents.shape, data.labels, data.captions, dropout, schedule, generator, data.weights
+        )
         rate = learning_rate(step, training.steps, training.peak_rate, training.warmup, training.decay_from)
         set_learning_rate(self.optimizer, rewarmed(rate, step, self.fresh_since, training.warmup))
         self.optimizer.zero_grad()

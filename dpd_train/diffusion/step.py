@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dpd_runtime.sampling.schedule import Schedule, add_noise
 from dpd_train.captions.captions import CaptionTable
+from dpd_train.compute.checkpoint import draw_rows
 from dpd_train.compute.device import to_device
 from dpd_train.images.symmetry import ORDER
 
@@ -37,13 +38,15 @@ def draw(
     dropout: float,
     schedule: Schedule,
     generator: torch.Generator,
+    weights: torch.Tensor | None = None,
 ) -> Drawn:
     """Draw images, their symmetries, captions, timesteps and noise.
 
     Args:
         shape: of all latents [n, C, h, w]. labels: [n] int64. dropout: share of empty captions.
+        weights: of the images, see `draw_rows`.
     """
-    rows = torch.randint(shape[0], (batch,), generator=generator)
+    rows = draw_rows(shape[0], batch, weights, generator)
     elements = torch.randint(ORDER, (batch,), generator=generator)
     ids = captions.draw(rows, labels, elements % 2 == 1, dropout, generator)
     timesteps = torch.randint(schedule.num_train_timesteps, (batch,), generator=generator)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from dpd_train.classifiers.training import ClassifierTraining
 from dpd_train.diffusion.denoiser import DenoiserTraining
+from dpd_train.pretrain.crops import Crops
+from dpd_train.pretrain.pool import Sources
 from dpd_train.vae.autoencoder import AutoencoderTraining
 from dpd_train.vae.perceptual import perceptual_training
 from dpd_train.vae.tune import DECODER
@@ -14,9 +16,12 @@ class PretrainConfig:
     """Everything that decides a base except the data."""
 
     resolution: int = 64
-    val_per_class: int | None = None
+    val_per_class: int | tuple[int, ...] | None = None  # several numbers: one for each source
+    shares: tuple[float, ...] | None = None  # of the sources, see `Sources`
+    crops: Crops | None = None  # of images larger than the resolution; None resizes them as a whole
     seed: int = 0
     start: str | None = None  # a base to start from; None starts from random weights
+    latent_channels: int | None = None  # None: those of `start`, or else four
     perceptual: ClassifierTraining = field(default_factory=lambda: perceptual_training(800))
     autoencoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
@@ -39,3 +44,14 @@ class PretrainConfig:
     denoiser: DenoiserTraining = field(
         default_factory=lambda: DenoiserTraining(steps=8000, direction_weight=0.5, decoder_weight=0.1)
     )
+
+    def sources(self, data: tuple[str, ...]) -> Sources:
+        """The sources `data` with the settings of this config."""
+        return Sources(
+            data=data,
+            resolution=self.resolution,
+            val_per_class=self.val_per_class,
+            shares=self.shares,
+            crops=self.crops,
+            seed=self.seed,
+        )

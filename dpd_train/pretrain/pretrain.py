@@ -6,7 +6,6 @@ Each stage resumes from its own state file and can run alone, so that denoiser a
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,20 +17,21 @@ from transformers import CLIPTokenizer
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import Base, load_base, save_base
 from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
-from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
+from dpd_train.bases.nano import LATENT_CHANNELS, nano_scheduler, nano_text_encoder, nano_unet, nano_vae
 from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY, describe_many
 from dpd_train.captions.captions import CaptionTable, caption_table
 from dpd_train.compute.checkpoint import load_state, without_prefix
 from dpd_train.compute.device import Deadline, TimeUp, hardware
 from dpd_train.diffusion.denoiser import LatentData, train_denoiser
-from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
+from dpd_train.images import SceneSet, to_float
 from dpd_train.pretrain.config import PretrainConfig
+from dpd_train.pretrain.pool import Pool, read_pool
+from dpd_train.pretrain.record import Timed, add_piece, pieces
 from dpd_train.vae.autoencoder import reconstruction_metrics, train_autoencoder
 from dpd_train.vae.perceptual import load_perceptual_networks, train_perceptual_networks
 
@@ -44,8 +44,7 @@ STAGES: tuple[Stage, ...] = ("perceptual", "autoencoder", "decoder", "denoiser",
 class _Work:
     """What every stage works with: data, folder of the state files, device and deadline."""
 
-    train: SceneSet
-    held: SceneSet
+    pool: Pool
     config: PretrainConfig
     state: Path
     device: torch.device
@@ -61,42 +60,21 @@ class _Work:
 
     @property
     def pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(self.train.images), torch.from_numpy(self.held.images)
-
-
-class _Timed:
-    """Progress that also measures the steps of this call and steps per second, without the first step (warm-up)."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress, self.begun = progress, time.monotonic()
-        self.first: tuple[float, int] | None = None
-        self.last = (self.begun, 0)
-
-    def __call__(self, step: int, steps: int) -> None:
-        self.last = (time.monotonic(), step)
-        self.first = self.first or self.last
-        self.progress(step, steps)
-
-    def summary(self) -> dict[str, float]:
-        """{"seconds": of the whole stage, "steps": done, "steps_per_second": once warm}."""
-        seconds = round(time.monotonic() - self.begun, 2)
-        if self.first is None:
-            return {"seconds": seconds, "steps": 0, "steps_per_second": 0.0}
-        warm, done = self.last[0] - self.first[0], self.last[1] - self.first[1]
-        return {"seconds": seconds, "steps": done + 1, "steps_per_second": round(done / warm, 2) if warm else 0.0}
+        return torch.from_numpy(self.pool.train.images), torch.from_numpy(self.pool.held.images)
 
 
 def _perceptual_stage(work: _Work, progress: Progress) -> None:
     pixels, held = (to_float(images) for images in work.pixels)
     train_perceptual_networks(
         work.state,
-        (pixels, torch.from_numpy(work.train.labels)),
-        (held, torch.from_numpy(work.held.labels)),
-        len(work.train.classes),
+        (pixels, torch.from_numpy(work.pool.train.labels)),
+        (held, torch.from_numpy(work.pool.held.labels)),
+        len(work.pool.train.classes),
         work.config.perceptual,
         progress,
         device=work.device,
         deadline=work.deadline,
+        weights=work.pool.weights,
     )
 
 
@@ -115,8 +93,14 @@ def _stored_vae(config: PretrainConfig, *candidates: Path) -> AutoencoderKL:
 
 def _first_vae(config: PretrainConfig) -> AutoencoderKL:
     if config.start is None:
-        return nano_vae(config.resolution)
+        return nano_vae(config.resolution, config.latent_channels or LATENT_CHANNELS)
     vae = load_base(config.start).vae
+    channels = int(vae.config.latent_channels)
+    if config.latent_channels not in (None, channels):
+        raise InputError(
+            f"base {config.start!r} has {channels} latent channels, not {config.latent_channels}: "
+            "leave out --latent-channels or --start"
+        )
     vae.register_to_config(sample_size=config.resolution)
     return vae
 
@@ -139,7 +123,7 @@ def _captions(scenes: SceneSet, tokenizer: CLIPTokenizer) -> CaptionTable:
 
 
 def _autoencoder_stage(work: _Work, progress: Progress) -> None:
-    networks = load_perceptual_networks(work.state, len(work.train.classes))
+    networks = load_perceptual_networks(work.state, len(work.pool.train.classes))
     torch.manual_seed(work.config.seed)
     train_autoencoder(
         _first_vae(work.config),
@@ -150,11 +134,12 @@ def _autoencoder_stage(work: _Work, progress: Progress) -> None:
         progress=progress,
         device=work.device,
         deadline=work.deadline,
+        weights=work.pool.weights,
     )
 
 
 def _decoder_stage(work: _Work, progress: Progress) -> None:
-    networks = load_perceptual_networks(work.state, len(work.train.classes))
+    networks = load_perceptual_networks(work.state, len(work.pool.train.classes))
     train_autoencoder(
         _stored_vae(work.config, work.joint),
         *work.pixels,
@@ -165,6 +150,7 @@ def _decoder_stage(work: _Work, progress: Progress) -> None:
         progress=progress,
         device=work.device,
         deadline=work.deadline,
+        weights=work.pool.weights,
     )
 
 
@@ -172,20 +158,23 @@ def _scaled_vae(work: _Work) -> AutoencoderKL:
     """The trained VAE; scaling 1 / standard deviation of the latents gives unit variance (Rombach et al. 2022, G)."""
     vae = _stored_vae(work.config, work.decoder, work.joint)
     vae.register_to_config(scaling_factor=1.0)
-    latents = encode_cached(vae, work.train.images, work.train.hashes, work.state / "latents", device=work.device)
+    latents = encode_cached(
+        vae, work.pool.train.images, work.pool.train.hashes, work.state / "latents", device=work.device
+    )
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return vae
 
 
-def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work) -> LatentData:
+def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work, weights: torch.Tensor | None = None) -> LatentData:
     latents = encode_cached(vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device)
-    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, _tokenizer(work)))
+    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, _tokenizer(work)), weights)
 
 
 def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Base:
     """Random networks, or those of the base that the run starts from."""
     if config.start is None:
-        return Base(vae, nano_unet(config.resolution), nano_text_encoder(tokenizer), tokenizer, nano_scheduler())
+        unet = nano_unet(config.resolution, int(vae.config.latent_channels))
+        return Base(vae, unet, nano_text_encoder(tokenizer), tokenizer, nano_scheduler())
     first = load_base(config.start)
     known = first.text_encoder.config.vocab_size
     if known != len(tokenizer):
@@ -201,8 +190,8 @@ def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[st
     trained_unet, trained_text, history = train_denoiser(
         base.unet,
         base.text_encoder,
-        _latent_data(vae, work.train, work),
-        _latent_data(vae, work.held, work),
+        _latent_data(vae, work.pool.train, work, work.pool.weights),
+        _latent_data(vae, work.pool.held, work),
         base.schedule,
         work.config.denoiser,
         work.state / "denoiser.safetensors",
@@ -215,7 +204,7 @@ def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[st
 
 
 def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
-    """Add one line on what this call did to the state's list of pieces."""
+    """Add a line about this call to the record, if it trained the base."""
     if stage == "perceptual" or not timing["steps"]:
         return
     training = getattr(work.config, stage)
@@ -223,38 +212,32 @@ def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
         f"{stage}: {timing['steps']} of {training.steps} steps of {training.batch} images, peak rate "
         f"{training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
     )
-    write_atomically(work.state / "pieces.json", json.dumps([*_pieces(work), line], indent=1).encode())
-
-
-def _pieces(work: _Work) -> list[str]:
-    """Lines about earlier calls, beginning with those of the base that the run started from."""
-    path = work.state / "pieces.json"
-    if path.exists():
-        done: list[str] = json.loads(path.read_text(encoding="utf-8"))
-        return done
-    record = base_folder(work.config.start) / "pretrain.json" if work.config.start else None
-    if record is None or not record.exists():
-        return []
-    before = json.loads(record.read_text(encoding="utf-8"))
-    return [*before.get("pieces", []), "from here on with the start of that base"]
+    add_piece(work.state, work.config.start, line)
 
 
 def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[str, Any]:
-    held = work.pixels[1]
+    held, held_of = work.pixels[1], work.pool.held_of
+    several = held_of if len(held_of) > 1 else {}
     return {
         "config": asdict(work.config) | {"start": None if work.config.start is None else Path(work.config.start).name},
-        "pieces": _pieces(work),
+        "pieces": pieces(work.state, work.config.start),
         "hardware": hardware(work.device),
         "versions": package_versions("torch", "diffusers", "transformers"),
-        "data": fingerprint(work.train),
+        "data": work.pool.record,
         "device": work.device.type,
-        "autoencoder": reconstruction_metrics(base.vae, to_float(held[:: max(1, len(held) // 500)])),
+        "autoencoder": _judged(base.vae, held),
+        **{f"autoencoder of {name}": _judged(base.vae, held[rows]) for name, rows in several.items()},
         "denoiser": history,
     }
 
 
+def _judged(vae: AutoencoderKL, held: torch.Tensor) -> dict[str, float]:
+    """Metrics of the VAE on at most a thousand images, evenly spread over the given ones [n, H, W, 3] uint8."""
+    return reconstruction_metrics(vae, to_float(held[:: max(1, len(held) // 500)]))
+
+
 def pretrain(
-    data: Path,
+    data: Path | Sequence[str],
     out: Path,
     state: Path,
     config: PretrainConfig,
@@ -267,6 +250,7 @@ def pretrain(
     """Train the given stages and, with "save", write the base folder.
 
     Args:
+        data: a folder or list as in `read_scenes`, or several sources as in `Sources.data`.
         state: folder for resumable state, outside the project's checkout.
         max_minutes: stop at a checkpoint after this time; the same call continues from there.
 
@@ -276,18 +260,15 @@ def pretrain(
     """
     deadline, timing = Deadline(max_minutes), {}
     state.mkdir(parents=True, exist_ok=True)
-    train, held = (
-        read_scenes(data, part=part, resolution=config.resolution, val_per_class=config.val_per_class)
-        for part in ("train", "val")
-    )
-    work = _Work(train=train, held=held, config=config, state=state, device=torch.device(device), deadline=deadline)
+    pool = read_pool(config.sources((str(data),) if isinstance(data, str | Path) else tuple(data)))
+    work = _Work(pool=pool, config=config, state=state, device=torch.device(device), deadline=deadline)
     metrics: dict[str, Any] = {}
     stage: Stage = "perceptual"
     try:
         for stage, run in _RUNS.items():
             if stage not in stages and not (stage == "denoiser" and "save" in stages):
                 continue
-            timed = _Timed(progress(_TITLES.get(stage, stage)))
+            timed = Timed(progress(_TITLES.get(stage, stage)))
             try:
                 trained = run(work, timed)
             finally:

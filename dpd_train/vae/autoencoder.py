@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from dpd_train.classifiers.network import ResNet, learning_rate, rewarmed, set_learning_rate
 from dpd_train.compute.checkpoint import (
+    draw_rows,
     load_state,
     optimizer_tensors,
     prefixed,
@@ -49,9 +50,7 @@ class AutoencoderTraining:
     l1_weight: float = 1.0
     coarse_weight: float = 0.0  # L1 after averaging over the squares of coarse_sides: colour, layout, lines
     coarse_sides: tuple[int, ...] = (4,)
-    chroma_weight: float = (
-        0.0  # the same of the colour differences alone, which are small in RGB and tell classes apart
-    )
+    chroma_weight: float = 0.0  # the same of the colour differences alone, small in RGB, which tell classes apart
     gradient_weight: float = 0.5  # L1 of finite differences: edges, roads
     spectral_weight: float = 0.0  # amplitudes of small windows: texture, whatever its phase
     perceptual_weight: float = 0.5
@@ -216,11 +215,11 @@ class _Run:
         meta = {"step": step, "steps": self.training.steps, "fresh_since": self.fresh_since}
         save_state(state, on_cpu(tensors), meta)
 
-    def step(self, step: int, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(self, step: int, images: torch.Tensor, weights: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """One update; the parts of the loss. images: all of them, uint8, on the device."""
         training, device = self.training, self.device
         generator = step_generator(training.seed, step)
-        rows = to_device(torch.randint(len(images), (training.batch,), generator=generator), device)
+        rows = to_device(draw_rows(len(images), training.batch, weights, generator), device)
         batch = d4(to_float(images[rows]), int(torch.randint(ORDER, (1,), generator=generator)))
         batch = batch.contiguous(memory_format=torch.channels_last)
         element = int(torch.randint(ORDER, (1,), generator=generator))
@@ -274,6 +273,7 @@ def train_autoencoder(
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
+    weights: torch.Tensor | None = None,
 ) -> AutoencoderKL:
     """Train `vae` on `images` [n, H, W, 3] uint8, and resume from `state` if that file exists.
 
@@ -282,6 +282,7 @@ def train_autoencoder(
 
     Args:
         perceptual: networks of the perceptual loss; each step uses a random one. Without any there is no such loss.
+        weights: of the images, see `draw_rows`.
 
     Returns:
         `vae`, on the CPU.
@@ -303,7 +304,7 @@ def train_autoencoder(
     steps = range(start, training.steps)
     try:
         for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
-            parts = run.step(step, images)
+            parts = run.step(step, images, weights)
             if (step + 1) % 25 == 0:
                 log.info("step %d %s", step + 1, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
     finally:

@@ -44,8 +44,9 @@ def train_perceptual_networks(
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
+    weights: torch.Tensor | None = None,
 ) -> None:
     """Train the networks as `train_pool` does, each with its own seed."""
     shapes = perceptual_shapes(classes)
     plans = [(shape, replace(training, seed=training.seed + i)) for i, shape in enumerate(shapes)]
-    train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
+    train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline, weights=weights)

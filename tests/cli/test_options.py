@@ -20,6 +20,7 @@ class Small:
     kind: Literal["a", "b"] = setting("a", "Data", "Kind.")
     names: tuple[str, ...] = setting(("x",), "Data", "Names.")
     sizes: tuple[int, ...] | None = setting(None, "Data", "Sizes.")
+    shares: tuple[float, ...] | None = setting(None, "Data", "Shares.")
     pair: tuple[str, str] | None = setting(None, "Data", "Pair.")
 
 
@@ -54,8 +55,11 @@ def test_lists_have_commas() -> None:
     found = given("--names", "a, b", "--sizes", "10,50")
     assert (found["names"], found["sizes"]) == (("a", "b"), (10, 50))
     assert given("--names", "")["names"] == ()
+    assert given("--shares", "6,3.5, .5")["shares"] == (6.0, 3.5, 0.5)
     with pytest.raises(InputError, match="--sizes 1,x: give whole numbers"):
         given("--sizes", "1,x")
+    with pytest.raises(InputError, match="--shares much: give numbers"):
+        given("--shares", "much")
 
 
 def test_a_preset_wins_over_defaults_and_an_option_over_the_preset() -> None:

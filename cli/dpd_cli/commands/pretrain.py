@@ -20,6 +20,29 @@ TRAININGS = ("perceptual", "autoencoder", "decoder", "denoiser")
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How the images of DATA are used."""
+
+    val_per_class: tuple[int, ...] | None = setting(
+        None,
+        "Data",
+        "Validation images per class, never trained on; for several DATA one number, or one for each. Default: a tenth "
+        "of the class, at least 1.",
+        "N,...",
+    )
+    shares: tuple[float, ...] | None = setting(
+        None,
+        "Data",
+        "How often training uses each of DATA, such as 6,3,1. Default: in proportion to the square root of its number "
+        "of images.",
+        "SHARE,...",
+    )
+    crops: bool = setting(
+        False, "Data", "Also train on square crops of images larger than --resolution, at several scales."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Steps, batch and learning rate of each training. None is the value that made the base in this package."""
 
@@ -37,7 +60,12 @@ class TrainingOptions:
     perceptual_rate: float | None = setting(None, "Learning rates", "Peak learning rate of a perceptual network.")
 
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with one folder of images per class.")]
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA...", help="Folders with one folder of images per class; drawn:N for N drawn scenes per class."
+    ),
+]
 Out = Annotated[Path, under("Output", "Folder of the base, in diffusers' layout.")]
 Start = Annotated[str | None, under("Model", "Base to start from: nano or a folder. Default: none.")]
 State = Annotated[Path | None, under("Running", "Folder of the state. Default: the user's cache.")]
@@ -46,14 +74,11 @@ Stage = Annotated[
     under("Running", "Stages, separated by commas.", metavar="perceptual|autoencoder|decoder|denoiser|save|all,..."),
 ]
 Resolution = Annotated[int, under("Data", "Image side in pixels, a multiple of 16.")]
-HeldOut = Annotated[
-    int | None,
-    under("Data", "Validation images per class, never trained on. Default: a tenth of the class, at least 1."),
-]
+LatentChannels = Annotated[int | None, under("Model", "Latent channels, 4 or 8. Default: those of --start, or else 4.")]
 Seed = Annotated[int, under("Running", "Random seed.")]
 
 
-@options_of(TrainingOptions)
+@options_of(SourceOptions, TrainingOptions)
 def pretrain_command(
     data: Data,
     out: Out,
@@ -61,7 +86,7 @@ def pretrain_command(
     state: State = None,
     stage: Stage = "all",
     resolution: Resolution = 64,
-    val_per_class: HeldOut = None,
+    latent_channels: LatentChannels = None,
     device: Device = "auto",
     max_minutes: MaxMinutes = None,
     threads: Threads = None,
@@ -77,6 +102,7 @@ def pretrain_command(
 
     Examples:
         dpd pretrain eurosat/train --val-per-class 100 --out base
+        dpd pretrain eurosat/train drawn:110 --val-per-class 100,10 --out base
         dpd pretrain DATA --out base --stage denoiser,save --threads 1
         dpd pretrain DATA --out base --device cuda --denoiser-batch 256
     """
@@ -94,17 +120,33 @@ def pretrain_command(
         raise InputError(f"--stage {unknown[0]!r} is unknown: use {', '.join(STAGES)} or all")
     if resolution % 16 or resolution < 16:
         raise InputError(f"--resolution {resolution}: the nano base needs a multiple of 16")
+    if latent_channels not in (None, 4, 8):
+        raise InputError(f"--latent-channels is {latent_channels}: use 4 or 8")
     if max_minutes is not None and max_minutes < 0:
         raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     if threads:
         torch.set_num_threads(threads)
-    defaults = PretrainConfig(resolution=resolution, val_per_class=val_per_class, seed=seed, start=start)
+    defaults = PretrainConfig(
+        resolution=resolution, seed=seed, start=start, latent_channels=latent_channels, **_sources(given[SourceOptions])
+    )
     config = _with_options(defaults, given[TrainingOptions])
     place = use_device(device)
     folder = state or cache_folder("pretrain") / out.resolve().name
     with stage_progress() as progress:
         metrics = pretrain(data, out, folder, config, stages, progress, device=place, max_minutes=max_minutes)
     _print(out, folder, stages, metrics, json_output)
+
+
+def _sources(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of PretrainConfig for `SourceOptions`. One number of --val-per-class is for all sources."""
+    from dpd_train.pretrain.crops import Crops
+
+    held_out = given["val_per_class"]
+    return {
+        "val_per_class": held_out[0] if held_out and len(held_out) == 1 else held_out,
+        "shares": given["shares"],
+        "crops": Crops() if given["crops"] else None,
+    }
 
 
 def _with_options(config: "PretrainConfig", given: dict[str, Any]) -> "PretrainConfig":

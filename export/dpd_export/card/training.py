@@ -93,7 +93,7 @@ They do not say how useful a set is for training a classifier. `dpd evaluate` me
 def commands_section(content: CardContent) -> str:
     """The commands that repeat the run, written from its config, because what was typed may contain folder names."""
     manifest, config, base = content.manifest, content.run["config"], content.run.get("base_pretraining")
-    commands = [_pretrain_command(base["config"])] if base else []
+    commands = [_pretrain_command(base)] if base else []
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS}
     commands.append(_command("train DATA --out RUN", options))
     exported = {"name": manifest.name, "precision": manifest.precision, "data_licence": manifest.licences.get("data")}
@@ -117,11 +117,14 @@ The denoiser was fine-tuned together with other sites in {found["rounds"]} round
 server set steps, batch and learning rate. Images of other sites took part, which the fingerprint does not cover."""
 
 
-def _pretrain_command(config: Record) -> str:
-    options = {name: config.get(name) for name in ("start", "resolution", "val_per_class", "seed")}
+def _pretrain_command(base: Record) -> str:
+    config, sources = base["config"], [source["name"] for source in base["data"].get("sources", ())]
+    places = [name if name.startswith("drawn:") else "DATA" for name in sources] or ["DATA"]
+    options = {name: config.get(name) for name in ("start", "resolution", "val_per_class", "shares", "latent_channels")}
+    options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
     for stage in STAGES:
         options |= {f"{stage}_{end}": config.get(stage, {}).get(key) for end, key in STAGE_OPTIONS.items()}
-    return _command("pretrain DATA --out BASE", options)
+    return _command(f"pretrain {' '.join(places)} --out BASE", options)
 
 
 def _command(verb: str, options: Record) -> str:
@@ -137,7 +140,9 @@ def _command(verb: str, options: Record) -> str:
 
 
 def _public(option: str, value: object) -> str:
-    """The value, or BASE for the user's own base, which is a folder of the training machine."""
+    """The value; numbers with commas between them; BASE for the user's own base, a folder of the training machine."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return "BASE" if option in ("base", "start") and value != "nano" else str(value)
 
 

@@ -25,6 +25,7 @@ from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
 from dpd_train.images import read_scenes
 from dpd_train.images.symmetry import ORDER, d4, d4_each
 from dpd_train.pretrain.config import PretrainConfig
+from dpd_train.pretrain.crops import Crops
 from dpd_train.pretrain.pretrain import pretrain
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
 from tests.tiny import SIDE, drawn_scenes, latent_data, tiny_base
@@ -197,8 +198,8 @@ def _command(monkeypatch: pytest.MonkeyPatch, arguments: list[str], result: dict
 
     seen: dict = {}
 
-    def stub(data: Path, out: Path, state: Path, config: PretrainConfig, *_: object, **options: object) -> object:
-        seen.update(config=config, **options)
+    def stub(data: list[str], out: Path, state: Path, config: PretrainConfig, *_: object, **options: object) -> object:
+        seen.update(data=data, config=config, **options)
         return dict(result)
 
     monkeypatch.setattr("dpd_train.pretrain.pretrain.pretrain", stub)
@@ -221,6 +222,19 @@ def test_options_reach_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [part.batch for part in parts] == [11, 14, 17, 20]
     assert [part.peak_rate for part in parts] == pytest.approx([12e-4, 15e-4, 18e-4, 21e-4])
     assert (seen["device"], seen["max_minutes"]) == (torch.device("cpu"), 7.5)
+
+
+def test_numbers_for_each_source_reach_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["more", "drawn:20", "--val-per-class", "100,10,2", "--shares", "6,3.5,.5", "--crops"]
+    _, seen = _command(monkeypatch, [*given, "--latent-channels", "8"], {"timing": {}})
+    assert seen["data"] == ["scenes", "more", "drawn:20"]
+    wanted = {"val_per_class": (100, 10, 2), "shares": (6.0, 3.5, 0.5), "crops": Crops(), "latent_channels": 8}
+    assert seen["config"] == PretrainConfig(**wanted)  # type: ignore[arg-type]
+    _, seen = _command(monkeypatch, ["--val-per-class", "100"], {"timing": {}})
+    assert (seen["data"], seen["config"]) == (["scenes"], PretrainConfig(val_per_class=100))
+    for wrong in (["--val-per-class", "100;10"], ["--shares", "much"], ["--latent-channels", "5"]):
+        with pytest.raises(InputError, match=wrong[1]):
+            _command(monkeypatch, wrong, {"timing": {}})
 
 
 def test_options_that_are_not_given_leave_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

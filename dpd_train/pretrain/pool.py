@@ -1,0 +1,179 @@
+"""The images that a base is trained on: folders and drawn scenes as one set, with a weight for each image."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpd_runtime.annotations import Int64
+from dpd_runtime.errors import InputError
+from dpd_train.captions.attributes import class_words
+from dpd_train.drawn_scenes import CLASSES, numbered_scene
+from dpd_train.images import SceneSet, fingerprint, natural_side, read_scenes
+from dpd_train.pretrain.crops import ONE_OF_EACH, Crops, equal_shares, multi_scale
+
+DRAWN = "drawn:"  # drawn:N is a source of N drawn scenes of each class
+PARTS = ("train", "val", "test")  # folder names that do not name the data in them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where the images come from, and how often training uses each source.
+
+    data: folders or lists as in `read_scenes`, or drawn:N.
+    val_per_class: one number for all sources, or one for each; see `read_scenes`.
+    shares: how often training uses each source, up to a common factor. None: in proportion to the square root of its
+        number of images, so that a small source is used more than its number says, and not learned by heart.
+    crops: of images larger than the resolution; None resizes them as a whole.
+    """
+
+    data: tuple[str, ...]
+    resolution: int
+    val_per_class: int | tuple[int, ...] | None = None
+    shares: tuple[float, ...] | None = None
+    crops: Crops | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images of all sources, one source after the other; labels index the classes of all of them.
+
+    train, held: training and validation images.
+    weights: [n] float64 of the training images, sum 1; None: all equal.
+    held_of: rows of `held` of each source, by its name.
+    record: what pretrain.json may say about the data.
+    """
+
+    train: SceneSet
+    held: SceneSet
+    weights: torch.Tensor | None
+    held_of: dict[str, slice]
+    record: dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One source. images: number of training images before cropping; levels: scale of each row of `train`."""
+
+    train: SceneSet
+    held: SceneSet
+    images: int
+    levels: Int64
+
+
+def read_pool(sources: Sources) -> Pool:
+    """Read all sources. A single one without crops is exactly what `read_scenes` returns, without weights.
+
+    Raises:
+        InputError: the numbers do not fit the sources.
+        DataError: as `read_scenes` does.
+    """
+    _check(sources)
+    names = _names(sources.data)
+    numbers = sources.val_per_class
+    held_out = numbers if isinstance(numbers, tuple) else (numbers,) * len(sources.data)
+    found = [_read(place, count, sources) for place, count in zip(sources.data, held_out, strict=True)]
+    train, held = _joined([source.train for source in found], names), _joined([source.held for source in found], names)
+    ends = np.cumsum([0, *(len(source.held.labels) for source in found)]).tolist()
+    held_of = {name: slice(*ends[i : i + 2]) for i, name in enumerate(names)}
+    if len(found) == 1 and sources.crops is None:
+        return Pool(train, held, None, held_of, fingerprint(train))
+    shares = np.array(sources.shares or [source.images**0.5 for source in found], np.float64)
+    shares /= shares.sum()
+    weights = np.concatenate([share * equal_shares(source.levels) for share, source in zip(shares, found, strict=True)])
+    records = [
+        {
+            "name": place if place.startswith(DRAWN) else name,
+            "images": source.images,
+            "rows": len(source.levels),
+            "share": round(float(share), 4),
+        }
+        for place, name, source, share in zip(sources.data, names, found, shares, strict=True)
+    ]
+    return Pool(train, held, torch.from_numpy(weights), held_of, fingerprint(train) | {"sources": records})
+
+
+def _read(place: str, held_out: int | None, sources: Sources) -> _Source:
+    resolution, crops, seed = sources.resolution, sources.crops, sources.seed
+    if place.startswith(DRAWN):
+        train, held = _drawn(place, held_out, resolution, seed)
+        return _Source(train, held, len(train.labels), np.zeros(len(train.labels), np.int64))
+    side = max(resolution, natural_side(Path(place))) if crops else resolution
+    train, held = (
+        read_scenes(Path(place), part=part, resolution=side, val_per_class=held_out) for part in ("train", "val")
+    )
+    images, levels = len(train.labels), np.zeros(len(train.labels), np.int64)
+    if crops is not None and side > resolution:
+        train, levels = multi_scale(train, resolution, seed, crops)
+        held, _ = multi_scale(held, resolution, seed, ONE_OF_EACH)
+    return _Source(train, held, images, levels)
+
+
+def _drawn(place: str, held_out: int | None, resolution: int, seed: int) -> tuple[SceneSet, SceneSet]:
+    """Draw training and validation images. The last ones of each class are for validation, as with files."""
+    count = int(place.removeprefix(DRAWN))
+    held_out = max(1, count // 10) if held_out is None else held_out
+    if count - held_out < 2 or held_out < 1:
+        raise InputError(
+            f"{place}: {held_out} of each class for validation leave {count - held_out} for training; "
+            "training needs at least 2 and validation 1"
+        )
+    parts = []
+    for numbers in (range(count - held_out), range(count - held_out, count)):
+        tiles = [numbered_scene(label, i, seed, resolution) for label in range(len(CLASSES)) for i in numbers]
+        labels = np.repeat(np.arange(len(CLASSES)), len(numbers))
+        hashes = tuple(hashlib.sha256(tile.tobytes()).hexdigest() for tile in tiles)
+        parts.append(SceneSet(CLASSES, np.stack(tiles), labels, hashes, ()))
+    return parts[0], parts[1]
+
+
+def _joined(parts: Sequence[SceneSet], names: Sequence[str]) -> SceneSet:
+    """Join the parts. A class whose words an earlier source has gets the name of its own source as a suffix."""
+    if len(parts) == 1:
+        return parts[0]
+    classes: list[str] = []
+    taken: set[str] = set()
+    for part, source in zip(parts, names, strict=True):
+        for name in part.classes:
+            while class_words(name) in taken:
+                name = f"{name} {source}"
+            classes.append(name)
+            taken.add(class_words(name))
+    starts = np.cumsum([0, *(len(part.classes) for part in parts[:-1])])
+    return replace(
+        parts[0],
+        classes=tuple(classes),
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate([part.labels + start for part, start in zip(parts, starts, strict=True)]),
+        hashes=tuple(digest for part in parts for digest in part.hashes),
+        rejected=tuple(entry for part in parts for entry in part.rejected),
+        paths=(),
+        outside=tuple(path for part in parts for path in part.outside),
+    )
+
+
+def _names(data: Sequence[str]) -> list[str]:
+    """Name each source by its folder, or by the folder above if that is called train; all names differ."""
+    names: list[str] = []
+    for place in data:
+        path = Path(place).resolve()
+        name = path.parent.name if path.name in PARTS else path.stem
+        name = "drawn" if place.startswith(DRAWN) else name
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    return names
+
+
+def _check(sources: Sources) -> None:
+    count = len(sources.data)
+    for option, values in (("val-per-class", sources.val_per_class), ("shares", sources.shares)):
+        if isinstance(values, tuple) and len(values) != count:
+            raise InputError(f"--{option}: {len(values)} numbers for {count} of DATA; give one for each")
+    if sources.shares is not None and not (min(sources.shares) >= 0 and 0 < sum(sources.shares) < float("inf")):
+        raise InputError(f"--shares {sources.shares}: give numbers of 0 or more, not all of them 0")
+    for place in sources.data:
+        if place.startswith(DRAWN) and not place.removeprefix(DRAWN).isdecimal():
+            raise InputError(f"{place}: give a whole number of scenes per class, such as {DRAWN}100")
