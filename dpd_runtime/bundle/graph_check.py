@@ -56,6 +56,8 @@ _SHORT_TYPE = 100  # bytes
 MAX_DIMENSIONS = 64
 """Of a tensor: NumPy's limit. Multiplying a list of any length takes time that grows with its square."""
 _LONGEST_PREFIX, _LONGEST_VARINT = 5, 10  # bytes: tags and sizes have 32 bits, values 64
+_ORT_MARK = b"ORTM"
+"""ONNX Runtime reads a file with these bytes at 4 to 8 as its own format, whatever protobuf it is."""
 Fields = Iterator[tuple[int, int | memoryview | None]]
 
 
@@ -75,6 +77,8 @@ def check_graph(name: str, content: bytes, beside: int = 0) -> None:
     """
     checked = {7: lambda graph: _check_contents(graph, beside)} | dict.fromkeys((8, 14, 26), _check_plain)
     try:
+        if content[4:8] == _ORT_MARK:
+            raise _Refused("the mark of ONNX Runtime's own format in bytes 4 to 8")
         graphs = sum(number == 7 for number in _walk(memoryview(content), checked, _MODEL_REFUSED))
         if graphs != 1:
             raise _Refused(f"{graphs} graphs in one file")

@@ -152,10 +152,18 @@ UNUSUAL = (
 """Ways to write a field which parsers read differently."""
 
 
+POLYGLOTS = (
+    varint(1 << 3) + varint(10) + field(2, b"ORTM"),  # good protobuf: the version, and the name of a producer
+    bytes.fromhex("1c000000") + b"ORTM",  # the beginning of a FlatBuffer
+)
+
+
 @st.composite
 def graph_wire(draw: st.DrawFn, material: Material) -> Material:
-    """One field, in any message of the model, that is written in an unusual way."""
+    """One field, in any message, that is written in an unusual way; or the mark of ONNX Runtime's own format."""
     name = draw(st.sampled_from(GRAPHS))
+    if draw(st.integers(0, 7)) == 0:
+        return material.with_file(name, draw(st.sampled_from(POLYGLOTS)) + material.files[name])
     operator = st.sampled_from([operator.encode() for operator, _ in STRANGE])
     unusual = draw(st.sampled_from(UNUSUAL))(draw(st.integers(1, 30)), draw(operator | st.binary(max_size=20)))
     place = draw(st.sampled_from(sorted(PLACES.values())))

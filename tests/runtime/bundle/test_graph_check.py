@@ -191,6 +191,29 @@ def test_an_unknown_field_is_accepted(place: tuple[int, ...]) -> None:
     check_graph("x.onnx", appended(declared(2).SerializeToString(), place, field(100, b"x")))
 
 
+def polyglot() -> bytes:
+    """A good ONNX model whose producer's name stands where ONNX Runtime looks for the mark of its own format."""
+    found = relu()
+    found.producer_name = "ORTM"
+    return bytes(found.SerializeToString())
+
+
+def test_a_polyglot_is_refused() -> None:
+    with pytest.raises(
+        BundleError, match=r"^x\.onnx: the mark of ONNX Runtime's own format in bytes 4 to 8; dpd export"
+    ):
+        check_graph("x.onnx", polyglot())
+
+
+def test_onnxruntime_reads_every_graph_as_onnx() -> None:
+    """Left alone, it reads this one as its own format; the engine does not leave it alone."""
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(Exception, match="ORT model verification failed"):
+        output_of(polyglot())
+    engine = OnnxRuntimeEngine(polyglot(), CPU, name="x.onnx")
+    np.testing.assert_array_equal(engine.run(x=-np.ones((1, 2), np.float32)), [[0.0, 0.0]])
+
+
 def test_a_shape_cannot_hide_behind_a_zero_of_another_type() -> None:
     """Parsers ignore a dimension that is written as a float; as a zero it would make the product zero."""
     large = declared(2**20, 2**20).SerializeToString()
