@@ -1,5 +1,6 @@
 """Graphs that loop, are random, or declare tensors larger than their bytes are refused before they are loaded."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -228,6 +229,20 @@ def test_a_second_location_of_weights_is_refused() -> None:
     check_graph("x.onnx", appended(good, (7, 5), field(13, entry)))
     with pytest.raises(BundleError, match="described in an unusual way"):
         check_graph("x.onnx", appended(good, (7, 5), field(13, entry + field(2, b"/etc/passwd"))))
+
+
+def test_many_dimensions_are_refused_at_once() -> None:
+    """Multiplying 100,000 sizes took seconds. Packed or one by one, of tensors or of declared values."""
+    packed = field(1, varint(2**31 - 1) * 100_000)
+    single = (b"\x08" + varint(2**31 - 1)) * 100_000
+    good, started = relu().SerializeToString(), time.process_time()
+    for content in (appended(b"", (7, 5), packed), appended(b"", (7, 5), single)):
+        with pytest.raises(BundleError, match="a tensor of more than 64 dimensions"):
+            check_graph("x.onnx", content)
+    with pytest.raises(BundleError, match="a tensor of more than 64 dimensions"):
+        check_graph("x.onnx", appended(good, (7, 11, 2, 1, 2), field(1, b"") * 65))
+    check_graph("x.onnx", declared(*[1] * 64).SerializeToString())
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("number", [4, 5, 7, 8, 9])
