@@ -1,4 +1,4 @@
-"""Strict reading of JSON from outside: duplicate keys and deep nesting are refused."""
+"""Strict reading of JSON from outside: duplicate keys, deep nesting and great size are refused."""
 
 import json
 from typing import Any
@@ -6,13 +6,21 @@ from typing import Any
 from dpd_runtime.errors import BundleError
 
 MAX_DEPTH = 32
+MAX_JSON_BYTES = 8 * 2**20
+"""Of every JSON file of a bundle: ten thousand classes fit, and Python needs up to 25 times as much to hold it."""
+MAX_KEYS = 10_000  # of one object: as many as a bundle has files, the longest object that dpd writes
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise ValueError(f"an object of {len(pairs)} keys, more than {MAX_KEYS}")
     content = dict(pairs)
     if len(content) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {key[:60]!r} occurs twice")
+            seen.add(key)
     return content
 
 
@@ -25,12 +33,22 @@ def _depth(content: object) -> int:
     return depth
 
 
+def check_json_size(size: int, name: str) -> None:
+    """Raises:
+    BundleError: a JSON file of a bundle has more than MAX_JSON_BYTES.
+    """
+    if size > MAX_JSON_BYTES:
+        raise BundleError(f"{name} has {size} bytes, more than {MAX_JSON_BYTES}; export the bundle again")
+
+
 def parse_json(raw: bytes, name: str) -> Any:
     """Parse JSON of a bundle.
 
     Raises:
-        BundleError: not JSON, a duplicate key, or nested deeper than MAX_DEPTH.
+        BundleError: not JSON, larger than MAX_JSON_BYTES, a duplicate key, more than MAX_KEYS keys in an object, or
+            nested deeper than MAX_DEPTH.
     """
+    check_json_size(len(raw), name)
     try:
         content = json.loads(raw, object_pairs_hook=_each_key_once)
         if _depth(content) > MAX_DEPTH:

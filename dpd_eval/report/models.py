@@ -14,6 +14,7 @@ from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
 from dpd_runtime.dataset.state import read_pixels
 from dpd_runtime.sampling.sampler import Sampler
+from dpd_runtime.strict_json import check_json_size
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
     bundle = load_bundle(path)
     manifest = bundle.manifest
     raw = bundle.files.get("audit.json")
+    if raw is not None:
+        check_json_size(len(raw), f"{name}: audit.json")
     return BundleRecord(
         name=name,
         title=hide_paths(manifest.name),

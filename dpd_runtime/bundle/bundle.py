@@ -12,7 +12,7 @@ from dpd_runtime.bundle.classes import SceneClass, read_class_table
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import FLAVOURS, refuse_engines
 from dpd_runtime.bundle.graph_check import check_graph
-from dpd_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, check_noise, parse_manifest
+from dpd_runtime.bundle.manifest import MANIFEST_NAME, Manifest, check_noise, parse_manifest
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
@@ -23,7 +23,7 @@ from dpd_runtime.errors import BundleError, BundleHashError, InputError
 from dpd_runtime.sampling.sampler import sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_runtime.strict_json import parse_json
+from dpd_runtime.strict_json import check_json_size, parse_json
 
 EMBEDDED_BUNDLE = "eurosat64.dpd"
 
@@ -109,8 +109,7 @@ def _manifest_bytes(path: Path, files: FolderFiles | ZipFiles) -> bytes:
         raise BundleError(f"{path}: it has no {MANIFEST_NAME}, so it is not a dpd bundle")
     for name in (MANIFEST_NAME, SIGNATURE_NAME):
         if name in files:
-            if files.size(name) > MAX_MANIFEST_BYTES:
-                raise BundleError(f"{path}: {name} has {files.size(name)} bytes, more than {MAX_MANIFEST_BYTES}")
+            check_json_size(files.size(name), f"{path}: {name}")
             if isinstance(files, ZipFiles):
                 files.check_crc(name)
     return bytes(files[MANIFEST_NAME])

@@ -13,6 +13,7 @@ from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.errors import BundleError
 from dpd_runtime.generation.cases import Case
 from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.strict_json import parse_json
 
 GOLDEN_NAME = "golden.safetensors"
 LARGEST_SIDE = 128  # pixels: the middle of larger images is kept, so that the file stays below 300 kB
@@ -78,7 +79,7 @@ def golden_of(bundle: Bundle) -> Golden | None:
 def _header(raw: bytes) -> dict[str, Any]:
     """The header of a safetensors file in memory, which `load` does not return."""
     length = int.from_bytes(raw[:8], "little")
-    content: dict[str, Any] = json.loads(raw[8 : 8 + length])
+    content: dict[str, Any] = parse_json(raw[8 : 8 + length], GOLDEN_NAME)
     return content
 
 

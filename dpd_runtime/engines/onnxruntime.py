@@ -85,6 +85,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised; the log would repeat them
+        # without it onnxruntime decides by bytes of the graph, and could read another format than the one checked
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         if provider.name == "cpu" and _limit_memory():
             options.add_session_config_entry("session.use_env_allocators", "1")
         if weights:

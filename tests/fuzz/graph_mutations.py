@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from tests.fuzz.material import Material
+from tests.fuzz.wire import PLACES, WIDE, appended, field, varint
 
 GRAPHS = ("unet/model.onnx", "vae_decoder/model.onnx", "latent_classifier/model.onnx")
 LARGE = st.one_of(st.integers(-3, 300), st.sampled_from([10**6, 10**9, 2**31, 2**40, 2**62, -(2**63)]))
@@ -135,3 +136,35 @@ def graph_models(draw: st.DrawFn, material: Material) -> Material:
         )
     content = model.SerializeToString()
     return material.with_file(name, content)
+
+
+UNUSUAL = (
+    lambda number, content: field(number + WIDE, content),
+    lambda number, content: field(number + 4 * WIDE, content),
+    lambda number, content: field(number, content, tag_length=5),
+    lambda number, content: field(number, content, tag_length=6),
+    lambda number, content: field(number, content, size_length=5),
+    lambda number, content: field(number, content, size_length=10),
+    lambda number, content: varint(number + WIDE << 3) + b"\1",
+    lambda number, content: varint(number << 3) + b"\x80" * 10 + b"\1",
+    lambda number, content: field(0, content),
+)
+"""Ways to write a field which parsers read differently."""
+
+
+POLYGLOTS = (
+    varint(1 << 3) + varint(10) + field(2, b"ORTM"),  # good protobuf: the version, and the name of a producer
+    bytes.fromhex("1c000000") + b"ORTM",  # the beginning of a FlatBuffer
+)
+
+
+@st.composite
+def graph_wire(draw: st.DrawFn, material: Material) -> Material:
+    """One field, in any message, that is written in an unusual way; or the mark of ONNX Runtime's own format."""
+    name = draw(st.sampled_from(GRAPHS))
+    if draw(st.integers(0, 7)) == 0:
+        return material.with_file(name, draw(st.sampled_from(POLYGLOTS)) + material.files[name])
+    operator = st.sampled_from([operator.encode() for operator, _ in STRANGE])
+    unusual = draw(st.sampled_from(UNUSUAL))(draw(st.integers(1, 30)), draw(operator | st.binary(max_size=20)))
+    place = draw(st.sampled_from(sorted(PLACES.values())))
+    return material.with_file(name, appended(material.files[name], place, unusual))

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tests.fuzz.archive_mutations import folders, overlapping, zip_bytes, zip_entries
-from tests.fuzz.graph_mutations import graph_bytes, graph_models
+from tests.fuzz.graph_mutations import graph_bytes, graph_models, graph_wire
 from tests.fuzz.json_mutations import json_texts, json_values
 from tests.fuzz.material import Files, Material, as_folder, as_zip
 from tests.fuzz.tensor_mutations import tensor_bytes, tensor_headers, tensor_values
@@ -28,6 +28,7 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
         "tensor bytes": tensor_bytes(material).map(Material.sealed),
         "graph bytes": graph_bytes(material).map(Material.sealed),
         "graph models": graph_models(material).map(Material.sealed),
+        "graph wire": graph_wire(material).map(Material.sealed),
     }
     containers = {
         "zip bytes": zip_bytes(material),

@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from dpd_runtime.bundle import classes as class_table
+from dpd_runtime.bundle.graph_check import check_graph
+from dpd_runtime.errors import BundleError
 from tests.fuzz.campaign import run, summary
+from tests.fuzz.graph_mutations import GRAPHS, graph_wire
 from tests.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.fuzz.verdict import generated, judged
 
@@ -44,7 +48,20 @@ def test_hundreds_of_hostile_bundles(tiny_bundle: Path) -> None:
     assert not tally["wrong"]
     assert tally["outcomes"]["refused"] > EXAMPLES / 2, tally  # the mutations do reach the checks …
     assert tally["outcomes"]["the same set"] > 10, tally  # … and some do no harm
-    assert len(tally["kinds"]) == 11, tally
+    assert len(tally["kinds"]) == 12, tally
+
+
+def test_no_field_written_in_an_unusual_way_is_accepted(material: Material) -> None:
+    """In the campaign a graph that a call does not need is not read; here each one is."""
+
+    @settings(max_examples=300, database=None, deadline=None)
+    @given(graph_wire(material))
+    def one(hostile: Material) -> None:
+        (name,) = (name for name in GRAPHS if hostile.files[name] != material.files[name])
+        with pytest.raises(BundleError, match="dpd export makes no such graph"):
+            check_graph(name, hostile.files[name])
+
+    one()
 
 
 def test_the_verdict_can_be_guilty(

@@ -1,11 +1,12 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import BundleError
-from dpd_runtime.strict_json import MAX_DEPTH, parse_json
+from dpd_runtime.strict_json import MAX_DEPTH, MAX_JSON_BYTES, MAX_KEYS, parse_json
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -27,6 +28,7 @@ def test_ordinary_json_is_what_json_reads(content: object) -> None:
         (b'[{"b": {"\\u0061": 1, "a": 2}}]', "key 'a' occurs twice"),
         (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested deeper than 32 levels"),
         (b"[" * 100_000 + b"]" * 100_000, "recursion"),
+        (json.dumps(dict.fromkeys(map(str, range(MAX_KEYS + 1)))).encode(), "an object of 10001 keys, more than 10000"),
         (b"9" * 5000, "Exceeds the limit"),
         (b"\xff", "codec"),
         (b"", "Expecting value"),
@@ -41,3 +43,20 @@ def test_what_is_refused(raw: bytes, message: str) -> None:
 
 def test_the_deepest_that_is_read() -> None:
     parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, "x.json")
+    parse_json(json.dumps(dict.fromkeys(map(str, range(MAX_KEYS)))).encode(), "x.json")
+    parse_json(b"1".rjust(MAX_JSON_BYTES), "x.json")
+
+
+def test_more_bytes_are_refused_unread() -> None:
+    with pytest.raises(BundleError, match=r"^x\.json has 8388609 bytes, more than 8388608"):
+        parse_json(b"?" * (MAX_JSON_BYTES + 1), "x.json")
+
+
+def test_the_search_for_a_duplicate_key_is_linear() -> None:
+    """In each of 40 objects of 10,000 keys the last occurs twice: 40 times 10^8 comparisons when it was quadratic."""
+    one = ",".join(f'"k{number}": 0' for number in range(MAX_KEYS - 1))
+    started = time.process_time()
+    for _ in range(40):
+        with pytest.raises(BundleError, match="key 'k9998' occurs twice"):
+            parse_json(f'{{{one}, "k9998": 1}}'.encode(), "x.json")
+    assert time.process_time() - started < 2

@@ -8,6 +8,7 @@ from typing import Any
 from dpd_eval.audit.artefacts.artefact import Artefact
 from dpd_runtime.engines.record import is_engine
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
+from dpd_runtime.strict_json import check_json_size
 
 # DESIGN §7: the files of a bundle, and the endings of the files in its folders.
 FILES = {
@@ -29,6 +30,7 @@ def check_layout(files: Mapping[str, bytes]) -> list[Artefact]:
         if not (known or is_engine(name)):
             found.append(Artefact(name, "a file that does not belong in a bundle", ""))
         elif name.endswith(".json") and folder != "tokenizer":
+            check_json_size(len(files[name]), name)
             found += [Artefact(name, "a field about single images", key) for key in _keys(files[name]) & OF_ONE_IMAGE]
     return found
 

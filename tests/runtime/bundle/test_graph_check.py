@@ -1,5 +1,6 @@
 """Graphs that loop, are random, or declare tensors larger than their bytes are refused before they are loaded."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from dpd_runtime.bundle.graph_check import OPERATORS, check_graph
 from dpd_runtime.engines.engine import Provider, run_to
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import BundleError, ProviderError
+from tests.fuzz.wire import PLACES, WIDE, appended, field, varint
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
@@ -125,6 +127,128 @@ def test_a_message_in_two_parts_is_seen_whole() -> None:
     assert {node.op_type for node in onnx.load_model_from_string(content).graph.node} == {"Relu", "Loop"}
     with pytest.raises(BundleError, match="operator 'Loop'"):
         check_graph("unet/model.onnx", content)
+
+
+def output_of(content: bytes) -> Any:
+    """What ONNX Runtime makes of ones [1, 2], without our checks."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": np.ones((1, 2), np.float32)})[0]
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        field(4 + WIDE, b"RandomUniformLike"),
+        field(4 + WIDE, b"QuickGelu") + field(7 + WIDE, b"com.microsoft"),
+        field(4, b"Neg", tag_length=5),
+        field(4, b"Neg", size_length=5),
+    ],
+    ids=["a wide tag", "a wide domain", "a long tag", "a long size"],
+)
+def test_unusual_protobuf_that_onnxruntime_reads_is_refused(operator: bytes) -> None:
+    """The checker saw Relu and an unknown field; ONNX Runtime ran the operator of that field."""
+    content = appended(relu().SerializeToString(), (7, 1), operator)
+    assert (output_of(content) != 1).all()
+    with pytest.raises(BundleError, match=r"^x\.onnx: a tag or a size that parsers read differently; dpd export"):
+        check_graph("x.onnx", content)
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (field(100 + WIDE, b"x"), "read differently"),
+        (varint(100 + 4 * WIDE << 3) + b"\0", "read differently"),
+        (field(100, b"x", tag_length=3), "read differently"),
+        (field(100, b"x", tag_length=6), "read differently"),
+        (field(100, b"x", size_length=2), "read differently"),
+        (field(100, b"x", size_length=10), "read differently"),
+        (field(0, b"x"), "the number 0"),
+        (b"\x00\x00", "the number 0"),
+        (varint(100 << 3) + b"\x80" * 10 + b"\x01", "not an ONNX file"),
+    ],
+    ids=[
+        "wide",
+        "wide value",
+        "long tag",
+        "6 byte tag",
+        "long size",
+        "10 byte size",
+        "0",
+        "value of 0",
+        "11 byte value",
+    ],
+)
+def test_unusual_protobuf_is_refused_in_every_message(place: tuple[int, ...], extra: bytes, message: str) -> None:
+    good = declared(2).SerializeToString()
+    with pytest.raises(BundleError, match=message):
+        check_graph("x.onnx", appended(good, place, extra))
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES.values() if place != (7, 5, 13)])
+def test_an_unknown_field_is_accepted(place: tuple[int, ...]) -> None:
+    """A later version of ONNX may add fields. Control of the test above: the refusal is about how it is written."""
+    check_graph("x.onnx", appended(declared(2).SerializeToString(), place, field(100, b"x")))
+
+
+def polyglot() -> bytes:
+    """A good ONNX model whose producer's name stands where ONNX Runtime looks for the mark of its own format."""
+    found = relu()
+    found.producer_name = "ORTM"
+    return bytes(found.SerializeToString())
+
+
+def test_a_polyglot_is_refused() -> None:
+    with pytest.raises(
+        BundleError, match=r"^x\.onnx: the mark of ONNX Runtime's own format in bytes 4 to 8; dpd export"
+    ):
+        check_graph("x.onnx", polyglot())
+
+
+def test_onnxruntime_reads_every_graph_as_onnx() -> None:
+    """Left alone, it reads this one as its own format; the engine does not leave it alone."""
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(Exception, match="ORT model verification failed"):
+        output_of(polyglot())
+    engine = OnnxRuntimeEngine(polyglot(), CPU, name="x.onnx")
+    np.testing.assert_array_equal(engine.run(x=-np.ones((1, 2), np.float32)), [[0.0, 0.0]])
+
+
+def test_a_shape_cannot_hide_behind_a_zero_of_another_type() -> None:
+    """Parsers ignore a dimension that is written as a float; as a zero it would make the product zero."""
+    large = declared(2**20, 2**20).SerializeToString()
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        check_graph("x.onnx", appended(large, (7, 5), b"\x09" + bytes(8)))
+
+
+def test_a_second_location_of_weights_is_refused() -> None:
+    """Of two values protobuf keeps the last; the check of the bundle's files finds the first."""
+    entry = field(1, b"location") + field(2, b"model.onnx_data")
+    good = declared(2).SerializeToString()
+    check_graph("x.onnx", appended(good, (7, 5), field(13, entry)))
+    with pytest.raises(BundleError, match="described in an unusual way"):
+        check_graph("x.onnx", appended(good, (7, 5), field(13, entry + field(2, b"/etc/passwd"))))
+
+
+def test_many_dimensions_are_refused_at_once() -> None:
+    """Multiplying 100,000 sizes took seconds. Packed or one by one, of tensors or of declared values."""
+    packed = field(1, varint(2**31 - 1) * 100_000)
+    single = (b"\x08" + varint(2**31 - 1)) * 100_000
+    good, started = relu().SerializeToString(), time.process_time()
+    for content in (appended(b"", (7, 5), packed), appended(b"", (7, 5), single)):
+        with pytest.raises(BundleError, match="a tensor of more than 64 dimensions"):
+            check_graph("x.onnx", content)
+    with pytest.raises(BundleError, match="a tensor of more than 64 dimensions"):
+        check_graph("x.onnx", appended(good, (7, 11, 2, 1, 2), field(1, b"") * 65))
+    check_graph("x.onnx", declared(*[1] * 64).SerializeToString())
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("number", [4, 5, 7, 8, 9])
+def test_only_tensors_enter_a_graph(number: int) -> None:
+    with pytest.raises(BundleError, match=r"sequences|maps|opaque types|sparse tensors|optional values"):
+        check_graph("x.onnx", appended(relu().SerializeToString(), (7, 11, 2), field(number, b"")))
 
 
 def test_a_good_graph_is_accepted() -> None:
