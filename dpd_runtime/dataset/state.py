@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.dataset.shards import WHOLE, Shard
 from dpd_runtime.errors import OutputFolderError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import NO_FOLLOW, write_atomically
 
 DATASET_NAME = "dataset.json"
 METADATA_NAME = "metadata.jsonl"
@@ -138,7 +138,8 @@ class State:
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Add finished images, on the disk when this returns."""
-        with self.path.open("ab") as handle:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_FOLLOW, 0o666)
+        with os.fdopen(descriptor, "ab") as handle:
             handle.write("".join(json.dumps(record) + "\n" for record in records).encode())
             handle.flush()
             os.fsync(handle.fileno())
