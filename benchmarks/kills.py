@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -20,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+PACKED = re.compile(r"\.(tar|npz|parquet)(\.[0-9a-f]{16})?\.partial$")
 
 
 def command(options: list[str], out: Path) -> list[str]:
@@ -59,7 +62,7 @@ def kill_once(options: list[str], out: Path, delay: float) -> dict[str, Any] | N
     return {
         "seconds": round(delay, 3),
         "images": sum(name.endswith(".png") and "/" in name for name in files),
-        "packing": any(name.endswith((".tar.partial", ".npz.partial", ".parquet.partial")) for name in files),
+        "packing": any(PACKED.search(name) for name in files),
         "files": len(files),
     }
 

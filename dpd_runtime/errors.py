@@ -27,6 +27,15 @@ class OutputFolderError(InputError):
         super().__init__(f"{folder}: {reason}; choose another --out{hint}")
 
 
+class OutputLinkError(InputError):
+    """A link or special file below an output folder. Writing to it would change files outside."""
+
+    def __init__(self, path: Path, found: str = "a symbolic link") -> None:
+        super().__init__(
+            f"{path}: is {found}; dpd writes to plain files and folders only: delete it or choose another --out"
+        )
+
+
 class BundleError(DpdError, ValueError):
     """A bundle that is damaged, changed or too new. No part of it is used."""
 

@@ -1,23 +1,42 @@
-"""Files that are written completely or not at all, and the user's cache folder."""
+"""Files that are written completely or not at all, output folders without links, and the user's cache folder."""
 
+import errno
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from dpd_runtime.errors import OutputLinkError
+
 PARTIAL = ".partial"
+_PARTIAL_END = re.compile(r"(\.[0-9a-f]{16})?\.partial$")
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Flags of os.open: fail for a symbolic link, and do not wait for the other end of a pipe."""
 
 
 @contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
+def open_atomically(path: Path, below: Path | None = None) -> Iterator[BinaryIO]:
     """Open a temporary binary file beside `path`, which replaces `path` when the block ends without an error.
 
-    If the process is killed, `path` is the old file or the new one, and a file with the suffix .partial may remain.
+    Its name is random and new, so that nobody can put a link there before. If the process is killed, `path` is the old
+    file or the new one, and a file with the suffix .partial may remain.
+
+    Args:
+        below: a folder around `path`; the folders between them must not be symbolic links.
+
+    Raises:
+        OutputLinkError: a folder between `below` and `path` is a link.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    if below is not None:
+        _check_folders(path.parent, below)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
-        with partial.open("wb") as handle:
+        with partial.open("xb") as handle:  # O_CREAT | O_EXCL, which follows no link
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -27,10 +46,65 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` in one step. If the process is killed, it is the old file or the new one."""
-    with open_atomically(path) as handle:
+def write_atomically(path: Path, content: bytes, below: Path | None = None) -> None:
+    """Replace `path` in one step, as `open_atomically` does."""
+    with open_atomically(path, below) as handle:
         handle.write(content)
+
+
+def final_name(name: str) -> str:
+    """The name that a file has when it is complete."""
+    return _PARTIAL_END.sub("", name)
+
+
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Open a regular file for reading, without waiting for a pipe or device.
+
+    Args:
+        follow: whether `path` may be a symbolic link to it.
+
+    Raises:
+        OSError: no such file, or not a regular one.
+    """
+    descriptor = os.open(path, os.O_RDONLY | (NO_FOLLOW if not follow else getattr(os, "O_NONBLOCK", 0)))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def check_no_links(folder: Path) -> None:
+    """Check that below `folder`, which may be a link itself, are only plain files and folders.
+
+    Raises:
+        OutputLinkError: there is a symbolic link, pipe, socket or device.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            check_plain(path)
+
+
+def check_plain(path: Path) -> None:
+    """Check that `path` is missing, or a plain file or folder.
+
+    Raises:
+        OutputLinkError: it is a symbolic link, pipe, socket or device.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:  # another process has just completed or deleted it
+        return
+    if stat.S_ISLNK(mode):
+        raise OutputLinkError(path)
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OutputLinkError(path, "a pipe, socket or device")
+
+
+def _check_folders(folder: Path, below: Path) -> None:
+    for part in (folder, *folder.parents):
+        if part == below:
+            return
+        check_plain(part)
 
 
 def cache_folder(name: str) -> Path:

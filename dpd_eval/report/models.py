@@ -12,7 +12,7 @@ from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
 from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-from dpd_runtime.dataset.state import read_pixels
+from dpd_runtime.dataset.pictures import MOST_PIXELS, read_pixels
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import check_json_size
 
@@ -111,7 +111,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     node = parse_json(read_file(folder / "run.json"), f"{folder / 'run.json'}")
     config, data, metrics = (node.child(key) for key in ("config", "data", "metrics"))
     sample = folder / "samples" / "final.png"
-    pixels = read_pixels(sample) if sample.is_file() else None
+    pixels = read_pixels(sample, MOST_PIXELS) if sample.is_file() else None
     audit = folder / "audit.json"
     return RunRecord(
         name=name,

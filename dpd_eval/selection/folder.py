@@ -9,7 +9,7 @@ import numpy as np
 from dpd_eval.selection.method import Rows
 from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.digest import set_hash
-from dpd_runtime.dataset.folder import SHEET_NAME
+from dpd_runtime.dataset.folder import SHEET_NAME, remove_partials
 from dpd_runtime.dataset.formats import PNG, folder_name
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
@@ -44,6 +44,7 @@ def write_folder(
     counts = np.bincount(scenes.labels[rows], minlength=len(scenes.classes)).tolist()
     out.mkdir(parents=True, exist_ok=True)
     State(out, header, max(counts))  # marks the folder as ours and unfinished
+    remove_partials(out, header)
     for name in (DATASET_NAME, METADATA_NAME):
         (out / name).unlink(missing_ok=True)
     records: list[dict[str, Any]] = []
@@ -53,7 +54,7 @@ def write_folder(
         label = int(scenes.labels[row])
         index = len(records) - sum(counts[:label])
         name = folder_name(scenes.classes[label], label, index, PNG.suffix)
-        write_atomically(out / name, PNG.encode(scenes.images[row]))
+        write_atomically(out / name, PNG.encode(scenes.images[row]), below=out)
         records.append({"file_name": name, "label": label, "class": scenes.classes[label], "index": index})
         progress(len(records), len(rows))
     chosen = list(zip(records, scenes.images[rows], strict=True))

@@ -11,7 +11,7 @@ from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
 from dpd_runtime.errors import OutputFolderError
-from dpd_runtime.files import PARTIAL
+from dpd_runtime.files import check_no_links, check_plain, final_name, open_regular
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
 
 SHEET_NAME = "contact_sheet.png"
@@ -23,20 +23,28 @@ def check_output_folder(out: Path) -> None:
 
     Raises:
         OutputFolderError: it is not.
+        OutputLinkError: there is a link or a special file in it.
     """
     if out.exists() and not out.is_dir():
         raise OutputFolderError(out, "is a file, not a folder")
-    if not out.is_dir() or _is_ours(out):
+    if not out.is_dir():
         return
-    early = STATE_NAME + PARTIAL  # a process that is killed early leaves only this and locks
-    other = any(path.name != early and not LOCK_FILE.fullmatch(path.name) for path in out.iterdir())
+    other = not _is_ours(out) and any(not _is_early(path.name) for path in out.iterdir())
     if other and not _is_ours(out):  # checked again: a shard may have started in between
         raise OutputFolderError(out, "is not empty and is not a distilled set")
+    check_no_links(out)
+
+
+def _is_early(name: str) -> bool:
+    """Whether a process that is killed early can leave this file."""
+    return LOCK_FILE.fullmatch(name) is not None or (name != STATE_NAME and final_name(name) == STATE_NAME)
 
 
 def _headers(out: Path) -> list[dict[str, Any]]:
     """The headers of the state file and of dataset.json. Errors of any type mean files that are not ours."""
     headers = []
+    for name in (STATE_NAME, DATASET_NAME):
+        check_plain(out / name)
     if (out / STATE_NAME).exists():
         headers.append(json.loads((out / STATE_NAME).read_text(encoding="utf-8").split("\n", 1)[0]))
     if (out / DATASET_NAME).exists():
@@ -59,7 +67,7 @@ def _is_ours(out: Path) -> bool:
 
 def _is_part(path: Path, out: Path, header: dict[str, Any]) -> bool:
     """Whether a set with this header, finished or not, can have this file or folder."""
-    where = path.relative_to(out).as_posix().removesuffix(PARTIAL)
+    where = final_name(path.relative_to(out).as_posix())
     kind = FORMATS.get(header.get("format", Output.format))
     encoding = ENCODINGS.get(header.get("image_format", PNG.name), PNG)
     if where in OWN_NAMES or LOCK_FILE.fullmatch(where) or SHARD_STATE.fullmatch(where):
@@ -111,19 +119,26 @@ def _remove_set(out: Path) -> None:
             path.unlink()
 
 
+def remove_partials(out: Path, header: dict[str, Any]) -> None:
+    """Remove the partial files of killed processes. No other process may be at work."""
+    for path in list(out.rglob("*")):
+        if final_name(path.name) != path.name and _is_part(path, out, header):
+            path.unlink()
+
+
 def begin_again(out: Path, output: Output) -> None:
     """Mark the set as unfinished: delete the files that were made from all images."""
     for name in (DATASET_NAME, METADATA_NAME, SOFT_LABELS_NAME):
         (out / name).unlink(missing_ok=True)
     for path in out.iterdir():
-        if output.kind.files.fullmatch(path.name.removesuffix(PARTIAL)):
+        if output.kind.files.fullmatch(final_name(path.name)):
             path.unlink()
 
 
 def file_hash(path: Path) -> str | None:
     """sha256 of a file, or None if there is no file."""
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None

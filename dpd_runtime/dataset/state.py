@@ -4,37 +4,19 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image as PillowImage
-
-from dpd_runtime.annotations import Pixels
+from dpd_runtime.dataset.pictures import read_pixels
 from dpd_runtime.dataset.shards import WHOLE, Shard
 from dpd_runtime.errors import OutputFolderError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import NO_FOLLOW, write_atomically
 
 DATASET_NAME = "dataset.json"
 METADATA_NAME = "metadata.jsonl"
 STATE_NAME = "state.jsonl"
 SHARD_STATE = re.compile(r"state-\d+-of-\d+\.jsonl")
-
-
-def read_pixels(path: Path) -> Pixels | None:
-    """The pixels of an image file, or None if it is missing or damaged."""
-    try:
-        with warnings.catch_warnings(action="ignore"), PillowImage.open(path) as image:  # the TIFF reader warns
-            return np.asarray(image.convert("RGB"))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        PillowImage.DecompressionBombError,
-    ):  # what Pillow raises for a damaged file
-        return None
 
 
 def other_settings(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> OutputFolderError:
@@ -138,7 +120,8 @@ class State:
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Add finished images, on the disk when this returns."""
-        with self.path.open("ab") as handle:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_FOLLOW, 0o666)
+        with os.fdopen(descriptor, "ab") as handle:
             handle.write("".join(json.dumps(record) + "\n" for record in records).encode())
             handle.flush()
             os.fsync(handle.fileno())

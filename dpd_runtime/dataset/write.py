@@ -8,13 +8,19 @@ from pathlib import Path
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.finish import Label, complete
-from dpd_runtime.dataset.folder import begin_again, check_output_folder, finished_set, remove_unfinished
+from dpd_runtime.dataset.folder import (
+    begin_again,
+    check_output_folder,
+    finished_set,
+    remove_partials,
+    remove_unfinished,
+)
 from dpd_runtime.dataset.formats import Output, folder_name
 from dpd_runtime.dataset.records import describe, header_of, record_of
 from dpd_runtime.dataset.shards import WHOLE, Shard, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, STATE_NAME, State
 from dpd_runtime.errors import DiskError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import check_no_links, write_atomically
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.overlap import writing_behind
@@ -63,6 +69,7 @@ def write_set(
 
     Raises:
         OutputFolderError: `out` holds something else, or a set with other settings, or is being written.
+        OutputLinkError: a link or a special file below `out`.
         MissingExtraError: a package that `output` needs is not installed.
         InputError: soft labels without a teacher, or this Pillow lacks the encoder.
         DiskError: the disk is full, read-only or gone. Finished images are kept.
@@ -93,11 +100,15 @@ class _Writing:
     def run(self, worker: Worker, progress: Progress, label: Label | None) -> DistilledSet:
         generation, out, output = self.generation, self.out, self.output
         with worker.turn():
+            check_no_links(out)  # again: loading takes a while
+            alone = worker.alone()
             finished = None if output.direct else finished_set(out, self.header, generation.ipc, output)
             if finished is not None:
                 progress(len(generation), len(generation))
                 return DistilledSet(out, len(generation), len(generation.classes), 0, finished["set_hash"])
-            state = State(out, self.header, generation.ipc, self.shard, alone=worker.alone())
+            state = State(out, self.header, generation.ipc, self.shard, alone=alone)
+            if alone:
+                remove_partials(out, self.header)
             begin_again(out, output)
         computed = self.write_blocks(state, progress)
         if self.shard == WHOLE:
@@ -144,7 +155,7 @@ class _Writing:
             for image in images:
                 scene = image.class_name
                 name = folder_name(scene, image.label, image.index, self.encoding.suffix)
-                write_atomically(self.folder / name, self.encoding.encode(image.pixels))
+                write_atomically(self.folder / name, self.encoding.encode(image.pixels), below=self.out)
                 records.append(record_of(image, name, self.generation.seed))
             state.append(records)
 
@@ -160,6 +171,7 @@ class _Writing:
         out = self.out
         if self.shard != WHOLE:
             state.join_shards()
+        remove_partials(out, self.header)
         completed = complete(self.generation, out, self.output, state, label)
         dataset = describe(self.generation, self.output, completed) | {"made_with": self.header, "state": "complete"}
         write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())

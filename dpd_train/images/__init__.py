@@ -1,6 +1,6 @@
 """Read labelled scenes from folder trees and lists into square images of one size, and report every file left out."""
 
-from dpd_train.images.pixels import DECODERS
+from dpd_runtime.dataset.pictures import DECODERS
 from dpd_train.images.read import hash_test_part, natural_side, read_scenes, split_folders
 from dpd_train.images.reading import PLAIN, Reading, parse_reading
 from dpd_train.images.rendering import Rendering

@@ -1,6 +1,5 @@
 """Read one file as a square RGB image with Pillow, or say why it cannot be read."""
 
-import io
 import logging
 import unicodedata
 import warnings
@@ -13,12 +12,12 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from dpd_runtime.annotations import Pixels
+from dpd_runtime.dataset.pictures import DECODERS, open_image
+from dpd_runtime.files import open_regular
 
 # Control characters, line and paragraph separators; bidirectional overrides, which display another name.
 UNSEEN = frozenset({"Cc", "Zl", "Zp"})
 OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-# Only these decoders are used, whatever the file is called: EPS, for example, would start Ghostscript.
-DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 MOST_BYTES = 2**31
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
@@ -46,7 +45,8 @@ def read_bytes(path: Path) -> bytes | str:
             return "not a regular file"
         if path.stat().st_size > MOST_BYTES:
             return f"larger than {MOST_BYTES >> 30} GiB; cut it into tiles"
-        return path.read_bytes() or "empty file"
+        with open_regular(path) as file:
+            return file.read() or "empty file"
     except FileNotFoundError:
         return "broken link" if path.is_symlink() else "no such file"
     except Exception as error:
@@ -76,9 +76,7 @@ def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, Pixe
 def size_in_header(path: Path) -> tuple[int, int] | None:
     """Width and height in pixels from the header; None if it has none."""
     try:
-        if not path.is_file():
-            return None
-        with _quiet(), Image.open(path, formats=DECODERS) as image:
+        with open_regular(path) as file, _quiet(), Image.open(file, formats=DECODERS) as image:
             return image.size
     except Exception:  # the reason is reported when the file itself is read
         return _tiff_size(path)
@@ -87,7 +85,7 @@ def size_in_header(path: Path) -> tuple[int, int] | None:
 def pillow_rgb(content: bytes) -> Image.Image | str:
     """RGB, 8 bits; or the reason why there is no meaningful conversion."""
     try:
-        opened = Image.open(io.BytesIO(content), formats=DECODERS)
+        opened = open_image(content)
     except UnidentifiedImageError:
         if content.startswith(TIFF_STARTS):
             return "a damaged TIFF, or one of other bands than grey or RGB: those are read with --bands"
@@ -119,7 +117,7 @@ def _quiet() -> Iterator[None]:
 def _tiff_size(path: Path) -> tuple[int, int] | None:
     """Size from the first directory of a TIFF that Pillow does not open, such as one of thirteen bands."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
             if not start.startswith(TIFF_STARTS):
                 return None

@@ -1,10 +1,9 @@
 """Find pictures and their metadata. A bundle has no pictures; those of a set have no EXIF, GPS or text data."""
 
-import io
-
-from PIL import Image, UnidentifiedImageError
+import warnings
 
 from dpd_eval.audit.artefacts.artefact import Artefact
+from dpd_runtime.dataset.pictures import open_image
 from dpd_train.images import SUFFIXES
 
 MARKS = {
@@ -36,10 +35,10 @@ def find_pictures(name: str, content: bytes, *, of_set: bool) -> list[Artefact]:
 
 def _metadata(name: str, content: bytes) -> list[Artefact]:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), open_image(content) as image:
             tags = dict(image.getexif())
             texts = [key for key in image.info if isinstance(key, str) and not key.startswith(OF_FORMATS)]
-    except (OSError, UnidentifiedImageError, ValueError):
+    except Exception:  # decoders raise almost any type on damaged bytes
         return [Artefact(name, "a picture that cannot be opened", "")]
     found = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
     return found + [Artefact(name, "picture metadata", key) for key in texts if key != "exif"]

@@ -13,7 +13,7 @@ def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
     for sample in samples:
         path = out / sample.record["file_name"]
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, contents.encoding.encode(sample.pixels))
+        write_atomically(path, contents.encoding.encode(sample.pixels), below=out)
     return []
 
 

@@ -2,7 +2,11 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
+
+from dpd_runtime.errors import OutputLinkError
+from dpd_runtime.files import NO_FOLLOW
 
 
 class FileLock:
@@ -24,12 +28,14 @@ class FileLock:
 
         Raises:
             OSError: no such folder, a full or read-only disk, or a file system without locks.
+            OutputLinkError: the path is a link or a special file. It is not changed.
         """
         import fcntl
 
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = self._open()
             try:
+                self._check_file(descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 if self._is_still(descriptor):
                     os.ftruncate(descriptor, 0)
@@ -47,10 +53,26 @@ class FileLock:
                 if self._descriptor != descriptor:
                     os.close(descriptor)
 
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise OutputLinkError(self.path) from None
+            raise
+
+    def _check_file(self, descriptor: int) -> None:
+        """Refuse what locks of dpd never are: its text would be written elsewhere."""
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OutputLinkError(self.path, "a pipe, socket or device")
+        if found.st_nlink > 1:
+            raise OutputLinkError(self.path, "a hard link to another file")
+
     def _is_still(self, descriptor: int) -> bool:
         """Whether the path is still this file. Its last holder may have removed it before we got the lock."""
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))  # noqa: PTH116 - both are descriptors' stats
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
         except FileNotFoundError:
             return False
 

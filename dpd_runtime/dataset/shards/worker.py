@@ -12,6 +12,7 @@ from types import TracebackType
 from dpd_runtime.dataset.shards.file_lock import FileLock
 from dpd_runtime.dataset.shards.shard import Shard
 from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.files import open_regular
 
 TURN = ".lock"
 LOCK_FILE = re.compile(r"\.lock(-(\d+)-of-(\d+))?")
@@ -89,7 +90,8 @@ class Worker:
 
     def _said(self, shard: Shard) -> str:
         try:
-            said = (self._out / f"{TURN}-{shard.file_part}").read_text(encoding="utf-8").strip()
+            with open_regular(self._out / f"{TURN}-{shard.file_part}", follow=False) as file:
+                said = file.read(200).decode("utf-8", "replace").strip()
         except OSError:
             said = ""
         kind = "the whole set" if shard.count == 1 else f"shard {shard}"

@@ -1,0 +1,48 @@
+"""Open image files that others may have made: few formats, regular files, and a limit on the pixels."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from dpd_runtime.annotations import Pixels
+from dpd_runtime.files import open_regular
+
+# Only these decoders are used, whatever the file is called: EPS, for example, would start Ghostscript.
+DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+MOST_PIXELS = 2**26
+MOST_PIXELS_OF_SET = 2**24  # as in a bundle's manifest
+MOST_BYTES = 2**28
+
+
+def open_image(content: bytes) -> ImageFile.ImageFile:
+    """Open an image by its header, without decoding it. Damaged bytes raise almost any type, here and on decoding.
+
+    Raises:
+        PIL.UnidentifiedImageError: not in one of the formats.
+        PIL.Image.DecompressionBombError: more than 2**26 pixels.
+    """
+    image = Image.open(io.BytesIO(content), formats=DECODERS)
+    if image.width * image.height > MOST_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels")
+    return image
+
+
+def read_pixels(path: Path, most: int = MOST_PIXELS_OF_SET) -> Pixels | None:
+    """The pixels of an image file, uint8 [H, W, 3]; None if it is missing, damaged or no regular file.
+
+    Args:
+        most: width times height; an image of more pixels is not decoded.
+    """
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                return None
+            content = file.read()
+        with warnings.catch_warnings(action="ignore"), open_image(content) as image:  # the TIFF reader warns
+            return np.asarray(image.convert("RGB")) if image.width * image.height <= most else None
+    except Exception:  # decoders raise almost any type on damaged bytes
+        return None

@@ -1,0 +1,150 @@
+"""`dpd report` and the audit's scan on sets of strangers: no other program, no memory, no traceback."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpd_eval.audit.artefacts.pictures import find_pictures
+from dpd_eval.report.report import write_report
+from dpd_runtime.dataset.pictures import DECODERS, read_pixels
+from dpd_runtime.errors import DataError
+from dpd_train.images import read_scenes
+from tests.eval.drawn_results import write_set
+from tests.train.painted import reasons, tree
+
+GHOSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n(ran) print\nshowpage\n%%EOF\n"
+
+
+def bomb(width: int = 13_000, height: int = 13_000) -> bytes:
+    """A palette PNG of one colour: 21 KB that become 2.4 GB as RGB."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress((b"\0" + bytes(-(-width // 8))) * height, 9)
+    header = struct.pack(">IIBBBBB", width, height, 1, 3, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"PLTE", bytes(6)), chunk(b"IDAT", rows), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def broken_tiff() -> bytes:
+    """A TIFF whose tags end early, which Pillow ends with struct.error or SyntaxError."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "TIFF")
+    return buffer.getvalue()[:-60]
+
+
+def saved(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+FOREIGN = {
+    "eps": GHOSTSCRIPT,
+    "gif": saved("GIF"),
+    "pdf": b"%PDF-1.4\n",
+    "ppm": saved("PPM"),
+    "ico": saved("ICO"),
+    "bomb": bomb(),
+    "tiff": broken_tiff(),
+    "png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 5) + b"IHDRx",
+    "empty": b"",
+}
+
+
+@pytest.fixture
+def no_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the PATH whose `gs` leaves a mark when it is started."""
+    (tmp_path / "bin").mkdir()
+    gs, mark = tmp_path / "bin" / "gs", tmp_path / "started"
+    gs.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gs.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None, raising=False)
+    return mark
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_set_with_a_foreign_picture_ends_in_one_line(kind: str, tmp_path: Path, no_ghostscript: Path) -> None:
+    folder = write_set(tmp_path / "set", ("A", "B"))
+    (folder / "A" / "A_00000.png").write_bytes(FOREIGN[kind])
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"A_00000\.png: cannot be read as an image") as caught:
+        write_report([folder], tmp_path / "page.html")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.exit_code == 2
+    assert peak < 50e6
+    assert not no_ghostscript.exists()
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_bomb_of_palette_colours_takes_no_memory(tmp_path: Path) -> None:
+    """In a process that may have 400 MB more than it has at its start."""
+    (tmp_path / "bomb.png").write_bytes(bomb())
+    assert (tmp_path / "bomb.png").stat().st_size < 40_000
+    code = (
+        "import resource, sys, pathlib\n"
+        "from dpd_runtime.dataset.pictures import read_pixels\n"
+        f"assert read_pixels(pathlib.Path({str(tmp_path / 'bomb.png')!r})) is None\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) * 1024 < 400e6
+
+
+def test_an_image_at_the_limit_is_read(tmp_path: Path) -> None:
+    (tmp_path / "wide.png").write_bytes(bomb(2**12, 2**12))
+    found = read_pixels(tmp_path / "wide.png")
+    assert found is not None
+    assert found.shape == (2**12, 2**12, 3)
+    (tmp_path / "wider.png").write_bytes(bomb(2**12, 2**12 + 1))
+    assert read_pixels(tmp_path / "wider.png") is None
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_supported_format_is_read(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.image").write_bytes(saved(kind))
+    found = read_pixels(tmp_path / "a.image")
+    assert found is not None
+    assert found.dtype == np.uint8
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    assert read_pixels(tmp_path / "pipe.png") is None
+    assert read_pixels(tmp_path / "zero.png") is None
+    folder = write_set(tmp_path / "set", ("A", "B"))
+    (folder / "A" / "A_00000.png").unlink()
+    os.mkfifo(folder / "A" / "A_00000.png")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        write_report([folder], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_the_audit_lists_a_foreign_picture(kind: str, no_ghostscript: Path) -> None:
+    found = find_pictures("A/A_00000.png", FOREIGN[kind], of_set=True)
+    wanted = "picture metadata" if kind == "tiff" else "a picture that cannot be opened"  # the TIFF's tags are whole
+    assert [artefact.what for artefact in found] == [wanted]
+    assert not no_ghostscript.exists()
+
+
+def test_training_images_are_held_to_the_same_limits(tmp_path: Path, no_ghostscript: Path) -> None:
+    root = tree(tmp_path / "data")
+    for kind in ("eps", "gif", "bomb"):
+        (root / "Alpha" / f"{kind}.png").write_bytes(FOREIGN[kind])
+    found = reasons(read_scenes(root, part="all"))
+    assert found["Alpha/bomb.png"] == "too many pixels for one image; cut it into tiles"
+    assert found["Alpha/eps.png"] == found["Alpha/gif.png"] == "not readable as any of JPEG, PNG, BMP, TIFF, WEBP"
+    assert not no_ghostscript.exists()
