@@ -1,11 +1,20 @@
-"""Strict reading of JSON from outside: duplicate keys and deep nesting are refused."""
+"""Strict reading of JSON from outside: no duplicate keys, no deep nesting; rules for texts that people read."""
 
 import json
+import re
 from typing import Any
 
 from dpd_runtime.errors import BundleError
 
 MAX_DEPTH = 32
+LONGEST_NAME = 200
+LONGEST_TEXT = 2_000
+# Letters that cannot be seen although their Unicode categories (Lo, Mn, So) are those of visible ones: fillers, blanks
+# and variation selectors. str.isprintable() refuses Cc, Cf (zero width, bidirectional), Cs, Co, Cn, Zl, Zp and
+# all spaces but the usual one.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -40,3 +49,17 @@ def parse_json(raw: bytes, name: str) -> Any:
             f"{name} is not valid JSON ({error}): it was changed or damaged; fetch or export it again"
         ) from error
     return content
+
+
+def is_visible(text: str) -> bool:
+    """Whether every letter can be seen: no control, formatting, private, unassigned or blank letters but the space."""
+    return text.isprintable() and not _INVISIBLE.search(text)
+
+
+def is_readable(content: object, longest: int = LONGEST_TEXT) -> bool:
+    """Whether all texts in parsed JSON are visible and have at most `longest` letters."""
+    if isinstance(content, dict):
+        return all(is_readable(key, longest) and is_readable(value, longest) for key, value in content.items())
+    if isinstance(content, list | tuple):
+        return all(is_readable(value, longest) for value in content)
+    return not isinstance(content, str) or (len(content) <= longest and is_visible(content))
