@@ -29,6 +29,7 @@ from dpd_cli.terminal import Verb, Verbs
 from dpd_runtime.errors import DpdError
 
 INTERRUPTED = 130
+LONGEST_ERROR = 4_000
 RESUMABLE = "interrupted; run the same command again to continue (dpd train: with --resume; dpd demo: with a new --out)"
 
 app = typer.Typer(
@@ -138,6 +139,8 @@ def _fail(sentence: str, code: int) -> NoReturn:
         traceback.print_exc()
     line = " ".join(sentence.split())
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # a bundle's author chose its names
+    if len(shown) > LONGEST_ERROR:
+        shown = f"{shown[: LONGEST_ERROR // 2]} … {shown[-LONGEST_ERROR // 2 :]}"
     print(f"dpd: {shown}", file=sys.stderr)
     sys.exit(code)
 

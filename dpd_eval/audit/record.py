@@ -5,9 +5,10 @@ from pathlib import Path
 
 from dpd_eval.audit.audit import AuditResult
 from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle.manifest import AUDIT_NAME
 from dpd_runtime.errors import AuditError, InputError
 from dpd_runtime.files import write_atomically
-from dpd_runtime.sealing.reseal import AUDIT_NAME, write_audited
+from dpd_runtime.sealing.reseal import write_audited
 
 
 def write_record(result: AuditResult, subject: Path, out: Path | None) -> dict[str, str]:

@@ -12,7 +12,14 @@ from dpd_runtime.bundle.classes import SceneClass, read_class_table
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import FLAVOURS, refuse_engines
 from dpd_runtime.bundle.graph_check import check_graph
-from dpd_runtime.bundle.manifest import MANIFEST_NAME, Manifest, check_noise, parse_manifest
+from dpd_runtime.bundle.manifest import (
+    AUDIT_NAME,
+    MANIFEST_NAME,
+    UNAUDITED,
+    Manifest,
+    check_noise,
+    parse_manifest,
+)
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
@@ -138,6 +145,22 @@ def _schedule(files: Mapping[str, bytes], manifest: Manifest) -> Schedule:
     return schedule
 
 
+def _check_audit(files: Mapping[str, bytes], manifest: Manifest) -> None:
+    """Check that the manifest's verdict is the one of audit.json, and that neither is there without the other."""
+    if AUDIT_NAME not in files:
+        if manifest.audit != UNAUDITED:
+            raise BundleError(
+                f"{MANIFEST_NAME}: audit is {manifest.audit}, but there is no {AUDIT_NAME}; run dpd audit again"
+            )
+        return
+    record = parse_json(files[AUDIT_NAME], AUDIT_NAME)
+    found = record.get("verdict") if isinstance(record, dict) else None
+    if found != manifest.audit:
+        raise BundleError(
+            f"{AUDIT_NAME}: its verdict is not {manifest.audit}, as {MANIFEST_NAME} says; run dpd audit again"
+        )
+
+
 def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[PublicKey] | None = None) -> Bundle:
     """Open and verify a bundle.
 
@@ -156,6 +179,7 @@ def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[Publ
     signature = _signature(files, raw, trusted)
     manifest = parse_manifest(raw)
     verified = verified_files(files, manifest)
+    _check_audit(verified, manifest)
     schedule = _schedule(verified, manifest)
     table = read_class_table(verified, manifest.latent_shape)
     return Bundle(

@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_tensors
 from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import BundleError
 from dpd_runtime.sampling.prototype_kinds import fits
-from dpd_runtime.strict_json import parse_json
+from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, is_visible, parse_json
 
 MAX_CLASSES = 10_000
 RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
@@ -52,8 +52,8 @@ def check_class_name(name: object) -> str:
     Raises:
         BundleError: it cannot.
     """
-    good = isinstance(name, str) and name.isprintable() and name == name.strip()
-    good = good and 0 < len(str(name).encode()) <= 200  # with a number and a suffix it must fit into 255 bytes
+    good = isinstance(name, str) and is_visible(name) and name == name.strip()
+    good = good and 0 < len(str(name).encode()) <= LONGEST_NAME  # with a number and a suffix it must fit into 255 bytes
     good = good and not any(c in str(name) for c in '/\\:*?"<>|') and not str(name).startswith(".")
     if not good or str(name).lower().endswith(RESERVED):
         raise BundleError(
@@ -73,9 +73,12 @@ def read_class_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) 
     try:
         embeddings, empty = prompts["embeddings"], prompts["empty"]
         classes = _classes(table, _tensors(files, "prototypes.safetensors"), len(embeddings), latent_shape)
-        texts = tuple(str(text) for text in table["prompts"])
-        if not all(text.isprintable() for text in texts):
-            raise BundleError("classes.json: a prompt has characters that cannot be printed; export the bundle again")
+        texts = tuple(table["prompts"])
+        if not all(isinstance(text, str) and is_readable(text) for text in texts):
+            raise BundleError(
+                "classes.json: a prompt is no text, has characters that cannot be printed, or more than "
+                f"{LONGEST_TEXT}; export the bundle again"
+            )
     except (KeyError, TypeError) as error:
         raise BundleError(
             f"classes.json or prompts.safetensors is incomplete ({error}); export the bundle again"

@@ -10,15 +10,19 @@ from typing import Any, TypeVar
 from dpd_runtime._version import __version__
 from dpd_runtime.errors import BundleError, BundleVersionError
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
-from dpd_runtime.strict_json import parse_json
+from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
 
 FORMAT = "dpd-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
+AUDIT_NAME = "audit.json"
+VERDICTS = ("PASS", "WARN", "FAIL")
+UNAUDITED = "unaudited"
 MAX_LATENT_VALUES = 2**22  # of one image: 16 times those of 16 channels at 1024 pixels
 MAX_PIXELS = 2**24
 MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
 MAX_NOISE_BYTES = 2**29
+MAX_LICENCES = 100
 _HEX = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
@@ -39,7 +43,7 @@ class Manifest:
         files: all other files of the bundle by path.
         tools: package versions at export. training: hash of the run's config, and package versions.
         data: number of training images, and a hash of their contents.
-        audit: "unaudited", or the verdict of the audit in audit.json.
+        audit: UNAUDITED, or the verdict in audit.json, one of VERDICTS.
     """
 
     name: str
@@ -57,7 +61,7 @@ class Manifest:
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, float] = field(default_factory=dict)
-    audit: str = "unaudited"
+    audit: str = UNAUDITED
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -71,15 +75,6 @@ def _require(condition: bool, sentence: str) -> None:
         raise BundleError(f"{MANIFEST_NAME}: {sentence}; export the bundle again")
 
 
-def _printable(content: object) -> bool:
-    """Whether all texts in parsed JSON are free of control characters, which a terminal would obey."""
-    if isinstance(content, dict):
-        return all(map(_printable, content)) and all(map(_printable, content.values()))
-    if isinstance(content, list | tuple):
-        return all(map(_printable, content))
-    return not isinstance(content, str) or content.isprintable()
-
-
 def _build(kind: type[T], content: object, where: str) -> T:
     """Make a dataclass from a JSON object with exactly its fields. Types of scalars are checked."""
     _require(isinstance(content, dict), f"{where} is not an object")
@@ -91,7 +86,10 @@ def _build(kind: type[T], content: object, where: str) -> T:
         expected = scalars.get(known[name])
         good = expected is None or (isinstance(value, expected) and not isinstance(value, bool))
         _require(good, f"{where}.{name} has the wrong type {type(value).__name__}")
-        _require(_printable(value), f"{where}.{name} has characters that cannot be printed")
+        longest = LONGEST_NAME if name == "name" else LONGEST_TEXT
+        _require(
+            is_readable(value, longest), f"{where}.{name} has characters that cannot be printed, or more than {longest}"
+        )
     try:
         return kind(**content)
     except TypeError as error:
@@ -179,6 +177,9 @@ def parse_manifest(raw: bytes) -> Manifest:
             all(isinstance(text, str) for text in getattr(manifest, name).values()),
             f"{name} has values that are not texts",
         )
+    _require(len(manifest.licences) <= MAX_LICENCES, f"{len(manifest.licences)} licences, more than {MAX_LICENCES}")
+    verdicts = (*VERDICTS, UNAUDITED)
+    _require(manifest.audit in verdicts, f"audit is {manifest.audit!r}, not one of {', '.join(verdicts)}")
     _check_sizes(manifest)
     return manifest
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from dpd_runtime.errors import BundleError
+from dpd_runtime.strict_json import LONGEST_NAME, is_readable
 
 ENGINE_FOLDER = "engines/"
 ENGINE_SUFFIX, RECORD_SUFFIX = ".engine", ".json"
@@ -165,7 +166,7 @@ def _check_types(record: EngineRecord) -> None:
     words = [record.flavour, record.builder_version, record.os, record.graph, record.precision, record.sha256]
     words += [*record.sources, *record.sources.values(), *record.arithmetic]
     counts = (record.cuda, record.layers, record.bytes, *record.arithmetic.values())
-    good = all(isinstance(word, str) and word.isprintable() for word in words)
+    good = all(isinstance(word, str) and is_readable(word, LONGEST_NAME) for word in words)
     good = good and all(type(count) is int and count >= 0 for count in counts) and type(record.tf32) is bool
     good = good and record.flavour in LABELS and record.graph in record.sources
     if not good or not record.compute_capabilities:

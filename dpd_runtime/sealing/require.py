@@ -27,7 +27,7 @@ def require_audit(bundle: Bundle) -> None:
     Raises:
         RequirementError: it was not audited, or the audit failed.
     """
-    if bundle.manifest.audit not in AUDITED or "audit.json" not in bundle.files:
+    if bundle.manifest.audit not in AUDITED:
         raise RequirementError(
             f"{bundle.path}: an audit is required ({' or '.join(AUDITED)}); this bundle is {bundle.manifest.audit}; "
             "run dpd audit where the training data are"

@@ -11,11 +11,9 @@ from typing import Any
 
 from dpd_runtime.bundle.archive import check_entry_name, open_files, write_zip
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from dpd_runtime.bundle.manifest import AUDIT_NAME, MANIFEST_NAME, VERDICTS, FileEntry, Manifest, parse_manifest
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
 
-AUDIT_NAME = "audit.json"
-VERDICTS = ("PASS", "WARN", "FAIL")
 _PIECE = 2**24  # bytes
 
 
@@ -42,13 +40,15 @@ def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict:
 
     Args:
         out: as for `write_changed`.
-        verdict: one of VERDICTS.
+        verdict: one of VERDICTS, the one in `record`.
 
     Returns:
         The new bundle's hash.
     """
     if verdict not in VERDICTS:
         raise ValueError(f"verdict is {verdict!r}: it must be one of {', '.join(VERDICTS)}")
+    if record.get("verdict") != verdict:
+        raise ValueError(f"the record's verdict is {record.get('verdict')!r}, not {verdict}")
     raw = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
     return write_changed(bundle, out, {AUDIT_NAME: raw}, audit=verdict)
 

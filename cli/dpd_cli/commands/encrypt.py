@@ -38,9 +38,10 @@ def encrypt_command(
     if json_output:
         print_json({"out": str(out), "bytes": size, "hash": opened.hash, **signature_facts(opened)})
         return
+    print(f"signature  {opened.signature.describe()}")
     print(f"encrypted  {out}  {size / 1e6:.1f} MB")
     print(f"hash       {opened.hash}")
-    print(f"inside     {opened.manifest.name}, {opened.manifest.audit}, {opened.signature.describe()}")
+    print(f"inside     {opened.manifest.name}, {opened.manifest.audit}")
 
 
 def decrypt_command(

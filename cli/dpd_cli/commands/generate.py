@@ -169,8 +169,9 @@ def _print(
         return
     bundle, sampler = generation.bundle, generation.sampler
     whose = "" if result.set_hash else shard
+    print(f"signature {bundle.signature.describe()}")  # first: a bundle's author chose its name
     print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
-    print(f"bundle    {bundle.manifest.name}, {bundle.manifest.audit}, {bundle.signature.describe()}")
+    print(f"bundle    {bundle.manifest.name}, {bundle.manifest.audit}")
     print(f"provider  {generation.provider.name}: {generation.provider.reason}")
     told = prototype_ranges(bundle.manifest.sampler)
     if told and not sampler.guidance[0].decodes:

@@ -34,9 +34,10 @@ def info_command(
         return
     size = sum(entry.bytes for entry in manifest.files.values())
     guidance = manifest.sampler.first_sampled()
+    print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
-    print(f"state       all hashes match; audit: {manifest.audit}; {opened.signature.describe()}")
+    print(f"state       all hashes match; audit: {manifest.audit}")
     print(f"images      {manifest.image_shape[0]} x {manifest.image_shape[1]} RGB, latents {manifest.latent_shape}")
     print(
         f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"

@@ -71,10 +71,10 @@ def _facts(opened: "Bundle", provider: str, done: "Replay | None") -> dict[str, 
 
 def _print(opened: "Bundle", provider: str, done: "Replay | None") -> None:
     manifest = opened.manifest
+    print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
     print(f"files       {len(manifest.files)}, all with the size and the hash that bundle.json lists")
-    print(f"signature   {opened.signature.describe()}")
     print(f"audit       {manifest.audit}")
     if done is None:
         print("golden      none in this bundle (exported by an older dpd): images were not compared")

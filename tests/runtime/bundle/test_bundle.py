@@ -235,7 +235,7 @@ def test_a_file_too_many(store: Store, tmp_path: Path) -> None:
 
 @both
 def test_more_listed_files_and_a_signature_are_welcome(store: Store, tmp_path: Path) -> None:
-    files = bundle_files(parts() | {"audit.json": b"{}", "engines/x/a.bin": b"1"}) | {"bundle.sig": UNKNOWN}
+    files = bundle_files(parts() | {"notes.json": b"{}", "engines/x/a.bin": b"1"}) | {"bundle.sig": UNKNOWN}
     bundle = load_bundle(store(tmp_path, files))
     assert "engines/x/a.bin" in bundle.files
     assert bundle.signature.describe() == "signed by unknown key " + "00" * 16

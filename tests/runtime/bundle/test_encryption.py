@@ -263,7 +263,7 @@ def test_what_does_not_go_with_encryption(tmp_path: Path) -> None:
     ):
         sign_bundle(out, LAB, "lab")
     with pytest.raises(InputError, match="its changed copy would not be; run dpd decrypt first"):
-        write_audited(load_bundle(out, KEY), tmp_path / "new.dpd", {}, "PASS")
+        write_audited(load_bundle(out, KEY), tmp_path / "new.dpd", {"verdict": "PASS"}, "PASS")
     with pytest.raises(InputError, match=r"tiny\.dpd is not encrypted"):
         decrypt_bundle(path, tmp_path / "b.dpd", KEY)
     with pytest.raises(BundleError, match="no such file"):

@@ -44,7 +44,7 @@ def test_an_audited_copy_holds_everything_else_and_no_signature(store: Store, ou
 def test_a_bundle_is_replaced_by_its_copy(store: Store, tmp_path: Path) -> None:
     path = store(tmp_path, bundle_files(with_engine()))
     old = load_bundle(path)
-    write_audited(old, path, RECORD, "WARN")
+    write_audited(old, path, {"verdict": "WARN"}, "WARN")
     again = load_bundle(path)
     assert again.manifest.audit == "WARN"
     assert again.read_engine(ENGINE) == PLAN
@@ -99,3 +99,9 @@ def test_no_file_gets_outside(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="image_shape"):
         write_changed(bundle, tmp_path / "new", {}, image_shape=(0, 0, 3))
     assert names(tmp_path) == ["tiny.dpd"]
+
+
+def test_a_record_with_another_verdict_is_not_written(tmp_path: Path) -> None:
+    bundle = load_bundle(as_zip(tmp_path, bundle_files()))
+    with pytest.raises(ValueError, match="the record's verdict is 'PASS', not WARN"):
+        write_audited(bundle, tmp_path / "new.dpd", RECORD, "WARN")
