@@ -119,7 +119,7 @@ class ProviderError(DpdError, RuntimeError):
 
 
 class MemoryShortError(ProviderError, MemoryError):
-    """A call of a graph that needs more memory than this process or its device has."""
+    """A bundle or a call of a graph that needs more memory than this process or its device has."""
 
 
 class DiskError(DpdError, OSError):

@@ -1,5 +1,6 @@
 """The `dpd` command. Commands import their rooms when they run, so that help and `dpd generate` stay light."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -127,6 +128,13 @@ def _explain(error: Exception) -> NoReturn:
         sys.exit(0)
     if type(error).__name__ == "Abort":
         _fail(RESUMABLE, INTERRUPTED)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        _fail(
+            f"dpd {command} needs more memory than this process may use ({error or type(error).__name__}); close other "
+            "programs, raise the limit (ulimit -v, the container's), make smaller batches or use a machine with more",
+            5,
+        )
     if isinstance(error, OSError):
         _fail(f"{error.filename or 'file'}: {error.strerror or error}; what was finished is kept", 5)
     _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)

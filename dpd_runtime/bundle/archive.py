@@ -1,5 +1,6 @@
 """Access to a bundle's files: a folder, or a stored (uncompressed) zip file that is memory-mapped."""
 
+import errno
 import mmap
 import os
 import shutil
@@ -7,7 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -16,10 +17,13 @@ from typing import BinaryIO
 from dpd_runtime.bundle.encryption import Key, decrypt, is_encrypted
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.files import open_atomically
+from dpd_runtime.machine.cores import usable_memory
 
 MAX_ENTRIES = 10_000
 MAX_DIRECTORY = 8 * 2**20
 """Largest central directory of a zip in bytes. `zipfile` needs about twenty times as much memory for it."""
+MAX_HOLES = 64 * 2**20
+"""Bytes of a bundle that may be missing on the disk beyond as many as are there."""
 _PIECE = 2**24  # bytes
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s4H2IH")  # of the central directory: the last bytes of the file
@@ -151,6 +155,8 @@ class ZipFiles(Mapping[str, memoryview]):
             UnicodeDecodeError,
             struct.error,
         ) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+                raise MemoryError from error
             raise BundleError(f"{path}: not a readable bundle ({error}); fetch it again") from error
         if len(infos) > MAX_ENTRIES:
             raise BundleError(f"{path}: more than {MAX_ENTRIES} entries; this is not a bundle")
@@ -236,6 +242,45 @@ class ZipFiles(Mapping[str, memoryview]):
         return len(self._entries)
 
 
+def _refuse_holes(path: Path, files: Iterable[Path]) -> None:
+    """Check that a bundle is on the disk. A sparse file of a few bytes can take gigabytes of memory."""
+    size = held = 0
+    for file in files:
+        found = file.stat().st_size
+        size, held = size + found, held + (_bytes_on_disk(file) if found > _PIECE else found)
+    if size - held > held + MAX_HOLES:
+        raise BundleError(
+            f"{path}: it claims {size / 1e6:.0f} MB, but the disk holds {held / 1e6:.0f} MB of them (sparse files); "
+            "do not use this bundle"
+        )
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """The bytes of a file without its holes, which read as zeros; all of them where the system cannot tell."""
+    with path.open("rb") as file:
+        end, at, held = os.fstat(file.fileno()).st_size, 0, 0
+        if not hasattr(os, "SEEK_DATA"):
+            return end
+        while at < end:
+            try:
+                start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            except OSError as error:
+                return held if error.errno == errno.ENXIO else end  # ENXIO: nothing but a hole is left
+            held += at - start
+        return held
+
+
+def _refuse_large(path: Path) -> None:
+    """Check before the decryption that the content, and the copies made of it, fit into memory."""
+    size, memory = path.stat().st_size, usable_memory()
+    if memory is not None and 3 * size > memory:
+        raise BundleError(
+            f"{path}: an encrypted bundle of {size / 1e9:.1f} GB needs three times as much memory; this process "
+            f"may use {memory / 1e9:.1f} GB: decrypt it with dpd decrypt on a machine with more"
+        )
+
+
 def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
     """Open a bundle folder, a .dpd file, or an encrypted file, which is decrypted into memory.
 
@@ -246,13 +291,20 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
     if not path.is_dir() and not path.is_file():  # reading a pipe would block
         raise BundleError(f"{path}: no such bundle; give a .dpd file or a bundle folder")
     if is_encrypted(path):
+        _refuse_holes(path, [path])
+        _refuse_large(path)
         content = BytesIO()
         for piece in decrypt(path, key):
             content.write(piece)
         return ZipFiles(path, content)
     if key is not None:
         raise InputError(f"{path} is not encrypted, but a key was given; check the path, or leave the key out")
-    return FolderFiles(path) if path.is_dir() else ZipFiles(path)
+    if path.is_dir():
+        files = FolderFiles(path)
+        _refuse_holes(path, map(files.source, files))
+        return files
+    _refuse_holes(path, [path])
+    return ZipFiles(path)
 
 
 def write_zip(path: Path, files: Mapping[str, bytes | memoryview | Path]) -> None:

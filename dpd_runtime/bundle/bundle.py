@@ -27,7 +27,7 @@ from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.engines.record import is_engine
-from dpd_runtime.errors import BundleError, BundleHashError, InputError
+from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError
 from dpd_runtime.sampling.sampler import sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
@@ -174,8 +174,18 @@ def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[Publ
         BundleError: the bundle is missing, damaged, changed, incomplete or too new, the signature of a trusted key does
             not match, or the key is wrong. No graph has been loaded then.
         InputError: a key for a bundle that is not encrypted, or a trusted key that cannot be read.
+        MemoryShortError: it does not fit into memory.
     """
-    path = Path(path)
+    try:
+        return _load(Path(path), key, trusted)
+    except MemoryError as error:
+        raise MemoryShortError(
+            f"{path}: reading this bundle needs more memory than this process may use; close other programs, "
+            "raise the limit (ulimit -v, the container's) or use a machine with more"
+        ) from error
+
+
+def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None) -> Bundle:
     files = open_files(path, key)
     raw = _manifest_bytes(path, files)
     signature = _signature(files, raw, trusted)

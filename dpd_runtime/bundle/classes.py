@@ -89,6 +89,8 @@ def read_class_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) 
 
 
 def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
+    # safetensors panics or hangs where memory ends in the middle of its work. This raises MemoryError before.
+    np.empty(3 * len(files[name]) + 2**24, np.uint8)
     try:
         tensors = load_tensors(files[name])
     except (SafetensorError, ValueError, KeyError) as error:
@@ -97,7 +99,7 @@ def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
     for key, value in tensors.items():
         if value.dtype not in (np.float16, np.float32) or not np.isfinite(value).all():
             raise BundleError(f"{name}: tensor {key!r} is not finite float16 or float32; export the bundle again")
-        out[key] = value.astype(np.float32)
+        out[key] = value.astype(np.float32, copy=False)
     return out
 
 

@@ -11,6 +11,9 @@ from dpd_runtime.engines.record import is_engine
 from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError
 from dpd_runtime.machine.cores import usable_memory
 
+TENSORS = ".safetensors"
+"""These files need four times their bytes: twice for the file and its tensors, twice for float16 widened to float32.
+All others need twice their bytes, because ONNX Runtime copies the weights."""
 WEIGHTS_NAME = "model.onnx_data"
 """The file beside `model.onnx` with its weights, if they are too large for a protobuf file."""
 # An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
@@ -65,18 +68,18 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
 
 def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:
     """Check, before any file is read, that all have the listed sizes and fit into memory."""
-    held = 0
+    needed = 0
     for name, entry in manifest.files.items():
         check_entry_name(name)
         if name not in files:
             raise BundleError(f"{name} is missing from the bundle; fetch or export it again")
         if files.size(name) != entry.bytes:
             raise BundleSizeError(name, files.size(name), entry.bytes)
-        held += 0 if is_engine(name) else entry.bytes
+        needed += 0 if is_engine(name) else entry.bytes * (4 if name.endswith(TENSORS) else 2)
     memory = usable_memory()
-    if memory is not None and held > memory / 2:  # onnxruntime copies the weights
+    if memory is not None and needed > memory:
         raise BundleError(
-            f"the bundle has {held / 1e9:.1f} GB, more than half of the {memory / 1e9:.1f} GB of memory; "
+            f"the bundle needs {needed / 1e9:.1f} GB of memory, this process may use {memory / 1e9:.1f} GB; "
             "use a machine with more"
         )
 
