@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from dpd_train.base import load_base
-from dpd_train.checkpoint import prefixed, save_state
-from dpd_train.nano import nano_vae
+from dpd_train.bases.base import load_base
+from dpd_train.bases.nano import nano_vae
+from dpd_train.compute.checkpoint import prefixed, save_state
 
 
 def widened(old: AutoencoderKL, channels: int) -> AutoencoderKL:
