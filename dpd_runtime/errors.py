@@ -74,6 +74,13 @@ class DecryptionError(BundleError):
     """An encrypted bundle that cannot be opened: no key, a wrong key, or changed bytes."""
 
 
+class OldBundleError(BundleError):
+    """A bundle that has expired, or is older than another one of its name that this site has seen."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; fetch the newest one, or pass --allow-older to use this one all the same")
+
+
 class RequirementError(BundleError):
     """A bundle that is not signed or audited as the caller requires."""
 

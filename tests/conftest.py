@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -46,8 +46,16 @@ def shared_data() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty user configuration: the user's trusted keys are not read, and nothing is remembered there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 @pytest.fixture(scope="session")
-def process_environment() -> dict[str, str]:
+def process_environment(own_configuration: None) -> dict[str, str]:
     """Environment in which a new Python sees the packages which this one sees: a checkout's or the wheel's."""
     specs = [importlib.util.find_spec(room) for room in ROOMS]
     roots = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]

@@ -65,6 +65,14 @@ RequireSignature = Annotated[
 RequireAudit = Annotated[
     bool, under("Security", "Fail with exit code 3 unless the bundle's audit says PASS or WARN.", "--require-audit")
 ]
+AllowOlder = Annotated[
+    bool,
+    under(
+        "Security",
+        "Accept a bundle that has expired or is older than the newest one seen at this site.",
+        "--allow-older",
+    ),
+]
 Bands = Annotated[str | None, under("Data", "Bands of the real images to use as red, green and blue, such as 4,3,2.")]
 Stretch = Annotated[
     str | None,
@@ -207,6 +215,7 @@ def open_bundle(
     trusted_key: list[Path] | None,
     require_signature: bool = False,
     require_audit: bool = False,
+    allow_older: bool = False,
 ) -> "Bundle":
     """Open a bundle, the embedded one for None, and check what the options demand."""
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
@@ -215,7 +224,7 @@ def open_bundle(
 
     path = bundle or embedded_bundle()
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
-    opened = load_bundle(path, key_of(path, key_file, passphrase_file), trusted)
+    opened = load_bundle(path, key_of(path, key_file, passphrase_file), trusted, allow_older=allow_older)
     if require_signature:
         require.require_signature(opened)
     if require_audit:

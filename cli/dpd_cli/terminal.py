@@ -155,7 +155,29 @@ def table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> "Tabl
 def signature_facts(bundle: "Bundle") -> dict[str, Any]:
     """Return what --json tells about the signature."""
     signature = bundle.signature
-    return {"signature": signature.describe(), "key_id": signature.key_id, "trusted": signature.trusted}
+    return {
+        "signature": signature.describe(),
+        "key_id": signature.key_id,
+        "trusted": signature.trusted,
+        "serial": bundle.manifest.serial,
+        "expires": bundle.manifest.expires,
+        "serial_remembered": bundle.remembered,
+    }
+
+
+def freshness_lines(bundle: "Bundle") -> list[str]:
+    """Say which serial and expiry a signed bundle has; nothing for one that no trusted key signed."""
+    from dpd_runtime.bundle.trusted import trusted_folder
+
+    manifest = bundle.manifest
+    if not bundle.signature.trusted:
+        return []
+    if not manifest.serial:
+        return ["no serial: this site cannot tell whether there is a newer one"]
+    end = f", until {manifest.expires}" if manifest.expires else ""
+    if bundle.remembered:
+        return [f"serial {manifest.serial}{end}; from now on older ones of this name are refused here"]
+    return [f"serial {manifest.serial}{end}; not remembered: {trusted_folder()} cannot be written"]
 
 
 def prototype_ranges(sampler: "Sampler") -> list[str]:

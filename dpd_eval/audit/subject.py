@@ -56,7 +56,7 @@ def open_subject(path: Path) -> Subject:
         return _with_model(path, "run", model, None)
     if path.exists() and not (path.is_file() or (path / MANIFEST_NAME).is_file()):
         raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
-    bundle = load_bundle(path)
+    bundle = load_bundle(path, allow_older=True)
     provider = choose_provider("cpu", lambda found: None)
     teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None
     files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}

@@ -66,7 +66,7 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
     Raises:
         BundleError: a bundle that is damaged, changed, incomplete or of a later format version.
     """
-    bundle = load_bundle(path)
+    bundle = load_bundle(path, allow_older=True)
     manifest = bundle.manifest
     raw = bundle.files.get("audit.json")
     if raw is not None:

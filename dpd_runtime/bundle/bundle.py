@@ -11,6 +11,7 @@ from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
 from dpd_runtime.bundle.classes import SceneClass, read_class_table
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import FLAVOURS, refuse_engines
+from dpd_runtime.bundle.freshness import check_fresh, remember
 from dpd_runtime.bundle.graph_check import check_graph
 from dpd_runtime.bundle.manifest import (
     AUDIT_NAME,
@@ -45,6 +46,7 @@ class Bundle:
         files: content of all files but the engines, which are hashed in pieces and stay on the disk.
         signature: who signed it, by the keys that were trusted when it was opened.
         key: the key with which it was decrypted; None if it is not encrypted.
+        remembered: whether this site refuses older bundles of its name from now on.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Bundle:
     files: Mapping[str, bytes]
     signature: Signature = UNSIGNED
     key: Key | None = field(default=None, repr=False)
+    remembered: bool = False
 
     def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
@@ -161,21 +164,29 @@ def _check_audit(files: Mapping[str, bytes], manifest: Manifest) -> None:
         )
 
 
-def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[PublicKey] | None = None) -> Bundle:
-    """Open and verify a bundle.
+def load_bundle(
+    path: str | Path,
+    key: Key | None = None,
+    trusted: Sequence[PublicKey] | None = None,
+    *,
+    allow_older: bool = False,
+) -> Bundle:
+    """Open and verify a bundle. If a trusted key signed it, the trusted folder remembers its serial.
 
     Args:
         key: passphrase, or the 32 bytes of the key file, of an encrypted bundle, which is decrypted into memory.
         trusted: keys whose signatures count; None for those in the user's trusted folder.
+        allow_older: accept a bundle that has expired, or is older than the newest of its name seen here.
 
     Raises:
+        OldBundleError: such a bundle without `allow_older`.
         BundleError: the bundle is missing, damaged, changed, incomplete or too new, the signature of a trusted key does
             not match, or the key is wrong. No graph has been loaded then.
         InputError: a key for a bundle that is not encrypted, or a trusted key that cannot be read.
         MemoryShortError: it does not fit into memory.
     """
     try:
-        return _load(Path(path), key, trusted)
+        return _load(Path(path), key, trusted, allow_older)
     except MemoryError as error:
         raise MemoryShortError(
             f"{path}: reading this bundle needs more memory than this process may use; close other programs, "
@@ -183,11 +194,13 @@ def load_bundle(path: str | Path, key: Key | None = None, trusted: Sequence[Publ
         ) from error
 
 
-def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None) -> Bundle:
+def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None, allow_older: bool) -> Bundle:
     files = open_files(path, key)
     raw = _manifest_bytes(path, files)
     signature = _signature(files, raw, trusted)
     manifest = parse_manifest(raw)
+    if not allow_older:
+        check_fresh(path, manifest, signature)
     verified = verified_files(files, manifest)
     _check_audit(verified, manifest)
     schedule = _schedule(verified, manifest)
@@ -204,6 +217,7 @@ def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None) -> B
         files=verified,
         signature=signature,
         key=key,
+        remembered=remember(manifest, signature),
     )
 
 

@@ -1,5 +1,6 @@
 """The manifest bundle.json: what a bundle contains and how it is used (DESIGN §7)."""
 
+import datetime
 import json
 import math
 import re
@@ -23,6 +24,8 @@ MAX_PIXELS = 2**24
 MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
 MAX_NOISE_BYTES = 2**29
 MAX_LICENCES = 100
+MAX_SERIAL = 2**53 - 1  # every reader of JSON has it exactly
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
@@ -44,6 +47,8 @@ class Manifest:
         tools: package versions at export. training: hash of the run's config, and package versions.
         data: number of training images, and a hash of their contents.
         audit: UNAUDITED, or the verdict in audit.json, one of VERDICTS.
+        serial: `dpd sign` writes it, greater for a newer bundle of this name; 0 for none. At most MAX_SERIAL.
+        expires: last day (UTC) on which the bundle may be used, such as "2027-11-21"; empty for no end.
     """
 
     name: str
@@ -62,12 +67,21 @@ class Manifest:
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, float] = field(default_factory=dict)
     audit: str = UNAUDITED
+    serial: int = 0
+    expires: str = ""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
-        """The manifest as JSON with sorted keys, so that equal manifests have equal bytes."""
-        return (json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+        """The manifest as JSON with sorted keys, so that equal manifests have equal bytes.
+
+        A missing serial and expiry are left out, so that a bundle that needs neither has the bytes it always had.
+        """
+        content = asdict(self)
+        for name in ("serial", "expires"):
+            if not content[name]:
+                del content[name]
+        return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -180,8 +194,18 @@ def parse_manifest(raw: bytes) -> Manifest:
     _require(len(manifest.licences) <= MAX_LICENCES, f"{len(manifest.licences)} licences, more than {MAX_LICENCES}")
     verdicts = (*VERDICTS, UNAUDITED)
     _require(manifest.audit in verdicts, f"audit is {manifest.audit!r}, not one of {', '.join(verdicts)}")
+    _require(0 <= manifest.serial <= MAX_SERIAL, f"serial is {manifest.serial}, it must be 0 … {MAX_SERIAL}")
+    _require(not manifest.expires or is_day(manifest.expires), f"expires is {manifest.expires!r}, not a day")
     _check_sizes(manifest)
     return manifest
+
+
+def is_day(text: str) -> bool:
+    """Whether `text` is a day of the calendar as YYYY-MM-DD."""
+    try:
+        return _DAY.fullmatch(text) is not None and bool(datetime.date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def check_noise(latent_shape: tuple[int, int, int], candidates: int, draws: int) -> None:

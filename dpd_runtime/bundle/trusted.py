@@ -1,4 +1,4 @@
-"""The keys whose signatures count at this site (DESIGN §7)."""
+"""The folder with the keys whose signatures count at this site (DESIGN §7). Its permissions are checked as ssh does."""
 
 import os
 import stat
@@ -19,13 +19,40 @@ def trusted_keys(folder: Path | None = None) -> tuple[PublicKey, ...]:
     """Read all .pub files of `folder`; None for the user's trusted folder.
 
     Raises:
-        InputError: a file is not a public key, or everyone may write to the folder or a file.
+        InputError: a file is not a public key, or somebody else could change it (see `check_owned`).
     """
     folder = trusted_folder() if folder is None else folder
     if not folder.is_dir():
         return ()
+    check_owned(folder)
     paths = sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX)
-    for path in (folder, *paths):
-        if path.stat().st_mode & stat.S_IWOTH:
-            raise InputError(f"{path}: everyone may write there, so it cannot be trusted; chmod o-w {path}")
+    for path in paths:
+        check_owned(path)
     return tuple(read_public_key(path) for path in paths)
+
+
+def check_owned(path: Path) -> None:
+    """Check that only this user and root can change `path`: the rule of OpenSSH's StrictModes.
+
+    It and every folder above it, up to the home folder or the root, belong to this user or to root, and neither the
+    group nor others may write there. A folder of root with the sticky bit, such as /tmp, is accepted: others can add
+    files there, but not rename ours. Links are followed first. Nothing is checked where files have no owner (Windows).
+
+    Raises:
+        InputError: somebody else could change it.
+    """
+    if not hasattr(os, "getuid"):
+        return
+    real, home = path.resolve(), Path.home().resolve()
+    for part in (real, *real.parents):
+        found = part.stat()
+        sticky = found.st_uid == 0 and found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (0, os.getuid()):
+            raise InputError(
+                f"{part}: it belongs to another user (uid {found.st_uid}), who could change what this site trusts; "
+                f"chown it, or keep trusted keys elsewhere ($XDG_CONFIG_HOME)"
+            )
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+            raise InputError(f"{part}: others may write there, so it cannot be trusted; chmod go-w {part}")
+        if part == home:
+            return

@@ -27,7 +27,7 @@ def encrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
     if is_encrypted(bundle):
         raise InputError(f"{bundle} is already encrypted; to change its key, run dpd decrypt first")
     _check_target(bundle, out, overwrite)
-    opened = load_bundle(bundle)
+    opened = load_bundle(bundle, allow_older=True)  # the site that opens it checks that
     files = open_files(bundle)
     with open_atomically(out) as target:
         if isinstance(files, FolderFiles):

@@ -28,7 +28,7 @@ def check_target(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(f"--out {out} exists; choose another --out, or pass --overwrite")
     try:
-        load_bundle(out)
+        load_bundle(out, allow_older=True)
     except BundleError as error:
         raise InputError(
             f"{out} is not an intact bundle ({error}) and is not overwritten; choose another --out"

@@ -49,7 +49,6 @@ def test_from_keys_to_a_trusting_site(dpd: Dpd, tmp_path: Path) -> None:
     assert dpd("info", site.name, "--trusted-key", "lab.pub")["signature"] == (
         f"signed by trusted key lab ({made['key_id']})"
     )
-    (tmp_path / "config" / "dpd" / "trusted").mkdir(parents=True)
     (tmp_path / "lab.pub").rename(tmp_path / "config" / "dpd" / "trusted" / "lab.pub")
     assert dpd("info", site.name)["trusted"] is True
 

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from dpd_cli.options import BundleOrEmbedded, Json, KeyFile, PassphraseFile, TrustedKey, open_bundle
-from dpd_cli.terminal import print_json, prototype_ranges, signature_facts
+from dpd_cli.options import AllowOlder, BundleOrEmbedded, Json, KeyFile, PassphraseFile, TrustedKey, open_bundle
+from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
 
 
 def info_command(
@@ -11,6 +11,7 @@ def info_command(
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
+    allow_older: AllowOlder = False,
     json_output: Json = False,
 ) -> None:
     """Check a bundle's hashes and signature, and describe it.
@@ -22,7 +23,7 @@ def info_command(
     from dpd_runtime.bundle.engine_fit import why_not_loaded
     from dpd_runtime.engines.record import LABELS, engine_records
 
-    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key)
+    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, allow_older=allow_older)
     manifest = opened.manifest
     engines = engine_records(opened.files, manifest.files)
     if json_output:
@@ -35,6 +36,8 @@ def info_command(
     size = sum(entry.bytes for entry in manifest.files.values())
     guidance = manifest.sampler.first_sampled()
     print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
+    for line in freshness_lines(opened):
+        print(f"            {line}")
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
     print(f"state       all hashes match; audit: {manifest.audit}")

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dpd_cli.options import (
+    AllowOlder,
     BundleOrEmbedded,
     Json,
     KeyFile,
@@ -14,7 +15,7 @@ from dpd_cli.options import (
     TrustedKey,
     open_bundle,
 )
-from dpd_cli.terminal import print_json, signature_facts
+from dpd_cli.terminal import freshness_lines, print_json, signature_facts
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -29,6 +30,7 @@ def verify_command(
     trusted_key: TrustedKey = None,
     require_signature: RequireSignature = False,
     require_audit: RequireAudit = False,
+    allow_older: AllowOlder = False,
     json_output: Json = False,
 ) -> None:
     """Check a bundle's hashes and signature, and compare its images with PyTorch's.
@@ -44,7 +46,7 @@ def verify_command(
     from dpd_runtime.checks.verify import check_replay, replay
     from dpd_runtime.generation.providers import choose_provider
 
-    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit)
+    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit, allow_older)
     chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found))
     done = replay(opened, chosen)
     if json_output:
@@ -72,6 +74,8 @@ def _facts(opened: "Bundle", provider: str, done: "Replay | None") -> dict[str, 
 def _print(opened: "Bundle", provider: str, done: "Replay | None") -> None:
     manifest = opened.manifest
     print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
+    for line in freshness_lines(opened):
+        print(f"            {line}")
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
     print(f"files       {len(manifest.files)}, all with the size and the hash that bundle.json lists")

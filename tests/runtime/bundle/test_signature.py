@@ -1,8 +1,10 @@
 """Signatures: which are trusted, which count as unsigned, and which are refused. Also: key files."""
 
 import json
+import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,26 +64,29 @@ def test_a_trusted_signature_holds(store: Store, tmp_path: Path) -> None:
     bundle = load_bundle(path, trusted=[public(OTHER, "other"), public(LAB)])
     assert bundle.signature.trusted
     assert bundle.signature.describe() == f"signed by trusted key lab ({public(LAB).id})"
-    assert signed.hash == bundle.hash, "a signature does not change what a bundle is called"
+    assert signed.hash == bundle.hash
     assert bundle.read_engine(ENGINE) == PLAN
     content = entries(path)
-    assert {name: content[name] for name in files} == files, "nothing but bundle.sig was written"
+    unsigned, now = (json.loads(entry["bundle.json"]) for entry in (files, content))
+    assert now == unsigned | {"serial": signed.serial}
+    assert abs(signed.serial - time.time()) < 600
+    assert {name: content[name] for name in with_engine()} == with_engine()
     assert set(content) - set(files) == {"bundle.sig"}
     assert list(path.parent.iterdir()) == [path]
     written = json.loads(content["bundle.sig"])  # the contract (DESIGN §7), by the primitives
     assert (set(written), written["alg"]) == ({"alg", "key_id", "sig"}, "ed25519")
-    LAB.public_key().verify(bytes.fromhex(written["sig"]), files["bundle.json"])
+    LAB.public_key().verify(bytes.fromhex(written["sig"]), content["bundle.json"])
     require_signature(bundle)
 
 
 def test_signing_is_deterministic_and_replaces(tmp_path: Path) -> None:
     path = as_zip(tmp_path, bundle_files())
-    sign_bundle(path, LAB, "lab")
+    sign_bundle(path, LAB, "lab", serial=3)
     first = path.read_bytes()
-    sign_bundle(path, OTHER, "other")
+    sign_bundle(path, OTHER, "other", expires="2999-12-31")
     assert load_bundle(path, trusted=[public(OTHER)]).signature.trusted
     assert load_bundle(path, trusted=[public(LAB)]).signature.describe() == f"signed by unknown key {public(OTHER).id}"
-    sign_bundle(path, LAB, "lab")
+    sign_bundle(path, LAB, "lab", serial=3)
     assert path.read_bytes() == first
 
 
@@ -225,15 +230,45 @@ def test_the_trusted_folder(tmp_path: Path, own_config: Path) -> None:
     assert not load_bundle(path, trusted=[public(LAB)]).signature.trusted, "keys that are named count alone"
 
 
-def test_a_trusted_folder_where_anybody_may_write_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o720], ids=oct)
+@pytest.mark.parametrize("place", ["lab.pub", ".", "..", "../.."])
+def test_a_trusted_folder_where_others_may_write_is_refused(mode: int, place: str) -> None:
+    """The folder of the key, and those above it: who may rename a folder may put another in its place."""
     trusted_folder().mkdir(parents=True)
     write_signing_pair(trusted_folder() / "lab")
-    for path in (trusted_folder(), trusted_folder() / "lab.pub"):
-        mode = path.stat().st_mode
-        path.chmod(0o777)
-        with pytest.raises(InputError, match=f"everyone may write there.*chmod o-w {path}"):
-            trusted_keys()
-        path.chmod(mode)
+    assert len(trusted_keys()) == 1
+    path = (trusted_folder() / place).resolve()
+    path.chmod(mode)
+    with pytest.raises(InputError, match=f"{path}: others may write there.*chmod go-w {path}"):
+        trusted_keys()
+    path.chmod(0o700)
+    assert len(trusted_keys()) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("place", ["lab.pub", ".", ".."])
+def test_a_trusted_folder_of_another_user_is_refused(place: str) -> None:
+    trusted_folder().mkdir(parents=True)
+    write_signing_pair(trusted_folder() / "lab")
+    path = (trusted_folder() / place).resolve()
+    os.chown(path, 12345, -1)
+    with pytest.raises(InputError, match=rf"{path}: it belongs to another user \(uid 12345\)"):
+        trusted_keys()
+
+
+def test_a_link_to_a_key_where_others_may_write_is_refused(tmp_path: Path) -> None:
+    trusted_folder().mkdir(parents=True)
+    open_to_all = tmp_path / "open"
+    write_signing_pair(open_to_all / "lab")
+    (trusted_folder() / "lab.pub").symlink_to(open_to_all / "lab.pub")
+    assert len(trusted_keys()) == 1
+    open_to_all.chmod(0o777)
+    with pytest.raises(InputError, match=f"{open_to_all}: others may write there"):
+        trusted_keys()
+
+
+def test_a_broken_key_in_the_trusted_folder_is_named(tmp_path: Path) -> None:
+    trusted_folder().mkdir(parents=True)
     (trusted_folder() / "broken.pub").write_text("no key")
     with pytest.raises(InputError, match=r"broken\.pub is not a public key"):
         load_bundle(_signed(tmp_path))

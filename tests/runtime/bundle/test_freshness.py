@@ -1,0 +1,175 @@
+"""Rollback and expiry: a site that saw a newer signed bundle refuses an older one of the same name."""
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpd_runtime.bundle import freshness
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.bundle.manifest import MAX_SERIAL, is_day
+from dpd_runtime.bundle.signature import PublicKey
+from dpd_runtime.bundle.trusted import trusted_folder
+from dpd_runtime.errors import BundleError, InputError, OldBundleError
+from dpd_runtime.sealing.reseal import write_changed
+from dpd_runtime.sealing.sign import sign_bundle
+from tests.runtime.bundle.test_bundle import Store, as_zip, both, bundle_files
+
+LAB = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
+
+
+@pytest.fixture(autouse=True)
+def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site that has seen no bundle yet."""
+    folder = tmp_path_factory.mktemp("site")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    return folder
+
+
+def signed(
+    folder: Path,
+    serial: int | None = None,
+    *,
+    key: Ed25519PrivateKey = LAB,
+    expires: str = "",
+    store: Store = as_zip,
+    name: str = "tiny",
+) -> Path:
+    path = store(folder, bundle_files(name=name))
+    sign_bundle(path, key, "lab", serial=serial, expires=expires)
+    return path
+
+
+def opened(path: Path, **options: bool) -> Bundle:
+    keys = [PublicKey("lab", key.public_key().public_bytes_raw()) for key in (LAB, OTHER)]
+    return load_bundle(path, trusted=keys, **options)
+
+
+@both
+def test_an_older_bundle_is_refused_once_a_newer_one_was_seen(store: Store, tmp_path: Path) -> None:
+    assert opened(signed(tmp_path, 7, store=store)).remembered
+    assert opened(signed(tmp_path, 7, store=store)).manifest.serial == 7, "the same one again"
+    assert opened(signed(tmp_path, 8, store=store)).remembered
+    old = signed(tmp_path, 7, store=store)
+    with pytest.raises(
+        OldBundleError, match=r"its serial is 7, and this site has seen serial 8 .* --allow-older"
+    ) as raised:
+        opened(old)
+    assert raised.value.exit_code == 3
+    assert opened(old, allow_older=True).manifest.serial == 7
+    with pytest.raises(OldBundleError):
+        opened(old)
+
+
+def test_what_is_remembered_is_of_one_name_and_one_key(tmp_path: Path) -> None:
+    opened(signed(tmp_path, 8))
+    opened(signed(tmp_path, 2, name="another"))
+    opened(signed(tmp_path, 3, key=OTHER))
+    for older in ({"name": "another"}, {"key": OTHER}):
+        with pytest.raises(OldBundleError):
+            opened(signed(tmp_path, 1, **older))  # type: ignore[arg-type]
+    found = sorted(json.loads(path.read_text())["serial"] for path in (trusted_folder() / "serials").iterdir())
+    assert found == [2, 3, 8]
+
+
+def test_an_unsigned_bundle_can_make_nothing_old(tmp_path: Path) -> None:
+    """Otherwise anybody could lock a site out with one bundle of a huge serial."""
+    unknown = signed(tmp_path, MAX_SERIAL)
+    assert not load_bundle(unknown, trusted=[]).remembered
+    assert not trusted_folder().exists()
+    assert opened(signed(tmp_path, 1)).remembered
+
+
+def test_a_signed_bundle_of_before_serials_is_older_than_any(tmp_path: Path) -> None:
+    from dpd_runtime.bundle.signature import signature_json
+
+    files = bundle_files()
+    key = PublicKey("lab", LAB.public_key().public_bytes_raw())
+    path = as_zip(tmp_path, files | {"bundle.sig": signature_json(key, LAB.sign(files["bundle.json"]))})
+    assert not opened(path).remembered
+    opened(signed(tmp_path / "..", 1))
+    with pytest.raises(OldBundleError, match="its serial is 0"):
+        opened(path)
+
+
+def test_by_default_a_later_signature_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sign_bundle(as_zip(tmp_path, bundle_files()), LAB, "lab")
+    monkeypatch.setattr("dpd_runtime.sealing.sign.time.time", lambda: float(first.serial + 1))
+    assert sign_bundle(as_zip(tmp_path, bundle_files()), LAB, "lab").serial == first.serial + 1
+
+
+def test_an_expired_bundle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = datetime.date.fromisoformat(freshness.today())
+    assert abs(day - datetime.datetime.now(datetime.UTC).date()) <= datetime.timedelta(1)
+    path = signed(tmp_path, 1, expires=day.isoformat())
+    assert opened(path).manifest.expires == day.isoformat(), "the last day counts"
+    monkeypatch.setattr(freshness, "today", lambda: (day + datetime.timedelta(1)).isoformat())
+    with pytest.raises(OldBundleError, match=f"it expired on {day}, today is .* --allow-older"):
+        opened(path)
+    assert opened(path, allow_older=True).remembered
+
+
+def test_a_site_that_cannot_write_says_so_and_works(tmp_path: Path) -> None:
+    trusted_folder().mkdir(parents=True)
+    (trusted_folder() / "serials").write_text("a file where the folder should be: nobody can write there, root neither")
+    bundle = opened(signed(tmp_path, 1))
+    assert (bundle.signature.trusted, bundle.remembered) == (True, False)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"serial": -1}', b'{"serial": "9"}', b"\xff", b"[" * 5000])
+def test_a_damaged_memory_is_not_taken_for_an_empty_one(content: bytes, tmp_path: Path) -> None:
+    path = signed(tmp_path, 8)
+    opened(path)
+    (memory,) = (trusted_folder() / "serials").iterdir()
+    memory.write_bytes(content)
+    with pytest.raises(InputError, match="no serial can be read; if you delete it, this site forgets"):
+        opened(path)
+
+
+def test_a_memory_where_others_may_write_is_refused(tmp_path: Path) -> None:
+    path = signed(tmp_path, 8)
+    opened(path)
+    (memory,) = (trusted_folder() / "serials").iterdir()
+    memory.chmod(0o666)
+    with pytest.raises(InputError, match="others may write there"):
+        opened(path)
+
+
+@pytest.mark.parametrize("serial", [0, -1, MAX_SERIAL + 1])
+def test_a_serial_out_of_range_is_not_signed(serial: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--serial {serial}: give a whole number"):
+        signed(tmp_path, serial)
+    path = as_zip(tmp_path, bundle_files(serial=serial or -1))
+    with pytest.raises(BundleError, match=f"serial is {serial or -1}, it must be 0"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize(
+    "day", ["tomorrow", "2027-2-1", "2027-02-30", "20270201", "２０２７-01-01", "2027-01-01T00:00"]
+)
+def test_what_is_no_day_is_not_signed(day: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give a day as YYYY-MM-DD"):
+        signed(tmp_path, 1, expires=day)
+
+
+def test_a_day_that_is_past_is_not_signed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--expires 2020-01-01 is past"):
+        signed(tmp_path, 1, expires="2020-01-01")
+
+
+@given(st.dates())
+def test_every_day_of_the_calendar_is_one(day: datetime.date) -> None:
+    assert is_day(day.isoformat())
+
+
+def test_a_changed_copy_is_signed_as_a_newer_one(tmp_path: Path) -> None:
+    first = opened(signed(tmp_path, 5))
+    write_changed(first, tmp_path / "new.dpd", {})
+    assert not load_bundle(tmp_path / "new.dpd").signature.trusted
+    sign_bundle(tmp_path / "new.dpd", LAB, "lab", serial=6)
+    assert opened(tmp_path / "new.dpd").remembered
