@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, check_entry_name
+from dpd_runtime.bundle.archive import FolderFiles, ZipFiles
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from dpd_runtime.bundle.names import check_entry_name
 from dpd_runtime.bundle.signature import SIGNATURE_NAME
 from dpd_runtime.engines.record import is_engine
 from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError
