@@ -65,6 +65,9 @@ RequireSignature = Annotated[
 RequireAudit = Annotated[
     bool, under("Security", "Fail with exit code 3 unless the bundle's audit says PASS or WARN.", "--require-audit")
 ]
+RequireEncrypted = Annotated[
+    bool, under("Security", "Fail with exit code 3 unless the bundle is encrypted.", "--require-encrypted")
+]
 Bands = Annotated[str | None, under("Data", "Bands of the real images to use as red, green and blue, such as 4,3,2.")]
 Stretch = Annotated[
     str | None,
@@ -207,6 +210,7 @@ def open_bundle(
     trusted_key: list[Path] | None,
     require_signature: bool = False,
     require_audit: bool = False,
+    require_encrypted: bool = False,
 ) -> "Bundle":
     """Open a bundle, the embedded one for None, and check what the options demand."""
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
@@ -214,6 +218,8 @@ def open_bundle(
     from dpd_runtime.sealing import require
 
     path = bundle or embedded_bundle()
+    if require_encrypted:
+        require.require_encrypted(path)
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
     opened = load_bundle(path, key_of(path, key_file, passphrase_file), trusted)
     if require_signature:

@@ -2,7 +2,15 @@
 
 from dataclasses import asdict
 
-from dpd_cli.options import BundleOrEmbedded, Json, KeyFile, PassphraseFile, TrustedKey, open_bundle
+from dpd_cli.options import (
+    BundleOrEmbedded,
+    Json,
+    KeyFile,
+    PassphraseFile,
+    RequireEncrypted,
+    TrustedKey,
+    open_bundle,
+)
 from dpd_cli.terminal import print_json, prototype_ranges, signature_facts
 
 
@@ -11,6 +19,7 @@ def info_command(
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
+    require_encrypted: RequireEncrypted = False,
     json_output: Json = False,
 ) -> None:
     """Check a bundle's hashes and signature, and describe it.
@@ -22,7 +31,7 @@ def info_command(
     from dpd_runtime.bundle.engine_fit import why_not_loaded
     from dpd_runtime.engines.record import LABELS, engine_records
 
-    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key)
+    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_encrypted=require_encrypted)
     manifest = opened.manifest
     engines = engine_records(opened.files, manifest.files)
     if json_output:

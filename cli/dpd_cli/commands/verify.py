@@ -10,6 +10,7 @@ from dpd_cli.options import (
     PassphraseFile,
     Provider,
     RequireAudit,
+    RequireEncrypted,
     RequireSignature,
     TrustedKey,
     open_bundle,
@@ -29,6 +30,7 @@ def verify_command(
     trusted_key: TrustedKey = None,
     require_signature: RequireSignature = False,
     require_audit: RequireAudit = False,
+    require_encrypted: RequireEncrypted = False,
     json_output: Json = False,
 ) -> None:
     """Check a bundle's hashes and signature, and compare its images with PyTorch's.
@@ -44,7 +46,9 @@ def verify_command(
     from dpd_runtime.checks.verify import check_replay, replay
     from dpd_runtime.generation.providers import choose_provider
 
-    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit)
+    opened = open_bundle(
+        bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit, require_encrypted
+    )
     chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found))
     done = replay(opened, chosen)
     if json_output:
