@@ -176,7 +176,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
     manifest = _build(Manifest, content, "the manifest")
     _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")
-    _require(0 < manifest.opset <= 1000, "opset is not a number of 1 … 1000")
+    _require(0 <= manifest.opset <= 1000, "opset is not a number of 0 … 1000")
     _require(0 < manifest.scaling_factor <= 1e6, f"scaling_factor is {manifest.scaling_factor}")
     for name in ("tools", "licences"):
         _require(
