@@ -20,7 +20,12 @@ _INVISIBLE = re.compile(
 )
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values, for `json.loads`.
+
+    Raises:
+        ValueError: a key occurs twice, or there are more than MAX_KEYS.
+    """
     if len(pairs) > MAX_KEYS:
         raise ValueError(f"an object of {len(pairs)} keys, more than {MAX_KEYS}")
     content = dict(pairs)
@@ -33,7 +38,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _depth(content: object) -> int:
+def depth_of(content: object) -> int:
     """Nesting depth of lists and objects, found without recursion."""
     depth, level = 0, [content]
     while level := [part for part in level if isinstance(part, dict | list)]:
@@ -59,8 +64,8 @@ def parse_json(raw: bytes, name: str) -> Any:
     """
     check_json_size(len(raw), name)
     try:
-        content = json.loads(raw, object_pairs_hook=_each_key_once)
-        if _depth(content) > MAX_DEPTH:
+        content = json.loads(raw, object_pairs_hook=each_key_once)
+        if depth_of(content) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as error:
         raise BundleError(

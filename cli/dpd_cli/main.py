@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -27,6 +28,7 @@ from dpd_cli.commands.train import train_command
 from dpd_cli.commands.verify import verify_command
 from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.terminal import Verb, Verbs
+from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.errors import DpdError
 
 INTERRUPTED = 130
@@ -91,13 +93,17 @@ def _options(
 
 def main() -> None:
     """Run the command line. An error becomes one line and an exit code."""
+    if "WORLD_SIZE" not in os.environ:  # torchrun ends its processes itself, also in a call that no handler interrupts
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _run(sys.argv[1:] or ["--help"])
+    except KeyboardInterrupt:
+        _end_interrupted()
     except Exception as error:
         _explain(error)
     else:
         if code == INTERRUPTED:
-            _fail(RESUMABLE, INTERRUPTED)
+            _end_interrupted()
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -127,7 +133,7 @@ def _explain(error: Exception) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the output any more
         sys.exit(0)
     if type(error).__name__ == "Abort":
-        _fail(RESUMABLE, INTERRUPTED)
+        _end_interrupted()
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
         _fail(
@@ -138,6 +144,17 @@ def _explain(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         _fail(f"{error.filename or 'file'}: {error.strerror or error}; what was finished is kept", 5)
     _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)
+
+
+def _end_interrupted() -> NoReturn:
+    """End at once, even if a network is within one operator that takes hours: Python would wait for its thread."""
+    try:
+        _fail(RESUMABLE, INTERRUPTED)
+    finally:
+        if not stop_calls(seconds=0.5):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -65,6 +65,9 @@ RequireSignature = Annotated[
 RequireAudit = Annotated[
     bool, under("Security", "Fail with exit code 3 unless the bundle's audit says PASS or WARN.", "--require-audit")
 ]
+RequireEncrypted = Annotated[
+    bool, under("Security", "Fail with exit code 3 unless the bundle is encrypted.", "--require-encrypted")
+]
 AllowOlder = Annotated[
     bool,
     under(
@@ -213,8 +216,10 @@ def open_bundle(
     key_file: Path | None,
     passphrase_file: Path | None,
     trusted_key: list[Path] | None,
+    *,
     require_signature: bool = False,
     require_audit: bool = False,
+    require_encrypted: bool = False,
     allow_older: bool = False,
 ) -> "Bundle":
     """Open a bundle, the embedded one for None, and check what the options demand."""
@@ -223,6 +228,8 @@ def open_bundle(
     from dpd_runtime.sealing import require
 
     path = bundle or embedded_bundle()
+    if require_encrypted:
+        require.require_encrypted(path)
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
     opened = load_bundle(path, key_of(path, key_file, passphrase_file), trusted, allow_older=allow_older)
     if require_signature:

@@ -82,8 +82,8 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
 def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if path.is_dir():
         return _read_folder(path, name)
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; give {SUPPORTED}")
+    if not path.is_file():  # opening a pipe would wait for its other end
+        raise InputError(f"{path}: {'is no regular file' if path.exists() else 'does not exist'}; give {SUPPORTED}")
     if path.suffix == ".json":
         return _read_json(path, name)
     with path.open("rb") as file:

@@ -1,14 +1,17 @@
 """Read JSON from outside: every value is checked when it is used, and paths in texts are shortened."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dpd_eval.report.names import hide_paths
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import open_regular
+from dpd_runtime.strict_json import MAX_DEPTH, MAX_JSON_BYTES, depth_of, each_key_once
 
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 64 * 2**20
 LARGEST = 1e30
 
 
@@ -19,10 +22,11 @@ def read_file(path: Path) -> bytes:
         InputError: it cannot be read, or it is larger than any result of dpd.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"{path}: {size} bytes are too large for a result of dpd; give the JSON file")
-        return path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise InputError(f"{path}: {size} bytes are too large for a result of dpd; give the JSON file")
+            return file.read(size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the name") from None
 
@@ -31,14 +35,19 @@ def parse_json(raw: bytes, where: str) -> "Node":
     """Parse a JSON object.
 
     Raises:
-        InputError: not JSON, not an object, or a number that is not finite.
+        InputError: not JSON, beyond the limits of `dpd_runtime.strict_json`, not an object, or a number that is not
+            finite.
     """
 
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is not a JSON number")
 
     try:
-        content = json.loads(raw, parse_constant=refuse)
+        if len(raw) > MAX_JSON_BYTES:
+            raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
+        content = json.loads(raw, parse_constant=refuse, object_pairs_hook=each_key_once)
+        if depth_of(content) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not JSON ({error}); give a file that dpd wrote") from None
     if not isinstance(content, dict):

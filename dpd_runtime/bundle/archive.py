@@ -4,67 +4,24 @@ import errno
 import mmap
 import os
 import shutil
-import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from dpd_runtime.bundle.encryption import Key, decrypt, is_encrypted
+from dpd_runtime.bundle.zip_layout import MAX_ENTRIES, read_entries
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.files import open_atomically
 from dpd_runtime.machine.cores import usable_memory
 
-MAX_ENTRIES = 10_000
-MAX_DIRECTORY = 8 * 2**20
-"""Largest central directory of a zip in bytes. `zipfile` needs about twenty times as much memory for it."""
 MAX_HOLES = 64 * 2**20
 """Bytes of a bundle that may be missing on the disk beyond as many as are there."""
 _PIECE = 2**24  # bytes
-_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-_END = struct.Struct("<4s4H2IH")  # of the central directory: the last bytes of the file
-_END64, _LOCATOR64 = struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
-_IN_EXTRA = 0xFFFFFFFF  # a size in a local header whose value is in the extra field (zip64)
-
-
-def check_entry_name(name: str) -> None:
-    """Check that a path stays inside the bundle and has one meaning.
-
-    Raises:
-        BundleError: it does not.
-    """
-    parts = PurePosixPath(name).parts
-    bad = not name or name.startswith("/") or "\\" in name or ":" in name or name != "/".join(parts)
-    if bad or any(p in (".", "..") for p in parts) or not name.isprintable() or len(name) > 255:
-        raise BundleError(f"entry {name!r} has an unsafe path, so the bundle was not made by dpd export; do not use it")
-
-
-def _zip64_sizes(extra: bytes) -> tuple[int, int]:
-    """Packed and plain size from the extra field of a local header; (−1, −1) if it has none."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1 and length == 16 and at + 20 <= len(extra):
-            size, packed = struct.unpack_from("<QQ", extra, at + 4)
-            return packed, size
-        at += 4 + length
-    return -1, -1
-
-
-def _directory_bytes(content: mmap.mmap | memoryview) -> int:
-    """The size of the central directory by the record at the end of the file, without reading the directory."""
-    at = len(content) - _END.size
-    if at < 0 or content[at : at + 4] != b"PK\x05\x06" or content[-2:] != b"\0\0":
-        raise ValueError("it is not a zip file that ends with its directory")
-    size: int = _END.unpack_from(content, at)[5]
-    at -= _LOCATOR64.size + _END64.size
-    if at >= 0 and content[at + _END64.size : at + _END64.size + 4] == b"PK\x06\x07":
-        size = max(size, _END64.unpack_from(content, at)[8])
-    return size
 
 
 class FolderFiles(Mapping[str, memoryview]):
@@ -136,17 +93,15 @@ class ZipFiles(Mapping[str, memoryview]):
 
     def __init__(self, path: Path, content: BytesIO | None = None) -> None:
         """Args: content: the decrypted content of an encrypted file."""
-        self._map: mmap.mmap | memoryview
         try:
             with path.open("rb") if content is None else nullcontext(content) as file:
                 if content is None:
-                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 else:
-                    self._map = content.getbuffer()
-                if _directory_bytes(self._map) > MAX_DIRECTORY:
-                    raise ValueError(f"its directory has more than {MAX_DIRECTORY} bytes")
-                with zipfile.ZipFile(file) as archive:
-                    infos = archive.infolist()
+                    self._view = content.getbuffer()
+                self._entries = read_entries(path, file, self._view)
+        except BundleError:
+            raise
         except (
             zipfile.BadZipFile,
             ValueError,
@@ -158,51 +113,6 @@ class ZipFiles(Mapping[str, memoryview]):
             if isinstance(error, OSError) and error.errno == errno.ENOMEM:
                 raise MemoryError from error
             raise BundleError(f"{path}: not a readable bundle ({error}); fetch it again") from error
-        if len(infos) > MAX_ENTRIES:
-            raise BundleError(f"{path}: more than {MAX_ENTRIES} entries; this is not a bundle")
-        self._view = memoryview(self._map)
-        self._entries: dict[str, tuple[int, int, int]] = {}
-        for info in infos:
-            if info.filename in self._entries:
-                raise BundleError(f"{path}: entry {info.filename!r} occurs twice; do not use this bundle")
-            check_entry_name(info.filename)
-            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise BundleError(f"{path}: entry {info.filename!r} is not a plain file; do not use this bundle")
-            self._entries[info.filename] = (self._data_offset(path, info), info.file_size, info.CRC)
-        self._refuse_overlaps(path, infos)
-
-    def _refuse_overlaps(self, path: Path, infos: list[zipfile.ZipInfo]) -> None:
-        """Check that no byte belongs to two entries; otherwise a small file could hold thousands of large entries."""
-        end = 0
-        for info in sorted(infos, key=lambda info: info.header_offset):
-            if info.header_offset < end:
-                raise BundleError(f"{path}: entry {info.filename!r} overlaps another one; do not use this bundle")
-            offset, size, _ = self._entries[info.filename]
-            end = offset + size
-
-    def _data_offset(self, path: Path, info: zipfile.ZipInfo) -> int:
-        """Where an entry's bytes begin. Its local header must agree with the central directory."""
-        damaged = BundleError(
-            f"{path}: entry {info.filename!r} is damaged, compressed or encrypted; fetch the bundle again"
-        )
-        start = info.header_offset
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
-            raise damaged
-        if not 0 <= start <= len(self._map) - _LOCAL_HEADER.size:
-            raise damaged
-        magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL_HEADER.unpack_from(
-            self._map, start
-        )
-        name_start = start + _LOCAL_HEADER.size
-        offset = name_start + name_length + extra_length
-        name = self._map[name_start : name_start + name_length]
-        if packed == size == _IN_EXTRA:
-            packed, size = _zip64_sizes(bytes(self._map[name_start + name_length : offset]))
-        same = (magic, flags, method) == (b"PK\x03\x04", info.flag_bits, info.compress_type)
-        same = same and (crc, packed, size) == (info.CRC, info.file_size, info.file_size)
-        if not same or name != info.filename.encode() or offset + info.file_size > len(self._map):
-            raise damaged
-        return int(offset)
 
     def __getitem__(self, name: str) -> memoryview:
         offset, size, _ = self._entries[name]

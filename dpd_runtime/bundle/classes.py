@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from dpd_runtime.annotations import Float32
+from dpd_runtime.bundle.names import equal_names, is_safe_name
 from dpd_runtime.errors import BundleError
 from dpd_runtime.sampling.prototype_kinds import fits
-from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, is_visible, parse_json
+from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
 
 MAX_CLASSES = 10_000
 RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
@@ -52,9 +53,9 @@ def check_class_name(name: object) -> str:
     Raises:
         BundleError: it cannot.
     """
-    good = isinstance(name, str) and is_visible(name) and name == name.strip()
-    good = good and 0 < len(str(name).encode()) <= LONGEST_NAME  # with a number and a suffix it must fit into 255 bytes
-    good = good and not any(c in str(name) for c in '/\\:*?"<>|') and not str(name).startswith(".")
+    good = isinstance(name, str) and is_safe_name(name) and name == name.strip()
+    good = good and len(str(name).encode()) <= LONGEST_NAME  # with a number and a suffix it must fit into 255 bytes
+    good = good and not any(c in str(name) for c in '*?"<>|') and not str(name).startswith(".")
     if not good or str(name).lower().endswith(RESERVED):
         raise BundleError(
             f"classes.json: class name {name!r} cannot be a folder name; rename the class and export again"
@@ -123,8 +124,10 @@ def _classes(
         if len(rows) != max(1, len(latents)):
             raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
         classes.append(SceneClass(name, label, rows, latents, kind))
-    if len({c.name for c in classes}) != len(classes) or len(classes) < 2:
+    equal = equal_names(scene.name for scene in classes)
+    if equal is not None or len(classes) < 2:
+        same = f"; {equal[0]!r} and {equal[1]!r} are one folder on some systems" if equal else ""
         raise BundleError(
-            "classes.json: there must be two or more classes with different names; export the bundle again"
+            f"classes.json: there must be two or more classes with different names{same}; export the bundle again"
         )
     return tuple(classes)

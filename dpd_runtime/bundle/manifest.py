@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from dpd_runtime._version import __version__
 from dpd_runtime.errors import BundleError, BundleVersionError
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.sampling.sampler import BLOCK, BlockGuidance, Sampler
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
 
 FORMAT = "dpd-bundle"
@@ -25,6 +25,8 @@ MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
 MAX_NOISE_BYTES = 2**29
 MAX_LICENCES = 100
 MAX_SERIAL = 2**53 - 1  # every reader of JSON has it exactly
+MAX_GUIDANCE = 100  # entries; a bundle has three or so
+MAX_BLOCK = 2**32 // BLOCK  # the noise of an image depends on its index as 32 bits (DESIGN §8)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
@@ -118,6 +120,8 @@ def parse_sampler(content: object) -> Sampler:
     """
     _require(isinstance(content, dict) and isinstance(content.get("guidance"), list | tuple), "sampler is incomplete")
     assert isinstance(content, dict)
+    entries = len(content["guidance"])
+    _require(entries <= MAX_GUIDANCE, f"sampler.guidance has {entries} entries, more than {MAX_GUIDANCE}")
     guidance = tuple(_build(BlockGuidance, g, "sampler.guidance") for g in content["guidance"])
     sampler = _build(Sampler, {**content, "guidance": guidance}, "sampler")
     _require(bool(guidance) and guidance[0].from_block == 0, "sampler.guidance does not start at block 0")
@@ -135,6 +139,7 @@ def parse_sampler(content: object) -> Sampler:
         _require(0 <= g.guidance_from <= g.guidance_until <= 1, f"{interval}; they must ascend within 0 … 1")
     starts = [g.from_block for g in guidance]
     _require(starts == sorted(set(starts)), f"sampler.guidance starts at blocks {starts}, which must ascend")
+    _require(starts[-1] <= MAX_BLOCK, f"sampler.guidance has a block beyond {MAX_BLOCK}")
     return sampler
 
 
@@ -185,6 +190,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
     manifest = _build(Manifest, content, "the manifest")
     _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")
+    _require(0 <= manifest.opset <= 1000, "opset is not a number of 0 … 1000")
     _require(0 < manifest.scaling_factor <= 1e6, f"scaling_factor is {manifest.scaling_factor}")
     for name in ("tools", "licences"):
         _require(

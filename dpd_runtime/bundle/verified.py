@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, check_entry_name
+from dpd_runtime.bundle.archive import FolderFiles, ZipFiles
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from dpd_runtime.bundle.names import check_entry_name, equal_names
 from dpd_runtime.bundle.signature import SIGNATURE_NAME
 from dpd_runtime.engines.record import is_engine
 from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError
@@ -67,8 +68,10 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
 
 
 def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:
-    """Check, before any file is read, that all have the listed sizes and fit into memory."""
-    needed = 0
+    """Check, before any file is read, that all have plain names and the listed sizes, and fit into memory."""
+    equal, needed = equal_names(manifest.files), 0
+    if equal is not None:
+        raise BundleError(f"{equal[0]!r} and {equal[1]!r} are one file on some systems; do not use this bundle")
     for name, entry in manifest.files.items():
         check_entry_name(name)
         if name not in files:

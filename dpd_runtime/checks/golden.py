@@ -8,14 +8,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dpd_runtime.annotations import Float32, Pixels
+from dpd_runtime.annotations import Array, Float32, Pixels
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.errors import BundleError
 from dpd_runtime.generation.cases import Case
+from dpd_runtime.sampling.sample import noise_draws
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.strict_json import parse_json
 
 GOLDEN_NAME = "golden.safetensors"
+MAX_STEPS = 1000
 LARGEST_SIDE = 128  # pixels: the middle of larger images is kept, so that the file stays below 300 kB
 
 
@@ -63,7 +65,7 @@ def golden_of(bundle: Bundle) -> Golden | None:
     try:
         tensors, facts = load(raw), _header(raw)["__metadata__"]
         golden = Golden(
-            labels=tuple(int(label) for label in tensors["labels"]),
+            labels=tuple(_labels(tensors["labels"])),
             **{name: tensors[name].astype(np.float32) for name in ("noise", "halfway", "latents")},
             images=tensors["images"],
             seed=int(facts["seed"]),
@@ -74,6 +76,14 @@ def golden_of(bundle: Bundle) -> Golden | None:
         raise BundleError(f"{GOLDEN_NAME} cannot be read ({error}); export the bundle again") from error
     _check(golden, bundle)
     return golden
+
+
+def _labels(found: Array) -> list[int]:
+    """The labels, whatever type the file stores them in: one that is no whole number has no meaning."""
+    if found.dtype.kind not in "iu" or found.ndim != 1:
+        raise ValueError(f"labels are {found.dtype} {list(found.shape)}, not a list of whole numbers")
+    labels: list[int] = found.tolist()
+    return labels
 
 
 def _header(raw: bytes) -> dict[str, Any]:
@@ -98,6 +108,7 @@ def _check(golden: Golden, bundle: Bundle) -> None:
     good = good and golden.images.dtype == np.uint8 and golden.images.ndim == 4
     good = good and golden.images.shape == middle(np.zeros((count, *bundle.manifest.image_shape), np.uint8)).shape
     good = good and all(0 <= label < len(bundle.classes) for label in golden.labels) and golden.solver in SOLVERS
+    good = good and 0 <= golden.seed < 2**64
     good = good and all(np.isfinite(x).all() for x in (golden.noise, golden.halfway, golden.latents))
     if not good:
         raise BundleError(f"{GOLDEN_NAME} does not fit this bundle; export the bundle again")
@@ -112,7 +123,11 @@ def golden_case(golden: Golden, bundle: Bundle) -> Case:
     scenes = [bundle.classes[label] for label in golden.labels]
     make_steps, advance = SOLVERS[golden.solver]
     try:
+        if golden.steps > MAX_STEPS:
+            raise ValueError(f"steps is {golden.steps}, more than {MAX_STEPS}")
         steps = tuple(make_steps(bundle.schedule, golden.steps))
+        if noise_draws(steps) != len(golden.noise) - 1:
+            raise ValueError(f"{len(golden.noise) - 1} draws of noise for steps that need {noise_draws(steps)}")
     except ValueError as error:
         raise BundleError(f"{GOLDEN_NAME}: {error}; export the bundle again") from error
     steered = all(len(scene.prototypes) for scene in scenes)

@@ -13,6 +13,7 @@ from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, 
 from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.files import check_no_links, check_plain, final_name, open_regular
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
+from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 
 SHEET_NAME = "contact_sheet.png"
 OWN_NAMES = (DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NAME)
@@ -177,8 +178,9 @@ def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) ->
 def packed_format(folder: Path) -> str | None:
     """The format of a packed distilled set; None for any other folder."""
     try:
-        found = json.loads((folder / DATASET_NAME).read_text(encoding="utf-8")).get("format", Output.format)
-    except (OSError, ValueError, AttributeError, RecursionError):
+        with open_regular(folder / DATASET_NAME) as file:
+            found = parse_json(file.read(MAX_JSON_BYTES + 1), DATASET_NAME).get("format", Output.format)
+    except (OSError, ValueError, AttributeError):
         return None
     return None if found == Output.format else str(found)
 

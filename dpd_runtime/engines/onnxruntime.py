@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from dpd_runtime.annotations import Array
+from dpd_runtime.engines.calls import interruptible
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.machine.cores import usable_cores, usable_memory
@@ -12,6 +13,7 @@ from dpd_runtime.machine.cores import usable_cores, usable_memory
 _OUT_OF_MEMORY = (
     *("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc"),
     *("out of memory", "ALLOC_FAILED"),  # CUDA, and cuBLAS and cuDNN
+    "can't start new thread",
 )
 _MEMORY_SHARE = 0.9
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -94,7 +96,10 @@ class OnnxRuntimeEngine:
         theirs = _PROVIDERS[provider.name]
         try:
             # the built-in fallback would print to stdout and try the CPU
-            self._session = onnxruntime.InferenceSession(graph, options, providers=[theirs], enable_fallback=0)
+            self._session = interruptible(
+                lambda: onnxruntime.InferenceSession(graph, options, providers=[theirs], enable_fallback=0),
+                lambda: getattr(options, "set_load_cancellation_flag", bool)(True),  # not before 1.21
+            )
         except Exception as error:  # onnxruntime's errors have no other common base class
             raise self._explained(error) from error
         if self._session.get_providers()[0] != theirs:
@@ -106,8 +111,12 @@ class OnnxRuntimeEngine:
         self.inputs = {i.name: tuple(i.shape) for i in self._session.get_inputs()}
 
     def run(self, **inputs: Array) -> Array:
+        options = _import_onnxruntime().RunOptions()
         try:
-            output: Array = self._session.run([self._output], inputs)[0]
+            output: Array = interruptible(
+                lambda: self._session.run([self._output], inputs, options)[0],
+                lambda: setattr(options, "terminate", True),
+            )
         except Exception as error:
             raise self._explained(error) from error
         return output

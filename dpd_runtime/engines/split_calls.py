@@ -72,7 +72,7 @@ class TwoCalls:
         self._other = ThreadPoolExecutor(1, "half-call")
 
     def run(self, **inputs: Array) -> Array:
-        """Run both halves. An error of either is raised after both have ended."""
+        """Run both halves. An error of either is raised after both have ended, an interrupt at once."""
         rows = _count(inputs)
         if rows < 2 * LEAST:
             return self._engine.run(**inputs)
@@ -80,8 +80,9 @@ class TwoCalls:
         with_it = self._other.submit(self._engine.run, **_take(inputs, second))
         try:
             found = self._engine.run(**_take(inputs, first))
-        finally:
+        except Exception:
             with_it.exception()
+            raise
         return np.concatenate([found, with_it.result()])
 
 

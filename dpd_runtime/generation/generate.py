@@ -20,6 +20,8 @@ from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_runtime.sampling.solvers import SOLVERS
 
+MAX_IPC = 1_000_000
+
 
 def resolve_sampler(
     sampler: Sampler,
@@ -82,6 +84,8 @@ class Generation:
         """
         if ipc < 1:
             raise InputError(f"ipc is {ipc}: ask for at least 1 image per class")
+        if ipc > MAX_IPC:
+            raise InputError(f"ipc is {ipc}: it must be at most {MAX_IPC}; another --seed gives more images")
         if not 0 <= seed < 2**64:
             raise InputError(f"seed is {seed}: it must be 0 … 2**64 - 1")
         self.bundle, self.ipc, self.seed = bundle, ipc, seed

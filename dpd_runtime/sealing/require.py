@@ -1,6 +1,9 @@
-"""Requirements of a site on a bundle: a trusted signature, an audit (DESIGN §7)."""
+"""Requirements of a site on a bundle: a trusted signature, an audit, encryption (DESIGN §7)."""
+
+from pathlib import Path
 
 from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.encryption import is_encrypted
 from dpd_runtime.bundle.trusted import trusted_folder
 from dpd_runtime.errors import RequirementError
 
@@ -18,6 +21,18 @@ def require_signature(bundle: Bundle) -> None:
         raise RequirementError(
             f"{bundle.path}: a trusted signature is required; this bundle is {bundle.signature.describe()}; "
             f"pass --trusted-key, or put the signer's .pub file into {trusted_folder()}"
+        )
+
+
+def require_encrypted(path: Path) -> None:
+    """Check that a bundle is encrypted, before it is opened.
+
+    Raises:
+        RequirementError: it is not, or there is none.
+    """
+    if not is_encrypted(path):
+        raise RequirementError(
+            f"{path}: an encrypted bundle is required; encrypt it with dpd encrypt where it was made, or ask its sender"
         )
 
 

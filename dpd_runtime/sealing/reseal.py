@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dpd_runtime.bundle.archive import check_entry_name, open_files, write_zip
+from dpd_runtime.bundle.archive import open_files, write_zip
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.manifest import AUDIT_NAME, MANIFEST_NAME, VERDICTS, FileEntry, Manifest, parse_manifest
+from dpd_runtime.bundle.names import check_entry_name
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
 
 _PIECE = 2**24  # bytes

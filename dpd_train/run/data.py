@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dpd_runtime.bundle.classes import check_class_name
+from dpd_runtime.bundle.names import equal_names
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.bases.base import Base, at_resolution
 from dpd_train.config import TrainConfig
@@ -114,6 +115,9 @@ def read_parts(
             check_class_name(name)
         except BundleError as error:
             raise DataError(f"{data}: class folder {name!r} cannot be a class of a bundle; rename it") from error
+    equal = equal_names(train.classes)
+    if equal is not None:
+        raise DataError(f"{data}: classes {equal[0]!r} and {equal[1]!r} are one folder on some systems; rename one")
     given = fingerprint(train)
     near: tuple[Finding, ...] = ()
     if not config.keep_near_duplicates:

@@ -60,6 +60,7 @@ def export_run(
         ParityError: a graph, or the images end to end, are too far from PyTorch. Nothing is left at `out` then.
     """
     options = options or ExportOptions()
+    options = replace(options, name=options.name or run.resolve().name)
     finished = read_run(run)
     _check_prototypes(finished, options)
     check_target(out, overwrite)

@@ -8,6 +8,7 @@ from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable
 
 INT8 = "int8"
 PRECISIONS = {
@@ -105,7 +106,8 @@ class ExportOptions:
         largest_file: bytes of weights in a graph's own file; larger weights lie in a file beside it.
 
     Raises:
-        InputError: an unknown precision, an invalid `prune`, or `allow_worse` without int8.
+        InputError: an unknown precision, an invalid `prune`, `allow_worse` without int8, or a text that no manifest
+            may hold.
     """
 
     precision: str = "fp16"
@@ -128,6 +130,11 @@ class ExportOptions:
             raise InputError(f"--allow-worse has no effect with --precision {self.precision}: it is for int8")
         if self.prune is not None:
             parse_pruning(self.prune)
+        texts = {"--name": self.name, "--data-licence": self.data_licence, "--base-licence": self.base_licence}
+        for option, text in texts.items():
+            longest = LONGEST_NAME if option == "--name" else LONGEST_TEXT
+            if text is not None and not is_readable(text, longest):
+                raise InputError(f"{option} {text[:40]!r}: give at most {longest} letters, all of which can be seen")
 
     @property
     def pruning(self) -> Pruning | None:

@@ -39,6 +39,10 @@ def dpd(
     ("arguments", "code", "words"),
     [
         pytest.param(["--ipc", "0"], 2, ["ipc is 0", "at least 1"], id="ipc", marks=needs_bundle),
+        pytest.param(["--ipc", "9" * 20], 2, ["ipc is 999", "at most 1000000"], id="ipc large", marks=needs_bundle),
+        pytest.param(["--seed", "-1"], 2, ["seed is -1", "0 … 2**64"], id="seed", marks=needs_bundle),
+        pytest.param(["--seed", str(2**64)], 2, ["seed is 1844", "0 … 2**64"], id="seed large", marks=needs_bundle),
+        pytest.param(["--seed", "inf"], 2, ["--seed"], id="seed inf", marks=needs_bundle),
         pytest.param(["--shard", "2/2"], 2, ["the last one is 1/2"], id="shard"),
         pytest.param(["--shard", "half"], 2, ["--shard half", "0/4"], id="shard-text"),
         pytest.param(

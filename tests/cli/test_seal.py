@@ -77,6 +77,13 @@ def test_what_a_site_demands_is_refused_before_anything_is_loaded(dpd: Dpd, tmp_
         assert "tiny.dpd: a trusted signature is required; this bundle is unsigned" in line
         line = dpd(command, site.name, "--require-audit", *out, code=3)
         assert "tiny.dpd: an audit is required (PASS or WARN); this bundle is unaudited" in line
+    for command in ("generate", "verify", "info"):
+        line = dpd(command, site.name, "--require-encrypted", code=3)
+        assert "tiny.dpd: an encrypted bundle is required" in line
+    dpd("keygen", "--encryption", "secret")
+    assert "is required" in dpd("info", site.name, "--require-encrypted", "--key-file", "secret.key", code=3)
+    dpd("encrypt", site.name, "--out", "site.dpde", "--key-file", "secret.key")
+    assert dpd("info", "site.dpde", "--require-encrypted", "--key-file", "secret.key")["name"] == "tiny"
     dpd("keygen", "lab")
     dpd("sign", site.name, "--key", "lab.key")
     signature = json.loads(_entry(site, "bundle.sig"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpd_export.options import changed_sampler
+from dpd_export.options import ExportOptions, changed_sampler
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER
 
@@ -38,3 +38,19 @@ def test_a_wrong_setting_is_named(text: str, said: str) -> None:
         changed_sampler(DEFAULT_SAMPLER, text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"name": "x" * 201}, "--name"),
+        ({"name": "site\u200b"}, "--name"),
+        ({"data_licence": "x" * 2001}, "--data-licence"),
+        ({"base_licence": "CC\x1b[2J"}, "--base-licence"),
+    ],
+)
+def test_texts_that_no_manifest_may_hold_are_refused_before_the_export(given: dict[str, str], option: str) -> None:
+    with pytest.raises(InputError, match=rf"{option} '.*: give at most \d+ letters") as caught:
+        ExportOptions(**given)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
+    ExportOptions(name="x" * 200, data_licence="y" * 2000, base_licence="z" * 2000)

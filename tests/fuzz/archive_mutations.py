@@ -68,6 +68,53 @@ def zip_entries(draw: st.DrawFn, material: Material) -> Store:
     return store
 
 
+def inserted(raw: bytes, at: int, hidden: bytes) -> bytes:
+    """A zip with bytes before offset `at`, whose directory says so."""
+    whole, end = bytearray(raw), raw.rindex(b"PK\x05\x06")
+    size, start = struct.unpack_from("<II", raw, end + 12)
+    record = start
+    while record < start + size:
+        offset = struct.unpack_from("<I", raw, record + 42)[0]
+        struct.pack_into("<I", whole, record + 42, offset + len(hidden) * (offset >= at))
+        record += 46 + sum(struct.unpack_from("<3H", raw, record + 28))
+    struct.pack_into("<I", whole, end + 16, start + len(hidden))
+    return bytes(whole[:at] + hidden + whole[at:])
+
+
+@st.composite
+def hiding(draw: st.DrawFn, material: Material) -> Store:
+    """Bytes before, between and behind entries, in extra fields and comments, and flags that readers ignore."""
+    where, hidden = draw(st.integers(0, 99)), draw(st.binary(min_size=1, max_size=64))
+    kind = draw(st.sampled_from(["before", "unmentioned", "gap", "directory", "flags", "extra", "comment", "count"]))
+    bits = draw(st.integers(1, 0xFFFF))
+
+    def store(folder: Path) -> Path:
+        path = as_zip(folder, material.sealed())
+        raw = path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            infos, directory = sorted(archive.infolist(), key=lambda info: info.header_offset), archive.start_dir
+        chosen = infos[where % len(infos)]
+        if kind in ("extra", "comment"):
+            setattr(chosen, kind, struct.pack("<HH", bits, len(hidden)) + hidden)
+            with zipfile.ZipFile(path, "w") as archive:
+                for info in infos:
+                    archive.writestr(info, material.sealed()[info.filename])
+            return path
+        whole = bytearray(raw)
+        if kind == "flags":
+            struct.pack_into("<H", whole, chosen.header_offset + 6, bits)
+            record = raw.rindex(chosen.filename.encode(), 0) - 46
+            struct.pack_into("<H", whole, record + 8, bits)
+        elif kind == "count":
+            struct.pack_into("<HH", whole, raw.rindex(b"PK\x05\x06") + 8, bits, bits)
+        places = {"before": 0, "gap": chosen.header_offset, "directory": directory}
+        changed = inserted(raw, places[kind], hidden) if kind in places else bytes(whole)
+        path.write_bytes(hidden + raw if kind == "unmentioned" else changed)
+        return path
+
+    return store
+
+
 @st.composite
 def overlapping(draw: st.DrawFn, material: Material) -> Store:
     """Central directory entries that point into each other's bytes: little file, much content."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from tests.fuzz.archive_mutations import folders, overlapping, zip_bytes, zip_entries
+from tests.fuzz.archive_mutations import folders, hiding, overlapping, zip_bytes, zip_entries
 from tests.fuzz.graph_mutations import graph_bytes, graph_models, graph_wire
 from tests.fuzz.json_mutations import json_texts, json_values
 from tests.fuzz.material import Files, Material, as_folder, as_zip
@@ -34,6 +34,7 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
         "zip bytes": zip_bytes(material),
         "zip entries": zip_entries(material),
         "zip overlaps": overlapping(material),
+        "zip hiding": hiding(material),
         "folders": folders(material),
     }
     made = [st.builds(_packed, st.just(kind), found, st.booleans()) for kind, found in contents.items()]

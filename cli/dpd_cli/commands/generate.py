@@ -13,6 +13,7 @@ from dpd_cli.options import (
     PassphraseFile,
     Provider,
     RequireAudit,
+    RequireEncrypted,
     RequireSignature,
     TrustedKey,
     open_bundle,
@@ -96,6 +97,7 @@ def generate_command(
     trusted_key: TrustedKey = None,
     require_signature: RequireSignature = False,
     require_audit: RequireAudit = False,
+    require_encrypted: RequireEncrypted = False,
     allow_older: AllowOlder = False,
     overwrite: Overwrite = False,
     json_output: Json = False,
@@ -122,7 +124,16 @@ def generate_command(
         raise InputError("--overwrite with --shard would delete what other shards have made: remove the set first")
     output = Output(format_name, image_format, soft_labels)
     output.check()
-    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit, allow_older)
+    opened = open_bundle(
+        bundle,
+        key_file,
+        passphrase_file,
+        trusted_key,
+        require_signature=require_signature,
+        require_audit=require_audit,
+        require_encrypted=require_encrypted,
+        allow_older=allow_older,
+    )
     if soft_labels:
         check_teacher(opened)
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}

@@ -2,7 +2,16 @@
 
 from dataclasses import asdict
 
-from dpd_cli.options import AllowOlder, BundleOrEmbedded, Json, KeyFile, PassphraseFile, TrustedKey, open_bundle
+from dpd_cli.options import (
+    AllowOlder,
+    BundleOrEmbedded,
+    Json,
+    KeyFile,
+    PassphraseFile,
+    RequireEncrypted,
+    TrustedKey,
+    open_bundle,
+)
 from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
 
 
@@ -11,6 +20,7 @@ def info_command(
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
+    require_encrypted: RequireEncrypted = False,
     allow_older: AllowOlder = False,
     json_output: Json = False,
 ) -> None:
@@ -23,7 +33,9 @@ def info_command(
     from dpd_runtime.bundle.engine_fit import why_not_loaded
     from dpd_runtime.engines.record import LABELS, engine_records
 
-    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, allow_older=allow_older)
+    opened = open_bundle(
+        bundle, key_file, passphrase_file, trusted_key, require_encrypted=require_encrypted, allow_older=allow_older
+    )
     manifest = opened.manifest
     engines = engine_records(opened.files, manifest.files)
     if json_output:

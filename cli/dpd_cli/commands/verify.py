@@ -11,6 +11,7 @@ from dpd_cli.options import (
     PassphraseFile,
     Provider,
     RequireAudit,
+    RequireEncrypted,
     RequireSignature,
     TrustedKey,
     open_bundle,
@@ -30,6 +31,7 @@ def verify_command(
     trusted_key: TrustedKey = None,
     require_signature: RequireSignature = False,
     require_audit: RequireAudit = False,
+    require_encrypted: RequireEncrypted = False,
     allow_older: AllowOlder = False,
     json_output: Json = False,
 ) -> None:
@@ -46,7 +48,16 @@ def verify_command(
     from dpd_runtime.checks.verify import check_replay, replay
     from dpd_runtime.generation.providers import choose_provider
 
-    opened = open_bundle(bundle, key_file, passphrase_file, trusted_key, require_signature, require_audit, allow_older)
+    opened = open_bundle(
+        bundle,
+        key_file,
+        passphrase_file,
+        trusted_key,
+        require_signature=require_signature,
+        require_audit=require_audit,
+        require_encrypted=require_encrypted,
+        allow_older=allow_older,
+    )
     chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found))
     done = replay(opened, chosen)
     if json_output:

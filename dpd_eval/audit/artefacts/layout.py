@@ -1,14 +1,14 @@
 """Find files that do not belong in a bundle, and prototypes of a single image."""
 
-import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from dpd_eval.audit.artefacts.artefact import Artefact
 from dpd_runtime.engines.record import is_engine
+from dpd_runtime.errors import BundleError
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.strict_json import check_json_size
+from dpd_runtime.strict_json import parse_json
 
 # DESIGN §7: the files of a bundle, and the endings of the files in its folders.
 FILES = {
@@ -22,7 +22,11 @@ OF_ONE_IMAGE = {"caption", "captions", "file_name", "filename", "path", "latitud
 
 
 def check_layout(files: Mapping[str, bytes]) -> list[Artefact]:
-    """Find files that are not part of the format, such as logs, captions and pictures."""
+    """Find files that are not part of the format, such as logs, captions and pictures.
+
+    Raises:
+        BundleError: JSON that cannot be read, in which anything could be.
+    """
     found = []
     for name in files:
         folder, *rest = PurePosixPath(name).parts
@@ -30,31 +34,29 @@ def check_layout(files: Mapping[str, bytes]) -> list[Artefact]:
         if not (known or is_engine(name)):
             found.append(Artefact(name, "a file that does not belong in a bundle", ""))
         elif name.endswith(".json") and folder != "tokenizer":
-            check_json_size(len(files[name]), name)
-            found += [Artefact(name, "a field about single images", key) for key in _keys(files[name]) & OF_ONE_IMAGE]
+            keys = _keys(parse_json(files[name], name))
+            found += [Artefact(name, "a field about single images", key) for key in keys & OF_ONE_IMAGE]
     return found
 
 
-def _keys(raw: bytes) -> set[str]:
-    def walk(value: Any) -> set[str]:
-        if isinstance(value, dict):
-            return set(value).union(*map(walk, value.values()))
-        return set().union(*map(walk, value)) if isinstance(value, list) else set()
-
-    try:
-        return walk(json.loads(raw))
-    except ValueError:
-        return set()
+def _keys(value: Any) -> set[str]:
+    """All keys of parsed JSON, whose depth is bounded."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    return set().union(*map(_keys, value)) if isinstance(value, list) else set()
 
 
 def check_table(files: Mapping[str, bytes]) -> list[Artefact]:
     """Find prototypes of a private kind or of a single image."""
-    table = json.loads(files["classes.json"])
+    table = parse_json(files["classes.json"], "classes.json")
     found = []
     if table.get("prototype_kind") in PRIVATE_KINDS or table.get("private"):
         found.append(Artefact("prototypes.safetensors", "latents of real images, as classes.json says", ""))
     for entry in table["classes"]:
-        alone = sum(count < 2 for count in entry.get("prototype_counts", ()))
+        counts = entry.get("prototype_counts", [])
+        if not isinstance(counts, list) or not all(type(count) is int for count in counts):
+            raise BundleError(f"classes.json: prototype_counts of {entry['name']} are no whole numbers; export again")
+        alone = sum(count < 2 for count in counts)
         if alone:
             found.append(Artefact("classes.json", "a prototype of a single image", f"{alone} of {entry['name']}"))
     return found

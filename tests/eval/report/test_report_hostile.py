@@ -1,6 +1,7 @@
 """`dpd report` and the audit's scan on sets of strangers: no other program, no memory, no traceback."""
 
 import io
+import json
 import os
 import struct
 import subprocess
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpd_eval.audit.artefacts.layout import check_layout, check_table
 from dpd_eval.audit.artefacts.pictures import find_pictures
 from dpd_eval.report.report import write_report
+from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.dataset.pictures import DECODERS, read_pixels
-from dpd_runtime.errors import DataError
+from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.images import read_scenes
 from tests.eval.drawn_results import write_set
 from tests.train.painted import reasons, tree
@@ -148,3 +151,46 @@ def test_training_images_are_held_to_the_same_limits(tmp_path: Path, no_ghostscr
     assert found["Alpha/bomb.png"] == "too many pixels for one image; cut it into tiles"
     assert found["Alpha/eps.png"] == found["Alpha/gif.png"] == "not readable as any of JPEG, PNG, BMP, TIFF, WEBP"
     assert not no_ghostscript.exists()
+
+
+def test_a_pipe_is_no_input(tmp_path: Path) -> None:
+    """Opening one would wait for its other end for ever."""
+    for name in ("result.json", "site.dpd", "anything"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="is no regular file"):
+            write_report([tmp_path / name], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'{"kind": ' + b"[" * 500 + b"]" * 500 + b"}", "nested deeper than 32 levels"),
+        (b'{"kind": ' + b"[" * 10**5, "is not JSON"),
+        (b'{"a": 1, "a": 2}', "occurs twice"),
+        (b'{"a": "' + b"x" * (8 * 2**20) + b'"}', "more than 8388608 bytes"),
+        (b"{" + b",".join(b'"%d":0' % i for i in range(20_000)) + b"}", "20000 keys"),
+    ],
+    ids=["deep", "deeper", "twice", "long", "keys"],
+)
+def test_hostile_json_is_an_input_error(raw: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(raw)
+    with pytest.raises(InputError, match=said):
+        write_report([tmp_path / "result.json"], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("raw", [b'{"x":' * 900 + b"0" + b"}" * 900, b"[" * 10**5, b'{"caption": 1, "caption": 2}'])
+def test_json_that_hides_from_the_audits_scan_is_refused(raw: bytes) -> None:
+    with pytest.raises(BundleError, match="is not valid JSON"):
+        check_layout({"unet/config.json": raw})
+
+
+@pytest.mark.parametrize("counts", ["x", [None], [[1]], {"a": 1}])
+def test_prototype_counts_that_are_no_numbers(counts: object) -> None:
+    table = {"classes": [{"name": "Forest", "prototype_counts": counts}]}
+    with pytest.raises(BundleError, match="prototype_counts of Forest are no whole numbers"):
+        check_table({"classes.json": json.dumps(table).encode()})
+
+
+def test_a_set_whose_description_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "dataset.json")
+    assert packed_format(tmp_path) is None

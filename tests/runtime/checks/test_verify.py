@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from dpd_runtime import embedded_bundle, load_bundle
 from dpd_runtime.bundle.archive import write_zip
@@ -113,6 +114,8 @@ def test_a_bundle_without_golden_images_is_no_failure(embedded: Bundle) -> None:
         {"images": np.zeros((2, 64, 64, 3), np.int16)},
         {"noise": np.zeros((1, 2, 4, 8, 8), np.float32)},
         {"latents": np.full((2, 4, 16, 16), np.nan, np.float32)},
+        {"seed": -1},
+        {"seed": 2**64},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -125,6 +128,27 @@ def test_golden_images_of_another_bundle_are_refused(embedded: Bundle, golden: G
 def test_what_is_no_golden_file_is_refused(embedded: Bundle, content: bytes) -> None:
     with pytest.raises(BundleError, match=r"golden\.safetensors cannot be read"):
         golden_of(with_golden(embedded, content))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300, 0.5])
+def test_labels_that_are_no_whole_numbers_are_refused(embedded: Bundle, golden: Golden, value: float) -> None:
+    tensors = load(golden.to_bytes()) | {"labels": np.array([1, value])}
+    hostile = save(tensors, {"seed": "5", "solver": "dpm++2m", "steps": "2"})
+    with pytest.raises(BundleError, match=r"golden\.safetensors cannot be read \(labels are float64 \[2\]"):
+        golden_of(with_golden(embedded, hostile))
+
+
+@pytest.mark.parametrize("seed", ["9" * 5000, "inf", "1e3", ""])
+def test_seeds_that_are_no_numbers_are_refused(embedded: Bundle, golden: Golden, seed: str) -> None:
+    hostile = save(load(golden.to_bytes()), {"seed": seed, "solver": "dpm++2m", "steps": "2"})
+    with pytest.raises(BundleError, match=r"golden\.safetensors cannot be read"):
+        golden_of(with_golden(embedded, hostile))
+
+
+def test_noise_that_the_steps_do_not_need_is_refused(embedded: Bundle, golden: Golden) -> None:
+    for changed in (replace(golden, solver="lcm"), replace(golden, noise=np.concatenate([golden.noise] * 2))):
+        with pytest.raises(BundleError, match=r"golden\.safetensors: \d draws of noise for steps that need"):
+            replay(with_golden(embedded, changed.to_bytes()), CPU, 1)
 
 
 def test_steps_beyond_the_schedule_are_refused(embedded: Bundle, golden: Golden) -> None:

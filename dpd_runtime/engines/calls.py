@@ -1,0 +1,65 @@
+"""Native calls that an interrupt ends. Python's handlers run in the main thread, and only between its own instructions:
+a network called there would keep Ctrl-C waiting until the call has returned.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TypeVar
+
+T = TypeVar("T")
+_running: dict[object, Callable[[], object]] = {}
+"""How each call that is running now is told to stop."""
+
+
+def interruptible(call: Callable[[], T], stop: Callable[[], object] = lambda: None) -> T:
+    """Call `call`. From the main thread it is called in another one, while the main thread waits for signals.
+
+    Args:
+        stop: asks a running call to end soon. All running calls are asked if an interrupt comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return _listed(call, stop)
+    returned: SimpleQueue[T] = SimpleQueue()
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            returned.put(_listed(call, stop))
+        except BaseException as error:
+            raised.append(error)
+            returned.put(None)  # type: ignore[arg-type]
+
+    threading.Thread(target=work, name="dpd-call").start()
+    try:
+        found = returned.get()
+    except BaseException:  # what a signal's handler raised
+        stop_calls()
+        raise
+    if raised:
+        raise raised.pop()
+    return found
+
+
+def _listed(call: Callable[[], T], stop: Callable[[], object]) -> T:
+    key = object()
+    _running[key] = stop
+    try:
+        return call()
+    finally:
+        del _running[key]
+
+
+def stop_calls(seconds: float = 0) -> bool:
+    """Ask all running calls to end, and wait up to `seconds`. Returns whether none is left.
+
+    A call that is within one large operator goes on until that ends; only the end of the process stops it.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        for stop in list(_running.values()):
+            stop()
+        if not _running or time.monotonic() >= until:
+            return not _running
+        time.sleep(0.01)
