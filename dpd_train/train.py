@@ -21,7 +21,7 @@ from dpd_train.config import TrainConfig
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.images import natural_side, write_quarantine
+from dpd_train.images import write_quarantine
 from dpd_train.run.context import Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
 from dpd_train.run.folder import Stopwatch, check_run_folder, match_config
@@ -89,7 +89,7 @@ def _open(
     check_captioner(config.captioner)
     if config.crop is not None:
         check_segmenter(config.segmenter)
-    base = fitted(load_base(config.base), config, natural_side(data))
+    base = fitted(load_base(config.base), config)
     found = read_parts(data, config, base.resolution, device, progress)
     if config.prototypes == "matched":
         check_matched(base, found, config)

@@ -44,6 +44,25 @@ def extractor_name(config: EvaluateConfig) -> str | None:
     return None
 
 
+def compared_ipcs(inputs: EvaluationInputs, config: EvaluateConfig) -> tuple[int, ...]:
+    """IPCs to compare at: those of the config, or else as many images as the smallest class of all arms has."""
+    if config.ipc:
+        return config.ipc
+    subsets = any(METHODS[name].uses_ipc for name in config.baselines)
+    return (min(inputs.smallest_class(), inputs.smallest_real_class()) if subsets else inputs.smallest_class(),)
+
+
+def unused_images(inputs: EvaluationInputs, config: EvaluateConfig) -> list[str]:
+    """Say that the sets have more images than were compared, because the real classes have fewer."""
+    (ipc, *_), most = compared_ipcs(inputs, config), inputs.smallest_class()
+    if config.ipc or ipc == most:
+        return []
+    return [
+        f"compared at IPC {ipc}: the smallest class of --train has that many training images, those of the sets "
+        f"have {most} or more"
+    ]
+
+
 def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, int]:
     """IPC → number of pairs, after a check that there are enough images.
 
@@ -51,7 +70,7 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
         InputError: more sets than pairs.
         DataError: a class with too few images.
     """
-    ipcs = config.ipc or (inputs.smallest_class(),)
+    ipcs = compared_ipcs(inputs, config)
     counts = {size: fewest_pairs(size) if config.pairs is None else config.pairs for size in ipcs}
     if len(inputs.sets) > min(counts.values()):
         wanted = len(inputs.sets)

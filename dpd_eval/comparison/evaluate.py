@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dpd_eval.comparison.arms import describe_student, measure_arms, plan_trainings
-from dpd_eval.comparison.checks import check_sets_and_students, count_pairs, extractor_name
+from dpd_eval.comparison.checks import check_sets_and_students, count_pairs, extractor_name, unused_images
 from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs, read_inputs
 from dpd_eval.comparison.plan import PlanProgress, Training, run_plan
@@ -136,7 +136,13 @@ class _Study:
             at_least=config.at_least,
             verdicts=verdicts(arms, config.at_least),
             metrics=metrics,
-            notes=(*inputs.notes(), *too_few_pairs(self.pairs), *notes, *found_by),
+            notes=(
+                *inputs.notes(),
+                *unused_images(inputs, config),
+                *too_few_pairs(self.pairs),
+                *notes,
+                *found_by,
+            ),
             fingerprints=inputs.fingerprints() | models,
             versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
             seconds=time.perf_counter() - started,

@@ -33,6 +33,10 @@ class EvaluationInputs:
         """Count the images in the smallest class of any set."""
         return min(int(_class_counts(scenes).min()) for scenes in self.sets)
 
+    def smallest_real_class(self) -> int:
+        """Count the images in the smallest class of the real training images."""
+        return int(_class_counts(self.real).min())
+
     def check_ipc(self, largest: int) -> None:
         """Check that every class of every set has enough images.
 

@@ -1,6 +1,7 @@
 """The data of a run: its scenes at a size that the base can make, without near duplicates."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from dpd_train.images import (
     Findings,
     Part,
     SceneSet,
+    common_size,
     fingerprint,
     hash_test_part,
+    image_sizes,
     look_over,
     parse_reading,
     read_scenes,
@@ -30,41 +33,58 @@ from dpd_train.images.structure import near_duplicates
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
 LEAST = 2  # training images of a class, as in `read_scenes`
-LARGER = 1.5  # images this many times larger than the base's are shrunk only on request
 
 
-def working_side(name: str, native: int, multiple: int, large: bool, wanted: int | None, images: int) -> int:
-    """Side in pixels that a run works at.
+def working_side(name: str, native: int, multiple: int, wanted: int | None) -> int:
+    """Side in pixels that a run works at: `wanted`, or else the base's own.
 
     Args:
         name: of the base, for messages. native: side that it makes. multiple: of sides that its networks take.
-        large: whether it can be fine-tuned at another size. wanted: `--resolution`.
-        images: shorter side of the most common image size.
+        wanted: `--resolution`.
 
     Raises:
-        InputError: a size that the base does not make, or images so large that shrinking must be requested.
+        InputError: a side that the base's networks cannot take.
     """
     if wanted is None:
-        if images >= LARGER * native:
-            raise InputError(
-                f"the images are {images} px and base {name!r} makes {native} px: pass --resolution {native} to shrink "
-                "them, or a base of that size (for 256 px a Stable Diffusion folder)"
-            )
-        if large and 2 * images <= native:
-            log.warning("images of %d px are enlarged to %d px; --resolution %d is faster", images, native, images)
         return native
-    if wanted != native and not large:
-        raise InputError(f"--resolution {wanted}: base {name!r} makes {native} px; leave it out or say {native}")
     if wanted % multiple:
         raise InputError(f"--resolution {wanted}: base {name!r} takes multiples of {multiple} px")
     return wanted
 
 
-def fitted(base: Base, config: TrainConfig, images: int) -> Base:
-    """The base at the run's `working_side`, for images of the side `images`. Changes its configs in place."""
+def resizing(sizes: Counter[tuple[int, int]], side: int, base: str) -> str | None:
+    """Say that images are brought to the side of the base `base`; None if all of them have it.
+
+    Args:
+        sizes: number of images of each (width, height), at least one.
+    """
+    if set(sizes) == {(side, side)}:
+        return None
+    width, height = common_size(sizes)
+    others = len(sizes) - 1
+    more = f" and {others} other size{'s' * (others > 1)}" if others else ""
+    square = "" if all(w == h for w, h in sizes) else "cut to their middle square and "
+    return (
+        f"images of {width} x {height}{more} are {square}resized to {side} x {side}, the size of base {base}; "
+        "--resolution asks for another"
+    )
+
+
+def fitted(base: Base, config: TrainConfig) -> Base:
+    """The base at the run's `working_side`. Changes its configs in place."""
     multiple = base.downsampling * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    side = working_side(config.base, base.resolution, multiple, is_large(base), config.resolution, images)
-    return base if side == base.resolution else at_resolution(base, side)
+    side = working_side(config.base, base.resolution, multiple, config.resolution)
+    if side == base.resolution:
+        return base
+    if not is_large(base):
+        log.warning(
+            "base %s was trained at %d px: its sampled images may be worse at %d px, a step takes %.2g times as long",
+            config.base,
+            base.resolution,
+            side,
+            (side / base.resolution) ** 2,
+        )
+    return at_resolution(base, side)
 
 
 @dataclass(frozen=True)
@@ -105,6 +125,8 @@ def read_parts(
     reading = parse_reading(config.bands, config.stretch)
     if config.crop is not None:
         side_to_cut(data, side)  # before minutes of decoding
+    elif config.resolution is None and (told := resizing(image_sizes(data), side, config.base)):
+        log.info(told)
     train, held = (
         read_scenes(data, part=part, resolution=side, val_per_class=config.val_per_class, reading=reading)
         for part in PARTS

@@ -1,6 +1,7 @@
 """`dpd train` as a whole on drawn scenes and a tiny random base, read back with other people's code."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -290,14 +291,31 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_large_images_need_an_explicit_resolution(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_resized_to_the_base_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from dpd_train.drawn_scenes import write_scenes
 
-    write_scenes(tmp_path / "large", per_class=4, seed=0, resolution=64)
-    config = replace(CONFIG, base=str(tiny_base(tmp_path)), resolution=None)
-    with pytest.raises(InputError, match=r"64 px and base .* makes 32 px: pass --resolution"):
-        train(tmp_path / "large", tmp_path / "run", config)
-    assert not (tmp_path / "run").exists()
+    write_scenes(tmp_path / "large", per_class=4, seed=0, resolution=128)
+    with Image.open(tmp_path / "large" / "Road" / "Road_0001.png") as image:
+        image.crop((0, 0, 100, 60)).save(tmp_path / "large" / "Road" / "Road_0001.png")
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), resolution=None, steps=0, val_per_class=1)
+    config = replace(config, teacher_steps=2, latent_classifier_steps=2, prototypes="none")
+    with caplog.at_level(logging.INFO):
+        record = train(tmp_path / "large", tmp_path / "run", config, cache=tmp_path / "cache")
+    said = [line for line in caplog.messages if "resized" in line]
+    assert said == [
+        "images of 128 x 128 and 1 other size are cut to their middle square and resized to 32 x 32, the size of base "
+        f"{config.base}; --resolution asks for another"
+    ]
+    assert record["config"]["resolution"] == 32
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        record = train(tmp_path / "large", tmp_path / "run64", replace(config, resolution=64), cache=tmp_path / "cache")
+    assert not [line for line in caplog.messages if "resized" in line], "asked for"
+    assert record["config"]["resolution"] == 64
+    with Image.open(tmp_path / "run64" / "samples" / "final.png") as sheet:
+        assert sheet.height >= 6 * 64
 
 
 def _planted(folder: Path) -> Path:
