@@ -19,6 +19,7 @@ Crop = Literal["foreground"]
 RateSchedule = Literal["decay", "constant"]
 Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+DEVICES = ("auto", "cpu", "cuda")
 
 LEAST = {
     "ipc": 1,
@@ -229,6 +230,16 @@ def compression_ratio(text: str) -> float:
 def option(field: str) -> str:
     """Return the option of a field: `--` and the name with hyphens."""
     return "--" + field.replace("_", "-")
+
+
+def check_device(name: str) -> None:
+    """Check the name of a device.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in DEVICES:
+        raise InputError(f"device {name!r} is unknown: use cpu, cuda or auto")
 
 
 def preset_text(name: str) -> str:

@@ -20,11 +20,11 @@ from dpd_train.compute.tracking import check_tracker, tracked
 from dpd_train.config import TrainConfig
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
-from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import write_quarantine
 from dpd_train.run.context import Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
-from dpd_train.run.folder import Stopwatch, check_run_folder, match_config
+from dpd_train.run.folder import Stopwatch, match_config
+from dpd_train.run.inputs import check_inputs
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import prototype_sheets, sample_sheet
@@ -85,10 +85,8 @@ def _open(
     Raises:
         DataError, InputError: unusable data, base or output folder, or options that do not fit them.
     """
-    check_run_folder(out, resume)
+    check_inputs(data, out, config, resume=resume)
     check_captioner(config.captioner)
-    if config.crop is not None:
-        check_segmenter(config.segmenter)
     base = fitted(load_base(config.base), config)
     found = read_parts(data, config, base.resolution, device, progress)
     if config.prototypes == "matched":

@@ -2,6 +2,7 @@
 
 from dpd_runtime.dataset.pictures import DECODERS
 from dpd_train.images.read import (
+    check_files,
     common_size,
     hash_test_part,
     image_sizes,
@@ -35,6 +36,7 @@ __all__ = [
     "Rejected",
     "Rendering",
     "SceneSet",
+    "check_files",
     "common_size",
     "fingerprint",
     "hash_test_part",

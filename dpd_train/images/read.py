@@ -47,16 +47,23 @@ def read_scenes(
     """
     if resolution is not None and resolution < 1:
         raise DataError(f"resolution is {resolution}: give a positive number of pixels")
-    if val_per_class is not None and val_per_class < 0:
-        raise DataError(f"validation images per class is {val_per_class}: give 0 or more")
     source = open_source(root)
-    reference = reference_files(source)
-    files = files_of_part(source, reference, part, val_per_class)
-    for name, paths in files.items():  # before minutes of decoding
-        _check_count(source, part, name, len(paths), [])
+    reference, files = _files(source, part, val_per_class)
     if resolution is None:
         resolution = min(common_size(_sizes(reference, source)))
     return _decode(source, files, part, resolution, _settled(reading, reference, source))
+
+
+def check_files(root: Path, part: Part, val_per_class: int | None = None) -> dict[str, int]:
+    """Check what `read_scenes` needs to know of a part before it opens an image: folders or list, classes, counts.
+
+    Returns:
+        class → number of image files.
+
+    Raises:
+        DataError, MissingExtraError: as `read_scenes` does.
+    """
+    return {name: len(paths) for name, paths in _files(open_source(root), part, val_per_class)[1].items()}
 
 
 def image_sizes(root: Path) -> Counter[tuple[int, int]]:
@@ -136,6 +143,17 @@ def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, 
 
 def _is_list(root: Path) -> bool:
     return root.is_file() and root.suffix.lower() in LIST_SUFFIXES
+
+
+def _files(source: Source, part: Part, val_per_class: int | None) -> tuple[Files, Files]:
+    """The files that decide the classes, and those of the part."""
+    if val_per_class is not None and val_per_class < 0:
+        raise DataError(f"validation images per class is {val_per_class}: give 0 or more")
+    reference = reference_files(source)
+    files = files_of_part(source, reference, part, val_per_class)
+    for name, paths in files.items():
+        _check_count(source, part, name, len(paths), [])
+    return reference, files
 
 
 def _settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:

@@ -1,7 +1,6 @@
 """The data of a run: its scenes at a size that the base can make, without near duplicates."""
 
 import logging
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_runtime.errors import DataError
 from dpd_train.bases.base import Base, at_resolution
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.fine_tune import is_large
@@ -18,9 +16,7 @@ from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.images import (
     Finding,
     Findings,
-    Part,
     SceneSet,
-    common_size,
     fingerprint,
     hash_test_part,
     image_sizes,
@@ -29,45 +25,10 @@ from dpd_train.images import (
     read_scenes,
 )
 from dpd_train.images.structure import near_duplicates
+from dpd_train.run.inputs import PARTS, check_classes, resizing, working_side
 
 log = logging.getLogger(__name__)
-PARTS: tuple[Part, Part] = ("train", "val")
 LEAST = 2  # training images of a class, as in `read_scenes`
-
-
-def working_side(name: str, native: int, multiple: int, wanted: int | None) -> int:
-    """Side in pixels that a run works at: `wanted`, or else the base's own.
-
-    Args:
-        name: of the base, for messages. native: side that it makes. multiple: of sides that its networks take.
-        wanted: `--resolution`.
-
-    Raises:
-        InputError: a side that the base's networks cannot take.
-    """
-    if wanted is None:
-        return native
-    if wanted % multiple:
-        raise InputError(f"--resolution {wanted}: base {name!r} takes multiples of {multiple} px")
-    return wanted
-
-
-def resizing(sizes: Counter[tuple[int, int]], side: int, base: str) -> str | None:
-    """Say that images are brought to the side of the base `base`; None if all of them have it.
-
-    Args:
-        sizes: number of images of each (width, height), at least one.
-    """
-    if set(sizes) == {(side, side)}:
-        return None
-    width, height = common_size(sizes)
-    others = len(sizes) - 1
-    more = f" and {others} other size{'s' * (others > 1)}" if others else ""
-    square = "" if all(w == h for w, h in sizes) else "cut to their middle square and "
-    return (
-        f"images of {width} x {height}{more} are {square}resized to {side} x {side}, the size of base {base}; "
-        "--resolution asks for another"
-    )
 
 
 def fitted(base: Base, config: TrainConfig) -> Base:
@@ -131,11 +92,7 @@ def read_parts(
         read_scenes(data, part=part, resolution=side, val_per_class=config.val_per_class, reading=reading)
         for part in PARTS
     )
-    for name in train.classes:
-        try:
-            check_class_name(name)
-        except BundleError as error:
-            raise DataError(f"{data}: class folder {name!r} cannot be a class of a bundle; rename it") from error
+    check_classes(data, train.classes)
     given = fingerprint(train)
     near: tuple[Finding, ...] = ()
     if not config.keep_near_duplicates:

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
-from dpd_train.compute.device import TimeUp
 from dpd_train.config import TrainConfig, option
+
+if TYPE_CHECKING:
+    from dpd_train.compute.device import TimeUp
 
 log = logging.getLogger(__name__)
 TICK = 5.0  # seconds; a killed session loses this much time
@@ -81,7 +83,7 @@ class Stopwatch:
         self._written = time.monotonic()
         write_atomically(self._path, json.dumps(self.seconds).encode())
 
-    def unfinished(self, stop: TimeUp) -> dict[str, Any]:
+    def unfinished(self, stop: "TimeUp") -> dict[str, Any]:
         """Store the time. Returns the stage, its step and the seconds for the caller."""
         self.keep()
         return {"unfinished": {"stage": self.stage, "step": stop.step, "steps": stop.steps}, "seconds": self.seconds}

@@ -15,7 +15,7 @@ import typer
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, named, options_of, require_torch, under
 from dpd_cli.terminal import print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
-from dpd_train.config import PRESETS, TrainConfig, resolve, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import PRESETS, TrainConfig, check_device, resolve, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,9 @@ def train_command(
     places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
     with _told_once(DpdError):
         config, part = _configs(given, preset, places | {"max_minutes": max_minutes}, data)
+        check_device(device)
         require_torch()
+        _check_inputs(data, out, config, resume)
         chosen = _device(device, threads, part is not None)
     if data is None:
         assert part is not None
@@ -149,11 +151,20 @@ def _configs(
     return config, part
 
 
+def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool) -> None:
+    """Check paths, names and counts before PyTorch is imported. Of several processes only the leader looks at --out."""
+    from dpd_train.compute.launcher import started_processes
+    from dpd_train.run.inputs import check_inputs
+
+    if started_processes() == 1:
+        check_inputs(data, out, config, resume=resume)
+
+
 def _device(name: str, threads: int | None, federated: bool) -> "torch.device":
     import torch
 
     from dpd_train.compute.device import use_device
-    from dpd_train.compute.distributed import started_as
+    from dpd_train.compute.launcher import started_as
 
     level = logging.ERROR if started_as() else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")

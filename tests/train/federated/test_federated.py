@@ -47,7 +47,7 @@ from dpd_train.federated.settings import (
 )
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import SiteInputs, TrainingSite
-from dpd_train.run.opened import read_run
+from dpd_train.run.finished import read_run
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
 SHAPES = [torch.Size((6, 3, 3, 3)), torch.Size((40,))]
