@@ -78,7 +78,13 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
 
 
 def _open(
-    data: Path, out: Path, config: TrainConfig, device: torch.device, progress: Stages, resume: bool
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    device: torch.device,
+    progress: Stages,
+    resume: bool,
+    cache: Path | None,
 ) -> tuple[Base, RunData]:
     """Check the input before anything is written; then make the run directory.
 
@@ -96,7 +102,7 @@ def _open(
     write_quarantine(out / "private" / "quarantine.csv", found.findings)
     if found.cropped is not None:
         Image.fromarray(found.cropped.picture).save(out / "private" / "decisions.png")
-    match_config(out / "checkpoints" / "config.json", config, found.given)
+    match_config(out, config, found.given, data, cache)
     return base, found
 
 
@@ -156,7 +162,7 @@ def train(
         return {}
     with team.leading():
         _check_machine(config, device, team, tracker, federated is not None)
-        base, read = _open(data, out, config, device, progress, resume)
+        base, read = _open(data, out, config, device, progress, resume, cache)
         team.tell(Word.LOAD)
         watch = Stopwatch(out / "checkpoints" / "seconds.json")
         with tracked(tracker, out / "tracker", asdict(config)) as track:

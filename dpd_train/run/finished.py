@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpd_runtime.errors import InputError
+from dpd_train.run.folder import resume_command
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def read_run(path: Path) -> FinishedRun:
     """
     if not (path / "run.json").is_file():
         unfinished = (path / "checkpoints").is_dir()
-        hint = "finish it with dpd train … --resume" if unfinished else "give a folder that dpd train left"
+        hint = f"finish it: {resume_command(path)}" if unfinished else "give a folder that dpd train left"
         raise InputError(f"{path}: no run.json in it; {hint}")
     record, table = (_object(path / name) for name in ("run.json", "classes.json"))
     if "federated" in record and not (path / "classifier").is_dir():

@@ -271,6 +271,54 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
             assert torch.equal(tensor, cut[key]), (name, key)
 
 
+def test_resume_alone_continues_with_the_stored_data_and_options(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    base = tiny_base(tmp_path)
+    drawn_scenes(tmp_path / "scenes")
+    options = ["--base", str(base), "--steps", "2", "--batch", "4", "--teacher-steps", "6", "--val-per-class", "2"]
+    options += ["--latent-classifier-steps", "6", "--ipc", "3", "--k-min", "2", "--cache-dir", str(tmp_path / "cache")]
+    environment = process_environment | {"OMP_NUM_THREADS": "1"}
+
+    def dpd(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dpd_cli", "train", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert dpd("scenes", "--out", "whole", *options).returncode == 0
+    begun = dpd("scenes", "--out", "cut", "--max-minutes", "0", *options)
+    assert begun.returncode == 0, begun.stderr
+    assert "time is up     teacher is at step 1 of 6" in begun.stdout
+    assert begun.stdout.splitlines()[-1].split(maxsplit=1) == ["next", "dpd train --resume --out cut"]
+    other = dpd("--resume", "--out", "cut", "--teacher-steps", "7")
+    assert other.returncode == 2
+    assert "--teacher-steps 7: the unfinished run in cut has 6" in other.stderr
+    same = dpd("--resume", "--out", "cut", "--teacher-steps", "6", "--max-minutes", "0")
+    assert "teacher is at step 2 of 6" in same.stdout
+    last = dpd("--resume", "--out", "cut")
+    assert last.returncode == 0, last.stderr
+    for part in ("classifier", "latent_classifier", "pipeline/unet"):
+        name = "model.safetensors" if "classifier" in part else "diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "cut" / part / name).read_bytes() == (tmp_path / "whole" / part / name).read_bytes(), part
+    nothing = dpd("--resume", "--out", "new")
+    assert (nothing.returncode, "DATA is missing" in nothing.stderr) == (2, True)
+
+
+def test_an_interruption_names_the_command_that_continues(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    base = tiny_base(tmp_path)
+    drawn_scenes(tmp_path / "scenes")
+    command = [sys.executable, "-m", "dpd_cli", "train", "scenes", "--base", str(base), "--out", "my run"]
+    command += ["--teacher-steps", "1000000", "--cache-dir", str(tmp_path / "cache")]
+    environment = process_environment | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "my run" / "checkpoints" / "seconds.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)  # the teacher is trained
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1].splitlines()[-1]
+    assert process.returncode == 130
+    assert said == "dpd: interrupted; continue with: dpd train --resume --out 'my run'"
+
+
 def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     config = replace(CONFIG, base=str(base))
