@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t  # type: ignore[import-untyped]
 
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import InputError
@@ -72,6 +71,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     mean, n = float(array.mean()), len(array)
     if n == 1:
         return Interval(mean, None, None, 1)
+    from scipy.stats import t as student_t  # type: ignore[import-untyped]  # slow to import
+
     half = float(student_t.ppf((1 + confidence) / 2, n - 1)) * float(array.std(ddof=1)) / n**0.5
     return Interval(mean, mean - half, mean + half, n)
 

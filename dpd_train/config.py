@@ -19,6 +19,7 @@ Crop = Literal["foreground"]
 RateSchedule = Literal["decay", "constant"]
 Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+DEVICES = ("auto", "cpu", "cuda")
 
 LEAST = {
     "ipc": 1,
@@ -231,6 +232,16 @@ def option(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def check_device(name: str) -> None:
+    """Check the name of a device.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in DEVICES:
+        raise InputError(f"device {name!r} is unknown: use cpu, cuda or auto")
+
+
 def preset_text(name: str) -> str:
     """Read the TOML file of a preset as text.
 
@@ -251,8 +262,17 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
     Raises:
         InputError: an unknown preset, a value out of range.
     """
+    return TrainConfig(**asked_for(preset, given))
+
+
+def asked_for(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Combine the preset's values and the given ones, without defaults.
+
+    Raises:
+        InputError: an unknown preset.
+    """
     values = tomllib.loads(preset_text(preset)) if preset else {}
     known = {field.name for field in fields(TrainConfig)}
     if set(values) - known:
         raise ValueError(f"preset {preset}: no option {', '.join(sorted(set(values) - known))}")
-    return TrainConfig(**(values | {name: value for name, value in given.items() if value is not None}))
+    return values | {name: value for name, value in given.items() if value is not None}

@@ -20,11 +20,11 @@ from dpd_train.compute.tracking import check_tracker, tracked
 from dpd_train.config import TrainConfig
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
-from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.images import natural_side, write_quarantine
+from dpd_train.images import write_quarantine
 from dpd_train.run.context import Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
-from dpd_train.run.folder import Stopwatch, check_run_folder, match_config
+from dpd_train.run.folder import Stopwatch, match_config
+from dpd_train.run.inputs import check_inputs
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import prototype_sheets, sample_sheet
@@ -78,18 +78,22 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
 
 
 def _open(
-    data: Path, out: Path, config: TrainConfig, device: torch.device, progress: Stages, resume: bool
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    device: torch.device,
+    progress: Stages,
+    resume: bool,
+    cache: Path | None,
 ) -> tuple[Base, RunData]:
     """Check the input before anything is written; then make the run directory.
 
     Raises:
         DataError, InputError: unusable data, base or output folder, or options that do not fit them.
     """
-    check_run_folder(out, resume)
+    check_inputs(data, out, config, resume=resume)
     check_captioner(config.captioner)
-    if config.crop is not None:
-        check_segmenter(config.segmenter)
-    base = fitted(load_base(config.base), config, natural_side(data))
+    base = fitted(load_base(config.base), config)
     found = read_parts(data, config, base.resolution, device, progress)
     if config.prototypes == "matched":
         check_matched(base, found, config)
@@ -98,7 +102,7 @@ def _open(
     write_quarantine(out / "private" / "quarantine.csv", found.findings)
     if found.cropped is not None:
         Image.fromarray(found.cropped.picture).save(out / "private" / "decisions.png")
-    match_config(out / "checkpoints" / "config.json", config, found.given)
+    match_config(out, config, found.given, data, cache)
     return base, found
 
 
@@ -158,7 +162,7 @@ def train(
         return {}
     with team.leading():
         _check_machine(config, device, team, tracker, federated is not None)
-        base, read = _open(data, out, config, device, progress, resume)
+        base, read = _open(data, out, config, device, progress, resume, cache)
         team.tell(Word.LOAD)
         watch = Stopwatch(out / "checkpoints" / "seconds.json")
         with tracked(tracker, out / "tracker", asdict(config)) as track:

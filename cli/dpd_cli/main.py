@@ -33,7 +33,7 @@ from dpd_runtime.errors import DpdError
 
 INTERRUPTED = 130
 LONGEST_ERROR = 4_000
-RESUMABLE = "interrupted; run the same command again to continue (dpd train: with --resume; dpd demo: with a new --out)"
+RESUMABLE = "interrupted; run the same command again to continue"
 
 app = typer.Typer(
     name="dpd",

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dpd_cli.config import OPTION
+from dpd_runtime.errors import DpdError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +44,15 @@ PANELS = (
     "Security",
 )
 """Headings of options in `--help`, in this order; "Options" holds the rest."""
+
+
+class Interrupted(DpdError):
+    """Ctrl-C in a command that says itself how it continues."""
+
+    exit_code = 130
+
+    def __init__(self, way_on: str) -> None:
+        super().__init__(f"interrupted; continue with: {way_on}")
 
 
 class Verb(TyperCommand):

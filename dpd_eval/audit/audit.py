@@ -12,8 +12,9 @@ from dpd_eval.audit.artefacts.scan import NAME as ARTEFACTS
 from dpd_eval.audit.artefacts.scan import artefact_test, scan
 from dpd_eval.audit.comparison import yardstick
 from dpd_eval.audit.controls import overfitted_control, set_controls, without_encoder
-from dpd_eval.audit.data import AuditData, check_numbers, read_data
+from dpd_eval.audit.data import AuditData, read_data
 from dpd_eval.audit.encoder import AuditVae, find_encoder
+from dpd_eval.audit.kind import check_inputs
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
@@ -112,7 +113,7 @@ def audit(
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
-    check_numbers(images, seed)
+    check_inputs(path, train, holdout, val_per_class=val_per_class, images=images, seed=seed)
     subject = open_subject(path)
     encoder = find_encoder(subject, run)
     data = read_data(

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import PLAIN, Part, Reading, SceneSet, fingerprint, read_scenes, split_folders
+from dpd_train.images import PLAIN, Part, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
 
 SEED = 9  # for the halves of H and the samples of T
 MOST_SHARED = 0.1  # share of H that may be copies of T: these are left out; a larger share is an error
@@ -77,11 +77,8 @@ def read_data(
     else:
         part: Part = "test" if "test" in split_folders(holdout) else "all"
         held = read_scenes(holdout, part=part, resolution=resolution, reading=real.rendering or PLAIN)
-    source = "the validation part of --train" if holdout is None else "--holdout"
-    for what, found in (("--train", real.classes), (source, held.classes)):
-        if set(found) != set(classes):
-            differing = ", ".join(sorted(set(found) ^ set(classes)))
-            raise DataError(f"{what}: its classes differ from the audited ones: {differing}")
+    source = _source(holdout)
+    _check_classes(classes, real.classes, held.classes, source)
     held, shared = _without_copies(held, real, source)
     notes = [f"H is {source}: {len(held.labels)} images; T has {len(real.labels)}"]
     if holdout is None:
@@ -91,6 +88,31 @@ def read_data(
     if shared:
         notes.append(f"{shared} images of H that are also in T were left out")
     return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes))
+
+
+def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], val_per_class: int | None = None) -> None:
+    """Check the folders or lists of `read_data`, their classes and counts, before any image is opened.
+
+    Raises:
+        DataError: as `read_data`.
+    """
+    real = check_files(train, "train", val_per_class)
+    if holdout is None:
+        held = check_files(train, "val", val_per_class)
+    else:
+        held = check_files(holdout, "test" if "test" in split_folders(holdout) else "all")
+    _check_classes(classes, tuple(real), tuple(held), _source(holdout))
+
+
+def _source(holdout: Path | None) -> str:
+    return "the validation part of --train" if holdout is None else "--holdout"
+
+
+def _check_classes(audited: Sequence[str], real: Sequence[str], held: Sequence[str], source: str) -> None:
+    for what, found in (("--train", real), (source, held)):
+        if set(found) != set(audited):
+            differing = ", ".join(sorted(set(found) ^ set(audited)))
+            raise DataError(f"{what}: its classes differ from the audited ones: {differing}")
 
 
 def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneSet, int]:

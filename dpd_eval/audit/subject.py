@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dpd_eval.audit.kind import Kind, kind_of
 from dpd_eval.audit.model import Labels, Model
 from dpd_runtime.annotations import Images
 from dpd_runtime.bundle.archive import open_files
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
-from dpd_runtime.dataset.state import DATASET_NAME
-from dpd_runtime.errors import InputError
 from dpd_runtime.generation.networks import load_networks
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import TEACHER
@@ -31,7 +30,7 @@ class Subject:
     """
 
     name: str
-    kind: Literal["bundle", "run", "set"]
+    kind: Kind
     classes: tuple[str, ...]
     side: int
     files: Mapping[str, bytes] | None
@@ -47,15 +46,14 @@ def open_subject(path: Path) -> Subject:
         InputError: `path` is none of these.
         BundleError: a damaged bundle.
     """
-    if (path / DATASET_NAME).is_file():
+    kind = kind_of(path)
+    if kind == "set":
         return _open_set(path)
-    if (path / "run.json").is_file():
+    if kind == "run":
         from dpd_eval.audit.run_model import open_run
 
         model = open_run(path)
         return _with_model(path, "run", model, None)
-    if path.exists() and not (path.is_file() or (path / MANIFEST_NAME).is_file()):
-        raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
     bundle = load_bundle(path, allow_older=True)
     provider = choose_provider("cpu", lambda found: None)
     teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None

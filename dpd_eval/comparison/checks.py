@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dpd_eval.comparison.config import EvaluateConfig
-from dpd_eval.comparison.inputs import EvaluationInputs
+from dpd_eval.comparison.inputs import EvaluationInputs, check_set, check_sources
 from dpd_eval.extractors.choice import check_name
-from dpd_eval.selection.method import check_ipc
+from dpd_eval.selection.method import check_counts, check_ipc
 from dpd_eval.selection.methods import METHODS
 from dpd_eval.statistics import fewest_pairs
-from dpd_eval.students.student import check_student
+from dpd_eval.students.names import check_student
+from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.errors import InputError
+from dpd_train.foreground.cropping import check_segmenter
+from dpd_train.images import parse_reading
 
 
 def check_sets_and_students(sets: Sequence[Path], config: EvaluateConfig) -> None:
@@ -25,6 +29,25 @@ def check_sets_and_students(sets: Sequence[Path], config: EvaluateConfig) -> Non
         check_student(name)
     if config.pairs is not None and config.pairs < len(sets):
         raise InputError(f"--pairs is {config.pairs}: give at least {len(sets)}, so that every SET is used")
+
+
+def check_evaluation(sets: Sequence[Path], config: EvaluateConfig, train: Path, test: Path | Literal["val"]) -> None:
+    """Check all that needs no network and no pixel, in less than a second.
+
+    Raises:
+        InputError, DataError: as `dpd_eval.comparison.evaluate.evaluate`.
+    """
+    check_sets_and_students(sets, config)
+    extractor_name(config)
+    load_recipe(config.recipe)
+    check_segmenter(config.segmenter)
+    parse_reading(config.bands, config.stretch)
+    of_sets, real = check_sources(sets, train, test, config.val_per_class)
+    if config.ipc:
+        for path, counts in zip(sets, of_sets, strict=True):
+            check_set(str(path), counts, max(config.ipc))
+        for name in config.baselines:
+            check_counts(METHODS[name], real, max(config.ipc))
 
 
 def extractor_name(config: EvaluateConfig) -> str | None:
@@ -44,6 +67,25 @@ def extractor_name(config: EvaluateConfig) -> str | None:
     return None
 
 
+def compared_ipcs(inputs: EvaluationInputs, config: EvaluateConfig) -> tuple[int, ...]:
+    """IPCs to compare at: those of the config, or else as many images as the smallest class of all arms has."""
+    if config.ipc:
+        return config.ipc
+    subsets = any(METHODS[name].uses_ipc for name in config.baselines)
+    return (min(inputs.smallest_class(), inputs.smallest_real_class()) if subsets else inputs.smallest_class(),)
+
+
+def unused_images(inputs: EvaluationInputs, config: EvaluateConfig) -> list[str]:
+    """Say that the sets have more images than were compared, because the real classes have fewer."""
+    (ipc, *_), most = compared_ipcs(inputs, config), inputs.smallest_class()
+    if config.ipc or ipc == most:
+        return []
+    return [
+        f"compared at IPC {ipc}: the smallest class of --train has that many training images, those of the sets "
+        f"have {most} or more"
+    ]
+
+
 def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, int]:
     """IPC → number of pairs, after a check that there are enough images.
 
@@ -51,7 +93,7 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
         InputError: more sets than pairs.
         DataError: a class with too few images.
     """
-    ipcs = config.ipc or (inputs.smallest_class(),)
+    ipcs = compared_ipcs(inputs, config)
     counts = {size: fewest_pairs(size) if config.pairs is None else config.pairs for size in ipcs}
     if len(inputs.sets) > min(counts.values()):
         wanted = len(inputs.sets)

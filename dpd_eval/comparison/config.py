@@ -28,7 +28,9 @@ class EvaluateConfig:
         ("random",), "Data", "Subsets of the real images to compare with, separated by commas; '' for none."
     )
     ipc: tuple[int, ...] | None = setting(
-        None, "Data", "Images per class, separated by commas. Default: the size of SET's smallest class."
+        None,
+        "Data",
+        "Images per class, separated by commas. Default: the size of the smallest class of SET and --train.",
     )
     recipe: str = setting("quick", "Model", "How each student is trained: quick, paper or the path of a .toml file.")
     pairs: int | None = setting(None, "Running", "Number of paired runs. Default: 8 up to IPC 10, 5 above.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dpd_eval.comparison.arms import describe_student, measure_arms, plan_trainings
-from dpd_eval.comparison.checks import check_sets_and_students, count_pairs, extractor_name
+from dpd_eval.comparison.checks import check_evaluation, count_pairs, extractor_name, unused_images
 from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs, read_inputs
 from dpd_eval.comparison.plan import PlanProgress, Training, run_plan
@@ -27,7 +27,7 @@ from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.student import student_identity
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.machine.versions import package_versions
-from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
+from dpd_train.foreground.cropping import Stage, describe_segmenter
 from dpd_train.images import SceneSet, parse_reading
 
 
@@ -136,7 +136,13 @@ class _Study:
             at_least=config.at_least,
             verdicts=verdicts(arms, config.at_least),
             metrics=metrics,
-            notes=(*inputs.notes(), *too_few_pairs(self.pairs), *notes, *found_by),
+            notes=(
+                *inputs.notes(),
+                *unused_images(inputs, config),
+                *too_few_pairs(self.pairs),
+                *notes,
+                *found_by,
+            ),
             fingerprints=inputs.fingerprints() | models,
             versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
             seconds=time.perf_counter() - started,
@@ -153,9 +159,8 @@ def _open_study(
     stage: Stage,
 ) -> _Study:
     """Check the options, read the images and build the networks that label or embed them."""
-    check_sets_and_students(sets, config)
+    check_evaluation(sets, config, train, test)
     wanted = extractor_name(config)
-    check_segmenter(config.segmenter)
     reading = parse_reading(config.bands, config.stretch)
     inputs = read_inputs(sets, train, test, config.resolution, config.val_per_class, reading)
     pairs = count_pairs(inputs, config)

@@ -1,6 +1,6 @@
 """The images of an evaluation: sets, real training images and test images, read in the same way and cross-checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError
-from dpd_train.images import PLAIN, Reading, SceneSet, fingerprint, read_scenes, split_folders
+from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class EvaluationInputs:
         """Count the images in the smallest class of any set."""
         return min(int(_class_counts(scenes).min()) for scenes in self.sets)
 
+    def smallest_real_class(self) -> int:
+        """Count the images in the smallest class of the real training images."""
+        return int(_class_counts(self.real).min())
+
     def check_ipc(self, largest: int) -> None:
         """Check that every class of every set has enough images.
 
@@ -40,13 +44,7 @@ class EvaluationInputs:
             DataError: a class with fewer images.
         """
         for name, scenes in zip(self.names, self.sets, strict=True):
-            counts = _class_counts(scenes)
-            smallest = int(counts.argmin())
-            if largest > counts[smallest]:
-                raise DataError(
-                    f"SET {name}: class {scenes.classes[smallest]} has {counts[smallest]} images, --ipc asks for "
-                    f"{largest}: give --ipc {counts[smallest]} or less, or generate more images"
-                )
+            check_set(name, dict(zip(scenes.classes, _class_counts(scenes).tolist(), strict=True)), largest)
 
     def prefix(self, which: int, ipc: int) -> Int64:
         """Return the rows of the first `ipc` images of each class of set `which`, by file name."""
@@ -112,6 +110,44 @@ def read_inputs(
     for name, scenes in zip(inputs.names, inputs.sets, strict=True):
         _check_classes(scenes.classes, real.classes, f"SET {name}", f"--train {train}")
     return inputs
+
+
+def check_set(name: str, counts: Mapping[str, int], largest: int) -> None:
+    """Check that every class of a set has enough images.
+
+    Args:
+        counts: class → number of images. largest: IPC to compare at.
+
+    Raises:
+        DataError: a class with fewer images.
+    """
+    smallest = min(counts, key=lambda name: counts[name])
+    if largest > counts[smallest]:
+        raise DataError(
+            f"SET {name}: class {smallest} has {counts[smallest]} images, --ipc asks for {largest}: give --ipc "
+            f"{counts[smallest]} or less, or generate more images"
+        )
+
+
+def check_sources(
+    sets: Sequence[Path], train: Path, test: Path | Literal["val"], val_per_class: int | None = None
+) -> tuple[list[dict[str, int]], dict[str, int]]:
+    """Check the folders or lists of `read_inputs`, their classes and counts, before any image is opened.
+
+    Returns:
+        class → number of image files, of each set and of the training part.
+
+    Raises:
+        DataError: as `read_inputs`.
+    """
+    of_sets = [check_files(Path(path), "all") for path in sets]
+    real = check_files(train, "train", val_per_class)
+    own = test == "val"
+    judged = check_files(train if own else Path(test), _test_part(test), val_per_class if own else None)
+    _check_classes(tuple(judged), tuple(real), f"--test {test}", f"--train {train}")
+    for path, counts in zip(sets, of_sets, strict=True):
+        _check_classes(tuple(counts), tuple(real), f"SET {path}", f"--train {train}")
+    return of_sets, real
 
 
 def _test_part(test: Path | str) -> Literal["val", "test", "all"]:

@@ -1,16 +1,19 @@
 """Choose an extractor by name: `own`, trained on the user's images, or `hf:ID_OR_PATH`, a transformers model."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.images import SceneSet
 
+if TYPE_CHECKING:
+    from dpd_eval.extractors.extractor import Extractor
+
 
 def build_extractor(
     name: str, train: SceneSet, *, cache: Path | None = None, progress: Progress = lambda done, total: None
-) -> Extractor:
+) -> "Extractor":
     """Build the extractor called `name`.
 
     Args:

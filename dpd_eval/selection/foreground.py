@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.selection.method import Method, highest_first
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_train.compute.device import use_device
 from dpd_train.foreground.cropping import Stage, find_foreground, whole_images
 from dpd_train.foreground.foreground import Decisions, decide
 from dpd_train.foreground.sheet import decisions_sheet
 from dpd_train.images import PLAIN, Reading, SceneSet
+
+if TYPE_CHECKING:
+    from dpd_eval.extractors.extractor import Extractor
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Patches:
 def foreground_patches(
     data: Path,
     real: SceneSet,
-    teacher: Extractor,
+    teacher: "Extractor",
     val_per_class: int | None = None,
     reading: Reading = PLAIN,
     segmenter: str | None = None,
@@ -52,6 +54,8 @@ def foreground_patches(
     Raises:
         InputError: images that are not larger than the students' images, or a segmenter that cannot be used.
     """
+    from dpd_train.compute.device import use_device  # loads PyTorch
+
     way_out = "give a smaller --resolution, or another method"
     whole = whole_images(data, real, val_per_class, reading, "method foreground", way_out)
     device = "cpu" if segmenter is None else use_device("auto")

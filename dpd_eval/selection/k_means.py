@@ -1,7 +1,6 @@
 """k-means: the image nearest to the centroid of each of `count` clusters."""
 
 import numpy as np
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dpd_eval.selection.method import Features, Method, Rows
@@ -16,6 +15,8 @@ def pick(features: Features, count: int, generator: np.random.Generator) -> Rows
     Ties go to the lower row. The seed is fixed. Another count makes other clusters, so a smaller choice is NOT a
     prefix of a larger one. If a class has fewer different images than `count`, copies are added at the end.
     """
+    from sklearn.cluster import KMeans  # slow to import
+
     points = features.astype(np.float64)
     clusters = min(count, len(np.unique(points, axis=0)))
     with threadpool_limits(1):  # the order of summation depends on the threads

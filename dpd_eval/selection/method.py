@@ -1,6 +1,6 @@
 """The interface of a selection method, and the loop over classes that all methods share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,13 +56,26 @@ def check_ipc(method: Method, labels: Int64, ipc: int, classes: tuple[str, ...] 
         InputError: ipc < 1.
         DataError: a class has fewer than `ipc` images.
     """
+    counts = zip(*np.unique(labels, return_counts=True), strict=True)
+    check_counts(method, {classes[label] if classes else f"label {label}": int(n) for label, n in counts}, ipc)
+
+
+def check_counts(method: Method, counts: Mapping[str, int], ipc: int) -> None:
+    """Check that every class has enough images.
+
+    Args:
+        counts: class → number of images.
+
+    Raises:
+        InputError: ipc < 1.
+        DataError: a class has fewer than `ipc` images.
+    """
     if not method.uses_ipc:
         return
     if ipc < 1:
         raise InputError(f"ipc is {ipc}: give at least one image per class")
-    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+    for name, count in counts.items():
         if ipc > count:
-            name = classes[label] if classes else f"label {label}"
             raise DataError(f"class {name} has {count} real images, --ipc asks for {ipc}: give --ipc {count} or less")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from dpd_eval.extractors.choice import build_extractor, check_name
 from dpd_eval.selection.folder import write_folder
 from dpd_eval.selection.foreground import Patches, foreground_patches
-from dpd_eval.selection.method import Features, Method, Rows, check_ipc
+from dpd_eval.selection.method import Features, Method, Rows, check_counts, check_ipc
 from dpd_eval.selection.methods import find_method, select
 from dpd_eval.selection.tdds import training_scores
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
@@ -17,7 +17,7 @@ from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
 from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
-from dpd_train.images import PLAIN, Reading, SceneSet, fingerprint, read_scenes
+from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes
 
 DECISIONS_NAME = "decisions.png"
 
@@ -83,6 +83,7 @@ def select_set(
     _check_arguments(chosen, ipc, seed, extractor, segmenter)
     _check_out(out, data)
     seed, count = seed or 0, 0 if ipc is None else ipc
+    check_counts(chosen, check_files(data, "train", val_per_class), count)  # before images are opened
     scenes = read_scenes(data, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before a training that takes minutes
     found = _Candidates(scenes)

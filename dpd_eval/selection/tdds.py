@@ -5,17 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dpd_eval.extractors.cache import images_hash, store
-from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
 from dpd_eval.selection.method import Method, highest_first
 from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.files import cache_folder
-from dpd_train.classifiers.tdds import SNAPSHOTS, WINDOW, score_images
-from dpd_train.compute.device import one_thread
 from dpd_train.images import SceneSet
 
 FORMAT = 1  # increase this whenever the training gives other scores
@@ -31,6 +26,13 @@ def training_scores(
     Raises:
         DiskError: the cache cannot be written.
     """
+    import torch
+
+    from dpd_eval.extractors.cache import images_hash, store
+    from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
+    from dpd_train.classifiers.tdds import SNAPSHOTS, WINDOW, score_images
+    from dpd_train.compute.device import one_thread
+
     content = images_hash(train.images, train.labels)
     parts = [FORMAT, "tdds", content, LARGEST_SIDE, SNAPSHOTS, WINDOW, str(torch.__version__)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()

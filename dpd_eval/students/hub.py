@@ -1,13 +1,13 @@
 """Students `hf:ID_OR_PATH`: any transformers image classifier, from a folder or the local hub cache."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from dpd_eval.students.logits import Logits
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import check_model, first_sentence, model_folder, model_hash
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PREFIX = "hf:"
 
@@ -34,13 +34,17 @@ def identity(name: str) -> str:
     return model_hash(find_folder(name))
 
 
-def build_hub_student(name: str, num_classes: int) -> nn.Module:
+def build_hub_student(name: str, num_classes: int) -> "nn.Module":
     """Open the model with its own weights and a new last layer, because a student must not know the classes already.
 
     Raises:
         InputError: not on this machine, not an image classifier, or without a linear last layer.
     """
+    import torch
+    from torch import nn
     from transformers import AutoModelForImageClassification
+
+    from dpd_eval.students.logits import Logits
 
     folder = find_folder(name)
     try:

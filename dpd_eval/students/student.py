@@ -1,7 +1,7 @@
 """The table of students, and building one by name.
 
 A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]. No student is a network that
-made or chose images. To add a family, write its file and a line in `STUDENTS`.
+made or chose images. To add a family, write its file, its name in `names` and a line in `STUDENTS`.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from torch import nn
 from dpd_eval.students import mobilenetv2, resnet, vit
 from dpd_eval.students.convnet import ConvNet
 from dpd_eval.students.dsdnet import DsdNet
-from dpd_eval.students.hub import PREFIX, build_hub_student, find_folder, identity, is_hub
-from dpd_runtime.errors import InputError
+from dpd_eval.students.hub import PREFIX, build_hub_student, identity, is_hub
+from dpd_eval.students.names import DEEPLY_SUPERVISED, check_student
 
 STUDENTS: dict[str, Callable[[int], nn.Module]] = {
     "convnet": ConvNet,
@@ -29,19 +29,7 @@ def _dsdnet(backbone: str) -> Callable[[int], nn.Module]:
     return lambda num_classes: DsdNet(STUDENTS[backbone](num_classes), num_classes)
 
 
-STUDENTS |= {f"dsdnet:{name}": _dsdnet(name) for name in ("convnet", "resnet", "resnet18")}
-
-
-def check_student(name: str) -> None:
-    """Check that a student exists.
-
-    Raises:
-        InputError: an unknown student, or a model that is not on this machine.
-    """
-    if is_hub(name):
-        find_folder(name)
-    elif name not in STUDENTS:
-        raise InputError(f"no student {name!r}: there are {', '.join(STUDENTS)} and {PREFIX}ID_OR_PATH")
+STUDENTS |= {f"dsdnet:{name}": _dsdnet(name) for name in DEEPLY_SUPERVISED}
 
 
 def build_student(name: str, num_classes: int, seed: int) -> nn.Module:

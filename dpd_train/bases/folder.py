@@ -5,8 +5,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
-
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import cached_snapshot, fetch_command
 
@@ -45,6 +43,8 @@ def base_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.exists():
         return folder
+    from huggingface_hub.errors import HFValidationError  # only here: it takes a quarter of a second
+
     try:
         return cached_snapshot(name)
     except HFValidationError:
@@ -102,6 +102,16 @@ def check_base(name: str, folder: Path) -> None:
             why = "; its weights are a pickle, which is never opened: take a model that has safetensors"
             raise InputError(f"base {name!r}: {error} is missing{why if pickled else again}") from None
     _check_sizes(name, folder)
+
+
+def base_sides(name: str, folder: Path) -> tuple[int, int] | None:
+    """Side in pixels that a base makes, and what other sides must be a multiple of; None if its configs do not say."""
+    unet, vae = (_config(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
+    latent, widths, stages = unet.get("sample_size"), unet.get("block_out_channels"), vae.get("block_out_channels")
+    if not isinstance(latent, int) or not isinstance(widths, list) or not isinstance(stages, list):
+        return None
+    pixels = 2 ** (len(stages) - 1)  # per latent
+    return latent * pixels, int(pixels * 2 ** (len(widths) - 1))
 
 
 def _check_sizes(name: str, folder: Path) -> None:

@@ -4,13 +4,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 # Files that decide a model's output: weights, sizes, pre-processing, tokenizer, chat template.
@@ -33,6 +32,8 @@ def model_folder(source: str) -> Path:
         return folder
     if folder.exists():
         raise InputError(f"{source}: is a file; give the folder of the model, or its id on the hub")
+    from huggingface_hub.errors import HFValidationError
+
     try:
         return cached_snapshot(source)
     except HFValidationError:
@@ -50,11 +51,15 @@ def cached_snapshot(source: str) -> Path:
         HFValidationError: `source` is not an id.
         OSError, ValueError: the repository is not in the cache, or incomplete.
     """
+    from huggingface_hub import snapshot_download
+
     return Path(snapshot_download(source, local_files_only=True))
 
 
 def fetch_command(source: str) -> str:
     """The command that fetches the model `source` into the local hub cache."""
+    from huggingface_hub import constants
+
     online = "HF_HUB_OFFLINE=0 " if constants.HF_HUB_OFFLINE else ""
     return f"{online}hf download {source}"
 
@@ -119,7 +124,7 @@ def opened(what: str, load: Callable[[], Any]) -> Any:
         raise InputError(f"{what}: cannot be loaded ({first_sentence(error)}); {way_out}") from None
 
 
-def complete_model(what: str, model_class: Any, folder: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def complete_model(what: str, model_class: Any, folder: Any, dtype: "torch.dtype", device: "torch.device") -> Any:
     """A transformers model from safetensors, in evaluation mode.
 
     Raises:

@@ -28,10 +28,11 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, TimeUp, adamw, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.images.symmetry import ORDER, d4_each
 
 log = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 60.0
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Inputs [n, C, H, W] float32 and labels [n] int64."""
 
@@ -147,7 +148,7 @@ def train_classifier(
         noise: changes a batch after augmentation, for example adds diffusion noise for a judge on latents. It gets a
             generator on the CPU; the batch may be on another device.
         observe: called with the logits [n, C] of the validation part each time they are computed.
-        state: file that is written when the deadline passes, and read if it exists.
+        state: file that is written every minute and when the deadline passes, and read if it exists.
         weights: of the inputs, see `draw_rows`.
 
     Returns:
@@ -162,7 +163,12 @@ def train_classifier(
     run = _Run(shape, training, device)
     start = run.restore(state) if state is not None and state.exists() else 0
     inputs, labels, held = inputs.to(device), labels.to(device), validation[0].to(device)
-    for step in range(start, training.steps):
+
+    def save(done: int) -> None:
+        if state is not None:
+            run.save(state, done)
+
+    for step in checkpointed(range(start, training.steps), save, CHECKPOINT_SECONDS, deadline, progress):
         generator = step_generator(training.seed, step)
         batch, rows = _augmented_batch(inputs, training, weights, generator)
         if noise is not None:
@@ -175,12 +181,6 @@ def train_classifier(
             accuracy = (found.argmax(1) == validation[1]).float().mean().item()
             log.info("step %d loss %.3f validation accuracy %.4f", step + 1, loss.item(), accuracy)
             run.keep_if_best(accuracy, step + 1)
-        stopped = deadline.passed and not last
-        if stopped and state is not None:
-            run.save(state, step + 1)
-        progress(step + 1, training.steps)
-        if stopped:
-            raise TimeUp(step + 1, training.steps)
     run.model.load_state_dict(run.best)
     return TrainedClassifier(run.model.cpu().eval(), run.accuracy, run.step)
 
@@ -200,7 +200,7 @@ def trained_classifier(
     """Train a classifier and save it to `folder`, or read what an earlier session saved there.
 
     Args:
-        state: file for a training that the deadline stops.
+        state: file of an unfinished training.
 
     Raises:
         TimeUp: the deadline passed.

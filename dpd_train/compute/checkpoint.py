@@ -1,7 +1,6 @@
 """Resumable training: state as safetensors + JSON, without pickle, and random numbers that depend on the step alone."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dpd_runtime.files import open_atomically
+
 
 def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-    """Write `tensors` and `meta` to one file, atomically: a kill leaves the previous file intact."""
+    """Write `tensors` and `meta` to one file, as `open_atomically` does: a kill leaves the previous file intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, partial, {"meta": json.dumps(meta)})
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    content = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    with open_atomically(path) as file:  # whose name is random; the bytes of a large state do not fit into memory twice
+        save_file(content, file.name, {"meta": json.dumps(meta)})
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from dpd_runtime.annotations import Progress
-from dpd_runtime.errors import InputError, ProviderError
+from dpd_runtime.errors import ProviderError
 from dpd_train.compute.checkpoint import restore_optimizer
+from dpd_train.config import check_device
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,7 @@ def use_device(name: str) -> torch.device:
         InputError: another name.
         ProviderError: `name` is cuda and PyTorch finds no CUDA device.
     """
-    if name not in ("cpu", "cuda", "auto"):
-        raise InputError(f"device {name!r} is unknown: use cpu, cuda or auto")
+    check_device(name)
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = "PyTorch finds no CUDA device" if built else "this PyTorch was built without CUDA"

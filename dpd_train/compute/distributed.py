@@ -1,6 +1,5 @@
 """Training in several processes, started by `accelerate launch` or torchrun. The first process is the leader."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -11,9 +10,8 @@ import torch
 
 from dpd_runtime.errors import DpdError, InputError, MissingExtraError
 from dpd_train.compute.device import Deadline, TimeUp
+from dpd_train.compute.launcher import started_processes
 
-RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PATIENCE = timedelta(days=7)  # the others wait while the leader trains its judges; the launcher sees dead ones
 BUCKET = 2**25  # elements in one all-reduce
 
@@ -164,16 +162,6 @@ def _peers() -> Iterator[None]:
         ) from error
 
 
-def _from_environment(names: Sequence[str], default: int) -> int:
-    """The first of the launcher's variables that is set, in the order in which accelerate looks for them."""
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
-
-
-def started_as() -> int:
-    """The number that the launcher gave this process; 0 without a launcher."""
-    return _from_environment(RANKS, 0)
-
-
 @contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
     """The team of processes that the launcher started; with CUDA each one uses its own GPU.
@@ -182,7 +170,7 @@ def joined(device: torch.device) -> Iterator[Team]:
         MissingExtraError: accelerate is not installed.
         InputError: the processes do not find each other.
     """
-    started = _from_environment(SIZES, 1)
+    started = started_processes()
     if started == 1:
         yield Team()
         return

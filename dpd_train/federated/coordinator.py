@@ -1,6 +1,5 @@
 """The server's part of a round: the extrapolated mean of the sites' updates."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.config import TrainConfig, compression_ratio
 from dpd_train.diffusion.fine_tune import History, trained_parts, tuned_base
 from dpd_train.federated.packet import Arrays, compressed, dense, extrapolation, size_of, unpacked, weighted_mean
-from dpd_train.federated.settings import Settings, UpdateError
+from dpd_train.federated.settings import MOST_IMAGES, Settings, UpdateError
 from dpd_train.federated.shared import Shared
+
+MOST_LOSS = 1e9
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Coordinator:
         mean = weighted_mean(updates, images)
         longer = extrapolation(updates, images, mean)
         step = [longer * layer for layer in mean]
+        if not all(bool(layer.isfinite().all()) for layer in step):
+            raise UpdateError("the sites' updates add up to values that are not finite; one of them is far too large")
         back = dense(step) if self.compression is None else compressed(step, self.compression)
         self.shared.add(unpacked(back, shapes, "the server"))
         number = self.shared.rounds
@@ -85,5 +88,8 @@ class Coordinator:
 
 
 def _check(loss: float, images: int, fewest: int, number: int) -> None:
-    if not math.isfinite(loss) or images < fewest:
-        raise UpdateError(f"site {number} reports a loss of {loss} on {images} images; its training has failed")
+    if not fewest <= images <= MOST_IMAGES or not abs(loss) <= MOST_LOSS:  # false for nan too
+        raise UpdateError(
+            f"site {number} reports a loss of {loss:g} on {images} images; a finite loss on {fewest} to "
+            f"{MOST_IMAGES:,} images is possible: its training has failed"
+        )

@@ -26,7 +26,7 @@ from dpd_runtime.errors import DpdError, InputError
 from dpd_train.compute.distributed import PeerError
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.packet import from_npy
-from dpd_train.federated.settings import Federated, read_settings
+from dpd_train.federated.settings import MOST, Federated, UpdateError, read_settings
 from dpd_train.federated.site import SiteInputs, TrainingSite
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,10 @@ class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]
 
     def fit(self, parameters: list[Any], config: dict[str, Any]) -> tuple[list[Any], int, dict[str, Any]]:
         if self.site is None:
-            self.site = TrainingSite(self.inputs, read_settings(str(config["settings"])), int(config["number"]))
+            number = int(config["number"])
+            if not 0 <= number < MOST["clients"]:
+                raise UpdateError(f"the server calls this site number {number}; start all again")
+            self.site = TrainingSite(self.inputs, read_settings(str(config["settings"])), number)
         arrays, loss = self.site.fit(int(config["round"]))
         return arrays, self.site.images, {"loss": loss}
 

@@ -17,6 +17,12 @@ SHARED = ("steps", "batch", "peak_rate", "warmup", "schedule", "tune", "lora_ran
 SERVERS = (*SHARED, "base", "resolution")  # options that a server without images can use
 
 
+MOST = {"rounds": 10_000, "clients": 1_000}
+MOST_SHARED = {"steps": 10_000_000, "batch": 100_000, "warmup": 10_000_000, "lora_rank": 1_024, "seed": 2**32 - 1}
+MOST_CLASSES, MOST_SIDE, MOST_BYTES = 10_000, 8_192, 2**20
+MOST_IMAGES = 10_000_000  # of one site
+
+
 class UpdateError(DpdError, ValueError):
     """Another participant of a federated tuning sent something that cannot be used."""
 
@@ -48,9 +54,9 @@ class Federated:
         """Raises:
         InputError: a value out of range, by the name of its option.
         """
-        for name in ("rounds", "clients"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}: it must be at least 1")
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise InputError(f"--{name} is {getattr(self, name)}: it must be 1 to {most}")
         host, _, port = self.address.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise InputError(f"--federated {self.role} {self.address}: give HOST:PORT, such as 10.0.0.1:8080")
@@ -158,14 +164,35 @@ def read_settings(text: str) -> Settings:
         UpdateError: they are damaged, or from another version.
     """
     try:
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"{len(text)} characters")
         content = parse_json(text.encode(), "the settings")
         if set(content) != {field.name for field in fields(Settings)} or set(content["config"]) != set(SHARED):
             raise ValueError("other fields than this version's")
         found = Settings(**(content | {"classes": tuple(map(str, content["classes"]))}))
-        if not 1 <= found.rounds <= found.applied(TrainConfig()).steps:
-            raise ValueError(f"{found.rounds} rounds")
+        _check_bounds(found)
     except (BundleError, ValueError, TypeError, KeyError) as error:
         raise UpdateError(
             f"the server's settings cannot be used ({error}); use the same version of dpd on all"
         ) from error
     return found
+
+
+def _check_bounds(found: Settings) -> None:
+    """Check sizes that decide memory and time, as a server could be anybody's.
+
+    Raises:
+        BundleError, InputError, ValueError, TypeError: a value of another type, or out of range.
+    """
+    for name, most in MOST_SHARED.items():
+        value = found.config[name]
+        if not (value is None and name == "warmup") and (type(value) is not int or value > most):
+            raise ValueError(f"{name} is {value!r:.40}")
+    if type(found.rounds) is not int or type(found.side) is not int or not isinstance(found.base, str):
+        raise TypeError("a value of another type")
+    if not 1 <= found.rounds <= min(found.applied(TrainConfig()).steps, MOST["rounds"]):
+        raise ValueError(f"{found.rounds} rounds")
+    if not 1 <= found.side <= MOST_SIDE or not 2 <= len(found.classes) <= MOST_CLASSES:
+        raise ValueError(f"{found.side} px and {len(found.classes)} classes")
+    for name in found.classes:
+        check_class_name(name)

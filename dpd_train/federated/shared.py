@@ -9,6 +9,7 @@ from torch import nn
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import weights_hash
 from dpd_train.diffusion.averages import PowerAverage
+from dpd_train.federated.settings import UpdateError
 
 LENGTH = 0.1  # relative width of the average; the wider one of the training loop
 
@@ -35,9 +36,17 @@ class Shared:
 
     @torch.no_grad()
     def add(self, update: Sequence[torch.Tensor]) -> None:
-        """Add the update of a round."""
-        for parameter, change in zip(self.modules.parameters(), update, strict=True):
-            parameter.add_(change)
+        """Add the update of a round.
+
+        Raises:
+            UpdateError: a sum is not finite; the weights stay as they were.
+        """
+        parameters = list(self.modules.parameters())
+        sums = [parameter + change for parameter, change in zip(parameters, update, strict=True)]
+        if not all(bool(values.isfinite().all()) for values in sums):
+            raise UpdateError(f"the updates of round {self.rounds + 1} add up to weights that are not finite")
+        for parameter, values in zip(parameters, sums, strict=True):
+            parameter.copy_(values)
         self._average.update(self.modules, self.rounds)
         self.rounds += 1
 

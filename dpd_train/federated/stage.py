@@ -95,7 +95,7 @@ def serve_without_images(
     """
     check_run_folder(out, resume=False)
     base = load_base(config.base)
-    base = fitted(base, config, base.resolution)
+    base = fitted(base, config)
     out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is reported now, not after the last round
     tuned = _served(base, config, part, out / "adapter", progress("federated tuning"))
     classes, without = part.classes, [None for _ in part.classes]

@@ -4,15 +4,18 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.foreground.foreground import Masks, decide, salient
 from dpd_train.foreground.sheet import decisions_sheet
 from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
+
+if TYPE_CHECKING:
+    import torch
 
 CROP, LEAVE_OUT = "--crop foreground", "leave --crop out, or give a smaller --resolution"
 
@@ -56,7 +59,7 @@ def describe_segmenter(segmenter: str | None) -> str:
 
 
 def find_foreground(
-    segmenter: str | None, images: Images, scenes: SceneSet, stage: Stage, device: torch.device | str
+    segmenter: str | None, images: Images, scenes: SceneSet, stage: Stage, device: "torch.device | str"
 ) -> Masks:
     """Foreground [n, MAP, MAP] of `images` [n, S, S, 3], the images of `scenes` at their own size.
 
@@ -114,7 +117,7 @@ def cropped(
     segmenter: str | None = None,
     reading: Reading = PLAIN,
     stage: Stage = lambda title: lambda done, total: None,
-    device: torch.device | str = "cpu",
+    device: "torch.device | str" = "cpu",
 ) -> Cropped:
     """`scenes`, the training part of `data`, cut as `decide` does without a teacher.
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter, uniform_filter  # type: ignore[import-untyped]
 
 from dpd_runtime.annotations import Float32, Images, Int64, Pixels
 
@@ -55,6 +54,8 @@ def spectral_residual(image: Pixels) -> NDArray[np.float64]:
 
     The log amplitude spectrum minus its local mean, transformed back with the image's phase.
     """
+    from scipy.ndimage import gaussian_filter, uniform_filter  # type: ignore[import-untyped]  # slow to import
+
     grey = Image.fromarray(image).convert("L").resize((MAP, MAP), Image.Resampling.BOX)
     spectrum = np.fft.fft2(np.asarray(grey, np.float64))
     amplitude = np.log(np.abs(spectrum) + 1e-8)

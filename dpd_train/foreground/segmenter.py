@@ -7,15 +7,11 @@ is the name of the image's class, so it should be meaningful: "storage tanks", n
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional as F
-from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Sam2Model
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
@@ -23,12 +19,13 @@ from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, mo
 from dpd_train.captions.attributes import class_words
 from dpd_train.foreground.foreground import MAP, Masks
 
+if TYPE_CHECKING:
+    import torch
+
 DETECTORS = ("grounding-dino", "mm-grounding-dino")  # of config.json's model_type
 OUTLINERS = ("sam2", "sam2_video")  # published SAM 2 checkpoints name the second type and hold the first
 FOUND = 0.35  # score of a box that counts, as in Grounding DINO's demo
 MOST = 32  # boxes per image, those with the highest scores
-
-Device = torch.device | str
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def segment(
     images: Images,
     labels: Int64,
     classes: Sequence[str],
-    device: Device = "cpu",
+    device: "torch.device | str" = "cpu",
     progress: Progress = lambda done, total: None,
 ) -> Masks:
     """Foreground [n, MAP, MAP] of images [n, S, S, 3]: cells at least half covered by objects of the image's class.
@@ -88,6 +85,8 @@ def segment(
     Raises:
         InputError: a model that cannot be loaded.
     """
+    import torch
+
     device = torch.device(device)
     find, outline = _detector(segmenter.dino, device), _outliner(segmenter.sam, device)
     masks = np.zeros((len(images), MAP, MAP), bool)
@@ -99,8 +98,11 @@ def segment(
     return masks
 
 
-def _detector(folder: Path, device: torch.device) -> Callable[[Images, str], torch.Tensor]:
+def _detector(folder: Path, device: "torch.device") -> "Callable[[Images, str], torch.Tensor]":
     """(image [S, S, 3], words) → boxes [k, 4] in 0 … 1: left, top, right, bottom."""
+    import torch
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
     what = f"--segmenter: the Grounding DINO {folder.name}"
     processor = opened(
         what, lambda: AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -120,8 +122,13 @@ def _detector(folder: Path, device: torch.device) -> Callable[[Images, str], tor
     return find
 
 
-def _outliner(folder: Path, device: torch.device) -> Callable[[Images, torch.Tensor], NDArray[np.bool_]]:
+def _outliner(folder: Path, device: "torch.device") -> "Callable[[Images, torch.Tensor], NDArray[np.bool_]]":
     """(image [S, S, 3], boxes [k, 4] in 0 … 1) → mask [MAP, MAP] of all of them."""
+    import torch
+    from torch.nn import functional as F
+    from transformers import Sam2Model
+    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
     what = f"--segmenter: the SAM 2 {folder.name}"
     model = complete_model(what, Sam2Model, folder, torch.float32, device)
     sides: Any = model.config.prompt_encoder_config.image_size

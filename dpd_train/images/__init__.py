@@ -1,7 +1,15 @@
 """Read labelled scenes from folder trees and lists into square images of one size, and report every file left out."""
 
 from dpd_runtime.dataset.pictures import DECODERS
-from dpd_train.images.read import hash_test_part, natural_side, read_scenes, split_folders
+from dpd_train.images.read import (
+    check_files,
+    common_size,
+    hash_test_part,
+    image_sizes,
+    natural_side,
+    read_scenes,
+    split_folders,
+)
 from dpd_train.images.reading import PLAIN, Reading, parse_reading
 from dpd_train.images.rendering import Rendering
 from dpd_train.images.scene_set import (
@@ -28,8 +36,11 @@ __all__ = [
     "Rejected",
     "Rendering",
     "SceneSet",
+    "check_files",
+    "common_size",
     "fingerprint",
     "hash_test_part",
+    "image_sizes",
     "look_over",
     "natural_side",
     "parse_reading",

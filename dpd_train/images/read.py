@@ -47,26 +47,48 @@ def read_scenes(
     """
     if resolution is not None and resolution < 1:
         raise DataError(f"resolution is {resolution}: give a positive number of pixels")
-    if val_per_class is not None and val_per_class < 0:
-        raise DataError(f"validation images per class is {val_per_class}: give 0 or more")
     source = open_source(root)
-    reference = reference_files(source)
-    files = files_of_part(source, reference, part, val_per_class)
-    for name, paths in files.items():  # before minutes of decoding
-        _check_count(source, part, name, len(paths), [])
+    reference, files = _files(source, part, val_per_class)
     if resolution is None:
-        resolution = _common_side(reference, source)
+        resolution = min(common_size(_sizes(reference, source)))
     return _decode(source, files, part, resolution, _settled(reading, reference, source))
+
+
+def check_files(root: Path, part: Part, val_per_class: int | None = None) -> dict[str, int]:
+    """Check what `read_scenes` needs to know of a part before it opens an image: folders or list, classes, counts.
+
+    Returns:
+        class → number of image files.
+
+    Raises:
+        DataError, MissingExtraError: as `read_scenes` does.
+    """
+    return {name: len(paths) for name, paths in _files(open_source(root), part, val_per_class)[1].items()}
+
+
+def image_sizes(root: Path) -> Counter[tuple[int, int]]:
+    """Number of training images of each (width, height) in pixels, from their headers.
+
+    Raises:
+        DataError: as `read_scenes` does; no image can be opened.
+    """
+    source = open_source(root)
+    return _sizes(reference_files(source), source)
 
 
 def natural_side(root: Path) -> int:
     """Shorter side in pixels of the most common size of the training images, from their headers.
 
     Raises:
-        DataError: as `read_scenes` does.
+        DataError: as `image_sizes` does.
     """
-    source = open_source(root)
-    return _common_side(reference_files(source), source)
+    return min(common_size(image_sizes(root)))
+
+
+def common_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
+    """The most common size; of several that are equally common the one with the smallest shorter side."""
+    most = max(sizes.values())
+    return min((size for size, count in sizes.items() if count == most), key=lambda size: (min(size), size))
 
 
 def split_folders(root: Path) -> tuple[str, ...]:
@@ -121,6 +143,17 @@ def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, 
 
 def _is_list(root: Path) -> bool:
     return root.is_file() and root.suffix.lower() in LIST_SUFFIXES
+
+
+def _files(source: Source, part: Part, val_per_class: int | None) -> tuple[Files, Files]:
+    """The files that decide the classes, and those of the part."""
+    if val_per_class is not None and val_per_class < 0:
+        raise DataError(f"validation images per class is {val_per_class}: give 0 or more")
+    reference = reference_files(source)
+    files = files_of_part(source, reference, part, val_per_class)
+    for name, paths in files.items():
+        _check_count(source, part, name, len(paths), [])
+    return reference, files
 
 
 def _settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:
@@ -179,11 +212,9 @@ def _check_count(source: Source, part: Part, name: str, used: int, rejected: Seq
     raise DataError(f"{place}{because}, at least {least} needed; {way_out}")
 
 
-def _common_side(files: Files, source: Source) -> int:
-    """Shorter side of the most common size; the smallest if several are equally common."""
+def _sizes(files: Files, source: Source) -> Counter[tuple[int, int]]:
     every = [path for paths in files.values() for path in paths]
     sizes = Counter(size for size in map(size_in_header, every) if size is not None)
     if not sizes:
         raise DataError(f"{source.root}: none of its {len(every)} image files can be opened; are they images?")
-    most = max(sizes.values())
-    return min(min(size) for size, count in sizes.items() if count == most)
+    return sizes

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.files import write_atomically
 from dpd_train.images.rendering import Rendering
+
+if TYPE_CHECKING:
+    import torch
 
 Part = Literal["train", "val", "test", "all"]
 NOTHING: Mapping[str, Mapping[str, str]] = MappingProxyType({})
@@ -73,9 +75,9 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
     return found if scenes.rendering is None else found | {"rendering": scenes.rendering.record()}
 
 
-def to_float(images: torch.Tensor) -> torch.Tensor:
+def to_float(images: "torch.Tensor") -> "torch.Tensor":
     """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 @dataclass(frozen=True)

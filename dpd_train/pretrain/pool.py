@@ -4,19 +4,22 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import InputError
 from dpd_train.captions.attributes import class_words
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images import SceneSet, fingerprint, natural_side, read_scenes
+from dpd_train.images import Part, SceneSet, check_files, fingerprint, natural_side, read_scenes
 from dpd_train.pretrain.crops import ONE_OF_EACH, Crops, equal_shares, multi_scale
 
+if TYPE_CHECKING:
+    import torch
+
 DRAWN = "drawn:"  # drawn:N is a source of N drawn scenes of each class
-PARTS = ("train", "val", "test")  # folder names that do not name the data in them
+PARTS: tuple[Part, ...] = ("train", "val", "test")  # folder names that do not name the data in them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Pool:
 
     train: SceneSet
     held: SceneSet
-    weights: torch.Tensor | None
+    weights: "torch.Tensor | None"
     held_of: dict[str, slice]
     record: dict[str, object]
 
@@ -72,11 +75,11 @@ def read_pool(sources: Sources) -> Pool:
         InputError: the numbers do not fit the sources.
         DataError: as `read_scenes` does.
     """
-    _check(sources)
+    import torch
+
+    check_sources(sources)
     names = _names(sources.data)
-    numbers = sources.val_per_class
-    held_out = numbers if isinstance(numbers, tuple) else (numbers,) * len(sources.data)
-    found = [_read(place, count, sources) for place, count in zip(sources.data, held_out, strict=True)]
+    found = [_read(place, count, sources) for place, count in zip(sources.data, _held_out(sources), strict=True)]
     train, held = _joined([source.train for source in found], names), _joined([source.held for source in found], names)
     ends = np.cumsum([0, *(len(source.held.labels) for source in found)]).tolist()
     held_of = {name: slice(*ends[i : i + 2]) for i, name in enumerate(names)}
@@ -115,13 +118,7 @@ def _read(place: str, held_out: int | None, sources: Sources) -> _Source:
 
 def _drawn(place: str, held_out: int | None, resolution: int, seed: int) -> tuple[SceneSet, SceneSet]:
     """Draw training and validation images. The last ones of each class are for validation, as with files."""
-    count = int(place.removeprefix(DRAWN))
-    held_out = max(1, count // 10) if held_out is None else held_out
-    if count - held_out < 2 or held_out < 1:
-        raise InputError(
-            f"{place}: {held_out} of each class for validation leave {count - held_out} for training; "
-            "training needs at least 2 and validation 1"
-        )
+    count, held_out = _drawn_counts(place, held_out)
     parts = []
     for numbers in (range(count - held_out), range(count - held_out, count)):
         tiles = [numbered_scene(label, i, seed, resolution) for label in range(len(CLASSES)) for i in numbers]
@@ -129,6 +126,18 @@ def _drawn(place: str, held_out: int | None, resolution: int, seed: int) -> tupl
         hashes = tuple(hashlib.sha256(tile.tobytes()).hexdigest() for tile in tiles)
         parts.append(SceneSet(CLASSES, np.stack(tiles), labels, hashes, ()))
     return parts[0], parts[1]
+
+
+def _drawn_counts(place: str, held_out: int | None) -> tuple[int, int]:
+    """Drawn scenes of each class, and how many of them are for validation."""
+    count = int(place.removeprefix(DRAWN))
+    held_out = max(1, count // 10) if held_out is None else held_out
+    if count - held_out < 2 or held_out < 1:
+        raise InputError(
+            f"{place}: {held_out} of each class for validation leave {count - held_out} for training; "
+            "training needs at least 2 and validation 1"
+        )
+    return count, held_out
 
 
 def _joined(parts: Sequence[SceneSet], names: Sequence[str]) -> SceneSet:
@@ -167,7 +176,18 @@ def _names(data: Sequence[str]) -> list[str]:
     return names
 
 
-def _check(sources: Sources) -> None:
+def _held_out(sources: Sources) -> tuple[int | None, ...]:
+    """Validation images per class of each source."""
+    numbers = sources.val_per_class
+    return numbers if isinstance(numbers, tuple) else (numbers,) * len(sources.data)
+
+
+def check_sources(sources: Sources) -> None:
+    """Check numbers, folders or lists, and the images of each class, before any is opened.
+
+    Raises:
+        InputError, DataError: as `read_pool`.
+    """
     count = len(sources.data)
     for option, values in (("val-per-class", sources.val_per_class), ("shares", sources.shares)):
         if isinstance(values, tuple) and len(values) != count:
@@ -177,3 +197,9 @@ def _check(sources: Sources) -> None:
     for place in sources.data:
         if place.startswith(DRAWN) and not place.removeprefix(DRAWN).isdecimal():
             raise InputError(f"{place}: give a whole number of scenes per class, such as {DRAWN}100")
+    for place, held_out in zip(sources.data, _held_out(sources), strict=True):
+        if place.startswith(DRAWN):
+            _drawn_counts(place, held_out)
+        else:
+            for part in PARTS[:2]:
+                check_files(Path(place), part, held_out)

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.bundle.names import equal_names
-from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_runtime.errors import DataError
 from dpd_train.bases.base import Base, at_resolution
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.fine_tune import is_large
@@ -18,54 +16,36 @@ from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.images import (
     Finding,
     Findings,
-    Part,
     SceneSet,
     fingerprint,
     hash_test_part,
+    image_sizes,
     look_over,
     parse_reading,
     read_scenes,
 )
 from dpd_train.images.structure import near_duplicates
+from dpd_train.run.inputs import PARTS, check_classes, resizing, working_side
 
 log = logging.getLogger(__name__)
-PARTS: tuple[Part, Part] = ("train", "val")
 LEAST = 2  # training images of a class, as in `read_scenes`
-LARGER = 1.5  # images this many times larger than the base's are shrunk only on request
 
 
-def working_side(name: str, native: int, multiple: int, large: bool, wanted: int | None, images: int) -> int:
-    """Side in pixels that a run works at.
-
-    Args:
-        name: of the base, for messages. native: side that it makes. multiple: of sides that its networks take.
-        large: whether it can be fine-tuned at another size. wanted: `--resolution`.
-        images: shorter side of the most common image size.
-
-    Raises:
-        InputError: a size that the base does not make, or images so large that shrinking must be requested.
-    """
-    if wanted is None:
-        if images >= LARGER * native:
-            raise InputError(
-                f"the images are {images} px and base {name!r} makes {native} px: pass --resolution {native} to shrink "
-                "them, or a base of that size (for 256 px a Stable Diffusion folder)"
-            )
-        if large and 2 * images <= native:
-            log.warning("images of %d px are enlarged to %d px; --resolution %d is faster", images, native, images)
-        return native
-    if wanted != native and not large:
-        raise InputError(f"--resolution {wanted}: base {name!r} makes {native} px; leave it out or say {native}")
-    if wanted % multiple:
-        raise InputError(f"--resolution {wanted}: base {name!r} takes multiples of {multiple} px")
-    return wanted
-
-
-def fitted(base: Base, config: TrainConfig, images: int) -> Base:
-    """The base at the run's `working_side`, for images of the side `images`. Changes its configs in place."""
+def fitted(base: Base, config: TrainConfig) -> Base:
+    """The base at the run's `working_side`. Changes its configs in place."""
     multiple = base.downsampling * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    side = working_side(config.base, base.resolution, multiple, is_large(base), config.resolution, images)
-    return base if side == base.resolution else at_resolution(base, side)
+    side = working_side(config.base, base.resolution, multiple, config.resolution)
+    if side == base.resolution:
+        return base
+    if not is_large(base):
+        log.warning(
+            "base %s was trained at %d px: its sampled images may be worse at %d px, a step takes %.2g times as long",
+            config.base,
+            base.resolution,
+            side,
+            (side / base.resolution) ** 2,
+        )
+    return at_resolution(base, side)
 
 
 @dataclass(frozen=True)
@@ -106,18 +86,13 @@ def read_parts(
     reading = parse_reading(config.bands, config.stretch)
     if config.crop is not None:
         side_to_cut(data, side)  # before minutes of decoding
+    elif config.resolution is None and (told := resizing(image_sizes(data), side, config.base)):
+        log.info(told)
     train, held = (
         read_scenes(data, part=part, resolution=side, val_per_class=config.val_per_class, reading=reading)
         for part in PARTS
     )
-    for name in train.classes:
-        try:
-            check_class_name(name)
-        except BundleError as error:
-            raise DataError(f"{data}: class folder {name!r} cannot be a class of a bundle; rename it") from error
-    equal = equal_names(train.classes)
-    if equal is not None:
-        raise DataError(f"{data}: classes {equal[0]!r} and {equal[1]!r} are one folder on some systems; rename one")
+    check_classes(data, train.classes)
     given = fingerprint(train)
     near: tuple[Finding, ...] = ()
     if not config.keep_near_duplicates:

@@ -2,19 +2,24 @@
 
 import json
 import logging
+import shlex
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
-from dpd_train.compute.device import TimeUp
 from dpd_train.config import TrainConfig, option
 
+if TYPE_CHECKING:
+    from dpd_train.compute.device import TimeUp
+
 log = logging.getLogger(__name__)
+STORED = "checkpoints/config.json"
+PLACES = ("source", "cache")
 TICK = 5.0  # seconds; a killed session loses this much time
 
 
@@ -32,28 +37,86 @@ def check_run_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out} holds a finished run; choose another --out")
     if not any(out.iterdir()):
         return
-    try:
-        ours = {"config", "data"} <= set(json.loads((out / "checkpoints" / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
+    if _stored(out) is None:
         raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")
     if not resume:
-        raise InputError(f"{out} holds an unfinished run; pass --resume to continue it, or choose another --out")
+        raise InputError(
+            f"{out} holds an unfinished run; continue it with: {resume_command(out)}, or choose another --out"
+        )
 
 
-def match_config(path: Path, config: TrainConfig, data: dict[str, Any]) -> None:
-    """Check that a resumed run has the config and data of the first session, which writes them to `path`.
+def resume_command(out: Path) -> str:
+    """The command that continues the run in `out`, with its own options and data."""
+    return f"dpd train --resume --out {shlex.quote(str(out))}"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What an unfinished run was begun with.
+
+    Args:
+        data, cache: as given to the first session; None if it was an older version, or for the user's cache.
+    """
+
+    config: TrainConfig
+    data: Path | None
+    cache: Path | None
+
+
+def read_unfinished(out: Path, asked: Mapping[str, Any]) -> Unfinished | None:
+    """Read what the unfinished run in `out` was begun with; None if there is no such run.
+
+    Args:
+        asked: options that were given now, by field of TrainConfig. They must be those of the run.
+
+    Raises:
+        InputError: another value of an option, or a run of another version.
+    """
+    content = _stored(out)
+    if content is None:
+        return None
+    try:
+        before = TrainConfig(**content["config"])
+    except (TypeError, InputError) as error:
+        raise InputError(f"{out}: was begun by another version of dpd ({error}); choose another --out") from error
+    for name, value in asked.items():
+        if value != getattr(before, name):
+            raise InputError(
+                f"{option(name)} {value}: the unfinished run in {out} has {getattr(before, name)}; leave the option "
+                "out to continue it, or choose another --out"
+            )
+    data, cache = (content.get(name) for name in PLACES)
+    return Unfinished(before, Path(data) if data else None, Path(cache) if cache else None)
+
+
+def _stored(out: Path) -> dict[str, Any] | None:
+    """The content of an unfinished run's config.json; None if there is none."""
+    try:
+        content = json.loads((out / STORED).read_text(encoding="utf-8"))
+        return content if {"config", "data"} <= set(content) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def match_config(
+    out: Path, config: TrainConfig, data: dict[str, Any], source: Path | None = None, cache: Path | None = None
+) -> None:
+    """Check that a resumed run has the config and data of the first session, which stores them in the run.
+
+    Args:
+        data: fingerprint of the training images. source: where they are. cache: folder of latents that was given.
 
     Raises:
         InputError: another config or other data.
     """
     content = json.loads(json.dumps({"config": asdict(config), "data": data}))
-    if not path.exists():
-        write_atomically(path, json.dumps(content).encode())
+    before = _stored(out)
+    if before is None:
+        places = [None if place is None else str(place.absolute()) for place in (source, cache)]
+        content |= dict(zip(PLACES, places, strict=True))
+        write_atomically(out / STORED, json.dumps(content).encode())
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != content:
+    if any(before[name] != content[name] for name in content):
         changed = [option(k) for k, v in content["config"].items() if before["config"].get(k) != v]
         had = f"another {', '.join(changed)}" if changed else "other data"
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
@@ -81,7 +144,7 @@ class Stopwatch:
         self._written = time.monotonic()
         write_atomically(self._path, json.dumps(self.seconds).encode())
 
-    def unfinished(self, stop: TimeUp) -> dict[str, Any]:
+    def unfinished(self, stop: "TimeUp") -> dict[str, Any]:
         """Store the time. Returns the stage, its step and the seconds for the caller."""
         self.keep()
         return {"unfinished": {"stage": self.stage, "step": stop.step, "steps": stop.steps}, "seconds": self.seconds}

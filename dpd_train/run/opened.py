@@ -1,34 +1,17 @@
-"""Open a finished run: its record and class table first, then its networks, prompts and prototypes."""
+"""Open a finished run: its networks, prompts and prototypes."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.bases.base import Base, load_base
 from dpd_train.captions.captions import embed
 from dpd_train.classifiers.network import ResNet, load_classifier
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run directory that `dpd train` completed.
-
-    Args:
-        record: the content of run.json.
-        table: the content of classes.json.
-    """
-
-    path: Path
-    record: dict[str, Any]
-    table: dict[str, Any]
+from dpd_train.run.finished import FinishedRun
 
 
 @dataclass(frozen=True)
@@ -73,25 +56,6 @@ class OpenedRun:
             files={},
             data={"fingerprint": self.run.record["data"]["sha256"]},
         )
-
-
-def read_run(path: Path) -> FinishedRun:
-    """Read run.json and classes.json, and load no network.
-
-    Raises:
-        InputError: `path` holds no finished run, or one without classifiers.
-    """
-    if not (path / "run.json").is_file():
-        unfinished = (path / "checkpoints").is_dir()
-        hint = "finish it with dpd train … --resume" if unfinished else "give a folder that dpd train left"
-        raise InputError(f"{path}: no run.json in it; {hint}")
-    record, table = (json.loads((path / name).read_text(encoding="utf-8")) for name in ("run.json", "classes.json"))
-    if "federated" in record and not (path / "classifier").is_dir():
-        raise InputError(
-            f"{path}: a federated server's run without images has no classifiers; on a machine with images, make a "
-            f"complete run with dpd train DATA --base {path / 'pipeline'} --steps 0 --out RUN"
-        )
-    return FinishedRun(path, record, table)
 
 
 def load_run(run: FinishedRun) -> OpenedRun:

@@ -15,18 +15,13 @@ from dpd_export.graphs.files import write_graph
 from dpd_export.graphs.int8 import Speed
 from dpd_export.graphs.step import step_graph
 from dpd_export.inputs import ExportInputs, gather_inputs
-from dpd_export.options import INT8, ExportOptions, changed_sampler
+from dpd_export.options import INT8, ExportOptions, check_export
 from dpd_export.packing import entries, place, write_files, write_manifest
 from dpd_export.reference.end_to_end import EndToEnd, check_agreement, end_to_end
 from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.sampling.sampler import suited_sampler
 from dpd_runtime.sampling.step_table import GRAPH as STEP
-from dpd_runtime.sealing.reseal import check_target
-from dpd_train.run.opened import FinishedRun, read_run
 
 Tell = Callable[[str], None]
 
@@ -61,12 +56,7 @@ def export_run(
     """
     options = options or ExportOptions()
     options = replace(options, name=options.name or run.resolve().name)
-    finished = read_run(run)
-    _check_prototypes(finished, options)
-    check_target(out, overwrite)
-    sampler = options.sampler or suited_sampler(finished.table)
-    if options.sampler_changes:
-        sampler = changed_sampler(sampler, options.sampler_changes)
+    finished, sampler = check_export(run, out, options, overwrite=overwrite)
     inputs = gather_inputs(finished, sampler, options, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -88,20 +78,6 @@ def export_run(
         "int8": {one.path: _int8(one.whole_bytes, one.speed) for one in compiled if one.speed},
         "pruned": asdict(inputs.pruned) if inputs.pruned else None,
     }
-
-
-def _check_prototypes(run: FinishedRun, options: ExportOptions) -> None:
-    """Refuse prototypes that are real images unless the options allow them.
-
-    Raises:
-        InputError: they are, and it is not allowed.
-    """
-    kind = run.table["prototype_kind"]
-    if kind in PRIVATE_KINDS and not options.allow_real_prototypes:
-        raise InputError(
-            f"{run.path}: its prototypes ({kind}) are latents of real images and decode to them; train with "
-            "--prototypes centroid or pooled, or pass --allow-real-prototypes if the images may leave"
-        )
 
 
 def _assemble(

@@ -25,7 +25,8 @@ from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.checks.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import Sampler, fitted
-from dpd_train.run.opened import FinishedRun, OpenedRun, load_run
+from dpd_train.run.finished import FinishedRun
+from dpd_train.run.opened import OpenedRun, load_run
 
 TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
 SHIPPED_BASE = "nano"

@@ -1,14 +1,18 @@
-"""What the user asks of an export: precision, pruning, sampler, licences."""
+"""What the user asks of an export: precision, pruning, sampler, licences; and whether the run fits, without PyTorch."""
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
+from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, suited_sampler
 from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.sealing.reseal import check_target
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable
+from dpd_train.run.finished import FinishedRun, read_run
 
 INT8 = "int8"
 PRECISIONS = {
@@ -144,3 +148,37 @@ class ExportOptions:
         """Options that the command in the model card repeats, besides those that the manifest holds."""
         names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse")
         return {name: getattr(self, name) for name in names} | {"prune": self.pruning}
+
+
+def check_export(
+    run: Path, out: Path, options: ExportOptions, *, overwrite: bool = False
+) -> tuple[FinishedRun, Sampler]:
+    """Check all that needs no network, in less than a second.
+
+    Returns:
+        the run, and the default sampler of its bundle.
+
+    Raises:
+        InputError: no finished run, something else at `out`, prototypes that are real images, or a sampler's setting.
+    """
+    finished = read_run(run)
+    _check_prototypes(finished, options)
+    check_target(out, overwrite)
+    sampler = options.sampler or suited_sampler(finished.table)
+    if options.sampler_changes:
+        sampler = changed_sampler(sampler, options.sampler_changes)
+    return finished, sampler
+
+
+def _check_prototypes(run: FinishedRun, options: ExportOptions) -> None:
+    """Refuse prototypes that are real images unless the options allow them.
+
+    Raises:
+        InputError: they are, and it is not allowed.
+    """
+    kind = run.table["prototype_kind"]
+    if kind in PRIVATE_KINDS and not options.allow_real_prototypes:
+        raise InputError(
+            f"{run.path}: its prototypes ({kind}) are latents of real images and decode to them; train with "
+            "--prototypes centroid or pooled, or pass --allow-real-prototypes if the images may leave"
+        )

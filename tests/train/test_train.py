@@ -1,6 +1,7 @@
 """`dpd train` as a whole on drawn scenes and a tiny random base, read back with other people's code."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -270,6 +271,54 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
             assert torch.equal(tensor, cut[key]), (name, key)
 
 
+def test_resume_alone_continues_with_the_stored_data_and_options(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    base = tiny_base(tmp_path)
+    drawn_scenes(tmp_path / "scenes")
+    options = ["--base", str(base), "--steps", "2", "--batch", "4", "--teacher-steps", "6", "--val-per-class", "2"]
+    options += ["--latent-classifier-steps", "6", "--ipc", "3", "--k-min", "2", "--cache-dir", str(tmp_path / "cache")]
+    environment = process_environment | {"OMP_NUM_THREADS": "1"}
+
+    def dpd(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dpd_cli", "train", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert dpd("scenes", "--out", "whole", *options).returncode == 0
+    begun = dpd("scenes", "--out", "cut", "--max-minutes", "0", *options)
+    assert begun.returncode == 0, begun.stderr
+    assert "time is up     teacher is at step 1 of 6" in begun.stdout
+    assert begun.stdout.splitlines()[-1].split(maxsplit=1) == ["next", "dpd train --resume --out cut"]
+    other = dpd("--resume", "--out", "cut", "--teacher-steps", "7")
+    assert other.returncode == 2
+    assert "--teacher-steps 7: the unfinished run in cut has 6" in other.stderr
+    same = dpd("--resume", "--out", "cut", "--teacher-steps", "6", "--max-minutes", "0")
+    assert "teacher is at step 2 of 6" in same.stdout
+    last = dpd("--resume", "--out", "cut")
+    assert last.returncode == 0, last.stderr
+    for part in ("classifier", "latent_classifier", "pipeline/unet"):
+        name = "model.safetensors" if "classifier" in part else "diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "cut" / part / name).read_bytes() == (tmp_path / "whole" / part / name).read_bytes(), part
+    nothing = dpd("--resume", "--out", "new")
+    assert (nothing.returncode, "DATA is missing" in nothing.stderr) == (2, True)
+
+
+def test_an_interruption_names_the_command_that_continues(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    base = tiny_base(tmp_path)
+    drawn_scenes(tmp_path / "scenes")
+    command = [sys.executable, "-m", "dpd_cli", "train", "scenes", "--base", str(base), "--out", "my run"]
+    command += ["--teacher-steps", "1000000", "--cache-dir", str(tmp_path / "cache")]
+    environment = process_environment | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "my run" / "checkpoints" / "seconds.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)  # the teacher is trained
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1].splitlines()[-1]
+    assert process.returncode == 130
+    assert said == "dpd: interrupted; continue with: dpd train --resume --out 'my run'"
+
+
 def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     config = replace(CONFIG, base=str(base))
@@ -290,14 +339,31 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_large_images_need_an_explicit_resolution(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_resized_to_the_base_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from dpd_train.drawn_scenes import write_scenes
 
-    write_scenes(tmp_path / "large", per_class=4, seed=0, resolution=64)
-    config = replace(CONFIG, base=str(tiny_base(tmp_path)), resolution=None)
-    with pytest.raises(InputError, match=r"64 px and base .* makes 32 px: pass --resolution"):
-        train(tmp_path / "large", tmp_path / "run", config)
-    assert not (tmp_path / "run").exists()
+    write_scenes(tmp_path / "large", per_class=4, seed=0, resolution=128)
+    with Image.open(tmp_path / "large" / "Road" / "Road_0001.png") as image:
+        image.crop((0, 0, 100, 60)).save(tmp_path / "large" / "Road" / "Road_0001.png")
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), resolution=None, steps=0, val_per_class=1)
+    config = replace(config, teacher_steps=2, latent_classifier_steps=2, prototypes="none")
+    with caplog.at_level(logging.INFO):
+        record = train(tmp_path / "large", tmp_path / "run", config, cache=tmp_path / "cache")
+    said = [line for line in caplog.messages if "resized" in line]
+    assert said == [
+        "images of 128 x 128 and 1 other size are cut to their middle square and resized to 32 x 32, the size of base "
+        f"{config.base}; --resolution asks for another"
+    ]
+    assert record["config"]["resolution"] == 32
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        record = train(tmp_path / "large", tmp_path / "run64", replace(config, resolution=64), cache=tmp_path / "cache")
+    assert not [line for line in caplog.messages if "resized" in line], "asked for"
+    assert record["config"]["resolution"] == 64
+    with Image.open(tmp_path / "run64" / "samples" / "final.png") as sheet:
+        assert sheet.height >= 6 * 64
 
 
 def _planted(folder: Path) -> Path:

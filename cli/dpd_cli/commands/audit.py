@@ -57,9 +57,13 @@ def audit_command(
     """
     check_out(subject, out, overwrite)
     require_torch("cpu")
-    from dpd_eval.audit.audit import audit
-    from dpd_eval.audit.record import check_verdict, write_record
+    from dpd_eval.audit.kind import check_inputs
     from dpd_train.images import parse_reading
+
+    reading = parse_reading(bands, stretch)
+    check_inputs(subject, train, holdout, val_per_class=val_per_class, images=images, seed=seed)
+    from dpd_eval.audit.audit import audit  # loads PyTorch
+    from dpd_eval.audit.record import check_verdict, write_record
 
     with stage_progress() as stage:
         result = audit(
@@ -70,7 +74,7 @@ def audit_command(
             val_per_class=val_per_class,
             images=images,
             seed=seed,
-            reading=parse_reading(bands, stretch),
+            reading=reading,
             private=private,
             stage=stage,
         )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dpd_cli.options import Json, require_torch, under
-from dpd_cli.terminal import print_json
+from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.errors import InputError
 
 
@@ -43,7 +43,12 @@ def demo_command(
         """Run one command, as a user would type it."""
         print("$ dpd " + " ".join(arguments), file=sys.stderr)
         command = [sys.executable, "-m", "dpd_cli", *arguments, "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        except KeyboardInterrupt:
+            raise Interrupted("dpd demo with another --out") from None
+        if done.returncode == Interrupted.exit_code:
+            raise Interrupted("dpd demo with another --out")
         if done.returncode:
             raise typer.Exit(done.returncode)  # its error message is on stderr already
         content: dict[str, object] = json.loads(done.stdout)

@@ -44,8 +44,12 @@ def evaluate_command(
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; give the name of a file")
     config = EvaluateConfig(**{name: value for name, value in given[EvaluateConfig].items() if value is not None})
+    place = "val" if test == "val" else Path(test)
     require_torch()
-    from dpd_eval import evaluate
+    from dpd_eval.comparison.checks import check_evaluation
+
+    check_evaluation(sets, config, train, place)  # type: ignore[arg-type]
+    from dpd_eval import evaluate  # loads PyTorch
 
     with stage_progress() as stage:
         bar: list[Update] = []
@@ -55,7 +59,6 @@ def evaluate_command(
                 bar.append(stage("training students, %"))
             bar[0](round(100 * done / total), 100)  # one long training has parts: a count would not move
 
-        place = "val" if test == "val" else Path(test)
         result = evaluate(sets, config, train=train, test=place, progress=tell, stage=stage)  # type: ignore[arg-type]
     if out is not None:
         out.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dpd_cli.options import Json, Overwrite, require_torch, under
 from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
 from dpd_runtime.errors import DpdError, InputError
+
+if TYPE_CHECKING:
+    from dpd_export.options import ExportOptions
 
 DEFAULT_FLAVOUR = "tensorrt-rtx"
 
@@ -89,29 +92,22 @@ def export_command(
     """
     require_torch("export", "cpu")
     capabilities = _check_engines(trt, flavour, compute_capability, precision)
-    from dpd_export.bundle import export_run
-    from dpd_export.options import ExportOptions
+    from dpd_export.options import ExportOptions, check_export
 
-    with progress_bar("exporting") as bar:
-        result = export_run(
-            run,
-            out,
-            ExportOptions(
-                precision=precision,
-                name=name,
-                data_licence=data_licence,
-                base_licence=base_licence,
-                sampler_changes=sampler,
-                vae_encoder=vae_encoder,
-                dynamic_size=dynamic_size,
-                allow_real_prototypes=allow_real_prototypes,
-                allow_worse=allow_worse,
-                prune=prune,
-            ),
-            overwrite=overwrite,
-            progress=bar,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+    options = ExportOptions(
+        precision=precision,
+        name=name,
+        data_licence=data_licence,
+        base_licence=base_licence,
+        sampler_changes=sampler,
+        vae_encoder=vae_encoder,
+        dynamic_size=dynamic_size,
+        allow_real_prototypes=allow_real_prototypes,
+        allow_worse=allow_worse,
+        prune=prune,
+    )
+    check_export(run, out, options, overwrite=overwrite)
+    result = _export(run, out, options, overwrite)
     if trt:
         engines = _build_engines(out, flavour or DEFAULT_FLAVOUR, capabilities)
         result |= {"bytes": engines["bytes"], "bundle_hash": engines["bundle_hash"], "engines": engines}
@@ -119,6 +115,20 @@ def export_command(
         print_json(result)
     else:
         _print(result, out, precision)
+
+
+def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> dict[str, Any]:
+    from dpd_export.bundle import export_run  # loads PyTorch
+
+    with progress_bar("exporting") as bar:
+        return export_run(
+            run,
+            out,
+            options,
+            overwrite=overwrite,
+            progress=bar,
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
+        )
 
 
 def _print(result: dict[str, Any], out: Path, precision: str) -> None:

@@ -11,12 +11,14 @@ import typer
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
 from dpd_cli.terminal import print_json, stage_progress
 from dpd_runtime.errors import InputError
-from dpd_train.config import setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import check_device, option, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.pretrain.config import PretrainConfig
+    from dpd_train.pretrain.pool import Sources
 
 TRAININGS = ("perceptual", "autoencoder", "decoder", "denoiser")
+STAGES = (*TRAININGS, "save")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,30 +108,22 @@ def pretrain_command(
         dpd pretrain DATA --out base --stage denoiser,save --threads 1
         dpd pretrain DATA --out base --device cuda --denoiser-batch 256
     """
+    stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
+    _check_options(stages, resolution, latent_channels, max_minutes, given[TrainingOptions])
+    check_device(device)
     require_torch()
+    sources = _sources(data, resolution, seed, given[SourceOptions])
+    _check_data(sources, start)
     import torch
 
     from dpd_runtime.files import cache_folder
     from dpd_train.compute.device import use_device
-    from dpd_train.pretrain.config import PretrainConfig
-    from dpd_train.pretrain.pretrain import STAGES, pretrain
+    from dpd_train.pretrain.pretrain import pretrain
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
-    stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
-    if unknown := [name for name in stages if name not in STAGES]:
-        raise InputError(f"--stage {unknown[0]!r} is unknown: use {', '.join(STAGES)} or all")
-    if resolution % 16 or resolution < 16:
-        raise InputError(f"--resolution {resolution}: the nano base needs a multiple of 16")
-    if latent_channels not in (None, 4, 8):
-        raise InputError(f"--latent-channels is {latent_channels}: use 4 or 8")
-    if max_minutes is not None and max_minutes < 0:
-        raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     if threads:
         torch.set_num_threads(threads)
-    defaults = PretrainConfig(
-        resolution=resolution, seed=seed, start=start, latent_channels=latent_channels, **_sources(given[SourceOptions])
-    )
-    config = _with_options(defaults, given[TrainingOptions])
+    config = _config(sources, start, latent_channels, given[TrainingOptions])
     place = use_device(device)
     folder = state or cache_folder("pretrain") / out.resolve().name
     with stage_progress() as progress:
@@ -137,32 +131,77 @@ def pretrain_command(
     _print(out, folder, stages, metrics, json_output)
 
 
-def _sources(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of PretrainConfig for `SourceOptions`. One number of --val-per-class is for all sources."""
-    from dpd_train.pretrain.crops import Crops
-
-    held_out = given["val_per_class"]
-    return {
-        "val_per_class": held_out[0] if held_out and len(held_out) == 1 else held_out,
-        "shares": given["shares"],
-        "crops": Crops() if given["crops"] else None,
-    }
-
-
-def _with_options(config: "PretrainConfig", given: dict[str, Any]) -> "PretrainConfig":
-    """Put the given steps, batches and rates into the trainings of `config`.
+def _check_options(
+    stages: tuple[str, ...],
+    resolution: int,
+    latent_channels: int | None,
+    max_minutes: float | None,
+    given: dict[str, Any],
+) -> None:
+    """Check the values of options.
 
     Raises:
-        InputError: one of them is not positive.
+        InputError: an unknown stage, or a value out of range.
     """
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise InputError(f"--stage {unknown[0]!r} is unknown: use {', '.join(STAGES)} or all")
+    if resolution % 16 or resolution < 16:
+        raise InputError(f"--resolution {resolution}: the nano base needs a multiple of 16")
+    if latent_channels not in (None, 4, 8):
+        raise InputError(f"--latent-channels is {latent_channels}: use 4 or 8")
+    if max_minutes is not None and not max_minutes >= 0:
+        raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise InputError(f"{option(name)} is {value}: it must be positive")
+
+
+def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any]) -> "Sources":
+    """Return the sources of `SourceOptions`. One number of --val-per-class is for all sources."""
+    from dpd_train.pretrain.crops import Crops
+    from dpd_train.pretrain.pool import Sources
+
+    held_out = given["val_per_class"]
+    return Sources(
+        data=tuple(data),
+        resolution=resolution,
+        val_per_class=held_out[0] if held_out and len(held_out) == 1 else held_out,
+        shares=given["shares"],
+        crops=Crops() if given["crops"] else None,
+        seed=seed,
+    )
+
+
+def _check_data(sources: "Sources", start: str | None) -> None:
+    """Check DATA and --start before PyTorch is imported."""
+    from dpd_train.bases.folder import base_folder, check_base
+    from dpd_train.pretrain.pool import check_sources
+
+    check_sources(sources)
+    if start is not None:
+        check_base(start, base_folder(start))
+
+
+def _config(
+    sources: "Sources", start: str | None, latent_channels: int | None, given: dict[str, Any]
+) -> "PretrainConfig":
+    """Return the config with the given steps, batches and rates of each training."""
+    from dpd_train.pretrain.config import PretrainConfig
+
+    config = PretrainConfig(
+        resolution=sources.resolution,
+        seed=sources.seed,
+        start=start,
+        latent_channels=latent_channels,
+        val_per_class=sources.val_per_class,
+        shares=sources.shares,
+        crops=sources.crops,
+    )
     for name in TRAININGS:
         for what, field in (("steps", "steps"), ("batch", "batch"), ("rate", "peak_rate")):
             value = given[f"{name}_{what}"]
-            if value is None:
-                continue
-            if value <= 0:
-                raise InputError(f"--{name}-{what} is {value}: it must be positive")
-            config = replace(config, **{name: replace(getattr(config, name), **{field: value})})
+            if value is not None:
+                config = replace(config, **{name: replace(getattr(config, name), **{field: value})})
     return config
 
 

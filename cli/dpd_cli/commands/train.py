@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, named, options_of, require_torch, under
-from dpd_cli.terminal import print_json, stage_progress
+from dpd_cli.terminal import Interrupted, print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
-from dpd_train.config import PRESETS, TrainConfig, resolve, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,9 @@ Data = Annotated[
 PresetName = Annotated[
     str | None, under("Running", "Prepared set of values. Options that are given win over it.", metavar=named(PRESETS))
 ]
-Resume = Annotated[bool, under("Running", "Continue an unfinished run.", "--resume")]
+Resume = Annotated[
+    bool, under("Running", "Continue the unfinished run at --out, with its own DATA and options.", "--resume")
+]
 KeepCheckpoints = Annotated[bool, under("Output", "Keep the checkpoints of a finished run.", "--keep-checkpoints")]
 Tracker = Annotated[str | None, under("Output", "Log figures to tensorboard, wandb, ... Default: none.")]
 CacheDir = Annotated[
@@ -86,6 +88,7 @@ def train_command(
         dpd train scenes/ --out run
         dpd train eurosat/ --out run --val-per-class 100 --steps 2000
         dpd train ucmerced/ --out run --preset standard --max-minutes 60
+        dpd train --resume --out run
         accelerate launch --multi_gpu -m dpd_cli train ucmerced/ --out run
         dpd train --federated server 0.0.0.0:8080 --classes Forest,River --out common
         dpd train scenes/ --federated client 10.0.0.1:8080 --out run
@@ -93,30 +96,45 @@ def train_command(
     places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
     with _told_once(DpdError):
         config, part = _configs(given, preset, places | {"max_minutes": max_minutes}, data)
+        if resume and part is None:
+            config, data, cache_dir = _continued(out, asked_for(preset, given[TrainConfig]), config, data, cache_dir)
+        check_device(device)
         require_torch()
+        _check_inputs(data, out, config, resume)
         chosen = _device(device, threads, part is not None)
     if data is None:
         assert part is not None
         _serve(out, config, part, chosen, json_output)
         return
+    _train(
+        data,
+        out,
+        config,
+        json_output,
+        device=chosen,
+        resume=resume,
+        cache=cache_dir,
+        keep_checkpoints=keep_checkpoints,
+        max_minutes=max_minutes,
+        tracker=tracker,
+        federated=part,
+    )
+
+
+def _train(
+    data: Path, out: Path, config: TrainConfig, json_output: bool, *, device: "torch.device", **options: Any
+) -> None:
+    """Call `train` in each of the processes that were started, and print what the first one made."""
     from dpd_train.compute.distributed import PeerError, joined
     from dpd_train.train import silent, train
 
-    with _told_once(PeerError), joined(chosen) as team, stage_progress() if team.leads else nullcontext() as stages:
-        run = train(
-            data,
-            out,
-            config,
-            resume=resume,
-            cache=cache_dir,
-            keep_checkpoints=keep_checkpoints,
-            device=chosen,
-            max_minutes=max_minutes,
-            progress=stages or silent,
-            team=team,
-            tracker=tracker,
-            federated=part,
-        )
+    with (
+        _told_once(PeerError),
+        _resumable(out),
+        joined(device) as team,
+        stage_progress() if team.leads else nullcontext() as stages,
+    ):
+        run = train(data, out, config, device=device, progress=stages or silent, team=team, **options)
     if team.leads:
         _print_run(out, run, json_output)
 
@@ -144,16 +162,44 @@ def _configs(
         options = [name for name, value in given[TrainConfig].items() if value is not None]
         options += [name for name, value in places.items() if value]
         check_options(part, options, config, data is not None)
-    elif data is None:
+    elif data is None and not places["resume"]:
         raise InputError("DATA is missing: give a folder that holds one folder of images per class")
     return config, part
+
+
+def _continued(
+    out: Path, asked: dict[str, Any], config: TrainConfig, data: Path | None, cache_dir: Path | None
+) -> tuple[TrainConfig, Path, Path | None]:
+    """Return config, data and cache of the unfinished run in `out`; without one those that were given.
+
+    Raises:
+        InputError: an option that the run has not, or no DATA.
+    """
+    from dpd_train.run.folder import check_run_folder, read_unfinished
+
+    check_run_folder(out, resume=True)
+    before = read_unfinished(out, asked)
+    if before is not None:
+        config, data, cache_dir = before.config, data or before.data, cache_dir or before.cache
+    if data is None:
+        raise InputError(f"DATA is missing: {out} does not say where its images are; give their folder")
+    return config, data, cache_dir
+
+
+def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool) -> None:
+    """Check paths, names and counts before PyTorch is imported. Of several processes only the leader looks at --out."""
+    from dpd_train.compute.launcher import started_processes
+    from dpd_train.run.inputs import check_inputs
+
+    if started_processes() == 1:
+        check_inputs(data, out, config, resume=resume)
 
 
 def _device(name: str, threads: int | None, federated: bool) -> "torch.device":
     import torch
 
     from dpd_train.compute.device import use_device
-    from dpd_train.compute.distributed import started_as
+    from dpd_train.compute.launcher import started_as
 
     level = logging.ERROR if started_as() else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")
@@ -177,6 +223,18 @@ def _told_once(kind: type[Exception]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """After an interruption name the command that continues."""
+    from dpd_train.run.folder import STORED, resume_command
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (out / STORED).exists()
+        raise Interrupted(resume_command(out) if begun else "run the same command again, nothing is lost") from None
+
+
 def _serve(out: Path, config: TrainConfig, part: "Federated", device: "torch.device", json_output: bool) -> None:
     """Average the sites' updates on a server without images."""
     from dpd_train.federated.stage import serve_without_images
@@ -198,9 +256,11 @@ def _print_run(out: Path, run: dict[str, Any], json_output: bool) -> None:
     if json_output:
         print_json({"out": str(out), **run})
     elif "unfinished" in run:
+        from dpd_train.run.folder import resume_command
+
         left = run["unfinished"]
         print(f"time is up     {left['stage']} is at step {left['step']} of {left['steps']}")
-        print("next           run the same command again with --resume to continue")
+        print(f"next           {resume_command(out)}")
     else:
         _print_finished(out, run)
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from dpd_runtime.annotations import Images
+
+if TYPE_CHECKING:
+    import torch
 
 Phrases = tuple[str, ...]
 Describe = Callable[[Images], list[Phrases]]
@@ -27,4 +29,4 @@ class Captioner:
     model: Callable[[], str]
     words: str
     batch: int
-    load: Callable[[torch.device], Describe]
+    load: "Callable[[torch.device], Describe]"

@@ -9,15 +9,19 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from dpd_runtime.annotations import Pixels, Progress
 from dpd_runtime.errors import DiskError, InputError
+from dpd_train.bases.hub import check_model, model_folder
 from dpd_train.captions import attributes
 from dpd_train.captions.captioners.captioner import Captioner, Phrases
 from dpd_train.images import SceneSet
+
+if TYPE_CHECKING:
+    import torch
 
 
 def image_hash(image: Pixels) -> str:
@@ -91,12 +95,29 @@ def check_captioner(name: str) -> None:
     find_captioner(name)
 
 
+def check_captioner_source(name: str) -> None:
+    """Check a captioner's name and that its model is on this machine, without PyTorch; `check_captioner` checks more.
+
+    Raises:
+        InputError: an unknown name, or a model that is not on this machine or has no safetensors.
+    """
+    kind, _, source = name.partition(":")
+    if name == "attributes":
+        return
+    if kind not in ("clip", "vlm") or not source:
+        raise InputError(
+            f"no captioner {name!r}: there are attributes, clip:ID and vlm:ID, where ID is a folder or the id of a "
+            "model"
+        )
+    check_model(model_folder(source), source)
+
+
 def describe_scenes(
     name: str,
     scenes: SceneSet,
     *,
     cache: Path,
-    device: torch.device | str = "cpu",
+    device: "torch.device | str" = "cpu",
     progress: Progress = lambda done, total: None,
 ) -> list[Phrases]:
     """The phrases of each image, in the order of `scenes`.
@@ -112,6 +133,8 @@ def describe_scenes(
         InputError: as `check_captioner`, and a model whose weights cannot be used.
         DiskError: the cache cannot be written; what was written stays, and the same call continues from there.
     """
+    import torch
+
     captioner = find_captioner(name)
     stored = StoredPhrases(cache, captioner.kind, captioner.model(), captioner.words)
     hashes = [image_hash(image) for image in scenes.images]
@@ -138,20 +161,17 @@ def find_captioner(name: str) -> Captioner:
     Raises:
         InputError: as `check_captioner`.
     """
+    check_captioner_source(name)
     kind, _, source = name.partition(":")
     if name == "attributes":
         return _attributes()
-    if kind == "clip" and source:
+    if kind == "clip":
         from dpd_train.captions.captioners.clip import clip_captioner
 
         return clip_captioner(source)
-    if kind == "vlm" and source:
-        from dpd_train.captions.captioners.vlm import vlm_captioner
+    from dpd_train.captions.captioners.vlm import vlm_captioner
 
-        return vlm_captioner(source)
-    raise InputError(
-        f"no captioner {name!r}: there are attributes, clip:ID and vlm:ID, where ID is a folder or the id of a model"
-    )
+    return vlm_captioner(source)
 
 
 def _attributes() -> Captioner:

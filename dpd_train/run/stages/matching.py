@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Int64
-from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.network import ResNet
@@ -28,6 +28,7 @@ from dpd_train.prototypes.matching import (
 from dpd_train.prototypes.prototypes import ClassPrototypes, cluster_features
 from dpd_train.run.context import Parts, Phrases, Run
 from dpd_train.run.data import RunData, rows_by_class
+from dpd_train.run.inputs import check_matched_counts
 
 
 def check_matched(base: Base, data: RunData, config: TrainConfig) -> None:
@@ -42,13 +43,10 @@ def check_matched(base: Base, data: RunData, config: TrainConfig) -> None:
             "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which suits bases below "
             "100 M parameters: use pooled or centroid"
         )
-    for name, rows in zip(data.train.classes, rows_by_class(data.train), strict=True):
-        images = kept_count(len(rows), pruned_share(config.prune)) if config.prune else len(rows)
-        if images < config.k_min:
-            raise DataError(
-                f"class {name!r} has {images} different training images, and --prototypes matched needs at least "
-                f"--k-min {config.k_min} in each: add images, or lower --k-min"
-            )
+    sizes = [len(rows) for rows in rows_by_class(data.train)]
+    if config.prune:
+        sizes = [kept_count(size, pruned_share(config.prune)) for size in sizes]
+    check_matched_counts(dict(zip(data.train.classes, sizes, strict=True)), config.k_min)
 
 
 def matched_prototypes(

@@ -82,11 +82,11 @@ def build_engines(
         MissingExtraError, ProviderError: TensorRT is not installed, or there is no GPU for `tensorrt`.
     """
     kind = flavour_of(flavour)
-    trt = import_flavour(kind)
-    wanted = check_capabilities(kind, trt, compute_capabilities)
     check_target(out, overwrite)
     opened = load_bundle(bundle)
     check_precision(opened.manifest.precision)
+    trt = import_flavour(kind)
+    wanted = check_capabilities(kind, trt, compute_capabilities)
     groups = [wanted] if portable else [(one,) for one in wanted]
     builds = [
         Build(part, profile, group)

@@ -195,6 +195,17 @@ def test_validation_part_is_held_out_of_the_baselines(folders, tmp_path):
     assert leaky.notes[0].startswith("120 test images are also in SET")
 
 
+def test_without_ipc_the_smallest_class_of_sets_and_real_images_decides(folders, tmp_path):
+    few = draw(tmp_path / "few", 10, 9)  # 9 for training, 1 for validation
+    found = evaluate(
+        [folders["good"]], train=few, test=folders["test"], recipe=RECIPE, pairs=1, metrics=False, cache=tmp_path / "c"
+    )
+    assert {arm.arm: (arm.ipc, arm.images) for arm in found.arms} == {"set": (9, 27), "random": (9, 27)}
+    assert "compared at IPC 9" in found.notes[0]
+    with pytest.raises(DataError, match="class Blue has 9 real images, --ipc asks for 12"):
+        evaluate([folders["good"]], train=few, test=folders["test"], recipe=RECIPE, ipc=(12,), metrics=False)
+
+
 def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
     common = {"train": folders["train"], "test": "val", "recipe": RECIPE, "cache": tmp_path / "cache", "metrics": False}
     with pytest.raises(DataError, match=r"class Blue has 12 images, --ipc asks for 13: give --ipc 12 or less"):

@@ -7,7 +7,8 @@ from torch import nn
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
 from dpd_eval.students.convnet import ConvNet
-from dpd_eval.students.student import STUDENTS, build_student, check_student, count_multiply_adds, student_identity
+from dpd_eval.students.names import NAMES, check_student
+from dpd_eval.students.student import STUDENTS, build_student, count_multiply_adds, student_identity
 from dpd_runtime.errors import InputError
 
 
@@ -41,6 +42,10 @@ def test_cost_of_the_others_at_64_px():
     assert costs["mobilenetv2"] <= 10
     # 64 patches and the class token through 4 layers of 12 d²; then the patches and the head
     assert costs["vit-tiny"] == pytest.approx((4 * 65 * 12 * 96**2 + 64 * 192 * 96 + 960) / 1e6)
+
+
+def test_names_are_known_without_pytorch() -> None:
+    assert tuple(STUDENTS) == NAMES
 
 
 @pytest.mark.parametrize("name", STUDENTS)

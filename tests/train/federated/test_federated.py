@@ -47,7 +47,7 @@ from dpd_train.federated.settings import (
 )
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import SiteInputs, TrainingSite
-from dpd_train.run.opened import read_run
+from dpd_train.run.finished import read_run
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
 SHAPES = [torch.Size((6, 3, 3, 3)), torch.Size((40,))]
@@ -180,12 +180,35 @@ def test_losses_and_numbers_from_outside_are_checked(tmp_path: Path) -> None:
     config = replace(CONFIG, base=str(tiny_base(tmp_path)))
     coordinator = Coordinator(load_base(config.base), config, _settings(config, 2), 1)
     arrays_ = dense([torch.zeros(shape) for shape in coordinator.shared.shapes])
-    for loss, images in ((float("nan"), 3), (0.1, 0), (float("inf"), 3)):
+    for loss, images in ((float("nan"), 3), (0.1, 0), (float("inf"), 3), (0.1, 10_000_001), (0.1, -1), (1e300, 3)):
         with pytest.raises(UpdateError, match="site 0 reports"):
             coordinator.average([Sent(arrays_, images, loss)])
     coordinator.average([Sent(arrays_, 3, 0.1)])
-    with pytest.raises(UpdateError, match="site 0 reports"):
-        coordinator.hear([(float("nan"), 3)])
+    for loss, images in ((float("nan"), 3), (0.1, -1), (0.1, 2**62)):
+        with pytest.raises(UpdateError, match="site 0 reports"):
+            coordinator.hear([(loss, images)])
+
+
+def test_sums_are_checked_before_they_are_taken(tmp_path: Path) -> None:
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)))
+    coordinator = Coordinator(load_base(config.base), config, _settings(config, 2), 4)
+    before = [parameter.clone() for parameter in coordinator.shared.modules.parameters()]
+    largest = max(range(len(before)), key=lambda i: before[i].numel())
+
+    def sent(place: int) -> Sent:
+        update = dense([torch.zeros(shape) for shape in coordinator.shared.shapes])
+        update[largest].reshape(-1)[place] = 3e38
+        return Sent(update, 1, 0.1)
+
+    # ten sites agree, ninety know something else each: the mean of 3e37 is made longer than float32 goes
+    with pytest.raises(UpdateError, match="add up to values that are not finite"):
+        coordinator.average([sent(max(0, i - 9)) for i in range(100)])
+    list(coordinator.shared.modules.parameters())[largest].data.view(-1)[0] = 3e38
+    before[largest].view(-1)[0] = 3e38
+    with pytest.raises(UpdateError, match="round 1 add up to weights that are not finite"):
+        coordinator.average([sent(0)])
+    assert all(torch.equal(a, b) for a, b in zip(before, coordinator.shared.modules.parameters(), strict=True))
+    assert coordinator.shared.rounds == 0
 
 
 @pytest.mark.parametrize(
@@ -292,9 +315,35 @@ def test_a_site_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
         TrainingSite(ground, known, 0).fit(2)
 
 
+def _changed(name: str, value: Any) -> Any:
+    return lambda c: c | {"config": c["config"] | {name: value}}
+
+
+OUT_OF_RANGE = [
+    lambda c: c | {"rounds": 10_001, "config": c["config"] | {"steps": 20_000}},
+    lambda c: c | {"side": 10**9},
+    lambda c: c | {"side": 64.5},
+    lambda c: c | {"classes": ["a", "../b"]},
+    lambda c: c | {"classes": [str(i) for i in range(10_001)]},
+    lambda c: c | {"base": "0" * 2**20},
+    *(_changed(name, 10**12) for name in ("steps", "batch", "warmup", "lora_rank", "seed")),
+    _changed("steps", 500.5),
+    _changed("batch", True),
+    _changed("peak_rate", 1e300),
+]
+
+
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", lambda c: c | {"more": 1}, lambda c: c | {"rounds": 0}, lambda c: c | {"config": {"steps": 1}}],
+    [
+        "",
+        "[]",
+        "{}",
+        lambda c: c | {"more": 1},
+        lambda c: c | {"rounds": 0},
+        lambda c: c | {"config": {"steps": 1}},
+        *OUT_OF_RANGE,
+    ],
 )
 def test_settings_from_outside_are_checked(content: Any) -> None:
     config = {name: getattr(TrainConfig(), name) for name in TrainConfig.__dataclass_fields__}
@@ -316,6 +365,10 @@ def test_settings_from_outside_are_checked(content: Any) -> None:
         ({"federated": ("server", "h:1")}, "needs --classes"),
         ({"federated": ("server", "h:1"), "classes": "a,a/b"}, "'a/b' cannot be a class"),
         ({"federated": ("server", "h:1"), "classes": "a,b", "clients": 0}, "--clients is 0"),
+        (
+            {"federated": ("server", "h:1"), "classes": "a,b", "rounds": 10**9},
+            "--rounds is 1000000000: it must be 1 to",
+        ),
         ({"federated": ("server", "h:1"), "classes": "a,b", "tls_root": Path(__file__)}, "TLS needs all of"),
     ],
 )

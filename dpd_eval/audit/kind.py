@@ -1,0 +1,60 @@
+"""What an audit checks before PyTorch is imported: what kind of thing is audited, its classes, and the data."""
+
+from pathlib import Path
+from typing import Literal
+
+from dpd_eval.audit.data import check_numbers, check_sources
+from dpd_runtime.bundle.archive import open_files
+from dpd_runtime.bundle.classes import read_class_table
+from dpd_runtime.bundle.manifest import MANIFEST_NAME, parse_manifest
+from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.errors import BundleError, InputError
+from dpd_train.images import check_files
+from dpd_train.run.finished import read_run
+
+TABLE = ("classes.json", "prompts.safetensors", "prototypes.safetensors")
+Kind = Literal["bundle", "run", "set"]
+
+
+def kind_of(path: Path) -> Kind:
+    """Tell what `path` is.
+
+    Raises:
+        InputError: neither a bundle, nor a finished run, nor a set, or nothing at all.
+    """
+    if (path / DATASET_NAME).is_file():
+        return "set"
+    if (path / "run.json").is_file():
+        return "run"
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; give a bundle, a finished run or a distilled set")
+    if path.is_file() or (path / MANIFEST_NAME).is_file():
+        return "bundle"
+    raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
+
+
+def check_inputs(
+    path: Path, train: Path, holdout: Path | None, *, val_per_class: int | None, images: int, seed: int
+) -> None:
+    """Check all that needs no network and no pixel, in less than a second.
+
+    Raises:
+        InputError, DataError, BundleError: as `dpd_eval.audit.audit.audit`.
+    """
+    check_numbers(images, seed)
+    check_sources(train, holdout, _classes(path), val_per_class)
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    """The class names of what is audited; of a bundle before its hashes are checked."""
+    kind = kind_of(path)
+    if kind == "set":
+        return tuple(check_files(path, "all"))
+    if kind == "run":
+        return tuple(str(entry["name"]) for entry in read_run(path).table["classes"])
+    files = open_files(path)
+    if missing := [name for name in (MANIFEST_NAME, *TABLE) if name not in files]:
+        raise BundleError(f"{path}: has no {missing[0]}; give a bundle that dpd export wrote")
+    manifest = parse_manifest(bytes(files[MANIFEST_NAME]))
+    table = read_class_table({name: bytes(files[name]) for name in TABLE}, manifest.latent_shape)
+    return tuple(c.name for c in table.classes)

@@ -1,0 +1,52 @@
+"""A finished run: its record and class table, read without PyTorch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpd_runtime.errors import InputError
+from dpd_train.run.folder import resume_command
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run directory that `dpd train` completed.
+
+    Args:
+        record: the content of run.json.
+        table: the content of classes.json.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    table: dict[str, Any]
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Read run.json and classes.json, and load no network.
+
+    Raises:
+        InputError: `path` holds no finished run, or one without classifiers.
+    """
+    if not (path / "run.json").is_file():
+        unfinished = (path / "checkpoints").is_dir()
+        hint = f"finish it: {resume_command(path)}" if unfinished else "give a folder that dpd train left"
+        raise InputError(f"{path}: no run.json in it; {hint}")
+    record, table = (_object(path / name) for name in ("run.json", "classes.json"))
+    if "federated" in record and not (path / "classifier").is_dir():
+        raise InputError(
+            f"{path}: a federated server's run without images has no classifiers; on a machine with images, make a "
+            f"complete run with dpd train DATA --base {path / 'pipeline'} --steps 0 --out RUN"
+        )
+    return FinishedRun(path, record, table)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a folder that dpd train left") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is not a JSON object; give a folder that dpd train left")
+    return content

@@ -1,0 +1,116 @@
+"""Bad input is refused before PyTorch is imported: within a second of CPU, not after minutes on a busy machine."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.squares import write_squares
+
+pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="without PyTorch the missing extra is named first")
+
+LONGEST = 1.5  # seconds of CPU; 0.3 to 0.8 were measured, and 2.5 to 10 with PyTorch
+HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "matplotlib")
+RUN = f"""
+import sys
+from dpd_cli.main import main
+try:
+    main()
+except SystemExit as leaving:
+    code = leaving.code
+print(*sorted(set({HEAVY}) & set(sys.modules)))
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scenes/ of two classes with 6 images each, one/ with one class, empty/, full/ and a text file."""
+    root = tmp_path_factory.mktemp("early")
+    for name in ("scenes", "one", "empty", "full"):
+        (root / name).mkdir()
+    write_squares(root / "scenes", 16, 6)
+    (root / "one" / "Blue").mkdir()
+    for path in (root / "scenes" / "Blue").iterdir():
+        (root / "one" / "Blue" / path.name).write_bytes(path.read_bytes())
+    (root / "full" / "mine.txt").write_text("of the user")
+    (root / "notes.txt").write_text("no bundle, no list")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train ../nothere --out new", "../nothere: no such folder"),
+        ("train empty --out new", "holds no class folders"),
+        ("train one --out new", "holds one class only ('Blue')"),
+        ("train notes.txt --out new", "is a file; give a folder"),
+        ("train scenes --out full", "full is not empty"),
+        ("train scenes --out new --prototypes best", "--prototypes 'best' is unknown"),
+        ("train scenes --out new --prototypes matched", "--prototypes matched needs at least --k-min 10"),
+        ("train scenes --out new --captioner best", "no captioner 'best'"),
+        ("train scenes --out new --base best/base", "base 'best/base': no such folder, and not in this machine's hub"),
+        ("train scenes --out new --resolution 100", "--resolution 100: base 'nano' takes multiples of 16 px"),
+        ("train scenes --out new --device tpu", "device 'tpu' is unknown"),
+        ("train scenes --out new --crop foreground --segmenter sam", "give two models with a comma"),
+        ("train scenes --out new --val-per-class 5", "class 'Blue' has 1 usable image in part 'train'"),
+        ("export nothere --out new.dpd", "nothere: no run.json in it"),
+        ("export full --out new.dpd --precision fp7", "precision 'fp7' is unknown"),
+        ("evaluate nothere --train scenes --test val", "nothere: no such folder"),
+        ("evaluate scenes --train one --test val", "holds one class only"),
+        ("evaluate scenes --train scenes --test nothere", "nothere: no such folder"),
+        ("evaluate scenes --train scenes --test val --students best", "no student 'best'"),
+        ("evaluate scenes --train scenes --test val --recipe best", "no recipe 'best'"),
+        ("evaluate scenes --train scenes --test val --ipc 6", "class Blue has 5 real images, --ipc asks for 6"),
+        ("select nothere --method random --ipc 2 --out new", "nothere: no such folder"),
+        ("select scenes --method best --ipc 2 --out new", "no selection method 'best'"),
+        ("select scenes --method k-means --ipc 9 --out new", "class Blue has 5 real images, --ipc asks for 9"),
+        ("select scenes --method random --ipc 2 --out full", "is not a distilled set"),
+        ("audit nothere --train scenes", "nothere: does not exist; give a bundle"),
+        ("audit notes.txt --train scenes", "not a readable bundle"),
+        ("audit scenes --train scenes", "neither a bundle, nor a finished run, nor a distilled set"),
+        ("audit BUNDLE --train scenes", "--train: its classes differ from the audited ones"),
+        ("pretrain nothere --out new", "nothere: no such folder"),
+        ("pretrain scenes --out new --stage best", "--stage 'best' is unknown"),
+        ("pretrain scenes --out new --denoiser-rate 0", "--denoiser-rate is 0.0: it must be positive"),
+        ("report nothere", "nothere: does not exist; give a JSON file"),
+        ("report scenes", "contains no dataset.json, bundle.json or run.json"),
+        ("engines notes.txt --out new.dpd", "not a readable bundle"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_heavy_is_imported(
+    arguments: str, words: str, folder: Path, process_environment: dict[str, str]
+) -> None:
+    spec = find_spec("dpd_runtime")
+    bundle = Path(str(spec and spec.origin)).parent / "data" / "eurosat64.dpd"
+    if "BUNDLE" in arguments and not bundle.is_file():
+        pytest.skip("the package holds no embedded bundle")
+    given = [str(bundle) if word == "BUNDLE" else word for word in arguments.split()]
+    said, code, seconds = _run(given, folder, process_environment)
+    assert said[0] == "", f"imported: {said[0]}"
+    assert words in said[1], said[1]
+    assert code in (2, 3), said[1]  # 3: what should be a bundle is not one
+    assert seconds < LONGEST, said[1]
+    assert not (folder / "new").exists()
+
+
+def test_the_check_above_can_fail(folder: Path, process_environment: dict[str, str]) -> None:
+    said, _, seconds = _run(["report", "nothere"], folder, process_environment, before="import torch")
+    assert "torch" in said[0].split()
+    assert seconds > 0.5
+
+
+def _run(
+    arguments: list[str], folder: Path, environment: dict[str, str], before: str = ""
+) -> tuple[tuple[str, str], int, float]:
+    """(heavy packages that were imported, the error), the exit code, and seconds of CPU of the process."""
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        command = [sys.executable, "-c", f"{before}\n{RUN}", *arguments]
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    said = (folder / "out").read_text().strip(), (folder / "err").read_text().strip()
+    return said, process.returncode, usage.ru_utime + usage.ru_stime
