@@ -1,13 +1,13 @@
 """The runtime of dpd: open a bundle and regenerate its training set, without PyTorch.
 
 >>> import dpd_runtime
->>> bundle = dpd_runtime.load_bundle(dpd_runtime.embedded_bundle())
+>>> bundle = dpd_runtime.load_bundle()  # the embedded one; or its path
 >>> for image in dpd_runtime.generate(bundle, ipc=10, seed=0): ...
+
+For PyTorch's DataLoader there is `dpd_runtime.torch.DistilledImages`.
 """
 
 from typing import TYPE_CHECKING, Any
-
-from dpd_runtime._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpd_runtime.errors import DpdError
     from dpd_runtime.generation.block import Image
     from dpd_runtime.generation.generate import Generation, generate
+    from dpd_runtime.machine.versions import __version__ as __version__
 
 
 _MODULES = {
@@ -29,6 +30,7 @@ _MODULES = {
     "generate": "generation.generate",
     "load_bundle": "bundle.bundle",
     "write_set": "dataset.write",
+    "__version__": "machine.versions",
 }
 __all__ = [
     "Bundle",
@@ -51,3 +53,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, before they are imported too."""
+    return sorted([*_MODULES, "__doc__"])

@@ -62,6 +62,13 @@ class Bundle:
     key: Key | None = field(default=None, repr=False)
     remembered: bool = False
 
+    def __repr__(self) -> str:
+        height, width, _ = self.manifest.image_shape
+        return (
+            f"Bundle({self.manifest.name!r}, {len(self.classes)} classes, {width} × {height} pixels, "
+            f"{self.signature.describe()}, audit {self.manifest.audit}, hash {self.hash[:12]}…)"
+        )
+
     def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
@@ -165,7 +172,7 @@ def _check_audit(files: Mapping[str, bytes], manifest: Manifest) -> None:
 
 
 def load_bundle(
-    path: str | Path,
+    path: str | Path | None = None,
     key: Key | None = None,
     trusted: Sequence[PublicKey] | None = None,
     *,
@@ -174,6 +181,7 @@ def load_bundle(
     """Open and verify a bundle. If a trusted key signed it, the trusted folder remembers its serial.
 
     Args:
+        path: a .dpd file or a bundle folder; None for the embedded EuroSAT bundle.
         key: passphrase, or the 32 bytes of the key file, of an encrypted bundle, which is decrypted into memory.
         trusted: keys whose signatures count; None for those in the user's trusted folder.
         allow_older: accept a bundle that has expired, or is older than the newest of its name seen here.
@@ -185,8 +193,9 @@ def load_bundle(
         InputError: a key for a bundle that is not encrypted, or a trusted key that cannot be read.
         MemoryShortError: it does not fit into memory.
     """
+    path = embedded_bundle() if path is None else Path(path)
     try:
-        return _load(Path(path), key, trusted, allow_older)
+        return _load(path, key, trusted, allow_older)
     except MemoryError as error:
         raise MemoryShortError(
             f"{path}: reading this bundle needs more memory than this process may use; close other programs, "

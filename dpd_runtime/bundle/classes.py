@@ -15,7 +15,7 @@ from dpd_runtime.sampling.prototype_kinds import fits
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
 
 MAX_CLASSES = 10_000
-RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar")
+RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar", "readme.md", "classes.txt")
 """Endings of the files beside the class folders of a set."""
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from dpd_runtime._version import __version__
 from dpd_runtime.errors import BundleError, BundleVersionError
+from dpd_runtime.machine.versions import __version__
 from dpd_runtime.sampling.sampler import BLOCK, BlockGuidance, Sampler
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
 

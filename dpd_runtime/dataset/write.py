@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_runtime.annotations import Progress
+from dpd_runtime.dataset.card import CARD_NAME, CLASSES_NAME, class_list, dataset_card
 from dpd_runtime.dataset.finish import Label, complete
 from dpd_runtime.dataset.folder import (
     begin_again,
@@ -105,6 +106,7 @@ class _Writing:
             finished = None if output.direct else finished_set(out, self.header, generation.ipc, output)
             if finished is not None:
                 progress(len(generation), len(generation))
+                self.write_texts(finished["set_hash"])
                 return DistilledSet(out, len(generation), len(generation.classes), 0, finished["set_hash"])
             state = State(out, self.header, generation.ipc, self.shard, alone=alone)
             if alone:
@@ -174,7 +176,13 @@ class _Writing:
         remove_partials(out, self.header)
         completed = complete(self.generation, out, self.output, state, label)
         dataset = describe(self.generation, self.output, completed) | {"made_with": self.header, "state": "complete"}
+        self.write_texts(completed.set_hash)
         write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
         (out / STATE_NAME).unlink()
         remove_unfinished(out)
         return DistilledSet(out, completed.images, len(self.generation.classes), computed, completed.set_hash)
+
+    def write_texts(self, set_hash: str) -> None:
+        """Write what people read. It is not among the hashed files, so it is written anew each time."""
+        write_atomically(self.out / CLASSES_NAME, class_list(self.generation).encode())
+        write_atomically(self.out / CARD_NAME, dataset_card(self.generation, self.output, set_hash).encode())

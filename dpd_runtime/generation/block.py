@@ -31,6 +31,13 @@ class Image:
     candidate: int
     margin: float | None
 
+    def __repr__(self) -> str:
+        height, width, _ = self.pixels.shape
+        return (
+            f"Image({self.class_name!r}, index {self.index}, label {self.label}, {width} × {height} pixels, "
+            f"prototype {self.prototype}, prompt {self.prompt!r})"
+        )
+
 
 @dataclass(frozen=True)
 class Block:

@@ -58,6 +58,20 @@ def resolve_sampler(
     )
 
 
+def check_request(ipc: int, seed: int) -> None:
+    """Check the images per class and the seed.
+
+    Raises:
+        InputError: one is out of range.
+    """
+    if ipc < 1:
+        raise InputError(f"ipc is {ipc}: ask for at least 1 image per class")
+    if ipc > MAX_IPC:
+        raise InputError(f"ipc is {ipc}: it must be at most {MAX_IPC}; another --seed gives more images")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed}: it must be 0 … 2**64 - 1")
+
+
 class Generation:
     """A sized iterable of `ipc` images of each class. Nothing is written. Graphs are loaded with the first image."""
 
@@ -82,18 +96,19 @@ class Generation:
             InputError: ipc or seed is out of range, or a class is unknown.
             ProviderError: the requested provider does not work here.
         """
-        if ipc < 1:
-            raise InputError(f"ipc is {ipc}: ask for at least 1 image per class")
-        if ipc > MAX_IPC:
-            raise InputError(f"ipc is {ipc}: it must be at most {MAX_IPC}; another --seed gives more images")
-        if not 0 <= seed < 2**64:
-            raise InputError(f"seed is {seed}: it must be 0 … 2**64 - 1")
+        check_request(ipc, seed)
         self.bundle, self.ipc, self.seed = bundle, ipc, seed
         self.classes = bundle.select_classes(classes)
         self.sampler = sampler or bundle.manifest.sampler
         self.threads = threads or usable_cores()
         self.provider = choose_provider(provider, self._open_smallest_graph)
         self._computer: BlockComputer | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.bundle.manifest.name!r}, {len(self)} images: {self.ipc} of each of "
+            f"{len(self.classes)} classes, seed {self.seed}, on {self.provider.name})"
+        )
 
     def __len__(self) -> int:
         return len(self.classes) * self.ipc

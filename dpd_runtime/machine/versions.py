@@ -4,6 +4,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+__version__ = "0.1.0"
+"""Of this code; pyproject.toml has the same."""
+
 
 def package_versions(*names: str) -> dict[str, str]:
     """Versions of Python and of the named packages, as far as they are installed."""

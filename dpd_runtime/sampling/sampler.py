@@ -53,6 +53,13 @@ class BlockGuidance:
         """Whether the images are decoded or re-noised prototypes, not sampled."""
         return self.prototype_scale == 1 and self.prototype_until > 0
 
+    @property
+    def kind(self) -> str:
+        """How the images are made if their class has whole prototypes: decoded, re-noised or sampled."""
+        if self.decodes:
+            return "decoded"
+        return "re-noised" if self.begins_at_prototypes else "sampled"
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -71,6 +78,10 @@ class Sampler:
     guidance: tuple[BlockGuidance, ...] = (BlockGuidance(),)
     timestep_power: float = 1.0
     mean_noise_gain: float = 1.0
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{guidance.kind} from block {guidance.from_block} on" for guidance in self.guidance)
+        return f"Sampler({self.solver}, {self.steps} steps, {self.candidates} candidates; images {kinds})"
 
     def guidance_for(self, block: int) -> BlockGuidance:
         return [g for g in self.guidance if g.from_block <= block][-1]

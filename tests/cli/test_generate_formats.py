@@ -29,6 +29,8 @@ def test_the_set_hash_is_that_of_the_image_folder(process_environment: dict[str,
         hashes.append(json.loads(done.stdout)["set_hash"])
     assert hashes[0] == hashes[1]
     assert sorted(p.name for p in (tmp_path / "npz").iterdir()) == [
+        "README.md",
+        "classes.txt",
         "contact_sheet.png",
         "dataset.json",
         "metadata.jsonl",

@@ -1,14 +1,13 @@
 """The examples work, with the real networks and one step for each image."""
 
+import json
 import os
+import re
 import subprocess
 import sys
-from collections import Counter
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.runtime.drawn import files, quick_bundle
@@ -23,44 +22,41 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quick_bundle(tmp_path_factory.mktemp("bundle") / "quick")
 
 
-def loader_example() -> Any:
-    name = "regenerate_in_a_loader"
-    spec = spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.skipif(find_spec("torch") is None, reason="the example is for PyTorch")
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_gives_the_images_of_the_set_once_each(workers: int, bundle: Path) -> None:
-    from torch.utils.data import DataLoader
-
-    from dpd_runtime import generate, load_bundle
-
-    names = ("River", "Forest")
-    data = loader_example().Regenerated(bundle, seed=5, ipc=1, classes=names, mixed=3)
-    found = [(int(label), image) for image, label in DataLoader(data, batch_size=None, num_workers=workers)]
-    wanted = {image.label: image.pixels for image in generate(load_bundle(bundle), ipc=1, seed=5, classes=names)}
-    assert Counter(label for label, _ in found) == dict.fromkeys(wanted, 1)
-    for label, image in found:
-        np.testing.assert_array_equal(np.asarray(image * 255).round().transpose(1, 2, 0), wanted[label])
+def test_the_loader_example_trains(bundle: Path, process_environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "regenerate_in_a_loader.py"), str(bundle), "--epochs", "1", "--ipc", "1"]
+    done = subprocess.run(
+        command, env=process_environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^epoch \d: \d+\.\d% right", done.stdout, re.MULTILINE)) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(find_spec("torch") is None, reason="the example is for PyTorch")
-def test_the_loader_has_no_end_and_stays_balanced(bundle: Path) -> None:
-    from dpd_runtime import load_bundle
+def code_cells() -> list[str]:
+    notebook = json.loads((EXAMPLES / "first_hour.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in cells] == [[] for _ in cells], "commit the notebook without outputs"
+    return ["".join(cell["source"]) for cell in cells]
 
-    classes = load_bundle(bundle).classes
-    data = loader_example().Regenerated(bundle, seed=5)
-    parts = [data.blocks(classes, number, 3) for number in range(3)]
-    taken = [[(b.scene_class.name, b.number) for _, b in zip(range(100), part, strict=False)] for part in parts]
-    together = [entry for part in taken for entry in part]
-    assert len(set(together)) == 300
-    assert Counter(name for name, _ in together) == dict.fromkeys([c.name for c in classes], 30)
-    assert [name for name, number in together if number == 0] != [name for name, number in together if number == 1]
+
+def test_the_notebook_is_committed_without_outputs() -> None:
+    assert len(code_cells()) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("torch") is None, reason="the notebook is for PyTorch")
+def test_the_notebook_trains_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the code cells in one namespace. `.ci/full` runs the notebook in Jupyter."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for cell in code_cells():
+        exec(compile(cell, "first_hour.ipynb", "exec"), namespace)
+    assert (tmp_path / "distilled" / "contact_sheet.png").is_file()
+    assert isinstance(namespace["right"], float)
+    assert namespace["right"] > 0.4, "of ten classes"
 
 
 def test_the_array_job_makes_one_set(bundle: Path, process_environment: dict[str, str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ WALK = f"""
 import importlib, pkgutil, sys
 import dpd_runtime
 names = [m.name for m in pkgutil.walk_packages(dpd_runtime.__path__, "dpd_runtime.")]
+names.remove("dpd_runtime.torch")  # the one module for those who have PyTorch
 for name in names:
     importlib.import_module(name)
 found = sorted(set({HEAVY}) & set(sys.modules))
@@ -54,6 +55,25 @@ def test_the_check_above_can_fail(name: str, process_environment: dict[str, str]
     done = python(f"import {name}\n{WALK}", environment, tmp_path)
     assert done.returncode == 1
     assert done.stdout.split()[1:] == [name]
+
+
+def test_the_module_for_pytorch_says_what_to_install(process_environment: dict[str, str], tmp_path: Path) -> None:
+    absent = "import sys; sys.modules['torch'] = None; import dpd_runtime.torch"  # None: as if it were not installed
+    done = python(absent, process_environment, tmp_path)
+    assert done.returncode == 1
+    assert 'torch is not installed: pip install "dpd-distill[train]"' in done.stderr
+
+
+def test_public_names_are_shown_before_anything_is_imported(
+    process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    shown = "import dpd_runtime, sys; print(*dir(dpd_runtime)); print('numpy' in sys.modules)"
+    listed = "import dpd_runtime; print([getattr(dpd_runtime, n) for n in dir(dpd_runtime)] != [])"
+    names, loaded = python(shown, process_environment, tmp_path).stdout.splitlines()
+    assert loaded == "False"
+    public = ["Bundle", "DistilledSet", "DpdError", "Generation", "Image", "Output", "embedded_bundle", "generate"]
+    assert set(names.split()) == {*public, "load_bundle", "write_set", "__version__", "__doc__"}
+    assert python(listed, process_environment, tmp_path).stdout == "True\n"
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]], ids=["dpd", "train", "evaluate"])

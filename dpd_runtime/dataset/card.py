@@ -1,0 +1,170 @@
+"""The dataset card of a set: README.md, which people and Hugging Face `datasets` read, and classes.txt.
+
+Names and licences come from the bundle, whose author may be anybody: they are cut, and quoted for YAML and Markdown.
+"""
+
+import json
+import re
+import shlex
+from typing import Any
+
+from dpd_runtime.bundle.bundle import embedded_bundle
+from dpd_runtime.dataset.formats import Output
+from dpd_runtime.dataset.formats.parquet import NAME as PARQUET_NAME
+from dpd_runtime.dataset.formats.parquet import PLAIN
+from dpd_runtime.dataset.state import METADATA_NAME
+from dpd_runtime.errors import InputError
+from dpd_runtime.generation.generate import Generation, resolve_sampler
+from dpd_runtime.sampling.sampler import Sampler
+
+CARD_NAME = "README.md"
+CLASSES_NAME = "classes.txt"
+MOST_CLASSES = 1_000
+LONGEST_QUOTE = 200  # letters
+MOST_LICENCES = 20
+LONGEST_COMMAND = 2_000
+Feature = dict[str, Any]
+"""A column as `datasets` writes it into the front matter of a card."""
+
+
+def class_list(generation: Generation) -> str:
+    """The content of classes.txt: all classes of the bundle. Line n, counted from 0, is the class with label n."""
+    return "".join(f"{scene.name}\n" for scene in generation.bundle.classes)
+
+
+def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
+    """The content of README.md: YAML front matter, then text. Equal sets have equal cards."""
+    bundle, manifest = generation.bundle, generation.bundle.manifest
+    height, width, _ = manifest.image_shape
+    form = " ".join((output.format, *([output.encoding.name] if output.kind.encodes else ())))
+    count = f"{len(generation)}, {generation.ipc} of each of {len(generation.classes)} classes"
+    facts = {
+        "Images": f"{count}, {width} × {height} RGB, {form}",
+        "Bundle": f"{_quoted(manifest.name)}, hash `{bundle.hash}`",
+        "Signature": _quoted(bundle.signature.describe()),
+        "Audit": _quoted(manifest.audit),
+        "Seed": f"`{generation.seed}`",
+        "Set hash": f"`{set_hash}`",
+    }
+    licences = list(manifest.licences.items())
+    facts |= {f"Licence of {_quoted(part)}": _quoted(text) for part, text in licences[:MOST_LICENCES]}
+    if len(licences) > MOST_LICENCES:
+        facts["More licences"] = f"{len(licences) - MOST_LICENCES}, which `dpd info` shows"
+    rows = [f"| {scene.label} | {_quoted(scene.name)} | {generation.ipc} |" for scene in generation.classes]
+    more = [f"\nAnd {len(rows) - MOST_CLASSES} more, listed in {CLASSES_NAME}."] if len(rows) > MOST_CLASSES else []
+    lines = [
+        *_front_matter(generation, output),
+        "# Distilled training set",
+        "",
+        "The networks of a dpd bundle computed these images. They are meant for training classifiers.",
+        "",
+        *(f"- {name}: {text}" for name, text in facts.items()),
+        "",
+        "```sh",
+        _command(generation, output),
+        "```",
+        "",
+        "## Classes",
+        "",
+        f"Line n of {CLASSES_NAME}, counted from 0, names the class with label n. A set of some of the classes keeps "
+        "these labels.",
+        "",
+        "| label | class | images |",
+        "|---|---|---|",
+        *rows[:MOST_CLASSES],
+        *more,
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _front_matter(generation: Generation, output: Output) -> list[str]:
+    """YAML whose values are JSON, which is YAML too. `datasets` takes the columns of image folders from `configs`."""
+    lines = ["---", "license: other", "task_categories: [image-classification]"]
+    paths = {
+        "imagefolder": [f"*/*{output.encoding.suffix}", METADATA_NAME],
+        "webdataset": ["shard-*.tar"],
+        "parquet": [PARQUET_NAME],
+    }.get(output.format)
+    if paths is not None:
+        lines += ["configs:", "- config_name: default"]
+        lines.append(f"  data_files: {json.dumps([{'split': 'train', 'path': paths}])}")
+        features = [f"  - {json.dumps(feature, ensure_ascii=False)}" for feature in _features(generation, output)]
+        if output.format == "imagefolder":
+            lines += ["  features: &features", *features, "dataset_info:", "  features: *features"]
+        else:
+            lines += ["dataset_info:", "  features:", *features]
+    return [*lines, "---", ""]
+
+
+def _features(generation: Generation, output: Output) -> list[Feature]:
+    """The columns that the `datasets` builder of a format makes."""
+    names = [scene.name for scene in generation.bundle.classes]
+    table = {"class_label": {"names": {str(label): name for label, name in enumerate(names)}}}
+    label: Any = table if len(names) <= MOST_CLASSES else "int64"
+    plain: list[Feature] = [{"name": name, "dtype": kind} for name, kind in PLAIN.items()]
+    record = [{"name": "class", "dtype": "string"}, *plain, {"name": "pixels_sha256", "dtype": "string"}]
+    soft: Feature = {"list": "float32"} if output.format == "webdataset" else {"list": "float32", "length": len(names)}
+    if output.format == "webdataset":
+        inner = [{"name": "file_name", "dtype": "string"}, {"name": "label", "dtype": "int64"}, *record]
+        ends = [{"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
+        return [
+            {"name": output.encoding.suffix.removeprefix("."), "dtype": "image"},
+            {"name": "cls", "dtype": label},
+            {"name": "json", "struct": inner},
+            *([{"name": "soft_labels.npy", **soft}] if output.soft_labels else []),
+            *ends,
+        ]
+    first = [{"name": "image", "dtype": "image"}, {"name": "label", "dtype": label}]
+    if output.format == "parquet":
+        return [*first, *plain, *([{"name": "soft_labels", **soft}] if output.soft_labels else [])]
+    return [*first, *record, *([] if output.direct else [{"name": "file_sha256", "dtype": "string"}])]
+
+
+def _command(generation: Generation, output: Output) -> str:
+    """A command that makes the set, without its folder, for a POSIX shell."""
+    bundle = generation.bundle
+    words = ["dpd", "generate"]
+    if bundle.path != embedded_bundle():
+        words.append(f"./{bundle.manifest.name}.dpd")
+    words += ["--ipc", str(generation.ipc), "--seed", str(generation.seed)]
+    if len(generation.classes) < len(bundle.classes):
+        words.append(f"--classes={','.join(scene.name for scene in generation.classes)}")
+    words += [*_sampling(bundle.manifest.sampler, generation.sampler), "--provider", generation.provider.name]
+    if output.format != Output.format:
+        words += ["--format", output.format]
+    if output.image_format is not None:
+        words += ["--image-format", output.image_format]
+    if output.soft_labels:
+        words.append("--soft-labels")
+    command = shlex.join(words)
+    return command if len(command) <= LONGEST_COMMAND else "dpd generate   # with options that are too long for here"
+
+
+def _sampling(usual: Sampler, used: Sampler) -> list[str]:
+    """The options that turn the bundle's sampler into the one that was used."""
+    if used == usual:
+        return []
+    asked: dict[str, Any] = {name: getattr(used, name) for name in ("steps", "solver", "candidates")}
+    asked["guidance_scale"] = used.guidance[0].guidance_scale
+    for name in list(asked):
+        fewer = {key: value for key, value in asked.items() if key != name}
+        if fewer and _resolved(usual, fewer) == used:
+            asked = fewer
+    if _resolved(usual, asked) != used:
+        return []  # made in Python
+    return [word for name, value in asked.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _resolved(usual: Sampler, asked: dict[str, Any]) -> Sampler | None:
+    try:
+        return resolve_sampler(usual, **asked)
+    except InputError:
+        return None
+
+
+def _quoted(text: str) -> str:
+    """The text as code in Markdown, where no letter has a meaning; at most LONGEST_QUOTE letters of it."""
+    short = text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
+    fence = "`" * (1 + max(map(len, re.findall("`+", short)), default=0))
+    space = " " if len(fence) > 1 or not short.strip() else ""
+    return f"{fence}{space}{short or '-'}{space}{fence}"

@@ -1,0 +1,72 @@
+"""`dpd_runtime.torch.DistilledImages` gives a DataLoader each image of the set once, with the real networks."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpd_runtime import generate, load_bundle
+from dpd_runtime.errors import InputError
+from tests.runtime.drawn import quick_bundle
+
+pytest.importorskip("onnxruntime")
+torch = pytest.importorskip("torch")
+from torch.utils.data import DataLoader  # noqa: E402
+
+from dpd_runtime.torch import DistilledImages  # noqa: E402
+
+NAMES = ("River", "Forest")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick_bundle(tmp_path_factory.mktemp("bundle") / "quick")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_image_of_the_set_comes_once(workers: int, bundle: Path) -> None:
+    data = DistilledImages(bundle, ipc=12, seed=5, classes=NAMES, mixed=3)
+    assert len(data) == 24
+    found = list(DataLoader(data, batch_size=None, num_workers=workers))
+    again = list(DataLoader(data, batch_size=None, num_workers=workers))
+    assert all(torch.equal(a, b) and m == n for (a, m), (b, n) in zip(found, again, strict=True))
+    wanted = generate(load_bundle(bundle), ipc=12, seed=5, classes=NAMES, provider="cpu")
+    assert Counter((label, np.asarray(image * 255).round().astype(np.uint8).tobytes()) for image, label in found) == (
+        Counter((image.label, image.pixels.transpose(2, 0, 1).tobytes()) for image in wanted)
+    )
+    for image, label in found:
+        assert (image.shape, image.dtype, type(label)) == ((3, 64, 64), torch.float32, int)
+        assert 0 <= image.min() < image.max() <= 1
+
+
+def test_batches_and_transform_of_the_embedded_bundle() -> None:
+    def halved(image: torch.Tensor) -> torch.Tensor:
+        return image[:, ::2, ::2]
+
+    data = DistilledImages(ipc=2, transform=halved)
+    batches = list(DataLoader(data, batch_size=8))
+    assert [images.shape for images, _ in batches] == [(8, 3, 32, 32), (8, 3, 32, 32), (4, 3, 32, 32)]
+    labels = torch.cat([labels for _, labels in batches])
+    assert labels.dtype == torch.int64
+    assert Counter(labels.tolist()) == dict.fromkeys(range(10), 2)
+    assert labels.tolist() != sorted(labels.tolist()), "shuffled"
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_workers_share_all_blocks_without_overlap(count: int) -> None:
+    data = DistilledImages(ipc=35, seed=1)
+    parts = [[(b.scene_class.name, b.number) for b in data.blocks(number, count)] for number in range(count)]
+    together = [block for part in parts for block in part]
+    assert sorted(together) == sorted((scene.name, row) for scene in data.classes for row in range(4))
+    assert len(together) == len(set(together))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_what_cannot_be_computed_is_said_at_once(bundle: Path) -> None:
+    with pytest.raises(InputError, match="class 'Lake' is not in the bundle, which has AnnualCrop"):
+        DistilledImages(bundle, ipc=1, classes=("Lake",))
+    with pytest.raises(InputError, match="ipc is 0: ask for at least 1 image"):
+        DistilledImages(bundle, ipc=0)
+    with pytest.raises(InputError, match="seed is -1"):
+        DistilledImages(bundle, ipc=1, seed=-1)
