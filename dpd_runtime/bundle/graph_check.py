@@ -192,7 +192,7 @@ def _sizes(value: int | memoryview | None) -> list[int]:
     _check_dimensions(len(value) // _LONGEST_VARINT)  # before the list is made
     sizes, at = [], 0
     while at < len(value):
-        size, at = _varint(value, at)
+        size, at = _number(value, at)
         sizes.append(size)
     return sizes
 
@@ -226,7 +226,7 @@ def _fields(message: memoryview) -> Fields:
         if number == 0:
             raise _Refused("a field with the number 0")
         if kind == _VARINT:
-            value, at = _varint(message, at)
+            value, at = _number(message, at)
             yield number, value
         elif kind == _BYTES:
             size = message[at]
@@ -247,6 +247,14 @@ def _prefix(message: memoryview, at: int) -> tuple[int, int]:
     value, after = _varint(message, at)
     if after - at > _LONGEST_PREFIX or value >= 2**32 or message[after - 1] == 0:
         raise _Refused("a tag or a size that parsers read differently")
+    return value, after
+
+
+def _number(message: memoryview, at: int) -> tuple[int, int]:
+    """The value of a field, and the position after it: not in more bytes than it needs."""
+    value, after = _varint(message, at)
+    if message[after - 1] == 0 and after - at > 1:
+        raise _Refused("a number in more bytes than it needs")
     return value, after
 
 

@@ -1,6 +1,6 @@
 """`make fuzz`: thousands of hostile bundles, each in a process with bounded memory and time → a JSON tally.
 
-    python -m tests.fuzz.campaign --examples 10000 --out benchmarks/results/fuzz.json [--bundle tiny.dpd]
+    python -m tests.fuzz.campaign --examples 20000 --out benchmarks/results/fuzz.json [--bundle tiny.dpd]
 
 A worker process takes some hundred examples and writes each one's kind before it begins; a worker that dies (a crash,
 too much memory, too much time) is a finding. The same --seed gives the same bundles.
@@ -131,7 +131,7 @@ def summary(results: list[dict[str, Any]], deaths: list[dict[str, Any]], seconds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", type=Path, help="A tiny bundle; without it one is trained and exported (a minute).")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/fuzz.json"))

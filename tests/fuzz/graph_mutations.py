@@ -147,6 +147,7 @@ UNUSUAL = (
     lambda number, content: field(number, content, size_length=10),
     lambda number, content: varint(number + WIDE << 3) + b"\1",
     lambda number, content: varint(number << 3) + b"\x80" * 10 + b"\1",
+    lambda number, content: varint(number << 3) + varint(len(content), 10),
     lambda number, content: field(0, content),
 )
 """Ways to write a field which parsers read differently."""

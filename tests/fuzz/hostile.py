@@ -1,4 +1,19 @@
-"""Every kind of hostile bundle, as one strategy: a name for the tally, and a function that stores it in a folder."""
+"""Every kind of hostile bundle, as one strategy: a name for the tally, and a function that stores it in a folder.
+
+An attacker changes the tiny bundle and writes hashes that hold. The kinds:
+
+- json values, json texts: any value in any place of the three tables; keys twice, depth, giant numbers, damage.
+- tensor headers, values, bytes: headers that declare what is not there, other types and shapes, damage.
+- graph bytes, models, wire: damaged protobuf; changed ONNX models; fields that parsers read differently, and the mark
+  of ONNX Runtime's own format.
+- zip bytes, entries, overlaps, hiding: numbers, names, links and methods; bytes that belong to two entries or to none,
+  extra fields, comments, flags and counts.
+- folders, sparse tensors: links, pipes, depth, strangers; files of holes, some with the right hash.
+- listed sizes: sizes and hashes in the manifest that are none.
+- trust lines: verdicts that audit.json does not give, texts that pretend, invisible letters, signatures of anybody.
+- names: classes and files called like devices, options, unfinished files, or like each other.
+- golden, guidance: labels, seeds, steps and entries out of range.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +21,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tests.fuzz.archive_mutations import folders, hiding, overlapping, zip_bytes, zip_entries
+from tests.fuzz.claim_mutations import golden, guidance, listed_sizes, names, sparse_tensors, trust_lines
 from tests.fuzz.graph_mutations import graph_bytes, graph_models, graph_wire
 from tests.fuzz.json_mutations import json_texts, json_values
 from tests.fuzz.material import Files, Material, as_folder, as_zip
@@ -28,6 +44,11 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
         "tensor bytes": tensor_bytes(material).map(Material.sealed),
         "graph bytes": graph_bytes(material).map(Material.sealed),
         "graph models": graph_models(material).map(Material.sealed),
+        "listed sizes": listed_sizes(material),
+        "trust lines": trust_lines(material),
+        "names": names(material),
+        "golden": golden(material),
+        "guidance": guidance(material),
         "graph wire": graph_wire(material).map(Material.sealed),
     }
     containers = {
@@ -36,6 +57,7 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
         "zip overlaps": overlapping(material),
         "zip hiding": hiding(material),
         "folders": folders(material),
+        "sparse tensors": sparse_tensors(material),
     }
     made = [st.builds(_packed, st.just(kind), found, st.booleans()) for kind, found in contents.items()]
     stored = [st.tuples(st.just(kind), store) for kind, store in containers.items()]

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.checks.golden import golden_of
+from dpd_runtime.checks.golden import golden_case, golden_of
 from dpd_runtime.dataset.write import write_set
 from dpd_runtime.engines.record import engine_records
 from dpd_runtime.errors import DegenerateImageError, DpdError, ProviderError
@@ -17,6 +18,9 @@ from dpd_runtime.generation.generate import generate, resolve_sampler
 CPU_SECONDS = 20.0
 MEMORY_MB = 2_200
 HARMLESS = ("refused", "refused while running", "the same set", "another set", "no image", "memory")
+AUDITS = ("PASS", "WARN", "FAIL", "unaudited")
+UNTRUSTED = r"unsigned|signed by unknown key [0-9a-f]{32}"
+MISLEADING = r"(?i)(con|nul|aux|prn|com\d|lpt\d)( *\..*)?|-.*|.*\.partial|.*[. ]"
 WRITTEN = (".png", ".json", ".jsonl")
 
 
@@ -37,7 +41,12 @@ class Verdict:
 def generated(path: Path, out: Path) -> str:
     """The set hash of one image, after everything that `dpd info`, `verify` and `generate` read has been read."""
     bundle = load_bundle(path)
-    golden_of(bundle)
+    signature = bundle.signature.describe()
+    if bundle.manifest.audit not in AUDITS or not re.fullmatch(UNTRUSTED, signature):
+        raise AssertionError(f"a bundle says of itself: {bundle.manifest.audit}, {signature}")
+    golden = golden_of(bundle)
+    if golden is not None:
+        golden_case(golden, bundle)
     engine_records(bundle.files, bundle.manifest.files)
     sampler = resolve_sampler(bundle.manifest.sampler, steps=1, candidates=1)
     first = (bundle.classes[0].name,)
@@ -86,6 +95,8 @@ def _wrong(out: Path, folder: Path, before: set[str], outcome: str, said: str) -
         return "wrote outside --out"
     if any(path.is_file() and path.suffix not in WRITTEN for path in new):
         return "wrote a strange file"
+    if any(re.fullmatch(MISLEADING, path.name) for path in new):
+        return "wrote a misleading name"
     finished = any(path.name == "dataset.json" for path in new)
     if outcome == "refused" and new - {out}:
         return "wrote before it refused"

@@ -167,6 +167,7 @@ def test_unusual_protobuf_that_onnxruntime_reads_is_refused(operator: bytes) -> 
         (field(0, b"x"), "the number 0"),
         (b"\x00\x00", "the number 0"),
         (varint(100 << 3) + b"\x80" * 10 + b"\x01", "not an ONNX file"),
+        (varint(100 << 3) + varint(3, 4), "a number in more bytes than it needs"),
     ],
     ids=[
         "wide",
@@ -178,6 +179,7 @@ def test_unusual_protobuf_that_onnxruntime_reads_is_refused(operator: bytes) -> 
         "0",
         "value of 0",
         "11 byte value",
+        "long value",
     ],
 )
 def test_unusual_protobuf_is_refused_in_every_message(place: tuple[int, ...], extra: bytes, message: str) -> None:
