@@ -11,6 +11,7 @@ import typer
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
 from dpd_cli.terminal import print_json, stage_progress
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import check_writable
 from dpd_train.config import check_device, option, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def pretrain_command(
     _check_options(stages, resolution, latent_channels, max_minutes, given[TrainingOptions])
     check_device(device)
     require_torch()
+    check_writable(out)
     sources = _sources(data, resolution, seed, given[SourceOptions])
     _check_data(sources, start)
     import torch
