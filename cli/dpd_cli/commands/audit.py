@@ -57,9 +57,9 @@ def audit_command(
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
     check_out(subject, out, overwrite)
-    for written in (out, private, subject if (subject / "run.json").is_file() else None):
-        if written is not None:
-            check_writable(written)
+    for place in (out, private, subject if (subject / "run.json").is_file() else None):
+        if place is not None:
+            check_writable(place)
     require_torch("cpu")
     from dpd_eval.audit.kind import check_inputs
     from dpd_train.images import parse_reading
