@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from dpd_runtime.errors import OutputLinkError
+from dpd_runtime.errors import DiskError, OutputLinkError
 
 PARTIAL = ".partial"
 _PARTIAL_END = re.compile(r"(\.[0-9a-f]{16})?\.partial$")
@@ -105,6 +105,19 @@ def _check_folders(folder: Path, below: Path) -> None:
         if part == below:
             return
         check_plain(part)
+
+
+def check_writable(out: Path) -> None:
+    """Check, before anything is computed, that a file or folder can be made at `out`, or the folder there be filled.
+
+    Raises:
+        DiskError: the nearest folder that exists is read-only.
+    """
+    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    if folder.is_file():
+        folder = folder.parent  # a file is replaced by another one beside it
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DiskError(f"{out}: the folder {folder} cannot be written; choose another --out, or get the permission")
 
 
 def cache_folder(name: str) -> Path:

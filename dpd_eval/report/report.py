@@ -7,7 +7,7 @@ from pathlib import Path
 from dpd_eval.report.inputs import read_inputs
 from dpd_eval.report.page import render
 from dpd_runtime.errors import DiskError, InputError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import check_writable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Report:
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
     if out.resolve() in [path.resolve() for path in paths]:
         raise InputError(f"--out {out}: is one of the inputs; choose another name")
+    check_writable(out)
     page, sections = render(read_inputs(paths))
     content = page.encode()
     try:

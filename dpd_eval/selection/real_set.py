@@ -15,7 +15,7 @@ from dpd_eval.selection.tdds import training_scores
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import check_writable, write_atomically
 from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
 from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes
 
@@ -111,6 +111,7 @@ def _check_out(out: Path, data: Path) -> None:
     if data.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"--out {out} is inside {data}, where it would be read as images; choose another --out")
     check_output_folder(out)
+    check_writable(out)
 
 
 def _check_arguments(

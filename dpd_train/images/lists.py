@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from dpd_runtime.errors import DataError, MissingExtraError
@@ -13,6 +14,7 @@ from dpd_train.images.sources import Files
 LIST_SUFFIXES = frozenset({".csv", ".parquet"})
 NEEDED, OPTIONAL = ("path", "label"), "split"
 SPLITS = ("train", "val", "test")
+DELIMITERS = (",", ";", "\t")
 MOST_ROWS = 10_000_000
 
 Row = tuple[int, Sequence[object]]
@@ -113,15 +115,24 @@ def _columns(header: Sequence[str], path: Path) -> list[int]:
         shown = printable(", ".join(header))[:200] or "nothing"
         raise DataError(
             f"{path}: the first line has to name the columns path, label and, where there are parts, split, once each, "
-            f"with commas between; found {shown}"
+            f"with commas, semicolons or tabs between; found {shown}"
         )
     return [header.index(name) for name in wanted]
+
+
+def _delimiter(first: str) -> str:
+    """The separator of a CSV file whose first line is `first`: one that gives the needed columns, else a comma."""
+    for found in DELIMITERS:
+        if set(NEEDED) <= {name.strip() for row in csv.reader([first], delimiter=found) for name in row}:
+            return found
+    return DELIMITERS[0]
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
+            first = file.readline()
+            lines = csv.reader(chain([first], file), delimiter=_delimiter(first), strict=True)
             header = [name.strip() for name in next(lines, [])]
             places = _columns(header, path)
             for line in lines:
@@ -130,7 +141,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 if len(line) != len(header):
                     raise DataError(
                         f"{path}, row {lines.line_num}: has {len(line)} fields, the first line {len(header)}; put a "
-                        "field that holds a comma into double quotes"
+                        "field that holds the separator into double quotes"
                     )
                 yield lines.line_num, [line[place] for place in places]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

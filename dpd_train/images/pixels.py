@@ -3,9 +3,11 @@
 import logging
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -85,13 +87,28 @@ def size_in_header(path: Path) -> tuple[int, int] | None:
 def pillow_rgb(content: bytes) -> Image.Image | str:
     """RGB, 8 bits; or the reason why there is no meaningful conversion."""
     try:
-        opened = open_image(content)
-    except UnidentifiedImageError:
-        if content.startswith(TIFF_STARTS):
+        with open_image(content) as image:
+            found = _to_rgb(image)
+    except Exception as error:
+        if hint := _many_bands(content):
+            return hint
+        if isinstance(error, UnidentifiedImageError) and content.startswith(TIFF_STARTS):
             return "a damaged TIFF, or one of other bands than grey or RGB: those are read with --bands"
         raise
-    with opened as image:
-        return _to_rgb(image)
+    return _many_bands(content) or found if isinstance(found, str) else found
+
+
+def _many_bands(content: bytes) -> str | None:
+    """Say how a TIFF of four bands and more is read; None for other files."""
+    try:
+        tags = _first_directory(BytesIO(content))
+        bands, bits = int(tags.get(277, 1)), max(tags.get(258, (1,)))
+    except Exception:  # damaged
+        return None
+    if bands < 4:
+        return None
+    stretch = " --stretch 2,98" if bits > 8 else ""
+    return f"{bands} bands of {bits} bits: say which are red, green and blue, such as --bands 3,2,1{stretch}"
 
 
 def reason_of(error: Exception) -> str:
@@ -118,18 +135,24 @@ def _tiff_size(path: Path) -> tuple[int, int] | None:
     """Size from the first directory of a TIFF that Pillow does not open, such as one of thirteen bands."""
     try:
         with open_regular(path) as file:
-            start = file.read(8)
-            if not start.startswith(TIFF_STARTS):
-                return None
-            start += file.read(8) if start.startswith(TIFF_STARTS[2:]) else b""
-            tags = TiffImagePlugin.ImageFileDirectory_v2(start)
-            file.seek(tags.next)
-            with _quiet():
-                tags.load(file)
-            width, height = int(tags[256]), int(tags[257])
+            tags = _first_directory(file)
+        width, height = int(tags[256]), int(tags[257])
     except Exception:
         return None
     return (width, height) if width > 0 and height > 0 else None
+
+
+def _first_directory(file: BinaryIO) -> Mapping[int, Any]:
+    """The tags of a TIFF's first image; empty for other files."""
+    start = file.read(8)
+    if not start.startswith(TIFF_STARTS):
+        return {}
+    start += file.read(8) if start.startswith(TIFF_STARTS[2:]) else b""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+    file.seek(tags.next)
+    with _quiet():
+        tags.load(file)
+    return tags
 
 
 def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.bundle.names import equal_names
 from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_runtime.files import check_writable
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.config import TrainConfig
@@ -28,6 +29,7 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
         DataError, InputError: as `dpd_train.train.train`.
     """
     check_run_folder(out, resume)
+    check_writable(out)
     check_captioner_source(config.captioner)
     check_segmenter(config.segmenter)
     folder = base_folder(config.base)

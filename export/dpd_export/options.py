@@ -7,6 +7,7 @@ from typing import Any
 
 from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.files import check_writable
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, suited_sampler
 from dpd_runtime.sampling.solvers import SOLVERS
@@ -164,6 +165,7 @@ def check_export(
     finished = read_run(run)
     _check_prototypes(finished, options)
     check_target(out, overwrite)
+    check_writable(out)
     sampler = options.sampler or suited_sampler(finished.table)
     if options.sampler_changes:
         sampler = changed_sampler(sampler, options.sampler_changes)

@@ -8,6 +8,7 @@ import typer
 from dpd_cli.options import Bands, Json, Overwrite, Stretch, ValPerClass, require_torch, under
 from dpd_cli.terminal import print_json, stage_progress, table
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import check_writable
 
 if TYPE_CHECKING:
     from dpd_eval.audit.audit import AuditResult
@@ -56,6 +57,9 @@ def audit_command(
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
     check_out(subject, out, overwrite)
+    for place in (out, private, subject if (subject / "run.json").is_file() else None):
+        if place is not None:
+            check_writable(place)
     require_torch("cpu")
     from dpd_eval.audit.kind import check_inputs
     from dpd_train.images import parse_reading

@@ -10,6 +10,7 @@ from dpd_cli.options import Json, Values, options_of, require_torch, under
 from dpd_cli.terminal import Update, print_json, stage_progress, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +44,8 @@ def evaluate_command(
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; give the name of a file")
+    if out is not None:
+        check_writable(out)
     config = EvaluateConfig(**{name: value for name, value in given[EvaluateConfig].items() if value is not None})
     place = "val" if test == "val" else Path(test)
     require_torch()

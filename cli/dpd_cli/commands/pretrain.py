@@ -1,7 +1,5 @@
 """`dpd pretrain`: a nano base from random weights."""
 
-import logging
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
-from dpd_cli.terminal import print_json, stage_progress
+from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import check_writable
 from dpd_train.config import check_device, option, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -112,6 +111,7 @@ def pretrain_command(
     _check_options(stages, resolution, latent_channels, max_minutes, given[TrainingOptions])
     check_device(device)
     require_torch()
+    check_writable(out)
     sources = _sources(data, resolution, seed, given[SourceOptions])
     _check_data(sources, start)
     import torch
@@ -120,7 +120,7 @@ def pretrain_command(
     from dpd_train.compute.device import use_device
     from dpd_train.pretrain.pretrain import pretrain
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    log_to_console()
     if threads:
         torch.set_num_threads(threads)
     config = _config(sources, start, latent_channels, given[TrainingOptions])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, named, options_of, require_torch, under
-from dpd_cli.terminal import Interrupted, print_json, stage_progress
+from dpd_cli.terminal import Interrupted, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve, setting  # noqa: TID253 -- loads no PyTorch
 
@@ -202,7 +202,7 @@ def _device(name: str, threads: int | None, federated: bool) -> "torch.device":
     from dpd_train.compute.launcher import started_as
 
     level = logging.ERROR if started_as() else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s")
+    log_to_console(level)
     if threads:
         torch.set_num_threads(threads)
     if federated:

@@ -170,7 +170,7 @@ def test_rows_that_mean_harm_or_nothing_are_refused(
     ("content", "message"),
     [
         (b"", r"found nothing"),
-        (b"path;label\nAlpha/Alpha_0.png;Alpha\n", r"with commas between; found path;label"),
+        (b"path|label\nAlpha/Alpha_0.png|Alpha\n", r"with commas, semicolons or tabs between; found path\|label"),
         (b"path,label\n", r"lists no images"),
         (b"path,label\nAlpha/Alpha_0.png\n", r"row 2: has 1 fields, the first line 2"),
         (b"path,label\nAlpha/a,b.png,Alpha\n", r"row 2: has 3 fields, .* double quotes"),
@@ -205,3 +205,15 @@ def test_damaged_parquet_never_crashes(tmp_path: Path, seed: int) -> None:
 
 def test_natural_side_of_a_list(tmp_path: Path) -> None:
     assert natural_side(write_csv(tree(tmp_path), ["path", "label"], rows_of(tmp_path))) == 8
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_lists_with_another_separator_are_read(separator: str, tmp_path: Path) -> None:
+    path = write_csv(tree(tmp_path), ["path", "label"], rows_of(tmp_path))
+    expected = read_scenes(path, part="all")
+    other = tmp_path / "other.csv"
+    other.write_text("\ufeff" + path.read_text().replace(",", separator), encoding="utf-8")
+    found = read_scenes(other, part="all")
+    assert found.paths == expected.paths
+    assert found.classes == expected.classes
+    np.testing.assert_array_equal(found.images, expected.images)

@@ -212,7 +212,7 @@ def test_bands_must_be_said_where_they_are_many(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"first 0\.tif: has 5 bands; say with --bands which are red, green and blue"):
         read_scenes(tmp_path, part="all", reading=Reading(percentiles=(2, 98)))
     with pytest.raises(
-        DataError, match=r"Alpha/0\.tif: a damaged TIFF, or one of other bands than grey or RGB.* --bands"
+        DataError, match=r"Alpha/0\.tif: 5 bands of 16 bits: say which are red, .* such as --bands 3,2,1 --stretch 2,98"
     ):
         read_scenes(tmp_path, part="all")
 
@@ -321,3 +321,16 @@ def test_damaged_rasters_never_crash(tmp_path: Path, seed: int, packed: bool) ->
     scenes = read_scenes(root, part="all", reading=BANDS)
     assert len(scenes.labels) + len(scenes.rejected) == 3
     assert all("\n" not in entry.reason for entry in scenes.rejected)
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
+def test_the_hint_for_four_bands_of_16_bits_can_be_followed(interleave: str, photometric: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(200, 3000, (4, 16, 16)).astype(np.uint16)
+    for name in ("Alpha/0", "Alpha/1", "Beta/0", "Beta/1"):
+        write(tmp_path / f"{name}.tif", values, interleave=interleave, photometric=photometric)
+    with pytest.raises(DataError, match=r"4 bands of 16 bits: say .*, such as --bands 3,2,1 --stretch 2,98") as said:
+        read_scenes(tmp_path, part="all")
+    words = str(said.value).split("such as ")[1].split(")")[0].split()
+    found = read_scenes(tmp_path, part="all", reading=parse_reading(bands=words[1], stretch=words[3]))
+    assert (words[0], words[2], len(found.labels)) == ("--bands", "--stretch", 4)
