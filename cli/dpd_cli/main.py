@@ -39,7 +39,6 @@ app = typer.Typer(
     cls=Verbs,
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
-    add_completion=False,
     epilog="Every command takes --config FILE.toml, with its options as keys. The command line wins.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
