@@ -17,7 +17,7 @@ from dpd_runtime.generation.generate import generate, resolve_sampler
 CPU_SECONDS = 20.0
 MEMORY_MB = 2_200
 HARMLESS = ("refused", "refused while running", "the same set", "another set", "no image", "memory")
-WRITTEN = (".png", ".json", ".jsonl")
+WRITTEN = (".png", ".json", ".jsonl", ".md", ".txt")
 
 
 @dataclass(frozen=True)
