@@ -42,6 +42,15 @@ class BundleError(DpdError, ValueError):
     exit_code = 3
 
 
+class NoBundleError(BundleError):
+    """There is no bundle at this path. The caller can correct it, as other bad input."""
+
+    exit_code = 2
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: no such bundle; give a .dpd file or a bundle folder")
+
+
 class BundleHashError(BundleError):
     """A file whose hash differs from the manifest's."""
 
@@ -139,6 +148,6 @@ class MemoryShortError(ProviderError, MemoryError):
 
 
 class DiskError(DpdError, OSError):
-    """The disk is full, read-only or gone. Finished work is kept and can be continued."""
+    """A folder that cannot be written, or a disk that is full or gone. Finished work is kept and can be continued."""
 
     exit_code = 5

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Annotated, NoReturn
 
 import typer
@@ -29,7 +30,7 @@ from dpd_cli.commands.verify import verify_command
 from dpd_cli.config import OPTION, read_config, take_config
 from dpd_cli.terminal import Verb, Verbs
 from dpd_runtime.engines.calls import stop_calls
-from dpd_runtime.errors import DpdError
+from dpd_runtime.errors import DpdError, InputError
 
 INTERRUPTED = 130
 LONGEST_ERROR = 4_000
@@ -40,7 +41,6 @@ app = typer.Typer(
     cls=Verbs,
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
-    add_completion=False,
     epilog="Every command takes --config FILE.toml, with its options as keys. The command line wins.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -108,6 +108,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> object:
+    _check_command([argument for argument in arguments if argument != "--debug"])
     if not any(argument.startswith(OPTION) for argument in arguments):
         return app(arguments, standalone_mode=False)
     arguments, path = take_config(arguments)
@@ -122,13 +123,31 @@ def _run(arguments: list[str]) -> object:
     return app(arguments, standalone_mode=False, default_map={name: values})
 
 
+def _check_command(arguments: list[str]) -> None:
+    """Suggest a command where the first argument is neither one nor an option."""
+    known = [name for panel in COMMANDS.values() for name in panel]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+        raise InputError(f"no such command {arguments[0]!r}{_meant(arguments[0], known)}; see dpd --help")
+
+
+def _meant(word: str, known: list[str]) -> str:
+    """Suggest the known words that begin with `word`, else the most similar one."""
+    begun = [name for name in known if name.startswith(word) and len(word.lstrip("-")) > 1]
+    found = begun[:3] or get_close_matches(word, known, n=1)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
 def _explain(error: Exception) -> NoReturn:
     if isinstance(error, DpdError):
         _fail(str(error), error.exit_code)
     if hasattr(error, "format_message"):  # typer's own: an unknown option, a value of the wrong type
         context = getattr(error, "ctx", None)
         hint = f"; see {context.command_path} --help" if context else ""
-        _fail(f"{error.format_message()}{hint}", 2)
+        if context and hasattr(error, "possibilities"):  # an unknown option
+            option = str(getattr(error, "option_name", ""))
+            known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
+            _fail(f"no such option {option}{_meant(option, known)}{hint}", 2)
+        _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the output any more
         sys.exit(0)
@@ -142,7 +161,8 @@ def _explain(error: Exception) -> NoReturn:
             5,
         )
     if isinstance(error, OSError):
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}; what was finished is kept", 5)
+        kept = "; what was finished is kept" if error.errno == errno.ENOSPC else ""
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}{kept}", 5)
     _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from dpd_runtime.bundle.encryption import Key, decrypt, is_encrypted
 from dpd_runtime.bundle.zip_layout import MAX_ENTRIES, read_entries
-from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.errors import BundleError, InputError, NoBundleError
 from dpd_runtime.files import open_atomically
 from dpd_runtime.machine.cores import usable_memory
 
@@ -199,7 +199,7 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
         InputError: a key was given for a bundle that is not encrypted.
     """
     if not path.is_dir() and not path.is_file():  # reading a pipe would block
-        raise BundleError(f"{path}: no such bundle; give a .dpd file or a bundle folder")
+        raise NoBundleError(path)
     if is_encrypted(path):
         _refuse_holes(path, [path])
         _refuse_large(path)

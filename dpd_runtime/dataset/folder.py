@@ -1,9 +1,12 @@
 """The output folder: which files belong to a set, whether the set is finished, and what `--overwrite` deletes."""
 
+import errno
 import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,38 @@ from dpd_runtime.dataset.card import CARD_NAME, CLASSES_NAME
 from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME, Output
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
-from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.errors import DiskError, OutputFolderError
 from dpd_runtime.files import check_no_links, check_plain, final_name, open_regular
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
 from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 
 SHEET_NAME = "contact_sheet.png"
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 OWN_NAMES = (DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NAME, CARD_NAME, CLASSES_NAME)
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn an OSError of writing to `out` into a DiskError that says what to do."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        raise _disk_error(error, out) from error
+
+
+def _disk_error(error: OSError, out: Path) -> DiskError:
+    reason = error.strerror or str(error)
+    if error.errno in NOT_WRITABLE:
+        folder = next((folder for folder in (out, *out.parents) if folder.exists()), out)
+        return DiskError(
+            f"{folder}: this folder cannot be written ({reason}); choose another --out, or make the folder writable "
+            "and run the same command again"
+        )
+    if error.errno == errno.ENOSPC:
+        reason = "the disk is full"
+    return DiskError(f"{out}: {reason}; finished images are kept; run the same command again to continue")
 
 
 def check_output_folder(out: Path) -> None:
@@ -95,12 +123,14 @@ def remove_set(out: Path) -> None:
     Raises:
         OutputFolderError: `out` is not a distilled set, or holds other files, or is being written. Nothing is deleted
             then.
+        DiskError: the folder cannot be written.
     """
-    check_output_folder(out)
-    if not out.is_dir():
-        return
-    with Worker(out, WHOLE):
-        _remove_set(out)
+    with disk_errors(out):
+        check_output_folder(out)
+        if not out.is_dir():
+            return
+        with Worker(out, WHOLE):
+            _remove_set(out)
 
 
 def _remove_set(out: Path) -> None:

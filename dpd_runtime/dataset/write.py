@@ -1,6 +1,5 @@
 """Writing a distilled set. It can be interrupted at any time and continued (DESIGN §8)."""
 
-import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dpd_runtime.dataset.finish import Label, complete
 from dpd_runtime.dataset.folder import (
     begin_again,
     check_output_folder,
+    disk_errors,
     finished_set,
     remove_partials,
     remove_unfinished,
@@ -20,7 +20,6 @@ from dpd_runtime.dataset.formats import Output, folder_name
 from dpd_runtime.dataset.records import describe, header_of, record_of
 from dpd_runtime.dataset.shards import WHOLE, Shard, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, STATE_NAME, State
-from dpd_runtime.errors import DiskError
 from dpd_runtime.files import check_no_links, write_atomically
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.generate import Generation
@@ -49,13 +48,6 @@ class DistilledSet:
     left: int = 0
 
 
-def _disk_error(error: OSError, out: Path) -> DiskError:
-    reason = {errno.ENOSPC: "the disk is full", errno.EROFS: "the disk is read-only"}.get(
-        error.errno or 0, error.strerror or str(error)
-    )
-    return DiskError(f"{out}: {reason}; finished images are kept; run the same command again to continue")
-
-
 def write_set(
     generation: Generation,
     out: Path,
@@ -73,20 +65,19 @@ def write_set(
         OutputLinkError: a link or a special file below `out`.
         MissingExtraError: a package that `output` needs is not installed.
         InputError: soft labels without a teacher, or this Pillow lacks the encoder.
-        DiskError: the disk is full, read-only or gone. Finished images are kept.
+        DiskError: the folder cannot be written, or the disk is full or gone. Finished images are kept.
     """
     output.check()
-    check_output_folder(out)
+    with disk_errors(out):
+        check_output_folder(out)
     generation.load()  # errors appear before anything is written
     label = None
     if output.soft_labels:
         label = load_teacher(generation.bundle, generation.provider, generation.threads)
-    try:
+    with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with Worker(out, shard) as worker:
             return _Writing(generation, out, output, shard).run(worker, progress, label)
-    except OSError as error:
-        raise _disk_error(error, out) from error
 
 
 class _Writing:

@@ -1,5 +1,7 @@
 """Errors of commands as a user sees them: one line on stderr, the right exit code, nothing written."""
 
+import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -53,6 +55,11 @@ def dpd(
             marks=needs_bundle,
         ),
         pytest.param(["--steps", "0"], 2, ["steps is 0", "1 … 1000"], id="steps", marks=needs_bundle),
+        pytest.param(["--sed", "3"], 2, ["no such option --sed; did you mean --seed?; see"], id="option"),
+        pytest.param(["--cand", "3"], 2, ["no such option --cand; did you mean --candidates?"], id="begun-option"),
+        pytest.param(["--qqq"], 2, ["no such option --qqq; see", "generate --help"], id="unlike-any-option"),
+        pytest.param(["--format", "jpeg"], 2, ["'jpeg' is unknown", "use --image-format jpeg"], id="format"),
+        pytest.param(["--image-format", "npz"], 2, ["'npz' is unknown", "a npz set use --format"], id="image-format"),
         pytest.param(["--classes", "Sea"], 2, ["'Sea'", "which has", "Forest"], id="class", marks=needs_bundle),
         pytest.param(["--provider", "tpu"], 5, ["'tpu'", "cpu", "cuda"], id="provider", marks=needs_bundle),
         pytest.param(
@@ -62,7 +69,7 @@ def dpd(
             id="no-engine",
             marks=needs_bundle,
         ),
-        pytest.param(["missing.dpd"], 3, ["missing.dpd", "no such bundle"], id="missing"),
+        pytest.param(["missing.dpd"], 2, ["missing.dpd", "no such bundle"], id="missing"),
         pytest.param(["notes.txt"], 3, ["notes.txt", "not a readable bundle"], id="no-zip"),
     ],
 )
@@ -75,6 +82,54 @@ def test_one_line_says_what_is_wrong(
     assert [word for word in words if word not in line] == [], line
     assert done.stdout == ""
     assert not (tmp_path / "set").exists(), "something was written"
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("gen", "; did you mean generate?"),
+        ("genrate", "; did you mean generate?"),
+        ("trian", "; did you mean train?"),
+        ("en", "; did you mean engines or encrypt?"),
+        ("xyz", ""),
+    ],
+)
+def test_an_unknown_command_is_answered_with_a_known_one(
+    command: str, advice: str, process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    for before in ([], ["--debug"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "dpd_cli", *before, command, "--ipc", "1"],
+            env=process_environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1] == f"dpd: no such command '{command}'{advice}; see dpd --help"
+
+
+@needs_bundle
+@pytest.mark.parametrize("more", [[], ["--overwrite"]], ids=["plain", "overwrite"])
+@pytest.mark.parametrize("place", ["locked", "locked/new/set"])
+def test_a_folder_that_cannot_be_written_is_named(
+    place: str, more: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    command = [sys.executable, "-m", "dpd_cli", "generate", "--ipc", "1", "--out", place, *more]
+    if os.geteuid() == 0:  # root writes everywhere, unless it gives that up
+        if shutil.which("setpriv") is None:
+            pytest.skip("root, and no setpriv to give up its rights with")
+        command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
+    done = subprocess.run(
+        command, env=process_environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 5
+    assert done.stderr == (
+        "dpd: locked: this folder cannot be written (Permission denied); choose another --out, or make the folder "
+        "writable and run the same command again\n"
+    )
 
 
 @needs_bundle
@@ -289,7 +344,7 @@ def test_train_says_what_is_wrong_with_a_federation_without_pytorch(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        pytest.param(["missing.dpd"], 3, ["missing.dpd", "no such bundle"], id="missing"),
+        pytest.param(["missing.dpd"], 2, ["missing.dpd", "no such bundle"], id="missing"),
         pytest.param(["empty"], 2, ["empty: neither a bundle, nor a finished run", "dataset.json"], id="nothing"),
         pytest.param(["empty", "--out", "new.dpd"], 2, ["--out new.dpd has no effect", "no bundle"], id="out"),
         pytest.param(["x.dpd", "--out", "notes.txt"], 2, ["--out notes.txt exists", "--overwrite"], id="there"),

@@ -35,11 +35,13 @@ class Output:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise InputError(f"format {self.format!r} is unknown: use one of {', '.join(FORMATS)}")
+            meant = f"; for {self.format} files use --image-format {self.format}" if self.format in ENCODINGS else ""
+            raise InputError(f"format {self.format!r} is unknown: use one of {', '.join(FORMATS)}{meant}")
         if self.image_format is None:
             return
         if self.image_format not in ENCODINGS:
-            raise InputError(f"image-format {self.image_format!r} is unknown: use one of {', '.join(ENCODINGS)}")
+            meant = f"; for a {self.image_format} set use --format" if self.image_format in FORMATS else ""
+            raise InputError(f"image-format {self.image_format!r} is unknown: use one of {', '.join(ENCODINGS)}{meant}")
         if not self.kind.encodes:
             raise InputError(
                 f"--image-format {self.image_format} has no effect with --format {self.format}, which stores plain "

@@ -315,7 +315,9 @@ def test_samplers_beyond_all_memory(tmp_path: Path) -> None:
 
 def test_a_path_with_nothing_of_ours(tmp_path: Path) -> None:
     refused(tmp_path, r"it has no bundle\.json, so it is not a dpd bundle")
-    refused(tmp_path / "absent.dpd", "no such bundle")
+    with pytest.raises(BundleError, match="no such bundle") as caught:
+        load_bundle(tmp_path / "absent.dpd")
+    assert caught.value.exit_code == 2, "a wrong path is bad input"
 
 
 def with_class(**changes: object) -> dict[str, Any]:
