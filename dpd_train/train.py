@@ -23,8 +23,7 @@ from dpd_train.federated.stage import tuned_together
 from dpd_train.images import write_quarantine
 from dpd_train.run.context import Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
-from dpd_train.run.folder import Stopwatch, match_config
-from dpd_train.run.inputs import check_inputs
+from dpd_train.run.folder import Stopwatch, check_inputs, match_config
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import prototype_sheets, sample_sheet

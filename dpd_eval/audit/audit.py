@@ -113,7 +113,7 @@ def audit(
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
-    check_inputs(path, train, holdout, val_per_class=val_per_class, images=images, seed=seed)
+    check_inputs(path, train, holdout, run=run, val_per_class=val_per_class, images=images, seed=seed)
     subject = open_subject(path)
     encoder = find_encoder(subject, run)
     data = read_data(

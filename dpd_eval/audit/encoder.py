@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from dpd_eval.audit.kind import check_run
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.subject import Subject
 from dpd_runtime.errors import InputError
@@ -31,18 +32,13 @@ def find_encoder(subject: Subject, run: Path | None) -> AuditVae | None:
         InputError: `run` is not a run, or its decoder is a different one.
     """
     model = subject.model
+    check_run(subject.kind, run)
     if model is None:
-        if run is not None:
-            raise InputError(f"--run {run} has no effect on a distilled set: it has no networks")
         return None
     if subject.kind == "run":
-        if run is not None:
-            raise InputError(f"--run {run} has no effect: a run is audited with its own encoder")
         return _encoder(model.bundle.path / "pipeline", model, "the run's")
     if run is None:
         return _encoder("nano", model, "the embedded base's")
-    if not (run / "pipeline").is_dir():
-        raise InputError(f"--run {run}: no pipeline/ in it; give the run directory from which the bundle was exported")
     found = _encoder(run / "pipeline", model, "the run's")
     if found is None:
         raise InputError(f"--run {run}: its VAE decoder is not the bundle's; give the run that it was exported from")

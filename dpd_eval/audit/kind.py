@@ -27,14 +27,37 @@ def kind_of(path: Path) -> Kind:
     if (path / "run.json").is_file():
         return "run"
     if not path.exists():
-        raise InputError(f"{path}: does not exist; give a bundle, a finished run or a distilled set")
+        raise InputError(f"{path}: no such bundle, run or set; give a .dpd file or a folder that dpd wrote")
     if path.is_file() or (path / MANIFEST_NAME).is_file():
         return "bundle"
     raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
 
 
+def check_run(kind: Kind, run: Path | None) -> None:
+    """Check `--run` for what is audited.
+
+    Raises:
+        InputError: `run` has no effect, or is not a run.
+    """
+    if run is None:
+        return
+    if kind == "set":
+        raise InputError(f"--run {run} has no effect on a distilled set: it has no networks")
+    if kind == "run":
+        raise InputError(f"--run {run} has no effect: a run is audited with its own encoder")
+    if not (run / "pipeline").is_dir():
+        raise InputError(f"--run {run}: no pipeline/ in it; give the run directory from which the bundle was exported")
+
+
 def check_inputs(
-    path: Path, train: Path, holdout: Path | None, *, val_per_class: int | None, images: int, seed: int
+    path: Path,
+    train: Path,
+    holdout: Path | None,
+    *,
+    run: Path | None,
+    val_per_class: int | None,
+    images: int,
+    seed: int,
 ) -> None:
     """Check all that needs no network and no pixel, in less than a second.
 
@@ -42,6 +65,7 @@ def check_inputs(
         InputError, DataError, BundleError: as `dpd_eval.audit.audit.audit`.
     """
     check_numbers(images, seed)
+    check_run(kind_of(path), run)
     check_sources(train, holdout, _classes(path), val_per_class)
 
 

@@ -25,7 +25,7 @@ from dpd_train.images import (
     read_scenes,
 )
 from dpd_train.images.structure import near_duplicates
-from dpd_train.run.inputs import PARTS, check_classes, resizing, working_side
+from dpd_train.run.folder import PARTS, check_classes, resizing, working_side
 
 log = logging.getLogger(__name__)
 LEAST = 2  # training images of a class, as in `read_scenes`

@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("select scenes --method best --ipc 2 --out new", "no selection method 'best'"),
         ("select scenes --method k-means --ipc 9 --out new", "class Blue has 5 real images, --ipc asks for 9"),
         ("select scenes --method random --ipc 2 --out full", "is not a distilled set"),
-        ("audit nothere --train scenes", "nothere: does not exist; give a bundle"),
+        ("audit nothere --train scenes", "nothere: no such bundle, run or set"),
         ("audit notes.txt --train scenes", "not a readable bundle"),
         ("audit scenes --train scenes", "neither a bundle, nor a finished run, nor a distilled set"),
         ("audit BUNDLE --train scenes", "--train: its classes differ from the audited ones"),

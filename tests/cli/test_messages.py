@@ -176,6 +176,7 @@ def test_evaluate_says_what_is_wrong_before_it_reads_an_image(
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_bundle
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -200,7 +201,7 @@ def test_evaluate_says_what_is_wrong_before_it_reads_an_image(
 def test_engines_says_what_is_wrong_without_pytorch(
     arguments: list[str], code: int, words: list[str], process_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    found, line, done = dpd("engines", ["site.dpd", "--out", "new.dpd", *arguments], process_environment, tmp_path)
+    found, line, done = dpd("engines", [str(EMBEDDED), "--out", "new.dpd", *arguments], process_environment, tmp_path)
     assert found == code, line
     assert [word for word in words if word not in line] == [], line
     assert done.stdout == ""

@@ -65,7 +65,7 @@ def audit_command(
     from dpd_train.images import parse_reading
 
     reading = parse_reading(bands, stretch)
-    check_inputs(subject, train, holdout, val_per_class=val_per_class, images=images, seed=seed)
+    check_inputs(subject, train, holdout, run=run, val_per_class=val_per_class, images=images, seed=seed)
     from dpd_eval.audit.audit import audit  # loads PyTorch
     from dpd_eval.audit.record import check_verdict, write_record
 

@@ -189,7 +189,7 @@ def _continued(
 def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool) -> None:
     """Check paths, names and counts before PyTorch is imported. Of several processes only the leader looks at --out."""
     from dpd_train.compute.launcher import started_processes
-    from dpd_train.run.inputs import check_inputs
+    from dpd_train.run.folder import check_inputs
 
     if started_processes() == 1:
         check_inputs(data, out, config, resume=resume)

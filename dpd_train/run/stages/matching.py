@@ -28,7 +28,7 @@ from dpd_train.prototypes.matching import (
 from dpd_train.prototypes.prototypes import ClassPrototypes, cluster_features
 from dpd_train.run.context import Parts, Phrases, Run
 from dpd_train.run.data import RunData, rows_by_class
-from dpd_train.run.inputs import check_matched_counts
+from dpd_train.run.folder import check_matched_counts
 
 
 def check_matched(base: Base, data: RunData, config: TrainConfig) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from dpd_runtime.errors import InputError
-from dpd_train.run.inputs import resizing, working_side
+from dpd_train.run.folder import resizing, working_side
 
 
 @pytest.mark.parametrize(
