@@ -13,7 +13,7 @@ from dpd_runtime.files import open_regular
 
 # Only these decoders are used, whatever the file is called: EPS, for example, would start Ghostscript.
 DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-MOST_PIXELS = 2**26
+MOST_PIXELS = 2**25  # Pillow needs up to 8 bytes for each, and a file of 8 KB can hold that many
 MOST_PIXELS_OF_SET = 2**24  # as in a bundle's manifest
 MOST_BYTES = 2**28
 
@@ -23,7 +23,7 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
 
     Raises:
         PIL.UnidentifiedImageError: not in one of the formats.
-        PIL.Image.DecompressionBombError: more than 2**26 pixels.
+        PIL.Image.DecompressionBombError: more than 2**25 pixels.
     """
     image = Image.open(io.BytesIO(content), formats=DECODERS)
     if image.width * image.height > MOST_PIXELS:

@@ -21,6 +21,7 @@ from dpd_runtime.files import open_regular
 UNSEEN = frozenset({"Cc", "Zl", "Zp"})
 OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 MOST_BYTES = 2**31
+STRIP = 256  # rows
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
 ToRgb = Callable[[bytes], Image.Image | str]
@@ -67,7 +68,7 @@ def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, Pixe
             return rgb
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-        square = rgb.crop((left, top, left + side, top + side))
+        square = rgb if rgb.width == rgb.height else rgb.crop((left, top, left + side, top + side))
         if side != resolution:
             square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
         return content, np.asarray(square, np.uint8)
@@ -170,12 +171,22 @@ def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
     if colour16 and (high := _brightest(image)) < 16:
         return _almost_black("colour", 256 * high + 255)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        with_alpha = image.convert("RGBA")
-        if with_alpha.getchannel("A").getextrema() == (0, 0):
-            return "fully transparent"
-        # Aerial tiles are black where they have no data; colours under transparency are arbitrary.
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), with_alpha).convert("RGB")
-    return image.convert("RGB")
+        return _on_black(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_black(image: Image.Image) -> Image.Image | str:
+    """Aerial tiles are black where they have no data; colours under transparency are arbitrary.
+
+    In strips, because each step makes a copy of four bytes a pixel.
+    """
+    found, visible = Image.new("RGB", image.size), False
+    for top in range(0, image.height, STRIP):
+        with_alpha = image.crop((0, top, image.width, min(top + STRIP, image.height))).convert("RGBA")
+        visible = visible or with_alpha.getchannel("A").getextrema() != (0, 0)
+        black = Image.new("RGBA", with_alpha.size, (0, 0, 0, 255))
+        found.paste(Image.alpha_composite(black, with_alpha).convert("RGB"), (0, top))
+    return found if visible else "fully transparent"
 
 
 def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
@@ -203,7 +214,9 @@ def _from_16_bit(values: npt.NDArray[np.integer]) -> Image.Image | str:
         return f"integer pixels from {low} to {high} have no known range; pass --stretch 2,98, or convert to 8 bits"
     if high < 4096:
         return _almost_black("grey", high)
-    return Image.fromarray(np.rint(values / 257.0).astype(np.uint8)).convert("RGB")
+    rounded = values.astype(np.uint32) + 128
+    rounded //= 257  # no value lies in the middle between two results
+    return Image.fromarray(rounded.astype(np.uint8)).convert("RGB")
 
 
 def _almost_black(what: str, high: int) -> str:

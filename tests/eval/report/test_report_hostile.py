@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import struct
 import subprocess
@@ -17,10 +18,12 @@ from PIL import Image
 from dpd_eval.audit.artefacts.layout import check_layout, check_table
 from dpd_eval.audit.artefacts.pictures import find_pictures
 from dpd_eval.report.report import write_report
+from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.dataset.folder import packed_format
-from dpd_runtime.dataset.pictures import DECODERS, read_pixels
+from dpd_runtime.dataset.pictures import DECODERS, MOST_PIXELS, read_pixels
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.images import read_scenes
+from dpd_train.images.pixels import pillow_rgb, read_square
 from tests.eval.drawn_results import write_set
 from tests.train.painted import reasons, tree
 
@@ -113,6 +116,25 @@ def test_an_image_at_the_limit_is_read(tmp_path: Path) -> None:
     assert found.shape == (2**12, 2**12, 3)
     (tmp_path / "wider.png").write_bytes(bomb(2**12, 2**12 + 1))
     assert read_pixels(tmp_path / "wider.png") is None
+
+
+@pytest.mark.parametrize("transparent", [False, True], ids=["opaque", "transparent"])
+def test_training_reads_the_largest_images_in_little_memory(transparent: bool, tmp_path: Path) -> None:
+    """The largest of which a few kilobytes are enough; those of half transparent colours are composed."""
+    content = bomb(math.isqrt(MOST_PIXELS), math.isqrt(MOST_PIXELS))
+    if transparent:
+        at, chunk = content.index(b"IDAT") - 4, b"tRNS\x80\x10"
+        content = content[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[at:]
+    (tmp_path / "large.png").write_bytes(content)
+    assert len(content) < 10_000
+    reset_peak()
+    base = peak_bytes()
+    found = read_square(tmp_path / "large.png", 64, pillow_rgb)
+    assert not isinstance(found, str)
+    assert found[1].shape == (64, 64, 3)
+    assert peak_bytes() - base < 250e6
+    (tmp_path / "larger.png").write_bytes(bomb(2**13, 2**13))
+    assert read_square(tmp_path / "larger.png", 64, pillow_rgb) == "too many pixels for one image; cut it into tiles"
 
 
 @pytest.mark.parametrize("kind", DECODERS)
