@@ -20,7 +20,7 @@ from dpd_cli.terminal import freshness_lines, print_json, signature_facts
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
-    from dpd_runtime.checks.verify import Replay
+    from dpd_runtime.generation.replay import Replay
 
 
 def verify_command(
@@ -45,8 +45,8 @@ def verify_command(
         dpd verify site.dpd
         dpd verify site.dpd --trusted-key lab.pub --require-signature
     """
-    from dpd_runtime.checks.verify import check_replay, replay
     from dpd_runtime.generation.providers import choose_provider
+    from dpd_runtime.generation.replay import check_replay, replay
 
     opened = open_bundle(
         bundle,
