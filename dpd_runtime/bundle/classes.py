@@ -36,6 +36,11 @@ class SceneClass:
     prototypes: Float32
     prototype_kind: str
 
+    @property
+    def distinct_prototypes(self) -> int:
+        """The number of prototypes without those that equal another bit by bit."""
+        return len({prototype.tobytes() for prototype in self.prototypes})
+
 
 @dataclass(frozen=True)
 class ClassTable:

@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +17,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.networks import Networks, load_networks
-from dpd_runtime.sampling.sampler import BLOCK
+from dpd_runtime.sampling.sampler import BLOCK, Sampler
 
 
 class TimedEngine:
@@ -42,26 +42,40 @@ class NetworkTime:
 
 
 @dataclass(frozen=True)
+class KindSpeed:
+    """The speed of generating and writing images that are made in one way, without loading the graphs.
+
+    Args:
+        network_calls: UNet evaluations of one candidate; a guided step counts as two.
+    """
+
+    images: int
+    seconds: float
+    images_per_second: float
+    network_calls: float
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """The measured figures.
 
     Args:
-        images, seconds: of generation and writing, without loading the graphs (`load_seconds`).
+        decoded, renoised: None if the bundle makes no image in this way.
         batch: latents in a UNet call without guidance; twice as many with guidance.
-        networks: calls of unet, decoder and judge, and their shares of `seconds`.
-        outside_share: share of `seconds` outside all networks.
+        networks: calls of unet, decoder and judge for the sampled images, and their shares of `sampled.seconds`.
+        outside_share: share of `sampled.seconds` outside all networks.
         peak_memory: bytes, the highest of this process so far.
+        set_hash: of the sampled images.
     """
 
     bundle: str
     provider: str
     threads: int
-    images: int
-    seconds: float
-    images_per_second: float
+    decoded: KindSpeed | None
+    renoised: KindSpeed | None
+    sampled: KindSpeed
     load_seconds: float
     batch: int
-    network_calls: float
     networks: Mapping[str, NetworkTime]
     outside_share: float
     peak_memory: int
@@ -69,16 +83,12 @@ class BenchResult:
 
 
 class _Timed(Generation):
-    """A generation that measures the time of its networks."""
+    """A generation with given networks."""
 
     engines: Mapping[str, TimedEngine]
 
     def load(self) -> BlockComputer:
-        if self._computer is None:
-            found = load_networks(self.bundle, self.provider, self.threads)
-            self.engines = {name: TimedEngine(getattr(found, name)) for name in ("unet", "decoder", "judge")}
-            self._computer = BlockComputer(self.bundle, self.sampler, Networks(**self.engines), self.seed)
-        return self._computer
+        return BlockComputer(self.bundle, self.sampler, Networks(**self.engines), self.seed)
 
 
 def bench(
@@ -90,9 +100,7 @@ def bench(
     threads: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> BenchResult:
-    """Sample `blocks` blocks of ten images with the bundle's sampler into a temporary folder.
-
-    All blocks are sampled, because decoded and re-noised ones use the networks less.
+    """Make `blocks` blocks of ten images in each of the bundle's ways, in a temporary folder.
 
     Raises:
         InputError: `blocks` is out of range.
@@ -103,35 +111,58 @@ def bench(
         raise InputError(f"blocks is {blocks}: it must be 1 … 1000")
     per_class = -(-blocks // len(bundle.classes))
     names = tuple(scene.name for scene in bundle.classes[: -(-blocks // per_class)])
-    sampler = bundle.manifest.sampler.sampled()
-    generation = _Timed(
-        bundle, ipc=per_class * BLOCK, seed=seed, classes=names, sampler=sampler, provider=provider, threads=threads
-    )
+    ways = {
+        kind: _Timed(
+            bundle, ipc=per_class * BLOCK, seed=seed, classes=names, sampler=sampler, provider=provider, threads=threads
+        )
+        for kind, sampler in _samplers(bundle).items()
+    }
+    sampled = ways["sampled"]
     begun = time.perf_counter()
-    generation.load()
+    found = load_networks(bundle, sampled.provider, sampled.threads)
     loaded = time.perf_counter()
-    with TemporaryDirectory(prefix="dpd-bench-") as folder:
-        done = write_set(generation, Path(folder) / "set", progress)
-        seconds = time.perf_counter() - loaded
-    spent = {name: engine.seconds for name, engine in generation.engines.items()}
+    speeds, total = {}, sum(map(len, ways.values()))
+    for number, (kind, generation) in enumerate(ways.items()):
+        generation.engines = {name: TimedEngine(getattr(found, name)) for name in ("unet", "decoder", "judge")}
+
+        def tell(done: int, _: int, before: int = number * len(generation)) -> None:
+            progress(before + done, total)
+
+        speeds[kind], set_hash = _measure(generation, tell)
+    spent = {name: engine.seconds for name, engine in sampled.engines.items()}
+    seconds = speeds["sampled"].seconds
     return BenchResult(
         bundle=bundle.manifest.name,
-        provider=generation.provider.name,
-        threads=generation.threads,
-        images=done.images,
-        seconds=seconds,
-        images_per_second=done.images / seconds,
+        provider=sampled.provider.name,
+        threads=sampled.threads,
+        decoded=speeds.get("decoded"),
+        renoised=speeds.get("re-noised"),
+        sampled=speeds["sampled"],
         load_seconds=loaded - begun,
-        batch=generation.sampler.compute_batch,
-        network_calls=generation.network_calls,
+        batch=sampled.sampler.compute_batch,
         networks={
             name: NetworkTime(len(times), 1000 * statistics.median(times), sum(times) / seconds)
             for name, times in spent.items()
         },
         outside_share=1 - sum(map(sum, spent.values())) / seconds,
         peak_memory=_peak_memory(),
-        set_hash=done.set_hash,
+        set_hash=set_hash,
     )
+
+
+def _samplers(bundle: Bundle) -> dict[str, Sampler]:
+    """A sampler for each way in which the bundle makes images. All of its images are made in this way."""
+    sampler = bundle.manifest.sampler
+    first = {g.kind: replace(sampler, guidance=(replace(g, from_block=0),)) for g in reversed(sampler.guidance)}
+    return {kind: first[kind] for kind in ("decoded", "re-noised") if kind in first} | {"sampled": sampler.sampled()}
+
+
+def _measure(generation: Generation, progress: Progress) -> tuple[KindSpeed, str | None]:
+    begun = time.perf_counter()
+    with TemporaryDirectory(prefix="dpd-bench-") as folder:
+        done = write_set(generation, Path(folder) / "set", progress)
+        seconds = time.perf_counter() - begun
+    return KindSpeed(done.images, seconds, done.images / seconds, generation.network_calls), done.set_hash
 
 
 def _peak_memory() -> int:

@@ -55,22 +55,29 @@ def test_bench_says_where_the_time_went(process_environment: dict[str, str], tmp
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["images"], found["provider"]) == (20, "cpu")
+    assert (found["sampled"]["images"], found["provider"]) == (20, "cpu")
+    assert (found["decoded"], found["renoised"]) == (None, None), "this bundle samples every image"
     assert {name: entry["calls"] for name, entry in found["networks"].items()} == {"unet": 2, "decoder": 2, "judge": 2}
     shares = sum(entry["share"] for entry in found["networks"].values())
     assert shares + found["outside_share"] == pytest.approx(1)
     assert 0 < found["outside_share"] < 0.9
-    assert found["images_per_second"] == pytest.approx(20 / found["seconds"])
+    assert found["sampled"]["images_per_second"] == pytest.approx(20 / found["sampled"]["seconds"])
     assert 50e6 < found["peak_memory"] < 2e9
     refused = dpd(["bench", "--blocks", "0"], process_environment, tmp_path)
     assert refused.returncode == 2
     assert "blocks is 0" in refused.stderr
 
 
-def test_bench_draws_what_the_bundle_would_decode(process_environment: dict[str, str], tmp_path: Path) -> None:
-    """The embedded bundle's first images are its prototypes: the UNet would have nothing to do."""
+def test_bench_measures_each_kind_of_image_apart(process_environment: dict[str, str], tmp_path: Path) -> None:
     done = dpd(["bench", "--blocks", "1", "--json"], process_environment, tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["networks"]["unet"]["calls"] > 10
-    assert found["network_calls"] > 10
+    kinds = [found[kind] for kind in ("decoded", "renoised", "sampled")]
+    assert [kind["images"] for kind in kinds] == [10, 10, 10]
+    for kind in kinds:
+        assert kind["images_per_second"] == pytest.approx(10 / kind["seconds"])
+    # 15 steps, of which 11 guided: 26 evaluations; the last fifth, 3 steps, are all guided: 6
+    assert [kind["network_calls"] for kind in kinds] == [0, 6, 26]
+    assert found["decoded"]["seconds"] < found["renoised"]["seconds"] < found["sampled"]["seconds"]
+    assert {name: entry["calls"] for name, entry in found["networks"].items()} == {"unet": 45, "decoder": 1, "judge": 3}
+    assert list(tmp_path.iterdir()) == []

@@ -9,14 +9,14 @@ from dpd_cli.terminal import print_json, progress_bar
 
 def bench_command(
     bundle: BundleOrEmbedded = None,
-    blocks: Annotated[int, under("Images", "Number of blocks; a block is ten images.")] = 3,
+    blocks: Annotated[int, under("Images", "Blocks of ten images, of each kind.")] = 3,
     seed: Annotated[int, under("Images", "Random seed.")] = 0,
     provider: Provider = "auto",
     json_output: Json = False,
 ) -> None:
     """Measure how fast a bundle generates images.
 
-    A few blocks are generated with the bundle's own settings and not kept.
+    A few blocks are generated with the bundle's own settings, in each way in which it makes images, and not kept.
 
     Examples:
         dpd bench
@@ -32,11 +32,16 @@ def bench_command(
         print_json(asdict(found))
         return
     print(f"{found.bundle} on {found.provider}, {found.threads} threads")
-    print(f"images       {found.images} in {found.seconds:.1f} s, {found.images_per_second:.2f} per second")
+    for name, speed in (("decoded", found.decoded), ("re-noised", found.renoised), ("sampled", found.sampled)):
+        if speed is None:
+            print(f"{name:<12} none: the bundle makes no such images")
+            continue
+        rate = f"{speed.images} images in {speed.seconds:.1f} s, {speed.images_per_second:.2f} per second"
+        print(f"{name:<12} {rate}, {speed.network_calls:g} UNet evaluations per latent")
     print(f"loading      {found.load_seconds:.2f} s")
+    print(f"of the sampled images, in batches of {found.batch} latents:")
     for name, network in found.networks.items():
         times = f"{network.calls} calls of {network.median_ms:.1f} ms (median)"
-        print(f"{name:<12} {times:<34} {network.share:6.1%} of the time")
-    print(f"{'elsewhere':<12} {'noise, solver, files':<34} {found.outside_share:6.1%} of the time")
-    print(f"batch        {found.batch} latents, {found.network_calls:g} UNet evaluations per latent")
+        print(f"  {name:<10} {times:<34} {network.share:6.1%} of the time")
+    print(f"  {'elsewhere':<10} {'noise, solver, files':<34} {found.outside_share:6.1%} of the time")
     print(f"peak memory  {found.peak_memory / 2**20:.0f} MiB of this process")

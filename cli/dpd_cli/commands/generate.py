@@ -1,5 +1,6 @@
 """`dpd generate`: a bundle → a distilled set."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,14 +20,23 @@ from dpd_cli.options import (
     open_bundle,
     under,
 )
-from dpd_cli.terminal import print_json, progress_bar, prototype_ranges
+from dpd_cli.terminal import print_json, progress_bar
 from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
+    from dpd_runtime.dataset.formats import Output
     from dpd_runtime.dataset.write import DistilledSet
     from dpd_runtime.generation.generate import Generation
+    from dpd_runtime.sampling.sampler import Sampler
 
+NEXT = {
+    "imagefolder": "train on it as an ImageFolder, or compare: dpd evaluate {out} --train DATA --test DATA",
+    "webdataset": "read it with webdataset, or in Python: datasets.load_dataset({path!r})",
+    "parquet": "read it in Python: datasets.load_dataset({path!r})",
+    "npz": "read set.npz in Python: numpy.load",
+}
+"""What to do with a set of each format."""
 SAMPLES = "Setting this samples all images instead of decoding prototypes."
 
 Ipc = Annotated[int, under("Images", "Images per class.")]
@@ -143,7 +153,7 @@ def generate_command(
     started = time.monotonic()
     with progress_bar("generating") as progress:
         result = write_set(generation, out, progress, output, part)
-    _print(result, generation, out, time.monotonic() - started, f"shard {part}: ", json_output)
+    _print(result, generation, output, time.monotonic() - started, f"shard {part}: ", json_output)
     if expect is not None and result.set_hash is not None and result.set_hash != expect:
         raise SetHashError(result.set_hash, expect)
 
@@ -165,8 +175,9 @@ def _generation(
 
 
 def _print(
-    result: "DistilledSet", generation: "Generation", out: Path, seconds: float, shard: str, json_output: bool
+    result: "DistilledSet", generation: "Generation", output: "Output", seconds: float, shard: str, json_output: bool
 ) -> None:
+    out = result.out
     if json_output:
         facts = {
             "out": str(out),
@@ -185,12 +196,10 @@ def _print(
     print(f"signature {bundle.signature.describe()}")  # first: a bundle's author chose its name
     print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
     print(f"bundle    {bundle.manifest.name}, {bundle.manifest.audit}")
-    print(f"provider  {generation.provider.name}: {generation.provider.reason}")
-    told = prototype_ranges(bundle.manifest.sampler)
-    if told and not sampler.guidance[0].decodes:
-        print("images    all sampled, because of a sampling option; otherwise")
-    for line in told:
-        print(f"images    {line}")
+    print(f"provider  {generation.provider.name}; dpd doctor says which others work here")
+    print(f"images    {_kinds(sampler, generation.ipc)}")
+    if sampler != bundle.manifest.sampler and bundle.manifest.sampler.guidance[0].begins_at_prototypes:
+        print("          because of a sampling option; without one the first are decoded")
     calls = generation.network_calls * sampler.candidates
     print(f"time      {seconds:.1f} s, {calls:.3g} UNet evaluations per kept image")
     if result.set_hash is None:
@@ -198,3 +207,21 @@ def _print(
     else:
         print(f"set hash  {result.set_hash}")
         print(f"look at   {out}/contact_sheet.png")
+        print(f"next      {NEXT[output.format].format(out=shlex.quote(str(out)), path=str(out))}")
+
+
+def _kinds(sampler: "Sampler", ipc: int) -> str:
+    """Say which of a class's images are decoded, which re-noised and which sampled."""
+    from dpd_runtime.sampling.sampler import BLOCK
+
+    starts: dict[str, int] = {}
+    for guidance in sampler.guidance:
+        if BLOCK * guidance.from_block < ipc:
+            starts.setdefault(guidance.kind, BLOCK * guidance.from_block)
+    ends = [*list(starts.values())[1:], ipc]
+    if len(starts) == 1:
+        return f"all {next(iter(starts))}"
+    return (
+        ", ".join(f"{start} to {end - 1} {kind}" for (kind, start), end in zip(starts.items(), ends, strict=True))
+        + " of each class"
+    )

@@ -1,6 +1,8 @@
 """`dpd info`: what a bundle holds."""
 
+import shlex
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from dpd_cli.options import (
     AllowOlder,
@@ -13,6 +15,9 @@ from dpd_cli.options import (
     open_bundle,
 )
 from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
+
+if TYPE_CHECKING:
+    from dpd_runtime.bundle.bundle import Bundle
 
 
 def info_command(
@@ -39,7 +44,9 @@ def info_command(
     manifest = opened.manifest
     engines = engine_records(opened.files, manifest.files)
     if json_output:
-        classes = [{"name": c.name, "prototypes": len(c.prototypes)} for c in opened.classes]
+        classes = [
+            {"name": c.name, "prototypes": len(c.prototypes), "distinct": c.distinct_prototypes} for c in opened.classes
+        ]
         states = {path: LABELS[record.flavour] for path, record in engines.items()}
         print_json(
             {"hash": opened.hash, **signature_facts(opened), "classes": classes, "engines": states, **asdict(manifest)}
@@ -66,10 +73,31 @@ def info_command(
     for told in prototype_ranges(manifest.sampler):
         print(f"            images {told}")
     for scene in opened.classes:
-        print(f"  {scene.name:<24} {len(scene.prototypes):>3} prototypes   {opened.prompts[scene.prompt_rows[0]]}")
+        noun = "codes" if scene.prototype_kind == "matched" else "prototypes"
+        print(f"  {scene.name:<24} {len(scene.prototypes):>3} {noun}   {opened.prompts[scene.prompt_rows[0]]}")
+    for repeat in _repeats(opened):
+        print(f"repeats     {repeat}")
     for path, record in engines.items():
         print(f"engine      {path}  {record.bytes / 1e6:.1f} MB, {record.describe()}; {LABELS[record.flavour]}")
     if engines:
         print(f"            {why_not_loaded(opened.signature)}; ONNX Runtime runs the graphs")
     for part, licence in manifest.licences.items():
         print(f"licence     {part}: {licence}")
+    given = "" if bundle is None else f"{shlex.quote(str(bundle))} "
+    print(f"next        dpd generate {given}--ipc 10 --out distilled")
+
+
+def _repeats(opened: "Bundle") -> list[str]:
+    """Say of which classes fewer prototypes than decoded images are different. Image i shows prototype i mod K."""
+    from dpd_runtime.sampling.sampler import BLOCK
+
+    guidance = opened.manifest.sampler.guidance
+    if not guidance[0].decodes:
+        return []
+    lines = []
+    for scene in opened.classes:
+        count, distinct = len(scene.prototypes), scene.distinct_prototypes
+        decoded = BLOCK * guidance[1].from_block if len(guidance) > 1 else count
+        if 0 < distinct < max(count, decoded):
+            lines.append(f"{scene.name}: {distinct} of its {max(count, decoded)} decoded images show distinct codes")
+    return lines
