@@ -1,5 +1,6 @@
 """The choice of the execution provider."""
 
+import logging
 from collections.abc import Callable
 
 from dpd_runtime.bundle.engine_fit import FLAVOURS, NoEngineError
@@ -7,6 +8,7 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import available_providers
 from dpd_runtime.errors import CheckError, InputError, ProviderError
 
+_log = logging.getLogger(__name__)
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
 
 
@@ -55,7 +57,10 @@ def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Pro
             attempt(Provider(name, "", device or 0))
         except NoEngineError:
             continue
-        except (ProviderError, CheckError) as error:
+        except CheckError as error:
+            _log.warning("%s; trying the next provider", error)
+            reasons.append(str(error))
+        except ProviderError as error:
             reasons.append(str(error))
         else:
             works = "onnxruntime loaded CUDAExecutionProvider" if name == "cuda" else "its engines loaded"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dpd_cli.options import (
     AllowOlder,
     BundleOrEmbedded,
+    Gpu,
     Json,
     KeyFile,
     Overwrite,
@@ -96,6 +97,7 @@ def generate_command(
     candidates: Candidates = None,
     guidance_scale: GuidanceScale = None,
     provider: Provider = "auto",
+    device: Gpu = None,
     format_name: FormatName = "imagefolder",
     image_format: ImageFormat = None,
     soft_labels: SoftLabels = False,
@@ -147,7 +149,7 @@ def generate_command(
     if soft_labels:
         check_teacher(opened)
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
-    generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider)
+    generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider, device=device)
     if overwrite:
         remove_set(out)
     started = time.monotonic()
@@ -167,6 +169,8 @@ def _generation(
     options["classes"] = None if classes is None else tuple(name.strip() for name in classes.split(","))
     if ray is None:
         return generate(opened, **options)
+    if options["device"] is not None:
+        raise InputError("--device has no effect with --ray, which gives each worker a GPU")
     from dpd_runtime.generation.ray import RayGeneration
 
     generation = RayGeneration(opened, **options)

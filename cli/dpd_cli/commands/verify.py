@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dpd_cli.options import (
     AllowOlder,
     BundleOrEmbedded,
+    Gpu,
     Json,
     KeyFile,
     PassphraseFile,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def verify_command(
     bundle: BundleOrEmbedded = None,
     provider: Provider = "auto",
+    device: Gpu = None,
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
@@ -58,7 +60,7 @@ def verify_command(
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )
-    chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found))
+    chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found), device)
     done = replay(opened, chosen)
     if json_output:
         print_json(_facts(opened, chosen.name, done))
