@@ -11,6 +11,7 @@ from dpd_runtime.engines.calls import interruptible
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.machine.cores import usable_cores, usable_memory
+from dpd_runtime.machine.driver import nvidia_driver
 
 _OUT_OF_MEMORY = (
     *("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc"),
@@ -43,8 +44,10 @@ def available_providers() -> tuple[str, ...]:
 def _preload_cuda() -> None:
     """Load the CUDA and cuDNN libraries that pip installed: onnxruntime's own library does not find them.
 
-    It prints what is missing. The session that fails next says it better, and standard output is for --json.
+    It prints what is missing, and onnxruntime logs it in colours. The session that fails next is explained in one line,
+    and standard output is for --json.
     """
+    _import_onnxruntime().set_default_logger_severity(4)
     with redirect_stdout(StringIO()):
         _import_onnxruntime().preload_dlls()
 
@@ -150,8 +153,9 @@ class OnnxRuntimeEngine:
             raise self._explained(error) from error
         if self._session.get_providers()[0] != theirs:
             raise ProviderError(
-                f"provider {provider.name}: onnxruntime could not load {theirs} (CUDA or cuDNN libraries missing?) "
-                "and would run on the CPU; use --provider cpu to accept that"
+                f"provider {provider.name}: onnxruntime could not load {theirs} "
+                f"({nvidia_driver().problem or 'CUDA or cuDNN libraries missing?'}) and would run on the CPU; "
+                "use --provider cpu to accept that"
             )
         if provider.name != "cpu":
             check_placement(_placement(self._session), provider.name, theirs)
