@@ -33,9 +33,9 @@ wheel:
 	rm -rf build
 	python -m pip wheel --no-deps --wheel-dir dist .
 
-# what a site without a network carries in: EXTRA=gpu, PYTHON_VERSION=3.12 for another one
+# what a site without a network carries in: EXTRA=gpu or gpu-cuda12, PLATFORM=aarch64, PYTHON_VERSION=3.12
 wheelhouse:
-	python airgap/wheelhouse.py wheelhouse $(if $(EXTRA),--extra $(EXTRA)) $(if $(PYTHON_VERSION),--python $(PYTHON_VERSION))
+	python airgap/wheelhouse.py wheelhouse $(if $(EXTRA),--extra $(EXTRA)) $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(PYTHON_VERSION),--python $(PYTHON_VERSION))
 
 # after a change of the site's dependencies in pyproject.toml or constraints.txt
 lock:

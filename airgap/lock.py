@@ -1,12 +1,14 @@
-"""Write requirements-cpu.lock and requirements-gpu.lock: what a site installs, with the hash of every wheel.
+"""Write the locks: what a site installs, with the hash of every wheel, for Linux and the CPython versions below.
 
-    python airgap/lock.py            # needs the package index; uses the versions in constraints.txt
+    python airgap/lock.py                                           # all; needs the package index
+    python airgap/lock.py --extra cpu --platform aarch64            # requirements-cpu-aarch64.lock alone
 
-For Linux x86-64 and the CPython versions below. pip resolves each of them without downloading the wheels
-(`--dry-run --report`). It evaluates markers such as python_version for the Python that runs this script. No dependency
-of a site has such markers today; an install with `--require-hashes` on another Python would name what is missing.
+Versions are those of constraints.txt. pip resolves each Python without downloading the wheels (`--dry-run --report`).
+It evaluates markers such as python_version for the Python and machine that run this script. No dependency of a site
+has such markers today; an install with `--require-hashes` elsewhere would name what is missing.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -17,11 +19,22 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-EXTRAS = ("cpu", "gpu")
+EXTRAS = {"cpu": ("x86_64", "aarch64"), "gpu": ("x86_64",), "gpu-cuda12": ("x86_64",)}
+"""Extra of pyproject.toml → processors for which the package index has wheels."""
+PLATFORMS = ("x86_64", "aarch64")
 HEAD = """\
-# `pip install ".[{extra}]"` for Linux x86-64, CPython {pythons}: every wheel by its hash. By python airgap/lock.py
+# `pip install ".[{extra}]"` for Linux {platform}, CPython {pythons}: every wheel by its hash. By python airgap/lock.py
 """
+
+
+def lock_file(extra: str, platform: str) -> Path:
+    """The path of a lock: requirements-EXTRA.lock for x86-64, requirements-EXTRA-PLATFORM.lock for others."""
+    return ROOT / f"requirements-{extra}{'' if platform == 'x86_64' else f'-{platform}'}.lock"
+
+
+def platform_tags(platform: str) -> list[str]:
+    """pip's options for the wheels of a processor, newest C library first."""
+    return [f"--platform=manylinux{tag}_{platform}" for tag in ("_2_28", "_2_27", "_2_17", "2014")]
 
 
 def requirements(extra: str) -> list[str]:
@@ -30,15 +43,14 @@ def requirements(extra: str) -> list[str]:
     return [*project["dependencies"], *project["optional-dependencies"][extra]]
 
 
-def resolved(wanted: list[str], python: str) -> dict[str, tuple[str, str]]:
+def resolved(wanted: list[str], python: str, platform: str) -> dict[str, tuple[str, str]]:
     """Version and sha256 of each wheel, by project name."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
         command += ["--report", str(report), "--target", folder, "--constraint", str(ROOT / "constraints.txt")]
         command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
-        command += [f"--platform={platform}" for platform in PLATFORMS]
-        subprocess.run([*command, *wanted], check=True)
+        subprocess.run([*command, *platform_tags(platform), *wanted], check=True)
         content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     found = {}
     for entry in content["install"]:
@@ -47,13 +59,13 @@ def resolved(wanted: list[str], python: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def lock(extra: str) -> str:
+def lock(extra: str, platform: str) -> str:
     """The text of the lock file.
 
     Raises:
         ValueError: the Pythons resolve to different projects or versions, which one file cannot hold.
     """
-    tables = [resolved(requirements(extra), python) for python in PYTHONS]
+    tables = [resolved(requirements(extra), python, platform) for python in PYTHONS]
     versions = [{name: version for name, (version, _) in table.items()} for table in tables]
     if any(table != versions[0] for table in versions):
         raise ValueError(f"{extra}: {', '.join(PYTHONS)} resolve to different versions: {versions}")
@@ -61,10 +73,21 @@ def lock(extra: str) -> str:
     for name, version in sorted(versions[0].items()):
         hashes = sorted({table[name][1] for table in tables})
         lines.append(" \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{digest}" for digest in hashes)]))
-    return HEAD.format(extra=extra, pythons=", ".join(PYTHONS)) + "\n".join(lines) + "\n"
+    return HEAD.format(extra=extra, platform=platform, pythons=", ".join(PYTHONS)) + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--extra", choices=EXTRAS, help="Default: all.")
+    parser.add_argument("--platform", choices=PLATFORMS, help="Default: all for which there are wheels.")
+    options = parser.parse_args()
+    for extra, platforms in EXTRAS.items():
+        for platform in platforms:
+            if options.extra in (None, extra) and options.platform in (None, platform):
+                path = lock_file(extra, platform)
+                path.write_text(lock(extra, platform), encoding="utf-8")
+                print(path.name)
 
 
 if __name__ == "__main__":
-    for name in EXTRAS:
-        (ROOT / f"requirements-{name}.lock").write_text(lock(name), encoding="utf-8")
-        print(f"requirements-{name}.lock")
+    main()

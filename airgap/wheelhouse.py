@@ -1,16 +1,18 @@
 """Collect what a site without a network installs: our wheel, its locked dependencies, their licences.
 
     python airgap/wheelhouse.py wheelhouse                      # CPU, for the Python that runs this
-    python airgap/wheelhouse.py wheelhouse --extra gpu --python 3.12
+    python airgap/wheelhouse.py wheelhouse --extra gpu-cuda12 --python 3.12
+    python airgap/wheelhouse.py wheelhouse --platform aarch64   # without sbom.cdx.json, as it cannot be installed here
     pip install --no-index --find-links wheelhouse --require-hashes -r wheelhouse/requirements.txt     # at the site
 
-Needs the package index, for Linux x86-64. Writes the wheels, requirements.txt (the lock and the hash of our own wheel),
+Needs the package index, for Linux. Writes the wheels, requirements.txt (the lock and the hash of our own wheel),
 sbom.cdx.json (CycloneDX, with the embedded bundle as a component) and SHA256SUMS of all files.
 """
 
 import argparse
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lock import EXTRAS, PLATFORMS, PYTHONS, ROOT
+from lock import EXTRAS, PLATFORMS, PYTHONS, ROOT, lock_file, platform_tags
 
+HERE = platform.machine()
 SBOM_TOOL = "cyclonedx-bom==7.5.0"
 EMBEDDED = ROOT / "dpd_runtime/data/eurosat64.dpd"
 
@@ -43,7 +46,7 @@ def build_wheel(out: Path) -> Path:
     return next(out.glob("dpd_distill-*.whl"))
 
 
-def download(extra: str, python: str, out: Path) -> None:
+def download(lock: Path, python: str, platform: str, out: Path) -> None:
     """Download the locked wheels; pip checks the hashes."""
     options = [
         "--require-hashes",
@@ -52,15 +55,13 @@ def download(extra: str, python: str, out: Path) -> None:
         "--implementation=cp",
         f"--python-version={python}",
     ]
-    options += [f"--platform={platform}" for platform in PLATFORMS]
-    pip("download", *options, "--dest", str(out), "--requirement", str(ROOT / f"requirements-{extra}.lock"))
+    pip("download", *options, *platform_tags(platform), "--dest", str(out), "--requirement", str(lock))
 
 
-def write_requirements(extra: str, wheel: Path, out: Path) -> None:
+def write_requirements(lock: Path, wheel: Path, out: Path) -> None:
     name, number = wheel.name.split("-")[:2]
-    lock = (ROOT / f"requirements-{extra}.lock").read_text(encoding="utf-8")
     own = f"{name.replace('_', '-')}=={number} --hash=sha256:{sha256(wheel)}\n"
-    (out / "requirements.txt").write_text(lock + own, encoding="utf-8")
+    (out / "requirements.txt").write_text(lock.read_text(encoding="utf-8") + own, encoding="utf-8")
 
 
 def write_sbom(out: Path) -> None:
@@ -116,15 +117,23 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="New folder.")
     parser.add_argument("--extra", choices=EXTRAS, default="cpu")
     parser.add_argument("--python", choices=PYTHONS, default=f"{sys.version_info.major}.{sys.version_info.minor}")
+    parser.add_argument("--platform", choices=PLATFORMS, default=HERE, help=f"Processor of the site. Default: {HERE}.")
     parser.add_argument("--wheel", type=Path, help="Our wheel, if it is already built.")
     parser.add_argument("--no-sbom", action="store_true", help="Leave out sbom.cdx.json; its tool downloads 40 MB.")
     options = parser.parse_args()
+    if options.platform not in EXTRAS[options.extra]:
+        parser.error(
+            f"--extra {options.extra}: the package index has wheels for {', '.join(EXTRAS[options.extra])} only"
+        )
+    lock = lock_file(options.extra, options.platform)
     out: Path = options.out.resolve()
     out.mkdir(parents=True)
     wheel = build_wheel(out) if options.wheel is None else Path(shutil.copy(options.wheel, out))
-    download(options.extra, options.python, out)
-    write_requirements(options.extra, wheel, out)
-    if not options.no_sbom:
+    download(lock, options.python, options.platform, out)
+    write_requirements(lock, wheel, out)
+    if options.platform != HERE:
+        print(f"no sbom.cdx.json: wheels for {options.platform} cannot be installed on {HERE}", file=sys.stderr)
+    elif not options.no_sbom:
         write_sbom(out)
     size = write_sums(out)
     print(f"{out}: {len(list(out.iterdir()))} files, {size / 1e6:.0f} MB")

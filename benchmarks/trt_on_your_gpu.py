@@ -30,9 +30,9 @@ import numpy.typing as npt
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.bundle import Bundle, embedded_bundle
 from dpd_runtime.bundle.engine_fit import choose_engine, this_site
-from dpd_runtime.checks.verify import psnr
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.generation.generate import Generation, resolve_sampler
+from dpd_runtime.generation.replay import psnr
 from dpd_runtime.machine.driver import working_driver
 
 UNET, DECODER = "unet/model.onnx", "vae_decoder/model.onnx"

@@ -92,6 +92,7 @@ Provider = Annotated[
         metavar="auto|cpu|cuda|tensorrt|tensorrt-rtx",
     ),
 ]
+Gpu = Annotated[int | None, under("Running", "Number of the GPU. Default: the first.", "--device", metavar="N")]
 Device = Annotated[str, under("Running", "Where PyTorch runs; auto takes CUDA if it works.", metavar="auto|cpu|cuda")]
 Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.")]
 MaxMinutes = Annotated[float | None, under("Running", "Stop at a checkpoint after this many minutes.")]

@@ -9,7 +9,8 @@ from dpd_runtime.dataset.finish import Completed
 from dpd_runtime.dataset.formats import Output
 from dpd_runtime.generation.block import Image
 from dpd_runtime.generation.generate import Generation
-from dpd_runtime.machine.versions import cpu_flags, versions
+from dpd_runtime.machine.driver import gpu_name
+from dpd_runtime.machine.versions import cpu_flags, processor, versions
 
 
 def header_of(generation: Generation, output: Output) -> dict[str, Any]:
@@ -58,8 +59,20 @@ def describe(generation: Generation, output: Output, completed: Completed) -> di
         "counts": {scene.name: generation.ipc for scene in generation.classes},
         **output.describe(),
         **files,
-        "provider": generation.provider.name,
+        **_where(generation),
+        "precision": manifest.precision,
         "threads": generation.threads,
         "cpu_flags": cpu_flags(),
         "versions": versions(),
+    }
+
+
+def _where(generation: Generation) -> dict[str, Any]:
+    """What computed the images: provider, its package and version, and the processor or GPU."""
+    provider, found = generation.provider, versions()
+    package = "onnxruntime-gpu" if provider.name != "cpu" and "onnxruntime-gpu" in found else "onnxruntime"
+    return {
+        "provider": provider.name,
+        "provider_version": f"{package} {found.get(package, found.get('onnxruntime-gpu', 'unknown'))}",
+        "device": processor() if provider.name == "cpu" else gpu_name(provider.device),
     }

@@ -35,7 +35,8 @@ def run_to(engine: Engine, graph: str, shape: tuple[int, ...], **inputs: Array) 
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider and the reason for its choice."""
+    """An execution provider and the reason for its choice. device: number of the GPU; 0 on a CPU."""
 
     name: str
     reason: str
+    device: int = 0

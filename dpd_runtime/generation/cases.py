@@ -71,8 +71,12 @@ Decode = Callable[[Float32], Images]
 
 def bundle_networks(bundle: Bundle, provider: Provider, threads: int | None = None) -> tuple[Denoise, Decode]:
     """UNet and VAE decoder of a bundle on one provider. NaN becomes mid grey."""
-    unet, decoder = (bundle.engine(graph, provider, threads) for graph in (UNET, DECODER))
-    batch = bundle.manifest.sampler.compute_batch
+    return partial(denoise, bundle.engine(UNET, provider, threads)), bundle_decoder(bundle, provider, threads)
+
+
+def bundle_decoder(bundle: Bundle, provider: Provider, threads: int | None = None) -> Decode:
+    """The VAE decoder alone."""
+    decoder, batch = bundle.engine(DECODER, provider, threads), bundle.manifest.sampler.compute_batch
 
     def decode_all(latents: Float32) -> Images:
         images = []
@@ -80,4 +84,4 @@ def bundle_networks(bundle: Bundle, provider: Provider, threads: int | None = No
             images.append(to_uint8(np.nan_to_num(decode(decoder, latents[rows], bundle.manifest)[:own])))
         return np.concatenate(images)
 
-    return partial(denoise, unet), decode_all
+    return decode_all

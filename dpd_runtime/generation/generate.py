@@ -13,6 +13,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.decode import is_decoded
+from dpd_runtime.generation.gate import pass_gate
 from dpd_runtime.generation.networks import DECODER, GRAPHS, Networks, load_networks
 from dpd_runtime.generation.overlap import ahead
 from dpd_runtime.generation.providers import choose_provider
@@ -84,24 +85,27 @@ class Generation:
         classes: tuple[str, ...] | None = None,
         sampler: Sampler | None = None,
         provider: str = "auto",
+        device: int | None = None,
         threads: int | None = None,
     ) -> None:
         """Args:
             classes: names; None for all.
             sampler: None for the bundle's.
             provider: one of `dpd_runtime.generation.providers.PROVIDERS`.
+            device: number of the GPU; None for the first.
             threads: of each call of a network; None for all usable cores.
 
         Raises:
-            InputError: ipc or seed is out of range, or a class is unknown.
+            InputError: ipc or seed is out of range, a class is unknown, or a device is given for the CPU.
             ProviderError: the requested provider does not work here.
+            CheckError: its images are not those of PyTorch.
         """
         check_request(ipc, seed)
         self.bundle, self.ipc, self.seed = bundle, ipc, seed
         self.classes = bundle.select_classes(classes)
         self.sampler = sampler or bundle.manifest.sampler
         self.threads = threads or usable_cores()
-        self.provider = choose_provider(provider, self._open_smallest_graph)
+        self.provider = choose_provider(provider, self._try, device)
         self._computer: BlockComputer | None = None
 
     def __repr__(self) -> str:
@@ -152,10 +156,11 @@ class Generation:
         shape = self.bundle.manifest.latent_shape
         return (DECODER,) if all(is_decoded(block, self.sampler, shape) for block in blocks) else GRAPHS
 
-    def _open_smallest_graph(self, provider: Provider) -> None:
-        """Try a provider at little cost."""
+    def _try(self, provider: Provider) -> None:
+        """Open the smallest graph, which costs little, and then ask whether the images are PyTorch's."""
         smallest = min(self._graphs(), key=lambda graph: len(self.bundle.files[graph]))
         self.bundle.engine(smallest, provider, self.threads)
+        pass_gate(self.bundle, provider, self._graphs(), self.threads)
 
     def load(self) -> BlockComputer:
         """Load the graphs that these images need, if this was not done yet.
@@ -186,7 +191,17 @@ def generate(
     classes: tuple[str, ...] | None = None,
     sampler: Sampler | None = None,
     provider: str = "auto",
+    device: int | None = None,
     threads: int | None = None,
 ) -> Generation:
     """Generate images: `for image in generate(load_bundle("site.dpd"), ipc=50): …` (see `Generation`)."""
-    return Generation(bundle, ipc=ipc, seed=seed, classes=classes, sampler=sampler, provider=provider, threads=threads)
+    return Generation(
+        bundle,
+        ipc=ipc,
+        seed=seed,
+        classes=classes,
+        sampler=sampler,
+        provider=provider,
+        device=device,
+        threads=threads,
+    )

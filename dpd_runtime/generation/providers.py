@@ -1,61 +1,72 @@
 """The choice of the execution provider."""
 
+import logging
 from collections.abc import Callable
 
 from dpd_runtime.bundle.engine_fit import FLAVOURS, NoEngineError
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import available_providers
-from dpd_runtime.errors import ProviderError
+from dpd_runtime.errors import CheckError, InputError, ProviderError
 
+_log = logging.getLogger(__name__)
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
 
 
-def choose_provider(requested: str, attempt: Callable[[Provider], object]) -> Provider:
-    """Resolve `--provider`.
+def choose_provider(requested: str, attempt: Callable[[Provider], object], device: int | None = None) -> Provider:
+    """Resolve `--provider` and `--device`.
 
     Args:
-        attempt: opens a session. It can fail, because a wheel may list a provider without its driver and libraries.
+        attempt: uses a provider as far as it must work. It can fail, because a wheel may list a provider without its
+            driver and libraries, or because it gives other images than PyTorch.
+        device: number of the GPU; None for the first.
 
     Raises:
+        InputError: a device for the CPU, or a negative one.
         ProviderError: an unknown provider, or one that does not work here.
+        CheckError: the requested provider, or for `auto` the CPU, gives other images than PyTorch.
     """
     if requested not in PROVIDERS:
         raise ProviderError(f"provider {requested!r} is unknown: use one of {', '.join(PROVIDERS)}")
-    if requested in FLAVOURS:
-        try:
-            attempt(Provider(requested, "requested"))
-        except ProviderError as error:
-            raise ProviderError(f"provider {requested}: {error}; use --provider cuda or cpu") from error
-        return Provider(requested, "requested")
-    available = available_providers()
+    if device is not None and (device < 0 or requested == "cpu"):
+        raise InputError(f"--device {device}: give the number of a GPU, from 0, and no --provider cpu")
     if requested == "auto":
-        return _automatic(available, attempt)
-    if requested not in available:
+        return _automatic(attempt, device)
+    chosen = Provider(requested, "requested", device or 0)
+    if requested not in FLAVOURS and requested not in (available := available_providers()):
         raise ProviderError(
             f"provider {requested}: the installed onnxruntime has {', '.join(available)}; "
             'run pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
         )
-    return Provider(requested, "requested")
+    try:
+        attempt(chosen)
+    except ProviderError as error:
+        if requested not in FLAVOURS:
+            raise
+        raise ProviderError(f"provider {requested}: {error}; use --provider cuda or cpu") from error
+    return chosen
 
 
-def _automatic(available: tuple[str, ...], attempt: Callable[[Provider], object]) -> Provider:
+def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Provider:
     """The first that works: the bundle's engines, CUDA, the CPU. The reason says why the others do not."""
     reasons = []
     for name in (*FLAVOURS, "cuda"):
-        if name == "cuda" and name not in available:
+        if name == "cuda" and name not in available_providers():
             reasons.append("the installed onnxruntime has no CUDAExecutionProvider")
             continue
         try:
-            attempt(Provider(name, ""))
+            attempt(Provider(name, "", device or 0))
         except NoEngineError:
             continue
+        except CheckError as error:
+            _log.warning("%s; trying the next provider", error)
+            reasons.append(str(error))
         except ProviderError as error:
             reasons.append(str(error))
         else:
-            return Provider(
-                name,
-                "; ".join(
-                    [*reasons, "onnxruntime loaded CUDAExecutionProvider" if name == "cuda" else "its engines loaded"]
-                ),
-            )
-    return Provider("cpu", "; ".join(reasons))
+            works = "onnxruntime loaded CUDAExecutionProvider" if name == "cuda" else "its engines loaded"
+            return Provider(name, "; ".join([*reasons, works]), device or 0)
+    if device is not None:
+        raise ProviderError(f"--device {device}: no GPU can be used here ({'; '.join(reasons)}); leave out --device")
+    chosen = Provider("cpu", "; ".join(reasons))
+    attempt(chosen)
+    return chosen

@@ -87,6 +87,12 @@ def working_driver() -> Driver:
     return driver
 
 
+def gpu_name(number: int) -> str:
+    """The name of a GPU; "GPU 1" if the driver does not tell it."""
+    gpus = nvidia_driver().gpus
+    return gpus[number].name if number < len(gpus) else f"GPU {number}"
+
+
 def _gpus(cuda: Any) -> tuple[Gpu, ...]:
     _ask(cuda.cuInit, 0)
     count = ctypes.c_int()

@@ -32,3 +32,13 @@ def cpu_flags() -> list[str]:
         return []
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return sorted(f for f in flags.split() if f.startswith(("avx", "amx", "fma")))
+
+
+def processor() -> str:
+    """The name of the CPU, for example "AMD EPYC 9R14"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

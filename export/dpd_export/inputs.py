@@ -22,7 +22,7 @@ from dpd_export.reference.layout import layout_files
 from dpd_export.reference.reference import Extent, Reference, extent_of, make_reference
 from dpd_runtime.annotations import Int64, Progress
 from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.checks.golden import GOLDEN_NAME
+from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import Sampler, fitted
 from dpd_train.run.finished import FinishedRun

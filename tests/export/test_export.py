@@ -22,10 +22,10 @@ from dpd_export.graphs.compile import compile_graph
 from dpd_export.graphs.parity import GENERATED, HALF, check, probe
 from dpd_export.graphs.parts import Graph, graphs_of
 from dpd_runtime import generate, load_bundle, write_set
-from dpd_runtime.checks.verify import psnr
 from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.generate import resolve_sampler
+from dpd_runtime.generation.replay import psnr
 from dpd_train.bases.base import load_base
 from dpd_train.classifiers.network import load_classifier
 from tests.tiny import SIDE

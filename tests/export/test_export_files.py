@@ -11,9 +11,9 @@ from dpd_export.graphs.parts import Unet, VaeDecoder, VaeEncoder
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.verified import WEIGHTS_NAME
-from dpd_runtime.checks.golden import GOLDEN_NAME
-from dpd_runtime.checks.verify import replay
 from dpd_runtime.engines.engine import Provider
+from dpd_runtime.generation.golden import GOLDEN_NAME
+from dpd_runtime.generation.replay import replay
 from dpd_runtime.sampling.step_table import GRAPH as STEP
 from dpd_train.bases.base import load_base
 

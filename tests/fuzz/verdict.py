@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.checks.golden import golden_case, golden_of
 from dpd_runtime.dataset.write import write_set
 from dpd_runtime.engines.record import engine_records
 from dpd_runtime.errors import DegenerateImageError, DpdError, ProviderError
 from dpd_runtime.generation.generate import generate, resolve_sampler
+from dpd_runtime.generation.golden import golden_case, golden_of
 
 CPU_SECONDS = 20.0
 MEMORY_MB = 2_200

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dpd_cli.options import (
     AllowOlder,
     BundleOrEmbedded,
+    Gpu,
     Json,
     KeyFile,
     Overwrite,
@@ -26,6 +27,7 @@ from dpd_runtime.errors import InputError, SetHashError
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
     from dpd_runtime.dataset.formats import Output
+    from dpd_runtime.dataset.shards import Shard
     from dpd_runtime.dataset.write import DistilledSet
     from dpd_runtime.generation.generate import Generation
     from dpd_runtime.sampling.sampler import Sampler
@@ -96,6 +98,7 @@ def generate_command(
     candidates: Candidates = None,
     guidance_scale: GuidanceScale = None,
     provider: Provider = "auto",
+    device: Gpu = None,
     format_name: FormatName = "imagefolder",
     image_format: ImageFormat = None,
     soft_labels: SoftLabels = False,
@@ -125,13 +128,10 @@ def generate_command(
     """
     from dpd_runtime.dataset.folder import remove_set
     from dpd_runtime.dataset.formats import Output
-    from dpd_runtime.dataset.shards import WHOLE, parse_shard
     from dpd_runtime.dataset.write import write_set
     from dpd_runtime.generation.teacher import check_teacher
 
-    part = WHOLE if shard is None else parse_shard(shard)
-    if overwrite and part != WHOLE:
-        raise InputError("--overwrite with --shard would delete what other shards have made: remove the set first")
+    part = _part(shard, overwrite)
     output = Output(format_name, image_format, soft_labels)
     output.check()
     opened = open_bundle(
@@ -147,7 +147,7 @@ def generate_command(
     if soft_labels:
         check_teacher(opened)
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
-    generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider)
+    generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider, device=device)
     if overwrite:
         remove_set(out)
     started = time.monotonic()
@@ -156,6 +156,15 @@ def generate_command(
     _print(result, generation, output, time.monotonic() - started, f"shard {part}: ", json_output)
     if expect is not None and result.set_hash is not None and result.set_hash != expect:
         raise SetHashError(result.set_hash, expect)
+
+
+def _part(shard: str | None, overwrite: bool) -> "Shard":
+    from dpd_runtime.dataset.shards import WHOLE, parse_shard
+
+    part = WHOLE if shard is None else parse_shard(shard)
+    if overwrite and part != WHOLE:
+        raise InputError("--overwrite with --shard would delete what other shards have made: remove the set first")
+    return part
 
 
 def _generation(
@@ -167,6 +176,8 @@ def _generation(
     options["classes"] = None if classes is None else tuple(name.strip() for name in classes.split(","))
     if ray is None:
         return generate(opened, **options)
+    if options["device"] is not None:
+        raise InputError("--device has no effect with --ray, which gives each worker a GPU")
     from dpd_runtime.generation.ray import RayGeneration
 
     generation = RayGeneration(opened, **options)

@@ -35,23 +35,33 @@ def info_command(
         dpd info
         dpd info site.dpd --json
     """
-    from dpd_runtime.bundle.engine_fit import why_not_loaded
-    from dpd_runtime.engines.record import LABELS, engine_records
-
     opened = open_bundle(
         bundle, key_file, passphrase_file, trusted_key, require_encrypted=require_encrypted, allow_older=allow_older
     )
-    manifest = opened.manifest
-    engines = engine_records(opened.files, manifest.files)
     if json_output:
-        classes = [
-            {"name": c.name, "prototypes": len(c.prototypes), "distinct": c.distinct_prototypes} for c in opened.classes
-        ]
-        states = {path: LABELS[record.flavour] for path, record in engines.items()}
-        print_json(
-            {"hash": opened.hash, **signature_facts(opened), "classes": classes, "engines": states, **asdict(manifest)}
-        )
+        _print_json(opened)
         return
+    _print_bundle(opened)
+    _print_content(opened)
+    given = "" if bundle is None else f"{shlex.quote(str(bundle))} "
+    print(f"next        dpd generate {given}--ipc 10 --out distilled")
+
+
+def _print_json(opened: "Bundle") -> None:
+    from dpd_runtime.engines.record import LABELS, engine_records
+
+    engines = engine_records(opened.files, opened.manifest.files)
+    classes = [
+        {"name": c.name, "prototypes": len(c.prototypes), "distinct": c.distinct_prototypes} for c in opened.classes
+    ]
+    states = {path: LABELS[record.flavour] for path, record in engines.items()}
+    facts = {"hash": opened.hash, **signature_facts(opened), "classes": classes, "engines": states}
+    print_json(facts | asdict(opened.manifest))
+
+
+def _print_bundle(opened: "Bundle") -> None:
+    """Who signed it, what it makes and how."""
+    manifest = opened.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
     guidance = manifest.sampler.first_sampled()
     print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
@@ -72,19 +82,25 @@ def info_command(
     )
     for told in prototype_ranges(manifest.sampler):
         print(f"            images {told}")
+
+
+def _print_content(opened: "Bundle") -> None:
+    """Its classes, engines and licences."""
+    from dpd_runtime.bundle.engine_fit import why_not_loaded
+    from dpd_runtime.engines.record import LABELS, engine_records
+
     for scene in opened.classes:
         noun = "codes" if scene.prototype_kind == "matched" else "prototypes"
         print(f"  {scene.name:<24} {len(scene.prototypes):>3} {noun}   {opened.prompts[scene.prompt_rows[0]]}")
     for repeat in _repeats(opened):
         print(f"repeats     {repeat}")
+    engines = engine_records(opened.files, opened.manifest.files)
     for path, record in engines.items():
         print(f"engine      {path}  {record.bytes / 1e6:.1f} MB, {record.describe()}; {LABELS[record.flavour]}")
     if engines:
         print(f"            {why_not_loaded(opened.signature)}; ONNX Runtime runs the graphs")
-    for part, licence in manifest.licences.items():
+    for part, licence in opened.manifest.licences.items():
         print(f"licence     {part}: {licence}")
-    given = "" if bundle is None else f"{shlex.quote(str(bundle))} "
-    print(f"next        dpd generate {given}--ipc 10 --out distilled")
 
 
 def _repeats(opened: "Bundle") -> list[str]:

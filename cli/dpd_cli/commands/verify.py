@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dpd_cli.options import (
     AllowOlder,
     BundleOrEmbedded,
+    Gpu,
     Json,
     KeyFile,
     PassphraseFile,
@@ -20,12 +21,13 @@ from dpd_cli.terminal import freshness_lines, print_json, signature_facts
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
-    from dpd_runtime.checks.verify import Replay
+    from dpd_runtime.generation.replay import Replay
 
 
 def verify_command(
     bundle: BundleOrEmbedded = None,
     provider: Provider = "auto",
+    device: Gpu = None,
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
@@ -45,8 +47,8 @@ def verify_command(
         dpd verify site.dpd
         dpd verify site.dpd --trusted-key lab.pub --require-signature
     """
-    from dpd_runtime.checks.verify import check_replay, replay
     from dpd_runtime.generation.providers import choose_provider
+    from dpd_runtime.generation.replay import check_replay, replay
 
     opened = open_bundle(
         bundle,
@@ -58,7 +60,7 @@ def verify_command(
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )
-    chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found))
+    chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found), device)
     done = replay(opened, chosen)
     if json_output:
         print_json(_facts(opened, chosen.name, done))

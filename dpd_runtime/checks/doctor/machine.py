@@ -3,10 +3,9 @@
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 from dpd_runtime.machine.cores import usable_cores, usable_memory
-from dpd_runtime.machine.versions import cpu_flags, versions
+from dpd_runtime.machine.versions import cpu_flags, processor, versions
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ SETTINGS = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
 def this_machine() -> Machine:
     return Machine(
         system=platform.platform(),
-        processor=_processor(),
+        processor=processor(),
         cpu_flags=tuple(cpu_flags()),
         cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
@@ -44,12 +43,3 @@ def this_machine() -> Machine:
         versions=versions(),
         settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -88,7 +88,7 @@ def _run(name: str, bundle: Bundle) -> str | None:
 
 
 def _version(package: str, module: str) -> str | None:
-    for name in (package, module):
+    for name in (package, module, f"{module}-gpu"):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -9,10 +9,10 @@ import torch
 from dpd_export.reference.reference import Reference, as_inputs
 from dpd_runtime.annotations import Int64
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.checks.verify import psnr, psnr_limit
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import ParityError
 from dpd_runtime.generation.cases import bundle_networks, sample_case
+from dpd_runtime.generation.replay import psnr, psnr_limit
 
 CPU = Provider("cpu", "parity")
 LARGEST_LOSS = 0.01

@@ -9,8 +9,8 @@ import torch
 from dpd_export.graphs.parts import Tensors
 from dpd_export.reference.cases import Row, RunCases, spread
 from dpd_runtime.annotations import Float32, Images
-from dpd_runtime.checks.golden import Golden, middle
 from dpd_runtime.generation.cases import Case, sample_case
+from dpd_runtime.generation.golden import Golden, middle
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_train.bases.base import Base, decode_images, torch_denoise

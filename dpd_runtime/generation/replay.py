@@ -7,10 +7,10 @@ import numpy as np
 
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.checks.golden import Golden, golden_case, golden_of, middle
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import CheckError
 from dpd_runtime.generation.cases import bundle_networks, sample_case
+from dpd_runtime.generation.golden import Golden, golden_case, golden_of, middle
 from dpd_runtime.sampling.noise import image_noise
 
 PSNR_LIMITS = {"fp32": 40.0}

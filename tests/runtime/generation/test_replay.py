@@ -16,12 +16,12 @@ from dpd_runtime import embedded_bundle, load_bundle
 from dpd_runtime.bundle.archive import write_zip
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry
-from dpd_runtime.checks.golden import GOLDEN_NAME, Golden, golden_case, golden_of, middle
-from dpd_runtime.checks.verify import check_replay, psnr, replay
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, CheckError
 from dpd_runtime.generation.cases import bundle_networks, sample_case
+from dpd_runtime.generation.golden import GOLDEN_NAME, Golden, golden_case, golden_of, middle
 from dpd_runtime.generation.networks import groups
+from dpd_runtime.generation.replay import check_replay, psnr, replay
 from dpd_runtime.sampling.noise import NoiseStream, widen_mean
 
 pytest.importorskip("onnxruntime")
