@@ -23,6 +23,7 @@ from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
+    from dpd_runtime.dataset.shards import Shard
     from dpd_runtime.dataset.write import DistilledSet
     from dpd_runtime.generation.generate import Generation
 
@@ -113,13 +114,10 @@ def generate_command(
     """
     from dpd_runtime.dataset.folder import remove_set
     from dpd_runtime.dataset.formats import Output
-    from dpd_runtime.dataset.shards import WHOLE, parse_shard
     from dpd_runtime.dataset.write import write_set
     from dpd_runtime.generation.teacher import check_teacher
 
-    part = WHOLE if shard is None else parse_shard(shard)
-    if overwrite and part != WHOLE:
-        raise InputError("--overwrite with --shard would delete what other shards have made: remove the set first")
+    part = _part(shard, overwrite)
     output = Output(format_name, image_format, soft_labels)
     output.check()
     opened = open_bundle(
@@ -137,6 +135,15 @@ def generate_command(
     _print(result, generation, out, time.monotonic() - started, f"shard {part}: ", json_output)
     if expect is not None and result.set_hash is not None and result.set_hash != expect:
         raise SetHashError(result.set_hash, expect)
+
+
+def _part(shard: str | None, overwrite: bool) -> "Shard":
+    from dpd_runtime.dataset.shards import WHOLE, parse_shard
+
+    part = WHOLE if shard is None else parse_shard(shard)
+    if overwrite and part != WHOLE:
+        raise InputError("--overwrite with --shard would delete what other shards have made: remove the set first")
+    return part
 
 
 def _generation(
