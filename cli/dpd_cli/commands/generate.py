@@ -23,7 +23,7 @@ from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
-    from dpd_runtime.dataset.shards import Shard
+    from dpd_runtime.dataset.shards import Shard as Part
     from dpd_runtime.dataset.write import DistilledSet
     from dpd_runtime.generation.generate import Generation
 
@@ -137,7 +137,7 @@ def generate_command(
         raise SetHashError(result.set_hash, expect)
 
 
-def _part(shard: str | None, overwrite: bool) -> "Shard":
+def _part(shard: str | None, overwrite: bool) -> "Part":
     from dpd_runtime.dataset.shards import WHOLE, parse_shard
 
     part = WHOLE if shard is None else parse_shard(shard)
