@@ -27,7 +27,7 @@ from dpd_runtime.errors import InputError, SetHashError
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
     from dpd_runtime.dataset.formats import Output
-    from dpd_runtime.dataset.shards import Shard
+    from dpd_runtime.dataset.shards import Shard as Part
     from dpd_runtime.dataset.write import DistilledSet
     from dpd_runtime.generation.generate import Generation
     from dpd_runtime.sampling.sampler import Sampler
@@ -158,7 +158,7 @@ def generate_command(
         raise SetHashError(result.set_hash, expect)
 
 
-def _part(shard: str | None, overwrite: bool) -> "Shard":
+def _part(shard: str | None, overwrite: bool) -> "Part":
     from dpd_runtime.dataset.shards import WHOLE, parse_shard
 
     part = WHOLE if shard is None else parse_shard(shard)
