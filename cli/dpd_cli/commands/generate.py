@@ -126,9 +126,7 @@ def generate_command(
         dpd generate site.dpd --ipc 500 --shard 3/16 --out /shared/set
         dpd generate site.dpde --passphrase-file secret.txt --require-signature
     """
-    from dpd_runtime.dataset.folder import remove_set
     from dpd_runtime.dataset.formats import Output
-    from dpd_runtime.dataset.write import write_set
     from dpd_runtime.generation.teacher import check_teacher
 
     part = _part(shard, overwrite)
@@ -148,14 +146,25 @@ def generate_command(
         check_teacher(opened)
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
     generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider, device=device)
+    result = _write(generation, out, output, part, overwrite, json_output)
+    if expect is not None and result.set_hash is not None and result.set_hash != expect:
+        raise SetHashError(result.set_hash, expect)
+
+
+def _write(
+    generation: "Generation", out: Path, output: "Output", part: "Part", overwrite: bool, json_output: bool
+) -> "DistilledSet":
+    """Write the set, and say what was written."""
+    from dpd_runtime.dataset.folder import remove_set
+    from dpd_runtime.dataset.write import write_set
+
     if overwrite:
         remove_set(out)
     started = time.monotonic()
     with progress_bar("generating") as progress:
         result = write_set(generation, out, progress, output, part)
     _print(result, generation, output, time.monotonic() - started, f"shard {part}: ", json_output)
-    if expect is not None and result.set_hash is not None and result.set_hash != expect:
-        raise SetHashError(result.set_hash, expect)
+    return result
 
 
 def _part(shard: str | None, overwrite: bool) -> "Part":
