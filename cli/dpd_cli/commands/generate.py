@@ -127,7 +127,6 @@ def generate_command(
         dpd generate site.dpde --passphrase-file secret.txt --require-signature
     """
     from dpd_runtime.dataset.formats import Output
-    from dpd_runtime.generation.teacher import check_teacher
 
     part = _part(shard, overwrite)
     output = Output(format_name, image_format, soft_labels)
@@ -142,8 +141,6 @@ def generate_command(
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )
-    if soft_labels:
-        check_teacher(opened)
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
     generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider, device=device)
     result = _write(generation, out, output, part, overwrite, json_output)
@@ -157,7 +154,10 @@ def _write(
     """Write the set, and say what was written."""
     from dpd_runtime.dataset.folder import remove_set
     from dpd_runtime.dataset.write import write_set
+    from dpd_runtime.generation.teacher import check_teacher
 
+    if output.soft_labels:
+        check_teacher(generation.bundle)
     if overwrite:
         remove_set(out)
     started = time.monotonic()
