@@ -10,7 +10,7 @@ What differs with more than our code is compared only where that is equal, else 
 
 Left out:
 
-- of dataset.json: `versions`, `threads`, `cpu_flags`, `made_with.machine`; of the tiny set the bundle's hash and card;
+- of dataset.json: `versions`, `provider_version`, `device`, `threads`, `cpu_flags`, `made_with.machine`; of the tiny set the bundle's hash and card;
 - of bundle.json: `tools`, `training.versions`, `parity` (measured), the entry of MODEL_CARD.md;
 - MODEL_CARD.md, which is text;
 - the build of the tokenizer: learning merges breaks ties at random, so that the embedded bundle's is used;
@@ -88,7 +88,7 @@ def written(bundle: Bundle, out: Path, output: Output, *, ipc: int, classes: Any
     result = write_set(generation, out, output=output)
     dataset = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
     keys = {"dataset.json": list(dataset), "made_with": list(dataset["made_with"])}
-    for name in ("versions", "threads", "cpu_flags"):
+    for name in ("versions", "threads", "cpu_flags", "device", "provider_version"):
         del dataset[name]
     del dataset["made_with"]["machine"]
     paths = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
