@@ -10,7 +10,8 @@ What differs with more than our code is compared only where that is equal, else 
 
 Left out:
 
-- of dataset.json: `versions`, `provider_version`, `device`, `threads`, `cpu_flags`, `made_with.machine`; of the tiny set the bundle's hash and card;
+- of dataset.json: `versions`, `provider_version`, `device`, `threads`, `cpu_flags`, `made_with.machine`; of the tiny
+  set the bundle's hash and card;
 - of bundle.json: `tools`, `training.versions`, `parity` (measured), the entry of MODEL_CARD.md;
 - MODEL_CARD.md, which is text;
 - the build of the tokenizer: learning merges breaks ties at random, so that the embedded bundle's is used;
