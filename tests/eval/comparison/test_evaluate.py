@@ -190,7 +190,7 @@ def test_validation_part_is_held_out_of_the_baselines(folders, tmp_path):
     assert (result.train_images, result.test_images, result.test_part, result.val_per_class) == (60, 30, "val", 10)
     assert result.notes == ("IPC 12: 1 pair, at least 5 are needed for a reported result",)
     with pytest.raises(DataError, match="class Blue has 20 real images, --ipc asks for 21"):
-        evaluate([draw(tmp_path / "big", 21, 8)], **common, pairs=1, val_per_class=10)
+        evaluate([draw(tmp_path / "big", 21, 8)], **common, pairs=1, val_per_class=10, ipc=(21,))
     leaky = evaluate([folders["test"]], **{**common, "test": folders["test"]}, ipc=(2,), pairs=1, baselines=())
     assert leaky.notes[0].startswith("120 test images are also in SET")
 
