@@ -157,9 +157,10 @@ class Generation:
         return (DECODER,) if all(is_decoded(block, self.sampler, shape) for block in blocks) else GRAPHS
 
     def _try(self, provider: Provider) -> None:
-        """Open the smallest graph, which costs little, and then ask whether the images are PyTorch's."""
-        smallest = min(self._graphs(), key=lambda graph: len(self.bundle.files[graph]))
-        self.bundle.engine(smallest, provider, self.threads)
+        """Open the smallest graph on a GPU, which costs little, and then ask whether the images are PyTorch's."""
+        if provider.name != "cpu":
+            smallest = min(self._graphs(), key=lambda graph: len(self.bundle.files[graph]))
+            self.bundle.engine(smallest, provider, self.threads)
         pass_gate(self.bundle, provider, self._graphs(), self.threads)
 
     def load(self) -> BlockComputer:

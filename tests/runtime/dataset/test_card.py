@@ -82,7 +82,7 @@ def test_the_columns_of_the_card_are_those_of_the_metadata(name: str, tmp_path: 
 
 def test_texts_of_a_bundle_stay_texts() -> None:
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
-    names = ("--- a", "[x](y)", "`b`", "&amp; {c} - !!int 'd' #", "🛰 café", "null", "1e3")
+    names = ("! --- a", "[x](y)", "`b`", "&amp; {c} - !!int 'd' #", "🛰 café", "null", "1e3")
     for name in names:
         check_class_name(name)
     bundle = opened()

@@ -13,6 +13,7 @@ from dpd_runtime import Bundle, Generation, write_set
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import DegenerateImageError
 from dpd_runtime.generation.compute import BlockComputer
+from dpd_runtime.generation.gate import pass_gate
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.generation.networks import DECODER, GRAPHS, load_networks
 from dpd_runtime.sampling.noise import image_element
@@ -26,7 +27,9 @@ CPU = Provider("cpu", "")
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The graphs that are loaded, in their order."""
+    """The graphs that are loaded, in their order, once the golden gate has been passed."""
+    for graphs_needed in ((DECODER,), GRAPHS):
+        pass_gate(opened(), CPU, graphs_needed, 1)
     graphs: list[str] = []
     engine = Bundle.engine
 
