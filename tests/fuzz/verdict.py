@@ -11,13 +11,15 @@ from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.dataset.write import write_set
 from dpd_runtime.engines.record import engine_records
-from dpd_runtime.errors import DegenerateImageError, DpdError, ProviderError
+from dpd_runtime.errors import CheckError, DegenerateImageError, DpdError, ProviderError
 from dpd_runtime.generation.generate import generate, resolve_sampler
 from dpd_runtime.generation.golden import golden_case, golden_of
 
 CPU_SECONDS = 20.0
 MEMORY_MB = 2_200
-HARMLESS = ("refused", "refused while running", "the same set", "another set", "no image", "memory")
+GATE = "not its golden images"
+"""Outcome of a bundle whose networks and golden images contradict each other: exit code 1, and nothing is written."""
+HARMLESS = ("refused", "refused while running", "the same set", "another set", "no image", "memory", GATE)
 AUDITS = ("PASS", "WARN", "FAIL", "unaudited")
 UNTRUSTED = r"unsigned|signed by unknown key [0-9a-f]{32}"
 MISLEADING = r"(?i)(con|nul|aux|prn|com\d|lpt\d)( *\..*)?|-.*|.*\.partial|.*[. ]"
@@ -66,6 +68,8 @@ def judged(path: Path, folder: Path, untouched: str) -> Verdict:
         outcome = "the same set" if generated(path, out) == untouched else "another set"
     except DegenerateImageError as error:
         outcome, said = "no image", str(error)
+    except CheckError as error:
+        outcome, said = GATE, str(error)
     except ProviderError as error:
         outcome, said = "memory" if "more memory" in str(error) else "provider error", str(error)
     except DpdError as error:
@@ -98,7 +102,7 @@ def _wrong(out: Path, folder: Path, before: set[str], outcome: str, said: str) -
     if any(re.fullmatch(MISLEADING, path.name) for path in new):
         return "wrote a misleading name"
     finished = any(path.name == "dataset.json" for path in new)
-    if outcome == "refused" and new - {out}:
+    if outcome in ("refused", GATE) and new - {out}:
         return "wrote before it refused"
     if finished is not outcome.endswith("set"):
         return "a set without success, or success without a set"
