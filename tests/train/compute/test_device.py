@@ -203,7 +203,7 @@ def _command(monkeypatch: pytest.MonkeyPatch, arguments: list[str], result: dict
         return dict(result)
 
     monkeypatch.setattr("dpd_train.pretrain.pretrain.pretrain", stub)
-    done = CliRunner().invoke(app, ["pretrain", "scenes", "--out", "base", "--state", "state", *arguments])
+    done = CliRunner().invoke(app, ["pretrain", "drawn:150", "--out", "base", "--state", "state", *arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0
@@ -225,13 +225,13 @@ def test_options_reach_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_numbers_for_each_source_reach_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ["more", "drawn:20", "--val-per-class", "100,10,2", "--shares", "6,3.5,.5", "--crops"]
+    given = ["drawn:30", "drawn:20", "--val-per-class", "100,10,2", "--shares", "6,3.5,.5", "--crops"]
     _, seen = _command(monkeypatch, [*given, "--latent-channels", "8"], {"timing": {}})
-    assert seen["data"] == ["scenes", "more", "drawn:20"]
+    assert seen["data"] == ["drawn:150", "drawn:30", "drawn:20"]
     wanted = {"val_per_class": (100, 10, 2), "shares": (6.0, 3.5, 0.5), "crops": Crops(), "latent_channels": 8}
     assert seen["config"] == PretrainConfig(**wanted)  # type: ignore[arg-type]
     _, seen = _command(monkeypatch, ["--val-per-class", "100"], {"timing": {}})
-    assert (seen["data"], seen["config"]) == (["scenes"], PretrainConfig(val_per_class=100))
+    assert (seen["data"], seen["config"]) == (["drawn:150"], PretrainConfig(val_per_class=100))
     for wrong in (["--val-per-class", "100;10"], ["--shares", "much"], ["--latent-channels", "5"]):
         with pytest.raises(InputError, match=wrong[1]):
             _command(monkeypatch, wrong, {"timing": {}})
