@@ -1,20 +1,24 @@
-"""Files that are written completely or not at all, output folders without links, and the user's cache folder."""
+"""Files that are written completely or not at all, names of files, output folders without links, the cache folder."""
 
 import errno
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from dpd_runtime.errors import DiskError, OutputLinkError
+from dpd_runtime.strict_json import is_visible
 
 PARTIAL = ".partial"
 _PARTIAL_END = re.compile(r"(\.[0-9a-f]{16})?\.partial$")
+# Windows opens a device for these names, whatever ending they have.
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.I)
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Flags of os.open: fail for a symbolic link, and do not wait for the other end of a pipe."""
 
@@ -124,3 +128,25 @@ def cache_folder(name: str) -> Path:
     """Return $XDG_CACHE_HOME/dpd/NAME or ~/.cache/dpd/NAME, without creating it."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "dpd" / name
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether one part of a path is a visible name that no system or command line takes for something else.
+
+    Refused: `.` and `..`, separators of any system, invisible letters, a leading `-`, an ending dot or space, devices
+    of Windows, and the ending of unfinished files.
+    """
+    good = bool(name) and is_visible(name) and not any(c in name for c in "/\\:") and name not in (".", "..")
+    good = good and not name.startswith("-") and name[-1:] not in (".", " ")
+    return good and not _DEVICE.fullmatch(name) and not name.casefold().endswith(PARTIAL)
+
+
+def equal_names(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two names that are one file on a system that ignores case or composes letters; None without any."""
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if plain in seen:
+            return seen[plain], name
+        seen[plain] = name
+    return None

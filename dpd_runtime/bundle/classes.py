@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from dpd_runtime.annotations import Float32
-from dpd_runtime.bundle.names import equal_names, is_safe_name
 from dpd_runtime.errors import BundleError
+from dpd_runtime.files import equal_names, is_safe_name
 from dpd_runtime.sampling.prototype_kinds import fits
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
 
@@ -63,7 +63,7 @@ def check_class_name(name: object) -> str:
     good = good and not any(c in str(name) for c in '*?"<>|') and not str(name).startswith(".")
     if not good or str(name).lower().endswith(RESERVED):
         raise BundleError(
-            f"classes.json: class name {name!r} cannot be a folder name; rename the class and export again"
+            f"classes.json: class name {name!r:.80} cannot be a folder name; rename the class and export again"
         )
     return str(name)
 

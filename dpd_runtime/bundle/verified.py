@@ -6,10 +6,11 @@ from pathlib import PurePosixPath
 
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
-from dpd_runtime.bundle.names import check_entry_name, equal_names
 from dpd_runtime.bundle.signature import SIGNATURE_NAME
+from dpd_runtime.bundle.zip_layout import check_entry_name
 from dpd_runtime.engines.record import is_engine
 from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError
+from dpd_runtime.files import equal_names
 from dpd_runtime.machine.cores import usable_memory
 
 TENSORS = ".safetensors"

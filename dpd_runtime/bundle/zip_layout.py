@@ -9,13 +9,14 @@ import stat
 import struct
 import zipfile
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from dpd_runtime.bundle.names import check_entry_name
 from dpd_runtime.errors import BundleError
+from dpd_runtime.files import is_safe_name
 
 MAX_ENTRIES = 10_000
+LONGEST_PATH = 255
 MAX_DIRECTORY = 8 * 2**20
 """Largest central directory of a zip in bytes. `zipfile` needs about twenty times as much memory for it."""
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -131,3 +132,16 @@ def _check_gapless(path: Path, infos: list[zipfile.ZipInfo], entries: dict[str, 
             raise BundleError(f"{path}: entry {name!r} overlaps another one; do not use this bundle")
         if begin > end:
             raise BundleError(f"{path}: {begin - end} bytes before {name!r} belong to no entry; do not use this bundle")
+
+
+def check_entry_name(name: str) -> None:
+    """Check that a path stays inside the bundle and has one meaning.
+
+    Raises:
+        BundleError: it does not.
+    """
+    parts = PurePosixPath(name).parts
+    if name != "/".join(parts) or len(name) > LONGEST_PATH or not parts or not all(map(is_safe_name, parts)):
+        raise BundleError(
+            f"entry {name!r:.300} has an unsafe path, so the bundle was not made by dpd export; do not use it"
+        )

@@ -12,7 +12,7 @@ from typing import Any
 from dpd_runtime.bundle.archive import open_files, write_zip
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.manifest import AUDIT_NAME, MANIFEST_NAME, VERDICTS, FileEntry, Manifest, parse_manifest
-from dpd_runtime.bundle.names import check_entry_name
+from dpd_runtime.bundle.zip_layout import check_entry_name
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
 
 _PIECE = 2**24  # bytes

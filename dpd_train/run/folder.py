@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.bundle.names import equal_names
 from dpd_runtime.errors import BundleError, DataError, InputError
-from dpd_runtime.files import check_writable, write_atomically
+from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.config import TrainConfig, option

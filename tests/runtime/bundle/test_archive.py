@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from dpd_runtime.bundle import archive
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files, write_zip
-from dpd_runtime.bundle.names import check_entry_name
-from dpd_runtime.bundle.zip_layout import MAX_DIRECTORY
+from dpd_runtime.bundle.zip_layout import MAX_DIRECTORY, check_entry_name
 from dpd_runtime.errors import BundleError
 
 FILES = {"bundle.json": b'{"a": 1}', "unet/model.onnx": bytes(range(256)), "empty.bin": b""}

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.names import equal_names
+from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.errors import BundleError
+from dpd_runtime.files import equal_names
 from tests.runtime.bundle.test_bundle import CLASSES, as_folder, as_zip, bundle_files, parts
 
 MISLEADING = [
@@ -75,3 +76,10 @@ def test_files_that_are_one_file_elsewhere(store: type, tmp_path: Path) -> None:
 def test_every_pair_is_compared() -> None:
     assert equal_names(["a", "b", "c", "B"]) == ("b", "B")
     assert equal_names(["a", "b", "c"]) is None
+
+
+def test_a_long_name_makes_no_long_line() -> None:
+    """Found by the fuzzer: a class name of 2,000 letters was quoted whole."""
+    with pytest.raises(BundleError) as raised:
+        check_class_name("x" * 2_000)
+    assert len(str(raised.value)) < 300
