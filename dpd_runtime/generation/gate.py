@@ -7,12 +7,12 @@ is another one. It protects from wrong kernels and drivers, not from a hostile b
 import hashlib
 import json
 import math
-import platform
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.engine_fit import this_os
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, write_atomically
@@ -87,7 +87,7 @@ def _key(bundle: Bundle, provider: Provider, sampled: bool) -> dict[str, Any]:
         "provider": provider.name,
         "part": "all" if sampled else "decoder",
         "versions": versions(),
-        "system": platform.platform(),
+        "system": this_os(),
     }
     if provider.name == "cpu":
         return key | {"cpu_flags": cpu_flags()}
