@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -29,6 +29,7 @@ from dpd_train.compute.checkpoint import load_state, without_prefix
 from dpd_train.compute.device import Deadline, TimeUp, hardware
 from dpd_train.diffusion.denoiser import LatentData, train_denoiser
 from dpd_train.images import SceneSet, to_float
+from dpd_train.pretrain import STAGES, Stage
 from dpd_train.pretrain.config import PretrainConfig
 from dpd_train.pretrain.pool import Pool, read_pool
 from dpd_train.pretrain.record import Timed, add_piece, pieces
@@ -36,8 +37,6 @@ from dpd_train.vae.autoencoder import reconstruction_metrics, train_autoencoder
 from dpd_train.vae.perceptual import load_perceptual_networks, train_perceptual_networks
 
 log = logging.getLogger(__name__)
-Stage = Literal["perceptual", "autoencoder", "decoder", "denoiser", "save"]
-STAGES: tuple[Stage, ...] = ("perceptual", "autoencoder", "decoder", "denoiser", "save")
 
 
 @dataclass(frozen=True, kw_only=True)

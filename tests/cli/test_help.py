@@ -105,7 +105,7 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_runtime.generation.providers import PROVIDERS
     from dpd_runtime.sampling.solvers import SOLVERS
     from dpd_train.federated.settings import Role
-    from dpd_train.pretrain.pretrain import STAGES
+    from dpd_train.pretrain import STAGES
 
     yield from ((name, "--provider", PROVIDERS) for name in ("generate", "verify", "bench"))
     yield from ((name, "--device", ("auto", "cpu", "cuda")) for name in ("train", "pretrain"))

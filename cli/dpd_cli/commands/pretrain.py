@@ -11,13 +11,11 @@ from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
 from dpd_train.config import check_device, option, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.pretrain import STAGES, TRAININGS  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.pretrain.config import PretrainConfig
     from dpd_train.pretrain.pool import Sources
-
-TRAININGS = ("perceptual", "autoencoder", "decoder", "denoiser")
-STAGES = (*TRAININGS, "save")
 
 
 @dataclass(frozen=True, kw_only=True)
