@@ -69,13 +69,13 @@ def pass_gate(bundle: Bundle, provider: Provider, graphs: Collection[str], threa
 
 
 def _measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> GoldenVerdict | None:
-    golden = golden_of(bundle)
-    if golden is None:
-        return None
     limit = psnr_limit(bundle.manifest.precision)
     if sampled:
         done = replay(bundle, provider, threads)
         return None if done is None else GoldenVerdict(done.psnr_db, limit)
+    golden = golden_of(bundle)
+    if golden is None:
+        return None
     images = middle(bundle_decoder(bundle, provider, threads)(golden.latents))
     return GoldenVerdict(round(psnr(images, golden.images), 2), limit)
 
