@@ -132,7 +132,7 @@ def test_every_imported_package_is_declared() -> None:
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *(line for name, part in extras.items() if name != "dev" for line in part)]
     declared = {re.split(r"[\[<>=;]", line)[0].lower().replace("-", "_") for line in lines}
-    names = {"PIL": "pillow", "sklearn": "scikit_learn", "grpc": "grpcio", "cuda": "cuda_bindings"}
+    names = {"PIL": "pillow", "sklearn": "scikit_learn", "grpc": "grpcio"}
     found = {name for _, tree in sources() for name in imported(tree)} - set(sys.stdlib_module_names) - set(ROOMS)
     assert {names.get(name, name).lower() for name in found} - declared == set()
 

@@ -1,6 +1,7 @@
 """A verified bundle in memory. All hashes are checked before a graph is loaded."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -10,7 +11,7 @@ from dpd_runtime.annotations import Float32
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
 from dpd_runtime.bundle.classes import SceneClass, read_class_table
 from dpd_runtime.bundle.encryption import Key
-from dpd_runtime.bundle.engine_fit import FLAVOURS, refuse_engines
+from dpd_runtime.bundle.engine_fit import Site, choose_engine, this_site
 from dpd_runtime.bundle.freshness import check_fresh, remember
 from dpd_runtime.bundle.graph_check import check_graph
 from dpd_runtime.bundle.manifest import (
@@ -21,19 +22,25 @@ from dpd_runtime.bundle.manifest import (
     check_noise,
     parse_manifest,
 )
+from dpd_runtime.bundle.profiles import largest_batch, shape_ranges
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
+from dpd_runtime.engines.context_model import context_model
 from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.execution_providers import FLAVOURS, NAMES, Compilation
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from dpd_runtime.engines.record import is_engine
+from dpd_runtime.engines.record import engine_records, is_engine
+from dpd_runtime.engines.site_cache import working_folder
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError
+from dpd_runtime.files import cache_folder
 from dpd_runtime.sampling.sampler import sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.strict_json import check_json_size, parse_json
 
 EMBEDDED_BUNDLE = "eurosat64.dpd"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,15 +81,34 @@ class Bundle:
 
         Raises:
             BundleError: `check_graph` refuses the graph, or it cannot be run.
-            ProviderError: the provider does not work here, or needs engines, which this version does not load.
+            MissingExtraError, ProviderError: the provider is not installed, or does not work here.
         """
+        content, weights = self.files[graph], self.files.get(weights_of(graph))
+        check_graph(graph, content, len(weights or b""))
+        compilation = Compilation()
         if provider.name in FLAVOURS:
-            raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
-        weights = self.files.get(weights_of(graph))
-        check_graph(graph, self.files[graph], len(weights or b""))
-        return OnnxRuntimeEngine(
-            self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}, name=graph
-        )
+            site = this_site(provider.name, provider.device)
+            built = self._built_engine(graph, site)
+            shapes = shape_ranges(graph, self.manifest, self.empty_embedding.shape) if built is None else {}
+            content, weights = (content, weights) if built is None else (built, None)
+            folder = working_folder(self.engine_cache(site))
+            compilation = Compilation(shapes, folder, self.manifest.precision == "fp16")
+        beside = None if weights is None else {WEIGHTS_NAME: weights}
+        return OnnxRuntimeEngine(content, provider, threads, beside, name=graph, compilation=compilation)
+
+    def engine_cache(self, site: Site) -> Path:
+        """The file in the user's cache with what a provider compiled of this bundle on this machine."""
+        return cache_folder("engines") / self.hash / f"{site.folder}.cache"
+
+    def _built_engine(self, graph: str, site: Site) -> bytes | None:
+        """A model around the bundle's own engine of a graph, if a trusted key signed it and it fits this machine."""
+        listed, largest = self.manifest.files, largest_batch(graph.partition("/")[0], self.manifest)
+        chosen = choose_engine(self.files, listed, graph, largest, site, self.signature)
+        if chosen.path is None:
+            _log.info("%s is compiled here: %s", graph, chosen.reason)
+            return None
+        record = engine_records(self.files, listed)[chosen.path]
+        return context_model(record, self.read_engine(chosen.path), NAMES[site.flavour])
 
     def read_engine(self, name: str) -> bytes:
         """Read an engine from the disk and check its hash again.

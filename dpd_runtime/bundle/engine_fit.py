@@ -4,29 +4,23 @@ An engine is native code. The decision uses only the record beside it, its hash 
 """
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from dpd_runtime.bundle.manifest import FileEntry
-from dpd_runtime.bundle.signature import UNSIGNED, Signature
+from dpd_runtime.bundle.signature import Signature
+from dpd_runtime.engines.execution_providers import flavour_version
 from dpd_runtime.engines.record import EngineRecord, engine_records
-from dpd_runtime.errors import MissingExtraError, ProviderError
+from dpd_runtime.errors import ProviderError
 from dpd_runtime.machine.driver import working_driver
 
-FLAVOURS = {"tensorrt-rtx": "rtx", "tensorrt": "trt"}
-"""The pip package of each flavour, which is also the flavour's name, and our extra that installs it."""
 NEEDS_TRUST = "engines inside a bundle are native code and load only with a trusted signature"
-NOT_RUN = "this version builds and checks engines but does not run them"
+NOT_RUN = "they load where they fit; this project has run none on a GPU"
 
 
-def why_not_loaded(signature: Signature) -> str:
-    """Why engines that fit are not loaded: no trusted signature; with one, because this version runs no engines."""
+def what_loads(signature: Signature) -> str:
+    """Whether the engines of a bundle load, by who signed it."""
     return NOT_RUN if signature.trusted else f"{NEEDS_TRUST}, and this bundle is {signature.describe()}"
-
-
-class NoEngineError(ProviderError):
-    """The bundle has no engines of this flavour."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +28,23 @@ class Site:
     """The properties of this machine on which the use of an engine depends.
 
     Args:
-        version: of the installed flavour. driver_cuda: the newest CUDA that the driver supports, 1000 · major +
-            10 · minor (cuDriverGetVersion).
+        version: of the TensorRT that the provider loads. driver: its version, if it tells it. driver_cuda: the newest
+            CUDA that the driver supports, 1000 · major + 10 · minor (cuDriverGetVersion).
     """
 
     flavour: str
     version: str
+    gpu: str
     compute_capability: int
     os: str
+    driver: str | None
     driver_cuda: int
+
+    @property
+    def folder(self) -> str:
+        """A name for what was compiled here: another version, GPU or driver compiles anew."""
+        gpu = "".join(letter if letter.isalnum() else "-" for letter in self.gpu)
+        return f"{self.flavour}-{self.version}-{gpu}-{self.compute_capability}-{self.driver or self.driver_cuda}"
 
 
 def this_os() -> str:
@@ -50,53 +52,30 @@ def this_os() -> str:
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
-def this_site(flavour: str) -> Site:
+def this_site(flavour: str, device: int = 0) -> Site:
     """The properties of this machine.
 
-    Raises:
-        MissingExtraError: the flavour's package is not installed.
-        ProviderError: no driver, or no GPU.
-    """
-    try:
-        installed = version(flavour)
-    except PackageNotFoundError as error:
-        raise MissingExtraError(flavour, FLAVOURS[flavour]) from error
-    driver = working_driver()
-    return Site(flavour, installed, driver.gpus[0].compute_capability, this_os(), driver.cuda)
-
-
-def refuse_engines(
-    files: Mapping[str, bytes],
-    listed: Mapping[str, FileEntry],
-    flavour: str,
-    signature: Signature,
-    site: Callable[[str], Site] = this_site,
-) -> ProviderError:
-    """Explain in one line why no engine of this flavour is used here. This version loads none.
-
     Args:
-        files, listed, signature: the bundle's files, their entries in the manifest, and who signed it.
+        device: number of the GPU.
 
     Raises:
-        BundleError: a damaged record.
+        MissingExtraError: the flavour's packages are not installed.
+        ProviderError: no driver, or no such GPU.
     """
-    records = {path: record for path, record in engine_records(files, listed).items() if record.flavour == flavour}
-    if not records:
-        return NoEngineError(f"the bundle has no {flavour} engines")
+    installed = flavour_version(flavour)
     try:
-        here = site(flavour)
-    except (MissingExtraError, ProviderError) as error:
-        return ProviderError(f"its {flavour} engines cannot run here: {error}")
-    reasons = {path: mismatch(record, here, listed) for path, record in records.items()}
-    if None in reasons.values():
-        return ProviderError(f"its {flavour} engines are not loaded: {why_not_loaded(signature)}")
-    path, reason = next(iter(reasons.items()))
-    return ProviderError(f"its {flavour} engines do not fit: {path}: {reason}")
+        driver = working_driver()
+    except ProviderError as error:
+        raise ProviderError(f"provider {flavour}: {error}; use --provider cpu") from error
+    if device >= len(driver.gpus):
+        raise ProviderError(f"provider {flavour}: no GPU {device}; the driver finds {len(driver.gpus)}, from 0")
+    gpu = driver.gpus[device]
+    return Site(flavour, installed, gpu.name, gpu.compute_capability, this_os(), driver.version, driver.cuda)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The path of the engine to load, or None for ONNX Runtime, and the reason."""
+    """The path of the engine to load, or None if the graph is to be compiled here, and the reason."""
 
     path: str | None
     reason: str
@@ -131,20 +110,17 @@ def choose_engine(
     files: Mapping[str, bytes],
     listed: Mapping[str, FileEntry],
     graph: str,
-    batch: int,
+    largest: int,
     site: Site,
-    *,
-    requested: str = "auto",
-    signature: Signature = UNSIGNED,
+    signature: Signature,
 ) -> Choice:
-    """Choose the engine of `graph` for `batch` rows: the static one, else the one with the narrowest profile.
+    """Choose the engine of `graph` that serves batches 1 … `largest` with the narrowest range.
 
     Args:
         files, listed: the bundle's files and their entries in the manifest.
         signature: the bundle's, from `load_bundle`.
 
     Raises:
-        ProviderError: `requested` is a flavour and no engine can be used. With "auto", ONNX Runtime is chosen then.
         BundleError: a damaged record.
     """
     reasons, usable = [], []
@@ -153,19 +129,16 @@ def choose_engine(
             continue
         low, high = record.batches
         reason = mismatch(record, site, listed)
-        if reason is None and not low <= batch <= high:
-            reason = f"its batches are {low} … {high}; requested is {batch}"
+        if reason is None and not low <= 1 <= largest <= high:
+            reason = f"its batches are {low} … {high}; needed are 1 … {largest}"
         if reason is None and (path not in listed or listed[path] != FileEntry(record.sha256, record.bytes)):
             reason = "its record is of another engine"
         if reason is not None:
             reasons.append(f"{path}: {reason}")
         else:
-            usable.append((high - low, path))
+            usable.append((high, path))
     if usable and signature.trusted:
         return Choice(min(usable)[1], "fits this machine")
     if usable:
-        reasons = [f"{min(usable)[1]}: {why_not_loaded(signature)}"]
-    found = reasons[0] if reasons else f"the bundle has no {site.flavour} engine of {graph}"
-    if requested == "auto":
-        return Choice(None, f"{found}; ONNX Runtime runs the graph")
-    raise ProviderError(f"provider {requested}: {found}; use --provider cuda or cpu")
+        reasons = [f"{min(usable)[1]}: {what_loads(signature)}"]
+    return Choice(None, reasons[0] if reasons else f"the bundle has no {site.flavour} engine of {graph}")

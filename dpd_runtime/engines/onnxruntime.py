@@ -1,15 +1,14 @@
 """ONNX Runtime sessions from bytes in memory, so that the hashed bytes are the ones that run."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stdout
 from functools import cache
-from io import StringIO
 from typing import Any
 
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.calls import interruptible
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
+from dpd_runtime.engines.execution_providers import NAMES, Compilation, import_onnxruntime, join_session
+from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, ProviderError
 from dpd_runtime.machine.cores import usable_cores, usable_memory
 from dpd_runtime.machine.driver import nvidia_driver
 
@@ -19,37 +18,8 @@ _OUT_OF_MEMORY = (
     "can't start new thread",
 )
 _MEMORY_SHARE = 0.9
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
-"""The default search times kernels, so the next run may take others; TF32 keeps 10 of float32's 23 bits."""
 SHAPE_OPS = frozenset({"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice"})
 """Operators that a GPU's provider may leave to the CPU, because they compute sizes of tensors."""
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "cpu") from error
-    return onnxruntime
-
-
-def available_providers() -> tuple[str, ...]:
-    """The providers (by our names) that the installed onnxruntime was built with."""
-    listed = _import_onnxruntime().get_available_providers()
-    return tuple(name for name, theirs in _PROVIDERS.items() if theirs in listed)
-
-
-@cache
-def _preload_cuda() -> None:
-    """Load the CUDA and cuDNN libraries that pip installed: onnxruntime's own library does not find them.
-
-    It prints what is missing, and onnxruntime logs it in colours. The session that fails next is explained in one line,
-    and standard output is for --json.
-    """
-    _import_onnxruntime().set_default_logger_severity(4)
-    with redirect_stdout(StringIO()):
-        _import_onnxruntime().preload_dlls()
 
 
 def check_placement(nodes: Iterable[tuple[str, str, str]], provider: str, theirs: str) -> None:
@@ -59,8 +29,11 @@ def check_placement(nodes: Iterable[tuple[str, str, str]], provider: str, theirs
         nodes: provider (by its own name), operator and name of each node. theirs: the provider's own name.
 
     Raises:
-        ProviderError: other nodes would run on the CPU.
+        ProviderError: other nodes would run on the CPU, or the provider runs none.
     """
+    nodes = list(nodes)
+    if not any(placed == theirs for placed, _, _ in nodes):
+        raise ProviderError(f"provider {provider}: it would run no node of the graph; use --provider cpu")
     elsewhere = [f"{op} {name}" for placed, op, name in nodes if placed != theirs and op not in SHAPE_OPS]
     if elsewhere:
         raise ProviderError(
@@ -69,10 +42,10 @@ def check_placement(nodes: Iterable[tuple[str, str, str]], provider: str, theirs
         )
 
 
-def _placement(session: Any) -> list[tuple[str, str, str]]:
-    """Provider, operator and name of each node. Nothing before onnxruntime 1.24, which does not tell."""
+def _placement(session: Any) -> list[tuple[str, str, str]] | None:
+    """Provider, operator and name of each node. None before onnxruntime 1.24, which does not tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return []
+        return None
     parts = session.get_provider_graph_assignment_info()
     return [(part.ep_name, node.op_type, node.name) for part in parts for node in part.get_nodes()]
 
@@ -86,7 +59,7 @@ def _limit_memory() -> bool:
     memory = usable_memory()
     if memory is None:
         return False
-    onnxruntime = _import_onnxruntime()
+    onnxruntime = import_onnxruntime()
     info = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -114,18 +87,20 @@ class OnnxRuntimeEngine:
         weights: Mapping[str, bytes] | None = None,
         *,
         name: str = "the graph",
+        compilation: Compilation = Compilation(),  # noqa: B008 (immutable)
     ) -> None:
         """Args:
             threads: intra-op threads; None for all usable cores.
             weights: content of the files in which the graph keeps weights, by name. onnxruntime opens no file then.
             name: of the graph, for errors.
+            compilation: for providers that compile the graph.
 
         Raises:
-            ProviderError: the provider does not load.
+            MissingExtraError, ProviderError: the provider is not installed, or does not load.
             MemoryShortError: the graph does not fit into memory.
             BundleError: onnxruntime cannot run this graph.
         """
-        onnxruntime = _import_onnxruntime()
+        onnxruntime = import_onnxruntime()
         self._name, self._provider = name, provider.name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
@@ -137,16 +112,11 @@ class OnnxRuntimeEngine:
             options.add_session_config_entry("session.use_env_allocators", "1")
         if weights:
             _add_weights(options, weights)
-        theirs, settings = _PROVIDERS[provider.name], {}
-        if provider.name == "cuda":
-            _preload_cuda()
-            options.use_deterministic_compute = True
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            settings = {"device_id": str(provider.device), **_CUDA_OPTIONS}
+        theirs, joined = NAMES[provider.name], join_session(options, provider, compilation)
         try:
             # the built-in fallback would print to stdout and try the CPU
             self._session = interruptible(
-                lambda: onnxruntime.InferenceSession(graph, options, providers=[(theirs, settings)], enable_fallback=0),
+                lambda: onnxruntime.InferenceSession(graph, options, providers=joined, enable_fallback=0),
                 lambda: getattr(options, "set_load_cancellation_flag", bool)(True),  # not before 1.21
             )
         except Exception as error:  # onnxruntime's errors have no other common base class
@@ -157,13 +127,12 @@ class OnnxRuntimeEngine:
                 f"({nvidia_driver().problem or 'CUDA or cuDNN libraries missing?'}) and would run on the CPU; "
                 "use --provider cpu to accept that"
             )
-        if provider.name != "cpu":
-            check_placement(_placement(self._session), provider.name, theirs)
+        if provider.name != "cpu" and (placed := _placement(self._session)) is not None:
+            check_placement(placed, provider.name, theirs)
         self._output = self._session.get_outputs()[0].name
-        self.inputs = {i.name: tuple(i.shape) for i in self._session.get_inputs()}
 
     def run(self, **inputs: Array) -> Array:
-        options = _import_onnxruntime().RunOptions()
+        options = import_onnxruntime().RunOptions()
         try:
             output: Array = interruptible(
                 lambda: self._session.run([self._output], inputs, options)[0],

@@ -9,16 +9,21 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.engine_fit import this_os
+from dpd_runtime.bundle.engine_fit import this_os, this_site
 from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.execution_providers import FLAVOURS
+from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, write_atomically
 from dpd_runtime.generation.cases import bundle_decoder
 from dpd_runtime.generation.golden import golden_of, middle
-from dpd_runtime.generation.networks import UNET
+from dpd_runtime.generation.networks import UNET, judge_logits, load_networks
 from dpd_runtime.generation.replay import psnr, psnr_limit, replay
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, versions
@@ -52,20 +57,54 @@ def pass_gate(bundle: Bundle, provider: Provider, graphs: Collection[str], threa
         CheckError: the images differ by more than the bundle's precision allows.
         ProviderError: the provider does not run a graph.
     """
-    key = _key(bundle, provider, UNET in graphs)
-    found = _remembered(key)
+    found = _remembered(_key(bundle, provider, UNET in graphs))
     if found is None:
-        found = _measure(bundle, provider, UNET in graphs, threads)
-        if found is None:
-            return None
-        _remember(key, found)
+        return measure(bundle, provider, UNET in graphs, threads)
+    _check(bundle, provider, found)
+    return found
+
+
+def measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> GoldenVerdict | None:
+    """Compare the provider's golden images with PyTorch's now, and keep the answer and what the provider compiled.
+
+    Args:
+        sampled: whether to try all of sampling, or the decoder alone.
+
+    Returns, Raises: as `pass_gate`.
+    """
+    found = _measure(bundle, provider, sampled, threads)
+    if provider.name in FLAVOURS:
+        seal(bundle.engine_cache(this_site(provider.name, provider.device)))
+    if found is not None:
+        _remember(_key(bundle, provider, sampled), found)
+        _check(bundle, provider, found)
+    return found
+
+
+def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path, GoldenVerdict | None]:
+    """Compile all graphs of generation for this machine's GPU, check the golden images, and keep both in the cache.
+
+    Returns:
+        The file in the cache, and the verdict; None for a bundle without golden images.
+
+    Raises:
+        CheckError, MissingExtraError, ProviderError: as `pass_gate`.
+    """
+    networks = load_networks(bundle, provider, threads, now=())
+    batch = np.zeros((bundle.manifest.sampler.compute_batch, *bundle.manifest.latent_shape), np.float32)
+    judge_logits(networks.judge, batch, len(bundle.classes))
+    del networks  # what it compiled is written when its session ends
+    found = measure(bundle, provider, True, threads)
+    return bundle.engine_cache(this_site(provider.name, provider.device)), found
+
+
+def _check(bundle: Bundle, provider: Provider, found: GoldenVerdict) -> None:
     if not found.good:
         raise CheckError(
             f"provider {provider.name}: its images differ from PyTorch's ({found.psnr_db:.1f} dB, "
             f"{bundle.manifest.precision} needs {found.limit_db:.0f} dB); dpd verify --provider {provider.name} says "
             "more; use another --provider, or a bundle exported with --precision fp32"
         )
-    return found
 
 
 def _measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> GoldenVerdict | None:
@@ -104,7 +143,8 @@ def _file(key: dict[str, Any]) -> str:
 def _remembered(key: dict[str, Any]) -> GoldenVerdict | None:
     """The answer in the cache; None if there is none that can be read."""
     try:
-        content = json.loads((cache_folder(CACHE) / _file(key)).read_bytes()[:LARGEST_VERDICT])
+        with (cache_folder(CACHE) / _file(key)).open("rb") as handle:
+            content = json.loads(handle.read(LARGEST_VERDICT))
         found = GoldenVerdict(content["psnr_db"], content["limit_db"])
         good = content["key"] == key and all(
             type(n) is float and math.isfinite(n) for n in (found.psnr_db, found.limit_db)

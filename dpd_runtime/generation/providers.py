@@ -3,10 +3,9 @@
 import logging
 from collections.abc import Callable
 
-from dpd_runtime.bundle.engine_fit import FLAVOURS, NoEngineError
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.onnxruntime import available_providers
-from dpd_runtime.errors import CheckError, InputError, ProviderError
+from dpd_runtime.engines.execution_providers import FLAVOURS, NAMES, available_providers
+from dpd_runtime.errors import CheckError, InputError, MissingExtraError, ProviderError
 
 _log = logging.getLogger(__name__)
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
@@ -37,25 +36,20 @@ def choose_provider(requested: str, attempt: Callable[[Provider], object], devic
             f"provider {requested}: the installed onnxruntime has {', '.join(available)}; "
             'run pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
         )
-    try:
-        attempt(chosen)
-    except ProviderError as error:
-        if requested not in FLAVOURS:
-            raise
-        raise ProviderError(f"provider {requested}: {error}; use --provider cuda or cpu") from error
+    attempt(chosen)
     return chosen
 
 
 def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Provider:
-    """The first that works: the bundle's engines, CUDA, the CPU. The reason says why the others do not."""
+    """The first that works: those of TensorRT, CUDA, the CPU. The reason says why the others do not."""
     reasons = []
     for name in (*FLAVOURS, "cuda"):
-        if name == "cuda" and name not in available_providers():
-            reasons.append("the installed onnxruntime has no CUDAExecutionProvider")
+        if name not in available_providers():
+            reasons += ["the installed onnxruntime has no CUDAExecutionProvider"] if name == "cuda" else []
             continue
         try:
             attempt(Provider(name, "", device or 0))
-        except NoEngineError:
+        except MissingExtraError:  # onnxruntime-gpu lists TensorRT's provider without its libraries
             continue
         except CheckError as error:
             _log.warning("%s; trying the next provider", error)
@@ -63,8 +57,7 @@ def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Pro
         except ProviderError as error:
             reasons.append(str(error))
         else:
-            works = "onnxruntime loaded CUDAExecutionProvider" if name == "cuda" else "its engines loaded"
-            return Provider(name, "; ".join([*reasons, works]), device or 0)
+            return Provider(name, "; ".join([*reasons, f"onnxruntime loaded {NAMES[name]}"]), device or 0)
     if device is not None:
         raise ProviderError(f"--device {device}: no GPU can be used here ({'; '.join(reasons)}); leave out --device")
     chosen = Provider("cpu", "; ".join(reasons))

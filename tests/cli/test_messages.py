@@ -65,8 +65,8 @@ def dpd(
         pytest.param(
             ["--provider", "tensorrt-rtx"],
             5,
-            ["provider tensorrt-rtx", "has no tensorrt-rtx engines", "use --provider cuda or cpu"],
-            id="no-engine",
+            ["onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed", 'pip install "dpd-distill[rtx]"'],
+            id="no-plugin",
             marks=needs_bundle,
         ),
         pytest.param(["missing.dpd"], 2, ["missing.dpd", "no such bundle"], id="missing"),
@@ -191,7 +191,7 @@ def test_evaluate_says_what_is_wrong_before_it_reads_an_image(
         pytest.param(
             ["--compute-capability", "89"],
             5,
-            ["tensorrt-rtx is not installed", 'pip install "dpd-distill[rtx]"'],
+            ["tensorrt-rtx is not installed", 'pip install "dpd-distill[rtx-build]"'],
             id="no-rtx",
             marks=pytest.mark.skipif(find_spec("tensorrt_rtx") is not None, reason="tensorrt-rtx is installed"),
         ),

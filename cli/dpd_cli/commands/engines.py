@@ -1,17 +1,27 @@
-"""`dpd engines`: TensorRT engines of a bundle's graphs, in a new bundle."""
+"""`dpd engines`: TensorRT engines of a bundle's graphs, for this machine or in a new bundle."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpd_cli.options import Json, Overwrite, under
+from dpd_cli.options import Gpu, Json, Overwrite, under
 from dpd_cli.terminal import engine_lines, print_engines, print_json
+from dpd_runtime.errors import InputError
+
+DEFAULT_PARTS = "unet,vae_decoder,latent_classifier"
 
 Bundle = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A .dpd file or bundle folder. The input is not modified.")
 ]
-Out = Annotated[Path, under("Output", "The new bundle: a .dpd file, or a folder if the name has no .dpd ending.")]
+Out = Annotated[
+    Path | None,
+    under(
+        "Output",
+        "The new bundle: a .dpd file, or a folder if the name has no .dpd ending. Default: none; the engines are kept "
+        "in this user's cache, for this machine.",
+    ),
+]
 Flavour = Annotated[
     str,
     under(
@@ -38,24 +48,71 @@ Portable = Annotated[
 
 def engines_command(
     bundle: Bundle,
-    out: Out,
+    out: Out = None,
     flavour: Flavour = "tensorrt-rtx",
+    device: Gpu = None,
     compute_capability: ComputeCapability = "",
-    parts: Parts = "unet,vae_decoder,latent_classifier",
+    parts: Parts = DEFAULT_PARTS,
     portable: Portable = False,
     overwrite: Overwrite = False,
     json_output: Json = False,
 ) -> None:
-    """Build TensorRT engines from a bundle's graphs, in a new bundle.
+    """Build TensorRT engines from a bundle's graphs.
 
-    Each graph gets one engine for the batch of the bundle's sampler and one for a range of batches. The new bundle is
-    unsigned.
+    Without --out they are built for the GPU of this machine, checked against the bundle's golden images and kept in the
+    cache, where dpd generate finds them. With --out they are built for other machines too, and written into a new,
+    unsigned bundle.
 
     Examples:
-        dpd engines site.dpd --compute-capability 89 --out rtx.dpd
+        dpd engines site.dpd
         dpd engines site.dpd --compute-capability 80,86,89 --portable --out rtx.dpd
         dpd engines site.dpd --flavour tensorrt --out here.dpd
     """
+    if out is None:
+        named = {
+            "--compute-capability": bool(compute_capability),
+            "--parts": parts != DEFAULT_PARTS,
+            "--portable": portable,
+            "--overwrite": overwrite,
+        }
+        _build_here(bundle, flavour, device, [name for name, given in named.items() if given], json_output)
+        return
+    if device is not None:
+        raise InputError("--device has no effect with --out; leave it out")
+    _build_into(bundle, out, flavour, compute_capability, parts, portable, overwrite, json_output)
+
+
+def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[str], json_output: bool) -> None:
+    from dpd_runtime.bundle.bundle import load_bundle
+    from dpd_runtime.engines.engine import Provider
+    from dpd_runtime.engines.execution_providers import FLAVOURS
+    from dpd_runtime.generation.gate import compile_here
+    from dpd_runtime.machine.cores import usable_cores
+
+    if ignored:
+        raise InputError(f"{' and '.join(ignored)} without --out: the engines are for this machine; add --out")
+    if flavour not in FLAVOURS:
+        raise InputError(f"flavour {flavour!r} is unknown: use {' or '.join(FLAVOURS)}")
+    file, verdict = compile_here(load_bundle(bundle), Provider(flavour, "requested", device or 0), usable_cores())
+    size = file.stat().st_size if file.is_file() else 0
+    if json_output:
+        found = {} if verdict is None else {"psnr_db": verdict.psnr_db, "limit_db": verdict.limit_db}
+        print_json({"cache": str(file), "bytes": size, "flavour": flavour, "golden": found or None})
+        return
+    print(f"cache       {file}  {size / 1e6:.1f} MB")
+    print("golden      " + ("the bundle has no golden images" if verdict is None else f"{verdict.psnr_db:.1f} dB"))
+
+
+def _build_into(
+    bundle: Path,
+    out: Path,
+    flavour: str,
+    compute_capability: str,
+    parts: str,
+    portable: bool,
+    overwrite: bool,
+    json_output: bool,
+) -> None:
     from dpd_export.engines import build_engines
     from dpd_export.engines.flavours import parse_capabilities
 

@@ -86,7 +86,7 @@ def _print_bundle(opened: "Bundle") -> None:
 
 def _print_content(opened: "Bundle") -> None:
     """Its classes, engines and licences."""
-    from dpd_runtime.bundle.engine_fit import why_not_loaded
+    from dpd_runtime.bundle.engine_fit import what_loads
     from dpd_runtime.engines.record import LABELS, engine_records
 
     for scene in opened.classes:
@@ -98,7 +98,7 @@ def _print_content(opened: "Bundle") -> None:
     for path, record in engines.items():
         print(f"engine      {path}  {record.bytes / 1e6:.1f} MB, {record.describe()}; {LABELS[record.flavour]}")
     if engines:
-        print(f"            {why_not_loaded(opened.signature)}; ONNX Runtime runs the graphs")
+        print(f"            {what_loads(opened.signature)}")
     for part, licence in opened.manifest.licences.items():
         print(f"licence     {part}: {licence}")
 

@@ -9,9 +9,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.engine_fit import FLAVOURS
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.onnxruntime import available_providers
+from dpd_runtime.engines.execution_providers import RTX_PACKAGE, RTX_PLUGIN, available_providers
 from dpd_runtime.errors import DpdError, MissingExtraError
 from dpd_runtime.generation.networks import JUDGE, judge_logits
 from dpd_runtime.generation.providers import PROVIDERS
@@ -20,7 +19,9 @@ from dpd_runtime.machine.driver import FIRST_DRIVER, Driver
 MODULES = {
     "cpu": ("onnxruntime", "onnxruntime", "cpu"),
     "cuda": ("onnxruntime", "onnxruntime-gpu", "gpu"),
-} | {flavour: (flavour.replace("-", "_"), flavour, extra) for flavour, extra in FLAVOURS.items()}
+    "tensorrt": ("tensorrt_libs", "tensorrt-cu13-libs", "trt"),
+    "tensorrt-rtx": (RTX_PLUGIN, RTX_PACKAGE, "rtx"),
+}
 """provider → its module, its distribution, our extra."""
 
 
@@ -108,7 +109,7 @@ def _cuda_major(name: str) -> int | None:
         return int(found[1] or found[2]) if found else None
     stem = name.replace("-", "[-_]")
     for distribution in metadata.distributions():
-        found = re.fullmatch(rf"{stem}[-_]cu(\d+)([-_].*)?", distribution.metadata["Name"] or "")
+        found = re.fullmatch(rf"(?:onnxruntime-ep-nv-)?{stem}[-_]cu(\d+)([-_].*)?", distribution.metadata["Name"] or "")
         if found:
             return int(found[1])
     return None

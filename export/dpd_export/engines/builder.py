@@ -13,8 +13,9 @@ from typing import Any
 
 from dpd_export.engines.flavours import Flavour
 from dpd_export.engines.network import Network, dtype_name
-from dpd_export.engines.profiles import Profile, full_shape
+from dpd_export.engines.profiles import full_shape
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
+from dpd_runtime.bundle.profiles import Profile
 from dpd_runtime.engines.record import EngineInput, EngineOutput
 from dpd_runtime.errors import CheckError, InputError
 from dpd_runtime.files import cache_folder, write_atomically
@@ -77,7 +78,7 @@ def build_engine(
     inputs = tuple(_input(tensor, profile, rows) for tensor in network.inputs)
     config = network.builder.create_builder_config()
     _set_types(trt, config, tf32)
-    _set_shapes(network, config, inputs, profile)
+    _set_shapes(network, config, inputs)
     if flavour.ahead_of_time:
         config.num_compute_capabilities = len(capabilities)
         for place, capability in enumerate(capabilities):
@@ -85,7 +86,7 @@ def build_engine(
     else:
         _load_timings(config, flavour.name, trt.__version__, capabilities[0])
     outputs = tuple(EngineOutput(t.name, dtype_name(t), tuple(t.shape)) for t in network.outputs)
-    _check_shapes(graph, inputs, outputs, profile)
+    _check_shapes(graph, inputs, outputs)
     content = network.builder.build_serialized_network(network.definition, config)
     if content is None:
         raise InputError(_refusal(flavour, graph, capabilities, logger.errors))
@@ -133,13 +134,7 @@ def _set_types(trt: Any, config: Any, tf32: bool) -> None:
     (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
 
 
-def _set_shapes(network: Network, config: Any, inputs: tuple[EngineInput, ...], profile: Profile) -> None:
-    """Fix the shapes of a static engine, or give a dynamic one its profile."""
-    if profile.static:
-        for tensor, entry in zip(network.inputs, inputs, strict=True):
-            if entry.opt:
-                tensor.shape = entry.opt
-        return
+def _set_shapes(network: Network, config: Any, inputs: tuple[EngineInput, ...]) -> None:
     shapes = network.builder.create_optimization_profile()
     for entry in inputs:
         if entry.opt:
@@ -148,14 +143,10 @@ def _set_shapes(network: Network, config: Any, inputs: tuple[EngineInput, ...], 
         raise CheckError("TensorRT refuses the profile; please report it with the output of --debug")
 
 
-def _check_shapes(
-    graph: str, inputs: tuple[EngineInput, ...], outputs: tuple[EngineOutput, ...], profile: Profile
-) -> None:
-    """Check that every output has the batch axis: fixed in a static engine, open in a dynamic one."""
-    wanted = profile.usual if profile.static else -1
+def _check_shapes(graph: str, inputs: tuple[EngineInput, ...], outputs: tuple[EngineOutput, ...]) -> None:
+    """Check that every output has an open batch axis."""
     for entry in outputs:
-        rest = entry.shape[1:]
-        if not entry.shape or entry.shape[0] != wanted or (profile.static and min(rest, default=1) < 1):
+        if not entry.shape or entry.shape[0] != -1:
             raise CheckError(f"{graph}: output {entry.name} has shape {entry.shape} for inputs {inputs[0].opt}")
 
 

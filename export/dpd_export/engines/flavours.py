@@ -29,7 +29,7 @@ class Flavour:
 
 
 FLAVOURS = {
-    "tensorrt-rtx": Flavour("tensorrt-rtx", "tensorrt_rtx", "rtx", b"vtrt", True),
+    "tensorrt-rtx": Flavour("tensorrt-rtx", "tensorrt_rtx", "rtx-build", b"vtrt", True),
     "tensorrt": Flavour("tensorrt", "tensorrt", "trt", b"", False),
 }
 

@@ -11,10 +11,11 @@ from typing import Any
 from dpd_export.engines.builder import Plan, build_engine
 from dpd_export.engines.flavours import Flavour, check_capabilities, cuda_major, flavour_of, import_flavour
 from dpd_export.engines.network import sources_of
-from dpd_export.engines.profiles import DEFAULT_PARTS, Profile, check_parts, profiles_of, row_shapes
+from dpd_export.engines.profiles import DEFAULT_PARTS, check_parts
 from dpd_export.options import INT8
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.engine_fit import this_os
+from dpd_runtime.bundle.profiles import Profile, profile_of, row_shapes
 from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, EngineRecord, record_json
 from dpd_runtime.errors import InputError
 from dpd_runtime.sealing.reseal import check_target, write_changed
@@ -30,7 +31,7 @@ class Build:
 
     def path(self, flavour: Flavour) -> str:
         folder = f"{flavour.name}-{'-'.join(map(str, self.capabilities))}"
-        return f"{ENGINE_FOLDER}{folder}/{self.part}-{self.profile.name}{ENGINE_SUFFIX}"
+        return f"{ENGINE_FOLDER}{folder}/{self.part}-batch{self.profile.low}to{self.profile.high}{ENGINE_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,9 @@ def build_engines(
     wanted = check_capabilities(kind, trt, compute_capabilities)
     groups = [wanted] if portable else [(one,) for one in wanted]
     builds = [
-        Build(part, profile, group)
+        Build(part, profile_of(part, opened.manifest), group)
         for group in groups
         for part in check_parts(parts, opened.files)
-        for profile in profiles_of(part, opened.manifest)
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -145,7 +145,7 @@ def _build(
         bundle.files,
         graph,
         build.profile,
-        row_shapes(bundle),
+        row_shapes(manifest, bundle.empty_embedding.shape),
         build.capabilities,
         tf32=manifest.precision != "fp32",
     )

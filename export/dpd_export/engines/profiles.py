@@ -1,70 +1,13 @@
-"""The graphs that become engines, and the shapes in which `dpd generate` calls them (DESIGN §8)."""
+"""The parts of a bundle that become engines, and the shapes of their inputs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import numpy as np
-
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.manifest import Manifest
+from dpd_runtime.bundle.profiles import INPUTS
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.generation.teacher import symmetries
 
-PARTS = ("unet", "vae_decoder", "latent_classifier", "classifier")
+PARTS = tuple(INPUTS)
 DEFAULT_PARTS = PARTS[:3]
 """What every `dpd generate` calls. The classifier is for `--soft-labels` only."""
-HEADROOM = 2
-"""Largest batch of a dynamic engine, as a multiple of the largest batch of the bundle's own sampler."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Smallest, usual and largest batch; if all are equal, the engine is static."""
-
-    low: int
-    usual: int
-    high: int
-
-    @property
-    def static(self) -> bool:
-        return self.low == self.high
-
-    @property
-    def name(self) -> str:
-        return f"batch{self.low}" if self.static else f"batch{self.low}to{self.high}"
-
-
-def batches_of(part: str, manifest: Manifest) -> list[int]:
-    """Batches in which `dpd generate` calls this part, largest first.
-
-    A step with classifier-free guidance passes both halves in one call, with twice `compute_batch` rows. Candidates
-    change the number of calls, not the batch. The classifier gets the symmetries of one image (soft labels).
-    """
-    sampler = manifest.sampler
-    if part == "classifier":
-        return [len(symmetries(np.zeros(manifest.image_shape, np.uint8)))]
-    if part != "unet":
-        return [sampler.compute_batch]
-    guided = {g.guides(step, sampler.steps) for g in sampler.guidance for step in range(sampler.steps)}
-    return sorted((sampler.compute_batch * (2 if twice else 1) for twice in guided), reverse=True)
-
-
-def profiles_of(part: str, manifest: Manifest) -> list[Profile]:
-    """A static engine for each batch that occurs, then a dynamic one that covers them all."""
-    batches = batches_of(part, manifest)
-    return [*(Profile(n, n, n) for n in batches), Profile(1, batches[0], HEADROOM * batches[0])]
-
-
-def row_shapes(bundle: Bundle) -> dict[str, tuple[int, ...]]:
-    """Shape of one row of each input, by the exporter's names."""
-    latents, (height, width, channels) = bundle.manifest.latent_shape, bundle.manifest.image_shape
-    return {
-        "sample": latents,
-        "latent_sample": latents,
-        "latents": latents,
-        "encoder_hidden_states": bundle.empty_embedding.shape,
-        "images": (channels, height, width),
-    }
 
 
 def full_shape(

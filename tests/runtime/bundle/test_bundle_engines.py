@@ -1,28 +1,29 @@
-"""Engines inside a bundle: they are hashed on the disk and never loaded, and providers say so. Any bytes do here."""
+"""Engines inside a bundle: hashed on the disk, and loaded only where they fit and are trusted. Any bytes do here."""
 
 import hashlib
 import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.engine_fit import this_os
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.bundle.engine_fit import Site, this_os
+from dpd_runtime.bundle.signature import Signature
 from dpd_runtime.engines.record import EngineInput, EngineOutput, EngineRecord, record_json
-from dpd_runtime.errors import BundleError, BundleHashError, ProviderError
+from dpd_runtime.errors import BundleError, BundleHashError, MissingExtraError
 from dpd_runtime.generation.providers import choose_provider
 from tests.runtime.bundle.test_bundle import Store, as_folder, as_zip, both, bundle_files, parts
+from tests.runtime.drawn import opened
 
-ENGINE = "engines/tensorrt-rtx-89/latent_classifier-batch10.engine"
+ENGINE = "engines/tensorrt-rtx-89/latent_classifier-batch1to20.engine"
 JUDGE = "latent_classifier/model.onnx"
 PLAN = b"vtrt" + os.urandom(1000)
 needs_onnxruntime = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="no onnxruntime here")
-without_gpu = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="a GPU is here")
 
 
 def with_engine(plan: bytes = PLAN) -> dict[str, bytes]:
@@ -40,8 +41,8 @@ def with_engine(plan: bytes = PLAN) -> dict[str, bytes]:
         arithmetic={"float32": 3},
         tf32=False,
         layers=9,
-        inputs=(EngineInput("latents", "float32", (10, 4, 2, 3), (10, 4, 2, 3), (10, 4, 2, 3)),),
-        outputs=(EngineOutput("logits", "float32", (10, 2)),),
+        inputs=(EngineInput("latents", "float32", (1, 4, 2, 3), (10, 4, 2, 3), (20, 4, 2, 3)),),
+        outputs=(EngineOutput("logits", "float32", (-1, 2)),),
         sha256=hashlib.sha256(plan).hexdigest(),
         bytes=len(plan),
     )
@@ -77,7 +78,7 @@ def test_a_large_engine_takes_no_memory(store: Store, tmp_path: Path) -> None:
 def test_a_changed_engine_is_refused(store: Store, plan: bytes, tmp_path: Path) -> None:
     files = bundle_files(with_engine()) | {ENGINE: plan}
     with pytest.raises(
-        BundleError, match=r"latent_classifier-batch10\.engine: (sha256 is|\d+ bytes, bundle\.json says)"
+        BundleError, match=r"latent_classifier-batch1to20\.engine: (sha256 is|\d+ bytes, bundle\.json says)"
     ):
         load_bundle(store(tmp_path, files))
 
@@ -90,32 +91,29 @@ def test_an_engine_changed_after_opening_is_not_handed_out(tmp_path: Path) -> No
 
 
 @needs_onnxruntime
-@without_gpu
-def test_auto_runs_onnxruntime_and_says_why(tmp_path: Path) -> None:
-    bundle = load_bundle(as_zip(tmp_path, bundle_files(with_engine())))
-
-    def attempt(found: Provider) -> object:
-        return bundle.engine(JUDGE, found) if found.name.startswith("tensorrt") else None
-
-    chosen = choose_provider("auto", attempt)
-    assert chosen.name in ("cpu", "cuda")
-    assert "its tensorrt-rtx engines cannot run here: " in chosen.reason
-    assert "tensorrt engines" not in chosen.reason, "the bundle has none of that flavour"
-    assert "\n" not in chosen.reason
-    with pytest.raises(ProviderError, match=r"^provider tensorrt-rtx: its .* cannot run here: .*; use --provider cuda"):
-        choose_provider("tensorrt-rtx", attempt)
-    with pytest.raises(ProviderError, match=r"^provider tensorrt: the bundle has no tensorrt engines; use --prov"):
-        choose_provider("tensorrt", attempt)
+@pytest.mark.skipif(find_spec("onnxruntime_ep_nv_tensorrt_rtx") is not None, reason="the plugin is installed")
+def test_a_provider_that_is_not_installed_is_named_with_the_line_that_installs_it() -> None:
+    bundle = opened()
+    for name, extra in (("tensorrt-rtx", "rtx"), ("tensorrt", "trt")):
+        with pytest.raises(MissingExtraError, match=rf'pip install "dpd-distill\[{extra}\]"') as raised:
+            choose_provider(name, lambda found: bundle.engine(JUDGE, found))
+        assert raised.value.exit_code == 5
+    assert "tensorrt" not in choose_provider("auto", lambda found: bundle.engine(JUDGE, found)).reason
 
 
-@needs_onnxruntime
-def test_auto_does_not_speak_of_engines_that_are_not_there(tmp_path: Path) -> None:
-    bundle = load_bundle(as_zip(tmp_path, bundle_files()))
-
-    def attempt(found: Provider) -> object:
-        return bundle.engine(JUDGE, found) if found.name.startswith("tensorrt") else None
-
-    assert "engine" not in choose_provider("auto", attempt).reason
+def test_an_engine_is_used_only_from_a_trusted_bundle_that_fits(tmp_path: Path) -> None:
+    """The decision for a machine with the right GPU. What would be loaded is read with the package onnx."""
+    onnx = pytest.importorskip("onnx")
+    unsigned = load_bundle(as_zip(tmp_path, bundle_files(with_engine())))
+    here = Site("tensorrt-rtx", "1.7.1.116", "a GPU", 89, this_os(), "580.1", 13000)
+    trusted = replace(unsigned, signature=Signature("ab", "lab"))
+    assert unsigned._built_engine(JUDGE, here) is None
+    assert trusted._built_engine(JUDGE, replace(here, compute_capability=120)) is None
+    assert trusted._built_engine("unet/model.onnx", here) is None
+    found = trusted._built_engine(JUDGE, here)
+    assert found is not None
+    (node,) = onnx.load_from_string(found).graph.node
+    assert {entry.name: entry.s for entry in node.attribute}["ep_cache_context"] == PLAN
 
 
 def test_info_labels_each_engine(tmp_path: Path, process_environment: dict[str, str]) -> None:
@@ -126,6 +124,6 @@ def test_info_labels_each_engine(tmp_path: Path, process_environment: dict[str, 
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("engine")]
     assert ENGINE in line
-    assert "batch 10, float32 arithmetic, tensorrt-rtx 1.7.1.116" in line
+    assert "batch 1 … 20, float32 arithmetic, tensorrt-rtx 1.7.1.116" in line
     assert line.endswith("built and inspected, not executed")
     assert "load only with a trusted signature" in done.stdout

@@ -6,7 +6,8 @@ import warnings
 import pytest
 
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.onnxruntime import SHAPE_OPS, OnnxRuntimeEngine, _placement, _preload_cuda, check_placement
+from dpd_runtime.engines.execution_providers import preload_cuda
+from dpd_runtime.engines.onnxruntime import SHAPE_OPS, OnnxRuntimeEngine, _placement, check_placement
 from dpd_runtime.errors import ProviderError
 from tests.runtime.drawn import opened
 
@@ -23,8 +24,8 @@ def test_onnxruntime_has_what_is_used() -> None:
 
 
 def test_loading_libraries_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    _preload_cuda.cache_clear()
-    _preload_cuda()
+    preload_cuda.cache_clear()
+    preload_cuda()
     assert capfd.readouterr().out == ""
 
 
@@ -36,11 +37,11 @@ def test_a_session_tells_where_its_nodes_run() -> None:
     session = onnxruntime.InferenceSession(graph, options, providers=[CPU])
     if not hasattr(session, "get_provider_graph_assignment_info"):
         pytest.skip("this onnxruntime does not tell")
-    nodes = _placement(session)
+    nodes = _placement(session) or []
     assert {placed for placed, _, _ in nodes} == {CPU}
     assert "Conv" in {op for _, op, _ in nodes}
     check_placement(nodes, "cpu", CPU)
-    with pytest.raises(ProviderError, match=r"provider cuda: \d+ nodes would run elsewhere, such as "):
+    with pytest.raises(ProviderError, match="provider cuda: it would run no node of the graph; use --provider cpu"):
         check_placement(nodes, "cuda", CUDA)
 
 

@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.bundle.engine_fit import (
-    NEEDS_TRUST,
-    NOT_RUN,
-    NoEngineError,
-    Site,
-    choose_engine,
-    mismatch,
-    refuse_engines,
-)
+from dpd_runtime.bundle.engine_fit import Choice, Site, choose_engine, mismatch
 from dpd_runtime.bundle.manifest import FileEntry
 from dpd_runtime.bundle.signature import UNSIGNED, Signature
 from dpd_runtime.engines.record import (
@@ -29,13 +21,13 @@ from dpd_runtime.engines.record import (
     parse_record,
     record_json,
 )
-from dpd_runtime.errors import BundleError, MissingExtraError, ProviderError
+from dpd_runtime.errors import BundleError
 
 GRAPH = "unet/model.onnx"
 FOLDER = "engines/tensorrt-rtx-89"
-STATIC, DYNAMIC = f"{FOLDER}/unet-batch20.engine", f"{FOLDER}/unet-batch1to40.engine"
+STATIC, DYNAMIC, WIDE = (f"{FOLDER}/unet-batch{name}.engine" for name in ("20", "1to40", "1to80"))
 TRUSTED, UNKNOWN = Signature("ab", "lab"), Signature("ab")
-SITE = Site("tensorrt-rtx", "1.7.1.116", 89, "linux-x86_64", 13020)
+SITE = Site("tensorrt-rtx", "1.7.1.116", "NVIDIA RTX 4090", 89, "linux-x86_64", "580.95.05", 13020)
 
 
 def unet(batches: tuple[int, int, int]) -> EngineRecord:
@@ -59,7 +51,7 @@ def unet(batches: tuple[int, int, int]) -> EngineRecord:
     )
 
 
-RECORDS = {STATIC: unet((20, 20, 20)), DYNAMIC: unet((1, 20, 40))}
+RECORDS = {STATIC: unet((20, 20, 20)), DYNAMIC: unet((1, 20, 40)), WIDE: unet((1, 20, 80))}
 
 
 def files_of(records: dict[str, EngineRecord]) -> dict[str, bytes]:
@@ -72,9 +64,16 @@ def listed_for(records: dict[str, EngineRecord]) -> dict[str, FileEntry]:
     return {GRAPH: FileEntry("a" * 64, 5)} | engines
 
 
-def choose(batch: int, *, site: Site = SITE, records: dict[str, EngineRecord] = RECORDS, **options: Any) -> Any:
-    listed = options.pop("listed", listed_for(records))
-    return choose_engine(files_of(records), listed, GRAPH, batch, site, **options)
+def choose(
+    largest: int = 20,
+    *,
+    site: Site = SITE,
+    records: dict[str, EngineRecord] = RECORDS,
+    signature: Signature = TRUSTED,
+    listed: dict[str, FileEntry] | None = None,
+) -> Choice:
+    listed = listed_for(records) if listed is None else listed
+    return choose_engine(files_of(records), listed, GRAPH, largest, site, signature)
 
 
 def test_a_record_survives_its_json() -> None:
@@ -113,77 +112,48 @@ def test_another_graph_is_told() -> None:
         assert sentence == f"built from another {GRAPH} than the bundle's"
 
 
-@pytest.mark.parametrize(("batch", "path"), [(20, STATIC), (10, DYNAMIC), (1, DYNAMIC), (40, DYNAMIC)])
-def test_the_static_engine_for_its_batch_and_the_dynamic_one_for_others(batch: int, path: str) -> None:
-    assert choose(batch, signature=TRUSTED).path == path
-    assert choose(batch, signature=TRUSTED, requested="tensorrt-rtx").path == path
+@pytest.mark.parametrize(("largest", "path"), [(20, DYNAMIC), (1, DYNAMIC), (40, DYNAMIC), (41, WIDE), (80, WIDE)])
+def test_the_narrowest_engine_that_serves_all_batches(largest: int, path: str) -> None:
+    assert choose(largest) == Choice(path, "fits this machine")
 
 
 @pytest.mark.parametrize("signature", [UNSIGNED, UNKNOWN], ids=["unsigned", "unknown"])
 def test_no_engine_loads_without_a_trusted_signature(signature: Signature) -> None:
-    chosen = choose(20, signature=signature)
+    chosen = choose(signature=signature)
     assert chosen.path is None
-    assert "native code" in chosen.reason
+    assert "native code and load only with a trusted signature" in chosen.reason
     assert signature.describe() in chosen.reason
-    assert "signature" in chosen.reason
-    with pytest.raises(ProviderError, match=r"provider tensorrt-rtx: .*trusted signature") as raised:
-        choose(20, signature=signature, requested="tensorrt-rtx")
-    assert raised.value.exit_code == 5
-    assert "\n" not in str(raised.value)
 
 
 Change = Callable[[], dict[str, Any]]
 UNUSABLE: list[tuple[Change, str]] = [
-    (lambda: {"batch": 41}, "batches are"),
-    (lambda: {"batch": 20, "site": replace(SITE, version="1.8.0")}, "installed is 1.8.0"),
-    (lambda: {"batch": 20, "records": {}}, "has no tensorrt-rtx engine of unet"),
-    (lambda: {"batch": 20, "site": replace(SITE, flavour="tensorrt")}, "has no tensorrt engine of unet"),
-    (
-        lambda: {"batch": 20, "listed": listed_for(RECORDS) | dict.fromkeys(RECORDS, FileEntry("c" * 64, 4))},
-        "is of another engine",
-    ),
+    (lambda: {"largest": 81}, "; needed are 1 … 81"),
+    (lambda: {"site": replace(SITE, version="1.8.0")}, "installed is 1.8.0"),
+    (lambda: {"site": replace(SITE, compute_capability=120)}, "86, 89; this GPU has 120"),
+    (lambda: {"records": {}}, "has no tensorrt-rtx engine of unet"),
+    (lambda: {"site": replace(SITE, flavour="tensorrt")}, "has no tensorrt engine of unet"),
+    (lambda: {"listed": listed_for(RECORDS) | dict.fromkeys(RECORDS, FileEntry("c" * 64, 4))}, "of another engine"),
 ]
 
 
 @pytest.mark.parametrize(("make", "words"), UNUSABLE)
-def test_auto_falls_back_and_a_request_is_an_error(make: Change, words: str) -> None:
-    chosen = choose(**make(), signature=TRUSTED)
+def test_an_engine_that_does_not_fit_is_left_out_and_one_line_says_why(make: Change, words: str) -> None:
+    chosen = choose(**make())
     assert chosen.path is None
+    assert "\n" not in chosen.reason
     assert words in chosen.reason
-    assert chosen.reason.endswith("ONNX Runtime runs the graph")
-    with pytest.raises(ProviderError, match=words):
-        choose(**make(), signature=TRUSTED, requested="tensorrt-rtx")
 
 
-def no_driver(flavour: str) -> Site:
-    raise ProviderError("no NVIDIA GPU can be used here (no libcuda)")
-
-
-def not_installed(flavour: str) -> Site:
-    raise MissingExtraError(flavour, "rtx")
-
-
-@pytest.mark.parametrize(
-    ("site", "words"),
-    [
-        (lambda _: SITE, ["tensorrt-rtx engines are not loaded", NEEDS_TRUST, "this bundle is unsigned"]),
-        (lambda _: replace(SITE, compute_capability=86), [NEEDS_TRUST, "this bundle is unsigned"]),
-        (lambda _: replace(SITE, compute_capability=120), ["do not fit", DYNAMIC, "86, 89", "this GPU has 120"]),
-        (no_driver, ["cannot run here", "no NVIDIA GPU can be used here (no libcuda)"]),
-        (not_installed, ["cannot run here", 'pip install "dpd-distill[rtx]"']),
-    ],
-)
-def test_no_engine_is_used_and_one_line_says_why(site: Callable[[str], Site], words: list[str]) -> None:
-    refusal = refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt-rtx", UNSIGNED, site)
-    assert [word for word in words if word not in str(refusal)] == []
-    assert "\n" not in str(refusal)
-    assert not isinstance(refusal, NoEngineError)
-    assert isinstance(refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt", UNSIGNED, site), NoEngineError)
-
-
-def test_a_trusted_bundle_is_told_that_this_version_runs_no_engines() -> None:
-    refusal = refuse_engines(files_of(RECORDS), listed_for(RECORDS), "tensorrt-rtx", TRUSTED, lambda _: SITE)
-    assert str(refusal) == f"its tensorrt-rtx engines are not loaded: {NOT_RUN}"
+def test_what_was_compiled_is_kept_by_version_gpu_and_driver() -> None:
+    assert SITE.folder == "tensorrt-rtx-1.7.1.116-NVIDIA-RTX-4090-89-580.95.05"
+    others = [
+        replace(SITE, version="1.7.2.3"),
+        replace(SITE, gpu="NVIDIA RTX 4080"),
+        replace(SITE, compute_capability=86),
+        replace(SITE, driver="580.95.06"),
+        replace(SITE, flavour="tensorrt"),
+    ]
+    assert len({site.folder for site in [SITE, *others]}) == 6
 
 
 def test_an_engine_without_a_record_is_refused() -> None:

@@ -10,8 +10,8 @@ import pytest
 from dpd_runtime import generate
 from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.engine_fit import FLAVOURS
 from dpd_runtime.engines.engine import Engine, Provider
+from dpd_runtime.engines.execution_providers import FLAVOURS
 from dpd_runtime.errors import CheckError, InputError, ProviderError
 from dpd_runtime.files import cache_folder
 from dpd_runtime.generation import gate, providers

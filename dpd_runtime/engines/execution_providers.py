@@ -1,0 +1,222 @@
+"""ONNX Runtime's execution providers: what is loaded before a session, and the options with which they join it.
+
+Those of TensorRT compile a graph for a range of shapes, either `TensorrtExecutionProvider` (data-centre GPUs, in
+onnxruntime-gpu) or a plugin beside plain onnxruntime (TensorRT for RTX). Neither has run on a GPU in this project.
+"""
+
+import ctypes
+import os
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.record import Shape
+from dpd_runtime.errors import MissingExtraError, ProviderError
+from dpd_runtime.machine.driver import nvidia_driver
+
+NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+"""Our names → ONNX Runtime's."""
+FLAVOURS = {"tensorrt-rtx": "rtx", "tensorrt": "trt"}
+"""The providers that compile graphs → our extra that installs them."""
+RTX_PLUGIN, RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+"""The default search times kernels, so the next run may take others; TF32 keeps 10 of float32's 23 bits."""
+ShapeRange = tuple[Shape, Shape, Shape]
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What a provider that compiles a graph must know.
+
+    Args:
+        shapes: smallest, usual and largest shape of each input that has a batch axis, by its name. Empty for a graph
+            that was compiled before.
+        cache: a folder, private to this process, for what was compiled; None to keep nothing.
+        half: whether the graph computes in float16.
+    """
+
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    cache: Path | None = None
+    half: bool = False
+
+
+def import_onnxruntime() -> Any:
+    """Import onnxruntime.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "cpu") from error
+    return onnxruntime
+
+
+def available_providers() -> tuple[str, ...]:
+    """The providers (by our names) that the installed packages bring, whether or not they work on this machine."""
+    listed = import_onnxruntime().get_available_providers()
+    found = [name for name, theirs in NAMES.items() if theirs in listed]
+    return (*found, *(["tensorrt-rtx"] if find_spec(RTX_PLUGIN) is not None else []))
+
+
+def join_session(options: Any, provider: Provider, compilation: Compilation) -> list[tuple[str, dict[str, str]]] | None:
+    """Load what the provider needs, and add it to the options of a session.
+
+    Args:
+        options: onnxruntime's SessionOptions.
+
+    Returns:
+        The session's `providers`; None if `options` hold the device of a plugin.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+        ProviderError: the provider finds no GPU.
+    """
+    theirs = NAMES[provider.name]
+    if provider.name == "cpu":
+        return [(theirs, {})]
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider.name == "tensorrt-rtx":
+        options.add_provider_for_devices([_rtx_device(provider.device)], rtx_options(compilation))
+        return None
+    device = {"device_id": str(provider.device)}
+    if provider.name == "tensorrt":
+        preload_tensorrt()
+        return [(theirs, device | tensorrt_options(compilation))]
+    preload_cuda()
+    options.use_deterministic_compute = True
+    return [(theirs, device | CUDA_OPTIONS)]
+
+
+@cache
+def preload_cuda() -> None:
+    """Load the CUDA and cuDNN libraries that pip installed: onnxruntime's own library does not find them.
+
+    It prints what is missing, and onnxruntime logs it in colours. The session that fails next is explained in one line,
+    and standard output is for --json.
+    """
+    import_onnxruntime().set_default_logger_severity(4)
+    with redirect_stdout(StringIO()):
+        import_onnxruntime().preload_dlls()
+
+
+@cache
+def preload_tensorrt() -> str:
+    """Load TensorRT's libraries, from NVIDIA's package `tensorrt_libs` or from the system, and return their version.
+
+    Raises:
+        MissingExtraError: they are not found.
+    """
+    # TensorRT and cuDNN round float32 products to TF32 unless this is set before they are loaded
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    preload_cuda()
+    found = find_spec("tensorrt_libs")
+    folders = [Path(place) for place in (found.submodule_search_locations or [])] if found is not None else []
+    try:
+        libraries = [_load_library(name, folders) for name in TENSORRT_LIBRARIES]
+    except OSError as error:
+        raise MissingExtraError(f"TensorRT 10 ({error})", FLAVOURS["tensorrt"]) from error
+    return _library_version(libraries[0])
+
+
+def _load_library(name: str, folders: list[Path]) -> ctypes.CDLL:
+    there = [folder / name for folder in folders if (folder / name).is_file()]
+    return ctypes.CDLL(str(there[0]) if there else name, mode=ctypes.RTLD_GLOBAL)
+
+
+def _library_version(library: ctypes.CDLL) -> str:
+    """For example "1.7.1.116", as the Python package of TensorRT says it."""
+    return ".".join(
+        str(getattr(library, f"getInferLib{part}Version")()) for part in ("Major", "Minor", "Patch", "Build")
+    )
+
+
+def flavour_version(flavour: str) -> str:
+    """The version of TensorRT that a provider loads.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if flavour == "tensorrt-rtx":
+        _rtx_plugin()
+        try:
+            return _library_version(ctypes.CDLL("libtensorrt_rtx.so.1"))  # which the plugin's package has loaded
+        except OSError as error:
+            raise MissingExtraError(f"{RTX_PACKAGE} ({error})", FLAVOURS[flavour]) from error
+    if NAMES[flavour] not in import_onnxruntime().get_available_providers():
+        raise MissingExtraError("onnxruntime-gpu", FLAVOURS[flavour])
+    return preload_tensorrt()
+
+
+def _rtx_plugin() -> Any:
+    """The plugin's package. Its import loads its libraries, so that onnxruntime finds them."""
+    try:
+        return import_module(RTX_PLUGIN)
+    except ImportError as error:
+        raise MissingExtraError(RTX_PACKAGE, FLAVOURS["tensorrt-rtx"]) from error
+
+
+@cache
+def rtx_devices() -> list[Any]:
+    """Register the plugin, once for this process, and list the GPUs that it finds.
+
+    It is never unregistered: sessions may still use it.
+
+    Raises:
+        MissingExtraError: the plugin is not installed.
+        ProviderError: it cannot be loaded, for want of a driver.
+    """
+    onnxruntime, plugin = import_onnxruntime(), _rtx_plugin()
+    try:
+        onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    except Exception as error:  # onnxruntime's errors have no other common base class
+        reason = nvidia_driver().problem or " ".join(str(error).split())[:200]
+        raise ProviderError(f"provider tensorrt-rtx: its plugin cannot be loaded ({reason})") from error
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.get_ep_name()]
+
+
+def _rtx_device(number: int) -> Any:
+    devices = rtx_devices()
+    if number >= len(devices):
+        reason = nvidia_driver().problem or f"it finds {len(devices)} GPUs of compute capability 8.0 or newer"
+        raise ProviderError(f"provider tensorrt-rtx: no GPU {number} ({reason})")
+    return devices[number]
+
+
+def rtx_options(compilation: Compilation) -> dict[str, str]:
+    """The plugin's options (tensorrt_rtx_provider_options.h in its package)."""
+    found = _profile_options("nv", compilation.shapes)
+    return found | ({} if compilation.cache is None else {"nv_runtime_cache_path": str(compilation.cache)})
+
+
+def tensorrt_options(compilation: Compilation) -> dict[str, str]:
+    """The options of TensorrtExecutionProvider. It must be told that float16 graphs may be computed in float16."""
+    found = _profile_options("trt", compilation.shapes) | {"trt_fp16_enable": str(int(compilation.half))}
+    if compilation.cache is not None:
+        found |= {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
+        found |= {f"trt_{kind}_cache_path": str(compilation.cache) for kind in ("engine", "timing")}
+    return found
+
+
+def _profile_options(prefix: str, shapes: Mapping[str, ShapeRange]) -> dict[str, str]:
+    """The range of shapes, as in "sample:1x4x16x16,encoder_hidden_states:1x32x128"."""
+    if not shapes:
+        return {}
+    texts = [
+        ",".join(f"{name}:{'x'.join(map(str, ranges[place]))}" for name, ranges in shapes.items()) for place in range(3)
+    ]
+    return {f"{prefix}_profile_{end}_shapes": text for end, text in zip(("min", "opt", "max"), texts, strict=True)}

@@ -1,0 +1,60 @@
+"""What a provider compiled on this machine, kept in the user's cache (DESIGN §7).
+
+Providers read and write a folder. This process gives them a private one, which is deleted at its end. The cache is one
+file with the content of such a folder behind its sha256: it is written at once, and a damaged one counts as none.
+"""
+
+import atexit
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from dpd_runtime.files import write_atomically
+
+HASH_BYTES = 32
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+
+
+@cache
+def working_folder(sealed: Path) -> Path:
+    """The private folder (mode 0700) of this process for a cache file, with its content if that holds its own hash."""
+    folder = Path(tempfile.mkdtemp(prefix="dpd-engines-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, content in _content(sealed).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def seal(sealed: Path) -> bool:
+    """Write this process's folder to the cache file. Returns False where the cache cannot be written or is empty."""
+    files = {path.name: path for path in working_folder(sealed).iterdir() if path.is_file() and not path.is_symlink()}
+    content = {name: np.fromfile(path, np.uint8) for name, path in sorted(files.items()) if _SAFE.fullmatch(name)}
+    if not content:
+        return False
+    raw = save(content)
+    try:
+        sealed.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(sealed, hashlib.sha256(raw).digest() + raw)
+    except OSError:
+        return False
+    return True
+
+
+def _content(sealed: Path) -> dict[str, bytes]:
+    """The files in a cache file; none if it is missing, damaged or of another user."""
+    try:
+        raw, owner = sealed.read_bytes(), sealed.stat().st_uid
+        if owner != os.geteuid() or hashlib.sha256(raw[HASH_BYTES:]).digest() != raw[:HASH_BYTES]:
+            return {}
+        found = load(raw[HASH_BYTES:])
+    except (OSError, SafetensorError, ValueError):
+        return {}
+    return {name: content.tobytes() for name, content in found.items() if _SAFE.fullmatch(name)}
