@@ -11,9 +11,7 @@ from typing import Any
 from dpd_export.card.card import CARD_NAME, model_card
 from dpd_export.card.content import CardContent, Record
 from dpd_export.graphs.compile import Compiled, compile_graph, precision_of
-from dpd_export.graphs.files import write_graph
 from dpd_export.graphs.int8 import Speed
-from dpd_export.graphs.step import step_graph
 from dpd_export.inputs import ExportInputs, gather_inputs
 from dpd_export.options import INT8, ExportOptions, check_export
 from dpd_export.packing import entries, place, write_files, write_manifest
@@ -21,7 +19,6 @@ from dpd_export.reference.end_to_end import EndToEnd, check_agreement, end_to_en
 from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.sampling.step_table import GRAPH as STEP
 
 Tell = Callable[[str], None]
 
@@ -85,7 +82,6 @@ def _assemble(
 ) -> tuple[list[Compiled], Manifest]:
     """Write all files into `folder`, the manifest last."""
     compiled = _compile_all(inputs, folder, options, tell)
-    write_graph(step_graph(inputs.cases.latent_shape, inputs.cases.block_factor), folder / STEP)
     write_files(folder, inputs.files)
     manifest = replace(inputs.manifest, files=entries(folder))
     write_manifest(folder, manifest)

@@ -1,4 +1,4 @@
-"""The files of an exported bundle: weights beside graphs, variable sizes, the step graph, golden images."""
+"""The files of an exported bundle: weights beside graphs, variable sizes, golden images."""
 
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from dpd_runtime.bundle.verified import WEIGHTS_NAME
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.generation.replay import replay
-from dpd_runtime.sampling.step_table import GRAPH as STEP
 from dpd_train.bases.base import load_base
 
 CPU = Provider("cpu", "")
@@ -82,10 +81,14 @@ def test_a_licence_is_not_made_up(bundle: Path, half_bundle: Path) -> None:
     assert load_bundle(half_bundle).manifest.licences == {"base": "unstated", "data": "unstated"}
 
 
-def test_step_and_golden_are_small(bundle: Path) -> None:
-    files = load_bundle(bundle).files
-    assert len(files[STEP]) < 10_000
-    assert len(files[GOLDEN_NAME]) < 300_000
+def test_golden_images_are_small(bundle: Path) -> None:
+    assert len(load_bundle(bundle).files[GOLDEN_NAME]) < 300_000
+
+
+def test_no_graph_is_exported_that_nothing_runs(bundle: Path) -> None:
+    """Earlier exports also held step/model.onnx."""
+    graphs = {path.split("/")[0] for path in load_bundle(bundle).files if path.endswith(".onnx")}
+    assert graphs == {"unet", "vae_decoder", "text_encoder", "classifier", "latent_classifier"}
 
 
 @pytest.mark.parametrize(("name", "limit"), [("bundle", 60.0), ("half_bundle", 40.0)])

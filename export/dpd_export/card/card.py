@@ -75,8 +75,8 @@ def _parts(content: CardContent) -> str:
 {table(("graph", "parameters", "bytes"), [*rows, total])}
 
 {PRECISIONS.get(manifest.precision, manifest.precision)}, opset {manifest.opset}; latents {latents}, \
-{manifest.prediction_type}. `step/model.onnx` holds no weights. With tokenizer, prompts, prototypes and golden images
-the files have {size:,} bytes, without this card and the manifest. {encoder}{_pruned(content)}"""
+{manifest.prediction_type}. With tokenizer, prompts, prototypes and golden images the files have {size:,} bytes,
+without this card and the manifest. {encoder}{_pruned(content)}"""
 
 
 def _pruned(content: CardContent) -> str:

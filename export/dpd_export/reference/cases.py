@@ -42,12 +42,6 @@ class RunCases:
         """Names of the classes, by label."""
         return [str(entry["name"]) for entry in self.table["classes"]]
 
-    @property
-    def block_factor(self) -> int:
-        """Side of the blocks whose means are the prototypes (kind `pooled`); 1 for other kinds."""
-        heights = {p.shape[2] for p in self.prototypes if len(p)}
-        return self.latent_shape[1] // heights.pop() if heights else 1
-
     def case(self, rows: list[Row], steps: int, batch: int, seed: int, *, half: bool = False) -> Case:
         """Candidate 0 of these images, made as the sampler makes sampled images.
 
