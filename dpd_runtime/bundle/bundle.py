@@ -24,10 +24,11 @@ from dpd_runtime.bundle.manifest import (
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.engines.openvino import OpenVinoEngine
 from dpd_runtime.engines.record import is_engine
-from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError
+from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError, ProviderError
 from dpd_runtime.sampling.sampler import sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
@@ -69,7 +70,7 @@ class Bundle:
             f"{self.signature.describe()}, audit {self.manifest.audit}, hash {self.hash[:12]}…)"
         )
 
-    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
+    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> Engine:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
@@ -80,6 +81,10 @@ class Bundle:
             raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
         weights = self.files.get(weights_of(graph))
         check_graph(graph, self.files[graph], len(weights or b""))
+        if provider.name == "openvino":
+            if weights is not None:  # it would open the file of this name in the working folder
+                raise ProviderError(f"provider openvino: {graph} has weights in a file beside it; use --provider cpu")
+            return OpenVinoEngine(self.files[graph], provider, threads, name=graph)
         return OnnxRuntimeEngine(
             self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}, name=graph
         )

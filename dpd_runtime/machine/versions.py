@@ -21,7 +21,7 @@ def package_versions(*names: str) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the runtime uses."""
-    return package_versions("dpd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu")
+    return package_versions("dpd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino")
 
 
 def cpu_flags() -> list[str]:
