@@ -89,10 +89,16 @@ Provider = Annotated[
     under(
         "Running",
         "What runs the networks; auto takes the first that works.",
-        metavar="auto|cpu|cuda|tensorrt|tensorrt-rtx",
+        metavar="auto|cpu|openvino|cuda|tensorrt|tensorrt-rtx",
     ),
 ]
-Gpu = Annotated[int | None, under("Running", "Number of the GPU. Default: the first.", "--device", metavar="N")]
+Gpu = Annotated[
+    int | None,
+    under("Running", "Number of the GPU. Default: the first; openvino: the CPU.", "--device", metavar="N"),
+]
+Precision = Annotated[
+    str, under("Running", "Arithmetic; bf16 is faster and needs --provider openvino.", metavar="fp32|bf16")
+]
 Device = Annotated[str, under("Running", "Where PyTorch runs; auto takes CUDA if it works.", metavar="auto|cpu|cuda")]
 Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.")]
 MaxMinutes = Annotated[float | None, under("Running", "Stop at a checkpoint after this many minutes.")]

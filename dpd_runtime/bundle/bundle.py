@@ -27,12 +27,13 @@ from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Si
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
 from dpd_runtime.engines.context_model import context_model
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import FLAVOURS, NAMES, Compilation
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.engines.openvino import OpenVinoEngine
 from dpd_runtime.engines.record import engine_records, is_engine
 from dpd_runtime.engines.site_cache import working_folder
-from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError
+from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError, ProviderError
 from dpd_runtime.files import cache_folder
 from dpd_runtime.sampling.sampler import sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
@@ -76,7 +77,7 @@ class Bundle:
             f"{self.signature.describe()}, audit {self.manifest.audit}, hash {self.hash[:12]}…)"
         )
 
-    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> OnnxRuntimeEngine:
+    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> Engine:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
@@ -85,6 +86,10 @@ class Bundle:
         """
         content, weights = self.files[graph], self.files.get(weights_of(graph))
         check_graph(graph, content, len(weights or b""))
+        if provider.name == "openvino":
+            if weights is not None:  # it would open the file of this name in the working folder
+                raise ProviderError(f"provider openvino: {graph} has weights in a file beside it; use --provider cpu")
+            return OpenVinoEngine(content, provider, threads, name=graph)
         compilation = Compilation()
         if provider.name in FLAVOURS:
             site = this_site(provider.name, provider.device)

@@ -13,6 +13,7 @@ from dpd_runtime.dataset.formats import Output
 from dpd_runtime.dataset.formats.parquet import NAME as PARQUET_NAME
 from dpd_runtime.dataset.formats.parquet import PLAIN
 from dpd_runtime.dataset.state import METADATA_NAME
+from dpd_runtime.engines.engine import FP32
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.generate import Generation, resolve_sampler
 from dpd_runtime.sampling.sampler import Sampler
@@ -130,6 +131,10 @@ def _command(generation: Generation, output: Output) -> str:
     if len(generation.classes) < len(bundle.classes):
         words.append(f"--classes={','.join(scene.name for scene in generation.classes)}")
     words += [*_sampling(bundle.manifest.sampler, generation.sampler), "--provider", generation.provider.name]
+    if generation.provider.precision != FP32:
+        words += ["--precision", generation.provider.precision]
+    if generation.provider.name == "openvino" and generation.provider.gpu is not None:
+        words += ["--device", str(generation.provider.gpu)]
     if output.format != Output.format:
         words += ["--format", output.format]
     if output.image_format is not None:

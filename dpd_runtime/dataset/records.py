@@ -7,6 +7,9 @@ from typing import Any
 
 from dpd_runtime.dataset.finish import Completed
 from dpd_runtime.dataset.formats import Output
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.execution_providers import RTX_PACKAGE
+from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.generation.block import Image
 from dpd_runtime.generation.generate import Generation
 from dpd_runtime.machine.driver import gpu_name
@@ -19,7 +22,7 @@ def header_of(generation: Generation, output: Output) -> dict[str, Any]:
         "bundle": generation.bundle.hash,
         "seed": generation.seed,
         "sampler": asdict(generation.sampler),
-        "provider": generation.provider.name,
+        **_choice(generation.provider),
         "classes": [c.name for c in generation.classes],
         "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # on others the last bits may differ
         **output.header(),
@@ -60,19 +63,27 @@ def describe(generation: Generation, output: Output, completed: Completed) -> di
         **output.describe(),
         **files,
         **_where(generation),
-        "precision": manifest.precision,
+        "precision": generation.provider.computes_in(manifest.precision),
         "threads": generation.threads,
         "cpu_flags": cpu_flags(),
         "versions": versions(),
     }
 
 
+def _choice(provider: Provider) -> dict[str, Any]:
+    """The provider as options name it. Only openvino has more than one kind of device and precision."""
+    own = {"precision": provider.precision, "gpu": provider.gpu} if provider.name == "openvino" else {}
+    return {"provider": provider.name, **own}
+
+
 def _where(generation: Generation) -> dict[str, Any]:
     """What computed the images: provider, its package and version, and the processor or GPU."""
     provider, found = generation.provider, versions()
-    package = "onnxruntime-gpu" if provider.name != "cpu" and "onnxruntime-gpu" in found else "onnxruntime"
+    of_onnxruntime = "onnxruntime-gpu" if provider.name != "cpu" and "onnxruntime-gpu" in found else "onnxruntime"
+    package = {"openvino": "openvino", "tensorrt-rtx": RTX_PACKAGE}.get(provider.name, of_onnxruntime)
+    gpu = gpu_of_openvino if provider.name == "openvino" else gpu_name
     return {
         "provider": provider.name,
         "provider_version": f"{package} {found.get(package, found.get('onnxruntime-gpu', 'unknown'))}",
-        "device": processor() if provider.name == "cpu" else gpu_name(provider.device),
+        "device": processor() if provider.on_cpu else gpu(provider.device),
     }

@@ -8,6 +8,8 @@ import numpy as np
 from dpd_runtime.annotations import Array
 from dpd_runtime.errors import BundleError
 
+PRECISIONS = FP32, BF16 = "fp32", "bf16"
+
 
 class Engine(Protocol):
     """A compiled graph."""
@@ -35,8 +37,28 @@ def run_to(engine: Engine, graph: str, shape: tuple[int, ...], **inputs: Array) 
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider and the reason for its choice. device: number of the GPU; 0 on a CPU."""
+    """An execution provider and the reason for its choice.
+
+    Args:
+        gpu: number of the GPU that was asked for; None if none was.
+        precision: one of PRECISIONS. fp32: what a graph computes in float32 is not rounded to fewer bits; bf16: it is
+            rounded to bfloat16 where the provider does so.
+    """
 
     name: str
     reason: str
-    device: int = 0
+    gpu: int | None = None
+    precision: str = FP32
+
+    @property
+    def device(self) -> int:
+        """Number of the GPU, the first one if none was asked for; 0 on a CPU."""
+        return self.gpu or 0
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.name == "cpu" or (self.name == "openvino" and self.gpu is None)
+
+    def computes_in(self, precision: str) -> str:
+        """The precision of what it makes of graphs of this precision."""
+        return precision if self.precision == FP32 else self.precision

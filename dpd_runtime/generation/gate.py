@@ -18,6 +18,7 @@ from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.engine_fit import this_os, this_site
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import FLAVOURS
+from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, write_atomically
@@ -54,7 +55,7 @@ def pass_gate(bundle: Bundle, provider: Provider, graphs: Collection[str], threa
         The verdict; None for a bundle without golden images.
 
     Raises:
-        CheckError: the images differ by more than the bundle's precision allows.
+        CheckError: the images differ by more than the precision allows.
         ProviderError: the provider does not run a graph.
     """
     found = _remembered(_key(bundle, provider, UNET in graphs))
@@ -102,13 +103,14 @@ def _check(bundle: Bundle, provider: Provider, found: GoldenVerdict) -> None:
     if not found.good:
         raise CheckError(
             f"provider {provider.name}: its images differ from PyTorch's ({found.psnr_db:.1f} dB, "
-            f"{bundle.manifest.precision} needs {found.limit_db:.0f} dB); dpd verify --provider {provider.name} says "
-            "more; use another --provider, or a bundle exported with --precision fp32"
+            f"{provider.computes_in(bundle.manifest.precision)} needs {found.limit_db:.0f} dB); "
+            f"dpd verify --provider {provider.name} says more; use another --provider, or a bundle "
+            "exported with --precision fp32"
         )
 
 
 def _measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> GoldenVerdict | None:
-    limit = psnr_limit(bundle.manifest.precision)
+    limit = psnr_limit(provider.computes_in(bundle.manifest.precision))
     if sampled:
         done = replay(bundle, provider, threads)
         return None if done is None else GoldenVerdict(done.psnr_db, limit)
@@ -124,12 +126,15 @@ def _key(bundle: Bundle, provider: Provider, sampled: bool) -> dict[str, Any]:
     key = {
         "bundle": bundle.hash,
         "provider": provider.name,
+        "precision": provider.precision,
         "part": "all" if sampled else "decoder",
         "versions": versions(),
         "system": this_os(),
     }
-    if provider.name == "cpu":
+    if provider.on_cpu:
         return key | {"cpu_flags": cpu_flags()}
+    if provider.name == "openvino":
+        return key | {"device": provider.device, "gpu": gpu_of_openvino(provider.device)}
     driver = nvidia_driver()
     gpu = driver.gpus[provider.device] if provider.device < len(driver.gpus) else None
     named = None if gpu is None else [gpu.name, gpu.compute_capability]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.engine import BF16, FP32, Provider
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.compute import BlockComputer
@@ -86,17 +86,19 @@ class Generation:
         sampler: Sampler | None = None,
         provider: str = "auto",
         device: int | None = None,
+        precision: str = FP32,
         threads: int | None = None,
     ) -> None:
         """Args:
             classes: names; None for all.
             sampler: None for the bundle's.
             provider: one of `dpd_runtime.generation.providers.PROVIDERS`.
-            device: number of the GPU; None for the first.
+            device: number of the GPU; None for the first, for openvino for the CPU.
+            precision: "fp32", or "bf16" with openvino.
             threads: of each call of a network; None for all usable cores.
 
         Raises:
-            InputError: ipc or seed is out of range, a class is unknown, or a device is given for the CPU.
+            InputError: ipc or seed is out of range, a class is unknown, or the provider lacks the device or precision.
             ProviderError: the requested provider does not work here.
             CheckError: its images are not those of PyTorch.
         """
@@ -105,7 +107,7 @@ class Generation:
         self.classes = bundle.select_classes(classes)
         self.sampler = sampler or bundle.manifest.sampler
         self.threads = threads or usable_cores()
-        self.provider = choose_provider(provider, self._try, device)
+        self.provider = choose_provider(provider, self._try, device, precision)
         self._computer: BlockComputer | None = None
 
     def __repr__(self) -> str:
@@ -177,9 +179,10 @@ class Generation:
     def _in_float32(self) -> Callable[[], Networks] | None:
         """A function that loads networks which compute in float32; None if those in use do so already.
 
-        ONNX Runtime computes half-precision graphs in float32 on a CPU.
+        ONNX Runtime computes half-precision graphs in float32 on a CPU, and OpenVINO does so everywhere.
         """
-        if self.provider.name == "cpu" or self.bundle.manifest.precision != "fp16":
+        half = self.bundle.manifest.precision == "fp16" and self.provider.name not in ("cpu", "openvino")
+        if not half and self.provider.precision != BF16:
             return None
         return partial(load_networks, self.bundle, Provider("cpu", "float32"), self.threads, now=())
 
@@ -193,6 +196,7 @@ def generate(
     sampler: Sampler | None = None,
     provider: str = "auto",
     device: int | None = None,
+    precision: str = FP32,
     threads: int | None = None,
 ) -> Generation:
     """Generate images: `for image in generate(load_bundle("site.dpd"), ipc=50): …` (see `Generation`)."""
@@ -204,5 +208,6 @@ def generate(
         sampler=sampler,
         provider=provider,
         device=device,
+        precision=precision,
         threads=threads,
     )

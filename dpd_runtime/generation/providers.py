@@ -3,24 +3,27 @@
 import logging
 from collections.abc import Callable
 
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.engine import BF16, FP32, PRECISIONS, Provider
 from dpd_runtime.engines.execution_providers import FLAVOURS, NAMES, available_providers
 from dpd_runtime.errors import CheckError, InputError, MissingExtraError, ProviderError
 
 _log = logging.getLogger(__name__)
-PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
+PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
 
 
-def choose_provider(requested: str, attempt: Callable[[Provider], object], device: int | None = None) -> Provider:
-    """Resolve `--provider` and `--device`.
+def choose_provider(
+    requested: str, attempt: Callable[[Provider], object], device: int | None = None, precision: str = FP32
+) -> Provider:
+    """Resolve `--provider`, `--device` and `--precision`.
 
     Args:
         attempt: uses a provider as far as it must work. It can fail, because a wheel may list a provider without its
             driver and libraries, or because it gives other images than PyTorch.
-        device: number of the GPU; None for the first.
+        device: number of the GPU; None for the first, for openvino for the CPU.
+        precision: one of PRECISIONS; bf16 with openvino only.
 
     Raises:
-        InputError: a device for the CPU, or a negative one.
+        InputError: a device for the CPU, a negative one, or a precision that the provider does not have.
         ProviderError: an unknown provider, or one that does not work here.
         CheckError: the requested provider, or for `auto` the CPU, gives other images than PyTorch.
     """
@@ -28,10 +31,12 @@ def choose_provider(requested: str, attempt: Callable[[Provider], object], devic
         raise ProviderError(f"provider {requested!r} is unknown: use one of {', '.join(PROVIDERS)}")
     if device is not None and (device < 0 or requested == "cpu"):
         raise InputError(f"--device {device}: give the number of a GPU, from 0, and no --provider cpu")
+    if precision not in PRECISIONS or (precision == BF16 and requested != "openvino"):
+        raise InputError(f"--precision {precision}: give {FP32}, or {BF16} with --provider openvino")
     if requested == "auto":
         return _automatic(attempt, device)
-    chosen = Provider(requested, "requested", device or 0)
-    if requested not in FLAVOURS and requested not in (available := available_providers()):
+    chosen = Provider(requested, "requested", device, precision)
+    if requested in ("cpu", "cuda") and requested not in (available := available_providers()):
         raise ProviderError(
             f"provider {requested}: the installed onnxruntime has {', '.join(available)}; "
             'run pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
@@ -48,7 +53,7 @@ def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Pro
             reasons += ["the installed onnxruntime has no CUDAExecutionProvider"] if name == "cuda" else []
             continue
         try:
-            attempt(Provider(name, "", device or 0))
+            attempt(Provider(name, "", device))
         except MissingExtraError:  # onnxruntime-gpu lists TensorRT's provider without its libraries
             continue
         except CheckError as error:
@@ -57,7 +62,7 @@ def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Pro
         except ProviderError as error:
             reasons.append(str(error))
         else:
-            return Provider(name, "; ".join([*reasons, f"onnxruntime loaded {NAMES[name]}"]), device or 0)
+            return Provider(name, "; ".join([*reasons, f"onnxruntime loaded {NAMES[name]}"]), device)
     if device is not None:
         raise ProviderError(f"--device {device}: no GPU can be used here ({'; '.join(reasons)}); leave out --device")
     chosen = Provider("cpu", "; ".join(reasons))

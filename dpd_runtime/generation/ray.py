@@ -25,8 +25,8 @@ from dpd_runtime.sampling.sampler import Sampler
 RETRIES = 10
 CORES = 1  # of a task. The number of threads does not change results, and many small tasks use the cores better
 LOCAL = "local"
-Job = tuple[str, str, int, Sampler, str, int, str]
-"""Path and hash of the bundle, seed, sampler, provider, threads, machine: equal for all blocks of a run."""
+Job = tuple[str, str, int, Sampler, str, str, int, str]
+"""Path and hash of the bundle, seed, sampler, provider, precision, threads, machine: equal for all blocks of a run."""
 
 
 class RayGeneration(Generation):
@@ -65,7 +65,7 @@ class RayGeneration(Generation):
         DpdError: an error of a worker, or a worker with another type of machine.
         """
         ray = _ray()
-        gpus = 0 if self.provider.name == "cpu" else 1
+        gpus = 0 if self.provider.on_cpu else 1
         task = ray.remote(max_retries=RETRIES, num_cpus=CORES, num_gpus=gpus)(_compute)
         places = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
         job: Job = (
@@ -74,6 +74,7 @@ class RayGeneration(Generation):
             self.seed,
             self.sampler,
             self.provider.name,
+            self.provider.precision,
             CORES,
             _machine(),
         )
@@ -143,7 +144,7 @@ def _compute(job: Job, name: str, number: int) -> list[Image] | str:
 
 @lru_cache(maxsize=1)
 def _opened(job: Job) -> Generation:
-    path, digest, seed, sampler, provider, threads, machine = job
+    path, digest, seed, sampler, provider, precision, threads, machine = job
     if _machine() != machine:
         raise InputError(
             "a Ray worker has another type of machine or other versions, so the last bits of its results may differ"
@@ -151,4 +152,6 @@ def _opened(job: Job) -> Generation:
     bundle = load_bundle(Path(path), trusted=(), allow_older=True)  # both were checked where the command was run
     if bundle.hash != digest:
         raise BundleError(f"{path}: a Ray worker found another bundle at this path")
-    return Generation(bundle, ipc=1, seed=seed, sampler=sampler, provider=provider, threads=threads)
+    return Generation(
+        bundle, ipc=1, seed=seed, sampler=sampler, provider=provider, precision=precision, threads=threads
+    )

@@ -70,7 +70,7 @@ def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Re
         images=len(images),
         psnr_db=round(psnr(images, golden.images), 2),
         worst_psnr_db=round(min(psnr(a, b) for a, b in zip(images, golden.images, strict=True)), 2),
-        limit_db=psnr_limit(bundle.manifest.precision),
+        limit_db=psnr_limit(provider.computes_in(bundle.manifest.precision)),
         halfway_error=_distance(halfway, golden.halfway),
         latents_error=_distance(latents, golden.latents),
         noise_matches=_noise_matches(bundle, golden),

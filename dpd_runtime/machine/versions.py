@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the runtime uses."""
     return package_versions(
         *("dpd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
-        *("tensorrt-cu12-libs", "tensorrt-cu13-libs"),
+        *("tensorrt-cu12-libs", "tensorrt-cu13-libs", "openvino"),
     )
 
 

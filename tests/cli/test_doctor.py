@@ -22,7 +22,7 @@ def test_doctor_prints_one_object(process_environment: dict[str, str], tmp_path:
     done = dpd(["doctor", "--json"], process_environment, tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [entry["name"] for entry in found["providers"]] == ["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+    assert [entry["name"] for entry in found["providers"]] == ["cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx"]
     assert found["providers"][0]["usable"] is True
     assert found["machine"]["usable_cores"] >= 1
     assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from dpd_cli.options import (
     KeyFile,
     Overwrite,
     PassphraseFile,
+    Precision,
     Provider,
     RequireAudit,
     RequireEncrypted,
@@ -99,6 +100,7 @@ def generate_command(
     guidance_scale: GuidanceScale = None,
     provider: Provider = "auto",
     device: Gpu = None,
+    precision: Precision = "fp32",
     format_name: FormatName = "imagefolder",
     image_format: ImageFormat = None,
     soft_labels: SoftLabels = False,
@@ -128,8 +130,7 @@ def generate_command(
     """
     from dpd_runtime.dataset.formats import Output
 
-    part = _part(shard, overwrite)
-    output = Output(format_name, image_format, soft_labels)
+    part, output = _part(shard, overwrite), Output(format_name, image_format, soft_labels)
     output.check()
     opened = open_bundle(
         bundle,
@@ -142,7 +143,8 @@ def generate_command(
         allow_older=allow_older,
     )
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
-    generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, provider=provider, device=device)
+    running: dict[str, Any] = {"provider": provider, "device": device, "precision": precision}
+    generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, **running)
     result = _write(generation, out, output, part, overwrite, json_output)
     if expect is not None and result.set_hash is not None and result.set_hash != expect:
         raise SetHashError(result.set_hash, expect)

@@ -10,6 +10,7 @@ from dpd_cli.options import (
     Json,
     KeyFile,
     PassphraseFile,
+    Precision,
     Provider,
     RequireAudit,
     RequireEncrypted,
@@ -28,6 +29,7 @@ def verify_command(
     bundle: BundleOrEmbedded = None,
     provider: Provider = "auto",
     device: Gpu = None,
+    precision: Precision = "fp32",
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     trusted_key: TrustedKey = None,
@@ -60,17 +62,19 @@ def verify_command(
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )
-    chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found), device)
+    judge = "latent_classifier/model.onnx"
+    chosen = choose_provider(provider, lambda found: opened.engine(judge, found), device, precision)
+    used = chosen.computes_in(opened.manifest.precision)
     done = replay(opened, chosen)
     if json_output:
-        print_json(_facts(opened, chosen.name, done))
+        print_json(_facts(opened, chosen.name, used, done))
     else:
-        _print(opened, chosen.name, done)
+        _print(opened, chosen.name, used, done)
     if done is not None:
-        check_replay(done, opened.manifest.precision, chosen.name)
+        check_replay(done, used, chosen.name)
 
 
-def _facts(opened: "Bundle", provider: str, done: "Replay | None") -> dict[str, Any]:
+def _facts(opened: "Bundle", provider: str, precision: str, done: "Replay | None") -> dict[str, Any]:
     manifest = opened.manifest
     return {
         "bundle": str(opened.path),
@@ -78,13 +82,13 @@ def _facts(opened: "Bundle", provider: str, done: "Replay | None") -> dict[str, 
         "files": len(manifest.files),
         **signature_facts(opened),
         "audit": manifest.audit,
-        "precision": manifest.precision,
+        "precision": precision,
         "provider": provider,
         "golden": None if done is None else asdict(done),
     }
 
 
-def _print(opened: "Bundle", provider: str, done: "Replay | None") -> None:
+def _print(opened: "Bundle", provider: str, precision: str, done: "Replay | None") -> None:
     manifest = opened.manifest
     print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
     for line in freshness_lines(opened):
@@ -98,7 +102,7 @@ def _print(opened: "Bundle", provider: str, done: "Replay | None") -> None:
         return
     print(
         f"golden      {done.psnr_db:.1f} dB over {done.images} images, {done.worst_psnr_db:.1f} dB the worst; "
-        f"{manifest.precision} needs {done.limit_db:.0f} dB"
+        f"{precision} needs {done.limit_db:.0f} dB"
     )
     noise = "the exporter's noise" if done.noise_matches else "other noise than the exporter's"
     print(f"            on {provider} in {done.seconds:.1f} s, from {noise}")

@@ -18,11 +18,14 @@ from dpd_runtime.machine.driver import FIRST_DRIVER, Driver
 
 MODULES = {
     "cpu": ("onnxruntime", "onnxruntime", "cpu"),
+    "openvino": ("openvino", "openvino", "openvino"),
     "cuda": ("onnxruntime", "onnxruntime-gpu", "gpu"),
     "tensorrt": ("tensorrt_libs", "tensorrt-cu13-libs", "trt"),
     "tensorrt-rtx": (RTX_PLUGIN, RTX_PACKAGE, "rtx"),
 }
 """provider → its module, its distribution, our extra."""
+ON_CPU = ("cpu", "openvino")
+"""Providers that need no driver."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def examine_providers(bundle: Bundle | None, driver: Driver) -> list[ProviderFin
 
 def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFinding:
     module, package, extra = MODULES[name]
-    version, cuda = _version(package, module), None if name == "cpu" else _cuda_major(name)
+    version, cuda = _version(package, module), None if name in ON_CPU else _cuda_major(name)
     needs = None if cuda is None else f"CUDA {cuda}, driver {FIRST_DRIVER.get(cuda, 'unknown')} or newer"
 
     def problem() -> str | None:
@@ -60,7 +63,7 @@ def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFindin
             return str(MissingExtraError(package, extra))
         if name == "cuda" and "cuda" not in available_providers():
             return 'onnxruntime is installed without CUDA: pip uninstall onnxruntime, pip install "dpd-distill[gpu]"'
-        if name != "cpu" and (said := driver.too_old_for(cuda or 0)) is not None:
+        if name not in ON_CPU and (said := driver.too_old_for(cuda or 0)) is not None:
             return said
         return "no bundle could be opened to try it" if bundle is None else _run(name, bundle)
 

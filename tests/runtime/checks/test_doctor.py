@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from dpd_runtime.checks.doctor import Driver, examine_providers, nvidia_driver, this_machine
+from dpd_runtime.checks.doctor.providers import ON_CPU
 from dpd_runtime.generation.providers import PROVIDERS
 from dpd_runtime.machine.driver import Gpu
 from tests.runtime.drawn import opened
@@ -81,7 +83,9 @@ def test_every_provider_is_judged_and_the_cpu_really_ran() -> None:
     assert set(findings) == set(PROVIDERS) - {"auto"}
     assert findings["cpu"].usable
     assert findings["cpu"].reason == "ran latent_classifier/model.onnx of eurosat64"
-    assert not any(f.usable for name, f in findings.items() if name != "cpu")
+    assert findings["openvino"].usable == (find_spec("openvino") is not None)
+    assert findings["openvino"].usable or findings["openvino"].reason.endswith('pip install "dpd-distill[openvino]"')
+    assert not any(f.usable for name, f in findings.items() if name not in ON_CPU)
     for finding in findings.values():
         assert "\n" not in finding.reason
         assert len(finding.reason) > 10

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,9 @@ def slow_bundle(folder: Path, side: int, products: int, *, at_load: bool = False
     return as_zip(folder, replace(material, files=files).sealed())
 
 
-def started(bundle: Path, out: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+def started(bundle: Path, out: Path, environment: dict[str, str], provider: str = "cpu") -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "dpd_cli", "generate", str(bundle), "--out", str(out), "--json"]
-    command += ["--classes", "Forest,River", "--ipc", "1", "--provider", "cpu"]
+    command += ["--classes", "Forest,River", "--ipc", "1", "--provider", provider]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -77,15 +78,18 @@ def wait_until_busy(process: "subprocess.Popen[str]", cpu_seconds: float) -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("sent", "side", "products", "at_load"),
+    ("provider", "sent", "side", "products", "at_load"),
     [
-        pytest.param(signal.SIGINT, 1024, 2_000, False, id="many operators"),
-        pytest.param(signal.SIGTERM, 1024, 2_000, False, id="SIGTERM"),
-        pytest.param(signal.SIGINT, 12_000, 1, False, id="one operator"),
-        pytest.param(signal.SIGINT, 1024, 2_000, True, id="while it is loaded"),
+        pytest.param("cpu", signal.SIGINT, 1024, 2_000, False, id="many operators"),
+        pytest.param("cpu", signal.SIGTERM, 1024, 2_000, False, id="SIGTERM"),
+        pytest.param("cpu", signal.SIGINT, 12_000, 1, False, id="one operator"),
+        pytest.param("cpu", signal.SIGINT, 1024, 2_000, True, id="while it is loaded"),
+        pytest.param("openvino", signal.SIGINT, 12_000, 1, False, id="openvino, one operator"),
+        pytest.param("openvino", signal.SIGINT, 1024, 2_000, True, id="openvino, while it is loaded"),
     ],
 )
 def test_a_call_that_takes_a_minute_ends_at_once(
+    provider: str,
     sent: signal.Signals,
     side: int,
     products: int,
@@ -93,7 +97,10 @@ def test_a_call_that_takes_a_minute_ends_at_once(
     tmp_path: Path,
     process_environment: dict[str, str],
 ) -> None:
-    process = started(slow_bundle(tmp_path, side, products, at_load=at_load), tmp_path / "out", process_environment)
+    if find_spec({"cpu": "onnxruntime"}.get(provider, provider)) is None:
+        pytest.skip(f"{provider} is not installed")
+    bundle = slow_bundle(tmp_path, side, products, at_load=at_load)
+    process = started(bundle, tmp_path / "out", process_environment, provider)
     wait_until_busy(process, 4)
     process.send_signal(sent)
     begun = time.monotonic()

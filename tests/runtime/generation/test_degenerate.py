@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 from dpd_runtime import Generation, write_set
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.engine import Engine, Provider
+from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.engines.openvino import OpenVinoEngine
 from dpd_runtime.errors import DegenerateImageError
 from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.generate import resolve_sampler
@@ -122,12 +125,19 @@ def test_what_float32_does_not_mend_ends_the_run() -> None:
 
 @pytest.mark.parametrize(
     ("provider", "precision", "mendable"),
-    [("cuda", "fp16", True), ("cuda", "fp16-weights", False), ("cuda", "fp32", False), ("cpu", "fp16", False)],
+    [
+        (Provider("cuda", ""), "fp16", True),
+        (Provider("cuda", ""), "fp16-weights", False),
+        (Provider("cuda", ""), "fp32", False),
+        (CPU, "fp16", False),
+        (Provider("openvino", ""), "fp16", False),
+        (Provider("openvino", "", precision="bf16"), "fp32", True),
+    ],
 )
-def test_only_half_precision_can_be_mended(provider: str, precision: str, mendable: bool) -> None:
+def test_only_half_precision_can_be_mended(provider: Provider, precision: str, mendable: bool) -> None:
     generation = Generation(opened(), ipc=1, provider="cpu")
     generation.bundle = replace(opened(), manifest=replace(opened().manifest, precision=precision))
-    generation.provider = Provider(provider, "")
+    generation.provider = provider
     found = generation._in_float32()
     assert (found is not None) == mendable
     if found is not None:
@@ -135,7 +145,8 @@ def test_only_half_precision_can_be_mended(provider: str, precision: str, mendab
         assert found().judge.run(latents=latents).dtype == np.float32  # loads where there is no CUDA
 
 
-def test_half_precision_is_float32_on_a_cpu() -> None:
+@pytest.mark.parametrize("provider", ["onnxruntime", "openvino"])
+def test_half_precision_is_float32_on_a_cpu(provider: str) -> None:
     """Why a CPU helps: 4000 · 1000 overflows in half precision, and so does the way back from the float32 island."""
     onnx = pytest.importorskip("onnx")
     helper, half, single = onnx.helper, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -155,9 +166,11 @@ def test_half_precision_is_float32_on_a_cpu() -> None:
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
-    from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
-
-    found = OnnxRuntimeEngine(model.SerializeToString(), CPU, 1).run(x=np.array([[1, 2, 3, 4]], np.float32))
+    if find_spec(provider) is None:
+        pytest.skip(f"{provider} is not installed")
+    engine = OnnxRuntimeEngine if provider == "onnxruntime" else OpenVinoEngine
+    chosen = CPU if provider == "onnxruntime" else Provider(provider, "")
+    found = engine(model.SerializeToString(), chosen, 1).run(x=np.array([[1, 2, 3, 4]], np.float32))
     np.testing.assert_allclose(found, [[1, 2, 3, 4]], rtol=0.05)  # 1e-6 in half precision is 1.01e-6
 
 
