@@ -25,8 +25,8 @@ from dpd_runtime.sampling.sampler import Sampler
 RETRIES = 10
 CORES = 1  # of a task. The number of threads does not change results, and many small tasks use the cores better
 LOCAL = "local"
-Job = tuple[str, str, int, Sampler, str, str, int, str]
-"""Path and hash of the bundle, seed, sampler, provider, precision, threads, machine: equal for all blocks of a run."""
+Job = tuple[str, str, int, int, Sampler, str, str, int, str]
+"""Path and hash of the bundle, images per class, seed, sampler, provider, precision, threads, machine: equal for all blocks of a run."""
 
 
 class RayGeneration(Generation):
@@ -71,6 +71,7 @@ class RayGeneration(Generation):
         job: Job = (
             str(self.bundle.path.resolve()),
             self.bundle.hash,
+            self.ipc,
             self.seed,
             self.sampler,
             self.provider.name,
@@ -144,7 +145,7 @@ def _compute(job: Job, name: str, number: int) -> list[Image] | str:
 
 @lru_cache(maxsize=1)
 def _opened(job: Job) -> Generation:
-    path, digest, seed, sampler, provider, precision, threads, machine = job
+    path, digest, ipc, seed, sampler, provider, precision, threads, machine = job
     if _machine() != machine:
         raise InputError(
             "a Ray worker has another type of machine or other versions, so the last bits of its results may differ"
@@ -153,5 +154,5 @@ def _opened(job: Job) -> Generation:
     if bundle.hash != digest:
         raise BundleError(f"{path}: a Ray worker found another bundle at this path")
     return Generation(
-        bundle, ipc=1, seed=seed, sampler=sampler, provider=provider, precision=precision, threads=threads
+        bundle, ipc=ipc, seed=seed, sampler=sampler, provider=provider, precision=precision, threads=threads
     )
