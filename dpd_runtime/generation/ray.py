@@ -26,7 +26,9 @@ RETRIES = 10
 CORES = 1  # of a task. The number of threads does not change results, and many small tasks use the cores better
 LOCAL = "local"
 Job = tuple[str, str, int, int, Sampler, str, str, int, str]
-"""Path and hash of the bundle, images per class, seed, sampler, provider, precision, threads, machine: equal for all blocks of a run."""
+"""Path and hash of the bundle, images per class, seed, sampler, provider, precision, threads, machine: equal for all
+blocks of a run.
+"""
 
 
 class RayGeneration(Generation):
