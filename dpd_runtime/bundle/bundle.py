@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
-from dpd_runtime.bundle.classes import SceneClass, read_class_table
+from dpd_runtime.bundle.classes import SceneClass, read_class_table, read_code_table
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import FLAVOURS, refuse_engines
 from dpd_runtime.bundle.freshness import check_fresh, remember
@@ -28,7 +28,7 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.engines.record import is_engine
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError
-from dpd_runtime.sampling.sampler import sampler_schedule
+from dpd_runtime.sampling.sampler import largest_ipc, sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.strict_json import check_json_size, parse_json
@@ -42,7 +42,7 @@ class Bundle:
 
     Args:
         hash: sha256 of bundle.json's bytes. It identifies the bundle.
-        prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
+        prompt_embeddings: [P, L, D]; empty_embedding: [L, D]. P, L and D are 0 in a codes-only bundle.
         files: content of all files but the engines, which are hashed in pieces and stay on the disk.
         signature: who signed it, by the keys that were trusted when it was opened.
         key: the key with which it was decrypted; None if it is not encrypted.
@@ -73,16 +73,28 @@ class Bundle:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
-            BundleError: `check_graph` refuses the graph, or it cannot be run.
+            BundleError: there is no such graph, `check_graph` refuses it, or it cannot be run.
             ProviderError: the provider does not work here, or needs engines, which this version does not load.
         """
         if provider.name in FLAVOURS:
             raise refuse_engines(self.files, self.manifest.files, provider.name, self.signature)
+        if graph not in self.files:
+            way_out = "without --codes-only" if self.manifest.codes_only else "again"
+            raise BundleError(f"{self.path}: this bundle holds no {graph}; export the run {way_out}")
         weights = self.files.get(weights_of(graph))
         check_graph(graph, self.files[graph], len(weights or b""))
         return OnnxRuntimeEngine(
             self.files[graph], provider, threads, None if weights is None else {WEIGHTS_NAME: weights}, name=graph
         )
+
+    @property
+    def largest_ipc(self) -> int | None:
+        """The most images of a class that a codes-only bundle makes; None for other bundles, which make any number."""
+        return largest_ipc([len(scene.prototypes) for scene in self.classes]) if self.manifest.codes_only else None
+
+    def prompt(self, scene: SceneClass, index: int) -> str:
+        """Return the prompt of image `index` of a class; an empty text if the bundle is codes-only."""
+        return self.prompts[scene.prompt_rows[index % len(scene.prompt_rows)]] if scene.prompt_rows else ""
 
     def read_engine(self, name: str) -> bytes:
         """Read an engine from the disk and check its hash again.
@@ -213,7 +225,8 @@ def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None, allo
     verified = verified_files(files, manifest)
     _check_audit(verified, manifest)
     schedule = _schedule(verified, manifest)
-    table = read_class_table(verified, manifest.latent_shape)
+    read_table = read_code_table if manifest.codes_only else read_class_table
+    table = read_table(verified, manifest.latent_shape)
     return Bundle(
         path=path,
         manifest=manifest,

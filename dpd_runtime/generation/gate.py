@@ -17,7 +17,7 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, write_atomically
 from dpd_runtime.generation.cases import bundle_decoder
-from dpd_runtime.generation.golden import golden_of, middle
+from dpd_runtime.generation.golden import golden_decodes, middle
 from dpd_runtime.generation.networks import UNET
 from dpd_runtime.generation.replay import psnr, psnr_limit, replay
 from dpd_runtime.machine.driver import nvidia_driver
@@ -73,11 +73,12 @@ def _measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) ->
     if sampled:
         done = replay(bundle, provider, threads)
         return None if done is None else GoldenVerdict(done.psnr_db, limit)
-    golden = golden_of(bundle)
+    golden = golden_decodes(bundle)
     if golden is None:
         return None
-    images = middle(bundle_decoder(bundle, provider, threads)(golden.latents))
-    return GoldenVerdict(round(psnr(images, golden.images), 2), limit)
+    latents, expected = golden
+    images = middle(bundle_decoder(bundle, provider, threads)(latents))
+    return GoldenVerdict(round(psnr(images, expected), 2), limit)
 
 
 def _key(bundle: Bundle, provider: Provider, sampled: bool) -> dict[str, Any]:

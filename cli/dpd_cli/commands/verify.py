@@ -47,6 +47,7 @@ def verify_command(
         dpd verify site.dpd
         dpd verify site.dpd --trusted-key lab.pub --require-signature
     """
+    from dpd_runtime.generation.networks import smallest_graph
     from dpd_runtime.generation.providers import choose_provider
     from dpd_runtime.generation.replay import check_replay, replay
 
@@ -60,7 +61,7 @@ def verify_command(
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )
-    chosen = choose_provider(provider, lambda found: opened.engine("latent_classifier/model.onnx", found), device)
+    chosen = choose_provider(provider, lambda found: opened.engine(smallest_graph(opened), found), device)
     done = replay(opened, chosen)
     if json_output:
         print_json(_facts(opened, chosen.name, done))
@@ -101,4 +102,5 @@ def _print(opened: "Bundle", provider: str, done: "Replay | None") -> None:
         f"{manifest.precision} needs {done.limit_db:.0f} dB"
     )
     noise = "the exporter's noise" if done.noise_matches else "other noise than the exporter's"
-    print(f"            on {provider} in {done.seconds:.1f} s, from {noise}")
+    begun = "the bundle's codes" if manifest.codes_only else noise
+    print(f"            on {provider} in {done.seconds:.1f} s, from {begun}")
