@@ -24,10 +24,10 @@ ComputeCapability = Annotated[
     str, under("Engines", "GPU types for tensorrt-rtx, such as 75,86,89,120 for RTX 20, 30, 40 and 50.")
 ]
 Parts = Annotated[
-    str,
+    str | None,
     under(
         "Engines",
-        "Graphs to build, separated by commas.",
+        "Graphs to build, separated by commas. Default: all but the classifier.",
         metavar="unet|vae_decoder|latent_classifier|classifier,...",
     ),
 ]
@@ -41,7 +41,7 @@ def engines_command(
     out: Out,
     flavour: Flavour = "tensorrt-rtx",
     compute_capability: ComputeCapability = "",
-    parts: Parts = "unet,vae_decoder,latent_classifier",
+    parts: Parts = None,
     portable: Portable = False,
     overwrite: Overwrite = False,
     json_output: Json = False,
@@ -64,7 +64,7 @@ def engines_command(
         out,
         flavour=flavour,
         compute_capabilities=parse_capabilities(compute_capability) if compute_capability else (),
-        parts=tuple(part.strip() for part in parts.split(",")),
+        parts=None if parts is None else tuple(part.strip() for part in parts.split(",")),
         portable=portable,
         overwrite=overwrite,
         progress=engine_lines(),
