@@ -15,7 +15,7 @@ import numpy as np
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.generation.block import Block
-from dpd_runtime.generation.generate import Generation, check_request
+from dpd_runtime.generation.generate import Generation, check_codes, check_request
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sampler import BLOCK
 
@@ -57,11 +57,12 @@ class DistilledImages(IterableDataset[tuple[Any, int]]):
 
         Raises:
             BundleError: the bundle cannot be opened.
-            InputError: ipc or seed is out of range, or a class is unknown.
+            InputError: ipc or seed is out of range, a class is unknown, or a codes-only bundle has fewer codes.
         """
         check_request(ipc, seed)
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.classes = self.bundle.select_classes(classes)
+        check_codes(self.bundle, ipc, self.bundle.manifest.sampler)
         self.ipc, self.seed, self.transform, self.provider, self.mixed = ipc, seed, transform, provider, mixed
 
     def __len__(self) -> int:

@@ -11,10 +11,11 @@ from dpd_eval.audit.artefacts.artefact import Traces
 from dpd_eval.audit.artefacts.scan import NAME as ARTEFACTS
 from dpd_eval.audit.artefacts.scan import artefact_test, scan
 from dpd_eval.audit.comparison import yardstick
-from dpd_eval.audit.controls import overfitted_control, set_controls, without_encoder
+from dpd_eval.audit.controls import copied_codes_control, overfitted_control, set_controls, without_encoder
 from dpd_eval.audit.data import AuditData, read_data
 from dpd_eval.audit.encoder import AuditVae, find_encoder
 from dpd_eval.audit.kind import check_inputs
+from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
@@ -29,6 +30,7 @@ from dpd_train.bases.latents import encode_cached
 from dpd_train.images import PLAIN, Reading
 
 FEWEST_IMAGES = 500
+CODES_ONLY = "codes-only: the bundle holds no denoiser, teacher or latent classifier, so there is no test of them"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def audit(
     about = _about(subject, data, encoder, extractor, judged, seed)
     seconds = time.monotonic() - started
     verdict = overall(tests, controls)
-    return AuditResult(verdict, tuple(tests), tuple(controls), data.notes, about, seconds, private)
+    notes = (*data.notes, CODES_ONLY) if subject.model and subject.model.codes_only else data.notes
+    return AuditResult(verdict, tuple(tests), tuple(controls), notes, about, seconds, private)
 
 
 def _folders(cache: Path | None) -> tuple[Path, ...]:
@@ -177,11 +180,17 @@ def _measure(work: _Work, extractor: Extractor, images: int, seed: int) -> tuple
         tests.append(not_run("membership", "a set has no networks: audit the bundle that made it"))
         return tests, [*controls, *without_encoder("a set has no networks")], len(sets[0].images)
     tests += network_tests(model, data, work.latents, work.encoder, work.stage)
+    return tests, [*controls, *_membership_controls(work, model)], len(sets[0].images)
+
+
+def _membership_controls(work: _Work, model: Model) -> list[Control]:
+    """A case that a membership score must detect: of the denoiser; of the codes where no denoiser leaves the site."""
     if work.latents is None:
-        controls += without_encoder("no encoder: give --run")
-    else:
-        controls += overfitted_control(model, data, work.latents, work.cache, work.stage)
-    return tests, controls, len(sets[0].images)
+        what = ["codes copied from 50 images"] if model.codes_only else []
+        return without_encoder("no encoder: give --run", *what)
+    if model.codes_only:
+        return copied_codes_control(work.data, work.latents)
+    return overfitted_control(model, work.data, work.latents, work.cache, work.stage)
 
 
 def _generated(work: _Work, images: int, seed: int) -> Judged:

@@ -8,8 +8,9 @@ import numpy as np
 
 from dpd_eval.audit.comparison import Yardstick
 from dpd_eval.audit.data import SEED, AuditData
-from dpd_eval.audit.membership import membership_tests
+from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.model import Model
+from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
 from dpd_eval.audit.outcome import Control, not_run
 from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
@@ -71,5 +72,20 @@ def overfitted_control(
     return [Control(test, "FAIL") for test in noted if test.name.endswith("AUC")]
 
 
-def without_encoder(reason: str) -> list[Control]:
-    return [Control(not_run("membership of a denoiser over-fitted on 50 images", reason), "FAIL")]
+def copied_codes_control(data: AuditData, latents: tuple[Float32, Float32]) -> list[Control]:
+    """Test codes that are latents of 50 images of T: the prototypes' score must detect the membership of these.
+
+    It takes the place of the over-fitted denoiser for a codes-only bundle, which has no denoiser to test.
+    """
+    (known, _), _ = sample(data, latents, IMAGES)
+    (_, others), _ = sample(data, latents, REPLAYED)
+    assert known.latents is not None
+    assert others.latents is not None
+    sides = [(known.latents, known.labels), (others.latents, others.labels)]
+    scores = Scores(*(prototype_score(*side, known.latents, known.labels) for side in sides))
+    tests = membership_tests(f"codes copied from {len(known.labels)} images", {"correlation": scores})
+    return [Control(test, "FAIL") for test in tests if test.name.endswith("AUC")]
+
+
+def without_encoder(reason: str, what: str = "a denoiser over-fitted on 50 images") -> list[Control]:
+    return [Control(not_run(f"membership of {what}", reason), "FAIL")]

@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Literal
 
 from dpd_eval.audit.data import check_numbers, check_sources
-from dpd_runtime.bundle.archive import open_files
-from dpd_runtime.bundle.classes import read_class_table
+from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
+from dpd_runtime.bundle.classes import read_class_table, read_code_table
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, parse_manifest
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import BundleError, InputError
 from dpd_train.images import check_files
 from dpd_train.run.finished import read_run
 
-TABLE = ("classes.json", "prompts.safetensors", "prototypes.safetensors")
+CODE_TABLE = ("classes.json", "prototypes.safetensors")
+CLASS_TABLE = (*CODE_TABLE, "prompts.safetensors")
 Kind = Literal["bundle", "run", "set"]
 
 
@@ -77,8 +78,14 @@ def _classes(path: Path) -> tuple[str, ...]:
     if kind == "run":
         return tuple(str(entry["name"]) for entry in read_run(path).table["classes"])
     files = open_files(path)
-    if missing := [name for name in (MANIFEST_NAME, *TABLE) if name not in files]:
-        raise BundleError(f"{path}: has no {missing[0]}; give a bundle that dpd export wrote")
+    _check_there(path, files, (MANIFEST_NAME,))
     manifest = parse_manifest(bytes(files[MANIFEST_NAME]))
-    table = read_class_table({name: bytes(files[name]) for name in TABLE}, manifest.latent_shape)
+    read, names = (read_code_table, CODE_TABLE) if manifest.codes_only else (read_class_table, CLASS_TABLE)
+    _check_there(path, files, names)
+    table = read({name: bytes(files[name]) for name in names}, manifest.latent_shape)
     return tuple(c.name for c in table.classes)
+
+
+def _check_there(path: Path, files: FolderFiles | ZipFiles, names: tuple[str, ...]) -> None:
+    if missing := [name for name in names if name not in files]:
+        raise BundleError(f"{path}: has no {missing[0]}; give a bundle that dpd export wrote")

@@ -26,12 +26,18 @@ class Model:
 
     Args:
         bundle: for a run, the bundle that an export would write, without files.
+        networks: of a codes-only bundle, the decoder alone can be called.
         teacher: images [B, 3, H, W] in [-1, 1] → logits; None if there is none.
     """
 
     bundle: Bundle
     networks: Networks
     teacher: Engine | None
+
+    @property
+    def codes_only(self) -> bool:
+        """Whether what leaves the site are codes and their decoder, and no denoiser or classifier."""
+        return self.bundle.manifest.codes_only
 
     def decode(self, latents: Float32) -> Images:
         """Scaled latents [n, C, h, w] → uint8 [n, H, W, 3]."""
@@ -51,9 +57,11 @@ class Model:
     def generate(self, images: int, seed: int, progress: Progress) -> tuple[Images, Labels]:
         """Generate at least `images` images as a site would, with equal numbers of each class.
 
-        The blocks take turns over the sampler's guidances, so that every guidance is audited.
+        The blocks take turns over the sampler's guidances, so that every guidance is audited. A codes-only bundle may
+        make fewer images.
         """
         each = -(-images // len(self.bundle.classes))
+        each = min(each, self.bundle.largest_ipc or each)
         sampler = self.bundle.manifest.sampler
         numbers = blocks_of_each_way(sampler, -(-each // BLOCK))
         blocks = [Block(c, number) for c in self.bundle.classes for number in numbers]

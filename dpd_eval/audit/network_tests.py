@@ -20,6 +20,7 @@ from dpd_train.images import SceneSet
 
 MOST = 4000  # members, and as many others, for all networks but the denoiser
 MOST_DENOISER = 1000  # a denoiser is called 18 times per image
+PARTS = ("denoiser", "latent classifier", "VAE decoder", "prototypes")  # whose tests need the encoder
 Stage = Callable[[str], Progress]
 
 
@@ -60,6 +61,8 @@ def network_tests(
 ) -> list[Outcome]:
     """Test the teacher and, with an encoder, the prototypes, latent classifier, VAE decoder and denoiser.
 
+    A network that does not leave the site has no test: a codes-only bundle has prototypes and the VAE decoder.
+
     Args:
         latents: of T and H, scaled.
     """
@@ -70,14 +73,17 @@ def network_tests(
     tests = _teacher(model, sides, labels)
     if encoder is None or latents is None:
         reason = "no encoder: give --run RUN, the run from which the bundle was exported"
-        parts = ("denoiser", "latent classifier", "VAE decoder", "prototypes")
+        parts = ("VAE decoder", "prototypes") if model.codes_only else PARTS
         return [*tests, *(not_run(f"membership of the {part}", reason) for part in parts)]
     tests += _prototypes(model, sides, labels)
-    judged = [logits_of(model.networks.judge, "latents", _latents(side)) for side in sides]
-    scores = [classifier_scores(*both) for both in zip(judged, labels, strict=True)]
-    tests += membership_tests("latent classifier", _paired(scores))
+    if not model.codes_only:
+        judged = [logits_of(model.networks.judge, "latents", _latents(side)) for side in sides]
+        scores = [classifier_scores(*both) for both in zip(judged, labels, strict=True)]
+        tests += membership_tests("latent classifier", _paired(scores))
     decoded = [reconstruction_score(side.images, model.decode(_latents(side))) for side in sides]
     tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)})
+    if model.codes_only:
+        return tests
     fewer, _ = sample(data, latents, MOST_DENOISER)
     prompts = model.class_prompts()[order]
     encoded = [(_latents(side), prompts[side.labels]) for side in fewer]

@@ -83,7 +83,7 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         opset=manifest.opset,
         sampler=manifest.sampler,
         prototypes={c.name: len(c.prototypes) for c in bundle.classes},
-        prompts={c.name: hide_paths(bundle.prompts[c.prompt_rows[0]]) for c in bundle.classes},
+        prompts={c.name: hide_paths(bundle.prompt(c, 0)) for c in bundle.classes},
         parity=hide_all_paths(manifest.parity),
         licences=hide_all_paths(manifest.licences),
         tools=hide_all_paths(manifest.tools),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
-from dpd_runtime.bundle.classes import SceneClass, read_class_table
+from dpd_runtime.bundle.classes import SceneClass, read_class_table, read_code_table
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import Site, choose_engine, this_site
 from dpd_runtime.bundle.freshness import check_fresh, remember
@@ -35,7 +35,7 @@ from dpd_runtime.engines.record import engine_records, is_engine
 from dpd_runtime.engines.site_cache import working_folder
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError, ProviderError
 from dpd_runtime.files import cache_folder
-from dpd_runtime.sampling.sampler import sampler_schedule
+from dpd_runtime.sampling.sampler import largest_ipc, sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.strict_json import check_json_size, parse_json
@@ -50,7 +50,7 @@ class Bundle:
 
     Args:
         hash: sha256 of bundle.json's bytes. It identifies the bundle.
-        prompt_embeddings: [P, L, D]; empty_embedding: [L, D].
+        prompt_embeddings: [P, L, D]; empty_embedding: [L, D]. P, L and D are 0 in a codes-only bundle.
         files: content of all files but the engines, which are hashed in pieces and stay on the disk.
         signature: who signed it, by the keys that were trusted when it was opened.
         key: the key with which it was decrypted; None if it is not encrypted.
@@ -81,9 +81,12 @@ class Bundle:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
 
         Raises:
-            BundleError: `check_graph` refuses the graph, or it cannot be run.
+            BundleError: there is no such graph, `check_graph` refuses it, or it cannot be run.
             MissingExtraError, ProviderError: the provider is not installed, or does not work here.
         """
+        if graph not in self.files:
+            way_out = "without --codes-only" if self.manifest.codes_only else "again"
+            raise BundleError(f"{self.path}: this bundle holds no {graph}; export the run {way_out}")
         content, weights = self.files[graph], self.files.get(weights_of(graph))
         check_graph(graph, content, len(weights or b""))
         if provider.name == "openvino":
@@ -114,6 +117,15 @@ class Bundle:
             return None
         record = engine_records(self.files, listed)[chosen.path]
         return context_model(record, self.read_engine(chosen.path), NAMES[site.flavour])
+
+    @property
+    def largest_ipc(self) -> int | None:
+        """The most images of a class that a codes-only bundle makes; None for other bundles, which make any number."""
+        return largest_ipc([len(scene.prototypes) for scene in self.classes]) if self.manifest.codes_only else None
+
+    def prompt(self, scene: SceneClass, index: int) -> str:
+        """Return the prompt of image `index` of a class; an empty text if the bundle is codes-only."""
+        return self.prompts[scene.prompt_rows[index % len(scene.prompt_rows)]] if scene.prompt_rows else ""
 
     def read_engine(self, name: str) -> bytes:
         """Read an engine from the disk and check its hash again.
@@ -244,7 +256,8 @@ def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None, allo
     verified = verified_files(files, manifest)
     _check_audit(verified, manifest)
     schedule = _schedule(verified, manifest)
-    table = read_class_table(verified, manifest.latent_shape)
+    read_table = read_code_table if manifest.codes_only else read_class_table
+    table = read_table(verified, manifest.latent_shape)
     return Bundle(
         path=path,
         manifest=manifest,

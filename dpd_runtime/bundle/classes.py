@@ -24,7 +24,8 @@ class SceneClass:
     """One class of a bundle.
 
     Args:
-        prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; one row if there are no prototypes.
+        prompt_rows: row of `Bundle.prompt_embeddings` for each prototype; one row if there are no prototypes. Empty in
+            a codes-only bundle.
         prototypes: [K, C, h, w] float32 scaled latents, K ≥ 0. Image i uses prototype i mod K. Prototypes of kind
             `pooled` are block means, with smaller sides.
         prototype_kind: a `dpd_runtime.sampling.prototype_kinds.PrototypeKind`, the same for all classes.
@@ -44,7 +45,7 @@ class SceneClass:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """All classes and prompts. prompt_embeddings: [P, L, D]; empty_embedding: [L, D]."""
+    """All classes and prompts. prompt_embeddings: [P, L, D]; empty_embedding: [L, D]. No prompts: P = L = D = 0."""
 
     classes: tuple[SceneClass, ...]
     prompts: tuple[str, ...]
@@ -89,9 +90,29 @@ def read_class_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) 
         raise BundleError(
             f"classes.json or prompts.safetensors is incomplete ({error}); export the bundle again"
         ) from error
-    if embeddings.ndim != 3 or embeddings.shape[1:] != empty.shape or len(texts) != len(embeddings):
+    together = embeddings.ndim == 3 and embeddings.shape[1:] == empty.shape
+    if not (together and len(texts) == len(embeddings) > 0):
         raise BundleError("prompts.safetensors: shapes do not fit together; export the bundle again")
     return ClassTable(classes, texts, embeddings, empty)
+
+
+def read_code_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) -> ClassTable:
+    """Read and check the class table of a codes-only bundle, which has matched codes in every class and no prompts.
+
+    Raises:
+        BundleError: something is missing or invalid, or the parts do not fit together.
+    """
+    table = parse_json(files["classes.json"], "classes.json")
+    try:
+        prompts = table["prompts"]
+        classes = _classes(table, _tensors(files, "prototypes.safetensors"), 0, latent_shape)
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"classes.json is incomplete ({error}); export the bundle again") from error
+    if prompts != [] or not all(scene.prototype_kind == "matched" and len(scene.prototypes) for scene in classes):
+        raise BundleError(
+            "classes.json: a codes-only bundle has matched codes in every class, and no prompts; export it again"
+        )
+    return ClassTable(classes, (), np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32))
 
 
 def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
@@ -124,9 +145,9 @@ def _classes(
             raise BundleError(
                 f"prototypes.safetensors: class {name} has shape {latents.shape}, not K × {latent_shape} ({kind})"
             )
-        if not rows or any(type(r) is not int or not 0 <= r < prompts for r in rows):
+        if (prompts and not rows) or any(type(r) is not int or not 0 <= r < prompts for r in rows):
             raise BundleError(f"classes.json: class {name} refers to prompts that prompts.safetensors does not hold")
-        if len(rows) != max(1, len(latents)):
+        if len(rows) != (max(1, len(latents)) if prompts else 0):
             raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
         classes.append(SceneClass(name, label, rows, latents, kind))
     equal = equal_names(scene.name for scene in classes)

@@ -15,6 +15,8 @@ from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, par
 
 FORMAT = "dpd-bundle"
 FORMAT_VERSION = 1
+CODES_ONLY_VERSION = 2
+"""Of codes-only bundles, so that a reader that knows only version 1 says that it is too old. All others have 1."""
 MANIFEST_NAME = "bundle.json"
 AUDIT_NAME = "audit.json"
 VERDICTS = ("PASS", "WARN", "FAIL")
@@ -51,6 +53,7 @@ class Manifest:
         audit: UNAUDITED, or the verdict in audit.json, one of VERDICTS.
         serial: `dpd sign` writes it, greater for a newer bundle of this name; 0 for none. At most MAX_SERIAL.
         expires: last day (UTC) on which the bundle may be used, such as "2027-11-21"; empty for no end.
+        codes_only: it holds matched codes and their decoder, and nothing that samples or judges images.
     """
 
     name: str
@@ -71,16 +74,17 @@ class Manifest:
     audit: str = UNAUDITED
     serial: int = 0
     expires: str = ""
+    codes_only: bool = False
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
         """The manifest as JSON with sorted keys, so that equal manifests have equal bytes.
 
-        A missing serial and expiry are left out, so that a bundle that needs neither has the bytes it always had.
+        Serial, expiry and codes_only are left out where they say nothing, so that such a bundle keeps its bytes.
         """
         content = asdict(self)
-        for name in ("serial", "expires"):
+        for name in ("serial", "expires", "codes_only"):
             if not content[name]:
                 del content[name]
         return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
@@ -97,10 +101,10 @@ def _build(kind: type[T], content: object, where: str) -> T:
     assert isinstance(content, dict)
     known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
     _require(not set(content) - set(known), f"{where} has unknown keys {sorted(set(content) - set(known))[:8]}")
-    scalars: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+    scalars: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
     for name, value in content.items():
         expected = scalars.get(known[name])
-        good = expected is None or (isinstance(value, expected) and not isinstance(value, bool))
+        good = expected is None or type(value) in expected
         _require(good, f"{where}.{name} has the wrong type {type(value).__name__}")
         longest = LONGEST_NAME if name == "name" else LONGEST_TEXT
         _require(
@@ -170,9 +174,9 @@ def parse_manifest(raw: bytes) -> Manifest:
     _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
     version = content.get("format_version")
     _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number ≥ 1")
-    if version > FORMAT_VERSION:
+    if version > CODES_ONLY_VERSION:
         raise BundleVersionError(
-            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {FORMAT_VERSION}; "
+            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {CODES_ONLY_VERSION}; "
             "pip install --upgrade dpd-distill"
         )
     _check_minimum_runtime(content.get("minimum_runtime", "0.1.0"))
@@ -202,8 +206,17 @@ def parse_manifest(raw: bytes) -> Manifest:
     _require(manifest.audit in verdicts, f"audit is {manifest.audit!r}, not one of {', '.join(verdicts)}")
     _require(0 <= manifest.serial <= MAX_SERIAL, f"serial is {manifest.serial}, it must be 0 … {MAX_SERIAL}")
     _require(not manifest.expires or is_day(manifest.expires), f"expires is {manifest.expires!r}, not a day")
+    _check_codes_only(manifest)
     _check_sizes(manifest)
     return manifest
+
+
+def _check_codes_only(manifest: Manifest) -> None:
+    expected = CODES_ONLY_VERSION if manifest.codes_only else FORMAT_VERSION
+    said = "codes_only" if manifest.codes_only else "not codes_only"
+    _require(manifest.format_version == expected, f"it is {said}, with format_version {manifest.format_version}")
+    decodes = all(guidance.decodes for guidance in manifest.sampler.guidance)
+    _require(decodes or not manifest.codes_only, "it is codes_only, but its sampler does more than decode")
 
 
 def is_day(text: str) -> bool:

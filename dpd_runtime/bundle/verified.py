@@ -8,7 +8,7 @@ from dpd_runtime.bundle.archive import FolderFiles, ZipFiles
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from dpd_runtime.bundle.signature import SIGNATURE_NAME
 from dpd_runtime.bundle.zip_layout import check_entry_name
-from dpd_runtime.engines.record import is_engine
+from dpd_runtime.engines.record import ENGINE_FOLDER, is_engine
 from dpd_runtime.errors import BundleError, BundleHashError, BundleSizeError
 from dpd_runtime.files import equal_names
 from dpd_runtime.machine.cores import usable_memory
@@ -30,6 +30,19 @@ REQUIRED = (
     "prompts.safetensors",
     "prototypes.safetensors",
     "classes.json",
+)
+CODES_ONLY_REQUIRED = (
+    "vae_decoder/model.onnx",
+    "scheduler/scheduler_config.json",
+    "prototypes.safetensors",
+    "classes.json",
+)
+CODES_ONLY_OPTIONAL = (
+    f"vae_decoder/{WEIGHTS_NAME}",
+    "vae_decoder/config.json",
+    "golden.safetensors",
+    "audit.json",
+    "MODEL_CARD.md",
 )
 
 
@@ -59,13 +72,24 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
         if len(content) != entry.bytes or found != entry.sha256:
             raise BundleHashError(name, found, entry.sha256)
         verified[name] = content
-    for name in REQUIRED:
-        if name not in verified:
-            raise BundleError(f"{name} is not listed in {MANIFEST_NAME}; the bundle is incomplete, export it again")
+    _check_complete(verified, codes_only=manifest.codes_only)
     for name, content in verified.items():
         if name.endswith(".onnx"):
             _check_weights(name, content, verified)
     return verified
+
+
+def _check_complete(verified: Mapping[str, bytes], *, codes_only: bool) -> None:
+    """Check that all required files are there, and nothing else in a codes-only bundle."""
+    required = CODES_ONLY_REQUIRED if codes_only else REQUIRED
+    for name in required:
+        if name not in verified:
+            raise BundleError(f"{name} is not listed in {MANIFEST_NAME}; the bundle is incomplete, export it again")
+    if not codes_only:
+        return
+    for name in verified:
+        if name not in (*required, *CODES_ONLY_OPTIONAL) and not name.startswith(ENGINE_FOLDER):
+            raise BundleError(f"{name} does not belong in a codes-only bundle; do not use this bundle")
 
 
 def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:

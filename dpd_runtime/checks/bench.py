@@ -60,12 +60,12 @@ class BenchResult:
     """The measured figures.
 
     Args:
-        decoded, renoised: None if the bundle makes no image in this way.
+        decoded, renoised, sampled: None if the bundle makes no image in this way. A codes-only one makes decoded ones.
         batch: latents in a UNet call without guidance; twice as many with guidance.
-        networks: calls of unet, decoder and judge for the sampled images, and their shares of `sampled.seconds`.
-        outside_share: share of `sampled.seconds` outside all networks.
+        networks: calls of unet, decoder and judge for the last of these kinds, and their shares of its seconds.
+        outside_share: share of its seconds outside all networks.
         peak_memory: bytes, the highest of this process so far.
-        set_hash: of the sampled images.
+        set_hash: of its images.
     """
 
     bundle: str
@@ -73,7 +73,7 @@ class BenchResult:
     threads: int
     decoded: KindSpeed | None
     renoised: KindSpeed | None
-    sampled: KindSpeed
+    sampled: KindSpeed | None
     load_seconds: float
     batch: int
     networks: Mapping[str, NetworkTime]
@@ -109,17 +109,14 @@ def bench(
     """
     if not 1 <= blocks <= 1000:
         raise InputError(f"blocks is {blocks}: it must be 1 … 1000")
-    per_class = -(-blocks // len(bundle.classes))
-    names = tuple(scene.name for scene in bundle.classes[: -(-blocks // per_class)])
+    names, ipc = _request(bundle, blocks)
     ways = {
-        kind: _Timed(
-            bundle, ipc=per_class * BLOCK, seed=seed, classes=names, sampler=sampler, provider=provider, threads=threads
-        )
+        kind: _Timed(bundle, ipc=ipc, seed=seed, classes=names, sampler=sampler, provider=provider, threads=threads)
         for kind, sampler in _samplers(bundle).items()
     }
-    sampled = ways["sampled"]
+    last = [*ways.values()][-1]
     begun = time.perf_counter()
-    found = load_networks(bundle, sampled.provider, sampled.threads)
+    found = load_networks(bundle, last.provider, last.threads)
     loaded = time.perf_counter()
     speeds, total = {}, sum(map(len, ways.values()))
     for number, (kind, generation) in enumerate(ways.items()):
@@ -129,17 +126,17 @@ def bench(
             progress(before + done, total)
 
         speeds[kind], set_hash = _measure(generation, tell)
-    spent = {name: engine.seconds for name, engine in sampled.engines.items()}
-    seconds = speeds["sampled"].seconds
+    spent = {name: engine.seconds for name, engine in last.engines.items() if engine.seconds}
+    seconds = [*speeds.values()][-1].seconds
     return BenchResult(
         bundle=bundle.manifest.name,
-        provider=sampled.provider.name,
-        threads=sampled.threads,
+        provider=last.provider.name,
+        threads=last.threads,
         decoded=speeds.get("decoded"),
         renoised=speeds.get("re-noised"),
-        sampled=speeds["sampled"],
+        sampled=speeds.get("sampled"),
         load_seconds=loaded - begun,
-        batch=sampled.sampler.compute_batch,
+        batch=last.sampler.compute_batch,
         networks={
             name: NetworkTime(len(times), 1000 * statistics.median(times), sum(times) / seconds)
             for name, times in spent.items()
@@ -150,11 +147,19 @@ def bench(
     )
 
 
+def _request(bundle: Bundle, blocks: int) -> tuple[tuple[str, ...], int]:
+    """Class names and images of each: `blocks` blocks in all, but not more than the codes of a codes-only bundle."""
+    per_class = -(-blocks // len(bundle.classes))
+    scenes, ipc = bundle.classes[: -(-blocks // per_class)], per_class * BLOCK
+    return tuple(scene.name for scene in scenes), min(ipc, bundle.largest_ipc or ipc)
+
+
 def _samplers(bundle: Bundle) -> dict[str, Sampler]:
     """A sampler for each way in which the bundle makes images. All of its images are made in this way."""
     sampler = bundle.manifest.sampler
     first = {g.kind: replace(sampler, guidance=(replace(g, from_block=0),)) for g in reversed(sampler.guidance)}
-    return {kind: first[kind] for kind in ("decoded", "re-noised") if kind in first} | {"sampled": sampler.sampled()}
+    made: dict[str, Sampler] = {kind: first[kind] for kind in ("decoded", "re-noised") if kind in first}
+    return made if bundle.manifest.codes_only else made | {"sampled": sampler.sampled()}
 
 
 def _measure(generation: Generation, progress: Progress) -> tuple[KindSpeed, str | None]:

@@ -102,7 +102,7 @@ class BlockComputer:
             if view.min() == view.max():
                 raise block.degenerate(self._seed, index, "the image is constant")
             prototype = index % len(scene.prototypes) if len(scene.prototypes) else -1
-            prompt = self._bundle.prompts[scene.prompt_rows[index % len(scene.prompt_rows)]]
+            prompt = self._bundle.prompt(scene, index)
             images.append(Image(view, scene.name, scene.label, index, prototype, prompt, candidate, margin))
         return images
 

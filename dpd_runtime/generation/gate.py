@@ -23,8 +23,8 @@ from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, write_atomically
 from dpd_runtime.generation.cases import bundle_decoder
-from dpd_runtime.generation.golden import golden_of, middle
-from dpd_runtime.generation.networks import UNET, judge_logits, load_networks
+from dpd_runtime.generation.golden import golden_decodes, middle
+from dpd_runtime.generation.networks import JUDGE, UNET, judge_logits, load_networks
 from dpd_runtime.generation.replay import psnr, psnr_limit, replay
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, versions
@@ -93,9 +93,10 @@ def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path
     """
     networks = load_networks(bundle, provider, threads, now=())
     batch = np.zeros((bundle.manifest.sampler.compute_batch, *bundle.manifest.latent_shape), np.float32)
-    judge_logits(networks.judge, batch, len(bundle.classes))
+    if JUDGE in bundle.files:
+        judge_logits(networks.judge, batch, len(bundle.classes))
     del networks  # what it compiled is written when its session ends
-    found = measure(bundle, provider, True, threads)
+    found = measure(bundle, provider, not bundle.manifest.codes_only, threads)
     return bundle.engine_cache(this_site(provider.name, provider.device)), found
 
 
@@ -114,11 +115,12 @@ def _measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) ->
     if sampled:
         done = replay(bundle, provider, threads)
         return None if done is None else GoldenVerdict(done.psnr_db, limit)
-    golden = golden_of(bundle)
+    golden = golden_decodes(bundle)
     if golden is None:
         return None
-    images = middle(bundle_decoder(bundle, provider, threads)(golden.latents))
-    return GoldenVerdict(round(psnr(images, golden.images), 2), limit)
+    latents, expected = golden
+    images = middle(bundle_decoder(bundle, provider, threads)(latents))
+    return GoldenVerdict(round(psnr(images, expected), 2), limit)
 
 
 def _key(bundle: Bundle, provider: Provider, sampled: bool) -> dict[str, Any]:

@@ -73,6 +73,29 @@ def check_request(ipc: int, seed: int) -> None:
         raise InputError(f"seed is {seed}: it must be 0 … 2**64 - 1")
 
 
+def check_codes(bundle: Bundle, ipc: int, sampler: Sampler) -> None:
+    """Check that a codes-only bundle has enough codes; other bundles make any number of images.
+
+    Raises:
+        InputError: too many images, or a sampler that does more than decode.
+    """
+    most = bundle.largest_ipc
+    if most is None:
+        return
+    way_out = "use a bundle exported without --codes-only"
+    if not all(guidance.decodes for guidance in sampler.guidance):
+        raise InputError(
+            "--steps, --solver, --candidates and --guidance-scale are for sampled images, and this codes-only bundle "
+            f"holds no UNet; leave them out, or {way_out}"
+        )
+    if ipc > most:
+        scene = min(bundle.classes, key=lambda scene: len(scene.prototypes))
+        raise InputError(
+            f"ipc is {ipc}: this codes-only bundle makes images from its codes alone, and class {scene.name} has "
+            f"{len(scene.prototypes)}; ask for at most {most}, or {way_out}"
+        )
+
+
 class Generation:
     """A sized iterable of `ipc` images of each class. Nothing is written. Graphs are loaded with the first image."""
 
@@ -98,7 +121,8 @@ class Generation:
             threads: of each call of a network; None for all usable cores.
 
         Raises:
-            InputError: ipc or seed is out of range, a class is unknown, or the provider lacks the device or precision.
+            InputError: ipc or seed is out of range, a class is unknown, the provider lacks the device or precision, or
+                a codes-only bundle has fewer codes.
             ProviderError: the requested provider does not work here.
             CheckError: its images are not those of PyTorch.
         """
@@ -106,6 +130,7 @@ class Generation:
         self.bundle, self.ipc, self.seed = bundle, ipc, seed
         self.classes = bundle.select_classes(classes)
         self.sampler = sampler or bundle.manifest.sampler
+        check_codes(bundle, ipc, self.sampler)
         self.threads = threads or usable_cores()
         self.provider = choose_provider(provider, self._try, device, precision)
         self._computer: BlockComputer | None = None

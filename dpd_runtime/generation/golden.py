@@ -47,6 +47,44 @@ class Golden:
         return _in_order(save(tensors, {"seed": str(self.seed), "solver": self.solver, "steps": str(self.steps)}))
 
 
+@dataclass(frozen=True)
+class GoldenCodes:
+    """PyTorch's images of the first codes of n classes, not turned: what a codes-only bundle can make again.
+
+    Args:
+        labels: class of each image.
+        images: uint8 [n, s, s, 3], s ≤ LARGEST_SIDE.
+    """
+
+    labels: tuple[int, ...]
+    images: Pixels
+
+    def to_bytes(self) -> bytes:
+        return save({"images": np.ascontiguousarray(self.images), "labels": np.array(self.labels, np.int64)})
+
+
+def golden_decodes(bundle: Bundle) -> tuple[Float32, Pixels] | None:
+    """Latents [n, C, h, w] and PyTorch's images of them, to compare a decoder with; None if the bundle has none.
+
+    Raises:
+        BundleError: the file is damaged or does not fit the bundle.
+    """
+    if not bundle.manifest.codes_only:
+        golden = golden_of(bundle)
+        return None if golden is None else (golden.latents, golden.images)
+    raw = bundle.files.get(GOLDEN_NAME)
+    if raw is None:
+        return None
+    try:
+        tensors = load(raw)
+        codes = GoldenCodes(tuple(_labels(tensors["labels"])), tensors["images"])
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise BundleError(f"{GOLDEN_NAME} cannot be read ({error}); export the bundle again") from error
+    if not _fit(codes.labels, codes.images, bundle):
+        raise BundleError(f"{GOLDEN_NAME} does not fit this bundle; export the bundle again")
+    return np.stack([bundle.classes[label].prototypes[0] for label in codes.labels]), codes.images
+
+
 def middle(images: Pixels) -> Pixels:
     """The middle of images [n, H, W, 3], as it is stored."""
     tops = [max(0, (side - LARGEST_SIDE) // 2) for side in images.shape[1:3]]
@@ -101,14 +139,19 @@ def _in_order(raw: bytes) -> bytes:
     return raw[:8] + text.ljust(length) + raw[8 + length :]
 
 
+def _fit(labels: tuple[int, ...], images: Pixels, bundle: Bundle) -> bool:
+    """Whether golden images and their labels fit the bundle."""
+    good = len(labels) > 0 and images.dtype == np.uint8 and images.ndim == 4
+    good = good and images.shape == middle(np.zeros((len(labels), *bundle.manifest.image_shape), np.uint8)).shape
+    return good and all(0 <= label < len(bundle.classes) for label in labels)
+
+
 def _check(golden: Golden, bundle: Bundle) -> None:
     shape, count = bundle.manifest.latent_shape, len(golden.labels)
-    good = count > 0 and golden.noise.ndim == 5 and golden.noise.shape[1:] == (count, *shape)
+    good = _fit(golden.labels, golden.images, bundle)
+    good = good and golden.noise.ndim == 5 and golden.noise.shape[1:] == (count, *shape)
     good = good and golden.halfway.shape == golden.latents.shape == (count, *shape)
-    good = good and golden.images.dtype == np.uint8 and golden.images.ndim == 4
-    good = good and golden.images.shape == middle(np.zeros((count, *bundle.manifest.image_shape), np.uint8)).shape
-    good = good and all(0 <= label < len(bundle.classes) for label in golden.labels) and golden.solver in SOLVERS
-    good = good and 0 <= golden.seed < 2**64
+    good = good and golden.solver in SOLVERS and 0 <= golden.seed < 2**64
     good = good and all(np.isfinite(x).all() for x in (golden.noise, golden.halfway, golden.latents))
     if not good:
         raise BundleError(f"{GOLDEN_NAME} does not fit this bundle; export the bundle again")

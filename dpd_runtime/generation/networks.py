@@ -26,7 +26,7 @@ class Networks:
 
 
 def load_networks(bundle: Bundle, provider: Provider, threads: int, now: Collection[str] = GRAPHS) -> Networks:
-    """Load the graphs of `now`. Each of the others is loaded by its first call, if there is one.
+    """Load the graphs of `now` that the bundle holds. Each of the others is loaded by its first call, if there is one.
 
     Raises:
         ProviderError: the provider does not load a graph.
@@ -34,7 +34,7 @@ def load_networks(bundle: Bundle, provider: Provider, threads: int, now: Collect
     engines = []
     for graph in GRAPHS:
         load = partial(_network, bundle, graph, provider, threads)
-        engines.append(load() if graph in now else _LoadedByCall(load))
+        engines.append(load() if graph in now and graph in bundle.files else _LoadedByCall(load))
     return Networks(*engines)
 
 
@@ -46,6 +46,11 @@ def _network(bundle: Bundle, graph: str, provider: Provider, threads: int) -> En
     halves = provider.name == "cpu" and threads == 2 and bundle.manifest.sampler.compute_batch >= 2 * LEAST
     engine = bundle.engine(graph, provider, 1 if halves else threads)
     return FewerRows(TwoCalls(engine) if halves else engine, graph)
+
+
+def smallest_graph(bundle: Bundle) -> str:
+    """The graph that is run to try a provider: the judge; the decoder of a codes-only bundle, which has no other."""
+    return DECODER if bundle.manifest.codes_only else JUDGE
 
 
 class _LoadedByCall:

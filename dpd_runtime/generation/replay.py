@@ -1,7 +1,7 @@
 """The golden replay: does this machine make the same images as PyTorch (DESIGN §7)?"""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import CheckError
-from dpd_runtime.generation.cases import bundle_networks, sample_case
-from dpd_runtime.generation.golden import Golden, golden_case, golden_of, middle
+from dpd_runtime.generation.cases import bundle_decoder, bundle_networks, sample_case
+from dpd_runtime.generation.golden import Golden, golden_case, golden_decodes, golden_of, middle
 from dpd_runtime.sampling.noise import image_noise
 
 NOISE_ROUNDING = 2.0**-10
@@ -37,25 +37,27 @@ class Replay:
     Args:
         psnr_db: of all images together. worst_psnr_db: of the worst image.
         halfway_error, latents_error: largest difference from PyTorch's latents, relative to their largest value.
-        noise_matches: whether this machine generates the same noise.
+        noise_matches: whether this machine generates the same noise. These three are None for a codes-only bundle.
     """
 
     images: int
     psnr_db: float
     worst_psnr_db: float
     limit_db: float
-    halfway_error: float
-    latents_error: float
-    noise_matches: bool
+    halfway_error: float | None
+    latents_error: float | None
+    noise_matches: bool | None
     seconds: float
 
     @property
     def good(self) -> bool:
-        return self.psnr_db >= self.limit_db and self.noise_matches
+        return self.psnr_db >= self.limit_db and self.noise_matches is not False
 
 
 def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Replay | None:
     """Make the golden images again on `provider`; None if the bundle has none."""
+    if bundle.manifest.codes_only:
+        return _replay_codes(bundle, provider, threads)
     golden = golden_of(bundle)
     if golden is None:
         return None
@@ -63,14 +65,34 @@ def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Re
     denoise, decode = bundle_networks(bundle, provider, threads)
     halfway, latents = sample_case(denoise, golden_case(golden, bundle))
     images = middle(decode(np.nan_to_num(latents)))
-    return Replay(
-        images=len(images),
-        psnr_db=round(psnr(images, golden.images), 2),
-        worst_psnr_db=round(min(psnr(a, b) for a, b in zip(images, golden.images, strict=True)), 2),
-        limit_db=psnr_limit(provider.computes_in(bundle.manifest.precision)),
+    compared = _compared(images, golden.images, provider.computes_in(bundle.manifest.precision), started)
+    return replace(
+        compared,
         halfway_error=_distance(halfway, golden.halfway),
         latents_error=_distance(latents, golden.latents),
         noise_matches=_noise_matches(bundle, golden),
+    )
+
+
+def _replay_codes(bundle: Bundle, provider: Provider, threads: int | None) -> Replay | None:
+    golden = golden_decodes(bundle)
+    if golden is None:
+        return None
+    started = time.monotonic()
+    images = middle(bundle_decoder(bundle, provider, threads)(golden[0]))
+    return _compared(images, golden[1], provider.computes_in(bundle.manifest.precision), started)
+
+
+def _compared(images: Images, expected: Images, precision: str, started: float) -> Replay:
+    """Compare images alone. started: time.monotonic() before they were made."""
+    return Replay(
+        images=len(images),
+        psnr_db=round(psnr(images, expected), 2),
+        worst_psnr_db=round(min(psnr(a, b) for a, b in zip(images, expected, strict=True)), 2),
+        limit_db=psnr_limit(precision),
+        halfway_error=None,
+        latents_error=None,
+        noise_matches=None,
         seconds=round(time.monotonic() - started, 2),
     )
 
@@ -96,7 +118,7 @@ def check_replay(done: Replay, precision: str, provider: str) -> None:
     Raises:
         CheckError: the noise or the images differ too much.
     """
-    if not done.noise_matches:
+    if done.noise_matches is False:
         raise CheckError("golden replay: this machine generates other noise than the exporter's; please report it")
     if not done.good:
         raise CheckError(

@@ -45,9 +45,8 @@ def check_teacher(bundle: Bundle) -> None:
         InputError: it does not.
     """
     if TEACHER not in bundle.files:
-        raise InputError(
-            f"--soft-labels: the bundle holds no teacher ({TEACHER}); export it again, or leave out --soft-labels"
-        )
+        again = "use one exported without --codes-only" if bundle.manifest.codes_only else "export it again"
+        raise InputError(f"--soft-labels: the bundle holds no teacher ({TEACHER}); {again}, or leave out --soft-labels")
 
 
 def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[Pixels], Float32]:

@@ -1,6 +1,6 @@
 """Settings of sampling: their form, the default of a bundle, and the ones for a given class table."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,6 +148,20 @@ def suited_sampler(table: Mapping[str, Any]) -> Sampler:
     sampled = replace(DEFAULT_SAMPLER.guidance_for(TIMES * blocks), from_block=TIMES * blocks)
     renoised = replace(sampled, from_block=blocks, prototype_scale=1.0, prototype_until=RENOISED_UNTIL)
     return replace(DEFAULT_SAMPLER, guidance=(DECODED, renoised, sampled))
+
+
+def decoding_sampler() -> Sampler:
+    """The sampler of a codes-only bundle: every image is a decoded code."""
+    return replace(DEFAULT_SAMPLER, candidates=1, guidance=(DECODED,))
+
+
+def largest_ipc(codes: Collection[int]) -> int:
+    """The largest IPC of a codes-only bundle whose classes have these numbers of codes.
+
+    It ends where `suited_sampler` begins to re-noise: with the last block in which every class has unused codes. There
+    a class with fewer codes than others shows its first ones again. No class shows all of its codes again.
+    """
+    return min(max(codes), BLOCK * -(-min(codes) // BLOCK))
 
 
 def fitted(sampler: Sampler, side: int) -> Sampler:

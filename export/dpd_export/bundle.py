@@ -12,13 +12,14 @@ from dpd_export.card.card import CARD_NAME, model_card
 from dpd_export.card.content import CardContent, Record
 from dpd_export.graphs.compile import Compiled, compile_graph, precision_of
 from dpd_export.graphs.int8 import Speed
-from dpd_export.inputs import ExportInputs, gather_inputs
-from dpd_export.options import INT8, ExportOptions, check_export
+from dpd_export.inputs import ExportInputs, gather_codes, gather_inputs
+from dpd_export.options import ExportOptions, check_export
 from dpd_export.packing import entries, place, write_files, write_manifest
-from dpd_export.reference.end_to_end import EndToEnd, check_agreement, end_to_end
+from dpd_export.reference.end_to_end import ImageParity
 from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import Manifest
+from dpd_runtime.sampling.sampler import largest_ipc
 
 Tell = Callable[[str], None]
 
@@ -43,18 +44,19 @@ def export_run(
         tell: called with one line for each compiled graph.
 
     Returns:
-        out, bytes, bundle_hash, parity, graphs. For int8 and pruned UNets also their size and speed before and after;
-        times are not in the bundle, so that its bytes are the same each time.
+        out, bytes, bundle_hash, parity, graphs, largest_ipc (None for no limit). For int8 and pruned UNets also their
+        size and speed before and after; times are not in the bundle, so that its bytes are the same each time.
 
     Raises:
-        InputError: no finished run, something else at `out`, prototypes that are real images, or int8 or pruning for
-            a large base.
+        InputError: no finished run, something else at `out`, prototypes that are real images, int8 or pruning for a
+            large base, or a codes-only bundle of a run without matched codes.
         ParityError: a graph, or the images end to end, are too far from PyTorch. Nothing is left at `out` then.
     """
     options = options or ExportOptions()
     options = replace(options, name=options.name or run.resolve().name)
     finished, sampler = check_export(run, out, options, overwrite=overwrite)
-    inputs = gather_inputs(finished, sampler, options, progress)
+    gather = gather_codes if options.codes_only else gather_inputs
+    inputs = gather(finished, sampler, options, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -74,6 +76,7 @@ def export_run(
         },
         "int8": {one.path: _int8(one.whole_bytes, one.speed) for one in compiled if one.speed},
         "pruned": asdict(inputs.pruned) if inputs.pruned else None,
+        "largest_ipc": largest_ipc([*map(len, inputs.cases.prototypes)]) if options.codes_only else None,
     }
 
 
@@ -85,9 +88,7 @@ def _assemble(
     write_files(folder, inputs.files)
     manifest = replace(inputs.manifest, files=entries(folder))
     write_manifest(folder, manifest)
-    measured = end_to_end(load_bundle(folder), inputs.reference, inputs.labels, inputs.step)
-    if options.precision == INT8 and not options.allow_worse:
-        check_agreement(measured)
+    measured = inputs.compare(load_bundle(folder))
     manifest = replace(manifest, parity=_parity(compiled, measured))
     content = CardContent(record, manifest, inputs.cases.table, inputs.parameters, options.of_the_card())
     write_files(folder, {CARD_NAME: model_card(content)})
@@ -118,7 +119,7 @@ def _compile_all(inputs: ExportInputs, folder: Path, options: ExportOptions, tel
     return done
 
 
-def _parity(compiled: list[Compiled], measured: EndToEnd) -> dict[str, float]:
+def _parity(compiled: list[Compiled], measured: ImageParity) -> dict[str, float]:
     figures: dict[str, float] = {}
     for one in compiled:
         figures |= one.entries()

@@ -2,26 +2,32 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+import torch
+
 from dpd_export.graphs.calibration import Calibration
 from dpd_export.graphs.int8 import check_size
 from dpd_export.graphs.parity import Probes, probe
-from dpd_export.graphs.parts import Graph, graphs_of
+from dpd_export.graphs.parts import Graph, decoder_graph, graphs_of
 from dpd_export.graphs.trace import OPSET
 from dpd_export.options import INT8, ExportOptions
 from dpd_export.pruning import Pruned, prune
 from dpd_export.pruning import check_size as check_prunable
 from dpd_export.reference.calibration import calibrate
 from dpd_export.reference.cases import RunCases, cases_of
-from dpd_export.reference.end_to_end import teacher_labels
-from dpd_export.reference.layout import layout_files
-from dpd_export.reference.reference import Extent, Reference, extent_of, make_reference
-from dpd_runtime.annotations import Int64, Progress
-from dpd_runtime.bundle.manifest import Manifest
+from dpd_export.reference.codes import compare_codes, decode_codes
+from dpd_export.reference.end_to_end import ImageParity, check_agreement, end_to_end, teacher_labels
+from dpd_export.reference.layout import codes_only_files, layout_files
+from dpd_export.reference.reference import extent_of, make_reference
+from dpd_runtime.annotations import Progress
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.manifest import CODES_ONLY_VERSION, Manifest
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import Sampler, fitted
@@ -36,11 +42,10 @@ GRAPHS = 5  # without the VAE's encoder
 class Steps:
     """Counts the steps of an export: PyTorch's cases, graphs, the bundle's cases, packing."""
 
-    def __init__(self, extent: Extent, graphs: int, pruning: bool, progress: Progress) -> None:
+    def __init__(self, cases: int, compared: int, graphs: int, progress: Progress, pruning: bool = False) -> None:
         """Pruning adds steps: filters are removed, the rest is fine-tuned, and the whole UNet is sampled too."""
-        cases = 1 + extent.blocks
         self._done, self._progress = 0, progress
-        self._total = cases + pruning * (2 + cases) + graphs + max(1, extent.blocks) + 1
+        self._total = cases + pruning * (2 + cases) + graphs + compared + 1
 
     def __call__(self) -> None:
         self._done += 1
@@ -53,7 +58,7 @@ class ExportInputs:
 
     Args:
         probes: inputs and PyTorch's outputs of each graph.
-        labels: those that PyTorch's teacher gives the reference images.
+        compare: makes the reference's images with the bundle; raises ParityError where they differ too much.
         parameters: number of parameters of each graph, by its path.
         files: content of the bundle's other files, by path.
         manifest: without files and parity.
@@ -63,8 +68,7 @@ class ExportInputs:
 
     graphs: list[Graph]
     probes: list[Probes]
-    reference: Reference
-    labels: Int64
+    compare: Callable[[Bundle], ImageParity]
     cases: RunCases
     parameters: dict[str, int]
     files: dict[str, bytes]
@@ -84,7 +88,13 @@ def gather_inputs(run: FinishedRun, sampler: Sampler, options: ExportOptions, pr
         check_size(extent.large)
     if options.pruning:
         check_prunable(extent.large)
-    step = Steps(extent, GRAPHS + options.vae_encoder, options.pruning is not None, progress)
+    step = Steps(
+        1 + extent.blocks,
+        max(1, extent.blocks),
+        GRAPHS + options.vae_encoder,
+        progress,
+        options.pruning is not None,
+    )
     calibration = calibrate(opened.base, cases) if options.precision == INT8 or options.pruning else None
     base, pruned = opened.base, None
     if options.pruning and calibration:
@@ -101,11 +111,17 @@ def gather_inputs(run: FinishedRun, sampler: Sampler, options: ExportOptions, pr
     if pruned:
         before = teacher_labels(opened.teacher, make_reference(opened.base, cases, extent, step))
         pruned = replace(pruned, teacher_agreement=float((before == labels).mean()))
+
+    def compare(bundle: Bundle) -> ImageParity:
+        measured = end_to_end(bundle, reference, labels, step)
+        if options.precision == INT8 and not options.allow_worse:
+            check_agreement(measured)
+        return measured
+
     return ExportInputs(
         graphs=graphs,
         probes=[probe(graph, reference.generated[graph.part], large=extent.large) for graph in graphs],
-        reference=reference,
-        labels=labels,
+        compare=compare,
         cases=cases,
         parameters={graph.path: graph.weights for graph in graphs},
         files=layout_files(opened, vae_encoder=options.vae_encoder) | {GOLDEN_NAME: reference.golden.to_bytes()},
@@ -114,6 +130,32 @@ def gather_inputs(run: FinishedRun, sampler: Sampler, options: ExportOptions, pr
         run_half=not extent.large,
         calibration=calibration if options.precision == INT8 else None,
         pruned=pruned,
+    )
+
+
+def gather_codes(run: FinishedRun, sampler: Sampler, options: ExportOptions, progress: Progress) -> ExportInputs:
+    """Decode the codes with PyTorch, and gather what a codes-only bundle holds."""
+    opened = load_run(run)
+    cases = cases_of(opened, fitted(sampler, opened.latent_shape[1]))
+    extent, graph = extent_of(opened.base, len(cases.names), cases.sampler), decoder_graph(opened.base)
+    step = Steps(1 + extent.blocks, 1, 1, progress)
+    decoded = decode_codes(opened.base, cases.prototypes, extent, step)
+    files = codes_only_files(opened)
+    generated = torch.from_numpy(decoded.golden_codes / np.float32(opened.base.vae.config.scaling_factor))
+    return ExportInputs(
+        graphs=[graph],
+        probes=[probe(graph, [(generated,)], large=extent.large)],
+        compare=lambda bundle: compare_codes(bundle, decoded, step),
+        cases=cases,
+        parameters={graph.path: graph.weights},
+        files=files | {GOLDEN_NAME: decoded.golden.to_bytes()},
+        manifest=replace(
+            _manifest(opened, cases.sampler, options, None), codes_only=True, format_version=CODES_ONLY_VERSION
+        ),
+        step=step,
+        run_half=not extent.large,
+        calibration=None,
+        pruned=None,
     )
 
 

@@ -9,7 +9,7 @@ from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.files import check_writable
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, suited_sampler
+from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, decoding_sampler, suited_sampler
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.sealing.reseal import check_target
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable
@@ -108,11 +108,12 @@ class ExportOptions:
         allow_real_prototypes: export prototypes that are latents of real images.
         allow_worse: write an int8 bundle even if the teacher labels too many of its images differently.
         prune: `METHOD:RATIO`, how filters of the UNet are ranked and which share is removed; None removes none.
+        codes_only: leave out whatever samples or judges images; the bundle then decodes its matched codes.
         largest_file: bytes of weights in a graph's own file; larger weights lie in a file beside it.
 
     Raises:
-        InputError: an unknown precision, an invalid `prune`, `allow_worse` without int8, or a text that no manifest
-            may hold.
+        InputError: an unknown precision, an invalid `prune`, `allow_worse` without int8, a text that no manifest may
+            hold, or an option that has no effect with `codes_only`.
     """
 
     precision: str = "fp16"
@@ -126,6 +127,7 @@ class ExportOptions:
     allow_real_prototypes: bool = False
     allow_worse: bool = False
     prune: str | None = None
+    codes_only: bool = False
     largest_file: int = LARGEST_FILE
 
     def __post_init__(self) -> None:
@@ -135,11 +137,28 @@ class ExportOptions:
             raise InputError(f"--allow-worse has no effect with --precision {self.precision}: it is for int8")
         if self.prune is not None:
             parse_pruning(self.prune)
+        if self.codes_only:
+            self._check_codes_only()
         texts = {"--name": self.name, "--data-licence": self.data_licence, "--base-licence": self.base_licence}
         for option, text in texts.items():
             longest = LONGEST_NAME if option == "--name" else LONGEST_TEXT
             if text is not None and not is_readable(text, longest):
                 raise InputError(f"{option} {text[:40]!r}: give at most {longest} letters, all of which can be seen")
+
+    def _check_codes_only(self) -> None:
+        given = {
+            "--precision int8": self.precision == INT8,
+            "--prune": self.prune is not None,
+            "--sampler": self.sampler is not None or self.sampler_changes != "",
+            "--vae-encoder": self.vae_encoder,
+            "--dynamic-size": self.dynamic_size,
+        }
+        for option, is_given in given.items():
+            if is_given:
+                raise InputError(
+                    f"{option} cannot be used with --codes-only: such a bundle holds only codes of one size and their "
+                    "decoder; leave out one of the two"
+                )
 
     @property
     def pruning(self) -> Pruning | None:
@@ -147,7 +166,7 @@ class ExportOptions:
 
     def of_the_card(self) -> dict[str, object]:
         """Options that the command in the model card repeats, besides those that the manifest holds."""
-        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse")
+        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse", "codes_only")
         return {name: getattr(self, name) for name in names} | {"prune": self.pruning}
 
 
@@ -160,13 +179,17 @@ def check_export(
         the run, and the default sampler of its bundle.
 
     Raises:
-        InputError: no finished run, something else at `out`, prototypes that are real images, or a sampler's setting.
+        InputError: no finished run, something else at `out`, prototypes that are real images, a sampler's setting, or a
+            codes-only bundle of a run without matched codes.
     """
     finished = read_run(run)
+    if options.codes_only:
+        _check_codes(finished)
     _check_prototypes(finished, options)
     check_target(out, overwrite)
     check_writable(out)
-    sampler = options.sampler or suited_sampler(finished.table)
+    suited = decoding_sampler() if options.codes_only else suited_sampler(finished.table)
+    sampler = options.sampler or suited
     if options.sampler_changes:
         sampler = changed_sampler(sampler, options.sampler_changes)
     return finished, sampler
@@ -183,4 +206,24 @@ def _check_prototypes(run: FinishedRun, options: ExportOptions) -> None:
         raise InputError(
             f"{run.path}: its prototypes ({kind}) are latents of real images and decode to them; train with "
             "--prototypes centroid or pooled, or pass --allow-real-prototypes if the images may leave"
+        )
+
+
+def _check_codes(run: FinishedRun) -> None:
+    """Check that every class has matched codes, which are images once they are decoded.
+
+    Raises:
+        InputError: other prototypes, or a class without any.
+    """
+    kind = run.table["prototype_kind"]
+    if kind != "matched":
+        raise InputError(
+            f"--codes-only: the prototypes of {run.path} are of kind {kind}, and only matched codes are images by "
+            "themselves; train with --prototypes matched, or export without --codes-only"
+        )
+    empty = [entry["name"] for entry in run.table["classes"] if not entry["prototype_counts"]]
+    if empty:
+        raise InputError(
+            f"--codes-only: class {empty[0]} of {run.path} has no codes; train with more of its images, or export "
+            "without --codes-only"
         )

@@ -1,16 +1,20 @@
 """A generation whose pixels are drawn by a formula instead of networks, so that tests of everything else are fast."""
 
+import hashlib
 import json
 import zipfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from safetensors.numpy import save
 
 from dpd_runtime import Bundle, Generation, Image, Output, embedded_bundle, load_bundle, write_set
 from dpd_runtime.annotations import Pixels
+from dpd_runtime.bundle.archive import write_zip
 from dpd_runtime.dataset.write import DistilledSet
 from dpd_runtime.generation.block import Block
 from dpd_runtime.generation.compute import BlockComputer
@@ -80,6 +84,45 @@ def quick_bundle(folder: Path) -> Path:
     manifest["sampler"] |= {"steps": 1, "candidates": 1, "guidance": [drawing]}
     (folder / "bundle.json").write_text(json.dumps(manifest))
     return folder
+
+
+def codes_only_parts(codes: int = 12) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest without files, and files, of a codes-only bundle with the first codes of the embedded one.
+
+    Its golden images are what the embedded bundle makes of its codes 0, through ONNX Runtime called here by hand.
+    """
+    import onnxruntime
+
+    bundle = opened()
+    kept = {f"class.{c.label}": c.prototypes[:codes].astype(np.float16) for c in bundle.classes}
+    table = json.loads(bytes(bundle.files["classes.json"]))
+    classes = [{**e, "prompt_rows": [], "prototype_counts": e["prototype_counts"][:codes]} for e in table["classes"]]
+    decoder = "vae_decoder/model.onnx"
+    session = onnxruntime.InferenceSession(bytes(bundle.files[decoder]), providers=["CPUExecutionProvider"])
+    labels = np.array([0, 5], np.int64)
+    first = np.stack([kept[f"class.{label}"][0] for label in labels]).astype(np.float32)
+    (found,) = session.run(None, {"latent_sample": first / np.float32(bundle.manifest.scaling_factor)})
+    images = np.rint((np.clip(found, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    files = {
+        decoder: bytes(bundle.files[decoder]),
+        "scheduler/scheduler_config.json": bytes(bundle.files["scheduler/scheduler_config.json"]),
+        "classes.json": json.dumps(table | {"prompts": [], "classes": classes}).encode(),
+        "prototypes.safetensors": save(kept),
+        "golden.safetensors": save({"images": np.ascontiguousarray(images), "labels": labels}),
+    }
+    manifest = json.loads(bundle.manifest.to_json())
+    decoding = {"from_block": 0, "prototype_scale": 1.0, "prototype_until": 1.0}
+    sampler = manifest["sampler"] | {"candidates": 1, "guidance": [decoding]}
+    changes = {"name": "codes", "codes_only": True, "format_version": 2, "audit": "unaudited", "sampler": sampler}
+    return manifest | changes, files
+
+
+def codes_only(path: Path, codes: int = 12) -> Path:
+    """The same as a .dpd file at `path`."""
+    manifest, content = codes_only_parts(codes)
+    manifest["files"] = {n: {"sha256": hashlib.sha256(c).hexdigest(), "bytes": len(c)} for n, c in content.items()}
+    write_zip(path, {"bundle.json": json.dumps(manifest).encode(), **content})
+    return path
 
 
 def files(out: Path) -> dict[str, bytes]:

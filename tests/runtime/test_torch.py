@@ -8,7 +8,7 @@ import pytest
 
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.errors import InputError
-from tests.runtime.drawn import quick_bundle
+from tests.runtime.drawn import codes_only, quick_bundle
 
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
@@ -70,3 +70,11 @@ def test_what_cannot_be_computed_is_said_at_once(bundle: Path) -> None:
         DistilledImages(bundle, ipc=0)
     with pytest.raises(InputError, match="seed is -1"):
         DistilledImages(bundle, ipc=1, seed=-1)
+
+
+def test_a_codes_only_bundle_gives_its_codes_and_no_more(tmp_path: Path) -> None:
+    path = codes_only(tmp_path / "codes.dpd", codes=4)
+    data = DistilledImages(path, ipc=4, classes=NAMES)
+    assert Counter(label for _, label in data) == {8: 4, 1: 4}
+    with pytest.raises(InputError, match=r"ipc is 5: .* ask for at most 4"):
+        DistilledImages(path, ipc=5, classes=NAMES)

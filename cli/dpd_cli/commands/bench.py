@@ -39,7 +39,8 @@ def bench_command(
         rate = f"{speed.images} images in {speed.seconds:.1f} s, {speed.images_per_second:.2f} per second"
         print(f"{name:<12} {rate}, {speed.network_calls:g} UNet evaluations per latent")
     print(f"loading      {found.load_seconds:.2f} s")
-    print(f"of the sampled images, in batches of {found.batch} latents:")
+    kind = "decoded" if found.sampled is None else "sampled"
+    print(f"of the {kind} images, in batches of {found.batch} latents:")
     for name, network in found.networks.items():
         times = f"{network.calls} calls of {network.median_ms:.1f} ms (median)"
         print(f"  {name:<10} {times:<34} {network.share:6.1%} of the time")

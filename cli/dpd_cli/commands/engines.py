@@ -9,8 +9,6 @@ from dpd_cli.options import Gpu, Json, Overwrite, under
 from dpd_cli.terminal import engine_lines, print_engines, print_json
 from dpd_runtime.errors import InputError
 
-DEFAULT_PARTS = "unet,vae_decoder,latent_classifier"
-
 Bundle = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A .dpd file or bundle folder. The input is not modified.")
 ]
@@ -34,10 +32,10 @@ ComputeCapability = Annotated[
     str, under("Engines", "GPU types for tensorrt-rtx, such as 75,86,89,120 for RTX 20, 30, 40 and 50.")
 ]
 Parts = Annotated[
-    str,
+    str | None,
     under(
         "Engines",
-        "Graphs to build, separated by commas.",
+        "Graphs to build, separated by commas. Default: all but the classifier.",
         metavar="unet|vae_decoder|latent_classifier|classifier,...",
     ),
 ]
@@ -52,7 +50,7 @@ def engines_command(
     flavour: Flavour = "tensorrt-rtx",
     device: Gpu = None,
     compute_capability: ComputeCapability = "",
-    parts: Parts = DEFAULT_PARTS,
+    parts: Parts = None,
     portable: Portable = False,
     overwrite: Overwrite = False,
     json_output: Json = False,
@@ -71,7 +69,7 @@ def engines_command(
     if out is None:
         named = {
             "--compute-capability": bool(compute_capability),
-            "--parts": parts != DEFAULT_PARTS,
+            "--parts": parts is not None,
             "--portable": portable,
             "--overwrite": overwrite,
         }
@@ -108,7 +106,7 @@ def _build_into(
     out: Path,
     flavour: str,
     compute_capability: str,
-    parts: str,
+    parts: str | None,
     portable: bool,
     overwrite: bool,
     json_output: bool,
@@ -121,7 +119,7 @@ def _build_into(
         out,
         flavour=flavour,
         compute_capabilities=parse_capabilities(compute_capability) if compute_capability else (),
-        parts=tuple(part.strip() for part in parts.split(",")),
+        parts=None if parts is None else tuple(part.strip() for part in parts.split(",")),
         portable=portable,
         overwrite=overwrite,
         progress=engine_lines(),

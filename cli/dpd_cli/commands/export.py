@@ -60,6 +60,14 @@ Prune = Annotated[
     str | None,
     under("Bundle", "Remove filters of the UNet: pic-pq:0.3 or magnitude:0.3 removes three tenths. Default: none."),
 ]
+CodesOnly = Annotated[
+    bool,
+    under(
+        "Bundle",
+        "Leave out the networks that sample and judge: the bundle makes one image from each matched code, no more.",
+        "--codes-only",
+    ),
+]
 
 
 def export_command(
@@ -78,6 +86,7 @@ def export_command(
     allow_real_prototypes: AllowRealPrototypes = False,
     allow_worse: AllowWorse = False,
     prune: Prune = None,
+    codes_only: CodesOnly = False,
     overwrite: Overwrite = False,
     json_output: Json = False,
 ) -> None:
@@ -88,6 +97,7 @@ def export_command(
     Examples:
         dpd export run --out site.dpd
         dpd export run --out folder --precision fp32
+        dpd export run --out codes.dpd --codes-only
         dpd export run --out site.dpd --trt --compute-capability 86,89
     """
     require_torch("export", "cpu")
@@ -105,6 +115,7 @@ def export_command(
         allow_real_prototypes=allow_real_prototypes,
         allow_worse=allow_worse,
         prune=prune,
+        codes_only=codes_only,
     )
     check_export(run, out, options, overwrite=overwrite)
     result = _export(run, out, options, overwrite)
@@ -114,7 +125,7 @@ def export_command(
     if json_output:
         print_json(result)
     else:
-        _print(result, out, precision)
+        _print(result, out, options)
 
 
 def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> dict[str, Any]:
@@ -131,8 +142,9 @@ def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> 
         )
 
 
-def _print(result: dict[str, Any], out: Path, precision: str) -> None:
-    print(f"bundle      {out}  {result['bytes'] / 1e6:.1f} MB, {precision}")
+def _print(result: dict[str, Any], out: Path, options: "ExportOptions") -> None:
+    kind = f", codes-only: at most --ipc {result['largest_ipc']}" if options.codes_only else ""
+    print(f"bundle      {out}  {result['bytes'] / 1e6:.1f} MB, {options.precision}{kind}")
     print(f"hash        {result['bundle_hash']}")
     _print_parity(result["parity"])
     for graph, measured in result["int8"].items():
@@ -142,7 +154,8 @@ def _print(result: dict[str, Any], out: Path, precision: str) -> None:
     if "engines" in result:
         print_engines(result["engines"])
     print("state       unaudited, unsigned")
-    print(f"next        dpd verify {out} · dpd generate {out} --ipc 10 --out distilled")
+    ipc = 10 if result["largest_ipc"] is None else result["largest_ipc"]
+    print(f"next        dpd verify {out} · dpd generate {out} --ipc {ipc} --out distilled")
 
 
 def _check_engines(trt: bool, flavour: str | None, capability: str | None, precision: str) -> tuple[int, ...]:
@@ -210,6 +223,8 @@ def _print_parity(parity: dict[str, float]) -> None:
         f"images      {parity['end_to_end_psnr_db']:.1f} dB between the bundle's and PyTorch's "
         f"({parity['end_to_end_images']:.0f} images; the worst {parity['end_to_end_worst_psnr_db']:.1f} dB)"
     )
+    if "teacher_agreement" not in parity:
+        return  # a codes-only bundle has no teacher
     print(
         f"teacher     right on {parity['teacher_oa_pytorch']:.1%} of PyTorch's images and "
         f"{parity['teacher_oa_bundle']:.1%} of the bundle's; agrees on {parity['teacher_agreement']:.1%}"

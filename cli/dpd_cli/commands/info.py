@@ -44,7 +44,7 @@ def info_command(
     _print_bundle(opened)
     _print_content(opened)
     given = "" if bundle is None else f"{shlex.quote(str(bundle))} "
-    print(f"next        dpd generate {given}--ipc 10 --out distilled")
+    print(f"next        dpd generate {given}--ipc {min(10, opened.largest_ipc or 10)} --out distilled")
 
 
 def _print_json(opened: "Bundle") -> None:
@@ -63,7 +63,6 @@ def _print_bundle(opened: "Bundle") -> None:
     """Who signed it, what it makes and how."""
     manifest = opened.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
-    guidance = manifest.sampler.first_sampled()
     print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
     for line in freshness_lines(opened):
         print(f"            {line}")
@@ -74,14 +73,21 @@ def _print_bundle(opened: "Bundle") -> None:
     print(
         f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"
     )
-    print(
-        f"sampler     {manifest.sampler.solver}, {manifest.sampler.steps} steps, "
-        f"{manifest.sampler.candidates} candidates, "
-        f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}, "
-        f"timestep power {manifest.sampler.timestep_power:g}, noise gain {manifest.sampler.mean_noise_gain:g}"
-    )
+    print(_sampler_line(opened))
     for told in prototype_ranges(manifest.sampler):
         print(f"            images {told}")
+
+
+def _sampler_line(opened: "Bundle") -> str:
+    sampler = opened.manifest.sampler
+    if opened.manifest.codes_only:
+        return f"codes-only  no UNet, text encoder or judges; at most --ipc {opened.largest_ipc}, all of them decoded"
+    guidance = sampler.first_sampled()
+    return (
+        f"sampler     {sampler.solver}, {sampler.steps} steps, {sampler.candidates} candidates, "
+        f"guidance {guidance.guidance_scale}, prototype pull {guidance.prototype_scale}, "
+        f"timestep power {sampler.timestep_power:g}, noise gain {sampler.mean_noise_gain:g}"
+    )
 
 
 def _print_content(opened: "Bundle") -> None:
@@ -91,7 +97,7 @@ def _print_content(opened: "Bundle") -> None:
 
     for scene in opened.classes:
         noun = "codes" if scene.prototype_kind == "matched" else "prototypes"
-        print(f"  {scene.name:<24} {len(scene.prototypes):>3} {noun}   {opened.prompts[scene.prompt_rows[0]]}")
+        print(f"  {scene.name:<24} {len(scene.prototypes):>3} {noun}   {opened.prompt(scene, 0)}".rstrip())
     for repeat in _repeats(opened):
         print(f"repeats     {repeat}")
     engines = engine_records(opened.files, opened.manifest.files)
@@ -113,7 +119,7 @@ def _repeats(opened: "Bundle") -> list[str]:
     lines = []
     for scene in opened.classes:
         count, distinct = len(scene.prototypes), scene.distinct_prototypes
-        decoded = BLOCK * guidance[1].from_block if len(guidance) > 1 else count
+        decoded = BLOCK * guidance[1].from_block if len(guidance) > 1 else opened.largest_ipc or count
         if 0 < distinct < max(count, decoded):
             lines.append(f"{scene.name}: {distinct} of its {max(count, decoded)} decoded images show distinct codes")
     return lines

@@ -49,6 +49,7 @@ def verify_command(
         dpd verify site.dpd
         dpd verify site.dpd --trusted-key lab.pub --require-signature
     """
+    from dpd_runtime.generation.networks import smallest_graph
     from dpd_runtime.generation.providers import choose_provider
     from dpd_runtime.generation.replay import check_replay, replay
 
@@ -62,8 +63,8 @@ def verify_command(
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )
-    judge = "latent_classifier/model.onnx"
-    chosen = choose_provider(provider, lambda found: opened.engine(judge, found), device, precision)
+    smallest = smallest_graph(opened)
+    chosen = choose_provider(provider, lambda found: opened.engine(smallest, found), device, precision)
     used = chosen.computes_in(opened.manifest.precision)
     done = replay(opened, chosen)
     if json_output:
@@ -105,4 +106,5 @@ def _print(opened: "Bundle", provider: str, precision: str, done: "Replay | None
         f"{precision} needs {done.limit_db:.0f} dB"
     )
     noise = "the exporter's noise" if done.noise_matches else "other noise than the exporter's"
-    print(f"            on {provider} in {done.seconds:.1f} s, from {noise}")
+    begun = "the bundle's codes" if manifest.codes_only else noise
+    print(f"            on {provider} in {done.seconds:.1f} s, from {begun}")

@@ -12,7 +12,7 @@ from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import RTX_PACKAGE, RTX_PLUGIN, available_providers
 from dpd_runtime.errors import DpdError, MissingExtraError
-from dpd_runtime.generation.networks import JUDGE, judge_logits
+from dpd_runtime.generation.networks import JUDGE, decode, judge_logits, smallest_graph
 from dpd_runtime.generation.providers import PROVIDERS
 from dpd_runtime.machine.driver import FIRST_DRIVER, Driver
 
@@ -68,7 +68,7 @@ def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFindin
         return "no bundle could be opened to try it" if bundle is None else _run(name, bundle)
 
     reason = _said(problem)
-    works = f"ran {JUDGE} of {bundle.manifest.name}" if bundle is not None else ""
+    works = f"ran {smallest_graph(bundle)} of {bundle.manifest.name}" if bundle is not None else ""
     return ProviderFinding(name, reason is None, works if reason is None else reason, version, needs)
 
 
@@ -84,11 +84,13 @@ def _said(problem: Callable[[], str | None]) -> str | None:
 
 
 def _run(name: str, bundle: Bundle) -> str | None:
-    """Run the judge on fixed latents. Returns what is wrong with its output, or None."""
-    engine = bundle.engine(JUDGE, Provider(name, "tried"))
-    latents = np.zeros((bundle.manifest.sampler.compute_batch, *bundle.manifest.latent_shape), np.float32)
-    logits = judge_logits(engine, latents, len(bundle.classes))
-    return None if np.isfinite(logits).all() else f"{JUDGE} gave NaN or infinite numbers"
+    """Run the smallest graph on fixed latents. Returns what is wrong with its output, or None."""
+    graph, manifest = smallest_graph(bundle), bundle.manifest
+    engine = bundle.engine(graph, Provider(name, "tried"))
+    latents = np.zeros((manifest.sampler.compute_batch, *manifest.latent_shape), np.float32)
+    judged = graph == JUDGE
+    output = judge_logits(engine, latents, len(bundle.classes)) if judged else decode(engine, latents, manifest)
+    return None if np.isfinite(output).all() else f"{graph} gave NaN or infinite numbers"
 
 
 def _version(package: str, module: str) -> str | None:

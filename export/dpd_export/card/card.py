@@ -12,7 +12,7 @@ from dpd_export.card.training import base_section, commands_section, data_sectio
 from dpd_export.graphs.parity import GENERATED, HALF
 from dpd_export.options import PRECISIONS
 from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.sampling.sampler import BLOCK
+from dpd_runtime.sampling.sampler import BLOCK, largest_ipc
 
 CARD_NAME = "MODEL_CARD.md"
 ENCODER = "vae_encoder/model.onnx"
@@ -53,6 +53,14 @@ def _front_matter(manifest: Manifest) -> str:
 def _what(content: CardContent) -> str:
     manifest = content.manifest
     height, width, _ = manifest.image_shape
+    if manifest.codes_only:
+        return f"""# {line(manifest.name)}
+
+A codes-only bundle of dpd-distill: matched codes, and the decoder that makes one image from each. It holds no network
+that samples, reads text or judges. From it, `dpd generate` makes a labelled training set of \
+{len(content.classes["classes"])} classes with up to {_most(content)} images of each, {height} x {width} pixels RGB. \
+The same seed gives
+the same pixels on the same type of machine. It needs neither PyTorch nor the data."""
     return f"""# {line(manifest.name)}
 
 A bundle of dpd-distill: a small text-conditional latent diffusion model with prototypes and prompts, compiled to ONNX.
@@ -70,6 +78,14 @@ def _parts(content: CardContent) -> str:
     size = sum(entry.bytes for entry in manifest.files.values())
     encoder = "The VAE's encoder is not in the bundle." if ENCODER not in manifest.files else ""
     latents = " x ".join(map(str, manifest.latent_shape))
+    if manifest.codes_only:
+        return f"""## Parts
+
+{table(("graph", "parameters", "bytes"), rows)}
+
+{PRECISIONS.get(manifest.precision, manifest.precision)}, opset {manifest.opset}; codes {latents}. With class table, \
+codes and golden images the files have
+{size:,} bytes, without this card and the manifest."""
     return f"""## Parts
 
 {table(("graph", "parameters", "bytes"), [*rows, total])}
@@ -77,6 +93,11 @@ def _parts(content: CardContent) -> str:
 {PRECISIONS.get(manifest.precision, manifest.precision)}, opset {manifest.opset}; latents {latents}, \
 {manifest.prediction_type}. With tokenizer, prompts, prototypes and golden images the files have {size:,} bytes,
 without this card and the manifest. {encoder}{_pruned(content)}"""
+
+
+def _most(content: CardContent) -> int:
+    """The largest IPC of a codes-only bundle."""
+    return largest_ipc([len(entry["prototype_counts"]) for entry in content.classes["classes"]])
 
 
 def _pruned(content: CardContent) -> str:
@@ -147,6 +168,8 @@ For training classifiers of these classes where the real images must not go, and
 
 
 def _sampler(content: CardContent) -> str:
+    if content.manifest.codes_only:
+        return ""
     sampler = content.manifest.sampler
     rows = [
         (
@@ -213,12 +236,13 @@ When this card was written: **{verdict}**. `dpd info` prints the present state f
 
 
 def _commands(content: CardContent) -> str:
-    return """## How to use it
+    ipc = _most(content) if content.manifest.codes_only else 50
+    return f"""## How to use it
 
     dpd info BUNDLE
-    dpd generate BUNDLE --ipc 50 --seed 0 --out distilled
+    dpd generate BUNDLE --ipc {ipc} --seed 0 --out distilled
     dpd evaluate distilled --train DATA --test val
 
-The first command checks every file's hash and describes the bundle. The second makes 50 images per class. The third
+The first command checks every file's hash and describes the bundle. The second makes {ipc} images per class. The third
 needs the real images: it trains classifiers on the set and on real subsets of the same size.
 `pip install "dpd-distill[cpu]"` is enough for the first two."""

@@ -11,7 +11,7 @@ from typing import Any
 from dpd_export.engines.builder import Plan, build_engine
 from dpd_export.engines.flavours import Flavour, check_capabilities, cuda_major, flavour_of, import_flavour
 from dpd_export.engines.network import sources_of
-from dpd_export.engines.profiles import DEFAULT_PARTS, check_parts
+from dpd_export.engines.profiles import check_parts
 from dpd_export.options import INT8
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.engine_fit import this_os
@@ -63,7 +63,7 @@ def build_engines(
     *,
     flavour: str,
     compute_capabilities: tuple[int, ...] = (),
-    parts: tuple[str, ...] = DEFAULT_PARTS,
+    parts: tuple[str, ...] | None = None,
     portable: bool = False,
     overwrite: bool = False,
     progress: BuildProgress = _silent,
@@ -72,6 +72,7 @@ def build_engines(
 
     Args:
         bundle, out: a .dpd file, or a folder.
+        parts: graphs to build; None for all that every `dpd generate` calls.
         compute_capabilities: 10 · major + minor; required for tensorrt-rtx, the local GPU's for tensorrt.
         portable: build one engine for all of them (hardly larger) instead of one for each.
 

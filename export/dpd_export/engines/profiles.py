@@ -27,15 +27,17 @@ def full_shape(
     return wanted
 
 
-def check_parts(names: tuple[str, ...], files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """The parts without repetitions.
+def check_parts(names: tuple[str, ...] | None, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """The parts without repetitions; for None those of DEFAULT_PARTS that the bundle holds.
 
     Raises:
         InputError: a part is unknown or not in the bundle.
     """
+    there = [part for part in PARTS if f"{part}/model.onnx" in files]
+    if names is None:
+        return tuple(part for part in DEFAULT_PARTS if part in there)
     for name in names:
-        if name not in PARTS or f"{name}/model.onnx" not in files:
-            there = [part for part in PARTS if f"{part}/model.onnx" in files]
+        if name not in there:
             raise InputError(
                 f"part {name!r} cannot become an engine; parts of this bundle that can: {', '.join(there)}"
             )

@@ -101,6 +101,17 @@ def unet_graph(base: Base, generator: torch.Generator) -> Graph:
     return Graph("unet/model.onnx", Unet(base.unet), UNET_INPUTS, (latents, torch.tensor(500), context), "out_sample")
 
 
+def decoder_graph(base: Base, seed: int = 0) -> Graph:
+    """The VAE's decoder with random examples: the only graph of a codes-only bundle."""
+    unet, generator = base.unet.config, torch.Generator().manual_seed(seed)
+    latents = torch.randn(2, unet.in_channels, unet.sample_size, unet.sample_size, generator=generator)
+    return _decoder(base, latents)
+
+
+def _decoder(base: Base, latents: torch.Tensor) -> Graph:
+    return Graph("vae_decoder/model.onnx", VaeDecoder(base.vae), ("latent_sample",), (latents,), "sample")
+
+
 def graphs_of(
     base: Base,
     teacher: ResNet,
@@ -123,7 +134,7 @@ def graphs_of(
     images = torch.rand(2, 3, base.resolution, base.resolution, generator=generator) * 2 - 1
     graphs = [
         unet,
-        Graph("vae_decoder/model.onnx", VaeDecoder(base.vae), ("latent_sample",), (latents,), "sample"),
+        _decoder(base, latents),
         Graph("text_encoder/model.onnx", TextEncoder(base.text_encoder), ("input_ids",), (ids,), "last_hidden_state"),
         Graph("classifier/model.onnx", teacher, ("images",), (images,), "logits"),
         Graph("latent_classifier/model.onnx", latent_classifier, ("latents",), (latents,), "logits"),

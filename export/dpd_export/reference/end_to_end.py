@@ -1,13 +1,13 @@
 """Compare the bundle's images with PyTorch's: PSNR, and how often the teacher gives both the same label."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
 from dpd_export.reference.reference import Reference, as_inputs
-from dpd_runtime.annotations import Int64
+from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import ParityError
@@ -20,23 +20,17 @@ LARGEST_LOSS = 0.01
 
 
 @dataclass(frozen=True)
-class EndToEnd:
+class ImageParity:
     """The bundle's images beside PyTorch's.
 
     Args:
         images: number of images compared.
         psnr_db, worst_psnr_db: of the whole set, and of the worst image.
-        teacher_pytorch: share of PyTorch's images that PyTorch's teacher puts into their class.
-        teacher_bundle: share of the bundle's images that the bundle's teacher puts into their class.
-        teacher_agreement: share of images that get the same label from both.
     """
 
     images: int
     psnr_db: float
     worst_psnr_db: float
-    teacher_pytorch: float
-    teacher_bundle: float
-    teacher_agreement: float
 
     def entries(self) -> dict[str, float]:
         """The manifest's figures."""
@@ -44,6 +38,26 @@ class EndToEnd:
             "end_to_end_images": self.images,
             "end_to_end_psnr_db": round(self.psnr_db, 2),
             "end_to_end_worst_psnr_db": round(self.worst_psnr_db, 2),
+        }
+
+
+@dataclass(frozen=True)
+class EndToEnd(ImageParity):
+    """The same with what the teacher says of both.
+
+    Args:
+        teacher_pytorch: share of PyTorch's images that PyTorch's teacher puts into their class.
+        teacher_bundle: share of the bundle's images that the bundle's teacher puts into their class.
+        teacher_agreement: share of images that get the same label from both.
+    """
+
+    teacher_pytorch: float
+    teacher_bundle: float
+    teacher_agreement: float
+
+    def entries(self) -> dict[str, float]:
+        """The manifest's figures."""
+        return super().entries() | {
             "teacher_oa_pytorch": self.teacher_pytorch,
             "teacher_oa_bundle": self.teacher_bundle,
             "teacher_agreement": self.teacher_agreement,
@@ -75,21 +89,30 @@ def end_to_end(
         progress()
     images = np.concatenate(sets)
     del denoise, decode
+    parity = image_parity(images, reference.images, bundle.manifest.precision)
     teacher = bundle.engine("classifier/model.onnx", CPU)
     found = teacher.run(images=as_inputs(images).numpy()).argmax(1)
     labels = np.array([label for label, _ in reference.rows])
-    measured = EndToEnd(
-        images=len(images),
-        psnr_db=psnr(images, reference.images),
-        worst_psnr_db=min(psnr(a, b) for a, b in zip(images, reference.images, strict=True)),
+    return EndToEnd(
+        **asdict(parity),
         teacher_pytorch=float((expected == labels).mean()),
         teacher_bundle=float((found == labels).mean()),
         teacher_agreement=float((found == expected).mean()),
     )
-    limit, precision = psnr_limit(bundle.manifest.precision), bundle.manifest.precision
-    if not measured.psnr_db >= limit:
-        raise ParityError(f"images differ from PyTorch's: {measured.psnr_db:.1f} dB, {precision} needs {limit:.0f} dB")
-    return measured
+
+
+def image_parity(found: Images, expected: Images, precision: str) -> ImageParity:
+    """Compare the bundle's images [n, H, W, 3] with PyTorch's.
+
+    Raises:
+        ParityError: they are further from PyTorch's than DESIGN §10 allows.
+    """
+    worst = min(psnr(a, b) for a, b in zip(found, expected, strict=True))
+    parity = ImageParity(len(found), psnr(found, expected), worst)
+    limit = psnr_limit(precision)
+    if not parity.psnr_db >= limit:
+        raise ParityError(f"images differ from PyTorch's: {parity.psnr_db:.1f} dB, {precision} needs {limit:.0f} dB")
+    return parity
 
 
 def check_agreement(measured: EndToEnd) -> None:

@@ -16,6 +16,7 @@ CONFIGS = {
     "model_index.json": "model_index.json",
 }
 """Path in the bundle: path in the run's pipeline (DEPLOYMENT §3)."""
+CODES_ONLY_CONFIGS = ("vae_decoder/config.json", "scheduler/scheduler_config.json")
 
 
 def layout_files(opened: OpenedRun, *, vae_encoder: bool) -> dict[str, bytes]:
@@ -35,5 +36,17 @@ def layout_files(opened: OpenedRun, *, vae_encoder: bool) -> dict[str, bytes]:
     files["tokenizer/special_tokens_map.json"] = (json.dumps(special, indent=1, sort_keys=True) + "\n").encode()
     prompts = opened.prompts.astype(np.float16)
     files["prompts.safetensors"] = save({"embeddings": prompts[:-1], "empty": prompts[-1]})
-    prototypes = {name: latents.astype(np.float16) for name, latents in opened.stored_prototypes.items()}
-    return files | {"prototypes.safetensors": save(prototypes)}
+    return files | {"prototypes.safetensors": _prototypes(opened)}
+
+
+def codes_only_files(opened: OpenedRun) -> dict[str, bytes]:
+    """Configs, class table without prompts, and codes, by their path."""
+    pipeline, table = opened.run.path / "pipeline", opened.run.table
+    classes = [entry | {"prompt_rows": []} for entry in table["classes"]]
+    files = {target: (pipeline / CONFIGS[target]).read_bytes() for target in CODES_ONLY_CONFIGS}
+    files["classes.json"] = (json.dumps(table | {"prompts": [], "classes": classes}, indent=1) + "\n").encode()
+    return files | {"prototypes.safetensors": _prototypes(opened)}
+
+
+def _prototypes(opened: OpenedRun) -> bytes:
+    return save({name: latents.astype(np.float16) for name, latents in opened.stored_prototypes.items()})

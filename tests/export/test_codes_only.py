@@ -1,0 +1,228 @@
+"""`dpd export --codes-only`: a run with matched codes → codes, their decoder, class table and golden images."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dpd_eval.audit.audit import AuditResult, audit
+from dpd_eval.audit.record import write_record
+from dpd_export import ExportOptions, export_run
+from dpd_export.engines.profiles import check_parts
+from dpd_export.options import check_export
+from dpd_export.reference.codes import compare_codes, decode_codes
+from dpd_export.reference.reference import Extent
+from dpd_runtime import generate, load_bundle, write_set
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.errors import InputError, ParityError
+from dpd_runtime.generation.replay import replay
+from dpd_train.bases.base import decode_images, load_base
+from dpd_train.train import train
+from tests.tiny import CONFIG, drawn_scenes, tiny_base
+
+CODES = 11
+HELD = {"val_per_class": 2, "images": 20}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run with CODES matched codes of each class, and its bundles whole.dpd and codes.dpd, both in float32."""
+    place, threads = tmp_path_factory.mktemp("codes"), torch.get_num_threads()
+    torch.set_num_threads(1)  # with two, beside another process, these small tensors take minutes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
+        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+        config = replace(CONFIG, base=str(tiny_base(place)), prototypes="matched", ipc=CODES, matching_steps=2, steps=1)
+        train(drawn_scenes(place / "scenes", per_class=26), place / "run", config, cache=place / "cache")
+    export_run(place / "run", place / "whole.dpd", ExportOptions(name="whole", precision="fp32"))
+    export_run(place / "run", place / "codes.dpd", ExportOptions(name="codes", precision="fp32", codes_only=True))
+    yield place
+    torch.set_num_threads(threads)
+
+
+def test_it_holds_what_decoding_needs_and_no_more(folder: Path) -> None:
+    codes, whole = load_bundle(folder / "codes.dpd"), load_bundle(folder / "whole.dpd")
+    wanted = ["MODEL_CARD.md", "classes.json", "golden.safetensors", "prototypes.safetensors"]
+    wanted += ["scheduler/scheduler_config.json", "vae_decoder/config.json", "vae_decoder/model.onnx"]
+    assert sorted(codes.files) == wanted
+    assert codes.manifest.codes_only
+    assert codes.manifest.format_version == 2
+    assert codes.largest_ipc == CODES
+    for name in ("vae_decoder/model.onnx", "prototypes.safetensors"):
+        assert codes.files[name] == whole.files[name], name
+    assert not any("satellite" in text for text in (codes.files["classes.json"].decode(), str(codes.prompts)))
+    parity = {"end_to_end_images", "end_to_end_psnr_db", "end_to_end_worst_psnr_db"}
+    assert set(codes.manifest.parity) - parity == {"vae_decoder/model.onnx", "vae_decoder/model.onnx#generated"}
+    assert codes.manifest.parity["end_to_end_psnr_db"] >= 40
+
+
+def test_its_set_is_that_of_the_whole_bundle(folder: Path, tmp_path: Path) -> None:
+    hashes = {
+        name: write_set(
+            generate(load_bundle(folder / f"{name}.dpd"), ipc=CODES, seed=2, provider="cpu"), tmp_path / name
+        )
+        for name in ("codes", "whole")
+    }
+    assert hashes["codes"].images == CODES * len(load_bundle(folder / "codes.dpd").classes)
+    assert [i.prototype for i in generate(load_bundle(folder / "codes.dpd"), ipc=CODES)][:CODES] == [*range(CODES)]
+    assert hashes["codes"].set_hash == hashes["whole"].set_hash
+
+
+def test_the_golden_images_are_pytorchs(folder: Path) -> None:
+    bundle = load_bundle(folder / "codes.dpd")
+    done = replay(bundle, Provider("cpu", ""))
+    assert done is not None
+    assert done.images == 4
+    assert done.psnr_db >= 40
+    (image,) = generate(bundle, ipc=1, classes=(bundle.classes[0].name,))
+    expected = decode_images(load_base(str(folder / "run" / "pipeline")), bundle.classes[0].prototypes[:1])[0]
+    views = [np.rot90(v, k) for v in (expected, expected[:, ::-1]) for k in range(4)]
+    assert min(np.abs(view.astype(int) - image.pixels).max() for view in views) <= 1
+
+
+def test_the_export_repeats_itself_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    again = export_run(
+        folder / "run", tmp_path / "again", ExportOptions(name="codes", precision="fp32", codes_only=True)
+    )
+    assert again["bundle_hash"] == load_bundle(folder / "codes.dpd").hash
+    assert again["largest_ipc"] == CODES
+    assert load_bundle(tmp_path / "again").manifest.codes_only
+
+
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp16-weights", marks=pytest.mark.slow)])
+def test_other_precisions(precision: str, folder: Path, tmp_path: Path) -> None:
+    export_run(folder / "run", tmp_path / "site.dpd", ExportOptions(precision=precision, codes_only=True))
+    bundle = load_bundle(tmp_path / "site.dpd")
+    assert len(bundle.files["vae_decoder/model.onnx"]) < len(
+        load_bundle(folder / "codes.dpd").files["vae_decoder/model.onnx"]
+    )
+    assert bundle.manifest.parity["end_to_end_psnr_db"] >= 30
+
+
+def test_a_decoder_that_gives_other_images_is_not_written(folder: Path) -> None:
+    bundle, base = load_bundle(folder / "codes.dpd"), load_base(str(folder / "run" / "pipeline"))
+    codes = tuple(scene.prototypes for scene in bundle.classes)
+    decoded = decode_codes(base, codes, Extent(2, 4, 1))
+    assert compare_codes(bundle, decoded).images == 20
+    assert compare_codes(bundle, decode_codes(base, codes, Extent(0, 1, 1))).images == 1  # of a large base
+    with pytest.raises(ParityError, match=r"images differ from PyTorch's: .* fp32 needs 40 dB"):
+        compare_codes(bundle, replace(decoded, images=255 - decoded.images))
+
+
+def test_the_card_promises_what_it_can_do(folder: Path) -> None:
+    card = load_bundle(folder / "codes.dpd").files["MODEL_CARD.md"].decode()
+    assert "A codes-only bundle of dpd-distill" in card
+    assert f"with up to {CODES} images of each" in card
+    assert f"dpd generate BUNDLE --ipc {CODES} " in card
+    assert "--codes-only" in card
+    for word in ("text-conditional", "UNet evaluations", "step/model.onnx", "any number of", "tokenizer"):
+        assert word not in card
+    assert "--codes-only" not in load_bundle(folder / "whole.dpd").files["MODEL_CARD.md"].decode()
+
+
+@pytest.fixture(scope="module")
+def audited(folder: Path) -> AuditResult:
+    return audit(
+        folder / "codes.dpd",
+        train=folder / "scenes",
+        run=folder / "run",
+        cache=folder / "audit",
+        **HELD,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.slow
+def test_the_audit_tests_what_leaves_the_site(audited: AuditResult, folder: Path) -> None:
+    names = [test.name for test in audited.tests]
+    for wanted in (
+        "replication, generated images, structure",
+        "replication, decoded prototypes, teacher features through the VAE",
+        "artefact scan",
+        "membership of the VAE decoder, reconstruction: AUC",
+        "membership of the prototypes, correlation: AUC",
+    ):
+        assert wanted in names
+    for part in ("denoiser", "teacher, ", "latent classifier"):
+        assert not [name for name in names if name.startswith(f"membership of the {part}")]
+    scan = next(test for test in audited.tests if test.name == "artefact scan")
+    assert scan.verdict == "PASS", scan.note
+    assert any("no denoiser, teacher or latent classifier" in note for note in audited.to_dict()["notes"])
+    found = write_record(audited, folder / "codes.dpd", folder / "audited.dpd")
+    again = load_bundle(folder / "audited.dpd")
+    assert (again.hash, again.manifest.audit, again.manifest.codes_only) == (
+        found["bundle_hash"],
+        audited.verdict,
+        True,
+    )
+    assert json.loads(again.files["audit.json"])["verdict"] == audited.verdict
+
+
+@pytest.mark.slow
+def test_copied_codes_are_its_control_of_membership(audited: AuditResult) -> None:
+    (control,) = [c for c in audited.controls if c.outcome.name.startswith("membership")]
+    assert control.outcome.name.startswith("membership of the codes copied from")
+    assert (control.expected, control.outcome.verdict) == ("FAIL", "FAIL")
+    assert control.outcome.value == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_without_an_encoder_the_verdict_is_a_warning_at_best(folder: Path) -> None:
+    """The tiny VAE is not the shipped base's."""
+    found = audit(folder / "codes.dpd", train=folder / "scenes", cache=folder / "audit", **HELD)  # type: ignore[arg-type]
+    missing = {test.name for test in found.tests if test.verdict == "NOT RUN"}
+    assert missing == {"membership of the VAE decoder", "membership of the prototypes"}
+    assert [c.outcome.name for c in found.controls if c.outcome.verdict == "NOT RUN"] == [
+        "membership of codes copied from 50 images"
+    ]
+    assert found.verdict != "PASS"
+
+
+def test_engines_are_built_of_the_decoder_alone(folder: Path) -> None:
+    files = load_bundle(folder / "codes.dpd").files
+    assert check_parts(None, files) == ("vae_decoder",)
+    assert check_parts(None, load_bundle(folder / "whole.dpd").files) == ("unet", "vae_decoder", "latent_classifier")
+    with pytest.raises(InputError, match=r"part 'unet' cannot become an engine; .* that can: vae_decoder$"):
+        check_parts(("unet",), files)
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"precision": "int8"}, "--precision int8"),
+        ({"prune": "pic-pq:0.3"}, "--prune"),
+        ({"sampler_changes": "steps=9"}, "--sampler"),
+        ({"vae_encoder": True}, "--vae-encoder"),
+        ({"dynamic_size": True}, "--dynamic-size"),
+    ],
+)
+def test_options_for_what_is_left_out_are_refused(options: dict[str, object], option: str) -> None:
+    with pytest.raises(InputError, match=f"^{option} cannot be used with --codes-only"):
+        ExportOptions(codes_only=True, **options)  # type: ignore[arg-type]
+
+
+def table(kind: str, *counts: int) -> dict[str, object]:
+    classes = [{"name": f"c{n}", "prompt_rows": [0], "prototype_counts": [9] * k} for n, k in enumerate(counts)]
+    return {"prototype_kind": kind, "prompts": ["c"], "classes": classes}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (table("centroid", 2, 2), "of kind centroid, and only matched codes are images by themselves"),
+        (table("pooled", 2, 2), "of kind pooled, and only"),
+        (table("medoid", 2, 2), "of kind medoid, and only"),
+        (table("none", 0, 0), "of kind none, and only"),
+        (table("matched", 2, 0), "class c1 of .* has no codes"),
+    ],
+)
+def test_runs_without_matched_codes_are_refused_at_once(content: dict[str, object], said: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "classes.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"^--codes-only: .*{said}"):
+        check_export(tmp_path / "run", tmp_path / "site.dpd", ExportOptions(codes_only=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
