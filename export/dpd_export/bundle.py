@@ -50,7 +50,7 @@ def export_run(
         times are not in the bundle, so that its bytes are the same each time.
 
     Raises:
-        InputError: no finished run, something else at `out`, prototypes that are real images, or int8 or pruning for
+        InputError: no finished run, something else at `out`, prototypes of a private kind, or int8 or pruning for
             a large base.
         ParityError: a graph, or the images end to end, are too far from PyTorch. Nothing is left at `out` then.
     """
