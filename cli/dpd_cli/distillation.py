@@ -15,7 +15,7 @@ from dpd_runtime.files import check_writable, write_atomically
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
     from dpd_train.images import Reading
-    from dpd_train.run.planning.plan import Plan
+    from dpd_train.run.planning.plan import DistillPlan
 
 STORED = "plan.json"
 Stage = Callable[[str], Update]
@@ -68,7 +68,7 @@ class Distillation:
     classes: int
     judged_ipc: int
     notes: tuple[str, ...]
-    plan: "Plan | None"
+    plan: "DistillPlan | None"
 
     @property
     def out(self) -> Path:
@@ -121,11 +121,11 @@ def read_distillation(folder: Path) -> Distillation:
     Raises:
         InputError: no distillation, or one of another version.
     """
-    from dpd_train.run.planning.plan import Plan
+    from dpd_train.run.planning.plan import DistillPlan
 
     try:
         content = json.loads((folder / STORED).read_text(encoding="utf-8"))
-        plan = content["plan"] and Plan(**content["plan"])
+        plan = content["plan"] and DistillPlan(**content["plan"])
         asked, notes = Asked(**content["asked"]), tuple(content["notes"])
         return Distillation(**content | {"folder": folder, "asked": asked, "notes": notes, "plan": plan})
     except OSError:
@@ -198,11 +198,11 @@ def _check_holdout(made: Distillation, classes: set[str]) -> None:
         raise DataError(f"--holdout {holdout}: has no images of {missing[0]!r}; give images of every class")
 
 
-def _repeated(asked: Asked) -> "Plan | None":
+def _repeated(asked: Asked) -> "DistillPlan | None":
     return None if asked.repeats is None else read_distillation(Path(asked.repeats)).plan
 
 
-def _measured(made: Distillation, counts: dict[str, int]) -> "Plan":
+def _measured(made: Distillation, counts: dict[str, int]) -> "DistillPlan":
     """The plan for this machine, from a few steps of every kind."""
     import torch
 

@@ -16,10 +16,12 @@ Dpd = "subprocess.CompletedProcess[str]"
 
 
 def dpd(folder: Path, environment: dict[str, str], *arguments: str, kill: str = "never") -> Dpd:
+    """Run `dpd distill`, shortened unless it ends at the start anyway."""
     environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     root = str(Path(__file__).parents[2])
     environment["PYTHONPATH"] = f"{root}:{environment['PYTHONPATH']}"
-    command = [sys.executable, "-m", "tests.cli.short_distill", kill, "distill", *arguments]
+    module = ["dpd_cli"] if kill == "at the start" else ["tests.cli.short_distill", kill]
+    command = [sys.executable, "-m", *module, "distill", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -86,7 +88,7 @@ def test_what_cannot_be_distilled_is_said_before_anything_is_written(
 ) -> None:
     shutil.copytree(folder / "heldout" / "River", folder / "half" / "River", dirs_exist_ok=True)
     shutil.copytree(folder / "heldout" / "Road", folder / "half" / "Road", dirs_exist_ok=True)
-    done = dpd(folder, process_environment, *arguments)
+    done = dpd(folder, process_environment, *arguments, kill="at the start")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert not (folder / "new-run").exists()

@@ -15,7 +15,7 @@ MOST_TUNING, MOST_MATCHING = 3000, 3000  # steps; more were not found to help
 LEAST_MATCHING = 100
 PAIRS, LEAST_PAIRS = 8, 2
 ARMS = 3  # the set, random images, herding
-STUDENT_VIEWS = 0.45 * 64 * 1000  # of the quick recipe, in units of `Speed.view`
+STUDENT_VIEWS = 0.45 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.view`
 WATCHER_VIEWS = 0.74 * 64 * 5 * 800  # twenty watchers of five shapes, 800 steps for each shape
 STATISTICS_VIEWS = 0.37 * 20  # for each image that statistics are measured on
 STATISTICS_IMAGES = 8000  # at least
@@ -31,7 +31,7 @@ GUIDED = 2 * DEFAULT_SAMPLER.steps * DEFAULT_SAMPLER.candidates  # calls of the 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class WorkSpeed:
     """Seconds of one unit of work on this machine, with all its threads and under the load of the moment.
 
     Args:
@@ -80,7 +80,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DistillPlan:
     """The numbers of steps of a distillation. Equal plans, seeds and data give equal codes on one machine.
 
     Args:
@@ -107,10 +107,10 @@ class Plan:
         return TrainConfig(**own, **others)
 
 
-def full_plan(steps: int = 0, matching_steps: int = 0) -> Plan:
+def full_plan(steps: int = 0, matching_steps: int = 0) -> DistillPlan:
     """The stages of fixed length at their usual length, not yet estimated."""
     usual = TrainConfig()
-    return Plan(
+    return DistillPlan(
         steps=steps,
         matching_steps=matching_steps,
         teacher_steps=usual.teacher_steps,
@@ -122,19 +122,19 @@ def full_plan(steps: int = 0, matching_steps: int = 0) -> Plan:
     )
 
 
-def shortened(plan: Plan, share: float) -> Plan:
+def shortened(plan: DistillPlan, share: float) -> DistillPlan:
     """The plan with `share` of the steps of its stages of fixed length, and of the pairs."""
     names = ("teacher_steps", "latent_classifier_steps", "perceptual_steps", "vae_steps")
     fewer = {name: max(1, round(share * getattr(plan, name))) for name in names}
     return replace(plan, **fewer, pairs=max(LEAST_PAIRS, round(share * plan.pairs)))
 
 
-def estimated(plan: Plan, task: Task, speed: Speed) -> Plan:
+def estimated(plan: DistillPlan, task: Task, speed: WorkSpeed) -> DistillPlan:
     """The plan with the seconds of its stages."""
     return replace(plan, seconds=_seconds(plan, task, speed))
 
 
-def make_plan(task: Task, speed: Speed, minutes: float) -> Plan:
+def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     """The plan that fills `minutes`, or the shortest one if that takes longer.
 
     Stages of fixed length come first. If they take more than FIXED_SHARE of the time they are shortened. What is left
@@ -161,7 +161,7 @@ def task_of(counts: Mapping[str, int], ipc: int) -> Task:
     return Task(classes=len(counts), images=sum(counts.values()), smallest=min(counts.values()), ipc=ipc)
 
 
-def remarks(counts: Mapping[str, int], task: Task, plan: Plan, minutes: float | None) -> list[str]:
+def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: float | None) -> list[str]:
     """What is unusual about the data or the plan, one line each.
 
     Args:
@@ -198,11 +198,11 @@ def remarks(counts: Mapping[str, int], task: Task, plan: Plan, minutes: float | 
     return found
 
 
-def _matching(steps: int, task: Task, speed: Speed) -> float:
+def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
     return steps * task.classes * task.codes * speed.decoded
 
 
-def _seconds(plan: Plan, task: Task, speed: Speed) -> dict[str, float]:
+def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float]:
     """Estimated seconds of each stage; stages of matching only where codes can be matched."""
     view, one_thread = speed.view, speed.view * max(1.0, 0.8 * speed.threads)
     found = {

@@ -20,7 +20,7 @@ from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import fine_tune
 from dpd_train.prototypes.matching import Matching, Statistics, Watcher, embed, match_codes
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
-from dpd_train.run.planning.plan import Speed
+from dpd_train.run.planning.plan import WorkSpeed
 from dpd_train.vae.perceptual import perceptual_shapes
 from dpd_train.vae.tune import tune_decoder
 
@@ -35,7 +35,7 @@ def step_seconds(train: Callable[[Progress], object]) -> float:
     return statistics.median(later - before for before, later in pairwise(ends))
 
 
-def measure_speed(base: Base, config: TrainConfig, device: torch.device) -> Speed:
+def measure_speed(base: Base, config: TrainConfig, device: torch.device) -> WorkSpeed:
     """Time a few steps of every kind of work that a run with this base does.
 
     Args:
@@ -53,7 +53,7 @@ def measure_speed(base: Base, config: TrainConfig, device: torch.device) -> Spee
         step = step_seconds(
             lambda tell: train_classifier(images, labels, few, teacher_shape(CLASSES), training, tell, device=device)
         )
-        return Speed(
+        return WorkSpeed(
             view=step / training.batch,
             call=_call_seconds(base, latents[: 2 * CODES], device),
             decoded=_matching_seconds(base, latents[: CLASSES * CODES], images, device, place),

@@ -15,9 +15,9 @@ from dpd_train.run.planning.plan import (
     MOST_MATCHING,
     MOST_TUNING,
     PAIRS,
-    Plan,
-    Speed,
+    DistillPlan,
     Task,
+    WorkSpeed,
     estimated,
     full_plan,
     make_plan,
@@ -29,7 +29,7 @@ from tests.tiny import CONFIG, tiny_base
 
 seconds = st.floats(1e-5, 0.05)
 SPEEDS = st.builds(
-    Speed,
+    WorkSpeed,
     view=seconds,
     call=seconds,
     decoded=seconds,
@@ -47,16 +47,16 @@ TASKS = st.builds(
     st.integers(0, 5000),
 )
 MINUTES = st.floats(0.1, 1e4)
-TWO_CORES = Speed(view=0.0012, call=0.0025, decoded=0.011, tuning=1.4, decoder=0.2, threads=2)
+TWO_CORES = WorkSpeed(view=0.0012, call=0.0025, decoded=0.011, tuning=1.4, decoder=0.2, threads=2)
 AID = Task(classes=10, images=1170, smallest=117, ipc=10)
 
 
-def is_shortest(plan: Plan) -> bool:
+def is_shortest(plan: DistillPlan) -> bool:
     return plan.teacher_steps == round(0.1 * full_plan().teacher_steps) or plan.matching_steps == LEAST_MATCHING
 
 
 @given(TASKS, SPEEDS, MINUTES)
-def test_a_plan_fits_into_the_time_or_is_the_shortest(task: Task, speed: Speed, minutes: float) -> None:
+def test_a_plan_fits_into_the_time_or_is_the_shortest(task: Task, speed: WorkSpeed, minutes: float) -> None:
     plan = make_plan(task, speed, minutes)
     assert plan.total <= 60 * minutes * 1.001 or is_shortest(plan) or plan.pairs == 2
     assert plan.total == pytest.approx(sum(plan.seconds.values()))
@@ -67,25 +67,25 @@ def test_a_plan_fits_into_the_time_or_is_the_shortest(task: Task, speed: Speed, 
 
 
 @given(TASKS, SPEEDS, MINUTES, st.floats(1, 10))
-def test_more_time_never_gives_less(task: Task, speed: Speed, minutes: float, factor: float) -> None:
+def test_more_time_never_gives_less(task: Task, speed: WorkSpeed, minutes: float, factor: float) -> None:
     less, more = (asdict(make_plan(task, speed, each)) for each in (minutes, factor * minutes))
     for name in ("teacher_steps", "perceptual_steps", "vae_steps", "latent_classifier_steps", "pairs"):
         assert less[name] <= more[name], name
 
 
 @given(TASKS, SPEEDS, MINUTES, st.integers(1, 6))
-def test_a_faster_machine_is_more_time(task: Task, speed: Speed, minutes: float, power: int) -> None:
+def test_a_faster_machine_is_more_time(task: Task, speed: WorkSpeed, minutes: float, power: int) -> None:
     """Powers of two are exact."""
     factor = 2.0**power
     units = {name: value / factor for name, value in asdict(speed).items() if name != "threads"}
-    quick = make_plan(task, Speed(**units, threads=speed.threads), minutes)
+    quick = make_plan(task, WorkSpeed(**units, threads=speed.threads), minutes)
     long = make_plan(task, speed, factor * minutes)
     assert replace(quick, seconds={}) == replace(long, seconds={})
     assert quick.total == pytest.approx(long.total / factor)
 
 
 @given(TASKS, SPEEDS)
-def test_estimates_add_up_by_what_they_count(task: Task, speed: Speed) -> None:
+def test_estimates_add_up_by_what_they_count(task: Task, speed: WorkSpeed) -> None:
     one, two = (estimated(full_plan(steps, steps), task, speed).seconds for steps in (100, 200))
     assert two["fine-tuning"] == pytest.approx(2 * one["fine-tuning"])
     if task.matched:
