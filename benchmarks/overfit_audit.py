@@ -6,7 +6,7 @@ T: 5 training images of each class. H: 50 others of each class (see docs/referen
   heart    `dpd train` for many steps without prototypes. Its validation part is T itself, on purpose: the validation
            loss never rises, so the training does not stop early. Must FAIL replication of generated images, and
            membership of the denoiser.
-  medoid   no steps, `--prototypes medoid`, exported with `--allow-real-prototypes`. Must FAIL replication of decoded
+  medoid   no steps, `--prototypes medoid`, exported with `--allow-weak-prototypes`. Must FAIL replication of decoded
            prototypes.
 Every stage is kept under --work: run the same command again to continue. Exit code 1 if one of the two does not FAIL.
 """
@@ -66,7 +66,7 @@ def audited(case: str, config: TrainConfig, work: Path, images: int) -> dict[str
         if not (run / "run.json").exists():
             train(work / "data", run, config, cache=cache, resume=True)
         if not bundle.exists():
-            options = ExportOptions(precision="fp32", name=case, allow_real_prototypes=case == "medoid")
+            options = ExportOptions(precision="fp32", name=case, allow_weak_prototypes=case != "pooled")
             export_run(run, bundle, options)
         print(case, "audit", flush=True)
         found = audit(bundle, train=work / "data", holdout=work / "holdout", run=run, images=images, cache=cache)

@@ -60,7 +60,7 @@ class TrainConfig:
     base: str = setting("nano", "Model", "Base model: nano, a diffusers folder or a hub id.")
     resolution: int | None = setting(None, "Data", "Image side in pixels. Default: the base's own.")
     ipc: int = setting(50, "Prototypes", "Prototypes per class, at most.")
-    steps: int = setting(500, "Model", "Fine-tuning steps. 0 keeps the base as it is.")
+    steps: int = setting(1500, "Model", "Fine-tuning steps. 0 keeps the base as it is.")
     batch: int = setting(32, "Model", "Images per fine-tuning step, over all processes together.")
     micro_batch: int | None = setting(
         None,
@@ -74,7 +74,7 @@ class TrainConfig:
         "result.",
     )
     precision: Precision = setting("bf16", "Running", "Arithmetic of the fine-tuning. fp16 needs CUDA.")
-    peak_rate: float = setting(1e-4, "Model", "Learning rate after the warm-up.")
+    peak_rate: float = setting(4e-4, "Model", "Learning rate after the warm-up.")
     warmup: int | None = setting(None, "Model", "Warm-up steps. Default: a fifth of --steps, at most 100.")
     schedule: RateSchedule = setting(
         "decay", "Model", "Learning rate after the warm-up: decay lowers it to zero over the last 30 % of the steps."
@@ -86,8 +86,11 @@ class TrainConfig:
         "above.",
     )
     lora_rank: int = setting(4, "Model", "Rank of the adapters, and their scaling factor alpha.")
-    tune_vae: bool = setting(
-        False, "Model", "First train the VAE's decoder on the images. The encoder does not change."
+    tune_vae: bool | None = setting(
+        None,
+        "Model",
+        "Train the VAE's decoder on the images; the encoder does not change. Default: if the teacher loses more than "
+        "5 points on reconstructions.",
     )
     vae_steps: int = setting(800, "Model", "Training steps of --tune-vae.")
     perceptual_steps: int = setting(
@@ -103,8 +106,11 @@ class TrainConfig:
     latent_classifier_steps: int = setting(
         800, "Model", "Training steps of the judge, a classifier of latents, at most."
     )
-    prototypes: PrototypeKind = setting(
-        "centroid", "Prototypes", "Kind of prototypes. A medoid is the latent of a real image and stays private."
+    prototypes: PrototypeKind | None = setting(
+        None,
+        "Prototypes",
+        "Kind of prototypes; centroid and medoid stay private. Default: matched, or pooled where a class has fewer "
+        "than 20 images or the VAE's decoder is too large for a CPU.",
     )
     prototype_noise: float = setting(
         0.0,
@@ -160,7 +166,8 @@ class TrainConfig:
             raise InputError(f"--prototype-noise is {self.prototype_noise}: give a finite number")
         if self.prototype_noise and self.prototypes not in ("centroid", "pooled"):
             raise InputError(
-                f"--prototype-noise has no effect on --prototypes {self.prototypes}: take means, centroid or pooled"
+                f"--prototype-noise has no effect on --prototypes {self.prototypes or 'matched'}: take means, centroid "
+                "or pooled"
             )
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")

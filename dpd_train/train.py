@@ -21,18 +21,18 @@ from dpd_train.config import TrainConfig
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.images import write_quarantine
-from dpd_train.run.context import Run, Stages, Trained
+from dpd_train.run.context import Classifiers, Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
 from dpd_train.run.folder import Stopwatch, check_inputs, match_config
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import prototype_sheets, sample_sheet
-from dpd_train.run.stages.judges import metrics, train_judges
-from dpd_train.run.stages.matching import check_matched
+from dpd_train.run.stages.judges import metrics, train_judge, train_teacher
+from dpd_train.run.stages.matching import with_prototype_kind
 from dpd_train.run.stages.prototypes import make_prototypes, prompts
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
-from dpd_train.run.stages.vae import with_tuned_decoder
+from dpd_train.run.stages.vae import wants_tuning, with_tuned_decoder
 
 
 def silent(stage: str) -> Progress:
@@ -53,10 +53,12 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
     if config.prune:
         run = pruned(run, config.prune)
     pixels = run.pixels
-    if config.tune_vae:
+    teacher = train_teacher(run, pixels)
+    tuned_vae = wants_tuning(run, base, teacher, pixels)
+    if tuned_vae:
         base = with_tuned_decoder(run, base, pixels)
     latents = run.latents(base)
-    judges = train_judges(run, pixels, latents)
+    judges = Classifiers(teacher, train_judge(run, latents))
     phrases = run.phrases(run.data.train, "captions")
     tune = partial(tuned_together, federated) if federated else tuned_here
     tuned = fine_tuned(run, base, latents, phrases, judges, tune)
@@ -70,7 +72,7 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
         prototypes=made,
         samples=sample_sheet(base, run.classes, table, config.seed, run.device),
         sheets=prototype_sheets(base, run.data.train, rows, values.numpy(), made.of_class, run.device),
-        metrics=metrics(base, judges, pixels[1], latents[1]),
+        metrics=metrics(base, judges, pixels[1], latents[1]) | {"decoder_tuned": tuned_vae},
     )
     write_run(run.out, trained)
     return run_record(run, trained)
@@ -84,8 +86,11 @@ def _open(
     progress: Stages,
     resume: bool,
     cache: Path | None,
-) -> tuple[Base, RunData]:
+) -> tuple[Base, RunData, TrainConfig]:
     """Check the input before anything is written; then make the run directory.
+
+    Returns:
+        base, data, and the config with the kind of prototypes.
 
     Raises:
         DataError, InputError: unusable data, base or output folder, or options that do not fit them.
@@ -94,15 +99,14 @@ def _open(
     check_captioner(config.captioner)
     base = fitted(load_base(config.base), config)
     found = read_parts(data, config, base.resolution, device, progress)
-    if config.prototypes == "matched":
-        check_matched(base, found, config)
+    config = with_prototype_kind(config, base, found, device)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", found.findings)
     if found.cropped is not None:
         Image.fromarray(found.cropped.picture).save(out / "private" / "decisions.png")
     match_config(out, config, found.given, data, cache)
-    return base, found
+    return base, found, config
 
 
 def _check_machine(config: TrainConfig, device: torch.device, team: Team, tracker: str | None, federated: bool) -> None:
@@ -161,7 +165,7 @@ def train(
         return {}
     with team.leading():
         _check_machine(config, device, team, tracker, federated is not None)
-        base, read = _open(data, out, config, device, progress, resume, cache)
+        base, read, config = _open(data, out, config, device, progress, resume, cache)
         team.tell(Word.LOAD)
         watch = Stopwatch(out / "checkpoints" / "seconds.json")
         with tracked(tracker, out / "tracker", asdict(config)) as track:

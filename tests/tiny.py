@@ -18,7 +18,17 @@ from dpd_train.train import train
 
 SIDE = 32
 CONFIG = TrainConfig(
-    ipc=3, k_min=2, steps=4, batch=4, teacher_steps=20, latent_classifier_steps=20, val_per_class=2, resolution=SIDE
+    ipc=3,
+    k_min=2,
+    steps=4,
+    batch=4,
+    peak_rate=1e-4,
+    teacher_steps=20,
+    latent_classifier_steps=20,
+    val_per_class=2,
+    resolution=SIDE,
+    prototypes="pooled",
+    tune_vae=False,
 )
 
 

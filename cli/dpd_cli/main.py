@@ -13,6 +13,7 @@ import typer
 from dpd_cli.commands.audit import audit_command
 from dpd_cli.commands.bench import bench_command
 from dpd_cli.commands.demo import demo_command
+from dpd_cli.commands.distill import distill_command
 from dpd_cli.commands.doctor import doctor_command
 from dpd_cli.commands.encrypt import decrypt_command, encrypt_command
 from dpd_cli.commands.engines import engines_command
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Make a bundle": {
+        "distill": distill_command,
         "train": train_command,
         "export": export_command,
         "engines": engines_command,

@@ -4,8 +4,8 @@ from typing import Literal
 
 PrototypeKind = Literal["centroid", "pooled", "matched", "medoid", "none"]
 
-PRIVATE_KINDS = ("medoid",)
-"""Kinds whose prototypes are latents of real images. The VAE decodes them to those images."""
+PRIVATE_KINDS = {"centroid": "means of few real images' latents", "medoid": "latents of real images"}
+"""Kinds whose prototypes should not leave the site, and what they are. The VAE decodes a medoid to its real image."""
 
 
 def fits(kind: str, shape: tuple[int, ...], latent_shape: tuple[int, ...]) -> bool:

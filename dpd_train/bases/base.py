@@ -19,6 +19,7 @@ from dpd_runtime.sampling.sample import Denoise, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, weights_variant
 
+DECODER_LIMIT = 10_000_000  # parameters of a VAE's decoder up to which a CPU can train it, or match codes through it
 DECODED = 6  # latents in one call of the decoder, if there may be many
 
 
@@ -85,6 +86,11 @@ def _scheduler(folder: Path) -> DDIMScheduler:
     content = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     silent = {} if "clip_sample" in content else {"clip_sample": False}
     return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, **silent)
+
+
+def decoder_fits(base: Base, device: torch.device) -> bool:
+    """Whether the VAE's decoder can run thousands of times with its gradient: on a GPU, or because it is small."""
+    return device.type != "cpu" or sum(p.numel() for p in base.vae.decoder.parameters()) <= DECODER_LIMIT
 
 
 def at_resolution(base: Base, side: int) -> Base:

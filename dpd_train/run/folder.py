@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
 STORED = "checkpoints/config.json"
 PLACES = ("source", "cache")
+LEAST_MATCHED = 20  # images of a class, whose statistics matched codes take on
 TICK = 5.0  # seconds; a killed session loses this much time
 
 
@@ -201,24 +202,29 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
         counts, _ = (check_files(data, part, config.val_per_class) for part in PARTS)
         check_classes(data, tuple(counts))
         if config.prototypes == "matched" and not config.prune:
-            check_matched_counts(counts, config.k_min)
+            check_matched_counts(counts)
 
 
-def check_matched_counts(counts: Mapping[str, int], k_min: int) -> None:
+def check_matched_counts(counts: Mapping[str, int]) -> None:
     """Check that codes can be matched to every class.
 
     Args:
         counts: class → number of training images.
 
     Raises:
-        DataError: a class has fewer images than `k_min`.
+        DataError: a class has fewer images than LEAST_MATCHED.
     """
     for name, images in counts.items():
-        if images < k_min:
+        if images < LEAST_MATCHED:
             raise DataError(
                 f"class {name!r} has {images} different training images, and --prototypes matched needs at least "
-                f"--k-min {k_min} in each: add images, or lower --k-min"
+                f"{LEAST_MATCHED} in each: add images, or use pooled"
             )
+
+
+def matched_count(ipc: int, smallest: int) -> int:
+    """Codes of each class: at most `ipc`, and at most half as many as the smallest class has images."""
+    return min(ipc, smallest // 2)
 
 
 def check_classes(data: Path, names: Sequence[str]) -> None:

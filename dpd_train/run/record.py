@@ -38,10 +38,10 @@ def write_run(out: Path, trained: Trained) -> None:
 def _write_prototypes(out: Path, trained: Trained) -> None:
     """Write prototypes.safetensors, and classes.json: names, prompts, each prototype's prompt and number of members.
 
-    Both files are marked as private where the prototypes are latents of real images.
+    Both files are marked as private where the prototypes are of a private kind.
     """
     prototypes, table = trained.prototypes.of_class, trained.prompts
-    kind = trained.tuned.config.prototypes if any(prototypes) else "none"
+    kind = (trained.tuned.config.prototypes or "none") if any(prototypes) else "none"
     private = {"private": True} if kind in PRIVATE_KINDS else {}
     content = {
         "prototype_kind": kind,
@@ -54,7 +54,7 @@ def _write_prototypes(out: Path, trained: Trained) -> None:
     }
     (out / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     tensors = {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None}
-    marked = {"private": "latents of real images"} if private else None
+    marked = {"private": PRIVATE_KINDS[kind]} if private else None
     write_atomically(out / "prototypes.safetensors", save(tensors, marked))
 
 

@@ -48,8 +48,8 @@ def export_run(
         size and speed before and after; times are not in the bundle, so that its bytes are the same each time.
 
     Raises:
-        InputError: no finished run, something else at `out`, prototypes that are real images, int8 or pruning for a
-            large base, or a codes-only bundle of a run without matched codes.
+        InputError: no finished run, something else at `out`, prototypes of a private kind, int8 or pruning for a large
+            base, or a codes-only bundle of a run without matched codes.
         ParityError: a graph, or the images end to end, are too far from PyTorch. Nothing is left at `out` then.
     """
     options = options or ExportOptions()

@@ -105,7 +105,7 @@ class ExportOptions:
         sampler_changes: settings applied to that sampler, as `changed_sampler` reads them.
         vae_encoder: include the VAE's encoder, which generation does not need.
         dynamic_size: let UNet and VAE take any height and width.
-        allow_real_prototypes: export prototypes that are latents of real images.
+        allow_weak_prototypes: export prototypes of a private kind.
         allow_worse: write an int8 bundle even if the teacher labels too many of its images differently.
         prune: `METHOD:RATIO`, how filters of the UNet are ranked and which share is removed; None removes none.
         codes_only: leave out whatever samples or judges images; the bundle then decodes its matched codes.
@@ -124,7 +124,7 @@ class ExportOptions:
     sampler_changes: str = ""
     vae_encoder: bool = False
     dynamic_size: bool = False
-    allow_real_prototypes: bool = False
+    allow_weak_prototypes: bool = False
     allow_worse: bool = False
     prune: str | None = None
     codes_only: bool = False
@@ -166,7 +166,7 @@ class ExportOptions:
 
     def of_the_card(self) -> dict[str, object]:
         """Options that the command in the model card repeats, besides those that the manifest holds."""
-        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_real_prototypes", "allow_worse", "codes_only")
+        names = ("base_licence", "vae_encoder", "dynamic_size", "allow_weak_prototypes", "allow_worse", "codes_only")
         return {name: getattr(self, name) for name in names} | {"prune": self.pruning}
 
 
@@ -179,7 +179,7 @@ def check_export(
         the run, and the default sampler of its bundle.
 
     Raises:
-        InputError: no finished run, something else at `out`, prototypes that are real images, a sampler's setting, or a
+        InputError: no finished run, something else at `out`, prototypes of a private kind, a sampler's setting, or a
             codes-only bundle of a run without matched codes.
     """
     finished = read_run(run)
@@ -196,16 +196,16 @@ def check_export(
 
 
 def _check_prototypes(run: FinishedRun, options: ExportOptions) -> None:
-    """Refuse prototypes that are real images unless the options allow them.
+    """Refuse prototypes of a private kind unless the options allow them.
 
     Raises:
         InputError: they are, and it is not allowed.
     """
     kind = run.table["prototype_kind"]
-    if kind in PRIVATE_KINDS and not options.allow_real_prototypes:
+    if kind in PRIVATE_KINDS and not options.allow_weak_prototypes:
         raise InputError(
-            f"{run.path}: its prototypes ({kind}) are latents of real images and decode to them; train with "
-            "--prototypes centroid or pooled, or pass --allow-real-prototypes if the images may leave"
+            f"{run.path}: its prototypes ({kind}) are {PRIVATE_KINDS[kind]}, and the audit fails them; train with "
+            "--prototypes matched or pooled, or pass --allow-weak-prototypes if such images may leave"
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dpd_export import ExportOptions, export_run
+from dpd_export.options import check_export
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.generate import resolve_sampler
@@ -21,20 +22,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kinds")
     scenes, base = drawn_scenes(folder / "scenes"), tiny_base(folder)
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2)
-    for kind in ("medoid", "pooled"):
+    for kind in ("medoid", "centroid", "pooled"):
         train(scenes, folder / kind, replace(config, prototypes=kind), cache=folder / "cache")  # type: ignore[arg-type]
     return folder
 
 
-def test_real_images_are_refused_before_anything_is_exported(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\(medoid\) are latents of real images .* pass --allow-real-prototypes"):
-        export_run(folder / "medoid", tmp_path / "site.dpd")
+@pytest.mark.parametrize(
+    ("kind", "what"), [("medoid", "latents of real images"), ("centroid", "means of few real images' latents")]
+)
+def test_weak_prototypes_are_refused_before_anything_is_exported(
+    kind: str, what: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"\({kind}\) are {what}, .* pass --allow-weak-prototypes"):
+        export_run(folder / kind, tmp_path / "site.dpd")
     assert list(tmp_path.iterdir()) == []
+    assert json.loads((folder / kind / "classes.json").read_text())["private"] is True
+    check_export(folder / kind, tmp_path / "site.dpd", ExportOptions(allow_weak_prototypes=True))
+    check_export(folder / "pooled", tmp_path / "site.dpd", ExportOptions())
 
 
 @pytest.mark.slow
-def test_real_images_that_may_leave_are_marked_in_the_bundle(folder: Path, tmp_path: Path) -> None:
-    export_run(folder / "medoid", tmp_path / "site", ExportOptions(precision="fp32", allow_real_prototypes=True))
+def test_weak_prototypes_that_may_leave_are_marked_in_the_bundle(folder: Path, tmp_path: Path) -> None:
+    export_run(folder / "medoid", tmp_path / "site", ExportOptions(precision="fp32", allow_weak_prototypes=True))
     bundle = load_bundle(tmp_path / "site")
     assert bundle.manifest.data["private_prototypes"] is True
     assert json.loads(bundle.files["classes.json"])["private"] is True

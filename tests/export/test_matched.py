@@ -18,6 +18,7 @@ from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, suited_sampler
 from dpd_train.bases.base import decode_images, load_base
 from dpd_train.config import TrainConfig
 from dpd_train.images.symmetry import d4
+from dpd_train.run.folder import matched_count
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
@@ -34,17 +35,22 @@ def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def config(folder: Path, **changes: object) -> TrainConfig:
-    quick = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", k_min=3, ipc=9, matching_steps=2)
+    quick = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", k_min=15, ipc=9, matching_steps=2)
     return replace(quick, **changes)  # type: ignore[arg-type]
 
 
+def many_scenes(folder: Path) -> Path:
+    """22 different training images and 2 validation images in each of 6 classes."""
+    return drawn_scenes(folder / "scenes", per_class=24)
+
+
 def test_images_are_decoded_prototypes_and_later_ones_are_drawn(tmp_path: Path) -> None:
-    scenes, made = drawn_scenes(tmp_path / "scenes"), config(tmp_path)
+    scenes, made = many_scenes(tmp_path), config(tmp_path)
     train(scenes, tmp_path / "run", made, cache=tmp_path / "cache")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     table = json.loads((tmp_path / "run" / "classes.json").read_text())
     assert table["prototype_kind"] == "matched"
-    assert [entry["prototype_counts"] for entry in table["classes"]] == [[8, 8]] * len(table["classes"])  # 8 // 3
+    assert [entry["prototype_counts"] for entry in table["classes"]] == [[22] * 9] * 6, "not 22 // --k-min"
     assert isinstance(record["prototypes_too_near"], int)
 
     export_run(tmp_path / "run", tmp_path / "site.dpd", ExportOptions(precision="fp32"))
@@ -59,19 +65,16 @@ def test_images_are_decoded_prototypes_and_later_ones_are_drawn(tmp_path: Path) 
     decoded = decode_images(load_base(str(tmp_path / "run" / "pipeline")), stored)
     for image in images[:10]:
         element = image_element(0, image.class_name, image.index)
-        code = d4(torch.from_numpy(decoded[image.index % 2]).permute(2, 0, 1), element).permute(1, 2, 0)
+        code = d4(torch.from_numpy(decoded[image.index % 9]).permute(2, 0, 1), element).permute(1, 2, 0)
         assert np.abs(image.pixels.astype(int) - code.numpy().astype(int)).max() <= 1
     turned = [np.array_equal(ours.pixels, theirs.pixels) for ours, theirs in zip(images[:10], others, strict=False)]
     assert sum(turned) < 6, "another seed shows the prototypes in other ways"
     for image in images[10:]:
-        assert np.abs(image.pixels.astype(int) - decoded[image.index % 2].astype(int)).max() > 5
+        assert np.abs(image.pixels.astype(int) - decoded[image.index % 9].astype(int)).max() > 5
 
 
 def test_sessions_end_as_one_run(tmp_path: Path) -> None:
-    scenes, made = (
-        drawn_scenes(tmp_path / "scenes"),
-        config(tmp_path, steps=0, teacher_steps=1, latent_classifier_steps=1),
-    )
+    scenes, made = many_scenes(tmp_path), config(tmp_path, steps=0, teacher_steps=1, latent_classifier_steps=1, ipc=2)
     train(scenes, tmp_path / "whole", made, cache=tmp_path / "cache")
     stages = []
     while True:
@@ -88,13 +91,30 @@ def test_sessions_end_as_one_run(tmp_path: Path) -> None:
 def test_what_cannot_be_matched_is_said_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = drawn_scenes(tmp_path / "scenes")
-    with pytest.raises(DataError, match="has 8 different training images, and --prototypes matched needs at least"):
-        train(scenes, tmp_path / "run", config(tmp_path, k_min=9), cache=tmp_path / "cache")
-    monkeypatch.setattr("dpd_train.run.stages.matching.is_large", lambda base: True)
-    with pytest.raises(InputError, match=r"--prototypes matched .* use pooled or centroid"):
-        train(scenes, tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
+    with pytest.raises(DataError, match="has 8 different training images, and --prototypes matched needs at least 20"):
+        train(drawn_scenes(tmp_path / "few"), tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
+    monkeypatch.setattr("dpd_train.bases.base.DECODER_LIMIT", 1000)
+    with pytest.raises(InputError, match=r"--prototypes matched .* use pooled, or --device cuda"):
+        train(many_scenes(tmp_path), tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("per_class", "kind"), [(24, "matched"), (12, "pooled")])
+def test_codes_are_matched_by_default_where_every_class_has_twenty_images(
+    per_class: int, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenes = drawn_scenes(tmp_path / "scenes", per_class=per_class)
+    short = config(tmp_path, steps=0, teacher_steps=1, latent_classifier_steps=1, prototypes=None, ipc=2, k_min=2)
+    record = train(scenes, tmp_path / "run", short, cache=tmp_path / "cache")
+    assert json.loads((tmp_path / "run" / "classes.json").read_text())["prototype_kind"] == kind
+    assert record["config"]["prototypes"] == kind
+    told = [line for line in caplog.messages if line.startswith("prototypes are pooled: class ")]
+    assert len(told) == (kind == "pooled")
+
+
+def test_no_code_stands_for_fewer_than_two_images() -> None:
+    assert [matched_count(10, images) for images in (20, 30, 1000)] == [10, 10, 10]
+    assert [matched_count(50, images) for images in (20, 30, 1000)] == [10, 15, 50]
 
 
 def test_the_suited_sampler_decodes_whole_blocks_of_matched_prototypes_alone() -> None:

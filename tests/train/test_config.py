@@ -23,8 +23,11 @@ def test_what_the_user_gives_wins_and_what_nobody_gives_is_the_default() -> None
     assert resolve("paper", {}).steps == 20_000  # the control
 
 
-def test_quick_is_what_happens_without_a_preset() -> None:
-    assert resolve("quick", {}) == resolve(None, {}) == TrainConfig()
+def test_the_defaults_are_those_that_measured_best_and_quick_stays_quick() -> None:
+    config, quick = resolve(None, {}), resolve("quick", {})
+    assert config == TrainConfig()
+    assert (config.prototypes, config.tune_vae, config.steps, config.peak_rate) == (None, None, 1500, 4e-4)
+    assert (quick.prototypes, quick.tune_vae, quick.steps, quick.peak_rate) == ("pooled", False, 500, 1e-4)
 
 
 def test_paper_has_the_hyper_parameters_of_the_method_and_says_that_it_is_untested() -> None:

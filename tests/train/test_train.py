@@ -18,6 +18,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.nn.functional import avg_pool2d
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import load_base
@@ -26,6 +27,7 @@ from dpd_train.captions.captions import aggregate_prompts
 from dpd_train.config import TrainConfig
 from dpd_train.images import read_scenes
 from dpd_train.prototypes.prototypes import ClassPrototypes
+from dpd_train.run.stages.judges import points_lost
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base, tiny_run
 from tests.train.sd_like import sd_like
@@ -64,7 +66,7 @@ def test_pipeline_opens_in_plain_diffusers(run: Path) -> None:
 
 
 def test_prototypes_are_means_of_cached_latents(run: Path) -> None:
-    prototypes = load_file(run / "prototypes.safetensors")
+    prototypes = load_file(run / "prototypes.safetensors")  # pooled: means in blocks of 4 x 4
     table = json.loads((run / "classes.json").read_text())
     assert [entry["name"] for entry in table["classes"]] == ["Fields", "Forest", "Houses", "River", "Road", "Water"]
     scenes = read_scenes(run.parent / "scenes", part="train", resolution=SIDE, val_per_class=2)
@@ -75,7 +77,7 @@ def test_prototypes_are_means_of_cached_latents(run: Path) -> None:
         assert counts.min() >= CONFIG.k_min
         mean = (prototypes[f"class.{label}"] * counts[:, None, None, None]).sum(0) / counts.sum()
         torch.testing.assert_close(
-            mean, latents[torch.from_numpy(scenes.labels) == label].mean(0), atol=1e-4, rtol=1e-4
+            mean, avg_pool2d(latents[torch.from_numpy(scenes.labels) == label].mean(0), 4), atol=1e-4, rtol=1e-4
         )
 
 
@@ -121,7 +123,7 @@ def test_second_run_neither_encodes_nor_captions_again_and_gives_the_same(tmp_pa
     first, seen = _stages(scenes, tmp_path / "a", config, cache=tmp_path / "cache")
     again, less = _stages(scenes, tmp_path / "b", config, cache=tmp_path / "cache")
     cached = ["encoding", "encoding the validation part", "captions", "captions of the validation part"]
-    assert seen == [*cached[:2], "teacher", "latent classifier", *cached[2:], "fine-tuning"]
+    assert seen == ["teacher", *cached[:2], "latent classifier", *cached[2:], "fine-tuning"]
     assert less == ["teacher", "latent classifier", "fine-tuning"]
     for entry in (first, again):
         assert entry.pop("seconds") > 0
@@ -201,6 +203,33 @@ def test_tuned_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     before, after = (load_base(str(folder)).vae.state_dict() for folder in (base, tmp_path / "run" / "pipeline"))
     changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {"decoder", "post_quant_conv"}
+
+
+@pytest.mark.parametrize(("most_lost", "tuned"), [(-101.0, True), (100.0, False)])
+def test_the_decoder_is_tuned_where_reconstructions_cost_too_much(
+    most_lost: float, tuned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpd_train.run.stages.vae.MOST_LOST", most_lost)
+    base = tiny_base(tmp_path)
+    config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, prototypes="none")
+    config = replace(config, tune_vae=None, vae_steps=1, perceptual_steps=1)
+    record, seen = _stages(drawn_scenes(tmp_path / "scenes"), tmp_path / "run", config, cache=tmp_path / "cache")
+    assert record["metrics"]["decoder_tuned"] is tuned
+    assert ("VAE decoder" in seen) is tuned
+
+
+def test_points_lost_is_the_difference_of_two_accuracies(tmp_path: Path) -> None:
+    base = load_base(str(tiny_base(tmp_path)))
+    images = torch.cat([torch.full((6, 3, SIDE, SIDE), -0.9), torch.full((4, 3, SIDE, SIDE), 0.9)])
+
+    class Brightness(torch.nn.Module):
+        """Class 1 is bright; the tiny decoder's reconstructions of bright images are dark."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright = (x.mean((1, 2, 3)) > 0.5).float()
+            return torch.stack([1 - bright, bright], 1)
+
+    assert points_lost(base, Brightness(), (images, torch.tensor([0] * 6 + [1] * 4))) == pytest.approx(40)  # type: ignore[arg-type]
 
 
 def test_record_tells_the_machine_and_how_the_base_was_made(tmp_path: Path) -> None:

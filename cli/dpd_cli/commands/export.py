@@ -50,8 +50,9 @@ VaeEncoder = Annotated[bool, under("Bundle", "Add the VAE's encoder.", "--vae-en
 DynamicSize = Annotated[
     bool, under("Bundle", "Let UNet and VAE take any height and width, not only the base's.", "--dynamic-size")
 ]
-AllowRealPrototypes = Annotated[
-    bool, under("Privacy", "Export prototypes that are latents of real images.", "--allow-real-prototypes")
+AllowWeakPrototypes = Annotated[
+    bool,
+    under("Privacy", "Export centroids or medoids, which show real images.", "--allow-weak-prototypes"),
 ]
 AllowWorse = Annotated[
     bool, under("Bundle", "Write an int8 bundle even if the teacher judges its images differently.", "--allow-worse")
@@ -83,7 +84,7 @@ def export_command(
     sampler: SamplerChanges = "",
     vae_encoder: VaeEncoder = False,
     dynamic_size: DynamicSize = False,
-    allow_real_prototypes: AllowRealPrototypes = False,
+    allow_weak_prototypes: AllowWeakPrototypes = False,
     allow_worse: AllowWorse = False,
     prune: Prune = None,
     codes_only: CodesOnly = False,
@@ -112,7 +113,7 @@ def export_command(
         sampler_changes=sampler,
         vae_encoder=vae_encoder,
         dynamic_size=dynamic_size,
-        allow_real_prototypes=allow_real_prototypes,
+        allow_weak_prototypes=allow_weak_prototypes,
         allow_worse=allow_worse,
         prune=prune,
         codes_only=codes_only,

@@ -279,7 +279,7 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
     if noise := run.get("prototype_privacy"):
         print(f"noise          epsilon {noise['epsilon']:.3g} at delta {noise['delta']:g}, given the clustering")
     if run.get("private_prototypes"):
-        print("private        the prototypes are latents of real images: dpd export refuses them", file=sys.stderr)
+        print("private        prototypes of this kind show real images: dpd export refuses them", file=sys.stderr)
     print(f"teacher        {100 * metrics['teacher_oa']:.1f} % on validation")
     print(f"judge          {100 * metrics['latent_classifier_oa']:.1f} % on validation latents")
     print(f"VAE            {metrics['vae']['psnr']:.1f} dB; the teacher loses {lost:.1f} points on reconstructions")
@@ -288,5 +288,8 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
     if run["near_duplicates"]:
         print(f"duplicates     {run['near_duplicates']} near duplicates left out, listed in the same file")
     if lost > 5:
-        print("warning        the VAE costs more than 5 points: use a base trained on similar images", file=sys.stderr)
+        tuned = "although its decoder was tuned" if metrics["decoder_tuned"] else "try --tune-vae"
+        print(
+            f"warning        the VAE costs more than 5 points, {tuned}: another base may suit better", file=sys.stderr
+        )
     print(f"next           dpd export {out} --out {out}.dpd")

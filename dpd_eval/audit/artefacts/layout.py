@@ -50,8 +50,10 @@ def check_table(files: Mapping[str, bytes]) -> list[Artefact]:
     """Find prototypes of a private kind or of a single image."""
     table = parse_json(files["classes.json"], "classes.json")
     found = []
-    if table.get("prototype_kind") in PRIVATE_KINDS or table.get("private"):
-        found.append(Artefact("prototypes.safetensors", "latents of real images, as classes.json says", ""))
+    kind = table.get("prototype_kind")
+    if kind in PRIVATE_KINDS or table.get("private"):
+        what = PRIVATE_KINDS.get(kind, PRIVATE_KINDS["medoid"])
+        found.append(Artefact("prototypes.safetensors", f"{what}, as classes.json says", ""))
     for entry in table["classes"]:
         counts = entry.get("prototype_counts", [])
         if not isinstance(counts, list) or not all(type(count) is int for count in counts):

@@ -26,6 +26,7 @@ from dpd_train.prototypes.matching.statistics import Statistics, embed
 
 SHIFT = 16  # images are moved by up to 1 / SHIFT of their side
 CALL = 20  # codes decoded at a time
+WATCHERS = 4  # that look at each decoded image: a decode with its gradient costs as much as ten of them
 LAST_RATE = 0.02  # share of the first rate
 CHECKPOINT_SECONDS = 120.0
 
@@ -172,18 +173,31 @@ class _Work:
         block, number = divmod(step, self._matching.steps)
         if block != self._block:
             self._begin(block)
-        loss = self._loss(step_generator(self._matching.seed, step))
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._compute_gradient(step_generator(self._matching.seed, step))
         cosine = 0.5 + 0.5 * math.cos(math.pi * number / self._matching.steps)
         set_learning_rate(self._optimizer, self._matching.rate * (LAST_RATE + (1 - LAST_RATE) * cosine))
         self._optimizer.step()
         self.codes[:, self._columns] = self._free.detach()
 
-    def _loss(self, generator: torch.Generator) -> torch.Tensor:
-        weights = self._matching.later if self._block else self._matching.first
-        watcher = self._watchers[int(torch.randint(len(self._watchers), (), generator=generator))]
+    def _compute_gradient(self, generator: torch.Generator) -> None:
+        """Add up the gradients of WATCHERS random watchers in the decoded images, then go once through the decoder."""
+        chosen = torch.randperm(len(self._watchers), generator=generator)[:WATCHERS].tolist()
         images = self._images(self._free)
+        seen = images.detach().requires_grad_()
+        for number in chosen:
+            loss = self._seen_by(self._watchers[number], seen, generator) / len(chosen)
+            loss.backward()  # type: ignore[no-untyped-call]
+        near_start = F.mse_loss(self._free, self._start[:, self._columns])
+        torch.autograd.backward([images, self._weights.near_start * near_start], [seen.grad, None])
+
+    @property
+    def _weights(self) -> Weights:
+        return self._matching.later if self._block else self._matching.first
+
+    def _seen_by(self, watcher: Watcher, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The loss of decoded images [classes · k, 3, H, W] by one watcher, in a random view."""
+        weights = self._weights
         settled = 0 if self._settled is None else len(self._settled)
         view = _View(generator, len(images) + settled, images.shape[-1], self._device)
         maps = self._maps(watcher, view(images, 0))
@@ -198,7 +212,7 @@ class _Work:
         if watcher.judges:
             logits = watcher.network.head(maps[-1].float().mean(dim=(2, 3)))
             loss = loss + weights.opinion * F.cross_entropy(logits, self._labels.repeat_interleave(self._free.shape[1]))
-        return loss + weights.near_start * F.mse_loss(self._free, self._start[:, self._columns])
+        return loss
 
     def _maps(self, watcher: Watcher, images: torch.Tensor) -> list[torch.Tensor]:
         with torch.autocast(self._device.type, torch.bfloat16):

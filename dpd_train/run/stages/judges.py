@@ -4,7 +4,7 @@ from typing import Any
 
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import reconstruct
-from dpd_train.classifiers.network import accuracy, latent_classifier_shape, teacher_shape
+from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, trained_classifier
 from dpd_train.run.context import Classifiers, Parts, Run
 from dpd_train.vae.autoencoder import reconstruction_metrics
@@ -12,45 +12,61 @@ from dpd_train.vae.autoencoder import reconstruction_metrics
 RATED = 500  # images that the VAE is measured on, at most
 
 
-def train_judges(run: Run, pixels: Parts, latents: Parts) -> Classifiers:
-    """Train teacher and latent classifier, or read those of an earlier session.
+def train_teacher(run: Run, pixels: Parts) -> ResNet:
+    """Train the teacher on pixels, or read that of an earlier session.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    count, config = len(run.classes), run.config
-    teacher = trained_classifier(
+    return trained_classifier(
         run.out / "classifier",
         *pixels,
-        teacher_shape(count),
-        ClassifierTraining(steps=config.teacher_steps, seed=config.seed + 1),
+        teacher_shape(len(run.classes)),
+        ClassifierTraining(steps=run.config.teacher_steps, seed=run.config.seed + 1),
         run.progress("teacher"),
         state=run.state("classifier"),
         device=run.device,
         deadline=run.deadline,
     )
-    judge = trained_classifier(
+
+
+def train_judge(run: Run, latents: Parts) -> ResNet:
+    """Train the classifier of latents, or read that of an earlier session.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    return trained_classifier(
         run.out / "latent_classifier",
         *latents,
-        latent_classifier_shape(count, latents[0][0].shape[1]),
-        ClassifierTraining(steps=config.latent_classifier_steps, seed=config.seed + 2),
+        latent_classifier_shape(len(run.classes), latents[0][0].shape[1]),
+        ClassifierTraining(steps=run.config.latent_classifier_steps, seed=run.config.seed + 2),
         run.progress("latent classifier"),
         state=run.state("latent_classifier"),
         device=run.device,
         deadline=run.deadline,
     )
-    return Classifiers(teacher, judge)
+
+
+def points_lost(base: Base, teacher: ResNet, data: Labelled) -> float:
+    """Percentage points of its accuracy that the teacher loses on reconstructions, on RATED images at most."""
+    images, labels = evenly(data, RATED)
+    return 100 * (accuracy(teacher, images, labels) - accuracy(teacher, reconstruct(base.vae, images), labels))
+
+
+def evenly(data: Labelled, count: int) -> Labelled:
+    """At most about `count` of the images, evenly spaced."""
+    every = max(1, len(data[0]) // count)
+    return data[0][::every], data[1][::every]
 
 
 def metrics(base: Base, judges: Classifiers, pixels: Labelled, latents: Labelled) -> dict[str, Any]:
     """Accuracies of the classifiers and quality of the VAE on the validation part, for run.json."""
-    images, labels = pixels
-    every = max(1, len(images) // RATED)
-    some, teacher = images[::every], judges.teacher
+    (some, labels), teacher = evenly(pixels, RATED), judges.teacher
     return {
-        "teacher_oa": accuracy(teacher, images, labels),
-        "teacher_oa_on_the_same_images": accuracy(teacher, some, labels[::every]),
-        "teacher_oa_on_reconstructions": accuracy(teacher, reconstruct(base.vae, some), labels[::every]),
+        "teacher_oa": accuracy(teacher, *pixels),
+        "teacher_oa_on_the_same_images": accuracy(teacher, some, labels),
+        "teacher_oa_on_reconstructions": accuracy(teacher, reconstruct(base.vae, some), labels),
         "latent_classifier_oa": accuracy(judges.judge, *latents),
         "vae": reconstruction_metrics(base.vae, some),
     }

@@ -1,20 +1,22 @@
 """The stage of `dpd train --prototypes matched`: train watchers, measure their statistics, match codes to them."""
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Int64
-from dpd_runtime.errors import InputError
-from dpd_train.bases.base import Base
+from dpd_runtime.errors import DataError, InputError
+from dpd_train.bases.base import DECODER_LIMIT, Base, decoder_fits
 from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.tdds import kept_count
 from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
 from dpd_train.config import TrainConfig, pruned_share
-from dpd_train.diffusion.fine_tune import is_large
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
@@ -28,25 +30,36 @@ from dpd_train.prototypes.matching import (
 from dpd_train.prototypes.prototypes import ClassPrototypes, cluster_features
 from dpd_train.run.context import Parts, Phrases, Run
 from dpd_train.run.data import RunData, rows_by_class
-from dpd_train.run.folder import check_matched_counts
+from dpd_train.run.folder import check_matched_counts, matched_count
+
+log = logging.getLogger(__name__)
 
 
-def check_matched(base: Base, data: RunData, config: TrainConfig) -> None:
-    """Check that codes can be matched with this base and data.
+def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: torch.device) -> TrainConfig:
+    """The config with the kind of prototypes that the run makes, if none was asked for: matched if it can, or pooled.
 
     Raises:
-        InputError: the base's decoder is too large to run thousands of times.
-        DataError: a class has fewer images than k_min.
+        InputError: matched was asked for, and the base's decoder is too large for a CPU.
+        DataError: matched was asked for, and a class has too few images.
     """
-    if is_large(base):
-        raise InputError(
-            "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which suits bases below "
-            "100 M parameters: use pooled or centroid"
-        )
+    if config.prototypes not in (None, "matched"):
+        return config
     sizes = [len(rows) for rows in rows_by_class(data.train)]
     if config.prune:
         sizes = [kept_count(size, pruned_share(config.prune)) for size in sizes]
-    check_matched_counts(dict(zip(data.train.classes, sizes, strict=True)), config.k_min)
+    try:
+        check_matched_counts(dict(zip(data.train.classes, sizes, strict=True)))
+        if not decoder_fits(base, device):
+            raise InputError(
+                "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which on a CPU suits "
+                f"decoders below {DECODER_LIMIT / 1e6:.0f} M parameters: use pooled, or --device cuda"
+            )
+    except (DataError, InputError) as error:
+        if config.prototypes == "matched":
+            raise
+        log.warning("prototypes are pooled: %s", error)
+        return replace(config, prototypes="pooled")
+    return replace(config, prototypes="matched")
 
 
 def matched_prototypes(
@@ -65,7 +78,7 @@ def matched_prototypes(
     rows = rows_by_class(run.data.train)
     progress = run.progress("watchers")
     train_watchers(folder, *pixels, len(run.classes), progress, device=device, deadline=run.deadline)
-    count = min(config.ipc, min(map(len, rows)) // config.k_min)
+    count = matched_count(config.ipc, min(map(len, rows)))
     start = _start(run, base, judge, rows, phrases, count)
     scale = float(base.vae.config.scaling_factor)
     base.vae.requires_grad_(False)

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import Base, decode_in_parts
 from dpd_train.captions.captions import PromptTable, aggregate_prompts
 from dpd_train.classifiers.network import ResNet
@@ -45,8 +44,9 @@ def prompts(run: Run, base: Base, made: MadePrototypes, phrases: Phrases) -> Pro
 def _of_latents(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
     config, data = run.config, run.data
     by_class = [latents.numpy()[rows] for rows in rows_by_class(data.train)]
-    found = find_prototypes(config.prototypes, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
-    if config.prototypes in PRIVATE_KINDS:
+    kind = config.prototypes or "pooled"
+    found = find_prototypes(kind, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
+    if kind == "medoid":
         return MadePrototypes(found)
     privacy = None
     if config.prototype_noise:

@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 LATENTS = RNG.normal(size=(6, 4, 8, 8)).astype(np.float32)
 IMAGES = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 NAMES = ["Forest/Forest_17.jpg", "Sea/scene 0042 käse.tif", "Sea/7.png"]
-TABLE = {"prototype_kind": "centroid", "prompts": [], "classes": [{"name": "Sea", "prototype_counts": [12, 30]}]}
+TABLE = {"prototype_kind": "matched", "prompts": [], "classes": [{"name": "Sea", "prototype_counts": [12, 30]}]}
 
 
 def traces(tmp_path: Path) -> Traces:

@@ -156,6 +156,26 @@ def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list
     assert away(LATER) < 0.8 * away(FIRST)
 
 
+def test_four_different_watchers_look_at_each_decoded_image(tmp_path: Path) -> None:
+    images, labels = coloured(40, 1)
+    watchers = [
+        Watcher(m, measure(m, images, labels, CLASSES, 6, CPU), judges=i > 2)
+        for i, m in enumerate(map(network, range(6)))
+    ]
+    seen: list[list[int]] = []
+    for number, watcher in enumerate(watchers):
+        watcher.network.stem.register_forward_pre_hook(lambda *_, number=number: seen[-1].append(number))
+
+    def counted(codes: torch.Tensor) -> torch.Tensor:
+        seen.append([])
+        return decode(codes)
+
+    match_codes(start(2), counted, watchers, Matching(steps=5), state=tmp_path / "state")
+    assert [len(set(step)) for step in seen] == [4] * 5
+    assert [len(step) for step in seen] == [4] * 5
+    assert len({number for step in seen for number in step}) > 4
+
+
 def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(watchers: list[Watcher], tmp_path: Path) -> None:
     matching, begun = Matching(steps=2), start(11)
     whole = match_codes(begun, decode, watchers, matching, state=tmp_path / "whole")

@@ -1,0 +1,162 @@
+"""`dpd distill`: scenes → an audited bundle and a report, in a given time."""
+# ruff: noqa: RUF009 -- setting() is dataclasses.field()
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dpd_cli.distillation import (
+    Asked,
+    Distillation,
+    begin,
+    distil,
+    failed_audit,
+    folder_of,
+    read_distillation,
+    resume_command,
+)
+from dpd_cli.options import Json, Values, options_of, require_torch, under
+from dpd_cli.terminal import Interrupted, duration, log_to_console, print_json, stage_progress
+from dpd_runtime.errors import InputError
+from dpd_train.config import setting  # noqa: TID253 -- loads no PyTorch
+
+Data = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with one folder of images per class, also inside train/, val/ and test/; or a .csv or .parquet "
+        "list.",
+    ),
+]
+Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
+Resume = Annotated[
+    bool, under("Running", "Continue an interrupted distillation of --out, with its own DATA and options.", "--resume")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Options of `dpd distill`; None where the default of `Asked` holds."""
+
+    minutes: float | None = setting(None, "Running", "Time for everything. Default: 90.")
+    ipc: int | None = setting(None, "Images", "Images per class that the set is made for. Default: 10.")
+    holdout: Path | None = setting(
+        None, "Data", "Images that are not in DATA, for the audit. Default: the validation part of DATA."
+    )
+    plan: Path | None = setting(
+        None,
+        "Running",
+        "Folder of an earlier distillation, whose plan is repeated: the same seed gives the same codes.",
+    )
+    seed: int | None = setting(None, "Running", "Random seed. Default: 0.")
+    base: str | None = setting(None, "Data", "Base model: nano, a diffusers folder or a hub id. Default: nano.")
+    resolution: int | None = setting(None, "Images", "Image side in pixels. Default: the base's own.")
+    val_per_class: int | None = setting(
+        None, "Data", "Validation images per class. Default: a tenth of the class, at least 1."
+    )
+    bands: str | None = setting(None, "Data", "Bands to use as red, green and blue, such as 4,3,2.")
+    stretch: str | None = setting(
+        None, "Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."
+    )
+    threads: int | None = setting(None, "Running", "PyTorch threads. Default: the cores that are idle.")
+
+
+@options_of(DistillConfig)
+def distill_command(
+    out: Out, data: Data = None, resume: Resume = False, json_output: Json = False, *, given: Values
+) -> None:
+    """Distil your scenes into an audited bundle, in a time that you choose.
+
+    Checks the data, measures this machine, prints a plan, then trains, matches, exports, verifies, compares students
+    on the set with students on real images, audits, and writes a report. Exit code 4: the audit's verdict is FAIL.
+
+    Examples:
+        dpd distill scenes/ --out site.dpd
+        dpd distill scenes/ --out site.dpd --minutes 30 --holdout heldout/
+        dpd distill --resume --out site.dpd
+        dpd distill scenes/ --out again.dpd --plan site-run
+    """
+    asked = {name: value for name, value in given[DistillConfig].items() if value is not None}
+    require_torch("export", "eval", "cpu")
+    try:
+        found = _found(data, out, asked, resume)
+        with stage_progress() as stage:
+            result = distil(found, stage, _tell)
+    except KeyboardInterrupt:
+        begun = (folder_of(out) / "plan.json").exists()
+        raise Interrupted(resume_command(out) if begun else "run the same command again, nothing is lost") from None
+    if json_output:
+        print_json(result)
+    else:
+        _print(result, out)
+    failed_audit(result)
+
+
+def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) -> Distillation:
+    """The distillation to continue, or a new one with its plan, which is printed."""
+    if resume:
+        if data is not None or asked:
+            raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
+        before = read_distillation(folder_of(out))
+        log_to_console()
+        if before.plan is not None:
+            _tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
+            return before
+        request = before.asked
+    else:
+        if data is None:
+            raise InputError("DATA is missing: give a folder that holds one folder of images per class")
+        plan = asked.pop("plan", None)
+        if plan is not None and (useless := {"minutes", "ipc", "threads"} & set(asked)):
+            raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
+        repeated = None if plan is None else read_distillation(plan)
+        if repeated is not None:
+            asked = {"ipc": repeated.asked.ipc, "threads": repeated.threads} | asked
+        paths = {name: str(Path(asked[name]).absolute()) for name in ("holdout",) if name in asked}
+        request = Asked(data=str(data.absolute()), repeats=None if plan is None else str(plan), **asked | paths)
+        log_to_console()
+    planned = begin(request, out, resume=resume)
+    _print_plan(planned)
+    return planned
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_plan(found: Distillation) -> None:
+    assert found.plan is not None
+    plan = found.plan
+    _tell(f"data          {found.images} training images of {found.classes} classes")
+    for line in found.notes:
+        _tell(f"note          {line}")
+    _tell(f"plan          {duration(plan.total)} on {found.threads} thread{'s' * (found.threads > 1)}, until about:")
+    passed = 0.0
+    for name, seconds in plan.seconds.items():
+        passed += seconds
+        _tell(f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}")
+    _tell(f"  {plan.steps} steps of fine-tuning, {plan.matching_steps} of matching, {plan.pairs} pairs of students")
+    _tell(f"interrupted?  {resume_command(Path(found.asked.out))}")
+
+
+def _print(result: dict[str, Any], out: Path) -> None:
+    judged = result["judged"]
+    print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['prototypes']} prototypes")
+    for arm in judged["arms"]:
+        spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
+        print(f"  students on {arm['arm']:<12} {100 * arm['oa_mean']:.1f} %{spread}, IPC {arm['ipc']}")
+    print(f"  of {judged['test_images']} validation images, which no training has seen")
+    for row in judged["differences"]:
+        low, high = row["difference"]["low"], row["difference"]["high"]
+        ends = "" if low is None else f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} points"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} × "
+        print(f"  the set is worth {ratio}{row['reference']}{ends}")
+    print(f"audit         {result['verdict']}{': ' + result['why'] if result['why'] else ''}")
+    print(f"time          {duration(result['seconds'])}, planned {duration(result['planned_seconds'])}")
+    print(f"look at       {result['report']}, {result['set']}/contact_sheet.png")
+    print(f"next          dpd keygen, dpd sign {shlex.quote(str(out))} --key KEY; at the site:")
+    print(f"              dpd generate {shlex.quote(str(out))} --ipc {judged['arms'][0]['ipc']} --out distilled")

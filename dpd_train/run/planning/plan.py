@@ -1,0 +1,228 @@
+"""Stages of a distillation, their estimated seconds, and the numbers of steps that fill the time. Loads no PyTorch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER
+from dpd_train.config import TrainConfig
+from dpd_train.run.folder import LEAST_MATCHED, matched_count
+
+FIXED_SHARE = 0.6  # of the time; if stages of fixed length would take more, they are shortened
+SHORTEST = 0.1  # share of their usual steps that shortened stages keep
+TUNING_SHARE = 0.5  # of the time that is left to fine-tuning and matching
+MOST_TUNING, MOST_MATCHING = 3000, 3000  # steps; more were not found to help
+LEAST_MATCHING = 100
+PAIRS, LEAST_PAIRS = 8, 2
+ARMS = 3  # the set, random images, herding
+STUDENT_VIEWS = 0.45 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.view`
+WATCHER_VIEWS = 0.74 * 64 * 5 * 800  # twenty watchers of five shapes, 800 steps for each shape
+STATISTICS_VIEWS = 0.37 * 20  # for each image that statistics are measured on
+STATISTICS_IMAGES = 8000  # at least
+JUDGE_VIEWS = 0.32 * 64
+PERCEPTUAL_VIEWS = 1.2 * 3 * 64
+EXTRACTOR_VIEWS = 64 * 1200  # of evaluation and audit together
+EXPORT_VIEWS = 20_000.0
+AUDIT_VIEWS = 60_000.0
+AUDIT_IMAGES = 500
+UNEVEN = 10  # times as many images in the largest class as in the smallest
+TOLERANCE = 1.05
+GUIDED = 2 * DEFAULT_SAMPLER.steps * DEFAULT_SAMPLER.candidates  # calls of the UNet for a sampled image
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkSpeed:
+    """Seconds of one unit of work on this machine, with all its threads and under the load of the moment.
+
+    Args:
+        view: one image forward and backward through the teacher.
+        call: one latent through the UNet.
+        decoded: one code through the VAE's decoder and four watchers, with its gradient.
+        tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder.
+        threads: of PyTorch, from which trainings on one thread are estimated.
+    """
+
+    view: float
+    call: float
+    decoded: float
+    tuning: float
+    decoder: float
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The size of the data and the images per class that are wanted.
+
+    Args:
+        images: of the training part, in all classes. smallest: of its smallest class.
+    """
+
+    classes: int
+    images: int
+    smallest: int
+    ipc: int
+
+    @property
+    def matched(self) -> bool:
+        """Whether codes can be matched to all classes."""
+        return self.smallest >= LEAST_MATCHED
+
+    @property
+    def codes(self) -> int:
+        """Matched codes of each class; 0 if none can be matched."""
+        return matched_count(self.ipc, self.smallest) if self.matched else 0
+
+    @property
+    def judged_ipc(self) -> int:
+        """Images per class that students are trained on: random real subsets of that size must exist."""
+        return min(self.ipc, self.smallest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillPlan:
+    """The numbers of steps of a distillation. Equal plans, seeds and data give equal codes on one machine.
+
+    Args:
+        seconds: estimated, by stage, in the order in which they run.
+    """
+
+    steps: int
+    matching_steps: int
+    teacher_steps: int
+    latent_classifier_steps: int
+    perceptual_steps: int
+    vae_steps: int
+    pairs: int
+    seconds: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Estimated seconds of all stages."""
+        return sum(self.seconds.values())
+
+    def config(self, **others: Any) -> TrainConfig:
+        """The config of the training that this plan describes, with values of other fields."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("pairs", "seconds")}
+        return TrainConfig(**own, **others)
+
+
+def full_plan(steps: int = 0, matching_steps: int = 0) -> DistillPlan:
+    """The stages of fixed length at their usual length, not yet estimated."""
+    usual = TrainConfig()
+    return DistillPlan(
+        steps=steps,
+        matching_steps=matching_steps,
+        teacher_steps=usual.teacher_steps,
+        latent_classifier_steps=usual.latent_classifier_steps,
+        perceptual_steps=usual.perceptual_steps,
+        vae_steps=usual.vae_steps,
+        pairs=PAIRS,
+        seconds={},
+    )
+
+
+def shortened(plan: DistillPlan, share: float) -> DistillPlan:
+    """The plan with `share` of the steps of its stages of fixed length, and of the pairs."""
+    names = ("teacher_steps", "latent_classifier_steps", "perceptual_steps", "vae_steps")
+    fewer = {name: max(1, round(share * getattr(plan, name))) for name in names}
+    return replace(plan, **fewer, pairs=max(LEAST_PAIRS, round(share * plan.pairs)))
+
+
+def estimated(plan: DistillPlan, task: Task, speed: WorkSpeed) -> DistillPlan:
+    """The plan with the seconds of its stages."""
+    return replace(plan, seconds=_seconds(plan, task, speed))
+
+
+def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
+    """The plan that fills `minutes`, or the shortest one if that takes longer.
+
+    Stages of fixed length come first. If they take more than FIXED_SHARE of the time they are shortened. What is left
+    goes to fine-tuning and matching.
+    """
+    budget, plan = 60 * minutes, full_plan()
+    fixed = estimated(plan, task, speed).total
+    if fixed > FIXED_SHARE * budget:
+        plan = shortened(plan, max(SHORTEST, FIXED_SHARE * budget / fixed))
+        fixed = estimated(plan, task, speed).total
+    left = max(0.0, budget - fixed)
+    a_step = _matching(1, task, speed)
+    least = LEAST_MATCHING * a_step
+    tuning = min(MOST_TUNING, int(max(0.0, min(TUNING_SHARE * left, left - least) if a_step else left) / speed.tuning))
+    matching = 0
+    if a_step:
+        matching = int((left - tuning * speed.tuning) / a_step)
+        matching = max(LEAST_MATCHING, min(MOST_MATCHING, matching))
+    return estimated(replace(plan, steps=tuning, matching_steps=max(1, matching)), task, speed)
+
+
+def task_of(counts: Mapping[str, int], ipc: int) -> Task:
+    """The task of data with these numbers of training images by class."""
+    return Task(classes=len(counts), images=sum(counts.values()), smallest=min(counts.values()), ipc=ipc)
+
+
+def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: float | None) -> list[str]:
+    """What is unusual about the data or the plan, one line each.
+
+    Args:
+        counts: training images by class. minutes: that were asked for; None if the plan is another run's.
+    """
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    found = []
+    if not task.matched:
+        few = sum(count < LEAST_MATCHED for count in counts.values())
+        found.append(
+            f"{few} of {task.classes} classes have fewer than {LEAST_MATCHED} training images, {least!r} has "
+            f"{task.smallest}: prototypes are pooled and images are sampled, which is worth less than matched codes"
+        )
+    elif task.codes < task.ipc:
+        found.append(
+            f"class {least!r} has {task.smallest} training images: {task.codes} matched codes per class, further "
+            "images are re-noised"
+        )
+    if task.judged_ipc < task.ipc:
+        found.append(f"students are compared at IPC {task.judged_ipc}: class {least!r} has no more real images")
+    if counts[most] >= UNEVEN * task.smallest:
+        found.append(
+            f"classes are uneven, from {task.smallest} images in {least!r} to {counts[most]} in {most!r}: every class "
+            "gets equally many codes, and those of small classes rest on few images"
+        )
+    if plan.pairs < PAIRS:
+        found.append(f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}")
+    if minutes is not None and plan.total > 60 * minutes * TOLERANCE:
+        needs = plan.total / 60
+        found.append(
+            f"{task.classes} classes need at least {needs:.0f} minutes here, more than {minutes:g}: fewer classes, a "
+            "smaller --ipc or a faster machine shorten it"
+        )
+    return found
+
+
+def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
+    return steps * task.classes * task.codes * speed.decoded
+
+
+def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float]:
+    """Estimated seconds of each stage; stages of matching only where codes can be matched."""
+    view, one_thread = speed.view, speed.view * max(1.0, 0.8 * speed.threads)
+    found = {
+        "reading and encoding": task.images * (speed.decoded / 2 + view),
+        "teacher": 64 * plan.teacher_steps * view,
+        "VAE decoder": PERCEPTUAL_VIEWS * plan.perceptual_steps * view + plan.vae_steps * speed.decoder,
+        "latent classifier": JUDGE_VIEWS * plan.latent_classifier_steps * view,
+        "fine-tuning": plan.steps * speed.tuning,
+    }
+    if task.matched:
+        looked_at = max(STATISTICS_IMAGES, task.images)
+        found |= {
+            "watchers": (WATCHER_VIEWS + STATISTICS_VIEWS * looked_at) * view,
+            "starting images": task.classes * task.codes * GUIDED * speed.call,
+            "matching": _matching(plan.matching_steps, task, speed),
+        }
+    sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
+    trainings = plan.pairs * ARMS * STUDENT_VIEWS * one_thread / speed.threads
+    return found | {
+        "export and verification": EXPORT_VIEWS * view,
+        "judging": EXTRACTOR_VIEWS * one_thread + trainings,
+        "audit and report": AUDIT_VIEWS * view + sampled * GUIDED * speed.call,
+    }

@@ -1,0 +1,129 @@
+"""Measure how fast this machine is: a few steps of each kind of work, on random images."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from dpd_runtime.annotations import Progress
+from dpd_train.bases.base import Base
+from dpd_train.captions.captions import caption_table
+from dpd_train.classifiers.network import ResNet, teacher_shape
+from dpd_train.classifiers.training import ClassifierTraining, train_classifier
+from dpd_train.compute.device import placed
+from dpd_train.config import TrainConfig
+from dpd_train.diffusion.denoiser import LatentData
+from dpd_train.diffusion.fine_tune import fine_tune
+from dpd_train.prototypes.matching import Matching, Statistics, Watcher, embed, match_codes
+from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
+from dpd_train.run.planning.plan import WorkSpeed
+from dpd_train.vae.perceptual import perceptual_shapes
+from dpd_train.vae.tune import tune_decoder
+
+CLASSES, CODES, STEPS = 2, 10, 4
+IMAGES = 64
+
+
+def step_seconds(train: Callable[[Progress], object]) -> float:
+    """Median seconds of a step of `train`, which reports each step. The first one, which warms up, does not count."""
+    ends: list[float] = []
+    train(lambda done, total: ends.append(time.perf_counter()))
+    return statistics.median(later - before for before, later in pairwise(ends))
+
+
+def measure_speed(base: Base, config: TrainConfig, device: torch.device) -> WorkSpeed:
+    """Time a few steps of every kind of work that a run with this base does.
+
+    Args:
+        base: at the run's resolution; it is changed, so it cannot be used afterwards.
+        config: for the batch of a fine-tuning step and its precision.
+    """
+    side, generator = base.resolution, torch.Generator().manual_seed(0)
+    images = 2 * torch.rand((IMAGES, 3, side, side), generator=generator) - 1
+    labels = torch.arange(IMAGES) % CLASSES
+    latents = torch.randn((IMAGES, int(base.unet.config.in_channels), *[int(base.unet.config.sample_size)] * 2))
+    training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        place = Path(folder)
+        few = (images[:CLASSES], labels[:CLASSES])
+        step = step_seconds(
+            lambda tell: train_classifier(images, labels, few, teacher_shape(CLASSES), training, tell, device=device)
+        )
+        return WorkSpeed(
+            view=step / training.batch,
+            call=_call_seconds(base, latents[: 2 * CODES], device),
+            decoded=_matching_seconds(base, latents[: CLASSES * CODES], images, device, place),
+            decoder=_decoder_seconds(base, images, config, device, place),
+            tuning=_tuning_seconds(base, latents, labels, config, device, place),
+            threads=torch.get_num_threads(),
+        )
+
+
+def _call_seconds(base: Base, latents: torch.Tensor, device: torch.device) -> float:
+    context = torch.zeros((len(latents), 8, int(base.unet.config.cross_attention_dim)), device=device)
+
+    def call(tell: Progress) -> None:
+        for step in range(STEPS):
+            base.unet(latents.to(device), torch.tensor(10, device=device), context)
+            tell(step + 1, STEPS)
+
+    with placed(base.unet, device), torch.no_grad():
+        return step_seconds(call) / len(latents)
+
+
+def _matching_seconds(
+    base: Base, latents: torch.Tensor, images: torch.Tensor, device: torch.device, place: Path
+) -> float:
+    watchers = []
+    for shape in watcher_shapes(CLASSES)[:: len(LENGTHS)]:
+        network = ResNet(shape).eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        width = embed(network.features(images[:1].to(device))).shape[1]
+        zeros, ones = torch.zeros((CLASSES, width), device=device), torch.ones((CLASSES, width), device=device)
+        watchers.append(
+            Watcher(network, Statistics(zeros[0], ones[0], zeros, ones, torch.eye(width, device=device)), True)
+        )
+    start, scale = latents.reshape(CLASSES, CODES, *latents.shape[1:]), float(base.vae.config.scaling_factor)
+    trainable = [p for p in base.vae.parameters() if p.requires_grad]
+    base.vae.requires_grad_(False)
+    with placed(base.vae, device):
+        found = step_seconds(
+            lambda tell: match_codes(
+                start,
+                lambda codes: base.vae.decode(codes / scale).sample,
+                watchers,
+                Matching(steps=STEPS),
+                tell,
+                state=place / "codes",
+                device=device,
+            )
+        )
+    for parameter in trainable:
+        parameter.requires_grad_()
+    return found / (CLASSES * CODES)
+
+
+def _decoder_seconds(base: Base, images: torch.Tensor, config: TrainConfig, device: torch.device, place: Path) -> float:
+    networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES)]
+    bytes_ = ((images.permute(0, 2, 3, 1) + 1) * 127.5).to(torch.uint8)
+    short = TrainConfig(vae_steps=STEPS, seed=config.seed)
+    return step_seconds(
+        lambda tell: tune_decoder(
+            base, (bytes_, bytes_[:CLASSES]), networks, short, place / "decoder", tell, device=device
+        )
+    )
+
+
+def _tuning_seconds(
+    base: Base, latents: torch.Tensor, labels: torch.Tensor, config: TrainConfig, device: torch.device, place: Path
+) -> float:
+    names = [str(label) for label in range(CLASSES)]
+    captions = caption_table(base.tokenizer, names, labels.tolist(), [()] * len(labels))
+    data = LatentData(latents, labels, captions)
+    short = TrainConfig(steps=STEPS, batch=config.batch, precision=config.precision, tune=config.tune)
+    return step_seconds(
+        lambda tell: fine_tune(base, (data, data), short, place / "unet", place / "adapter", tell, device=device)
+    )

@@ -1,0 +1,58 @@
+"""`dpd distill` with short stages and every checkpoint, killed if asked. Not a test itself.
+
+python -m tests.cli.short_distill STAGE:UPDATE ARGUMENTS... kills itself at that update of the stage's progress, or
+never if the first argument is "never". The arguments are those of dpd.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import dpd_cli.commands.distill as command
+import dpd_eval.comparison.evaluate as evaluation
+import dpd_eval.extractors.own as own
+from dpd_cli.main import main
+from dpd_cli.terminal import Update
+from dpd_train.classifiers import training
+from dpd_train.prototypes.matching import codes, statistics, watchers
+from dpd_train.run.planning import plan
+
+load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
+
+
+def killing(stage: str, update: int) -> Callable[[], Any]:
+    @contextmanager
+    def stages() -> Iterator[Callable[[str], Update]]:
+        def begun(title: str) -> Update:
+            seen = 0
+
+            def told(done: int, total: int) -> None:
+                nonlocal seen
+                seen += 1
+                if title == stage and seen == update:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            return told
+
+        yield begun
+
+    return stages
+
+
+def shorten() -> None:
+    plan.SHORTEST, plan.LEAST_MATCHING, plan.AUDIT_IMAGES = 0.004, 6, 20
+    watchers.LENGTHS, statistics.VIEWS = (1, 1, 2, 2), 100
+    codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
+    evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
+    own.own_extractor = lambda train, cache, progress: own_extractor(train, cache, progress, steps=3)
+
+
+if __name__ == "__main__":
+    stage, _, update = sys.argv.pop(1).partition(":")
+    shorten()
+    command.stage_progress = killing(stage, int(update or 0))  # type: ignore[assignment]
+    main()

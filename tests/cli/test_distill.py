@@ -1,0 +1,94 @@
+"""`dpd distill` on drawn scenes: killed and continued, repeated by its plan, and what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+from dpd_runtime import load_bundle
+from tests.tiny import drawn_scenes, tiny_base
+
+Dpd = "subprocess.CompletedProcess[str]"
+
+
+def dpd(folder: Path, environment: dict[str, str], *arguments: str, kill: str = "never") -> Dpd:
+    """Run `dpd distill`, shortened unless it ends at the start anyway."""
+    environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    root = str(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = f"{root}:{environment['PYTHONPATH']}"
+    module = ["dpd_cli"] if kill == "at the start" else ["tests.cli.short_distill", kill]
+    command = [sys.executable, "-m", *module, "distill", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distill")
+    tiny_base(folder)
+    drawn_scenes(folder / "scenes", per_class=24)
+    drawn_scenes(folder / "heldout", per_class=4, seed=500)
+    return folder
+
+
+def base_of(folder: Path) -> str:
+    return str(next(path.parent for path in folder.rglob("model_index.json")))
+
+
+def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process_environment: dict[str, str]) -> None:
+    given = ("--base", base_of(folder), "--minutes", "0.05", "--ipc", "3", "--threads", "1", "--holdout", "heldout")
+    begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *given, kill="matching:4")
+    assert begun.returncode == -9, begun.stderr
+    assert "6 of matching" in begun.stderr
+    assert "note          little time: stages are shortened, and 2 pairs" in begun.stderr
+    for kill in ("exporting:1", "training students, %:2"):
+        killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill=kill)
+        assert killed.returncode == -9, killed.stderr
+        assert not (folder / "site.dpd").exists()
+    done = dpd(folder, process_environment, "--resume", "--out", "site.dpd", "--json")
+    result = json.loads(done.stdout)
+    assert done.returncode == (4 if result["verdict"] == "FAIL" else 0), done.stderr
+    assert load_bundle(folder / "site.dpd").manifest.audit == result["verdict"]
+    assert load_bundle(folder / "site.dpd").hash == result["bundle_hash"]
+    assert (result["prototypes"], result["judged"]["arms"][0]["ipc"]) == ("matched", 3)
+    assert {arm["arm"] for arm in result["judged"]["arms"]} == {"set", "random", "herding"}
+    page = (folder / "site-run" / "report.html").read_text(encoding="utf-8")
+    assert str(folder) not in page
+    assert len(list((folder / "site-run" / "set" / "River").iterdir())) == 3
+
+    again = dpd(
+        folder, process_environment, "scenes", "--out", "again.dpd", "--base", base_of(folder), "--plan", "site-run"
+    )
+    assert again.returncode in (0, 4), again.stderr
+    codes = [folder / f"{name}-run" / "training" / "prototypes.safetensors" for name in ("site", "again")]
+    assert codes[0].read_bytes() == codes[1].read_bytes()
+    assert "look at       " in again.stdout
+    finished = dpd(folder, process_environment, "--resume", "--out", "again.dpd")
+    assert finished.stdout == again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "new.dpd"], "DATA is missing"),
+        (["scenes", "--out", "new.dpd", "--minutes", "0"], "--minutes is 0"),
+        (["scenes", "--out", "new.dpd", "--ipc", "0"], "--ipc is 0"),
+        (["nothing", "--out", "new.dpd"], "nothing"),
+        (["scenes", "--out", "new.dpd", "--holdout", "half"], "--holdout"),
+        (["scenes", "--out", "new.dpd", "--plan", "scenes"], "scenes: holds no distillation"),
+        (["--resume", "--out", "new.dpd"], "new-run: holds no distillation; begin one with dpd distill DATA"),
+        (["--resume", "--out", "new.dpd", "--ipc", "3"], "give only: dpd distill --resume --out new.dpd"),
+    ],
+)
+def test_what_cannot_be_distilled_is_said_before_anything_is_written(
+    arguments: list[str], words: str, folder: Path, process_environment: dict[str, str]
+) -> None:
+    shutil.copytree(folder / "heldout" / "River", folder / "half" / "River", dirs_exist_ok=True)
+    shutil.copytree(folder / "heldout" / "Road", folder / "half" / "Road", dirs_exist_ok=True)
+    done = dpd(folder, process_environment, *arguments, kill="at the start")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert not (folder / "new-run").exists()

@@ -1,0 +1,154 @@
+"""The planner of `dpd distill`: its arithmetic, what it says about the data, and its measurements."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpd_runtime.errors import InputError
+from dpd_train.bases.base import load_base
+from dpd_train.run.planning.plan import (
+    FIXED_SHARE,
+    LEAST_MATCHING,
+    MOST_MATCHING,
+    MOST_TUNING,
+    PAIRS,
+    DistillPlan,
+    Task,
+    WorkSpeed,
+    estimated,
+    full_plan,
+    make_plan,
+    remarks,
+    task_of,
+)
+from dpd_train.run.planning.speed import measure_speed, step_seconds
+from tests.tiny import CONFIG, tiny_base
+
+seconds = st.floats(1e-5, 0.05)
+SPEEDS = st.builds(
+    WorkSpeed,
+    view=seconds,
+    call=seconds,
+    decoded=seconds,
+    tuning=st.floats(1e-3, 5),
+    decoder=st.floats(1e-3, 5),
+    threads=st.integers(1, 16),
+)
+TASKS = st.builds(
+    lambda classes, smallest, ipc, more: Task(
+        classes=classes, images=classes * smallest + more, smallest=smallest, ipc=ipc
+    ),
+    st.integers(2, 200),
+    st.integers(2, 2000),
+    st.integers(1, 100),
+    st.integers(0, 5000),
+)
+MINUTES = st.floats(0.1, 1e4)
+TWO_CORES = WorkSpeed(view=0.0012, call=0.0025, decoded=0.011, tuning=1.4, decoder=0.2, threads=2)
+AID = Task(classes=10, images=1170, smallest=117, ipc=10)
+
+
+def is_shortest(plan: DistillPlan) -> bool:
+    return plan.teacher_steps == round(0.1 * full_plan().teacher_steps) or plan.matching_steps == LEAST_MATCHING
+
+
+@given(TASKS, SPEEDS, MINUTES)
+def test_a_plan_fits_into_the_time_or_is_the_shortest(task: Task, speed: WorkSpeed, minutes: float) -> None:
+    plan = make_plan(task, speed, minutes)
+    assert plan.total <= 60 * minutes * 1.001 or is_shortest(plan) or plan.pairs == 2
+    assert plan.total == pytest.approx(sum(plan.seconds.values()))
+    assert 0 <= plan.steps <= MOST_TUNING
+    assert 1 <= plan.matching_steps <= MOST_MATCHING
+    assert all(value >= 0 for value in plan.seconds.values())
+    assert ("matching" in plan.seconds) is (task.smallest >= 20)
+
+
+@given(TASKS, SPEEDS, MINUTES, st.floats(1, 10))
+def test_more_time_never_gives_less(task: Task, speed: WorkSpeed, minutes: float, factor: float) -> None:
+    less, more = (asdict(make_plan(task, speed, each)) for each in (minutes, factor * minutes))
+    for name in ("teacher_steps", "perceptual_steps", "vae_steps", "latent_classifier_steps", "pairs"):
+        assert less[name] <= more[name], name
+
+
+@given(TASKS, SPEEDS, MINUTES, st.integers(1, 6))
+def test_a_faster_machine_is_more_time(task: Task, speed: WorkSpeed, minutes: float, power: int) -> None:
+    """Powers of two are exact."""
+    factor = 2.0**power
+    units = {name: value / factor for name, value in asdict(speed).items() if name != "threads"}
+    quick = make_plan(task, WorkSpeed(**units, threads=speed.threads), minutes)
+    long = make_plan(task, speed, factor * minutes)
+    assert replace(quick, seconds={}) == replace(long, seconds={})
+    assert quick.total == pytest.approx(long.total / factor)
+
+
+@given(TASKS, SPEEDS)
+def test_estimates_add_up_by_what_they_count(task: Task, speed: WorkSpeed) -> None:
+    one, two = (estimated(full_plan(steps, steps), task, speed).seconds for steps in (100, 200))
+    assert two["fine-tuning"] == pytest.approx(2 * one["fine-tuning"])
+    if task.matched:
+        assert two["matching"] == pytest.approx(2 * one["matching"])
+        assert one["matching"] == pytest.approx(100 * task.classes * task.codes * speed.decoded)
+
+
+def test_ninety_minutes_on_two_idle_cores_are_full_stages_and_much_matching() -> None:
+    plan = make_plan(AID, TWO_CORES, 90)
+    assert 70 * 60 < plan.total <= 90 * 60
+    assert plan.pairs == PAIRS
+    assert plan.teacher_steps == full_plan().teacher_steps
+    assert plan.matching_steps > 300
+    fixed = estimated(full_plan(), AID, TWO_CORES).total
+    assert fixed < FIXED_SHARE * 90 * 60
+
+
+def test_a_plan_is_the_config_of_a_training() -> None:
+    plan = make_plan(AID, TWO_CORES, 90)
+    config = plan.config(ipc=10, seed=3)
+    assert (config.steps, config.matching_steps, config.seed) == (plan.steps, plan.matching_steps, 3)
+    assert (config.prototypes, config.tune_vae, config.peak_rate) == (None, None, 4e-4)
+    with pytest.raises(InputError, match="--ipc is 0"):
+        plan.config(ipc=0)
+
+
+def said(counts: dict[str, int], ipc: int = 10, minutes: float | None = 90) -> list[str]:
+    task = task_of(counts, ipc)
+    return remarks(counts, task, make_plan(task, TWO_CORES, minutes or 90), minutes)
+
+
+def test_ordinary_data_needs_no_remark() -> None:
+    assert said({"Forest": 120, "River": 150}) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "ipc", "words"),
+    [
+        ({"Forest": 120, "River": 12}, 10, "1 of 2 classes have fewer than 20 training images, 'River' has 12: "),
+        ({"Forest": 120, "River": 30}, 20, "class 'River' has 30 training images: 15 matched codes per class"),
+        ({"Forest": 120, "River": 7}, 10, "students are compared at IPC 7: class 'River' has no more real images"),
+        ({"A": 2000, "B": 2000, "C": 2000, "D": 27}, 10, "classes are uneven, from 27 images in 'D' to 2000 in 'A'"),
+    ],
+)
+def test_unusual_data_are_told_in_one_line(counts: dict[str, int], ipc: int, words: str) -> None:
+    assert len([line for line in said(counts, ipc) if line.startswith(words)]) == 1
+
+
+def test_a_short_time_is_told() -> None:
+    many = {str(n): 50 for n in range(200)}
+    assert any(line.startswith("200 classes need at least ") for line in said(many, minutes=30))
+    assert not any(line.startswith("200 classes need") for line in said(many, minutes=300))
+    assert any("stages are shortened" in line for line in said({"Forest": 120, "River": 150}, minutes=6))
+
+
+def test_the_first_step_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([9.0, 10.0, 12.0, 15.0])
+    monkeypatch.setattr("dpd_train.run.planning.speed.time.perf_counter", lambda: next(times))
+    assert step_seconds(lambda tell: [tell(step, 4) for step in range(4)]) == 2.0
+
+
+def test_a_tiny_base_is_measured(tmp_path_factory: pytest.TempPathFactory) -> None:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("base")
+    speed = measure_speed(load_base(str(tiny_base(folder))), CONFIG, torch.device("cpu"))
+    assert all(0 < value < 10 for value in asdict(speed).values())
