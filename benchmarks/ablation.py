@@ -49,7 +49,7 @@ def trained(args: argparse.Namespace, consistency: bool, steps: bool) -> Path:
     if not (out / "run.json").exists():
         shutil.rmtree(out, ignore_errors=True)
         options = ["--base", args.base, "--steps", args.steps if steps else 0, "--teacher-steps", args.teacher_steps]
-        options += ["--peak-rate", args.peak_rate]
+        options += ["--peak-rate", args.peak_rate, "--prototypes", "centroid", "--no-tune-vae"]
         if args.val_per_class is not None:
             options += ["--val-per-class", args.val_per_class]
         if args.resolution is not None:
@@ -89,7 +89,8 @@ def bundle_of(args: argparse.Namespace, name: str) -> Path:
         guidance = DEFAULT_SAMPLER.guidance
         if not prototypes:
             guidance = tuple(replace(block, prototype_scale=0.0) for block in guidance)
-        export_run(source, out, ExportOptions(name="ablation", sampler=replace(DEFAULT_SAMPLER, guidance=guidance)))
+        sampler = replace(DEFAULT_SAMPLER, guidance=guidance)
+        export_run(source, out, ExportOptions(name="ablation", sampler=sampler, allow_weak_prototypes=True))
     return out
 
 

@@ -51,7 +51,7 @@ def pick(data: Path, work: Path, seed: int) -> None:
 
 
 def configs(steps: int, rate: float) -> dict[str, TrainConfig]:
-    shared = TrainConfig(batch=8, teacher_steps=100, latent_classifier_steps=100, k_min=2, ipc=2)
+    shared = TrainConfig(batch=8, teacher_steps=100, latent_classifier_steps=100, k_min=2, ipc=2, tune_vae=False)
     return {
         "heart": replace(shared, steps=steps, peak_rate=rate, prototypes="none", precision="fp32"),
         "medoid": replace(shared, steps=0, prototypes="medoid"),

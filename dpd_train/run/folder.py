@@ -218,7 +218,7 @@ def check_matched_counts(counts: Mapping[str, int]) -> None:
         if images < LEAST_MATCHED:
             raise DataError(
                 f"class {name!r} has {images} different training images, and --prototypes matched needs at least "
-                f"{LEAST_MATCHED} in each: add images, or use pooled"
+                f"{LEAST_MATCHED} in each; add images, or use pooled"
             )
 
 

@@ -9,16 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dpd_cli.distillation import (
-    Asked,
-    Distillation,
-    begin,
-    distil,
-    failed_audit,
-    folder_of,
-    read_distillation,
-    resume_command,
-)
+from dpd_cli.distillation.planned import Asked, Distillation, begin, folder_of, read_distillation, resume_command
+from dpd_cli.distillation.stages import distil, failed_audit
 from dpd_cli.options import Json, Values, options_of, require_torch, under
 from dpd_cli.terminal import Interrupted, duration, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
@@ -117,7 +109,9 @@ def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) ->
         if repeated is not None:
             asked = {"ipc": repeated.asked.ipc, "threads": repeated.threads} | asked
         paths = {name: str(Path(asked[name]).absolute()) for name in ("holdout",) if name in asked}
-        request = Asked(data=str(data.absolute()), repeats=None if plan is None else str(plan), **asked | paths)
+        request = Asked(
+            data=str(data.absolute()), repeats=None if plan is None else str(plan.absolute()), **asked | paths
+        )
         log_to_console()
     planned = begin(request, out, resume=resume)
     _print_plan(planned)
@@ -139,7 +133,8 @@ def _print_plan(found: Distillation) -> None:
     for name, seconds in plan.seconds.items():
         passed += seconds
         _tell(f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}")
-    _tell(f"  {plan.steps} steps of fine-tuning, {plan.matching_steps} of matching, {plan.pairs} pairs of students")
+    matching = f", {plan.matching_steps} of matching" if "matching" in plan.seconds else ""
+    _tell(f"  {plan.steps} steps of fine-tuning{matching}, {plan.pairs} pairs of students")
     _tell(f"interrupted?  {resume_command(Path(found.asked.out))}")
 
 

@@ -52,12 +52,12 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
         if not decoder_fits(base, device):
             raise InputError(
                 "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which on a CPU suits "
-                f"decoders below {DECODER_LIMIT / 1e6:.0f} M parameters: use pooled, or --device cuda"
+                f"decoders below {DECODER_LIMIT / 1e6:.0f} M parameters; use pooled, or --device cuda"
             )
     except (DataError, InputError) as error:
         if config.prototypes == "matched":
             raise
-        log.warning("prototypes are pooled: %s", error)
+        log.warning("prototypes are pooled: %s", str(error).partition(";")[0])
         return replace(config, prototypes="pooled")
     return replace(config, prototypes="matched")
 

@@ -1,15 +1,13 @@
-"""The stages of `dpd distill`: each calls a room and leaves a file, so that a killed distillation continues."""
+"""What `dpd distill` was asked for, and its plan, as they are stored in the distillation's folder."""
 
 import json
 import os
 import shlex
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dpd_cli.terminal import Update
-from dpd_runtime.errors import AuditError, DataError, InputError
+from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from dpd_train.run.planning.plan import DistillPlan
 
 STORED = "plan.json"
-Stage = Callable[[str], Update]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +146,7 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
     from dpd_train.run.planning.plan import remarks, task_of
 
     folder = folder_of(out)
-    if folder.exists() and not resume:
+    if folder.exists() and any(folder.iterdir()) and not resume:
         way = f"continue it with: {resume_command(out)}, or " if (folder / STORED).exists() else ""
         raise InputError(f"{folder} exists; {way}choose another --out")
     check_target(out, overwrite=False)
@@ -216,149 +212,3 @@ def _measured(made: Distillation, counts: dict[str, int]) -> "DistillPlan":
     config = replace(made, plan=full_plan(1, 1)).config()
     speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"))
     return make_plan(task_of(counts, made.asked.ipc), speed, made.asked.minutes)
-
-
-def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
-    """Make everything that is not there yet. Returns the facts for the user."""
-    from dpd_train.run.folder import Stopwatch
-
-    watch = Stopwatch(made.folder / "seconds.json")
-    stage = watch.around(stage)
-    finished = made.folder / "result.json"
-    if not finished.exists():
-        for number, work in enumerate((_train, _export, _judge, _audit), start=1):
-            tell(f"stage {number}/4     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
-            work(made, stage, tell)
-            watch.keep()
-        write_atomically(finished, (json.dumps(_result(made, watch.seconds), indent=1) + "\n").encode())
-    content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-    return content
-
-
-def _train(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Train the networks and match codes."""
-    if (made.training / "run.json").exists():
-        return
-    import torch
-
-    from dpd_train.compute.device import use_device
-    from dpd_train.train import train
-
-    torch.set_num_threads(made.threads)
-    train(made.data, made.training, made.config(), resume=True, device=use_device("auto"), progress=stage)
-
-
-def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Export a bundle and verify it against PyTorch's images."""
-    if (made.folder / "audit.json").exists():
-        return
-    from dpd_export import ExportOptions, export_run
-    from dpd_runtime.bundle.bundle import load_bundle
-    from dpd_runtime.engines.engine import Provider
-    from dpd_runtime.generation.replay import check_replay, replay
-
-    if not made.unaudited.exists():
-        options = ExportOptions(name=made.out.name.removesuffix(".dpd"))  # codes-only bundles are asked for here
-        export_run(made.training, made.unaudited, options, progress=stage("exporting"), tell=tell)
-    bundle = load_bundle(made.unaudited)
-    if (done := replay(bundle, Provider("cpu", "requested", 0))) is not None:
-        check_replay(done, bundle.manifest.precision, "cpu")
-        tell(f"verified      golden images {done.psnr_db:.1f} dB from PyTorch's, {done.limit_db:.0f} dB are needed")
-
-
-def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Compare students on the set with students on real images."""
-    place, images = made.folder / "evaluation.json", made.folder / "set"
-    if place.exists():
-        return
-    from dpd_eval import evaluate
-    from dpd_eval.comparison.config import EvaluateConfig
-    from dpd_runtime import generate, load_bundle, write_set
-
-    assert made.plan is not None
-    bundle = load_bundle(made.unaudited)
-    write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
-    config = EvaluateConfig(
-        baselines=("random", "herding"),
-        ipc=(made.judged_ipc,),
-        pairs=made.plan.pairs,
-        val_per_class=made.asked.val_per_class,
-        bands=made.asked.bands,
-        stretch=made.asked.stretch,
-        jobs=made.threads,
-    )
-    students = stage("training students, %")
-    found = evaluate(
-        [images],
-        config,
-        train=made.data,
-        test="val",
-        progress=lambda done, total, what: students(round(100 * done / total), 100),
-        stage=stage,
-    )
-    write_atomically(place, (json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n").encode())
-
-
-def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Audit the bundle against images that it was not made from, and write the report."""
-    from dpd_eval.audit.audit import audit
-    from dpd_eval.audit.record import write_record
-    from dpd_eval.report.report import write_report
-    from dpd_train.run.planning.plan import AUDIT_IMAGES
-
-    place = made.folder / "audit.json"
-    if not place.exists():
-        result = audit(
-            made.unaudited,
-            train=made.data,
-            holdout=Path(made.asked.holdout) if made.asked.holdout else None,
-            run=made.training,
-            val_per_class=made.asked.val_per_class,
-            images=AUDIT_IMAGES,
-            seed=made.asked.seed,
-            reading=made.reading,
-            stage=stage,
-        )
-        write_record(result, made.unaudited, made.out)
-        write_atomically(place, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
-    inputs = [made.folder / "evaluation.json", made.folder / "set", made.out, made.training]
-    write_report(inputs, made.folder / "report.html")
-    made.unaudited.unlink(missing_ok=True)
-
-
-def _result(made: Distillation, seconds: float) -> dict[str, Any]:
-    """The facts at the end, as `--json` prints them."""
-    from dpd_runtime.bundle.bundle import load_bundle
-
-    assert made.plan is not None
-    read = {name: json.loads((made.folder / f"{name}.json").read_text("utf-8")) for name in ("evaluation", "audit")}
-    table = json.loads((made.training / "classes.json").read_text("utf-8"))
-    doubts = [test["name"] for test in read["audit"]["tests"] if test["verdict"] != "PASS"]
-    broken = [c["name"] for c in read["audit"]["controls"] if c["verdict"] not in (c["expected"], "NOT RUN")]
-    return {
-        "out": str(made.out),
-        "bytes": sum(f.stat().st_size for f in made.out.rglob("*")) if made.out.is_dir() else made.out.stat().st_size,
-        "bundle_hash": load_bundle(made.out, allow_older=True).hash,
-        "prototypes": table["prototype_kind"],
-        "judged": {name: read["evaluation"][name] for name in ("arms", "differences", "test_images")},
-        "verdict": read["audit"]["verdict"],
-        "why": ", ".join([*doubts, *(f"control {name}" for name in broken)]),
-        "seconds": seconds,
-        "planned_seconds": made.plan.total,
-        "report": str(made.folder / "report.html"),
-        "set": str(made.folder / "set"),
-        "run": str(made.folder),
-    }
-
-
-def failed_audit(result: dict[str, Any]) -> None:
-    """Raise an error if the audit failed; everything has been written then.
-
-    Raises:
-        AuditError: the verdict is FAIL.
-    """
-    if result["verdict"] != "FAIL":
-        return
-    audit = json.loads((Path(result["run"]) / "audit.json").read_text("utf-8"))
-    broken = [c["name"] for c in audit["controls"] if c["verdict"] not in (c["expected"], "NOT RUN")]
-    raise AuditError([test["name"] for test in audit["tests"] if test["verdict"] == "FAIL"], broken)

@@ -1,0 +1,1 @@
+"""A distillation: what was asked for and planned, and the stages that make it."""
