@@ -59,10 +59,12 @@ def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process
     assert str(folder) not in page
     assert len(list((folder / "site-run" / "set" / "River").iterdir())) == 3
 
-    again = dpd(
-        folder, process_environment, "scenes", "--out", "again.dpd", "--base", base_of(folder), "--plan", "site-run"
-    )
+    options = ("--base", base_of(folder), "--plan", "site-run", "--codes-only")
+    again = dpd(folder, process_environment, "scenes", "--out", "again.dpd", *options)
     assert again.returncode in (0, 4), again.stderr
+    small = load_bundle(folder / "again.dpd")
+    assert small.manifest.codes_only
+    assert [name for name in small.files if name.startswith(("unet", "classifier", "prompts"))] == []
     codes = [folder / f"{name}-run" / "training" / "prototypes.safetensors" for name in ("site", "again")]
     assert codes[0].read_bytes() == codes[1].read_bytes()
     assert "look at       " in again.stdout
@@ -79,6 +81,7 @@ def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process
         (["nothing", "--out", "new.dpd"], "nothing"),
         (["scenes", "--out", "new.dpd", "--holdout", "half"], "--holdout"),
         (["scenes", "--out", "new.dpd", "--plan", "scenes"], "scenes: holds no distillation"),
+        (["heldout", "--out", "new.dpd", "--codes-only"], "training images, too few for matched codes; add some"),
         (["--resume", "--out", "new.dpd"], "new-run: holds no distillation; begin one with dpd distill DATA"),
         (["--resume", "--out", "new.dpd", "--ipc", "3"], "give only: dpd distill --resume --out new.dpd"),
     ],

@@ -44,6 +44,11 @@ class DistillConfig:
         "Running",
         "Folder of an earlier distillation, whose plan is repeated: the same seed gives the same codes.",
     )
+    codes_only: bool = setting(
+        False,
+        "Images",
+        "Leave out whatever samples or judges images: a tenth of the size, and no more images than codes.",
+    )
     seed: int | None = setting(None, "Running", "Random seed. Default: 0.")
     base: str | None = setting(None, "Data", "Base model: nano, a diffusers folder or a hub id. Default: nano.")
     resolution: int | None = setting(None, "Images", "Image side in pixels. Default: the base's own.")
@@ -72,7 +77,7 @@ def distill_command(
         dpd distill --resume --out site.dpd
         dpd distill scenes/ --out again.dpd --plan site-run
     """
-    asked = {name: value for name, value in given[DistillConfig].items() if value is not None}
+    asked = {name: value for name, value in given[DistillConfig].items() if value is not None and value is not False}
     require_torch("export", "eval", "cpu")
     try:
         found = _found(data, out, asked, resume)

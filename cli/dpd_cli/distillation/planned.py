@@ -40,6 +40,7 @@ class Asked:
     stretch: str | None = None
     threads: int | None = None
     repeats: str | None = None
+    codes_only: bool = False
 
     def __post_init__(self) -> None:
         """Raises:
@@ -167,9 +168,15 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
     counts = check_files(made.data, "train", asked.val_per_class)
     if made.asked.holdout:
         _check_holdout(made, set(counts))
+    task = task_of(counts, asked.ipc)
+    if asked.codes_only and not task.matched:
+        least = min(counts, key=counts.__getitem__)
+        raise DataError(
+            f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes; add some, "
+            "or leave it out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     made.store()
-    task = task_of(counts, asked.ipc)
     plan = _repeated(asked) or _measured(made, counts)
     notes = remarks(counts, task, plan, None if asked.repeats else asked.minutes)
     if made.threads < usable_cores():
@@ -178,7 +185,7 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
         made,
         images=task.images,
         classes=task.classes,
-        judged_ipc=task.judged_ipc,
+        judged_ipc=min(task.judged_ipc, task.codes) if asked.codes_only else task.judged_ipc,
         notes=tuple(notes),
         plan=plan,
     )
