@@ -224,22 +224,6 @@ def test_the_manifest_tells_what_the_bundle_was_made_of(run: Path, bundle: Path)
     assert manifest.tools["dpd-distill"] == version("dpd-distill")
 
 
-def test_prototype_guidance_pulls_towards_the_prototype(bundle: Path) -> None:
-    """With g = 1 to the last step every image of a prototype is the decoded prototype; with g = 0 they differ."""
-    from dataclasses import replace
-
-    opened = load_bundle(bundle)
-    plain = resolve_sampler(opened.manifest.sampler, steps=2, candidates=1)
-    guidance = replace(plain.guidance[0], prototype_scale=1.0, prototype_until=1.0)
-    pulled = replace(plain, guidance=(guidance,))
-    count = len(opened.classes[0].prototypes)
-    name = opened.classes[0].name
-    for sampler, equal in ((pulled, True), (plain, False)):
-        images = [i.pixels for i in generate(opened, ipc=1 + count, classes=(name,), sampler=sampler)]
-        difference = np.abs(images[0].astype(int) - images[count].astype(int)).max()
-        assert bool(difference <= 1) is equal
-
-
 @pytest.mark.slow
 def test_the_same_run_exported_by_the_command_gives_the_same_bundle(
     run: Path, bundle: Path, tmp_path: Path, process_environment: dict[str, str]

@@ -67,3 +67,19 @@ def test_pooled_prototypes_pull_block_means_at_the_site(folder: Path, tmp_path: 
         made = [i.pixels.astype(float) for i in generate(bundle, ipc=1 + count, classes=(scene.name,), sampler=sampler)]
         images[pull] = np.abs(made[0] - made[count]).mean()
     assert 0 < images[1.0] < images[0.0]
+
+
+@pytest.mark.slow
+def test_prototype_guidance_pulls_towards_the_prototype(folder: Path, tmp_path: Path) -> None:
+    """With g = 1 to the last step every image of a prototype is the decoded prototype; with g = 0 they differ."""
+    export_run(folder / "centroid", tmp_path / "site", ExportOptions(precision="fp32", allow_weak_prototypes=True))
+    opened = load_bundle(tmp_path / "site")
+    plain = resolve_sampler(opened.manifest.sampler, steps=2, candidates=1)
+    guidance = replace(plain.guidance[0], prototype_scale=1.0, prototype_until=1.0)
+    pulled = replace(plain, guidance=(guidance,))
+    count = len(opened.classes[0].prototypes)
+    name = opened.classes[0].name
+    for sampler, equal in ((pulled, True), (plain, False)):
+        images = [i.pixels for i in generate(opened, ipc=1 + count, classes=(name,), sampler=sampler)]
+        difference = np.abs(images[0].astype(int) - images[count].astype(int)).max()
+        assert bool(difference <= 1) is equal

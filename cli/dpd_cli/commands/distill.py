@@ -16,6 +16,8 @@ from dpd_cli.terminal import Interrupted, duration, log_to_console, print_json, 
 from dpd_runtime.errors import InputError
 from dpd_train.config import setting  # noqa: TID253 -- loads no PyTorch
 
+NAMED = 3  # tests of the audit that are named at the end; the report has all
+
 Data = Annotated[
     Path | None,
     typer.Argument(
@@ -155,8 +157,11 @@ def _print(result: dict[str, Any], out: Path) -> None:
         ends = "" if low is None else f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} points"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} × "
         print(f"  the set is worth {ratio}{row['reference']}{ends}")
-    print(f"audit         {result['verdict']}{': ' + result['why'] if result['why'] else ''}")
+    told = [f"audit         {result['verdict']}", *result["doubts"][:NAMED]]
+    print("; ".join(told) + (f"; {len(result['doubts']) - NAMED} more" if len(result["doubts"]) > NAMED else ""))
     print(f"time          {duration(result['seconds'])}, planned {duration(result['planned_seconds'])}")
     print(f"look at       {result['report']}, {result['set']}/contact_sheet.png")
+    if result["verdict"] == "FAIL":
+        return
     print(f"next          dpd keygen, dpd sign {shlex.quote(str(out))} --key KEY; at the site:")
     print(f"              dpd generate {shlex.quote(str(out))} --ipc {judged['arms'][0]['ipc']} --out distilled")

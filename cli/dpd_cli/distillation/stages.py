@@ -129,8 +129,6 @@ def _result(made: Distillation, seconds: float) -> dict[str, Any]:
     assert made.plan is not None
     read = {name: json.loads((made.folder / f"{name}.json").read_text("utf-8")) for name in ("evaluation", "audit")}
     table = json.loads((made.training / "classes.json").read_text("utf-8"))
-    doubts = [test["name"] for test in read["audit"]["tests"] if test["verdict"] != "PASS"]
-    broken = [c["name"] for c in read["audit"]["controls"] if c["verdict"] not in (c["expected"], "NOT RUN")]
     return {
         "out": str(made.out),
         "bytes": sum(f.stat().st_size for f in made.out.rglob("*")) if made.out.is_dir() else made.out.stat().st_size,
@@ -138,13 +136,20 @@ def _result(made: Distillation, seconds: float) -> dict[str, Any]:
         "prototypes": table["prototype_kind"],
         "judged": {name: read["evaluation"][name] for name in ("arms", "differences", "test_images")},
         "verdict": read["audit"]["verdict"],
-        "why": ", ".join([*doubts, *(f"control {name}" for name in broken)]),
+        "doubts": _doubts(read["audit"]),
         "seconds": seconds,
         "planned_seconds": made.plan.total,
         "report": str(made.folder / "report.html"),
         "set": str(made.folder / "set"),
         "run": str(made.folder),
     }
+
+
+def _doubts(audit: dict[str, Any]) -> list[str]:
+    """Names of the tests that decided the verdict, and of the controls without the expected result."""
+    worst = ("FAIL",) if audit["verdict"] == "FAIL" else ("WARN", "NOT RUN")
+    broken = [c["name"] for c in audit["controls"] if c["verdict"] not in (c["expected"], "NOT RUN")]
+    return [test["name"] for test in audit["tests"] if test["verdict"] in worst] + [f"control: {n}" for n in broken]
 
 
 def failed_audit(result: dict[str, Any]) -> None:
