@@ -27,12 +27,11 @@ from dpd_train.run.folder import Stopwatch, check_inputs, match_config
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import prototype_sheets, sample_sheet
-from dpd_train.run.stages.judges import metrics, train_judge, train_teacher
-from dpd_train.run.stages.matching import with_prototype_kind
-from dpd_train.run.stages.prototypes import make_prototypes, prompts
+from dpd_train.run.stages.judges import metrics, train_judge, train_teacher, wants_tuning
+from dpd_train.run.stages.prototypes import make_prototypes, prompts, with_prototype_kind
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
-from dpd_train.run.stages.vae import wants_tuning, with_tuned_decoder
+from dpd_train.run.stages.vae import with_tuned_decoder
 
 
 def silent(stage: str) -> Progress:

@@ -1,8 +1,9 @@
 """The stage that trains the run's classifiers, and the metrics that they and the VAE get at the end."""
 
+import logging
 from typing import Any
 
-from dpd_train.bases.base import Base
+from dpd_train.bases.base import Base, decoder_fits
 from dpd_train.bases.latents import reconstruct
 from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, trained_classifier
@@ -10,6 +11,8 @@ from dpd_train.run.context import Classifiers, Parts, Run
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
 RATED = 500  # images that the VAE is measured on, at most
+MOST_LOST = 5.0  # percentage points that the teacher may lose on reconstructions by a decoder that is not tuned
+log = logging.getLogger(__name__)
 
 
 def train_teacher(run: Run, pixels: Parts) -> ResNet:
@@ -52,6 +55,22 @@ def points_lost(base: Base, teacher: ResNet, data: Labelled) -> float:
     """Percentage points of its accuracy that the teacher loses on reconstructions, on RATED images at most."""
     images, labels = evenly(data, RATED)
     return 100 * (accuracy(teacher, images, labels) - accuracy(teacher, reconstruct(base.vae, images), labels))
+
+
+def wants_tuning(run: Run, base: Base, teacher: ResNet, pixels: Parts) -> bool:
+    """Whether to tune the decoder: as `--tune-vae` says, or else if reconstructions cost the teacher too much."""
+    if run.config.tune_vae is not None:
+        return run.config.tune_vae
+    lost = points_lost(base, teacher, pixels[1])
+    if lost <= MOST_LOST:
+        return False
+    fits = decoder_fits(base, run.device)
+    log.info(
+        "the teacher loses %.1f points on reconstructions: the VAE's decoder %s",
+        lost,
+        "is trained on the images" if fits else "is too large to be trained on a CPU",
+    )
+    return fits
 
 
 def evenly(data: Labelled, count: int) -> Labelled:

@@ -1,22 +1,16 @@
 """The stage of `dpd train --prototypes matched`: train watchers, measure their statistics, match codes to them."""
 
-import logging
-from dataclasses import replace
-
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Int64
-from dpd_runtime.errors import DataError, InputError
-from dpd_train.bases.base import DECODER_LIMIT, Base, decoder_fits
+from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.network import ResNet
-from dpd_train.classifiers.tdds import kept_count
 from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
-from dpd_train.config import TrainConfig, pruned_share
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
@@ -29,37 +23,8 @@ from dpd_train.prototypes.matching import (
 )
 from dpd_train.prototypes.prototypes import ClassPrototypes, cluster_features
 from dpd_train.run.context import Parts, Phrases, Run
-from dpd_train.run.data import RunData, rows_by_class
-from dpd_train.run.folder import check_matched_counts, matched_count
-
-log = logging.getLogger(__name__)
-
-
-def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: torch.device) -> TrainConfig:
-    """The config with the kind of prototypes that the run makes, if none was asked for: matched if it can, or pooled.
-
-    Raises:
-        InputError: matched was asked for, and the base's decoder is too large for a CPU.
-        DataError: matched was asked for, and a class has too few images.
-    """
-    if config.prototypes not in (None, "matched"):
-        return config
-    sizes = [len(rows) for rows in rows_by_class(data.train)]
-    if config.prune:
-        sizes = [kept_count(size, pruned_share(config.prune)) for size in sizes]
-    try:
-        check_matched_counts(dict(zip(data.train.classes, sizes, strict=True)))
-        if not decoder_fits(base, device):
-            raise InputError(
-                "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which on a CPU suits "
-                f"decoders below {DECODER_LIMIT / 1e6:.0f} M parameters; use pooled, or --device cuda"
-            )
-    except (DataError, InputError) as error:
-        if config.prototypes == "matched":
-            raise
-        log.warning("prototypes are pooled: %s", str(error).partition(";")[0])
-        return replace(config, prototypes="pooled")
-    return replace(config, prototypes="matched")
+from dpd_train.run.data import rows_by_class
+from dpd_train.run.folder import matched_count
 
 
 def matched_prototypes(

@@ -1,34 +1,11 @@
-"""The stage of `--tune-vae`: the VAE's decoder is trained on the user's images, if that is asked for or needed."""
-
-import logging
+"""The stage of `--tune-vae`: the VAE's decoder is trained on the user's images."""
 
 import torch
 
-from dpd_train.bases.base import Base, decoder_fits
-from dpd_train.classifiers.network import ResNet
+from dpd_train.bases.base import Base
 from dpd_train.run.context import Parts, Run
-from dpd_train.run.stages.judges import points_lost
 from dpd_train.vae.perceptual import load_perceptual_networks, perceptual_training, train_perceptual_networks
 from dpd_train.vae.tune import tune_decoder
-
-log = logging.getLogger(__name__)
-MOST_LOST = 5.0  # percentage points that the teacher may lose on reconstructions by a decoder that is not tuned
-
-
-def wants_tuning(run: Run, base: Base, teacher: ResNet, pixels: Parts) -> bool:
-    """Whether to tune the decoder: as `--tune-vae` says, or else if reconstructions cost the teacher too much."""
-    if run.config.tune_vae is not None:
-        return run.config.tune_vae
-    lost = points_lost(base, teacher, pixels[1])
-    if lost <= MOST_LOST:
-        return False
-    fits = decoder_fits(base, run.device)
-    log.info(
-        "the teacher loses %.1f points on reconstructions: the VAE's decoder %s",
-        lost,
-        "is trained on the images" if fits else "is too large to be trained on a CPU",
-    )
-    return fits
 
 
 def with_tuned_decoder(run: Run, base: Base, pixels: Parts) -> Base:
