@@ -32,7 +32,7 @@ from dpd_train.run.stages.matching import with_prototype_kind
 from dpd_train.run.stages.prototypes import make_prototypes, prompts
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
-from dpd_train.run.stages.vae import wants_tuning, with_tuned_decoder
+from dpd_train.run.stages.vae import needs_tuning, with_tuned_decoder
 
 
 def silent(stage: str) -> Progress:
@@ -54,7 +54,7 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
         run = pruned(run, config.prune)
     pixels = run.pixels
     teacher = train_teacher(run, pixels)
-    tuned_vae = wants_tuning(run, base, teacher, pixels)
+    tuned_vae = needs_tuning(run, base, teacher, pixels) if config.tune_vae is None else config.tune_vae
     if tuned_vae:
         base = with_tuned_decoder(run, base, pixels)
     latents = run.latents(base)
@@ -99,7 +99,8 @@ def _open(
     check_captioner(config.captioner)
     base = fitted(load_base(config.base), config)
     found = read_parts(data, config, base.resolution, device, progress)
-    config = with_prototype_kind(config, base, found, device)
+    if config.prototypes in (None, "matched"):
+        config = with_prototype_kind(config, base, found, device)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", found.findings)

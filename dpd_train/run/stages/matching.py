@@ -36,14 +36,12 @@ log = logging.getLogger(__name__)
 
 
 def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: torch.device) -> TrainConfig:
-    """The config with the kind of prototypes that the run makes, if none was asked for: matched if it can, or pooled.
+    """The config with matched prototypes, or if none were asked for and they cannot be made, with pooled ones.
 
     Raises:
         InputError: matched was asked for, and the base's decoder is too large for a CPU.
         DataError: matched was asked for, and a class has too few images.
     """
-    if config.prototypes not in (None, "matched"):
-        return config
     sizes = [len(rows) for rows in rows_by_class(data.train)]
     if config.prune:
         sizes = [kept_count(size, pruned_share(config.prune)) for size in sizes]

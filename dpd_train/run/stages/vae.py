@@ -15,10 +15,8 @@ log = logging.getLogger(__name__)
 MOST_LOST = 5.0  # percentage points that the teacher may lose on reconstructions by a decoder that is not tuned
 
 
-def wants_tuning(run: Run, base: Base, teacher: ResNet, pixels: Parts) -> bool:
-    """Whether to tune the decoder: as `--tune-vae` says, or else if reconstructions cost the teacher too much."""
-    if run.config.tune_vae is not None:
-        return run.config.tune_vae
+def needs_tuning(run: Run, base: Base, teacher: ResNet, pixels: Parts) -> bool:
+    """Whether reconstructions cost the teacher too much, and the decoder can be tuned here."""
     lost = points_lost(base, teacher, pixels[1])
     if lost <= MOST_LOST:
         return False
