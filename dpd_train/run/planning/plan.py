@@ -10,8 +10,8 @@ from dpd_train.run.folder import LEAST_MATCHED, matched_count
 
 FIXED_SHARE = 0.6  # of the time; if stages of fixed length would take more, they are shortened
 SHORTEST = 0.1  # share of their usual steps that shortened stages keep
-TUNING_SHARE = 0.5  # of the time that is left to fine-tuning and matching
-MOST_TUNING, MOST_MATCHING = 3000, 3000  # steps; more were not found to help
+TUNING_SHARE = 0.5  # of the time that is left to fine-tuning and matching; a guess, as the two limits below
+MOST_TUNING, MOST_MATCHING = 3000, 3000  # steps; guesses until benchmarks/distill_time.py has run to its end
 LEAST_MATCHING = 100
 PAIRS, LEAST_PAIRS = 8, 2
 ARMS = 3  # the set, random images, herding
