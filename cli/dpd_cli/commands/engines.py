@@ -24,7 +24,8 @@ Flavour = Annotated[
     str,
     under(
         "Engines",
-        "Kind of engines: tensorrt-rtx for RTX cards (needs no GPU), or tensorrt for the GPU of this machine.",
+        "Kind of engines: tensorrt-rtx for RTX cards (with --out it needs no GPU), or tensorrt for data-centre GPUs, built "
+        "on the GPU of this machine.",
         metavar="tensorrt-rtx|tensorrt",
     ),
 ]
