@@ -24,8 +24,8 @@ Flavour = Annotated[
     str,
     under(
         "Engines",
-        "Kind of engines: tensorrt-rtx for RTX cards (with --out it needs no GPU), or tensorrt for data-centre GPUs, on "
-        "the GPU of this machine.",
+        "Kind of engines: tensorrt-rtx for RTX cards (with --out it needs no GPU), or tensorrt for data-centre GPUs "
+        "(on the GPU of this machine).",
         metavar="tensorrt-rtx|tensorrt",
     ),
 ]
