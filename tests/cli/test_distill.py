@@ -43,6 +43,7 @@ def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process
     begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *given, kill="matching:4")
     assert begun.returncode == -9, begun.stderr
     assert "6 of matching" in begun.stderr
+    assert "note          the audit compares with 24 images; below 500 its verdict is WARN at best" in begun.stderr
     assert "note          little time: stages are shortened, and 2 pairs" in begun.stderr
     for kill in ("exporting:1", "training students, %:2"):
         killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill=kill)

@@ -179,6 +179,7 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
     made.store()
     plan = _repeated(asked) or _measured(made, counts)
     notes = remarks(counts, task, plan, None if asked.repeats else asked.minutes)
+    notes += _audit_remarks(made)
     if made.threads < usable_cores():
         notes.append(f"other programs are busy: {made.threads} of {usable_cores()} cores are used; they may slow this")
     made = replace(
@@ -191,6 +192,21 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
     )
     made.store()
     return made
+
+
+def _audit_remarks(made: Distillation) -> list[str]:
+    """A line if the audit has few images that the bundle was not made from."""
+    from dpd_eval.audit.audit import FEWEST_IMAGES
+    from dpd_train.images import check_files
+
+    holdout, asked = made.asked.holdout, made.asked
+    counts = check_files(Path(holdout), "all") if holdout else check_files(made.data, "val", asked.val_per_class)
+    if (images := sum(counts.values())) >= FEWEST_IMAGES:
+        return []
+    return [
+        f"the audit compares with {images} images; below {FEWEST_IMAGES} its verdict is WARN at best, and with far "
+        "fewer its controls fail and so does it: --holdout or --val-per-class gives it more"
+    ]
 
 
 def _check_holdout(made: Distillation, classes: set[str]) -> None:
