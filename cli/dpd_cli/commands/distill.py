@@ -5,16 +5,17 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.distillation.planned import Asked, Distillation, begin, folder_of, read_distillation, resume_command
-from dpd_cli.distillation.stages import distil, failed_audit
 from dpd_cli.options import Json, Values, options_of, require_torch, under
 from dpd_cli.terminal import Interrupted, duration, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_train.config import setting  # noqa: TID253 -- loads no PyTorch
+
+if TYPE_CHECKING:
+    from dpd_cli.distillation.planned import Distillation
 
 NAMED = 3  # tests of the audit that are named at the end; the report has all
 
@@ -79,6 +80,9 @@ def distill_command(
         dpd distill --resume --out site.dpd
         dpd distill scenes/ --out again.dpd --plan site-run
     """
+    from dpd_cli.distillation.planned import folder_of, resume_command
+    from dpd_cli.distillation.stages import distil, failed_audit
+
     asked = {name: value for name, value in given[DistillConfig].items() if value is not None and value is not False}
     require_torch("export", "eval", "cpu")
     try:
@@ -95,8 +99,10 @@ def distill_command(
     failed_audit(result)
 
 
-def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) -> Distillation:
+def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) -> "Distillation":
     """The distillation to continue, or a new one with its plan, which is printed."""
+    from dpd_cli.distillation.planned import Asked, begin, folder_of, read_distillation, resume_command
+
     if resume:
         if data is not None or asked:
             raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
@@ -129,7 +135,9 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _print_plan(found: Distillation) -> None:
+def _print_plan(found: "Distillation") -> None:
+    from dpd_cli.distillation.planned import resume_command
+
     assert found.plan is not None
     plan = found.plan
     _tell(f"data          {found.images} training images of {found.classes} classes")
