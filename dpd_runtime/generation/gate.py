@@ -22,10 +22,8 @@ from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, write_atomically
-from dpd_runtime.generation.cases import bundle_decoder
-from dpd_runtime.generation.golden import golden_decodes, middle
 from dpd_runtime.generation.networks import JUDGE, UNET, judge_logits, load_networks
-from dpd_runtime.generation.replay import psnr, psnr_limit, replay
+from dpd_runtime.generation.replay import replay, replay_decoder
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, versions
 
@@ -111,16 +109,8 @@ def _check(bundle: Bundle, provider: Provider, found: GoldenVerdict) -> None:
 
 
 def _measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> GoldenVerdict | None:
-    limit = psnr_limit(provider.computes_in(bundle.manifest.precision))
-    if sampled:
-        done = replay(bundle, provider, threads)
-        return None if done is None else GoldenVerdict(done.psnr_db, limit)
-    golden = golden_decodes(bundle)
-    if golden is None:
-        return None
-    latents, expected = golden
-    images = middle(bundle_decoder(bundle, provider, threads)(latents))
-    return GoldenVerdict(round(psnr(images, expected), 2), limit)
+    done = (replay if sampled else replay_decoder)(bundle, provider, threads)
+    return None if done is None else GoldenVerdict(done.psnr_db, done.limit_db)
 
 
 def _key(bundle: Bundle, provider: Provider, sampled: bool) -> dict[str, Any]:

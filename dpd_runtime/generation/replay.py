@@ -57,7 +57,7 @@ class Replay:
 def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Replay | None:
     """Make the golden images again on `provider`; None if the bundle has none."""
     if bundle.manifest.codes_only:
-        return _replay_codes(bundle, provider, threads)
+        return replay_decoder(bundle, provider, threads)
     golden = golden_of(bundle)
     if golden is None:
         return None
@@ -74,7 +74,8 @@ def replay(bundle: Bundle, provider: Provider, threads: int | None = None) -> Re
     )
 
 
-def _replay_codes(bundle: Bundle, provider: Provider, threads: int | None) -> Replay | None:
+def replay_decoder(bundle: Bundle, provider: Provider, threads: int | None = None) -> Replay | None:
+    """Decode the golden latents, or a codes-only bundle's golden codes, on `provider`; None if the bundle has none."""
     golden = golden_decodes(bundle)
     if golden is None:
         return None
