@@ -92,6 +92,14 @@ Provider = Annotated[
         metavar="auto|cpu|openvino|cuda|tensorrt|tensorrt-rtx",
     ),
 ]
+Scenes = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with one folder of images per class, also inside train/, val/ and test/; or a .csv or .parquet "
+        "list.",
+    ),
+]
 Gpu = Annotated[
     int | None,
     under("Running", "Number of the GPU. Default: the first; openvino: the CPU.", "--device", metavar="N"),

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from dpd_cli.options import Json, Values, options_of, require_torch, under
+from dpd_cli.options import Json, Scenes, Values, options_of, require_torch, under
 from dpd_cli.terminal import Interrupted, duration, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_train.config import setting  # noqa: TID253 -- loads no PyTorch
@@ -19,14 +17,6 @@ if TYPE_CHECKING:
 
 NAMED = 3  # tests of the audit that are named at the end; the report has all
 
-Data = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="DATA",
-        help="Folder with one folder of images per class, also inside train/, val/ and test/; or a .csv or .parquet "
-        "list.",
-    ),
-]
 Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
 Resume = Annotated[
     bool, under("Running", "Continue an interrupted distillation of --out, with its own DATA and options.", "--resume")
@@ -67,7 +57,7 @@ class DistillConfig:
 
 @options_of(DistillConfig)
 def distill_command(
-    out: Out, data: Data = None, resume: Resume = False, json_output: Json = False, *, given: Values
+    out: Out, data: Scenes = None, resume: Resume = False, json_output: Json = False, *, given: Values
 ) -> None:
     """Distil your scenes into an audited bundle, in a time that you choose.
 

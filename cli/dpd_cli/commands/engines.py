@@ -92,7 +92,7 @@ def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[st
         raise InputError(f"{' and '.join(ignored)} without --out: the engines are for this machine; add --out")
     if flavour not in FLAVOURS:
         raise InputError(f"flavour {flavour!r} is unknown: use {' or '.join(FLAVOURS)}")
-    file, verdict = compile_here(load_bundle(bundle), Provider(flavour, "requested", device or 0), usable_cores())
+    file, verdict = compile_here(load_bundle(bundle), Provider(flavour, "requested", device), usable_cores())
     size = file.stat().st_size if file.is_file() else 0
     if json_output:
         found = {} if verdict is None else {"psnr_db": verdict.psnr_db, "limit_db": verdict.limit_db}

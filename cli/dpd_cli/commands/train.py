@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, named, options_of, require_torch, under
+from dpd_cli.options import Device, Json, MaxMinutes, Scenes, Threads, Values, named, options_of, require_torch, under
 from dpd_cli.terminal import Interrupted, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve, setting  # noqa: TID253 -- loads no PyTorch
@@ -43,14 +41,6 @@ class FederatedOptions:
 
 
 Out = Annotated[Path, under("Output", "Run directory: a new one, or an unfinished one with --resume.")]
-Data = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="DATA",
-        help="Folder with one folder of images per class, also inside train/, val/ and test/; or a .csv or .parquet "
-        "list.",
-    ),
-]
 PresetName = Annotated[
     str | None, under("Running", "Prepared set of values. Options that are given win over it.", metavar=named(PRESETS))
 ]
@@ -67,7 +57,7 @@ CacheDir = Annotated[
 @options_of(TrainConfig, FederatedOptions)
 def train_command(
     out: Out,
-    data: Data = None,
+    data: Scenes = None,
     preset: PresetName = None,
     resume: Resume = False,
     max_minutes: MaxMinutes = None,

@@ -141,19 +141,10 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
         DataError, InputError: unusable data, options or places; nothing is written then.
     """
     from dpd_runtime.machine.cores import usable_cores
-    from dpd_runtime.sealing.reseal import check_target
-    from dpd_train.images import check_files
-    from dpd_train.run.folder import check_inputs
     from dpd_train.run.planning.plan import remarks, task_of
 
-    folder = folder_of(out)
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        way = f"continue it with: {resume_command(out)}, or " if (folder / STORED).exists() else ""
-        raise InputError(f"{folder} exists; {way}choose another --out")
-    check_target(out, overwrite=False)
-    check_writable(out)
     made = Distillation(
-        folder=folder,
+        folder=folder_of(out),
         asked=replace(asked, out=str(out.absolute())),
         threads=asked.threads or max(1, usable_cores() - round(os.getloadavg()[0])),
         images=0,
@@ -162,20 +153,10 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
         notes=(),
         plan=None,
     )
-    from dpd_train.run.planning.plan import full_plan
-
-    check_inputs(made.data, made.training, replace(made, plan=full_plan(1, 1)).config())
-    counts = check_files(made.data, "train", asked.val_per_class)
-    if made.asked.holdout:
-        _check_holdout(made, set(counts))
+    _check_places(made.folder, out, resume)
+    counts = _checked_counts(made)
     task = task_of(counts, asked.ipc)
-    if asked.codes_only and not task.matched:
-        least = min(counts, key=counts.__getitem__)
-        raise DataError(
-            f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes; add some, "
-            "or leave it out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    made.folder.mkdir(parents=True, exist_ok=True)
     made.store()
     plan = _repeated(asked) or _measured(made, counts)
     notes = remarks(counts, task, plan, None if asked.repeats else asked.minutes)
@@ -192,6 +173,36 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
     )
     made.store()
     return made
+
+
+def _check_places(folder: Path, out: Path, resume: bool) -> None:
+    from dpd_runtime.sealing.reseal import check_target
+
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        way = f"continue it with: {resume_command(out)}, or " if (folder / STORED).exists() else ""
+        raise InputError(f"{folder} exists; {way}choose another --out")
+    check_target(out, overwrite=False)
+    check_writable(out)
+
+
+def _checked_counts(made: Distillation) -> dict[str, int]:
+    """Check the data. Returns the number of training images by class."""
+    from dpd_train.images import check_files
+    from dpd_train.run.folder import check_inputs
+    from dpd_train.run.planning.plan import full_plan, task_of
+
+    check_inputs(made.data, made.training, replace(made, plan=full_plan(1, 1)).config())
+    counts = check_files(made.data, "train", made.asked.val_per_class)
+    if made.asked.holdout:
+        _check_holdout(made, set(counts))
+    task = task_of(counts, made.asked.ipc)
+    if made.asked.codes_only and not task.matched:
+        least = min(counts, key=counts.__getitem__)
+        raise DataError(
+            f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes; add some, "
+            "or leave it out"
+        )
+    return counts
 
 
 def _audit_remarks(made: Distillation) -> list[str]:
