@@ -41,9 +41,5 @@ def check_verdict(result: AuditResult) -> None:
     if result.verdict != "FAIL":
         return
     failed = [test.name for test in result.tests if test.verdict == "FAIL"]
-    broken = [
-        control.outcome.name
-        for control in result.controls
-        if not control.holds and control.outcome.verdict != "NOT RUN"
-    ]
+    broken = [control.outcome.name for control in result.controls if control.wrong]
     raise AuditError(failed, broken)

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("diffusers")
 from dpd_runtime import load_bundle
+from dpd_train.drawn_scenes import write_scenes
 from tests.tiny import drawn_scenes, tiny_base
 
 Dpd = "subprocess.CompletedProcess[str]"
@@ -43,7 +45,7 @@ def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process
     begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *given, kill="matching:4")
     assert begun.returncode == -9, begun.stderr
     assert "6 of matching" in begun.stderr
-    assert "note          the audit compares with 24 images; below 500 its verdict is WARN at best" in begun.stderr
+    assert "note          the audit compares with 24 images; with so few a WARN is to be expected" in begun.stderr
     assert "note          little time: stages are shortened, and 2 pairs" in begun.stderr
     for kill in ("exporting:1", "training students, %:2"):
         killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill=kill)
@@ -71,6 +73,42 @@ def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process
     assert "look at       " in again.stdout
     finished = dpd(folder, process_environment, "--resume", "--out", "again.dpd")
     assert finished.stdout == again.stdout
+
+
+NOTEBOOK = """
+from tests.cli.short_distill import shorten
+from tests.runtime.test_examples import code_cells
+shorten()
+names = {}
+for cell in code_cells("distill_your_scenes.ipynb"):
+    exec(compile(cell.replace("10, 90", "3, 0.05"), "notebook", "exec"), names)
+print(names["result"].verdict)
+"""
+
+
+@pytest.mark.slow
+def test_the_notebook_makes_an_audited_bundle_by_the_same_steps(
+    folder: Path, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    shutil.copytree(folder / "scenes", tmp_path / "scenes")
+    environment = process_environment | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = f"{Path(__file__).parents[2]}:{environment['PYTHONPATH']}"
+    command = [sys.executable, "-c", NOTEBOOK]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(tmp_path / "site.dpd").manifest.audit == done.stdout.split()[-1]
+    assert len(list((tmp_path / "set" / "River").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_the_shipped_base_distils_at_128_px(folder: Path, process_environment: dict[str, str]) -> None:
+    write_scenes(folder / "large", per_class=24, seed=0, resolution=128)
+    given = ("--resolution", "128", "--minutes", "0.05", "--ipc", "2", "--threads", "1", "--codes-only")
+    done = dpd(folder, process_environment, "large", "--out", "large.dpd", *given)
+    assert done.returncode in (0, 4), done.stderr
+    assert load_bundle(folder / "large.dpd").manifest.image_shape == (128, 128, 3)
+    picture = Image.open(next((folder / "large-run" / "set" / "River").iterdir()))
+    assert picture.size == (128, 128)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def test_the_loader_example_trains(bundle: Path, process_environment: dict[str, 
     assert list(tmp_path.iterdir()) == []
 
 
-def code_cells() -> list[str]:
-    notebook = json.loads((EXAMPLES / "first_hour.ipynb").read_text(encoding="utf-8"))
+def code_cells(name: str) -> list[str]:
+    notebook = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -42,8 +42,9 @@ def code_cells() -> list[str]:
     return ["".join(cell["source"]) for cell in cells]
 
 
-def test_the_notebook_is_committed_without_outputs() -> None:
-    assert len(code_cells()) >= 5
+@pytest.mark.parametrize("name", ["first_hour.ipynb", "distill_your_scenes.ipynb"])
+def test_a_notebook_is_committed_without_outputs(name: str) -> None:
+    assert len(code_cells(name)) >= 5
 
 
 @pytest.mark.slow
@@ -52,7 +53,7 @@ def test_the_notebook_trains_a_student(tmp_path: Path, monkeypatch: pytest.Monke
     """Run the code cells in one namespace. `.ci/full` runs the notebook in Jupyter."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for cell in code_cells():
+    for cell in code_cells("first_hour.ipynb"):
         exec(compile(cell, "first_hour.ipynb", "exec"), namespace)
     assert (tmp_path / "distilled" / "contact_sheet.png").is_file()
     assert isinstance(namespace["right"], float)

@@ -97,8 +97,8 @@ def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) ->
         if data is not None or asked:
             raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
         before = read_distillation(folder_of(out))
-        log_to_console()
         if before.plan is not None:
+            log_to_console()
             _tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
             return before
         request = before.asked
@@ -115,8 +115,8 @@ def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) ->
         request = Asked(
             data=str(data.absolute()), repeats=None if plan is None else str(plan.absolute()), **asked | paths
         )
-        log_to_console()
-    planned = begin(request, out, resume=resume)
+    planned = begin(request, out, _tell, resume=resume)
+    log_to_console()  # only now: the steps that measure this machine are no news
     _print_plan(planned)
     return planned
 

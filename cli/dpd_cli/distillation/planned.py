@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dpd_train.run.planning.plan import DistillPlan
 
 STORED = "plan.json"
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ def read_distillation(folder: Path) -> Distillation:
         raise InputError(f"{folder}: was made by another version of dpd ({error}); choose another --out") from error
 
 
-def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
+def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
     """Check the data, measure this machine, and store the plan.
 
     Args:
@@ -158,7 +160,10 @@ def begin(asked: Asked, out: Path, *, resume: bool) -> Distillation:
     task = task_of(counts, asked.ipc)
     made.folder.mkdir(parents=True, exist_ok=True)
     made.store()
-    plan = _repeated(asked) or _measured(made, counts)
+    plan = _repeated(asked)
+    if plan is None:
+        tell("measures      this machine, with a few steps of each kind of work")
+        plan = _measured(made, counts)
     notes = remarks(counts, task, plan, None if asked.repeats else asked.minutes)
     notes += _audit_remarks(made)
     if made.threads < usable_cores():
@@ -215,8 +220,8 @@ def _audit_remarks(made: Distillation) -> list[str]:
     if (images := sum(counts.values())) >= FEWEST_IMAGES:
         return []
     return [
-        f"the audit compares with {images} images; below {FEWEST_IMAGES} its verdict is WARN at best, and with far "
-        "fewer its controls fail and so does it: --holdout or --val-per-class gives it more"
+        f"the audit compares with {images} images; with so few a WARN is to be expected, as some tests and controls "
+        "cannot decide: --holdout or --val-per-class gives it more"
     ]
 
 

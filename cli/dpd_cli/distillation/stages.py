@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpd_cli.distillation.planned import Distillation
+from dpd_cli.distillation.planned import Distillation, Tell
 from dpd_cli.terminal import Update
 from dpd_runtime.errors import AuditError
 from dpd_runtime.files import write_atomically
 
 Stage = Callable[[str], Update]
-Tell = Callable[[str], None]
 
 
 def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
@@ -146,10 +145,16 @@ def _result(made: Distillation, seconds: float) -> dict[str, Any]:
 
 
 def _doubts(audit: dict[str, Any]) -> list[str]:
-    """Names of the tests that decided the verdict, and of the controls without the expected result."""
+    """Names of the tests that decided the verdict, and of the controls that are wrong."""
     worst = ("FAIL",) if audit["verdict"] == "FAIL" else ("WARN", "NOT RUN")
-    broken = [c["name"] for c in audit["controls"] if c["verdict"] not in (c["expected"], "NOT RUN")]
-    return [test["name"] for test in audit["tests"] if test["verdict"] in worst] + [f"control: {n}" for n in broken]
+    named = [test["name"] for test in audit["tests"] if test["verdict"] in worst]
+    return named + [f"control: {name}" for name in _wrong_controls(audit)]
+
+
+def _wrong_controls(audit: dict[str, Any]) -> list[str]:
+    from dpd_eval.audit.outcome import is_wrong
+
+    return [control["name"] for control in audit["controls"] if is_wrong(control["verdict"], control["expected"])]
 
 
 def failed_audit(result: dict[str, Any]) -> None:
@@ -161,5 +166,4 @@ def failed_audit(result: dict[str, Any]) -> None:
     if result["verdict"] != "FAIL":
         return
     audit = json.loads((Path(result["run"]) / "audit.json").read_text("utf-8"))
-    broken = [c["name"] for c in audit["controls"] if c["verdict"] not in (c["expected"], "NOT RUN")]
-    raise AuditError([test["name"] for test in audit["tests"] if test["verdict"] == "FAIL"], broken)
+    raise AuditError([test["name"] for test in audit["tests"] if test["verdict"] == "FAIL"], _wrong_controls(audit))

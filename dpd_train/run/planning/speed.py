@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from dpd_train.classifiers.network import ResNet, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.compute.device import placed
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.denoiser import LatentData
-from dpd_train.diffusion.fine_tune import fine_tune
+from dpd_train.diffusion.denoiser import LatentData, train_denoiser
+from dpd_train.diffusion.fine_tune import denoiser_training, frozen_norms_in_float32, trained_parts
 from dpd_train.prototypes.matching import Matching, Statistics, Watcher, embed, match_codes
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
 from dpd_train.run.planning.plan import WorkSpeed
@@ -124,6 +125,9 @@ def _tuning_seconds(
     captions = caption_table(base.tokenizer, names, labels.tolist(), [()] * len(labels))
     data = LatentData(latents, labels, captions)
     short = TrainConfig(steps=STEPS, batch=config.batch, precision=config.precision, tune=config.tune)
-    return step_seconds(
-        lambda tell: fine_tune(base, (data, data), short, place / "unet", place / "adapter", tell, device=device)
-    )
+    training = replace(denoiser_training(short), validate_every=STEPS + 1)
+    parts = trained_parts(base, short)
+    with frozen_norms_in_float32(base, short):
+        return step_seconds(
+            lambda tell: train_denoiser(*parts, data, data, base.schedule, training, place / "unet", tell, device=device)
+        )

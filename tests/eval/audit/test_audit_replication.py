@@ -74,6 +74,22 @@ def test_h2_is_tested_against_the_one_per_cent_that_its_threshold_promises() -> 
     assert found.value == pytest.approx(0.0, abs=0.015)
 
 
+def test_few_hold_out_images_are_no_reason_to_fail_and_too_few_set_no_threshold() -> None:
+    """Ten classes with 13 innocent hold-out images each, as in AID's validation part; then with 8."""
+    verdicts = []
+    for seed in range(6):
+        values, labels = np.random.default_rng(seed).normal(size=130), np.arange(130) % 10
+        first, second = Nearest(values[:60], labels[:60]), Nearest(values[60:], labels[60:])
+        verdicts.append(replication_test("H2", second, first, None, 10).verdict)
+        copies = Nearest(np.full(200, 9.0), np.arange(200) % 10)
+        assert replication_test("copies", copies, first, second, 10).verdict == "FAIL"
+    assert set(verdicts) <= {"PASS", "WARN"}
+    few = Nearest(values[:40], labels[:40])
+    found = replication_test("copies", copies, few, few, 10)
+    assert found.verdict == "NOT RUN"
+    assert "40" in found.note
+
+
 @given(st.integers(1, 40), st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_chance_that_a_draw_holds_one_is_the_hypergeometric(total: int, data: st.DataObject) -> None:
@@ -125,4 +141,7 @@ def test_verdicts() -> None:
     assert overall([good], [*came, Control(not_run("x", "why"), "FAIL")]) == "WARN"
     assert overall([good, bad], came) == "FAIL"
     assert overall([good], [*came, Control(good, "FAIL")]) == "FAIL", "a control that does not come out"
+    assert overall([good], [*came, Control(warned, "FAIL")]) == "FAIL", "copies that a test does not see"
+    assert overall([good], [*came, Control(bad, "PASS")]) == "FAIL", "a test that fails innocent images"
+    assert overall([good], [*came, Control(warned, "PASS")]) == "WARN", "a control that is undecided"
     assert overall([good], []) == "WARN", "an audit without controls proves nothing"
