@@ -126,8 +126,8 @@ def _tuning_seconds(
     data = LatentData(latents, labels, captions)
     short = TrainConfig(steps=STEPS, batch=config.batch, precision=config.precision, tune=config.tune)
     training = replace(denoiser_training(short), validate_every=STEPS + 1)
-    parts = trained_parts(base, short)
+    parts, state = trained_parts(base, short), place / "unet"
     with frozen_norms_in_float32(base, short):
         return step_seconds(
-            lambda tell: train_denoiser(*parts, data, data, base.schedule, training, place / "unet", tell, device=device)
+            lambda tell: train_denoiser(*parts, data, data, base.schedule, training, state, tell, device=device)
         )
