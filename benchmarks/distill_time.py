@@ -1,10 +1,11 @@
 """What deserves the time of `dpd distill`: fine-tuning the UNet, or matching? Runs on AID's validation part.
 
-    python benchmarks/distill_time.py /work/shared/data/aid10/train --state STATE
+    dpd train /work/shared/data/aid10/train --out STATE/first --ipc 10 --steps 2660 --keep-checkpoints
+    python benchmarks/distill_time.py /work/shared/data/aid10/train --state STATE [--only tuned_300,untuned_300]
 
-Every run has one thread. A run named "45 minutes" has the core-seconds of two cores in 45 minutes, stages before the
-tuning included (about 1,270 s). Those stages are the same in all runs, so the first run makes them and the others
-start from copies of its checkpoints. After a kill the same command continues. The results are in STATE/results.json.
+All runs have the classifiers, watchers and the tuned VAE decoder of `first`, and one thread. Those named untuned begin
+with the base's own UNet; it makes the images from which codes start. After a kill the same command continues. Each run
+leaves STATE/NAME.json.
 """
 
 import argparse
@@ -15,15 +16,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-RUNS = {  # name: fine-tuning steps at 2.4 core-seconds, matching steps at 1.9
+RUNS = {  # name: fine-tuning steps, matching steps
+    "tuned_300": (2660, 300),
     "untuned_300": (0, 300),
-    "untuned_45": (0, 2100),
-    "tuned_45": (850, 1100),
-    "untuned_90": (0, 5000),
-    "tuned_90": (2000, 2500),
+    "tuned_850": (2660, 850),
+    "untuned_850": (0, 850),
+    "tuned_2000": (2660, 2000),
+    "untuned_2000": (0, 2000),
 }
-"""The first run has the matching steps of `dpd train`'s defaults; it takes 30 core-minutes."""
-MADE_LATER = ("denoiser", "start", "matching")
+OF_TUNING = ("denoiser", "start", "matching")
 
 
 def main() -> None:
@@ -32,14 +33,12 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--only", help="names of runs, separated by commas")
     given = parser.parse_args()
-    given.state.mkdir(parents=True, exist_ok=True)
-    results = given.state / "results.json"
     for name in given.only.split(",") if given.only else RUNS:
-        found = json.loads(results.read_text()) if results.exists() else {}
-        if name not in found:
-            found[name] = judged(name, trained(name, given.data, given.state), given.data, given.state)
-            results.write_text(json.dumps(found, indent=1) + "\n")
-        print(name, json.dumps(found[name]), flush=True)
+        result = given.state / f"{name}.json"
+        if not result.exists():
+            found = judged(name, trained(name, given.state), given.data, given.state)
+            result.write_text(json.dumps(found, indent=1) + "\n")
+        print(name, result.read_text(), flush=True)
 
 
 def dpd(state: Path, *arguments: object) -> None:
@@ -49,31 +48,23 @@ def dpd(state: Path, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "dpd_cli", *map(str, arguments)], check=True, env=os.environ | places)
 
 
-def trained(name: str, data: Path, state: Path) -> Path:
+def trained(name: str, state: Path) -> Path:
     """The finished run of this name."""
-    run, (steps, matching) = state / name, RUNS[name]
-    if (run / "run.json").exists():
-        return run
-    first = state / next(iter(RUNS))
-    if not run.exists() and (first / "run.json").exists():
-        begin_from(first, run, steps, matching)
-    if (run / "checkpoints" / "config.json").exists():
+    run = state / name
+    if not run.exists():
+        begin_from(state / "first", run, *RUNS[name])
+    if not (run / "run.json").exists():
         dpd(state, "train", "--resume", "--out", run, "--threads", 1, "--keep-checkpoints")
-        return run
-    options = ("--tune-vae", "--prototypes", "matched", "--ipc", 10, "--k-min", 10, "--peak-rate", 4e-4)
-    own = ("--steps", steps, "--matching-steps", matching, "--cache-dir", state / "latents")
-    dpd(state, "train", data, "--out", run, *options, *own, "--threads", 1, "--keep-checkpoints")
     return run
 
 
 def begin_from(first: Path, run: Path, steps: int, matching: int) -> None:
-    """Make an unfinished run with the classifiers, watchers and VAE decoder of `first`."""
+    """Make an unfinished run with the checkpoints of `first`, without the UNet and what it made if `steps` is 0."""
     scratch = run.with_name(f".{run.name}")
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(first / "checkpoints", scratch / "checkpoints")
-    for name in ("classifier", "latent_classifier"):
+    for name in ("checkpoints", "classifier", "latent_classifier"):
         shutil.copytree(first / name, scratch / name)
-    for name in MADE_LATER:
+    for name in OF_TUNING if steps == 0 else ("matching",):
         (scratch / "checkpoints" / f"{name}.safetensors").unlink(missing_ok=True)
     (scratch / "checkpoints" / "seconds.json").unlink(missing_ok=True)
     stored = scratch / "checkpoints" / "config.json"
@@ -85,7 +76,7 @@ def begin_from(first: Path, run: Path, steps: int, matching: int) -> None:
 
 def judged(name: str, run: Path, data: Path, state: Path) -> dict[str, object]:
     """Accuracy of students on the run's ten images per class, beside random real ones, on the validation part."""
-    bundle, made, table = state / f"{name}.dpd", state / f"{name}.set", state / f"{name}.evaluation.json"
+    bundle, made, table = state / f"{name}.dpd", state / f"{name}.set", state / f"{name}.table.json"
     dpd(state, "export", run, "--out", bundle, "--overwrite")
     dpd(state, "generate", bundle, "--ipc", 10, "--out", made, "--overwrite")
     judges = ("--baselines", "random", "--pairs", 8, "--no-metrics")

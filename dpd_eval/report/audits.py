@@ -22,7 +22,10 @@ class AuditTest:
 
 @dataclass(frozen=True)
 class AuditRecord:
+    """audited: hash of the bundle before the audit became a part of it; empty for a run or a set."""
+
     name: str
+    audited: str
     verdict: str
     tests: tuple[AuditTest, ...]
     controls: tuple[AuditTest, ...]
@@ -48,7 +51,8 @@ def read_audit(node: Node, name: str) -> AuditRecord:
     if verdict not in VERDICTS:
         raise node.wrong("verdict", "one of " + ", ".join(VERDICTS))
     tests, controls = (tuple(_test(item) for item in node.children(key)) for key in ("tests", "controls"))
-    return AuditRecord(name, verdict, tests, controls)
+    audited = node.child("audited")
+    return AuditRecord(name, "" if audited is None else audited.text("bundle_hash"), verdict, tests, controls)
 
 
 def _test(node: Node) -> AuditTest:

@@ -94,7 +94,8 @@ def _sections(inputs: Inputs) -> list[Section]:
 def _verdicts(inputs: Inputs) -> dict[str, Any] | None:
     verdicts = [verdict(evaluation) for evaluation in inputs.evaluations]
     comparisons = sum(len(group.sentences) for v in verdicts for group in v.groups)
-    unaudited = [s.name for s in inputs.sets if s.audit == "unaudited"] + [
+    audited = {audit.audited for audit in inputs.audits}
+    unaudited = [s.name for s in inputs.sets if s.audit == "unaudited" and s.bundle_hash not in audited] + [
         b.name for b in inputs.bundles if b.audit == "unaudited" and b.audit_record is None
     ]
     if not (verdicts or inputs.audits or unaudited):

@@ -25,8 +25,8 @@ from dpd_train.run.planning.plan import WorkSpeed
 from dpd_train.vae.perceptual import perceptual_shapes
 from dpd_train.vae.tune import tune_decoder
 
-CLASSES, CODES, STEPS = 2, 10, 4
-IMAGES = 64
+CLASSES, CODES, STEPS = 10, 10, 4  # of two classes a watcher's call is small, and a code seemed half again as slow
+IMAGES = CLASSES * CODES
 
 
 def step_seconds(train: Callable[[Progress], object]) -> float:

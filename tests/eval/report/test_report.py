@@ -190,6 +190,10 @@ def test_an_audit_is_in_the_verdict_and_its_lack_too(tmp_path: Path) -> None:
     assert "Privacy audit (audit): FAIL" in page.words()
     assert "No privacy audit: set0." in page.words()
     assert [a["id"] for a in page.all("section")] == ["verdict", "images", "audit", "provenance"]
+    made_by = json.loads((tmp_path / "set0" / "dataset.json").read_text())["bundle_hash"]
+    of_its_bundle = audit("PASS") | {"audited": {"bundle_hash": made_by}}
+    page, _ = made(tmp_path, write_json(tmp_path / "audit.json", of_its_bundle), tmp_path / "set0")
+    assert "No privacy audit" not in page.words()
 
 
 # -- what the page is
