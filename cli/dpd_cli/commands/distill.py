@@ -1,6 +1,7 @@
 """`dpd distill`: scenes → an audited bundle and a report, in a given time."""
 # ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
+import logging
 import shlex
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dpd_train.config import setting  # noqa: TID253 -- loads no PyTorch
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
 
+LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.vae")
 NAMED = 3  # tests of the audit that are named at the end; the report has all
 
 Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
@@ -98,7 +100,7 @@ def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) ->
             raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
         before = read_distillation(folder_of(out))
         if before.plan is not None:
-            log_to_console()
+            _log()
             _tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
             return before
         request = before.asked
@@ -116,9 +118,16 @@ def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) ->
             data=str(data.absolute()), repeats=None if plan is None else str(plan.absolute()), **asked | paths
         )
     planned = begin(request, out, _tell, resume=resume)
-    log_to_console()  # only now: the steps that measure this machine are no news
+    _log()  # only now: the steps that measure this machine are no news
     _print_plan(planned)
     return planned
+
+
+def _log() -> None:
+    """Show log records, without those of the training loops: `dpd train` shows them, here stages have progress."""
+    log_to_console()
+    for name in LOOPS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _tell(line: str) -> None:

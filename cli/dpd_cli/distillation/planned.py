@@ -166,7 +166,7 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
         plan = _measured(made, counts)
     notes = remarks(counts, task, plan, None if asked.repeats else asked.minutes)
     notes += _audit_remarks(made)
-    if made.threads < usable_cores():
+    if asked.threads is None and made.threads < usable_cores():
         notes.append(f"other programs are busy: {made.threads} of {usable_cores()} cores are used; they may slow this")
     made = replace(
         made,
