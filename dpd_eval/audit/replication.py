@@ -33,7 +33,7 @@ def replication_test(
         NOT RUN if H1 has fewer than FEWEST images.
     """
     if len(first) < FEWEST:
-        return not_run(name, f"thresholds need {FEWEST} images, a half of the hold-out has {len(first)}: --holdout")
+        return not_run(name, f"thresholds need {FEWEST} images, half of the hold-out is {len(first)}: give more")
 
     def statistic(ours: Nearest, h1: Nearest, h2: Nearest | None) -> float:
         limits = thresholds(h1, classes)

@@ -137,6 +137,7 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
     """Check the data, measure this machine, and store the plan.
 
     Args:
+        tell: prints a line.
         resume: the folder exists, as an earlier session was killed before it had a plan.
 
     Raises:
