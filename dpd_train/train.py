@@ -60,7 +60,7 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
     judges = Classifiers(teacher, train_judge(run, latents))
     phrases = run.phrases(run.data.train, "captions")
     tune = partial(tuned_together, federated) if federated else tuned_here
-    tuned = fine_tuned(run, base, latents, phrases, judges, tune)
+    tuned = fine_tuned(run, base, latents, phrases, tune)
     base, values, rows = tuned.base, latents[0][0], rows_by_class(run.data.train)
     made = make_prototypes(run, base, judges.judge, pixels, values, phrases)
     table = prompts(run, base, made, phrases)

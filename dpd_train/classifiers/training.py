@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60.0
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Inputs [n, C, H, W] float32 and labels [n] int64."""
+Noise = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+"""(batch [B, C, H, W], generator on the CPU) → the batch with noise, on its device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,7 @@ def train_classifier(
     shape: ResNetConfig,
     training: ClassifierTraining,
     progress: Progress = lambda step, steps: None,
-    noise: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
+    noise: Noise | None = None,
     *,
     observe: Callable[[torch.Tensor], None] = lambda logits: None,
     device: torch.device | str = "cpu",
@@ -145,8 +147,7 @@ def train_classifier(
     """Train on `inputs` [n, C, H, W] float32 and keep the weights with the best validation accuracy.
 
     Args:
-        noise: changes a batch after augmentation, for example adds diffusion noise for a judge on latents. It gets a
-            generator on the CPU; the batch may be on another device.
+        noise: changes a batch after augmentation.
         observe: called with the logits [n, C] of the validation part each time they are computed.
         state: file that is written every minute and when the deadline passes, and read if it exists.
         weights: of the inputs, see `draw_rows`.
@@ -194,20 +195,21 @@ def trained_classifier(
     progress: Progress,
     *,
     state: Path,
+    noise: Noise | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> ResNet:
     """Train a classifier and save it to `folder`, or read what an earlier session saved there.
 
     Args:
-        state: file of an unfinished training.
+        state: file of an unfinished training. noise: as in `train_classifier`.
 
     Raises:
         TimeUp: the deadline passed.
     """
     if not (folder / "model.safetensors").exists():
         trained = train_classifier(
-            *data, validation, shape, training, progress, device=device, deadline=deadline, state=state
+            *data, validation, shape, training, progress, noise, device=device, deadline=deadline, state=state
         )
         log.info("%s: validation accuracy %.4f at step %d", folder.name, trained.accuracy, trained.step)
         save_classifier(trained.model, folder)

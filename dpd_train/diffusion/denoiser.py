@@ -38,7 +38,7 @@ from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.compute.tracking import Track
 from dpd_train.config import Precision
 from dpd_train.diffusion.averages import PowerAverage
-from dpd_train.diffusion.consistency import consistency_loss
+from dpd_train.diffusion.consistency import Judge, consistency_loss
 from dpd_train.diffusion.step import Drawn, decoder_loss, denoise, draw, parts
 from dpd_train.images.symmetry import d4_each
 
@@ -62,7 +62,7 @@ class DenoiserTraining:
     decoder_weight: float = 0.0  # distance of ẑ0 and z0 in the decoder's features (LPL, 2411.04873)
     decoder_from: float = 0.6  # share of the steps after which the decoder's features count
     decoder_min_snr: float = 1.0  # noisier samples have no details to compare
-    consistency_weight: float = 0.0  # λ of the judge's cross-entropy on ẑ0 (METHOD §1.1)
+    consistency_weight: float = 0.0  # λ of the classification consistency (METHOD §1.1)
     prompt_dropout: float = 0.1
     ema_lengths: tuple[float, ...] = (0.05, 0.1)  # relative widths σ_rel; the better one on validation is kept
     stop_rise: float = 0.02  # stop when the validation loss stands this share above its best: memorising begins
@@ -114,7 +114,7 @@ class _Run:
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
         vae: AutoencoderKL | None,
-        judge: nn.Module | None,
+        judge: Judge | None,
         training: DenoiserTraining,
         device: torch.device,
         team: Team,
@@ -278,7 +278,7 @@ def train_denoiser(
     progress: Callable[[int, int], None] = lambda step, steps: None,
     *,
     vae: AutoencoderKL | None = None,
-    judge: nn.Module | None = None,
+    judge: Judge | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     team: Team = ALONE,
@@ -289,7 +289,7 @@ def train_denoiser(
 
     Args:
         vae: its decoder's features enter the loss with `training.decoder_weight`.
-        judge: frozen, latents → logits; its cross-entropy on ẑ0 enters the loss with `training.consistency_weight`.
+        judge: of the classification consistency, which enters the loss with `training.consistency_weight`.
         team: each process calls this with the same arguments, and trains on its share of each batch. Only the leader
             validates, averages and writes; the others need no validation part.
         track: called with loss, learning rate and validation loss.

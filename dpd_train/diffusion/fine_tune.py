@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
-from dpd_train.classifiers.network import ResNet, count_parameters
+from dpd_train.classifiers.network import count_parameters
 from dpd_train.compute.device import NEVER, Deadline, norms_in_float32
 from dpd_train.compute.distributed import ALONE, Team
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig, Tune, compression_ratio
-from dpd_train.diffusion.consistency import DecodedJudge, latent_judge
+from dpd_train.diffusion.consistency import Judge
 from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
 
@@ -65,13 +64,6 @@ def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
     return adapted, frozen
 
 
-def judge_of(config: TrainConfig, teacher: ResNet, latent_classifier: ResNet, base: Base) -> nn.Module | None:
-    """The frozen judge of the classification consistency; None where the loss has no such term."""
-    if not config.lambda_cls:
-        return None
-    return DecodedJudge(teacher, base.vae) if config.judge_on == "pixels" else latent_judge(latent_classifier)
-
-
 @contextmanager
 def frozen_norms_in_float32(base: Base, config: TrainConfig) -> Iterator[None]:
     """Feed float32 to the norms of a frozen UNet in the block; the loop's own hooks reach only the adapters."""
@@ -103,7 +95,7 @@ def fine_tune(
     adapter: Path,
     progress: Progress,
     *,
-    judge: nn.Module | None = None,
+    judge: Judge | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     team: Team = ALONE,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import MissingExtraError
@@ -15,6 +14,7 @@ from dpd_train.bases.base import Base, load_base
 from dpd_train.captions.captions import aggregate_prompts
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
+from dpd_train.diffusion.consistency import Judge
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.federated.coordinator import Coordinator
@@ -41,7 +41,7 @@ def require_flower() -> None:
 
 
 def tuned_together(
-    part: Federated, run: Run, base: Base, data: tuple[LatentData, LatentData], judge: nn.Module | None
+    part: Federated, run: Run, base: Base, data: tuple[LatentData, LatentData], judge: Judge | None
 ) -> Tuned:
     """Fine-tune together with other sites. A site takes its share; a server keeps its own images out of the tuning.
 

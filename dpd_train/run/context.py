@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dpd_runtime.annotations import Pixels, Progress
 from dpd_train.bases.base import Base
@@ -19,6 +18,7 @@ from dpd_train.compute.device import Deadline
 from dpd_train.compute.distributed import Team
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig
+from dpd_train.diffusion.consistency import Judge
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import History
 from dpd_train.images import SceneSet, to_float
@@ -100,7 +100,7 @@ class Tuned:
     federated: dict[str, Any] | None = None
 
 
-Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], nn.Module | None], Tuned]
+Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], Judge | None], Tuned]
 """(run, base, training and validation part, judge) → the tuned base: fine-tuning here, or together with other sites."""
 
 

@@ -5,17 +5,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from dpd_train.bases.base import at_resolution, load_base
 from dpd_train.captions.captions import CaptionTable
-from dpd_train.classifiers.network import load_classifier
 from dpd_train.compute.checkpoint import load_state, prefixed, save_state, without_prefix
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.distributed import Team, Word
 from dpd_train.config import TrainConfig
+from dpd_train.diffusion.consistency import Judge
 from dpd_train.diffusion.denoiser import LatentData
-from dpd_train.diffusion.fine_tune import fine_tune, judge_of
+from dpd_train.diffusion.fine_tune import fine_tune
+from dpd_train.run.stages.judges import consistency_network
 
 
 def handover_file(out: Path) -> Path:
@@ -24,7 +24,7 @@ def handover_file(out: Path) -> Path:
 
 
 @contextmanager
-def handed_over(out: Path, team: Team, data: LatentData, side: int, judge: nn.Module | None) -> Iterator[None]:
+def handed_over(out: Path, team: Team, data: LatentData, side: int, judge: Judge | None) -> Iterator[None]:
     """Leave the training data for the other processes of `team` while the block runs, and then remove them.
 
     Data that a killed session of several processes left are removed in any case.
@@ -65,8 +65,9 @@ def assist(out: Path, config: TrainConfig, team: Team, device: torch.device, dea
         return
     data, side, weights = _read_handover(handover_file(out))
     base = base if side == base.resolution else at_resolution(base, side)
-    judge = judge_of(config, load_classifier(out / "classifier"), load_classifier(out / "latent_classifier"), base)
-    if judge is not None:
+    judge = None
+    if config.lambda_cls:
+        judge = Judge(consistency_network(out, config, base), torch.zeros_like(weights["floors"]))
         judge.load_state_dict(weights)
     with suppress(TimeUp):
         fine_tune(

@@ -1,12 +1,17 @@
 """The stage that trains the run's classifiers, and the metrics that they and the VAE get at the end."""
 
 import logging
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from dpd_train.bases.base import Base, decoder_fits
 from dpd_train.bases.latents import reconstruct
-from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, teacher_shape
+from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, load_classifier, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, trained_classifier
+from dpd_train.config import TrainConfig
+from dpd_train.diffusion.consistency import DecodedTeacher, Judge, real_floors, with_noise
 from dpd_train.run.context import Classifiers, Parts, Run
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
@@ -46,6 +51,42 @@ def train_judge(run: Run, latents: Parts) -> ResNet:
         ClassifierTraining(steps=run.config.latent_classifier_steps, seed=run.config.seed + 2),
         run.progress("latent classifier"),
         state=run.state("latent_classifier"),
+        device=run.device,
+        deadline=run.deadline,
+    )
+
+
+def consistency_judge(run: Run, base: Base, latents: Parts) -> Judge | None:
+    """The judge of the classification consistency, with the margins of the validation part; None without that loss.
+
+    Raises:
+        TimeUp: the deadline passed while the classifier of noisy latents was trained; the state is saved.
+    """
+    if not run.config.lambda_cls:
+        return None
+    if run.config.judge_on == "latents":
+        _train_on_noisy(run, latents)
+    network = consistency_network(run.out, run.config, base)
+    return Judge(network, real_floors(network, *latents[1], len(run.classes)))
+
+
+def consistency_network(out: Path, config: TrainConfig, base: Base) -> nn.Module:
+    """What judges ẑ0 in the run `out`: the teacher on decoded pixels, or the classifier of noisy latents."""
+    if config.judge_on == "pixels":
+        return DecodedTeacher(load_classifier(out / "classifier"), base.vae)
+    return load_classifier(out / "checkpoints" / "noisy_latent_classifier")
+
+
+def _train_on_noisy(run: Run, latents: Parts) -> None:
+    """Train a classifier of noisy latents: one of clean latents calls any texture that suits it a clear image."""
+    trained_classifier(
+        run.checkpoints / "noisy_latent_classifier",
+        *latents,
+        latent_classifier_shape(len(run.classes), latents[0][0].shape[1]),
+        ClassifierTraining(steps=run.config.latent_classifier_steps, seed=run.config.seed + 3),
+        run.progress("classifier of noisy latents"),
+        noise=with_noise,
+        state=run.state("noisy_latent_classifier"),
         device=run.device,
         deadline=run.deadline,
     )

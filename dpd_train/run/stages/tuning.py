@@ -1,18 +1,18 @@
 """The stage that fine-tunes the base's denoiser on the run's latents and captions."""
 
-from torch import nn
-
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import caption_table
 from dpd_train.classifiers.training import Labelled
+from dpd_train.diffusion.consistency import Judge
 from dpd_train.diffusion.denoiser import LatentData
-from dpd_train.diffusion.fine_tune import fine_tune, judge_of
+from dpd_train.diffusion.fine_tune import fine_tune
 from dpd_train.images import SceneSet
-from dpd_train.run.context import Classifiers, Parts, Phrases, Run, Tuned, Tuning
+from dpd_train.run.context import Parts, Phrases, Run, Tuned, Tuning
 from dpd_train.run.ranks import handed_over
+from dpd_train.run.stages.judges import consistency_judge
 
 
-def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, judges: Classifiers, tune: Tuning) -> Tuned:
+def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, tune: Tuning) -> Tuned:
     """The base after `--steps` of fine-tuning by `tune`.
 
     Args:
@@ -30,10 +30,10 @@ def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, judges: C
 
     held = run.phrases(run.data.held, "captions of the validation part")
     data = captioned(run.data.train, latents[0], phrases), captioned(run.data.held, latents[1], held)
-    return tune(run, base, data, judge_of(run.config, judges.teacher, judges.judge, base))
+    return tune(run, base, data, consistency_judge(run, base, latents))
 
 
-def tuned_here(run: Run, base: Base, data: tuple[LatentData, LatentData], judge: nn.Module | None) -> Tuned:
+def tuned_here(run: Run, base: Base, data: tuple[LatentData, LatentData], judge: Judge | None) -> Tuned:
     """Fine-tune in this process and those that were started with it."""
     with handed_over(run.out, run.team, data[0], base.resolution, judge), run.team.together():
         tuned, history = fine_tune(

@@ -9,10 +9,19 @@ import torch
 from dpd_runtime.sampling.schedule import add_noise, predicted_original
 from dpd_train.bases.base import load_base
 from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.diffusion.consistency import DecodedJudge, alphas_of, consistency_loss, latent_judge
+from dpd_train.diffusion.consistency import (
+    CLEAR,
+    NOISIEST,
+    DecodedTeacher,
+    Judge,
+    consistency_loss,
+    margins,
+    real_floors,
+    with_noise,
+)
 from tests.tiny import SIDE, tiny_base
 
-ALPHAS = torch.tensor([0.99, 0.5, 0.02], dtype=torch.float64)  # ᾱ_t from almost clean to almost noise
+ALPHAS = torch.tensor([0.99, 0.5, 0.02], dtype=torch.float64)  # ᾱ_t from almost clean to almost noise; one is clear
 LABELS = torch.tensor([0, 2, 1])
 
 
@@ -37,34 +46,67 @@ class _Linear(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(_random(3, 4 * 4 * 4, seed=1), requires_grad=False)
-        self.eval()
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return latents.flatten(1) @ self.weight.T
 
 
+def _judge(network: torch.nn.Module, floor: float = 100.0) -> Judge:
+    """A floor of 100 is above any margin here, so that every clear sample has a loss."""
+    return Judge(network, torch.full((3,), floor, dtype=next(network.parameters()).dtype))
+
+
 def test_loss_and_gradient_of_a_linear_judge_are_the_closed_forms() -> None:
-    """−ᾱ log softmax(Wẑ0)_c, and ᾱ Wᵀ(softmax(Wẑ0) − e_c)."""
-    judge, original = _Linear(), _random(3, 4, 4, 4).requires_grad_()
+    """m_c − (w_c − w_best) · ẑ0 of the clear sample, and the difference of two rows of W; nothing of the others."""
+    judge, original = _judge(_Linear()), _random(3, 4, 4, 4).requires_grad_()
     losses = consistency_loss(original, _snr(ALPHAS), LABELS, judge)
-    chances = torch.softmax(judge(original), dim=1).detach()
-    torch.testing.assert_close(losses, -ALPHAS * chances[torch.arange(3), LABELS].log())
+    weight, logits = judge.network.weight, judge(original).detach()
+    best = int(logits[0, 1:].argmax()) + 1
+    assert losses[0].item() == pytest.approx(100 - float(logits[0, 0] - logits[0, best]))
     (gradient,) = torch.autograd.grad(losses.sum(), original)
-    expected = ALPHAS[:, None] * (chances - torch.eye(3, dtype=torch.float64)[LABELS]) @ judge.weight
-    torch.testing.assert_close(gradient.flatten(1), expected)
+    torch.testing.assert_close(gradient[0].flatten(), weight[best] - weight[0])
+    assert losses[1:].tolist() == [0, 0]
+    assert gradient[1:].abs().max() == 0
+
+
+def test_an_image_as_clear_as_real_ones_is_not_pushed() -> None:
+    original, snr = _random(1, 4, 4, 4).requires_grad_(), torch.tensor([9.0], dtype=torch.float64)
+    margin = float(margins(_Linear()(original), LABELS[:1]))
+    short = consistency_loss(original, snr, LABELS[:1], _judge(_Linear(), margin + 0.5))
+    assert short.item() == pytest.approx(0.5)
+    enough = consistency_loss(original, snr, LABELS[:1], _judge(_Linear(), margin - 0.5))
+    (gradient,) = torch.autograd.grad(enough.sum(), original)
+    assert (enough.item(), gradient.abs().max()) == (0, 0)
+
+
+def test_four_fifths_of_the_real_images_of_each_class_reach_its_floor() -> None:
+    latents, labels = _random(300, 4, 4, 4, seed=3), torch.arange(300) % 3
+    floors = real_floors(_Linear(), latents, labels, 3)
+    reached = margins(_Linear()(latents), labels) >= floors[labels]
+    assert [reached[labels == label].sum().item() for label in range(3)] == [80, 80, 80]
+
+
+def test_noise_is_as_strong_as_where_the_judge_is_asked() -> None:
+    """z_t / √ᾱ_t = z + σ ε with σ = √(1/ᾱ_t − 1): 1 at ᾱ_t = CLEAR. Uniform strengths have a mean square of ⅓."""
+    assert (1 / CLEAR - 1) ** 0.5 == NOISIEST
+    clean = torch.zeros(4000, 4, 2, 2)
+    noisy = with_noise(clean, torch.Generator().manual_seed(0))
+    assert noisy.square().mean().item() == pytest.approx(1 / 3, abs=0.02)
+    assert noisy.square().mean(dim=(1, 2, 3)).sqrt().quantile(0.02) < 0.05, "some are almost clean"
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_gradient_equals_finite_differences_through_the_prediction(kind: Literal["epsilon", "v_prediction"]) -> None:
     """Network output → ẑ0 → frozen latent classifier → loss, in float64."""
-    judge = latent_judge(_classifier()).double()
+    judge = _judge(_classifier().double())
+    alphas = torch.tensor([0.99, 0.8, 0.55], dtype=torch.float64)
     clean, noise, output = (_random(3, 4, 8, 8, seed=seed) for seed in (1, 2, 3))
-    alpha, sigma = (x.sqrt()[:, None, None, None] for x in (ALPHAS, 1 - ALPHAS))
+    alpha, sigma = (x.sqrt()[:, None, None, None] for x in (alphas, 1 - alphas))
     noisy = add_noise(clean, noise, alpha, sigma)  # type: ignore[arg-type]
 
     def loss(said: torch.Tensor) -> torch.Tensor:
         original = predicted_original(noisy, said, kind, alpha, sigma)  # type: ignore[arg-type]
-        return consistency_loss(original, _snr(ALPHAS), LABELS, judge)
+        return consistency_loss(original, _snr(alphas), LABELS, judge)
 
     (gradient,) = torch.autograd.grad(loss(output.requires_grad_()).sum(), output)
     output = output.detach()
@@ -77,16 +119,9 @@ def test_gradient_equals_finite_differences_through_the_prediction(kind: Literal
         assert measured.abs().min() > 1e-6  # the control: there is something to compare
 
 
-def test_weight_is_the_share_of_signal() -> None:
-    torch.testing.assert_close(alphas_of(_snr(ALPHAS)), ALPHAS)
-    original = _random(1, 4, 4, 4).expand(3, -1, -1, -1)
-    losses = consistency_loss(original, _snr(ALPHAS), torch.tensor([1, 1, 1]), _Linear())
-    torch.testing.assert_close(losses / losses[0], ALPHAS / ALPHAS[0])
-
-
 def test_nothing_but_the_latents_gets_a_gradient() -> None:
     classifier = _classifier()
-    judge = latent_judge(classifier)
+    judge = _judge(classifier)
     before = {name: value.clone() for name, value in judge.state_dict().items()}
     original = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     consistency_loss(original, _snr(ALPHAS).float(), LABELS, judge).sum().backward()
@@ -95,18 +130,18 @@ def test_nothing_but_the_latents_gets_a_gradient() -> None:
     assert all(p.grad is None for p in (*judge.parameters(), *classifier.parameters()))
     assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
     assert classifier.training  # the run's own classifier is left as it was
-    with pytest.raises(ValueError, match="frozen"):
-        consistency_loss(original, _snr(ALPHAS).float(), LABELS, classifier)
+    with pytest.raises(ValueError, match="training mode"):
+        consistency_loss(original, _snr(ALPHAS).float(), LABELS, judge.train())
 
 
-def test_decoded_judge_is_the_teacher_on_the_decoded_image(tmp_path: Path) -> None:
+def test_a_judge_on_pixels_is_the_teacher_on_the_decoded_image(tmp_path: Path) -> None:
     vae = load_base(str(tiny_base(tmp_path))).vae
     teacher = _classifier(channels=3)
-    judge = DecodedJudge(teacher, vae)
+    judge = _judge(DecodedTeacher(teacher, vae))
     latents = torch.randn(2, 4, SIDE // 4, SIDE // 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     expected = teacher.eval()(vae.decode(latents / 0.7).sample)  # the tiny base's scaling factor
     torch.testing.assert_close(judge(latents), expected)
-    losses = consistency_loss(latents, torch.ones(2), torch.tensor([0, 1]), judge)
+    losses = consistency_loss(latents, torch.full((2,), 3.0), torch.tensor([0, 1]), judge)
     losses.sum().backward()
     assert latents.grad is not None
     assert latents.grad.abs().max() > 0
