@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import Any
 
 from dpd_runtime.dataset.finish import Completed
@@ -21,7 +20,7 @@ def header_of(generation: Generation, output: Output) -> dict[str, Any]:
     header: dict[str, Any] = {
         "bundle": generation.bundle.hash,
         "seed": generation.seed,
-        "sampler": asdict(generation.sampler),
+        "sampler": generation.sampler.to_dict(),
         **_choice(generation.provider),
         "classes": [c.name for c in generation.classes],
         "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # on others the last bits may differ

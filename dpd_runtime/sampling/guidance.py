@@ -1,6 +1,8 @@
-"""Guidance on the predicted clean latents ẑ0, for any solver and prediction type (METHOD §1)."""
+"""Guidance by prompts and prototypes: on the predicted clean latents ẑ0, or as in the DPD paper on z_t (METHOD §1)."""
 
 from dpd_runtime.sampling.schedule import Array
+
+TINY = 1e-12  # a prototype that is reached has no direction
 
 
 def classifier_free(conditional: Array, unconditional: Array, guidance_scale: float) -> Array:
@@ -27,3 +29,15 @@ def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array
     means = blocks.mean((3, 5)).reshape(batch, channels, rows, 1, columns, 1)
     wanted = prototypes.reshape(batch, channels, rows, 1, columns, 1)  # type: ignore[attr-defined]
     return (blocks + scale * (wanted - means)).reshape(batch, channels, height, width)  # type: ignore[no-any-return]
+
+
+def moved(latents: Array, original: Array, prototypes: Array, length: float) -> Array:
+    """Move z_t by `length` in the direction from ẑ0 to the prototype: z_t + l · (p − ẑ0) / ‖p − ẑ0‖ (METHOD §1, item 4).
+
+    Args:
+        latents: z_t [B, C, h, w]. original, prototypes: as in `towards_prototype`.
+        length: l, Euclidean, over a whole latent; s · √(1 − ᾱ_t) in the paper.
+    """
+    apart = towards_prototype(original, prototypes, 1.0) - original  # type: ignore[operator]
+    norms = (apart * apart).sum((1, 2, 3)).reshape(-1, 1, 1, 1) ** 0.5
+    return latents + length * apart / (norms + TINY)  # type: ignore[no-any-return]

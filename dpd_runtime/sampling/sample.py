@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dpd_runtime.annotations import Float32, Images, Pixels
-from dpd_runtime.sampling.guidance import classifier_free, towards_prototype
+from dpd_runtime.sampling.guidance import classifier_free, moved, towards_prototype
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.schedule import PredictionType, predicted_original
 from dpd_runtime.sampling.solvers import Advance, Step
@@ -47,23 +47,26 @@ def sample(
     doubled_context = np.concatenate([prompts, np.broadcast_to(empty_prompt, prompts.shape)])
     latents, previous, older = noise, None, None
 
-    def predicted(number: int, step: Step) -> Float32:
+    def answered(number: int, step: Step) -> Float32:
         if guidance.guides(number, len(steps)):
             output = denoise(np.concatenate([latents, latents]), step.timestep, doubled_context)
             conditional, unconditional = np.split(output, 2)
-            output = classifier_free(conditional, unconditional, guidance.guidance_scale)
-        else:
-            output = denoise(latents, step.timestep, prompts)
-        return predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
+            return classifier_free(conditional, unconditional, guidance.guidance_scale)
+        return denoise(latents, step.timestep, prompts)
 
     for number, step in enumerate(steps):
         if whole and guidance.replaces(number, len(steps)):
             assert prototypes is not None
             original = prototypes
         else:
-            original = predicted(number, step)
+            output = answered(number, step)
+            original = predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
             if prototypes is not None and guidance.pulls(number, len(steps)):
-                original = towards_prototype(original, prototypes, guidance.prototype_scale)
+                if guidance.prototype_step:
+                    latents = moved(latents, original, prototypes, guidance.prototype_step * step.sigma)
+                    original = predicted_original(latents, output, prediction_type, step.alpha, step.sigma)
+                else:
+                    original = towards_prototype(original, prototypes, guidance.prototype_scale)
         memory = (previous, older) if step.corrector_older else (previous,)
         latents = advance(latents, original, step, *memory)
         if step.noise:

@@ -1,7 +1,7 @@
 """Settings of sampling: their form, the default of a bundle, and the ones for a given class table."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dpd_runtime.sampling.schedule import Schedule
@@ -22,6 +22,7 @@ class BlockGuidance:
         prototype_until: share of the steps, counted from the noise, in which that pull acts. With g = 1 and a share of
             1 the image is decoded from the prototype. With g = 1 and a share s < 1 it is re-noised: the prototype is
             noised and denoised again, with strength 1 − s (SDEdit, Meng et al. 2022).
+        prototype_step: s ≥ 0 of the DPD paper, in place of g: its pull moves z_t, not ẑ0 (`guidance.moved`).
     """
 
     from_block: int = 0
@@ -30,14 +31,15 @@ class BlockGuidance:
     prototype_until: float = 0.5
     guidance_from: float = 0.0
     guidance_until: float = 1.0
+    prototype_step: float = 0.0
 
     def guides(self, number: int, count: int) -> bool:
         """Whether step `number` (from 0) of `count` has classifier-free guidance."""
         return self.guidance_scale > 1 and self.guidance_from * count <= number < self.guidance_until * count
 
     def pulls(self, number: int, count: int) -> bool:
-        """Whether step `number` of `count` pulls ẑ0 towards the prototype."""
-        return self.prototype_scale > 0 and number < self.prototype_until * count
+        """Whether step `number` of `count` pulls ẑ0 or z_t towards the prototype."""
+        return max(self.prototype_scale, self.prototype_step) > 0 and number < self.prototype_until * count
 
     def replaces(self, number: int, count: int) -> bool:
         """Whether step `number` of `count` replaces ẑ0 by the prototype, without calling the network."""
@@ -82,6 +84,14 @@ class Sampler:
     def __repr__(self) -> str:
         kinds = ", ".join(f"{guidance.kind} from block {guidance.from_block} on" for guidance in self.guidance)
         return f"Sampler({self.solver}, {self.steps} steps, {self.candidates} candidates; images {kinds})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it. prototype_step is left out where it is 0, so that such bundles and sets keep their bytes."""
+        content = asdict(self)
+        for entry in content["guidance"]:
+            if not entry["prototype_step"]:
+                del entry["prototype_step"]
+        return content
 
     def guidance_for(self, block: int) -> BlockGuidance:
         return [g for g in self.guidance if g.from_block <= block][-1]

@@ -1,7 +1,7 @@
 """What the user asks of an export: precision, pruning, sampler, licences; and whether the run fits, without PyTorch."""
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def changed_sampler(sampler: Sampler, text: str, from_block: int = 0) -> Sampler
     if made.solver not in SOLVERS:
         raise InputError(f"--sampler solver={made.solver}: there are {', '.join(SOLVERS)}")
     try:
-        return parse_sampler(asdict(made))
+        return parse_sampler(made.to_dict())
     except BundleError as error:
         raise InputError(f"--sampler {text}: {str(error).partition(': ')[2].partition(';')[0]}") from None
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.sampling.guidance import classifier_free, towards_prototype
+from dpd_runtime.sampling.guidance import classifier_free, moved, towards_prototype
 from dpd_runtime.sampling.schedule import predicted_original
 
 CONDITIONAL = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)
@@ -70,3 +70,15 @@ def test_prototype_of_full_size_is_the_pooled_one_with_blocks_of_one() -> None:
     original, prototype = (rng.normal(size=(1, 2, 4, 4)) for _ in range(2))
     expected = original + 0.4 * (prototype - original)
     np.testing.assert_array_equal(towards_prototype(original, prototype, 0.4), expected)
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_each_latent_moves_by_the_length_towards_its_prototype(side: int) -> None:
+    rng = np.random.default_rng(3)
+    latents, original = (rng.normal(size=(3, 2, 4, 4)) for _ in range(2))
+    prototypes = rng.normal(size=(3, 2, side, side))
+    step = moved(latents, original, prototypes, 0.7) - latents
+    np.testing.assert_allclose(np.linalg.norm(step.reshape(3, -1), axis=1), 0.7)
+    apart = towards_prototype(original, prototypes, 1.0) - original
+    np.testing.assert_allclose(step / 0.7, apart / np.linalg.norm(apart.reshape(3, -1), axis=1)[:, None, None, None])
+    np.testing.assert_array_equal(moved(latents, original, original, 0.7), latents)

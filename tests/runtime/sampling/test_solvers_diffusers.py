@@ -186,6 +186,35 @@ def test_equals_diffusers(solver: str, config: dict[str, Any]) -> None:
         assert largest_difference(solver, schedule, theirs, count, guidance_scale=3.0) < exact
 
 
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_step_towards_the_prototype_is_that_of_the_dpd_paper(prediction_type: str) -> None:
+    """Its loop, with diffusers' DDIM: z_t += s √(1 − ᾱ_t) (p − ẑ0) / ‖p − ẑ0‖ over the first 80 % of the steps, then
+    the scheduler's step from there (METHOD §1, item 4)."""
+    count, strength, config = 10, 1.5, CONFIGS["cosine"] | {"prediction_type": prediction_type}
+    schedule = schedule_from_config(config)
+    scheduler = their_scheduler("ddim", config | {"timestep_spacing": "leading"}, count, schedule)
+    rng = np.random.default_rng(0)
+    start, prototypes, outputs = (rng.normal(size=shape) for shape in (SHAPE, SHAPE, (count, *SHAPE)))
+    latents = torch.from_numpy(start)
+    for number, timestep in enumerate(scheduler.timesteps):
+        said = torch.from_numpy(outputs[number])
+        if number < 0.8 * count:
+            apart = torch.from_numpy(prototypes) - scheduler.step(said, timestep, latents).pred_original_sample
+            noise = (1 - scheduler.alphas_cumprod[timestep]).sqrt()
+            latents = latents + strength * noise * apart / apart.flatten(1).norm(dim=1)[:, None, None, None]
+        latents = scheduler.step(said, timestep, latents).prev_sample
+
+    seen = iter(outputs)
+    steps, advance = SOLVERS["ddim"][0](schedule, count), SOLVERS["ddim"][1]
+    guidance = BlockGuidance(prototype_step=strength, prototype_until=0.8)
+    prompts: Any = np.zeros((SHAPE[0], 1, 1))
+    arrays: Any = start, prototypes
+    kind = schedule.prediction_type
+    found = sample(lambda *_: next(seen), arrays[0], prompts, prompts[0], arrays[1], steps, advance, kind, guidance)
+    assert [step.timestep for step in steps] == scheduler.timesteps.tolist()
+    np.testing.assert_allclose(found, latents.numpy(), rtol=1e-9, atol=1e-9)
+
+
 @st.composite
 def betas(draw: st.DrawFn) -> list[float]:
     """A table of its own: any length, reach and bend, and no smoothness."""
