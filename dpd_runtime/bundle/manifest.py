@@ -139,9 +139,7 @@ def parse_sampler(content: object) -> Sampler:
         _require(1 <= g.guidance_scale <= 50, f"guidance_scale is {g.guidance_scale}, it must be 1 … 50")
         _require(0 <= g.prototype_scale <= 1, f"prototype_scale is {g.prototype_scale}, it must be 0 … 1")
         _require(0 <= g.prototype_step <= 10, f"prototype_step is {g.prototype_step}, it must be 0 … 10")
-        _require(
-            not (g.prototype_step and g.prototype_scale), "prototype_step takes the place of prototype_scale: give one"
-        )
+        _require(not (g.prototype_step and g.prototype_scale), "prototype_step and prototype_scale exclude each other")
         _require(0 <= g.prototype_until <= 1, f"prototype_until is {g.prototype_until}, it must be 0 … 1")
         interval = f"guidance_from, guidance_until are {g.guidance_from}, {g.guidance_until}"
         _require(0 <= g.guidance_from <= g.guidance_until <= 1, f"{interval}; they must ascend within 0 … 1")

@@ -32,7 +32,7 @@ def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array
 
 
 def moved(latents: Array, original: Array, prototypes: Array, length: float) -> Array:
-    """Move z_t by `length` in the direction from ẑ0 to the prototype: z_t + l · (p − ẑ0) / ‖p − ẑ0‖ (METHOD §1, item 4).
+    """Move z_t by `length` in the direction from ẑ0 to the prototype: z_t + l · (p − ẑ0) / ‖p − ẑ0‖ (METHOD §1.4).
 
     Args:
         latents: z_t [B, C, h, w]. original, prototypes: as in `towards_prototype`.

@@ -86,7 +86,7 @@ class Sampler:
         return f"Sampler({self.solver}, {self.steps} steps, {self.candidates} candidates; images {kinds})"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it. prototype_step is left out where it is 0, so that such bundles and sets keep their bytes."""
+        """As JSON holds it, without a prototype_step of 0, so that such bundles and sets keep their bytes."""
         content = asdict(self)
         for entry in content["guidance"]:
             if not entry["prototype_step"]:

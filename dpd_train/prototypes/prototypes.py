@@ -102,7 +102,7 @@ def find_members(features: Float32, *, count: int, k_min: int, seed: int) -> Int
         batch = max(4096, 8 * count)
         clustering = MiniBatchKMeans(count, n_init=3, random_state=seed, batch_size=batch)
     else:
-        clustering = KMeans(count, n_init=3, random_state=seed)
+        clustering = KMeans(count, n_init=10, random_state=seed)  # as the paper
     return merge_small_clusters(features, clustering.fit_predict(features).astype(np.int64), k_min)
 
 
