@@ -62,7 +62,7 @@ def test_loss_and_gradient_of_a_linear_judge_are_the_closed_forms() -> None:
     losses = consistency_loss(original, _snr(ALPHAS), LABELS, judge)
     weight, logits = judge.network.weight, judge(original).detach()
     best = int(logits[0, 1:].argmax()) + 1
-    assert losses[0].item() == pytest.approx(100 - float(logits[0, 0] - logits[0, best]))
+    assert losses[0].item() == pytest.approx(100 - (logits[0, 0] - logits[0, best]).item())
     (gradient,) = torch.autograd.grad(losses.sum(), original)
     torch.testing.assert_close(gradient[0].flatten(), weight[best] - weight[0])
     assert losses[1:].tolist() == [0, 0]
@@ -71,7 +71,7 @@ def test_loss_and_gradient_of_a_linear_judge_are_the_closed_forms() -> None:
 
 def test_an_image_as_clear_as_real_ones_is_not_pushed() -> None:
     original, snr = _random(1, 4, 4, 4).requires_grad_(), torch.tensor([9.0], dtype=torch.float64)
-    margin = float(margins(_Linear()(original), LABELS[:1]))
+    margin = margins(_Linear()(original), LABELS[:1]).item()
     short = consistency_loss(original, snr, LABELS[:1], _judge(_Linear(), margin + 0.5))
     assert short.item() == pytest.approx(0.5)
     enough = consistency_loss(original, snr, LABELS[:1], _judge(_Linear(), margin - 0.5))
