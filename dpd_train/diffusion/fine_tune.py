@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
-from dpd_train.classifiers.network import count_parameters
+from dpd_train.classifiers.network import count_parameters, load_classifier
 from dpd_train.compute.device import NEVER, Deadline, norms_in_float32
 from dpd_train.compute.distributed import ALONE, Team
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig, Tune, compression_ratio
-from dpd_train.diffusion.consistency import Judge
+from dpd_train.diffusion.consistency import DecodedTeacher, Judge
 from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
 
@@ -62,6 +63,13 @@ def trained_parts(base: Base, config: TrainConfig) -> tuple[Any, Any]:
     adapted = Adapted(add_adapters(base.unet, config.lora_rank, config.seed))
     log.info("adapters of rank %d: %d parameters", config.lora_rank, count_parameters(adapted))
     return adapted, frozen
+
+
+def consistency_network(out: Path, config: TrainConfig, base: Base) -> nn.Module:
+    """What judges ẑ0 in the run `out`: the teacher on decoded pixels, or the classifier of noisy latents."""
+    if config.judge_on == "pixels":
+        return DecodedTeacher(load_classifier(out / "classifier"), base.vae)
+    return load_classifier(out / "checkpoints" / "noisy_latent_classifier")
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from dpd_train.compute.distributed import Team, Word
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.consistency import Judge
 from dpd_train.diffusion.denoiser import LatentData
-from dpd_train.diffusion.fine_tune import fine_tune
-from dpd_train.run.stages.judges import consistency_network
+from dpd_train.diffusion.fine_tune import consistency_network, fine_tune
 
 
 def handover_file(out: Path) -> Path:

@@ -1,17 +1,14 @@
 """The stage that trains the run's classifiers, and the metrics that they and the VAE get at the end."""
 
 import logging
-from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from dpd_train.bases.base import Base, decoder_fits
 from dpd_train.bases.latents import reconstruct
-from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, load_classifier, teacher_shape
+from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, trained_classifier
-from dpd_train.config import TrainConfig
-from dpd_train.diffusion.consistency import DecodedTeacher, Judge, real_floors, with_noise
+from dpd_train.diffusion.consistency import Judge, real_floors, with_noise
+from dpd_train.diffusion.fine_tune import consistency_network
 from dpd_train.run.context import Classifiers, Parts, Run
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
@@ -68,13 +65,6 @@ def consistency_judge(run: Run, base: Base, latents: Parts) -> Judge | None:
         _train_on_noisy(run, latents)
     network = consistency_network(run.out, run.config, base)
     return Judge(network, real_floors(network, *latents[1], len(run.classes)))
-
-
-def consistency_network(out: Path, config: TrainConfig, base: Base) -> nn.Module:
-    """What judges ẑ0 in the run `out`: the teacher on decoded pixels, or the classifier of noisy latents."""
-    if config.judge_on == "pixels":
-        return DecodedTeacher(load_classifier(out / "classifier"), base.vae)
-    return load_classifier(out / "checkpoints" / "noisy_latent_classifier")
 
 
 def _train_on_noisy(run: Run, latents: Parts) -> None:
