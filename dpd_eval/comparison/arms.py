@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from dpd_eval.comparison.inputs import EvaluationInputs
-from dpd_eval.comparison.plan import FULL_ARM, Training
+from dpd_eval.comparison.plan import FULL_ARM, SET_ARM, Arm, Part, Training
 from dpd_eval.comparison.results import StudentInfo
-from dpd_eval.comparison.summary import SET_ARM
+from dpd_eval.comparison.with_real import with_real_arms
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.set_metrics import FEWEST_IMAGES, SetMetrics, set_metrics
 from dpd_eval.selection.method import Seen, Sight
@@ -41,6 +41,7 @@ def plan_trainings(
     baselines: Sequence[str],
     pairs: Mapping[int, int],
     seen: Mapping[Sight, Seen],
+    with_real: Sequence[int] = (),
 ) -> list[Training]:
     """Plan the trainings: pair i uses student seed i, SET i mod m and each baseline with seed i.
 
@@ -49,29 +50,32 @@ def plan_trainings(
     Args:
         pairs: IPC → number of pairs.
         seen: the images that the baselines choose from, by what they see of them.
+        with_real: as in `EvaluateConfig`.
     """
     plan: list[Training] = []
     chosen: dict[tuple[str, int, int], Int64] = {}
     for ipc, count in pairs.items():
         for seed in range(count):
             which = seed % len(inputs.sets)
-            arms = [(SET_ARM, inputs.sets[which], inputs.prefix(which, ipc))]
+            ours: Part = inputs.sets[which], inputs.prefix(which, ipc)
+            arms: list[Arm] = [(SET_ARM, (ours,))]
             for name in baselines:
                 source = seen[METHODS[name].sees]
                 key = (name, ipc, seed if METHODS[name].uses_seed else 0)
                 if key not in chosen:
                     chosen[key] = select(name, source.scenes, ipc, seed, source.features)
-                arms.append((name, source.scenes, chosen[key]))
+                arms.append((name, ((source.scenes, chosen[key]),)))
+            arms += with_real_arms(ours, inputs.real, with_real, seed)
             for student, info in students.items():
                 cost = float(info.multiply_adds)
-                plan += [Training(arm, student, ipc, seed, source, rows, cost=cost) for arm, source, rows in arms]
+                plan += [Training(arm, student, ipc, seed, parts, cost=cost) for arm, parts in arms]
     return plan
 
 
 def measure_arms(
     plan: Sequence[Training], real: tuple[Float32, Int64], extractor: Extractor
 ) -> tuple[tuple[SetMetrics, ...], list[str]]:
-    """Compute set metrics for the first pair's images of every arm except `full`, which is the reference.
+    """Compute set metrics for the first pair's images of the set and of every baseline except `full`, the reference.
 
     Args:
         real: features [n, D] of the real training images, and labels [n].
@@ -80,11 +84,11 @@ def measure_arms(
         The metrics, and notes on arms that are too small for them.
     """
     measured, notes = [], []
-    first = {(item.arm, item.ipc): item for item in plan if item.seed == 0 and item.arm != FULL_ARM}
+    wanted = {SET_ARM, *METHODS} - {FULL_ARM}
+    first = {(item.arm, item.ipc): item for item in plan if item.seed == 0 and item.arm in wanted}
     for item in first.values():
-        if len(item.rows) < FEWEST_IMAGES:
-            notes.append(f"{item.arm}, IPC {item.ipc}: {len(item.rows)} images are too few for set metrics")
+        if item.images < FEWEST_IMAGES:
+            notes.append(f"{item.arm}, IPC {item.ipc}: {item.images} images are too few for set metrics")
             continue
-        classes = item.source.classes
-        measured.append(set_metrics(item.arm, item.ipc, item.data(), real, extractor, classes, seed=0))
+        measured.append(set_metrics(item.arm, item.ipc, item.data(), real, extractor, item.classes, seed=0))
     return tuple(measured), notes

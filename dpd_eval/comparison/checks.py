@@ -43,6 +43,8 @@ def check_evaluation(sets: Sequence[Path], config: EvaluateConfig, train: Path, 
     check_segmenter(config.segmenter)
     parse_reading(config.bands, config.stretch)
     of_sets, real = check_sources(sets, train, test, config.val_per_class)
+    if config.with_real:
+        check_counts(METHODS["random"], real, max(config.with_real), "--with-real")
     if config.ipc:
         for path, counts in zip(sets, of_sets, strict=True):
             check_set(str(path), counts, max(config.ipc))

@@ -27,6 +27,11 @@ class EvaluateConfig:
     baselines: tuple[Baseline, ...] = setting(
         ("random",), "Data", "Subsets of the real images to compare with, separated by commas; '' for none."
     )
+    with_real: tuple[int, ...] = setting(
+        (),
+        "Data",
+        "Real images per class that a site has itself, such as 1,5,20: also train on them alone, and on SET with them.",
+    )
     ipc: tuple[int, ...] | None = setting(
         None,
         "Data",
@@ -75,11 +80,19 @@ class EvaluateConfig:
         for name in self.baselines:
             if name not in get_args(Baseline):
                 raise InputError(f"no baseline {name!r}: there are {', '.join(get_args(Baseline))}")
-        for flag, values in (("students", self.students), ("baselines", self.baselines), ("ipc", self.ipc or ())):
+        lists: dict[str, tuple[object, ...]] = {
+            "students": self.students,
+            "baselines": self.baselines,
+            "ipc": self.ipc or (),
+            "with-real": self.with_real,
+        }
+        for flag, values in lists.items():
             if len(set(values)) != len(values):
                 raise InputError(f"--{flag} has a value twice: {', '.join(str(value) for value in values)}")
         if self.ipc is not None and (not self.ipc or min(self.ipc) < 1):
             raise InputError("--ipc: give one or more numbers ≥ 1, such as --ipc 10,50")
+        if self.with_real and min(self.with_real) < 1:
+            raise InputError(f"--with-real is {min(self.with_real)}: give numbers ≥ 1, such as --with-real 1,5")
         if self.pairs is not None and self.pairs < 1:
             raise InputError(f"--pairs is {self.pairs}: give at least 1")
         if not 0 < self.at_least < math.inf:

@@ -67,7 +67,7 @@ def evaluate(
     study = _open_study(sets, config, train, test, recipe or load_recipe(config.recipe), cache, stage)
     real, networks = study.inputs.real, study.networks
     seen = _seen(study, train, cache, stage)
-    plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen)
+    plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen, config.with_real)
     metrics, notes = networks.measure(plan, real.labels) if config.metrics else ((), [])
     if config.soft_labels and networks.teacher is not None:
         plan = label_softly(plan, networks.teacher, real.classes, stage("computing soft labels"))

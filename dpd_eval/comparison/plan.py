@@ -7,6 +7,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dpd_eval.extractors.cache import images_hash
 from dpd_eval.students.cache import TrainingResult, load_result, save_result, soft_labels_hash, training_key
 from dpd_eval.students.recipe import Recipe
@@ -15,18 +17,22 @@ from dpd_eval.students.training import train_and_test
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_train.images import SceneSet
 
-FULL_ARM = "full"
+SET_ARM, FULL_ARM = "set", "full"
 
 PlanProgress = Callable[[float, int, str], None]
 """Called with the trainings done (with a fraction), the trainings in all and the one that runs now."""
 Labelled = tuple[Images, Int64]
+Part = tuple[SceneSet, Int64]
+"""Images, and the rows of those that are meant."""
+Arm = tuple[str, tuple[Part, ...]]
+"""A name, and the images that its students are trained on."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One student, trained on the images `rows` of `source`; seed is the number of the pair.
+    """One student, trained on the images of `parts`; seed is the number of the pair.
 
-    soft: a teacher's labels [len(rows), C], used instead of the hard ones. cost: of one step relative to the other
+    soft: a teacher's labels [images, C], used instead of the hard ones. cost: of one step relative to the other
     students, used only to estimate the remaining time.
     """
 
@@ -34,24 +40,33 @@ class Training:
     student: str
     ipc: int
     seed: int
-    source: SceneSet
-    rows: Int64
+    parts: tuple[Part, ...]
     soft: Float32 | None = None
     cost: float = 1.0
 
     def data(self) -> Labelled:
-        return self.source.images[self.rows], self.source.labels[self.rows]
+        images, labels = zip(*((scenes.images[rows], scenes.labels[rows]) for scenes, rows in self.parts), strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return sum(len(rows) for _, rows in self.parts)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.parts[0][0].classes
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return `recipe` with the number of steps of this training."""
-        return recipe.for_training(len(self.rows), full=self.arm == FULL_ARM)
+        return recipe.for_training(self.images, full=self.arm == FULL_ARM)
 
     def key(self, recipe: Recipe, test_hash: str, identity: str) -> str:
         """Return the key under which the result is stored; `identity` is the student's."""
         return training_key(
             images_hash(*self.data()),
             test_hash,
-            len(self.source.classes),
+            len(self.classes),
             identity,
             self.recipe(recipe),
             self.seed,
@@ -80,7 +95,7 @@ class _Job:
 
 
 def _job(item: Training, recipe: Recipe) -> _Job:
-    return _Job(item.student, item.data(), item.soft, len(item.source.classes), item.recipe(recipe), item.seed)
+    return _Job(item.student, item.data(), item.soft, len(item.classes), item.recipe(recipe), item.seed)
 
 
 def run_plan(

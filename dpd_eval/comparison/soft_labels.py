@@ -43,10 +43,10 @@ def label_softly(
     progress: Progress = lambda done, total: None,
 ) -> list[Training]:
     """Return `plan` with the teacher's labels for the images of every training. Equal images are labelled once."""
-    known: dict[tuple[int, bytes], Float32] = {}
+    known: dict[tuple[tuple[int, bytes], ...], Float32] = {}
     labelled = []
     for done, item in enumerate(plan, start=1):
-        key = (id(item.source), item.rows.tobytes())
+        key = tuple((id(scenes), rows.tobytes()) for scenes, rows in item.parts)
         if key not in known:
             known[key] = soft_labels(teacher, item.data()[0], classes)
         labelled.append(replace(item, soft=known[key]))

@@ -6,6 +6,7 @@ import numpy as np
 
 from dpd_eval.comparison.plan import Training
 from dpd_eval.comparison.results import ArmResult, Difference, Goal
+from dpd_eval.comparison.with_real import is_compared
 from dpd_eval.statistics import (
     average_accuracy,
     class_accuracy,
@@ -17,8 +18,6 @@ from dpd_eval.statistics import (
 )
 from dpd_eval.students.cache import TrainingResult
 from dpd_eval.students.recipe import Recipe
-
-SET_ARM = "set"
 
 
 def summarise(
@@ -52,7 +51,7 @@ def _arm_result(
         arm=items[0].arm,
         student=items[0].student,
         ipc=items[0].ipc,
-        images=len(items[0].rows),
+        images=items[0].images,
         oa_mean=float(np.mean(oas)),
         oa_std=float(np.std(oas, ddof=1)) if len(oas) > 1 else None,
         oa_runs=tuple(oas),
@@ -67,16 +66,16 @@ def _arm_result(
     )
 
 
-def _against_baselines(results: Sequence[ArmResult]) -> Iterator[tuple[ArmResult, ArmResult]]:
-    """Yield the set's arm with every baseline of the same student and IPC."""
+def _compared(results: Sequence[ArmResult]) -> Iterator[tuple[ArmResult, ArmResult]]:
+    """Yield the arms that are compared, of the same student and IPC."""
     for ours in results:
         for other in results:
-            if ours.arm == SET_ARM != other.arm and (ours.student, ours.ipc) == (other.student, other.ipc):
+            if is_compared(ours.arm, other.arm) and (ours.student, ours.ipc) == (other.student, other.ipc):
                 yield ours, other
 
 
 def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
-    """Return OA of the set minus OA of each baseline."""
+    """Return the paired differences of the arms that are compared (`with_real.is_compared`)."""
     return tuple(
         Difference(
             arm=ours.arm,
@@ -86,14 +85,14 @@ def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
             difference=paired_difference(ours.oa_runs, other.oa_runs),
             ratio=ours.oa_mean / other.oa_mean if other.oa_mean else None,
         )
-        for ours, other in _against_baselines(results)
+        for ours, other in _compared(results)
     )
 
 
 def verdicts(results: Sequence[ArmResult], ratio: float) -> tuple[Goal, ...]:
-    """Decide whether the set reaches `ratio` times the OA of each baseline."""
+    """Decide for the same arms whether the first reaches `ratio` times the OA of the second."""
     goals = []
-    for ours, other in _against_baselines(results):
+    for ours, other in _compared(results):
         found = ratio_verdict(ours.oa_runs, other.oa_runs, ratio)
         goals.append(Goal(ours.arm, other.arm, ours.student, ours.ipc, ratio, found.verdict, found.interval))
     return tuple(goals)

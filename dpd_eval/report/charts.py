@@ -60,9 +60,12 @@ class Chart:
 
 
 def style(arm: str, arms: Sequence[str]) -> Style:
-    """Return the style of an arm: known arms have fixed styles, others take the next ones in order."""
-    order = [*KNOWN, *(name for name in arms if name not in KNOWN)]
-    number = order.index(arm) % len(MARKERS)
+    """Return the style of an arm: known arms have fixed styles, the others of `arms` share those that are left."""
+    if arm in KNOWN:
+        number = KNOWN.index(arm)
+    else:
+        left = [place for place, name in enumerate(KNOWN) if name not in arms] or [KNOWN.index(FULL_ARM)]
+        number = left[[name for name in arms if name not in KNOWN].index(arm) % len(left)]
     return Style(number, MARKERS[number])
 
 

@@ -20,8 +20,8 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Against:
-    """All comparisons with one reference. low, high: range of the intervals and zero, in shares."""
+class Group:
+    """Comparisons that are shown together. low, high: range of the intervals and zero, in shares."""
 
     reference: str
     title: str
@@ -34,7 +34,7 @@ class Against:
 class Verdict:
     name: str
     headline: str
-    groups: tuple[Against, ...]
+    groups: tuple[Group, ...]
     goals: tuple[Sentence, ...]
     cautions: tuple[str, ...]
 
@@ -53,18 +53,21 @@ def setting_words(setting: Setting, many_labels: bool) -> str:
 
 def verdict(evaluation: EvaluationRecord) -> Verdict:
     gaps = [gap for gap in evaluation.gaps if gap.arm == SET_ARM] or list(evaluation.gaps)
+    others = [gap for gap in evaluation.gaps if gap not in gaps]
     references = sorted(dict.fromkeys(gap.reference for gap in gaps), key=lambda name: name != "random")
-    groups = tuple(_against(evaluation, name, [g for g in gaps if g.reference == name]) for name in references)
+    groups = [_group(evaluation, f"Against {arm_words(n)}", [g for g in gaps if g.reference == n]) for n in references]
+    together = dict.fromkeys(gap.arm for gap in others)
+    groups += [_group(evaluation, _capital(arm_words(n)), [g for g in others if g.arm == n]) for n in together]
     return Verdict(
         name=evaluation.name,
         headline=headline(groups),
-        groups=groups,
+        groups=tuple(groups),
         goals=tuple(_goal_sentence(evaluation, goal) for goal in evaluation.goals if goal.ratio != 1),
         cautions=tuple(cautions(evaluation, gaps)),
     )
 
 
-def headline(groups: Sequence[Against]) -> str:
+def headline(groups: Sequence[Group]) -> str:
     """Summarise the comparisons with the first reference (random, if it was compared)."""
     if not groups:
         return "Nothing was compared: the evaluation has no baseline."
@@ -81,14 +84,14 @@ def headline(groups: Sequence[Against]) -> str:
     return f"Against {words} the set is {listed(parts)} of {total} comparisons."
 
 
-def _against(evaluation: EvaluationRecord, reference: str, gaps: Sequence[Gap]) -> Against:
+def _group(evaluation: EvaluationRecord, title: str, gaps: Sequence[Gap]) -> Group:
     many = len({gap.setting.labels for gap in gaps}) > 1
     ends = [0.0]
     for gap in gaps:
         ends += [end for end in (gap.interval.mean, gap.interval.low, gap.interval.high) if end is not None]
-    return Against(
-        reference=reference,
-        title=f"Against {arm_words(reference)}",
+    return Group(
+        reference=gaps[0].reference,
+        title=title,
         sentences=tuple(_sentence(evaluation, gap, many) for gap in gaps),
         low=min(ends),
         high=max(ends),
@@ -98,13 +101,16 @@ def _against(evaluation: EvaluationRecord, reference: str, gaps: Sequence[Gap]) 
 def _sentence(evaluation: EvaluationRecord, gap: Gap, many_labels: bool) -> Sentence:
     found = outcome(gap.interval)
     where = setting_words(gap.setting, many_labels)
-    who, other = arm_words(gap.arm), arm_words(gap.reference)
-    capital = f"{who[0].upper()}{who[1:]}"
+    capital, other = _capital(arm_words(gap.arm)), arm_words(gap.reference)
     if found == "not resolved":
         text = f"{capital} and {other} cannot be told apart {where}"
     else:
         text = f"{capital} is {found} {'of ' if found == 'ahead' else ''}{other} {where}"
     return Sentence(found, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap)}", gap.interval)
+
+
+def _capital(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}"
 
 
 def _figures(evaluation: EvaluationRecord, gap: Gap) -> str:

@@ -14,7 +14,10 @@ ARMS = {
 
 
 def arm_words(arm: str) -> str:
-    return ARMS.get(arm, arm)
+    """Name an arm in a sentence. `5 real` and `set + 5 real` are arms of `--with-real 5`."""
+    if arm.startswith("set + "):
+        return f"the set with {arm_words(arm.removeprefix('set + '))}"
+    return ARMS.get(arm, f"{arm} images per class" if arm.endswith(" real") else arm)
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -60,11 +60,11 @@ def check_ipc(method: Method, labels: Int64, ipc: int, classes: tuple[str, ...] 
     check_counts(method, {classes[label] if classes else f"label {label}": int(n) for label, n in counts}, ipc)
 
 
-def check_counts(method: Method, counts: Mapping[str, int], ipc: int) -> None:
+def check_counts(method: Method, counts: Mapping[str, int], ipc: int, option: str = "--ipc") -> None:
     """Check that every class has enough images.
 
     Args:
-        counts: class → number of images.
+        counts: class → number of images. option: where `ipc` comes from.
 
     Raises:
         InputError: ipc < 1.
@@ -76,7 +76,9 @@ def check_counts(method: Method, counts: Mapping[str, int], ipc: int) -> None:
         raise InputError(f"ipc is {ipc}: give at least one image per class")
     for name, count in counts.items():
         if ipc > count:
-            raise DataError(f"class {name} has {count} real images, --ipc asks for {ipc}: give --ipc {count} or less")
+            raise DataError(
+                f"class {name} has {count} real images, {option} asks for {ipc}: give {option} {count} or less"
+            )
 
 
 def rows_by_class(

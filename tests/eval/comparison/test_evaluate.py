@@ -441,13 +441,41 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
     assert [(item.arm, item.seed) for item in plan] == [(arm, seed) for seed in range(3) for arm in ("set", *names)]
     for arm, different in zip(("set", *names), (1, 3, 1, 1, 1, 1, 1), strict=True):
         mine = [item for item in plan if item.arm == arm]
-        assert len({item.rows.tobytes() for item in mine}) == different
+        assert len({item.parts[0][1].tobytes() for item in mine}) == different
         if arm == "set":
-            assert [item.source is inputs.sets[item.seed % 2] for item in mine] == [True] * 3
+            assert [item.parts[0][0] is inputs.sets[item.seed % 2] for item in mine] == [True] * 3
         else:
-            assert all(item.source is inputs.real for item in mine)
+            assert all(item.parts[0][0] is inputs.real for item in mine)
         if arm != "full":
             np.testing.assert_array_equal(mine[0].data()[1], np.repeat([0, 1, 2], 4))
-    best = next(item for item in plan if item.arm == "tdds").rows.reshape(3, 4)
+    best = next(item for item in plan if item.arm == "tdds").parts[0][1].reshape(3, 4)
     assert all(rows[0] == np.flatnonzero(inputs.real.labels == label)[-1] for label, rows in enumerate(best))
     assert not set(inputs.real.hashes) & set(inputs.judged.hashes)
+
+
+def test_a_site_adds_its_own_images_to_the_set(folders, tmp_path):
+    inputs = read_inputs([folders["good"]], folders["train"], folders["test"])
+    seen: dict[Sight, Seen] = {"nothing": Seen(inputs.real)}
+    plan = plan_trainings(inputs, {"convnet": StudentInfo(1, 1)}, ("random",), {4: 2}, seen, (1, 5))
+    of = {(item.arm, item.seed): item.data() for item in plan}
+    for k in (1, 5):
+        alone, both = of[f"{k} real", 1], of[f"set + {k} real", 1]
+        np.testing.assert_array_equal(np.bincount(alone[1]), [k] * 3)
+        for values, ours, own in zip(both, of["set", 1], alone, strict=True):
+            np.testing.assert_array_equal(values, np.concatenate([ours, own]))
+    first, second = ({image.tobytes() for image in of["5 real", seed][0]} for seed in (0, 1))
+    assert first != second  # each pair's site has other images
+    assert {image.tobytes() for image in of["random", 0][0]} < first  # those of the baseline, and one more per class
+    real = {image.tobytes() for image in inputs.real.images}
+    assert first | second <= real
+
+    config = EvaluateConfig(pairs=2, ipc=(4,), with_real=(1,), baselines=(), metrics=False)
+    common = {"train": folders["train"], "test": folders["test"], "recipe": RECIPE, "cache": tmp_path}
+    found = compare([folders["shuffled"]], config, **common)
+    assert [(arm.arm, arm.images) for arm in found.arms] == [("set", 12), ("1 real", 3), ("set + 1 real", 15)]
+    names = [(row.arm, row.reference) for row in found.differences]
+    assert names == [("set", "1 real"), ("set + 1 real", "set"), ("set + 1 real", "1 real")]
+    assert [(goal.arm, goal.reference) for goal in found.verdicts] == names
+    scarce = "class Blue has 27 real images, --with-real asks for 31: give --with-real 27 or less"
+    with pytest.raises(DataError, match=scarce):
+        compare([folders["good"]], replace(config, with_real=(31,)), **common)

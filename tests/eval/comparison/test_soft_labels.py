@@ -60,7 +60,7 @@ def test_every_training_gets_the_labels_of_its_own_images():
     watched = Extractor("brightness", "", CLASSES, teacher.embed, counted)
     few, many = np.array([3, 30, 50]), np.arange(60)
     plan = [
-        Training("random", student, 1, seed, data, rows)
+        Training("random", student, 1, seed, ((data, rows),))
         for student in ("convnet", "resnet")
         for seed, rows in ((0, few), (1, many))
     ]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_eval.comparison.results import Evaluation
-from dpd_eval.report.charts import nice_ticks
+from dpd_eval.report.charts import nice_ticks, style
 from dpd_eval.report.commands import sampler_options
 from dpd_eval.report.evaluation_json import read_evaluation
 from dpd_eval.report.names import hide_paths, short_names
@@ -146,6 +146,20 @@ def test_a_sentence_for_each_comparison(tmp_path: Path) -> None:
         mean = f"{100 * gap.difference.mean:+.2f}".replace("-", "−")
         assert page.words().count(f"{mean} points (95 % interval") >= 1, gap
     assert len(page.all("circle")) == len(result.differences)
+
+
+def test_a_site_with_images_of_its_own_is_shown_apart(tmp_path: Path) -> None:
+    result = evaluation(baselines=("random", "5 real", "set + 5 real"), pairs={10: 8})
+    page, _ = one(tmp_path, result)
+    found = verdict(read_evaluation(Node(json.loads(json.dumps(result.to_dict())), "x"), "x"))
+    titles = ["Against random real images", "Against 5 real images per class", "The set with 5 real images per class"]
+    assert [group.title for group in found.groups] == titles
+    assert [len(group.sentences) for group in found.groups] == [1, 1, 2]
+    assert "random real images" in found.headline
+    assert found.headline.endswith("in the only comparison.")
+    assert page.words().count("The set with 5 real images per class") >= 3  # the title and two sentences
+    styles = [style(name, ("set", "random", "5 real", "set + 5 real")) for name in ("set", "5 real", "set + 5 real")]
+    assert len(set(styles)) == 3
 
 
 def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> None:
