@@ -5,8 +5,9 @@
 
 First the unchanged base and two fine-tunings with the same number of steps, without and with the consistency loss,
 become bundles whose prompts name only the class and which use no prototypes. Then prototypes and aggregated prompts are
-added in turn. Each variant's sets (generation seed i for pair i) are evaluated as `dpd evaluate` does, on the
-validation part unless --test names a folder, and by one teacher for all. Finished parts in --work are reused.
+added in turn, and at the end the paper's pull on z_t replaces ours on ẑ0. Each variant's sets (generation seed i for
+pair i) are evaluated as `dpd evaluate` does, on the validation part unless --test names a folder, and by one teacher
+for all. Finished parts in --work are reused.
 """
 
 import argparse
@@ -30,12 +31,19 @@ from dpd_train.images import read_scenes
 
 # name: consistency, extra steps, prototypes, aggregated prompts
 VARIANTS = {
-    "base as it is": (False, False, False, False),
-    "fine-tuned": (False, True, False, False),
-    "+ classification consistency": (True, True, False, False),
-    "+ prototypes": (True, True, True, False),
-    "+ aggregated prompts": (True, True, True, True),
+    "base as it is": (False, False, "", False),
+    "fine-tuned": (False, True, "", False),
+    "+ classification consistency": (True, True, "", False),
+    "+ prototypes": (True, True, "prototypes", False),
+    "+ aggregated prompts": (True, True, "prototypes", True),
+    "the paper's pull": (True, True, "paper", True),
 }
+PULLS: dict[str, dict[str, Any]] = {
+    "": {"prototype_scale": 0.0},
+    "prototypes": {},
+    "paper": {"prototype_scale": 0.0, "prototype_step": 1.0, "prototype_until": 0.8},
+}
+"""What replaces the default sampler's pull towards prototypes."""
 
 
 def dpd(*arguments: object) -> None:
@@ -83,12 +91,10 @@ def with_class_prompts(run: Path, out: Path) -> Path:
 def bundle_of(args: argparse.Namespace, name: str) -> Path:
     consistency, steps, prototypes, prompts = VARIANTS[name]
     run = trained(args, consistency, steps)
-    out: Path = args.work / f"{run.name}{'-prototypes' if prototypes else ''}{'-prompts' if prompts else ''}.dpd"
+    out: Path = args.work / f"{run.name}{f'-{prototypes}' if prototypes else ''}{'-prompts' if prompts else ''}.dpd"
     if not out.exists():
         source = run if prompts else with_class_prompts(run, args.work / f"{run.name}-named")
-        guidance = DEFAULT_SAMPLER.guidance
-        if not prototypes:
-            guidance = tuple(replace(block, prototype_scale=0.0) for block in guidance)
+        guidance = tuple(replace(block, **PULLS[prototypes]) for block in DEFAULT_SAMPLER.guidance)
         sampler = replace(DEFAULT_SAMPLER, guidance=guidance)
         export_run(source, out, ExportOptions(name="ablation", sampler=sampler, allow_weak_prototypes=True))
     return out
