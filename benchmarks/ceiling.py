@@ -51,8 +51,8 @@ def main() -> None:
     plan = []
     for seed in range(args.pairs):
         rows = random_subset(train.labels, args.ipc, seed, train.classes)
-        plan.append(Training("real", "convnet", args.ipc, seed, train, rows))
-        plan.append(Training("reconstructed", "convnet", args.ipc, seed, reconstructed(vae, train, rows), rows))
+        for arm, scenes in (("real", train), ("reconstructed", reconstructed(vae, train, rows))):
+            plan.append(Training(arm, "convnet", args.ipc, seed, ((scenes, rows),)))
     outcomes, _ = run_plan(plan, held, load_recipe("quick"), args.jobs, default_folder(), lambda *_: None)
     oas = {
         arm: [overall_accuracy(o.confusion) for item, o in zip(plan, outcomes, strict=True) if item.arm == arm]

@@ -64,7 +64,7 @@ def main() -> None:
         row = rows.setdefault(key, {"sampler": asdict(sampler), "bundle": bundle.hash, "oa": [], "agreement": []})
         for seed in range(len(row["oa"]), args.pairs):
             scenes = regenerate(bundle, sampler, args.ipc, seed)
-            plan = [Training("set", "convnet", args.ipc, seed, scenes, np.arange(len(scenes.labels)))]
+            plan = [Training("set", "convnet", args.ipc, seed, ((scenes, np.arange(len(scenes.labels))),))]
             outcomes, _ = run_plan(plan, held, load_recipe("quick"), 1, default_folder(), lambda *_: None)
             row["oa"].append(overall_accuracy(outcomes[0].confusion))
             row["agreement"].append(float(np.mean([*agreement(bundle, scenes).values()])))

@@ -105,4 +105,6 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
     inputs.check_ipc(max(ipcs))
     for name in config.baselines:
         check_ipc(METHODS[name], inputs.real.labels, max(ipcs), inputs.real.classes)
+    if config.with_real:
+        check_ipc(METHODS["random"], inputs.real.labels, max(config.with_real), inputs.real.classes, "--with-real")
     return counts

@@ -97,7 +97,7 @@ class EvaluateConfig:
             raise InputError(f"--pairs is {self.pairs}: give at least 1")
         if not 0 < self.at_least < math.inf:
             raise InputError(f"--at-least is {self.at_least}: give a ratio above 0, such as 0.97")
-        if self.at_least != 1 and not self.baselines:
+        if self.at_least != 1 and not (self.baselines or self.with_real):
             raise InputError(f"--at-least {self.at_least} has no effect without --baselines")
         if self.segmenter is not None and "foreground" not in self.baselines:
             raise InputError(f"--segmenter {self.segmenter} has no effect without --baselines foreground: leave it out")

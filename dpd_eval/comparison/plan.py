@@ -58,8 +58,9 @@ class Training:
         return self.parts[0][0].classes
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """Return `recipe` with the number of steps of this training."""
-        return recipe.for_training(self.images, full=self.arm == FULL_ARM)
+        """Return `recipe` with the number of steps of this training: equal for all arms of an IPC except `full`."""
+        full = self.arm == FULL_ARM
+        return recipe.for_training(self.images if full else self.ipc * len(self.classes), full)
 
     def key(self, recipe: Recipe, test_hash: str, identity: str) -> str:
         """Return the key under which the result is stored; `identity` is the student's."""

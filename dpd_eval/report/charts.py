@@ -63,10 +63,10 @@ def style(arm: str, arms: Sequence[str]) -> Style:
     """Return the style of an arm: known arms have fixed styles, the others of `arms` share those that are left."""
     if arm in KNOWN:
         number = KNOWN.index(arm)
-    else:
-        left = [place for place, name in enumerate(KNOWN) if name not in arms] or [KNOWN.index(FULL_ARM)]
-        number = left[[name for name in arms if name not in KNOWN].index(arm) % len(left)]
-    return Style(number, MARKERS[number])
+        return Style(number, MARKERS[number])
+    left = [place for place, name in enumerate(KNOWN) if name not in arms] or [KNOWN.index(FULL_ARM)]
+    again, place = divmod([name for name in arms if name not in KNOWN].index(arm), len(left))
+    return Style(left[place], MARKERS[(left[place] + again) % len(MARKERS)])  # a colour's second arm has another marker
 
 
 def accuracy_interval(arm: Arm) -> tuple[float, float] | None:

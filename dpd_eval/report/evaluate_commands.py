@@ -10,6 +10,8 @@ from dpd_eval.statistics import fewest_pairs
 from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
 from dpd_runtime.errors import InputError
 
+OWN = " real"  # ends the arms of --with-real: `5 real`, `set + 5 real`
+
 
 def evaluate_commands(evaluation: EvaluationRecord) -> list[Command]:
     """Return one command, or one for each number of pairs if the IPCs have different numbers.
@@ -48,7 +50,8 @@ def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
 
 def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int | None, out: str) -> list[Option]:
     students = dict.fromkeys(arm.setting.student for arm in evaluation.arms)
-    baselines = [name for name in evaluation.arm_names() if name != SET_ARM]
+    baselines = [name for name in evaluation.arm_names() if name != SET_ARM and not name.endswith(OWN)]
+    own = [name.removesuffix(OWN) for name in evaluation.arm_names() if name.endswith(OWN) and " + " not in name]
     options: list[Option] = [
         ("--train", evaluation.train or "DATA"),
         ("--test", "val" if evaluation.test_part == "val" else evaluation.test or "DATA"),
@@ -57,6 +60,8 @@ def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int 
         ("--ipc", ",".join(map(str, ipcs))),
         ("--recipe", _recipe_option(evaluation)),
     ]
+    if own:
+        options.append(("--with-real", ",".join(own)))
     if pairs is not None:
         options.append(("--pairs", str(pairs)))
     if evaluation.val_per_class is not None:

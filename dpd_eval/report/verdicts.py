@@ -63,7 +63,7 @@ def verdict(evaluation: EvaluationRecord) -> Verdict:
         headline=headline(groups),
         groups=tuple(groups),
         goals=tuple(_goal_sentence(evaluation, goal) for goal in evaluation.goals if goal.ratio != 1),
-        cautions=tuple(cautions(evaluation, gaps)),
+        cautions=tuple(cautions(evaluation, evaluation.gaps)),
     )
 
 
@@ -140,10 +140,11 @@ def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
     many = len({other.setting.labels for other in evaluation.goals}) > 1
     kinds: dict[str, Outcome] = {"met": "ahead", "not met": "behind"}
     ends = "no interval"
+    who = "Goal of " if goal.arm == SET_ARM else f"Goal for {arm_words(goal.arm)} of "
     if goal.interval.low is not None and goal.interval.high is not None:
         ends = f"95{SPACE}% interval {points(goal.interval.low)} to {points(goal.interval.high)}"
     text = (
-        f"Goal of {percent(goal.ratio, 0)} of the accuracy of {arm_words(goal.reference)} "
+        f"{who}{percent(goal.ratio, 0)} of the accuracy of {arm_words(goal.reference)} "
         f"{setting_words(goal.setting, many)}: {goal.verdict} ({points(goal.interval.mean)}{SPACE}points beyond it, "
         f"{ends}, {count(goal.interval.n, 'pair')})."
     )

@@ -49,15 +49,21 @@ def highest_first(features: Features, count: int, generator: np.random.Generator
     return np.argsort(-features[:, 0], kind="stable")[:count].astype(np.int64)
 
 
-def check_ipc(method: Method, labels: Int64, ipc: int, classes: tuple[str, ...] | None = None) -> None:
+def check_ipc(
+    method: Method, labels: Int64, ipc: int, classes: tuple[str, ...] | None = None, option: str = "--ipc"
+) -> None:
     """Check that every class in `labels` has enough images.
+
+    Args:
+        option: where `ipc` comes from.
 
     Raises:
         InputError: ipc < 1.
         DataError: a class has fewer than `ipc` images.
     """
     counts = zip(*np.unique(labels, return_counts=True), strict=True)
-    check_counts(method, {classes[label] if classes else f"label {label}": int(n) for label, n in counts}, ipc)
+    named = {classes[label] if classes else f"label {label}": int(n) for label, n in counts}
+    check_counts(method, named, ipc, option)
 
 
 def check_counts(method: Method, counts: Mapping[str, int], ipc: int, option: str = "--ipc") -> None:

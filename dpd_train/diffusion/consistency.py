@@ -11,10 +11,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
+from dpd_train.bases.base import DECODED
 from dpd_train.classifiers.network import ResNet, predict
 
 CLEAR = 0.5  # ᾱ_t above which ẑ0 is judged; below it is a guess
 REACHED_BY = 0.8  # share of the real images that reach the floor
+FLOOR_IMAGES = 50  # of a class
 NOISIEST = 1.0  # standard deviation of the noise that the judge is trained with: that of z_t / √ᾱ_t at ᾱ_t = CLEAR
 
 
@@ -70,8 +72,13 @@ def consistency_loss(original: torch.Tensor, snr: torch.Tensor, labels: torch.Te
 
 
 def real_floors(network: nn.Module, latents: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """The margin [classes] that REACHED_BY of the real latents [n, C, h, w] of each class reach."""
-    found = margins(predict(network, latents), labels)
+    """The margin [classes] that REACHED_BY of the real latents [n, C, h, w] of each class reach.
+
+    At most FLOOR_IMAGES of a class are judged, its first ones: a judge on pixels decodes each of them.
+    """
+    rows = torch.cat([(labels == label).nonzero().flatten()[:FLOOR_IMAGES] for label in range(classes)])
+    latents, labels = latents[rows], labels[rows]
+    found = margins(predict(network, latents, DECODED), labels)
     return torch.stack([found[labels == label].quantile(1 - REACHED_BY) for label in range(classes)])
 
 
@@ -91,6 +98,7 @@ class DecodedTeacher(nn.Module):
         super().__init__()
         self.teacher, self.vae = teacher, vae
         self.scale = 1 / float(vae.config.scaling_factor)
+        self.eval()
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.teacher(self.vae.decode(self.scale * latents).sample)

@@ -1,6 +1,7 @@
 """Federated tuning in place of a run's own fine-tuning, and the run of a server without images."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,11 @@ def require_flower() -> None:
 
 
 def tuned_together(
-    part: Federated, run: Run, base: Base, data: tuple[LatentData, LatentData], judge: Judge | None
+    part: Federated,
+    run: Run,
+    base: Base,
+    data: tuple[LatentData, LatentData],
+    train_judge: Callable[[], Judge | None],
 ) -> Tuned:
     """Fine-tune together with other sites. A site takes its share; a server keeps its own images out of the tuning.
 
@@ -60,7 +65,7 @@ def tuned_together(
         config=run.config,
         state=run.state("denoiser"),
         device=run.device,
-        judge=judge,
+        judge=train_judge(),
         track=run.track,
         progress=progress,
     )

@@ -100,8 +100,8 @@ class Tuned:
     federated: dict[str, Any] | None = None
 
 
-Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], Judge | None], Tuned]
-"""(run, base, training and validation part, judge) → the tuned base: fine-tuning here, or together with other sites."""
+Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], Callable[[], Judge | None]], Tuned]
+"""(run, base, training and validation part, what trains the judge) → the tuned base: tuned here or with other sites."""
 
 
 @dataclass(frozen=True)

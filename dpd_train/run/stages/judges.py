@@ -3,10 +3,13 @@
 import logging
 from typing import Any
 
+import torch
+
 from dpd_train.bases.base import Base, decoder_fits
 from dpd_train.bases.latents import reconstruct
 from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, trained_classifier
+from dpd_train.compute.device import placed
 from dpd_train.diffusion.consistency import Judge, real_floors, with_noise
 from dpd_train.diffusion.fine_tune import consistency_network
 from dpd_train.run.context import Classifiers, Parts, Run
@@ -64,16 +67,21 @@ def consistency_judge(run: Run, base: Base, latents: Parts) -> Judge | None:
     if run.config.judge_on == "latents":
         _train_on_noisy(run, latents)
     network = consistency_network(run.out, run.config, base)
-    return Judge(network, real_floors(network, *latents[1], len(run.classes)))
+    with placed(network, run.device):
+        floors = real_floors(network, *latents[1], len(run.classes))
+    return Judge(network, floors)
 
 
 def _train_on_noisy(run: Run, latents: Parts) -> None:
     """Train a classifier of noisy latents: one of clean latents calls any texture that suits it a clear image."""
+    seed = run.config.seed + 3
+    data, (held, labels) = latents
     trained_classifier(
         run.checkpoints / "noisy_latent_classifier",
-        *latents,
-        latent_classifier_shape(len(run.classes), latents[0][0].shape[1]),
-        ClassifierTraining(steps=run.config.latent_classifier_steps, seed=run.config.seed + 3),
+        data,
+        (with_noise(held, torch.Generator().manual_seed(seed)), labels),
+        latent_classifier_shape(len(run.classes), held.shape[1]),
+        ClassifierTraining(steps=run.config.latent_classifier_steps, seed=seed),
         run.progress("classifier of noisy latents"),
         noise=with_noise,
         state=run.state("noisy_latent_classifier"),

@@ -1,5 +1,8 @@
 """The stage that fine-tunes the base's denoiser on the run's latents and captions."""
 
+from collections.abc import Callable
+from functools import partial
+
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import caption_table
 from dpd_train.classifiers.training import Labelled
@@ -30,11 +33,14 @@ def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, tune: Tun
 
     held = run.phrases(run.data.held, "captions of the validation part")
     data = captioned(run.data.train, latents[0], phrases), captioned(run.data.held, latents[1], held)
-    return tune(run, base, data, consistency_judge(run, base, latents))
+    return tune(run, base, data, partial(consistency_judge, run, base, latents))
 
 
-def tuned_here(run: Run, base: Base, data: tuple[LatentData, LatentData], judge: Judge | None) -> Tuned:
+def tuned_here(
+    run: Run, base: Base, data: tuple[LatentData, LatentData], train_judge: Callable[[], Judge | None]
+) -> Tuned:
     """Fine-tune in this process and those that were started with it."""
+    judge = train_judge()
     with handed_over(run.out, run.team, data[0], base.resolution, judge), run.team.together():
         tuned, history = fine_tune(
             base,

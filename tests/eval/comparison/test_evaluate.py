@@ -468,6 +468,8 @@ def test_a_site_adds_its_own_images_to_the_set(folders, tmp_path):
     assert {image.tobytes() for image in of["random", 0][0]} < first  # those of the baseline, and one more per class
     real = {image.tobytes() for image in inputs.real.images}
     assert first | second <= real
+    by_epochs = replace(RECIPE, steps=0, epochs=10)  # twelve images per epoch in every arm
+    assert {item.recipe(by_epochs).steps for item in plan} == {8}
 
     config = EvaluateConfig(pairs=2, ipc=(4,), with_real=(1,), baselines=(), metrics=False)
     common = {"train": folders["train"], "test": folders["test"], "recipe": RECIPE, "cache": tmp_path}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_eval.comparison.results import Evaluation
+from dpd_eval.comparison.summary import verdicts
 from dpd_eval.report.charts import nice_ticks, style
 from dpd_eval.report.commands import sampler_options
 from dpd_eval.report.evaluation_json import read_evaluation
@@ -158,8 +159,14 @@ def test_a_site_with_images_of_its_own_is_shown_apart(tmp_path: Path) -> None:
     assert "random real images" in found.headline
     assert found.headline.endswith("in the only comparison.")
     assert page.words().count("The set with 5 real images per class") >= 3  # the title and two sentences
-    styles = [style(name, ("set", "random", "5 real", "set + 5 real")) for name in ("set", "5 real", "set + 5 real")]
-    assert len(set(styles)) == 3
+    arms = ("set", "random", *(f"{start}{k} real" for k in (1, 5, 20) for start in ("", "set + ")))
+    assert len({style(name, arms) for name in arms}) == 8
+    assert "--baselines random \\ --ipc 10" in page.words()
+    assert "--with-real 5 " in page.words()
+    shares = replace(result, at_least=0.9, verdicts=verdicts(result.arms, 0.9))
+    words = one(tmp_path, shares)[0].words()
+    assert "Goal of 90 % of the accuracy of 5 real images per class" in words
+    assert "Goal for the set with 5 real images per class of 90 % of the accuracy of the set" in words
 
 
 def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> None:
@@ -180,8 +187,6 @@ def test_one_pair_has_no_interval_and_resolves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_goal_below_one_is_told_and_the_goal_of_one_is_not_told_twice(tmp_path: Path) -> None:
-    from dpd_eval.comparison.summary import verdicts
-
     result = evaluation()
     assert "Goal of" not in one(tmp_path, result)[0].words()
     page, _ = one(tmp_path, replace(result, at_least=0.9, verdicts=verdicts(result.arms, 0.9)))

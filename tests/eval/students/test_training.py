@@ -150,7 +150,7 @@ def test_the_plan_gives_full_its_own_budget_and_weighs_the_remaining_time(tmp_pa
     data = scenes()
     rows = np.arange(24)
     recipe = replace(RECIPE, steps=4, full_steps=12, warmup=0)
-    plan = [Training("real", "convnet", 8, 0, data, rows), Training(FULL_ARM, "convnet", 8, 0, data, rows)]
+    plan = [Training(arm, "convnet", 8, 0, ((data, rows),)) for arm in ("real", FULL_ARM)]
     assert [item.recipe(recipe).steps for item in plan] == [4, 12]
     seen: list[float] = []
 

@@ -11,6 +11,7 @@ from dpd_train.bases.base import load_base
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.diffusion.consistency import (
     CLEAR,
+    FLOOR_IMAGES,
     NOISIEST,
     DecodedTeacher,
     Judge,
@@ -80,10 +81,12 @@ def test_an_image_as_clear_as_real_ones_is_not_pushed() -> None:
 
 
 def test_four_fifths_of_the_real_images_of_each_class_reach_its_floor() -> None:
-    latents, labels = _random(300, 4, 4, 4, seed=3), torch.arange(300) % 3
+    count = 3 * FLOOR_IMAGES
+    latents, labels = _random(2 * count, 4, 4, 4, seed=3), torch.arange(2 * count) % 3
     floors = real_floors(_Linear(), latents, labels, 3)
-    reached = margins(_Linear()(latents), labels) >= floors[labels]
-    assert [reached[labels == label].sum().item() for label in range(3)] == [80, 80, 80]
+    reached = margins(_Linear()(latents), labels)[:count] >= floors[labels[:count]]
+    assert [reached[labels[:count] == label].sum().item() for label in range(3)] == [FLOOR_IMAGES * 4 // 5] * 3
+    assert torch.equal(floors, real_floors(_Linear(), latents[:count], labels[:count], 3))  # the first ones are enough
 
 
 def test_noise_is_as_strong_as_where_the_judge_is_asked() -> None:
