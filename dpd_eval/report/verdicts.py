@@ -20,7 +20,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Group:
+class Comparisons:
     """Comparisons that are shown together. low, high: range of the intervals and zero, in shares."""
 
     reference: str
@@ -34,7 +34,7 @@ class Group:
 class Verdict:
     name: str
     headline: str
-    groups: tuple[Group, ...]
+    groups: tuple[Comparisons, ...]
     goals: tuple[Sentence, ...]
     cautions: tuple[str, ...]
 
@@ -67,7 +67,7 @@ def verdict(evaluation: EvaluationRecord) -> Verdict:
     )
 
 
-def headline(groups: Sequence[Group]) -> str:
+def headline(groups: Sequence[Comparisons]) -> str:
     """Summarise the comparisons with the first reference (random, if it was compared)."""
     if not groups:
         return "Nothing was compared: the evaluation has no baseline."
@@ -84,12 +84,12 @@ def headline(groups: Sequence[Group]) -> str:
     return f"Against {words} the set is {listed(parts)} of {total} comparisons."
 
 
-def _group(evaluation: EvaluationRecord, title: str, gaps: Sequence[Gap]) -> Group:
+def _group(evaluation: EvaluationRecord, title: str, gaps: Sequence[Gap]) -> Comparisons:
     many = len({gap.setting.labels for gap in gaps}) > 1
     ends = [0.0]
     for gap in gaps:
         ends += [end for end in (gap.interval.mean, gap.interval.low, gap.interval.high) if end is not None]
-    return Group(
+    return Comparisons(
         reference=gaps[0].reference,
         title=title,
         sentences=tuple(_sentence(evaluation, gap, many) for gap in gaps),
