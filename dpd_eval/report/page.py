@@ -58,6 +58,9 @@ def render(inputs: Inputs) -> tuple[str, tuple[str, ...]]:
 
 
 def title(inputs: Inputs) -> str:
+    """Name the bundle if there is one, or else the first evaluation, set or file."""
+    if len(inputs.bundles) == 1:
+        return inputs.bundles[0].name
     names = [e.name for e in inputs.evaluations] or [s.name for s in inputs.sets] or [f.name for f in inputs.files]
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
