@@ -81,12 +81,12 @@ def main() -> None:
         said["missing"] = refusal(folder / "missing", folder / "refused", config, **common)
         said["few"] = refusal(scenes, folder / "refused", few, **common)
         said["whole"] = "metrics" in train(scenes, folder / "whole", config, **common)
-        adapters = replace(config, tune="lora", judge_on="latents")
-        said["adapters"] = "metrics" in train(scenes, folder / "adapters", adapters, **common)
+        said["adapters"] = "metrics" in train(scenes, folder / "adapters", replace(config, tune="lora"), **common)
         squeezed = replace(config, grad_compression="rs-dgc:20")
         said["squeezed"] = "metrics" in train(scenes, folder / "squeezed", squeezed, **common)
         said["hook"] = hooked(team)
-        said["stops"] = sessions(folder, replace(config, perceptual_steps=1, teacher_steps=1, steps=2), team)
+        short = replace(config, perceptual_steps=1, teacher_steps=1, steps=2, judge_on="latents")
+        said["stops"] = sessions(folder, short, team)
     (folder / f"said{team.rank}.json").write_text(json.dumps(said), encoding="utf-8")
 
 

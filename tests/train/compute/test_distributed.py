@@ -71,8 +71,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, process_environment: Mapping[
     (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of the two has: other threads add up in another order
-    for name, changed in (("one", config), ("one adapters", replace(config, tune="lora", judge_on="latents"))):
-        train(scenes, folder / name, changed, cache=folder / "cache")
+    for name, tune in (("one", None), ("one adapters", "lora")):
+        train(scenes, folder / name, replace(config, tune=tune), cache=folder / "cache")
     torch.set_num_threads(threads)
     launched = _launch("two_processes.py", folder, process_environment)
     assert launched.returncode == 0, launched.stderr
