@@ -107,8 +107,8 @@ def test_the_shipped_base_distils_at_128_px(folder: Path, process_environment: d
     done = dpd(folder, process_environment, "large", "--out", "large.dpd", *given)
     assert done.returncode in (0, 4), done.stderr
     assert load_bundle(folder / "large.dpd").manifest.image_shape == (128, 128, 3)
-    picture = Image.open(next((folder / "large-run" / "set" / "River").iterdir()))
-    assert picture.size == (128, 128)
+    with Image.open(next((folder / "large-run" / "set" / "River").iterdir())) as picture:
+        assert picture.size == (128, 128)
 
 
 @pytest.mark.parametrize(
