@@ -1,11 +1,12 @@
 """The trainings that an evaluation needs, for the set's arm and for every baseline, paired by seed."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
+from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM, joint_arm, own_arm
 from dpd_eval.comparison.inputs import EvaluationInputs
-from dpd_eval.comparison.plan import FULL_ARM, SET_ARM, Arm, Part, Training
+from dpd_eval.comparison.plan import Part, Training
 from dpd_eval.comparison.results import StudentInfo
-from dpd_eval.comparison.with_real import with_real_arms
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.set_metrics import FEWEST_IMAGES, SetMetrics, set_metrics
 from dpd_eval.selection.method import Seen, Sight
@@ -53,22 +54,25 @@ def plan_trainings(
         with_real: as in `EvaluateConfig`.
     """
     plan: list[Training] = []
-    chosen: dict[tuple[str, int, int], Int64] = {}
+
+    @cache
+    def subset(name: str, size: int, seed: int) -> Part:
+        source = seen[METHODS[name].sees]
+        return source.scenes, select(name, source.scenes, size, seed, source.features)
+
     for ipc, count in pairs.items():
         for seed in range(count):
             which = seed % len(inputs.sets)
             ours: Part = inputs.sets[which], inputs.prefix(which, ipc)
-            arms: list[Arm] = [(SET_ARM, (ours,))]
+            arms: dict[str, tuple[Part, ...]] = {SET_ARM: (ours,)}
             for name in baselines:
-                source = seen[METHODS[name].sees]
-                key = (name, ipc, seed if METHODS[name].uses_seed else 0)
-                if key not in chosen:
-                    chosen[key] = select(name, source.scenes, ipc, seed, source.features)
-                arms.append((name, ((source.scenes, chosen[key]),)))
-            arms += with_real_arms(ours, inputs.real, with_real, seed)
+                arms[name] = (subset(name, ipc, seed if METHODS[name].uses_seed else 0),)
+            for size in with_real:
+                own, few = own_arm(size), subset("random", size, seed)
+                arms |= {own: (few,), joint_arm(own): (ours, few)}
             for student, info in students.items():
                 cost = float(info.multiply_adds)
-                plan += [Training(arm, student, ipc, seed, parts, cost=cost) for arm, parts in arms]
+                plan += [Training(arm, student, ipc, seed, parts, cost=cost) for arm, parts in arms.items()]
     return plan
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dpd_eval.comparison.arm_names import FULL_ARM
 from dpd_eval.extractors.cache import images_hash
 from dpd_eval.students.cache import TrainingResult, load_result, save_result, soft_labels_hash, training_key
 from dpd_eval.students.recipe import Recipe
@@ -17,15 +18,11 @@ from dpd_eval.students.training import train_and_test
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_train.images import SceneSet
 
-SET_ARM, FULL_ARM = "set", "full"
-
 PlanProgress = Callable[[float, int, str], None]
 """Called with the trainings done (with a fraction), the trainings in all and the one that runs now."""
 Labelled = tuple[Images, Int64]
 Part = tuple[SceneSet, Int64]
 """Images, and the rows of those that are meant."""
-Arm = tuple[str, tuple[Part, ...]]
-"""A name, and the images that its students are trained on."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,10 @@ class Training:
     cost: float = 1.0
 
     def data(self) -> Labelled:
-        images, labels = zip(*((scenes.images[rows], scenes.labels[rows]) for scenes, rows in self.parts), strict=True)
+        found = [(scenes.images[rows], scenes.labels[rows]) for scenes, rows in self.parts]
+        if len(found) == 1:  # joining would copy the images once more
+            return found[0]
+        images, labels = zip(*found, strict=True)
         return np.concatenate(images), np.concatenate(labels)
 
     @property

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dpd_eval.comparison.arm_names import is_compared
 from dpd_eval.comparison.plan import Training
 from dpd_eval.comparison.results import ArmResult, Difference, Goal
-from dpd_eval.comparison.with_real import is_compared
 from dpd_eval.statistics import (
     average_accuracy,
     class_accuracy,
@@ -75,7 +75,7 @@ def _compared(results: Sequence[ArmResult]) -> Iterator[tuple[ArmResult, ArmResu
 
 
 def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
-    """Return the paired differences of the arms that are compared (`with_real.is_compared`)."""
+    """Return the paired differences of the arms that are compared (`is_compared`)."""
     return tuple(
         Difference(
             arm=ours.arm,

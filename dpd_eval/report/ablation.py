@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord
+from dpd_eval.comparison.arm_names import SET_ARM
+from dpd_eval.report.evaluations import Arm, EvaluationRecord
 from dpd_eval.report.tables import Cell, Table, cells, difference_cell, mean_and_spread
 from dpd_eval.report.wording import plain
 from dpd_eval.statistics import paired_difference

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord, Setting
+from dpd_eval.comparison.arm_names import SET_ARM
+from dpd_eval.report.evaluations import Arm, EvaluationRecord, Setting
 from dpd_eval.report.tables import Cell, Table, cells, difference_cell, mean_and_spread
 from dpd_eval.report.wording import arm_words, count, grouped, percent, plain, points
 

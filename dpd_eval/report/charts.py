@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpd_eval.report.evaluations import FULL_ARM, Arm, EvaluationRecord
+from dpd_eval.comparison.arm_names import FULL_ARM
+from dpd_eval.report.evaluations import Arm, EvaluationRecord
 from dpd_eval.report.wording import arm_words, percent
 from dpd_eval.statistics import t_interval
 

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM, is_joint, is_own, own_count
 from dpd_eval.report.commands import Command, Option, extractor_option, folder, shell
-from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord
+from dpd_eval.report.evaluations import EvaluationRecord
 from dpd_eval.statistics import fewest_pairs
 from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
 from dpd_runtime.errors import InputError
-
-OWN = " real"  # ends the arms of --with-real: `5 real`, `set + 5 real`
 
 
 def evaluate_commands(evaluation: EvaluationRecord) -> list[Command]:
@@ -50,8 +49,8 @@ def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
 
 def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int | None, out: str) -> list[Option]:
     students = dict.fromkeys(arm.setting.student for arm in evaluation.arms)
-    baselines = [name for name in evaluation.arm_names() if name != SET_ARM and not name.endswith(OWN)]
-    own = [name.removesuffix(OWN) for name in evaluation.arm_names() if name.endswith(OWN) and " + " not in name]
+    own = [name for name in evaluation.arm_names() if is_own(name)]
+    baselines = [name for name in evaluation.arm_names() if name not in (SET_ARM, *own) and not is_joint(name)]
     options: list[Option] = [
         ("--train", evaluation.train or "DATA"),
         ("--test", "val" if evaluation.test_part == "val" else evaluation.test or "DATA"),
@@ -61,7 +60,7 @@ def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int 
         ("--recipe", _recipe_option(evaluation)),
     ]
     if own:
-        options.append(("--with-real", ",".join(own)))
+        options.append(("--with-real", ",".join(str(own_count(name)) for name in own)))
     if pairs is not None:
         options.append(("--pairs", str(pairs)))
     if evaluation.val_per_class is not None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from dpd_eval.report.evaluations import SET_ARM, Arm, EvaluationRecord, Gap, GoalRecord, Metrics, Setting
+from dpd_eval.comparison.arm_names import SET_ARM
+from dpd_eval.report.evaluations import Arm, EvaluationRecord, Gap, GoalRecord, Metrics, Setting
 from dpd_eval.report.names import PARTS, hide_all_paths, hide_paths, short_name, short_names
 from dpd_eval.report.reading import Node
 from dpd_eval.statistics import Interval

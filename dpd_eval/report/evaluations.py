@@ -6,7 +6,6 @@ from typing import Any
 
 from dpd_eval.statistics import Interval
 
-SET_ARM, FULL_ARM = "set", "full"
 Matrix = tuple[tuple[float, ...], ...]
 
 

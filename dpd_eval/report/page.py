@@ -6,11 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM
 from dpd_eval.report import accuracy_tables, metric_tables, record_tables
 from dpd_eval.report.ablation import ablations
 from dpd_eval.report.audits import AuditRecord
 from dpd_eval.report.charts import MARKERS, curves, strip, student_titles, style
-from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord
+from dpd_eval.report.evaluations import EvaluationRecord
 from dpd_eval.report.inputs import Inputs
 from dpd_eval.report.provenance import provenance
 from dpd_eval.report.verdicts import setting_words, verdict

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from dpd_eval.comparison.arm_names import FULL_ARM
 from dpd_eval.report.audits import AuditRecord, AuditTest, BenchRecord
-from dpd_eval.report.evaluations import FULL_ARM, EvaluationRecord
+from dpd_eval.report.evaluations import EvaluationRecord
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.tables import Cell, Table, cells, pairs_table
 from dpd_eval.report.wording import duration, plain

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dpd_eval.report.evaluations import FULL_ARM, SET_ARM, EvaluationRecord, Gap, GoalRecord, Setting
+from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM
+from dpd_eval.report.evaluations import EvaluationRecord, Gap, GoalRecord, Setting
 from dpd_eval.report.wording import SPACE, arm_words, count, listed, percent, points
 from dpd_eval.statistics import Interval, fewest_pairs
 

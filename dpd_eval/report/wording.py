@@ -1,5 +1,7 @@
 """Format numbers and arms for the page: percent, points, seconds, bytes, words."""
 
+from dpd_eval.comparison.arm_names import is_joint, is_own, own_part
+
 MINUS, SPACE = "−", "\N{NO-BREAK SPACE}"
 ARMS = {
     "set": "the set",
@@ -14,10 +16,10 @@ ARMS = {
 
 
 def arm_words(arm: str) -> str:
-    """Name an arm in a sentence. `5 real` and `set + 5 real` are arms of `--with-real 5`."""
-    if arm.startswith("set + "):
-        return f"the set with {arm_words(arm.removeprefix('set + '))}"
-    return ARMS.get(arm, f"{arm} images per class" if arm.endswith(" real") else arm)
+    """Name an arm in a sentence."""
+    if is_joint(arm):
+        return f"the set with {arm_words(own_part(arm))}"
+    return f"{arm} images per class" if is_own(arm) else ARMS.get(arm, arm)
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -46,6 +46,11 @@ class BlockGuidance:
         return self.prototype_scale == 1 and self.pulls(number, count)
 
     @property
+    def pull(self) -> str:
+        """The strength of the pull in words: g, or s with what it moves."""
+        return f"{self.prototype_step:g} on z_t" if self.prototype_step else str(self.prototype_scale)
+
+    @property
     def decodes(self) -> bool:
         """Whether the images are decoded prototypes."""
         return self.prototype_scale == self.prototype_until == 1

@@ -83,10 +83,9 @@ def _sampler_line(opened: "Bundle") -> str:
     if opened.manifest.codes_only:
         return f"codes-only  no UNet, text encoder or judges; at most --ipc {opened.largest_ipc}, all of them decoded"
     guidance = sampler.first_sampled()
-    pull = f"{guidance.prototype_step} on z_t" if guidance.prototype_step else guidance.prototype_scale
     return (
         f"sampler     {sampler.solver}, {sampler.steps} steps, {sampler.candidates} candidates, "
-        f"guidance {guidance.guidance_scale}, prototype pull {pull}, "
+        f"guidance {guidance.guidance_scale}, prototype pull {guidance.pull}, "
         f"timestep power {sampler.timestep_power:g}, noise gain {sampler.mean_noise_gain:g}"
     )
 

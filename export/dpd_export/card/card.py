@@ -176,7 +176,7 @@ def _sampler(content: CardContent) -> str:
             f"from {g.from_block * BLOCK} on",
             g.guidance_scale,
             _share(g.guidance_from, g.guidance_until),
-            f"{g.prototype_step:g} on z_t" if g.prototype_step else g.prototype_scale,
+            g.pull,
             _share(0.0, g.prototype_until),
             sampler.evaluations_per_latent(g.from_block) * sampler.candidates,
         )

@@ -1,0 +1,42 @@
+"""Names of the arms of an evaluation, and which of them are compared. Loads no PyTorch: the report reads them too."""
+
+SET_ARM, FULL_ARM = "set", "full"
+_OWN, _WITH = " real", f"{SET_ARM} + "
+
+
+def own_arm(count: int) -> str:
+    """The arm of `count` real images per class that a site has itself: `5 real`."""
+    return f"{count}{_OWN}"
+
+
+def joint_arm(own: str) -> str:
+    """The arm of the set together with the images of an own arm: `set + 5 real`."""
+    return f"{_WITH}{own}"
+
+
+def is_own(arm: str) -> bool:
+    return arm.endswith(_OWN) and not is_joint(arm)
+
+
+def is_joint(arm: str) -> bool:
+    return arm.startswith(_WITH)
+
+
+def own_part(arm: str) -> str:
+    """The own arm of a joint one."""
+    return arm.removeprefix(_WITH)
+
+
+def own_count(arm: str) -> int:
+    """The number of images per class of an own arm."""
+    return int(arm.removesuffix(_OWN))
+
+
+def is_compared(arm: str, reference: str) -> bool:
+    """Whether an evaluation reports `arm` − `reference`.
+
+    The set is compared with everything made of real images alone, and a joint arm with both of its halves.
+    """
+    if arm == SET_ARM:
+        return reference != SET_ARM and not is_joint(reference)
+    return is_joint(arm) and reference in (SET_ARM, own_part(arm))
