@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int)
     parser.add_argument("--ipc", type=int, default=50)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="of each student; default: the quick recipe's")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -53,7 +54,9 @@ def main() -> None:
         rows = random_subset(train.labels, args.ipc, seed, train.classes)
         for arm, scenes in (("real", train), ("reconstructed", reconstructed(vae, train, rows))):
             plan.append(Training(arm, "convnet", args.ipc, seed, ((scenes, rows),)))
-    outcomes, _ = run_plan(plan, held, load_recipe("quick"), args.jobs, default_folder(), lambda *_: None)
+    recipe = load_recipe("quick")
+    recipe = replace(recipe, steps=args.steps or recipe.steps)
+    outcomes, _ = run_plan(plan, held, recipe, args.jobs, default_folder(), lambda *_: None)
     oas = {
         arm: [overall_accuracy(o.confusion) for item, o in zip(plan, outcomes, strict=True) if item.arm == arm]
         for arm in ("real", "reconstructed")
@@ -62,6 +65,7 @@ def main() -> None:
         "vae": weights_hash(vae),
         "reconstruction": reconstruction_metrics(vae, to_float(torch.from_numpy(held.images[::2]))),
         "ipc": args.ipc,
+        "steps": recipe.steps,
         "tested_on": "validation",
         "oa": oas,
         "difference": asdict(paired_difference(oas["reconstructed"], oas["real"])),
