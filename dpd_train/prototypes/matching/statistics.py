@@ -19,12 +19,14 @@ LAST_SIDE = 2  # the last map is averaged to this many cells a side, as position
 
 @dataclass(frozen=True)
 class Statistics:
-    """Aggregates of a network's features; standardised features are (feature − mean) / scale.
+    """Aggregates of a network's features; standardised features z are (feature − mean) / scale, and as below.
 
     Args:
-        mean, scale: [F], of the features over all views.
-        class_means, class_deviations: [classes, F], of standardised features.
-        second_moment: [F, F], mean of z zᵀ over standardised features z, each class with equal weight.
+        mean, scale: [features], of the features over all views.
+        class_means: [classes, F], of standardised features.
+        class_deviations: [classes, F], or [1, F] if they are known for all classes together only.
+        second_moment: [F, F], mean of z zᵀ, each class with equal weight.
+        projection: [features, F] or None; z is projected by it.
     """
 
     mean: torch.Tensor
@@ -32,10 +34,12 @@ class Statistics:
     class_means: torch.Tensor
     class_deviations: torch.Tensor
     second_moment: torch.Tensor
+    projection: torch.Tensor | None = None
 
     def standardised(self, features: torch.Tensor) -> torch.Tensor:
-        """Standardise features [n, F]."""
-        return (features - self.mean) / self.scale
+        """Features [n, features] → z [n, F]."""
+        z = (features - self.mean) / self.scale
+        return z if self.projection is None else z @ self.projection
 
 
 def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
