@@ -24,6 +24,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript"),
     "eval": ("scipy", "jinja2"),
     "cpu": ("onnxruntime",),
+    "dp": ("dp_accounting",),
 }
 """Packages of each extra that commands check before they start."""
 
@@ -64,6 +65,16 @@ RequireSignature = Annotated[
 ]
 RequireAudit = Annotated[
     bool, under("Security", "Fail with exit code 3 unless the bundle's audit says PASS or WARN.", "--require-audit")
+]
+RequireDp = Annotated[
+    str | None,
+    under(
+        "Security",
+        "Fail with exit code 3 unless the bundle claims differential privacy of one image with at most this epsilon. "
+        "Default for delta: 1e-5.",
+        "--require-dp",
+        metavar="EPSILON[,DELTA]",
+    ),
 ]
 RequireEncrypted = Annotated[
     bool, under("Security", "Fail with exit code 3 unless the bundle is encrypted.", "--require-encrypted")
@@ -234,6 +245,7 @@ def open_bundle(
     *,
     require_signature: bool = False,
     require_audit: bool = False,
+    require_dp: str | None = None,
     require_encrypted: bool = False,
     allow_older: bool = False,
 ) -> "Bundle":
@@ -243,6 +255,7 @@ def open_bundle(
     from dpd_runtime.sealing import require
 
     path = bundle or embedded_bundle()
+    wanted = None if require_dp is None else require.parse_privacy(require_dp)
     if require_encrypted:
         require.require_encrypted(path)
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
@@ -251,6 +264,8 @@ def open_bundle(
         require.require_signature(opened)
     if require_audit:
         require.require_audit(opened)
+    if wanted is not None:
+        require.require_privacy(opened, wanted)
     return opened
 
 

@@ -19,7 +19,10 @@ from dpd_runtime.strict_json import check_json_size
 
 @dataclass(frozen=True)
 class BundleRecord:
-    """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch."""
+    """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch.
+
+    privacy: the differential privacy that it claims; empty for none.
+    """
 
     name: str
     title: str
@@ -38,6 +41,7 @@ class BundleRecord:
     tools: Mapping[str, str]
     data: Mapping[str, Any]
     audit: str
+    privacy: str
     audit_record: AuditRecord | None
 
 
@@ -89,6 +93,7 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         tools=hide_all_paths(manifest.tools),
         data=hide_all_paths(manifest.data),
         audit=hide_paths(str(manifest.audit)),
+        privacy="" if manifest.privacy is None else hide_paths(manifest.privacy.describe()),
         audit_record=read_audit(parse_json(raw, f"{name}: audit.json"), name) if raw is not None else None,
     )
 

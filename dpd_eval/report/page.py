@@ -98,13 +98,20 @@ def _sections(inputs: Inputs) -> list[Section]:
 def _verdicts(inputs: Inputs) -> dict[str, Any] | None:
     verdicts = [verdict(evaluation) for evaluation in inputs.evaluations]
     comparisons = sum(len(group.sentences) for v in verdicts for group in v.groups)
-    audited = {audit.audited for audit in inputs.audits}
-    unaudited = [s.name for s in inputs.sets if s.audit == "unaudited" and s.bundle_hash not in audited] + [
-        b.name for b in inputs.bundles if b.audit == "unaudited" and b.audit_record is None
+    claims = [bundle for bundle in inputs.bundles if bundle.privacy]
+    known = {audit.audited for audit in inputs.audits} | {bundle.hash for bundle in claims}
+    unaudited = [s.name for s in inputs.sets if s.audit == "unaudited" and s.bundle_hash not in known] + [
+        b.name for b in inputs.bundles if b.audit == "unaudited" and b.audit_record is None and not b.privacy
     ]
-    if not (verdicts or inputs.audits or unaudited):
+    if not (verdicts or inputs.audits or unaudited or claims):
         return None
-    return {"verdicts": verdicts, "audits": inputs.audits, "unaudited": unaudited, "open": comparisons <= FEW}
+    return {
+        "verdicts": verdicts,
+        "audits": inputs.audits,
+        "unaudited": unaudited,
+        "claims": claims,
+        "open": comparisons <= FEW,
+    }
 
 
 def _curves(evaluation: EvaluationRecord) -> dict[str, Any]:

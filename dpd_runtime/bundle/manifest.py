@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from dpd_runtime.bundle.privacy import PrivacyClaim
 from dpd_runtime.errors import BundleError, BundleVersionError
 from dpd_runtime.machine.versions import __version__
 from dpd_runtime.sampling.sampler import BLOCK, BlockGuidance, Sampler
@@ -17,6 +18,8 @@ FORMAT = "dpd-bundle"
 FORMAT_VERSION = 1
 CODES_ONLY_VERSION = 2
 """Of codes-only bundles, so that a reader that knows only version 1 says that it is too old. All others have 1."""
+PRIVACY_VERSION = 3
+"""Of codes-only bundles that claim differential privacy, for the same reason."""
 MANIFEST_NAME = "bundle.json"
 AUDIT_NAME = "audit.json"
 VERDICTS = ("PASS", "WARN", "FAIL")
@@ -54,6 +57,7 @@ class Manifest:
         serial: `dpd sign` writes it, greater for a newer bundle of this name; 0 for none. At most MAX_SERIAL.
         expires: last day (UTC) on which the bundle may be used, such as "2027-11-21"; empty for no end.
         codes_only: it holds matched codes and their decoder, and nothing that samples or judges images.
+        privacy: only of a codes-only bundle without an audit and a fingerprint, which would come from the images.
     """
 
     name: str
@@ -75,16 +79,18 @@ class Manifest:
     serial: int = 0
     expires: str = ""
     codes_only: bool = False
+    privacy: PrivacyClaim | None = None
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
         """The manifest as JSON with sorted keys, so that equal manifests have equal bytes.
 
-        Serial, expiry and codes_only are left out where they say nothing, so that such a bundle keeps its bytes.
+        Serial, expiry, codes_only and privacy are left out where they say nothing, so that such a bundle keeps its
+        bytes.
         """
         content = asdict(self) | {"sampler": self.sampler.to_dict()}
-        for name in ("serial", "expires", "codes_only"):
+        for name in ("serial", "expires", "codes_only", "privacy"):
             if not content[name]:
                 del content[name]
         return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
@@ -176,9 +182,9 @@ def parse_manifest(raw: bytes) -> Manifest:
     _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
     version = content.get("format_version")
     _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number ≥ 1")
-    if version > CODES_ONLY_VERSION:
+    if version > PRIVACY_VERSION:
         raise BundleVersionError(
-            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {CODES_ONLY_VERSION}; "
+            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {PRIVACY_VERSION}; "
             "pip install --upgrade dpd-distill"
         )
     _check_minimum_runtime(content.get("minimum_runtime", "0.1.0"))
@@ -194,6 +200,8 @@ def parse_manifest(raw: bytes) -> Manifest:
     }
     for name in ("tools", "licences", "data", "training", "parity"):
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
+    if "privacy" in content:
+        content["privacy"] = _build(PrivacyClaim, content["privacy"], "privacy")
     manifest = _build(Manifest, content, "the manifest")
     _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")
     _require(0 <= manifest.opset <= 1000, "opset is not a number of 0 … 1000")
@@ -215,6 +223,13 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 def _check_codes_only(manifest: Manifest) -> None:
     expected = CODES_ONLY_VERSION if manifest.codes_only else FORMAT_VERSION
+    if manifest.privacy is not None:
+        fault = manifest.privacy.fault()
+        _require(not fault, f"privacy.{fault}")
+        _require(manifest.codes_only, "it claims privacy, which only codes_only bundles have")
+        _require(manifest.audit == UNAUDITED, "it claims privacy, but its audit tells about its images")
+        _require("fingerprint" not in manifest.data, "it claims privacy, but its fingerprint tells about its images")
+        expected = PRIVACY_VERSION
     said = "codes_only" if manifest.codes_only else "not codes_only"
     _require(manifest.format_version == expected, f"it is {said}, with format_version {manifest.format_version}")
     decodes = all(guidance.decodes for guidance in manifest.sampler.guidance)

@@ -47,6 +47,8 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
         "Seed": f"`{generation.seed}`",
         "Set hash": f"`{set_hash}`",
     }
+    if manifest.privacy is not None:
+        facts["Privacy, as the bundle claims"] = _quoted(manifest.privacy.describe())
     licences = list(manifest.licences.items())
     facts |= {f"Licence of {_quoted(part)}": _quoted(text) for part, text in licences[:MOST_LICENCES]}
     if len(licences) > MOST_LICENCES:

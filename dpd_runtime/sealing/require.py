@@ -1,14 +1,17 @@
-"""Requirements of a site on a bundle: a trusted signature, an audit, encryption (DESIGN §7)."""
+"""Requirements of a site on a bundle: a trusted signature, an audit, privacy, encryption (DESIGN §7)."""
 
 from pathlib import Path
 
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.encryption import is_encrypted
 from dpd_runtime.bundle.trusted import trusted_folder
-from dpd_runtime.errors import RequirementError
+from dpd_runtime.errors import InputError, RequirementError
 
 AUDITED = ("PASS", "WARN")
 """Verdicts that `require_audit` accepts. FAIL and "unaudited" are refused."""
+
+MOST_DELTA = 1e-5
+"""δ that `parse_privacy` takes if the site names none."""
 
 
 def require_signature(bundle: Bundle) -> None:
@@ -46,4 +49,36 @@ def require_audit(bundle: Bundle) -> None:
         raise RequirementError(
             f"{bundle.path}: an audit is required ({' or '.join(AUDITED)}); this bundle is {bundle.manifest.audit}; "
             "run dpd audit where the training data are"
+        )
+
+
+def parse_privacy(text: str) -> tuple[float, float]:
+    """Read ε, or ε and δ with a comma between them, as `--require-dp` takes them.
+
+    Raises:
+        InputError: it is something else.
+    """
+    parts = text.split(",")
+    try:
+        epsilon, delta = float(parts[0]), float(parts[1]) if len(parts) == 2 else MOST_DELTA
+    except ValueError:
+        epsilon = delta = 0.0
+    if len(parts) > 2 or not (epsilon > 0 and 0 < delta < 1):
+        raise InputError(f"--require-dp {text}: give an epsilon such as 1, or epsilon and delta such as 1,1e-6")
+    return epsilon, delta
+
+
+def require_privacy(bundle: Bundle, wanted: tuple[float, float]) -> None:
+    """Check that the bundle claims differential privacy with at most this (ε, δ). An audit is not asked for.
+
+    Raises:
+        RequirementError: it claims none, or a weaker one.
+    """
+    epsilon, delta = wanted
+    claim = bundle.manifest.privacy
+    if claim is None or claim.epsilon > epsilon or claim.delta > delta:
+        made = "claims none" if claim is None else f"claims ({claim.epsilon:.6g}, {claim.delta:g})"
+        raise RequirementError(
+            f"{bundle.path}: ({epsilon:g}, {delta:g})-differential privacy is required; this bundle {made}; "
+            "make one with dpd distill --dp where the training data are"
         )

@@ -36,6 +36,19 @@ def check_target(out: Path, overwrite: bool) -> None:
         ) from error
 
 
+def check_auditable(bundle: Bundle) -> None:
+    """Check that a verdict may be written into a copy of the bundle.
+
+    Raises:
+        InputError: the bundle claims differential privacy, and figures from its training images would end that.
+    """
+    if bundle.manifest.privacy is not None:
+        raise InputError(
+            f"{bundle.path} claims differential privacy, which a verdict from its training images would end; leave out "
+            "--out, and keep what the audit prints to yourself"
+        )
+
+
 def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict: str) -> str:
     """Write a copy of `bundle` with `record` as audit.json and `verdict` as the manifest's audit.
 
@@ -50,6 +63,7 @@ def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict:
         raise ValueError(f"verdict is {verdict!r}: it must be one of {', '.join(VERDICTS)}")
     if record.get("verdict") != verdict:
         raise ValueError(f"the record's verdict is {record.get('verdict')!r}, not {verdict}")
+    check_auditable(bundle)
     raw = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
     return write_changed(bundle, out, {AUDIT_NAME: raw}, audit=verdict)
 

@@ -1,4 +1,4 @@
-"""Export a run: sample with PyTorch, compile and check the graphs, compare images, write the bundle."""
+"""Export a run, or codes: compute with PyTorch, compile and check the graphs, compare images, write the bundle."""
 
 import hashlib
 import shutil
@@ -10,9 +10,10 @@ from typing import Any
 
 from dpd_export.card.card import CARD_NAME, model_card
 from dpd_export.card.content import CardContent, Record
+from dpd_export.card.private import private_card
 from dpd_export.graphs.compile import Compiled, compile_graph, precision_of
 from dpd_export.graphs.int8 import Speed
-from dpd_export.inputs import ExportInputs, gather_codes, gather_inputs
+from dpd_export.inputs import ExportInputs, PrivateSet, gather_codes, gather_inputs, gather_private
 from dpd_export.options import ExportOptions, check_export
 from dpd_export.packing import entries, place, write_files, write_manifest
 from dpd_export.reference.end_to_end import ImageParity
@@ -57,19 +58,12 @@ def export_run(
     finished, sampler = check_export(run, out, options, overwrite=overwrite)
     gather = gather_codes if options.codes_only else gather_inputs
     inputs = gather(finished, sampler, options, progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        compiled, manifest = _assemble(inputs, finished.record, scratch / "bundle", options, tell)
-        place(scratch / "bundle", out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    inputs.step()
-    raw = manifest.to_json()
-    return {
-        "out": str(out),
-        "bytes": sum(entry.bytes for entry in manifest.files.values()) + len(raw),
-        "bundle_hash": hashlib.sha256(raw).hexdigest(),
+
+    def card(manifest: Manifest) -> bytes:
+        return model_card(_content(inputs, finished.record, manifest, options))
+
+    compiled, manifest = _write(inputs, card, out, options, tell)
+    return _size(manifest, out) | {
         "parity": dict(manifest.parity),
         "graphs": {
             one.path: {"bytes": one.bytes, "seconds": one.seconds, "peak_memory": one.peak_memory} for one in compiled
@@ -80,18 +74,70 @@ def export_run(
     }
 
 
-def _assemble(
-    inputs: ExportInputs, record: Record, folder: Path, options: ExportOptions, tell: Tell
+def export_private(
+    made: PrivateSet, out: Path, options: ExportOptions, *, progress: Progress = _nothing, tell: Tell = _nothing
+) -> dict[str, Any]:
+    """Write a codes-only bundle that claims differential privacy. Of the private images only the codes are in it.
+
+    Its card and its manifest have no figure, hash or text from the private images but the codes' own parity.
+
+    Returns:
+        out, bytes, bundle_hash, largest_ipc.
+
+    Raises:
+        ParityError: the decoder's graph is too far from PyTorch. Nothing is left at `out` then.
+    """
+    inputs = gather_private(made, options, progress)
+
+    def card(manifest: Manifest) -> bytes:
+        return private_card(_content(inputs, {"data": {"classes": dict(made.counts)}}, manifest, options))
+
+    _, manifest = _write(inputs, card, out, options, tell)
+    return _size(manifest, out) | {"largest_ipc": largest_ipc([*map(len, inputs.cases.prototypes)])}
+
+
+def _content(inputs: ExportInputs, record: Record, manifest: Manifest, options: ExportOptions) -> CardContent:
+    return CardContent(record, manifest, inputs.cases.table, inputs.parameters, options.of_the_card())
+
+
+def _size(manifest: Manifest, out: Path) -> dict[str, Any]:
+    raw = manifest.to_json()
+    return {
+        "out": str(out),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()) + len(raw),
+        "bundle_hash": hashlib.sha256(raw).hexdigest(),
+    }
+
+
+def _write(
+    inputs: ExportInputs, card: Callable[[Manifest], bytes], out: Path, options: ExportOptions, tell: Tell
 ) -> tuple[list[Compiled], Manifest]:
-    """Write all files into `folder`, the manifest last."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        compiled, manifest = _assemble(inputs, card, scratch / "bundle", options, tell)
+        place(scratch / "bundle", out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    inputs.step()
+    return compiled, manifest
+
+
+def _assemble(
+    inputs: ExportInputs, card: Callable[[Manifest], bytes], folder: Path, options: ExportOptions, tell: Tell
+) -> tuple[list[Compiled], Manifest]:
+    """Write all files into `folder`, the manifest last.
+
+    Args:
+        card: makes the model card from the manifest with the final parity and all other files.
+    """
     compiled = _compile_all(inputs, folder, options, tell)
     write_files(folder, inputs.files)
     manifest = replace(inputs.manifest, files=entries(folder))
     write_manifest(folder, manifest)
     measured = inputs.compare(load_bundle(folder))
     manifest = replace(manifest, parity=_parity(compiled, measured))
-    content = CardContent(record, manifest, inputs.cases.table, inputs.parameters, options.of_the_card())
-    write_files(folder, {CARD_NAME: model_card(content)})
+    write_files(folder, {CARD_NAME: card(manifest)})
     manifest = replace(manifest, files=entries(folder))
     write_manifest(folder, manifest)
     return compiled, manifest

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ from dpd_export.reference.codes import compare_codes, decode_codes
 from dpd_export.reference.end_to_end import ImageParity, check_agreement, end_to_end, teacher_labels
 from dpd_export.reference.layout import codes_only_files, layout_files
 from dpd_export.reference.reference import extent_of, make_reference
-from dpd_runtime.annotations import Progress
+from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.manifest import CODES_ONLY_VERSION, Manifest
+from dpd_runtime.bundle.manifest import CODES_ONLY_VERSION, PRIVACY_VERSION, Manifest
+from dpd_runtime.bundle.privacy import PrivacyClaim
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.sampling.sampler import Sampler, fitted
+from dpd_runtime.sampling.sampler import Sampler, decoding_sampler, fitted, sampler_schedule
+from dpd_train.bases.base import Base
 from dpd_train.run.finished import FinishedRun
 from dpd_train.run.opened import OpenedRun, load_run
 
@@ -137,11 +139,76 @@ def gather_codes(run: FinishedRun, sampler: Sampler, options: ExportOptions, pro
     """Decode the codes with PyTorch, and gather what a codes-only bundle holds."""
     opened = load_run(run)
     cases = cases_of(opened, fitted(sampler, opened.latent_shape[1]))
-    extent, graph = extent_of(opened.base, len(cases.names), cases.sampler), decoder_graph(opened.base)
+    manifest = replace(
+        _manifest(opened, cases.sampler, options, None), codes_only=True, format_version=CODES_ONLY_VERSION
+    )
+    files = codes_only_files(run.path / "pipeline", run.table, opened.stored_prototypes)
+    return _of_codes(opened.base, cases, files, manifest, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateSet:
+    """Codes with differential privacy, and the base that decodes them.
+
+    Args:
+        pipeline: folder of the base in diffusers' layout, at the codes' size. shipped: whether it is our own base.
+        counts: class → number of private images, which are public.
+        codes: [classes, K, C, h, w], scaled.
+    """
+
+    base: Base
+    pipeline: Path
+    shipped: bool
+    counts: Mapping[str, int]
+    codes: Float32
+    claim: PrivacyClaim
+
+
+def gather_private(made: PrivateSet, options: ExportOptions, progress: Progress) -> ExportInputs:
+    """Decode the codes with PyTorch, and gather what their bundle holds: of the private images only the codes."""
+    entries = [
+        {"name": name, "prompt_rows": [], "prototype_counts": [count] * made.codes.shape[1]}
+        for name, count in made.counts.items()
+    ]
+    table = {"prototype_kind": "matched", "prompts": [], "classes": entries}
+    stored = {f"class.{label}": codes for label, codes in enumerate(made.codes)}
+    channels, *side = made.codes.shape[2:]
+    sampler = fitted(decoding_sampler(), side[0])
+    cases = RunCases(
+        table=table,
+        prompts=np.zeros((0, 0, 0), np.float32),
+        prototypes=tuple(codes.astype(np.float16).astype(np.float32) for codes in made.codes),
+        latent_shape=(channels, side[0], side[1]),
+        schedule=sampler_schedule(made.base.schedule, sampler),
+        sampler=sampler,
+    )
+    manifest = Manifest(
+        name=options.name or "private",
+        image_shape=(made.base.resolution, made.base.resolution, 3),
+        latent_shape=cases.latent_shape,
+        scaling_factor=float(made.base.vae.config.scaling_factor),
+        prediction_type=made.base.schedule.prediction_type,
+        sampler=sampler,
+        precision=options.precision,
+        opset=OPSET,
+        files={},
+        tools=_tools(),
+        licences=_licences(made.shipped, options),
+        data={"images": sum(made.counts.values())},
+        codes_only=True,
+        privacy=made.claim,
+        format_version=PRIVACY_VERSION,
+    )
+    return _of_codes(made.base, cases, codes_only_files(made.pipeline, table, stored), manifest, progress)
+
+
+def _of_codes(
+    base: Base, cases: RunCases, files: dict[str, bytes], manifest: Manifest, progress: Progress
+) -> ExportInputs:
+    extent, graph = extent_of(base, len(cases.names), cases.sampler), decoder_graph(base)
     step = Steps(1 + extent.blocks, 1, 1, progress)
-    decoded = decode_codes(opened.base, cases.prototypes, extent, step)
-    files = codes_only_files(opened)
-    generated = torch.from_numpy(decoded.golden_codes / np.float32(opened.base.vae.config.scaling_factor))
+    decoded = decode_codes(base, cases.prototypes, extent, step)
+    generated = torch.from_numpy(decoded.golden_codes / np.float32(base.vae.config.scaling_factor))
     return ExportInputs(
         graphs=[graph],
         probes=[probe(graph, [(generated,)], large=extent.large)],
@@ -149,9 +216,7 @@ def gather_codes(run: FinishedRun, sampler: Sampler, options: ExportOptions, pro
         cases=cases,
         parameters={graph.path: graph.weights},
         files=files | {GOLDEN_NAME: decoded.golden.to_bytes()},
-        manifest=replace(
-            _manifest(opened, cases.sampler, options, None), codes_only=True, format_version=CODES_ONLY_VERSION
-        ),
+        manifest=manifest,
         step=step,
         run_half=not extent.large,
         calibration=None,
@@ -161,19 +226,29 @@ def gather_codes(run: FinishedRun, sampler: Sampler, options: ExportOptions, pro
 
 def _manifest(opened: OpenedRun, sampler: Sampler, options: ExportOptions, pruned: Pruned | None) -> Manifest:
     plain, record = opened.manifest(sampler), opened.run.record
-    shipped = "Apache-2.0" if record["config"]["base"] == SHIPPED_BASE else "unstated"
     marks = {"private_prototypes": True} if opened.run.table.get("prototype_kind") in PRIVATE_KINDS else {}
     return replace(
         plain,
         name=options.name or plain.name,
         precision=options.precision,
         opset=OPSET,
-        tools={tool: version(tool).split("+")[0] for tool in TOOLS},
-        licences={"base": options.base_licence or shipped, "data": options.data_licence},
+        tools=_tools(),
+        licences=_licences(record["config"]["base"] == SHIPPED_BASE, options),
         data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
         training={"config_sha256": config_hash(record["config"]), "versions": record.get("versions", {})}
         | ({"pruned": pruned.entries()} if pruned else {}),
     )
+
+
+def _tools() -> dict[str, str]:
+    return {tool: version(tool).split("+")[0] for tool in TOOLS}
+
+
+def _licences(shipped: bool, options: ExportOptions) -> dict[str, str]:
+    return {
+        "base": options.base_licence or ("Apache-2.0" if shipped else "unstated"),
+        "data": options.data_licence,
+    }
 
 
 def config_hash(config: dict[str, Any]) -> str:

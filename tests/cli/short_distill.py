@@ -1,7 +1,8 @@
 """`dpd distill` with short stages and every checkpoint, killed if asked. Not a test itself.
 
 python -m tests.cli.short_distill STAGE:UPDATE ARGUMENTS... kills itself at that update of the stage's progress, or
-never if the first argument is "never". The arguments are those of dpd.
+never if the first argument is "never". The arguments are those of dpd. With "released:FILE" instead, the private images
+are measured and noise is drawn, and then the release in FILE takes the place of what was found.
 """
 
 import os
@@ -10,15 +11,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
 import dpd_cli.commands.distill as command
+import dpd_cli.distillation.private as private
 import dpd_eval.comparison.evaluate as evaluation
 import dpd_eval.extractors.own as own
 from dpd_cli.main import main
 from dpd_cli.terminal import Update
 from dpd_train.classifiers import training
 from dpd_train.prototypes.matching import codes, statistics, watchers
+from dpd_train.prototypes.private import budget, public
+from dpd_train.prototypes.private import codes as private_codes
+from dpd_train.prototypes.private.release import Release, read_release, release
 from dpd_train.run.planning import plan
 
 load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
@@ -48,11 +56,25 @@ def shorten() -> None:
     watchers.LENGTHS, statistics.VIEWS = (1, 1, 2, 2), 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
+    private.MATCHING_STEPS, public.LENGTHS, public.DRAWN, budget.WIDTHS = 4, (1, 1, 2, 2), 3, (8,)
     own.own_extractor = lambda train, cache, progress: own_extractor(train, cache, progress, steps=3)
+
+
+def releasing(path: Path) -> Callable[..., Release]:
+    def stored(*inputs: Any, **options: Any) -> Release:
+        found, told = release(*inputs, **options), read_release(path, torch.device("cpu"))
+        assert found.counts == told.counts
+        assert not torch.equal(found.statistics[0].class_means, told.statistics[0].class_means)
+        return told
+
+    return stored
 
 
 if __name__ == "__main__":
     stage, _, update = sys.argv.pop(1).partition(":")
     shorten()
-    command.stage_progress = killing(stage, int(update or 0))  # type: ignore[assignment]
+    if stage == "released":
+        private_codes.release = releasing(Path(update))
+    else:
+        command.stage_progress = killing(stage, int(update or 0))  # type: ignore[assignment]
     main()

@@ -96,15 +96,18 @@ def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
     """Check --out before minutes of computing.
 
     Raises:
-        InputError: `subject` is not a bundle, or what is at `out` may not be replaced.
+        InputError: `subject` is not a bundle or may have no verdict, or what is at `out` may not be replaced.
     """
-    from dpd_runtime.sealing.reseal import check_target
+    from dpd_runtime.bundle.bundle import load_bundle
+    from dpd_runtime.sealing.reseal import check_auditable, check_target
 
     if out is None:
         return
     if subject.is_dir() and not (subject / "bundle.json").is_file():
         raise InputError(f"--out {out} has no effect: {subject} is no bundle; a run gets its audit.json, see --json")
     check_target(out, overwrite)
+    if subject.exists():
+        check_auditable(load_bundle(subject, allow_older=True))
 
 
 def _print(result: "AuditResult") -> None:

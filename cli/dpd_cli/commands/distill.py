@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dpd_cli.options import Json, Scenes, Values, options_of, require_torch, under
 from dpd_cli.terminal import Interrupted, duration, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
-from dpd_train.config import setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import option, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
@@ -55,6 +55,19 @@ class DistillConfig:
         None, "Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."
     )
     threads: int | None = setting(None, "Running", "PyTorch threads. Default: the cores that are idle.")
+    dp: float | None = setting(
+        None,
+        "Privacy",
+        "Make codes with differential privacy: this epsilon for one image. Nothing is evaluated or audited then.",
+        "EPSILON",
+    )
+    dp_delta: float | None = setting(None, "Privacy", "Delta of --dp. Default: 1e-5.")
+    public: Path | None = setting(
+        None,
+        "Privacy",
+        "With --dp: labelled images, of any classes, that need no protection. Networks are trained on them and codes "
+        "start from them. Default: drawn scenes.",
+    )
 
 
 @options_of(DistillConfig)
@@ -66,16 +79,24 @@ def distill_command(
     Checks the data, measures this machine, prints a plan, then trains, matches, exports, verifies, compares students
     on the set with students on real images, audits, and writes a report. Exit code 4: the audit's verdict is FAIL.
 
+    With --dp the images give noisy statistics of their classes, once, and nothing else. Class names, the number of
+    images of each class and their size count as public. The base must not have seen the images.
+
     Examples:
         dpd distill scenes/ --out site.dpd
         dpd distill scenes/ --out site.dpd --minutes 30 --holdout heldout/
         dpd distill --resume --out site.dpd
         dpd distill scenes/ --out again.dpd --plan site-run
+        dpd distill scenes/ --out site.dpd --dp 1 --public other-scenes/
     """
-    from dpd_cli.distillation.planned import folder_of, resume_command
+    from dpd_cli.distillation.planned import STORED_PRIVATE, folder_of, resume_command
     from dpd_cli.distillation.stages import distil, failed_audit
 
     asked = {name: value for name, value in given[DistillConfig].items() if value is not None and value is not False}
+    if "dp" in asked or (resume and (folder_of(out) / STORED_PRIVATE).exists()):
+        _distil_privately(data, out, asked, resume, json_output)
+        return
+    _refuse(asked, ("dp_delta", "public"), "without --dp")
     require_torch("export", "eval", "cpu")
     try:
         found = _found(data, out, asked, resume)
@@ -89,6 +110,56 @@ def distill_command(
     else:
         _print(result, out)
     failed_audit(result)
+
+
+def _refuse(asked: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for name in names:
+        if name in asked:
+            raise InputError(f"{option(name)} has no effect {where}: leave it out")
+
+
+def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], resume: bool, json_output: bool) -> None:
+    from dpd_cli.distillation.planned import folder_of, resume_command
+    from dpd_cli.distillation.private import PrivateRequest, begin_privately, distil_privately, read_request
+
+    require_torch("export", "cpu", "dp")
+    if resume:
+        if data is not None or asked:
+            raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
+        request = read_request(folder_of(out))
+    else:
+        if data is None:
+            raise InputError("DATA is missing: give a folder that holds one folder of images per class")
+        _refuse(asked, ("minutes", "holdout", "plan", "codes_only"), "with --dp, which does not use it")
+        paths = {name: str(Path(asked[name]).absolute()) for name in ("public",) if name in asked}
+        request = begin_privately(PrivateRequest(data=str(data.absolute()), out=str(out.absolute()), **asked | paths))
+    _log()
+    try:
+        with stage_progress() as stage:
+            result = distil_privately(request, stage, _tell)
+    except KeyboardInterrupt:
+        raise Interrupted(resume_command(out)) from None
+    if json_output:
+        print_json(result)
+    else:
+        _print_private(result, out)
+
+
+def _print_private(result: dict[str, Any], out: Path) -> None:
+    privacy, quoted = result["privacy"], shlex.quote(str(out))
+    print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['codes']} codes of each class")
+    print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']}")
+    print("              only this file may leave; each further run on the same images adds to epsilon")
+    print(f"compare       dpd generate {quoted} --ipc {result['codes']} --out distilled, and here")
+    print("              dpd evaluate distilled --train DATA --test val; its figures tell about the images: keep them")
+    print(f"next          dpd keygen, dpd sign {quoted} --key KEY; at the site:")
+    required = f"{privacy['epsilon']:g},{privacy['delta']:g}"
+    print(f"              dpd generate {quoted} --require-dp {required} --ipc {result['codes']} --out distilled")
 
 
 def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) -> "Distillation":

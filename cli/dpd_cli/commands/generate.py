@@ -16,6 +16,7 @@ from dpd_cli.options import (
     Precision,
     Provider,
     RequireAudit,
+    RequireDp,
     RequireEncrypted,
     RequireSignature,
     TrustedKey,
@@ -112,6 +113,7 @@ def generate_command(
     trusted_key: TrustedKey = None,
     require_signature: RequireSignature = False,
     require_audit: RequireAudit = False,
+    require_dp: RequireDp = None,
     require_encrypted: RequireEncrypted = False,
     allow_older: AllowOlder = False,
     overwrite: Overwrite = False,
@@ -139,6 +141,7 @@ def generate_command(
         trusted_key,
         require_signature=require_signature,
         require_audit=require_audit,
+        require_dp=require_dp,
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )

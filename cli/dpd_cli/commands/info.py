@@ -69,6 +69,8 @@ def _print_bundle(opened: "Bundle") -> None:
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
     print(f"state       all hashes match; audit: {manifest.audit}")
+    if manifest.privacy is not None:
+        print(f"privacy     claimed: {manifest.privacy.describe()}")
     print(f"images      {manifest.image_shape[0]} x {manifest.image_shape[1]} RGB, latents {manifest.latent_shape}")
     print(
         f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"

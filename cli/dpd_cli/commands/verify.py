@@ -13,6 +13,7 @@ from dpd_cli.options import (
     Precision,
     Provider,
     RequireAudit,
+    RequireDp,
     RequireEncrypted,
     RequireSignature,
     TrustedKey,
@@ -35,6 +36,7 @@ def verify_command(
     trusted_key: TrustedKey = None,
     require_signature: RequireSignature = False,
     require_audit: RequireAudit = False,
+    require_dp: RequireDp = None,
     require_encrypted: RequireEncrypted = False,
     allow_older: AllowOlder = False,
     json_output: Json = False,
@@ -60,6 +62,7 @@ def verify_command(
         trusted_key,
         require_signature=require_signature,
         require_audit=require_audit,
+        require_dp=require_dp,
         require_encrypted=require_encrypted,
         allow_older=allow_older,
     )
@@ -83,6 +86,7 @@ def _facts(opened: "Bundle", provider: str, precision: str, done: "Replay | None
         "files": len(manifest.files),
         **signature_facts(opened),
         "audit": manifest.audit,
+        "privacy": None if manifest.privacy is None else asdict(manifest.privacy),
         "precision": precision,
         "provider": provider,
         "golden": None if done is None else asdict(done),
@@ -98,6 +102,8 @@ def _print(opened: "Bundle", provider: str, precision: str, done: "Replay | None
     print(f"hash        {opened.hash}")
     print(f"files       {len(manifest.files)}, all with the size and the hash that bundle.json lists")
     print(f"audit       {manifest.audit}")
+    if manifest.privacy is not None:
+        print(f"privacy     {manifest.privacy.describe()}")
     if done is None:
         print("golden      none in this bundle (exported by an older dpd): images were not compared")
         return

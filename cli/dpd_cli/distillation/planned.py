@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dpd_train.run.planning.plan import DistillPlan
 
 STORED = "plan.json"
+STORED_PRIVATE = "private.json"  # instead of it, of a distillation with --dp
 Tell = Callable[[str], None]
 
 
@@ -156,7 +157,7 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
         notes=(),
         plan=None,
     )
-    _check_places(made.folder, out, resume)
+    check_places(made.folder, out, resume)
     counts = _checked_counts(made)
     task = task_of(counts, asked.ipc)
     made.folder.mkdir(parents=True, exist_ok=True)
@@ -181,11 +182,17 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
     return made
 
 
-def _check_places(folder: Path, out: Path, resume: bool) -> None:
+def check_places(folder: Path, out: Path, resume: bool) -> None:
+    """Check that a distillation can write its folder and its bundle.
+
+    Raises:
+        InputError: something is there already, or nothing can be written there.
+    """
     from dpd_runtime.sealing.reseal import check_target
 
     if folder.exists() and any(folder.iterdir()) and not resume:
-        way = f"continue it with: {resume_command(out)}, or " if (folder / STORED).exists() else ""
+        begun = (folder / STORED).exists() or (folder / STORED_PRIVATE).exists()
+        way = f"continue it with: {resume_command(out)}, or " if begun else ""
         raise InputError(f"{folder} exists; {way}choose another --out")
     check_target(out, overwrite=False)
     check_writable(out)

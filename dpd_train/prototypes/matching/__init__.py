@@ -6,13 +6,15 @@ the same statistics as for all training images of the class. Real images enter o
 
 from dpd_train.prototypes.matching.codes import Matching, Watcher, match_codes
 from dpd_train.prototypes.matching.start import starting_codes
-from dpd_train.prototypes.matching.statistics import Statistics, embed, measure
+from dpd_train.prototypes.matching.statistics import Standard, Statistics, cut, embed, measure
 from dpd_train.prototypes.matching.watchers import is_trained, load_watchers, train_watchers
 
 __all__ = [
     "Matching",
+    "Standard",
     "Statistics",
     "Watcher",
+    "cut",
     "embed",
     "is_trained",
     "load_watchers",

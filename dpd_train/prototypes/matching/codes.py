@@ -219,5 +219,5 @@ class _Work:
             return watcher.network.features(images)
 
     def _of_classes(self, watcher: Watcher, maps: list[torch.Tensor]) -> torch.Tensor:
-        features = watcher.statistics.standardised(embed(maps))
+        features = watcher.statistics.standard(embed(maps))
         return features.reshape(len(self._labels), -1, features.shape[1])

@@ -1,7 +1,7 @@
 """Statistics of a network's features over a labelled set of images, aggregated over whole classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -18,24 +18,51 @@ LAST_SIDE = 2  # the last map is averaged to this many cells a side, as position
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Aggregates of a network's features; standardised features are (feature − mean) / scale.
+class Standard:
+    """How a network's features [n, features] become z [n, F]: (feature − mean) / scale, projected, and cut.
 
     Args:
-        mean, scale: [F], of the features over all views.
-        class_means, class_deviations: [classes, F], of standardised features.
-        second_moment: [F, F], mean of z zᵀ over standardised features z, each class with equal weight.
+        mean, scale: [features].
+        projection: [features, F]; None keeps all features.
+        limit: longer z are cut to this norm; None cuts none.
     """
 
     mean: torch.Tensor
     scale: torch.Tensor
+    projection: torch.Tensor | None = None
+    limit: float | None = None
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        z = (features - self.mean) / self.scale
+        z = z if self.projection is None else z @ self.projection
+        return z if self.limit is None else cut(z, self.limit)
+
+
+def cut(z: torch.Tensor, limit: float) -> torch.Tensor:
+    """[n, F] with norms of at most `limit`; shorter rows are unchanged."""
+    factors: torch.Tensor = (limit / z.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+    return z * factors
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Aggregates of a network's features.
+
+    Args:
+        standard: how features become z.
+        class_means: [classes, F], of z.
+        class_deviations: [classes, F], or [1, F] if they are known for all classes together only.
+        second_moment: [F, F], mean of z zᵀ, each class with equal weight.
+    """
+
+    standard: Standard
     class_means: torch.Tensor
     class_deviations: torch.Tensor
     second_moment: torch.Tensor
 
-    def standardised(self, features: torch.Tensor) -> torch.Tensor:
-        """Standardise features [n, F]."""
-        return (features - self.mean) / self.scale
+    def uncut(self) -> "Statistics":
+        """The same numbers, for z that are not cut: of cut codes nobody sees how far they are beyond the limit."""
+        return replace(self, standard=replace(self.standard, limit=None))
 
 
 def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -76,8 +103,7 @@ def measure(
     found = (found - mean) / scale
     of_class = [found[owners == label] for label in range(classes)]
     return Statistics(
-        mean=mean,
-        scale=scale,
+        standard=Standard(mean, scale),
         class_means=torch.stack([z.mean(0) for z in of_class]),
         class_deviations=torch.stack([z.std(0) for z in of_class]),
         second_moment=torch.stack([z.T @ z / len(z) for z in of_class]).mean(0),

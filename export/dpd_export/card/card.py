@@ -23,8 +23,8 @@ HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "op
 def model_card(content: CardContent) -> bytes:
     """The card in Hugging Face's format: YAML front matter, then Markdown."""
     sections = (
-        _what,
-        _parts,
+        what_section,
+        parts_section,
         _classes,
         _use,
         data_section,
@@ -32,16 +32,16 @@ def model_card(content: CardContent) -> bytes:
         base_section,
         figures_section,
         _sampler,
-        _parity,
+        parity_section,
         _audit,
         _commands,
         commands_section,
     )
-    blocks = [_front_matter(content.manifest), *(section(content) for section in sections)]
+    blocks = [front_matter(content.manifest), *(section(content) for section in sections)]
     return ("\n\n".join(block for block in blocks if block) + "\n").encode()
 
 
-def _front_matter(manifest: Manifest) -> str:
+def front_matter(manifest: Manifest) -> str:
     licence = manifest.licences.get("base", "unstated")
     known = licence.lower() in HUB_LICENCES
     entries = [f"license: {licence.lower() if known else 'other'}"]
@@ -50,7 +50,7 @@ def _front_matter(manifest: Manifest) -> str:
     return "\n".join(("---", *entries, "---"))
 
 
-def _what(content: CardContent) -> str:
+def what_section(content: CardContent) -> str:
     manifest = content.manifest
     height, width, _ = manifest.image_shape
     if manifest.codes_only:
@@ -58,8 +58,8 @@ def _what(content: CardContent) -> str:
 
 A codes-only bundle of dpd-distill: matched codes, and the decoder that makes one image from each. It holds no network
 that samples, reads text or judges. From it, `dpd generate` makes a labelled training set of \
-{len(content.classes["classes"])} classes with up to {_most(content)} images of each, {height} x {width} pixels RGB. \
-The same seed gives
+{len(content.classes["classes"])} classes with up to {most_images(content)} images of each, {height} x {width} pixels \
+RGB. The same seed gives
 the same pixels on the same type of machine. It needs neither PyTorch nor the data."""
     return f"""# {line(manifest.name)}
 
@@ -69,7 +69,7 @@ images per class, {height} x {width}
 pixels RGB. The same seed gives the same pixels on the same type of machine. It needs neither PyTorch nor the data."""
 
 
-def _parts(content: CardContent) -> str:
+def parts_section(content: CardContent) -> str:
     manifest = content.manifest
     rows = [
         (path, f"{count:,}", f"{manifest.files[path].bytes:,}") for path, count in sorted(content.parameters.items())
@@ -95,7 +95,7 @@ codes and golden images the files have
 without this card and the manifest. {encoder}{_pruned(content)}"""
 
 
-def _most(content: CardContent) -> int:
+def most_images(content: CardContent) -> int:
     """The largest IPC of a codes-only bundle."""
     return largest_ipc([len(entry["prototype_counts"]) for entry in content.classes["classes"]])
 
@@ -196,7 +196,7 @@ def _share(start: float, end: float) -> str:
     return f"{100 * start:.0f} to {100 * end:.0f} % of the steps"
 
 
-def _parity(content: CardContent) -> str:
+def parity_section(content: CardContent) -> str:
     parity = content.manifest.parity
     columns = {"random batches": "", "generated latents": GENERATED, "PyTorch in half precision": HALF}
     shown = {title: end for title, end in columns.items() if any(name.endswith(".onnx" + end) for name in parity)}
@@ -236,7 +236,7 @@ When this card was written: **{verdict}**. `dpd info` prints the present state f
 
 
 def _commands(content: CardContent) -> str:
-    ipc = _most(content) if content.manifest.codes_only else 50
+    ipc = most_images(content) if content.manifest.codes_only else 50
     return f"""## How to use it
 
     dpd info BUNDLE

@@ -1,10 +1,14 @@
 """The files of a bundle besides its graphs, in the layout that optimum's ORTStableDiffusionPipeline opens."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
+from dpd_runtime.annotations import Float32
 from dpd_train.bases.folder import TOKENIZER_FILES
 from dpd_train.run.opened import OpenedRun
 
@@ -36,17 +40,20 @@ def layout_files(opened: OpenedRun, *, vae_encoder: bool) -> dict[str, bytes]:
     files["tokenizer/special_tokens_map.json"] = (json.dumps(special, indent=1, sort_keys=True) + "\n").encode()
     prompts = opened.prompts.astype(np.float16)
     files["prompts.safetensors"] = save({"embeddings": prompts[:-1], "empty": prompts[-1]})
-    return files | {"prototypes.safetensors": _prototypes(opened)}
+    return files | {"prototypes.safetensors": _prototypes(opened.stored_prototypes)}
 
 
-def codes_only_files(opened: OpenedRun) -> dict[str, bytes]:
-    """Configs, class table without prompts, and codes, by their path."""
-    pipeline, table = opened.run.path / "pipeline", opened.run.table
+def codes_only_files(pipeline: Path, table: dict[str, Any], codes: Mapping[str, Float32]) -> dict[str, bytes]:
+    """Configs, class table without prompts, and codes, by their path.
+
+    Args:
+        pipeline: folder in diffusers' layout. table: the content of classes.json. codes: by their name in the bundle.
+    """
     classes = [entry | {"prompt_rows": []} for entry in table["classes"]]
     files = {target: (pipeline / CONFIGS[target]).read_bytes() for target in CODES_ONLY_CONFIGS}
     files["classes.json"] = (json.dumps(table | {"prompts": [], "classes": classes}, indent=1) + "\n").encode()
-    return files | {"prototypes.safetensors": _prototypes(opened)}
+    return files | {"prototypes.safetensors": _prototypes(codes)}
 
 
-def _prototypes(opened: OpenedRun) -> bytes:
-    return save({name: latents.astype(np.float16) for name, latents in opened.stored_prototypes.items()})
+def _prototypes(stored: Mapping[str, Float32]) -> bytes:
+    return save({name: latents.astype(np.float16) for name, latents in stored.items()})

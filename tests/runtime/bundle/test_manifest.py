@@ -69,15 +69,15 @@ def test_evaluations_count_guided_ones_twice() -> None:
     assert plain.evaluations_per_latent(0) == 7
 
 
-@pytest.mark.parametrize("version", [3, 4, 10**9])
+@pytest.mark.parametrize("version", [4, 5, 10**9])
 def test_a_future_format_is_refused_as_such(version: int) -> None:
-    with pytest.raises(BundleVersionError, match=rf"format version {version}.*reads up to 2.*pip install --upgrade"):
+    with pytest.raises(BundleVersionError, match=rf"format version {version}.*reads up to 3.*pip install --upgrade"):
         parse_manifest(changed(("format_version",), version))
 
 
 def test_a_future_format_is_known_even_when_nothing_else_is() -> None:
     with pytest.raises(BundleVersionError):
-        parse_manifest(json.dumps({"format": "dpd-bundle", "format_version": 3, "chunks": []}).encode())
+        parse_manifest(json.dumps({"format": "dpd-bundle", "format_version": 4, "chunks": []}).encode())
 
 
 @pytest.mark.parametrize("needed", ["99.0.0", "0.10000.0"])

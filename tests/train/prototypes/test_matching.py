@@ -13,7 +13,16 @@ from dpd_train.bases.base import load_base
 from dpd_train.captions.captions import embed as embed_prompts
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.compute.device import Deadline, TimeUp
-from dpd_train.prototypes.matching import Matching, Statistics, Watcher, embed, match_codes, measure, starting_codes
+from dpd_train.prototypes.matching import (
+    Matching,
+    Standard,
+    Statistics,
+    Watcher,
+    embed,
+    match_codes,
+    measure,
+    starting_codes,
+)
 from dpd_train.prototypes.matching.codes import FIRST, LATER, Weights
 from dpd_train.prototypes.matching.losses import RIDGE, moment_losses, ridge_loss
 from tests.tiny import tiny_base
@@ -25,8 +34,7 @@ CPU = torch.device("cpu")
 def statistics_of(features: list[torch.Tensor]) -> Statistics:
     """Of standardised features [n_c, F] of each class."""
     return Statistics(
-        mean=torch.zeros(WIDTH),
-        scale=torch.ones(WIDTH),
+        standard=Standard(torch.zeros(WIDTH), torch.ones(WIDTH)),
         class_means=torch.stack([z.mean(0) for z in features]),
         class_deviations=torch.stack([z.std(0) for z in features]),
         second_moment=torch.stack([z.T @ z / len(z) for z in features]).mean(0),
@@ -91,7 +99,7 @@ def test_measured_statistics_are_those_of_the_features() -> None:
     found = measure(model, images, labels, CLASSES, 5, CPU)
     with torch.autocast("cpu", torch.bfloat16):
         features = embed(model.features(images))
-    z = found.standardised(features)
+    z = found.standard(features)
     assert z.mean(0).abs().max() < 1e-3
     for label in range(CLASSES):
         own = z[labels == label]
@@ -149,7 +157,7 @@ def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list
         images = decode(codes.flatten(0, 1))
         total = 0.0
         for watcher in watchers:
-            z = watcher.statistics.standardised(embed(watcher.network.features(images)))
+            z = watcher.statistics.standard(embed(watcher.network.features(images)))
             total += sum(map(float, moment_losses(z.view(CLASSES, 20, -1), watcher.statistics)))
         return total
 

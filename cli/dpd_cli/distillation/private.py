@@ -1,0 +1,263 @@
+"""`dpd distill --dp`: codes with differential privacy, by a path of its own that no figure of private images enters.
+
+The private images are read for their statistics, which `dpd_train.prototypes.private` releases once. No network is
+trained on them, nothing is chosen by them, and neither an evaluation nor an audit is run.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpd_cli.distillation.planned import STORED_PRIVATE, Tell, check_places, folder_of
+from dpd_cli.terminal import Update
+from dpd_runtime.errors import CheckError, DataError, InputError
+from dpd_runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from dpd_export import ExportOptions
+    from dpd_runtime.annotations import Float32
+    from dpd_runtime.bundle.privacy import PrivacyClaim
+    from dpd_train.bases.base import Base
+    from dpd_train.classifiers.training import Labelled
+    from dpd_train.images import Reading, SceneSet
+    from dpd_train.prototypes.private.budget import Budget
+    from dpd_train.prototypes.private.release import Release
+
+MATCHING_STEPS = 300  # for each ten codes of a class, as `dpd train` does
+DONE = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateRequest:
+    """What the user asked for, as it is stored.
+
+    Args:
+        data, out, public: absolute paths; public None for drawn scenes.
+        threads: None for the cores that are idle.
+        counts: class → number of private images, without the validation part, which is left for `dpd evaluate`. They
+            are counted when the distillation begins.
+    """
+
+    data: str
+    out: str
+    dp: float
+    counts: dict[str, int] = field(default_factory=dict)
+    dp_delta: float = 1e-5
+    public: str | None = None
+    ipc: int = 10
+    seed: int = 0
+    base: str = "nano"
+    resolution: int | None = None
+    val_per_class: int | None = None
+    bands: str | None = None
+    stretch: str | None = None
+    threads: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(Path(self.out))
+
+    @property
+    def budget(self) -> "Budget":
+        from dpd_train.prototypes.private.budget import Budget
+
+        return Budget(epsilon=self.dp, delta=self.dp_delta)
+
+    @property
+    def reading(self) -> "Reading":
+        from dpd_train.images import parse_reading
+
+        return parse_reading(self.bands, self.stretch)
+
+    @property
+    def options(self) -> "ExportOptions":
+        from dpd_export import ExportOptions
+
+        return ExportOptions(name=Path(self.out).name.removesuffix(".dpd"), codes_only=True)
+
+
+def read_request(folder: Path) -> PrivateRequest:
+    """Read what an unfinished distillation was asked for.
+
+    Raises:
+        InputError: it is of another version.
+    """
+    try:
+        return PrivateRequest(**json.loads((folder / STORED_PRIVATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{folder}: was made by another version of dpd ({error}); choose another --out") from error
+
+
+def begin_privately(asked: PrivateRequest) -> PrivateRequest:
+    """Check everything before anything is trained, and store what was asked for. Returns it with the counts.
+
+    Raises:
+        DataError, InputError: unusable data, options or places, or too few images for epsilon; nothing is written then.
+    """
+    from dpd_train.bases.folder import base_folder, base_sides, check_base
+    from dpd_train.images import check_files
+    from dpd_train.images.rasters import require_rasterio
+    from dpd_train.prototypes.private.budget import check_budget
+    from dpd_train.run.folder import check_classes, working_side
+
+    for name in ("ipc", "threads"):
+        value = getattr(asked, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}: it must be at least 1")
+    check_places(asked.folder, Path(asked.out), resume=False)
+    _ = asked.options  # raises where no bundle can have this name
+    base = base_folder(asked.base)
+    check_base(asked.base, base)
+    if sides := base_sides(asked.base, base):
+        working_side(asked.base, *sides, asked.resolution)
+    if not asked.reading.plain:
+        require_rasterio()
+        if asked.reading.limits is None:
+            raise InputError(
+                "--dp needs a stretch that does not depend on the images: give pixel values, such as --stretch 0:3000"
+            )
+    counts = check_files(Path(asked.data), "train", asked.val_per_class)
+    check_classes(Path(asked.data), tuple(counts))
+    check_budget(asked.budget, counts)
+    if asked.public is not None and (images := sum(check_files(Path(asked.public), "all").values())) < asked.ipc:
+        raise InputError(f"--public {asked.public}: has {images} images, fewer than --ipc {asked.ipc}; add some")
+    asked = replace(asked, counts=counts)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(asked.folder / STORED_PRIVATE, (json.dumps(asdict(asked), indent=1) + "\n").encode())
+    return asked
+
+
+def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
+    """Make everything that is not there yet. Returns the facts for the user.
+
+    Raises:
+        DataError: an image cannot be used. InputError: the base's decoder is too large for a CPU.
+    """
+    import torch
+
+    from dpd_runtime.machine.cores import usable_cores
+    from dpd_train.compute.device import use_device
+    from dpd_train.prototypes.matching import Matching
+    from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
+
+    finished = asked.folder / DONE
+    if not finished.exists():
+        torch.set_num_threads(asked.threads or max(1, usable_cores() - round(os.getloadavg()[0])))
+        device = use_device("auto")
+        base = _base(asked, device)
+        told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"
+        tell(f"private       {told}, which base {asked.base} must never have seen")
+        inputs = PrivateInputs(
+            private=_private_images(asked, base.resolution),
+            counts=tuple(asked.counts.values()),
+            public=_public_images(asked, base.resolution, stage),
+            base=base,
+            folder=asked.folder,
+        )
+        matching = Matching(steps=MATCHING_STEPS, seed=asked.seed)
+        made = private_codes(inputs, asked.budget, matching, asked.ipc, stage, device=device)
+        claim = _claim(made.release, asked)
+        written = _export(asked, base, made.codes, claim, stage, tell)
+        result = written | {"codes": asked.ipc, "privacy": asdict(claim), "run": str(asked.folder)}
+        write_atomically(finished, (json.dumps(result, indent=1) + "\n").encode())
+    content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return content
+
+
+def _base(asked: PrivateRequest, device: Any) -> "Base":
+    from dpd_train.bases.base import DECODER_LIMIT, at_resolution, decoder_fits, load_base
+
+    base = load_base(asked.base)
+    if not decoder_fits(base, device):
+        raise InputError(
+            f"--base {asked.base}: its decoder runs thousands of times, which on a CPU suits decoders below "
+            f"{DECODER_LIMIT / 1e6:.0f} M parameters; take a smaller base, or a machine with CUDA"
+        )
+    side = asked.resolution or base.resolution
+    return base if side == base.resolution else at_resolution(base, side)
+
+
+def _private_images(asked: PrivateRequest, side: int) -> "Callable[[], Labelled]":
+    """The private images, read now, so that a file that cannot be used is found before anything is trained."""
+    import numpy as np
+
+    from dpd_train.images import read_scenes
+    from dpd_train.prototypes.private.public import labelled
+
+    if (asked.folder / "release.safetensors").exists():
+        return _nothing_more
+    scenes = read_scenes(
+        Path(asked.data), part="train", resolution=side, val_per_class=asked.val_per_class, reading=asked.reading
+    )
+    if scenes.rejected:
+        first = scenes.rejected[0]
+        raise DataError(
+            f"{asked.data}: {first.path}: {first.reason}; with --dp the number of images of a class is public, so each "
+            "file must be an image: repair it or take it away"
+        )
+    if np.bincount(scenes.labels).tolist() != list(asked.counts.values()):
+        raise DataError(f"{asked.data}: has changed since the distillation began; choose another --out")
+    return lambda: labelled(scenes)
+
+
+def _nothing_more() -> "Labelled":
+    raise RuntimeError("the private images were asked for after their release")
+
+
+def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Update]) -> "SceneSet":
+    from dpd_train.images import read_scenes
+    from dpd_train.prototypes.private.public import drawn_images
+
+    if asked.public is None:
+        return drawn_images(side, asked.seed, stage("drawn scenes"))
+    return read_scenes(Path(asked.public), part="all", resolution=side, reading=asked.reading)
+
+
+def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
+    """What the manifest says: ε by an independent accountant, from the noise that was really added."""
+    from dpd_runtime.bundle.privacy import PrivacyClaim
+    from dpd_train.prototypes.private.budget import spent
+
+    epsilon = spent(release.change, release.noise, asked.dp_delta)
+    if epsilon > asked.dp:
+        raise CheckError(f"the accountant finds epsilon {epsilon:g}, more than --dp {asked.dp:g}; report this error")
+    multipliers = {
+        "class_sums": release.noise.sums / release.change.sums,
+        "second_moment": release.noise.moment / release.change.moment,
+    }
+    return PrivacyClaim(
+        epsilon=epsilon,
+        delta=asked.dp_delta,
+        unit="one image, replaced by another of its class",
+        mechanism="Gaussian noise on clipped class sums and one second moment, released once",
+        noise_multipliers=multipliers,
+    )
+
+
+def _export(
+    asked: PrivateRequest,
+    base: "Base",
+    codes: "Float32",
+    claim: "PrivacyClaim",
+    stage: Callable[[str], Update],
+    tell: Tell,
+) -> dict[str, Any]:
+    from dpd_export.bundle import export_private
+    from dpd_export.inputs import SHIPPED_BASE, PrivateSet
+    from dpd_train.bases.base import save_base
+    from dpd_train.bases.folder import base_folder
+
+    pipeline = asked.folder / "pipeline"
+    save_base(base, pipeline, base_folder(asked.base) / "tokenizer")
+    made = PrivateSet(
+        base=base,
+        pipeline=pipeline,
+        shipped=asked.base == SHIPPED_BASE,
+        counts=asked.counts,
+        codes=codes,
+        claim=claim,
+    )
+    return export_private(made, Path(asked.out), asked.options, progress=stage("exporting"), tell=tell)

@@ -1,0 +1,43 @@
+"""What a bundle's manifest says about differential privacy."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MOST_RELEASES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyClaim:
+    """The differential privacy that a bundle's maker claims; nothing at a site can check it.
+
+    Args:
+        epsilon, delta: of everything in the bundle together.
+        unit: what can be replaced by another of its kind; what the bundle shows then changes by no more than this.
+        noise_multipliers: of each release, standard deviation of its Gaussian noise / its sensitivity.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    mechanism: str
+    noise_multipliers: Mapping[str, float]
+
+    def describe(self) -> str:
+        """One line for people."""
+        multipliers = ", ".join(f"{name} {value:.4g}" for name, value in self.noise_multipliers.items())
+        guarantee = f"({self.epsilon:.6g}, {self.delta:g})-differential privacy of {self.unit}"
+        return f"{guarantee}; {self.mechanism}; noise multipliers: {multipliers}"
+
+    def fault(self) -> str:
+        """The field that cannot be and its value; empty if all can be."""
+        if not 0 < self.epsilon < math.inf:
+            return f"epsilon is {self.epsilon}, it must be above 0"
+        if not 0 < self.delta < 1:
+            return f"delta is {self.delta}, it must be between 0 and 1"
+        found: object = self.noise_multipliers
+        if not isinstance(found, dict) or not 0 < len(found) <= MOST_RELEASES:
+            return f"noise_multipliers are not an object with 1 … {MOST_RELEASES} numbers"
+        if not all(type(value) in (int, float) and 0 < value < math.inf for value in found.values()):
+            return "noise_multipliers are not numbers above 0"
+        return ""

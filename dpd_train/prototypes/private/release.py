@@ -1,0 +1,126 @@
+"""The release: noisy class sums and one noisy second moment, the only use of the private images (METHOD §11)."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from dpd_runtime.annotations import Progress
+from dpd_train.compute.checkpoint import load_state, save_state
+from dpd_train.prototypes.matching import Standard, Statistics
+from dpd_train.prototypes.private.budget import Budget, Noise, Sensitivity, noise_of, sensitivity_of
+from dpd_train.prototypes.private.eyes import CALL, Eyes
+
+OF_STANDARD = ("mean", "scale", "projection")
+OF_CLASSES = ("class_means", "class_deviations", "second_moment")
+Gauss = Callable[[int], torch.Tensor]
+"""n → [n] float64 independent standard normal numbers that nobody can repeat."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What was released: noisy statistics for each watcher, and how much noise there is for how much change.
+
+    Args:
+        counts: private images of each class, which are public.
+    """
+
+    statistics: tuple[Statistics, ...]
+    counts: tuple[int, ...]
+    change: Sensitivity
+    noise: Noise
+
+    def save(self, path: Path) -> None:
+        """Write it to one file, which is complete or not there."""
+        tensors: dict[str, torch.Tensor] = {}
+        for number, found in enumerate(self.statistics):
+            tensors |= {f"{number}.{name}": getattr(found.standard, name) for name in OF_STANDARD}
+            tensors |= {f"{number}.{name}": getattr(found, name) for name in OF_CLASSES}
+        limits = [found.standard.limit for found in self.statistics]
+        meta = {"counts": self.counts, "limits": limits, "change": asdict(self.change), "noise": asdict(self.noise)}
+        save_state(path, {name: value.cpu() for name, value in tensors.items()}, meta)
+
+
+def read_release(path: Path, device: torch.device) -> Release:
+    """Read what `Release.save` wrote."""
+    tensors, meta = load_state(path)
+    found = []
+    for number, limit in enumerate(meta["limits"]):
+        own = {name: tensors[f"{number}.{name}"].to(device) for name in (*OF_STANDARD, *OF_CLASSES)}
+        standard = Standard(**{name: own[name] for name in OF_STANDARD}, limit=limit)
+        found.append(Statistics(standard, **{name: own[name] for name in OF_CLASSES}))
+    return Release(tuple(found), tuple(meta["counts"]), Sensitivity(**meta["change"]), Noise(**meta["noise"]))
+
+
+def system_gauss(count: int) -> torch.Tensor:
+    """Normal numbers from the system's cryptographic generator."""
+    source = random.SystemRandom()
+    return torch.tensor([source.gauss(0.0, 1.0) for _ in range(count)], dtype=torch.float64)
+
+
+@torch.no_grad()
+def release(
+    eyes: Eyes,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    budget: Budget,
+    gauss: Gauss = system_gauss,
+    progress: Progress = lambda done, total: None,
+) -> Release:
+    """Release the class sums of u, and for each watcher the second moment of its part, of images [n, 3, H, W].
+
+    Args:
+        labels: [n]; every class has images.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    change = sensitivity_of(eyes.limit, int(counts.min()), classes)
+    noise = noise_of(budget, change)
+    sums, moments = _totals(eyes, images, labels, counts, progress)
+    means = (sums + noise.sums * gauss(sums.numel()).view(sums.shape)) / counts[:, None]
+    found = []
+    for eye, own, moment in zip(eyes.of, eyes.parts(means), moments, strict=True):
+        moment = _positive(moment + _symmetric(len(moment), noise.moment, gauss))
+        pooled = (moment.diagonal() - own.square().mean(0)).clamp_min(0)
+        values = eye.limit * own, eye.limit * pooled.sqrt()[None], eye.limit**2 * moment
+        found.append(Statistics(eye.standard, *(value.float().to(eyes.device) for value in values)))
+    return Release(tuple(found), tuple(counts.tolist()), change, noise)
+
+
+def _totals(
+    eyes: Eyes, images: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor, progress: Progress
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Class sums [classes, D] of each image's mean over its views, and second moments [F, F] over all views."""
+    weights = (1.0 / (len(counts) * counts.double()))[labels]
+    sums, moments = torch.zeros(0), [torch.zeros(0)] * len(eyes.of)
+    for first in range(0, len(images), CALL):
+        rows = slice(first, first + CALL)
+        views = eyes.views(images[rows])
+        if not first:
+            sums = torch.zeros(len(counts), views.shape[2], dtype=torch.float64)
+            moments = [torch.zeros(part.shape[2], part.shape[2], dtype=torch.float64) for part in eyes.parts(views)]
+        sums.index_add_(0, labels[rows], views.mean(0))
+        for moment, part in zip(moments, eyes.parts(views), strict=True):
+            moment += torch.einsum("vni,vnj->ij", part * weights[rows, None], part) / len(views)
+        progress(min(first + CALL, len(images)), len(images))
+    return sums, moments
+
+
+def _symmetric(width: int, deviation: float, gauss: Gauss) -> torch.Tensor:
+    """Symmetric noise [width, width] that is white in the Frobenius norm: an entry off the diagonal stands twice."""
+    rows, columns = torch.triu_indices(width, width)
+    drawn = deviation * gauss(len(rows))
+    drawn[rows != columns] /= math.sqrt(2)
+    half = torch.zeros(width, width, dtype=torch.float64)
+    half[rows, columns] = drawn
+    return half + half.triu(1).T
+
+
+def _positive(moment: torch.Tensor) -> torch.Tensor:
+    """The nearest positive matrix, as a second moment is one. What follows the noise costs no privacy."""
+    values, vectors = torch.linalg.eigh(moment)
+    found: torch.Tensor = (vectors * values.clamp_min(0)) @ vectors.T
+    return found

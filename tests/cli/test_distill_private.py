@@ -1,0 +1,162 @@
+"""`dpd distill --dp` on drawn scenes: what it refuses, kills, what its bundle says, and what it does not hang on."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("dp_accounting")
+from dpd_runtime import load_bundle
+from tests.cli.test_distill import Dpd, dpd
+from tests.tiny import drawn_scenes, tiny_base
+
+EPSILON = "60"
+FILES = [
+    "MODEL_CARD.md",
+    "classes.json",
+    "golden.safetensors",
+    "prototypes.safetensors",
+    "scheduler/scheduler_config.json",
+    "vae_decoder/config.json",
+    "vae_decoder/model.onnx",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("private")
+    tiny_base(folder)
+    for name, per_class, seed in (("scenes", 12, 0), ("others", 12, 700), ("public", 4, 300)):
+        drawn_scenes(folder / name, per_class=per_class, seed=seed)
+    return folder
+
+
+def options(folder: Path) -> tuple[str, ...]:
+    given = (
+        "--base",
+        str(folder / "base"),
+        "--ipc",
+        "3",
+        "--threads",
+        "1",
+        "--public",
+        "public",
+        "--val-per-class",
+        "2",
+    )
+    return (*given, "--val-per-class", "2", "--dp", EPSILON, "--dp-delta", "1e-3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["scenes", "--dp", "10"], "has 11 training images, and the noise would move its mean by"),
+        (["scenes", "--dp", "10"], "it needs 127 images, or take a larger epsilon, or leave the class out"),
+        (["scenes", "--dp", "0"], "--dp 0: give an epsilon above 0 and at most 100"),
+        (["scenes", "--dp", "10", "--dp-delta", "0.5"], "--dp-delta 0.5: give a number above 0 and below 1 / 66"),
+        (["scenes", "--dp", "10", "--minutes", "5"], "--minutes has no effect with --dp, which does not use it"),
+        (["scenes", "--dp", "10", "--plan", "x"], "--plan has no effect with --dp"),
+        (["scenes", "--dp", "10", "--holdout", "others"], "--holdout has no effect with --dp"),
+        (["scenes", "--dp", "10", "--codes-only"], "--codes-only has no effect with --dp"),
+        (["scenes", "--dp", "10", "--stretch", "2,98"], "a stretch that does not depend on the images"),
+        (["scenes", "--dp", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
+        (["scenes", "--public", "public"], "--public has no effect without --dp: leave it out"),
+        (["scenes", "--dp-delta", "1e-6"], "--dp-delta has no effect without --dp: leave it out"),
+        (["--dp", "10"], "DATA is missing"),
+        (["--resume", "--dp", "10"], "give only: dpd distill --resume"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(
+    arguments: list[str], words: str, folder: Path, process_environment: dict[str, str]
+) -> None:
+    done = dpd(folder, process_environment, *arguments, "--out", "new.dpd", kill="at the start")
+    assert done.returncode == 2, done.stderr
+    assert words in " ".join(done.stderr.split())
+    assert not (folder / "new-run").exists()
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, process_environment: dict[str, str]) -> Dpd:
+    """site.dpd: killed once before the release and once after it; the private images are away at the end."""
+    begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *options(folder), kill="public watchers:3")
+    assert begun.returncode == -9, begun.stderr
+    assert not (folder / "site-run" / "release.safetensors").exists()
+    killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill="matching:2")
+    assert killed.returncode == -9, killed.stderr
+    released = (folder / "site-run" / "release.safetensors").read_bytes()
+    (folder / "scenes").rename(folder / "away")
+    try:
+        done = dpd(folder, process_environment, "--resume", "--out", "site.dpd")
+    finally:
+        (folder / "away").rename(folder / "scenes")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "site-run" / "release.safetensors").read_bytes() == released, "one release, whatever happens"
+    return done
+
+
+def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Dpd, folder: Path) -> None:
+    bundle = load_bundle(folder / "site.dpd")
+    claim = bundle.manifest.privacy
+    assert claim is not None
+    assert (claim.epsilon, claim.delta, set(claim.noise_multipliers)) == (60, 1e-3, {"class_sums", "second_moment"})
+    assert sorted(bundle.files) == FILES
+    assert bundle.manifest.data == {"images": 60}
+    assert (bundle.manifest.training, bundle.manifest.audit) == ({}, "unaudited")
+    assert [len(scene.prototypes) for scene in bundle.classes] == [3] * 6
+    card = bytes(bundle.files["MODEL_CARD.md"]).decode()
+    for word in ("accuracy", "seconds", "fingerprint |", "teacher", "wall time"):
+        assert word not in card.replace("no fingerprint and no accuracy", "")
+    assert "| 0 | Fields | 10 | 3 |" in card
+    assert "epsilon 60, delta 0.001, of one image" in made.stdout
+    assert "only this file may leave" in made.stdout
+    assert not list((folder / "site-run").rglob("*.png"))
+
+
+def test_with_one_release_other_images_give_the_same_bytes(
+    made: Dpd, folder: Path, process_environment: dict[str, str]
+) -> None:
+    """The private images enter through the release alone: everything else of the run and the bundle is the same."""
+    place = folder / "elsewhere"
+    place.mkdir()
+    shutil.copytree(folder / "public", place / "public")
+    shutil.copytree(folder / "others", place / "scenes")
+    kill = f"released:{folder / 'site-run' / 'release.safetensors'}"
+    done = dpd(place, process_environment, "scenes", "--out", "site.dpd", *options(folder), kill=kill)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(folder / "site.dpd") as first, zipfile.ZipFile(place / "site.dpd") as second:
+        assert first.namelist() == second.namelist()
+        assert [name for name in first.namelist() if first.read(name) != second.read(name)] == []
+    runs = [folder / "site-run", place / "site-run"]
+    names = sorted(path.relative_to(runs[0]) for path in runs[0].rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(runs[1]) for path in runs[1].rglob("*") if path.is_file())
+    differ = {str(name) for name in names if (runs[0] / name).read_bytes() != (runs[1] / name).read_bytes()}
+    assert differ <= {"private.json", "result.json", "matching.safetensors"}, "paths, and when the kill came"
+
+
+def cli(folder: Path, environment: dict[str, str], *arguments: str) -> Dpd:
+    command = [sys.executable, "-m", "dpd_cli", *arguments]
+    environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_site_requires_the_guarantee(made: Dpd, folder: Path, process_environment: dict[str, str]) -> None:
+    asked = ("generate", "site.dpd", "--ipc", "3", "--provider", "cpu")
+    good = cli(folder, process_environment, *asked, "--require-dp", "60,1e-3", "--out", "set")
+    assert good.returncode == 0, good.stderr
+    assert "(60, 0.001)-differential privacy" in (folder / "set" / "README.md").read_text(encoding="utf-8")
+    for wanted in ("60", "1,1e-3"):
+        refused = cli(folder, process_environment, *asked, "--require-dp", wanted, "--out", "none")
+        assert refused.returncode == 3, refused.stderr
+        assert "differential privacy is required; this bundle claims (60, 0.001)" in refused.stderr
+    assert not (folder / "none").exists()
+    assert "privacy     claimed: (60, 0.001)-" in cli(folder, process_environment, "info", "site.dpd").stdout
+    verified = cli(folder, process_environment, "verify", "site.dpd", "--require-dp", "60,1e-3", "--json")
+    assert json.loads(verified.stdout)["privacy"]["delta"] == 1e-3
+    audited = cli(folder, process_environment, "audit", "site.dpd", "--train", "scenes", "--out", "audited.dpd")
+    assert audited.returncode == 2, audited.stderr
+    assert "which a verdict from its training images would end" in audited.stderr

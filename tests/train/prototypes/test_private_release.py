@@ -1,0 +1,268 @@
+"""Statistics with differential privacy: what noise a budget asks for, what one image can change, what is released."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from dpd_runtime.errors import DataError, InputError
+from dpd_train.drawn_scenes import numbered_scene
+from dpd_train.prototypes.matching import Matching, Watcher, embed, match_codes
+from dpd_train.prototypes.private import budget as guarantee
+from dpd_train.prototypes.private import eyes as looking
+from dpd_train.prototypes.private import public
+from dpd_train.prototypes.private import release as mechanism
+from dpd_train.prototypes.private.budget import Budget, check_budget, noise_of, sensitivity_of, spent
+from dpd_train.prototypes.private.codes import herded
+from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
+from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss
+from tests.train.prototypes.test_matching import CLASSES, coloured, decode, network, start
+
+WIDTH = 12
+CPU = torch.device("cpu")
+
+
+def seeded(seed: int) -> Gauss:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda count: torch.randn(count, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def eyes() -> Eyes:
+    return public_eyes([network(seed) for seed in (1, 2)], *coloured(30, 11), CLASSES, WIDTH, 1)
+
+
+@pytest.mark.parametrize(("epsilon", "ratio"), [(1, 3.73), (2, 1.99), (5, 0.89), (10, 0.50)])
+def test_one_release_has_the_published_noise(epsilon: float, ratio: float) -> None:
+    """METHOD §11: σ / Δ of one release at δ = 1e-5 (Balle & Wang 2018)."""
+    assert 1 / Budget(epsilon=epsilon).shift == pytest.approx(ratio, abs=0.006)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 1.0, 10.0])
+def test_an_independent_accountant_finds_the_budget_spent_and_no_more(epsilon: float) -> None:
+    pytest.importorskip("dp_accounting")
+    change = sensitivity_of(1.9, 40, 10)
+    noise = noise_of(Budget(epsilon=epsilon), change)
+    assert epsilon * (1 - 1e-4) <= spent(change, noise, 1e-5) <= epsilon
+    assert spent(change, replace(noise, sums=noise.sums / 2), 1e-5) > 1.5 * epsilon
+    assert spent(change, replace(noise, moment=noise.moment / 4), 1e-5) > 1.2 * epsilon
+
+
+def changed(images: torch.Tensor, row: int, size: float, seed: int) -> torch.Tensor:
+    other = images.clone()
+    other[row] = size * torch.randn(other[row].shape, generator=torch.Generator().manual_seed(seed))
+    return other
+
+
+def totals(eyes: Eyes, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    return mechanism._totals(eyes, images, labels, torch.bincount(labels), lambda done, total: None)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([0.1, 1.0, 50.0, 1e20, math.inf]), row=st.integers(0, 29))
+def test_one_image_changes_the_sums_by_no_more_than_is_said(eyes: Eyes, seed: int, size: float, row: int) -> None:
+    """Whatever the image is: values far outside [-1, 1] and NaN, too."""
+    images, labels = coloured(10, 12)
+    before, after = totals(eyes, images, labels), totals(eyes, changed(images, row, size, seed), labels)
+    limit = sensitivity_of(eyes.limit, 10, CLASSES)
+    assert float((before[0] - after[0]).norm()) <= limit.sums * (1 + 1e-9)
+    moved = sum(float((a - b).square().sum()) for a, b in zip(before[1], after[1], strict=True))
+    assert math.sqrt(moved) <= limit.moment * (1 + 1e-9)
+
+
+def test_the_bounds_are_nearly_reached() -> None:
+    """So they are not too large by a factor: two images whose vectors are opposite, and orthogonal ones."""
+    one = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    other = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    limit = sensitivity_of(math.sqrt(2), 1, 1)
+    assert float((one - -one).norm()) == pytest.approx(limit.sums)
+    moved = sum(float((torch.outer(one[i], one[i]) - torch.outer(other[i], other[i])).square().sum())
+                for i in (slice(0, 2), slice(2, 4)))  # fmt: skip
+    assert math.sqrt(moved) == pytest.approx(limit.moment)
+
+
+def test_one_shared_vector_has_less_noise_than_a_limit_for_each_watcher(eyes: Eyes) -> None:
+    assert 1 < eyes.limit <= math.sqrt(2) * (1 + 1e-9)
+    vectors = eyes.views(coloured(30, 11)[0]).flatten(0, 1)
+    uncut = (vectors.norm(dim=1) < eyes.limit * (1 - 1e-9)).double().mean()
+    assert float(uncut) == pytest.approx(looking.UNCUT, abs=0.02)
+    assert max(float(part.norm(dim=1).max()) for part in eyes.parts(vectors)) <= 1 + 1e-9
+
+
+def test_without_noise_and_limits_these_are_the_statistics_of_the_images(eyes: Eyes) -> None:
+    images, labels = coloured(20, 13)  # of one colour each: all views are alike
+    wide = [Eye(eye.network, replace(eye.standard, limit=1e4)) for eye in eyes.of]
+    found = release(Eyes(tuple(wide), 1e4, CPU), images, labels, CLASSES, Budget(epsilon=math.inf), seeded(0))
+    assert (found.noise.sums, found.noise.moment, found.counts) == (0, 0, (20, 20, 20))
+    for eye, released in zip(eyes.of, found.statistics, strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            features = embed(eye.network.features(images))
+        z = replace(eye.standard, limit=None)(features)
+        of_class = [z[labels == label] for label in range(CLASSES)]
+        means = torch.stack([v.mean(0) for v in of_class])
+        torch.testing.assert_close(released.class_means, means, atol=2e-2, rtol=1e-2)
+        moment = torch.stack([v.T @ v / len(v) for v in of_class]).mean(0)
+        torch.testing.assert_close(released.second_moment, moment, atol=5e-2, rtol=2e-2)
+        pooled = torch.stack([v.var(0, correction=0) for v in of_class]).mean(0).sqrt()
+        torch.testing.assert_close(released.class_deviations[0], pooled, atol=5e-2, rtol=5e-2)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """An eye whose vector is the image's first values: a canary can then be as large as the limit allows."""
+
+    standard: object
+    limit: float = 1.0
+
+
+class FlatEyes(Eyes):
+    def views(self, images: torch.Tensor) -> torch.Tensor:
+        return looking.cut(images.flatten(1).double(), self.limit)[None]
+
+    def parts(self, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (vectors,)
+
+
+class Unlimited(FlatEyes):
+    """As if the cut had been forgotten."""
+
+    def views(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).double()[None]
+
+
+def advantage(eyes: Eyes, monkeypatch: pytest.MonkeyPatch, break_noise: float = 1.0) -> float:
+    """δ at ε that the best test of one image against its opposite reaches in 1,000 releases of either data set.
+
+    The likelihood ratio grows with the first value of the class mean alone: the images' second moments are equal.
+    """
+    budget, repeats = Budget(epsilon=2.0, delta=0.01), 1000
+    made = mechanism.noise_of
+    broken = lambda *given: guarantee.Noise(*(value / break_noise for value in vars(made(*given)).values()))  # noqa: E731
+    monkeypatch.setattr(mechanism, "noise_of", broken)
+    labels = torch.tensor([0, 0, 1, 1])
+    images = torch.zeros(2, 4, 1, 1, 3)
+    images[0, 0], images[1, 0] = torch.tensor([3.0, 0, 0]), torch.tensor([-3.0, 0, 0])
+    gauss, seen = seeded(5), []
+    for data in images:
+        found = [release(eyes, data, labels, 2, budget, gauss) for _ in range(repeats)]
+        seen.append(np.array([float(one.statistics[0].class_means[0, 0]) for one in found]))
+    low, high = sorted(seen, key=lambda values: float(values.mean()))
+    thresholds = np.quantile(np.concatenate(seen), np.linspace(0.02, 0.98, 49))
+    return max(float((high > t).mean() - math.exp(budget.epsilon) * (low > t).mean()) for t in thresholds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "break_noise", "told"), [(FlatEyes, 1.0, False), (FlatEyes, 2.0, True), (Unlimited, 1.0, True)]
+)
+def test_a_canary_in_a_thousand_releases_stays_on_the_curve(
+    kind: type[FlatEyes], break_noise: float, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """δ(ε) of the class sums alone: Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) with their share of μ² (Dong et al. 2022)."""
+    eyes = kind((Flat(mechanism.Standard(torch.zeros(3), torch.ones(3), torch.eye(3))),), 1.0, CPU)  # type: ignore[arg-type]
+    found = advantage(eyes, monkeypatch, break_noise)
+    shift = math.sqrt(0.8) * Budget(epsilon=2.0, delta=0.01).shift
+    allowed = norm.cdf(shift / 2 - 2 / shift) - math.exp(2) * norm.cdf(-shift / 2 - 2 / shift)
+    assert 0 < allowed < 0.01
+    error = 4 * math.sqrt(0.01 * 0.99 / 1000) * math.exp(2) / 2
+    assert (found > allowed + error) == told
+
+
+def test_noise_is_normal_and_never_the_same(eyes: Eyes) -> None:
+    images, labels = coloured(10, 14)
+    first, second = (release(eyes, images, labels, CLASSES, Budget(epsilon=1.0)).statistics[0] for _ in range(2))
+    assert not torch.equal(first.class_means, second.class_means)
+    drawn = system_gauss(4000)
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.08)
+    assert float(drawn.std()) == pytest.approx(1, abs=0.06)
+
+
+def test_the_noise_of_the_moment_is_white_in_the_frobenius_norm() -> None:
+    drawn = torch.stack([mechanism._symmetric(5, 2.0, seeded(seed)) for seed in range(3000)])
+    assert torch.equal(drawn, drawn.mT)
+    direction = torch.randn((5, 5), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    direction = direction + direction.T
+    along = (drawn * direction / direction.norm()).sum((1, 2))
+    assert float(along.std()) == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_release_is_read_as_it_was_written(eyes: Eyes, tmp_path: Path) -> None:
+    images, labels = coloured(10, 14)
+    found = release(eyes, images, labels, CLASSES, Budget(epsilon=1.0))
+    found.save(tmp_path / "release")
+    again: Release = read_release(tmp_path / "release", CPU)
+    assert (again.counts, again.change, again.noise) == (found.counts, found.change, found.noise)
+    features = torch.randn(4, len(eyes.of[0].standard.mean), generator=torch.Generator().manual_seed(2))
+    for one, other in zip(found.statistics, again.statistics, strict=True):
+        assert torch.equal(one.class_means, other.class_means)
+        assert torch.equal(one.second_moment, other.second_moment)
+        torch.testing.assert_close(one.standard(features), other.standard(features))
+
+
+def test_what_cannot_work_is_refused_and_what_can_is_not() -> None:
+    """METHOD §11: 1,200 images at ε = 1 are enough with D = 128, 40 at ε = 10 are not."""
+    check_budget(Budget(epsilon=1), {"a": 1200, "b": 1500})
+    assert guarantee.suited_width(Budget(epsilon=1), 1200) == 128
+    assert guarantee.suited_width(Budget(epsilon=10), 1200) == 512
+    assert guarantee.noise_on_mean(Budget(epsilon=1, share_of_means=1 - 1e-12), 1200, 1024) == pytest.approx(
+        0.199, abs=1e-3
+    )
+    with pytest.raises(
+        DataError, match=r"class 'b' has 40 training images.*0\.32 .*sampling: 0\.16.* it needs 127 images"
+    ):
+        check_budget(Budget(epsilon=10), {"a": 1200, "b": 40})
+    needed = guarantee.fewest_images(Budget(epsilon=10))
+    check_budget(Budget(epsilon=10), {"a": needed})
+    with pytest.raises(DataError):
+        check_budget(Budget(epsilon=10), {"a": needed - 1})
+    refused = [
+        (0, 1e-5, "--dp 0: give"),
+        (math.nan, 1e-5, "--dp nan"),
+        (101, 1e-5, "--dp 101"),
+        (1, 1e-3, "--dp-delta 0.001: .* below 1 / 1200"),
+        (1, 0, "--dp-delta 0"),
+    ]
+    for epsilon, delta, words in refused:
+        with pytest.raises(InputError, match=words):
+            check_budget(Budget(epsilon=epsilon, delta=delta), {"a": 1200})
+
+
+def test_starts_are_different_images_whose_mean_is_near_the_released_one() -> None:
+    vectors = torch.randn((200, 4), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mean = torch.tensor([0.5, 0.0, -0.5, 0.0], dtype=torch.float64)
+    rows = herded(vectors, mean, 20)
+    assert len(set(rows)) == 20
+    for count in (5, 10, 20):
+        assert float((vectors[rows[:count]].mean(0) - mean).norm()) < 0.25
+
+
+def test_codes_are_matched_to_what_was_released(tmp_path: Path) -> None:
+    seen, private = coloured(30, 11), coloured(40, 1)
+    networks = [network(seed) for seed in (1, 2)]
+    eyes = public_eyes(networks, *seen, CLASSES, 96, 1)
+    wanted = 0.5 * (torch.arange(CLASSES) - 1.0)[:, None]
+
+    def away(codes: torch.Tensor) -> float:
+        return float((decode(codes.flatten(0, 1)).mean((2, 3)).view(CLASSES, -1, 3).mean(1) - wanted).abs().mean())
+
+    def matched(epsilon: float) -> float:
+        found = release(eyes, *private, CLASSES, Budget(epsilon=epsilon), seeded(1)).statistics
+        watchers = [Watcher(one, own.uncut(), judges=False) for one, own in zip(networks, found, strict=True)]
+        state = tmp_path / str(epsilon)
+        return away(match_codes(start(10), decode, watchers, Matching(steps=150, rate=0.2), state=state))
+
+    assert away(start(10)) > 0.3
+    assert matched(1000.0) < 0.15
+    assert matched(0.01) > 0.3, "so little budget says nothing of the images"
+
+
+def test_drawn_scenes_stand_in_for_public_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(public, "DRAWN", 2)
+    scenes = public.drawn_images(16, 3)
+    assert (scenes.images.shape, scenes.labels.tolist()) == ((12, 16, 16, 3), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
+    assert np.array_equal(scenes.images[5], numbered_scene(2, 1, 3, 16))
