@@ -117,6 +117,12 @@ class TrainConfig:
         "Privacy",
         "Standard deviation of Gaussian noise on each prototype, in standard deviations of a latent value.",
     )
+    watchers: str = setting(
+        "own",
+        "Prototypes",
+        "Networks in whose features codes are matched, separated by commas: own, and swimdiff:PATH for encoders from "
+        "dpd pretrain --features.",
+    )
     matching_steps: int = setting(300, "Prototypes", "Optimisation steps for each ten matched codes of a class.")
     k_min: int = setting(10, "Privacy", "Images behind one prototype, at least.")
     captioner: str = setting(
@@ -168,6 +174,10 @@ class TrainConfig:
             raise InputError(
                 f"--prototype-noise has no effect on --prototypes {self.prototypes or 'matched'}: take means, centroid "
                 "or pooled"
+            )
+        if self.watchers != "own" and self.prototypes not in (None, "matched"):
+            raise InputError(
+                f"--watchers {self.watchers} has no effect on --prototypes {self.prototypes}: leave it out"
             )
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")

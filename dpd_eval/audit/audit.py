@@ -14,12 +14,12 @@ from dpd_eval.audit.comparison import yardstick
 from dpd_eval.audit.controls import copied_codes_control, overfitted_control, set_controls, without_encoder
 from dpd_eval.audit.data import AuditData, read_data
 from dpd_eval.audit.encoder import AuditVae, find_encoder
-from dpd_eval.audit.kind import check_inputs
+from dpd_eval.audit.kind import check_further, check_inputs
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
-from dpd_eval.audit.spaces import structure_space, teacher_space
+from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
 from dpd_eval.audit.subject import Subject, open_subject
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.extractor import Extractor
@@ -94,6 +94,7 @@ def audit(
     images: int = FEWEST_IMAGES,
     seed: int = 0,
     reading: Reading = PLAIN,
+    extractor: str | None = None,
     private: Path | None = None,
     cache: Path | None = None,
     stage: Stage = lambda title: lambda done, total: None,
@@ -107,6 +108,8 @@ def audit(
         run: the run from which the bundle was exported; its VAE includes the encoder.
         images: number of images to generate and test; METHOD §9 requires 500.
         seed: for generating them.
+        extractor: as in `build_extractor`, whose features are compared in addition. The audit's own spaces stay, so
+            that no choice of features makes a verdict milder.
         private: folder for pictures and findings that show real images; None takes the run's private/audit, if any.
         cache: folder for the extractor, latents and the control; None takes the user's cache directory.
 
@@ -116,6 +119,7 @@ def audit(
     """
     started = time.monotonic()
     check_inputs(path, train, holdout, run=run, val_per_class=val_per_class, images=images, seed=seed)
+    check_further(extractor)
     subject = open_subject(path)
     encoder = find_encoder(subject, run)
     data = read_data(
@@ -132,9 +136,9 @@ def audit(
     latents = None if encoder is None else _encode(encoder, data, encoded, stage)
     roots = tuple(folder for folder in (train, holdout) if folder is not None)
     work = _Work(subject, data, roots, encoder, latents, private, controls_folder, stage)
-    extractor = build_extractor("own", data.train, cache=extractors, progress=stage("training the extractor own"))
-    tests, controls, judged = _measure(work, extractor, images, seed)
-    about = _about(subject, data, encoder, extractor, judged, seed)
+    networks = _networks(extractor, data, extractors, stage)
+    tests, controls, judged = _measure(work, networks, images, seed)
+    about = _about(subject, data, encoder, networks, judged, seed)
     seconds = time.monotonic() - started
     verdict = overall(tests, controls)
     notes = (*data.notes, CODES_ONLY) if subject.model and subject.model.codes_only else data.notes
@@ -146,6 +150,15 @@ def _folders(cache: Path | None) -> tuple[Path, ...]:
     return tuple(cache / name if cache else cache_folder(name) for name in ("extractors", "latents", "audit"))
 
 
+def _networks(further: str | None, data: AuditData, cache: Path, stage: Stage) -> list[Extractor]:
+    names = ["own"] if further is None else ["own", further]
+    titles = (f"preparing the extractor {name}" for name in names)
+    return [
+        build_extractor(name, data.train, cache=cache, progress=stage(title))
+        for name, title in zip(names, titles, strict=True)
+    ]
+
+
 def _encode(encoder: AuditVae, data: AuditData, cache: Path, stage: Stage) -> tuple[Float32, Float32]:
     found = [
         encode_cached(encoder.vae, scenes.images, scenes.hashes, cache, stage(title)).numpy()
@@ -154,12 +167,15 @@ def _encode(encoder: AuditVae, data: AuditData, cache: Path, stage: Stage) -> tu
     return found[0], found[1]
 
 
-def _measure(work: _Work, extractor: Extractor, images: int, seed: int) -> tuple[list[Outcome], list[Control], int]:
+def _measure(
+    work: _Work, networks: list[Extractor], images: int, seed: int
+) -> tuple[list[Outcome], list[Control], int]:
     subject, data, model = work.subject, work.data, work.subject.model
     sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
-    spaces = (teacher_space(extractor), structure_space())
+    spaces = (teacher_space(networks[0]), structure_space(), *map(further_space, networks[1:]))
     decoded = work.decoded()
-    done, total = 0, (len(spaces) + (decoded is not None)) * (3 + len(sets))
+    through_vae = [] if decoded is None else [space for space in spaces if not space.sees_through_vae]
+    done, total = 0, (len(spaces) + len(through_vae)) * (3 + len(sets))
     bar = work.stage("comparing images")
 
     def step() -> None:
@@ -168,7 +184,7 @@ def _measure(work: _Work, extractor: Extractor, images: int, seed: int) -> tuple
         bar(done, total)
 
     yardsticks = [yardstick(space, data, step) for space in spaces]
-    yardsticks += [] if decoded is None else [yardstick(spaces[0], data, step, decoded=decoded)]
+    yardsticks += [yardstick(space, data, step, decoded=decoded) for space in through_vae]
     tests = [*_enough(sets[0]), *_same_data(subject, data)]
     for judged in sets:
         tests += set_tests(judged, yardsticks, work.private, step)
@@ -246,7 +262,7 @@ def _artefacts(work: _Work) -> Outcome:
 
 
 def _about(
-    subject: Subject, data: AuditData, encoder: AuditVae | None, extractor: Extractor, images: int, seed: int
+    subject: Subject, data: AuditData, encoder: AuditVae | None, networks: list[Extractor], images: int, seed: int
 ) -> dict[str, Any]:
     bundle = None if subject.model is None else subject.model.bundle
     return {
@@ -259,6 +275,7 @@ def _about(
             "fingerprint": data.fingerprint(),
         },
         "encoder": None if encoder is None else encoder.source,
-        "extractor": extractor.description,
+        "extractor": networks[0].description,
+        **({"further_extractor": networks[1].description} if len(networks) > 1 else {}),
         "versions": package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
     }

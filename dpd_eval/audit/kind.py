@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from dpd_eval.audit.data import check_numbers, check_sources
+from dpd_eval.extractors.choice import check_name
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
 from dpd_runtime.bundle.classes import read_class_table, read_code_table
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, parse_manifest
@@ -68,6 +69,18 @@ def check_inputs(
     check_numbers(images, seed)
     check_run(kind_of(path), run)
     check_sources(train, holdout, _classes(path), val_per_class)
+
+
+def check_further(extractor: str | None) -> None:
+    """Check the name of a further extractor.
+
+    Raises:
+        InputError: an unknown one, or own, which the audit always has.
+    """
+    if extractor == "own":
+        raise InputError("--extractor own has no effect: the audit always has it; name another one")
+    if extractor is not None:
+        check_name(extractor)
 
 
 def _classes(path: Path) -> tuple[str, ...]:

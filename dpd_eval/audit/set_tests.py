@@ -1,5 +1,6 @@
 """Tests of images: generated images and decoded prototypes."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def _keep_worst(judged: Judged, yardstick: Yardstick, found: Compared, private: 
     beyond = found.nearest.values - limits[judged.labels]
     rows = np.argsort(-beyond, kind="stable")
     nearest = yardstick.data.train.images[found.to_train.argmax(axis=1)]
-    name = f"{judged.what}, {yardstick.name}".replace(", ", "-").replace(" ", "-")
+    name = re.sub(r",? |[:/]", "-", f"{judged.what}, {yardstick.name}")  # an extractor's name may be that of a folder
     write_worst_pairs(private / f"{name}.png", judged.images[rows], nearest[rows])
 
 

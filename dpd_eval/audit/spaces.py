@@ -30,6 +30,12 @@ def teacher_space(extractor: Extractor) -> Space:
     return Space("teacher features", lambda images: unit(extractor.features(images)))
 
 
+def further_space(extractor: Extractor) -> Space:
+    """Return the space of a further extractor's features, named by it."""
+    name = extractor.description.partition(": ")[0]
+    return Space(f"features of {name}", lambda images: unit(extractor.features(images)))
+
+
 def structure_space() -> Space:
     """Return the space of edge positions, independent of contrast (`dpd_train.images.structure`)."""
     return Space("structure", structure, sees_through_vae=True)

@@ -1,14 +1,20 @@
-"""Choose an extractor by name: `own`, trained on the user's images, or `hf:ID_OR_PATH`, a transformers model."""
+"""Choose an extractor by name: see NAMES."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
+from dpd_train.bases.folder import base_folder, check_base
+from dpd_train.classifiers.encoder import FAMILY, check_encoder
 from dpd_train.images import SceneSet
 
 if TYPE_CHECKING:
     from dpd_eval.extractors.extractor import Extractor
+
+NAMES = "own, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"
+MDFL, HUB = "mdfl", "hf:"
+SHIPPED_BASE = "nano"
 
 
 def build_extractor(
@@ -17,11 +23,14 @@ def build_extractor(
     """Build the extractor called `name`.
 
     Args:
-        name: `own`, a residual network that is trained on `train` for a fixed number of steps with its own seed; or
-            `hf:ID_OR_PATH`, a transformers image model from a folder or the local hub cache. Nothing is downloaded.
-        train: the training part (`read_scenes(part="train")`). `hf:` does not use it.
+        name: `own`, a residual network that is trained on `train` for a fixed number of steps with its own seed;
+            `swimdiff:PATH`, an encoder that `dpd pretrain --features swimdiff` trained without labels; `mdfl`,
+            features of the denoiser of a base, the one in this package or `mdfl:BASE`; or `hf:ID_OR_PATH`, a
+            transformers image model from a folder or the local hub cache. Nothing is downloaded.
+        train: the training part (`read_scenes(part="train")`). `own` is trained on it, `mdfl` takes means and
+            deviations of its features from it, and the others do not use it.
         cache: folder for the weights of `own`; None takes the user's cache directory.
-        progress: of the training; not called if the weights are stored already.
+        progress: of the training, or of the features of `train`; not called if nothing of that is to be done.
 
     Raises:
         InputError: an unknown name, or a model that is missing or cannot be used.
@@ -33,16 +42,36 @@ def build_extractor(
         from dpd_eval.extractors.own import own_extractor
 
         return own_extractor(train, cache, progress)
+    if name.startswith(FAMILY):
+        from dpd_eval.extractors.swimdiff import swimdiff_extractor
+
+        return swimdiff_extractor(Path(name.removeprefix(FAMILY)))
+    if name.startswith(MDFL):
+        from dpd_eval.extractors.mdfl import mdfl_extractor
+
+        return mdfl_extractor(_base(name), train, progress)
     from dpd_eval.extractors.hub import hub_extractor
 
     return hub_extractor(name)
 
 
 def check_name(name: str) -> None:
-    """Check an extractor's name before any image is read.
+    """Check an extractor's name, and the folder that it names, before any image is read.
 
     Raises:
-        InputError: neither `own` nor `hf:` followed by an ID or path.
+        InputError: none of NAMES, or a folder that cannot be used.
     """
-    if name != "own" and not (name.startswith("hf:") and len(name) > 3):
-        raise InputError(f"no extractor {name!r}: there are own and hf:ID_OR_PATH")
+    if name == "own" or (name.startswith(HUB) and len(name) > len(HUB)):
+        return
+    if name.startswith(FAMILY) and len(name) > len(FAMILY):
+        check_encoder(Path(name.removeprefix(FAMILY)))
+        return
+    if name == MDFL or (name.startswith(f"{MDFL}:") and len(name) > len(MDFL) + 1):
+        check_base(_base(name), base_folder(_base(name)))
+        return
+    raise InputError(f"no extractor {name!r}: there are {NAMES}")
+
+
+def _base(name: str) -> str:
+    """The base that `mdfl` or `mdfl:BASE` names."""
+    return name.removeprefix(MDFL).removeprefix(":") or SHIPPED_BASE

@@ -88,9 +88,9 @@ def _last_tenth(labels: Int64) -> Int64:
     return np.concatenate([rows[-max(1, len(rows) // 10) :] for rows in members])
 
 
-def small_pixels(images: Images) -> torch.Tensor:
-    """Convert square images to float32 [n, 3, S, S] in [-1, 1], S ≤ LARGEST_SIDE."""
-    side = min(images.shape[1], LARGEST_SIDE)
+def small_pixels(images: Images, largest: int = LARGEST_SIDE) -> torch.Tensor:
+    """Convert square images to float32 [n, 3, S, S] in [-1, 1], S ≤ `largest` pixels."""
+    side = min(images.shape[1], largest)
     pixels = torch.empty(len(images), 3, side, side)
     for i in range(0, len(images), BATCH):
         batch = to_float(torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])))
@@ -101,19 +101,20 @@ def small_pixels(images: Images) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _pooled(model: ResNet, images: Images) -> torch.Tensor:
+def pooled_features(model: ResNet, images: Images, largest: int = LARGEST_SIDE) -> torch.Tensor:
+    """The last map, averaged over positions [n, D], of images uint8 [n, H, W, 3] of at most `largest` pixels."""
     with one_thread():
-        batches = (small_pixels(images[i : i + BATCH]) for i in range(0, len(images), BATCH))
+        batches = (small_pixels(images[i : i + BATCH], largest) for i in range(0, len(images), BATCH))
         fast = (batch.contiguous(memory_format=torch.channels_last) for batch in batches)
         return torch.cat([model.features(batch)[-1].mean(dim=(2, 3)) for batch in fast])
 
 
 def _embed(model: ResNet, images: Images) -> Float32:
-    found: Float32 = _pooled(model, images).numpy()
+    found: Float32 = pooled_features(model, images).numpy()
     return found
 
 
 @torch.no_grad()
 def _score(model: ResNet, images: Images) -> Float32:
-    found: Float32 = model.head(_pooled(model, images)).numpy()
+    found: Float32 = model.head(pooled_features(model, images)).numpy()
     return found

@@ -34,7 +34,7 @@ def folder(name: str) -> str:
 def extractor_option(description: str) -> list[Option]:
     """Return the option for an extractor with this description, which begins with its name; `own` is the default."""
     name = description.split(": ")[0]
-    return [("--extractor", name)] if name.startswith("hf:") else []
+    return [("--extractor", name)] if name.startswith(("hf:", "swimdiff:", "mdfl")) else []
 
 
 def generate_command(

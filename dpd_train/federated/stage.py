@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import SiteInputs
 from dpd_train.run.context import MadePrototypes, Run, Stages, Trained, Tuned
 from dpd_train.run.data import fitted
-from dpd_train.run.folder import check_run_folder
+from dpd_train.run.folder import check_run_folder, recorded
 from dpd_train.run.record import write_record, write_run
 from dpd_train.run.sheets import sample_sheet
 
@@ -109,7 +109,7 @@ def serve_without_images(
     made = MadePrototypes([*without])
     write_run(out, Trained(tuned=tuned, classes=classes, prompts=prompts, prototypes=made, samples=samples))
     record = {
-        "config": asdict(tuned.config) | {"resolution": tuned.base.resolution},
+        "config": recorded(tuned.config) | {"resolution": tuned.base.resolution},
         "federated": tuned.federated,
         "metrics": {"denoiser": tuned.history},
         "versions": package_versions("dpd-distill", "torch", "flwr"),

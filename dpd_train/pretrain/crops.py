@@ -64,15 +64,15 @@ def crop_hash(digest: str, box: Box, resolution: int) -> str:
     return hashlib.sha256(f"{digest} crop {box} at {resolution}".encode()).hexdigest()
 
 
-def multi_scale(scenes: SceneSet, resolution: int, seed: int, crops: Crops) -> tuple[SceneSet, Int64]:
+def multi_scale(scenes: SceneSet, resolution: int, seed: int, crops: Crops) -> tuple[SceneSet, Int64, Int64]:
     """Crop all images.
 
     Args:
         scenes: at their own size.
 
     Returns:
-        all crops, and the scale of each one: [n] int64, 0 for a whole image. A whole image keeps its content hash,
-        every other crop has its own.
+        all crops; the scale of each one: [n] int64, 0 for a whole image; and the row of its image: [n] int64. A whole
+        image keeps its content hash, every other crop has its own.
     """
     side = scenes.images.shape[1]
     images, rows, levels, hashes = [], [], [], []
@@ -84,7 +84,8 @@ def multi_scale(scenes: SceneSet, resolution: int, seed: int, crops: Crops) -> t
                 rows.append(row)
                 levels.append(level)
     stacked: Images = np.stack(images)
-    return replace(scenes.only(rows), images=stacked, hashes=tuple(hashes)), np.array(levels, np.int64)
+    found = replace(scenes.only(rows), images=stacked, hashes=tuple(hashes))
+    return found, np.array(levels, np.int64), np.array(rows, np.int64)
 
 
 def equal_shares(levels: Sequence[int] | Int64) -> npt.NDArray[np.float64]:

@@ -47,6 +47,7 @@ class Pool:
 
     train, held: training and validation images.
     weights: [n] float64 of the training images, sum 1; None: all equal.
+    of_image: [n] int64, number of the image that each training image is, or is a crop of.
     held_of: rows of `held` of each source, by its name.
     record: what pretrain.json may say about the data.
     """
@@ -54,18 +55,23 @@ class Pool:
     train: SceneSet
     held: SceneSet
     weights: "torch.Tensor | None"
+    of_image: Int64
     held_of: dict[str, slice]
     record: dict[str, object]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """One source. images: number of training images before cropping; levels: scale of each row of `train`."""
+    """One source.
+
+    images: number of training images before cropping. levels, of_image: scale and image of each row of `train`.
+    """
 
     train: SceneSet
     held: SceneSet
     images: int
     levels: Int64
+    of_image: Int64
 
 
 def read_pool(sources: Sources) -> Pool:
@@ -83,8 +89,10 @@ def read_pool(sources: Sources) -> Pool:
     train, held = _joined([source.train for source in found], names), _joined([source.held for source in found], names)
     ends = np.cumsum([0, *(len(source.held.labels) for source in found)]).tolist()
     held_of = {name: slice(*ends[i : i + 2]) for i, name in enumerate(names)}
+    starts = np.cumsum([0, *(source.images for source in found[:-1])])
+    of_image = np.concatenate([source.of_image + start for source, start in zip(found, starts, strict=True)])
     if len(found) == 1 and sources.crops is None:
-        return Pool(train, held, None, held_of, fingerprint(train))
+        return Pool(train, held, None, of_image, held_of, fingerprint(train))
     shares = np.array(sources.shares or [source.images**0.5 for source in found], np.float64)
     shares /= shares.sum()
     weights = np.concatenate([share * equal_shares(source.levels) for share, source in zip(shares, found, strict=True)])
@@ -97,23 +105,29 @@ def read_pool(sources: Sources) -> Pool:
         }
         for place, name, source, share in zip(sources.data, names, found, shares, strict=True)
     ]
-    return Pool(train, held, torch.from_numpy(weights), held_of, fingerprint(train) | {"sources": records})
+    record = fingerprint(train) | {"sources": records}
+    return Pool(train, held, torch.from_numpy(weights), of_image, held_of, record)
 
 
 def _read(place: str, held_out: int | None, sources: Sources) -> _Source:
     resolution, crops, seed = sources.resolution, sources.crops, sources.seed
     if place.startswith(DRAWN):
         train, held = _drawn(place, held_out, resolution, seed)
-        return _Source(train, held, len(train.labels), np.zeros(len(train.labels), np.int64))
+        return _whole(train, held)
     side = max(resolution, natural_side(Path(place))) if crops else resolution
     train, held = (
         read_scenes(Path(place), part=part, resolution=side, val_per_class=held_out) for part in ("train", "val")
     )
-    images, levels = len(train.labels), np.zeros(len(train.labels), np.int64)
-    if crops is not None and side > resolution:
-        train, levels = multi_scale(train, resolution, seed, crops)
-        held, _ = multi_scale(held, resolution, seed, ONE_OF_EACH)
-    return _Source(train, held, images, levels)
+    if crops is None or side == resolution:
+        return _whole(train, held)
+    cut, levels, of_image = multi_scale(train, resolution, seed, crops)
+    return _Source(cut, multi_scale(held, resolution, seed, ONE_OF_EACH)[0], len(train.labels), levels, of_image)
+
+
+def _whole(train: SceneSet, held: SceneSet) -> _Source:
+    """A source whose images are not cropped."""
+    count = len(train.labels)
+    return _Source(train, held, count, np.zeros(count, np.int64), np.arange(count))
 
 
 def _drawn(place: str, held_out: int | None, resolution: int, seed: int) -> tuple[SceneSet, SceneSet]:

@@ -16,6 +16,7 @@ from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.captions.captioners import check_captioner_source
+from dpd_train.classifiers.encoder import OWN, check_encoder, extra_watchers
 from dpd_train.config import TrainConfig, option
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size, parse_reading
@@ -107,6 +108,12 @@ def _stored(out: Path) -> dict[str, Any] | None:
         return None
 
 
+def recorded(config: TrainConfig) -> dict[str, Any]:
+    """The config as a run records it. `watchers` is left out at its default, so that older records compare equal."""
+    values = asdict(config)
+    return values if config.watchers != OWN else {name: v for name, v in values.items() if name != "watchers"}
+
+
 def match_config(
     out: Path, config: TrainConfig, data: dict[str, Any], source: Path | None = None, cache: Path | None = None
 ) -> None:
@@ -118,7 +125,7 @@ def match_config(
     Raises:
         InputError: another config or other data.
     """
-    content = json.loads(json.dumps({"config": asdict(config), "data": data}))
+    content = json.loads(json.dumps({"config": recorded(config), "data": data}))
     before = _stored(out)
     if before is None:
         places = [None if place is None else str(place.absolute()) for place in (source, cache)]
@@ -195,6 +202,8 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
     check_base(config.base, folder)
     if sides := base_sides(config.base, folder):
         working_side(config.base, *sides, config.resolution)
+    for place in extra_watchers(config.watchers):
+        check_encoder(place)
     reading = parse_reading(config.bands, config.stretch)
     if not reading.plain:
         require_rasterio()

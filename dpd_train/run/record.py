@@ -1,7 +1,6 @@
 """Writing a run directory (DESIGN §5): pipeline, prototypes, pictures, log and run.json."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import save_base
 from dpd_train.bases.folder import base_folder
+from dpd_train.classifiers.encoder import OWN, check_encoder, encoder_name, extra_watchers
 from dpd_train.compute.device import hardware
 from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.run.context import Run, Trained
+from dpd_train.run.folder import recorded
 
 
 def write_run(out: Path, trained: Trained) -> None:
@@ -67,10 +68,13 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
     """The content of run.json except the times."""
     tuned, data, made = trained.tuned, run.data, trained.prototypes
     config, train = tuned.config, data.train
-    chosen = {"resolution": tuned.base.resolution, "tune": tune_of(config, tuned.base)}
+    chosen: dict[str, Any] = {"resolution": tuned.base.resolution, "tune": tune_of(config, tuned.base)}
+    extra = extra_watchers(config.watchers)
+    if extra:
+        chosen["watchers"] = ",".join([OWN, *map(encoder_name, extra)])
     pretraining = _base_pretraining(base_folder(config.base))
     return {
-        "config": asdict(config) | chosen,
+        "config": recorded(config) | chosen,
         "data": data.given | {"val_per_class": config.val_per_class},
         **({"rendering": train.rendering.record()} if train.rendering else {}),
         "rejected": len(data.findings.rejected),
@@ -81,6 +85,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
             name: len(found.counts) if found else 0 for name, found in zip(train.classes, made.of_class, strict=True)
         },
         "prototypes_too_near": made.too_near,
+        **({"watchers": [_named_watcher(place) for place in extra]} if extra else {}),
         **({"prototype_privacy": made.privacy} if made.privacy else {}),
         **({"private_prototypes": True} if config.prototypes in PRIVATE_KINDS else {}),
         "metrics": trained.metrics | {"denoiser": tuned.history},
@@ -90,6 +95,10 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
         **({"federated": tuned.federated} if tuned.federated else {}),
         **({"processes": run.team.size} if run.team.size > 1 else {}),
     }
+
+
+def _named_watcher(folder: Path) -> dict[str, str]:
+    return {"name": encoder_name(folder), "weights_sha256": str(check_encoder(folder)["weights_sha256"])}
 
 
 def _base_pretraining(folder: Path) -> dict[str, Any] | None:

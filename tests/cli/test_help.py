@@ -10,6 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from dpd_cli.commands.pretrain import TRAININGS
+from dpd_cli.commands.pretrain_features import FIELDS
 from dpd_cli.main import app, main
 from dpd_cli.terminal import PANELS
 from dpd_eval.comparison.config import Baseline, EvaluateConfig
@@ -104,6 +105,7 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_runtime.dataset.formats.output import FORMATS
     from dpd_runtime.generation.providers import PROVIDERS
     from dpd_runtime.sampling.solvers import SOLVERS
+    from dpd_train.classifiers.encoder import METHOD
     from dpd_train.federated.settings import Role
     from dpd_train.pretrain import STAGES
 
@@ -119,6 +121,7 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     yield "select", "--method", METHODS
     yield "evaluate", "--baselines", METHODS
     yield "pretrain", "--stage", (*STAGES, "all")
+    yield "pretrain", "--features", (METHOD,)
     yield "train", "--federated", get_args(Role)
     yield "evaluate", "--students", STUDENTS
 
@@ -150,9 +153,13 @@ def test_the_check_of_values_can_fail() -> None:
 def test_help_states_the_defaults_of_a_federation_and_of_pretraining() -> None:
     from dpd_train.federated.settings import Federated
     from dpd_train.pretrain.config import PretrainConfig
+    from dpd_train.pretrain.swimdiff.config import SwimDiff
 
     for name in ("rounds", "clients"):
         assert f"Default: {getattr(Federated, name)}." in parameter("train", f"--{name}").help
     for name in TRAININGS:
         steps = getattr(PretrainConfig(), name).steps
         assert f"Default: {steps}." in parameter("pretrain", f"--{name}-steps").help
+    defaults = SwimDiff()
+    for name, field in FIELDS.items():
+        assert f"Default: {getattr(defaults, field):g}." in parameter("pretrain", "--" + name.replace("_", "-")).help

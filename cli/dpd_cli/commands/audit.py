@@ -22,6 +22,13 @@ Holdout = Annotated[
 Run = Annotated[Path | None, under("Data", "Run directory of the bundle. Its VAE encoder allows more tests.")]
 Images = Annotated[int, under("Images", "Images to generate and test. Fewer than 500 give a warning.")]
 Seed = Annotated[int, under("Images", "Random seed of the generated images.")]
+ExtractorName = Annotated[
+    str | None,
+    under(
+        "Images",
+        "A further network in whose features images are compared: swimdiff:PATH, mdfl, mdfl:BASE or hf:ID_OR_PATH.",
+    ),
+]
 Private = Annotated[
     Path | None,
     under("Output", "Folder for pictures of the closest pairs, which show real images. Default: RUN/private/audit."),
@@ -41,6 +48,7 @@ def audit_command(
     seed: Seed = 0,
     bands: Bands = None,
     stretch: Stretch = None,
+    extractor: ExtractorName = None,
     private: Private = None,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -61,11 +69,12 @@ def audit_command(
         if place is not None:
             check_writable(place)
     require_torch("cpu")
-    from dpd_eval.audit.kind import check_inputs
+    from dpd_eval.audit.kind import check_further, check_inputs
     from dpd_train.images import parse_reading
 
     reading = parse_reading(bands, stretch)
     check_inputs(subject, train, holdout, run=run, val_per_class=val_per_class, images=images, seed=seed)
+    check_further(extractor)
     from dpd_eval.audit.audit import audit  # loads PyTorch
     from dpd_eval.audit.record import check_verdict, write_record
 
@@ -79,16 +88,11 @@ def audit_command(
             images=images,
             seed=seed,
             reading=reading,
+            extractor=extractor,
             private=private,
             stage=stage,
         )
-    written = write_record(result, subject, out)
-    if json_output:
-        print_json(result.to_dict() | written)
-    else:
-        _print(result)
-        for what, where in written.items():
-            print(f"{what:10s} {where}")
+    _tell(result, write_record(result, subject, out), json_output)
     check_verdict(result)
 
 
@@ -108,6 +112,15 @@ def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
     check_target(out, overwrite)
     if subject.exists():
         check_auditable(load_bundle(subject, allow_older=True))
+
+
+def _tell(result: "AuditResult", written: dict[str, str], json_output: bool) -> None:
+    if json_output:
+        print_json(result.to_dict() | written)
+        return
+    _print(result)
+    for what, where in written.items():
+        print(f"{what:10s} {where}")
 
 
 def _print(result: "AuditResult") -> None:

@@ -1,4 +1,4 @@
-"""`dpd pretrain`: a nano base from random weights."""
+"""`dpd pretrain`: a nano base from random weights, or an encoder for features."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dpd_cli.commands.pretrain_features import FeatureOptions, pretrain_features_command, wants_features
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
 from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
@@ -62,10 +63,12 @@ class TrainingOptions:
 Data = Annotated[
     list[str],
     typer.Argument(
-        metavar="DATA...", help="Folders with one folder of images per class; drawn:N for N drawn scenes per class."
+        metavar="DATA...",
+        help="Folders with one folder of images per class; drawn:N for N drawn scenes per class; for --features also "
+        "one folder of images.",
     ),
 ]
-Out = Annotated[Path, under("Output", "Folder of the base, in diffusers' layout.")]
+Out = Annotated[Path, under("Output", "Folder of the base, in diffusers' layout, or of the encoder.")]
 Start = Annotated[str | None, under("Model", "Base to start from: nano or a folder. Default: none.")]
 State = Annotated[Path | None, under("Running", "Folder of the state. Default: the user's cache.")]
 Stage = Annotated[
@@ -77,7 +80,7 @@ LatentChannels = Annotated[int | None, under("Model", "Latent channels, 4 or 8. 
 Seed = Annotated[int, under("Running", "Random seed.")]
 
 
-@options_of(SourceOptions, TrainingOptions)
+@options_of(SourceOptions, TrainingOptions, FeatureOptions)
 def pretrain_command(
     data: Data,
     out: Out,
@@ -104,13 +107,20 @@ def pretrain_command(
         dpd pretrain eurosat/train drawn:110 --val-per-class 100,10 --out base
         dpd pretrain DATA --out base --stage denoiser,save --threads 1
         dpd pretrain DATA --out base --device cuda --denoiser-batch 256
+        dpd pretrain eurosat/train --features swimdiff --out encoder
     """
     stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
     _check_options(stages, resolution, latent_channels, max_minutes, given[TrainingOptions])
     check_device(device)
+    base = {"start": start, "latent_channels": latent_channels, "stage": None if stage == "all" else stage}
+    features = wants_features(given[FeatureOptions], base | given[TrainingOptions])
     require_torch()
     check_writable(out)
     sources = _sources(data, resolution, seed, given[SourceOptions])
+    if features:
+        running: dict[str, Any] = {"state": state, "device": device, "threads": threads, "max_minutes": max_minutes}
+        pretrain_features_command(sources, out, given[FeatureOptions], **running, json_output=json_output)
+        return
     _check_data(sources, start)
     import torch
 

@@ -8,6 +8,7 @@ from sklearn.metrics import euclidean_distances
 from dpd_runtime.annotations import Float32, Int64
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
+from dpd_train.classifiers.encoder import extra_watchers, load_encoder
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
@@ -79,14 +80,16 @@ def _start(run: Run, base: Base, judge: ResNet, rows: list[Int64], phrases: Phra
 
 
 def _watchers(run: Run, train: Labelled) -> list[Watcher]:
+    """The trained watchers, and encoders without labels that the config names, which judge no class."""
     count, progress = len(run.classes), run.progress("statistics")
     watchers = []
-    networks = load_watchers(run.checkpoints, count)
+    own = load_watchers(run.checkpoints, count)
+    encoders = [load_encoder(place).network for place in extra_watchers(run.config.watchers)]
+    networks = [*own, *encoders]
     for i, network in enumerate(networks):
-        network.to(run.device)
-        watchers.append(
-            Watcher(network, measure(network, *train, count, run.config.seed + i, run.device), is_trained(i))
-        )
+        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        judges = i < len(own) and is_trained(i)
+        watchers.append(Watcher(network, measure(network, *train, count, run.config.seed + i, run.device), judges))
         progress(i + 1, len(networks))
     return watchers
 

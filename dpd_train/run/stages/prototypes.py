@@ -11,6 +11,7 @@ import torch
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import DECODER_LIMIT, Base, decode_in_parts, decoder_fits
 from dpd_train.captions.captions import PromptTable, aggregate_prompts
+from dpd_train.classifiers.encoder import OWN
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.tdds import kept_count
 from dpd_train.compute.device import placed
@@ -30,8 +31,8 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
     """The config with the kind of prototypes that the run makes, if none was asked for: matched if it can, or pooled.
 
     Raises:
-        InputError: matched was asked for, and the base's decoder is too large for a CPU.
-        DataError: matched was asked for, and a class has too few images.
+        InputError: matched or further watchers were asked for, and the base's decoder is too large for a CPU.
+        DataError: matched or further watchers were asked for, and a class has too few images.
     """
     if config.prototypes not in (None, "matched"):
         return config
@@ -46,7 +47,7 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
                 f"decoders below {DECODER_LIMIT / 1e6:.0f} M parameters; use pooled, or --device cuda"
             )
     except (DataError, InputError) as error:
-        if config.prototypes == "matched":
+        if config.prototypes == "matched" or config.watchers != OWN:
             raise
         log.warning("prototypes are pooled: %s", str(error).partition(";")[0])
         return replace(config, prototypes="pooled")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dpd_eval.audit.audit import AuditResult, audit
 from dpd_eval.audit.data import read_data
@@ -21,6 +22,8 @@ from dpd_runtime.dataset.write import write_set
 from dpd_runtime.errors import AuditError, DataError, InputError
 from dpd_runtime.generation.generate import generate
 from dpd_runtime.sampling.schedule import schedule_from_config
+from dpd_train.classifiers.encoder import save_encoder
+from dpd_train.classifiers.network import ResNet, ResNetConfig
 from tests.tiny import tiny_run
 
 pytestmark = pytest.mark.slow  # a run, an export and three audits
@@ -113,6 +116,36 @@ def test_a_set_lists_what_cannot_run(folder: Path) -> None:
     assert found.verdict in ("WARN", "FAIL")
     with pytest.raises(InputError, match="no effect on a distilled set"):
         audit(folder / "set", train=folder / "scenes", run=folder / "run")
+
+
+def test_a_further_extractor_adds_spaces_and_takes_none_away(of_bundle: AuditResult, folder: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_encoder(
+            ResNet(ResNetConfig(num_classes=4, widths=(8, 16), blocks=(1, 1))), folder / "eyes", {"resolution": 32}
+        )
+    found = audit(
+        folder / "tiny.dpd",
+        train=folder / "scenes",
+        run=folder / "run",
+        extractor=f"swimdiff:{folder / 'eyes'}",
+        private=folder / "further",
+        cache=folder / "cache",
+        **HELD,  # type: ignore[arg-type]
+    )
+    before, now = ({test.name for test in result.tests} for result in (of_bundle, found))
+    assert before < now
+    added = {name.partition(", ")[2] for name in now - before}
+    sets = ("generated images", "decoded prototypes")
+    assert added == {f"{what}, features of swimdiff:eyes{end}" for what in sets for end in ("", " through the VAE")}
+    controls = {control.outcome.name: control for control in found.controls}
+    assert not controls["replication, T replayed, features of swimdiff:eyes"].wrong
+    assert found.to_dict()["further_extractor"].startswith("swimdiff:eyes: ResNet 8-16")
+    assert "further_extractor" not in of_bundle.to_dict()
+    assert "/" not in json.dumps(found.to_dict())
+    assert (folder / "further" / "generated-images-features-of-swimdiff-eyes.png").is_file()
+    with pytest.raises(InputError, match="--extractor own has no effect"):
+        audit(folder / "run", train=folder / "scenes", extractor="own")
 
 
 def test_a_hold_out_that_was_trained_on_is_refused(folder: Path) -> None:

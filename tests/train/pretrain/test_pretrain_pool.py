@@ -63,10 +63,11 @@ def test_a_single_folder_is_read_and_drawn_from_as_ever(tmp_path: Path) -> None:
 def test_a_crop_is_the_region_that_its_box_says(tmp_path: Path) -> None:
     scenes = read_scenes(_maps(tmp_path), part="all", resolution=LARGE)
     crops = Crops(middle=2, native=3)
-    found, levels = multi_scale(scenes, SIDE, seed=5, crops=crops)
+    found, levels, of_image = multi_scale(scenes, SIDE, seed=5, crops=crops)
     boxes = [crop_boxes(LARGE, SIDE, digest, 5, crops) for digest in scenes.hashes]
     flat = [(row, box) for row, of_image in enumerate(boxes) for level in of_image for box in level]
     assert len(flat) == len(found.images) == 8 * (1 + 2 + 3)
+    assert of_image.tolist() == [row for row, _ in flat]
     for (row, (left, top, side)), image, level in zip(flat, found.images, levels, strict=True):
         step = side / SIDE
         assert step == (4, 2, 1)[level]
@@ -81,7 +82,7 @@ def test_a_crop_is_the_region_that_its_box_says(tmp_path: Path) -> None:
 
 def test_the_whole_of_an_image_is_what_the_reader_makes_of_it(tmp_path: Path) -> None:
     root = _maps(tmp_path)
-    found, levels = multi_scale(read_scenes(root, part="all", resolution=LARGE), SIDE, 0, Crops())
+    found, levels, _ = multi_scale(read_scenes(root, part="all", resolution=LARGE), SIDE, 0, Crops())
     wanted = read_scenes(root, part="all", resolution=SIDE)
     assert np.array_equal(found.images[levels == 0], wanted.images)
     assert np.array_equal(found.labels[levels == 0], wanted.labels)
@@ -90,14 +91,14 @@ def test_the_whole_of_an_image_is_what_the_reader_makes_of_it(tmp_path: Path) ->
 
 def test_crops_depend_on_seed_and_image_alone_and_have_hashes_of_their_own(tmp_path: Path) -> None:
     scenes = read_scenes(_maps(tmp_path), part="all", resolution=LARGE)
-    found, _ = multi_scale(scenes, SIDE, 0, Crops())
-    alone, _ = multi_scale(scenes.only([6]), SIDE, 0, Crops())
+    found, _, _ = multi_scale(scenes, SIDE, 0, Crops())
+    alone, _, _ = multi_scale(scenes.only([6]), SIDE, 0, Crops())
     each = len(found.hashes) // 8
     assert np.array_equal(alone.images, found.images[6 * each : 7 * each])
     assert alone.hashes == found.hashes[6 * each : 7 * each]
     pixels = {image.tobytes() for image in found.images}
     assert len(set(found.hashes)) == len(found.hashes) == len(pixels)  # none of these maps' crops is another one
-    other, _ = multi_scale(scenes, SIDE, 1, Crops())
+    other, _, _ = multi_scale(scenes, SIDE, 1, Crops())
     same = [a == b for a, b in zip(found.hashes, other.hashes, strict=True)]
     assert sum(same) == 8  # the whole images
 

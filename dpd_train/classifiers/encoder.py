@@ -1,0 +1,146 @@
+"""The folder of an encoder that was trained without labels: config.json, model.safetensors and a record."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from dpd_train.classifiers.network import ResNet
+
+CONFIG, WEIGHTS, RECORD = "config.json", "model.safetensors", "features.json"
+METHOD = "swimdiff"
+OWN = "own"
+FAMILY = f"{METHOD}:"
+"""What stands before the folder where an encoder is named, as in swimdiff:PATH."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen network in evaluation mode.
+
+    Args:
+        name: swimdiff: and the folder's last part, for results, which hold no local paths.
+        network: its last map, averaged over positions, is the feature; its head belongs to the training alone.
+        side: of the images that it was trained on, in pixels.
+        sha256: of the file of its weights.
+    """
+
+    name: str
+    network: "ResNet"
+    side: int
+    sha256: str
+
+
+def extra_watchers(text: str) -> tuple[Path, ...]:
+    """Read the folders of `--watchers own,swimdiff:PATH,...`.
+
+    Raises:
+        InputError: own is missing, a name is unknown, or one stands twice.
+    """
+    names = [part.strip() for part in text.split(",")]
+    folders = [name.removeprefix(FAMILY) for name in names if name.startswith(FAMILY) and name != FAMILY]
+    if sorted(names) != sorted({OWN, *(FAMILY + folder for folder in folders)}):
+        raise InputError(
+            f"--watchers {text!r}: say own and, for each encoder once, swimdiff:PATH, as in own,swimdiff:encoder; an "
+            "encoder trained without labels judges no class, so own stays"
+        )
+    return tuple(Path(folder) for folder in folders)
+
+
+def encoder_name(folder: Path) -> str:
+    """The encoder's name in results: swimdiff: and the last part of its folder."""
+    return FAMILY + folder.resolve().name
+
+
+def check_new(folder: Path) -> None:
+    """Check that an encoder may be written to `folder`.
+
+    Raises:
+        InputError: something is there already.
+    """
+    if (folder / RECORD).is_file():
+        raise InputError(f"{folder} holds a finished encoder; choose another --out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder; choose another --out")
+
+
+def save_encoder(network: "ResNet", folder: Path, record: dict[str, Any]) -> None:
+    """Write the folder; the record, which completes it, comes last.
+
+    Args:
+        record: what else features.json says, such as the resolution in pixels.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    write_atomically(folder / CONFIG, (json.dumps(asdict(network.config), indent=1) + "\n").encode())
+    write_atomically(folder / WEIGHTS, weights)
+    content = {"method": METHOD, "weights_sha256": hashlib.sha256(weights).hexdigest(), **record}
+    write_atomically(folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def check_encoder(folder: Path) -> dict[str, Any]:
+    """Return the folder's record. Loads no PyTorch.
+
+    Raises:
+        InputError: the folder or a file is missing, or the record is not that of an encoder.
+    """
+    place = f"{FAMILY}{folder}"
+    if not folder.is_dir():
+        raise InputError(f"{place}: no such folder; make it: dpd pretrain --features {METHOD} DATA --out {folder}")
+    for name in (CONFIG, WEIGHTS, RECORD):
+        if not (folder / name).is_file():
+            raise InputError(f"{place}: {name} is missing; give a folder that dpd pretrain --features {METHOD} wrote")
+    record = _object(folder / RECORD, place)
+    side, digest = record.get("resolution"), record.get("weights_sha256")
+    if record.get("method") != METHOD or not isinstance(side, int) or side < 1 or not isinstance(digest, str):
+        raise InputError(f"{place}: {RECORD} is not the record of an encoder; {_again(folder)}")
+    return record
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """Open the folder. The bytes whose hash is compared are the bytes that are loaded.
+
+    Raises:
+        InputError: as `check_encoder`, or weights that are damaged or do not fit the config.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from dpd_train.classifiers.network import ResNet, ResNetConfig
+
+    record, place = check_encoder(folder), f"{FAMILY}{folder}"
+    content = (folder / WEIGHTS).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != record["weights_sha256"]:
+        raise InputError(f"{place}: {WEIGHTS} is damaged: its sha256 is not that of {RECORD}; {_again(folder)}")
+    shape = _object(folder / CONFIG, place)
+    try:
+        shape |= {name: tuple(shape[name]) for name in ("widths", "blocks")}
+        network = ResNet(ResNetConfig(**shape))
+        network.load_state_dict(load(content))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{place}: {WEIGHTS} does not fit {CONFIG} ({reason}); {_again(folder)}") from error
+    frozen = network.eval().requires_grad_(False)
+    return Encoder(encoder_name(folder), frozen, int(record["resolution"]), digest)
+
+
+def _object(path: Path, place: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{place}: {path.name} cannot be read ({error}); {_again(path.parent)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{place}: {path.name} is not a JSON object; {_again(path.parent)}")
+    return content
+
+
+def _again(folder: Path) -> str:
+    return f"copy the folder again, or train it again: dpd pretrain --features {METHOD} DATA --out {folder}"

@@ -1,0 +1,95 @@
+"""The folder of an encoder: what is written is read back, and whatever is wrong with it is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpd_runtime.errors import InputError
+from dpd_train.classifiers.encoder import (
+    CONFIG,
+    RECORD,
+    WEIGHTS,
+    check_encoder,
+    check_new,
+    extra_watchers,
+    load_encoder,
+    save_encoder,
+)
+from dpd_train.classifiers.network import ResNet, ResNetConfig
+
+SHAPE = ResNetConfig(num_classes=4, widths=(4, 6), blocks=(1, 1), dropout=0.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_encoder(ResNet(SHAPE), tmp_path / "encoder", {"resolution": 32})
+    return tmp_path / "encoder"
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    encoder = load_encoder(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = ResNet(SHAPE)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, encoder.network.state_dict()[name])
+    assert (encoder.side, encoder.name, encoder.network.training) == (32, "swimdiff:encoder", False)
+    assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
+    assert check_encoder(folder)["weights_sha256"] == encoder.sha256
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, RECORD])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"encoder: {name} is missing; give a folder that dpd pretrain"):
+        check_encoder(folder)
+
+
+def test_a_flipped_bit_and_a_cut_file_are_found(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    for damaged in (bytes(content), bytes(content[:-9]), b""):
+        (folder / WEIGHTS).write_bytes(damaged)
+        with pytest.raises(InputError, match=r"model.safetensors is damaged.*train it again: dpd pretrain --features"):
+            load_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (CONFIG, "{", "config.json cannot be read"),
+        (CONFIG, "[]", "config.json is not a JSON object"),
+        (CONFIG, json.dumps({"num_classes": 4}), "does not fit config.json"),
+        (CONFIG, json.dumps({**SHAPE.to_dict(), "widths": [4, 8]}), "does not fit config.json"),
+        (RECORD, "{", "features.json cannot be read"),
+        (RECORD, json.dumps({"method": "other"}), "features.json is not the record of an encoder"),
+    ],
+)
+def test_other_damage_is_said_in_one_line(folder: Path, name: str, content: str, words: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=words) as caught:
+        load_encoder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_there_and_something_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder; make it: dpd pretrain --features swimdiff DATA"):
+        check_encoder(tmp_path / "nowhere")
+    check_new(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds a finished encoder; choose another --out"):
+        check_new(folder)
+    (folder / RECORD).unlink()
+    with pytest.raises(InputError, match="is not an empty folder"):
+        check_new(folder)
+
+
+def test_watchers_are_own_and_folders() -> None:
+    assert extra_watchers("own") == ()
+    assert extra_watchers("own, swimdiff:a/b,swimdiff:c") == (Path("a/b"), Path("c"))
+    for text in ("", "swimdiff:a", "own,own", "own,swimdiff:", "own,mdfl", "own,swimdiff:a,swimdiff:a"):
+        with pytest.raises(InputError, match="say own and, for each encoder once, swimdiff:PATH"):
+            extra_watchers(text)

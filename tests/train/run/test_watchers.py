@@ -1,0 +1,79 @@
+"""Further watchers of `dpd train --prototypes matched`: encoders trained without labels."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dpd_runtime.errors import DataError, InputError
+from dpd_train.classifiers.encoder import save_encoder
+from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.config import TrainConfig
+from dpd_train.run.folder import check_inputs, recorded
+from dpd_train.train import train
+from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
+
+
+@pytest.fixture(autouse=True)
+def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Few steps and views in one thread, and all watchers look at each image."""
+    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1,))
+    monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+    monkeypatch.setattr("dpd_train.prototypes.matching.codes.WATCHERS", 100)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def encoder(folder: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shape = ResNetConfig(num_classes=8, widths=(8, 12), blocks=(1, 1), dropout=0.0)
+        save_encoder(ResNet(shape), folder, {"resolution": SIDE})
+    return folder
+
+
+def test_an_encoder_watches_and_the_record_names_it(tmp_path: Path) -> None:
+    place = encoder(tmp_path / "eyes")
+    scenes = drawn_scenes(tmp_path / "scenes", per_class=24)
+    short = replace(CONFIG, base=str(tiny_base(tmp_path)), prototypes="matched", ipc=2, matching_steps=2, steps=0)
+    records, codes = [], []
+    for name, watchers in (("plain", "own"), ("seen", f"own,swimdiff:{place}")):
+        config = replace(short, watchers=watchers)
+        records.append(train(scenes, tmp_path / name, config, cache=tmp_path / "cache"))
+        codes.append(load_file(tmp_path / name / "prototypes.safetensors"))
+    plain, seen = records
+    assert "watchers" not in plain
+    assert "watchers" not in plain["config"], "bundles of runs without further watchers keep their bytes"
+    digest = hashlib.sha256((place / "model.safetensors").read_bytes()).hexdigest()
+    assert seen["watchers"] == [{"name": "swimdiff:eyes", "weights_sha256": digest}]
+    assert seen["config"]["watchers"] == "own,swimdiff:eyes"
+    assert str(place) not in json.dumps(seen)
+    assert any(not torch.equal(values, codes[1][name]) for name, values in codes[0].items())
+
+
+def test_watchers_without_effect_or_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no effect on --prototypes pooled"):
+        TrainConfig(watchers="own,swimdiff:x", prototypes="pooled")
+    scenes = drawn_scenes(tmp_path / "scenes", per_class=4)
+    base = str(tiny_base(tmp_path))
+    config = TrainConfig(base=base, watchers=f"own,swimdiff:{tmp_path / 'x'}")
+    with pytest.raises(InputError, match="x: no such folder; make it: dpd pretrain --features swimdiff"):
+        check_inputs(scenes, tmp_path / "run", config)
+    with pytest.raises(InputError, match="say own and, for each encoder once, swimdiff:PATH"):
+        check_inputs(scenes, tmp_path / "run", replace(config, watchers="swimdiff:x"))
+    asked = replace(CONFIG, base=base, prototypes=None, watchers=f"own,swimdiff:{encoder(tmp_path / 'eyes')}")
+    with pytest.raises(DataError, match="matched needs at least 20"):  # never silently pooled, which has no watchers
+        train(scenes, tmp_path / "run", asked, cache=tmp_path / "cache")
+
+
+def test_a_record_has_the_watchers_where_they_are_not_the_usual_ones() -> None:
+    assert "watchers" not in recorded(TrainConfig())
+    assert recorded(TrainConfig(watchers="own,swimdiff:x"))["watchers"] == "own,swimdiff:x"
+    assert TrainConfig(**recorded(TrainConfig())) == TrainConfig()
