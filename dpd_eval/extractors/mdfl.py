@@ -36,7 +36,7 @@ Branches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Standard:
+class BranchScales:
     """Means and deviations of each branch's features over the training images, [D_b] each."""
 
     means: Branches
@@ -48,10 +48,10 @@ class Standard:
         return torch.cat([(x - mean) / deviation / x.shape[1] ** 0.5 for x, mean, deviation in parts], dim=1)
 
 
-def standard_of(branches: Branches) -> Standard:
+def branch_scales(branches: Branches) -> BranchScales:
     """Measure means and deviations over the rows."""
     spatial, spectral, frequency = ((x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(FLOOR)) for x in branches)
-    return Standard((spatial[0], spectral[0], frequency[0]), (spatial[1], spectral[1], frequency[1]))
+    return BranchScales((spatial[0], spectral[0], frequency[0]), (spatial[1], spectral[1], frequency[1]))
 
 
 def mdfl_extractor(name: str, train: SceneSet, progress: Progress = lambda done, total: None) -> Extractor:
@@ -73,10 +73,10 @@ def mdfl_extractor(name: str, train: SceneSet, progress: Progress = lambda done,
         f"{short_hash(base.unet)}"
     )
     given = "mdfl" if name == SHIPPED_BASE else f"mdfl:{name}"
-    return Extractor(given, description, None, partial(_embed, base, standard_of(found)))
+    return Extractor(given, description, None, partial(_embed, base, branch_scales(found)))
 
 
-def _embed(base: Base, standard: Standard, images: Images) -> Float32:
+def _embed(base: Base, standard: BranchScales, images: Images) -> Float32:
     with one_thread():
         found: Float32 = standard.join(_branches(base, images)).numpy()
     return found

@@ -148,7 +148,11 @@ def generate_command(
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
     running: dict[str, Any] = {"provider": provider, "device": device, "precision": precision}
     generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, **running)
-    result = _write(generation, out, output, part, overwrite, json_output)
+    _check_hash(_write(generation, out, output, part, overwrite, json_output), expect)
+
+
+def _check_hash(result: "DistilledSet", expect: str | None) -> None:
+    """Raises SetHashError if the set has another hash than `expect`. A shard has none."""
     if expect is not None and result.set_hash is not None and result.set_hash != expect:
         raise SetHashError(result.set_hash, expect)
 

@@ -14,11 +14,11 @@ from dpd_eval.extractors.mdfl import (
     RINGS,
     SEED,
     TIMESTEPS,
-    Standard,
+    BranchScales,
+    branch_scales,
     channel_statistics,
     middle_maps,
     ring_amplitudes,
-    standard_of,
 )
 from dpd_eval.report.commands import extractor_option
 from dpd_eval.selection.methods import select
@@ -167,8 +167,8 @@ def test_statistics_of_bands_are_those_of_numpy() -> None:
 
 def test_a_feature_that_is_the_same_everywhere_is_zero() -> None:
     branches = (torch.ones(3, 2), torch.tensor([[0.0], [1.0], [2.0]]), torch.ones(3, 1))
-    standard = standard_of(branches)
-    assert isinstance(standard, Standard)
+    standard = branch_scales(branches)
+    assert isinstance(standard, BranchScales)
     joined = standard.join(branches)
     expected = np.array([-1, 0, 1]) / np.std([0, 1, 2])
     np.testing.assert_allclose(
