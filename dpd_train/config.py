@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dpd_runtime.errors import InputError
@@ -20,6 +21,8 @@ RateSchedule = Literal["decay", "constant"]
 Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 DEVICES = ("auto", "cpu", "cuda")
+OWN, FAMILY = "own", "swimdiff:"
+"""Watchers of the run's own; and what stands before the folder of an encoder."""
 
 LEAST = {
     "ipc": 1,
@@ -118,7 +121,7 @@ class TrainConfig:
         "Standard deviation of Gaussian noise on each prototype, in standard deviations of a latent value.",
     )
     watchers: str = setting(
-        "own",
+        OWN,
         "Prototypes",
         "Networks in whose features codes are matched, separated by commas: own, and swimdiff:PATH for encoders from "
         "dpd pretrain --features.",
@@ -175,7 +178,7 @@ class TrainConfig:
                 f"--prototype-noise has no effect on --prototypes {self.prototypes or 'matched'}: take means, centroid "
                 "or pooled"
             )
-        if self.watchers != "own" and self.prototypes not in (None, "matched"):
+        if self.watchers != OWN and self.prototypes not in (None, "matched"):
             raise InputError(
                 f"--watchers {self.watchers} has no effect on --prototypes {self.prototypes}: leave it out"
             )
@@ -293,3 +296,19 @@ def asked_for(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     if set(values) - known:
         raise ValueError(f"preset {preset}: no option {', '.join(sorted(set(values) - known))}")
     return values | {name: value for name, value in given.items() if value is not None}
+
+
+def extra_watchers(text: str) -> tuple[Path, ...]:
+    """Read the folders of `--watchers own,swimdiff:PATH,...`.
+
+    Raises:
+        InputError: own is missing, a name is unknown, or one stands twice.
+    """
+    names = [part.strip() for part in text.split(",")]
+    folders = [name.removeprefix(FAMILY) for name in names if name.startswith(FAMILY) and name != FAMILY]
+    if sorted(names) != sorted({OWN, *(FAMILY + folder for folder in folders)}):
+        raise InputError(
+            f"--watchers {text!r}: say own and, for each encoder once, swimdiff:PATH, as in own,swimdiff:encoder; an "
+            "encoder trained without labels judges no class, so own stays"
+        )
+    return tuple(Path(folder) for folder in folders)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases.folder import base_folder, check_base
-from dpd_train.classifiers.encoder import FAMILY, check_encoder
+from dpd_train.classifiers.encoder import check_encoder
+from dpd_train.config import FAMILY
 from dpd_train.images import SceneSet
 
 if TYPE_CHECKING:

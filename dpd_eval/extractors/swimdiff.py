@@ -7,8 +7,9 @@ import torch
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.extractors.own import pooled_features
 from dpd_runtime.annotations import Float32, Images
-from dpd_train.classifiers.encoder import FAMILY, load_encoder
+from dpd_train.classifiers.encoder import load_encoder
 from dpd_train.classifiers.network import count_parameters
+from dpd_train.config import FAMILY
 
 
 def swimdiff_extractor(folder: Path) -> Extractor:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
+from dpd_train.config import FAMILY
 
 if TYPE_CHECKING:
     from dpd_train.classifiers.network import ResNet
 
 CONFIG, WEIGHTS, RECORD = "config.json", "model.safetensors", "features.json"
 METHOD = "swimdiff"
-OWN = "own"
-FAMILY = f"{METHOD}:"
-"""What stands before the folder where an encoder is named, as in swimdiff:PATH."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +32,6 @@ class Encoder:
     network: "ResNet"
     side: int
     sha256: str
-
-
-def extra_watchers(text: str) -> tuple[Path, ...]:
-    """Read the folders of `--watchers own,swimdiff:PATH,...`.
-
-    Raises:
-        InputError: own is missing, a name is unknown, or one stands twice.
-    """
-    names = [part.strip() for part in text.split(",")]
-    folders = [name.removeprefix(FAMILY) for name in names if name.startswith(FAMILY) and name != FAMILY]
-    if sorted(names) != sorted({OWN, *(FAMILY + folder for folder in folders)}):
-        raise InputError(
-            f"--watchers {text!r}: say own and, for each encoder once, swimdiff:PATH, as in own,swimdiff:encoder; an "
-            "encoder trained without labels judges no class, so own stays"
-        )
-    return tuple(Path(folder) for folder in folders)
 
 
 def encoder_name(folder: Path) -> str:

@@ -16,8 +16,8 @@ from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.captions.captioners import check_captioner_source
-from dpd_train.classifiers.encoder import OWN, check_encoder, extra_watchers
-from dpd_train.config import TrainConfig, option
+from dpd_train.classifiers.encoder import check_encoder
+from dpd_train.config import OWN, TrainConfig, extra_watchers, option
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size, parse_reading
 from dpd_train.images.rasters import require_rasterio
@@ -202,8 +202,9 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
     check_base(config.base, folder)
     if sides := base_sides(config.base, folder):
         working_side(config.base, *sides, config.resolution)
-    for place in extra_watchers(config.watchers):
-        check_encoder(place)
+    if config.watchers != OWN:
+        for place in extra_watchers(config.watchers):
+            check_encoder(place)
     reading = parse_reading(config.bands, config.stretch)
     if not reading.plain:
         require_rasterio()

@@ -13,8 +13,9 @@ from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import save_base
 from dpd_train.bases.folder import base_folder
-from dpd_train.classifiers.encoder import OWN, check_encoder, encoder_name, extra_watchers
+from dpd_train.classifiers.encoder import check_encoder, encoder_name
 from dpd_train.compute.device import hardware
+from dpd_train.config import OWN, extra_watchers
 from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.run.context import Run, Trained
 from dpd_train.run.folder import recorded
@@ -69,9 +70,9 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
     tuned, data, made = trained.tuned, run.data, trained.prototypes
     config, train = tuned.config, data.train
     chosen: dict[str, Any] = {"resolution": tuned.base.resolution, "tune": tune_of(config, tuned.base)}
-    extra = extra_watchers(config.watchers)
-    if extra:
-        chosen["watchers"] = ",".join([OWN, *map(encoder_name, extra)])
+    watchers = [] if config.watchers == OWN else [_named(place) for place in extra_watchers(config.watchers)]
+    if watchers:
+        chosen["watchers"] = ",".join([OWN, *(watcher["name"] for watcher in watchers)])
     pretraining = _base_pretraining(base_folder(config.base))
     return {
         "config": recorded(config) | chosen,
@@ -85,7 +86,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
             name: len(found.counts) if found else 0 for name, found in zip(train.classes, made.of_class, strict=True)
         },
         "prototypes_too_near": made.too_near,
-        **({"watchers": [_named_watcher(place) for place in extra]} if extra else {}),
+        **({"watchers": watchers} if watchers else {}),
         **({"prototype_privacy": made.privacy} if made.privacy else {}),
         **({"private_prototypes": True} if config.prototypes in PRIVATE_KINDS else {}),
         "metrics": trained.metrics | {"denoiser": tuned.history},
@@ -97,7 +98,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _named_watcher(folder: Path) -> dict[str, str]:
+def _named(folder: Path) -> dict[str, str]:
     return {"name": encoder_name(folder), "weights_sha256": str(check_encoder(folder)["weights_sha256"])}
 
 

@@ -8,10 +8,11 @@ from sklearn.metrics import euclidean_distances
 from dpd_runtime.annotations import Float32, Int64
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
-from dpd_train.classifiers.encoder import extra_watchers, load_encoder
+from dpd_train.classifiers.encoder import load_encoder
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
+from dpd_train.config import extra_watchers
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,

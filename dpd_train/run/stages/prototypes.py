@@ -11,11 +11,10 @@ import torch
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.bases.base import DECODER_LIMIT, Base, decode_in_parts, decoder_fits
 from dpd_train.captions.captions import PromptTable, aggregate_prompts
-from dpd_train.classifiers.encoder import OWN
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.tdds import kept_count
 from dpd_train.compute.device import placed
-from dpd_train.config import TrainConfig, pruned_share
+from dpd_train.config import OWN, TrainConfig, pruned_share
 from dpd_train.prototypes.noise import guarantee, with_noise
 from dpd_train.prototypes.prototypes import ClassPrototypes, find_prototypes
 from dpd_train.prototypes.too_near import drop_too_near, far_enough

@@ -13,11 +13,11 @@ from dpd_train.classifiers.encoder import (
     WEIGHTS,
     check_encoder,
     check_new,
-    extra_watchers,
     load_encoder,
     save_encoder,
 )
 from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.config import extra_watchers
 
 SHAPE = ResNetConfig(num_classes=4, widths=(4, 6), blocks=(1, 1), dropout=0.0)
 
