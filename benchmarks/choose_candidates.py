@@ -24,7 +24,7 @@ from dpd_eval import EvaluateConfig, evaluate
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.extractors.own import own_extractor
 from dpd_runtime import Bundle, load_bundle
-from dpd_runtime.annotations import Float32, Images, Int64
+from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.generation.block import Block
 from dpd_runtime.generation.compute import BlockComputer
@@ -37,6 +37,7 @@ from dpd_train.classifiers.network import load_classifier
 from dpd_train.diffusion.consistency import real_floors
 from dpd_train.images import SceneSet, read_scenes
 from dpd_train.images.structure import unit
+from dpd_train.prototypes.herding import herded
 
 
 @dataclass(frozen=True)
@@ -126,18 +127,7 @@ def chosen(rule: str, pool: Pool, extractor: Extractor) -> Images:
     if len(rows) < len(columns):
         rows = margins.ravel().argsort()[::-1][: len(columns)]
     flat = images.reshape(-1, *images.shape[2:])[rows]
-    return flat[towards(unit(extractor.features(flat)), unit(pool.real).mean(axis=0), len(columns))]
-
-
-def towards(features: Float32, mean: Float32, count: int) -> Int64:
-    """Herding as in dpd_eval.selection.herding, towards a mean that is not the candidates' own."""
-    total, free, rows = np.zeros_like(mean), np.ones(len(features), bool), []
-    for k in range(1, count + 1):
-        errors = np.square(k * mean - total - features).sum(axis=1)
-        rows.append(int(np.where(free, errors, np.inf).argmin()))
-        free[rows[-1]] = False
-        total = total + features[rows[-1]]
-    return np.array(rows, np.int64)
+    return flat[herded(unit(extractor.features(flat)), unit(pool.real).mean(axis=0), len(columns))]
 
 
 if __name__ == "__main__":

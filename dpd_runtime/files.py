@@ -1,6 +1,7 @@
-"""Files that are written completely or not at all, names of files, output folders without links, the cache folder."""
+"""Files written completely or not at all, JSON objects, file names, output folders without links, the cache folder."""
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -10,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from dpd_runtime.errors import DiskError, OutputLinkError
+from dpd_runtime.errors import DiskError, InputError, OutputLinkError
 from dpd_runtime.strict_json import is_visible
 
 PARTIAL = ".partial"
@@ -150,3 +151,21 @@ def equal_names(names: Iterable[str]) -> tuple[str, str] | None:
             return seen[plain], name
         seen[plain] = name
     return None
+
+
+def read_object(path: Path, name: str, way_out: str) -> dict[str, Any]:
+    """Read a JSON object of our own.
+
+    Args:
+        name, way_out: what messages call the file, and what they advise.
+
+    Raises:
+        InputError: the file cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} cannot be read ({error}); {way_out}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{name} is not a JSON object; {way_out}")
+    return content

@@ -12,6 +12,7 @@ from dpd_eval.audit.model import Model
 from dpd_eval.audit.subject import Subject
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
+from dpd_train.bases.folder import SHIPPED_BASE
 
 SAME_DECODER = 0.01  # mean absolute difference of decoded pixels in [-1, 1]; half precision causes 1e-3
 PROBES = 4
@@ -38,7 +39,7 @@ def find_encoder(subject: Subject, run: Path | None) -> AuditVae | None:
     if subject.kind == "run":
         return _encoder(model.bundle.path / "pipeline", model, "the run's")
     if run is None:
-        return _encoder("nano", model, "the embedded base's")
+        return _encoder(SHIPPED_BASE, model, "the embedded base's")
     found = _encoder(run / "pipeline", model, "the run's")
     if found is None:
         raise InputError(f"--run {run}: its VAE decoder is not the bundle's; give the run that it was exported from")

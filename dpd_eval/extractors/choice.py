@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_train.bases.folder import base_folder, check_base
+from dpd_train.bases.folder import SHIPPED_BASE, base_folder, check_base
 from dpd_train.classifiers.encoder import check_encoder
 from dpd_train.config import FAMILY
 from dpd_train.images import SceneSet
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 NAMES = "own, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"
 MDFL, HUB = "mdfl", "hf:"
-SHIPPED_BASE = "nano"
 
 
 def build_extractor(

@@ -17,6 +17,7 @@ from dpd_eval.extractors.extractor import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.sampling.schedule import add_noise
 from dpd_train.bases.base import Base, load_base
+from dpd_train.bases.folder import SHIPPED_BASE
 from dpd_train.bases.latents import encode
 from dpd_train.captions.captions import embed
 from dpd_train.compute.device import one_thread
@@ -29,7 +30,6 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RINGS = 8  # of spatial frequencies from 0 to 1/2 cycle per pixel
 FITTED = 2000  # training images, at most, that means and deviations are taken from
 BATCH = 64
-SHIPPED_BASE = "nano"
 FLOOR = 1e-6  # least deviation that a feature is divided by
 Branches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Spatial, spectral and frequency features, [n, D_b] each."""

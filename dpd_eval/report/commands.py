@@ -4,12 +4,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from dpd_eval.extractors.choice import HUB, MDFL
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.sampling.sampler import Sampler
-from dpd_train.config import TrainConfig, option
+from dpd_train.config import FAMILY, TrainConfig, option
 
 Option = tuple[str, ...]  # ("--seed", "3"), or a flag alone
 
@@ -34,7 +35,7 @@ def folder(name: str) -> str:
 def extractor_option(description: str) -> list[Option]:
     """Return the option for an extractor with this description, which begins with its name; `own` is the default."""
     name = description.split(": ")[0]
-    return [("--extractor", name)] if name.startswith(("hf:", "swimdiff:", "mdfl")) else []
+    return [("--extractor", name)] if name.startswith((HUB, FAMILY, MDFL)) else []
 
 
 def generate_command(

@@ -27,6 +27,9 @@ PLAIN_UNET = {
 }
 
 
+SHIPPED_BASE = "nano"
+
+
 def nano_folder() -> Path:
     """The folder of the base that comes with the package."""
     return Path(str(resources.files("dpd_train") / "data" / "nano"))
@@ -38,7 +41,7 @@ def base_folder(name: str) -> Path:
     Raises:
         InputError: there is no such base; for an id the message has the command that fetches it.
     """
-    if name == "nano":
+    if name == SHIPPED_BASE:
         return nano_folder()
     folder = Path(name).expanduser()
     if folder.exists():
@@ -83,7 +86,7 @@ def check_base(name: str, folder: Path) -> None:
     Raises:
         InputError: another kind of model, a missing file, or weights that exist only as a pickle.
     """
-    again = f"; fetch it: {fetch_base(name)}" if name != "nano" and not Path(name).expanduser().exists() else ""
+    again = f"; fetch it: {fetch_base(name)}" if name != SHIPPED_BASE and not Path(name).expanduser().exists() else ""
     if not (folder / "model_index.json").is_file():
         hint = again or f"; supported: {SUPPORTED}"
         raise InputError(f"base {name!r}: {folder / 'model_index.json'} is missing{hint}")

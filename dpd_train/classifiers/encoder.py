@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import read_object, write_atomically
 from dpd_train.config import FAMILY
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ def save_encoder(network: "ResNet", folder: Path, record: dict[str, Any]) -> Non
     """
     from safetensors.torch import save
 
+    from dpd_train.classifiers.network import shape_to_json
+
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
-    write_atomically(folder / CONFIG, (json.dumps(asdict(network.config), indent=1) + "\n").encode())
+    write_atomically(folder / CONFIG, shape_to_json(network.config))
     write_atomically(folder / WEIGHTS, weights)
     content = {"method": METHOD, "weights_sha256": hashlib.sha256(weights).hexdigest(), **record}
     write_atomically(folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
@@ -95,7 +97,7 @@ def load_encoder(folder: Path) -> Encoder:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from dpd_train.classifiers.network import ResNet, ResNetConfig
+    from dpd_train.classifiers.network import ResNet, shape_from_json
 
     record, place = check_encoder(folder), f"{FAMILY}{folder}"
     content = (folder / WEIGHTS).read_bytes()
@@ -104,8 +106,7 @@ def load_encoder(folder: Path) -> Encoder:
         raise InputError(f"{place}: {WEIGHTS} is damaged: its sha256 is not that of {RECORD}; {_again(folder)}")
     shape = _object(folder / CONFIG, place)
     try:
-        shape |= {name: tuple(shape[name]) for name in ("widths", "blocks")}
-        network = ResNet(ResNetConfig(**shape))
+        network = ResNet(shape_from_json(shape))
         network.load_state_dict(load(content))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -115,13 +116,7 @@ def load_encoder(folder: Path) -> Encoder:
 
 
 def _object(path: Path, place: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{place}: {path.name} cannot be read ({error}); {_again(path.parent)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{place}: {path.name} is not a JSON object; {_again(path.parent)}")
-    return content
+    return read_object(path, f"{place}: {path.name}", _again(path.parent))
 
 
 def _again(folder: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -138,18 +139,30 @@ def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:
     return ResNetConfig(num_classes=classes, in_channels=channels, widths=(48, 96), blocks=(1, 1), stem_stride=1)
 
 
+def shape_to_json(config: ResNetConfig) -> bytes:
+    """The content of config.json."""
+    return (json.dumps(asdict(config), indent=1) + "\n").encode()
+
+
+def shape_from_json(content: dict[str, Any]) -> ResNetConfig:
+    """Read what `shape_to_json` wrote.
+
+    Raises:
+        KeyError, TypeError: a field is missing, unknown or of another kind.
+    """
+    return ResNetConfig(**content | {name: tuple(content[name]) for name in ("widths", "blocks")})
+
+
 def save_classifier(model: ResNet, folder: Path) -> None:
     """Write config.json and model.safetensors into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.json", (json.dumps(asdict(model.config), indent=1) + "\n").encode())
+    write_atomically(folder / "config.json", shape_to_json(model.config))
     write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
 
 
 def load_classifier(folder: Path) -> ResNet:
     """Read what `save_classifier` wrote, in evaluation mode."""
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    content |= {name: tuple(content[name]) for name in ("widths", "blocks")}
-    model = ResNet(ResNetConfig(**content))
+    model = ResNet(shape_from_json(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
 

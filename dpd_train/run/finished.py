@@ -1,11 +1,11 @@
 """A finished run: its record and class table, read without PyTorch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import read_object
 from dpd_train.run.folder import resume_command
 
 
@@ -43,10 +43,4 @@ def read_run(path: Path) -> FinishedRun:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a folder that dpd train left") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is not a JSON object; give a folder that dpd train left")
-    return content
+    return read_object(path, f"{path}:", "give a folder that dpd train left")

@@ -33,11 +33,11 @@ from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import Sampler, decoding_sampler, fitted, sampler_schedule
 from dpd_train.bases.base import Base
+from dpd_train.bases.folder import SHIPPED_BASE
 from dpd_train.run.finished import FinishedRun
 from dpd_train.run.opened import OpenedRun, load_run
 
 TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
-SHIPPED_BASE = "nano"
 GRAPHS = 5  # without the VAE's encoder
 
 

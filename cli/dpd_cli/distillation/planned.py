@@ -22,19 +22,17 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the user asked for, as it is stored.
+class Request:
+    """What every distillation is asked for, as it is stored.
 
     Args:
-        data, out, holdout: absolute paths. repeats: folder of the distillation whose plan is repeated.
-        threads: None for the cores that are idle when the plan is made.
+        data, out: absolute paths.
+        threads: None for the cores that are idle when it begins.
     """
 
     data: str
     out: str = ""
-    minutes: float = 90.0
     ipc: int = 10
-    holdout: str | None = None
     seed: int = 0
     base: str = "nano"
     resolution: int | None = None
@@ -42,19 +40,40 @@ class Asked:
     bands: str | None = None
     stretch: str | None = None
     threads: int | None = None
-    repeats: str | None = None
-    codes_only: bool = False
 
     def __post_init__(self) -> None:
         """Raises:
         InputError: a value out of range.
         """
-        if not 0 < self.minutes < 1e5:
-            raise InputError(f"--minutes is {self.minutes:g}: give a number above 0")
         for name in ("ipc", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
+
+    @property
+    def reading(self) -> "Reading":
+        from dpd_train.images import parse_reading
+
+        return parse_reading(self.bands, self.stretch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Request):
+    """What a planned distillation is asked for.
+
+    Args:
+        holdout: absolute path. repeats: folder of the distillation whose plan is repeated.
+    """
+
+    minutes: float = 90.0
+    holdout: str | None = None
+    repeats: str | None = None
+    codes_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < 1e5:
+            raise InputError(f"--minutes is {self.minutes:g}: give a number above 0")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +105,6 @@ class Distillation:
     @property
     def unaudited(self) -> Path:
         return self.folder / "unaudited.dpd"
-
-    @property
-    def reading(self) -> "Reading":
-        from dpd_train.images import parse_reading
-
-        return parse_reading(self.asked.bands, self.asked.stretch)
 
     def config(self) -> "TrainConfig":
         """The config of the training."""

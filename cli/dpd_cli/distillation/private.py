@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpd_cli.distillation.planned import STORED_PRIVATE, Tell, check_places, folder_of
+from dpd_cli.distillation.planned import STORED_PRIVATE, Request, Tell, check_places, folder_of
 from dpd_cli.terminal import Update
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import write_atomically
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dpd_runtime.bundle.privacy import PrivacyClaim
     from dpd_train.bases.base import Base
     from dpd_train.classifiers.training import Labelled
-    from dpd_train.images import Reading, SceneSet
+    from dpd_train.images import SceneSet
     from dpd_train.prototypes.private.budget import Budget
     from dpd_train.prototypes.private.release import Release
 
@@ -31,30 +31,20 @@ DONE = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateRequest:
-    """What the user asked for, as it is stored.
+class PrivateRequest(Request):
+    """What a distillation with differential privacy is asked for.
 
     Args:
-        data, out, public: absolute paths; public None for drawn scenes.
-        threads: None for the cores that are idle.
+        dp, dp_delta: ε and δ.
+        public: absolute path; None for drawn scenes.
         counts: class → number of private images, without the validation part, which is left for `dpd evaluate`. They
             are counted when the distillation begins.
     """
 
-    data: str
-    out: str
     dp: float
-    counts: dict[str, int] = field(default_factory=dict)
     dp_delta: float = 1e-5
     public: str | None = None
-    ipc: int = 10
-    seed: int = 0
-    base: str = "nano"
-    resolution: int | None = None
-    val_per_class: int | None = None
-    bands: str | None = None
-    stretch: str | None = None
-    threads: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -65,12 +55,6 @@ class PrivateRequest:
         from dpd_train.prototypes.private.budget import Budget
 
         return Budget(epsilon=self.dp, delta=self.dp_delta)
-
-    @property
-    def reading(self) -> "Reading":
-        from dpd_train.images import parse_reading
-
-        return parse_reading(self.bands, self.stretch)
 
     @property
     def options(self) -> "ExportOptions":
@@ -103,10 +87,6 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     from dpd_train.prototypes.private.budget import check_budget
     from dpd_train.run.folder import check_classes, working_side
 
-    for name in ("ipc", "threads"):
-        value = getattr(asked, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}: it must be at least 1")
     check_places(asked.folder, Path(asked.out), resume=False)
     _ = asked.options  # raises where no bundle can have this name
     base = base_folder(asked.base)
@@ -246,9 +226,9 @@ def _export(
     tell: Tell,
 ) -> dict[str, Any]:
     from dpd_export.bundle import export_private
-    from dpd_export.inputs import SHIPPED_BASE, PrivateSet
+    from dpd_export.inputs import PrivateSet
     from dpd_train.bases.base import save_base
-    from dpd_train.bases.folder import base_folder
+    from dpd_train.bases.folder import SHIPPED_BASE, base_folder
 
     pipeline = asked.folder / "pipeline"
     save_base(base, pipeline, base_folder(asked.base) / "tokenizer")

@@ -111,7 +111,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
             val_per_class=made.asked.val_per_class,
             images=AUDIT_IMAGES,
             seed=made.asked.seed,
-            reading=made.reading,
+            reading=made.asked.reading,
             stage=stage,
         )
         write_record(result, made.unaudited, made.out)

@@ -133,6 +133,8 @@ def check_budget(budget: Budget, counts: Mapping[str, int]) -> None:
     epsilon, total = budget.epsilon, sum(counts.values())
     if not 0 < epsilon <= LARGEST_EPSILON:
         raise InputError(f"--dp {epsilon:g}: give an epsilon above 0 and at most {LARGEST_EPSILON:g}")
+    if round(epsilon, DIGITS) != epsilon:  # rounded up, what is spent would be more than this
+        raise InputError(f"--dp {epsilon}: give an epsilon with at most {DIGITS} decimal places")
     if not 0 < budget.delta < 1 / total:
         raise InputError(
             f"--dp-delta {budget.delta:g}: give a number above 0 and below 1 / {total}, the number of images: with "

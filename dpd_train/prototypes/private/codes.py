@@ -15,6 +15,7 @@ from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
 from dpd_train.images import SceneSet
+from dpd_train.prototypes.herding import herded
 from dpd_train.prototypes.matching import Matching, Watcher, match_codes
 from dpd_train.prototypes.private.budget import Budget, suited_width
 from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
@@ -109,19 +110,7 @@ def _starts(
     means = torch.cat([own.class_means.cpu().double() / eye.limit for eye, own in parts], dim=1)
     codes = []
     for number, mean in enumerate(means):
-        rows = herded(vectors, mean, ipc)
+        rows = herded(vectors.numpy(), mean.numpy(), ipc)
         codes.append(encode(inputs.base.vae, some.images[rows], device=device))
         progress(number + 1, len(means))
     return torch.stack(codes) * float(inputs.base.vae.config.scaling_factor)
-
-
-def herded(vectors: torch.Tensor, mean: torch.Tensor, count: int) -> list[int]:
-    """Rows of `vectors` [n, D], n ≥ count, each different: every prefix's mean is near `mean` (Welling 2009)."""
-    rows: list[int] = []
-    total = torch.zeros_like(mean)
-    for number in range(1, count + 1):
-        distances = ((total + vectors) / number - mean).norm(dim=1)
-        distances[rows] = math.inf
-        rows.append(int(distances.argmin()))
-        total = total + vectors[rows[-1]]
-    return rows

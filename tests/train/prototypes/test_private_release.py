@@ -13,13 +13,13 @@ from scipy.stats import norm
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.drawn_scenes import numbered_scene
+from dpd_train.prototypes.herding import herded
 from dpd_train.prototypes.matching import Matching, Watcher, embed, match_codes
 from dpd_train.prototypes.private import budget as guarantee
 from dpd_train.prototypes.private import eyes as looking
 from dpd_train.prototypes.private import public
 from dpd_train.prototypes.private import release as mechanism
 from dpd_train.prototypes.private.budget import Budget, check_budget, noise_of, sensitivity_of, spent
-from dpd_train.prototypes.private.codes import herded
 from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
 from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss
 from tests.train.prototypes.test_matching import CLASSES, coloured, decode, network, start
@@ -224,6 +224,7 @@ def test_what_cannot_work_is_refused_and_what_can_is_not() -> None:
         (0, 1e-5, "--dp 0: give"),
         (math.nan, 1e-5, "--dp nan"),
         (101, 1e-5, "--dp 101"),
+        (1.23456, 1e-5, "--dp 1.23456: .* 4 decimal places"),
         (1, 1e-3, "--dp-delta 0.001: .* below 1 / 1200"),
         (1, 0, "--dp-delta 0"),
     ]
@@ -235,7 +236,7 @@ def test_what_cannot_work_is_refused_and_what_can_is_not() -> None:
 def test_starts_are_different_images_whose_mean_is_near_the_released_one() -> None:
     vectors = torch.randn((200, 4), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     mean = torch.tensor([0.5, 0.0, -0.5, 0.0], dtype=torch.float64)
-    rows = herded(vectors, mean, 20)
+    rows = herded(vectors.numpy(), mean.numpy(), 20)
     assert len(set(rows)) == 20
     for count in (5, 10, 20):
         assert float((vectors[rows[:count]].mean(0) - mean).norm()) < 0.25
