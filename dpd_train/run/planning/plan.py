@@ -8,7 +8,7 @@ from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_train.config import TrainConfig
 from dpd_train.run.folder import LEAST_MATCHED, matched_count
 
-FIXED_SHARE = 0.6  # of the time; if stages of fixed length would take more, they are shortened
+FIXED_SHARE = 0.6  # of the time that can be allotted; if stages of fixed length would take more, they are shortened
 SHORTEST = 0.1  # share of their usual steps that shortened stages keep
 TUNING_SHARE = 0.3  # of the time that is left to fine-tuning and matching
 MOST_TUNING, MOST_MATCHING, LEAST_MATCHING = 1500, 2000, 100  # steps
@@ -139,13 +139,14 @@ def estimated(plan: DistillPlan, task: Task, speed: WorkSpeed) -> DistillPlan:
 def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     """The plan that fills `minutes`, or the shortest one if that takes longer.
 
-    Stages of fixed length come first. If they take more than FIXED_SHARE of the time they are shortened. What is left
-    goes to fine-tuning and matching.
+    Stages of fixed length come first. Some work never shrinks, such as the export; of the time beside it these stages
+    take at most FIXED_SHARE, and are shortened for it. What is left goes to fine-tuning and matching.
     """
     budget, plan = 60 * minutes, full_plan()
-    fixed = estimated(plan, task, speed).total
-    if fixed > FIXED_SHARE * budget:
-        plan = shortened(plan, max(SHORTEST, FIXED_SHARE * budget / fixed))
+    fixed, rest = (estimated(shortened(plan, share), task, speed).total for share in (1, 0))
+    share = FIXED_SHARE * (budget - rest) / (fixed - rest)
+    if share < 1:
+        plan = shortened(plan, max(SHORTEST, share))
         fixed = estimated(plan, task, speed).total
     left = max(0.0, budget - fixed)
     a_step = _matching(1, task, speed)
