@@ -1,6 +1,6 @@
 """Accuracies from a confusion matrix, and intervals of paired comparisons (DESIGN §4)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +49,17 @@ def fewest_pairs(ipc: int) -> int:
     return 8 if ipc <= 10 else 5
 
 
+Unit = Literal["pairs", "bundles"]
+"""What an interval is over: pairs of students, or bundles, each of its own matching run."""
+
+
+def fewest_repeats(unit: Unit, ipc: int) -> int:
+    """Return the minimum number of repeats of a reported result (DESIGN §4)."""
+    if unit == "pairs":
+        return fewest_pairs(ipc)
+    return 5 if ipc <= 10 else 3
+
+
 @dataclass(frozen=True)
 class Interval:
     """Mean of n values with its two-sided t-interval; the ends are None for n = 1."""
@@ -83,13 +94,29 @@ def _pair(first: Sequence[float], second: Sequence[float]) -> list[tuple[float, 
     return list(zip(first, second, strict=True))
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+def _averaged(values: Sequence[float], groups: Sequence[Hashable] | None) -> list[float]:
+    """The mean of the values of each group; the values themselves without groups."""
+    if groups is None:
+        return list(values)
+    members: dict[Hashable, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        members.setdefault(group, []).append(value)
+    return [float(np.mean(found)) for found in members.values()]
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable] | None = None
+) -> Interval:
     """Compute the 95 % t-interval of first_i − second_i.
+
+    Args:
+        groups: of each pair, such as the matching run of its set. Pairs of a group are averaged, and the interval is
+            over groups. None: every pair counts for itself.
 
     Raises:
         InputError: lengths differ or are 0.
     """
-    return t_interval([a - b for a, b in _pair(first, second)])
+    return t_interval(_averaged([a - b for a, b in _pair(first, second)], groups))
 
 
 Verdict = Literal["met", "not met", "not resolved"]
@@ -104,15 +131,18 @@ class RatioVerdict:
     interval: Interval
 
 
-def ratio_verdict(set_oas: Sequence[float], ref_oas: Sequence[float], ratio: float) -> RatioVerdict:
+def ratio_verdict(
+    set_oas: Sequence[float], ref_oas: Sequence[float], ratio: float, groups: Sequence[Hashable] | None = None
+) -> RatioVerdict:
     """Test set ≥ ratio · reference (DESIGN §4).
 
-    Met if the lower end of the interval is ≥ 0, not met if the upper end is < 0, otherwise not resolved.
+    Met if the lower end of the interval is ≥ 0, not met if the upper end is < 0, otherwise not resolved. `groups` as in
+    `paired_difference`.
 
     Raises:
         InputError: lengths differ or are 0.
     """
-    interval = t_interval([a - ratio * b for a, b in _pair(set_oas, ref_oas)])
+    interval = t_interval(_averaged([a - ratio * b for a, b in _pair(set_oas, ref_oas)], groups))
     verdict: Verdict = "not resolved"
     if interval.low is not None and interval.low >= 0:
         verdict = "met"

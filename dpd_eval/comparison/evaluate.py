@@ -11,9 +11,10 @@ from dpd_eval.comparison.checks import check_evaluation, count_pairs, extractor_
 from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs, read_inputs
 from dpd_eval.comparison.plan import PlanProgress, Training, run_plan
+from dpd_eval.comparison.repeats import Repeats, repeats_of
 from dpd_eval.comparison.results import ArmResult, Evaluation, StudentInfo
 from dpd_eval.comparison.soft_labels import label_softly
-from dpd_eval.comparison.summary import differences, summarise, too_few_pairs, verdicts
+from dpd_eval.comparison.summary import differences, summarise, verdicts
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.set_metrics import SetMetrics
@@ -44,7 +45,8 @@ def evaluate(
 ) -> Evaluation:
     """Train students on the sets and on real subsets of `train`, and test all of them on the same images.
 
-    Pair i uses student seed i, random subset i and SET i mod m. At IPC k a set contributes the first k images of each
+    Pair i uses student seed i, random subset i and SET i mod m. Sets of several bundles: pairs are averaged within a
+    bundle, and intervals are over bundles. At IPC k a set contributes the first k images of each
     class by file name. All images are brought to one size. Accuracy is measured after the last step.
 
     Args:
@@ -99,6 +101,7 @@ class _Study:
     recipe: Recipe
     inputs: EvaluationInputs
     pairs: dict[int, int]
+    repeats: Repeats
     students: dict[str, StudentInfo]
     networks: _Networks
 
@@ -132,14 +135,15 @@ class _Study:
             recipe=self.recipe,
             students=self.students,
             arms=arms,
-            differences=differences(arms),
+            repeated=self.repeats.unit,
+            differences=differences(arms, self.repeats),
             at_least=config.at_least,
-            verdicts=verdicts(arms, config.at_least),
+            verdicts=verdicts(arms, self.repeats, config.at_least),
             metrics=metrics,
             notes=(
                 *inputs.notes(),
                 *unused_images(inputs, config),
-                *too_few_pairs(self.pairs),
+                *self.repeats.too_few(self.pairs),
                 *notes,
                 *found_by,
             ),
@@ -166,7 +170,8 @@ def _open_study(
     pairs = count_pairs(inputs, config)
     students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
     teaching = config.soft_labels or "foreground" in config.baselines
-    return _Study(config, recipe, inputs, pairs, students, _build_networks(inputs.real, wanted, teaching, cache, stage))
+    networks = _build_networks(inputs.real, wanted, teaching, cache, stage)
+    return _Study(config, recipe, inputs, pairs, repeats_of(sets), students, networks)
 
 
 def _build_networks(real: SceneSet, name: str | None, teaching: bool, cache: Path | None, stage: Stage) -> _Networks:

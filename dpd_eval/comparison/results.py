@@ -36,7 +36,7 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval.
+    """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval over what `Evaluation` repeats.
 
     ratio: mean OA / mean OA, None if the reference's is 0.
     """
@@ -76,7 +76,8 @@ class Evaluation:
 
     test_part: "val", "test" or "all" (a folder without parts). reading: how bands became RGB, None for plain images.
     teacher: description of the network that gave the soft labels. extractor: description of the network whose features
-    were used by baselines and metrics. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content
+    were used by baselines and metrics. repeated: what the intervals of differences and verdicts
+    are over. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content
     hashes of train, test and each set, and of the weights of each `hf:` student.
     """
 
@@ -96,6 +97,7 @@ class Evaluation:
     recipe: Recipe
     students: dict[str, StudentInfo]
     arms: tuple[ArmResult, ...]
+    repeated: Literal["pairs", "bundles"]
     differences: tuple[Difference, ...]
     at_least: float
     verdicts: tuple[Goal, ...]

@@ -6,12 +6,12 @@ import numpy as np
 
 from dpd_eval.comparison.arm_names import is_compared
 from dpd_eval.comparison.plan import Training
+from dpd_eval.comparison.repeats import Repeats
 from dpd_eval.comparison.results import ArmResult, Difference, Goal
 from dpd_eval.statistics import (
     average_accuracy,
     class_accuracy,
     cohen_kappa,
-    fewest_pairs,
     overall_accuracy,
     paired_difference,
     ratio_verdict,
@@ -74,7 +74,7 @@ def _compared(results: Sequence[ArmResult]) -> Iterator[tuple[ArmResult, ArmResu
                 yield ours, other
 
 
-def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
+def differences(results: Sequence[ArmResult], repeats: Repeats) -> tuple[Difference, ...]:
     """Return the paired differences of the arms that are compared (`is_compared`)."""
     return tuple(
         Difference(
@@ -82,27 +82,17 @@ def differences(results: Sequence[ArmResult]) -> tuple[Difference, ...]:
             reference=other.arm,
             student=ours.student,
             ipc=ours.ipc,
-            difference=paired_difference(ours.oa_runs, other.oa_runs),
+            difference=paired_difference(ours.oa_runs, other.oa_runs, repeats.groups(ours)),
             ratio=ours.oa_mean / other.oa_mean if other.oa_mean else None,
         )
         for ours, other in _compared(results)
     )
 
 
-def verdicts(results: Sequence[ArmResult], ratio: float) -> tuple[Goal, ...]:
+def verdicts(results: Sequence[ArmResult], repeats: Repeats, ratio: float) -> tuple[Goal, ...]:
     """Decide for the same arms whether the first reaches `ratio` times the OA of the second."""
     goals = []
     for ours, other in _compared(results):
-        found = ratio_verdict(ours.oa_runs, other.oa_runs, ratio)
+        found = ratio_verdict(ours.oa_runs, other.oa_runs, ratio, repeats.groups(ours))
         goals.append(Goal(ours.arm, other.arm, ours.student, ours.ipc, ratio, found.verdict, found.interval))
     return tuple(goals)
-
-
-def too_few_pairs(pairs: dict[int, int]) -> list[str]:
-    """Return notes on IPCs with fewer pairs than DESIGN §4 requires. pairs: IPC → number of pairs."""
-    return [
-        f"IPC {ipc}: {found} pair{'' if found == 1 else 's'}, at least {fewest_pairs(ipc)} are needed "
-        "for a reported result"
-        for ipc, found in pairs.items()
-        if found < fewest_pairs(ipc)
-    ]

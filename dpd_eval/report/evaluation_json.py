@@ -46,6 +46,7 @@ def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] 
         extractor=node.text("extractor"),
         students={hide_paths(key): students.numbers_by_name(key) for key in names} if students else {},
         arms=tuple(_arm(item, labels) for item in node.children("arms")),
+        repeated="bundles" if node.text("repeated") == "bundles" else "pairs",
         gaps=tuple(_gap(item, labels) for item in node.children("differences")),
         goals=tuple(_goal(item, labels) for item in node.children("verdicts")),
         metrics=tuple(_metrics(item) for item in node.children("metrics")),

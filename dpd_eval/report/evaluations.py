@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dpd_eval.statistics import Interval
+from dpd_eval.statistics import Interval, Unit
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -94,6 +94,7 @@ class EvaluationRecord:
     extractor: str
     students: Mapping[str, Mapping[str, float]]
     arms: tuple[Arm, ...]
+    repeated: Unit
     gaps: tuple[Gap, ...]
     goals: tuple[GoalRecord, ...]
     metrics: tuple[Metrics, ...]

@@ -8,7 +8,7 @@ from typing import Literal
 from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM
 from dpd_eval.report.evaluations import EvaluationRecord, Gap, GoalRecord, Setting
 from dpd_eval.report.wording import SPACE, arm_words, count, listed, percent, points
-from dpd_eval.statistics import Interval, fewest_pairs
+from dpd_eval.statistics import Interval, Unit, fewest_repeats
 
 Outcome = Literal["ahead", "behind", "not resolved"]
 
@@ -107,7 +107,7 @@ def _sentence(evaluation: EvaluationRecord, gap: Gap, many_labels: bool) -> Sent
         text = f"{capital} and {other} cannot be told apart {where}"
     else:
         text = f"{capital} is {found} {'of ' if found == 'ahead' else ''}{other} {where}"
-    return Sentence(found, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap)}", gap.interval)
+    return Sentence(found, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap, evaluation.repeated)}", gap.interval)
 
 
 def _capital(words: str) -> str:
@@ -118,23 +118,23 @@ def _figures(evaluation: EvaluationRecord, gap: Gap) -> str:
     ours, theirs = (evaluation.arm(name, gap.setting) for name in (gap.arm, gap.reference))
     pair = f"{percent(ours.oa_mean)} against {percent(theirs.oa_mean)}, " if ours and theirs else ""
     share = f", {percent(gap.ratio)} of its accuracy" if gap.reference == FULL_ARM and gap.ratio is not None else ""
-    return f"{pair}{interval_words(gap.interval)}{share}"
+    return f"{pair}{interval_words(gap.interval, evaluation.repeated)}{share}"
 
 
-def interval_words(interval: Interval) -> str:
+def interval_words(interval: Interval, repeated: Unit = "pairs") -> str:
     """Format as `−1.86 points (95 % interval −3.38 to −0.34, 8 pairs)`."""
-    middle = f"{points(interval.mean)}{SPACE}points"
+    middle, repeats = f"{points(interval.mean)}{SPACE}points", count(interval.n, repeated.removesuffix("s"))
     if interval.low is None or interval.high is None:
-        return f"{middle} ({count(interval.n, 'pair')}, no interval)"
+        return f"{middle} ({repeats}, no interval)"
     ends = f"{points(interval.low)} to {points(interval.high)}"
-    return f"{middle} (95{SPACE}% interval {ends}, {count(interval.n, 'pair')})"
+    return f"{middle} (95{SPACE}% interval {ends}, {repeats})"
 
 
-def _weakness(gap: Gap) -> str:
-    fewest = fewest_pairs(gap.setting.ipc)
+def _weakness(gap: Gap, repeated: Unit) -> str:
+    fewest = fewest_repeats(repeated, gap.setting.ipc)
     if gap.interval.n >= fewest:
         return ""
-    return f" Preliminary: results at this IPC need at least {fewest} pairs."
+    return f" Preliminary: results at this IPC need at least {fewest} {repeated}."
 
 
 def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
@@ -147,7 +147,7 @@ def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
     text = (
         f"{who}{percent(goal.ratio, 0)} of the accuracy of {arm_words(goal.reference)} "
         f"{setting_words(goal.setting, many)}: {goal.verdict} ({points(goal.interval.mean)}{SPACE}points beyond it, "
-        f"{ends}, {count(goal.interval.n, 'pair')})."
+        f"{ends}, {count(goal.interval.n, evaluation.repeated.removesuffix('s'))})."
     )
     return Sentence(kinds.get(goal.verdict, "not resolved"), text, goal.interval)
 
@@ -157,8 +157,8 @@ def cautions(evaluation: EvaluationRecord, gaps: Sequence[Gap]) -> list[str]:
     said = []
     if evaluation.test_part == "val":
         said.append("Tested on validation images, which are also used to make choices: not a final result.")
-    pairs = max((gap.interval.n for gap in gaps), default=0)
-    if evaluation.sets and len(evaluation.sets) < pairs:
+    pairs = max((len(arm.oa_runs) for arm in evaluation.arms), default=0)
+    if gaps and evaluation.sets and len(evaluation.sets) < pairs:
         said.append(
             f"{count(len(evaluation.sets), 'generated set')} for {count(pairs, 'pair')}: the intervals include "
             f"{'nothing' if len(evaluation.sets) == 1 else 'little'} of the variation between generation seeds."

@@ -6,7 +6,10 @@ pytest.importorskip("torch")
 
 from dpd_cli.commands.evaluate import print_evaluation
 from dpd_eval import ArmResult, Evaluation, SetMetrics, StudentInfo, load_recipe
+from dpd_eval.comparison.repeats import Repeats
 from dpd_eval.comparison.summary import differences, verdicts
+
+PAIRS = Repeats(("",))
 
 
 def arm(name: str, student: str, *runs: float) -> ArmResult:
@@ -49,9 +52,10 @@ def evaluation(*arms: ArmResult) -> Evaluation:
         recipe=load_recipe("quick"),
         students={student: StudentInfo(1, 1) for student in dict.fromkeys(row.student for row in arms)},
         arms=arms,
-        differences=differences(arms),
+        repeated=PAIRS.unit,
+        differences=differences(arms, PAIRS),
         at_least=0.9,
-        verdicts=verdicts(arms, 0.9),
+        verdicts=verdicts(arms, PAIRS, 0.9),
         metrics=(metrics,),
         notes=("two [files] left out",),
         fingerprints={},
@@ -75,7 +79,7 @@ def test_tables_and_verdicts(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert ["set", "convnet", "10", "20", "1000", "2", "80.00", "1.23", "50.00", "0.2500"] in rows
     assert ["random", "60.00 ± 1.23", "70.00 ± 1.23"] in rows  # by student
     assert ["set", "10", "0.0321", "0.0010", "0.500", "0.400", "0.300", "0.200", "0.910", "0.110", "87.5"] in rows
-    assert "set − random (convnet, IPC 10): +20.00 points, 95 % interval +20.00 to +20.00, n = 2" in shown
+    assert "set − random (convnet, IPC 10): +20.00 points, 95 % interval +20.00 to +20.00 over 2 pairs, ratio" in shown
     assert "at least 0.9 × random: met" in shown
     assert "at least 0.9 × random: not resolved" in shown
     for line in (

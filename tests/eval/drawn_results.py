@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dpd_eval.comparison.repeats import Repeats
 from dpd_eval.comparison.results import ArmResult, Evaluation, StudentInfo
 from dpd_eval.comparison.summary import differences, verdicts
 from dpd_eval.metrics.set_metrics import SetMetrics
@@ -16,6 +17,8 @@ from dpd_eval.students.recipe import load_recipe
 
 CLASSES = ("AnnualCrop", "Forest", "Highway", "Residential", "River", "SeaLake")
 SKILL = {"set": 0.02, "random": 0.0, "herding": 0.01, "k-center": -0.05, "k-means": 0.03, "full": 0.2}
+
+PAIRS = Repeats(("",))
 
 
 def confusion(rng: np.random.Generator, accuracy: float, classes: int, images: int = 100) -> np.ndarray:
@@ -91,9 +94,10 @@ def evaluation(
         recipe=load_recipe("quick"),
         students={name: StudentInfo(13_419_776, 329_946) for name in students},
         arms=arms,
-        differences=differences(arms),
+        repeated=PAIRS.unit,
+        differences=differences(arms, PAIRS),
         at_least=1.0,
-        verdicts=verdicts(arms, 1.0),
+        verdicts=verdicts(arms, PAIRS, 1.0),
         metrics=tuple(metrics(name, ipc, classes) for ipc in sizes for name in ("set", *baselines) if name != "full"),
         notes=("SET /home/alice/my data/set0: 2 files left out, first x.png: zero bytes",),
         fingerprints={"train": "a" * 64, "test": "b" * 64, "set 0": "c" * 64},

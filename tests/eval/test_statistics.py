@@ -11,6 +11,7 @@ from dpd_eval.statistics import (
     cohen_kappa,
     confusion_matrix,
     fewest_pairs,
+    fewest_repeats,
     overall_accuracy,
     paired_difference,
     ratio_verdict,
@@ -110,6 +111,25 @@ def test_one_pair_resolves_nothing_and_unequal_lengths_are_refused():
 def test_pairs_of_design():
     """DESIGN §4: at least 8 pairs at IPC 10 and 5 at IPC 50; smaller subsets vary more."""
     assert [fewest_pairs(ipc) for ipc in (1, 10, 11, 50)] == [8, 8, 5, 5]
+    assert [fewest_repeats("pairs", ipc) for ipc in (10, 50)] == [8, 5]
+    assert [fewest_repeats("bundles", ipc) for ipc in (1, 10, 11, 50)] == [5, 5, 3, 3]
+
+
+def test_pairs_of_one_matching_run_count_once():
+    """Students of one set share its luck: SciPy's interval of the runs' means, however many students each has."""
+    runs = ["a", "b", "c"] * 3 + ["a"]
+    gains = [0.02, 0.04, 0.1, 0.03, 0.03, 0.09, 0.01, 0.05, 0.11, 0.02]
+    second = [0.6, 0.63, 0.61, 0.6, 0.64, 0.6, 0.62, 0.61, 0.6, 0.6]
+    first = [gain + other for gain, other in zip(gains, second, strict=True)]
+    by_run = [0.02, 0.04, 0.1]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(by_run), scale=stats.sem(by_run))
+    found = paired_difference(first, second, runs)
+    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 3)
+    goal = ratio_verdict(first, second, 1.0, runs)
+    assert goal.interval.low == pytest.approx(low)
+    assert goal.verdict == "not resolved"
+    assert ratio_verdict(first, second, 1.0).verdict == "met"  # as if ten students were ten matching runs
+    assert paired_difference(first, second, ["a"] * 10).low is None
 
 
 def test_twenty_pairs_of_design_resolve_half_a_point():

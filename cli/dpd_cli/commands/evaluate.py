@@ -121,13 +121,13 @@ def _comparisons(result: "Evaluation") -> list[str]:
     lines = []
     for row, goal in zip(result.differences, result.verdicts, strict=True):
         gap = row.difference
-        ends = "one pair, no interval"
+        ends = f"one {result.repeated.removesuffix('s')}, no interval"
         if gap.low is not None and gap.high is not None:
-            ends = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+            ends = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f} over {gap.n} {result.repeated}"
         ratio = "" if row.ratio is None else f", ratio {row.ratio:.3f}"
         lines.append(
-            f"{row.arm} − {row.reference} ({row.student}, IPC {row.ipc}): {100 * gap.mean:+.2f} points, {ends}, "
-            f"n = {gap.n}{ratio}; at least {goal.ratio:g} × {goal.reference}: {goal.verdict}"
+            f"{row.arm} − {row.reference} ({row.student}, IPC {row.ipc}): {100 * gap.mean:+.2f} points, "
+            f"{ends}{ratio}; at least {goal.ratio:g} × {goal.reference}: {goal.verdict}"
         )
     return lines
 

@@ -183,6 +183,28 @@ def test_pairs_take_the_sets_in_turn_and_small_ipc_takes_the_first_files(folders
     assert evaluate([prefix], **common, pairs=1).arms[0].cached == 1
 
 
+def test_sets_of_several_bundles_give_an_interval_over_bundles(folders, tmp_path):
+    recipe = replace(RECIPE, steps=6, warmup=1)
+    sets = []
+    for number, bundle in enumerate("aba"):
+        sets.append(draw(tmp_path / f"set{number}", 4, 10 + number))
+        (sets[-1] / "dataset.json").write_text(json.dumps({"bundle_hash": bundle}))
+    common = {"train": folders["train"], "test": "val", "recipe": recipe, "cache": tmp_path / "c", "metrics": False}
+    found = evaluate(sets, **common, pairs=6)
+    ours, random = found.arms
+    gaps = [a - b for a, b in zip(ours.oa_runs, random.oa_runs, strict=True)]  # of bundles a, b, a, a, b, a
+    expected = t_interval([(gaps[0] + gaps[2] + gaps[3] + gaps[5]) / 4, (gaps[1] + gaps[4]) / 2])
+    assert (found.repeated, found.differences[0].difference) == ("bundles", expected)
+    assert found.verdicts[0].interval.n == 2
+    assert any("2 bundles, at least 5 are needed" in note for note in found.notes)
+    for few in (sets[::2], [*sets, folders["good"]]):  # one bundle; a folder that no bundle generated
+        found = evaluate(few, **common, pairs=4)
+        assert (found.repeated, found.differences[0].difference.n) == ("pairs", 4)
+    (sets[0] / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match=r"set0.*dataset\.json.*run the same dpd generate again"):
+        evaluate(sets, **common, pairs=3)
+
+
 def test_validation_part_is_held_out_of_the_baselines(folders, tmp_path):
     common = {"train": folders["train"], "test": "val", "recipe": replace(RECIPE, steps=2, warmup=0), "cache": tmp_path}
     common["metrics"] = False

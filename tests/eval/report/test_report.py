@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dpd_eval.comparison.repeats import Repeats
 from dpd_eval.comparison.results import Evaluation
-from dpd_eval.comparison.summary import verdicts
+from dpd_eval.comparison.summary import differences, verdicts
 from dpd_eval.report.charts import nice_ticks, style
 from dpd_eval.report.commands import sampler_options
 from dpd_eval.report.evaluation_json import read_evaluation
@@ -30,7 +31,7 @@ from dpd_runtime.bundle.bundle import embedded_bundle
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
-from tests.eval.drawn_results import audit, evaluation, soft, write_json, write_set
+from tests.eval.drawn_results import PAIRS, audit, evaluation, soft, write_json, write_set
 
 VOID = {"meta", "link", "img", "br", "hr"}
 BLOCKS = {"td", "th", "caption", "p", "li", "dt", "dd", "h1", "h2", "h3", "h4", "summary", "figcaption", "title", "pre"}
@@ -163,7 +164,7 @@ def test_a_site_with_images_of_its_own_is_shown_apart(tmp_path: Path) -> None:
     assert len({style(name, arms) for name in arms}) == 8
     assert "--baselines random \\ --ipc 10" in page.words()
     assert "--with-real 5 " in page.words()
-    shares = replace(result, at_least=0.9, verdicts=verdicts(result.arms, 0.9))
+    shares = replace(result, at_least=0.9, verdicts=verdicts(result.arms, PAIRS, 0.9))
     words = one(tmp_path, shares)[0].words()
     assert "Goal of 90 % of the accuracy of 5 real images per class" in words
     assert "Goal for the set with 5 real images per class of 90 % of the accuracy of the set" in words
@@ -180,6 +181,16 @@ def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> Non
         assert word not in page.words()
 
 
+def test_intervals_over_bundles_are_called_so(tmp_path: Path) -> None:
+    result = evaluation(pairs={10: 8})
+    over = Repeats(("a", "b", "c", "d"))
+    found = replace(result, repeated=over.unit, differences=differences(result.arms, over))
+    words = one(tmp_path, found)[0].words()
+    assert ", 4 bundles)" in words
+    assert "Preliminary: results at this IPC need at least 5 bundles." in words
+    assert "8 pairs)" not in words
+
+
 def test_one_pair_has_no_interval_and_resolves_nothing(tmp_path: Path) -> None:
     page, _ = one(tmp_path, evaluation(pairs={10: 1}))
     assert "cannot be told apart in the only comparison" in page.words()
@@ -189,7 +200,7 @@ def test_one_pair_has_no_interval_and_resolves_nothing(tmp_path: Path) -> None:
 def test_a_goal_below_one_is_told_and_the_goal_of_one_is_not_told_twice(tmp_path: Path) -> None:
     result = evaluation()
     assert "Goal of" not in one(tmp_path, result)[0].words()
-    page, _ = one(tmp_path, replace(result, at_least=0.9, verdicts=verdicts(result.arms, 0.9)))
+    page, _ = one(tmp_path, replace(result, at_least=0.9, verdicts=verdicts(result.arms, PAIRS, 0.9)))
     assert "Goal of 90 % of the accuracy of random real images at IPC 10 with student convnet: met" in page.words()
 
 

@@ -1,0 +1,54 @@
+"""What an interval repeats: pairs of students or, where sets come from several bundles, the bundles (DESIGN §4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpd_eval.comparison.results import ArmResult
+from dpd_eval.statistics import Unit, fewest_repeats
+from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.files import read_object
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What the intervals of an evaluation are over.
+
+    Args:
+        bundles: hash of the bundle that each set was generated from, "" where it is not known.
+    """
+
+    bundles: tuple[str, ...]
+
+    @property
+    def unit(self) -> Unit:
+        return "bundles" if all(self.bundles) and len(set(self.bundles)) > 1 else "pairs"
+
+    def groups(self, arm: ArmResult) -> list[str] | None:
+        """The bundle of each pair of this arm; None if each pair counts for itself."""
+        if self.unit == "pairs":
+            return None
+        return [self.bundles[seed % len(self.bundles)] for seed in arm.seeds]
+
+    def too_few(self, pairs: dict[int, int]) -> list[str]:
+        """Notes on IPCs with too few repeats. pairs: IPC → number of pairs."""
+        bundles = len(set(self.bundles))
+        found = {ipc: bundles if self.unit == "bundles" else count for ipc, count in pairs.items()}
+        return [
+            f"IPC {ipc}: {count} {self.unit.removesuffix('s') if count == 1 else self.unit}, at least "
+            f"{fewest_repeats(self.unit, ipc)} are needed for a reported result"
+            for ipc, count in found.items()
+            if count < fewest_repeats(self.unit, ipc)
+        ]
+
+
+def repeats_of(sets: Sequence[Path]) -> Repeats:
+    """Read from which bundle each set was generated; folders that `dpd generate` did not write have none.
+
+    Raises:
+        InputError: a dataset.json that is no JSON object.
+    """
+    records = [Path(path) / DATASET_NAME for path in sets]
+    again = "run the same dpd generate again"
+    read = [read_object(path, f"{path}:", again) if path.is_file() else {} for path in records]
+    return Repeats(tuple(str(record.get("bundle_hash", "")) for record in read))
