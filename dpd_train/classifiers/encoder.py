@@ -65,7 +65,8 @@ def save_encoder(network: "ResNet", folder: Path, record: dict[str, Any]) -> Non
     weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
     write_atomically(folder / CONFIG, shape_to_json(network.config))
     write_atomically(folder / WEIGHTS, weights)
-    content = {"method": METHOD, "weights_sha256": hashlib.sha256(weights).hexdigest(), **record}
+    files = {"config_sha256": shape_to_json(network.config), "weights_sha256": weights}
+    content = {"method": METHOD} | {name: hashlib.sha256(value).hexdigest() for name, value in files.items()} | record
     write_atomically(folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -81,9 +82,10 @@ def check_encoder(folder: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS, RECORD):
         if not (folder / name).is_file():
             raise InputError(f"{place}: {name} is missing; give a folder that dpd pretrain --features {METHOD} wrote")
-    record = _object(folder / RECORD, place)
-    side, digest = record.get("resolution"), record.get("weights_sha256")
-    if record.get("method") != METHOD or not isinstance(side, int) or side < 1 or not isinstance(digest, str):
+    record = read_object(folder / RECORD, f"{place}: {RECORD}", _again(folder))
+    side, digests = record.get("resolution"), [record.get(name) for name in ("config_sha256", "weights_sha256")]
+    known = record.get("method") == METHOD and all(isinstance(digest, str) for digest in digests)
+    if not known or not isinstance(side, int) or side < 1:
         raise InputError(f"{place}: {RECORD} is not the record of an encoder; {_again(folder)}")
     return record
 
@@ -100,23 +102,25 @@ def load_encoder(folder: Path) -> Encoder:
     from dpd_train.classifiers.network import ResNet, shape_from_json
 
     record, place = check_encoder(folder), f"{FAMILY}{folder}"
-    content = (folder / WEIGHTS).read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != record["weights_sha256"]:
-        raise InputError(f"{place}: {WEIGHTS} is damaged: its sha256 is not that of {RECORD}; {_again(folder)}")
-    shape = _object(folder / CONFIG, place)
+    shape, weights = (
+        _intact(folder / name, record[key], place)
+        for name, key in ((CONFIG, "config_sha256"), (WEIGHTS, "weights_sha256"))
+    )
     try:
-        network = ResNet(shape_from_json(shape))
-        network.load_state_dict(load(content))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        network = ResNet(shape_from_json(json.loads(shape)))
+        network.load_state_dict(load(weights))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{place}: {WEIGHTS} does not fit {CONFIG} ({reason}); {_again(folder)}") from error
     frozen = network.eval().requires_grad_(False)
-    return Encoder(encoder_name(folder), frozen, int(record["resolution"]), digest)
+    return Encoder(encoder_name(folder), frozen, int(record["resolution"]), record["weights_sha256"])
 
 
-def _object(path: Path, place: str) -> dict[str, Any]:
-    return read_object(path, f"{place}: {path.name}", _again(path.parent))
+def _intact(path: Path, digest: str, place: str) -> bytes:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise InputError(f"{place}: {path.name} is damaged: its sha256 is not that of {RECORD}; {_again(path.parent)}")
+    return content
 
 
 def _again(folder: Path) -> str:

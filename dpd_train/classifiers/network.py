@@ -145,12 +145,18 @@ def shape_to_json(config: ResNetConfig) -> bytes:
 
 
 def shape_from_json(content: dict[str, Any]) -> ResNetConfig:
-    """Read what `shape_to_json` wrote.
+    """Read what `shape_to_json` wrote. Nothing is built before the numbers are known to be small.
 
     Raises:
-        KeyError, TypeError: a field is missing, unknown or of another kind.
+        KeyError, TypeError, ValueError: a field is missing, unknown, of another kind or out of range.
     """
-    return ResNetConfig(**content | {name: tuple(content[name]) for name in ("widths", "blocks")})
+    shape = ResNetConfig(**content | {name: tuple(content[name]) for name in ("widths", "blocks")})
+    largest = {"num_classes": 10**6, "in_channels": 64, "stem_stride": 2}
+    numbers = [(getattr(shape, name), most) for name, most in largest.items()]
+    numbers += [(len(shape.widths), 8), *((width, 4096) for width in shape.widths), *((n, 64) for n in shape.blocks)]
+    if len(shape.widths) != len(shape.blocks) or not all(0 < value <= most for value, most in numbers):
+        raise ValueError("a number is out of range")
+    return shape
 
 
 def save_classifier(model: ResNet, folder: Path) -> None:

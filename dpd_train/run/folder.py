@@ -16,8 +16,8 @@ from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.captions.captioners import check_captioner_source
-from dpd_train.classifiers.encoder import check_encoder
-from dpd_train.config import OWN, TrainConfig, extra_watchers, option
+from dpd_train.classifiers.encoder import check_encoder, encoder_name
+from dpd_train.config import FAMILY, OWN, TrainConfig, extra_watchers, option
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size, parse_reading
 from dpd_train.images.rasters import require_rasterio
@@ -109,9 +109,25 @@ def _stored(out: Path) -> dict[str, Any] | None:
 
 
 def recorded(config: TrainConfig) -> dict[str, Any]:
-    """The config as a run records it. `watchers` is left out at its default, so that older records compare equal."""
+    """The config as a run records it, with absolute paths of encoders, as a run may go on from another folder.
+
+    `watchers` is left out at its default, so that older records compare equal.
+    """
     values = asdict(config)
-    return values if config.watchers != OWN else {name: v for name, v in values.items() if name != "watchers"}
+    if config.watchers == OWN:
+        return {name: value for name, value in values.items() if name != "watchers"}
+    places = (f"{FAMILY}{place.absolute()}" for place in extra_watchers(config.watchers))
+    return values | {"watchers": ",".join([OWN, *places])}
+
+
+def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
+    """Name and hash of each encoder among the watchers.
+
+    Raises:
+        InputError: as `check_encoder`.
+    """
+    places = () if config.watchers == OWN else extra_watchers(config.watchers)
+    return [{"name": encoder_name(p), "weights_sha256": str(check_encoder(p)["weights_sha256"])} for p in places]
 
 
 def match_config(
@@ -125,15 +141,16 @@ def match_config(
     Raises:
         InputError: another config or other data.
     """
-    content = json.loads(json.dumps({"config": recorded(config), "data": data}))
+    content = json.loads(json.dumps({"config": recorded(config), "data": data, "encoders": further_watchers(config)}))
     before = _stored(out)
     if before is None:
         places = [None if place is None else str(place.absolute()) for place in (source, cache)]
         content |= dict(zip(PLACES, places, strict=True))
         write_atomically(out / STORED, json.dumps(content).encode())
         return
-    if any(before[name] != content[name] for name in content):
+    if any(before.get(name, []) != content[name] for name in content):
         changed = [option(k) for k, v in content["config"].items() if before["config"].get(k) != v]
+        changed += ["encoder in --watchers"] if before.get("encoders", []) != content["encoders"] else []
         had = f"another {', '.join(changed)}" if changed else "other data"
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
 
@@ -200,11 +217,10 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
         check_segmenter(config.segmenter)
     folder = base_folder(config.base)
     check_base(config.base, folder)
-    if sides := base_sides(config.base, folder):
-        working_side(config.base, *sides, config.resolution)
+    sides = base_sides(config.base, folder)
+    side = working_side(config.base, *sides, config.resolution) if sides else config.resolution
     if config.watchers != OWN:
-        for place in extra_watchers(config.watchers):
-            check_encoder(place)
+        _check_encoders(extra_watchers(config.watchers), side)
     reading = parse_reading(config.bands, config.stretch)
     if not reading.plain:
         require_rasterio()
@@ -213,6 +229,17 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
         check_classes(data, tuple(counts))
         if config.prototypes == "matched" and not config.prune:
             check_matched_counts(counts)
+
+
+def _check_encoders(places: Sequence[Path], side: int | None) -> None:
+    """Check that encoders watch images of the size that they know; `side` is None where it is not known yet."""
+    for place in places:
+        own = check_encoder(place)["resolution"]
+        if side not in (None, own):
+            raise InputError(
+                f"--watchers {FAMILY}{place}: it was trained at {own} px and this run works at {side} px; train it "
+                f"again: dpd pretrain --features swimdiff DATA --resolution {side} --out NEW"
+            )
 
 
 def check_matched_counts(counts: Mapping[str, int]) -> None:

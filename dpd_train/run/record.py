@@ -13,12 +13,11 @@ from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import save_base
 from dpd_train.bases.folder import base_folder
-from dpd_train.classifiers.encoder import check_encoder, encoder_name
 from dpd_train.compute.device import hardware
-from dpd_train.config import OWN, extra_watchers
+from dpd_train.config import OWN
 from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.run.context import Run, Trained
-from dpd_train.run.folder import recorded
+from dpd_train.run.folder import further_watchers, recorded
 
 
 def write_run(out: Path, trained: Trained) -> None:
@@ -70,7 +69,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
     tuned, data, made = trained.tuned, run.data, trained.prototypes
     config, train = tuned.config, data.train
     chosen: dict[str, Any] = {"resolution": tuned.base.resolution, "tune": tune_of(config, tuned.base)}
-    watchers = [] if config.watchers == OWN else [_named(place) for place in extra_watchers(config.watchers)]
+    watchers = further_watchers(config)
     if watchers:
         chosen["watchers"] = ",".join([OWN, *(watcher["name"] for watcher in watchers)])
     pretraining = _base_pretraining(base_folder(config.base))
@@ -96,10 +95,6 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
         **({"federated": tuned.federated} if tuned.federated else {}),
         **({"processes": run.team.size} if run.team.size > 1 else {}),
     }
-
-
-def _named(folder: Path) -> dict[str, str]:
-    return {"name": encoder_name(folder), "weights_sha256": str(check_encoder(folder)["weights_sha256"])}
 
 
 def _base_pretraining(folder: Path) -> dict[str, Any] | None:

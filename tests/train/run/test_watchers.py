@@ -14,7 +14,8 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_train.classifiers.encoder import save_encoder
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.config import TrainConfig
-from dpd_train.run.folder import check_inputs, recorded
+from dpd_train.prototypes.matching import Watcher
+from dpd_train.run.folder import check_inputs, match_config, recorded
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 
@@ -31,11 +32,11 @@ def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def encoder(folder: Path) -> Path:
+def encoder(folder: Path, side: int = SIDE, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         shape = ResNetConfig(num_classes=8, widths=(8, 12), blocks=(1, 1), dropout=0.0)
-        save_encoder(ResNet(shape), folder, {"resolution": SIDE})
+        save_encoder(ResNet(shape), folder, {"resolution": side})
     return folder
 
 
@@ -68,12 +69,54 @@ def test_watchers_without_effect_or_folder_are_refused(tmp_path: Path) -> None:
         check_inputs(scenes, tmp_path / "run", config)
     with pytest.raises(InputError, match="say own and, for each encoder once, swimdiff:PATH"):
         check_inputs(scenes, tmp_path / "run", replace(config, watchers="swimdiff:x"))
+    other = replace(config, base=base, watchers=f"own,swimdiff:{encoder(tmp_path / 'other', side=2 * SIDE)}")
+    with pytest.raises(InputError, match=f"it was trained at {2 * SIDE} px and this run works at {SIDE} px; train it"):
+        check_inputs(scenes, tmp_path / "run", other)
     asked = replace(CONFIG, base=base, prototypes=None, watchers=f"own,swimdiff:{encoder(tmp_path / 'eyes')}")
     with pytest.raises(DataError, match="matched needs at least 20"):  # never silently pooled, which has no watchers
         train(scenes, tmp_path / "run", asked, cache=tmp_path / "cache")
 
 
+def test_a_run_does_not_go_on_with_another_encoder(tmp_path: Path) -> None:
+    place = encoder(tmp_path / "eyes")
+    config, out = TrainConfig(watchers=f"own,swimdiff:{place}"), tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    for _ in range(2):
+        match_config(out, config, {})
+    for path in encoder(tmp_path / "again", seed=1).iterdir():
+        path.replace(place / path.name)
+    with pytest.raises(InputError, match="had another encoder in --watchers; use the same"):
+        match_config(out, config, {})
+
+
+def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes differ with one more watcher anyway; this asks which networks watch, and whose opinion counts."""
+    found: list[list[Watcher]] = []
+
+    def watch(
+        start: torch.Tensor, decode: object, watchers: list[Watcher], *rest: object, **more: object
+    ) -> torch.Tensor:
+        found.append(watchers)
+        return start
+
+    monkeypatch.setattr("dpd_train.run.stages.matching.match_codes", watch)
+    place = encoder(tmp_path / "eyes")
+    config = replace(
+        CONFIG,
+        base=str(tiny_base(tmp_path)),
+        prototypes="matched",
+        ipc=2,
+        matching_steps=1,
+        steps=0,
+        watchers=f"own,swimdiff:{place}",
+    )
+    train(drawn_scenes(tmp_path / "scenes", per_class=24), tmp_path / "run", config, cache=tmp_path / "cache")
+    assert [watcher.judges for watcher in found[0]] == [True] * 5 + [False]
+    ours = load_file(place / "model.safetensors")
+    assert all(torch.equal(values, ours[name]) for name, values in found[0][-1].network.state_dict().items())
+
+
 def test_a_record_has_the_watchers_where_they_are_not_the_usual_ones() -> None:
     assert "watchers" not in recorded(TrainConfig())
-    assert recorded(TrainConfig(watchers="own,swimdiff:x"))["watchers"] == "own,swimdiff:x"
+    assert recorded(TrainConfig(watchers="own,swimdiff:x"))["watchers"] == f"own,swimdiff:{Path('x').absolute()}"
     assert TrainConfig(**recorded(TrainConfig())) == TrainConfig()
