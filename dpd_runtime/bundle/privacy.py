@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MOST_RELEASES = 10
+MOST_EPSILON = 100.0
+ROUNDING = 1e-3  # relative, of epsilon and of the multipliers as they are written
+ONE_IMAGE = "one image, replaced by another of its class"
+"""The unit of what `dpd distill --dp` makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,8 @@ class PrivacyClaim:
 
     def fault(self) -> str:
         """The field that cannot be and its value; empty if all can be."""
-        if not 0 < self.epsilon < math.inf:
-            return f"epsilon is {self.epsilon}, it must be above 0"
+        if not 0 < self.epsilon <= MOST_EPSILON:
+            return f"epsilon is {self.epsilon}, it must be above 0 and at most {MOST_EPSILON:g}"
         if not 0 < self.delta < 1:
             return f"delta is {self.delta}, it must be between 0 and 1"
         found: object = self.noise_multipliers
@@ -40,4 +44,17 @@ class PrivacyClaim:
             return f"noise_multipliers are not an object with 1 … {MOST_RELEASES} numbers"
         if not all(type(value) in (int, float) and 0 < value < math.inf for value in found.values()):
             return "noise_multipliers are not numbers above 0"
+        if self._delta_of_noise() > self.delta:
+            return f"epsilon is {self.epsilon}, less than its noise multipliers give at delta {self.delta:g}"
         return ""
+
+    def _delta_of_noise(self) -> float:
+        """δ(ε) of Gaussian releases together: Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ), μ² = Σ 1 / m² (Dong et al. 2022)."""
+        epsilon = self.epsilon * (1 + ROUNDING)
+        shift = math.sqrt(sum(1 / value**2 for value in self.noise_multipliers.values()))
+        return _phi(shift / 2 - epsilon / shift) - math.exp(epsilon) * _phi(-shift / 2 - epsilon / shift)
+
+
+def _phi(x: float) -> float:
+    """The normal distribution's share below x."""
+    return math.erfc(-x / math.sqrt(2)) / 2

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.encryption import is_encrypted
+from dpd_runtime.bundle.privacy import ONE_IMAGE
 from dpd_runtime.bundle.trusted import trusted_folder
 from dpd_runtime.errors import InputError, RequirementError
 
@@ -76,8 +77,10 @@ def require_privacy(bundle: Bundle, wanted: tuple[float, float]) -> None:
     """
     epsilon, delta = wanted
     claim = bundle.manifest.privacy
-    if claim is None or claim.epsilon > epsilon or claim.delta > delta:
+    if claim is None or claim.epsilon > epsilon or claim.delta > delta or claim.unit != ONE_IMAGE:
         made = "claims none" if claim is None else f"claims ({claim.epsilon:.6g}, {claim.delta:g})"
+        if claim is not None and claim.unit != ONE_IMAGE:
+            made += f" of {claim.unit!r}, not of {ONE_IMAGE}"
         raise RequirementError(
             f"{bundle.path}: ({epsilon:g}, {delta:g})-differential privacy is required; this bundle {made}; "
             "make one with dpd distill --dp where the training data are"

@@ -33,6 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_base(folder)
     for name, per_class, seed in (("scenes", 12, 0), ("others", 12, 700), ("public", 4, 300)):
         drawn_scenes(folder / name, per_class=per_class, seed=seed)
+    shutil.copytree(folder / "base", folder / "known" / "pipeline")
+    classes = {path.name.upper(): 12 for path in (folder / "scenes").iterdir()}
+    (folder / "known" / "run.json").write_text(json.dumps({"data": {"classes": classes}}))
     return folder
 
 
@@ -46,8 +49,6 @@ def options(folder: Path) -> tuple[str, ...]:
         "1",
         "--public",
         "public",
-        "--val-per-class",
-        "2",
     )
     return (*given, "--val-per-class", "2", "--dp", EPSILON, "--dp-delta", "1e-3")
 
@@ -58,13 +59,18 @@ def options(folder: Path) -> tuple[str, ...]:
         (["scenes", "--dp", "10"], "has 11 training images, and the noise would move its mean by"),
         (["scenes", "--dp", "10"], "it needs 127 images, or take a larger epsilon, or leave the class out"),
         (["scenes", "--dp", "0"], "--dp 0: give an epsilon above 0 and at most 100"),
-        (["scenes", "--dp", "10", "--dp-delta", "0.5"], "--dp-delta 0.5: give a number above 0 and below 1 / 66"),
+        (
+            ["scenes", "--dp", "10", "--dp-delta", "0.5"],
+            "--dp-delta 0.5: give a number from 1e-09",
+        ),
         (["scenes", "--dp", "10", "--minutes", "5"], "--minutes has no effect with --dp, which does not use it"),
         (["scenes", "--dp", "10", "--plan", "x"], "--plan has no effect with --dp"),
         (["scenes", "--dp", "10", "--holdout", "others"], "--holdout has no effect with --dp"),
         (["scenes", "--dp", "10", "--codes-only"], "--codes-only has no effect with --dp"),
         (["scenes", "--dp", "10", "--stretch", "2,98"], "a stretch that does not depend on the images"),
         (["scenes", "--dp", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
+        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--public", "scenes"], "overlaps with DATA"),
+        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of all these"),
         (["scenes", "--public", "public"], "--public has no effect without --dp: leave it out"),
         (["scenes", "--dp-delta", "1e-6"], "--dp-delta has no effect without --dp: leave it out"),
         (["--dp", "10"], "DATA is missing"),
@@ -115,6 +121,20 @@ def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Dpd,
     assert "epsilon 60, delta 0.001, of one image" in made.stdout
     assert "only this file may leave" in made.stdout
     assert not list((folder / "site-run").rglob("*.png"))
+
+
+def test_a_private_image_among_the_public_ones_is_found(
+    folder: Path, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    for name in ("scenes", "public"):
+        shutil.copytree(folder / name, tmp_path / name)
+    image = next(path for path in sorted(tmp_path.glob("scenes/*/*")) if path.suffix != ".txt")
+    shutil.copy(image, tmp_path / "public" / image.parent.name / f"again{image.suffix}")
+    done = dpd(tmp_path, process_environment, "scenes", "--out", "site.dpd", *options(folder), kill="matching:1")
+    assert done.returncode == 2, done.stderr
+    assert "--public" in done.stderr
+    assert "1 of its images are private ones; take them away" in done.stderr
+    assert not (tmp_path / "site-run" / "release.safetensors").exists()
 
 
 def test_with_one_release_other_images_give_the_same_bytes(

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     from dpd_train.bases.folder import base_folder, base_sides, check_base
     from dpd_train.images import check_files
     from dpd_train.images.rasters import require_rasterio
+    from dpd_train.prototypes.private.apart import check_base_apart, check_places_apart
     from dpd_train.prototypes.private.budget import check_budget
     from dpd_train.run.folder import check_classes, working_side
 
@@ -101,6 +103,9 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
             )
     counts = check_files(Path(asked.data), "train", asked.val_per_class)
     check_classes(Path(asked.data), tuple(counts))
+    check_base_apart(asked.base, base, tuple(counts))
+    if asked.public is not None:
+        check_places_apart(Path(asked.data), Path(asked.public))
     check_budget(asked.budget, counts)
     if asked.public is not None and (images := sum(check_files(Path(asked.public), "all").values())) < asked.ipc:
         raise InputError(f"--public {asked.public}: has {images} images, fewer than --ipc {asked.ipc}; add some")
@@ -114,14 +119,28 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
     """Make everything that is not there yet. Returns the facts for the user.
 
     Raises:
-        DataError: an image cannot be used. InputError: the base's decoder is too large for a CPU.
+        DataError: an image cannot be used, or is both private and public.
+        InputError: the base's decoder is too large for a CPU, or another session works in the folder.
     """
+    from dpd_runtime.dataset.shards.file_lock import FileLock
+
+    lock = FileLock(asked.folder / "session.lock")
+    if not lock.acquire():
+        raise InputError(f"{asked.folder}: another dpd distill works there; two would release the images twice")
+    try:
+        return _distil(asked, stage, tell)
+    finally:
+        lock.release()
+
+
+def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
     import torch
 
     from dpd_runtime.machine.cores import usable_cores
     from dpd_train.compute.device import use_device
     from dpd_train.prototypes.matching import Matching
     from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
+    from dpd_train.prototypes.private.public import labelled
 
     finished = asked.folder / DONE
     if not finished.exists():
@@ -130,10 +149,14 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
         base = _base(asked, device)
         told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"
         tell(f"private       {told}, which base {asked.base} must never have seen")
+        private = _private_images(asked, base.resolution)
+        public = _public_images(asked, base.resolution, stage, tell)
+        if private is not None and (shared := len(set(private.hashes) & set(public.hashes))):
+            raise DataError(f"--public {asked.public}: {shared} of its images are private ones; take them away")
         inputs = PrivateInputs(
-            private=_private_images(asked, base.resolution),
+            private=_nothing_more if private is None else partial(labelled, private),
             counts=tuple(asked.counts.values()),
-            public=_public_images(asked, base.resolution, stage),
+            public=public,
             base=base,
             folder=asked.folder,
         )
@@ -160,15 +183,17 @@ def _base(asked: PrivateRequest, device: Any) -> "Base":
     return base if side == base.resolution else at_resolution(base, side)
 
 
-def _private_images(asked: PrivateRequest, side: int) -> "Callable[[], Labelled]":
-    """The private images, read now, so that a file that cannot be used is found before anything is trained."""
+def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
+    """The private images, read now, so that a file that cannot be used is found before anything is trained.
+
+    None after their release.
+    """
     import numpy as np
 
     from dpd_train.images import read_scenes
-    from dpd_train.prototypes.private.public import labelled
 
     if (asked.folder / "release.safetensors").exists():
-        return _nothing_more
+        return None
     scenes = read_scenes(
         Path(asked.data), part="train", resolution=side, val_per_class=asked.val_per_class, reading=asked.reading
     )
@@ -176,29 +201,35 @@ def _private_images(asked: PrivateRequest, side: int) -> "Callable[[], Labelled]
         first = scenes.rejected[0]
         raise DataError(
             f"{asked.data}: {first.path}: {first.reason}; with --dp the number of images of a class is public, so each "
-            "file must be an image: repair it or take it away"
+            "file must be an image: repair it and continue, or take it away and begin again with another --out; "
+            "nothing was released"
         )
     if np.bincount(scenes.labels).tolist() != list(asked.counts.values()):
         raise DataError(f"{asked.data}: has changed since the distillation began; choose another --out")
-    return lambda: labelled(scenes)
+    return scenes
 
 
 def _nothing_more() -> "Labelled":
     raise RuntimeError("the private images were asked for after their release")
 
 
-def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Update]) -> "SceneSet":
+def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Update], tell: Tell) -> "SceneSet":
     from dpd_train.images import read_scenes
     from dpd_train.prototypes.private.public import drawn_images
 
     if asked.public is None:
         return drawn_images(side, asked.seed, stage("drawn scenes"))
-    return read_scenes(Path(asked.public), part="all", resolution=side, reading=asked.reading)
+    scenes = read_scenes(Path(asked.public), part="all", resolution=side, reading=asked.reading)
+    if scenes.rejected:
+        tell(f"public        {len(scenes.rejected)} files left out, first {scenes.rejected[0].path}")
+    if len(scenes.labels) < asked.ipc:
+        raise DataError(f"--public {asked.public}: has {len(scenes.labels)} usable images, --ipc is {asked.ipc}")
+    return scenes
 
 
 def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
     """What the manifest says: ε by an independent accountant, from the noise that was really added."""
-    from dpd_runtime.bundle.privacy import PrivacyClaim
+    from dpd_runtime.bundle.privacy import ONE_IMAGE, PrivacyClaim
     from dpd_train.prototypes.private.budget import spent
 
     epsilon = spent(release.change, release.noise, asked.dp_delta)
@@ -211,7 +242,7 @@ def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
     return PrivacyClaim(
         epsilon=epsilon,
         delta=asked.dp_delta,
-        unit="one image, replaced by another of its class",
+        unit=ONE_IMAGE,
         mechanism="Gaussian noise on clipped class sums and one second moment, released once",
         noise_multipliers=multipliers,
     )

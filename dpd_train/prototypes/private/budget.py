@@ -17,6 +17,7 @@ MOST_NOISE = 0.1
 1,200 images at ε = 1 (0.08) and not 40 at ε = 10 (0.32). Means of EuroSAT's classes lie 0.2 to 0.3 R from the nearest
 other one, seen by watchers of drawn scenes: noise of 0.1 on both of two means (0.14 together) leaves them apart."""
 LARGEST_EPSILON = 100.0
+LEAST_DELTA = 1e-9  # below it the accountant's ε is too large
 HEADROOM = 1e-7  # share of ε that the noise is larger for, as the accountant's ε is an upper bound
 DIGITS = 4  # after the decimal point, of the ε that is reported, rounded up
 
@@ -135,10 +136,10 @@ def check_budget(budget: Budget, counts: Mapping[str, int]) -> None:
         raise InputError(f"--dp {epsilon:g}: give an epsilon above 0 and at most {LARGEST_EPSILON:g}")
     if round(epsilon, DIGITS) != epsilon:  # rounded up, what is spent would be more than this
         raise InputError(f"--dp {epsilon}: give an epsilon with at most {DIGITS} decimal places")
-    if not 0 < budget.delta < 1 / total:
+    if not LEAST_DELTA <= budget.delta < 1 / total:
         raise InputError(
-            f"--dp-delta {budget.delta:g}: give a number above 0 and below 1 / {total}, the number of images: with "
-            "more, whole images could be told"
+            f"--dp-delta {budget.delta:g}: give a number from {LEAST_DELTA:g} (the accountant is not exact below) "
+            f"to below 1 / {total}, the number of images: with more, whole images could be told"
         )
     name = min(counts, key=counts.__getitem__)
     images, needed = counts[name], fewest_images(budget)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dpd_runtime.annotations import Float32, Progress
+from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode
 from dpd_train.classifiers.network import ResNet
@@ -20,7 +21,7 @@ from dpd_train.prototypes.matching import Matching, Watcher, match_codes
 from dpd_train.prototypes.private.budget import Budget, suited_width
 from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
 from dpd_train.prototypes.private.public import labelled, public_watchers
-from dpd_train.prototypes.private.release import Release, read_release, release
+from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
 
 CANDIDATES = 1000  # public images that codes may start from, at least, if there are so many; evenly spaced
 Stages = Callable[[str], Progress]
@@ -64,8 +65,13 @@ def private_codes(
 
     Args:
         matching: its seed also decides watchers, projections and starts; noise has none.
+
+    Raises:
+        InputError: the stored release is damaged, or missing although codes have been matched to it.
     """
-    path, scenes = inputs.folder / "release.safetensors", inputs.public
+    path, state, scenes = inputs.folder / "release.safetensors", inputs.folder / "matching.safetensors", inputs.public
+    if state.exists() and not path.exists():
+        raise InputError(f"{path}: is missing, and codes have been matched to it; {ANOTHER}")
     networks = public_watchers(inputs.folder, scenes, matching.seed, stage("public watchers"), device=device)
     if not path.exists():
         pixels, width = labelled(scenes), suited_width(budget, min(inputs.counts))
@@ -85,7 +91,7 @@ def private_codes(
             watchers,
             matching,
             stage("matching"),
-            state=inputs.folder / "matching.safetensors",
+            state=state,
             device=device,
         )
     return PrivateCodes(codes.numpy(), found)

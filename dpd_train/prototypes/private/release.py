@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from dpd_runtime.annotations import Progress
+from dpd_runtime.errors import InputError
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.prototypes.matching import Standard, Statistics
 from dpd_train.prototypes.private.budget import Budget, Noise, Sensitivity, noise_of, sensitivity_of
@@ -16,6 +18,7 @@ from dpd_train.prototypes.private.eyes import CALL, Eyes
 
 OF_STANDARD = ("mean", "scale", "projection")
 OF_CLASSES = ("class_means", "class_deviations", "second_moment")
+ANOTHER = "begin again with another --out: that is a second release of the same images and adds to epsilon"
 Gauss = Callable[[int], torch.Tensor]
 """n → [n] float64 independent standard normal numbers that nobody can repeat."""
 
@@ -45,14 +48,21 @@ class Release:
 
 
 def read_release(path: Path, device: torch.device) -> Release:
-    """Read what `Release.save` wrote."""
-    tensors, meta = load_state(path)
-    found = []
-    for number, limit in enumerate(meta["limits"]):
-        own = {name: tensors[f"{number}.{name}"].to(device) for name in (*OF_STANDARD, *OF_CLASSES)}
-        standard = Standard(**{name: own[name] for name in OF_STANDARD}, limit=limit)
-        found.append(Statistics(standard, **{name: own[name] for name in OF_CLASSES}))
-    return Release(tuple(found), tuple(meta["counts"]), Sensitivity(**meta["change"]), Noise(**meta["noise"]))
+    """Read what `Release.save` wrote.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        tensors, meta = load_state(path)
+        found = []
+        for number, limit in enumerate(meta["limits"]):
+            own = {name: tensors[f"{number}.{name}"].to(device) for name in (*OF_STANDARD, *OF_CLASSES)}
+            standard = Standard(**{name: own[name] for name in OF_STANDARD}, limit=limit)
+            found.append(Statistics(standard, **{name: own[name] for name in OF_CLASSES}))
+        return Release(tuple(found), tuple(meta["counts"]), Sensitivity(**meta["change"]), Noise(**meta["noise"]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is damaged ({error}); {ANOTHER}") from error
 
 
 def system_gauss(count: int) -> torch.Tensor:

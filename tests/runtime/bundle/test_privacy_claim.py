@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle import manifest as manifests
 from dpd_runtime.bundle.archive import write_zip
+from dpd_runtime.bundle.privacy import ONE_IMAGE
 from dpd_runtime.errors import BundleError, BundleVersionError, InputError, RequirementError
 from dpd_runtime.sealing.require import parse_privacy, require_audit, require_privacy
 from dpd_runtime.sealing.reseal import write_audited
@@ -21,9 +22,9 @@ from tests.runtime.drawn import codes_only, codes_only_parts, opened
 CLAIM: dict[str, Any] = {
     "epsilon": 2.0,
     "delta": 1e-5,
-    "unit": "one image",
+    "unit": ONE_IMAGE,
     "mechanism": "Gaussian",
-    "noise_multipliers": {"class_sums": 2.2, "second_moment": 4.4},
+    "noise_multipliers": {"class_sums": 2.25, "second_moment": 4.4},
 }
 Change = Callable[[dict[str, Any]], Any]
 
@@ -45,7 +46,7 @@ def test_a_claim_is_read_and_written_again(tmp_path: Path) -> None:
     assert claim is not None
     assert (claim.epsilon, claim.noise_multipliers["second_moment"]) == (2.0, 4.4)
     assert json.loads(bundle.manifest.to_json())["privacy"] == CLAIM
-    assert "(2, 1e-05)-differential privacy of one image; Gaussian" in claim.describe()
+    assert f"(2, 1e-05)-differential privacy of {ONE_IMAGE}; Gaussian" in claim.describe()
     signed = sign_bundle(tmp_path / "private.dpd", Ed25519PrivateKey.from_private_bytes(bytes(32)), "lab")
     again = load_bundle(tmp_path / "private.dpd")
     assert (again.manifest.privacy, again.hash) == (claim, signed.hash)
@@ -74,6 +75,8 @@ def test_a_reader_of_version_2_says_that_it_is_too_old(tmp_path: Path, monkeypat
         (lambda m: m["privacy"].update(noise_multipliers={"sums": True}), "noise_multipliers are not numbers above 0"),
         (lambda m: m["privacy"].update(accuracy=0.9), "privacy has unknown keys"),
         (lambda m: m["privacy"].pop("unit"), "privacy: .*unit"),
+        (lambda m: m["privacy"].update(epsilon=1.9), "epsilon is 1.9, less than its noise multipliers give at delta"),
+        (lambda m: m["privacy"].update(delta=1e-6), "epsilon is 2.0, less than its noise multipliers give at delta"),
         (lambda m: m.update(privacy="strong"), "privacy is not an object"),
         (lambda m: m.update(privacy=None), "privacy is not an object"),
         (lambda m: m.update(format_version=2), "it is codes_only, with format_version 2"),
@@ -105,6 +108,12 @@ def test_a_weak_delta_is_not_accepted_by_default(tmp_path: Path) -> None:
     with pytest.raises(RequirementError):
         require_privacy(bundle, parse_privacy("2"))
     require_privacy(bundle, parse_privacy("2,0.5"))
+
+
+def test_privacy_of_something_smaller_than_an_image_is_not_accepted(tmp_path: Path) -> None:
+    bundle = load_bundle(claiming(tmp_path / "private.dpd", lambda m: m["privacy"].update(unit="one pixel")))
+    with pytest.raises(RequirementError, match="of 'one pixel'"):
+        require_privacy(bundle, parse_privacy("2"))
 
 
 def test_one_requirement_does_not_stand_for_the_other(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Statistics with differential privacy: what noise a budget asks for, what one image can change, what is released."""
 
 import math
+import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,6 +135,46 @@ class Unlimited(FlatEyes):
 
     def views(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1).double()[None]
+
+
+def test_noise_is_added_to_both_releases(eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known noise instead of random noise: all ones. The accountant knows what was meant, this knows what was added."""
+    monkeypatch.setattr(mechanism, "_positive", lambda moment: moment)
+    images, labels = coloured(10, 12)
+    budget = Budget(epsilon=5.0)
+    silent, loud = (
+        release(eyes, images, labels, CLASSES, budget, lambda count, size=size: torch.full((count,), size).double())
+        for size in (0.0, 1.0)
+    )
+    noise = loud.noise
+    assert noise == noise_of(budget, sensitivity_of(eyes.limit, 10, CLASSES))
+    for eye, before, after in zip(eyes.of, silent.statistics, loud.statistics, strict=True):
+        means = torch.full_like(before.class_means, eye.limit * noise.sums / 10)
+        torch.testing.assert_close(after.class_means - before.class_means, means, rtol=1e-3, atol=1e-5)
+        width = len(before.second_moment)
+        moment = torch.full((width, width), noise.moment / math.sqrt(2)).fill_diagonal_(noise.moment)
+        change = after.second_moment - before.second_moment
+        torch.testing.assert_close(change, eye.limit**2 * moment, rtol=1e-3, atol=1e-5)
+
+
+def test_noise_does_not_come_from_a_generator_that_a_seed_sets() -> None:
+    """Every training seeds the global generators, with seeds that are public."""
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        drawn.append(system_gauss(8))
+    assert not torch.equal(*drawn)
+
+
+def test_a_damaged_release_says_what_a_new_one_costs(eyes: Eyes, tmp_path: Path) -> None:
+    path = tmp_path / "release.safetensors"
+    release(eyes, *coloured(10, 12), CLASSES, Budget(epsilon=5.0), seeded(0)).save(path)
+    for damaged in (path.read_bytes()[:-9], b"", b"x" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"is damaged .*second release of the same images and adds to epsilon"):
+            read_release(path, CPU)
 
 
 def advantage(eyes: Eyes, monkeypatch: pytest.MonkeyPatch, break_noise: float = 1.0) -> float:

@@ -1,0 +1,45 @@
+"""The guarantee holds for images that base and public images have nothing of: what can be checked of that."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import read_object
+
+
+def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> None:
+    """Refuse a base whose record names all of these classes: it was probably trained on these images.
+
+    Args:
+        folder: of the base: one that `dpd pretrain` made has a record, and beside a run's pipeline is the run's.
+
+    Raises:
+        InputError: see above.
+    """
+    known: set[str] = set()
+    for path in (folder / "pretrain.json", folder.parent / "run.json"):
+        if path.is_file():
+            data = read_object(path, f"base {name!r}: {path.name}", "copy the base again").get("data")
+            known |= {_letters(found) for found in (data.get("classes") or {})} if isinstance(data, dict) else set()
+    if all(_letters(found) in known for found in classes):
+        raise InputError(
+            f"--base {name}: it was trained on images of all these classes. If they are these images, the guarantee "
+            "is void: take a base that has not seen them (dpd pretrain). If they are others, rename a class folder"
+        )
+
+
+def check_places_apart(data: Path, public: Path) -> None:
+    """Refuse private images as public ones.
+
+    Raises:
+        InputError: one place holds the other.
+    """
+    ours, other = data.resolve(), public.resolve()
+    if ours == other or ours in other.parents or other in ours.parents:
+        raise InputError(f"--public {public}: overlaps with DATA, {data}; give images that nobody has to protect")
+
+
+def _letters(name: str) -> str:
+    """AnnualCrop, annual_crop and "annual crop" are one name."""
+    return re.sub(r"[\W_]+", "", name).lower()
