@@ -62,12 +62,12 @@ For training classifiers of these classes where the real images must not go.
 
 
 def _commands(content: CardContent) -> str:
-    claim, most = content.manifest.privacy, most_images(content)
-    assert claim is not None
+    most = most_images(content)
     return f"""## How to use it
 
     dpd info BUNDLE
-    dpd generate BUNDLE --require-dp {claim.epsilon:g},{claim.delta:g} --ipc {most} --seed 0 --out distilled
+    dpd generate BUNDLE --ipc {most} --seed 0 --out distilled
 
-The first command checks every file's hash and describes the bundle. The second makes {most} images per class.
+The first command checks every file's hash and describes the bundle. The second makes {most} images per class. With
+`--require-signature --require-dp EPSILON,DELTA` it refuses a maker who is not trusted and a weaker claim than these.
 `pip install "dpd-distill[cpu]"` is enough for both."""
