@@ -45,8 +45,8 @@ def evaluate(
 ) -> Evaluation:
     """Train students on the sets and on real subsets of `train`, and test all of them on the same images.
 
-    Pair i uses student seed i, random subset i and SET i mod m. Sets of several bundles: pairs are averaged within a
-    bundle, and intervals are over bundles. At IPC k a set contributes the first k images of each
+    Pair i uses student seed i, random subset i and SET i mod m. If the sets come from several bundles, pairs are
+    averaged within a bundle, and intervals are over bundles. At IPC k a set contributes the first k images of each
     class by file name. All images are brought to one size. Accuracy is measured after the last step.
 
     Args:

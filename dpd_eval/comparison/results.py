@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from dpd_eval.metrics.set_metrics import SetMetrics
-from dpd_eval.statistics import Interval, Verdict
+from dpd_eval.statistics import Interval, Unit, Verdict
 from dpd_eval.students.recipe import Recipe
 
 
@@ -76,9 +76,9 @@ class Evaluation:
 
     test_part: "val", "test" or "all" (a folder without parts). reading: how bands became RGB, None for plain images.
     teacher: description of the network that gave the soft labels. extractor: description of the network whose features
-    were used by baselines and metrics. repeated: what the intervals of differences and verdicts
-    are over. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content
-    hashes of train, test and each set, and of the weights of each `hf:` student.
+    were used by baselines and metrics. repeated: what the intervals of differences and verdicts are over. verdicts:
+    about the ratio `at_least`. fingerprints: sha256 of the sorted content hashes of train, test and each set, and of
+    the weights of each `hf:` student.
     """
 
     sets: tuple[str, ...]
@@ -97,7 +97,7 @@ class Evaluation:
     recipe: Recipe
     students: dict[str, StudentInfo]
     arms: tuple[ArmResult, ...]
-    repeated: Literal["pairs", "bundles"]
+    repeated: Unit
     differences: tuple[Difference, ...]
     at_least: float
     verdicts: tuple[Goal, ...]

@@ -121,7 +121,7 @@ def _figures(evaluation: EvaluationRecord, gap: Gap) -> str:
     return f"{pair}{interval_words(gap.interval, evaluation.repeated)}{share}"
 
 
-def interval_words(interval: Interval, repeated: Unit = "pairs") -> str:
+def interval_words(interval: Interval, repeated: Unit) -> str:
     """Format as `−1.86 points (95 % interval −3.38 to −0.34, 8 pairs)`."""
     middle, repeats = f"{points(interval.mean)}{SPACE}points", count(interval.n, repeated.removesuffix("s"))
     if interval.low is None or interval.high is None:

@@ -57,15 +57,13 @@ def save_encoder(network: "ResNet", folder: Path, record: dict[str, Any]) -> Non
     Args:
         record: what else features.json says, such as the resolution in pixels.
     """
-    from safetensors.torch import save
-
-    from dpd_train.classifiers.network import shape_to_json
+    from dpd_train.classifiers.network import shape_to_json, weights_to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
-    write_atomically(folder / CONFIG, shape_to_json(network.config))
+    shape, weights = shape_to_json(network.config), weights_to_bytes(network)
+    write_atomically(folder / CONFIG, shape)
     write_atomically(folder / WEIGHTS, weights)
-    files = {"config_sha256": shape_to_json(network.config), "weights_sha256": weights}
+    files = {"config_sha256": shape, "weights_sha256": weights}
     content = {"method": METHOD} | {name: hashlib.sha256(value).hexdigest() for name, value in files.items()} | record
     write_atomically(folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
 

@@ -159,11 +159,16 @@ def shape_from_json(content: dict[str, Any]) -> ResNetConfig:
     return shape
 
 
+def weights_to_bytes(model: nn.Module) -> bytes:
+    """The content of a safetensors file with the model's weights."""
+    return save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+
+
 def save_classifier(model: ResNet, folder: Path) -> None:
     """Write config.json and model.safetensors into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", shape_to_json(model.config))
-    write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    write_atomically(folder / "model.safetensors", weights_to_bytes(model))
 
 
 def load_classifier(folder: Path) -> ResNet:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from dpd_runtime.files import write_atomically
-from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.classifiers.network import ResNet, ResNetConfig, weights_to_bytes
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, train_classifier
 from dpd_train.compute.device import NEVER, Deadline, TimeUp
 
@@ -70,5 +70,5 @@ def train_pool(
         except TimeUp as stop:
             raise TimeUp(done + stop.step, total) from stop
         log.info("%s network %d: %.4f on validation", name, i, trained.accuracy)
-        write_atomically(kept, save({k: v.contiguous() for k, v in trained.model.state_dict().items()}))
+        write_atomically(kept, weights_to_bytes(trained.model))
         unfinished.unlink(missing_ok=True)

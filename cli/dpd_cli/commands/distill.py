@@ -155,7 +155,7 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['codes']} codes of each class")
     print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']}")
     print("              only this file may leave; each further run on the same images adds to epsilon,")
-    print("              and so does every run that a choice was made between")
+    print("              even if it only serves a choice between runs")
     print(f"compare       dpd generate {quoted} --ipc {result['codes']} --out distilled, and here")
     print("              dpd evaluate distilled --train DATA --test val; its figures tell about the images: keep them")
     print(f"next          dpd keygen, dpd sign {quoted} --key KEY; at the site:")

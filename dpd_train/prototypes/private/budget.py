@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dpd_runtime.bundle.privacy import MOST_EPSILON
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.prototypes.noise import DELTA, HALVINGS, delta_of
 
@@ -16,7 +17,6 @@ MOST_NOISE = 0.1
 """Norm of the noise on a class mean, in units of the limit R, above which a release is refused. METHOD §11 offers
 1,200 images at ε = 1 (0.08) and not 40 at ε = 10 (0.32). Means of EuroSAT's classes lie 0.2 to 0.3 R from the nearest
 other one, seen by watchers of drawn scenes: noise of 0.1 on both of two means (0.14 together) leaves them apart."""
-LARGEST_EPSILON = 100.0
 LEAST_DELTA = 1e-9  # below it the accountant's ε is too large
 HEADROOM = 1e-7  # share of ε that the noise is larger for, as the accountant's ε is an upper bound
 DIGITS = 4  # after the decimal point, of the ε that is reported, rounded up
@@ -132,8 +132,8 @@ def check_budget(budget: Budget, counts: Mapping[str, int]) -> None:
         DataError: a class is too small; the message names the smallest size that would do.
     """
     epsilon, total = budget.epsilon, sum(counts.values())
-    if not 0 < epsilon <= LARGEST_EPSILON:
-        raise InputError(f"--dp {epsilon:g}: give an epsilon above 0 and at most {LARGEST_EPSILON:g}")
+    if not 0 < epsilon <= MOST_EPSILON:
+        raise InputError(f"--dp {epsilon:g}: give an epsilon above 0 and at most {MOST_EPSILON:g}")
     if round(epsilon, DIGITS) != epsilon:  # rounded up, what is spent would be more than this
         raise InputError(f"--dp {epsilon}: give an epsilon with at most {DIGITS} decimal places")
     if not LEAST_DELTA <= budget.delta < 1 / total:
