@@ -120,7 +120,6 @@ def _training(given: Mapping[str, Any], seed: int) -> "SwimDiff":
     from dpd_train.pretrain.swimdiff.config import SwimDiff
 
     asked = {field: given[name] for name, field in FIELDS.items() if given[name] is not None}
-    for name in ("swimdiff_steps", "swimdiff_rate"):
-        if given[name] is not None and not given[name] > 0:
-            raise InputError(f"{option(name)} is {given[name]}: it must be positive")
+    if given["swimdiff_rate"] == 0:  # which SwimDiff allows, as a control
+        raise InputError("--swimdiff-rate is 0: it would train nothing; give a number above 0, such as 0.002")
     return SwimDiff(seed=seed, **asked)

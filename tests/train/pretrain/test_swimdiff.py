@@ -36,6 +36,7 @@ from tests.tiny import SIDE, drawn_scenes
 SHAPE = ResNetConfig(num_classes=16, widths=(16, 32), blocks=(1, 1), dropout=0.0)
 SHORT = SwimDiff(steps=6, batch=8, queue=32, bfloat16=False)
 CPU = torch.device("cpu")
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(autouse=True)
@@ -373,12 +374,23 @@ def test_the_folder_has_a_record_and_no_state_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"steps": 0}, "--swimdiff-steps is 0: give at least 1"),
         ({"batch": 1}, "at least 2 images"),
         ({"batch": 9000}, "at most 4096"),
+        ({"queue": 0}, "queue is 0: give at least 1 key"),
         ({"contrast_weight": 0.0, "diffusion_weight": 0.0}, "not both 0"),
         ({"diffusion_weight": -1.0}, "numbers of 0 or more"),
+        ({"contrast_weight": NAN}, "numbers of 0 or more"),
+        *(({"peak_rate": rate}, "--swimdiff-rate is .*: give a number of 0 or more") for rate in (-1e-3, INF, NAN)),
+        *(({"weight_decay": decay}, "weight_decay is .*: give a number of 0 or more") for decay in (-1.0, INF, NAN)),
+        *(({"momentum": share}, "momentum is .*: give 0 to below 1") for share in (-0.1, 1.0, NAN)),
+        *(({"temperature": value}, "temperature is .*: give a number above 0") for value in (0.0, -1.0, INF, NAN)),
     ],
 )
 def test_settings_out_of_range(changes: dict[str, float], words: str) -> None:
     with pytest.raises(InputError, match=words):
         SwimDiff(**changes)  # type: ignore[arg-type]
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken() -> None:
+    SwimDiff(steps=1, batch=2, queue=2, peak_rate=0.0, weight_decay=0.0, momentum=0.0, contrast_weight=0.0)
