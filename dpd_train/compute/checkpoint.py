@@ -69,3 +69,31 @@ def draw_rows(count: int, batch: int, weights: torch.Tensor | None, generator: t
     if len(weights) != count:
         raise ValueError(f"{len(weights)} weights for {count} rows")
     return torch.multinomial(weights, batch, replacement=True, generator=generator)
+
+
+def epoch_rows(count: int, batch: int, weights: torch.Tensor | None, seed: int, step: int) -> torch.Tensor:
+    """The rows of batch number `step`, [batch] int64 in 0 … count − 1, where batches go through epochs one by one.
+
+    An epoch is `count` rows in random order. Without weights every row is in it once, so that a row comes again only
+    after all others. With weights a row that is to come w times on average is in it ⌊w⌋ or ⌈w⌉ times. A batch may end
+    one epoch and begin the next.
+
+    Args:
+        weights: as in `draw_rows`. step: from 0. The rows depend on the arguments alone.
+    """
+    if weights is not None and len(weights) != count:
+        raise ValueError(f"{len(weights)} weights for {count} rows")
+    first, last = step * batch, (step + 1) * batch
+    epochs = range(first // count, -(-last // count))
+    rows = torch.cat([_epoch(count, weights, step_generator(seed, -1 - epoch)) for epoch in epochs])
+    return rows[first - epochs.start * count :][:batch]
+
+
+def _epoch(count: int, weights: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
+    """One epoch [count]. Weighted rows are a systematic sample: where a comb with one random shift meets the sums."""
+    order = torch.randperm(count, generator=generator)
+    if weights is None:
+        return order
+    ends = weights.double().cumsum(0)
+    comb = (torch.arange(count) + torch.rand((), generator=generator, dtype=torch.float64)) / count
+    return torch.searchsorted(ends / ends[-1], comb, right=True).clamp_max(count - 1)[order]

@@ -16,7 +16,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.classifiers.network import ResNet, ResNetConfig, learning_rate, set_learning_rate
 from dpd_train.compute.checkpoint import (
-    draw_rows,
+    epoch_rows,
     load_state,
     optimizer_tensors,
     prefixed,
@@ -96,7 +96,7 @@ class _Run:
         images: those of `data` as a tensor. scenes: likewise, on the device.
         """
         training, generator = self.training, step_generator(self.training.seed, step)
-        rows = draw_rows(len(images), training.batch, data.weights, generator)
+        rows = epoch_rows(len(images), training.batch, data.weights, training.seed, step)
         pixels = to_float(to_device(images[rows], self.device))
         queried, keyed = (_fast(random_views(pixels, generator)) for _ in range(2))
         noise = torch.randn(pixels.shape, generator=generator)
