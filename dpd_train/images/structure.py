@@ -3,14 +3,14 @@
 It is used for near duplicates of the training set, for the check of prototypes and by the audit's tests of images.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.images.symmetry import ORDER, d4
 
 STRUCTURE_SIDE = 16  # of the block means; coarse enough that a VAE's blur does not hide a copy
@@ -116,8 +116,47 @@ def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
     Args:
         images: uint8 [n, S, S, 3]. hashes: of their content [n].
     """
+    found = _repeated(hashes)
+    for pairs in _near_pairs(images, found):
+        for later, earlier in pairs:
+            if later not in found and earlier not in found:
+                found[later] = earlier
+    return found
+
+
+def near_groups(images: Images, hashes: Sequence[str]) -> Int64:
+    """Group of each image: two are in one where a chain of near duplicates joins them, as a shift can by and by.
+
+    Args:
+        images, hashes: as in `near_duplicates`, whose pairs these are; it joins no chain, as it leaves images out.
+
+    Returns:
+        the first row of the group, [n] int64.
+    """
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]  # slow to import
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+    repeated, count = _repeated(hashes), len(images)
+    edges = [*repeated.items(), *(pair for pairs in _near_pairs(images, repeated) for pair in pairs)]
+    later, earlier = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges), np.int8), (later, earlier)), shape=(count, count))
+    _, numbers = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    groups: Int64 = first[inverse].astype(np.int64)
+    return groups
+
+
+def _repeated(hashes: Sequence[str]) -> dict[int, int]:
+    """Rows whose hash an earlier row has, with the first such row."""
     first: dict[str, int] = {}
-    found = {row: first[digest] for row, digest in enumerate(hashes) if first.setdefault(digest, row) != row}
+    return {row: first[digest] for row, digest in enumerate(hashes) if first.setdefault(digest, row) != row}
+
+
+def _near_pairs(images: Images, left_out: Mapping[int, int]) -> Iterator[list[tuple[int, int]]]:
+    """Yield the near pairs (row, earlier row) of each BLOCK of rows in turn, sorted, without rows in `left_out`.
+
+    Rows that the caller adds to `left_out` are not in later blocks.
+    """
     means = coarse(images)
     sketch = _sketch(means)
     sketches = [sketch.of(means[start : start + BLOCK]) for start in range(0, len(means), BLOCK)]
@@ -125,15 +164,11 @@ def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
     for start in range(0, len(images), BLOCK):
         stop = min(start + BLOCK, len(images))
         rows, others = (
-            torch.tensor([row for row in range(begin, stop) if row not in found], dtype=torch.int64)
+            torch.tensor([row for row in range(begin, stop) if row not in left_out], dtype=torch.int64)
             for begin in (start, 0)
         )
-        if not len(rows):
-            continue
-        for later, earlier in sorted(_near(means, sketch, rows, (others, projected[others], left[others]))):
-            if later not in found and earlier not in found:
-                found[later] = earlier
-    return found
+        if len(rows):
+            yield sorted(_near(means, sketch, rows, (others, projected[others], left[others])))
 
 
 def _near(

@@ -29,7 +29,8 @@ class Unlabelled:
 
     Args:
         images: uint8 [n, S, S, 3].
-        scenes: [n] int64; equal for crops of one image, for copies and for near duplicates.
+        scenes: [n] int64; equal for crops of one image, for copies, and for images that a chain of near duplicates
+            joins.
         weights: as in `Pool`. record: what features.json may say about them.
     """
 
@@ -84,15 +85,14 @@ def read_unlabelled(sources: Sources) -> Unlabelled:
 
 
 def _scenes(scenes: SceneSet, of_image: Int64) -> Int64:
-    """The scene of each row: the number of its image in the order of hashes, or of the image that it nearly repeats."""
-    from dpd_train.images.structure import near_duplicates  # loads PyTorch
+    """The scene of each row: the number, in the order of hashes, of the first image of its image's near group."""
+    from dpd_train.images.structure import near_groups  # loads PyTorch
 
     numbers, whole = np.unique(of_image, return_index=True)  # the first row of an image is the whole of it
     ranks = np.argsort(np.array(scenes.hashes)[whole], kind="stable")
     ordered = whole[ranks]
-    near = near_duplicates(scenes.images[ordered], [scenes.hashes[row] for row in ordered])
     scene = np.empty(len(numbers), np.int64)
-    scene[ranks] = [near.get(place, place) for place in range(len(ranks))]
+    scene[ranks] = near_groups(scenes.images[ordered], [scenes.hashes[row] for row in ordered])
     found: Int64 = scene[np.searchsorted(numbers, of_image)]
     return found
 

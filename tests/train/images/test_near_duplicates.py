@@ -14,7 +14,7 @@ from dpd_runtime.annotations import Images
 from dpd_train.drawn_scenes import write_scenes
 from dpd_train.images import SceneSet, read_scenes
 from dpd_train.images import structure as module
-from dpd_train.images.structure import NEAR, near_duplicates, orbit, similarities, structure
+from dpd_train.images.structure import NEAR, near_duplicates, near_groups, orbit, similarities, structure
 
 
 def jpeg(image: Images) -> Images:
@@ -70,18 +70,23 @@ def test_the_sketch_overlooks_no_pair(seed: int) -> None:
         if near:
             expected[row] = near[0]
     assert expected
+    group = list(range(60))
+    for row, other in zip(*np.nonzero(np.tril(cosines, -1) > NEAR), strict=True):
+        group = [group[other] if number == group[row] else number for number in group]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "AXES", 20)
         patch.setattr(module, "BLOCK", 16)
         assert near_duplicates(images, names(images)) == expected
+        assert near_groups(images, names(images)).tolist() == [group.index(number) for number in group]
 
 
 def test_equal_files_are_near_even_where_nothing_is_to_be_seen() -> None:
     flat = np.full((4, 32, 32, 3), 90, np.uint8)
     assert near_duplicates(flat, ("a", "b", "a", "b")) == {2: 0, 3: 1}
+    assert near_groups(flat, ("a", "b", "a", "b")).tolist() == [0, 1, 0, 1]
 
 
-def test_what_is_near_to_a_left_out_image_alone_stays() -> None:
+def test_what_is_near_to_a_left_out_image_alone_stays_but_is_in_its_group() -> None:
     """A ~ B ~ C, but not A ~ C."""
     first, last = noise(2, 5).astype(np.float32)
     steps = np.stack([(1 - w) * first + w * last for w in np.linspace(0, 1, 40)]).round().astype(np.uint8)
@@ -91,12 +96,18 @@ def test_what_is_near_to_a_left_out_image_alone_stays() -> None:
     assert cosines[0, third] < NEAR
     chain = steps[[0, second, third]]
     assert near_duplicates(chain, names(chain)) == {1: 0}
+    for order in ([0, 1, 2, 3], [3, 2, 0, 1], [1, 3, 0, 2]):  # 3 is another picture
+        shown = np.concatenate([chain, noise(1, 9)])[order]
+        expected = [order.index(3) if row == 3 else min(map(order.index, range(3))) for row in order]
+        assert near_groups(shown, names(shown)).tolist() == expected
+    assert near_groups(chain, ("a", "b", "a")).tolist() == [0, 0, 0]
 
 
 def test_drawn_scenes_are_all_different(tmp_path: Path) -> None:
     write_scenes(tmp_path, per_class=20, seed=0, resolution=64)
     scenes = read_scenes(tmp_path, part="all", resolution=64)
     assert near_duplicates(scenes.images, scenes.hashes) == {}
+    assert near_groups(scenes.images, scenes.hashes).tolist() == list(range(len(scenes.images)))
 
 
 def test_only_keeps_the_rows_everywhere() -> None:

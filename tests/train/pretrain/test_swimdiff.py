@@ -22,6 +22,7 @@ from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
+from dpd_train.images.structure import NEAR, orbit, similarities, structure
 from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.pretrain.crops import Crops
 from dpd_train.pretrain.pool import Sources
@@ -241,6 +242,18 @@ def test_crops_of_an_image_and_near_duplicates_are_one_scene(tmp_path: Path) -> 
     assert sorted(np.unique(whole.scenes, return_counts=True)[1].tolist()) == [1, 1, 2]
 
 
+def test_scenes_are_closed_under_near_duplication(tmp_path: Path) -> None:
+    """A scene that fades into another by small steps is one scene, in whatever order the hashes come."""
+    first, last = (numbered_scene(label, 0, 0, SIDE) for label in (0, 1))
+    assert float(similarities(orbit(first[None]), structure(last[None])).max()) < NEAR / 2
+    for number, weight in enumerate(np.linspace(0, 1, 30)):
+        between = ((1 - weight) * first + weight * last).round().astype(np.uint8)
+        Image.fromarray(between).save(tmp_path / f"{number}.png")
+    Image.fromarray(numbered_scene(2, 0, 0, SIDE)).save(tmp_path / "other.png")
+    data = read_unlabelled(Sources(data=(str(tmp_path),), resolution=SIDE))
+    assert sorted(np.unique(data.scenes, return_counts=True)[1].tolist()) == [1, 30]
+
+
 def test_names_of_folders_and_files_decide_nothing(tmp_path: Path) -> None:
     """The same images under permuted classes, and without any class: the same weights, bit for bit."""
     scenes = drawn_scenes(tmp_path / "scenes" / "train", per_class=3)
@@ -349,7 +362,7 @@ def test_a_short_training_improves_a_linear_probe() -> None:
     data, _ = drawn(30)
     training = SwimDiff(steps=120, batch=32, queue=128)
     trained, losses = train_swimdiff(data, training, shape=SHAPE)
-    untrained, _ = train_swimdiff(data, replace(training, steps=1, peak_rate=0.0), shape=SHAPE)
+    untrained, _ = train_swimdiff(data, replace(training, peak_rate=0.0), shape=SHAPE)  # with batch statistics as good
     assert losses[-1]["diffusion"] < 0.8 * losses[0]["diffusion"]
     assert losses[-1]["feature_std"] > 0.2, "no collapse"
     assert linear_probe(trained, 3) > linear_probe(untrained, 3) + 0.05
