@@ -90,7 +90,7 @@ def read_unfinished(out: Path, asked: Mapping[str, Any]) -> Unfinished | None:
     except (TypeError, InputError) as error:
         raise InputError(f"{out}: was begun by another version of dpd ({error}); choose another --out") from error
     for name, value in asked.items():
-        if value != getattr(before, name):
+        if (_placed(value) if name == "watchers" else value) != getattr(before, name):
             raise InputError(
                 f"{option(name)} {value}: the unfinished run in {out} has {getattr(before, name)}; leave the option "
                 "out to continue it, or choose another --out"
@@ -113,11 +113,13 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
 
     `watchers` is left out at its default, so that older records compare equal.
     """
-    values = asdict(config)
-    if config.watchers == OWN:
-        return {name: value for name, value in values.items() if name != "watchers"}
-    places = (f"{FAMILY}{place.absolute()}" for place in extra_watchers(config.watchers))
-    return values | {"watchers": ",".join([OWN, *places])}
+    values = asdict(config) | {"watchers": _placed(config.watchers)}
+    return {name: value for name, value in values.items() if (name, value) != ("watchers", OWN)}
+
+
+def _placed(watchers: str) -> str:
+    """The value of `--watchers` with absolute paths."""
+    return ",".join([OWN, *(f"{FAMILY}{place.absolute()}" for place in extra_watchers(watchers))])
 
 
 def further_watchers(config: TrainConfig) -> list[dict[str, str]]:

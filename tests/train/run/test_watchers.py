@@ -15,7 +15,7 @@ from dpd_train.classifiers.encoder import save_encoder
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.config import TrainConfig
 from dpd_train.prototypes.matching import Watcher
-from dpd_train.run.folder import check_inputs, match_config, recorded
+from dpd_train.run.folder import check_inputs, match_config, read_unfinished, recorded
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 
@@ -87,6 +87,25 @@ def test_a_run_does_not_go_on_with_another_encoder(tmp_path: Path) -> None:
         path.replace(place / path.name)
     with pytest.raises(InputError, match="had another encoder in --watchers; use the same"):
         match_config(out, config, {})
+
+
+def test_a_run_goes_on_with_the_command_that_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record has absolute paths; the same words of before are the same encoder, from elsewhere they are not."""
+    monkeypatch.chdir(tmp_path)
+    encoder(Path("eyes"))
+    words, out = "own,swimdiff:eyes", tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    match_config(out, TrainConfig(watchers=words), {})
+    before = read_unfinished(out, {"watchers": words})
+    assert before is not None
+    assert before.config.watchers == f"own,swimdiff:{tmp_path / 'eyes'}"
+    with pytest.raises(InputError, match="--watchers own: the unfinished run"):
+        read_unfinished(out, {"watchers": "own"})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="--watchers own,swimdiff:eyes: the unfinished run"):
+        read_unfinished(out, {"watchers": words})
+    assert read_unfinished(out, {"watchers": before.config.watchers}) == before
 
 
 def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
