@@ -25,8 +25,8 @@ def build_extractor(
     Args:
         name: `own`, a residual network that is trained on `train` for a fixed number of steps with its own seed;
             `swimdiff:PATH`, an encoder that `dpd pretrain --features swimdiff` trained without labels; `mdfl`,
-            features of the denoiser of a base, the one in this package or `mdfl:BASE`; or `hf:ID_OR_PATH`, a
-            transformers image model from a folder or the local hub cache. Nothing is downloaded.
+            features of the denoiser of a base, the one in this package (which saw labels of EuroSAT) or `mdfl:BASE`; or
+            `hf:ID_OR_PATH`, a transformers image model from a folder or the local hub cache. Nothing is downloaded.
         train: the training part (`read_scenes(part="train")`). `own` is trained on it, `mdfl` takes means and
             deviations of its features from it, and the others do not use it.
         cache: folder for the weights of `own`; None takes the user's cache directory.

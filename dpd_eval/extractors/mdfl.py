@@ -3,6 +3,11 @@
 After MDFL (Li et al., AAAI 2024, arXiv 2311.09520), which joins spatial, spectral and frequency features of a diffusion
 model for the pixels of hyperspectral images and has no public code. This is our reading for whole RGB scenes: the
 branches are not learnt, and instead of the paper's re-weighting each branch has the same weight.
+
+It takes no label from the images that it is given, but it is as free of labels as its base. A base of `dpd pretrain`
+learned captions that name classes, beside a VAE whose perceptual loss came from classifiers: the one in this package
+saw EuroSAT's labels. A comparison with features without labels needs data that the base has not seen, such as AID, or
+another base (`mdfl:BASE`).
 """
 
 from dataclasses import dataclass
@@ -56,6 +61,8 @@ def branch_scales(branches: Branches) -> BranchScales:
 
 def mdfl_extractor(name: str, train: SceneSet, progress: Progress = lambda done, total: None) -> Extractor:
     """Features of the denoiser of the base `name`, standardised on at most FITTED of the training images.
+
+    No label of `train` is used; what the base learned from labels is in the features.
 
     Raises:
         InputError: there is no such base, or it is a model of another kind.

@@ -1,4 +1,4 @@
-"""Extractors without labels: `swimdiff:PATH` gives its encoder's pooled map, `mdfl` joins three branches."""
+"""Extractors that know no labels: `swimdiff:PATH` gives its encoder's pooled map, `mdfl` joins three branches."""
 
 from dataclasses import replace
 from pathlib import Path
