@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dpd_runtime.files import write_atomically
+
 
 def tell(result: dict[str, Any], out: Path | None) -> None:
     text = json.dumps(result, indent=1)
     print(text)
     if out:
-        out.write_text(text + "\n", encoding="utf-8")
+        write_atomically(out, (text + "\n").encode())
