@@ -1,9 +1,9 @@
-"""Small residual classifiers of pixels or latents: their network, files and predictions, and learning rates."""
+"""Small classifiers of pixels or latents: residual networks, their files and predictions, and learning rates."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file, save
@@ -35,6 +35,34 @@ class ResNetConfig:
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
+    def build(self) -> "ResNet":
+        return ResNet(self)
+
+
+class Classifier(nn.Module):
+    """A network whose last map, averaged over its places, goes to a linear head: images [B, C, H, W] → logits."""
+
+    dropout: nn.Dropout
+    head: nn.Linear
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps of images [B, C, H, W]: the stem's, then each stage's or block's."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.features(x)[-1].mean(dim=(2, 3))
+        logits: torch.Tensor = self.head(self.dropout(pooled))
+        return logits
+
+
+Network = TypeVar("Network", bound=Classifier, covariant=True)
+
+
+class Shape(Protocol[Network]):
+    """A configuration that builds a network with random weights."""
+
+    def build(self) -> Network: ...
+
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with batch norm beside a shortcut (He et al. 2016, fig. 2)."""
@@ -57,7 +85,7 @@ class ResidualBlock(nn.Module):
         return torch.relu(out + self.shortcut(x))
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """Residual classifier: [B, in_channels, H, W] → logits [B, num_classes]."""
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -86,11 +114,6 @@ class ResNet(nn.Module):
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return maps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pooled = self.features(x)[-1].mean(dim=(2, 3))
-        logits: torch.Tensor = self.head(self.dropout(pooled))
-        return logits
 
 
 def count_parameters(module: nn.Module) -> int:

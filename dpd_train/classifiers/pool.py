@@ -8,23 +8,23 @@ import torch
 from safetensors.torch import load_file
 
 from dpd_runtime.files import write_atomically
-from dpd_train.classifiers.network import ResNet, ResNetConfig, weights_to_bytes
+from dpd_train.classifiers.network import Classifier, Network, Shape, weights_to_bytes
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, train_classifier
 from dpd_train.compute.device import NEVER, Deadline, TimeUp
 
 log = logging.getLogger(__name__)
-Plan = tuple[ResNetConfig, ClassifierTraining]
+Plan = tuple[Shape[Classifier], ClassifierTraining]
 
 
 def _weights(folder: Path, name: str, index: int) -> Path:
     return folder / f"{name}{index}.safetensors"
 
 
-def load_pool(folder: Path, name: str, shapes: Sequence[ResNetConfig]) -> list[ResNet]:
+def load_pool(folder: Path, name: str, shapes: Sequence[Shape[Network]]) -> list[Network]:
     """Read what `train_pool` wrote to `folder`, frozen and in evaluation mode."""
     networks = []
     for i, shape in enumerate(shapes):
-        network = ResNet(shape)
+        network = shape.build()
         network.load_state_dict(load_file(_weights(folder, name, i)))
         networks.append(network.eval().requires_grad_(False).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     return networks

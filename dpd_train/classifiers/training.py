@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
 import torch
 from torch import nn
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 
 from dpd_runtime.annotations import Progress
 from dpd_train.classifiers.network import (
+    Network,
     ResNet,
     ResNetConfig,
+    Shape,
     learning_rate,
     load_classifier,
     predict,
@@ -46,6 +49,7 @@ class ClassifierTraining:
     steps: int
     batch: int = 64
     peak_rate: float = 2e-3
+    warmup: int = 100
     weight_decay: float = 0.02
     label_smoothing: float = 0.1
     colour_gain: float = 0.0
@@ -55,8 +59,8 @@ class ClassifierTraining:
 
 
 @dataclass(frozen=True)
-class TrainedClassifier:
-    model: ResNet
+class TrainedClassifier(Generic[Network]):
+    model: Network
     accuracy: float
     step: int
 
@@ -80,13 +84,13 @@ def _augmented_batch(
     return batch, rows
 
 
-class _Run:
+class _Run(Generic[Network]):
     """Model, optimiser and the best weights so far, saved to and restored from the state file."""
 
-    def __init__(self, shape: ResNetConfig, training: ClassifierTraining, device: torch.device) -> None:
+    def __init__(self, shape: Shape[Network], training: ClassifierTraining, device: torch.device) -> None:
         self.training = training
         torch.manual_seed(training.seed)  # initial weights and dropout; all other random numbers have their generator
-        self.model = ResNet(shape).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = shape.build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         rest = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -97,7 +101,7 @@ class _Run:
     def update(self, step: int, batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One update. Returns the loss."""
         training = self.training
-        set_learning_rate(self.optimizer, learning_rate(step, training.steps, training.peak_rate))
+        set_learning_rate(self.optimizer, learning_rate(step, training.steps, training.peak_rate, training.warmup))
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=training.bfloat16):
             logits = self.model(batch.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
@@ -133,7 +137,7 @@ def train_classifier(
     inputs: torch.Tensor,
     labels: torch.Tensor,
     validation: tuple[torch.Tensor, torch.Tensor],
-    shape: ResNetConfig,
+    shape: Shape[Network],
     training: ClassifierTraining,
     progress: Progress = lambda step, steps: None,
     noise: Noise | None = None,
@@ -143,7 +147,7 @@ def train_classifier(
     deadline: Deadline = NEVER,
     state: Path | None = None,
     weights: torch.Tensor | None = None,
-) -> TrainedClassifier:
+) -> TrainedClassifier[Network]:
     """Train on `inputs` [n, C, H, W] float32 and keep the weights with the best validation accuracy.
 
     Args:

@@ -7,7 +7,7 @@ the same statistics as for all training images of the class. Real images enter o
 from dpd_train.prototypes.matching.codes import Matching, Watcher, match_codes
 from dpd_train.prototypes.matching.start import starting_codes
 from dpd_train.prototypes.matching.statistics import Standard, Statistics, cut, embed, measure
-from dpd_train.prototypes.matching.watchers import is_trained, load_watchers, train_watchers
+from dpd_train.prototypes.matching.watchers import is_trained, load_watchers, train_watchers, view_seed
 
 __all__ = [
     "Matching",
@@ -22,4 +22,5 @@ __all__ = [
     "measure",
     "starting_codes",
     "train_watchers",
+    "view_seed",
 ]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.sampling.sampler import BLOCK
-from dpd_train.classifiers.network import ResNet, set_learning_rate
+from dpd_train.classifiers.network import Classifier, set_learning_rate
 from dpd_train.compute.checkpoint import (
     load_state,
     optimizer_tensors,
@@ -19,12 +19,11 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, checkpointed, on_cpu, restore_moments, to_device
-from dpd_train.images.symmetry import ORDER, d4_each
+from dpd_train.compute.device import NEVER, Deadline, checkpointed, on_cpu, restore_moments
 from dpd_train.prototypes.matching.losses import moment_losses, ridge_loss
 from dpd_train.prototypes.matching.statistics import Statistics, embed
+from dpd_train.prototypes.matching.views import View
 
-SHIFT = 16  # images are moved by up to 1 / SHIFT of their side
 CALL = 20  # codes decoded at a time
 WATCHERS = 4  # that look at each decoded image: a decode with its gradient costs as much as ten of them
 LAST_RATE = 0.02  # share of the first rate
@@ -35,7 +34,7 @@ CHECKPOINT_SECONDS = 120.0
 class Watcher:
     """A frozen network and its statistics of the training images. judges: whether its cross-entropy counts."""
 
-    network: ResNet
+    network: Classifier
     statistics: Statistics
     judges: bool
 
@@ -77,19 +76,6 @@ class Matching:
     first: Weights = FIRST
     later: Weights = LATER
     seed: int = 0
-
-
-class _View:
-    """The augmentation of one step: a D4 element for each image, one shift for all."""
-
-    def __init__(self, generator: torch.Generator, count: int, side: int, device: torch.device) -> None:
-        self._elements = to_device(torch.randint(ORDER, (count,), generator=generator), device)
-        reach = side // SHIFT
-        self._shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
-
-    def __call__(self, images: torch.Tensor, first: int) -> torch.Tensor:
-        turned = d4_each(images, self._elements[first : first + len(images)])
-        return turned.roll(self._shift, (2, 3)).contiguous(memory_format=torch.channels_last)
 
 
 def match_codes(
@@ -199,7 +185,7 @@ class _Work:
         """The loss of decoded images [classes · k, 3, H, W] by one watcher, in a random view."""
         weights = self._weights
         settled = 0 if self._settled is None else len(self._settled)
-        view = _View(generator, len(images) + settled, images.shape[-1], self._device)
+        view = View(generator, len(images) + settled, images.shape[-1], self._device)
         maps = self._maps(watcher, view(images, 0))
         features = self._of_classes(watcher, maps)
         if self._settled is not None:

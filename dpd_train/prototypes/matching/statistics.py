@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import Classifier
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import to_device
-from dpd_train.images.symmetry import ORDER, d4_each
+from dpd_train.prototypes.matching.views import View
 
 VIEWS = 8000  # least number of views that statistics are measured on; every image gives equally many
 CALL = 250
@@ -79,29 +79,30 @@ def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def measure(
-    network: ResNet, images: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, device: torch.device
+    network: Classifier, images: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, device: torch.device
 ) -> Statistics:
-    """Statistics over random D4 views of all images [n, 3, H, W] in [-1, 1] with labels [n].
+    """Statistics over random views of all images [n, 3, H, W] in [-1, 1] with labels [n].
 
     Args:
         network: in evaluation mode, on `device`, where the statistics are returned.
     """
     passes = -(-VIEWS // len(images))
-    features = []
+    calls = -(-len(images) // CALL)
+    features, owners = [], []
     for number in range(passes):
-        elements = torch.randint(ORDER, (len(images),), generator=step_generator(seed, number))
-        for start in range(0, len(images), CALL):
-            part = slice(start, start + CALL)
-            views = d4_each(to_device(images[part], device), to_device(elements[part], device))
+        generator = step_generator(seed, number)
+        for call in range(calls):
+            part = images[call::calls]  # from all classes, as they share a shift
+            view = View(generator, len(part), part.shape[-1], device)
             with torch.autocast(device.type, torch.bfloat16):
-                maps = network.features(views.contiguous(memory_format=torch.channels_last))
+                maps = network.features(view(to_device(part, device)))
             features.append(embed(maps))
-    found = torch.cat(features)
-    owners = labels.repeat(passes).to(device)
+            owners.append(labels[call::calls])
+    found, of_view = torch.cat(features), torch.cat(owners).to(device)
     scale, mean = torch.std_mean(found, dim=0)
     scale = scale + FLOOR
     found = (found - mean) / scale
-    of_class = [found[owners == label] for label in range(classes)]
+    of_class = [found[of_view == label] for label in range(classes)]
     return Statistics(
         standard=Standard(mean, scale),
         class_means=torch.stack([z.mean(0) for z in of_class]),

@@ -5,19 +5,22 @@ from pathlib import Path
 import torch
 
 from dpd_runtime.annotations import Progress
-from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.classifiers.attention import AttentionConfig
+from dpd_train.classifiers.network import Classifier, ResNetConfig, Shape
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 
-WATCHER_SEED = 300  # teacher, judges, perceptual networks and students use other seeds
+FIRST_SEED = 300  # teacher, judges, perceptual networks and students of run seed 0 use lower seeds
+SEEDS = 1000  # watchers and views of each run have this many seeds to themselves
 NAME = "watcher"
 LENGTHS = (10, 40, 150, 600)
 """Steps of training. Early networks have features beyond those that tell classes apart; trained ones lose them."""
+ATTENTION_LENGTHS = (40, 150, 600, 2000)
 
 
-def watcher_shapes(classes: int) -> list[ResNetConfig]:
-    """Five shapes, each once for every one of LENGTHS."""
+def residual_shapes(classes: int) -> list[ResNetConfig]:
+    """Five residual shapes, each once for every one of LENGTHS."""
     shapes = [
         ResNetConfig(num_classes=classes, widths=widths, blocks=blocks, stem_stride=2)
         for widths, blocks in (
@@ -31,9 +34,53 @@ def watcher_shapes(classes: int) -> list[ResNetConfig]:
     return [shape for shape in shapes for _ in LENGTHS]
 
 
+def attention_shapes(classes: int) -> list[AttentionConfig]:
+    """Two attention shapes, each once for every one of ATTENTION_LENGTHS. They see what convolutions do not."""
+    shapes = [
+        AttentionConfig(num_classes=classes, width=width, blocks=blocks, heads=heads)
+        for width, blocks, heads in ((64, 3, 4), (96, 2, 3))
+    ]
+    return [shape for shape in shapes for _ in ATTENTION_LENGTHS]
+
+
+def watcher_shapes(classes: int) -> list[Shape[Classifier]]:
+    """All shapes, each as often as there are lengths of its training."""
+    return [*residual_shapes(classes), *attention_shapes(classes)]
+
+
 def is_trained(index: int) -> bool:
     """Whether the watcher of this number is trained well enough to judge classes."""
     return index % len(LENGTHS) == len(LENGTHS) - 1
+
+
+def watcher_seed(seed: int, number: int) -> int:
+    """The seed of watcher `number` of a run with this seed: no two runs share a watcher."""
+    return SEEDS * seed + FIRST_SEED + number
+
+
+def view_seed(seed: int, number: int) -> int:
+    """The seed of the views in which watcher `number` of a run sees the training images: no two runs share them."""
+    return SEEDS * seed + number
+
+
+def watcher_plans(classes: int, seed: int) -> list[Plan]:
+    """Shape and training of each watcher of a run with this seed."""
+    residual, attention = residual_shapes(classes), attention_shapes(classes)
+    plans: list[Plan] = [
+        (shape, ClassifierTraining(steps=LENGTHS[i % len(LENGTHS)], seed=watcher_seed(seed, i)))
+        for i, shape in enumerate(residual)
+    ]
+    for i, shape in enumerate(attention):
+        steps = ATTENTION_LENGTHS[i % len(ATTENTION_LENGTHS)]
+        training = ClassifierTraining(
+            steps=steps,
+            peak_rate=1e-3,
+            warmup=min(100, steps // 4),
+            weight_decay=0.05,
+            seed=watcher_seed(seed, len(residual) + i),
+        )
+        plans.append((shape, training))
+    return plans
 
 
 def train_watchers(
@@ -41,23 +88,21 @@ def train_watchers(
     data: Labelled,
     validation: Labelled,
     classes: int,
+    seed: int,
     progress: Progress,
     *,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> None:
-    """Train the watchers as `train_pool` does.
+    """Train the watchers of a run with this seed as `train_pool` does.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    plans: list[Plan] = [
-        (shape, ClassifierTraining(steps=LENGTHS[i % len(LENGTHS)], seed=WATCHER_SEED + i))
-        for i, shape in enumerate(watcher_shapes(classes))
-    ]
+    plans = watcher_plans(classes, seed)
     train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
 
 
-def load_watchers(folder: Path, classes: int) -> list[ResNet]:
+def load_watchers(folder: Path, classes: int) -> list[Classifier]:
     """Read what `train_watchers` wrote to `folder`, frozen."""
     return load_pool(folder, NAME, watcher_shapes(classes))

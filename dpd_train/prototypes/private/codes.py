@@ -12,7 +12,7 @@ from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import Classifier
 from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
 from dpd_train.images import SceneSet
@@ -99,7 +99,7 @@ def private_codes(
 
 def _starts(
     inputs: PrivateInputs,
-    networks: list[ResNet],
+    networks: list[Classifier],
     found: Release,
     ipc: int,
     progress: Progress,

@@ -1,25 +1,27 @@
 """What watchers measure of an image, as public images decide it: one vector of all watchers with a limited norm."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import Classifier
 from dpd_train.compute.device import to_device
 from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.prototypes.matching import Standard, cut, embed, measure
+from dpd_train.prototypes.matching.views import random_shifts, shifted
 
 CALL = 250  # images in one call
 UNCUT = 0.9  # share of the public images' views that each limit leaves as they are
+SHIFTS = 0  # seed of the shifts
 
 
 @dataclass(frozen=True)
 class Eye:
     """A watcher that has never seen the private images, and how its features become z; only public images decide it."""
 
-    network: ResNet
+    network: Classifier
     standard: Standard
 
     @property
@@ -43,16 +45,12 @@ class Eyes:
     device: torch.device
 
     def views(self, images: torch.Tensor) -> torch.Tensor:
-        """u [8, n, D] of the eight views of the square of images [n, 3, H, W], on the CPU.
+        """u [8, n, D] of eight views of images [n, 3, H, W], on the CPU: each symmetry, with a shift as codes have it.
 
         Whatever an image is, each watcher's part of u has a norm of at most 1, and u of at most R.
         """
-        found = []
-        for part in torch.split(images, CALL):
-            moved = to_device(part, self.device)
-            turned = (d4(moved, i).contiguous(memory_format=torch.channels_last) for i in range(ORDER))
-            found.append(torch.stack([self._vectors(view) for view in turned]).cpu())
-        return torch.cat(found, dim=1)
+        parts = [to_device(part, self.device) for part in torch.split(images, CALL)]
+        return torch.cat([torch.stack([self._vectors(view) for view in _seen(part)]).cpu() for part in parts], dim=1)
 
     def _vectors(self, images: torch.Tensor) -> torch.Tensor:
         return cut(torch.cat([eye.z(images) / eye.limit for eye in self.of], dim=1), self.limit)
@@ -68,7 +66,7 @@ def _width(standard: Standard) -> int:
 
 @torch.no_grad()
 def public_eyes(
-    networks: Sequence[ResNet], images: torch.Tensor, labels: torch.Tensor, classes: int, width: int, seed: int
+    networks: Sequence[Classifier], images: torch.Tensor, labels: torch.Tensor, classes: int, width: int, seed: int
 ) -> Eyes:
     """What public images [n, 3, H, W] with labels [n] decide: means, scales, random projections and limits.
 
@@ -93,9 +91,16 @@ def public_eyes(
 
 
 def _raw(eye: Eye, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """z of all views of the square."""
+    """z of all views."""
     parts = [to_device(part, device) for part in torch.split(images, CALL)]
-    return torch.cat([eye.z(d4(part, element)) for part in parts for element in range(ORDER)])
+    return torch.cat([eye.z(view) for part in parts for view in _seen(part)])
+
+
+def _seen(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Views of images [n, C, S, S]: each symmetry of the square with a shift of its own, the same for all images."""
+    shifts = random_shifts(torch.Generator().manual_seed(SHIFTS), ORDER, images.shape[-1])
+    for element, (down, right) in enumerate(shifts):
+        yield shifted(d4(images, element), down, right).contiguous(memory_format=torch.channels_last)
 
 
 def _usual_norm(vectors: torch.Tensor) -> float:

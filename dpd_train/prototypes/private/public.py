@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from dpd_runtime.annotations import Progress
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import Classifier
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.images import SceneSet, to_float
 from dpd_train.prototypes.matching.watchers import LENGTHS as STEPS_OF_ALL
-from dpd_train.prototypes.matching.watchers import WATCHER_SEED, watcher_shapes
+from dpd_train.prototypes.matching.watchers import watcher_seed, watcher_shapes
 
 DRAWN = 150  # scenes of each drawn class
 LENGTHS = (150, 300, 600, 600)
@@ -39,11 +39,11 @@ def labelled(scenes: SceneSet) -> Labelled:
 
 def public_watchers(
     folder: Path, scenes: SceneSet, seed: int, progress: Progress, *, device: torch.device
-) -> list[ResNet]:
+) -> list[Classifier]:
     """Networks of different shapes and lengths of training, trained on public images or read from `folder`."""
     shapes = watcher_shapes(len(scenes.classes))[:: len(STEPS_OF_ALL)]
     plans: list[Plan] = [
-        (shape, ClassifierTraining(steps=steps, seed=WATCHER_SEED + seed + number))
+        (shape, ClassifierTraining(steps=steps, seed=watcher_seed(seed, number)))
         for number, (shape, steps) in enumerate(zip(shapes, LENGTHS, strict=False))
     ]
     images, labels = labelled(scenes)

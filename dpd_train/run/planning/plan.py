@@ -18,8 +18,8 @@ codes, and few matching steps begin nearer to their end with it."""
 PAIRS, LEAST_PAIRS = 8, 2
 ARMS = 3  # the set, random images, herding
 STUDENT_VIEWS = 0.34 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.view`
-WATCHER_VIEWS = 0.74 * 64 * 5 * 800  # twenty watchers of five shapes, 800 steps for each shape
-STATISTICS_VIEWS = 0.37 * 20  # for each image that statistics are measured on
+WATCHER_VIEWS = 0.74 * 64 * 5 * 800 + 0.37 * 64 * 2 * 2790  # five residual and two attention shapes, steps of each
+STATISTICS_VIEWS = 0.37 * 20 + 0.3 * 8  # for each image that statistics are measured on
 STATISTICS_IMAGES = 8000  # at least
 JUDGE_VIEWS = 0.32 * 64
 PERCEPTUAL_VIEWS = 1.2 * 3 * 64

@@ -81,7 +81,7 @@ def _matching_seconds(
 ) -> float:
     watchers = []
     for shape in watcher_shapes(CLASSES)[:: len(LENGTHS)]:
-        network = ResNet(shape).eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = shape.build().eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         width = embed(network.features(images[:1].to(device))).shape[1]
         zeros, ones = torch.zeros((CLASSES, width), device=device), torch.ones((CLASSES, width), device=device)
         standard = Standard(zeros[0], ones[0])

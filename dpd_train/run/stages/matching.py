@@ -22,6 +22,7 @@ from dpd_train.prototypes.matching import (
     measure,
     starting_codes,
     train_watchers,
+    view_seed,
 )
 from dpd_train.prototypes.prototypes import ClassPrototypes, cluster_features
 from dpd_train.run.context import Parts, Phrases, Run
@@ -44,7 +45,7 @@ def matched_prototypes(
     config, device, folder = run.config, run.device, run.checkpoints
     rows = rows_by_class(run.data.train)
     progress = run.progress("watchers")
-    train_watchers(folder, *pixels, len(run.classes), progress, device=device, deadline=run.deadline)
+    train_watchers(folder, *pixels, len(run.classes), config.seed, progress, device=device, deadline=run.deadline)
     count = matched_count(config.ipc, min(map(len, rows)))
     start = _start(run, base, judge, rows, phrases, count)
     scale = float(base.vae.config.scaling_factor)
@@ -90,7 +91,9 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     for i, network in enumerate(networks):
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         judges = i < len(own) and is_trained(i)
-        watchers.append(Watcher(network, measure(network, *train, count, run.config.seed + i, run.device), judges))
+        watchers.append(
+            Watcher(network, measure(network, *train, count, view_seed(run.config.seed, i), run.device), judges)
+        )
         progress(i + 1, len(networks))
     return watchers
 

@@ -13,6 +13,7 @@ from dpd_train.bases.base import load_base
 from dpd_train.captions.captions import embed as embed_prompts
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.compute.device import Deadline, TimeUp
+from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.prototypes.matching import (
     Matching,
     Standard,
@@ -22,9 +23,12 @@ from dpd_train.prototypes.matching import (
     match_codes,
     measure,
     starting_codes,
+    view_seed,
 )
 from dpd_train.prototypes.matching.codes import FIRST, LATER, Weights
 from dpd_train.prototypes.matching.losses import RIDGE, moment_losses, ridge_loss
+from dpd_train.prototypes.matching.views import SHIFT, shifted
+from dpd_train.prototypes.matching.watchers import watcher_plans, watcher_shapes
 from tests.tiny import tiny_base
 
 CLASSES, WIDTH, SIDE = 3, 7, 16
@@ -106,6 +110,27 @@ def test_measured_statistics_are_those_of_the_features() -> None:
         torch.testing.assert_close(found.class_means[label], own.mean(0), atol=1e-3, rtol=1e-3)
     balanced = torch.stack([z[labels == c].T @ z[labels == c] / 20 for c in range(CLASSES)]).mean(0)
     torch.testing.assert_close(found.second_moment, balanced, atol=1e-3, rtol=1e-2)
+
+
+def test_statistics_are_of_all_symmetries_and_shifts() -> None:
+    """A bright edge looks otherwise to a network where a shift moves it: statistics without shifts miss their mean."""
+    images = torch.zeros(60, 3, SIDE, SIDE)
+    images[..., 0] = 1.0
+    images += 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(3))
+    model, reach = network(), range(-(SIDE // SHIFT), SIDE // SHIFT + 1)
+    turned = [d4(images, element) for element in range(ORDER)]
+    unshifted = embed(model.features(torch.cat(turned))).mean(0)
+    everywhere = [shifted(view, down, right) for view in turned for down in reach for right in reach]
+    wanted = embed(model.features(torch.cat(everywhere))).mean(0)
+    found = measure(model, images, torch.arange(60) % CLASSES, CLASSES, 5, CPU).standard.mean
+    assert (found - wanted).norm() < 0.3 * (unshifted - wanted).norm()
+
+
+def test_no_two_runs_share_the_seed_of_a_watcher_or_of_its_views() -> None:
+    numbers = range(len(watcher_shapes(CLASSES)))
+    seeds = [training.seed for run in range(9) for _, training in watcher_plans(CLASSES, run)]
+    seeds += [view_seed(run, number) for run in range(9) for number in numbers]
+    assert len(set(seeds)) == len(seeds) == 9 * 2 * len(numbers)
 
 
 def decode(codes: torch.Tensor) -> torch.Tensor:
