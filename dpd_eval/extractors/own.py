@@ -33,6 +33,7 @@ def own_extractor(
     progress: Progress = lambda done, total: None,
     *,
     steps: int = STEPS,
+    seed: int = SEED,
 ) -> Extractor:
     """Train a ResNet and take it after the last step, never the best one, so that no image decides a choice.
 
@@ -48,7 +49,7 @@ def own_extractor(
         scarce = train.classes[int(counts.argmin())]
         raise DataError(f"class {scarce} has {counts.min()} training images: the extractor own needs at least 2")
     shape = ResNetConfig(num_classes=len(train.classes))
-    training = ClassifierTraining(steps=steps, validate_every=steps, seed=SEED)
+    training = ClassifierTraining(steps=steps, validate_every=steps, seed=seed)
     with one_thread(), torch.random.fork_rng(devices=[]):  # the training seeds the global generator
         model, accuracy = _trained(train, shape, training, cache or cache_folder("extractors"), progress)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

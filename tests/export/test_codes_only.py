@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(1)  # with two, beside another process, these small tensors take minutes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
+        patch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1, 1, 2, 2))
         patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
         config = replace(CONFIG, base=str(tiny_base(place)), prototypes="matched", ipc=CODES, matching_steps=2, steps=1)
         train(drawn_scenes(place / "scenes", per_class=26), place / "run", config, cache=place / "cache")

@@ -27,6 +27,7 @@ from tests.tiny import CONFIG, drawn_scenes, tiny_base
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few steps and views in one thread: with two, beside another process, these small tensors take minutes."""
     monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
+    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1, 1, 2, 2))
     monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ the same statistics as for all training images of the class. Real images enter o
 from dpd_train.prototypes.matching.codes import Matching, Watcher, match_codes
 from dpd_train.prototypes.matching.start import starting_codes
 from dpd_train.prototypes.matching.statistics import Standard, Statistics, cut, embed, measure
-from dpd_train.prototypes.matching.watchers import is_trained, load_watchers, train_watchers, view_seed
+from dpd_train.prototypes.matching.watchers import judging, load_watchers, train_watchers, view_seed
 
 __all__ = [
     "Matching",
@@ -16,7 +16,7 @@ __all__ = [
     "Watcher",
     "cut",
     "embed",
-    "is_trained",
+    "judging",
     "load_watchers",
     "match_codes",
     "measure",

@@ -48,9 +48,11 @@ def watcher_shapes(classes: int) -> list[Shape[Classifier]]:
     return [*residual_shapes(classes), *attention_shapes(classes)]
 
 
-def is_trained(index: int) -> bool:
-    """Whether the watcher of this number is trained well enough to judge classes."""
-    return index % len(LENGTHS) == len(LENGTHS) - 1
+def judging(classes: int) -> list[bool]:
+    """For each watcher whether it is trained well enough to judge classes: the longest training of each shape is."""
+    numbers = [len(lengths) for lengths in (LENGTHS, ATTENTION_LENGTHS)]
+    counts = len(residual_shapes(classes)), len(attention_shapes(classes))
+    return [i % number == number - 1 for number, count in zip(numbers, counts, strict=True) for i in range(count)]
 
 
 def watcher_seed(seed: int, number: int) -> int:

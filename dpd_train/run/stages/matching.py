@@ -16,7 +16,7 @@ from dpd_train.config import extra_watchers
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
-    is_trained,
+    judging,
     load_watchers,
     match_codes,
     measure,
@@ -84,16 +84,14 @@ def _start(run: Run, base: Base, judge: ResNet, rows: list[Int64], phrases: Phra
 def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     """The trained watchers, and encoders without labels that the config names, which judge no class."""
     count, progress = len(run.classes), run.progress("statistics")
-    watchers = []
-    own = load_watchers(run.checkpoints, count)
     encoders = [load_encoder(place).network for place in extra_watchers(run.config.watchers)]
-    networks = [*own, *encoders]
+    networks = [*load_watchers(run.checkpoints, count), *encoders]
+    judges = [*judging(count), *(False for _ in encoders)]
+    watchers = []
     for i, network in enumerate(networks):
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        judges = i < len(own) and is_trained(i)
-        watchers.append(
-            Watcher(network, measure(network, *train, count, view_seed(run.config.seed, i), run.device), judges)
-        )
+        statistics = measure(network, *train, count, view_seed(run.config.seed, i), run.device)
+        watchers.append(Watcher(network, statistics, judges[i]))
         progress(i + 1, len(networks))
     return watchers
 

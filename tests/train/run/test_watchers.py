@@ -24,6 +24,7 @@ from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few steps and views in one thread, and all watchers look at each image."""
     monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1,))
+    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1,))
     monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
     monkeypatch.setattr("dpd_train.prototypes.matching.codes.WATCHERS", 100)
     threads = torch.get_num_threads()
@@ -130,7 +131,7 @@ def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         watchers=f"own,swimdiff:{place}",
     )
     train(drawn_scenes(tmp_path / "scenes", per_class=24), tmp_path / "run", config, cache=tmp_path / "cache")
-    assert [watcher.judges for watcher in found[0]] == [True] * 5 + [False]
+    assert [watcher.judges for watcher in found[0]] == [True] * 7 + [False]
     ours = load_file(place / "model.safetensors")
     assert all(torch.equal(values, ours[name]) for name, values in found[0][-1].network.state_dict().items())
 

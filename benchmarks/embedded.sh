@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The embedded bundle and README's tables: EuroSAT, matched several times from the shipped base.
+#
+#   benchmarks/embedded.sh EUROSAT WORK match 0 50     # SEED IPC: seeds 0, 1, 2 with fifty codes; 3, 4 with ten
+#   benchmarks/embedded.sh EUROSAT WORK bundle 0 50    # export a run, and generate its set
+#   benchmarks/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
+#   benchmarks/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
+#
+# EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. A finished stage is skipped, and one that was killed
+# goes on with the options that it began with: take a new WORK after a change here. Matching takes one thread, so two can
+# run beside each other. The run of seed 0 becomes the embedded bundle. Give `evaluate` a multiple of the number of sets as
+# --pairs.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+data=$1 work=$2 stage=$3
+shift 3
+mkdir -p "$work"
+
+match() {
+    local run="$work/run$1"
+    if [ -e "$run/run.json" ]; then
+        return
+    elif [ -d "$run" ]; then
+        dpd train --resume --out "$run" --threads 1
+    else
+        dpd train "$data/train" --out "$run" --val-per-class 100 --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
+            --teacher-steps 4000 --prototypes matched --matching-steps 600 --seed "$1" --ipc "$2"
+    fi
+}
+
+bundle() {
+    local bundle="$work/run$1.dpd" set="$work/set$1"
+    [ -e "$bundle" ] || dpd export "$work/run$1" --out "$bundle" --name eurosat64 --base-licence Apache-2.0 \
+        --data-licence "EuroSAT (MIT), contains Copernicus Sentinel data"
+    [ -e "$set/dataset.json" ] || dpd generate "$bundle" --ipc "$2" --seed "$1" --out "$set"
+}
+
+audit() {
+    [ -e "$work/audited$1.dpd" ] || dpd audit "$work/run$1.dpd" --run "$work/run$1" --train "$data/train" --val-per-class 100 \
+        --holdout "$data/test" --images 1500 --out "$work/audited$1.dpd"
+}
+
+evaluate() {
+    local part=$1 recipe=$2 ipc=$3 sets=("$work"/set?/dataset.json)
+    [ "$ipc" -le 10 ] || sets=("$work"/set[0-2]/dataset.json)
+    [ "$part" = val ] || part="$data/test"
+    [ ! -e "$here/recipes/$recipe.toml" ] || recipe="$here/recipes/$recipe.toml"
+    dpd evaluate "${sets[@]%/dataset.json}" --train "$data/train" --test "$part" --val-per-class 100 --students "$4" --ipc "$ipc" \
+        --recipe "$recipe" "${@:5}"
+}
+
+case $stage in
+match | bundle | audit | evaluate) "$stage" "$@" ;;
+*) sed -n '2,13p' "${BASH_SOURCE[0]}" && exit 2 ;;
+esac
