@@ -118,7 +118,9 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
 
 
 def _placed(watchers: str) -> str:
-    """The value of `--watchers` with absolute paths."""
+    """The value of `--watchers` with absolute paths; the default has none."""
+    if watchers == OWN:
+        return OWN
     return ",".join([OWN, *(f"{FAMILY}{place.absolute()}" for place in extra_watchers(watchers))])
 
 
