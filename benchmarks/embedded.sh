@@ -24,7 +24,7 @@ match() {
         dpd train --resume --out "$run" --threads 1
     else
         dpd train "$data/train" --out "$run" --val-per-class 100 --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
-            --teacher-steps 4000 --prototypes matched --matching-steps 600 --seed "$1" --ipc "$2"
+            --teacher-steps 4000 --prototypes matched --seed "$1" --ipc "$2"
     fi
 }
 
@@ -40,11 +40,20 @@ audit() {
         --holdout "$data/test" --images 1500 --out "$work/audited$1.dpd"
 }
 
+longer() { # STEPS: the quick recipe with so many steps for every arm, so that `full` has an equal budget too
+    sed -e "s/^steps = .*/steps = $1/" -e '/^full_steps/d' -e '1,2d' "$here/../dpd_eval/students/recipes/quick.toml" \
+        >"$work/quick$1.toml"
+    echo "$work/quick$1.toml"
+}
+
 evaluate() {
     local part=$1 recipe=$2 ipc=$3 sets=("$work"/set?/dataset.json)
     [ "$ipc" -le 10 ] || sets=("$work"/set[0-2]/dataset.json)
     [ "$part" = val ] || part="$data/test"
-    [ ! -e "$here/recipes/$recipe.toml" ] || recipe="$here/recipes/$recipe.toml"
+    case $recipe in
+    quick?*) recipe=$(longer "${recipe#quick}") ;;
+    sgd) recipe="$here/recipes/sgd.toml" ;;
+    esac
     dpd evaluate "${sets[@]%/dataset.json}" --train "$data/train" --test "$part" --val-per-class 100 --students "$4" --ipc "$ipc" \
         --recipe "$recipe" "${@:5}"
 }

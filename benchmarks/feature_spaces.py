@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from feature_probes import scaled
 from kept import digest, kept_arrays
 
 from dpd_eval.extractors.cache import images_hash
 from dpd_eval.extractors.choice import build_extractor
-from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.annotations import Float32
 from dpd_train.bases.folder import SHIPPED_BASE, base_folder
-from dpd_train.classifiers.training import Labelled
-from dpd_train.images import SceneSet, fingerprint, to_float
+from dpd_train.images import SceneSet, fingerprint
 
 MDFL = "mdfl"
 
@@ -52,11 +50,6 @@ def spaces_of(names: dict[str, list[str]], train: SceneSet, held: SceneSet, work
 def hashes(train: SceneSet, held: SceneSet) -> dict[str, str]:
     """Hashes of the pixels and labels of both parts."""
     return {name: images_hash(part.images, part.labels) for name, part in (("train", train), ("held", held))}
-
-
-def labelled(scenes: SceneSet, rows: Int64) -> Labelled:
-    """Pixels in [-1, 1] and labels of these rows."""
-    return to_float(torch.from_numpy(scenes.images[rows])), torch.from_numpy(scenes.labels[rows])
 
 
 def base_record(name: str, train: SceneSet) -> dict[str, Any]:

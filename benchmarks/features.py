@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from feature_encoders import VARIANTS, encoder_record, planned, train_all
 from feature_probes import SEED, Scratch, choose_scratch, probe, scratch
-from feature_spaces import MDFL, Space, base_record, hashes, labelled, spaces_of
+from feature_spaces import MDFL, Space, base_record, hashes, spaces_of
 from kept import digest, kept
 from result_file import tell
 
@@ -54,6 +54,7 @@ from dpd_eval.selection.methods import select
 from dpd_eval.selection.real_set import select_set
 from dpd_eval.statistics import paired_difference
 from dpd_runtime.machine.versions import package_versions
+from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware
 from dpd_train.images import SceneSet, fingerprint, read_scenes, split_folders
 from dpd_train.pretrain.crops import Crops
@@ -89,7 +90,7 @@ def probe_share(
 ) -> dict[str, Any]:
     """Accuracies with `each` labels per class. Subset i belongs to encoder seed i // label seeds."""
     settings = [Scratch(steps, decay) for steps, decay in product(args.scratch_steps, args.scratch_decay)]
-    asked, truth = labelled(held, np.arange(len(held.labels))), held.labels
+    asked, truth = labelled(held), held.labels
     subsets = [select("random", train, each, seed) for seed in range(args.encoder_seeds * args.label_seeds)]
     seeds = [i // args.label_seeds for i in range(len(subsets))]
     decided = {"format": FORMAT, "shape": encoder_shape().to_dict(), "seed": SEED, "each": each, **hashes(train, held)}
@@ -97,7 +98,7 @@ def probe_share(
         args.work / "scratch",
         f"choice-{each}",
         decided | {"settings": [asdict(setting) for setting in settings]},
-        lambda: asdict(choose_scratch(labelled(train, subsets[0]), encoder_shape(), settings, 0)),
+        lambda: asdict(choose_scratch(labelled(train.only(subsets[0])), encoder_shape(), settings, 0)),
     )
     runs: dict[str, list[float]] = {row: [] for row in (*spaces, SCRATCH)}
     for i, rows in enumerate(subsets):
@@ -117,7 +118,7 @@ def probe_share(
                 f"{each}-{i}",
                 decided | {"setting": choice, "rows": rows.tolist(), "subset": i},
                 lambda known=rows, seed=i: scratch(
-                    labelled(train, known), asked, encoder_shape(), Scratch(**choice), seed
+                    labelled(train.only(known)), asked, encoder_shape(), Scratch(**choice), seed
                 ),
             )
         )

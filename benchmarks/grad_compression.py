@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 from dpd_eval.statistics import paired_difference
 from dpd_train.classifiers.network import ResNet, learning_rate, predict, set_learning_rate, teacher_shape
-from dpd_train.classifiers.training import ClassifierTraining, Labelled
+from dpd_train.classifiers.training import ClassifierTraining, Labelled, labelled
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import hardware
 from dpd_train.compute.distributed import Team
 from dpd_train.compute.rs_dgc import RsDgc, rs_dgc_hook
-from dpd_train.images import read_scenes, to_float
+from dpd_train.images import read_scenes
 from dpd_train.images.symmetry import ORDER, d4_each
 
 Runs = dict[str, list[dict[str, Any]]]
@@ -106,8 +106,7 @@ def main() -> None:
     team = Team(distributed.get_rank(), distributed.get_world_size())
     options: dict[str, Any] = {"resolution": args.resolution, "val_per_class": args.val_per_class}
     train, held = (read_scenes(args.data, part=part, **options) for part in ("train", "val"))  # type: ignore[arg-type]
-    data = to_float(torch.from_numpy(train.images)), torch.from_numpy(train.labels)
-    images, labels = to_float(torch.from_numpy(held.images)), torch.from_numpy(held.labels)
+    data, (images, labels) = labelled(train), labelled(held)
     runs: Runs = {name: [] for name in args.hooks.split(":")}
     for seed in range(args.seeds):
         first: torch.Tensor | None = None

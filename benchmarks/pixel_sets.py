@@ -11,8 +11,6 @@ then each seed is one set. Validation part, 8 pairs of students a set. Finished 
 """
 
 import argparse
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import digest
 from PIL import Image
+from result_file import tell
 from torch import nn
 
 from dpd_eval import EvaluateConfig, evaluate
@@ -30,10 +30,10 @@ from dpd_train.bases.base import decode_in_parts, load_base
 from dpd_train.captions.attributes import caption
 from dpd_train.captions.captions import embed
 from dpd_train.classifiers.network import load_classifier
-from dpd_train.classifiers.training import Labelled
+from dpd_train.classifiers.training import labelled
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import hardware
-from dpd_train.images import SceneSet, read_scenes, to_float
+from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
@@ -91,13 +91,13 @@ def main() -> None:
         "sets": sets,
         "gain_over_random": asdict(t_interval(gains)) if len(gains) > 1 else gains,
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    tell(result, args.out)
 
 
 def made(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float, seed: int) -> Path:
     """A folder with the set that was made with these arguments; it appears when all images are written."""
-    key = json.dumps([str(args.run.resolve()), args.method, args.steps, rate, seed, train.paths[0], len(train.paths)])
-    out: Path = args.work / f"{args.method}-{rate}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    key = {"run": str(args.run.resolve()), "steps": args.steps, "images": fingerprint(train)["sha256"]}
+    out: Path = args.work / f"{args.method}-{rate}-{seed}-{digest(key)}"
     if not out.exists():
         part = out.with_suffix(".part")
         for number, pixels in enumerate(to_uint8(METHODS[args.method](args, train, held, rate, seed).numpy())):
@@ -106,10 +106,6 @@ def made(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float,
             Image.fromarray(pixels).save(part / train.classes[label] / f"{index}.png")
         part.rename(out)
     return out
-
-
-def labelled(scenes: SceneSet) -> Labelled:
-    return to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels)
 
 
 def matched(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float, seed: int) -> torch.Tensor:

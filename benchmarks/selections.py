@@ -8,13 +8,13 @@ judged on the validation part.
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from result_file import tell
 
 from dpd_eval import EvaluateConfig, evaluate
 from dpd_eval.extractors.own import SEED, own_extractor
@@ -59,7 +59,7 @@ def main() -> None:
         "extractors": rows,
         "over_extractors": [summary for method in METHODS for ipc in counts for summary in means(rows, method, ipc)],
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    tell(result, args.out)
 
 
 def judged(args: argparse.Namespace, train: SceneSet, images: Path, about: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Small attention networks: convolutions down to at most 8 × 8 tokens, then transformer blocks."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,17 +22,12 @@ class AttentionConfig:
         width: channels of a token, a multiple of 4 and of `heads`.
         blocks: transformer blocks.
         heads: of each block.
-        dropout: probability before the last layer.
     """
 
     num_classes: int
     width: int
     blocks: int
     heads: int
-    dropout: float = 0.0
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
 
     def build(self) -> "AttentionNetwork":
         return AttentionNetwork(self)
@@ -75,7 +70,7 @@ class AttentionNetwork(Classifier):
         )
         self.blocks = nn.ModuleList([AttentionBlock(config.width, config.heads) for _ in range(config.blocks)])
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Identity()
         self.head = nn.Linear(config.width, config.num_classes)
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:

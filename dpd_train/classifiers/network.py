@@ -42,7 +42,7 @@ class ResNetConfig:
 class Classifier(nn.Module):
     """A network whose last map, averaged over its places, goes to a linear head: images [B, C, H, W] → logits."""
 
-    dropout: nn.Dropout
+    dropout: nn.Module
     head: nn.Linear
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:

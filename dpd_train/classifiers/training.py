@@ -32,6 +32,7 @@ from dpd_train.compute.checkpoint import (
     without_prefix,
 )
 from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.images import SceneSet, to_float
 from dpd_train.images.symmetry import ORDER, d4_each
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,11 @@ class TrainedClassifier(Generic[Network]):
     model: Network
     accuracy: float
     step: int
+
+
+def labelled(scenes: SceneSet) -> Labelled:
+    """Images in [-1, 1] with labels."""
+    return to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels)
 
 
 def _jitter(images: torch.Tensor, gain: float, generator: torch.Generator) -> torch.Tensor:

@@ -13,7 +13,7 @@ from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.captioners import describe_scenes
 from dpd_train.captions.captions import PromptTable
 from dpd_train.classifiers.network import ResNet
-from dpd_train.classifiers.training import Labelled
+from dpd_train.classifiers.training import Labelled, labelled
 from dpd_train.compute.device import Deadline
 from dpd_train.compute.distributed import Team
 from dpd_train.compute.tracking import Track
@@ -21,7 +21,7 @@ from dpd_train.config import TrainConfig
 from dpd_train.diffusion.consistency import Judge
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import History
-from dpd_train.images import SceneSet, to_float
+from dpd_train.images import SceneSet
 from dpd_train.prototypes.prototypes import ClassPrototypes
 from dpd_train.run.data import RunData
 
@@ -62,11 +62,7 @@ class Run:
     @property
     def pixels(self) -> Parts:
         """Images in [-1, 1] with labels."""
-        train, held = (
-            (to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels))
-            for scenes in (self.data.train, self.data.held)
-        )
-        return train, held
+        return labelled(self.data.train), labelled(self.data.held)
 
     def latents(self, base: Base) -> Parts:
         """Scaled latents with labels, from the cache where an earlier run left them."""

@@ -137,10 +137,10 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
     import torch
 
     from dpd_runtime.machine.cores import usable_cores
+    from dpd_train.classifiers.training import labelled
     from dpd_train.compute.device import use_device
     from dpd_train.prototypes.matching import Matching
     from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
-    from dpd_train.prototypes.private.public import labelled
 
     finished = asked.folder / DONE
     if not finished.exists():

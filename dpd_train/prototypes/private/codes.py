@@ -13,14 +13,14 @@ from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode
 from dpd_train.classifiers.network import Classifier
-from dpd_train.classifiers.training import Labelled
+from dpd_train.classifiers.training import Labelled, labelled
 from dpd_train.compute.device import placed
 from dpd_train.images import SceneSet
 from dpd_train.prototypes.herding import herded
 from dpd_train.prototypes.matching import Matching, Watcher, match_codes
 from dpd_train.prototypes.private.budget import Budget, suited_width
 from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
-from dpd_train.prototypes.private.public import labelled, public_watchers
+from dpd_train.prototypes.private.public import public_watchers
 from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
 
 CANDIDATES = 1000  # public images that codes may start from, at least, if there are so many; evenly spaced

@@ -49,8 +49,8 @@ class Eyes:
 
         Whatever an image is, each watcher's part of u has a norm of at most 1, and u of at most R.
         """
-        parts = [to_device(part, self.device) for part in torch.split(images, CALL)]
-        return torch.cat([torch.stack([self._vectors(view) for view in _seen(part)]).cpu() for part in parts], dim=1)
+        seen = (_seen(to_device(part, self.device)) for part in torch.split(images, CALL))
+        return torch.cat([torch.stack([self._vectors(view) for view in views]).cpu() for views in seen], dim=1)
 
     def _vectors(self, images: torch.Tensor) -> torch.Tensor:
         return cut(torch.cat([eye.z(images) / eye.limit for eye in self.of], dim=1), self.limit)
@@ -92,8 +92,8 @@ def public_eyes(
 
 def _raw(eye: Eye, images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """z of all views."""
-    parts = [to_device(part, device) for part in torch.split(images, CALL)]
-    return torch.cat([eye.z(view) for part in parts for view in _seen(part)])
+    parts = torch.split(images, CALL)
+    return torch.cat([eye.z(view) for part in parts for view in _seen(to_device(part, device))])
 
 
 def _seen(images: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -8,9 +8,9 @@ import torch
 from dpd_runtime.annotations import Progress
 from dpd_train.classifiers.network import Classifier
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
-from dpd_train.classifiers.training import ClassifierTraining, Labelled
+from dpd_train.classifiers.training import ClassifierTraining, labelled
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images import SceneSet, to_float
+from dpd_train.images import SceneSet
 from dpd_train.prototypes.matching.watchers import LENGTHS as STEPS_OF_ALL
 from dpd_train.prototypes.matching.watchers import watcher_seed, watcher_shapes
 
@@ -30,11 +30,6 @@ def drawn_images(side: int, seed: int, progress: Progress = lambda done, total: 
         progress(label + 1, len(CLASSES))
     labels = np.arange(len(CLASSES)).repeat(DRAWN)
     return SceneSet(classes=CLASSES, images=np.stack(images), labels=labels, hashes=(), rejected=())
-
-
-def labelled(scenes: SceneSet) -> Labelled:
-    """Images in [-1, 1] with labels."""
-    return to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels)
 
 
 def public_watchers(
