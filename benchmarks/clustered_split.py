@@ -14,17 +14,17 @@ BASE must not have seen the held images: the shipped base has. Train one on othe
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
+from scene_lists import write_list
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.neighbors import NearestNeighbors
 
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_train.images import SceneSet, read_scenes
+from dpd_train.images import read_scenes
 
 CLUSTER, SHARE, MARGIN, COMPONENTS = 20, 0.1, 0.5, 8
 LEVELS = 8  # of each colour's histogram
@@ -43,8 +43,9 @@ def main() -> None:
     train = np.setdiff1d(np.arange(len(features)), held)
     near = pairwise_distances_argmin_min(features[train], features[held])[1]
     kept = equally_many(train[near > margin(features)], scenes.labels, generator)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write(scenes, args.data, args.out, {"train": kept, "held": held})
+    for name, rows in (("train", kept), ("held", held)):
+        entries = [(scenes.paths[row], scenes.classes[scenes.labels[row]]) for row in rows]
+        write_list(args.out / f"{name}.csv", args.data, entries)
     count = len(held) // len(scenes.classes)
     shuffled = equally_many(np.arange(len(features)), scenes.labels, generator, count)
     rest = np.setdiff1d(np.arange(len(features)), shuffled)
@@ -105,18 +106,6 @@ def to_nearest(features: Float32, held: Int64, train: Int64) -> float:
     turned = features.reshape(len(features), -1, features.shape[-1])
     found = [pairwise_distances_argmin_min(turned[held, i], turned[train, 0])[1] for i in range(turned.shape[1])]
     return float(np.median(np.min(found, axis=0)))
-
-
-def write(scenes: SceneSet, data: Path, out: Path, parts: dict[str, Int64]) -> None:
-    """A list for each part; its paths go through a link, as a list's paths may not leave its folder by name."""
-    images = out / "images"
-    if not images.exists():
-        images.symlink_to(data.resolve(), target_is_directory=True)
-    for name, rows in parts.items():
-        with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(("path", "label"))
-            table.writerows((Path("images", scenes.paths[row]), scenes.classes[scenes.labels[row]]) for row in rows)
 
 
 if __name__ == "__main__":

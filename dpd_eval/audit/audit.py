@@ -20,6 +20,7 @@ from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
 from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
+from dpd_eval.audit.student_attack import Labelled, student_tests
 from dpd_eval.audit.subject import Subject, open_subject
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.extractor import Extractor
@@ -192,6 +193,9 @@ def _measure(
         tests.append(not_run("decoded prototypes", "a set has no prototypes: audit the bundle that made it"))
     tests.append(_artefacts(work))
     controls = set_controls(yardsticks, decoded, step)
+    released = Labelled(sets[0].images, sets[0].labels)
+    by_students, replayed = student_tests(released, data, work.stage("training students of the images"))
+    tests, controls = [*tests, *by_students], [*controls, *replayed]
     if model is None:
         tests.append(not_run("membership", "a set has no networks: audit the bundle that made it"))
         return tests, [*controls, *without_encoder("a set has no networks")], len(sets[0].images)
@@ -200,13 +204,16 @@ def _measure(
 
 
 def _membership_controls(work: _Work, model: Model) -> list[Control]:
-    """A case that a membership score must detect: of the denoiser; of the codes where no denoiser leaves the site."""
+    """Cases that a membership score must detect: of the codes, and of the denoiser where one leaves the site."""
     if work.latents is None:
         what = ["codes copied from 50 images"] if model.codes_only else []
         return without_encoder("no encoder: give --run", *what)
-    if model.codes_only:
-        return copied_codes_control(work.data, work.latents)
-    return overfitted_control(model, work.data, work.latents, work.cache, work.stage)
+    controls = []
+    if any(len(scene.prototypes) for scene in model.bundle.classes):
+        controls += copied_codes_control(work.data, work.latents)
+    if not model.codes_only:
+        controls += overfitted_control(model, work.data, work.latents, work.cache, work.stage)
+    return controls
 
 
 def _generated(work: _Work, images: int, seed: int) -> Judged:

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpd_eval.audit.data import AuditData
-from dpd_eval.audit.nearer import nearer_test
+from dpd_eval.audit.data import SEED, AuditData
+from dpd_eval.audit.nearer import nearer_share, nearer_test
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.replication import replication_test
 from dpd_eval.audit.spaces import Space
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.images.structure import closeness, similarities
+from dpd_train.images.symmetry import ORDER
 from dpd_train.prototypes.too_near import Nearest
+
+COPIES = 500
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Yardstick:
     Args:
         reals: T and H as they are compared: unchanged, or passed through the VAE.
         train, held: unit vectors [N, D] and [m, D]. held_to_train: similarities [m, N].
+        copies: COPIES random images of T, turned at random, compared as generated images are.
     """
 
     name: str
@@ -44,11 +48,11 @@ class Yardstick:
     train: Float32
     held: Float32
     held_to_train: Float32
+    copies: Compared
 
     def compare(self, images: Images, labels: Int64) -> Compared:
         """Compare images uint8 [n, H, W, 3] in all eight views (D4)."""
-        orbit = self.space.orbit(images)
-        return Compared(labels, similarities(orbit, self.train), similarities(orbit, self.held))
+        return compare(self.space, images, labels, self.train, self.held)
 
     def half(self, rows: Int64) -> Nearest:
         """Compare H1 or H2 with T."""
@@ -57,10 +61,13 @@ class Yardstick:
     def replication(self, found: Compared, what: str) -> Outcome:
         name = f"replication, {what}, {self.name}"
         first, second = self.half(self.data.first), self.half(self.data.second)
-        return replication_test(name, found.nearest, first, second, len(self.data.classes))
+        classes, copies = len(self.data.classes), self.copies.nearest
+        return replication_test(name, found.nearest, first, second, classes, copies=copies)
 
     def nearer(self, found: Compared, what: str) -> Outcome:
-        return nearer_test(f"nearer to T than to H, {what}, {self.name}", found.to_train, found.to_held)
+        name, sides = f"nearer to T than to H, {what}, {self.name}", (found.to_train, found.to_held)
+        copied = float(nearer_share(self.copies.to_train, self.copies.to_held).mean())
+        return nearer_test(name, *sides, copied=copied)
 
     def control(self) -> list[Outcome]:
         """Run both tests on H2, compared with T and H1."""
@@ -91,6 +98,22 @@ def yardstick(
     name = space.name if decoded is None else f"{space.name} through the VAE"
     train = space.embed(reals[0])
     progress()
-    held = space.orbit(reals[1])
+    orbit = space.orbit(reals[1])
+    held = np.ascontiguousarray(orbit[:, 0])
     progress()
-    return Yardstick(name, space, data, reals, train, np.ascontiguousarray(held[:, 0]), similarities(held, train))
+    rows = data.copied(COPIES)
+    copies = compare(space, turned(reals[0][rows]), data.train.labels[rows], train, held)
+    return Yardstick(name, space, data, reals, train, held, similarities(orbit, train), copies)
+
+
+def compare(space: Space, images: Images, labels: Int64, train: Float32, held: Float32) -> Compared:
+    """Compare images uint8 [n, H, W, 3] in all eight views (D4) with T and H, given as unit vectors."""
+    orbit = space.orbit(images)
+    return Compared(labels, similarities(orbit, train), similarities(orbit, held))
+
+
+def turned(images: Images) -> Images:
+    """Rotate or flip each image [n, S, S, 3] at random (D4)."""
+    elements = np.random.default_rng(SEED).integers(ORDER, size=len(images))
+    views = [np.rot90(i[:, ::-1] if e >= 4 else i, e % 4) for i, e in zip(images, elements, strict=True)]
+    return np.stack(views)

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from dpd_eval.audit.comparison import Yardstick
-from dpd_eval.audit.data import SEED, AuditData
+from dpd_eval.audit.comparison import COPIES, Yardstick, turned
+from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_scores import prototype_score
@@ -15,9 +13,8 @@ from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
 from dpd_eval.audit.outcome import Control, not_run
 from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
 from dpd_runtime.annotations import Float32, Images
-from dpd_train.images.symmetry import ORDER
 
-REPLAYED = 500
+OTHERS = 500  # images of H beside the memorised ones
 
 
 def set_controls(
@@ -30,33 +27,24 @@ def set_controls(
     Args:
         decoded: T and H passed through the VAE; None without an encoder.
     """
-    data = yardsticks[0].data
-    rows = np.sort(np.random.default_rng(SEED).permutation(len(data.train.labels))[:REPLAYED])
     controls = []
     for yardstick in yardsticks:
         controls += [Control(outcome, "PASS") for outcome in yardstick.control()]
-        replays = {"T replayed": yardstick.reals[0]}
+        replays = {"T replayed": yardstick.copies}
         if decoded is not None and yardstick.space.sees_through_vae:
-            replays["T replayed through the VAE"] = decoded[0]
-        for what, images in replays.items():
-            found = yardstick.compare(turned(images[rows]), data.train.labels[rows])
-            controls.append(Control(yardstick.replication(found, what), "FAIL"))
+            rows = yardstick.data.copied(COPIES)
+            copies = yardstick.compare(turned(decoded[0][rows]), yardstick.data.train.labels[rows])
+            replays["T replayed through the VAE"] = copies
+        controls += [Control(yardstick.replication(found, what), "FAIL") for what, found in replays.items()]
         progress()
     return controls
-
-
-def turned(images: Images) -> Images:
-    """Rotate or flip each image [n, S, S, 3] at random (D4)."""
-    elements = np.random.default_rng(SEED).integers(ORDER, size=len(images))
-    views = [np.rot90(i[:, ::-1] if e >= 4 else i, e % 4) for i, e in zip(images, elements, strict=True)]
-    return np.stack(views)
 
 
 def overfitted_control(
     model: Model, data: AuditData, latents: tuple[Float32, Float32], cache: Path, stage: Stage
 ) -> list[Control]:
     """Test a denoiser that has memorised 50 images of T: the AUC of every score must detect their membership."""
-    (_, others), _ = sample(data, latents, REPLAYED)
+    (_, others), _ = sample(data, latents, OTHERS)
     (known, _), _ = sample(data, latents, IMAGES)
     assert known.latents is not None
     assert others.latents is not None
@@ -73,12 +61,9 @@ def overfitted_control(
 
 
 def copied_codes_control(data: AuditData, latents: tuple[Float32, Float32]) -> list[Control]:
-    """Test codes that are latents of 50 images of T: the prototypes' score must detect the membership of these.
-
-    It takes the place of the over-fitted denoiser for a codes-only bundle, which has no denoiser to test.
-    """
+    """Test codes that are latents of 50 images of T: the prototypes' score must detect the membership of these."""
     (known, _), _ = sample(data, latents, IMAGES)
-    (_, others), _ = sample(data, latents, REPLAYED)
+    (_, others), _ = sample(data, latents, OTHERS)
     assert known.latents is not None
     assert others.latents is not None
     sides = [(known.latents, known.labels), (others.latents, others.labels)]

@@ -38,6 +38,10 @@ class AuditData:
         """Return the hash of T as in run.json and bundle.json."""
         return str(fingerprint(self.train)["sha256"])
 
+    def copied(self, most: int) -> Rows:
+        """Choose `most` random rows of T, whose copies the tests must find."""
+        return np.sort(np.random.default_rng(SEED).permutation(len(self.train.labels))[:most])
+
     def members(self, most: int) -> tuple[Rows, Rows]:
         """Choose about `most` rows of T and as many of H, with equal numbers of each class."""
         rng = np.random.default_rng([SEED, most])

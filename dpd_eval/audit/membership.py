@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dpd_eval.audit.bootstrap import REPLICATES, generators, percentile_ends, resampled
 from dpd_eval.audit.outcome import Outcome, judge, not_run
 
-AUC_WARN, AUC_FAIL = 0.55, 0.60
+AUC_HARMLESS, AUC_FAIL = 0.55, 0.60
 TPR_FAIL = 0.03
 FALSE_POSITIVES = 0.01
 FEWEST = 100  # hold-out images; with fewer, one per cent of them is less than one image
@@ -55,7 +55,7 @@ def _both(name: str, scores: Scores, seed: int) -> list[Outcome]:
         areas[number], rates[number] = area_under_curve(ours, theirs), true_positive_rate(ours, theirs)
     note = f"{len(members)} of T, {len(others)} of H"
     area = area_under_curve(members, others)
-    tests = [judge(f"{name}: AUC", area, percentile_ends(areas), AUC_FAIL, warn_above=AUC_WARN, note=note)]
+    tests = [judge(f"{name}: AUC", area, percentile_ends(areas), AUC_FAIL, harmless=AUC_HARMLESS, note=note)]
     rated = f"{name}: TPR at 1 % FPR"
     if len(others) < FEWEST:
         return [*tests, not_run(rated, f"{len(others)} hold-out images: one per cent needs at least {FEWEST}")]

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.special import gammaln  # type: ignore[import-untyped]
 
 from dpd_eval.audit.bootstrap import REPLICATES, generators, resampled
-from dpd_eval.audit.outcome import Ends, Outcome, judge
+from dpd_eval.audit.outcome import Ends, Outcome, Power, judge
 from dpd_runtime.annotations import Float32
 
-LIMIT = 0.55
+INNOCENT, LIMIT = 0.5, 0.55
 Float = NDArray[np.floating]
 
 
@@ -76,9 +76,16 @@ def nearer_interval(to_train: Float32, to_held: Float32, seed: int) -> Ends:
     return max(0.0, value + low), min(1.0, value + high)
 
 
-def nearer_test(name: str, to_train: Float32, to_held: Float32, *, seed: int = 0) -> Outcome:
-    """Test the share of images nearer to T; a generator that has memorised nothing has one half."""
+def nearer_test(
+    name: str, to_train: Float32, to_held: Float32, *, copied: float | None = None, seed: int = 0
+) -> Outcome:
+    """Test the share of images nearer to T; a generator that has memorised nothing has one half.
+
+    Args:
+        copied: the share of copies of T, for the test's power.
+    """
     value = float(nearer_share(to_train, to_held).mean())
     sizes = to_train.shape[1], to_held.shape[1]
     note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
-    return judge(name, value, nearer_interval(to_train, to_held, seed), LIMIT, note=note)
+    power = None if copied is None else Power.of(copied, INNOCENT)
+    return judge(name, value, nearer_interval(to_train, to_held, seed), LIMIT, note=note, power=power)

@@ -1,11 +1,31 @@
 """The outcome of a test: a value, its interval, the limit and a verdict (METHOD §9)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
 Ends = tuple[float, float]
+
+
+ONE_IN = 20  # copies among innocent images that a test's power is stated for
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a test is expected to score if images were copies of T.
+
+    Args:
+        all_copied: every image is one. few_copied: one in twenty is, and the others score as innocent images do.
+    """
+
+    all_copied: float
+    few_copied: float
+
+    @classmethod
+    def of(cls, copied: float, innocent: float) -> "Power":
+        """From the scores of copies and of innocent images."""
+        return cls(copied, innocent + (copied - innocent) / ONE_IN)
 
 
 @dataclass(frozen=True)
@@ -14,6 +34,7 @@ class Outcome:
 
     Args:
         interval: 95 %, from the bootstrap. threshold: the limit above which the test fails.
+        power: where the test compares images.
     """
 
     name: str
@@ -22,28 +43,41 @@ class Outcome:
     threshold: float | None
     verdict: Verdict
     note: str = ""
+    power: Power | None = None
 
     def to_dict(self) -> dict[str, Any]:
         interval = None if self.interval is None else [round(end, 5) for end in self.interval]
         value = None if self.value is None else round(self.value, 5)
-        found = {"name": self.name, "value": value, "interval": interval, "threshold": self.threshold}
-        return found | {"verdict": self.verdict} | ({"note": self.note} if self.note else {})
+        found: dict[str, Any] = {"name": self.name, "value": value, "interval": interval, "threshold": self.threshold}
+        found["verdict"] = self.verdict
+        if self.power is not None:
+            found["power"] = {name: round(score, 5) for name, score in asdict(self.power).items()}
+        return found | ({"note": self.note} if self.note else {})
 
 
 def judge(
-    name: str, value: float, interval: Ends, limit: float, *, warn_above: float | None = None, note: str = ""
+    name: str,
+    value: float,
+    interval: Ends,
+    limit: float,
+    *,
+    harmless: float | None = None,
+    note: str = "",
+    power: Power | None = None,
 ) -> Outcome:
-    """Return FAIL if the lower end of the interval is above the limit, WARN if only the value is, otherwise PASS.
+    """Return FAIL if the whole interval is above the limit, PASS if none of it is, and WARN if it holds the limit.
+
+    So a PASS says that harm was excluded, not only that none was found (a test of equivalence).
 
     Args:
-        warn_above: a lower limit for WARN; None takes `limit`.
+        harmless: a lower limit, which the whole interval must not pass for PASS; None takes `limit`.
     """
-    verdict: Verdict = "PASS"
+    verdict: Verdict = "WARN"
     if interval[0] > limit:
         verdict = "FAIL"
-    elif value > (limit if warn_above is None else warn_above):
-        verdict = "WARN"
-    return Outcome(name, value, interval, limit, verdict, note)
+    elif interval[1] <= (limit if harmless is None else harmless):
+        verdict = "PASS"
+    return Outcome(name, value, interval, limit, verdict, note, power)
 
 
 def not_run(name: str, reason: str) -> Outcome:

@@ -7,7 +7,7 @@ compared with the share of H2 above it.
 import numpy as np
 
 from dpd_eval.audit.bootstrap import generators, members_of, percentile_ends, resampled, resampled_by_class
-from dpd_eval.audit.outcome import Outcome, judge, not_run
+from dpd_eval.audit.outcome import Outcome, Power, judge, not_run
 from dpd_train.prototypes.too_near import PERCENTILE, Float, Nearest, thresholds
 
 LIMIT = 0.02  # for the share of images minus the share of H2
@@ -20,7 +20,14 @@ def exceedance(images: Nearest, limits: Float) -> float:
 
 
 def replication_test(
-    name: str, images: Nearest, first: Nearest, second: Nearest | None, classes: int, *, seed: int = 0
+    name: str,
+    images: Nearest,
+    first: Nearest,
+    second: Nearest | None,
+    classes: int,
+    *,
+    copies: Nearest | None = None,
+    seed: int = 0,
 ) -> Outcome:
     """Test the exceedance of `images` minus that of H2.
 
@@ -28,6 +35,7 @@ def replication_test(
 
     Args:
         first, second: H1 and H2. Without H2 the expected 1 % is subtracted instead; this is how H2 itself is tested.
+        copies: images of T, for the test's power.
 
     Returns:
         NOT RUN if H1 has fewer than FEWEST images.
@@ -54,4 +62,5 @@ def replication_test(
     note = f"{100 * share:.1f} % of {len(images)} above the threshold"
     if second is not None:
         note += f", {100 * exceedance(second, thresholds(first, classes)):.1f} % of the {len(second)} of H2"
-    return judge(name, statistic(images, first, second), percentile_ends(replicates), LIMIT, note=note)
+    power = None if copies is None else Power.of(statistic(copies, first, second), 0.0)
+    return judge(name, statistic(images, first, second), percentile_ends(replicates), LIMIT, note=note, power=power)

@@ -5,6 +5,7 @@ from typing import Any
 
 from dpd_eval.report.names import hide_paths
 from dpd_eval.report.reading import Node
+from dpd_eval.report.wording import plain
 
 VERDICTS = ("PASS", "WARN", "FAIL")
 
@@ -66,9 +67,17 @@ def _test(node: Node) -> AuditTest:
         if len(listed) != 2:
             raise node.wrong("interval", "two numbers")
         ends = (listed[0], listed[1])
-    note = node.text("note") or node.text("reason")
+    note = "; ".join(filter(None, (node.text("note") or node.text("reason"), _power(node.child("power")))))
     value, threshold = node.maybe_number("value"), node.maybe_number("threshold")
     return AuditTest(node.text("name"), value, *ends, threshold, node.text("verdict"), note)
+
+
+def _power(node: Node | None) -> str:
+    """What the test would score if images were copies; empty where the audit does not say."""
+    if node is None:
+        return ""
+    every, few = (node.maybe_number(name) for name in ("all_copied", "few_copied"))
+    return f"if all images were copies of T: {plain(every)}, one in twenty: {plain(few)}"
 
 
 def read_bench(node: Node, name: str) -> BenchRecord:

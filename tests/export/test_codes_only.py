@@ -164,8 +164,10 @@ def test_the_audit_tests_what_leaves_the_site(audited: AuditResult, folder: Path
 
 @pytest.mark.slow
 def test_copied_codes_are_its_control_of_membership(audited: AuditResult) -> None:
-    (control,) = [c for c in audited.controls if c.outcome.name.startswith("membership")]
-    assert control.outcome.name.startswith("membership of the codes copied from")
+    names = [c.outcome.name for c in audited.controls if c.outcome.name.startswith("membership")]
+    assert names[0] == "membership of the students of T replayed"
+    assert not [name for name in names if "over-fitted" in name], "there is no denoiser"
+    (control,) = [c for c in audited.controls if c.outcome.name.startswith("membership of the codes copied from")]
     assert (control.expected, control.outcome.verdict) == ("FAIL", "FAIL")
     assert control.outcome.value == pytest.approx(1)
 
@@ -174,10 +176,13 @@ def test_copied_codes_are_its_control_of_membership(audited: AuditResult) -> Non
 def test_without_an_encoder_the_verdict_is_a_warning_at_best(folder: Path) -> None:
     """The tiny VAE is not the shipped base's."""
     found = audit(folder / "codes.dpd", train=folder / "scenes", cache=folder / "audit", **HELD)  # type: ignore[arg-type]
-    missing = {test.name for test in found.tests if test.verdict == "NOT RUN"}
-    assert missing == {"membership of the VAE decoder", "membership of the prototypes"}
-    assert [c.outcome.name for c in found.controls if c.outcome.verdict == "NOT RUN"] == [
-        "membership of codes copied from 50 images"
+    missing = {t.name for t in found.tests if t.verdict == "NOT RUN" and t.name.startswith("membership")}
+    few = "membership of the students of the generated images"  # the hold-out is too small for them
+    assert missing == {few, "membership of the VAE decoder", "membership of the prototypes"}
+    controls = [c.outcome for c in found.controls if c.outcome.name.startswith("membership")]
+    assert [(control.name, control.verdict) for control in controls] == [
+        ("membership of the students of T replayed", "NOT RUN"),
+        ("membership of codes copied from 50 images", "NOT RUN"),
     ]
     assert found.verdict != "PASS"
 

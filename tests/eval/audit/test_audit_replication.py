@@ -28,7 +28,7 @@ def nearest(images: Float32, train: Float32, classes: int = 2) -> Nearest:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_planted_copies_are_the_exceedance(share: float) -> None:
-    train, first, second, ours = (gaussian(n, s) for n, s in ((3000, 0), (1000, 1), (1000, 2), (600, 3)))
+    train, first, second, ours = (gaussian(n, s) for n, s in ((3000, 0), (2000, 1), (2000, 2), (1500, 3)))
     copies = round(share * len(ours))
     ours[:copies] = train[:copies] + 0.02 * gaussian(copies, 4)
     parts = [nearest(unit(x), train) for x in (ours, first, second)]
@@ -118,6 +118,23 @@ def test_half_for_what_was_never_seen_and_more_for_copies() -> None:
     assert copied.verdict == "FAIL"
 
 
+def test_tests_say_what_copies_would_score() -> None:
+    """Of 12,000 and 3,000 images a quarter of the originals is in T′, and half of the others is nearer (METHOD §9)."""
+    train, held, ours = gaussian(2400, 0), gaussian(600, 1), gaussian(300, 2)
+    sides = [similarities(ours[:, None], side) for side in (train, held)]
+    copied = float(nearer_share(*(similarities(train[:500, None], side) for side in (train, held))).mean())
+    power = nearer_test("x", *sides, copied=copied).power
+    assert power is not None
+    assert power.all_copied == pytest.approx(0.625, abs=0.01)
+    assert power.few_copied == pytest.approx(0.95 * 0.5 + 0.05 * power.all_copied)
+    first, second, copies = (nearest(x, train) for x in (held[:300], held[300:], train[:500]))
+    found = replication_test("x", nearest(ours, train), first, second, 2, copies=copies).power
+    assert found is not None
+    assert found.all_copied == pytest.approx(0.99, abs=0.02), "all are beyond, and about 1 % of H2"
+    assert found.few_copied == pytest.approx(found.all_copied / 20)
+    assert nearer_test("x", *sides).power is None
+
+
 def test_the_interval_of_the_share_holds_a_half() -> None:
     held = 0
     for seed in range(40):
@@ -131,8 +148,11 @@ def test_the_interval_of_the_share_holds_a_half() -> None:
 def test_verdicts() -> None:
     assert judge("x", 0.05, (0.03, 0.07), 0.02).verdict == "FAIL"
     assert judge("x", 0.05, (0.01, 0.07), 0.02).verdict == "WARN"
-    assert judge("x", 0.01, (0.00, 0.07), 0.02).verdict == "PASS"
-    assert judge("x", 0.56, (0.54, 0.58), 0.6, warn_above=0.55).verdict == "WARN"
+    assert judge("x", 0.01, (0.00, 0.07), 0.02).verdict == "WARN", "harm is not excluded"
+    assert judge("x", 0.01, (0.00, 0.02), 0.02).verdict == "PASS"
+    assert judge("x", 0.53, (0.50, 0.56), 0.6, harmless=0.55).verdict == "WARN"
+    assert judge("x", 0.53, (0.50, 0.55), 0.6, harmless=0.55).verdict == "PASS"
+    assert judge("x", 0.58, (0.56, 0.63), 0.6, harmless=0.55).verdict == "WARN"
     good, warned, bad = (Outcome(v, 0.0, None, None, v) for v in ("PASS", "WARN", "FAIL"))  # type: ignore[arg-type]
     came = [Control(bad, "FAIL"), Control(good, "PASS")]
     assert overall([good], came) == "PASS"

@@ -1,0 +1,119 @@
+"""Likelihood-ratio attack on the codes of shadow runs, each from a random half of the training images.
+
+    python benchmarks/lira.py EUROSAT/train --val-per-class 100 --work W --out lira.json
+    python benchmarks/lira.py EUROSAT/train --val-per-class 100 --prototypes medoid --work W --out lira_medoid.json
+
+Every image is in half of the runs. Two scores: the correlation of its latent with a code of its class, and the log-odds
+of its class by students of the decoded codes. Each run is the target once. The base is the same for all runs, so what
+it knows from its own training does not count. With `--prototypes medoid`, which are real images, only those images are
+asked for: a positive control. Runs, latents and scores in --work, which is private, are used again.
+"""
+
+import argparse
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kept import kept_arrays
+from result_file import tell
+from scene_lists import write_list
+
+from dpd_eval.audit.lira import Bool, Float, Runs, balanced_parts, excesses, rate_of, ratios
+from dpd_eval.audit.membership import area_under_curve
+from dpd_eval.audit.network_scores import prototype_score
+from dpd_eval.audit.run_model import open_run
+from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, Labelled, log_odds
+from dpd_eval.students.training import train_student
+from dpd_runtime.annotations import Float32
+from dpd_train.bases.base import load_base
+from dpd_train.bases.latents import encode_cached
+from dpd_train.compute.device import hardware
+from dpd_train.config import TrainConfig
+from dpd_train.images import SceneSet, fingerprint, read_scenes
+from dpd_train.run.finished import read_run
+from dpd_train.train import train
+
+ATTACKS = {"likelihood ratio": ratios, "off-line": excesses}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--val-per-class", type=int)
+    parser.add_argument("--prototypes", choices=("matched", "medoid"), default="matched")
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, required=True, help="private: holds runs and latents of real images")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    scenes, held = (
+        read_scenes(args.data, part=part, resolution=64, val_per_class=args.val_per_class) for part in ("train", "val")
+    )
+    members = balanced_parts(scenes.labels, args.runs, args.seed)
+    config = TrainConfig(
+        steps=0, tune_vae=False, prototypes=args.prototypes, ipc=args.ipc, teacher_steps=600, keep_near_duplicates=True
+    )
+    name = f"{args.prototypes}-{args.ipc}-{args.seed}-{args.runs}"
+    found: dict[str, list[Float]] = {"codes": [], "students": [], "same": []}
+    for number, inside in enumerate(members):
+        folder = args.work / f"{name}-{number}"
+        if not (folder / "run" / "run.json").exists():
+            rows = [(*entry, "train") for entry in entries(scenes, inside)]
+            rows += [(*entry, "val") for entry in entries(held, np.ones(len(held.labels), bool))]
+            write_list(folder / "list.csv", args.data, rows)
+            train(folder / "list.csv", folder / "run", config, cache=args.work / "cache", resume=True)
+        key = {"run": read_run(folder / "run").record["data"], "config": asdict(config), "recipe": RECIPE.to_dict()}
+        scores = kept_arrays(folder, "scores", key, partial(scored, folder / "run", scenes, args.work))
+        for score in found:
+            found[score].append(scores[score])
+        print(name, number, flush=True)
+    copied = np.stack(found.pop("same")).astype(bool) & members
+    asked = members if args.prototypes == "matched" else copied
+    result = {
+        "arguments": {name: str(value) for name, value in vars(args).items()},
+        "hardware": hardware(torch.device("cpu")),
+        "data": fingerprint(scenes),
+        "config": asdict(config),
+        "asked": int(asked.sum()),
+        "attacks": [
+            summary(score, attack, Runs(np.stack(values), members, scenes.labels), asked)
+            for score, values in found.items()
+            for attack in ATTACKS
+        ],
+    }
+    tell(result, args.out)
+
+
+def entries(scenes: SceneSet, chosen: Bool) -> list[tuple[str, str]]:
+    """Path and class of the chosen images."""
+    return [(scenes.paths[row], scenes.classes[scenes.labels[row]]) for row in np.flatnonzero(chosen)]
+
+
+def scored(run: Path, scenes: SceneSet, work: Path) -> dict[str, Any]:
+    """Both scores [n] of every image by what the run releases, and whether one of its codes is the image."""
+    model = open_run(run)
+    codes, owners = model.prototypes()
+    latents: Float32 = encode_cached(
+        load_base(str(run / "pipeline")).vae.eval(), scenes.images, scenes.hashes, work / "latents"
+    ).numpy()
+    images, classes = model.decode(codes), len(scenes.classes)
+    students = [train_student(STUDENT, images, owners, classes, RECIPE, seed) for seed in range(STUDENTS)]
+    by_codes = prototype_score(latents, scenes.labels, codes, owners)
+    by_students = log_odds(students, Labelled(scenes.images, scenes.labels))
+    return {"codes": by_codes, "students": by_students, "same": by_codes > 0.999}
+
+
+def summary(score: str, attack: str, runs: Runs, asked: Bool) -> dict[str, Any]:
+    found = ATTACKS[attack](runs)
+    rate, ends = rate_of(found, asked, ~runs.members)
+    areas = [area_under_curve(f[a], f[~m]) for f, a, m in zip(found, asked, runs.members, strict=True)]
+    return {"score": score, "attack": attack, "tpr": rate, "interval": ends, "aucs": areas}
+
+
+if __name__ == "__main__":
+    main()

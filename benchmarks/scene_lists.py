@@ -1,0 +1,36 @@
+"""Parts of a folder of images as a list or as a folder, without copying an image."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+COLUMNS = ("path", "label", "split")
+
+
+def write_list(path: Path, images: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write the list `path`, and images/ beside it as a link to `images`, which its paths may not leave by name.
+
+    Args:
+        rows: path in the folder of images, label and, in all rows or none, split.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    link = path.parent / "images"
+    if not link.is_symlink():
+        link.symlink_to(images.resolve(), target_is_directory=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS[: len(rows[0])])
+        table.writerows((Path("images", name), *others) for name, *others in rows)
+
+
+def link_tree(folder: Path, images: Path, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Make FOLDER/part/class/ with a link to each image.
+
+    Args:
+        rows: path in the folder of images, class and part. An image may be in several parts.
+    """
+    for name, label, part in rows:
+        place = folder / part / label / name.replace("/", "-")
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not place.is_symlink():
+            place.symlink_to((images / name).resolve())

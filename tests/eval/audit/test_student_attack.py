@@ -1,0 +1,83 @@
+"""Membership by students of released images: copies are found, unseen images are not, log-odds are those of PyTorch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dpd_eval.audit.data import AuditData
+from dpd_eval.audit.student_attack import RECIPE, Labelled, log_odds, student_tests
+from dpd_runtime.annotations import Images
+from dpd_train.images import SceneSet
+
+SIDE, CLASSES = 16, 2
+
+
+def scenes(each: int, seed: int) -> SceneSet:
+    """Noise around the mean of a class: too little of it to tell classes apart without knowing the image."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(CLASSES), each)
+    noise = rng.normal(128, 50, (len(labels), SIDE, SIDE, 3))
+    noise[..., 0] += 4.0 * labels[:, None, None]
+    images: Images = noise.clip(0, 255).astype(np.uint8)
+    return SceneSet(("a", "b"), images, labels, tuple(f"{seed}-{i}" for i in range(len(labels))), ())
+
+
+def split(held: SceneSet) -> AuditData:
+    rows = np.arange(len(held.labels))
+    return AuditData(scenes(300, 0), held, rows[::2], rows[1::2], ())
+
+
+@pytest.fixture(scope="module")
+def data() -> AuditData:
+    return split(scenes(150, 1))
+
+
+@pytest.mark.parametrize(("repeats_t", "verdicts"), [(True, {"FAIL"}), (False, {"PASS", "WARN"})])
+def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(
+    data: AuditData, repeats_t: bool, verdicts: set[str]
+) -> None:
+    others = scenes(60, 2)
+    released = Labelled(data.train.images, data.train.labels) if repeats_t else Labelled(others.images, others.labels)
+    short = replace(RECIPE, steps=200, d4=False)
+    tests, controls = student_tests(released, data, lambda done, total: None, recipe=short)
+    area = next(test for test in tests if test.name.endswith("AUC"))
+    assert area.verdict in verdicts, area
+    assert [control.outcome.verdict for control in controls] == ["FAIL"]
+    assert not controls[0].wrong
+
+
+def test_a_small_hold_out_is_not_run_and_so_lowers_the_verdict() -> None:
+    data = split(scenes(40, 1))
+    released = Labelled(data.train.images, data.train.labels)
+    tests, controls = student_tests(released, data, lambda done, total: None)
+    assert [test.verdict for test in tests] == ["NOT RUN"]
+    assert "has 40" in tests[0].note
+    assert controls[0].outcome.verdict == "NOT RUN"
+
+
+def test_as_many_images_of_each_class_are_drawn_as_there_are() -> None:
+    labels = np.array([0] * 5 + [1] * 2 + [2] * 9)
+    part = Labelled(np.arange(16, dtype=np.uint8)[:, None, None, None], labels)
+    drawn = part.drawn(np.array([3, 4, 0]))
+    assert np.bincount(drawn.labels, minlength=3).tolist() == [3, 2, 0]
+    rows = drawn.images.ravel()
+    assert len(set(rows.tolist())) == 5
+    assert np.array_equal(labels[rows], drawn.labels)
+
+
+class Fixed(nn.Module):
+    """Logits that depend on the first pixel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([8 * x[:, 0, 0, 0], -3 * x[:, 0, 0, 0], 0.5 + 0 * x[:, 0, 0, 0]], dim=1)
+
+
+def test_log_odds_are_those_of_the_softmax() -> None:
+    images = np.arange(0, 256, 5, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    part = Labelled(images, np.arange(len(images)) % 3)
+    pixels = torch.from_numpy(images.astype(np.float64)).permute(0, 3, 1, 2) / 127.5 - 1
+    chances = Fixed()(pixels).softmax(1).numpy()[np.arange(len(images)), part.labels]
+    assert log_odds([Fixed(), Fixed()], part) == pytest.approx(np.log(chances / (1 - chances)), abs=1e-5)
