@@ -2,9 +2,10 @@
 # The embedded bundle and README's tables: EuroSAT, matched several times from the shipped base.
 #
 #   benchmarks/embedded.sh EUROSAT WORK match 0 50     # SEED IPC: seeds 0, 1, 2 with fifty codes; 3, 4 with ten
-#   benchmarks/embedded.sh EUROSAT WORK bundle 0 50    # export a run, and generate its set
+#   benchmarks/embedded.sh EUROSAT WORK bundle 0 50    # export a run, other seeds' codes-only, and generate its set
 #   benchmarks/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
 #   benchmarks/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
+#   benchmarks/embedded.sh EUROSAT WORK recipe quick4000                # the file of a recipe: quick, quickSTEPS or sgd
 #
 # EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. A finished stage is skipped, and one that was killed
 # goes on with the options that it began with: take a new WORK after a change here. Matching takes one thread, so two can
@@ -29,36 +30,37 @@ match() {
 }
 
 bundle() {
-    local bundle="$work/run$1.dpd" set="$work/set$1"
+    local bundle="$work/run$1.dpd" set="$work/set$1" parts=()
+    [ "$1" = 0 ] || parts=(--codes-only)
     [ -e "$bundle" ] || dpd export "$work/run$1" --out "$bundle" --name eurosat64 --base-licence Apache-2.0 \
-        --data-licence "EuroSAT (MIT), contains Copernicus Sentinel data"
+        --data-licence "EuroSAT (MIT), contains Copernicus Sentinel data" "${parts[@]}"
     [ -e "$set/dataset.json" ] || dpd generate "$bundle" --ipc "$2" --seed "$1" --out "$set"
 }
 
 audit() {
-    [ -e "$work/audited$1.dpd" ] || dpd audit "$work/run$1.dpd" --run "$work/run$1" --train "$data/train" --val-per-class 100 \
+    [ -e "$work/audited$1.dpd" ] || dpd audit "$work/run$1.dpd" --train "$data/train" --val-per-class 100 \
         --holdout "$data/test" --images 1500 --out "$work/audited$1.dpd"
 }
 
-longer() { # STEPS: the quick recipe with so many steps for every arm, so that `full` has an equal budget too
-    sed -e "s/^steps = .*/steps = $1/" -e '/^full_steps/d' -e '1,2d' "$here/../dpd_eval/students/recipes/quick.toml" \
-        >"$work/quick$1.toml"
-    echo "$work/quick$1.toml"
+recipe() { # NAME: quickSTEPS is the quick recipe with so many steps for every arm, so that `full` has an equal budget too
+    local steps=${1#quick} file="$work/$1.toml"
+    case $1 in
+    quick?*) sed -e "s/^steps = .*/steps = $steps/" -e '/^full_steps/d' -e '1,2d' \
+        "$here/../dpd_eval/students/recipes/quick.toml" >"$file.$$" && mv "$file.$$" "$file" && echo "$file" ;;
+    sgd) echo "$here/recipes/sgd.toml" ;;
+    *) echo "$1" ;;
+    esac
 }
 
 evaluate() {
-    local part=$1 recipe=$2 ipc=$3 sets=("$work"/set?/dataset.json)
+    local part=$1 ipc=$3 sets=("$work"/set?/dataset.json)
     [ "$ipc" -le 10 ] || sets=("$work"/set[0-2]/dataset.json)
     [ "$part" = val ] || part="$data/test"
-    case $recipe in
-    quick?*) recipe=$(longer "${recipe#quick}") ;;
-    sgd) recipe="$here/recipes/sgd.toml" ;;
-    esac
     dpd evaluate "${sets[@]%/dataset.json}" --train "$data/train" --test "$part" --val-per-class 100 --students "$4" --ipc "$ipc" \
-        --recipe "$recipe" "${@:5}"
+        --recipe "$(recipe "$2")" "${@:5}"
 }
 
 case $stage in
-match | bundle | audit | evaluate) "$stage" "$@" ;;
-*) sed -n '2,13p' "${BASH_SOURCE[0]}" && exit 2 ;;
+match | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
+*) sed -n '2,14p' "${BASH_SOURCE[0]}" && exit 2 ;;
 esac
