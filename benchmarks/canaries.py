@@ -27,7 +27,7 @@ from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score
 from dpd_eval.audit.network_tests import compare_denoiser
 from dpd_eval.audit.run_model import open_run
-from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, Labelled, log_odds
+from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, LabelledImages, log_odds
 from dpd_eval.students.training import train_student
 from dpd_runtime.annotations import Float32, Int64
 from dpd_train.bases.base import load_base
@@ -154,7 +154,7 @@ def tested(run: Path, sides: list[SceneSet], wrong: list[Int64], work: Path) -> 
         classes = len(sides[0].classes)
         images = model.decode(codes)
         students = [train_student(STUDENT, images, owners, classes, RECIPE, seed) for seed in range(STUDENTS)]
-        parts = [Labelled(s.images, labels) for s, labels in zip(sides, wrong, strict=True)]
+        parts = [LabelledImages(s.images, labels) for s, labels in zip(sides, wrong, strict=True)]
         found = Scores(*(log_odds(students, part) for part in parts))
         tests += membership_tests("canaries by students of the decoded codes", {"log-odds": found})
     return [test.to_dict() for test in tests]

@@ -25,7 +25,7 @@ from dpd_eval.audit.lira import Bool, Float, Runs, balanced_parts, excesses, rat
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.run_model import open_run
-from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, Labelled, log_odds
+from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, LabelledImages, log_odds
 from dpd_eval.students.training import train_student
 from dpd_runtime.annotations import Float32
 from dpd_train.bases.base import load_base
@@ -104,7 +104,7 @@ def scored(run: Path, scenes: SceneSet, work: Path) -> dict[str, Any]:
     images, classes = model.decode(codes), len(scenes.classes)
     students = [train_student(STUDENT, images, owners, classes, RECIPE, seed) for seed in range(STUDENTS)]
     by_codes = prototype_score(latents, scenes.labels, codes, owners)
-    by_students = log_odds(students, Labelled(scenes.images, scenes.labels))
+    by_students = log_odds(students, LabelledImages(scenes.images, scenes.labels))
     return {"codes": by_codes, "students": by_students, "same": by_codes > 0.999}
 
 

@@ -20,7 +20,7 @@ from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.set_tests import Judged, set_tests
 from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
-from dpd_eval.audit.student_attack import Labelled, student_tests
+from dpd_eval.audit.student_attack import LabelledImages, student_tests
 from dpd_eval.audit.subject import Subject, open_subject
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.extractor import Extractor
@@ -193,7 +193,7 @@ def _measure(
         tests.append(not_run("decoded prototypes", "a set has no prototypes: audit the bundle that made it"))
     tests.append(_artefacts(work))
     controls = set_controls(yardsticks, decoded, step)
-    released = Labelled(sets[0].images, sets[0].labels)
+    released = LabelledImages(sets[0].images, sets[0].labels)
     by_students, replayed = student_tests(released, data, work.stage("training students of the images"))
     tests, controls = [*tests, *by_students], [*controls, *replayed]
     if model is None:

@@ -39,35 +39,35 @@ RECIPE = Recipe(
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """Images uint8 [n, S, S, 3] with labels [n] in the data's order."""
 
     images: Images
     labels: Int64
 
-    def drawn(self, counts: Int64) -> "Labelled":
+    def drawn(self, counts: Int64) -> "LabelledImages":
         """At most counts[c] random images of each class c."""
         rng = np.random.default_rng(SEED)
         of_class = (np.flatnonzero(self.labels == label) for label in range(len(counts)))
         rows = np.concatenate([rng.permutation(rows)[:n] for rows, n in zip(of_class, counts, strict=True)])
-        return Labelled(self.images[rows], self.labels[rows])
+        return LabelledImages(self.images[rows], self.labels[rows])
 
 
 def student_tests(
-    released: Labelled, data: AuditData, progress: Progress, *, recipe: Recipe = RECIPE
+    released: LabelledImages, data: AuditData, progress: Progress, *, recipe: Recipe = RECIPE
 ) -> tuple[list[Outcome], list[Control]]:
     """Attack the released images; as a control attack as many images of T, which must FAIL.
 
     Returns:
         NOT RUN for both if there is one class only, or a half of H has fewer than FEWEST images.
     """
-    classes, train = len(data.classes), Labelled(data.train.images, data.train.labels)
+    classes, train = len(data.classes), LabelledImages(data.train.images, data.train.labels)
     first, second = (_part(data, rows) for rows in (data.first, data.second))
     if reason := _hindrance(classes, len(first.labels)):
         missing = [not_run(f"membership of the {name}", reason) for name in (NAME, CONTROL)]
         return missing[:1], [Control(missing[1], "FAIL")]
 
-    def number(part: Labelled) -> Int64:
+    def number(part: LabelledImages) -> Int64:
         return np.bincount(part.labels, minlength=classes)
 
     each = np.minimum(number(released), number(first))
@@ -79,7 +79,7 @@ def student_tests(
         progress(done + 1, 3)
     of_released, of_held, of_copies = groups
 
-    def attack(name: str, students: Sequence[nn.Module], known: Labelled) -> list[Outcome]:
+    def attack(name: str, students: Sequence[nn.Module], known: LabelledImages) -> list[Outcome]:
         sides = [log_odds(students, side) - log_odds(of_held, side) for side in (known, others)]
         return membership_tests(name, {"log-odds": Scores(*sides)})
 
@@ -87,8 +87,8 @@ def student_tests(
     return attack(NAME, of_released, members), [Control(t, "FAIL") for t in control if t.name.endswith("AUC")]
 
 
-def _part(data: AuditData, rows: Rows) -> Labelled:
-    return Labelled(data.held.images[rows], data.held.labels[rows])
+def _part(data: AuditData, rows: Rows) -> LabelledImages:
+    return LabelledImages(data.held.images[rows], data.held.labels[rows])
 
 
 def _hindrance(classes: int, half: int) -> str:
@@ -99,12 +99,12 @@ def _hindrance(classes: int, half: int) -> str:
     return ""
 
 
-def _student(part: Labelled, classes: int, recipe: Recipe, seed: int) -> nn.Module:
+def _student(part: LabelledImages, classes: int, recipe: Recipe, seed: int) -> nn.Module:
     return train_student(STUDENT, part.images, part.labels, classes, recipe, SEED + seed)
 
 
 @torch.no_grad()
-def log_odds(students: Sequence[nn.Module], part: Labelled) -> NDArray[np.float64]:
+def log_odds(students: Sequence[nn.Module], part: LabelledImages) -> NDArray[np.float64]:
     """ln(p / (1 − p)) [n] of each image's class, the mean over students.
 
     It is the class's logit minus the log-sum-exp of the others, which has no rounding near p = 1.

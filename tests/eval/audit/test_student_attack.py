@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dpd_eval.audit.data import AuditData
-from dpd_eval.audit.student_attack import RECIPE, Labelled, log_odds, student_tests
+from dpd_eval.audit.student_attack import RECIPE, LabelledImages, log_odds, student_tests
 from dpd_runtime.annotations import Images
 from dpd_train.images import SceneSet
 
@@ -40,7 +40,11 @@ def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(
     data: AuditData, repeats_t: bool, verdicts: set[str]
 ) -> None:
     others = scenes(60, 2)
-    released = Labelled(data.train.images, data.train.labels) if repeats_t else Labelled(others.images, others.labels)
+    released = (
+        LabelledImages(data.train.images, data.train.labels)
+        if repeats_t
+        else LabelledImages(others.images, others.labels)
+    )
     short = replace(RECIPE, steps=200, d4=False)
     tests, controls = student_tests(released, data, lambda done, total: None, recipe=short)
     area = next(test for test in tests if test.name.endswith("AUC"))
@@ -51,7 +55,7 @@ def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(
 
 def test_a_small_hold_out_is_not_run_and_so_lowers_the_verdict() -> None:
     data = split(scenes(40, 1))
-    released = Labelled(data.train.images, data.train.labels)
+    released = LabelledImages(data.train.images, data.train.labels)
     tests, controls = student_tests(released, data, lambda done, total: None)
     assert [test.verdict for test in tests] == ["NOT RUN"]
     assert "has 40" in tests[0].note
@@ -60,7 +64,7 @@ def test_a_small_hold_out_is_not_run_and_so_lowers_the_verdict() -> None:
 
 def test_as_many_images_of_each_class_are_drawn_as_there_are() -> None:
     labels = np.array([0] * 5 + [1] * 2 + [2] * 9)
-    part = Labelled(np.arange(16, dtype=np.uint8)[:, None, None, None], labels)
+    part = LabelledImages(np.arange(16, dtype=np.uint8)[:, None, None, None], labels)
     drawn = part.drawn(np.array([3, 4, 0]))
     assert np.bincount(drawn.labels, minlength=3).tolist() == [3, 2, 0]
     rows = drawn.images.ravel()
@@ -77,7 +81,7 @@ class Fixed(nn.Module):
 
 def test_log_odds_are_those_of_the_softmax() -> None:
     images = np.arange(0, 256, 5, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
-    part = Labelled(images, np.arange(len(images)) % 3)
+    part = LabelledImages(images, np.arange(len(images)) % 3)
     pixels = torch.from_numpy(images.astype(np.float64)).permute(0, 3, 1, 2) / 127.5 - 1
     chances = Fixed()(pixels).softmax(1).numpy()[np.arange(len(images)), part.labels]
     assert log_odds([Fixed(), Fixed()], part) == pytest.approx(np.log(chances / (1 - chances)), abs=1e-5)
