@@ -39,12 +39,8 @@ def data() -> AuditData:
 def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(
     data: AuditData, repeats_t: bool, verdicts: set[str]
 ) -> None:
-    others = scenes(60, 2)
-    released = (
-        LabelledImages(data.train.images, data.train.labels)
-        if repeats_t
-        else LabelledImages(others.images, others.labels)
-    )
+    source = data.train if repeats_t else scenes(60, 2)
+    released = LabelledImages(source.images, source.labels)
     short = replace(RECIPE, steps=200, d4=False)
     tests, controls = student_tests(released, data, lambda done, total: None, recipe=short)
     area = next(test for test in tests if test.name.endswith("AUC"))
