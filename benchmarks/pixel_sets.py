@@ -110,17 +110,23 @@ def made(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float,
 
 def matched(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float, seed: int) -> torch.Tensor:
     """Images [classes · IPC, 3, H, W], matched from the images that a run with this seed would start from."""
-    folder, data, count = args.work / f"watchers{seed}", labelled(train), len(train.classes)
-    folder.mkdir(parents=True, exist_ok=True)
-    train_watchers(folder, data, labelled(held), count, seed, lambda step, steps: None)
-    watchers = [
-        Watcher(network, measure(network, *data, count, view_seed(seed, i), CPU), judges)
-        for i, (network, judges) in enumerate(zip(load_watchers(folder, count), judging(count), strict=True))
-    ]
+    folder = args.work / f"watchers{seed}"
+    watchers = trained_watchers(folder, train, held, seed)
     start = sampled(args.run, train.classes, seed)
     state = folder / f"{args.method}-{rate}.safetensors"
     setting = Matching(steps=args.steps, rate=rate, seed=seed)
     return match_codes(to_float(start), lambda pixels: pixels, watchers, setting, state=state).flatten(0, 1)
+
+
+def trained_watchers(folder: Path, train: SceneSet, held: SceneSet, seed: int) -> list[Watcher]:
+    """The watchers of a run with this seed and their statistics; networks that `folder` holds are not trained again."""
+    data, count = labelled(train), len(train.classes)
+    folder.mkdir(parents=True, exist_ok=True)
+    train_watchers(folder, data, labelled(held), count, seed, lambda step, steps: None)
+    return [
+        Watcher(network, measure(network, *data, count, view_seed(seed, i), CPU), judges)
+        for i, (network, judges) in enumerate(zip(load_watchers(folder, count), judging(count), strict=True))
+    ]
 
 
 def sampled(run: Path, classes: tuple[str, ...], seed: int) -> torch.Tensor:
