@@ -1,12 +1,13 @@
-"""Canaries: 20 images trained on under a wrong class. Who attacks asks for that class, which no other image suggests.
+"""Canaries: images trained on under a wrong class. Who attacks asks for that class, which no other image suggests.
 
-    python benchmarks/canaries.py EUROSAT/train --val-per-class 100 --work W --out canaries.json
+    python benchmarks/canaries.py EUROSAT/train --val-per-class 100 --seeds 0,1,2 --work W --out canaries.json
 
-Two of each class are planted; OTHERS more of each class are kept out of the training and asked for under wrong classes
-too. Two runs:
+Two of each class are planted. Each is ranked among OTHERS images of its own class that were kept out of the training
+and are asked for under the same wrong class: by denoiser, teacher, latent classifier, codes and students of the decoded
+codes. A canary that nothing gives away has a uniform rank. Two runs a seed:
   usual     the other training images with the canaries, by the settings of the embedded bundle with ten codes.
-  by heart  the canaries and 30 more images, 8,000 steps without prototypes, the validation part being the images
-            themselves: a positive control, in which the denoiser must give the canaries away.
+  by heart  the canaries and 30 more images, 8,000 steps, the validation part being the images themselves, and real
+            images as codes: a positive control, in which denoiser and classifiers must give the canaries away.
 Stages in --work, which is private, are used again.
 """
 
@@ -18,25 +19,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from kept import kept
+from kept import digest, kept
+from numpy.typing import NDArray
 from result_file import tell
 from scene_lists import link_tree
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from dpd_eval.audit.membership import Scores, membership_tests
-from dpd_eval.audit.model import Model
+from dpd_eval.audit.denoiser_scores import denoiser_scores
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score
-from dpd_eval.audit.network_tests import compare_denoiser
 from dpd_eval.audit.run_model import open_run
 from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, LabelledImages, log_odds
+from dpd_eval.statistics import t_interval
 from dpd_eval.students.training import train_student
-from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.annotations import Int64
 from dpd_train.bases.base import load_base
 from dpd_train.bases.latents import encode_cached
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
-from dpd_train.images import SceneSet, fingerprint, read_scenes
+from dpd_train.images import SceneSet, read_scenes
 from dpd_train.train import train
 
+Float = NDArray[np.floating[Any]]
+TOP = 0.05  # share of the ranks that counts as recognised
 PLANTED, OTHERS, BESIDE = 2, 100, 3  # of each class: canaries, kept out, and further images in the run by heart
 USUAL = TrainConfig(
     steps=300,
@@ -54,9 +58,10 @@ BY_HEART = TrainConfig(
     tune_vae=False,
     teacher_steps=100,
     latent_classifier_steps=100,
-    prototypes="none",
+    prototypes="medoid",
+    k_min=2,
     precision="fp32",
-    ipc=2,
+    ipc=5,
     keep_near_duplicates=True,
 )
 
@@ -74,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--val-per-class", type=int)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("--work", type=Path, required=True, help="private: holds runs and latents of real images")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -82,30 +87,38 @@ def main() -> None:
     scenes, held = (
         read_scenes(args.data, part=part, resolution=64, val_per_class=args.val_per_class) for part in ("train", "val")
     )
-    rng = np.random.default_rng(args.seed)
-    planted, others, beside = chosen(scenes.labels, rng)
-    wrong = (scenes.labels + rng.integers(1, len(scenes.classes), len(scenes.labels))) % len(scenes.classes)
-    results = []
-    for case in cases(scenes, held, planted, others, beside, wrong):
-        folder = args.work / f"{case.name.replace(' ', '-')}-{args.seed}"
-        if not (folder / "run" / "run.json").exists():
-            link_tree(folder / "data", args.data, case.rows)
-            train(folder / "data", folder / "run", case.config, cache=args.work / "cache", resume=True)
-        sides = [scenes.only(rows) for rows in (planted, others)]
-        key = {"config": asdict(case.config), "recipe": RECIPE.to_dict(), "data": fingerprint(scenes)}
-        asked = [wrong[planted], wrong[others]]
-        tests = kept(folder, "tests", key, partial(tested, folder / "run", sides, asked, args.work))
-        results.append({"case": case.name, "config": asdict(case.config), "tests": tests})
-        for test in tests:
-            print(case.name, test["name"], test["value"], test["interval"], flush=True)
+    ranks: dict[str, dict[str, list[float]]] = {}
+    for seed in map(int, args.seeds.split(",")):
+        rng = np.random.default_rng(seed)
+        planted, others, beside = chosen(scenes.labels, rng)
+        wrong = (scenes.labels + rng.integers(1, len(scenes.classes), len(scenes.labels))) % len(scenes.classes)
+        for case in cases(scenes, held, planted, others, beside, wrong):
+            decided = digest({"config": asdict(case.config), "rows": case.rows})
+            folder = args.work / f"{case.name.replace(' ', '-')}-{decided}"
+            if not (folder / "run" / "run.json").exists():
+                link_tree(folder / "data", args.data, case.rows)
+                train(folder / "data", folder / "run", case.config, cache=args.work / "cache", resume=True)
+            key = {"recipe": RECIPE.to_dict(), "students": STUDENTS, "others": others.tolist()}
+            asked = (scenes, planted, others, wrong[planted])
+            found = kept(folder, "ranks", key, partial(ranked, folder / "run", *asked, args.work))
+            for score, values in found.items():
+                ranks.setdefault(case.name, {}).setdefault(score, []).extend(values)
+                print(case.name, seed, score, np.mean(values), flush=True)
     result = {
         "arguments": {name: str(value) for name, value in vars(args).items()},
         "hardware": hardware(torch.device("cpu")),
-        "canaries": len(planted),
-        "others": len(others),
-        "cases": results,
+        "configs": {"usual": asdict(USUAL), "by heart": asdict(BY_HEART)},
+        "cases": {case: {score: summary(values) for score, values in of.items()} for case, of in ranks.items()},
     }
     tell(result, args.out)
+
+
+def summary(ranks: list[float]) -> dict[str, Any]:
+    """How far up canaries rank; the share of others below them is 0.5 on average where nothing gives them away."""
+    top = sum(rank > 1 - TOP for rank in ranks)
+    ends = binomtest(top, len(ranks)).proportion_ci(0.95, "exact")
+    below = asdict(t_interval(ranks))
+    return {"below": below, "in_top": top, "of": len(ranks), "share": [ends.low, ends.high], "ranks": ranks}
 
 
 def chosen(labels: Int64, rng: np.random.Generator) -> tuple[Int64, Int64, Int64]:
@@ -137,33 +150,40 @@ def cases(
     return Case("usual", USUAL, usual), Case("by heart", BY_HEART, few)
 
 
-def tested(run: Path, sides: list[SceneSet], wrong: list[Int64], work: Path) -> list[dict[str, Any]]:
-    """Membership tests of the canaries, by all that the run releases, when asked for under their wrong class."""
-    model, vae = open_run(run), load_base(str(run / "pipeline")).vae.eval()
-    latents: list[Float32] = [encode_cached(vae, s.images, s.hashes, work / "latents").numpy() for s in sides]
-    prompts = model.class_prompts()
-    asked = [(x, prompts[labels]) for x, labels in zip(latents, wrong, strict=True)]
-    scores = compare_denoiser(model.denoise, model.bundle.schedule, asked, lambda done, total: None)
-    tests = membership_tests("canaries by the denoiser", scores)
-    tests += membership_tests("canaries by the latent classifier", by_classifier(model, latents, wrong))
+def ranked(
+    run: Path, scenes: SceneSet, planted: Int64, others: Int64, wrong: Int64, work: Path
+) -> dict[str, list[float]]:
+    """For each score and canary the share of others of its class that score lower, all asked for its wrong class."""
+    groups = [np.append(row, others[scenes.labels[others] == scenes.labels[row]]) for row in planted]
+    labels = np.repeat(wrong, [len(group) for group in groups])
+    ends = np.cumsum([len(group) for group in groups])
+    found = scored(run, scenes.only(np.concatenate(groups)), labels, work)
+    return {
+        score: [float((group[1:] < group[0]).mean()) for group in np.split(values, ends[:-1])]
+        for score, values in found.items()
+    }
+
+
+def scored(run: Path, scenes: SceneSet, labels: Int64, work: Path) -> dict[str, Float]:
+    """Scores [n] of the images under `labels`, by all networks and codes of the run."""
+    model, classes = open_run(run), len(scenes.classes)
+    vae = load_base(str(run / "pipeline")).vae.eval()
+    latents = encode_cached(vae, scenes.images, scenes.hashes, work / "latents").numpy()
+    asked = denoiser_scores(model.denoise, model.bundle.schedule, latents, model.class_prompts()[labels])
+    found: dict[str, Float] = {f"denoiser, {name}": score for name, score in asked.items()}
+    assert model.teacher is not None
+    pixels = np.ascontiguousarray(scenes.images.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - 1
+    logits = {
+        "teacher": logits_of(model.teacher, "images", pixels),
+        "latent classifier": logits_of(model.networks.judge, "latents", latents),
+    }
+    found |= {name: classifier_scores(values, labels)["loss"] for name, values in logits.items()}
     codes, owners = model.prototypes()
-    if len(codes):
-        pairs = zip(latents, wrong, strict=True)
-        found = Scores(*(prototype_score(x, labels, codes, owners) for x, labels in pairs))
-        tests += membership_tests("canaries by the codes", {"correlation": found})
-        classes = len(sides[0].classes)
-        images = model.decode(codes)
-        students = [train_student(STUDENT, images, owners, classes, RECIPE, seed) for seed in range(STUDENTS)]
-        parts = [LabelledImages(s.images, labels) for s, labels in zip(sides, wrong, strict=True)]
-        found = Scores(*(log_odds(students, part) for part in parts))
-        tests += membership_tests("canaries by students of the decoded codes", {"log-odds": found})
-    return [test.to_dict() for test in tests]
-
-
-def by_classifier(model: Model, latents: list[Float32], wrong: list[Int64]) -> dict[str, Scores]:
-    """The loss alone: confidence does not ask for a class."""
-    logits = [logits_of(model.networks.judge, "latents", x) for x in latents]
-    return {"loss": Scores(*(classifier_scores(z, y)["loss"] for z, y in zip(logits, wrong, strict=True)))}
+    found["codes"] = prototype_score(latents, labels, codes, owners)
+    images = model.decode(codes)
+    students = [train_student(STUDENT, images, owners, classes, RECIPE, seed) for seed in range(STUDENTS)]
+    found["students"] = log_odds(students, LabelledImages(scenes.images, labels))
+    return found
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@
 # run beside each other. The run of seed 0 becomes the embedded bundle. Give `evaluate` a multiple of the number of sets as
 # --pairs.
 set -euo pipefail
+shopt -s nullglob
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 data=$1 work=$2 stage=$3
 shift 3
@@ -53,9 +54,14 @@ recipe() { # NAME: quickSTEPS is the quick recipe with so many steps for every a
 }
 
 evaluate() {
-    local part=$1 ipc=$3 sets=("$work"/set?/dataset.json)
-    [ "$ipc" -le 10 ] || sets=("$work"/set[0-2]/dataset.json)
-    [ "$part" = val ] || part="$data/test"
+    local part=$1 ipc=$3 sets=("$work"/set[0-4]/dataset.json) wanted=5
+    [ "$ipc" -le 10 ] || { sets=("$work"/set[0-2]/dataset.json) && wanted=3; }
+    [ "${#sets[@]}" = "$wanted" ] || { echo "$work: $wanted sets are needed; make them with match and bundle" >&2 && exit 1; }
+    case $part in
+    val) ;;
+    test) part="$data/test" ;;
+    *) echo "$part: val or test" >&2 && exit 2 ;;
+    esac
     dpd evaluate "${sets[@]%/dataset.json}" --train "$data/train" --test "$part" --val-per-class 100 --students "$4" --ipc "$ipc" \
         --recipe "$(recipe "$2")" "${@:5}"
 }

@@ -4,9 +4,10 @@
     python benchmarks/lira.py EUROSAT/train --val-per-class 100 --prototypes medoid --work W --out lira_medoid.json
 
 Every image is in half of the runs. Two scores: the correlation of its latent with a code of its class, and the log-odds
-of its class by students of the decoded codes. Each run is the target once. The base is the same for all runs, so what
-it knows from its own training does not count. With `--prototypes medoid`, which are real images, only those images are
-asked for: a positive control. Runs, latents and scores in --work, which is private, are used again.
+of its class by students of the decoded codes. Each run is the target once. Base and seed are the same for all runs: the
+attacker knows both, and what the base knows from its own training does not count. The interval is over images, not over
+runs. With `--prototypes medoid`, which are real images, only those images are asked for: a control, of which the score
+by codes says only that the wiring works. Runs, latents and scores in --work, which is private, are used again.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kept import kept_arrays
+from kept import digest, kept_arrays
 from result_file import tell
 from scene_lists import write_list
 
@@ -29,11 +30,11 @@ from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, LabelledIma
 from dpd_eval.students.training import train_student
 from dpd_runtime.annotations import Float32
 from dpd_train.bases.base import load_base
-from dpd_train.bases.latents import encode_cached
+from dpd_train.bases.folder import SHIPPED_BASE
+from dpd_train.bases.latents import encode_cached, weights_hash
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
 from dpd_train.images import SceneSet, fingerprint, read_scenes
-from dpd_train.run.finished import read_run
 from dpd_train.train import train
 
 ATTACKS = {"likelihood ratio": ratios, "off-line": excesses}
@@ -58,20 +59,21 @@ def main() -> None:
     config = TrainConfig(
         steps=0, tune_vae=False, prototypes=args.prototypes, ipc=args.ipc, teacher_steps=600, keep_near_duplicates=True
     )
-    name = f"{args.prototypes}-{args.ipc}-{args.seed}-{args.runs}"
+    base = weights_hash(load_base(SHIPPED_BASE).unet)
     found: dict[str, list[Float]] = {"codes": [], "students": [], "same": []}
     for number, inside in enumerate(members):
-        folder = args.work / f"{name}-{number}"
+        key = {"config": asdict(config), "base": base, "data": fingerprint(scenes.only(np.flatnonzero(inside)))}
+        folder = args.work / f"{args.prototypes}-{number}-{digest(key)}"
         if not (folder / "run" / "run.json").exists():
             rows = [(*entry, "train") for entry in entries(scenes, inside)]
             rows += [(*entry, "val") for entry in entries(held, np.ones(len(held.labels), bool))]
             write_list(folder / "list.csv", args.data, rows)
             train(folder / "list.csv", folder / "run", config, cache=args.work / "cache", resume=True)
-        key = {"run": read_run(folder / "run").record["data"], "config": asdict(config), "recipe": RECIPE.to_dict()}
-        scores = kept_arrays(folder, "scores", key, partial(scored, folder / "run", scenes, args.work))
+        asking = {"data": fingerprint(scenes), "recipe": RECIPE.to_dict(), "students": STUDENTS}
+        scores = kept_arrays(folder, "scores", asking, partial(scored, folder / "run", scenes, args.work))
         for score in found:
             found[score].append(scores[score])
-        print(name, number, flush=True)
+        print(folder.name, flush=True)
     copied = np.stack(found.pop("same")).astype(bool) & members
     asked = members if args.prototypes == "matched" else copied
     result = {

@@ -113,7 +113,7 @@ def matched(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: flo
     folder = args.work / f"watchers{seed}"
     watchers = trained_watchers(folder, train, held, seed)
     start = sampled(args.run, train.classes, seed)
-    state = folder / f"{args.method}-{rate}.safetensors"
+    state = folder / f"{args.method}-{rate}-{args.steps}.safetensors"
     setting = Matching(steps=args.steps, rate=rate, seed=seed)
     return match_codes(to_float(start), lambda pixels: pixels, watchers, setting, state=state).flatten(0, 1)
 

@@ -3,16 +3,19 @@
     python benchmarks/real_starts.py EUROSAT/train --val-per-class 100 --work W --out real_starts.json
 
 A positive control of the audit's test of prototypes: matching begins at ten random training images of each class, with
-the watchers of a run of this seed, and moves them as `dpd train` moves sampled images. The attack is
-asked about those images before and after, against the validation part.
+the watchers of a run of this seed, and moves them as `dpd train` moves sampled images (which then replaces codes that
+are too near to an image). The attack is asked about those images before, where it finds each code's own latent, and
+after, where it must FAIL them. Others are the validation part.
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from kept import digest
 from pixel_sets import trained_watchers
 from result_file import tell
 
@@ -21,9 +24,9 @@ from dpd_eval.audit.network_scores import prototype_score
 from dpd_runtime.annotations import Float32
 from dpd_train.bases.base import load_base
 from dpd_train.bases.folder import SHIPPED_BASE
-from dpd_train.bases.latents import encode_cached
+from dpd_train.bases.latents import encode_cached, weights_hash
 from dpd_train.compute.device import hardware
-from dpd_train.images import read_scenes
+from dpd_train.images import fingerprint, read_scenes
 from dpd_train.prototypes.matching import Matching, match_codes
 
 IPC = 10
@@ -48,13 +51,20 @@ def main() -> None:
     rows = [np.sort(rng.permutation(np.flatnonzero(train.labels == label))[:IPC]) for label in range(classes)]
     start: Float32 = np.stack([latents[of_class] for of_class in rows])
     scale = float(vae.config.scaling_factor)
+    setting = Matching(steps=args.steps, seed=args.seed)
+    key = {
+        "setting": asdict(setting),
+        "base": weights_hash(vae),
+        "data": fingerprint(train),
+        "rows": np.stack(rows).tolist(),
+    }
     codes = match_codes(
         torch.from_numpy(start),
         lambda z: vae.decode(z / scale).sample,
         trained_watchers(args.work / f"watchers{args.seed}", train, held, args.seed),
-        Matching(steps=args.steps, seed=args.seed),
+        setting,
         lambda step, steps: print(step, steps, flush=True) if step % 50 == 0 else None,
-        state=args.work / f"real-starts-{args.seed}.safetensors",
+        state=args.work / f"real-starts-{digest(key)}.safetensors",
     ).numpy()
     known, owners = np.concatenate(rows), np.repeat(np.arange(classes), IPC)
 

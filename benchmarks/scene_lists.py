@@ -1,6 +1,7 @@
 """Parts of a folder of images as a list or as a folder, without copying an image."""
 
 import csv
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,13 +25,16 @@ def write_list(path: Path, images: Path, rows: Sequence[Sequence[str]]) -> None:
 
 
 def link_tree(folder: Path, images: Path, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Make FOLDER/part/class/ with a link to each image.
+    """Make FOLDER/part/class/ anew, with a link to each image.
 
     Args:
         rows: path in the folder of images, class and part. An image may be in several parts.
     """
+    draft = folder.with_suffix(".part")
+    shutil.rmtree(draft, ignore_errors=True)
     for name, label, part in rows:
-        place = folder / part / label / name.replace("/", "-")
+        place = draft / part / label / name.replace("/", "-")
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not place.is_symlink():
-            place.symlink_to((images / name).resolve())
+        place.symlink_to((images / name).resolve())
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)

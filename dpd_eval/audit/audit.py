@@ -10,8 +10,15 @@ import numpy as np
 from dpd_eval.audit.artefacts.artefact import Traces
 from dpd_eval.audit.artefacts.scan import NAME as ARTEFACTS
 from dpd_eval.audit.artefacts.scan import artefact_test, scan
-from dpd_eval.audit.comparison import yardstick
-from dpd_eval.audit.controls import copied_codes_control, overfitted_control, set_controls, without_encoder
+from dpd_eval.audit.comparison import yardstick, yardstick_through_vae
+from dpd_eval.audit.controls import (
+    AVERAGED_CODES,
+    OVERFITTED,
+    averaged_codes_control,
+    overfitted_control,
+    set_controls,
+    without_encoder,
+)
 from dpd_eval.audit.data import AuditData, read_data
 from dpd_eval.audit.encoder import AuditVae, find_encoder
 from dpd_eval.audit.kind import check_further, check_inputs
@@ -184,33 +191,35 @@ def _measure(
         done += 1
         bar(done, total)
 
-    yardsticks = [yardstick(space, data, step) for space in spaces]
-    yardsticks += [yardstick(space, data, step, decoded=decoded) for space in through_vae]
+    yardsticks = [yardstick(space, data, step, decoded=decoded) for space in spaces]
+    if decoded is not None:
+        yardsticks += [yardstick_through_vae(space, data, decoded, step) for space in through_vae]
     tests = [*_enough(sets[0]), *_same_data(subject, data)]
     for judged in sets:
         tests += set_tests(judged, yardsticks, work.private, step)
     if model is None:
         tests.append(not_run("decoded prototypes", "a set has no prototypes: audit the bundle that made it"))
     tests.append(_artefacts(work))
-    controls = set_controls(yardsticks, decoded, step)
+    controls = set_controls(yardsticks, step)
     released = LabelledImages(sets[0].images, sets[0].labels)
     by_students, replayed = student_tests(released, data, work.stage("training students of the images"))
     tests, controls = [*tests, *by_students], [*controls, *replayed]
     if model is None:
         tests.append(not_run("membership", "a set has no networks: audit the bundle that made it"))
-        return tests, [*controls, *without_encoder("a set has no networks")], len(sets[0].images)
+        return tests, [*controls, *without_encoder("a set has no networks", OVERFITTED)], len(sets[0].images)
     tests += network_tests(model, data, work.latents, work.encoder, work.stage)
     return tests, [*controls, *_membership_controls(work, model)], len(sets[0].images)
 
 
 def _membership_controls(work: _Work, model: Model) -> list[Control]:
     """Cases that a membership score must detect: of the codes, and of the denoiser where one leaves the site."""
+    codes = any(len(scene.prototypes) for scene in model.bundle.classes)
     if work.latents is None:
-        what = ["codes copied from 50 images"] if model.codes_only else []
-        return without_encoder("no encoder: give --run", *what)
+        missing = [AVERAGED_CODES] * codes + [OVERFITTED] * (not model.codes_only)
+        return without_encoder("no encoder: give --run", *missing)
     controls = []
-    if any(len(scene.prototypes) for scene in model.bundle.classes):
-        controls += copied_codes_control(work.data, work.latents)
+    if codes:
+        controls += averaged_codes_control(work.data, work.latents)
     if not model.codes_only:
         controls += overfitted_control(model, work.data, work.latents, work.cache, work.stage)
     return controls

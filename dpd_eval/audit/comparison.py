@@ -38,7 +38,8 @@ class Yardstick:
     Args:
         reals: T and H as they are compared: unchanged, or passed through the VAE.
         train, held: unit vectors [N, D] and [m, D]. held_to_train: similarities [m, N].
-        copies: COPIES random images of T, turned at random, compared as generated images are.
+        copies: COPIES random images of T, turned at random. shown: the same as a generator would show them, through
+            the VAE where there is an encoder.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Yardstick:
     held: Float32
     held_to_train: Float32
     copies: Compared
+    shown: Compared
 
     def compare(self, images: Images, labels: Int64) -> Compared:
         """Compare images uint8 [n, H, W, 3] in all eight views (D4)."""
@@ -61,12 +63,12 @@ class Yardstick:
     def replication(self, found: Compared, what: str) -> Outcome:
         name = f"replication, {what}, {self.name}"
         first, second = self.half(self.data.first), self.half(self.data.second)
-        classes, copies = len(self.data.classes), self.copies.nearest
+        classes, copies = len(self.data.classes), self.shown.nearest
         return replication_test(name, found.nearest, first, second, classes, copies=copies)
 
     def nearer(self, found: Compared, what: str) -> Outcome:
         name, sides = f"nearer to T than to H, {what}, {self.name}", (found.to_train, found.to_held)
-        copied = float(nearer_share(self.copies.to_train, self.copies.to_held).mean())
+        copied = float(nearer_share(self.shown.to_train, self.shown.to_held).mean())
         return nearer_test(name, *sides, copied=copied)
 
     def control(self) -> list[Outcome]:
@@ -91,19 +93,41 @@ def yardstick(
     """Embed T and H in `space`.
 
     Args:
-        decoded: both passed through the VAE. A latent generator shows a memorised image in this form, so features
-            that the VAE changes can still find it.
+        decoded: T and H passed through the VAE, if there is an encoder: in this form a latent generator shows a
+            memorised image.
     """
-    reals = decoded or (data.train.images, data.held.images)
-    name = space.name if decoded is None else f"{space.name} through the VAE"
+    shown = None if decoded is None else decoded[0]
+    return _yardstick(space, space.name, data, (data.train.images, data.held.images), shown, progress)
+
+
+def yardstick_through_vae(
+    space: Space, data: AuditData, decoded: tuple[Images, Images], progress: Callable[[], None] = lambda: None
+) -> Yardstick:
+    """Embed T and H, passed through the VAE, in `space`: features that the VAE changes can still find an image."""
+    return _yardstick(space, f"{space.name} through the VAE", data, decoded, None, progress)
+
+
+def _yardstick(
+    space: Space,
+    name: str,
+    data: AuditData,
+    reals: tuple[Images, Images],
+    shown: Images | None,
+    progress: Callable[[], None],
+) -> Yardstick:
     train = space.embed(reals[0])
     progress()
     orbit = space.orbit(reals[1])
     held = np.ascontiguousarray(orbit[:, 0])
     progress()
     rows = data.copied(COPIES)
-    copies = compare(space, turned(reals[0][rows]), data.train.labels[rows], train, held)
-    return Yardstick(name, space, data, reals, train, held, similarities(orbit, train), copies)
+
+    def copied(images: Images) -> Compared:
+        return compare(space, turned(images[rows]), data.train.labels[rows], train, held)
+
+    copies = copied(reals[0])
+    seen = copies if shown is None else copied(shown)
+    return Yardstick(name, space, data, reals, train, held, similarities(orbit, train), copies, seen)
 
 
 def compare(space: Space, images: Images, labels: Int64, train: Float32, held: Float32) -> Compared:

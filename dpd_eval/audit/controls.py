@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from dpd_eval.audit.comparison import COPIES, Yardstick, turned
+import numpy as np
+
+from dpd_eval.audit.comparison import Yardstick
 from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.model import Model
@@ -12,29 +14,24 @@ from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
 from dpd_eval.audit.outcome import Control, not_run
 from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
-from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.annotations import Float32
 
 OTHERS = 500  # images of H beside the memorised ones
+AVERAGED = 10  # latents in one code
+OVERFITTED, AVERAGED_CODES = "a denoiser over-fitted on 50 images", "codes that are means of ten images"
 
 
-def set_controls(
-    yardsticks: list[Yardstick], decoded: tuple[Images, Images] | None, progress: Callable[[], None]
-) -> list[Control]:
+def set_controls(yardsticks: list[Yardstick], progress: Callable[[], None]) -> list[Control]:
     """Test H2, which must PASS, and randomly rotated images of T, which must FAIL.
 
     Images of T passed through the VAE must FAIL too, in spaces that see through it.
-
-    Args:
-        decoded: T and H passed through the VAE; None without an encoder.
     """
     controls = []
     for yardstick in yardsticks:
         controls += [Control(outcome, "PASS") for outcome in yardstick.control()]
         replays = {"T replayed": yardstick.copies}
-        if decoded is not None and yardstick.space.sees_through_vae:
-            rows = yardstick.data.copied(COPIES)
-            copies = yardstick.compare(turned(decoded[0][rows]), yardstick.data.train.labels[rows])
-            replays["T replayed through the VAE"] = copies
+        if yardstick.space.sees_through_vae and yardstick.shown is not yardstick.copies:
+            replays["T replayed through the VAE"] = yardstick.shown
         controls += [Control(yardstick.replication(found, what), "FAIL") for what, found in replays.items()]
         progress()
     return controls
@@ -60,17 +57,23 @@ def overfitted_control(
     return [Control(test, "FAIL") for test in noted if test.name.endswith("AUC")]
 
 
-def copied_codes_control(data: AuditData, latents: tuple[Float32, Float32]) -> list[Control]:
-    """Test codes that are latents of 50 images of T: the prototypes' score must detect the membership of these."""
-    (known, _), _ = sample(data, latents, IMAGES)
-    (_, others), _ = sample(data, latents, OTHERS)
+def averaged_codes_control(data: AuditData, latents: tuple[Float32, Float32]) -> list[Control]:
+    """Test codes that are means of ten latents of T: the prototypes' score must detect the membership of these."""
+    (known, others), _ = sample(data, latents, OTHERS)
     assert known.latents is not None
     assert others.latents is not None
+    codes, owners = [], []
+    for label in np.unique(known.labels):
+        rows = np.flatnonzero(known.labels == label)
+        parts = np.array_split(rows, max(1, len(rows) // AVERAGED))
+        codes += [known.latents[part].mean(axis=0) for part in parts]
+        owners += [label] * len(parts)
     sides = [(known.latents, known.labels), (others.latents, others.labels)]
-    scores = Scores(*(prototype_score(*side, known.latents, known.labels) for side in sides))
-    tests = membership_tests(f"codes copied from {len(known.labels)} images", {"correlation": scores})
+    scores = Scores(*(prototype_score(*side, np.stack(codes), np.array(owners)) for side in sides))
+    tests = membership_tests(AVERAGED_CODES, {"correlation": scores})
     return [Control(test, "FAIL") for test in tests if test.name.endswith("AUC")]
 
 
-def without_encoder(reason: str, what: str = "a denoiser over-fitted on 50 images") -> list[Control]:
-    return [Control(not_run(f"membership of {what}", reason), "FAIL")]
+def without_encoder(reason: str, *what: str) -> list[Control]:
+    """Controls that need latents of T."""
+    return [Control(not_run(f"membership of {name}", reason), "FAIL") for name in what]

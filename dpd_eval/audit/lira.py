@@ -1,9 +1,10 @@
 """Membership by likelihood ratio: how a score of an image differs between runs with it and runs without it.
 
 Shadow runs are trained on random parts of T (Carlini et al. 2022, algorithm 1). Each run is the target once, and the
-others are its shadows. With so few runs one variance is taken for all images (§VI.C there).
+others are its shadows. With so few runs one variance is taken for all images of a class (§VI.C there).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from dpd_runtime.annotations import Int64
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
-LEAST_VARIANCE = 1e-12
+LEAST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Runs:
         if min(self.members.sum(0).min(), (~self.members).sum(0).min()) < 2:
             raise ValueError("every image must be in at least two runs, and outside at least two")
 
-    def centred(self) -> Float:
-        """Scores minus the mean of their class in their run, as runs differ in more than their images."""
+    def standard(self) -> Float:
+        """Scores with mean 0 and deviation 1 in each class of each run, as runs differ in more than their images."""
         found = self.scores.copy()
-        for label in np.unique(self.labels):
-            columns = self.labels == label
-            found[:, columns] -= found[:, columns].mean(axis=1, keepdims=True)
+        for columns in _of_class(self.labels):
+            part = found[:, columns]
+            found[:, columns] = (part - part.mean(1, keepdims=True)) / (part.std(1, keepdims=True) + LEAST_DEVIATION)
         return found
 
 
@@ -65,46 +66,70 @@ def balanced_parts(labels: Int64, runs: int, seed: int) -> Bool:
     return members
 
 
-def ratios(runs: Runs) -> Float:
-    """ln p(score | member) − ln p(score | not a member) [R, n], each run judged by the others.
-
-    Both densities are normal. Their variance is that of a new score around the mean of the few known ones.
-    """
-    scores, found = runs.centred(), np.empty_like(runs.scores)
-    for target in range(len(scores)):
-        shadows = np.arange(len(scores)) != target
-        logs = [_log_density(scores[target], scores[shadows], part[shadows]) for part in (runs.members, ~runs.members)]
-        found[target] = logs[0] - logs[1]
+def ratios(runs: Runs, seed: int = 0) -> Float:
+    """ln p(score | member) − ln p(score | not a member) [R, n], each run judged by the others; both normal."""
+    found = np.empty_like(runs.scores)
+    for target, (score, inside, outside) in enumerate(_targets(runs, seed)):
+        found[target] = inside.log_density(score) - outside.log_density(score)
     return found
 
 
-def excesses(runs: Runs) -> Float:
+def excesses(runs: Runs, seed: int = 0) -> Float:
     """Standard deviations [R, n] by which a score is above those of runs without the image (the off-line attack)."""
-    scores, found = runs.centred(), np.empty_like(runs.scores)
-    for target in range(len(scores)):
+    found = np.empty_like(runs.scores)
+    for target, (score, _, outside) in enumerate(_targets(runs, seed)):
+        found[target] = (score - outside.mean) / np.sqrt(outside.variance)
+    return found
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """Mean and variance [n] of a new score."""
+
+    mean: Float
+    variance: Float
+
+    def log_density(self, score: Float) -> Float:
+        found: Float = -0.5 * (np.square(score - self.mean) / self.variance + np.log(self.variance))
+        return found
+
+
+def _targets(runs: Runs, seed: int) -> Iterator[tuple[Float, _Expected, _Expected]]:
+    """For each run its scores [n], and what the other runs with and without each image let expect.
+
+    On both sides of every image equally many runs are used. Without the target there is one fewer on the side of the
+    truth, which would give it away.
+    """
+    scores, rng = runs.standard(), np.random.default_rng(seed)
+    used = min(int(runs.members.sum(0).min()), int((~runs.members).sum(0).min())) - 1
+    for target, score in enumerate(scores):
         shadows = np.arange(len(scores)) != target
-        mean, variance = _predicted(scores[shadows], ~runs.members[shadows])
-        found[target] = (scores[target] - mean) / np.sqrt(variance)
-    return found
+        sides = (runs.members[shadows], ~runs.members[shadows])
+        inside, outside = (_expected(scores[shadows], part, used, runs.labels, rng) for part in sides)
+        yield score, inside, outside
 
 
-def _predicted(scores: Float, part: Bool) -> tuple[Float, Float]:
-    """Mean and variance [n] of a new score, given those [S, n] where `part` is true."""
+def _expected(scores: Float, part: Bool, used: int, labels: Int64, rng: np.random.Generator) -> _Expected:
+    """What to expect where `part` [S, n] is true: the mean of `used` runs, and one variance for each class."""
+    order = np.where(part, rng.random(part.shape), 2.0)
+    chosen = np.argsort(order, axis=0)[:used]
+    mean = np.take_along_axis(scores, chosen, axis=0).mean(axis=0)
     count = part.sum(axis=0)
-    mean = np.where(part, scores, 0.0).sum(axis=0) / count
-    squares = np.where(part, np.square(scores - mean), 0.0).sum()
-    variance = max(squares / max(1, int((count - 1).sum())), LEAST_VARIANCE)
-    return mean, variance * (1 + 1 / count)
+    own = np.where(part, scores, 0.0).sum(axis=0) / np.maximum(count, 1)
+    squares = np.where(part, np.square(scores - own), 0.0).sum(axis=0)
+    variance = np.empty(len(labels))
+    for columns in _of_class(labels):
+        free = int(np.maximum(count[columns] - 1, 0).sum())
+        variance[columns] = max(squares[columns].sum() / max(1, free), LEAST_DEVIATION**2)
+    return _Expected(mean, variance * (1 + 1 / used))
 
 
-def _log_density(score: Float, scores: Float, part: Bool) -> Float:
-    mean, variance = _predicted(scores, part)
-    found: Float = -0.5 * (np.square(score - mean) / variance + np.log(variance))
-    return found
+def _of_class(labels: Int64) -> list[Bool]:
+    return [labels == label for label in np.unique(labels)]
 
 
 def rate_of(found: Float, asked: Bool, others: Bool, seed: int = 0) -> tuple[float, Ends]:
-    """TPR at 1 % FPR, the mean over runs, and its 95 % interval; images are resampled.
+    """TPR at 1 % FPR, the mean over runs, and its 95 % interval: images are resampled, runs are not.
 
     Args:
         found: [R, n], higher for likely members. asked: [R, n], members that should be recognised. others: [R, n],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dpd_eval.audit.bootstrap import REPLICATES, generators, percentile_ends, resampled
+from dpd_eval.audit.bootstrap import REPLICATES, generators, percentile_ends, resampled, widened
 from dpd_eval.audit.outcome import Outcome, judge, not_run
 
 AUC_HARMLESS, AUC_FAIL = 0.55, 0.60
@@ -60,4 +60,5 @@ def _both(name: str, scores: Scores, seed: int) -> list[Outcome]:
     if len(others) < FEWEST:
         return [*tests, not_run(rated, f"{len(others)} hold-out images: one per cent needs at least {FEWEST}")]
     rate = true_positive_rate(members, others)
-    return [*tests, judge(rated, rate, percentile_ends(rates), TPR_FAIL, note=note)]
+    ends = widened(percentile_ends(rates), round(rate * len(members)), len(members))
+    return [*tests, judge(rated, rate, ends, TPR_FAIL, note=note)]

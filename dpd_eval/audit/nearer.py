@@ -87,5 +87,5 @@ def nearer_test(
     value = float(nearer_share(to_train, to_held).mean())
     sizes = to_train.shape[1], to_held.shape[1]
     note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
-    power = None if copied is None else Power.of(copied, INNOCENT)
+    power = None if copied is None else Power(copied, INNOCENT)
     return judge(name, value, nearer_interval(to_train, to_held, seed), LIMIT, note=note, power=power)

@@ -1,7 +1,7 @@
 """The outcome of a test: a value, its interval, the limit and a verdict (METHOD §9)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
@@ -16,16 +16,21 @@ class Power:
     """What a test is expected to score if images were copies of T.
 
     Args:
-        all_copied: every image is one. few_copied: one in twenty is, and the others score as innocent images do.
+        all_copied: if every image is one. innocent: if none is.
     """
 
     all_copied: float
-    few_copied: float
+    innocent: float
 
-    @classmethod
-    def of(cls, copied: float, innocent: float) -> "Power":
-        """From the scores of copies and of innocent images."""
-        return cls(copied, innocent + (copied - innocent) / ONE_IN)
+    @property
+    def few_copied(self) -> float:
+        """If one in twenty is."""
+        return self.innocent + (self.all_copied - self.innocent) / ONE_IN
+
+    def most_copied(self, interval: Ends) -> float:
+        """The largest share of copies that an interval does not exclude."""
+        reach = self.all_copied - self.innocent
+        return 1.0 if reach <= 0 else min(1.0, max(0.0, (interval[1] - self.innocent) / reach))
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,10 @@ class Outcome:
         value = None if self.value is None else round(self.value, 5)
         found: dict[str, Any] = {"name": self.name, "value": value, "interval": interval, "threshold": self.threshold}
         found["verdict"] = self.verdict
-        if self.power is not None:
-            found["power"] = {name: round(score, 5) for name, score in asdict(self.power).items()}
+        if self.power is not None and self.interval is not None:
+            most = self.power.most_copied(self.interval)
+            scores = {"all_copied": self.power.all_copied, "few_copied": self.power.few_copied, "most_copied": most}
+            found["power"] = {name: round(score, 5) for name, score in scores.items()}
         return found | ({"note": self.note} if self.note else {})
 
 
@@ -65,12 +72,12 @@ def judge(
     note: str = "",
     power: Power | None = None,
 ) -> Outcome:
-    """Return FAIL if the whole interval is above the limit, PASS if none of it is, and WARN if it holds the limit.
+    """Return FAIL if the whole interval is above the limit, PASS if none of it is above `harmless`, otherwise WARN.
 
-    So a PASS says that harm was excluded, not only that none was found (a test of equivalence).
+    So a PASS excludes a score above that limit (a test of equivalence), and not only finds none.
 
     Args:
-        harmless: a lower limit, which the whole interval must not pass for PASS; None takes `limit`.
+        harmless: a lower limit; None takes `limit`.
     """
     verdict: Verdict = "WARN"
     if interval[0] > limit:

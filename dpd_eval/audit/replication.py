@@ -6,7 +6,14 @@ compared with the share of H2 above it.
 
 import numpy as np
 
-from dpd_eval.audit.bootstrap import generators, members_of, percentile_ends, resampled, resampled_by_class
+from dpd_eval.audit.bootstrap import (
+    generators,
+    members_of,
+    percentile_ends,
+    resampled,
+    resampled_by_class,
+    widened,
+)
 from dpd_eval.audit.outcome import Outcome, Power, judge, not_run
 from dpd_train.prototypes.too_near import PERCENTILE, Float, Nearest, thresholds
 
@@ -58,9 +65,12 @@ def replication_test(
             for generator in generators(seed)
         ]
     )
-    share = exceedance(images, thresholds(first, classes))
+    limits = thresholds(first, classes)
+    share = exceedance(images, limits)
+    expected = 1 - PERCENTILE if second is None else exceedance(second, limits)
     note = f"{100 * share:.1f} % of {len(images)} above the threshold"
     if second is not None:
-        note += f", {100 * exceedance(second, thresholds(first, classes)):.1f} % of the {len(second)} of H2"
-    power = None if copies is None else Power.of(statistic(copies, first, second), 0.0)
-    return judge(name, statistic(images, first, second), percentile_ends(replicates), LIMIT, note=note, power=power)
+        note += f", {100 * expected:.1f} % of the {len(second)} of H2"
+    ends = widened(percentile_ends(replicates), round(share * len(images)), len(images), expected)
+    power = None if copies is None else Power(exceedance(copies, limits) - expected, 0.0)
+    return judge(name, share - expected, ends, LIMIT, note=note, power=power)

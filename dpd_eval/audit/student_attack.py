@@ -1,12 +1,13 @@
 """Membership by students: do networks trained on the released images know the training images better than others?
 
 The score of an image is the log-odds of its class (Carlini et al. 2022, §IV.C) by students of the released images minus
-those by students of as many images of H1 (calibration by difficulty, Watson et al. 2022). Members are images of T, the
-others are H2. No student has seen either, unless the released images repeat T.
+those by students of as many images of H1 (calibration by difficulty, Watson et al. 2022). Members are random images of
+T, the others are H2: what the set tells of all its training images. An image that the set repeats is what replication
+finds; among as many others it hardly moves these figures, and their note says what students of copies would score.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ from dpd_eval.audit.outcome import Control, Outcome, not_run
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.training import train_student
 from dpd_runtime.annotations import Images, Int64, Progress
+from dpd_train.compute.device import one_thread
 from dpd_train.images import to_float
 
-NAME, CONTROL = "students of the generated images", "students of T replayed"
+NAME = "students of the generated images"
+COPIES, CALIBRATION = "students of T replayed", "students of H1 alone"
 STUDENT, STUDENTS = "convnet", 2
 FEWEST = 50  # images in each half of H
 CALL = 256
+Float = NDArray[np.float64]
 RECIPE = Recipe(
     name="attack",
     steps=600,
@@ -45,9 +49,9 @@ class LabelledImages:
     images: Images
     labels: Int64
 
-    def drawn(self, counts: Int64) -> "LabelledImages":
+    def drawn(self, counts: Int64, seed: int) -> "LabelledImages":
         """At most counts[c] random images of each class c."""
-        rng = np.random.default_rng(SEED)
+        rng = np.random.default_rng([SEED, seed])
         of_class = (np.flatnonzero(self.labels == label) for label in range(len(counts)))
         rows = np.concatenate([rng.permutation(rows)[:n] for rows, n in zip(of_class, counts, strict=True)])
         return LabelledImages(self.images[rows], self.labels[rows])
@@ -56,35 +60,47 @@ class LabelledImages:
 def student_tests(
     released: LabelledImages, data: AuditData, progress: Progress, *, recipe: Recipe = RECIPE
 ) -> tuple[list[Outcome], list[Control]]:
-    """Attack the released images; as a control attack as many images of T, which must FAIL.
+    """Attack the released images.
+
+    Controls: students of T must give away the very images that they were trained on (FAIL). Those of H1 alone must tell
+    T from H2 as little as chance (PASS), or the calibration would make a difference of its own.
 
     Returns:
-        NOT RUN for both if there is one class only, or a half of H has fewer than FEWEST images.
+        NOT RUN for all if there is one class only, or a half of H has fewer than FEWEST images.
     """
     classes, train = len(data.classes), LabelledImages(data.train.images, data.train.labels)
     first, second = (_part(data, rows) for rows in (data.first, data.second))
     if reason := _hindrance(classes, len(first.labels)):
-        missing = [not_run(f"membership of the {name}", reason) for name in (NAME, CONTROL)]
-        return missing[:1], [Control(missing[1], "FAIL")]
-
-    def number(part: LabelledImages) -> Int64:
-        return np.bincount(part.labels, minlength=classes)
-
-    each = np.minimum(number(released), number(first))
-    both = np.minimum(number(train), number(second))
-    members, others, copied = train.drawn(both), second.drawn(both), train.drawn(each)
+        missing = [not_run(f"membership of the {name}", reason) for name in (NAME, COPIES, CALIBRATION)]
+        return missing[:1], [Control(missing[1], "FAIL"), Control(missing[2], "PASS")]
+    counts = [np.bincount(part.labels, minlength=classes) for part in (released, first, train, second)]
+    each, both = np.min(counts, axis=0), np.minimum(*counts[2:])
+    members, others, copied = train.drawn(both, 0), second.drawn(both, 1), train.drawn(each, 2)
     groups = []
-    for done, part in enumerate((released.drawn(each), first.drawn(each), copied)):
+    for done, part in enumerate((released.drawn(each, 3), first.drawn(each, 4), copied)):
         groups.append([_student(part, classes, recipe, seed) for seed in range(STUDENTS)])
         progress(done + 1, 3)
     of_released, of_held, of_copies = groups
 
-    def attack(name: str, students: Sequence[nn.Module], known: LabelledImages) -> list[Outcome]:
-        sides = [log_odds(students, side) - log_odds(of_held, side) for side in (known, others)]
-        return membership_tests(name, {"log-odds": Scores(*sides)})
+    def calibrated(students: Sequence[nn.Module], *parts: LabelledImages) -> list[Float]:
+        return [log_odds(students, part) - log_odds(of_held, part) for part in parts]
 
-    control = attack(CONTROL, of_copies, copied)
-    return attack(NAME, of_released, members), [Control(t, "FAIL") for t in control if t.name.endswith("AUC")]
+    def tests(name: str, scores: list[Float]) -> list[Outcome]:
+        return membership_tests(name, {"log-odds": Scores(*scores)})
+
+    attack = tests(NAME, calibrated(of_released, members, others))
+    if_copied = tests(NAME, calibrated(of_copies, members, others))
+    known = tests(COPIES, calibrated(of_copies, copied, second.drawn(each, 5)))
+    alone = tests(CALIBRATION, [-log_odds(of_held, part) for part in (members, others)])
+    controls = [Control(test, "FAIL") for test in known if test.name.endswith("AUC")]
+    controls += [Control(test, "PASS") for test in alone if test.name.endswith("AUC")]
+    return [_with_power(*both) for both in zip(attack, if_copied, strict=True)], controls
+
+
+def _with_power(test: Outcome, if_copied: Outcome) -> Outcome:
+    """The test, with what it would score if the set were copies of T."""
+    said = "" if if_copied.value is None else f"; {if_copied.value:.3f} if the set were copies of T"
+    return replace(test, note=test.note + said)
 
 
 def _part(data: AuditData, rows: Rows) -> LabelledImages:
@@ -100,11 +116,12 @@ def _hindrance(classes: int, half: int) -> str:
 
 
 def _student(part: LabelledImages, classes: int, recipe: Recipe, seed: int) -> nn.Module:
-    return train_student(STUDENT, part.images, part.labels, classes, recipe, SEED + seed)
+    with one_thread():
+        return train_student(STUDENT, part.images, part.labels, classes, recipe, SEED + seed)
 
 
 @torch.no_grad()
-def log_odds(students: Sequence[nn.Module], part: LabelledImages) -> NDArray[np.float64]:
+def log_odds(students: Sequence[nn.Module], part: LabelledImages) -> Float:
     """ln(p / (1 − p)) [n] of each image's class, the mean over students.
 
     It is the class's logit minus the log-sum-exp of the others, which has no rounding near p = 1.

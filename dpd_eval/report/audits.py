@@ -76,8 +76,9 @@ def _power(node: Node | None) -> str:
     """What the test would score if images were copies; empty where the audit does not say."""
     if node is None:
         return ""
-    every, few = (node.maybe_number(name) for name in ("all_copied", "few_copied"))
-    return f"if all images were copies of T: {plain(every)}, one in twenty: {plain(few)}"
+    every, few, most = (node.maybe_number(name) for name in ("all_copied", "few_copied", "most_copied"))
+    said = f"if all images were copies of T: {plain(every)}, one in twenty: {plain(few)}"
+    return said + (f"; copies not excluded: {100 * most:.0f} % of the images" if most is not None else "")
 
 
 def read_bench(node: Node, name: str) -> BenchRecord:

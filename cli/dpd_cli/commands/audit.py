@@ -131,7 +131,7 @@ def _print(result: "AuditResult") -> None:
         ("tests", [(test, test.verdict) for test in result.tests]),
         ("controls", [(c.outcome, f"{c.outcome.verdict} (expected {c.expected})") for c in result.controls]),
     ):
-        shown = table(title, ("name",), ("value", "95 % interval", "limit", "if all, 1 in 20 copied"))
+        shown = table(title, ("name",), ("value", "95 % interval", "limit", "if copied: all, 1 in 20"))
         shown.add_column("verdict")
         for test, verdict in rows:
             ends = "" if test.interval is None else f"{test.interval[0]:.3f} to {test.interval[1]:.3f}"

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpd_eval.audit.bootstrap import widened
+from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test
-from dpd_eval.audit.outcome import Control, Outcome, judge, not_run, overall
+from dpd_eval.audit.outcome import Control, Outcome, Power, judge, not_run, overall
 from dpd_eval.audit.replication import exceedance, replication_test
 from dpd_runtime.annotations import Float32
 from dpd_train.images.structure import closeness, similarities, unit
@@ -133,6 +135,24 @@ def test_tests_say_what_copies_would_score() -> None:
     assert found.all_copied == pytest.approx(0.99, abs=0.02), "all are beyond, and about 1 % of H2"
     assert found.few_copied == pytest.approx(found.all_copied / 20)
     assert nearer_test("x", *sides).power is None
+    assert power.most_copied((0.4, 0.55)) == pytest.approx(0.05 / 0.125, abs=0.04), "a PASS at 55 % excludes two fifths"
+    assert power.most_copied((0.3, 0.49)) == 0
+    assert Power(0.5, 0.5).most_copied((0.4, 0.5)) == 1, "a test without power excludes nothing"
+
+
+@pytest.mark.parametrize(("hits", "count", "end"), [(0, 20, 0.1684), (0, 100, 0.0362), (5, 100, 0.1128)])
+def test_the_far_end_is_at_least_clopper_and_pearsons(hits: int, count: int, end: float) -> None:
+    assert widened((0.0, 0.0), hits, count) == pytest.approx((0.0, end), abs=1e-4)
+    assert widened((0.0, 0.0), hits, count, 0.01) == pytest.approx((0.0, end - 0.01), abs=1e-4)
+    assert widened((0.1, 0.3), hits, count) == (0.1, 0.3)
+
+
+def test_ten_images_pass_no_test_of_a_share() -> None:
+    train, first, second, ours = (gaussian(n, s) for n, s in ((600, 0), (300, 1), (300, 2), (10, 3)))
+    parts = [nearest(x, train) for x in (ours, first, second)]
+    assert replication_test("x", *parts, 2).verdict == "WARN"
+    rates = [t for t in membership_tests("x", {"s": Scores(np.zeros(20), np.arange(1.0, 201))}) if "TPR" in t.name]
+    assert [t.verdict for t in rates] == ["WARN"]
 
 
 def test_the_interval_of_the_share_holds_a_half() -> None:

@@ -1,12 +1,14 @@
 """Likelihood ratios of simulated runs, compared with what normal scores of known shift give."""
 
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dpd_eval.audit.lira import Runs, balanced_parts, excesses, rate_of, ratios
-from dpd_eval.audit.membership import true_positive_rate
+from dpd_eval.audit.membership import area_under_curve, true_positive_rate
 
 NORMAL = NormalDist()
 LABELS = np.arange(4000) % 4
@@ -54,21 +56,35 @@ def test_many_runs_reach_what_the_shift_allows() -> None:
 
 
 def test_four_runs_see_less_and_still_see_it() -> None:
-    """Of four runs the off-line attack knows one or two scores without the image: their mean has half the variance."""
+    """Of four runs the attack knows one score with the image and one without: differences have twice the variance."""
     found = simulated(3.0, 4)
     rate, _ = rate_of(excesses(found), found.members, ~found.members)
-    most = 1 - NORMAL.cdf(NORMAL.inv_cdf(0.99) - 3.0 / (1 + 1 / 2) ** 0.5)
-    least = 1 - NORMAL.cdf(NORMAL.inv_cdf(0.99) - 3.0 / (1 + 1) ** 0.5)
-    assert least - 0.05 < rate < most + 0.05
+    assert rate == pytest.approx(1 - NORMAL.cdf(NORMAL.inv_cdf(0.99) - 3.0 / 2**0.5), abs=0.06)
 
 
-def test_nothing_is_found_where_members_score_as_others_do() -> None:
-    for attack in (ratios, excesses):
-        found = simulated(0.0, 4)
-        rate, (low, high) = rate_of(attack(found), found.members, ~found.members)
-        assert rate == pytest.approx(0.01, abs=0.006)
-        assert high < 0.02
-        assert low > 0.002
+NOISES = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "skewed to the right": lambda rng, shape: rng.exponential(size=shape),
+    "skewed to the left": lambda rng, shape: -rng.exponential(size=shape),
+    "of unequal size": lambda rng, shape: rng.normal(size=shape) * np.exp(rng.normal(size=shape[1])),
+}
+
+
+@pytest.mark.parametrize("attack", [ratios, excesses])
+@pytest.mark.parametrize("noise", NOISES)
+def test_nothing_is_found_where_members_score_as_others_do(
+    noise: str, attack: Callable[[Runs], NDArray[np.float64]]
+) -> None:
+    """An attack that counted the other runs with an image would be right without looking at a score."""
+    areas, rates = [], []
+    for seed in range(3):
+        rng, members = np.random.default_rng(seed), balanced_parts(LABELS, 4, seed)
+        scores = rng.normal(0, 3, len(LABELS)) + NOISES[noise](rng, members.shape)
+        found = attack(Runs(scores, members, LABELS))
+        areas += [area_under_curve(f[m], f[~m]) for f, m in zip(found, members, strict=True)]
+        rates += [true_positive_rate(f[m], f[~m]) for f, m in zip(found, members, strict=True)]
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.01)
+    assert np.mean(rates) == pytest.approx(0.01, abs=0.003)
 
 
 def test_a_ratio_is_that_of_the_densities() -> None:
