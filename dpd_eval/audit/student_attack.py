@@ -22,6 +22,7 @@ from dpd_eval.students.training import train_student
 from dpd_runtime.annotations import Images, Int64, Progress
 from dpd_train.compute.device import one_thread
 from dpd_train.images import to_float
+from dpd_train.images.symmetry import ORDER, d4
 
 NAME = "students of the generated images"
 COPIES, CALIBRATION = "students of T replayed", "students of H1 alone"
@@ -37,9 +38,10 @@ RECIPE = Recipe(
     peak_rate=3e-3,
     warmup=50,
     weight_decay=0.05,
+    d4=False,
     precision="bf16",
 )
-"""No smoothing, shifts and mixing, which would hide what a set knows; symmetries, as a set may hold an image turned."""
+"""Nothing that would hide what a set knows: no smoothing, symmetries, shifts or mixing."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,23 @@ def _student(part: LabelledImages, classes: int, recipe: Recipe, seed: int) -> n
 
 @torch.no_grad()
 def log_odds(students: Sequence[nn.Module], part: LabelledImages) -> Float:
-    """ln(p / (1 − p)) [n] of each image's class, the mean over students.
+    """ln(p / (1 − p)) [n] of each image's class, the mean over students, in the view (D4) where it is highest.
 
-    It is the class's logit minus the log-sum-exp of the others, which has no rounding near p = 1.
+    It is the class's logit minus the log-sum-exp of the others, which has no rounding near p = 1. A set may hold an
+    image turned: of 500 copies turned at random the highest of eight views gives an AUC of 0.73, one view 0.59
+    (EuroSAT).
     """
-    found = np.zeros(len(part.labels))
+    found = np.empty(len(part.labels))
     for start in range(0, len(part.labels), CALL):
         pixels = to_float(torch.from_numpy(np.ascontiguousarray(part.images[start : start + CALL])))
         labels = torch.from_numpy(part.labels[start : start + CALL])[:, None]
-        for student in students:
-            logits = student(pixels.contiguous(memory_format=torch.channels_last)).double()
-            rest = logits.scatter(1, labels, -torch.inf).logsumexp(1)
-            found[start : start + CALL] += (logits.gather(1, labels)[:, 0] - rest).numpy() / len(students)
+        views = [d4(pixels, element) for element in range(ORDER)]
+        odds = [torch.stack([_log_odds(student(view), labels) for student in students]).mean(0) for view in views]
+        found[start : start + CALL] = torch.stack(odds).amax(0).numpy()
     return found
+
+
+def _log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    logits = logits.double()
+    rest = logits.scatter(1, labels, -torch.inf).logsumexp(1)
+    return logits.gather(1, labels)[:, 0] - rest

@@ -131,13 +131,19 @@ def _print(result: "AuditResult") -> None:
         ("tests", [(test, test.verdict) for test in result.tests]),
         ("controls", [(c.outcome, f"{c.outcome.verdict} (expected {c.expected})") for c in result.controls]),
     ):
-        shown = table(title, ("name",), ("value", "95 % interval", "limit", "if copied: all, 1 in 20"))
+        shown = table(title, ("name",), ("value", "95 % interval", "limit"))
         shown.add_column("verdict")
         for test, verdict in rows:
             ends = "" if test.interval is None else f"{test.interval[0]:.3f} to {test.interval[1]:.3f}"
             value, limit = ("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold))
-            power = "" if test.power is None else f"{test.power.all_copied:.3f}, {test.power.few_copied:.3f}"
-            shown.add_row(test.name, value, ends, limit, power, verdict)
+            shown.add_row(test.name, value, ends, limit, verdict)
+        console.print(shown)
+    shown = table("power: what copies of T would score", ("name",), ("all", "1 in 20", "share not excluded"))
+    for test in result.tests:
+        if test.power is not None and test.interval is not None:
+            power, most = test.power, test.power.most_copied(test.interval)
+            shown.add_row(test.name, f"{power.all_copied:.3f}", f"{power.few_copied:.3f}", f"{100 * most:.0f} %")
+    if shown.rows:
         console.print(shown)
     for note in (*result.notes, *(f"{t.name}: {t.note}" for t in result.tests if t.verdict != "PASS")):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
