@@ -22,21 +22,20 @@ import torch
 from kept import digest, kept
 from numpy.typing import NDArray
 from result_file import tell
-from scene_lists import link_tree
+from scene_lists import link_tree, read_parts
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from dpd_eval.audit.denoiser_scores import denoiser_scores
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score
 from dpd_eval.audit.run_model import open_run
-from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, LabelledImages, log_odds
+from dpd_eval.audit.student_attack import RECIPE, STUDENTS, LabelledImages, log_odds, students_of
 from dpd_eval.statistics import t_interval
-from dpd_eval.students.training import train_student
 from dpd_runtime.annotations import Int64
 from dpd_train.bases.base import load_base
 from dpd_train.bases.latents import encode_cached
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
-from dpd_train.images import SceneSet, read_scenes
+from dpd_train.images import SceneSet
 from dpd_train.train import train
 
 Float = NDArray[np.floating[Any]]
@@ -84,9 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    scenes, held = (
-        read_scenes(args.data, part=part, resolution=64, val_per_class=args.val_per_class) for part in ("train", "val")
-    )
+    scenes, held = read_parts(args.data, args.val_per_class)
     ranks: dict[str, dict[str, list[float]]] = {}
     for seed in map(int, args.seeds.split(",")):
         rng = np.random.default_rng(seed)
@@ -181,7 +178,7 @@ def scored(run: Path, scenes: SceneSet, labels: Int64, work: Path) -> dict[str, 
     codes, owners = model.prototypes()
     found["codes"] = prototype_score(latents, labels, codes, owners)
     images = model.decode(codes)
-    students = [train_student(STUDENT, images, owners, classes, RECIPE, seed) for seed in range(STUDENTS)]
+    students = students_of(LabelledImages(images, owners), classes)
     found["students"] = log_odds(students, LabelledImages(scenes.images, labels))
     return found
 

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from scene_lists import write_list
+from scene_lists import entries, write_list
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances_argmin_min
@@ -44,8 +44,7 @@ def main() -> None:
     near = pairwise_distances_argmin_min(features[train], features[held])[1]
     kept = equally_many(train[near > margin(features)], scenes.labels, generator)
     for name, rows in (("train", kept), ("held", held)):
-        entries = [(scenes.paths[row], scenes.classes[scenes.labels[row]]) for row in rows]
-        write_list(args.out / f"{name}.csv", args.data, entries)
+        write_list(args.out / f"{name}.csv", args.data, entries(scenes, rows))
     count = len(held) // len(scenes.classes)
     shuffled = equally_many(np.arange(len(features)), scenes.labels, generator, count)
     rest = np.setdiff1d(np.arange(len(features)), shuffled)

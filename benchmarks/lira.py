@@ -20,21 +20,20 @@ import numpy as np
 import torch
 from kept import digest, kept_arrays
 from result_file import tell
-from scene_lists import write_list
+from scene_lists import entries, read_parts, write_list
 
 from dpd_eval.audit.lira import Bool, Float, Runs, balanced_parts, excesses, rate_of, ratios
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.run_model import open_run
-from dpd_eval.audit.student_attack import RECIPE, STUDENT, STUDENTS, LabelledImages, log_odds
-from dpd_eval.students.training import train_student
+from dpd_eval.audit.student_attack import RECIPE, STUDENTS, LabelledImages, log_odds, students_of
 from dpd_runtime.annotations import Float32
 from dpd_train.bases.base import load_base
 from dpd_train.bases.folder import SHIPPED_BASE
 from dpd_train.bases.latents import encode_cached, weights_hash
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
-from dpd_train.images import SceneSet, fingerprint, read_scenes
+from dpd_train.images import SceneSet, fingerprint
 from dpd_train.train import train
 
 ATTACKS = {"likelihood ratio": ratios, "off-line": excesses}
@@ -52,9 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    scenes, held = (
-        read_scenes(args.data, part=part, resolution=64, val_per_class=args.val_per_class) for part in ("train", "val")
-    )
+    scenes, held = read_parts(args.data, args.val_per_class)
     members = balanced_parts(scenes.labels, args.runs, args.seed)
     config = TrainConfig(
         steps=0, tune_vae=False, prototypes=args.prototypes, ipc=args.ipc, teacher_steps=600, keep_near_duplicates=True
@@ -65,8 +62,8 @@ def main() -> None:
         key = {"config": asdict(config), "base": base, "data": fingerprint(scenes.only(np.flatnonzero(inside)))}
         folder = args.work / f"{args.prototypes}-{number}-{digest(key)}"
         if not (folder / "run" / "run.json").exists():
-            rows = [(*entry, "train") for entry in entries(scenes, inside)]
-            rows += [(*entry, "val") for entry in entries(held, np.ones(len(held.labels), bool))]
+            rows = [(*entry, "train") for entry in entries(scenes, np.flatnonzero(inside))]
+            rows += [(*entry, "val") for entry in entries(held, np.arange(len(held.labels)))]
             write_list(folder / "list.csv", args.data, rows)
             train(folder / "list.csv", folder / "run", config, cache=args.work / "cache", resume=True)
         asking = {"data": fingerprint(scenes), "recipe": RECIPE.to_dict(), "students": STUDENTS}
@@ -91,11 +88,6 @@ def main() -> None:
     tell(result, args.out)
 
 
-def entries(scenes: SceneSet, chosen: Bool) -> list[tuple[str, str]]:
-    """Path and class of the chosen images."""
-    return [(scenes.paths[row], scenes.classes[scenes.labels[row]]) for row in np.flatnonzero(chosen)]
-
-
 def scored(run: Path, scenes: SceneSet, work: Path) -> dict[str, Any]:
     """Both scores [n] of every image by what the run releases, and whether one of its codes is the image."""
     model = open_run(run)
@@ -104,7 +96,7 @@ def scored(run: Path, scenes: SceneSet, work: Path) -> dict[str, Any]:
         load_base(str(run / "pipeline")).vae.eval(), scenes.images, scenes.hashes, work / "latents"
     ).numpy()
     images, classes = model.decode(codes), len(scenes.classes)
-    students = [train_student(STUDENT, images, owners, classes, RECIPE, seed) for seed in range(STUDENTS)]
+    students = students_of(LabelledImages(images, owners), classes)
     by_codes = prototype_score(latents, scenes.labels, codes, owners)
     by_students = log_odds(students, LabelledImages(scenes.images, scenes.labels))
     return {"codes": by_codes, "students": by_students, "same": by_codes > 0.999}

@@ -21,6 +21,7 @@ import torch
 from kept import digest
 from PIL import Image
 from result_file import tell
+from scene_lists import read_parts
 from torch import nn
 
 from dpd_eval import EvaluateConfig, evaluate
@@ -33,7 +34,7 @@ from dpd_train.classifiers.network import load_classifier
 from dpd_train.classifiers.training import labelled
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import hardware
-from dpd_train.images import SceneSet, fingerprint, read_scenes, to_float
+from dpd_train.images import SceneSet, fingerprint, to_float
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
@@ -67,9 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    train, held = (
-        read_scenes(args.data, part=part, resolution=64, val_per_class=args.val_per_class) for part in ("train", "val")
-    )
+    train, held = read_parts(args.data, args.val_per_class)
     first, *others = map(int, args.seeds.split(","))
 
     def judged(rate: float, seed: int) -> dict[str, Any]:

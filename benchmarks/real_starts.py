@@ -18,6 +18,7 @@ import torch
 from kept import digest
 from pixel_sets import trained_watchers
 from result_file import tell
+from scene_lists import read_parts
 
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.network_scores import prototype_score
@@ -26,7 +27,7 @@ from dpd_train.bases.base import load_base
 from dpd_train.bases.folder import SHIPPED_BASE
 from dpd_train.bases.latents import encode_cached, weights_hash
 from dpd_train.compute.device import hardware
-from dpd_train.images import fingerprint, read_scenes
+from dpd_train.images import fingerprint
 from dpd_train.prototypes.matching import Matching, match_codes
 
 IPC = 10
@@ -42,9 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    train, held = (
-        read_scenes(args.data, part=part, resolution=64, val_per_class=args.val_per_class) for part in ("train", "val")
-    )
+    train, held = read_parts(args.data, args.val_per_class)
     vae = load_base(str(SHIPPED_BASE)).vae.eval().requires_grad_(False)
     latents, others = (encode_cached(vae, s.images, s.hashes, args.work / "latents").numpy() for s in (train, held))
     rng, classes = np.random.default_rng(args.seed), len(train.classes)

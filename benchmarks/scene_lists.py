@@ -1,11 +1,28 @@
-"""Parts of a folder of images as a list or as a folder, without copying an image."""
+"""Parts of a folder of images: read, or written as a list or a folder without copying an image."""
 
 import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from dpd_runtime.annotations import Int64
+from dpd_train.images import SceneSet, read_scenes
+
 COLUMNS = ("path", "label", "split")
+SIDE = 64
+
+
+def read_parts(data: Path, val_per_class: int | None) -> tuple[SceneSet, SceneSet]:
+    """The training part and the validation part of `data`, at 64 px."""
+    train, held = (
+        read_scenes(data, part=part, resolution=SIDE, val_per_class=val_per_class) for part in ("train", "val")
+    )
+    return train, held
+
+
+def entries(scenes: SceneSet, rows: Int64) -> list[tuple[str, str]]:
+    """Path and class of images."""
+    return [(scenes.paths[row], scenes.classes[scenes.labels[row]]) for row in rows]
 
 
 def write_list(path: Path, images: Path, rows: Sequence[Sequence[str]]) -> None:

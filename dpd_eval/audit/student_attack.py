@@ -25,7 +25,7 @@ from dpd_train.images import to_float
 from dpd_train.images.symmetry import ORDER, d4
 
 NAME = "students of the generated images"
-COPIES, CALIBRATION = "students of T replayed", "students of H1 alone"
+REPLAYED, CALIBRATION = "students of T replayed", "students of H1 alone"
 STUDENT, STUDENTS = "convnet", 2
 FEWEST = 50  # images in each half of H
 CALL = 256
@@ -73,30 +73,30 @@ def student_tests(
     classes, train = len(data.classes), LabelledImages(data.train.images, data.train.labels)
     first, second = (_part(data, rows) for rows in (data.first, data.second))
     if reason := _hindrance(classes, len(first.labels)):
-        missing = [not_run(f"membership of the {name}", reason) for name in (NAME, COPIES, CALIBRATION)]
+        missing = [not_run(f"membership of the {name}", reason) for name in (NAME, REPLAYED, CALIBRATION)]
         return missing[:1], [Control(missing[1], "FAIL"), Control(missing[2], "PASS")]
     counts = [np.bincount(part.labels, minlength=classes) for part in (released, first, train, second)]
     each, both = np.min(counts, axis=0), np.minimum(*counts[2:])
-    members, others, copied = train.drawn(both, 0), second.drawn(both, 1), train.drawn(each, 2)
+    copied = train.drawn(each, 2)
     groups = []
     for done, part in enumerate((released.drawn(each, 3), first.drawn(each, 4), copied)):
-        groups.append([_student(part, classes, recipe, seed) for seed in range(STUDENTS)])
+        groups.append(students_of(part, classes, recipe))
         progress(done + 1, 3)
     of_released, of_held, of_copies = groups
+    parts = (train.drawn(both, 0), second.drawn(both, 1), copied, second.drawn(each, 5))
+    members, others, known, strangers = ((part, log_odds(of_held, part)) for part in parts)
 
-    def calibrated(students: Sequence[nn.Module], *parts: LabelledImages) -> list[Float]:
-        return [log_odds(students, part) - log_odds(of_held, part) for part in parts]
-
-    def tests(name: str, scores: list[Float]) -> list[Outcome]:
+    def attack(name: str, students: Sequence[nn.Module], *sides: tuple[LabelledImages, Float]) -> list[Outcome]:
+        scores = (log_odds(students, part) - expected for part, expected in sides)
         return membership_tests(name, {"log-odds": Scores(*scores)})
 
-    attack = tests(NAME, calibrated(of_released, members, others))
-    if_copied = tests(NAME, calibrated(of_copies, members, others))
-    known = tests(COPIES, calibrated(of_copies, copied, second.drawn(each, 5)))
-    alone = tests(CALIBRATION, [-log_odds(of_held, part) for part in (members, others)])
-    controls = [Control(test, "FAIL") for test in known if test.name.endswith("AUC")]
+    found = attack(NAME, of_released, members, others)
+    if_copied = attack(NAME, of_copies, members, others)
+    replayed = attack(REPLAYED, of_copies, known, strangers)
+    alone = membership_tests(CALIBRATION, {"log-odds": Scores(-members[1], -others[1])})
+    controls = [Control(test, "FAIL") for test in replayed if test.name.endswith("AUC")]
     controls += [Control(test, "PASS") for test in alone if test.name.endswith("AUC")]
-    return [_with_power(*both) for both in zip(attack, if_copied, strict=True)], controls
+    return [_with_power(*both) for both in zip(found, if_copied, strict=True)], controls
 
 
 def _with_power(test: Outcome, if_copied: Outcome) -> Outcome:
@@ -117,9 +117,11 @@ def _hindrance(classes: int, half: int) -> str:
     return ""
 
 
-def _student(part: LabelledImages, classes: int, recipe: Recipe, seed: int) -> nn.Module:
+def students_of(part: LabelledImages, classes: int, recipe: Recipe = RECIPE) -> list[nn.Module]:
+    """Students trained on the images, each with a seed of its own."""
+    images, labels = part.images, part.labels
     with one_thread():
-        return train_student(STUDENT, part.images, part.labels, classes, recipe, SEED + seed)
+        return [train_student(STUDENT, images, labels, classes, recipe, SEED + seed) for seed in range(STUDENTS)]
 
 
 @torch.no_grad()
