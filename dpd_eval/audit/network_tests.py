@@ -19,7 +19,7 @@ from dpd_runtime.sampling.schedule import Schedule
 from dpd_train.images import SceneSet
 
 MOST = 4000  # members, and as many others, for all networks but the denoiser
-MOST_DENOISER = 1000  # a denoiser is called 18 times per image
+MOST_DENOISER = 3000  # a denoiser is called 18 times per image
 PARTS = ("denoiser", "latent classifier", "VAE decoder", "prototypes")  # whose tests need the encoder
 Stage = Callable[[str], Progress]
 

@@ -6,6 +6,7 @@ T, the others are H2: what the set tells of all its training images. An image th
 finds; among as many others it hardly moves these figures, and their note says what students of copies would score.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,7 @@ REPLAYED, CALIBRATION = "students of T replayed", "students of H1 alone"
 STUDENT, STUDENTS = "convnet", 2
 FEWEST = 50  # images in each half of H
 CALL = 256
+EPOCHS = 77  # 600 steps of 64 for 500 images. 600 for 1,500 copies gave an AUC of 0.60 only, 1,800 give 0.68 (EuroSAT)
 Float = NDArray[np.float64]
 RECIPE = Recipe(
     name="attack",
@@ -118,8 +120,9 @@ def _hindrance(classes: int, half: int) -> str:
 
 
 def students_of(part: LabelledImages, classes: int, recipe: Recipe = RECIPE) -> list[nn.Module]:
-    """Students trained on the images, each with a seed of its own."""
+    """Students trained on the images for the recipe's steps or EPOCHS, whichever is more, each with a seed of its own."""
     images, labels = part.images, part.labels
+    recipe = replace(recipe, steps=max(recipe.steps, math.ceil(EPOCHS * len(images) / recipe.batch)))
     with one_thread():
         return [train_student(STUDENT, images, labels, classes, recipe, SEED + seed) for seed in range(STUDENTS)]
 
