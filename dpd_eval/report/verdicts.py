@@ -158,7 +158,7 @@ def cautions(evaluation: EvaluationRecord, gaps: Sequence[Gap]) -> list[str]:
     if evaluation.test_part == "val":
         said.append("Tested on validation images, which are also used to make choices: not a final result.")
     pairs = max((len(arm.oa_runs) for arm in evaluation.arms), default=0)
-    if gaps and evaluation.sets and len(evaluation.sets) < pairs:
+    if gaps and evaluation.repeated == "pairs" and 0 < len(evaluation.sets) < pairs:
         said.append(
             f"{count(len(evaluation.sets), 'generated set')} for {count(pairs, 'pair')}: the intervals include "
             f"{'nothing' if len(evaluation.sets) == 1 else 'little'} of the variation between generation seeds."

@@ -188,6 +188,7 @@ def test_intervals_over_bundles_are_called_so(tmp_path: Path) -> None:
     words = one(tmp_path, found)[0].words()
     assert ", 4 bundles)" in words
     assert "Preliminary: results at this IPC need at least 5 bundles." in words
+    assert "generated sets for" not in words, "the intervals are over bundles, which have a set each"
     assert "8 pairs)" not in words
 
 
