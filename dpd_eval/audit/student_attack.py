@@ -120,7 +120,7 @@ def _hindrance(classes: int, half: int) -> str:
 
 
 def students_of(part: LabelledImages, classes: int, recipe: Recipe = RECIPE) -> list[nn.Module]:
-    """Students trained on the images for the recipe's steps or EPOCHS, whichever is more, each with a seed of its own."""
+    """Students trained for the recipe's steps or EPOCHS, whichever is more, each with a seed of its own."""
     images, labels = part.images, part.labels
     recipe = replace(recipe, steps=max(recipe.steps, math.ceil(EPOCHS * len(images) / recipe.batch)))
     with one_thread():
