@@ -7,10 +7,10 @@
 #   benchmarks/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
 #   benchmarks/embedded.sh EUROSAT WORK recipe quick4000                # the file of a recipe: quick, quickSTEPS or sgd
 #
-# EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. Bundles in benchmarks/matched/ are not made again. A
-# finished stage is skipped, and one that was killed goes on with the options that it began with: take a new WORK after a
-# change here. Matching takes one thread, so two can run beside each other. The run of seed 0 becomes the embedded bundle.
-# Give `evaluate` a multiple of the number of sets as --pairs.
+# EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. Seed 0 is the embedded bundle. It and those in
+# benchmarks/matched/ are not made again: remove them to make new ones. A finished stage is skipped, and one that was
+# killed goes on with the options that it began with: take a new WORK after a change here. Matching takes one thread, so two
+# can run beside each other. Give `evaluate` a multiple of the number of sets as --pairs.
 set -euo pipefail
 shopt -s nullglob
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -31,9 +31,9 @@ match() {
 }
 
 bundle() {
-    local bundle="$work/run$1.dpd" set="$work/set$1" parts=()
-    [ "$1" = 0 ] || parts=(--codes-only)
-    [ -e "$bundle" ] || [ ! -e "$here/matched/run$1.dpd" ] || cp "$here/matched/run$1.dpd" "$bundle"
+    local bundle="$work/run$1.dpd" set="$work/set$1" known="$here/matched/run$1.dpd" parts=(--codes-only)
+    [ "$1" != 0 ] || { known="$here/../dpd_runtime/data/eurosat64.dpd" && parts=(); }
+    [ -e "$bundle" ] || [ ! -e "$known" ] || cp "$known" "$bundle"
     [ -e "$bundle" ] || dpd export "$work/run$1" --out "$bundle" --name eurosat64 --base-licence Apache-2.0 \
         --data-licence "EuroSAT (MIT), contains Copernicus Sentinel data" "${parts[@]}"
     [ -e "$set/dataset.json" ] || dpd generate "$bundle" --ipc "$2" --seed "$1" --out "$set"
@@ -69,5 +69,5 @@ evaluate() {
 
 case $stage in
 match | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
-*) sed -n '2,14p' "${BASH_SOURCE[0]}" && exit 2 ;;
+*) sed -n '2,13p' "${BASH_SOURCE[0]}" && exit 2 ;;
 esac

@@ -26,6 +26,8 @@ FILES = [
     "vae_decoder/model.onnx",
 ]
 
+BASE = ("--base", "base")  # nano knows the classes of drawn scenes
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,11 +58,11 @@ def options(folder: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["scenes", "--dp", "10"], "has 11 training images, and the noise would move its mean by"),
-        (["scenes", "--dp", "10"], "it needs 127 images, or take a larger epsilon, or leave the class out"),
-        (["scenes", "--dp", "0"], "--dp 0: give an epsilon above 0 and at most 100"),
+        (["scenes", "--dp", "10", *BASE], "has 11 training images, and the noise would move its mean by"),
+        (["scenes", "--dp", "10", *BASE], "it needs 127 images, or take a larger epsilon, or leave the class out"),
+        (["scenes", "--dp", "0", *BASE], "--dp 0: give an epsilon above 0 and at most 100"),
         (
-            ["scenes", "--dp", "10", "--dp-delta", "0.5"],
+            ["scenes", "--dp", "10", "--dp-delta", "0.5", *BASE],
             "--dp-delta 0.5: give a number from 1e-09",
         ),
         (["scenes", "--dp", "10", "--minutes", "5"], "--minutes has no effect with --dp, which does not use it"),
@@ -69,7 +71,7 @@ def options(folder: Path) -> tuple[str, ...]:
         (["scenes", "--dp", "10", "--codes-only"], "--codes-only has no effect with --dp"),
         (["scenes", "--dp", "10", "--stretch", "2,98"], "a stretch that does not depend on the images"),
         (["scenes", "--dp", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
-        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--public", "scenes"], "overlaps with DATA"),
+        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--public", "scenes", *BASE], "overlaps with DATA"),
         (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of all these"),
         (["scenes", "--public", "public"], "--public has no effect without --dp: leave it out"),
         (["scenes", "--dp-delta", "1e-6"], "--dp-delta has no effect without --dp: leave it out"),

@@ -1,9 +1,5 @@
-"""Bundles of earlier exports also hold step/model.onnx, which nothing runs. Nothing else about them has changed.
+"""Bundles of earlier exports also hold step/model.onnx, which nothing runs. Nothing else about them has changed."""
 
-The embedded bundle is one of them.
-"""
-
-import shutil
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dpd_eval.audit.artefacts.layout import check_layout
 from dpd_export.engines import build_engines
-from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleHashError
 from dpd_runtime.generation.replay import replay
 from dpd_runtime.sealing.encrypt import decrypt_bundle, encrypt_bundle
-from dpd_runtime.sealing.reseal import write_audited
+from dpd_runtime.sealing.reseal import write_audited, write_changed
 from dpd_runtime.sealing.sign import sign_bundle
 
 STEP = "step/model.onnx"
@@ -33,7 +29,10 @@ def unchanged(new: Bundle, old: Bundle) -> set[str]:
 
 @pytest.fixture
 def older(tmp_path: Path) -> Path:
-    return Path(shutil.copy(embedded_bundle(), tmp_path / "older.dpd"))
+    """The embedded bundle with such a graph; which one it was does not matter, as it is never run."""
+    bundle = load_bundle()
+    write_changed(bundle, tmp_path / "older.dpd", {STEP: bytes(bundle.files["latent_classifier/model.onnx"])})
+    return tmp_path / "older.dpd"
 
 
 def stored(path: Path) -> bytes:
@@ -43,7 +42,7 @@ def stored(path: Path) -> bytes:
 
 def test_it_is_verified_and_audited_as_before(older: Path, tmp_path: Path) -> None:
     opened = load_bundle(older)
-    assert bytes(opened.files[STEP]) == stored(embedded_bundle())
+    assert bytes(opened.files[STEP]) == stored(older)
     assert opened.manifest.files[STEP].bytes == len(opened.files[STEP]) > 1000
     done = replay(opened, Provider("cpu", ""), 1)
     assert done is not None
@@ -53,19 +52,19 @@ def test_it_is_verified_and_audited_as_before(older: Path, tmp_path: Path) -> No
     audited = load_bundle(tmp_path / "audited.dpd")
     assert audited.manifest.audit == "PASS"
     assert unchanged(audited, opened) == set(opened.files) - {"audit.json"}
-    assert stored(tmp_path / "audited.dpd") == stored(embedded_bundle())
+    assert stored(tmp_path / "audited.dpd") == stored(older)
 
 
 def test_it_is_signed_and_encrypted_as_before(older: Path, tmp_path: Path) -> None:
-    lab = Ed25519PrivateKey.generate()
+    lab, before = Ed25519PrivateKey.generate(), stored(older)
     sign_bundle(older, lab, "lab", serial=1)
-    assert stored(older) == stored(embedded_bundle())
+    assert stored(older) == before
     trusted = [PublicKey("lab", lab.public_key().public_bytes_raw())]
     assert load_bundle(older, trusted=trusted).signature.trusted
     encrypt_bundle(older, tmp_path / "older.dpde", KEY)
     sealed = load_bundle(tmp_path / "older.dpde", KEY, trusted)
     assert sealed.signature.trusted
-    assert bytes(sealed.files[STEP]) == stored(embedded_bundle())
+    assert bytes(sealed.files[STEP]) == before
     decrypt_bundle(tmp_path / "older.dpde", tmp_path / "back.dpd", KEY)
     assert (tmp_path / "back.dpd").read_bytes() == older.read_bytes()
 

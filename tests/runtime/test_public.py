@@ -18,7 +18,8 @@ def test_objects_say_what_they_are_in_one_line() -> None:
     generation = generate(bundle, ipc=50, seed=3, classes=("River", "Forest"), provider="cpu")
     image = draw(generation.blocks()[1])[2]
     assert repr(bundle) == (
-        f"Bundle('eurosat64', 10 classes, 64 × 64 pixels, unsigned, audit PASS, hash {bundle.hash[:12]}…)"
+        f"Bundle('eurosat64', 10 classes, 64 × 64 pixels, unsigned, audit {bundle.manifest.audit}, "
+        f"hash {bundle.hash[:12]}…)"
     )
     assert repr(generation) == "Generation('eurosat64', 100 images: 50 of each of 2 classes, seed 3, on cpu)"
     assert repr(image) == "Image('Forest', index 12, label 1, 64 × 64 pixels, prototype 0, prompt 'Forest, 12')"

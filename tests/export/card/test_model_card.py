@@ -209,22 +209,23 @@ def test_the_bases_own_record_is_told_where_the_run_has_it() -> None:
     pretrain = next(words for words in commands(card) if words[1] == "pretrain")
     options = {name for p in typer.main.get_group(app).commands["pretrain"].params for name in p.opts}
     assert {word for word in pretrain if word.startswith("--")} <= options
-    assert pretrain[pretrain.index("--start") + 1] == "BASE"
-    assert "--crops" not in pretrain
-
-
-def test_a_base_of_several_sources_is_told_as_it_was_asked_for() -> None:
-    record = json.loads((nano_folder() / "pretrain.json").read_text())
-    record["config"] |= {"val_per_class": [100, 10, 10], "shares": [6.0, 3.5, 0.5], "crops": {"middle": 4, "native": 8}}
-    names = ("eurosat_rgb", "ucmerced", "drawn:110")
-    record["data"]["sources"] = [{"name": name, "images": 1, "rows": 1, "share": 0.3} for name in names]
-    content = hand_made()
-    card = model_card(replace(content, run=content.run | {"base_pretraining": record})).decode()
-    pretrain = next(words for words in commands(card) if words[1] == "pretrain")
     assert pretrain[2:5] == ["DATA", "DATA", "drawn:110"]
+    assert pretrain[pretrain.index("--start") + 1] == "BASE"
     assert pretrain[pretrain.index("--val-per-class") + 1] == "100,10,10"
     assert pretrain[pretrain.index("--shares") + 1] == "6.0,3.5,0.5"
     assert "--crops" in pretrain
+
+
+def test_a_base_of_one_folder_is_told_without_shares_or_crops() -> None:
+    record = json.loads((nano_folder() / "pretrain.json").read_text())
+    record["config"] |= {"val_per_class": [100], "shares": None, "crops": None}
+    del record["data"]["sources"]
+    content = hand_made()
+    card = model_card(replace(content, run=content.run | {"base_pretraining": record})).decode()
+    pretrain = next(words for words in commands(card) if words[1] == "pretrain")
+    assert pretrain[2:4] == ["DATA", "--out"]
+    assert pretrain[pretrain.index("--val-per-class") + 1] == "100"
+    assert not {"--shares", "--crops"} & set(pretrain)
 
 
 @pytest.mark.parametrize("licence", ['Ours: "only"\nhere', "a | b", "# no"])

@@ -76,7 +76,7 @@ def test_a_record_that_the_manifest_does_not_know(record: bytes, store: Store, t
 
 
 def test_audited_bundles_are_loaded(tmp_path: Path) -> None:
-    assert load_bundle(embedded_bundle()).manifest.audit == "PASS"
+    assert load_bundle(embedded_bundle()).manifest.audit in ("PASS", "WARN")
     plain = load_bundle(as_zip(tmp_path, bundle_files()))
     for verdict in VERDICTS:
         write_audited(plain, tmp_path / verdict, {"verdict": verdict}, verdict)
