@@ -32,7 +32,9 @@ match() {
 
 bundle() {
     local bundle="$work/run$1.dpd" set="$work/set$1" known="$here/matched/run$1.dpd" parts=(--codes-only)
-    [ "$1" != 0 ] || { known="$here/../dpd_runtime/data/eurosat64.dpd" && parts=(); }
+    if [ "$1" = 0 ]; then
+        known="$here/../dpd_runtime/data/eurosat64.dpd" parts=()
+    fi
     [ -e "$bundle" ] || [ ! -e "$known" ] || cp "$known" "$bundle"
     [ -e "$bundle" ] || dpd export "$work/run$1" --out "$bundle" --name eurosat64 --base-licence Apache-2.0 \
         --data-licence "EuroSAT (MIT), contains Copernicus Sentinel data" "${parts[@]}"

@@ -6,7 +6,6 @@ T, the others are H2: what the set tells of all its training images. An image th
 finds; among as many others it hardly moves these figures, and their note says what students of copies would score.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -122,7 +121,8 @@ def _hindrance(classes: int, half: int) -> str:
 def students_of(part: LabelledImages, classes: int, recipe: Recipe = RECIPE) -> list[nn.Module]:
     """Students trained for the recipe's steps or EPOCHS, whichever is more, each with a seed of its own."""
     images, labels = part.images, part.labels
-    recipe = replace(recipe, steps=max(recipe.steps, math.ceil(EPOCHS * len(images) / recipe.batch)))
+    if EPOCHS * len(images) > recipe.steps * recipe.batch:
+        recipe = replace(recipe, steps=0, epochs=EPOCHS)
     with one_thread():
         return [train_student(STUDENT, images, labels, classes, recipe, SEED + seed) for seed in range(STUDENTS)]
 
