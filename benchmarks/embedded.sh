@@ -2,6 +2,7 @@
 # The embedded bundle and README's tables: EuroSAT, matched several times from the shipped base.
 #
 #   benchmarks/embedded.sh EUROSAT WORK match 0 50     # SEED IPC: seeds 0, 1, 2 with fifty codes; 3, 4 with ten
+#   benchmarks/embedded.sh EUROSAT WORK samples        # the same run without codes, for pixel_sets.py
 #   benchmarks/embedded.sh EUROSAT WORK bundle 0 50    # export a run, other seeds' codes-only, and generate its set
 #   benchmarks/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
 #   benchmarks/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
@@ -18,17 +19,20 @@ data=$1 work=$2 stage=$3
 shift 3
 mkdir -p "$work"
 
-match() {
-    local run="$work/run$1"
-    if [ -e "$run/run.json" ]; then
+train() { # RUN OPTION...
+    if [ -e "$1/run.json" ]; then
         return
-    elif [ -d "$run" ]; then
-        dpd train --resume --out "$run" --threads 1
+    elif [ -d "$1" ]; then
+        dpd train --resume --out "$1" --threads 1
     else
-        dpd train "$data/train" --out "$run" --val-per-class 100 --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
-            --teacher-steps 4000 --prototypes matched --seed "$1" --ipc "$2"
+        dpd train "$data/train" --out "$1" --val-per-class 100 --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
+            --teacher-steps 4000 "${@:2}"
     fi
 }
+
+match() { train "$work/run$1" --prototypes matched --seed "$1" --ipc "$2"; }
+
+samples() { train "$work/samples" --prototypes none; }
 
 bundle() {
     local bundle="$work/run$1.dpd" set="$work/set$1" known="$here/matched/run$1.dpd" parts=(--codes-only)
@@ -70,6 +74,6 @@ evaluate() {
 }
 
 case $stage in
-match | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
-*) sed -n '2,13p' "${BASH_SOURCE[0]}" && exit 2 ;;
+match | samples | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
+*) sed -n '2,14p' "${BASH_SOURCE[0]}" && exit 2 ;;
 esac

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The measurements behind the EuroSAT tables of README and docs/results/quality.md, each in WORK/results/NAME.json.
 #
-#   benchmarks/tables.sh EUROSAT WORK val     # what holds: steps, recipes, students, choices of real images, uses of a set
-#   benchmarks/tables.sh EUROSAT WORK test    # once, when nothing is left to choose
+#   benchmarks/tables.sh EUROSAT WORK val     # what holds: steps, recipes, choices of real images, uses of a set
+#   benchmarks/tables.sh EUROSAT WORK test    # the headline; once, when nothing is left to choose
 #
-# WORK is that of embedded.sh; run0.dpd to run4.dpd in it are enough, but for pixels-*, which need the folder run0. A result
-# that exists is skipped. Start it twice to use two cores: each measurement is done by one of them. Exit code 1: one failed.
+# WORK is that of embedded.sh. A result that exists is skipped. Start it twice to use two cores: each measurement is done by
+# one of them. Exit code 1: one failed.
 set -euo pipefail
 shopt -s nullglob
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -62,6 +62,12 @@ fresh() { # IPC: so many images a class of run 0, 500 of each seed, in one folde
     mv "$work/fresh-$1.part" "$work/fresh-$1"
 }
 
+pixels() { # METHOD [OPTION...]
+    flock "$work/samples.lock" "$here/embedded.sh" "$data" "$work" samples
+    python "$here/pixel_sets.py" "$data/train" --val-per-class 100 --run "$work/samples" --method "$1" \
+        --work "$work/pixels" "${@:2}"
+}
+
 case $part in
 fresh-*)
     fresh "${part#fresh-}"
@@ -69,6 +75,10 @@ fresh-*)
     ;;
 many-*)
     evaluate_many "${part#many-}" "${@:4}"
+    exit
+    ;;
+pixels-*)
+    pixels "${part#pixels-}" "${@:4}"
     exit
     ;;
 val | test) ;;
@@ -79,15 +89,17 @@ for seed in 0 1 2 3 4; do
     flock "$work/bundle.lock" "$here/embedded.sh" "$data" "$work" bundle $seed $((seed < 3 ? 50 : 10))
 done
 both=random,herding
-evaluate 10 quick 10 convnet 10 --baselines $both
-evaluate 50 quick 50 convnet 6 --baselines $both
-evaluate 50-4000 quick4000 50 convnet 3 --baselines $both
-evaluate 10-others quick 10 mobilenetv2,vit-tiny 5 --baselines $both
-evaluate 50-others quick 50 mobilenetv2,vit-tiny 3 --baselines $both
-evaluate 10-soft quick 10 convnet 5 --soft-labels
-evaluate 50-soft quick 50 convnet 3 --soft-labels
-many 500-4000 500 quick4000 3 --baselines random,full
-[ "$part" = val ] || exit $failed
+if [ "$part" = test ]; then
+    evaluate 10 quick 10 convnet 10 --baselines $both
+    evaluate 50 quick 50 convnet 6 --baselines $both
+    evaluate 50-4000 quick4000 50 convnet 3 --baselines $both
+    evaluate 10-others quick 10 mobilenetv2,vit-tiny 5 --baselines $both
+    evaluate 50-others quick 50 mobilenetv2,vit-tiny 3 --baselines $both
+    evaluate 10-soft quick 10 convnet 5 --soft-labels
+    evaluate 50-soft quick 50 convnet 3 --soft-labels
+    many 500-4000 500 quick4000 3 --baselines random,full
+    exit $failed
+fi
 
 evaluate 10-4000 quick4000 10 convnet 5
 evaluate 50-10000 quick10000 50 convnet 3
@@ -98,9 +110,7 @@ evaluate 50-with-real quick 50 convnet 3 --with-real 1,5,20
 many 2000-4000-soft 2000 quick4000 2 --baselines full --soft-labels
 many 2000-20000-soft 2000 quick20000 1 --baselines full --soft-labels
 once selections python "$here/selections.py" "$data/train" --val-per-class 100 --work "$work/selections" --out
-[ -d "$work/run0" ] || { echo "pixels-*: $work/run0 is not there" >&2 && exit 1; }
 for method in matched distribution-matching; do
-    once "pixels-$method" python "$here/pixel_sets.py" "$data/train" --val-per-class 100 --run "$work/run0" \
-        --method $method --work "$work/pixels" --out
+    once "pixels-$method" "$here/tables.sh" "$data" "$work" "pixels-$method" --out
 done
 exit $failed

@@ -3,7 +3,7 @@
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
@@ -106,9 +106,7 @@ class TrainConfig:
         "What the classifier of --lambda-cls sees: the predicted latents, or the slower decoded pixels.",
     )
     teacher_steps: int = setting(1200, "Model", "Training steps of the teacher, at most.")
-    latent_classifier_steps: int = setting(
-        800, "Model", "Training steps of the judge, a classifier of latents, at most."
-    )
+    latent_classifier_steps: int = setting(800, "Model", "Training steps of the latent classifier, at most.")
     prototypes: PrototypeKind | None = setting(
         None,
         "Prototypes",
@@ -280,9 +278,24 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
         given: values by field of TrainConfig; None means not given.
 
     Raises:
-        InputError: an unknown preset, a value out of range.
+        InputError: an unknown preset, a value out of range, or a given value without effect on this config.
     """
-    return TrainConfig(**asked_for(preset, given))
+    config = TrainConfig(**asked_for(preset, given))
+    for name, (idle, reason) in NO_EFFECT.items():
+        if given.get(name) is not None and idle(config):
+            raise InputError(f"{option(name)} has no effect {reason}: leave it out")
+    return config
+
+
+NO_EFFECT: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
+    "judge_on": (lambda config: config.lambda_cls == 0, "without --lambda-cls"),
+    "lora_rank": (lambda config: config.tune == "full", "with --tune full"),
+    "vae_steps": (lambda config: config.tune_vae is False, "with --no-tune-vae"),
+    "perceptual_steps": (lambda config: config.tune_vae is False, "with --no-tune-vae"),
+    "matching_steps": (lambda config: config.prototypes not in (None, "matched"), "unless --prototypes is matched"),
+    "k_min": (lambda config: config.prototypes == "none", "with --prototypes none"),
+}
+"""Options that can be idle, when they are, and why."""
 
 
 def asked_for(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from dpd_train.bases.base import Base, load_base
 from dpd_train.captions.captioners import check_captioner
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.distributed import ALONE, Team, Word
-from dpd_train.compute.tracking import check_tracker, tracked
+from dpd_train.compute.tracking import Stopwatch, check_tracker, tracked
 from dpd_train.config import TrainConfig
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.images import write_quarantine
 from dpd_train.run.context import Classifiers, Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
-from dpd_train.run.folder import Stopwatch, check_inputs, match_config
+from dpd_train.run.folder import check_inputs, match_config
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import prototype_sheets, sample_sheet
@@ -180,7 +180,7 @@ def train(
                 track=track,
             )
             try:
-                record = _train(run, base, federated) | {"seconds": watch.seconds}
+                record = _train(run, base, federated) | watch.times()
             except TimeUp as stop:
                 return watch.unfinished(stop)
         write_record(out, record)

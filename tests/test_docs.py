@@ -27,7 +27,7 @@ SPAN = re.compile(r"`(dpd [^`]+)`")
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-EVERYWHERE = {"--help", "-h", "--config"}
+EVERYWHERE = {"--help", "-h", "--config", "--debug"}
 
 
 def name(page: Path) -> str:

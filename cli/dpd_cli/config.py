@@ -1,7 +1,7 @@
 """`--config FILE.toml` of every command: options as keys. The command line wins."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return kept, Path(files[0]) if files else None
 
 
-def read_config(path: Path, command: str, options: Mapping[str, str]) -> dict[str, Any]:
+def read_config(path: Path, command: str, parameters: Sequence[Any]) -> dict[str, Any]:
     """Read the values for a command, by parameter name.
 
-    Keys may be written with - or _. A table with the command's name holds values for this command only.
+    Keys may be written with - or _. A table with the command's name holds values for this command only. A list stands
+    for its values separated by commas where the option is given once.
 
     Args:
-        options: spelling of each option → its parameter name.
+        parameters: the command's, as click describes them.
 
     Raises:
         InputError: there is no such file, it is not TOML, or a key is not an option of the command.
@@ -57,7 +58,14 @@ def read_config(path: Path, command: str, options: Mapping[str, str]) -> dict[st
     if not isinstance(own, dict):
         raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")
     merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
+    options = {spelling.lstrip("-"): p for p in parameters for spelling in (*p.opts, p.name or "")}
     unknown = sorted(key for key in merged if key.replace("_", "-") not in options)
     if unknown:
         raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
-    return {options[key.replace("_", "-")]: value for key, value in merged.items()}
+    return dict(_value(options[key.replace("_", "-")], value) for key, value in merged.items())
+
+
+def _value(parameter: Any, value: Any) -> tuple[str, Any]:
+    """The name of a parameter, and its value as the command line would have it."""
+    once = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
+    return parameter.name, ",".join(map(str, value)) if once and isinstance(value, list) else value

@@ -29,7 +29,7 @@ from dpd_cli.commands.sign import sign_command
 from dpd_cli.commands.train import train_command
 from dpd_cli.commands.verify import verify_command
 from dpd_cli.config import OPTION, read_config, take_config
-from dpd_cli.terminal import Verb, Verbs
+from dpd_cli.help import DEBUG, Verb, Verbs
 from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
 
@@ -87,10 +87,8 @@ def _options(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    if debug:
-        os.environ["DPD_DEBUG"] = "1"
+    pass
 
 
 def main() -> None:
@@ -110,7 +108,10 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> object:
-    _check_command([argument for argument in arguments if argument != "--debug"])
+    if DEBUG in arguments:
+        os.environ["DPD_DEBUG"] = "1"
+        arguments = [argument for argument in arguments if argument != DEBUG]
+    _check_command(arguments)
     if not any(argument.startswith(OPTION) for argument in arguments):
         return app(arguments, standalone_mode=False)
     arguments, path = take_config(arguments)
@@ -118,10 +119,7 @@ def _run(arguments: list[str]) -> object:
     name = next((argument for argument in arguments if argument in commands), None)
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
-    options = {
-        spelling.lstrip("-"): p.name or "" for p in commands[name].params for spelling in (*p.opts, p.name or "")
-    }
-    values = read_config(path, name, options)
+    values = read_config(path, name, commands[name].params)
     return app(arguments, standalone_mode=False, default_map={name: values})
 
 

@@ -99,8 +99,8 @@ def audit(
     holdout: Path | None = None,
     run: Path | None = None,
     val_per_class: int | None = None,
-    images: int = FEWEST_IMAGES,
-    seed: int = 0,
+    images: int | None = None,
+    seed: int | None = None,
     reading: Reading = PLAIN,
     extractor: str | None = None,
     private: Path | None = None,
@@ -114,8 +114,8 @@ def audit(
         train: the training images T: the training part without the validation part (`val_per_class`).
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
         run: the run from which the bundle was exported; its VAE includes the encoder.
-        images: number of images to generate and test; METHOD §9 requires 500.
-        seed: for generating them.
+        images: number of images to generate and test; None for the 500 of METHOD §9. Of a set all are tested.
+        seed: for generating them; None for 0.
         extractor: as in `build_extractor`, whose features are compared in addition. The audit's own spaces stay, so
             that no choice of features makes a verdict milder.
         private: folder for pictures and findings that show real images; None takes the run's private/audit, if any.
@@ -145,6 +145,7 @@ def audit(
     roots = tuple(folder for folder in (train, holdout) if folder is not None)
     work = _Work(subject, data, roots, encoder, latents, private, controls_folder, stage)
     networks = _networks(extractor, data, extractors, stage)
+    images, seed = FEWEST_IMAGES if images is None else images, seed or 0
     tests, controls, judged = _measure(work, networks, images, seed)
     about = _about(subject, data, encoder, networks, judged, seed)
     seconds = time.monotonic() - started

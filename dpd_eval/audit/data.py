@@ -145,13 +145,13 @@ def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Ro
     return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
 
 
-def check_numbers(images: int, seed: int) -> None:
-    """Check the numbers given on the command line.
+def check_numbers(images: int | None, seed: int | None) -> None:
+    """Check the numbers given on the command line; None is not given.
 
     Raises:
         InputError: a number out of range.
     """
-    if images < 1:
+    if images is not None and images < 1:
         raise InputError(f"--images is {images}: give at least 1; an audit needs 500")
-    if not 0 <= seed < 2**32:
+    if seed is not None and not 0 <= seed < 2**32:
         raise InputError(f"--seed is {seed}: it must be 0 … 2**32 - 1")

@@ -58,8 +58,8 @@ def check_inputs(
     *,
     run: Path | None,
     val_per_class: int | None,
-    images: int,
-    seed: int,
+    images: int | None,
+    seed: int | None,
 ) -> None:
     """Check all that needs no network and no pixel, in less than a second.
 
@@ -67,7 +67,11 @@ def check_inputs(
         InputError, DataError, BundleError: as `dpd_eval.audit.audit.audit`.
     """
     check_numbers(images, seed)
-    check_run(kind_of(path), run)
+    kind = kind_of(path)
+    for option, value in (("--images", images), ("--seed", seed)):
+        if kind == "set" and value is not None:
+            raise InputError(f"{option} {value} has no effect on a distilled set: all its images are tested")
+    check_run(kind, run)
     check_sources(train, holdout, _classes(path), val_per_class)
 
 

@@ -143,7 +143,7 @@ class _Study:
             notes=(
                 *inputs.notes(),
                 *unused_images(inputs, config),
-                *self.repeats.too_few(self.pairs),
+                *self.repeats.notes(self.pairs),
                 *notes,
                 *found_by,
             ),

@@ -1,4 +1,4 @@
-"""What an interval repeats: pairs of students or, where sets come from several bundles, the bundles (DESIGN §4)."""
+"""What an interval repeats: pairs of students or, where sets come from several trainings, the bundles (DESIGN §4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,16 @@ from dpd_eval.statistics import Unit, fewest_repeats
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.files import read_object
 
+ONE_BUNDLE = "all sets come from one bundle: the intervals repeat students, not the training that made the bundle"
+
 
 @dataclass(frozen=True)
 class Repeats:
     """What the intervals of an evaluation are over.
 
     Args:
-        bundles: hash of the bundle that each set was generated from, "" where it is not known.
+        bundles: for each set, what its bundle shares with its signed and audited copies: the sha256 of the prototypes,
+            "" where it is not known.
     """
 
     bundles: tuple[str, ...]
@@ -30,11 +33,12 @@ class Repeats:
             return None
         return [self.bundles[seed % len(self.bundles)] for seed in arm.seeds]
 
-    def too_few(self, pairs: dict[int, int]) -> list[str]:
-        """Notes on IPCs with too few repeats. pairs: IPC → number of pairs."""
+    def notes(self, pairs: dict[int, int]) -> list[str]:
+        """Notes on what is not repeated, and on IPCs with too few repeats. pairs: IPC → number of pairs."""
         bundles = len(set(self.bundles))
         found = {ipc: bundles if self.unit == "bundles" else count for ipc, count in pairs.items()}
-        return [
+        one = [ONE_BUNDLE] if self.unit == "pairs" and all(self.bundles) else []
+        return one + [
             f"IPC {ipc}: {count} {self.unit.removesuffix('s') if count == 1 else self.unit}, at least "
             f"{fewest_repeats(self.unit, ipc)} are needed for a reported result"
             for ipc, count in found.items()
@@ -51,4 +55,4 @@ def repeats_of(sets: Sequence[Path]) -> Repeats:
     records = [Path(path) / DATASET_NAME for path in sets]
     again = "run the same dpd generate again"
     read = [read_object(path, f"{path}:", again) if path.is_file() else {} for path in records]
-    return Repeats(tuple(str(record.get("bundle_hash", "")) for record in read))
+    return Repeats(tuple(str(record.get("prototypes_sha256") or record.get("bundle_hash") or "") for record in read))

@@ -18,6 +18,9 @@ from dpd_runtime.machine.versions import package_versions, versions
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.images import SceneSet
 
+NOT_GENERATED = {"prototype": None, "candidate": None, "margin": None, "seed": None}
+"""What metadata.jsonl says of a generated image only."""
+
 
 def write_folder(
     scenes: SceneSet,
@@ -55,7 +58,9 @@ def write_folder(
         index = len(records) - sum(counts[:label])
         name = folder_name(scenes.classes[label], label, index, PNG.suffix)
         write_atomically(out / name, PNG.encode(scenes.images[row]), below=out)
-        records.append({"file_name": name, "label": label, "class": scenes.classes[label], "index": index})
+        records.append(
+            {"file_name": name, "label": label, "class": scenes.classes[label], "index": index, **NOT_GENERATED}
+        )
         progress(len(records), len(rows))
     chosen = list(zip(records, scenes.images[rows], strict=True))
     digest = set_hash((record["class"], record["index"], pixels) for record, pixels in chosen)

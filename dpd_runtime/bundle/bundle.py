@@ -146,7 +146,7 @@ class Bundle:
         """The classes with these names, in the bundle's order; all classes for None.
 
         Raises:
-            InputError: an unknown name.
+            InputError: an unknown name, or one that stands twice.
         """
         if names is None:
             return self.classes
@@ -154,6 +154,8 @@ class Bundle:
         for name in names:
             if name not in known:
                 raise InputError(f"class {name!r} is not in the bundle, which has {', '.join(known)}")
+            if names.count(name) > 1:
+                raise InputError(f"class {name!r} is named twice: name it once")
         return tuple(c for c in self.classes if c.name in names)
 
 

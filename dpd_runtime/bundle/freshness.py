@@ -67,7 +67,7 @@ def remember(manifest: Manifest, signature: Signature) -> bool:
 
     Returns:
         Whether this site remembers it or a newer one; False for an unsigned bundle, one without a serial, or a trusted
-        folder that cannot be written, as on a read-only disk.
+        folder that cannot be written, as on a read-only disk, or that others could change.
     """
     if not signature.trusted or not manifest.serial:
         return False
@@ -76,11 +76,19 @@ def remember(manifest: Manifest, signature: Signature) -> bool:
     path = _memory(signature, manifest.name)
     content = {"name": manifest.name, "key_id": signature.key_id, "serial": manifest.serial}
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(path.parent)
+        check_owned(path.parent)
         write_atomically(path, (json.dumps(content, sort_keys=True) + "\n").encode())
-    except OSError:
+        path.chmod(0o600)
+    except (OSError, InputError):
         return False
     return True
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it for this user alone, whatever the umask. Folders that exist stay as they are."""
+    for part in reversed((folder, *folder.parents)):
+        part.mkdir(mode=0o700, exist_ok=True)
 
 
 def _memory(signature: Signature, name: str) -> Path:

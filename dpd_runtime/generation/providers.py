@@ -50,7 +50,7 @@ def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Pro
     reasons = []
     for name in (*FLAVOURS, "cuda"):
         if name not in available_providers():
-            reasons += ["the installed onnxruntime has no CUDAExecutionProvider"] if name == "cuda" else []
+            reasons += ["no GPU provider is installed"] if name == "cuda" else []
             continue
         try:
             attempt(Provider(name, "", device))

@@ -67,6 +67,8 @@ def load_base(name: str) -> Base:
             scheduler=_scheduler(folder),
         )
         schedule_from_config(base.scheduler.config)
+        if base.vae.config.get("shift_factor"):
+            raise ValueError("its VAE shifts latents (shift_factor), which a bundle cannot store; use a VAE without")
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise InputError(f"base {name!r} cannot be opened: {error}") from error
     longest = int(base.text_encoder.config.max_position_embeddings)  # a tokenizer without a length has 10^30

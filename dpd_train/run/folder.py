@@ -3,14 +3,12 @@
 import json
 import logging
 import shlex
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
@@ -22,15 +20,11 @@ from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size, parse_reading
 from dpd_train.images.rasters import require_rasterio
 
-if TYPE_CHECKING:
-    from dpd_train.compute.device import TimeUp
-
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
 STORED = "checkpoints/config.json"
 PLACES = ("source", "cache")
 LEAST_MATCHED = 20  # images of a class, whose statistics matched codes take on
-TICK = 5.0  # seconds; a killed session loses this much time
 
 
 def check_run_folder(out: Path, resume: bool) -> None:
@@ -157,52 +151,6 @@ def match_config(
         changed += ["encoder in --watchers"] if before.get("encoders", []) != content["encoders"] else []
         had = f"another {', '.join(changed)}" if changed else "other data"
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
-
-
-class Stopwatch:
-    """Seconds of all sessions of a run, stored in `path` every few seconds, so that a kill loses little."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._begun = path, time.monotonic()
-        try:
-            self._before = float(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            self._before = 0.0
-        self._written = self._begun
-        self.stage = ""  # the one that moved last
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all sessions so far."""
-        return round(self._before + time.monotonic() - self._begun, 3)
-
-    def keep(self) -> None:
-        """Store the time."""
-        self._written = time.monotonic()
-        write_atomically(self._path, json.dumps(self.seconds).encode())
-
-    def unfinished(self, stop: "TimeUp") -> dict[str, Any]:
-        """Store the time. Returns the stage, its step and the seconds for the caller."""
-        self.keep()
-        return {"unfinished": {"stage": self.stage, "step": stop.step, "steps": stop.steps}, "seconds": self.seconds}
-
-    def around(self, stages: Callable[[str], Progress]) -> Callable[[str], Progress]:
-        """The same progress, which also stores the time. A stage that has nothing left to do is not announced."""
-
-        def stage(title: str) -> Progress:
-            update: Progress | None = None
-
-            def both(done: int, total: int) -> None:
-                nonlocal update
-                update = update or stages(title)
-                update(done, total)
-                self.stage = title
-                if time.monotonic() - self._written > TICK:
-                    self.keep()
-
-            return both
-
-        return stage
 
 
 def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: bool = False) -> None:

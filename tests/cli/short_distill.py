@@ -21,7 +21,7 @@ import dpd_cli.distillation.private as private
 import dpd_eval.comparison.evaluate as evaluation
 import dpd_eval.extractors.own as own
 from dpd_cli.main import main
-from dpd_cli.terminal import Update
+from dpd_cli.progress import Update
 from dpd_train.classifiers import training
 from dpd_train.prototypes.matching import codes, statistics, watchers
 from dpd_train.prototypes.private import budget, public

@@ -3,11 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from dpd_cli.config import read_config, take_config
+from dpd_cli.main import app
 from dpd_runtime.errors import InputError
+
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
 
 def _dpd(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
@@ -37,8 +42,16 @@ def test_unknown_option_is_named(tmp_path: Path, process_environment: dict[str, 
 def test_table_of_another_command_is_left_alone(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('seed = 1\n[train]\nseed = 2\n[evaluate]\nrecipe = "quick"\n')
-    assert read_config(config, "train", {"seed": "seed"}) == {"seed": 2}
-    assert read_config(config, "generate", {"seed": "seed"}) == {"seed": 1}
+    assert read_config(config, "train", COMMANDS["train"].params) == {"seed": 2}
+    assert read_config(config, "generate", COMMANDS["generate"].params) == {"seed": 1}
+
+
+def test_a_list_stands_for_values_with_commas_unless_the_option_can_be_repeated(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[evaluate]\nipc = [10, 50]\nsets = ["a", "b"]\n[generate]\ntrusted-key = ["a.pub", "b.pub"]\n')
+    evaluate, generate = (read_config(config, name, COMMANDS[name].params) for name in ("evaluate", "generate"))
+    assert evaluate == {"ipc": "10,50", "sets": ["a", "b"]}
+    assert generate == {"trusted_key": ["a.pub", "b.pub"]}
 
 
 @pytest.mark.parametrize("arguments", [["--config"], ["--config", "a", "--config=b"]])
@@ -51,4 +64,4 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_bytes(b"\xff = ")
     with pytest.raises(InputError, match="not TOML"):
-        read_config(config, "train", {})
+        read_config(config, "train", [])

@@ -1,5 +1,7 @@
 """What `dpd evaluate` prints: every figure where a reader looks for it."""
 
+import re
+
 import pytest
 
 pytest.importorskip("torch")
@@ -12,7 +14,7 @@ from dpd_eval.comparison.summary import differences, verdicts
 PAIRS = Repeats(("",))
 
 
-def arm(name: str, student: str, *runs: float) -> ArmResult:
+def arm(name: str, student: str, *runs: float, steps: int = 1000) -> ArmResult:
     spread = 0.0123 if len(runs) > 1 else None
     return ArmResult(
         arm=name,
@@ -26,7 +28,7 @@ def arm(name: str, student: str, *runs: float) -> ArmResult:
         kappa=0.25,
         class_accuracy={"a": 0.5, "b": 0.5},
         confusion=((1, 1), (1, 1)),
-        steps=1000,
+        steps=steps,
         seeds=tuple(range(len(runs))),
         cached=0,
         seconds=1.0,
@@ -65,20 +67,24 @@ def evaluation(*arms: ArmResult) -> Evaluation:
 
 
 def test_tables_and_verdicts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "80")
     print_evaluation(
         evaluation(
             arm("set", "convnet", 0.8, 0.8),
             arm("random", "convnet", 0.6, 0.6),
             arm("set", "vit-tiny", 0.5, 0.7),
             arm("random", "vit-tiny", 0.8, 0.6),
+            arm("full", "convnet", 0.9, 0.9, steps=4000),
+            arm("full", "vit-tiny", 0.9, 0.9, steps=4000),
         )
     )
     shown = capsys.readouterr().out
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
-    assert ["set", "convnet", "10", "20", "1000", "2", "80.00", "1.23", "50.00", "0.2500"] in rows
+    rows = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()]
+    assert ["set", "convnet", "10", "20", "1000", "2", "80.00", "1.23", "50.00", "0.250"] in rows
+    assert ["full", "vit-tiny", "10", "20", "4000", "2", "90.00", "1.23", "50.00", "0.250"] in rows
     assert ["random", "60.00 ± 1.23", "70.00 ± 1.23"] in rows  # by student
-    assert ["set", "10", "0.0321", "0.0010", "0.500", "0.400", "0.300", "0.200", "0.910", "0.110", "87.5"] in rows
+    for metric in ["KID", "0.0321 ± 0.0010"], ["precision", "0.500"], ["max cosine", "0.910"], ["teacher %", "87.5"]:
+        assert metric in rows
     assert "set − random (convnet, IPC 10): +20.00 points, 95 % interval +20.00 to +20.00 over 2 pairs, ratio" in shown
     assert "at least 0.9 × random: met" in shown
     assert "at least 0.9 × random: not resolved" in shown
@@ -97,3 +103,5 @@ def test_one_student_and_one_pair_need_no_second_table(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "by student" not in shown
     assert "one pair, no interval" in shown
+    assert "convnet, 1000 steps, soft labels" in " ".join(shown.split())
+    assert ["set", "10", "20", "1", "80.00", "50.00", "0.250"] in [line.split() for line in shown.splitlines()]

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from dpd_cli.commands.pretrain import TRAININGS
 from dpd_cli.commands.pretrain_features import FIELDS
+from dpd_cli.help import PANELS
 from dpd_cli.main import app, main
-from dpd_cli.terminal import PANELS
 from dpd_eval.comparison.config import Baseline, EvaluateConfig
 from dpd_train.config import PRESETS, TrainConfig, choices
 
@@ -40,7 +40,7 @@ def test_every_option_is_shown_whole_and_once(name: str, columns: int) -> None:
     names = [option for row in headed for option in row.split(", ")]
     wanted = [option for found in COMMANDS[name].params for option in (*found.opts, *found.secondary_opts)]
     options = sorted(option for option in wanted if option.startswith("-"))
-    assert sorted(names) == sorted([*options, "--config", "--help", "-h"])
+    assert sorted(names) == sorted([*options, "--config", "--debug", "--help", "-h"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -97,9 +97,9 @@ def test_one_line_says_what_is_wrong(
 def test_an_unknown_command_is_answered_with_a_known_one(
     command: str, advice: str, process_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    for before in ([], ["--debug"]):
+    for before, after in ([], []), (["--debug"], []), ([], ["--debug"]):
         done = subprocess.run(
-            [sys.executable, "-m", "dpd_cli", *before, command, "--ipc", "1"],
+            [sys.executable, "-m", "dpd_cli", *before, command, "--ipc", "1", *after],
             env=process_environment,
             cwd=tmp_path,
             capture_output=True,

@@ -12,15 +12,15 @@ from fcntl import ioctl
 
 import pytest
 
-from dpd_cli import terminal
+from dpd_cli import progress
 
 COLUMNS = 100
 DRAW = """
 import logging, time
-from dpd_cli import terminal
-terminal.SAMPLE, terminal.LONG = 0.2, 0.0
-terminal.log_to_console()
-with terminal.stage_progress() as stage:
+from dpd_cli import progress
+progress.SAMPLE, progress.LONG = 0.2, 0.0
+progress.log_to_console()
+with progress.stage_progress() as stage:
     for title, begun in (("first stage", 0), ("second stage", 10)):
         update = stage(title)
         for step in range(begun, 20):
@@ -85,8 +85,8 @@ def test_without_a_terminal_there_are_plain_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 100_000, 10))  # a step takes some tens of seconds: each look at the clock takes ten
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
-    with terminal.stage_progress() as stage:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.stage_progress() as stage:
         update = stage("training")
         for step in range(400, 410):  # an earlier session has done 400
             update(step, 1000)
@@ -100,4 +100,4 @@ def test_without_a_terminal_there_are_plain_lines(
     ("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (119, "2 min"), (3590, "1 h 0 min"), (8000, "2 h 13 min")]
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert terminal.duration(seconds) == words
+    assert progress.duration(seconds) == words

@@ -92,7 +92,8 @@ def test_a_real_set(
     assert not validation & {image.tobytes() for image in found.images}
 
     lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
-    assert lines[4] == {"file_name": "Lake/Lake_00001.png", "label": 1, "class": "Lake", "index": 1}
+    known = {"file_name": "Lake/Lake_00001.png", "label": 1, "class": "Lake", "index": 1}
+    assert lines[4] == known | dict.fromkeys(("prototype", "candidate", "margin", "seed"))
     assert sorted(line["file_name"] for line in lines) == sorted(
         path.relative_to(out).as_posix() for path in out.glob("*/*.png")
     )

@@ -41,7 +41,7 @@ def test_generate_says_what_the_set_holds_and_what_comes_next(
     out = tmp_path / "my set"
     lines = printed(capsys, "generate", "--classes", "River", "--out", str(out), *options)
     assert found(lines, "images") == [images]
-    assert found(lines, "provider") == ["cpu; dpd doctor says which others work here"]
+    assert found(lines, "provider") == ["cpu (no GPU provider is installed); dpd doctor says which others work here"]
     assert not any(word in "\n".join(lines) for word in ("CUDA", "onnxruntime", "Provider"))
     (step,) = found(lines, "next")
     assert shlex.split(step)[-7:-4] == ["dpd", "evaluate", str(out)]

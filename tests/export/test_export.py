@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -211,6 +212,10 @@ def test_the_set_is_an_image_folder_with_metadata(bundle: Path, tmp_path: Path) 
     dataset = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert dataset["set_hash"] == result.set_hash
     assert dataset["bundle_hash"] == opened.hash
+    assert dataset["sampler"] == json.loads(json.dumps(sampler.to_dict()))
+    with zipfile.ZipFile(bundle) as archive:
+        codes = archive.read("prototypes.safetensors")
+    assert dataset["prototypes_sha256"] == hashlib.sha256(codes).hexdigest()
     assert (dataset["audit"], dataset["signature"], dataset["state"]) == ("unaudited", "unsigned", "complete")
 
 

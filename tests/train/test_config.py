@@ -58,6 +58,27 @@ def test_values_out_of_range_are_refused_by_their_option(given: dict[str, object
         resolve(None, given)
 
 
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"judge_on": "pixels"}, {"lambda_cls": 0.1}),
+        ({"lora_rank": 8, "tune": "full"}, {"tune": "lora"}),
+        ({"vae_steps": 5, "tune_vae": False}, {"tune_vae": True}),
+        ({"matching_steps": 5, "prototypes": "pooled"}, {"prototypes": "matched"}),
+        ({"k_min": 3, "prototypes": "none"}, {"prototypes": "pooled"}),
+    ],
+)
+def test_values_without_effect_are_refused(given: dict[str, object], needed: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="has no effect"):
+        resolve(None, given)
+    name = next(iter(given))
+    assert getattr(resolve(None, given | needed), name) == given[name]
+
+
+def test_a_presets_own_values_may_be_idle() -> None:
+    assert resolve("standard", {"tune": "full"}).lora_rank == 4
+
+
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(InputError, match="'fast' is unknown: use quick, standard, paper"):
         resolve("fast", {})

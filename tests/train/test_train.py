@@ -125,8 +125,9 @@ def test_second_run_neither_encodes_nor_captions_again_and_gives_the_same(tmp_pa
     cached = ["encoding", "encoding the validation part", "captions", "captions of the validation part"]
     assert seen == ["teacher", *cached[:2], "latent classifier", *cached[2:], "fine-tuning"]
     assert less == ["teacher", "latent classifier", "fine-tuning"]
-    for entry in (first, again):
-        assert entry.pop("seconds") > 0
+    for entry, stages in ((first, seen), (again, less)):
+        assert list(entry["stages"]) == stages
+        assert entry.pop("seconds") >= sum(entry.pop("stages").values()) - 0.5  # each is rounded
     assert first == again
     for name in ("prototypes.safetensors", "classes.json", "pipeline/unet/diffusion_pytorch_model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpd_cli.options import Bands, Json, Overwrite, Stretch, ValPerClass, require_torch, under
-from dpd_cli.terminal import print_json, stage_progress, table
+from dpd_cli.progress import stage_progress
+from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
 
@@ -20,8 +21,10 @@ Holdout = Annotated[
     under("Data", "Images of the same kind that were not trained on. Default: the validation part of --train."),
 ]
 Run = Annotated[Path | None, under("Data", "Run directory of the bundle. Its VAE encoder allows more tests.")]
-Images = Annotated[int, under("Images", "Images to generate and test. Fewer than 500 give a warning.")]
-Seed = Annotated[int, under("Images", "Random seed of the generated images.")]
+Images = Annotated[
+    int | None, under("Images", "Images to generate and test. Fewer than 500 give a warning. Default: 500.")
+]
+Seed = Annotated[int | None, under("Images", "Random seed of the generated images. Default: 0.")]
 ExtractorName = Annotated[
     str | None,
     under(
@@ -44,8 +47,8 @@ def audit_command(
     holdout: Holdout = None,
     run: Run = None,
     val_per_class: ValPerClass = None,
-    images: Images = 500,
-    seed: Seed = 0,
+    images: Images = None,
+    seed: Seed = None,
     bands: Bands = None,
     stretch: Stretch = None,
     extractor: ExtractorName = None,
@@ -131,20 +134,20 @@ def _print(result: "AuditResult") -> None:
         ("tests", [(test, test.verdict) for test in result.tests]),
         ("controls", [(c.outcome, f"{c.outcome.verdict} (expected {c.expected})") for c in result.controls]),
     ):
-        shown = table(title, ("name",), ("value", "95 % interval", "limit"))
+        shown = table(("name",), ("value", "95 % interval", "limit"))
         shown.add_column("verdict")
         for test, verdict in rows:
             ends = "" if test.interval is None else f"{test.interval[0]:.3f} to {test.interval[1]:.3f}"
             value, limit = ("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold))
             shown.add_row(test.name, value, ends, limit, verdict)
-        console.print(shown)
-    shown = table("power: what copies of T would score", ("name",), ("all", "1 in 20", "share not excluded"))
+        print_table(console, title, shown)
+    shown = table(("name",), ("all", "1 in 20", "share not excluded"))
     for test in result.tests:
         if test.power is not None and test.interval is not None:
             power, most = test.power, test.power.most_copied(test.interval)
             shown.add_row(test.name, f"{power.all_copied:.3f}", f"{power.few_copied:.3f}", f"{100 * most:.0f} %")
     if shown.rows:
-        console.print(shown)
+        print_table(console, "power: what copies of T would score", shown)
     for note in (*result.notes, *(f"{t.name}: {t.note}" for t in result.tests if t.verdict != "PASS")):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if result.private is not None:

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from typing import Annotated
 
 from dpd_cli.options import BundleOrEmbedded, Json, Provider, under
-from dpd_cli.terminal import print_json, progress_bar
+from dpd_cli.progress import progress_bar
+from dpd_cli.terminal import print_json
 
 
 def bench_command(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dpd_cli.options import Json, Scenes, Values, options_of, require_torch, under
-from dpd_cli.terminal import Interrupted, duration, log_to_console, print_json, stage_progress
+from dpd_cli.progress import duration, log_to_console, stage_progress
+from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.errors import InputError
 from dpd_train.config import option, setting  # noqa: TID253 -- loads no PyTorch
 

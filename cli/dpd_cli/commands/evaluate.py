@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpd_cli.options import Json, Values, options_of, require_torch, under
-from dpd_cli.terminal import Update, print_json, stage_progress, table
+from dpd_cli.progress import Update, stage_progress
+from dpd_cli.terminal import print_json, print_table, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
@@ -24,6 +25,16 @@ Sets = Annotated[
 Train = Annotated[Path, under("Data", "Labelled real images. Baselines are taken from the training part.")]
 Test = Annotated[str, under("Data", "Folder of test images, or val for the validation part of --train.")]
 Out = Annotated[Path | None, under("Output", "Also write the JSON result to this file.")]
+
+SHARES = {
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "max cosine": "mean_max_cosine",
+    "diversity": "intra_class_diversity",
+}
+"""Set metrics by the name that is printed."""
 
 
 @options_of(EvaluateConfig)
@@ -76,14 +87,16 @@ def print_evaluation(result: "Evaluation") -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(_arms(result))
+    print_table(console, *_arms(result))
     if len(result.students) > 1:
         for ipc in dict.fromkeys(arm.ipc for arm in result.arms):
-            console.print(_students(result, ipc))
+            print_table(console, f"OA % by student, IPC {ipc}", _students(result, ipc))
     for line in _comparisons(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for ipc in dict.fromkeys(row.ipc for row in result.metrics):
+        title = f"first pair's images beside all real training images, IPC {ipc}"
+        print_table(console, title, _metrics(result, ipc))
     if result.metrics:
-        console.print(_metrics(result))
         console.print(f"features: {result.extractor}", highlight=False, markup=False, soft_wrap=True)
     if result.teacher:
         console.print(f"soft labels: {result.teacher}", highlight=False, markup=False, soft_wrap=True)
@@ -96,22 +109,26 @@ def _std(arm: "ArmResult") -> str:
     return "" if arm.oa_std is None else f"{100 * arm.oa_std:.2f}"
 
 
-def _arms(result: "Evaluation") -> "Table":
-    title = (
-        f"{result.test_images} test images, {result.resolution} px, recipe {result.recipe.name}, {result.labels} labels"
-    )
-    numbers = ("IPC", "images", "steps", "pairs", "OA %", "± std", "AA %", "kappa")
-    found = table(title, ("arm", "student"), numbers)
+def _arms(result: "Evaluation") -> tuple[str, "Table"]:
+    """Title and table of accuracies by arm. What all arms share, student or steps, is in the title alone."""
+    about = [f"{result.test_images} test images", f"{result.resolution} px", f"recipe {result.recipe.name}"]
+    students, steps = ({getattr(arm, name) for arm in result.arms} for name in ("student", "steps"))
+    about += [*students] if len(students) == 1 else []
+    about += [f"{count} steps" for count in steps] if len(steps) == 1 else []
+    texts = ("arm", "student") if len(students) > 1 else ("arm",)
+    numbers = ("IPC", "images", *(("steps",) if len(steps) > 1 else ()), "pairs", "OA %", "± std", "AA %", "kappa")
+    found = table(texts, numbers)
     for arm in result.arms:
-        counts = (str(arm.ipc), str(arm.images), str(arm.steps), str(len(arm.oa_runs)))
-        figures = (f"{100 * arm.oa_mean:.2f}", _std(arm), f"{100 * arm.aa:.2f}", f"{arm.kappa:.4f}")
-        found.add_row(arm.arm, arm.student, *counts, *figures)
-    return found
+        names = (arm.arm, arm.student)[: len(texts)]
+        counts = (arm.ipc, arm.images, *((arm.steps,) if len(steps) > 1 else ()), len(arm.oa_runs))
+        figures = (f"{100 * arm.oa_mean:.2f}", _std(arm), f"{100 * arm.aa:.2f}", f"{arm.kappa:.3f}")
+        found.add_row(*names, *map(str, counts), *figures)
+    return f"{', '.join(about)}, {result.labels} labels", found
 
 
 def _students(result: "Evaluation", ipc: int) -> "Table":
     cells = {(arm.arm, arm.student): f"{100 * arm.oa_mean:.2f} ± {_std(arm)}" for arm in result.arms if arm.ipc == ipc}
-    found = table(f"OA % by student, IPC {ipc}", ("arm",), tuple(result.students))
+    found = table(("arm",), tuple(result.students))
     for name in dict.fromkeys(arm.arm for arm in result.arms):
         found.add_row(name, *(cells[name, student].rstrip("± ") for student in result.students))
     return found
@@ -132,23 +149,13 @@ def _comparisons(result: "Evaluation") -> list[str]:
     return lines
 
 
-def _metrics(result: "Evaluation") -> "Table":
-    numbers = (
-        "IPC",
-        "KID",
-        "± std",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "max cosine",
-        "diversity",
-        "teacher %",
-    )
-    found = table("first pair's images beside all real training images", ("arm",), numbers)
-    for row in result.metrics:
-        shares = (row.precision, row.recall, row.density, row.coverage, row.mean_max_cosine, row.intra_class_diversity)
-        agreed = "" if row.teacher_agreement is None else f"{100 * row.teacher_agreement:.1f}"
-        distances = (f"{row.kid:.4f}", f"{row.kid_std:.4f}")
-        found.add_row(row.arm, str(row.ipc), *distances, *(f"{share:.3f}" for share in shares), agreed)
+def _metrics(result: "Evaluation", ipc: int) -> "Table":
+    """Set metrics of this IPC, one column for each arm."""
+    rows = [row for row in result.metrics if row.ipc == ipc]
+    found = table(("",), tuple(row.arm for row in rows))
+    found.add_row("KID", *(f"{row.kid:.4f} ± {row.kid_std:.4f}" for row in rows))
+    for name, field in SHARES.items():
+        found.add_row(name, *(f"{getattr(row, field):.3f}" for row in rows))
+    agreed = [row.teacher_agreement for row in rows]
+    found.add_row("teacher %", *("" if share is None else f"{100 * share:.1f}" for share in agreed))
     return found

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Json, Overwrite, require_torch, under
-from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
+from dpd_cli.progress import progress_bar
+from dpd_cli.terminal import engine_lines, print_engines, print_json
 from dpd_runtime.errors import DpdError, InputError
 
 if TYPE_CHECKING:

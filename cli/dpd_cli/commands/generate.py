@@ -23,7 +23,8 @@ from dpd_cli.options import (
     open_bundle,
     under,
 )
-from dpd_cli.terminal import print_json, progress_bar
+from dpd_cli.progress import progress_bar
+from dpd_cli.terminal import print_json
 from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
@@ -70,7 +71,14 @@ ImageFormat = Annotated[
     str | None,
     under("Output", "Encoding of the images; jpeg and webp are lossy. Default: png.", metavar="png|jpeg|webp|tiff"),
 ]
-Expect = Annotated[str | None, under("Output", "Fail with exit code 1 unless the set has this hash.", metavar="HASH")]
+Expect = Annotated[
+    str | None,
+    under(
+        "Output",
+        "Fail with exit code 1 unless the set has this hash; of several shards, the last one checks it.",
+        metavar="HASH",
+    ),
+]
 Shard = Annotated[
     str | None,
     under(
@@ -225,7 +233,9 @@ def _print(
     print(f"signature {bundle.signature.describe()}")  # first: a bundle's author chose its name
     print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
     print(f"bundle    {bundle.manifest.name}, {bundle.manifest.audit}")
-    print(f"provider  {generation.provider.name}; dpd doctor says which others work here")
+    print(
+        f"provider  {generation.provider.name} ({generation.provider.reason}); dpd doctor says which others work here"
+    )
     print(f"images    {_kinds(sampler, generation.ipc)}")
     if sampler != bundle.manifest.sampler and bundle.manifest.sampler.guidance[0].begins_at_prototypes:
         print("          because of a sampling option; without one the first are decoded")

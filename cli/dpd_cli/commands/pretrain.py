@@ -8,7 +8,8 @@ import typer
 
 from dpd_cli.commands.pretrain_features import FeatureOptions, pretrain_features_command, wants_features
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
-from dpd_cli.terminal import log_to_console, print_json, stage_progress
+from dpd_cli.progress import log_to_console, stage_progress
+from dpd_cli.terminal import print_json
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
 from dpd_train.config import check_device, option, setting  # noqa: TID253 -- loads no PyTorch

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpd_cli.options import require_torch
-from dpd_cli.terminal import log_to_console, print_json, stage_progress
+from dpd_cli.progress import log_to_console, stage_progress
+from dpd_cli.terminal import print_json
 from dpd_runtime.errors import InputError
 from dpd_train.config import choices, option, setting  # noqa: TID253 -- loads no PyTorch
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from dpd_cli.options import Bands, Json, Overwrite, Stretch, ValPerClass, named, require_torch, under
-from dpd_cli.terminal import print_json, stage_progress
+from dpd_cli.progress import stage_progress
+from dpd_cli.terminal import print_json
 from dpd_eval.comparison.config import Baseline  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:

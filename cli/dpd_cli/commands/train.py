@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dpd_cli.options import Device, Json, MaxMinutes, Scenes, Threads, Values, named, options_of, require_torch, under
-from dpd_cli.terminal import Interrupted, log_to_console, print_json, stage_progress
+from dpd_cli.progress import log_to_console, stage_progress
+from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.errors import DpdError, InputError
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve, setting  # noqa: TID253 -- loads no PyTorch
 
@@ -72,7 +73,7 @@ def train_command(
 ) -> None:
     """Fine-tune a diffusion model on labelled scenes and make prototypes.
 
-    The run directory also holds a teacher, a judge and prompts, which dpd export needs.
+    The run directory also holds a teacher, a latent classifier and prompts, which dpd export needs.
 
     Examples:
         dpd train scenes/ --out run
@@ -257,7 +258,8 @@ def _print_run(out: Path, run: dict[str, Any], json_output: bool) -> None:
 
 def _print_finished(out: Path, run: dict[str, Any]) -> None:
     metrics = run["metrics"]
-    lost = 100 * (metrics["teacher_oa_on_the_same_images"] - metrics["teacher_oa_on_reconstructions"])
+    rebuilt = 100 * metrics["teacher_oa_on_reconstructions"]
+    lost = 100 * metrics["teacher_oa_on_the_same_images"] - rebuilt
     print(f"run            {out}/ in {run['seconds']:.0f} s; look at {out}/samples/final.png")
     print("prototypes     " + ", ".join(f"{name} {count}" for name, count in run["prototypes"].items()))
     if run["prototypes_too_near"]:
@@ -270,9 +272,10 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
         print(f"noise          epsilon {noise['epsilon']:.3g} at delta {noise['delta']:g}, given the clustering")
     if run.get("private_prototypes"):
         print("private        prototypes of this kind show real images: dpd export refuses them", file=sys.stderr)
-    print(f"teacher        {100 * metrics['teacher_oa']:.1f} % on validation")
-    print(f"judge          {100 * metrics['latent_classifier_oa']:.1f} % on validation latents")
-    print(f"VAE            {metrics['vae']['psnr']:.1f} dB; the teacher loses {lost:.1f} points on reconstructions")
+    teacher, latents = 100 * metrics["teacher_oa"], 100 * metrics["latent_classifier_oa"]
+    print(f"validation     teacher {teacher:.1f} %, latent classifier {latents:.1f} %")
+    psnr = metrics["vae"]["psnr"]
+    print(f"VAE            {psnr:.1f} dB; teacher on reconstructions {rebuilt:.1f} %, {lost:.1f} points less")
     if run["rejected"]:
         print(f"left out       {run['rejected']} files; reasons in {out}/private/quarantine.csv")
     if run["near_duplicates"]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpd_cli.distillation.planned import STORED_PRIVATE, Request, Tell, check_places, folder_of
-from dpd_cli.terminal import Update
+from dpd_cli.progress import Update
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import write_atomically
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpd_cli.distillation.planned import Distillation, Tell
-from dpd_cli.terminal import Update
+from dpd_cli.progress import Update
 from dpd_runtime.errors import AuditError
 from dpd_runtime.files import write_atomically
 
@@ -15,7 +15,7 @@ Stage = Callable[[str], Update]
 
 def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     """Make everything that is not there yet. Returns the facts for the user."""
-    from dpd_train.run.folder import Stopwatch
+    from dpd_train.compute.tracking import Stopwatch
 
     watch = Stopwatch(made.folder / "seconds.json")
     stage = watch.around(stage)
@@ -25,7 +25,7 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
             tell(f"stage {number}/4     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
             work(made, stage, tell)
             watch.keep()
-        write_atomically(finished, (json.dumps(_result(made, watch.seconds), indent=1) + "\n").encode())
+        write_atomically(finished, (json.dumps(_result(made, watch.times()), indent=1) + "\n").encode())
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
 
@@ -121,7 +121,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
     made.unaudited.unlink(missing_ok=True)
 
 
-def _result(made: Distillation, seconds: float) -> dict[str, Any]:
+def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
     from dpd_runtime.bundle.bundle import load_bundle
 
@@ -136,7 +136,7 @@ def _result(made: Distillation, seconds: float) -> dict[str, Any]:
         "judged": {name: read["evaluation"][name] for name in ("arms", "differences", "test_images")},
         "verdict": read["audit"]["verdict"],
         "doubts": _doubts(read["audit"]),
-        "seconds": seconds,
+        **times,
         "planned_seconds": made.plan.total,
         "report": str(made.folder / "report.html"),
         "set": str(made.folder / "set"),

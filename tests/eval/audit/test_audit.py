@@ -121,6 +121,9 @@ def test_a_set_lists_what_cannot_run(folder: Path) -> None:
     assert found.verdict in ("WARN", "FAIL")
     with pytest.raises(InputError, match="no effect on a distilled set"):
         audit(folder / "set", train=folder / "scenes", run=folder / "run")
+    for given in ({"images": 5}, {"seed": 1}):
+        with pytest.raises(InputError, match="has no effect on a distilled set: all its images are tested"):
+            audit(folder / "set", train=folder / "scenes", **given)
 
 
 def test_a_further_extractor_adds_spaces_and_takes_none_away(of_bundle: AuditResult, folder: Path) -> None:

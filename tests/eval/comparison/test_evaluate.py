@@ -13,6 +13,7 @@ from dpd_eval import EvaluateConfig, Evaluation, Recipe, StudentInfo, ratio_verd
 from dpd_eval import evaluate as compare
 from dpd_eval.comparison.arms import plan_trainings
 from dpd_eval.comparison.inputs import read_inputs
+from dpd_eval.comparison.repeats import ONE_BUNDLE
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.extractors.own import own_extractor
 from dpd_eval.selection.method import Seen, Sight
@@ -200,6 +201,11 @@ def test_sets_of_several_bundles_give_an_interval_over_bundles(folders, tmp_path
     for few in (sets[::2], [*sets, folders["good"]]):  # one bundle; a folder that no bundle generated
         found = evaluate(few, **common, pairs=4)
         assert (found.repeated, found.differences[0].difference.n) == ("pairs", 4)
+    assert ONE_BUNDLE in evaluate(sets[::2], **common, pairs=2).notes
+    assert ONE_BUNDLE not in found.notes
+    for bundle, folder in zip("ab", sets, strict=False):  # the same codes, in a bundle and in its signed copy
+        (folder / "dataset.json").write_text(json.dumps({"bundle_hash": bundle, "prototypes_sha256": "c"}))
+    assert evaluate(sets[:2], **common, pairs=2).repeated == "pairs"
     (sets[0] / "dataset.json").write_text("{")
     with pytest.raises(InputError, match=r"set0.*dataset\.json.*run the same dpd generate again"):
         evaluate(sets, **common, pairs=3)

@@ -156,6 +156,8 @@ def test_classes_are_selected_in_the_order_of_the_bundle(tmp_path: Path) -> None
     assert bundle.select_classes(None) == bundle.classes
     with pytest.raises(InputError, match="'River' is not in the bundle, which has Forest, Sea Lake"):
         bundle.select_classes(("Forest", "River"))
+    with pytest.raises(InputError, match="'Forest' is named twice"):
+        bundle.select_classes(("Forest", "Sea Lake", "Forest"))
 
 
 @both

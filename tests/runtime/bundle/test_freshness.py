@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,28 @@ def test_a_damaged_memory_is_not_taken_for_an_empty_one(content: bytes, tmp_path
     memory.write_bytes(content)
     with pytest.raises(InputError, match="no serial can be read; if you delete it, this site forgets"):
         opened(path)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077], ids=oct)
+def test_a_memory_that_a_site_made_itself_is_accepted_for_any_umask(
+    mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = signed(tmp_path, 8)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "new" / "config"))
+    before = os.umask(mask)
+    try:
+        assert opened(path).remembered
+        assert opened(path).remembered
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+def test_in_a_folder_of_others_nothing_is_remembered(site: Path, tmp_path: Path) -> None:
+    site.chmod(0o777)
+    assert not opened(signed(tmp_path, 8)).remembered
+    assert list(site.rglob("*.json")) == []
+    assert opened(signed(tmp_path, 8)).manifest.serial == 8, "the second use works, too"
 
 
 def test_a_memory_where_others_may_write_is_refused(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def _change(folder: Path, file: str, **values: object) -> None:
         ("unet/config.json", {"addition_embed_type": "text_time"}, ["addition_embed_type 'text_time'"]),
         ("text_encoder/config.json", {"hidden_size": 24}, ["24 wide", "wants 16"]),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, ["cannot be opened", "sigmoid"]),
+        ("vae/config.json", {"shift_factor": 0.1}, ["cannot be opened", "shift_factor"]),
     ],
 )
 def test_other_models_are_refused_with_what_is_supported(

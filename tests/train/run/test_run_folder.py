@@ -1,7 +1,6 @@
 """What an unfinished run remembers between its sessions."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,40 +8,7 @@ import pytest
 
 from dpd_runtime.errors import InputError
 from dpd_train.config import TrainConfig
-from dpd_train.run import folder as run_folder
-from dpd_train.run.folder import STORED, Stopwatch, Unfinished, check_run_folder, match_config, read_unfinished
-
-
-def test_seconds_of_sessions_add_up(tmp_path: Path) -> None:
-    path = tmp_path / "seconds.json"
-    path.write_text("100.0")
-    watch = Stopwatch(path)
-    time.sleep(0.2)
-    assert 100.2 <= watch.seconds < 110
-    watch.keep()
-    assert Stopwatch(path).seconds >= 100.2
-    path.write_text("torn")
-    assert Stopwatch(path).seconds < 10
-
-
-def test_progress_keeps_the_time_and_announces_only_what_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "TICK", 0.0)
-    announced: list[str] = []
-    moved: list[tuple[int, int]] = []
-
-    def stages(title: str) -> run_folder.Progress:
-        announced.append(title)
-        return lambda done, total: moved.append((done, total))
-
-    watch = Stopwatch(tmp_path / "seconds.json")
-    progress = watch.around(stages)
-    idle, busy = progress("idle"), progress("busy")
-    assert (announced, watch.stage) == ([], "")
-    busy(1, 3)
-    busy(2, 3)
-    assert (announced, moved, watch.stage) == (["busy"], [(1, 3), (2, 3)], "busy")
-    assert (tmp_path / "seconds.json").exists()
-    assert callable(idle)
+from dpd_train.run.folder import STORED, Unfinished, check_run_folder, match_config, read_unfinished
 
 
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
