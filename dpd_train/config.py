@@ -2,7 +2,6 @@
 # ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -304,6 +303,8 @@ def asked_for(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: an unknown preset.
     """
+    import tomllib  # here, as --help imports this module
+
     values = tomllib.loads(preset_text(preset)) if preset else {}
     known = {field.name for field in fields(TrainConfig)}
     if set(values) - known:

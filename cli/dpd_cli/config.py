@@ -1,6 +1,5 @@
 """`--config FILE.toml` of every command: options as keys. The command line wins."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,8 @@ def read_config(path: Path, command: str, parameters: Sequence[Any]) -> dict[str
     Raises:
         InputError: there is no such file, it is not TOML, or a key is not an option of the command.
     """
+    import tomllib
+
     from dpd_runtime.errors import InputError
 
     try:
