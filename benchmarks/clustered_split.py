@@ -1,7 +1,7 @@
 """A harder split: what is held out has no near neighbour left in training. EuroSAT's own split has many.
 
     python benchmarks/clustered_split.py ../shared/data/eurosat_rgb/train --out SPLIT
-    dpd distill SPLIT/train.csv --base BASE --holdout SPLIT/held.csv --out SPLIT/site.dpd
+    dpd distill SPLIT/train.csv --base benchmarks/public_base --holdout SPLIT/held.csv --out SPLIT/site.dpd
     dpd evaluate SPLIT/site-run/set --train SPLIT/train.csv --test SPLIT/held.csv --ipc 10 --baselines random,herding
 
 Patches of one scene share light, season and soil. Images are clustered by their colours, whatever their class and
@@ -10,7 +10,7 @@ are nearer to a held image than MARGIN of all images are to their nearest neighb
 images on each side. Prints the median distance of held images to the nearest training image, beside that of a random
 split: by colours, and by small grey pictures in eight orientations, which decide nothing.
 
-BASE must not have seen the held images: the shipped base has. Train one on other images (`dpd pretrain`).
+The base must not have seen the held images: the shipped one has, benchmarks/public_base has not.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Measure how useful codes with differential privacy are: student accuracy for each epsilon, beside random real images.
 
-    python benchmarks/dp.py ../shared/data/eurosat_rgb/train --base ../bases/without_eurosat \\
+    python benchmarks/dp.py ../shared/data/eurosat_rgb/train --base benchmarks/public_base \\
         --public ../shared/data/ucmerced/train --work /var/tmp/dp --out dp.json
 
 DATA is the private set. --base must not have seen it, nor the public images. Codes are made as `dpd distill --dp` makes
