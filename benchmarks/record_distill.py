@@ -31,7 +31,7 @@ def main() -> None:
     about = {
         "date": date.fromtimestamp(args.evaluation.stat().st_mtime).isoformat(),
         "hardware": args.machine,
-        "command": "dpd distill, then dpd evaluate: one matching, the intervals are over pairs of students",
+        "command": "dpd distill, and an evaluation of its set: one matching, the intervals are over pairs of students",
         "plan": plan,
         **{name: result[name] for name in OF_THE_RESULT},
         "audit": [{name: test.get(name) for name in OF_A_TEST} for test in audit["tests"]],
