@@ -23,10 +23,13 @@ SEED = 500  # of networks from scratch; used by no teacher, judge, watcher, extr
 
 @dataclass(frozen=True)
 class Scratch:
-    """Settings of a training from scratch that folds choose."""
+    """Settings of a training from scratch that folds choose.
+
+    strong_views: see the views that encoders are trained on, not symmetries alone.
+    """
 
     steps: int
-    weight_decay: float
+    strong_views: bool
 
 
 def folds(labels: Int64) -> StratifiedKFold | None:
@@ -51,17 +54,13 @@ def probe(features: Float32, labels: Int64, held: Float32, truth: Int64) -> floa
 
 
 def scratch(known: Labelled, asked: Labelled, shape: ResNetConfig, setting: Scratch, seed: int) -> float:
-    """Accuracy on `asked` of a network after a training on `known`, on the views that encoders are trained on.
-
-    The accuracy is that after the last step, so `asked` decides nothing.
-    """
-    training = ClassifierTraining(
-        steps=setting.steps, validate_every=setting.steps, weight_decay=setting.weight_decay, seed=SEED + seed
-    )
+    """Accuracy on `asked` of a network after a training on `known`. After the last step: it chooses nothing."""
+    training = ClassifierTraining(steps=setting.steps, validate_every=setting.steps, seed=SEED + seed)
+    views = random_views if setting.strong_views else None
     wide = replace(shape, num_classes=int(known[1].max()) + 1, dropout=0.1)
     some = known[0][:1], known[1][:1]
     with torch.random.fork_rng(devices=[]):  # the training seeds the global generator
-        trained = train_classifier(*known, some, wide, training, noise=random_views)
+        trained = train_classifier(*known, some, wide, training, noise=views)
     return float((predict(trained.model, asked[0]).argmax(1) == asked[1]).float().mean())
 
 

@@ -53,9 +53,13 @@ def hashes(train: SceneSet, held: SceneSet) -> dict[str, str]:
 
 
 def base_record(name: str, train: SceneSet) -> dict[str, Any]:
-    """What the base of `mdfl` was trained on, with labels in captions, and whether that was exactly these images."""
+    """What the base of `mdfl` was trained on, with labels in captions.
+
+    exactly_these_images: null where it was trained on several sources, whose hash is that of all of them together.
+    """
     base = name.removeprefix(MDFL).removeprefix(":") or SHIPPED_BASE
     path = base_folder(base) / "pretrain.json"
     data = json.loads(path.read_text(encoding="utf-8"))["data"] if path.is_file() else None
-    same = None if data is None else data["sha256"] == fingerprint(train)["sha256"]
+    pooled = data is None or len(data.get("sources") or ()) > 1
+    same = None if pooled else data["sha256"] == fingerprint(train)["sha256"]
     return {"base": Path(base).name, "trained_on": data, "exactly_these_images": same}

@@ -18,8 +18,9 @@ or --mdfl mdfl:BASE with a base that has not seen the data, makes it a fair row.
 trained on the few labels alone.
 
 Probe: logistic regression on features that are centred and divided by one number (their root mean square); 3-fold
-cross-validation on the few labels chooses the strength of its regularisation. `scratch` sees the views that encoders
-are trained on; folds of the same kind choose its steps and weight decay, once for each share, on the first subset.
+cross-validation on the few labels chooses the strength of its regularisation. Folds of the same kind
+choose the steps of `scratch` and whether it sees the views that encoders are trained on, once for each share, on the
+first subset.
 Where a class has one label, nothing is chosen: C is 1, and `scratch` takes the first of its settings.
 
 Herding: the images of each extractor at --ipc, students on them and on random subsets, by dpd_eval.
@@ -57,14 +58,14 @@ from dpd_runtime.machine.versions import package_versions
 from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware
 from dpd_train.images import SceneSet, fingerprint, read_scenes, split_folders
-from dpd_train.pretrain.crops import Crops
+from dpd_train.images.crops import Crops
 from dpd_train.pretrain.pool import Sources
 from dpd_train.pretrain.swimdiff.config import SwimDiff
 from dpd_train.pretrain.swimdiff.training import encoder_shape
 
-FORMAT = 2  # raise it when probes or networks from scratch give other accuracies
+FORMAT = 3  # raise it when probes or networks from scratch give other accuracies
 OWN, SCRATCH = "own", "scratch"
-FEWEST_SEEDS = 3  # of encoders, for an interval over them
+SEEDS = 3  # of encoders; an interval over them needs two
 
 
 def over_seeds(first: Sequence[float], second: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def probe_share(
     share: float,
 ) -> dict[str, Any]:
     """Accuracies with `each` labels per class. Subset i belongs to encoder seed i // label seeds."""
-    settings = [Scratch(steps, decay) for steps, decay in product(args.scratch_steps, args.scratch_decay)]
+    settings = [Scratch(*setting) for setting in product(args.scratch_steps, (True, False))]
     asked, truth = labelled(held), held.labels
     subsets = [select("random", train, each, seed) for seed in range(args.encoder_seeds * args.label_seeds)]
     seeds = [i // args.label_seeds for i in range(len(subsets))]
@@ -128,6 +129,9 @@ def probe_share(
         "encoder_seed_of_run": seeds,
         "scratch": choice,
         "accuracy": {row: {"mean": float(np.mean(values)), "runs": values} for row, values in runs.items()},
+        "minus_scratch": {
+            row: over_seeds(values, runs[SCRATCH], seeds) for row, values in runs.items() if row != SCRATCH
+        },
         "swimdiff_minus": {
             row: over_seeds(runs["swimdiff"], values, seeds) for row, values in runs.items() if row != "swimdiff"
         },
@@ -193,7 +197,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--crops", action="store_true", help="train encoders on crops of larger images too")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--encoder-seeds", type=int, default=FEWEST_SEEDS, help="encoders of each variant")
+    parser.add_argument("--encoder-seeds", type=int, default=SEEDS, help="encoders of each variant")
     parser.add_argument("--steps", type=int, default=SwimDiff().steps)
     parser.add_argument("--batch", type=int, default=SwimDiff().batch)
     parser.add_argument("--lambda-diffusion", type=float, default=SwimDiff().diffusion_weight, help="of swimdiff")
@@ -202,7 +206,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.1], help="of the training labels")
     parser.add_argument("--label-seeds", type=int, default=5, help="subsets of labels of each encoder seed")
     parser.add_argument("--scratch-steps", type=int, nargs="+", default=[1000, 300], help="folds choose one")
-    parser.add_argument("--scratch-decay", type=float, nargs="+", default=[0.02, 0.2], help="likewise")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--students", default="convnet")
@@ -211,8 +214,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.val_per_class is None and "val" not in split_folders(args.data):
         parser.error("--val-per-class is missing: give what the base held out, 100 for EuroSAT, or 10")
-    if args.encoder_seeds < FEWEST_SEEDS:
-        parser.error(f"--encoder-seeds is {args.encoder_seeds}: intervals need at least {FEWEST_SEEDS}")
+    if args.encoder_seeds < 1:
+        parser.error(f"--encoder-seeds is {args.encoder_seeds}: give at least 1")
     if args.pairs % args.encoder_seeds:
         parser.error(f"--pairs is {args.pairs}: give a multiple of --encoder-seeds, {args.encoder_seeds}")
     if "swimdiff" not in args.variants:

@@ -62,7 +62,7 @@ def test_settings_from_scratch_are_chosen_on_folds_of_the_labelled_images(monkey
         return {1: 0.5, 2: 0.7, 3: 0.7}[setting.steps]
 
     monkeypatch.setattr(feature_probes, "scratch", accuracy)
-    settings = [Scratch(steps, 0.02) for steps in (1, 2, 3)]
+    settings = [Scratch(steps, True) for steps in (1, 2, 3)]
     assert choose_scratch(known, SHAPE, settings, 0) == settings[1], "the first of the best"
     assert len(calls) == 9
     expected = [(len(fit), len(out)) for fit, out in StratifiedKFold(3).split(np.zeros(12), known[1].numpy())]
@@ -75,8 +75,9 @@ def test_settings_from_scratch_are_chosen_on_folds_of_the_labelled_images(monkey
     assert calls == [], "one label per class: nothing is left to choose by"
 
 
+@pytest.mark.parametrize("strong", [True, False])
 def test_a_network_from_scratch_has_the_encoders_views_and_the_chosen_settings(
-    monkeypatch: pytest.MonkeyPatch,
+    strong: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Any]] = []
     train = feature_probes.train_classifier
@@ -87,10 +88,10 @@ def test_a_network_from_scratch_has_the_encoders_views_and_the_chosen_settings(
 
     monkeypatch.setattr(feature_probes, "train_classifier", spy)
     before = torch.get_rng_state()
-    first, again = (scratch(pictures(3), pictures(2), SHAPE, Scratch(2, 0.3), 1) for _ in range(2))
+    first, again = (scratch(pictures(3), pictures(2), SHAPE, Scratch(2, strong), 1) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     assert first == again
-    assert seen[0]["noise"] is random_views
-    assert (seen[0]["training"].steps, seen[0]["training"].weight_decay) == (2, 0.3)
+    assert seen[0]["noise"] is (random_views if strong else None)
+    assert seen[0]["training"].steps == 2
     assert seen[0]["training"].validate_every == 2, "the last step, not the best"
     assert (seen[0]["shape"].widths, seen[0]["shape"].num_classes) == (SHAPE.widths, 3)
