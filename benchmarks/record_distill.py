@@ -35,6 +35,8 @@ def main() -> None:
         "plan": plan,
         **{name: result[name] for name in OF_THE_RESULT},
         "audit": [{name: test.get(name) for name in OF_A_TEST} for test in audit["tests"]],
+        "controls": [{name: test.get(name) for name in OF_A_TEST} for test in audit["controls"]],
+        "notes": audit["notes"],
         "evaluation": read(args.evaluation),
     }
     tell(without_folders(about), args.out)

@@ -17,7 +17,7 @@ from dpd_train.bases.latents import weights_hash
 from dpd_train.bases.nano import nano_vae
 from dpd_train.compute.checkpoint import load_state, without_prefix
 from dpd_train.images import natural_side, read_scenes, to_float
-from dpd_train.pretrain.crops import ONE_OF_EACH, multi_scale
+from dpd_train.images.crops import ONE_OF_EACH, multi_scale
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
 
