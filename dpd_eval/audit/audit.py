@@ -15,6 +15,7 @@ from dpd_eval.audit.controls import (
     AVERAGED_CODES,
     OVERFITTED,
     averaged_codes_control,
+    other_scenes,
     overfitted_control,
     set_controls,
     without_encoder,
@@ -150,7 +151,8 @@ def audit(
     about = _about(subject, data, encoder, networks, judged, seed)
     seconds = time.monotonic() - started
     verdict = overall(tests, controls)
-    notes = (*data.notes, CODES_ONLY) if subject.model and subject.model.codes_only else data.notes
+    codes_only = (CODES_ONLY,) if subject.model and subject.model.codes_only else ()
+    notes = (*data.notes, *other_scenes(controls), *codes_only)
     return AuditResult(verdict, tuple(tests), tuple(controls), notes, about, seconds, private)
 
 

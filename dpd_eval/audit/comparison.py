@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpd_eval.audit.data import SEED, AuditData
+from dpd_eval.audit.nearer import NAME as NEARER
 from dpd_eval.audit.nearer import nearer_share, nearer_test
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.replication import replication_test
@@ -15,6 +16,7 @@ from dpd_train.images.structure import closeness, similarities
 from dpd_train.images.symmetry import ORDER
 from dpd_train.prototypes.too_near import Nearest
 
+SECOND = "H2"
 COPIES = 500
 
 
@@ -67,7 +69,7 @@ class Yardstick:
         return replication_test(name, found.nearest, first, second, classes, copies=copies)
 
     def nearer(self, found: Compared, what: str) -> Outcome:
-        name, sides = f"nearer to T than to H, {what}, {self.name}", (found.to_train, found.to_held)
+        name, sides = f"{NEARER}, {what}, {self.name}", (found.to_train, found.to_held)
         copied = float(nearer_share(self.shown.to_train, self.shown.to_held).mean())
         return nearer_test(name, *sides, copied=copied)
 
@@ -78,8 +80,8 @@ class Yardstick:
         orbit = self.space.orbit(self.reals[1][second])
         to_first = similarities(orbit, self.held[self.data.first])
         return [
-            replication_test(f"replication, H2, {name}", *nearest, None, len(self.data.classes)),
-            nearer_test(f"nearer to T than to H, H2, {name}", self.held_to_train[second], to_first),
+            replication_test(f"replication, {SECOND}, {name}", *nearest, None, len(self.data.classes)),
+            nearer_test(f"{NEARER}, {SECOND}, {name}", self.held_to_train[second], to_first),
         ]
 
 

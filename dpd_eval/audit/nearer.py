@@ -13,6 +13,7 @@ from dpd_eval.audit.bootstrap import REPLICATES, generators, resampled
 from dpd_eval.audit.outcome import Ends, Outcome, Power, judge
 from dpd_runtime.annotations import Float32
 
+NAME = "nearer to T than to H"
 INNOCENT, LIMIT = 0.5, 0.55
 Float = NDArray[np.floating]
 

@@ -3,7 +3,8 @@
 The score of an image is the log-odds of its class (Carlini et al. 2022, §IV.C) by students of the released images minus
 those by students of as many images of H1 (calibration by difficulty, Watson et al. 2022). Members are random images of
 T, the others are H2: what the set tells of all its training images. An image that the set repeats is what replication
-finds; among as many others it hardly moves these figures, and their note says what students of copies would score.
+finds; among as many others it hardly moves these figures. Their note says what students of copies would score, and
+where these would pass too, a PASS says nothing and is a WARN.
 """
 
 from collections.abc import Sequence
@@ -101,9 +102,13 @@ def student_tests(
 
 
 def _with_power(test: Outcome, if_copied: Outcome) -> Outcome:
-    """The test, with what it would score if the set were copies of T."""
-    said = "" if if_copied.value is None else f"; {if_copied.value:.3f} if the set were copies of T"
-    return replace(test, note=test.note + said)
+    """The test, with what it would score if the set were copies of T. A PASS that copies would have too is a WARN."""
+    if if_copied.value is None:
+        return test
+    note = f"{test.note}; {if_copied.value:.3f} if the set were copies of T"
+    if test.verdict == if_copied.verdict == "PASS":
+        return replace(test, verdict="WARN", note=f"{note}, so it cannot FAIL: judge more images")
+    return replace(test, note=note)
 
 
 def _part(data: AuditData, rows: Rows) -> LabelledImages:

@@ -1,6 +1,7 @@
 """Replication and nearness on Gaussian features with known shares."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpd_eval.audit.bootstrap import widened
+from dpd_eval.audit.controls import other_scenes
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test
 from dpd_eval.audit.outcome import Control, Outcome, Power, judge, not_run, overall
@@ -118,6 +120,16 @@ def test_half_for_what_was_never_seen_and_more_for_copies() -> None:
     # half of T is sampled: it includes a copy's original with probability ½
     assert copied.value == pytest.approx(0.75, abs=0.05)
     assert copied.verdict == "FAIL"
+
+
+def test_a_hold_out_of_other_scenes_is_said_and_one_of_the_same_is_not() -> None:
+    train, first, second = gaussian(800, 0), gaussian(200, 1), gaussian(200, 2)
+    shift = 0.3 * gaussian(1, 3)
+    for away, said in ((0 * shift, False), (shift, True)):
+        sides = [similarities((second + away)[:, None], side) for side in (train, first + away)]
+        notes = other_scenes([Control(nearer_test("nearer to T than to H, H2, structure", *sides), "PASS")])
+        assert bool(notes) == said
+    assert re.match(r"H shows other scenes than T: of H2 only [1-3]?\d%", notes[0])
 
 
 def test_tests_say_what_copies_would_score() -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from dpd_eval.audit import student_attack
 from dpd_eval.audit.data import AuditData
+from dpd_eval.audit.outcome import judge
 from dpd_eval.audit.student_attack import RECIPE, LabelledImages, log_odds, student_tests
 from dpd_runtime.annotations import Images
 from dpd_train.images import SceneSet
@@ -51,6 +53,18 @@ def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(data: AuditDa
     assert known.outcome.value > 0.85
     assert alone.expected == "PASS"
     assert alone.outcome.value == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_pass_that_copies_would_have_too_is_none() -> None:
+    """1,500 released images of 12,000: students of 1,500 copies know an eighth of T, an AUC of 0.52."""
+    passed, copies, seen = (judge("x", value, (value - 0.02, value + 0.02), 0.6, harmless=0.55)
+                            for value in (0.5, 0.52, 0.7))  # fmt: skip
+    assert (passed.verdict, copies.verdict, seen.verdict) == ("PASS", "PASS", "FAIL")
+    found = student_attack._with_power(passed, copies)
+    assert (found.verdict, found.value) == ("WARN", 0.5)
+    assert "0.520 if the set were copies of T, so it cannot FAIL" in found.note
+    assert student_attack._with_power(passed, seen).verdict == "PASS"
+    assert student_attack._with_power(seen, copies).verdict == "FAIL"
 
 
 def test_a_small_hold_out_is_not_run_and_so_lowers_the_verdict() -> None:
