@@ -5,14 +5,19 @@
 
 DATA is the private set. --base must not have seen it, nor the public images. Codes are made as `dpd distill --dp` makes
 them, once for each run: run i has noise, watchers, starts and matching of its own; epsilon inf has no noise. Students
-are tested on the validation part of DATA, never on test/. The figures tell about DATA, so they have no guarantee.
+are tested on the validation part of DATA, never on test/, and intervals are over runs if there are several. Epsilon is
+for one image replaced by another of its class. The figures tell about DATA, so they have no guarantee.
+
+A second call with the same arguments goes on with what is in --work. OUT is written after each epsilon.
 """
 
 import argparse
+import hashlib
+import json
 import math
 import shutil
 import time
-from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +28,34 @@ from result_file import tell
 
 from dpd_eval import evaluate
 from dpd_eval.comparison.config import EvaluateConfig
+from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import DataError
+from dpd_runtime.files import write_atomically
+from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import Base, decode_in_parts, load_base
-from dpd_train.compute.device import use_device
+from dpd_train.bases.folder import base_folder
+from dpd_train.classifiers.training import labelled
+from dpd_train.compute.device import hardware, use_device
 from dpd_train.images import SceneSet, read_scenes
 from dpd_train.prototypes.matching import Matching
 from dpd_train.prototypes.private import public as watchers
-from dpd_train.prototypes.private.budget import Budget, check_budget, noise_on_mean, spent, suited_width
+from dpd_train.prototypes.private.apart import check_base_apart, check_images_apart, check_places_apart
+from dpd_train.prototypes.private.budget import Budget, check_budget, noise_on_mean, sampling_error, spent, suited_width
 from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
-from dpd_train.prototypes.private.public import drawn_images, labelled
+from dpd_train.prototypes.private.public import drawn_images, read_public
 
 
-def write_images(images: np.ndarray, classes: tuple[str, ...], out: Path) -> None:
-    """uint8 [classes, k, H, W, 3] → class folders."""
+def write_set(codes: np.ndarray, images: np.ndarray, classes: tuple[str, ...], out: Path) -> None:
+    """uint8 images [classes, k, H, W, 3] → class folders, complete or not there; the record has the codes' hash."""
+    draft = out.with_suffix(".part")
+    shutil.rmtree(draft, ignore_errors=True)
     for name, own in zip(classes, images, strict=True):
-        (out / name).mkdir(parents=True)
+        (draft / name).mkdir(parents=True)
         for index, pixels in enumerate(own):
-            Image.fromarray(pixels).save(out / name / f"{index:05d}.png")
+            Image.fromarray(pixels).save(draft / name / f"{index:05d}.png")
+    record = {"prototypes_sha256": hashlib.sha256(codes.tobytes()).hexdigest()}
+    write_atomically(draft / DATASET_NAME, json.dumps(record).encode())
+    draft.rename(out)
 
 
 def make_set(
@@ -47,7 +63,10 @@ def make_set(
 ) -> dict[str, Any]:
     """One release and its matched codes, decoded. Returns the place of the set and what was released."""
     place = args.work / f"epsilon-{budget.epsilon:g}-run-{run}"
-    folder, out = place / "codes", place / "set"
+    folder, out, made_of = place / "codes", place / "set", place / "release.json"
+    if made_of.exists():
+        found: dict[str, Any] = json.loads(made_of.read_text(encoding="utf-8"))
+        return found
     folder.mkdir(parents=True, exist_ok=True)
     for trained in sorted(args.work.glob(f"*-run-{run}/codes/{watchers.NAME}*.safetensors")):  # equal for each epsilon
         if not (folder / trained.name).exists():
@@ -59,17 +78,20 @@ def make_set(
     begun = time.perf_counter()
     matching = Matching(steps=args.steps, seed=run)
     made = private_codes(inputs, budget, matching, args.ipc, lambda title: lambda *_: None, device=use_device("auto"))
-    if not out.exists():
-        images = decode_in_parts(base, made.codes.reshape(-1, *made.codes.shape[2:]))
-        write_images(images.reshape(len(counts), args.ipc, *images.shape[1:]), private.classes, out)
+    images = decode_in_parts(base, made.codes.reshape(-1, *made.codes.shape[2:]))
+    shutil.rmtree(out, ignore_errors=True)
+    write_set(made.codes, images.reshape(len(counts), args.ipc, *images.shape[1:]), private.classes, out)
     noisy = math.isfinite(budget.epsilon)
-    return {
+    release = made.release
+    found = {
         "set": str(out),
-        "accountant_epsilon": spent(made.release.change, made.release.noise, budget.delta) if noisy else None,
-        "noise": asdict(made.release.noise),
-        "sensitivity": asdict(made.release.change),
-        "seconds": round(time.perf_counter() - begun, 1),
+        "accountant_epsilon": spent(release.sensitivity, release.noise, budget.delta) if noisy else None,
+        "noise": release.noise,
+        "sensitivity": release.sensitivity,
+        "seconds_of_last_session": round(time.perf_counter() - begun, 1),
     }
+    write_atomically(made_of, json.dumps(found).encode())
+    return found
 
 
 def measure(
@@ -99,14 +121,23 @@ def measure(
     return facts | {
         "width": width,
         "noise_on_mean": noise_on_mean(budget, fewest, width),
-        "runs": runs,
-        "arms": found["arms"],
-        "differences": found["differences"],
-        "test_images": found["test_images"],
+        "sampling_error_of_mean": sampling_error(fewest),
+        "runs": [{name: value for name, value in run.items() if name != "set"} for run in runs],
+        **{name: found[name] for name in ("repeated", "arms", "differences", "test_images", "recipe", "students")},
     }
 
 
-def main() -> None:
+def check_same(args: argparse.Namespace) -> None:
+    """End the program if --work holds what other arguments made."""
+    names = ("data", "base", "public", "delta", "ipc", "steps", "val_per_class")
+    decided, path = {name: str(getattr(args, name)) for name in names}, args.work / "arguments.json"
+    args.work.mkdir(parents=True, exist_ok=True)
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != decided:
+        raise SystemExit(f"{path}: made with other arguments; give the same, or another --work")
+    write_atomically(path, json.dumps(decided).encode())
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="labelled private images")
     parser.add_argument("--base", required=True, help="that has not seen them: nano, a folder or a hub id")
@@ -115,7 +146,7 @@ def main() -> None:
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--ipc", type=int, default=20)
     parser.add_argument("--runs", type=int, default=1, help="releases of each epsilon")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=5, help="of students; a multiple of --runs")
     parser.add_argument("--steps", type=int, default=300, help="of matching, for each ten codes of a class")
     parser.add_argument("--recipe", default="quick")
     parser.add_argument("--val-per-class", type=int, default=100)
@@ -124,27 +155,42 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder; a second call goes on with what is in it")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.pairs % args.runs:
+        parser.error(f"--pairs is {args.pairs}: give a multiple of --runs, {args.runs}")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    check_same(args)
     torch.set_num_threads(args.threads)
     base = load_base(args.base)
     private = read_scenes(args.data, part="train", resolution=base.resolution, val_per_class=args.val_per_class)
-    if args.public is None:
-        public = drawn_images(base.resolution, 0)
-    else:
-        public = read_scenes(args.public, part="all", resolution=base.resolution)
-    measured = [measure(args, base, private, public, epsilon) for epsilon in args.epsilon]
-    result = {
+    check_base_apart(args.base, base_folder(args.base), private.classes)
+    if args.public is not None:
+        check_places_apart(args.data, args.public)
+    public = drawn_images(base.resolution, 0) if args.public is None else read_public(args.public, base.resolution, 0)
+    check_images_apart(args.public, private.hashes, public.hashes)
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(torch.device("cpu")),
+        "versions": package_versions("dpd-distill", "torch", "numpy", "dp-accounting"),
         "base": Path(args.base).name,
-        "public": "drawn scenes" if args.public is None else args.public.name,
-        "public_images": len(public.labels),
+        "public": "drawn scenes" if args.public is None else "/".join(args.public.resolve().parts[-2:]),
+        "public_rows": len(public.labels),
         "classes": len(private.classes),
+        "side": base.resolution,
+        "neighbours": "one image, replaced by another of its class",
         "delta": args.delta,
         "ipc": args.ipc,
         "matching_steps": args.steps,
-        "watcher_steps": list(watchers.LENGTHS),
+        "watcher_steps": watchers.STEPS,
         "tested_on": "validation",
-        "epsilons": measured,
+        "epsilons": [],
     }
-    tell(result, args.out)
+    for epsilon in args.epsilon:
+        result["epsilons"].append(measure(args, base, private, public, epsilon))
+        tell(result, args.out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from dpd_train.classifiers.training import ClassifierTraining
 from dpd_train.diffusion.denoiser import DenoiserTraining
-from dpd_train.pretrain.crops import Crops
+from dpd_train.images.crops import Crops
 from dpd_train.pretrain.pool import Sources
 from dpd_train.vae.autoencoder import AutoencoderTraining
 from dpd_train.vae.perceptual import perceptual_training

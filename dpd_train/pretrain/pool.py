@@ -13,7 +13,7 @@ from dpd_runtime.errors import InputError
 from dpd_train.captions.attributes import class_words
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.images import Part, SceneSet, check_files, fingerprint, natural_side, read_scenes
-from dpd_train.pretrain.crops import ONE_OF_EACH, Crops, equal_shares, multi_scale
+from dpd_train.images.crops import ONE_OF_EACH, Crops, equal_shares, multi_scale
 
 if TYPE_CHECKING:
     import torch

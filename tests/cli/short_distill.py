@@ -56,7 +56,7 @@ def shorten() -> None:
     watchers.LENGTHS, watchers.ATTENTION_LENGTHS, statistics.VIEWS = (1, 1, 2, 2), (1, 1, 2, 2), 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
-    private.MATCHING_STEPS, public.LENGTHS, public.DRAWN, budget.WIDTHS = 4, (1, 1, 2, 2), 3, (8,)
+    private.MATCHING_STEPS, public.STEPS, public.DRAWN, budget.WIDTHS = 4, 2, 3, (8,)
     own.own_extractor = lambda train, cache, progress: own_extractor(train, cache, progress, steps=3)
 
 

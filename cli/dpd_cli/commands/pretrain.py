@@ -167,7 +167,7 @@ def _check_options(
 
 def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any]) -> "Sources":
     """Return the sources of `SourceOptions`. One number of --val-per-class is for all sources."""
-    from dpd_train.pretrain.crops import Crops
+    from dpd_train.images.crops import Crops
     from dpd_train.pretrain.pool import Sources
 
     held_out = given["val_per_class"]

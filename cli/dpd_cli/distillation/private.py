@@ -140,6 +140,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
     from dpd_train.classifiers.training import labelled
     from dpd_train.compute.device import use_device
     from dpd_train.prototypes.matching import Matching
+    from dpd_train.prototypes.private.apart import check_images_apart
     from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
 
     finished = asked.folder / DONE
@@ -151,8 +152,8 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         tell(f"private       {told}, which base {asked.base} must never have seen")
         private = _private_images(asked, base.resolution)
         public = _public_images(asked, base.resolution, stage, tell)
-        if private is not None and (shared := len(set(private.hashes) & set(public.hashes))):
-            raise DataError(f"--public {asked.public}: {shared} of its images are private ones; take them away")
+        if private is not None:
+            check_images_apart(None if asked.public is None else Path(asked.public), private.hashes, public.hashes)
         inputs = PrivateInputs(
             private=_nothing_more if private is None else partial(labelled, private),
             counts=tuple(asked.counts.values()),
@@ -214,12 +215,11 @@ def _nothing_more() -> "Labelled":
 
 
 def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Update], tell: Tell) -> "SceneSet":
-    from dpd_train.images import read_scenes
-    from dpd_train.prototypes.private.public import drawn_images
+    from dpd_train.prototypes.private.public import drawn_images, read_public
 
     if asked.public is None:
         return drawn_images(side, asked.seed, stage("drawn scenes"))
-    scenes = read_scenes(Path(asked.public), part="all", resolution=side, reading=asked.reading)
+    scenes = read_public(Path(asked.public), side, asked.seed, asked.reading)
     if scenes.rejected:
         tell(f"public        {len(scenes.rejected)} files left out, first {scenes.rejected[0].path}")
     if len(scenes.labels) < asked.ipc:
@@ -228,23 +228,19 @@ def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Upda
 
 
 def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
-    """What the manifest says: ε by an independent accountant, from the noise that was really added."""
+    """What the manifest says: ε by an independent accountant, from the noise in the stored release."""
     from dpd_runtime.bundle.privacy import ONE_IMAGE, PrivacyClaim
     from dpd_train.prototypes.private.budget import spent
 
-    epsilon = spent(release.change, release.noise, asked.dp_delta)
+    epsilon = spent(release.sensitivity, release.noise, asked.dp_delta)
     if epsilon > asked.dp:
         raise CheckError(f"the accountant finds epsilon {epsilon:g}, more than --dp {asked.dp:g}; report this error")
-    multipliers = {
-        "class_sums": release.noise.sums / release.change.sums,
-        "second_moment": release.noise.moment / release.change.moment,
-    }
     return PrivacyClaim(
         epsilon=epsilon,
         delta=asked.dp_delta,
         unit=ONE_IMAGE,
         mechanism="Gaussian noise on clipped class sums and one second moment, released once",
-        noise_multipliers=multipliers,
+        noise_multipliers={"class_sums_and_second_moment": release.noise / release.sensitivity},
     )
 
 

@@ -26,17 +26,22 @@ from dpd_train.prototypes.matching.views import View
 
 CALL = 20  # codes decoded at a time
 WATCHERS = 4  # that look at each decoded image: a decode with its gradient costs as much as ten of them
+EXTRA = 1  # of them, that are extra ones if there are any
 LAST_RATE = 0.02  # share of the first rate
 CHECKPOINT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """A frozen network and its statistics of the training images. judges: whether its cross-entropy counts."""
+    """A frozen network and its statistics of the training images.
+
+    judges: whether its cross-entropy counts. extra: beside the run's own, such as an encoder without labels.
+    """
 
     network: Classifier
     statistics: Statistics
     judges: bool
+    extra: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +173,7 @@ class _Work:
 
     def _compute_gradient(self, generator: torch.Generator) -> None:
         """Add up the gradients of WATCHERS random watchers in the decoded images, then go once through the decoder."""
-        chosen = torch.randperm(len(self._watchers), generator=generator)[:WATCHERS].tolist()
+        chosen = self._choose(generator)
         images = self._images(self._free)
         seen = images.detach().requires_grad_()
         for number in chosen:
@@ -176,6 +181,13 @@ class _Work:
             loss.backward()  # type: ignore[no-untyped-call]
         near_start = F.mse_loss(self._free, self._start[:, self._columns])
         torch.autograd.backward([images, self._weights.near_start * near_start], [seen.grad, None])
+
+    def _choose(self, generator: torch.Generator) -> list[int]:
+        """Numbers of WATCHERS random watchers. EXTRA of them are extra ones, which are few among all."""
+        order = torch.randperm(len(self._watchers), generator=generator).tolist()
+        extra = [number for number in order if self._watchers[number].extra][:EXTRA]
+        own = [number for number in order if not self._watchers[number].extra]
+        return [*extra, *own[: WATCHERS - len(extra)]]
 
     @property
     def _weights(self) -> Weights:

@@ -1,10 +1,10 @@
 """The guarantee holds for images that base and public images have nothing of: what can be checked of that."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dpd_runtime.errors import InputError
+from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import read_object
 
 
@@ -38,6 +38,16 @@ def check_places_apart(data: Path, public: Path) -> None:
     ours, other = data.resolve(), public.resolve()
     if ours == other or ours in other.parents or other in ours.parents:
         raise InputError(f"--public {public}: overlaps with DATA, {data}; give images that nobody has to protect")
+
+
+def check_images_apart(public: Path | None, private_hashes: Iterable[str], public_hashes: Iterable[str]) -> None:
+    """Refuse public images that are private ones, by the hashes of their files.
+
+    Raises:
+        DataError: some are.
+    """
+    if shared := len(set(private_hashes) & set(public_hashes)):
+        raise DataError(f"--public {public}: {shared} of its images are private ones; take them away")
 
 
 def _letters(name: str) -> str:

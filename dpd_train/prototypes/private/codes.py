@@ -24,6 +24,7 @@ from dpd_train.prototypes.private.public import public_watchers
 from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
 
 CANDIDATES = 1000  # public images that codes may start from, at least, if there are so many; evenly spaced
+MEASURED = 2000  # likewise public images that scales and limits come from
 Stages = Callable[[str], Progress]
 
 
@@ -74,7 +75,7 @@ def private_codes(
         raise InputError(f"{path}: is missing, and codes have been matched to it; {ANOTHER}")
     networks = public_watchers(inputs.folder, scenes, matching.seed, stage("public watchers"), device=device)
     if not path.exists():
-        pixels, width = labelled(scenes), suited_width(budget, min(inputs.counts))
+        pixels, width = labelled(_spread(scenes, MEASURED)), suited_width(budget, min(inputs.counts))
         eyes = public_eyes(networks, *pixels, len(scenes.classes), width, matching.seed)
         progress = stage("release")
         release(eyes, *inputs.private(), len(inputs.counts), budget, progress=progress).save(path)
@@ -97,6 +98,11 @@ def private_codes(
     return PrivateCodes(codes.numpy(), found)
 
 
+def _spread(scenes: SceneSet, least: int) -> SceneSet:
+    """At least so many images, evenly spaced, or all if there are fewer."""
+    return scenes.only(np.arange(0, len(scenes.labels), max(1, len(scenes.labels) // least)))
+
+
 def _starts(
     inputs: PrivateInputs,
     networks: list[Classifier],
@@ -106,9 +112,7 @@ def _starts(
     device: torch.device,
 ) -> torch.Tensor:
     """Latents [classes, ipc, C, h, w] of those public images whose mean comes nearest to what was released."""
-    scenes = inputs.public
-    every = max(1, len(scenes.labels) // max(CANDIDATES, ipc))
-    some = scenes.only(np.arange(0, len(scenes.labels), every))
+    some = _spread(inputs.public, max(CANDIDATES, ipc))
     pairs = zip(networks, found.statistics, strict=True)
     eyes = Eyes(tuple(Eye(network, own.standard) for network, own in pairs), math.inf, device)
     vectors = eyes.views(labelled(some)[0]).mean(0)

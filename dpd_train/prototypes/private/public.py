@@ -5,20 +5,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpd_runtime.annotations import Progress
+from dpd_runtime.annotations import Int64, Progress
 from dpd_train.classifiers.network import Classifier
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, labelled
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images import SceneSet
-from dpd_train.prototypes.matching.watchers import LENGTHS as STEPS_OF_ALL
-from dpd_train.prototypes.matching.watchers import watcher_seed, watcher_shapes
+from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
+from dpd_train.images.crops import Crops, multi_scale
+from dpd_train.prototypes.matching.watchers import LENGTHS, residual_shapes, watcher_seed
 
 DRAWN = 150  # scenes of each drawn class
-LENGTHS = (150, 300, 600, 600)
-"""Steps of training, one for each watcher. There are as many watchers as look at a decoded image (`codes.WATCHERS`):
-with more, each would have fewer of the D values, and not one would be looked at more often."""
+STEPS, WATCHERS = 1000, 4
+"""Of training, and how many. There are as many watchers as look at a decoded image (`codes.WATCHERS`): with more, each
+would have fewer of the D values, and not one would be looked at more often."""
+COLOUR_GAIN = 0.15  # each channel's gain varies by up to this, as private images have other colours
 EVERY = 10  # each tenth public image decides when training stops
+LARGEST = 4  # public images are read at up to so many times the base's side
 NAME = "public"
 
 
@@ -32,17 +34,38 @@ def drawn_images(side: int, seed: int, progress: Progress = lambda done, total: 
     return SceneSet(classes=CLASSES, images=np.stack(images), labels=labels, hashes=(), rejected=())
 
 
+def read_public(place: Path, side: int, seed: int, reading: Reading = PLAIN) -> SceneSet:
+    """Public images at `side` pixels. Larger ones come whole and in crops at several scales, so that networks see more.
+
+    Raises:
+        DataError: as `read_scenes` does.
+    """
+    larger = min(natural_side(place), LARGEST * side)
+    if larger <= side:
+        return read_scenes(place, part="all", resolution=side, reading=reading)
+    scenes = read_scenes(place, part="all", resolution=larger, reading=reading)
+    return multi_scale(scenes, side, seed, Crops())[0]
+
+
 def public_watchers(
     folder: Path, scenes: SceneSet, seed: int, progress: Progress, *, device: torch.device
 ) -> list[Classifier]:
-    """Networks of different shapes and lengths of training, trained on public images or read from `folder`."""
-    shapes = watcher_shapes(len(scenes.classes))[:: len(STEPS_OF_ALL)]
+    """Networks of different shapes, trained on public images or read from `folder`."""
+    shapes = residual_shapes(len(scenes.classes))[:: len(LENGTHS)][:WATCHERS]
     plans: list[Plan] = [
-        (shape, ClassifierTraining(steps=steps, seed=watcher_seed(seed, number)))
-        for number, (shape, steps) in enumerate(zip(shapes, LENGTHS, strict=False))
+        (shape, ClassifierTraining(steps=STEPS, colour_gain=COLOUR_GAIN, seed=watcher_seed(seed, number)))
+        for number, shape in enumerate(shapes)
     ]
     images, labels = labelled(scenes)
-    held = torch.arange(len(labels)) % EVERY == 0
+    held = torch.from_numpy(_numbers(scenes) % EVERY == 0)
     parts = (images[~held], labels[~held]), (images[held], labels[held])
     train_pool(folder, NAME, plans, *parts, progress, device=device)
     return [network.to(device) for network in load_pool(folder, NAME, [shape for shape, _ in plans])]
+
+
+def _numbers(scenes: SceneSet) -> Int64:
+    """Number of each row's image; the crops of an image share it."""
+    if not scenes.paths:
+        return np.arange(len(scenes.labels))
+    numbers: Int64 = np.unique(scenes.paths, return_inverse=True)[1]
+    return numbers

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.prototypes.matching import Standard, Statistics
-from dpd_train.prototypes.private.budget import Budget, Noise, Sensitivity, noise_of, sensitivity_of
+from dpd_train.prototypes.private.budget import Budget, moment_scale, noise_of, sensitivity_of
 from dpd_train.prototypes.private.eyes import CALL, Eyes
 
 OF_STANDARD = ("mean", "scale", "projection")
@@ -29,12 +29,14 @@ class Release:
 
     Args:
         counts: private images of each class, which are public.
+        sensitivity: L2 norm of what one image can change.
+        noise: standard deviation of the noise on each value.
     """
 
     statistics: tuple[Statistics, ...]
     counts: tuple[int, ...]
-    change: Sensitivity
-    noise: Noise
+    sensitivity: float
+    noise: float
 
     def save(self, path: Path) -> None:
         """Write it to one file, which is complete or not there."""
@@ -43,7 +45,7 @@ class Release:
             tensors |= {f"{number}.{name}": getattr(found.standard, name) for name in OF_STANDARD}
             tensors |= {f"{number}.{name}": getattr(found, name) for name in OF_CLASSES}
         limits = [found.standard.limit for found in self.statistics]
-        meta = {"counts": self.counts, "limits": limits, "change": asdict(self.change), "noise": asdict(self.noise)}
+        meta = {"counts": self.counts, "limits": limits, "sensitivity": self.sensitivity, "noise": self.noise}
         save_state(path, {name: value.cpu() for name, value in tensors.items()}, meta)
 
 
@@ -60,7 +62,7 @@ def read_release(path: Path, device: torch.device) -> Release:
             own = {name: tensors[f"{number}.{name}"].to(device) for name in (*OF_STANDARD, *OF_CLASSES)}
             standard = Standard(**{name: own[name] for name in OF_STANDARD}, limit=limit)
             found.append(Statistics(standard, **{name: own[name] for name in OF_CLASSES}))
-        return Release(tuple(found), tuple(meta["counts"]), Sensitivity(**meta["change"]), Noise(**meta["noise"]))
+        return Release(tuple(found), tuple(meta["counts"]), meta["sensitivity"], meta["noise"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({error}); {ANOTHER}") from error
 
@@ -87,17 +89,18 @@ def release(
         labels: [n]; every class has images.
     """
     counts = torch.bincount(labels, minlength=classes)
-    change = sensitivity_of(eyes.limit, int(counts.min()), classes)
-    noise = noise_of(budget, change)
+    sensitivity = sensitivity_of(eyes.limit)
+    noise = noise_of(budget, sensitivity)
+    noise_of_moment = noise / moment_scale(int(counts.min()), classes)
     sums, moments = _totals(eyes, images, labels, counts, progress)
-    means = (sums + noise.sums * gauss(sums.numel()).view(sums.shape)) / counts[:, None]
+    means = (sums + noise * gauss(sums.numel()).view(sums.shape)) / counts[:, None]
     found = []
     for eye, own, moment in zip(eyes.of, eyes.parts(means), moments, strict=True):
-        moment = _positive(moment + _symmetric(len(moment), noise.moment, gauss))
+        moment = _positive(moment + _symmetric(len(moment), noise_of_moment, gauss))
         pooled = (moment.diagonal() - own.square().mean(0)).clamp_min(0)
         values = eye.limit * own, eye.limit * pooled.sqrt()[None], eye.limit**2 * moment
         found.append(Statistics(eye.standard, *(value.float().to(eyes.device) for value in values)))
-    return Release(tuple(found), tuple(counts.tolist()), change, noise)
+    return Release(tuple(found), tuple(counts.tolist()), sensitivity, noise)
 
 
 def _totals(

@@ -85,14 +85,14 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     """The trained watchers, and encoders without labels that the config names, which judge no class."""
     count, progress = len(run.classes), run.progress("statistics")
     encoders = [load_encoder(place).network for place in extra_watchers(run.config.watchers)]
-    networks = [*load_watchers(run.checkpoints, count), *encoders]
-    judges = [*judging(count), *(False for _ in encoders)]
+    own = zip(load_watchers(run.checkpoints, count), judging(count), strict=True)
+    kinds = [*((network, judges, False) for network, judges in own), *((encoder, False, True) for encoder in encoders)]
     watchers = []
-    for i, network in enumerate(networks):
+    for i, (network, judges, extra) in enumerate(kinds):
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         statistics = measure(network, *train, count, view_seed(run.config.seed, i), run.device)
-        watchers.append(Watcher(network, statistics, judges[i]))
-        progress(i + 1, len(networks))
+        watchers.append(Watcher(network, statistics, judges, extra))
+        progress(i + 1, len(kinds))
     return watchers
 
 

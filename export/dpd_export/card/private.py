@@ -43,7 +43,7 @@ can change.
 
 The private images entered through these two statistics and nothing else. The noise came from the operating system. The
 codes began as public images and were matched to the statistics. Networks, scales and limits were made from public
-images, and no choice was made on private ones.
+images. `dpd` made no choice on private ones.
 
 - It holds if the base and the public images were never made from the private images.
 - Several images of one place are not one image: k of them have the guarantee of k times the change.

@@ -23,9 +23,9 @@ from dpd_train.compute.checkpoint import load_state, save_state, without_prefix
 from dpd_train.compute.device import NEVER, Deadline, TimeUp, restore_moments, use_device
 from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
 from dpd_train.images import read_scenes
+from dpd_train.images.crops import Crops
 from dpd_train.images.symmetry import ORDER, d4, d4_each
 from dpd_train.pretrain.config import PretrainConfig
-from dpd_train.pretrain.crops import Crops
 from dpd_train.pretrain.pretrain import pretrain
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
 from tests.tiny import SIDE, drawn_scenes, latent_data, tiny_base

@@ -17,8 +17,8 @@ from dpd_train.compute.checkpoint import draw_rows
 from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.drawn_scenes import CLASSES, write_scenes
 from dpd_train.images import fingerprint, read_scenes
+from dpd_train.images.crops import Crops, crop_boxes, multi_scale
 from dpd_train.pretrain.config import PretrainConfig
-from dpd_train.pretrain.crops import Crops, crop_boxes, multi_scale
 from dpd_train.pretrain.pool import Pool, Sources, read_pool
 from dpd_train.pretrain.pretrain import pretrain
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder

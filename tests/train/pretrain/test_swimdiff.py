@@ -22,9 +22,9 @@ from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
+from dpd_train.images.crops import Crops
 from dpd_train.images.structure import NEAR, orbit, similarities, structure
 from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.pretrain.crops import Crops
 from dpd_train.pretrain.pool import Sources
 from dpd_train.pretrain.swimdiff.config import SwimDiff
 from dpd_train.pretrain.swimdiff.contrast import NOTHING, KeyQueue, follow, info_nce

@@ -189,10 +189,11 @@ def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list
     assert away(LATER) < 0.8 * away(FIRST)
 
 
-def test_four_different_watchers_look_at_each_decoded_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [(), (5,), (4, 5)])
+def test_four_different_watchers_look_at_each_decoded_image(extra: tuple[int, ...], tmp_path: Path) -> None:
     images, labels = coloured(40, 1)
     watchers = [
-        Watcher(m, measure(m, images, labels, CLASSES, 6, CPU), judges=i > 2)
+        Watcher(m, measure(m, images, labels, CLASSES, 6, CPU), judges=i > 2, extra=i in extra)
         for i, m in enumerate(map(network, range(6)))
     ]
     seen: list[list[int]] = []
@@ -207,6 +208,7 @@ def test_four_different_watchers_look_at_each_decoded_image(tmp_path: Path) -> N
     assert [len(set(step)) for step in seen] == [4] * 5
     assert [len(step) for step in seen] == [4] * 5
     assert len({number for step in seen for number in step}) > 4
+    assert [len(set(step) & set(extra)) for step in seen] == [min(1, len(extra))] * 5
 
 
 def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(watchers: list[Watcher], tmp_path: Path) -> None:

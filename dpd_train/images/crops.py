@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dpd_runtime.annotations import Images, Int64, Pixels
-from dpd_train.images import SceneSet
+from dpd_train.images.scene_set import SceneSet
 
 
 @dataclass(frozen=True, kw_only=True)
