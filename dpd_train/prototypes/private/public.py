@@ -11,7 +11,7 @@ from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, labelled
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
-from dpd_train.images.crops import Crops, multi_scale
+from dpd_train.images.crops import Crops, crop_boxes, multi_scale
 from dpd_train.prototypes.matching.watchers import LENGTHS, residual_shapes, watcher_seed
 
 DRAWN = 150  # scenes of each drawn class
@@ -21,6 +21,7 @@ would have fewer of the D values, and not one would be looked at more often."""
 COLOUR_GAIN = 0.15  # each channel's gain varies by up to this, as private images have other colours
 EVERY = 10  # each tenth public image decides when training stops
 LARGEST = 4  # public images are read at up to so many times the base's side
+MOST = 20_000  # images and crops in memory: 1 GB as float32 at 64 pixels
 NAME = "public"
 
 
@@ -37,14 +38,23 @@ def drawn_images(side: int, seed: int, progress: Progress = lambda done, total: 
 def read_public(place: Path, side: int, seed: int, reading: Reading = PLAIN) -> SceneSet:
     """Public images at `side` pixels. Larger ones come whole and in crops at several scales, so that networks see more.
 
+    Where that would be more than MOST, random images are left out.
+
     Raises:
         DataError: as `read_scenes` does.
     """
     larger = min(natural_side(place), LARGEST * side)
     if larger <= side:
-        return read_scenes(place, part="all", resolution=side, reading=reading)
-    scenes = read_scenes(place, part="all", resolution=larger, reading=reading)
+        return _some(read_scenes(place, part="all", resolution=side, reading=reading), MOST, seed)
+    of_each = sum(len(boxes) for boxes in crop_boxes(larger, side, "0", seed, Crops()))
+    scenes = _some(read_scenes(place, part="all", resolution=larger, reading=reading), MOST // of_each, seed)
     return multi_scale(scenes, side, seed, Crops())[0]
+
+
+def _some(scenes: SceneSet, most: int, seed: int) -> SceneSet:
+    if len(scenes.labels) <= most:
+        return scenes
+    return scenes.only(np.sort(np.random.default_rng(seed).permutation(len(scenes.labels))[:most]))
 
 
 def public_watchers(

@@ -322,7 +322,9 @@ def test_drawn_scenes_stand_in_for_public_images(monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(scenes.images[5], numbered_scene(2, 1, 3, 16))
 
 
-def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(tmp_path: Path) -> None:
+def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for label, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()
         for index in range(2):
@@ -333,3 +335,9 @@ def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(tmp
     assert set(whole.hashes) < set(all_sizes.hashes), "so that a private image among them is still found"
     assert np.bincount(public._numbers(all_sizes)).tolist() == [13] * 4
     assert all_sizes.labels[public._numbers(all_sizes) == 2].tolist() == [1] * 13
+    monkeypatch.setattr(public, "MOST", 3 * 13)
+    some = public.read_public(tmp_path, 16, 0)
+    assert len(some.labels) == 3 * 13
+    assert set(some.hashes) < set(all_sizes.hashes)
+    monkeypatch.setattr(public, "MOST", 3)
+    assert len(public.read_public(tmp_path, 64, 0).labels) == 3
