@@ -40,6 +40,7 @@ from dpd_train.train import train
 
 Float = NDArray[np.floating[Any]]
 TOP = 0.05  # share of the ranks that counts as recognised
+NAMES = USUALLY, HEART = ("usual", "by heart")
 PLANTED, OTHERS, BESIDE = 2, 100, 3  # of each class: canaries, kept out, and further images in the run by heart
 USUAL = TrainConfig(
     steps=300,
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--val-per-class", type=int)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--cases", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--work", type=Path, required=True, help="private: holds runs and latents of real images")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -90,6 +92,8 @@ def main() -> None:
         planted, others, beside = chosen(scenes.labels, rng)
         wrong = (scenes.labels + rng.integers(1, len(scenes.classes), len(scenes.labels))) % len(scenes.classes)
         for case in cases(scenes, held, planted, others, beside, wrong):
+            if case.name not in args.cases:
+                continue
             decided = digest({"config": asdict(case.config), "rows": case.rows})
             folder = args.work / f"{case.name.replace(' ', '-')}-{decided}"
             if not (folder / "run" / "run.json").exists():
@@ -104,7 +108,7 @@ def main() -> None:
     result = {
         "arguments": {name: str(value) for name, value in vars(args).items()},
         "hardware": hardware(torch.device("cpu")),
-        "configs": {"usual": asdict(USUAL), "by heart": asdict(BY_HEART)},
+        "configs": {USUALLY: asdict(USUAL), HEART: asdict(BY_HEART)},
         "cases": {case: {score: summary(values) for score, values in of.items()} for case, of in ranks.items()},
     }
     tell(result, args.out)
@@ -144,7 +148,7 @@ def cases(
     usual += listed(held, np.arange(len(held.labels)), held.labels, "val")
     few = listed(scenes, beside, scenes.labels, "train") + listed(scenes, planted, wrong, "train")
     few += [(path, label, "val") for path, label, _ in few]
-    return Case("usual", USUAL, usual), Case("by heart", BY_HEART, few)
+    return Case(USUALLY, USUAL, usual), Case(HEART, BY_HEART, few)
 
 
 def ranked(
