@@ -96,9 +96,11 @@ def release(
     means = (sums + noise * gauss(sums.numel()).view(sums.shape)) / counts[:, None]
     found = []
     for eye, own, moment in zip(eyes.of, eyes.parts(means), moments, strict=True):
-        moment = _positive(moment + _symmetric(len(moment), noise_of_moment, gauss))
-        pooled = (moment.diagonal() - own.square().mean(0)).clamp_min(0)
-        values = eye.limit * own, eye.limit * pooled.sqrt()[None], eye.limit**2 * moment
+        noisy = moment + _symmetric(len(moment), noise_of_moment, gauss)
+        between = own.square().mean(0) - (noise / counts).square().mean()  # noise on a mean adds to its square
+        pooled = (noisy.diagonal() - between).clamp_min(0)
+        smooth = _denoised(noisy, noise_of_moment)
+        values = eye.limit * own, eye.limit * pooled.sqrt()[None], eye.limit**2 * smooth
         found.append(Statistics(eye.standard, *(value.float().to(eyes.device) for value in values)))
     return Release(tuple(found), tuple(counts.tolist()), sensitivity, noise)
 
@@ -132,8 +134,17 @@ def _symmetric(width: int, deviation: float, gauss: Gauss) -> torch.Tensor:
     return half + half.triu(1).T
 
 
-def _positive(moment: torch.Tensor) -> torch.Tensor:
-    """The nearest positive matrix, as a second moment is one. What follows the noise costs no privacy."""
+def _denoised(moment: torch.Tensor, deviation: float) -> torch.Tensor:
+    """A second moment [F, F] without what such noise does to its eigenvalues. What follows the noise costs no privacy.
+
+    Eigenvalues of noise alone reach ±2s, s = deviation √(F / 2). A larger one, λ, comes from θ = (λ + √(λ² − 4s²)) / 2
+    (Benaych-Georges & Nadakuditi 2011). All others get one value, which keeps the trace: it is measured well, and
+    negative values cut to 0 would make it half as large again.
+    """
     values, vectors = torch.linalg.eigh(moment)
-    found: torch.Tensor = (vectors * values.clamp_min(0)) @ vectors.T
+    square = 2 * len(moment) * deviation**2  # 4s²
+    clear = values > math.sqrt(square)
+    kept = torch.where(clear, (values + (values.square() - square).clamp_min(0).sqrt()) / 2, 0.0)
+    rest = (moment.trace() - kept.sum()).clamp_min(0) / (~clear).sum().clamp_min(1)
+    found: torch.Tensor = (vectors * torch.where(clear, kept, rest)) @ vectors.T
     return found

@@ -153,7 +153,7 @@ class Unlimited(FlatEyes):
 
 def test_noise_is_added_to_sums_and_moment(eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known noise instead of random noise: all ones. The accountant knows what was meant, this knows what was added."""
-    monkeypatch.setattr(mechanism, "_positive", lambda moment: moment)
+    monkeypatch.setattr(mechanism, "_denoised", lambda moment, deviation: moment)
     images, labels = coloured(10, 12)
     budget = Budget(epsilon=5.0)
     silent, loud = (
@@ -244,6 +244,43 @@ def test_the_noise_of_the_moment_is_white_in_the_frobenius_norm() -> None:
     direction = direction + direction.T
     along = (drawn * direction / direction.norm()).sum((1, 2))
     assert float(along.std()) == pytest.approx(2.0, rel=0.05)
+
+
+def test_noise_makes_the_deviations_neither_larger_nor_smaller(eyes: Eyes) -> None:
+    """Of each draw and its opposite: noise on the moment cancels out, and what the means' noise adds does not."""
+    images, labels = coloured(200, 15)
+    budget, repeats = Budget(epsilon=10.0), 40
+
+    def variances(gauss: Gauss, budget: Budget) -> torch.Tensor:
+        found = release(eyes, images, labels, CLASSES, budget, gauss).statistics
+        parts = zip(found, eyes.of, strict=True)
+        return torch.stack([(own.class_deviations[0].double() / eye.limit).square() for own, eye in parts])
+
+    def opposite(seed: int) -> Gauss:
+        drawn = seeded(seed)
+        return lambda count: -drawn(count)
+
+    silent = variances(seeded(0), Budget(epsilon=math.inf))
+    pairs = [variances(draw, budget) for seed in range(repeats) for draw in (seeded(seed), opposite(seed))]
+    of_means = (noise_of(budget, sensitivity_of(eyes.limit)) / 200) ** 2
+    assert float((torch.stack(pairs).mean(0) - silent).mean()) == pytest.approx(0, abs=0.2 * of_means)
+
+
+def test_a_noisy_moment_comes_nearer_to_the_true_one() -> None:
+    """Three large eigenvalues and many small ones: what features have."""
+    width, deviation = 200, 0.02
+    basis, _ = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(3)).double())
+    values = torch.full((width,), 0.01, dtype=torch.float64)
+    values[:3] = torch.tensor([3.0, 2.0, 1.0])
+    true = (basis * values) @ basis.T
+    noisy = true + mechanism._symmetric(width, deviation, seeded(4))
+    found = mechanism._denoised(noisy, deviation)
+    cut = torch.linalg.eigh(noisy)
+    positive = (cut.eigenvectors * cut.eigenvalues.clamp_min(0)) @ cut.eigenvectors.T
+    assert float((found - true).norm()) < 0.35 * float((positive - true).norm())
+    assert float(found.trace()) == pytest.approx(float(noisy.trace()))
+    assert float(torch.linalg.eigvalsh(found).min()) > 0
+    torch.testing.assert_close(mechanism._denoised(true, 0.0), true)
 
 
 def test_a_release_is_read_as_it_was_written(eyes: Eyes, tmp_path: Path) -> None:
