@@ -7,10 +7,12 @@ Every image is in half of the runs. Two scores: the correlation of its latent wi
 of its class by students of the decoded codes. Each run is the target once. Base and seed are the same for all runs: the
 attacker knows both, and what the base knows from its own training does not count. The interval is over images, not over
 runs. With `--prototypes medoid`, which are real images, only those images are asked for: a control, of which the score
-by codes says only that the wiring works. Runs, latents and scores in --work, which is private, are used again.
+by codes says only that the wiring works. Runs, latents and scores in --work, which is private, are used again; a run
+whose scores are there is not needed.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -61,13 +63,11 @@ def main() -> None:
     for number, inside in enumerate(members):
         key = {"config": asdict(config), "base": base, "data": fingerprint(scenes.only(np.flatnonzero(inside)))}
         folder = args.work / f"{args.prototypes}-{number}-{digest(key)}"
-        if not (folder / "run" / "run.json").exists():
-            rows = [(*entry, "train") for entry in entries(scenes, np.flatnonzero(inside))]
-            rows += [(*entry, "val") for entry in entries(held, np.arange(len(held.labels)))]
-            write_list(folder / "list.csv", args.data, rows)
-            train(folder / "list.csv", folder / "run", config, cache=args.work / "cache", resume=True)
+        rows = [(*entry, "train") for entry in entries(scenes, np.flatnonzero(inside))]
+        rows += [(*entry, "val") for entry in entries(held, np.arange(len(held.labels)))]
+        make = partial(run_scores, folder, rows, config, scenes, args)
         asking = {"data": fingerprint(scenes), "recipe": RECIPE.to_dict(), "students": STUDENTS}
-        scores = kept_arrays(folder, "scores", asking, partial(scored, folder / "run", scenes, args.work))
+        scores = kept_arrays(folder, "scores", asking, make)
         for score in found:
             found[score].append(scores[score])
         print(folder.name, flush=True)
@@ -88,8 +88,19 @@ def main() -> None:
     tell(result, args.out)
 
 
-def scored(run: Path, scenes: SceneSet, work: Path) -> dict[str, Any]:
-    """Both scores [n] of every image by what the run releases, and whether one of its codes is the image."""
+def run_scores(
+    folder: Path, rows: Sequence[Sequence[str]], config: TrainConfig, scenes: SceneSet, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Both scores [n] of every image by what a run releases, and whether one of its codes is the image.
+
+    Args:
+        folder: holds the run, which is made if it is not there.
+        rows: images of the run.
+    """
+    run, work = folder / "run", args.work
+    if not (run / "run.json").exists():
+        write_list(folder / "list.csv", args.data, rows)
+        train(folder / "list.csv", run, config, cache=work / "cache", resume=True)
     model = open_run(run)
     codes, owners = model.prototypes()
     latents: Float32 = encode_cached(
