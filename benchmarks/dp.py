@@ -78,7 +78,7 @@ def make_set(
     begun = time.perf_counter()
     matching = Matching(steps=args.steps, seed=run)
     made = private_codes(inputs, budget, matching, args.ipc, lambda title: lambda *_: None, device=use_device("auto"))
-    images = decode_in_parts(base, made.codes.reshape(-1, *made.codes.shape[2:]))
+    images = decode_in_parts(made.base, made.codes.reshape(-1, *made.codes.shape[2:]))
     shutil.rmtree(out, ignore_errors=True)
     write_set(made.codes, images.reshape(len(counts), args.ipc, *images.shape[1:]), private.classes, out)
     noisy = math.isfinite(budget.epsilon)

@@ -42,6 +42,7 @@ from dpd_train.prototypes.matching import (
     load_watchers,
     match_codes,
     measure,
+    seeing,
     starting_codes,
     train_watchers,
     view_seed,
@@ -123,7 +124,7 @@ def trained_watchers(folder: Path, train: SceneSet, held: SceneSet, seed: int) -
     folder.mkdir(parents=True, exist_ok=True)
     train_watchers(folder, data, labelled(held), count, seed, lambda step, steps: None)
     return [
-        Watcher(network, measure(network, *data, count, view_seed(seed, i), CPU), judges)
+        Watcher(seeing(network, judges=judges), measure(network, *data, count, view_seed(seed, i), CPU))
         for i, (network, judges) in enumerate(zip(load_watchers(folder, count), judging(count), strict=True))
     ]
 

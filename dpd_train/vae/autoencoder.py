@@ -35,6 +35,7 @@ from dpd_train.compute.device import (
     to_device,
 )
 from dpd_train.images import to_float
+from dpd_train.images.appearance import appearance
 from dpd_train.images.symmetry import ORDER, d4
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class AutoencoderTraining:
     spectral_weight: float = 0.0  # amplitudes of small windows: texture, whatever its phase
     perceptual_weight: float = 0.5
     statistics_weight: float = 0.0  # window means and deviations of the perceptual networks' features
+    appearance_weight: float = 0.0  # L1 of appearances: fine details have the image's contrasts and colours
     contrast_floor: float = 0.0  # above 0, pixel losses count in units of each image's own contrast plus this floor
     kl_weight: float = 3e-4  # mean over latent elements
     scale_probability: float = 0.2  # decode half-size latents against half-size images (2502.14831)
@@ -242,6 +244,9 @@ class _Run:
             reconstructed = self.vae.decode(latents).sample
         reconstructed = reconstructed.float()
         parts = _pixel_losses(training, reconstructed, targets)
+        if training.appearance_weight:
+            error = F.l1_loss(appearance(reconstructed), appearance(targets))
+            parts["appearance"] = training.appearance_weight * error
         if not self.decoder_only:
             parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         if self.perceptual:

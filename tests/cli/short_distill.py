@@ -24,7 +24,7 @@ from dpd_cli.main import main
 from dpd_cli.progress import Update
 from dpd_train.classifiers import training
 from dpd_train.prototypes.matching import codes, statistics, watchers
-from dpd_train.prototypes.private import budget, public
+from dpd_train.prototypes.private import budget, decoder, public, starts
 from dpd_train.prototypes.private import codes as private_codes
 from dpd_train.prototypes.private.release import Release, read_release, release
 from dpd_train.run.planning import plan
@@ -56,6 +56,7 @@ def shorten() -> None:
     watchers.LENGTHS, watchers.ATTENTION_LENGTHS, statistics.VIEWS = (1, 1, 2, 2), (1, 1, 2, 2), 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
+    decoder.STEPS, decoder.IMAGES, decoder.HELD, starts.CANDIDATES = 2, 30, 6, 30
     private.MATCHING_STEPS, public.STEPS, public.DRAWN, budget.WIDTHS = 4, 2, 3, (8,)
     own.own_extractor = lambda train, cache, progress: own_extractor(train, cache, progress, steps=3)
 

@@ -164,7 +164,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         matching = Matching(steps=MATCHING_STEPS, seed=asked.seed)
         made = private_codes(inputs, asked.budget, matching, asked.ipc, stage, device=device)
         claim = _claim(made.release, asked)
-        written = _export(asked, base, made.codes, claim, stage, tell)
+        written = _export(asked, made.base, made.codes, claim, stage, tell)
         result = written | {"codes": asked.ipc, "privacy": asdict(claim), "run": str(asked.folder)}
         write_atomically(finished, (json.dumps(result, indent=1) + "\n").encode())
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))

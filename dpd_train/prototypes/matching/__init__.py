@@ -4,13 +4,14 @@ They start as sampled images and are optimised through the frozen decoder until 
 the same statistics as for all training images of the class. Real images enter only through these class statistics.
 """
 
-from dpd_train.prototypes.matching.codes import Matching, Watcher, match_codes
+from dpd_train.prototypes.matching.codes import Matching, See, Watcher, match_codes, seeing
 from dpd_train.prototypes.matching.start import starting_codes
-from dpd_train.prototypes.matching.statistics import Standard, Statistics, cut, embed, measure
+from dpd_train.prototypes.matching.statistics import Standard, Statistics, cut, embed, maps_of, measure
 from dpd_train.prototypes.matching.watchers import judging, load_watchers, train_watchers, view_seed
 
 __all__ = [
     "Matching",
+    "See",
     "Standard",
     "Statistics",
     "Watcher",
@@ -18,8 +19,10 @@ __all__ = [
     "embed",
     "judging",
     "load_watchers",
+    "maps_of",
     "match_codes",
     "measure",
+    "seeing",
     "starting_codes",
     "train_watchers",
     "view_seed",

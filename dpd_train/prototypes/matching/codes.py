@@ -21,7 +21,7 @@ from dpd_train.compute.checkpoint import (
 )
 from dpd_train.compute.device import NEVER, Deadline, checkpointed, on_cpu, restore_moments
 from dpd_train.prototypes.matching.losses import moment_losses, ridge_loss
-from dpd_train.prototypes.matching.statistics import Statistics, embed
+from dpd_train.prototypes.matching.statistics import Statistics, embed, maps_of
 from dpd_train.prototypes.matching.views import View
 
 CALL = 20  # codes decoded at a time
@@ -31,17 +31,30 @@ LAST_RATE = 0.02  # share of the first rate
 CHECKPOINT_SECONDS = 120.0
 
 
+See = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+"""Images [n, 3, H, W] in [-1, 1] → features [n, f], and logits [n, classes] if their cross-entropy counts."""
+
+
 @dataclass(frozen=True)
 class Watcher:
-    """A frozen network and its statistics of the training images.
+    """What codes are matched in, and its statistics of the training images.
 
-    judges: whether its cross-entropy counts. extra: beside the run's own, such as an encoder without labels.
+    extra: beside the run's own networks, such as an encoder without labels.
     """
 
-    network: Classifier
+    see: See
     statistics: Statistics
-    judges: bool
     extra: bool = False
+
+
+def seeing(network: Classifier, *, judges: bool) -> See:
+    """How a frozen network sees, with its opinion if it judges."""
+
+    def see(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        maps = maps_of(network, images)
+        return embed(maps), network.head(maps[-1].float().mean(dim=(2, 3))) if judges else None
+
+    return see
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,24 +211,19 @@ class _Work:
         weights = self._weights
         settled = 0 if self._settled is None else len(self._settled)
         view = View(generator, len(images) + settled, images.shape[-1], self._device)
-        maps = self._maps(watcher, view(images, 0))
-        features = self._of_classes(watcher, maps)
+        seen, logits = watcher.see(view(images, 0))
+        features = self._of_classes(watcher, seen)
         if self._settled is not None:
             with torch.no_grad():
-                before = self._of_classes(watcher, self._maps(watcher, view(self._settled, len(images))))
-            features = torch.cat([before, features], dim=1)
+                before, _ = watcher.see(view(self._settled, len(images)))
+            features = torch.cat([self._of_classes(watcher, before), features], dim=1)
         means, deviations = moment_losses(features, watcher.statistics)
         loss = weights.means * means + weights.deviations * deviations
         loss = loss + weights.ridge * ridge_loss(features, watcher.statistics)
-        if watcher.judges:
-            logits = watcher.network.head(maps[-1].float().mean(dim=(2, 3)))
+        if logits is not None:
             loss = loss + weights.opinion * F.cross_entropy(logits, self._labels.repeat_interleave(self._free.shape[1]))
         return loss
 
-    def _maps(self, watcher: Watcher, images: torch.Tensor) -> list[torch.Tensor]:
-        with torch.autocast(self._device.type, torch.bfloat16):
-            return watcher.network.features(images)
-
-    def _of_classes(self, watcher: Watcher, maps: list[torch.Tensor]) -> torch.Tensor:
-        features = watcher.statistics.standard(embed(maps))
+    def _of_classes(self, watcher: Watcher, seen: torch.Tensor) -> torch.Tensor:
+        features = watcher.statistics.standard(seen)
         return features.reshape(len(self._labels), -1, features.shape[1])

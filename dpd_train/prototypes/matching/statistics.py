@@ -65,6 +65,12 @@ class Statistics:
         return replace(self, standard=replace(self.standard, limit=None))
 
 
+def maps_of(network: Classifier, images: torch.Tensor) -> list[torch.Tensor]:
+    """The network's maps, fine to coarse, of images [n, 3, H, W] in [-1, 1], computed in bfloat16."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        return network.features(images)
+
+
 def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     """Features [n, F] from a network's maps, fine to coarse.
 
@@ -94,9 +100,7 @@ def measure(
         for call in range(calls):
             part = images[call::calls]  # from all classes, as they share a shift
             view = View(generator, len(part), part.shape[-1], device)
-            with torch.autocast(device.type, torch.bfloat16):
-                maps = network.features(view(to_device(part, device)))
-            features.append(embed(maps))
+            features.append(embed(maps_of(network, view(to_device(part, device)))))
             owners.append(labels[call::calls])
     found, of_view = torch.cat(features), torch.cat(owners).to(device)
     scale, mean = torch.std_mean(found, dim=0)

@@ -1,6 +1,5 @@
-"""From private images to codes: watchers of public images, one release, starts from public images, matching."""
+"""From private images to codes: watchers of public images, one release, a decoder and starts for it, matching."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,29 +9,31 @@ import torch
 
 from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.errors import InputError
+from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode
-from dpd_train.classifiers.network import Classifier
 from dpd_train.classifiers.training import Labelled, labelled
 from dpd_train.compute.device import placed
 from dpd_train.images import SceneSet
-from dpd_train.prototypes.herding import herded
-from dpd_train.prototypes.matching import Matching, Watcher, match_codes
+from dpd_train.prototypes.matching import Matching, Watcher, match_codes, seeing
 from dpd_train.prototypes.private.budget import Budget, suited_width
-from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
+from dpd_train.prototypes.private.candidates import Candidates
+from dpd_train.prototypes.private.decoder import tuned_base
+from dpd_train.prototypes.private.eyes import public_eyes, see_appearance
 from dpd_train.prototypes.private.public import public_watchers
 from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
+from dpd_train.prototypes.private.starts import chosen_starts
 
-CANDIDATES = 1000  # public images that codes may start from, at least, if there are so many; evenly spaced
-MEASURED = 2000  # likewise public images that scales and limits come from
+MEASURED = 2000  # public images that scales and limits come from, at least, if there are so many; evenly spaced
 Stages = Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
 class PrivateCodes:
-    """Matched codes [classes, K, C, h, w], and the release that they were matched to."""
+    """Matched codes [classes, K, C, h, w], the base that decodes them, and the release that they were matched to."""
 
     codes: Float32
+    base: Base
     release: Release
 
 
@@ -79,11 +80,15 @@ def private_codes(
         eyes = public_eyes(networks, *pixels, len(scenes.classes), width, matching.seed)
         progress = stage("release")
         release(eyes, *inputs.private(), len(inputs.counts), budget, progress=progress).save(path)
-    found = read_release(path, device)
-    start = _starts(inputs, networks, found, ipc, stage("starting images"), device)
-    pairs = zip(networks, found.statistics, strict=True)
-    watchers = [Watcher(network, own.uncut(), judges=False) for network, own in pairs]
-    base, scale = inputs.base, float(inputs.base.vae.config.scaling_factor)
+    found, images = read_release(path, device), labelled(scenes)[0]
+    progress, seed = stage("decoder"), matching.seed
+    candidates, learned = Candidates(found, images), inputs.folder / "decoder.safetensors"
+    base = tuned_base(inputs.base, candidates, len(found.counts), networks, seed, learned, progress, device=device)
+    first = chosen_starts(networks, found, candidates, ipc, seed, stage("starting images"), device=device)
+    start, scale = _encoded(base, first, device), float(base.vae.config.scaling_factor)
+    pairs = zip(networks, found.watched, strict=True)
+    watchers = [Watcher(seeing(network, judges=False), own.uncut()) for network, own in pairs]
+    watchers.append(Watcher(see_appearance, found.looks.uncut(), extra=True))
     base.vae.requires_grad_(False)
     with placed(base.vae, device):
         codes = match_codes(
@@ -95,7 +100,7 @@ def private_codes(
             state=state,
             device=device,
         )
-    return PrivateCodes(codes.numpy(), found)
+    return PrivateCodes(codes.numpy(), base, found)
 
 
 def _spread(scenes: SceneSet, least: int) -> SceneSet:
@@ -103,24 +108,7 @@ def _spread(scenes: SceneSet, least: int) -> SceneSet:
     return scenes.only(np.arange(0, len(scenes.labels), max(1, len(scenes.labels) // least)))
 
 
-def _starts(
-    inputs: PrivateInputs,
-    networks: list[Classifier],
-    found: Release,
-    ipc: int,
-    progress: Progress,
-    device: torch.device,
-) -> torch.Tensor:
-    """Latents [classes, ipc, C, h, w] of those public images whose mean comes nearest to what was released."""
-    some = _spread(inputs.public, max(CANDIDATES, ipc))
-    pairs = zip(networks, found.statistics, strict=True)
-    eyes = Eyes(tuple(Eye(network, own.standard) for network, own in pairs), math.inf, device)
-    vectors = eyes.views(labelled(some)[0]).mean(0)
-    parts = zip(eyes.of, found.statistics, strict=True)
-    means = torch.cat([own.class_means.cpu().double() / eye.limit for eye, own in parts], dim=1)
-    codes = []
-    for number, mean in enumerate(means):
-        rows = herded(vectors.numpy(), mean.numpy(), ipc)
-        codes.append(encode(inputs.base.vae, some.images[rows], device=device))
-        progress(number + 1, len(means))
-    return torch.stack(codes) * float(inputs.base.vae.config.scaling_factor)
+def _encoded(base: Base, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Scaled latents [classes, ipc, C, h, w] of images [classes, ipc, 3, H, W] in [-1, 1]."""
+    codes = encode(base.vae, to_uint8(images.flatten(0, 1).numpy()), device=device)
+    return codes.view(*images.shape[:2], *codes.shape[1:]) * float(base.vae.config.scaling_factor)

@@ -1,4 +1,7 @@
-"""What watchers measure of an image, as public images decide it: one vector of all watchers with a limited norm."""
+"""What is measured of an image, as public images decide it: one vector of all eyes with a limited norm.
+
+An eye is a watcher, or the image's appearance.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,20 +11,28 @@ import torch
 
 from dpd_train.classifiers.network import Classifier
 from dpd_train.compute.device import to_device
+from dpd_train.images.appearance import appearance
 from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.prototypes.matching import Standard, cut, embed, measure
+from dpd_train.prototypes.matching import See, Standard, cut, measure, seeing
 from dpd_train.prototypes.matching.views import random_shifts, shifted
 
 CALL = 250  # images in one call
 UNCUT = 0.9  # share of the public images' views that each limit leaves as they are
+UNCUT_APPEARANCES = 0.99  # likewise: private images may look very different, and these are few values
+FLOOR = 1e-3  # added to the scale of each value of an appearance
 SHIFTS = 0  # seed of the shifts
+
+
+def see_appearance(images: torch.Tensor) -> tuple[torch.Tensor, None]:
+    """Appearances [n, WIDTH] of images [n, 3, H, W] in [-1, 1], which have no opinion."""
+    return appearance(images).float(), None
 
 
 @dataclass(frozen=True)
 class Eye:
-    """A watcher that has never seen the private images, and how its features become z; only public images decide it."""
+    """Features that never saw the private images, and how they become z; only public images decide it."""
 
-    network: Classifier
+    see: See
     standard: Standard
 
     @property
@@ -31,14 +42,12 @@ class Eye:
 
     def z(self, images: torch.Tensor) -> torch.Tensor:
         """[n, F] of images [n, 3, H, W] in [-1, 1], in float64. What is not finite is 0: NaN would pass every limit."""
-        with torch.autocast(images.device.type, torch.bfloat16):
-            maps = self.network.features(images)
-        return cut(self.standard(embed(maps)).double().nan_to_num(0.0, 0.0, 0.0), self.limit)
+        return cut(self.standard(self.see(images)[0]).double().nan_to_num(0.0, 0.0, 0.0), self.limit)
 
 
 @dataclass(frozen=True)
 class Eyes:
-    """All watchers, and R = `limit` of their common vector u: their z, each in units of its own limit."""
+    """All eyes, and R = `limit` of their common vector u: their z, each in units of its own limit."""
 
     of: tuple[Eye, ...]
     limit: float
@@ -47,16 +56,17 @@ class Eyes:
     def views(self, images: torch.Tensor) -> torch.Tensor:
         """u [8, n, D] of eight views of images [n, 3, H, W], on the CPU: each symmetry, with a shift as codes have it.
 
-        Whatever an image is, each watcher's part of u has a norm of at most 1, and u of at most R.
+        Whatever an image is, each eye's part of u has a norm of at most 1, and u of at most R.
         """
         seen = (_seen(to_device(part, self.device)) for part in torch.split(images, CALL))
-        return torch.cat([torch.stack([self._vectors(view) for view in views]).cpu() for views in seen], dim=1)
+        return torch.cat([torch.stack([self.vectors(view) for view in views]).cpu() for views in seen], dim=1)
 
-    def _vectors(self, images: torch.Tensor) -> torch.Tensor:
+    def vectors(self, images: torch.Tensor) -> torch.Tensor:
+        """u [n, D] of images as they are, on their device."""
         return cut(torch.cat([eye.z(images) / eye.limit for eye in self.of], dim=1), self.limit)
 
     def parts(self, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Each watcher's part of vectors [..., D]."""
+        """Each eye's part of vectors [..., D]."""
         return torch.split(vectors, [_width(eye.standard) for eye in self.of], dim=-1)
 
 
@@ -71,10 +81,11 @@ def public_eyes(
     """What public images [n, 3, H, W] with labels [n] decide: means, scales, random projections and limits.
 
     Projections have orthonormal columns; a network with fewer features than its share of `width` keeps all of them.
+    The last eye is the appearance.
 
     Args:
         networks: on one device, in evaluation mode.
-        width: D, values of u.
+        width: D, values of all watchers' parts of u.
     """
     device = next(networks[0].parameters()).device
     found = []
@@ -83,11 +94,18 @@ def public_eyes(
         generator = torch.Generator().manual_seed(seed + number)
         shape = len(standard.mean), min(width // len(networks), len(standard.mean))
         projection, _ = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))
-        standard = replace(standard, projection=projection.float().to(device))
-        limit = _usual_norm(_raw(Eye(network, standard), images, device))
-        found.append(Eye(network, replace(standard, limit=limit)))
+        eye = Eye(seeing(network, judges=False), replace(standard, projection=projection.float().to(device)))
+        found.append(_limited(eye, images, device, UNCUT))
+    looks = torch.cat([see_appearance(to_device(part, device))[0] for part in torch.split(images, CALL)])
+    standard = Standard(looks.mean(0), looks.std(0) + FLOOR, torch.eye(looks.shape[1], device=device))
+    found.append(_limited(Eye(see_appearance, standard), images, device, UNCUT_APPEARANCES))
     eyes = Eyes(tuple(found), math.inf, device)
-    return replace(eyes, limit=_usual_norm(eyes.views(images).flatten(0, 1)))
+    return replace(eyes, limit=_norm(eyes.views(images).flatten(0, 1), UNCUT))
+
+
+def _limited(eye: Eye, images: torch.Tensor, device: torch.device, uncut: float) -> Eye:
+    """The eye with the limit that leaves this share of z as they are."""
+    return replace(eye, standard=replace(eye.standard, limit=_norm(_raw(eye, images, device), uncut)))
 
 
 def _raw(eye: Eye, images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -103,5 +121,6 @@ def _seen(images: torch.Tensor) -> Iterator[torch.Tensor]:
         yield shifted(d4(images, element), down, right).contiguous(memory_format=torch.channels_last)
 
 
-def _usual_norm(vectors: torch.Tensor) -> float:
-    return float(vectors.norm(dim=1).quantile(UNCUT))
+def _norm(vectors: torch.Tensor, share: float) -> float:
+    """The norm that this share of vectors has at most."""
+    return float(vectors.norm(dim=1).quantile(share))

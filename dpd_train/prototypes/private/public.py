@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dpd_runtime.annotations import Int64, Progress
-from dpd_train.classifiers.network import Classifier
+from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, labelled
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
@@ -59,7 +59,7 @@ def _some(scenes: SceneSet, most: int, seed: int) -> SceneSet:
 
 def public_watchers(
     folder: Path, scenes: SceneSet, seed: int, progress: Progress, *, device: torch.device
-) -> list[Classifier]:
+) -> list[ResNet]:
     """Networks of different shapes, trained on public images or read from `folder`."""
     shapes = residual_shapes(len(scenes.classes))[:: len(LENGTHS)][:WATCHERS]
     plans: list[Plan] = [
@@ -70,7 +70,7 @@ def public_watchers(
     held = torch.from_numpy(_numbers(scenes) % EVERY == 0)
     parts = (images[~held], labels[~held]), (images[held], labels[held])
     train_pool(folder, NAME, plans, *parts, progress, device=device)
-    return [network.to(device) for network in load_pool(folder, NAME, [shape for shape, _ in plans])]
+    return [network.to(device) for network in load_pool(folder, NAME, shapes)]
 
 
 def _numbers(scenes: SceneSet) -> Int64:

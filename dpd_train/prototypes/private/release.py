@@ -25,7 +25,7 @@ Gauss = Callable[[int], torch.Tensor]
 
 @dataclass(frozen=True)
 class Release:
-    """What was released: noisy statistics for each watcher, and how much noise there is for how much change.
+    """What was released: noisy statistics for each eye, and how much noise there is for how much change.
 
     Args:
         counts: private images of each class, which are public.
@@ -37,6 +37,16 @@ class Release:
     counts: tuple[int, ...]
     sensitivity: float
     noise: float
+
+    @property
+    def watched(self) -> tuple[Statistics, ...]:
+        """Of the watchers."""
+        return self.statistics[:-1]
+
+    @property
+    def looks(self) -> Statistics:
+        """Of the appearance, which is the last eye."""
+        return self.statistics[-1]
 
     def save(self, path: Path) -> None:
         """Write it to one file, which is complete or not there."""
@@ -83,7 +93,7 @@ def release(
     gauss: Gauss = system_gauss,
     progress: Progress = lambda done, total: None,
 ) -> Release:
-    """Release the class sums of u, and for each watcher the second moment of its part, of images [n, 3, H, W].
+    """Release the class sums of u, and for each eye the second moment of its part, of images [n, 3, H, W].
 
     Args:
         labels: [n]; every class has images.

@@ -19,7 +19,7 @@ from dpd_train.compute.device import placed
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData, train_denoiser
 from dpd_train.diffusion.fine_tune import denoiser_training, frozen_norms_in_float32, trained_parts
-from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watcher, embed, match_codes
+from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watcher, embed, match_codes, seeing
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
 from dpd_train.run.planning.plan import WorkSpeed
 from dpd_train.vae.perceptual import perceptual_shapes
@@ -85,7 +85,8 @@ def _matching_seconds(
         width = embed(network.features(images[:1].to(device))).shape[1]
         zeros, ones = torch.zeros((CLASSES, width), device=device), torch.ones((CLASSES, width), device=device)
         standard = Standard(zeros[0], ones[0])
-        watchers.append(Watcher(network, Statistics(standard, zeros, ones, torch.eye(width, device=device)), True))
+        statistics = Statistics(standard, zeros, ones, torch.eye(width, device=device))
+        watchers.append(Watcher(seeing(network, judges=True), statistics))
     start, scale = latents.reshape(CLASSES, CODES, *latents.shape[1:]), float(base.vae.config.scaling_factor)
     trainable = [p for p in base.vae.parameters() if p.requires_grad]
     base.vae.requires_grad_(False)

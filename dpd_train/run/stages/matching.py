@@ -20,6 +20,7 @@ from dpd_train.prototypes.matching import (
     load_watchers,
     match_codes,
     measure,
+    seeing,
     starting_codes,
     train_watchers,
     view_seed,
@@ -91,7 +92,7 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     for i, (network, judges, extra) in enumerate(kinds):
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         statistics = measure(network, *train, count, view_seed(run.config.seed, i), run.device)
-        watchers.append(Watcher(network, statistics, judges, extra))
+        watchers.append(Watcher(seeing(network, judges=judges), statistics, extra))
         progress(i + 1, len(kinds))
     return watchers
 

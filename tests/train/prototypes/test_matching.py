@@ -22,6 +22,7 @@ from dpd_train.prototypes.matching import (
     embed,
     match_codes,
     measure,
+    seeing,
     starting_codes,
     view_seed,
 )
@@ -141,7 +142,7 @@ def decode(codes: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def watchers() -> list[Watcher]:
     images, labels = coloured(40, 1)
-    return [Watcher(m, measure(m, images, labels, CLASSES, 6, CPU), judges=False) for m in map(network, (1, 2))]
+    return [Watcher(seeing(m, judges=False), measure(m, images, labels, CLASSES, 6, CPU)) for m in map(network, (1, 2))]
 
 
 def start(count: int) -> torch.Tensor:
@@ -182,7 +183,7 @@ def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list
         images = decode(codes.flatten(0, 1))
         total = 0.0
         for watcher in watchers:
-            z = watcher.statistics.standard(embed(watcher.network.features(images)))
+            z = watcher.statistics.standard(watcher.see(images)[0])
             total += sum(map(float, moment_losses(z.view(CLASSES, 20, -1), watcher.statistics)))
         return total
 
@@ -192,13 +193,14 @@ def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list
 @pytest.mark.parametrize("extra", [(), (5,), (4, 5)])
 def test_four_different_watchers_look_at_each_decoded_image(extra: tuple[int, ...], tmp_path: Path) -> None:
     images, labels = coloured(40, 1)
+    networks = list(map(network, range(6)))
     watchers = [
-        Watcher(m, measure(m, images, labels, CLASSES, 6, CPU), judges=i > 2, extra=i in extra)
-        for i, m in enumerate(map(network, range(6)))
+        Watcher(seeing(m, judges=i > 2), measure(m, images, labels, CLASSES, 6, CPU), i in extra)
+        for i, m in enumerate(networks)
     ]
     seen: list[list[int]] = []
-    for number, watcher in enumerate(watchers):
-        watcher.network.stem.register_forward_pre_hook(lambda *_, number=number: seen[-1].append(number))
+    for number, watched in enumerate(networks):
+        watched.stem.register_forward_pre_hook(lambda *_, number=number: seen[-1].append(number))
 
     def counted(codes: torch.Tensor) -> torch.Tensor:
         seen.append([])

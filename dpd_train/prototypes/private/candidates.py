@@ -1,0 +1,39 @@
+"""Public images in the colours that were released of a class."""
+
+import torch
+
+from dpd_train.images.appearance import repainted
+from dpd_train.prototypes.matching import Statistics
+from dpd_train.prototypes.private.release import Release
+
+
+class Candidates:
+    """Random public images, each with an appearance drawn from the normal distribution of a class.
+
+    Args:
+        images: public ones [n, 3, H, W] in [-1, 1].
+    """
+
+    def __init__(self, found: Release, images: torch.Tensor) -> None:
+        looks = found.looks
+        values, vectors = torch.linalg.eigh(within(looks, found))
+        self._images, self._root = images, vectors * values.clamp_min(0).sqrt()
+        self._means = looks.class_means.double().cpu()
+        self._scale, self._mean = (value.double().cpu() for value in (looks.standard.scale, looks.standard.mean))
+
+    def draw(self, label: int, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [count, 3, H, W] float32 in [-1, 1], and the z of the appearances they were given, in float64."""
+        rows = torch.randint(len(self._images), (count,), generator=generator)
+        z = self._means[label] + torch.randn(count, len(self._root), generator=generator).double() @ self._root.T
+        return repainted(self._images[rows], z * self._scale + self._mean), z
+
+
+def within(own: Statistics, found: Release) -> torch.Tensor:
+    """Covariance [F, F] of z within classes, float64 on the CPU. Negative eigenvalues, which are noise, become 0."""
+    means, limit = own.class_means.double().cpu(), own.standard.limit
+    assert limit is not None  # `public_eyes` gives every eye one
+    of_noise = (limit * found.noise / torch.tensor(found.counts)).square().mean()
+    spread = own.second_moment.double().cpu() - means.T @ means / len(means)
+    values, vectors = torch.linalg.eigh(spread + of_noise * torch.eye(len(spread)))
+    positive: torch.Tensor = (vectors * values.clamp_min(0)) @ vectors.T
+    return positive

@@ -1,0 +1,71 @@
+"""Where codes start: public images in the released colours of a class, and of them the most typical of it.
+
+Public images as they are teach students little about a class that looks different (docs/results/privacy.md).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from dpd_runtime.annotations import Progress
+from dpd_train.classifiers.network import Classifier
+from dpd_train.compute.checkpoint import step_generator
+from dpd_train.compute.device import to_device
+from dpd_train.prototypes.herding import herded
+from dpd_train.prototypes.matching import Statistics, seeing
+from dpd_train.prototypes.private.candidates import Candidates, within
+from dpd_train.prototypes.private.eyes import CALL, Eye, Eyes
+from dpd_train.prototypes.private.release import Release
+
+CANDIDATES = 2000  # of each class
+TYPICAL = 10  # so many times as many as are needed: those that are surest of their class, which starts are herded from
+RIDGE = 0.1  # share of the mean variance that is added to each
+
+
+@torch.no_grad()
+def chosen_starts(
+    networks: Sequence[Classifier],
+    found: Release,
+    candidates: Candidates,
+    ipc: int,
+    seed: int,
+    progress: Progress,
+    *,
+    device: torch.device,
+) -> torch.Tensor:
+    """Starts [classes, ipc, 3, H, W] in [-1, 1] for what was released.
+
+    Of the candidates whose log-probability of the class is highest, those are taken whose mean is nearest to its own.
+    """
+    pairs = zip(networks, found.watched, strict=True)
+    eyes = Eyes(tuple(Eye(seeing(network, judges=False), own.standard) for network, own in pairs), math.inf, device)
+    means = [own.class_means.double().cpu() / eye.limit for eye, own in zip(eyes.of, found.watched, strict=True)]
+    judges, by_looks = [Discriminant(own, found) for own in found.watched], Discriminant(found.looks, found)
+    starts = []
+    for label, mean in enumerate(torch.cat(means, dim=1)):
+        drawn, looks = candidates.draw(label, CANDIDATES, step_generator(seed, label))
+        vectors = torch.cat([eyes.vectors(to_device(part, device)).cpu() for part in torch.split(drawn, CALL)])
+        parts = zip(judges, eyes.of, eyes.parts(vectors), strict=True)
+        opinions = [by_looks(looks), *(judge(part * eye.limit) for judge, eye, part in parts)]
+        sureness = torch.stack(opinions).mean(0).log_softmax(1)[:, label]
+        typical = sureness.argsort(descending=True, stable=True)[: TYPICAL * ipc]
+        chosen = herded(vectors[typical].numpy(), mean.numpy(), ipc)
+        starts.append(drawn[typical[chosen]])
+        progress(label + 1, len(found.counts))
+    return torch.stack(starts)
+
+
+class Discriminant:
+    """Linear discriminant analysis (Fisher 1936) from released statistics: z [n, F] → scores [n, classes]."""
+
+    def __init__(self, own: Statistics, found: Release) -> None:
+        spread = within(own, found)
+        ridge = RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=spread.dtype)
+        means = own.class_means.double().cpu()
+        self._directions = torch.linalg.solve(spread + ridge, means.T)
+        self._offsets = (means * self._directions.T).sum(1) / 2
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = z @ self._directions - self._offsets
+        return scores

@@ -1,0 +1,163 @@
+"""What follows a release: public images in the released colours, starts among them, and a decoder that learns them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ignore[import-untyped]
+
+from dpd_train.bases.base import Base, load_base
+from dpd_train.classifiers.network import ResNet
+from dpd_train.compute.checkpoint import step_generator
+from dpd_train.images.appearance import appearance
+from dpd_train.prototypes.matching import Matching, Watcher, match_codes
+from dpd_train.prototypes.private import decoder, starts
+from dpd_train.prototypes.private.budget import Budget
+from dpd_train.prototypes.private.candidates import Candidates, within
+from dpd_train.prototypes.private.eyes import Eyes, public_eyes, see_appearance
+from dpd_train.prototypes.private.release import Release, release
+from tests.tiny import tiny_base
+from tests.train.prototypes.test_matching import CLASSES, SIDE, decode, network, start
+from tests.train.prototypes.test_private_release import seeded
+
+CPU = torch.device("cpu")
+
+
+def textured(count: int, seed: int, shift: float, contrast: float) -> torch.Tensor:
+    """Grey noise [count, 3, SIDE, SIDE] of one contrast around one brightness; channels differ a little."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(count, 1, SIDE, SIDE, generator=generator)
+    own = torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    return (shift + contrast * (0.9 * common + 0.4 * own)).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def public() -> torch.Tensor:
+    """Of many brightnesses and contrasts."""
+    parts = [textured(10, 50 + i, -0.5 + 0.25 * (i % 5), 0.05 + 0.02 * i) for i in range(10)]
+    return torch.cat(parts)
+
+
+@pytest.fixture(scope="module")
+def private() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three classes: dark and smooth, medium, bright and rough."""
+    images = torch.cat([textured(60, label, 0.4 * (label - 1), 0.05 + 0.1 * label) for label in range(CLASSES)])
+    return images, torch.arange(CLASSES).repeat_interleave(60)
+
+
+@pytest.fixture(scope="module")
+def networks() -> list[ResNet]:
+    return [network(seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def eyes(public: torch.Tensor, networks: list[ResNet]) -> Eyes:
+    return public_eyes(networks, public, torch.arange(len(public)) % 5, 5, 24, 1)
+
+
+@pytest.fixture(scope="module")
+def found(eyes: Eyes, private: tuple[torch.Tensor, torch.Tensor]) -> Release:
+    return release(eyes, *private, CLASSES, Budget(epsilon=math.inf), seeded(0))
+
+
+def test_candidates_have_the_colours_and_contrasts_of_their_class(
+    found: Release, public: torch.Tensor, private: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    candidates, (images, labels) = Candidates(found, public), private
+    for label in range(CLASSES):
+        drawn, _ = candidates.draw(label, 100, step_generator(3, label))
+        wanted = appearance(images[labels == label]).mean(0)
+        away = (appearance(drawn).mean(0) - wanted).abs()
+        before = (appearance(public).mean(0) - wanted).abs()
+        assert float(away[:3].max()) < 0.1
+        assert float(away[3:6].mean()) < 0.4 * float(before[3:6].mean()) + 0.1
+
+
+def test_within_is_the_covariance_within_classes(
+    eyes: Eyes, found: Release, private: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, labels = private
+    views = eyes.of[-1].limit * eyes.parts(eyes.views(images))[-1]  # [8, n, F]
+    away = [views[:, labels == label].flatten(0, 1) for label in range(CLASSES)]
+    away = [z - z.mean(0) for z in away]
+    wanted = torch.stack([z.T @ z / len(z) for z in away]).mean(0)
+    torch.testing.assert_close(within(found.looks, found), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
+    found: Release, private: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, labels = private
+    z = found.looks.standard(see_appearance(images)[0]).double()
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=starts.RIDGE / (1 + starts.RIDGE))
+    wanted = reference.fit(z.numpy(), labels.numpy()).predict(z.numpy())
+    judged = starts.Discriminant(found.looks, found)(z).argmax(1).numpy()
+    assert np.mean(judged == wanted) > 0.97
+    assert np.mean(judged == labels.numpy()) > 0.97
+
+
+def test_starts_are_different_and_look_like_their_class(
+    found: Release, public: torch.Tensor, networks: list[ResNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts, "CANDIDATES", 100)
+
+    def chosen() -> torch.Tensor:
+        return starts.chosen_starts(networks, found, Candidates(found, public), 4, 7, lambda *_: None, device=CPU)
+
+    begun = chosen()
+    assert begun.shape == (CLASSES, 4, 3, SIDE, SIDE)
+    assert len(torch.unique(begun.flatten(0, 1).flatten(1), dim=0)) == 4 * CLASSES
+    judged = starts.Discriminant(found.looks, found)(
+        found.looks.standard(see_appearance(begun.flatten(0, 1))[0]).double()
+    )
+    assert judged.argmax(1).tolist() == [label for label in range(CLASSES) for _ in range(4)]
+    assert torch.equal(begun, chosen())
+
+
+def test_codes_take_on_the_released_appearance(found: Release, tmp_path: Path) -> None:
+    watcher = Watcher(see_appearance, found.looks.uncut(), extra=True)
+
+    def away(codes: torch.Tensor) -> float:
+        z = watcher.statistics.standard(see_appearance(decode(codes.flatten(0, 1)))[0]).view(CLASSES, -1, 27)
+        return float((z.mean(1) - watcher.statistics.class_means).square().mean())
+
+    codes = match_codes(start(10), decode, [watcher], Matching(steps=100, rate=0.1), state=tmp_path / "state")
+    assert away(codes) < 0.5 * away(start(10))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return load_base(str(tiny_base(tmp_path_factory.mktemp("base"))))
+
+
+def test_the_decoder_learns_the_released_colours_and_the_base_stays(
+    found: Release,
+    public: torch.Tensor,
+    networks: list[ResNet],
+    base: Base,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoder, "IMAGES", 60)
+    monkeypatch.setattr(decoder, "HELD", 6)
+    monkeypatch.setattr(decoder, "STEPS", 60)
+    monkeypatch.setattr(decoder, "RATE", 4e-3)
+    candidates, before = Candidates(found, public), {k: v.clone() for k, v in base.vae.state_dict().items()}
+
+    def tuned() -> Base:
+        place = tmp_path / "decoder"
+        return decoder.tuned_base(base, candidates, CLASSES, networks, 3, place, lambda *_: None, device=CPU)
+
+    images = torch.cat([candidates.draw(label, 10, step_generator(90, label))[0] for label in range(CLASSES)])
+
+    def error(of: Base) -> float:
+        with torch.no_grad():
+            return float((of.vae.decode(of.vae.encode(images).latent_dist.mode()).sample - images).abs().mean())
+
+    learned = tuned()
+    assert error(learned) < 0.8 * error(base)
+    assert all(torch.equal(value, before[name]) for name, value in base.vae.state_dict().items())
+    again = tuned().vae.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in learned.vae.state_dict().items()), "read, not redone"
