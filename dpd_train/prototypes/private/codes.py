@@ -1,6 +1,6 @@
 """From private images to codes: watchers of public images, one release, a decoder and starts for it, matching."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode
+from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.training import Labelled, labelled
 from dpd_train.compute.device import placed
 from dpd_train.images import SceneSet
@@ -25,6 +26,7 @@ from dpd_train.prototypes.private.release import ANOTHER, Release, read_release,
 from dpd_train.prototypes.private.starts import chosen_starts
 
 MEASURED = 2000  # public images that scales and limits come from, at least, if there are so many; evenly spaced
+RELEASE, DECODER_STATE, MATCHING_STATE = "release.safetensors", "decoder.safetensors", "matching.safetensors"
 Stages = Callable[[str], Progress]
 
 
@@ -71,25 +73,16 @@ def private_codes(
     Raises:
         InputError: the stored release is damaged, or missing although codes have been matched to it.
     """
-    path, state, scenes = inputs.folder / "release.safetensors", inputs.folder / "matching.safetensors", inputs.public
-    if state.exists() and not path.exists():
-        raise InputError(f"{path}: is missing, and codes have been matched to it; {ANOTHER}")
-    networks = public_watchers(inputs.folder, scenes, matching.seed, stage("public watchers"), device=device)
-    if not path.exists():
-        pixels, width = labelled(_spread(scenes, MEASURED)), suited_width(budget, min(inputs.counts))
-        eyes = public_eyes(networks, *pixels, len(scenes.classes), width, matching.seed)
-        progress = stage("release")
-        release(eyes, *inputs.private(), len(inputs.counts), budget, progress=progress).save(path)
-    found, images = read_release(path, device), labelled(scenes)[0]
-    progress, seed = stage("decoder"), matching.seed
-    candidates, learned = Candidates(found, images), inputs.folder / "decoder.safetensors"
+    networks = public_watchers(inputs.folder, inputs.public, matching.seed, stage("public watchers"), device=device)
+    found = _released(inputs, networks, budget, matching.seed, stage, device)
+    candidates, seed = Candidates(found, labelled(inputs.public)[0]), matching.seed
+    learned, progress = inputs.folder / DECODER_STATE, stage("decoder")
     base = tuned_base(inputs.base, candidates, len(found.counts), networks, seed, learned, progress, device=device)
     first = chosen_starts(networks, found, candidates, ipc, seed, stage("starting images"), device=device)
     start, scale = _encoded(base, first, device), float(base.vae.config.scaling_factor)
     pairs = zip(networks, found.watched, strict=True)
     watchers = [Watcher(seeing(network, judges=False), own.uncut()) for network, own in pairs]
     watchers.append(Watcher(see_appearance, found.looks.uncut(), extra=True))
-    base.vae.requires_grad_(False)
     with placed(base.vae, device):
         codes = match_codes(
             start,
@@ -97,10 +90,25 @@ def private_codes(
             watchers,
             matching,
             stage("matching"),
-            state=state,
+            state=inputs.folder / MATCHING_STATE,
             device=device,
         )
     return PrivateCodes(codes.numpy(), base, found)
+
+
+def _released(
+    inputs: PrivateInputs, networks: Sequence[ResNet], budget: Budget, seed: int, stage: Stages, device: torch.device
+) -> Release:
+    """What was released, now or in an earlier session."""
+    path, scenes = inputs.folder / RELEASE, inputs.public
+    if not path.exists():
+        if any((inputs.folder / later).exists() for later in (DECODER_STATE, MATCHING_STATE)):
+            raise InputError(f"{path}: is missing, and later stages have used it; {ANOTHER}")
+        pixels, width = labelled(_spread(scenes, MEASURED)), suited_width(budget, min(inputs.counts))
+        eyes = public_eyes(networks, *pixels, len(scenes.classes), width, seed)
+        progress = stage("release")
+        release(eyes, *inputs.private(), len(inputs.counts), budget, progress=progress).save(path)
+    return read_release(path, device)
 
 
 def _spread(scenes: SceneSet, least: int) -> SceneSet:

@@ -21,7 +21,7 @@ from dpd_train.vae.autoencoder import train_autoencoder
 from dpd_train.vae.tune import DECODER
 
 IMAGES, HELD = 3000, 100  # over all classes: that the decoder learns from, and that its log is about
-STEPS, RATE, APPEARANCE = 600, 4e-4, 2.0
+STEPS, RATE, APPEARANCE = 1000, 4e-4, 2.0
 
 
 def tuned_base(
@@ -35,7 +35,7 @@ def tuned_base(
     *,
     device: torch.device,
 ) -> Base:
-    """The base with a VAE tuned on candidates of all classes.
+    """The base with a VAE tuned on candidates of all classes, and frozen.
 
     Args:
         networks: of the perceptual loss, trained on public images.
@@ -49,4 +49,5 @@ def tuned_base(
     training = replace(DECODER, steps=STEPS, peak_rate=RATE, appearance_weight=APPEARANCE, seed=seed + 1)
     vae = copy.deepcopy(base.vae).requires_grad_()
     train_autoencoder(vae, pixels[~held], pixels[held], training, state, networks, progress=progress, device=device)
-    return replace(base, vae=vae)
+    vae.zero_grad()  # an export to half precision would take the gradients along
+    return replace(base, vae=vae.requires_grad_(False))
