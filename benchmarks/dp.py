@@ -38,6 +38,7 @@ from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware, use_device
 from dpd_train.images import SceneSet, read_scenes
 from dpd_train.prototypes.matching import Matching
+from dpd_train.prototypes.private import decoder
 from dpd_train.prototypes.private import public as watchers
 from dpd_train.prototypes.private.apart import check_base_apart, check_images_apart, check_places_apart
 from dpd_train.prototypes.private.budget import Budget, check_budget, noise_on_mean, sampling_error, spent, suited_width
@@ -185,6 +186,7 @@ def main() -> None:
         "ipc": args.ipc,
         "matching_steps": args.steps,
         "watcher_steps": watchers.STEPS,
+        "decoder_steps": decoder.STEPS,
         "tested_on": "validation",
         "epsilons": [],
     }

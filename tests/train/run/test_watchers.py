@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.classifiers.encoder import save_encoder
+from dpd_train.classifiers.encoder import load_encoder, save_encoder
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.config import TrainConfig
-from dpd_train.prototypes.matching import Watcher
+from dpd_train.prototypes.matching import Watcher, embed, maps_of
 from dpd_train.run.folder import check_inputs, match_config, read_unfinished, recorded
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
@@ -131,9 +131,12 @@ def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         watchers=f"own,swimdiff:{place}",
     )
     train(drawn_scenes(tmp_path / "scenes", per_class=24), tmp_path / "run", config, cache=tmp_path / "cache")
-    assert [watcher.judges for watcher in found[0]] == [True] * 7 + [False]
-    ours = load_file(place / "model.safetensors")
-    assert all(torch.equal(values, ours[name]) for name, values in found[0][-1].network.state_dict().items())
+    images = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    seen = [watcher.see(images) for watcher in found[0]]
+    assert [logits is not None for _, logits in seen] == [True] * 7 + [False]
+    assert [watcher.extra for watcher in found[0]] == [False] * 7 + [True]
+    network = load_encoder(place).network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert torch.equal(seen[-1][0], embed(maps_of(network, images)))
 
 
 def test_a_record_has_the_watchers_where_they_are_not_the_usual_ones() -> None:
