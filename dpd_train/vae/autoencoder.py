@@ -244,7 +244,7 @@ class _Run:
             reconstructed = self.vae.decode(latents).sample
         reconstructed = reconstructed.float()
         parts = _pixel_losses(training, reconstructed, targets)
-        if training.appearance_weight:
+        if training.appearance_weight:  # of the images themselves, not in units of their contrast
             error = F.l1_loss(appearance(reconstructed), appearance(targets))
             parts["appearance"] = training.appearance_weight * error
         if not self.decoder_only:

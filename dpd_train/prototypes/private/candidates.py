@@ -15,11 +15,11 @@ class Candidates:
     """
 
     def __init__(self, found: Release, images: torch.Tensor) -> None:
-        looks = found.looks
-        values, vectors = torch.linalg.eigh(within(looks, found))
+        own = found.appearance
+        values, vectors = torch.linalg.eigh(within(own, found))
         self._images, self._root = images, vectors * values.clamp_min(0).sqrt()
-        self._means = looks.class_means.double().cpu()
-        self._scale, self._mean = (value.double().cpu() for value in (looks.standard.scale, looks.standard.mean))
+        self._means = own.class_means.double().cpu()
+        self._scale, self._mean = (value.double().cpu() for value in (own.standard.scale, own.standard.mean))
 
     def draw(self, label: int, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [count, 3, H, W] float32 in [-1, 1], and the z of the appearances they were given, in float64."""

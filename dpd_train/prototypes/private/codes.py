@@ -68,11 +68,12 @@ def private_codes(
     √2 μ. A session that is killed before they are stored has shown nothing to anybody.
 
     Args:
-        matching: its seed also decides watchers, projections and starts; noise has none.
+        matching: its seed also decides watchers, projections, decoder and starts; noise has none.
 
     Raises:
-        InputError: the stored release is damaged, or missing although codes have been matched to it.
+        InputError: the stored release is damaged, or missing although later stages have used it.
     """
+    _check_not_lost(inputs.folder)
     networks = public_watchers(inputs.folder, inputs.public, matching.seed, stage("public watchers"), device=device)
     found = _released(inputs, networks, budget, matching.seed, stage, device)
     candidates, seed = Candidates(found, labelled(inputs.public)[0]), matching.seed
@@ -82,7 +83,7 @@ def private_codes(
     start, scale = _encoded(base, first, device), float(base.vae.config.scaling_factor)
     pairs = zip(networks, found.watched, strict=True)
     watchers = [Watcher(seeing(network, judges=False), own.uncut()) for network, own in pairs]
-    watchers.append(Watcher(see_appearance, found.looks.uncut(), extra=True))
+    watchers.append(Watcher(see_appearance, found.appearance.uncut(), extra=True))
     with placed(base.vae, device):
         codes = match_codes(
             start,
@@ -96,14 +97,17 @@ def private_codes(
     return PrivateCodes(codes.numpy(), base, found)
 
 
+def _check_not_lost(folder: Path) -> None:
+    if any((folder / later).exists() for later in (DECODER_STATE, MATCHING_STATE)) and not (folder / RELEASE).exists():
+        raise InputError(f"{folder / RELEASE}: is missing, and later stages have used it; {ANOTHER}")
+
+
 def _released(
     inputs: PrivateInputs, networks: Sequence[ResNet], budget: Budget, seed: int, stage: Stages, device: torch.device
 ) -> Release:
     """What was released, now or in an earlier session."""
     path, scenes = inputs.folder / RELEASE, inputs.public
     if not path.exists():
-        if any((inputs.folder / later).exists() for later in (DECODER_STATE, MATCHING_STATE)):
-            raise InputError(f"{path}: is missing, and later stages have used it; {ANOTHER}")
         pixels, width = labelled(_spread(scenes, MEASURED)), suited_width(budget, min(inputs.counts))
         eyes = public_eyes(networks, *pixels, len(scenes.classes), width, seed)
         progress = stage("release")

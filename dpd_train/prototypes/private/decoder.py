@@ -1,7 +1,7 @@
 """The decoder for images that look like the private ones: tuned on public images in the released colours.
 
-What follows the release costs no privacy. A decoder that has seen other scenes only gives the private classes' colours
-and fine contrasts badly, and no code mends that (docs/results/privacy.md).
+What follows the release costs no privacy. A decoder that has seen other scenes alone gives the private classes' colours
+and fine contrasts badly, and matching in networks does not mend that (docs/results/privacy.md).
 """
 
 import copy

@@ -44,7 +44,7 @@ class Release:
         return self.statistics[:-1]
 
     @property
-    def looks(self) -> Statistics:
+    def appearance(self) -> Statistics:
         """Of the appearance, which is the last eye."""
         return self.statistics[-1]
 

@@ -1,7 +1,4 @@
-"""Where codes start: public images in the released colours of a class, and of them the most typical of it.
-
-Public images as they are teach students little about a class that looks different (docs/results/privacy.md).
-"""
+"""Where codes start: public images in the released colours of a class, and of them the most typical of it."""
 
 import math
 from collections.abc import Sequence
@@ -41,13 +38,13 @@ def chosen_starts(
     pairs = zip(networks, found.watched, strict=True)
     eyes = Eyes(tuple(Eye(seeing(network, judges=False), own.standard) for network, own in pairs), math.inf, device)
     means = [own.class_means.double().cpu() / eye.limit for eye, own in zip(eyes.of, found.watched, strict=True)]
-    judges, by_looks = [Discriminant(own, found) for own in found.watched], Discriminant(found.looks, found)
+    judges, by_appearance = [Discriminant(own, found) for own in found.watched], Discriminant(found.appearance, found)
     starts = []
     for label, mean in enumerate(torch.cat(means, dim=1)):
-        drawn, looks = candidates.draw(label, CANDIDATES, step_generator(seed, label))
+        drawn, appearances = candidates.draw(label, CANDIDATES, step_generator(seed, label))
         vectors = torch.cat([eyes.vectors(to_device(part, device)).cpu() for part in torch.split(drawn, CALL)])
         parts = zip(judges, eyes.of, eyes.parts(vectors), strict=True)
-        opinions = [by_looks(looks), *(judge(part * eye.limit) for judge, eye, part in parts)]
+        opinions = [by_appearance(appearances), *(judge(part * eye.limit) for judge, eye, part in parts)]
         sureness = torch.stack(opinions).mean(0).log_softmax(1)[:, label]
         typical = sureness.argsort(descending=True, stable=True)[: TYPICAL * ipc]
         chosen = herded(vectors[typical].numpy(), mean.numpy(), ipc)

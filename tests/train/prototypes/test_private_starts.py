@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ignore[import-untyped]
 
+from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base, load_base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.checkpoint import step_generator
@@ -16,7 +17,9 @@ from dpd_train.prototypes.matching import Matching, Watcher, match_codes
 from dpd_train.prototypes.private import decoder, starts
 from dpd_train.prototypes.private.budget import Budget
 from dpd_train.prototypes.private.candidates import Candidates, within
+from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
 from dpd_train.prototypes.private.eyes import Eyes, public_eyes, see_appearance
+from dpd_train.prototypes.private.public import drawn_images
 from dpd_train.prototypes.private.release import Release, release
 from tests.tiny import tiny_base
 from tests.train.prototypes.test_matching import CLASSES, SIDE, decode, network, start
@@ -62,6 +65,21 @@ def found(eyes: Eyes, private: tuple[torch.Tensor, torch.Tensor]) -> Release:
     return release(eyes, *private, CLASSES, Budget(epsilon=math.inf), seeded(0))
 
 
+@pytest.mark.parametrize("later", ["decoder.safetensors", "matching.safetensors"])
+def test_a_lost_release_is_said_before_anything_is_trained(later: str, tmp_path: Path, base: Base) -> None:
+    (tmp_path / later).touch()
+    inputs = PrivateInputs(
+        private=lambda: pytest.fail("no second release"),
+        counts=(9,),
+        public=drawn_images(16, 0),
+        base=base,
+        folder=tmp_path,
+    )
+    with pytest.raises(InputError, match=r"release\.safetensors: is missing, and later stages have used it"):
+        private_codes(inputs, Budget(epsilon=1.0), Matching(steps=1), 2, lambda title: pytest.fail(title), device=CPU)
+    assert [path.name for path in tmp_path.iterdir()] == [later]
+
+
 def test_candidates_have_the_colours_and_contrasts_of_their_class(
     found: Release, public: torch.Tensor, private: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -83,17 +101,17 @@ def test_within_is_the_covariance_within_classes(
     away = [views[:, labels == label].flatten(0, 1) for label in range(CLASSES)]
     away = [z - z.mean(0) for z in away]
     wanted = torch.stack([z.T @ z / len(z) for z in away]).mean(0)
-    torch.testing.assert_close(within(found.looks, found), wanted, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(within(found.appearance, found), wanted, atol=1e-4, rtol=1e-3)
 
 
 def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
     found: Release, private: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     images, labels = private
-    z = found.looks.standard(see_appearance(images)[0]).double()
+    z = found.appearance.standard(see_appearance(images)[0]).double()
     reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=starts.RIDGE / (1 + starts.RIDGE))
     wanted = reference.fit(z.numpy(), labels.numpy()).predict(z.numpy())
-    judged = starts.Discriminant(found.looks, found)(z).argmax(1).numpy()
+    judged = starts.Discriminant(found.appearance, found)(z).argmax(1).numpy()
     assert np.mean(judged == wanted) > 0.97
     assert np.mean(judged == labels.numpy()) > 0.97
 
@@ -109,15 +127,15 @@ def test_starts_are_different_and_look_like_their_class(
     begun = chosen()
     assert begun.shape == (CLASSES, 4, 3, SIDE, SIDE)
     assert len(torch.unique(begun.flatten(0, 1).flatten(1), dim=0)) == 4 * CLASSES
-    judged = starts.Discriminant(found.looks, found)(
-        found.looks.standard(see_appearance(begun.flatten(0, 1))[0]).double()
+    judged = starts.Discriminant(found.appearance, found)(
+        found.appearance.standard(see_appearance(begun.flatten(0, 1))[0]).double()
     )
     assert judged.argmax(1).tolist() == [label for label in range(CLASSES) for _ in range(4)]
     assert torch.equal(begun, chosen())
 
 
 def test_codes_take_on_the_released_appearance(found: Release, tmp_path: Path) -> None:
-    watcher = Watcher(see_appearance, found.looks.uncut(), extra=True)
+    watcher = Watcher(see_appearance, found.appearance.uncut(), extra=True)
 
     def away(codes: torch.Tensor) -> float:
         z = watcher.statistics.standard(see_appearance(decode(codes.flatten(0, 1)))[0]).view(CLASSES, -1, 27)
