@@ -13,8 +13,6 @@ def moment_losses(features: torch.Tensor, statistics: Statistics) -> tuple[torch
     """Mean squared differences of class means and of class deviations. features: [classes, k, F], standardised."""
     count = features.shape[1]
     variance = features.var(dim=1, correction=min(1, count - 1))
-    if len(statistics.class_deviations) == 1:
-        variance = variance.mean(dim=0, keepdim=True)
     deviations = (variance + LEAST_VARIANCE).sqrt()  # the root of zero has no gradient
     means = F.mse_loss(features.mean(dim=1), statistics.class_means)
     return means, F.mse_loss(deviations, statistics.class_deviations)

@@ -51,7 +51,7 @@ class Statistics:
     Args:
         standard: how features become z.
         class_means: [classes, F], of z.
-        class_deviations: [classes, F], or [1, F] if they are known for all classes together only.
+        class_deviations: [classes, F].
         second_moment: [F, F], mean of z zᵀ, each class with equal weight.
     """
 

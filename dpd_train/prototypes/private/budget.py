@@ -17,6 +17,7 @@ MOST_NOISE = 0.1
 """Norm of the noise on a class mean, in units of the limit R, above which a release is refused. METHOD §11 offers
 1,200 images at ε = 1 (0.07) and not 40 at ε = 10 (0.28). Means of EuroSAT's classes lie 0.2 to 0.3 R from the nearest
 other one, seen by watchers of drawn scenes: noise of 0.1 on both of two means (0.14 together) leaves them apart."""
+MOMENT, LENGTHS = 0.4, 0.3  # scales of the second moment and of squared lengths; see `sensitivity_of`
 LEAST_DELTA = 1e-9  # below it the accountant's ε is too large
 HEADROOM = 1e-7  # share of ε that the noise is larger for, as the accountant's ε is an upper bound
 DIGITS = 4  # after the decimal point, of the ε that is reported, rounded up
@@ -48,25 +49,27 @@ class Budget:
 
 
 def moment_scale(fewest: int, classes: int) -> float:
-    """What the second moment is multiplied by where it is released: an image then adds at most ½ Σₚ uₚuₚᵀ to it.
+    """What the second moment is multiplied by where it is released: an image then adds at most 0.4 Σₚ uₚuₚᵀ to it.
 
     In the second moment each class has equal weight, so an image of the smallest one weighs 1 / (classes · fewest).
 
     Args:
         fewest: images in the smallest class.
     """
-    return classes * fewest / 2
+    return MOMENT * classes * fewest
 
 
 def sensitivity_of(limit: float) -> float:
-    """2 R: what one image changes at most (L2 norm) in the class sums and the scaled second moment together.
+    """2 R: what one image changes at most (L2 norm) in class sums, squared lengths and the second moment together.
 
-    An image is a vector u with ‖u‖ ≤ R = `limit`, whose parts uₚ, one a watcher, have a norm of at most 1. If v takes
-    its place, the square of the change is at most Σₚ ‖uₚ − vₚ‖² + ¼ ‖uₚuₚᵀ − vₚvₚᵀ‖². Let a and b be the norms of uₚ
-    and vₚ and c ≥ −ab their product. A term is a² + b² − 2c + ¼ (a⁴ + b⁴ − 2c²), which falls with c from −2 on. So
-    it is at most (a + b)² + ¼ (a² − b²)² = 2a² + 2b² − (a − b)² (1 − ¼ (a + b)²) ≤ 2a² + 2b², and all terms together
-    are at most 4 R². The sums alone can change by as much: the second moment is released for nothing. The mean over the
-    views of an image keeps the bound, as the norm is convex.
+    An image is a vector u with ‖u‖ ≤ R = `limit`, whose parts uₚ, one an eye, have a norm of at most 1. It adds u to
+    its class's sums, s ‖uₚ‖² to its class's squared lengths and at most m uₚuₚᵀ to the scaled second moment, with
+    m = MOMENT and s = LENGTHS. If v takes its place, the square of the change is at most
+    Σₚ ‖uₚ − vₚ‖² + m² ‖uₚuₚᵀ − vₚvₚᵀ‖² + s² (‖uₚ‖² − ‖vₚ‖²)². Let a and b be the norms of uₚ and vₚ and c ≥ −ab their
+    product. A term is a² + b² − 2c + m² (a⁴ + b⁴ − 2c²) + s² (a² − b²)², which falls with c from −1 / (2 m²) on, and
+    that is below −1. So it is at most (a + b)² + (m² + s²) (a² − b²)², and as m² + s² = ¼ and a + b ≤ 2, at most
+    (a + b)² + (a − b)² = 2a² + 2b². All terms together are at most 4 R². The sums alone can change by as much: the rest
+    is released for nothing. The mean over the views of an image keeps the bound, as the norm is convex.
     """
     return 2 * limit
 

@@ -19,12 +19,15 @@ class Candidates:
         values, vectors = torch.linalg.eigh(within(own, found))
         self._images, self._root = images, vectors * values.clamp_min(0).sqrt()
         self._means = own.class_means.double().cpu()
+        variances = own.class_deviations.double().cpu().square().sum(1)
+        self._sizes = (variances / variances.mean()).sqrt()
         self._scale, self._mean = (value.double().cpu() for value in (own.standard.scale, own.standard.mean))
 
     def draw(self, label: int, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [count, 3, H, W] float32 in [-1, 1], and the z of the appearances they were given, in float64."""
         rows = torch.randint(len(self._images), (count,), generator=generator)
-        z = self._means[label] + torch.randn(count, len(self._root), generator=generator).double() @ self._root.T
+        drawn = torch.randn(count, len(self._root), generator=generator).double() @ self._root.T
+        z = self._means[label] + self._sizes[label] * drawn
         return repainted(self._images[rows], z * self._scale + self._mean), z
 
 

@@ -1,4 +1,4 @@
-"""The release: noisy class sums and one noisy second moment, the only use of the private images (METHOD §11)."""
+"""The release: noisy sums and one noisy second moment, the only use of the private images (METHOD §11)."""
 
 import math
 import random
@@ -13,12 +13,13 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.prototypes.matching import Standard, Statistics
-from dpd_train.prototypes.private.budget import Budget, moment_scale, noise_of, sensitivity_of
+from dpd_train.prototypes.private.budget import LENGTHS, Budget, moment_scale, noise_of, sensitivity_of
 from dpd_train.prototypes.private.eyes import CALL, Eyes
 
 OF_STANDARD = ("mean", "scale", "projection")
 OF_CLASSES = ("class_means", "class_deviations", "second_moment")
 ANOTHER = "begin again with another --out: that is a second release of the same images and adds to epsilon"
+LEAST_SPREAD = 0.05  # a class's variance, as a share of all classes' mean one: noise could make it negative
 Gauss = Callable[[int], torch.Tensor]
 """n → [n] float64 independent standard normal numbers that nobody can repeat."""
 
@@ -93,7 +94,9 @@ def release(
     gauss: Gauss = system_gauss,
     progress: Progress = lambda done, total: None,
 ) -> Release:
-    """Release the class sums of u, and for each eye the second moment of its part, of images [n, 3, H, W].
+    """Release each class's sum of u and of each part's squared length, and for each eye its part's second moment.
+
+    Deviations are those of all classes together, larger or smaller in a class as its lengths say.
 
     Args:
         labels: [n]; every class has images.
@@ -102,36 +105,65 @@ def release(
     sensitivity = sensitivity_of(eyes.limit)
     noise = noise_of(budget, sensitivity)
     noise_of_moment = noise / moment_scale(int(counts.min()), classes)
-    sums, moments = _totals(eyes, images, labels, counts, progress)
-    means = (sums + noise * gauss(sums.numel()).view(sums.shape)) / counts[:, None]
+    totals = _totals(eyes, images, labels, counts, progress)
+    means = (totals.sums + noise * gauss(totals.sums.numel()).view(totals.sums.shape)) / counts[:, None]
+    added = noise / LENGTHS * gauss(totals.lengths.numel()).view(totals.lengths.shape)
+    lengths = (totals.lengths + added) / counts[:, None]
+    of_noise = (noise / counts).square()  # noise on a value of a mean adds so much to its square
     found = []
-    for eye, own, moment in zip(eyes.of, eyes.parts(means), moments, strict=True):
+    for eye, own, squares, moment in zip(eyes.of, eyes.parts(means), lengths.T, totals.moments, strict=True):
         noisy = moment + _symmetric(len(moment), noise_of_moment, gauss)
-        between = own.square().mean(0) - (noise / counts).square().mean()  # noise on a mean adds to its square
-        pooled = (noisy.diagonal() - between).clamp_min(0)
         smooth = _denoised(noisy, noise_of_moment)
-        values = eye.limit * own, eye.limit * pooled.sqrt()[None], eye.limit**2 * smooth
+        pooled = (smooth.diagonal() - own.square().mean(0) + of_noise.mean()).clamp_min(0)
+        shares = _shares(squares - own.square().sum(1) + own.shape[1] * of_noise)
+        deviations = (pooled * shares[:, None]).sqrt()
+        values = eye.limit * own, eye.limit * deviations, eye.limit**2 * smooth
         found.append(Statistics(eye.standard, *(value.float().to(eyes.device) for value in values)))
     return Release(tuple(found), tuple(counts.tolist()), sensitivity, noise)
 
 
+def _shares(spreads: torch.Tensor) -> torch.Tensor:
+    """Variances [classes] in units of their mean. Noise may make them negative: none is less than LEAST_SPREAD."""
+    shares = (spreads / spreads.mean().clamp_min(1e-12)).clamp(LEAST_SPREAD, len(spreads))
+    return shares / shares.mean()
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Sums over the private images, without noise.
+
+    Args:
+        sums: [classes, D], of each image's mean u over its views.
+        lengths: [classes, eyes], of the parts' squared lengths.
+        moments: [F, F] for each eye, over all views.
+    """
+
+    sums: torch.Tensor
+    lengths: torch.Tensor
+    moments: list[torch.Tensor]
+
+
 def _totals(
     eyes: Eyes, images: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor, progress: Progress
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Class sums [classes, D] of each image's mean over its views, and second moments [F, F] over all views."""
-    weights = (1.0 / (len(counts) * counts.double()))[labels]
-    sums, moments = torch.zeros(0), [torch.zeros(0)] * len(eyes.of)
+) -> _Totals:
+    weights, classes = (1.0 / (len(counts) * counts.double()))[labels], len(counts)
+    found = None
     for first in range(0, len(images), CALL):
         rows = slice(first, first + CALL)
         views = eyes.views(images[rows])
-        if not first:
-            sums = torch.zeros(len(counts), views.shape[2], dtype=torch.float64)
-            moments = [torch.zeros(part.shape[2], part.shape[2], dtype=torch.float64) for part in eyes.parts(views)]
-        sums.index_add_(0, labels[rows], views.mean(0))
-        for moment, part in zip(moments, eyes.parts(views), strict=True):
+        parts = eyes.parts(views)
+        if found is None:
+            moments = [torch.zeros(part.shape[2], part.shape[2], dtype=torch.float64) for part in parts]
+            sums, lengths = torch.zeros(classes, views.shape[2]).double(), torch.zeros(classes, len(parts)).double()
+            found = _Totals(sums, lengths, moments)
+        found.sums.index_add_(0, labels[rows], views.mean(0))
+        squares = torch.stack([part.square().sum(2).mean(0) for part in parts], dim=1)
+        found.lengths.index_add_(0, labels[rows], squares)
+        for moment, part in zip(found.moments, parts, strict=True):
             moment += torch.einsum("vni,vnj->ij", part * weights[rows, None], part) / len(views)
         progress(min(first + CALL, len(images)), len(images))
-    return sums, moments
+    assert found is not None  # every class has images
+    return found
 
 
 def _symmetric(width: int, deviation: float, gauss: Gauss) -> torch.Tensor:

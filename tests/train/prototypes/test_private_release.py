@@ -21,7 +21,15 @@ from dpd_train.prototypes.private import budget as guarantee
 from dpd_train.prototypes.private import eyes as looking
 from dpd_train.prototypes.private import public
 from dpd_train.prototypes.private import release as mechanism
-from dpd_train.prototypes.private.budget import Budget, check_budget, moment_scale, noise_of, sensitivity_of, spent
+from dpd_train.prototypes.private.budget import (
+    LENGTHS,
+    Budget,
+    check_budget,
+    moment_scale,
+    noise_of,
+    sensitivity_of,
+    spent,
+)
 from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
 from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss
 from tests.train.prototypes.test_matching import CLASSES, coloured, decode, network, start
@@ -61,7 +69,7 @@ def changed(images: torch.Tensor, row: int, size: float, seed: int) -> torch.Ten
     return other
 
 
-def totals(eyes: Eyes, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def totals(eyes: Eyes, images: torch.Tensor, labels: torch.Tensor) -> mechanism._Totals:
     return mechanism._totals(eyes, images, labels, torch.bincount(labels), lambda done, total: None)
 
 
@@ -71,9 +79,10 @@ def test_one_image_changes_the_statistics_by_no_more_than_is_said(eyes: Eyes, se
     """Whatever the image is: values far outside [-1, 1] and NaN, too."""
     images, labels = coloured(10, 12)
     before, after = totals(eyes, images, labels), totals(eyes, changed(images, row, size, seed), labels)
-    moved = float((before[0] - after[0]).square().sum())
+    moved = float((before.sums - after.sums).square().sum())
+    moved += float((LENGTHS * (before.lengths - after.lengths)).square().sum())
     scale = moment_scale(10, CLASSES)
-    moved += sum(float((scale * (a - b)).square().sum()) for a, b in zip(before[1], after[1], strict=True))
+    moved += sum(float((scale * (a - b)).square().sum()) for a, b in zip(before.moments, after.moments, strict=True))
     assert math.sqrt(moved) <= sensitivity_of(eyes.limit) * (1 + 1e-9)
 
 
@@ -87,7 +96,9 @@ def test_no_exchange_of_two_vectors_is_worse_than_the_bound_and_one_reaches_it(p
         short = free / free.norm(dim=3, keepdim=True).clamp_min(1)
         u, v = short / (short.norm(dim=(2, 3), keepdim=True) / limit).clamp_min(1)
         blocks = torch.einsum("npi,npj->npij", u, u) - torch.einsum("npi,npj->npij", v, v)
-        change = ((u - v).square().sum((1, 2)) + (moment_scale(1, 1) * blocks).square().sum((1, 2, 3))).sqrt()
+        lengths = LENGTHS * (u.square().sum(2) - v.square().sum(2))
+        moments = (moment_scale(1, 1) * blocks).square().sum((1, 2, 3))
+        change = ((u - v).square().sum((1, 2)) + lengths.square().sum(1) + moments).sqrt()
         optimizer.zero_grad()
         (-change.sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -95,10 +106,10 @@ def test_no_exchange_of_two_vectors_is_worse_than_the_bound_and_one_reaches_it(p
     assert sensitivity_of(limit) * (1 - 1e-3) <= worst <= sensitivity_of(limit) * (1 + 1e-9)
 
 
-def test_with_less_noise_on_the_moment_it_would_not_be_free() -> None:
-    """With four times the scale, images that differ in length are told by their second moments."""
-    lengths = np.linspace(0, 1, 101)
-    changes = [(1 + lengths) ** 2 + (times * moment_scale(1, 1) * (1 - lengths**2)) ** 2 for times in (1, 4)]
+def test_with_less_noise_on_lengths_and_moment_they_would_not_be_free() -> None:
+    """With four times the scales, images that differ in length are told by their lengths and second moments."""
+    lengths, scale = np.linspace(0, 1, 101), math.hypot(moment_scale(1, 1), LENGTHS)
+    changes = [(1 + lengths) ** 2 + (times * scale * (1 - lengths**2)) ** 2 for times in (1, 4)]
     assert changes[0].max() <= sensitivity_of(1.0) ** 2 < changes[1].max()
 
 
@@ -122,8 +133,10 @@ def test_without_noise_and_limits_these_are_the_statistics_of_the_images(eyes: E
         torch.testing.assert_close(released.class_means, means, atol=2e-2, rtol=1e-2)
         moment = torch.stack([v.T @ v / len(v) for v in of_class]).mean(0)
         torch.testing.assert_close(released.second_moment, moment, atol=5e-2, rtol=2e-2)
-        pooled = torch.stack([v.var(0, correction=0) for v in of_class]).mean(0).sqrt()
-        torch.testing.assert_close(released.class_deviations[0], pooled, atol=5e-2, rtol=5e-2)
+        variances = torch.stack([v.var(0, correction=0) for v in of_class])
+        spreads = variances.sum(1) / variances.sum(1).mean()
+        expected = (variances.mean(0) * spreads[:, None]).sqrt()
+        torch.testing.assert_close(released.class_deviations, expected, atol=5e-2, rtol=5e-2)
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,7 @@ def test_noise_is_added_to_sums_and_moment(eyes: Eyes, monkeypatch: pytest.Monke
         means = torch.full_like(before.class_means, eye.limit * noise / 10)
         torch.testing.assert_close(after.class_means - before.class_means, means, rtol=1e-3, atol=1e-5)
         width = len(before.second_moment)
-        own = 2 * noise / (10 * CLASSES)
+        own = noise / (0.4 * 10 * CLASSES)
         moment = torch.full((width, width), own / math.sqrt(2)).fill_diagonal_(own)
         change = after.second_moment - before.second_moment
         torch.testing.assert_close(change, eye.limit**2 * moment, rtol=1e-3, atol=1e-5)
@@ -244,15 +257,16 @@ def test_the_noise_of_the_moment_is_white_in_the_frobenius_norm() -> None:
     assert float(along.std()) == pytest.approx(2.0, rel=0.05)
 
 
-def test_noise_makes_the_deviations_neither_larger_nor_smaller(eyes: Eyes) -> None:
+def test_noise_makes_the_deviations_neither_larger_nor_smaller(eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each draw and its opposite: noise on the moment cancels out, and what the means' noise adds does not."""
+    monkeypatch.setattr(mechanism, "_denoised", lambda moment, deviation: moment)
     images, labels = coloured(200, 15)
     budget, repeats = Budget(epsilon=30.0), 40  # little noise: no variance comes near 0
 
     def variances(gauss: Gauss, budget: Budget) -> torch.Tensor:
         found = release(eyes, images, labels, CLASSES, budget, gauss).watched  # appearances of one class are all alike
         parts = zip(found, eyes.of[:-1], strict=True)
-        return torch.cat([(own.class_deviations[0].double() / eye.limit).square() for own, eye in parts])
+        return torch.cat([(own.class_deviations.double() / eye.limit).square().mean(0) for own, eye in parts])
 
     def opposite(seed: int) -> Gauss:
         drawn = seeded(seed)
@@ -377,3 +391,22 @@ def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(
     assert set(some.hashes) < set(all_sizes.hashes)
     monkeypatch.setattr(public, "MOST", 3)
     assert len(public.read_public(tmp_path, 64, 0).labels) == 3
+
+
+def test_deviations_come_from_the_moment_without_its_noise() -> None:
+    """All values vary alike, and the noise on the moment's diagonal is half as large as their variances."""
+    width, spread = 48, 0.1
+    generator = torch.Generator().manual_seed(16)
+    images = spread * torch.randn((4000, 3, 4, 4), generator=generator)
+    eyes = FlatEyes((Flat(Standard(torch.zeros(width), torch.ones(width), torch.eye(width))),), 1.0, CPU)  # type: ignore[arg-type]
+    found = release(eyes, images, torch.arange(4000) % 2, 2, Budget(epsilon=1.0), seeded(1)).statistics[0]
+    torch.testing.assert_close(found.class_deviations, torch.full((2, width), spread), rtol=0.25, atol=0)
+
+
+def test_the_lengths_tell_how_much_each_class_varies() -> None:
+    images = torch.randn((4000, 3, 4, 4), generator=torch.Generator().manual_seed(17))
+    labels, spreads = torch.arange(4000) % 2, torch.tensor([0.03, 0.1])
+    eyes = FlatEyes((Flat(Standard(torch.zeros(48), torch.ones(48), torch.eye(48))),), 1.0, CPU)  # type: ignore[arg-type]
+    images = spreads[labels][:, None, None, None] * images
+    found = release(eyes, images, labels, 2, Budget(epsilon=10.0), seeded(1)).statistics[0]
+    assert found.class_deviations.mean(1).tolist() == pytest.approx(spreads.tolist(), rel=0.1)
