@@ -21,6 +21,8 @@ class Candidates:
         self._means = own.class_means.double().cpu()
         variances = own.class_deviations.double().cpu().square().sum(1)
         self._sizes = (variances / variances.mean()).sqrt()
+        assert own.standard.projection is not None  # `public_eyes` gives every eye one
+        self._back = torch.linalg.inv(own.standard.projection.double().cpu())
         self._scale, self._mean = (value.double().cpu() for value in (own.standard.scale, own.standard.mean))
 
     def draw(self, label: int, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,15 +30,13 @@ class Candidates:
         rows = torch.randint(len(self._images), (count,), generator=generator)
         drawn = torch.randn(count, len(self._root), generator=generator).double() @ self._root.T
         z = self._means[label] + self._sizes[label] * drawn
-        return repainted(self._images[rows], z * self._scale + self._mean), z
+        return repainted(self._images[rows], z @ self._back * self._scale + self._mean), z
 
 
 def within(own: Statistics, found: Release) -> torch.Tensor:
-    """Covariance [F, F] of z within classes, float64 on the CPU. Negative eigenvalues, which are noise, become 0."""
+    """Covariance [F, F] of z within classes, float64 on the CPU."""
     means, limit = own.class_means.double().cpu(), own.standard.limit
     assert limit is not None  # `public_eyes` gives every eye one
     of_noise = (limit * found.noise / torch.tensor(found.counts)).square().mean()
-    spread = own.second_moment.double().cpu() - means.T @ means / len(means)
-    values, vectors = torch.linalg.eigh(spread + of_noise * torch.eye(len(spread)))
-    positive: torch.Tensor = (vectors * values.clamp_min(0)) @ vectors.T
-    return positive
+    between = means.T @ means / len(means) - of_noise * torch.eye(len(means.T))
+    return own.second_moment.double().cpu() - between

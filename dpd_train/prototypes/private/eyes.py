@@ -20,6 +20,7 @@ CALL = 250  # images in one call
 UNCUT = 0.9  # share of the public images' views that each limit leaves as they are
 UNCUT_APPEARANCES = 0.99  # likewise: private images may look very different, and these are few values
 FLOOR = 1e-3  # added to the scale of each value of an appearance
+LEAST_VARIED = 0.03  # added to each eigenvalue of their correlations, which are 1 on average
 SHIFTS = 0  # seed of the shifts
 
 
@@ -81,7 +82,8 @@ def public_eyes(
     """What public images [n, 3, H, W] with labels [n] decide: means, scales, random projections and limits.
 
     Projections have orthonormal columns; a network with fewer features than its share of `width` keeps all of them.
-    The last eye is the appearance.
+    The last eye is the appearance, in which public images vary alike in all directions: whatever a noisy second moment
+    does not tell is then as it is in them. Without that, noise gave images of one class every hue.
 
     Args:
         networks: on one device, in evaluation mode.
@@ -97,10 +99,18 @@ def public_eyes(
         eye = Eye(seeing(network, judges=False), replace(standard, projection=projection.float().to(device)))
         found.append(_limited(eye, images, device, UNCUT))
     appearances = torch.cat([see_appearance(to_device(part, device))[0] for part in torch.split(images, CALL)])
-    standard = Standard(appearances.mean(0), appearances.std(0) + FLOOR, torch.eye(appearances.shape[1], device=device))
+    scale, mean = torch.std_mean(appearances, dim=0)
+    standard = Standard(mean, scale + FLOOR, _whitening((appearances - mean) / (scale + FLOOR)))
     found.append(_limited(Eye(see_appearance, standard), images, device, UNCUT_APPEARANCES))
     eyes = Eyes(tuple(found), math.inf, device)
     return replace(eyes, limit=_norm(eyes.views(images).flatten(0, 1), UNCUT))
+
+
+def _whitening(z: torch.Tensor) -> torch.Tensor:
+    """Projection [F, F] after which values z [n, F] with a mean of 0 have a covariance of about 1."""
+    values, vectors = torch.linalg.eigh(z.double().T @ z.double() / len(z))
+    projection: torch.Tensor = vectors / (values.clamp_min(0) + LEAST_VARIED).sqrt()
+    return projection.float()
 
 
 def _limited(eye: Eye, images: torch.Tensor, device: torch.device, uncut: float) -> Eye:

@@ -96,7 +96,8 @@ def release(
 ) -> Release:
     """Release each class's sum of u and of each part's squared length, and for each eye its part's second moment.
 
-    Deviations are those of all classes together, larger or smaller in a class as its lengths say.
+    The covariance within classes is the second moment without the means' part and without its noise. Deviations are
+    those of all classes together, larger or smaller in a class as its lengths say.
 
     Args:
         labels: [n]; every class has images.
@@ -112,12 +113,11 @@ def release(
     of_noise = (noise / counts).square()  # noise on a value of a mean adds so much to its square
     found = []
     for eye, own, squares, moment in zip(eyes.of, eyes.parts(means), lengths.T, totals.moments, strict=True):
-        noisy = moment + _symmetric(len(moment), noise_of_moment, gauss)
-        smooth = _denoised(noisy, noise_of_moment)
-        pooled = (smooth.diagonal() - own.square().mean(0) + of_noise.mean()).clamp_min(0)
+        between = own.T @ own / classes - of_noise.mean() * torch.eye(len(moment))
+        within = _denoised(moment + _symmetric(len(moment), noise_of_moment, gauss) - between, noise_of_moment)
         shares = _shares(squares - own.square().sum(1) + own.shape[1] * of_noise)
-        deviations = (pooled * shares[:, None]).sqrt()
-        values = eye.limit * own, eye.limit * deviations, eye.limit**2 * smooth
+        deviations = (within.diagonal() * shares[:, None]).sqrt()
+        values = eye.limit * own, eye.limit * deviations, eye.limit**2 * (within + between)
         found.append(Statistics(eye.standard, *(value.float().to(eyes.device) for value in values)))
     return Release(tuple(found), tuple(counts.tolist()), sensitivity, noise)
 
@@ -176,17 +176,17 @@ def _symmetric(width: int, deviation: float, gauss: Gauss) -> torch.Tensor:
     return half + half.triu(1).T
 
 
-def _denoised(moment: torch.Tensor, deviation: float) -> torch.Tensor:
-    """A second moment [F, F] without what such noise does to its eigenvalues. What follows the noise costs no privacy.
+def _denoised(covariance: torch.Tensor, deviation: float) -> torch.Tensor:
+    """A covariance [F, F] without what such noise does to its eigenvalues. What follows the noise costs no privacy.
 
     Eigenvalues of noise alone reach ±2s, s = deviation √(F / 2). A larger one, λ, comes from θ = (λ + √(λ² − 4s²)) / 2
     (Benaych-Georges & Nadakuditi 2011). All others get one value, which keeps the trace: it is measured well, and
     negative values cut to 0 would make it half as large again.
     """
-    values, vectors = torch.linalg.eigh(moment)
-    square = 2 * len(moment) * deviation**2  # 4s²
+    values, vectors = torch.linalg.eigh(covariance)
+    square = 2 * len(covariance) * deviation**2  # 4s²
     clear = values > math.sqrt(square)
     kept = torch.where(clear, (values + (values.square() - square).clamp_min(0).sqrt()) / 2, 0.0)
-    rest = (moment.trace() - kept.sum()).clamp_min(0) / (~clear).sum().clamp_min(1)
+    rest = (covariance.trace() - kept.sum()).clamp_min(0) / (~clear).sum().clamp_min(1)
     found: torch.Tensor = (vectors * torch.where(clear, kept, rest)) @ vectors.T
     return found

@@ -15,6 +15,7 @@ from scipy.stats import norm
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.drawn_scenes import numbered_scene
+from dpd_train.images import to_float
 from dpd_train.prototypes.herding import herded
 from dpd_train.prototypes.matching import Matching, Standard, Watcher, match_codes, seeing
 from dpd_train.prototypes.private import budget as guarantee
@@ -410,3 +411,12 @@ def test_the_lengths_tell_how_much_each_class_varies() -> None:
     images = spreads[labels][:, None, None, None] * images
     found = release(eyes, images, labels, 2, Budget(epsilon=10.0), seeded(1)).statistics[0]
     assert found.class_deviations.mean(1).tolist() == pytest.approx(spreads.tolist(), rel=0.1)
+
+
+def test_appearances_of_public_images_vary_alike_in_all_directions() -> None:
+    images = torch.stack([to_float(torch.from_numpy(numbered_scene(i % 5, i, 3, 32))[None])[0] for i in range(160)])
+    eye = public_eyes([network(1)], images, torch.arange(160) % 5, 5, WIDTH, 1).of[-1]
+    z = replace(eye, standard=replace(eye.standard, limit=None)).z(images)
+    values = torch.linalg.eigvalsh(z.T @ z / len(z))
+    assert float(values.max()) <= 1 + 1e-3
+    assert float(values.min()) > 0.1  # 0.006 with the values as they are, and 12 the largest
