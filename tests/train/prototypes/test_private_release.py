@@ -420,3 +420,23 @@ def test_appearances_of_public_images_vary_alike_in_all_directions() -> None:
     values = torch.linalg.eigvalsh(z.T @ z / len(z))
     assert float(values.max()) <= 1 + 1e-3
     assert float(values.min()) > 0.1  # 0.006 with the values as they are, and 12 the largest
+
+
+def test_noise_is_added_to_the_lengths() -> None:
+    """Known noise on them alone: 1 of each class's squared length, in units of what the budget asks for."""
+    count, spreads = 100, torch.tensor([0.03, 0.06])
+    images = torch.randn((count, 3, 4, 4), generator=torch.Generator().manual_seed(18))
+    images = images / images.flatten(1).norm(dim=1)[:, None, None, None]
+    images = torch.stack([images, -images], dim=1).flatten(0, 1)  # so that class means are 0
+    labels = torch.arange(2 * count) // count
+    images = (math.sqrt(48) * spreads)[labels][:, None, None, None] * images
+    eyes = FlatEyes((Flat(Standard(torch.zeros(48), torch.ones(48), torch.eye(48))),), 1.0, CPU)  # type: ignore[arg-type]
+
+    def only_lengths(size: int) -> torch.Tensor:
+        return torch.full((size,), float(size == 2), dtype=torch.float64)
+
+    found = release(eyes, images, labels, 2, Budget(epsilon=5.0), only_lengths)
+    squares = found.statistics[0].class_deviations.double().square().sum(1)
+    of_means = 48 * (found.noise / count) ** 2  # expected of the means' noise, which is silent here
+    smaller, larger = 48 * spreads.double().square() + found.noise / (0.3 * count) + of_means
+    assert float(squares[0] / squares[1]) == pytest.approx(float(smaller / larger), rel=1e-3)
