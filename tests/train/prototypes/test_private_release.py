@@ -156,6 +156,11 @@ class FlatEyes(Eyes):
         return (vectors,)
 
 
+def flat_eyes(width: int, kind: type[FlatEyes] = FlatEyes) -> FlatEyes:
+    """One eye for images of `width` values, whose limit is 1."""
+    return kind((Flat(Standard(torch.zeros(width), torch.ones(width), torch.eye(width))),), 1.0, CPU)  # type: ignore[arg-type]
+
+
 class Unlimited(FlatEyes):
     """As if the cut had been forgotten."""
 
@@ -231,7 +236,7 @@ def test_a_canary_in_a_thousand_releases_stays_on_the_curve(
     kind: type[FlatEyes], break_noise: float, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) (Dong et al. 2022): opposite images are the worst pair."""
-    eyes = kind((Flat(Standard(torch.zeros(3), torch.ones(3), torch.eye(3))),), 1.0, CPU)  # type: ignore[arg-type]
+    eyes = flat_eyes(3, kind)
     found = advantage(eyes, monkeypatch, break_noise)
     mu = Budget(epsilon=2.0, delta=0.01).mu
     allowed = norm.cdf(mu / 2 - 2 / mu) - math.exp(2) * norm.cdf(-mu / 2 - 2 / mu)
@@ -399,7 +404,7 @@ def test_deviations_come_from_the_moment_without_its_noise() -> None:
     width, spread = 48, 0.1
     generator = torch.Generator().manual_seed(16)
     images = spread * torch.randn((4000, 3, 4, 4), generator=generator)
-    eyes = FlatEyes((Flat(Standard(torch.zeros(width), torch.ones(width), torch.eye(width))),), 1.0, CPU)  # type: ignore[arg-type]
+    eyes = flat_eyes(width)
     found = release(eyes, images, torch.arange(4000) % 2, 2, Budget(epsilon=1.0), seeded(1)).statistics[0]
     torch.testing.assert_close(found.class_deviations, torch.full((2, width), spread), rtol=0.25, atol=0)
 
@@ -407,7 +412,7 @@ def test_deviations_come_from_the_moment_without_its_noise() -> None:
 def test_the_lengths_tell_how_much_each_class_varies() -> None:
     images = torch.randn((4000, 3, 4, 4), generator=torch.Generator().manual_seed(17))
     labels, spreads = torch.arange(4000) % 2, torch.tensor([0.03, 0.1])
-    eyes = FlatEyes((Flat(Standard(torch.zeros(48), torch.ones(48), torch.eye(48))),), 1.0, CPU)  # type: ignore[arg-type]
+    eyes = flat_eyes(48)
     images = spreads[labels][:, None, None, None] * images
     found = release(eyes, images, labels, 2, Budget(epsilon=10.0), seeded(1)).statistics[0]
     assert found.class_deviations.mean(1).tolist() == pytest.approx(spreads.tolist(), rel=0.1)
@@ -430,7 +435,7 @@ def test_noise_is_added_to_the_lengths() -> None:
     images = torch.stack([images, -images], dim=1).flatten(0, 1)  # so that class means are 0
     labels = torch.arange(2 * count) // count
     images = (math.sqrt(48) * spreads)[labels][:, None, None, None] * images
-    eyes = FlatEyes((Flat(Standard(torch.zeros(48), torch.ones(48), torch.eye(48))),), 1.0, CPU)  # type: ignore[arg-type]
+    eyes = flat_eyes(48)
 
     def only_lengths(size: int) -> torch.Tensor:
         return torch.full((size,), float(size == 2), dtype=torch.float64)
