@@ -16,7 +16,7 @@ from dpd_train.pretrain.pool import Sources
 from dpd_train.pretrain.swimdiff.config import SwimDiff
 from dpd_train.pretrain.swimdiff.features import pretrain_features
 
-FORMAT = 2  # raise it when the training gives other weights; 2: rows go through epochs
+FORMAT = 3  # raise it when the training gives other weights; 3: keys have batch statistics
 UNTRAINED = "untrained"
 VARIANTS: dict[str, dict[str, Any]] = {
     "swimdiff": {},

@@ -1,9 +1,12 @@
 """Momentum contrast: the queue of keys, the loss, and the encoder that follows."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+GROUPS = 4  # of a batch's keys
 NOTHING = -1  # scene of a place in the queue that has no key yet
 
 
@@ -52,16 +55,24 @@ def info_nce(
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
+def in_groups(
+    encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, order: torch.Tensor
+) -> torch.Tensor:
+    """Keys [B, D] of images [B, ...], encoded in GROUPS of about equal size, or fewer of two images.
+
+    order: a permutation [B] int64; neighbours in it share a group.
+
+    Batch statistics of a group say little about the query's batch, so that they do not give the positive away: MoCo
+    (He et al. 2020, section 3.3) shuffles batches between GPUs for that. An encoder with the running statistics
+    instead learns badly here: they are those of weights of some hundred steps ago.
+    """
+    groups = max(1, min(GROUPS, len(order) // 2))
+    keys = torch.cat([encode(images[rows]) for rows in order.tensor_split(groups)])
+    return keys[order.argsort()]
+
+
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """Move weights and running batch statistics of `slow` towards those of `fast`.
-
-    With its statistics moved too, the key encoder runs in evaluation mode, so that a key does not tell which batch it
-    comes from (Cai et al. 2021, EMAN). MoCo shuffles batches between GPUs for that.
-    """
-    ours, theirs = slow.state_dict(), fast.state_dict()
-    for name, value in ours.items():
-        if value.is_floating_point():
-            value.lerp_(theirs[name], 1 - momentum)
-        else:
-            value.copy_(theirs[name])
+    """Move the weights of `slow` towards those of `fast` (He et al. 2020, eq. 2)."""
+    for ours, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
+        ours.lerp_(theirs, 1 - momentum)

@@ -27,7 +27,7 @@ from dpd_train.compute.checkpoint import (
 from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.images import to_float
 from dpd_train.pretrain.swimdiff.config import SwimDiff
-from dpd_train.pretrain.swimdiff.contrast import KeyQueue, follow, info_nce
+from dpd_train.pretrain.swimdiff.contrast import KeyQueue, follow, in_groups, info_nce
 from dpd_train.pretrain.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss
 from dpd_train.pretrain.swimdiff.unlabelled import Unlabelled
 from dpd_train.pretrain.swimdiff.views import random_views
@@ -81,7 +81,7 @@ class _Run:
             self.fast, self.denoiser = _Projector(shape), FeatureDenoiser(shape.widths[-1])
         self.modules = nn.ModuleDict({"fast": self.fast, "denoiser": self.denoiser}).train()
         self.modules.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.slow = copy.deepcopy(self.fast).eval().requires_grad_(False)
+        self.slow = copy.deepcopy(self.fast).requires_grad_(False)
         self.queue = KeyQueue(training.queue, shape.num_classes, device)
         decayed = [p for p in self.modules.parameters() if p.ndim > 1]
         rest = [p for p in self.modules.parameters() if p.ndim <= 1]
@@ -101,10 +101,11 @@ class _Run:
         queried, keyed = (_fast(random_views(pixels, generator)) for _ in range(2))
         noise = torch.randn(pixels.shape, generator=generator)
         timesteps = torch.randint(self.schedule.num_train_timesteps, (training.batch,), generator=generator)
+        order = torch.randperm(training.batch, generator=generator)
         with self._autocast():
             maps = self.fast.encoder.features(queried)[-1]
         zero = torch.zeros((), device=self.device)
-        contrast, keys = self._contrast(maps, keyed, scenes[rows]) if training.contrast_weight else (zero, None)
+        contrast, keys = self._contrast(maps, keyed, scenes[rows], order) if training.contrast_weight else (zero, None)
         diffusion = zero
         if training.diffusion_weight:
             shaken = to_device(noise, self.device)
@@ -125,14 +126,17 @@ class _Run:
             self._write_line(step + 1)
 
     def _contrast(
-        self, maps: torch.Tensor, keyed: torch.Tensor, scenes: torch.Tensor
+        self, maps: torch.Tensor, keyed: torch.Tensor, scenes: torch.Tensor, order: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            with self._autocast():
-                found = self.slow.encoder.features(keyed)[-1]
-            keys = self.slow.project(found)
+            keys = in_groups(self._keys, keyed, to_device(order, self.device))
         hidden = self.queue.hidden_from(scenes, self.training.same_scene_negatives)
         return info_nce(self.fast.project(maps), keys, self.queue.keys, hidden, self.training.temperature), keys
+
+    def _keys(self, images: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            maps = self.slow.encoder.features(_fast(images))[-1]
+        return self.slow.project(maps)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bfloat16)

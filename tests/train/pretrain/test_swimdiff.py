@@ -27,7 +27,7 @@ from dpd_train.images.structure import NEAR, orbit, similarities, structure
 from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.pretrain.pool import Sources
 from dpd_train.pretrain.swimdiff.config import SwimDiff
-from dpd_train.pretrain.swimdiff.contrast import NOTHING, KeyQueue, follow, info_nce
+from dpd_train.pretrain.swimdiff.contrast import NOTHING, KeyQueue, follow, in_groups, info_nce
 from dpd_train.pretrain.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss, noisy_images
 from dpd_train.pretrain.swimdiff.features import pretrain_features
 from dpd_train.pretrain.swimdiff.training import encoder_shape, spread, train_swimdiff
@@ -112,25 +112,34 @@ def test_the_queue_keeps_the_newest_keys(batches: list[int]) -> None:
         assert [int(scene) for scene in oldest if scene != NOTHING] == list(expected), "oldest first"
 
 
-def test_the_key_encoder_follows_weights_and_batch_statistics() -> None:
+def test_the_key_encoder_follows_the_weights() -> None:
     slow, fast = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     with torch.no_grad():
-        for tensor, value in (
-            (slow.weight, 1.0),
-            (fast.weight, 3.0),
-            (slow.running_mean, 0.0),
-            (fast.running_mean, 5.0),
-        ):
-            assert tensor is not None
-            tensor.fill_(value)
-    assert fast.num_batches_tracked is not None
-    fast.num_batches_tracked.fill_(7)
+        slow.weight.fill_(1.0)
+        fast.weight.fill_(3.0)
     follow(slow, fast, 0.9)
     assert slow.weight.tolist() == pytest.approx([1.2, 1.2])
-    assert slow.running_mean is not None
-    assert slow.running_mean.tolist() == pytest.approx([0.5, 0.5])
-    assert int(slow.num_batches_tracked or 0) == 7
     assert fast.weight.tolist() == [3, 3]
+
+
+@settings(deadline=None)
+@given(count=st.integers(2, 40), seed=st.integers(0, 99))
+def test_keys_are_encoded_in_mixed_groups_and_come_back_in_order(count: int, seed: int) -> None:
+    """The encoder stands for batch statistics: beside an image's number it gives the mean of its group."""
+    images = torch.arange(float(count))[:, None]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    sizes: list[int] = []
+
+    def encode(group: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(group))
+        return torch.cat([group, group.mean().expand(len(group), 1)], dim=1)
+
+    numbers, means = in_groups(encode, images, order).T
+    assert numbers.tolist() == list(range(count))
+    assert (sum(sizes), min(sizes) >= 2, max(sizes) - min(sizes) <= 1) == (count, True, True)
+    assert len(sizes) == min(4, count // 2)
+    first = order[: sizes[0]]
+    assert means[first].tolist() == pytest.approx([float(numbers[first].mean())] * sizes[0])
 
 
 # Views.

@@ -30,8 +30,7 @@ class ByHand:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.fast, self.denoiser = _Projector(SHAPE), FeatureDenoiser(SHAPE.widths[-1])
-        self.slow = copy.deepcopy(self.fast).eval()
-        self.fast.train()
+        self.slow = copy.deepcopy(self.fast)
         self.data, self.training = data, training
         parameters = [*self.fast.parameters(), *self.denoiser.parameters()]
         self.optimizer = torch.optim.AdamW(
@@ -64,9 +63,12 @@ class ByHand:
         queried, keyed = (random_views(pixels, generator) for _ in range(2))
         noise = torch.randn(pixels.shape, generator=generator)
         timesteps = torch.randint(1000, (training.batch,), generator=generator)
+        order = torch.randperm(training.batch, generator=generator).tolist()
         queries, maps = self.unit(self.fast, queried)
+        keys = torch.zeros_like(queries)
         with torch.no_grad():
-            keys, _ = self.unit(self.slow, keyed)
+            for pair in (order[:2], order[2:]):  # two groups of a batch of four
+                keys[pair], _ = self.unit(self.slow, keyed[pair])
         scenes = self.data.scenes[rows].tolist()
         contrast = self.contrast(queries, keys, scenes)
         noisy = self.scheduler.add_noise(queried, noise, timesteps)
@@ -79,10 +81,8 @@ class ByHand:
         nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
         self.optimizer.step()
         with torch.no_grad():
-            ours, theirs = ([*net.parameters(), *net.buffers()] for net in (self.slow, self.fast))
-            for old, new in zip(ours, theirs, strict=True):
-                if old.is_floating_point():
-                    old.copy_(training.momentum * old + (1 - training.momentum) * new)
+            for old, new in zip(self.slow.parameters(), self.fast.parameters(), strict=True):
+                old.copy_(training.momentum * old + (1 - training.momentum) * new)
         self.memory = [*self.memory, *zip(keys, scenes, strict=True)][-training.queue :]
         return float(contrast.detach()), float(diffusion.detach())
 
