@@ -58,13 +58,14 @@ def info_nce(
 def in_groups(
     encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, order: torch.Tensor
 ) -> torch.Tensor:
-    """Keys [B, D] of images [B, ...], encoded in GROUPS of about equal size, or fewer of two images.
+    """Keys [B, D] of images [B, ...], encoded in GROUPS of about equal size, or fewer so that each has two images.
 
-    order: a permutation [B] int64; neighbours in it share a group.
+    Batch statistics of a mixed group say little about the query's batch, so that they do not give the positive away.
+    MoCo (He et al. 2020, section 3.3) shuffles batches between GPUs for that. With running statistics the encoder
+    hardly learned (docs/results/neighbours.md).
 
-    Batch statistics of a group say little about the query's batch, so that they do not give the positive away: MoCo
-    (He et al. 2020, section 3.3) shuffles batches between GPUs for that. An encoder with the running statistics
-    instead learns badly here: they are those of weights of some hundred steps ago.
+    Args:
+        order: a permutation [B] int64; neighbours in it share a group.
     """
     groups = max(1, min(GROUPS, len(order) // 2))
     keys = torch.cat([encode(images[rows]) for rows in order.tensor_split(groups)])

@@ -135,7 +135,7 @@ class _Run:
 
     def _keys(self, images: torch.Tensor) -> torch.Tensor:
         with self._autocast():
-            maps = self.slow.encoder.features(_fast(images))[-1]
+            maps = self.slow.encoder.features(images)[-1]
         return self.slow.project(maps)
 
     def _autocast(self) -> torch.autocast:
