@@ -102,20 +102,20 @@ def small_pixels(images: Images, largest: int = LARGEST_SIDE) -> torch.Tensor:
 
 
 @torch.no_grad()
-def pooled_features(model: ResNet, images: Images, largest: int = LARGEST_SIDE) -> torch.Tensor:
-    """The last map, averaged over positions [n, D], of images uint8 [n, H, W, 3] of at most `largest` pixels."""
+def _pooled_features(model: ResNet, images: Images) -> torch.Tensor:
+    """The last map, averaged over positions [n, D], of images uint8 [n, H, W, 3]."""
     with one_thread():
-        batches = (small_pixels(images[i : i + BATCH], largest) for i in range(0, len(images), BATCH))
+        batches = (small_pixels(images[i : i + BATCH]) for i in range(0, len(images), BATCH))
         fast = (batch.contiguous(memory_format=torch.channels_last) for batch in batches)
         return torch.cat([model.features(batch)[-1].mean(dim=(2, 3)) for batch in fast])
 
 
 def _embed(model: ResNet, images: Images) -> Float32:
-    found: Float32 = pooled_features(model, images).numpy()
+    found: Float32 = _pooled_features(model, images).numpy()
     return found
 
 
 @torch.no_grad()
 def _score(model: ResNet, images: Images) -> Float32:
-    found: Float32 = model.head(pooled_features(model, images)).numpy()
+    found: Float32 = model.head(_pooled_features(model, images)).numpy()
     return found

@@ -5,11 +5,13 @@ from pathlib import Path
 import torch
 
 from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.extractors.own import pooled_features
+from dpd_eval.extractors.own import BATCH, small_pixels
 from dpd_runtime.annotations import Float32, Images
 from dpd_train.classifiers.encoder import load_encoder
-from dpd_train.classifiers.network import count_parameters
+from dpd_train.classifiers.network import ResNet, count_parameters
+from dpd_train.compute.device import one_thread
 from dpd_train.config import FAMILY
+from dpd_train.images.symmetry import ORDER, d4
 
 
 def swimdiff_extractor(folder: Path) -> Extractor:
@@ -22,12 +24,36 @@ def swimdiff_extractor(folder: Path) -> Extractor:
     model = encoder.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     widths = model.config.widths
 
+    @torch.no_grad()
     def embed(images: Images) -> Float32:
-        found: Float32 = pooled_features(model, images, encoder.side).numpy()
+        with one_thread():
+            batches = (small_pixels(images[i : i + BATCH], encoder.side) for i in range(0, len(images), BATCH))
+            found: Float32 = torch.cat([stage_statistics(model, batch) for batch in batches]).numpy()
         return found
 
     description = (
-        f"{encoder.name}: ResNet {'-'.join(map(str, widths))} trained without labels at {encoder.side} px, features "
-        f"[{widths[-1]}], {count_parameters(model) / 1e6:.1f} M parameters, weights {encoder.sha256[:12]}"
+        f"{encoder.name}: ResNet {'-'.join(map(str, widths))} trained without labels at {encoder.side} px, means and "
+        f"deviations of all stages but the last [{2 * sum(widths[:-1])}], "
+        f"{count_parameters(model) / 1e6:.1f} M parameters, weights {encoder.sha256[:12]}"
     )
     return Extractor(f"{FAMILY}{folder}", description, None, embed)
+
+
+def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
+    """Mean and deviation of every channel of all stages but the last, averaged over the symmetries of the square.
+
+    A linear probe finds more in them than in the last stage, which must not change with the colours of the views
+    (docs/results/neighbours.md).
+
+    Args:
+        images: [n, 3, S, S] in [-1, 1].
+
+    Returns:
+        [n, 2 · Σ widths], the last width left out: the means of a stage, then its deviations.
+    """
+    total = torch.zeros(())
+    for element in range(ORDER):
+        view = d4(images, element).contiguous(memory_format=torch.channels_last)
+        moments = [torch.std_mean(values, dim=(2, 3), correction=0) for values in model.features(view)[1:-1]]
+        total = total + torch.cat([part for deviation, mean in moments for part in (mean, deviation)], dim=1)
+    return total / ORDER

@@ -23,7 +23,7 @@ class Encoder:
 
     Args:
         name: swimdiff: and the folder's last part, for results, which hold no local paths.
-        network: its last map, averaged over positions, is the feature; its head belongs to the training alone.
+        network: its maps are the features; its head belongs to the training alone.
         side: of the images that it was trained on, in pixels.
         sha256: of the file of its weights.
     """

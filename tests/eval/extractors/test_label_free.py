@@ -1,4 +1,4 @@
-"""Extractors that know no labels: `swimdiff:PATH` gives its encoder's pooled map, `mdfl` joins three branches."""
+"""Extractors that know no labels: `swimdiff:PATH` has statistics of its encoder's stages, `mdfl` three branches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("made") / "encoder"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_encoder(ResNet(ResNetConfig(num_classes=4, widths=(4, 8), blocks=(1, 1))), place, {"resolution": SIDE})
+        save_encoder(
+            ResNet(ResNetConfig(num_classes=4, widths=(4, 8, 16), blocks=(1, 1, 1))), place, {"resolution": SIDE}
+        )
     return place
 
 
@@ -60,14 +62,29 @@ def channels_first(images: Images) -> torch.Tensor:
 # swimdiff:PATH
 
 
-def test_features_of_an_encoder_are_its_last_map_averaged(folder: Path) -> None:
+def test_features_of_an_encoder_are_statistics_of_its_stages(folder: Path) -> None:
     extractor = build_extractor(f"swimdiff:{folder}", TRAIN)
-    with torch.no_grad():
-        maps = load_encoder(folder).network.features(channels_first(IMAGES) / 127.5 - 1)[-1]
-    np.testing.assert_allclose(extractor.features(IMAGES), maps.mean(dim=(2, 3)).numpy(), atol=1e-5)
+    network, pixels = load_encoder(folder).network, channels_first(IMAGES) / 127.5 - 1
+    views = []
+    for flipped in (pixels, pixels.flip(3)):
+        for turns in range(4):
+            with torch.no_grad():
+                stem = network.stem(torch.rot90(flipped, turns, (2, 3)))
+                stages = [network.stages[0](stem)]
+                stages.append(network.stages[1](stages[0]))  # the last stage, stages[2], is left out
+            views.append(np.concatenate([f(s.numpy(), axis=(2, 3)) for s in stages for f in (np.mean, np.std)], axis=1))
+    np.testing.assert_allclose(extractor.features(IMAGES), np.mean(views, axis=0), atol=1e-5)
     assert (extractor.classes, extractor.classify(IMAGES)) == (None, None)
-    assert extractor.description.startswith("swimdiff:encoder: ResNet 4-8 trained without labels at 32 px")
+    said = "swimdiff:encoder: ResNet 4-8-16 trained without labels at 32 px, means and deviations of all stages but the"
+    assert extractor.description.startswith(f"{said} last [24]")
     assert str(folder.parent) not in extractor.description
+
+
+def test_features_of_an_encoder_do_not_know_which_way_is_up(folder: Path) -> None:
+    extractor = build_extractor(f"swimdiff:{folder}", TRAIN)
+    upright = extractor.features(IMAGES)
+    for turned in (IMAGES[:, ::-1], IMAGES[:, :, ::-1], np.rot90(IMAGES, axes=(1, 2))):
+        np.testing.assert_allclose(extractor.features(turned), upright, atol=1e-5)
 
 
 def test_images_larger_than_an_encoder_knows_are_reduced(folder: Path) -> None:
