@@ -14,15 +14,17 @@ class Space:
 
     Args:
         sees_through_vae: whether an image remains similar to itself after passing through a VAE.
+        symmetric: whether the eight views of an image (D4) have the same vector.
     """
 
     name: str
     embed: Callable[[Images], Float32]
     sees_through_vae: bool = False
+    symmetric: bool = False
 
     def orbit(self, images: Images) -> Float32:
-        """Embed the eight views of each image: vectors [n, 8, D]."""
-        return orbit(images, self.embed)
+        """Embed the views of each image that differ: vectors [n, 8, D], or [n, 1, D] in a symmetric space."""
+        return self.embed(images)[:, None] if self.symmetric else orbit(images, self.embed)
 
 
 def teacher_space(extractor: Extractor) -> Space:
@@ -33,7 +35,7 @@ def teacher_space(extractor: Extractor) -> Space:
 def further_space(extractor: Extractor) -> Space:
     """Return the space of a further extractor's features, named by it."""
     name = extractor.description.partition(": ")[0]
-    return Space(f"features of {name}", lambda images: unit(extractor.features(images)))
+    return Space(f"features of {name}", lambda images: unit(extractor.features(images)), symmetric=extractor.symmetric)
 
 
 def structure_space() -> Space:

@@ -20,6 +20,7 @@ class Extractor:
         classes: class names that its labels index; None if it knows no labels.
         embed: images → features [n, D] float32, not normalised.
         score: images → logits [n, C] float32, C = len(classes); None if it knows no labels.
+        symmetric: whether features are the same in all eight views of an image (D4).
     """
 
     name: str
@@ -27,6 +28,7 @@ class Extractor:
     classes: tuple[str, ...] | None
     embed: Callable[[Images], Float32]
     score: Callable[[Images], Float32] | None = None
+    symmetric: bool = False
 
     def features(self, images: Images) -> Float32:
         """Compute features [n, D], not normalised."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -102,12 +103,22 @@ def small_pixels(images: Images, largest: int = LARGEST_SIDE) -> torch.Tensor:
 
 
 @torch.no_grad()
+def in_batches(
+    compute: Callable[[torch.Tensor], torch.Tensor], images: Images, largest: int = LARGEST_SIDE
+) -> torch.Tensor:
+    """What `compute` makes of images uint8 [n, H, W, 3], joined, on one thread.
+
+    Args:
+        compute: gets batches of `small_pixels` in channels_last.
+    """
+    with one_thread():
+        batches = (small_pixels(images[i : i + BATCH], largest) for i in range(0, len(images), BATCH))
+        return torch.cat([compute(batch.contiguous(memory_format=torch.channels_last)) for batch in batches])
+
+
 def _pooled_features(model: ResNet, images: Images) -> torch.Tensor:
     """The last map, averaged over positions [n, D], of images uint8 [n, H, W, 3]."""
-    with one_thread():
-        batches = (small_pixels(images[i : i + BATCH]) for i in range(0, len(images), BATCH))
-        fast = (batch.contiguous(memory_format=torch.channels_last) for batch in batches)
-        return torch.cat([model.features(batch)[-1].mean(dim=(2, 3)) for batch in fast])
+    return in_batches(lambda batch: model.features(batch)[-1].mean(dim=(2, 3)), images)
 
 
 def _embed(model: ResNet, images: Images) -> Float32:

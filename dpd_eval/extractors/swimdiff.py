@@ -1,15 +1,15 @@
 """The extractor `swimdiff:PATH`: an encoder that was trained without labels."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.extractors.own import BATCH, small_pixels
+from dpd_eval.extractors.own import in_batches
 from dpd_runtime.annotations import Float32, Images
 from dpd_train.classifiers.encoder import load_encoder
 from dpd_train.classifiers.network import ResNet, count_parameters
-from dpd_train.compute.device import one_thread
 from dpd_train.config import FAMILY
 from dpd_train.images.symmetry import ORDER, d4
 
@@ -24,11 +24,8 @@ def swimdiff_extractor(folder: Path) -> Extractor:
     model = encoder.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     widths = model.config.widths
 
-    @torch.no_grad()
     def embed(images: Images) -> Float32:
-        with one_thread():
-            batches = (small_pixels(images[i : i + BATCH], encoder.side) for i in range(0, len(images), BATCH))
-            found: Float32 = torch.cat([stage_statistics(model, batch) for batch in batches]).numpy()
+        found: Float32 = in_batches(partial(stage_statistics, model), images, encoder.side).numpy()
         return found
 
     description = (
@@ -36,7 +33,7 @@ def swimdiff_extractor(folder: Path) -> Extractor:
         f"deviations of all stages but the last [{2 * sum(widths[:-1])}], "
         f"{count_parameters(model) / 1e6:.1f} M parameters, weights {encoder.sha256[:12]}"
     )
-    return Extractor(f"{FAMILY}{folder}", description, None, embed)
+    return Extractor(f"{FAMILY}{folder}", description, None, embed, symmetric=True)
 
 
 def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
@@ -53,7 +50,11 @@ def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
     """
     total = torch.zeros(())
     for element in range(ORDER):
-        view = d4(images, element).contiguous(memory_format=torch.channels_last)
-        moments = [torch.std_mean(values, dim=(2, 3), correction=0) for values in model.features(view)[1:-1]]
-        total = total + torch.cat([part for deviation, mean in moments for part in (mean, deviation)], dim=1)
+        values = model.stem(d4(images, element).contiguous(memory_format=torch.channels_last))
+        statistics = []
+        for stage in model.stages[:-1]:
+            values = stage(values)
+            deviations, means = torch.std_mean(values, dim=(2, 3), correction=0)
+            statistics += [means, deviations]
+        total = total + torch.cat(statistics, dim=1)
     return total / ORDER

@@ -57,7 +57,7 @@ def orbit(images: Images, embed: Callable[[Images], Float32] = structure) -> Flo
 
 
 def similarities(orbits: Float32, rows: Float32) -> Float32:
-    """Highest cosine over the orbit [n, 8, D] with each of the rows [m, D]: [n, m]."""
+    """Highest cosine over the views of each orbit [n, views, D] with each of the rows [m, D]: [n, m]."""
     n, views, width = orbits.shape
     found = np.empty((n, len(rows)), np.float32)
     for start in range(0, n, BLOCK_ROWS):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dpd_eval.audit.spaces import further_space
 from dpd_eval.extractors.choice import build_extractor, check_name
 from dpd_eval.extractors.mdfl import (
     QUANTILES,
@@ -30,6 +31,7 @@ from dpd_train.classifiers.encoder import load_encoder, save_encoder
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.images import SceneSet
+from dpd_train.images.structure import orbit, similarities
 from dpd_train.images.symmetry import ORDER, d4
 from tests.tiny import SIDE, tiny_base
 
@@ -85,6 +87,15 @@ def test_features_of_an_encoder_do_not_know_which_way_is_up(folder: Path) -> Non
     upright = extractor.features(IMAGES)
     for turned in (IMAGES[:, ::-1], IMAGES[:, :, ::-1], np.rot90(IMAGES, axes=(1, 2))):
         np.testing.assert_allclose(extractor.features(turned), upright, atol=1e-5)
+    assert extractor.symmetric
+
+
+def test_an_audit_embeds_one_view_of_an_image_where_eight_would_be_the_same(folder: Path) -> None:
+    space = further_space(build_extractor(f"swimdiff:{folder}", TRAIN))
+    rows, turned = space.embed(IMAGES), np.ascontiguousarray(np.rot90(IMAGES, axes=(1, 2)))
+    found, eight = space.orbit(turned), orbit(turned, space.embed)
+    assert (found.shape[:2], eight.shape[:2]) == ((12, 1), (12, 8))
+    np.testing.assert_allclose(similarities(found, rows), similarities(eight, rows), atol=1e-5)
 
 
 def test_images_larger_than_an_encoder_knows_are_reduced(folder: Path) -> None:
