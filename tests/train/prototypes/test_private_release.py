@@ -352,23 +352,29 @@ def test_starts_are_different_images_whose_mean_is_near_the_released_one() -> No
 
 
 def test_codes_are_matched_to_what_was_released(tmp_path: Path) -> None:
-    seen, private = coloured(30, 11), coloured(40, 1)
+    """Images in reverse order of classes, the same noise: much budget gives other codes, little gives the same."""
+    seen, (images, labels) = coloured(30, 11), coloured(40, 1)
     networks = [network(seed) for seed in (1, 2)]
     eyes = public_eyes(networks, *seen, CLASSES, 96, 1)
     wanted = 0.5 * (torch.arange(CLASSES) - 1.0)[:, None]
 
-    def away(codes: torch.Tensor) -> float:
-        return float((decode(codes.flatten(0, 1)).mean((2, 3)).view(CLASSES, -1, 3).mean(1) - wanted).abs().mean())
+    def colours(codes: torch.Tensor) -> torch.Tensor:
+        return decode(codes.flatten(0, 1)).mean((2, 3)).view(CLASSES, -1, 3).mean(1)
 
-    def matched(epsilon: float) -> float:
-        found = release(eyes, *private, CLASSES, Budget(epsilon=epsilon), seeded(1)).watched
+    def matched(epsilon: float, name: str, labels: torch.Tensor) -> torch.Tensor:
+        found = release(eyes, images, labels, CLASSES, Budget(epsilon=epsilon), seeded(1)).watched
         watchers = [Watcher(seeing(one, judges=False), own.uncut()) for one, own in zip(networks, found, strict=True)]
-        state = tmp_path / str(epsilon)
-        return away(match_codes(start(10), decode, watchers, Matching(steps=150, rate=0.2), state=state))
+        state = tmp_path / f"{name} {epsilon}"
+        return colours(match_codes(start(10), decode, watchers, Matching(steps=150, rate=0.2), state=state))
 
-    assert away(start(10)) > 0.3
-    assert matched(1000.0) < 0.15
-    assert matched(0.01) > 0.3, "so little budget says nothing of the images"
+    def distance(left: torch.Tensor, right: torch.Tensor) -> float:
+        return float((left - right).abs().mean())
+
+    much, little = (matched(epsilon, "as they are", labels) for epsilon in (1000.0, 0.01))
+    assert distance(colours(start(10)), wanted) > 0.3
+    assert distance(much, wanted) < 0.15
+    assert distance(much, matched(1000.0, "reversed", CLASSES - 1 - labels)) > 0.4
+    assert distance(little, matched(0.01, "reversed", CLASSES - 1 - labels)) < 0.1
 
 
 def test_drawn_scenes_stand_in_for_public_images(monkeypatch: pytest.MonkeyPatch) -> None:
