@@ -10,26 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy.stats import norm
 
-from dpd_runtime.errors import DataError, InputError
-from dpd_train.drawn_scenes import numbered_scene
-from dpd_train.images import to_float
-from dpd_train.prototypes.herding import herded
+from dpd_runtime.errors import InputError
 from dpd_train.prototypes.matching import Matching, Standard, Watcher, match_codes, seeing
-from dpd_train.prototypes.private import budget as guarantee
 from dpd_train.prototypes.private import eyes as looking
-from dpd_train.prototypes.private import public
 from dpd_train.prototypes.private import release as mechanism
 from dpd_train.prototypes.private.budget import (
     LENGTHS,
     Budget,
-    check_budget,
     moment_scale,
     noise_of,
     sensitivity_of,
-    spent,
 )
 from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
 from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss
@@ -47,21 +39,6 @@ def seeded(seed: int) -> Gauss:
 @pytest.fixture(scope="module")
 def eyes() -> Eyes:
     return public_eyes([network(seed) for seed in (1, 2)], *coloured(30, 11), CLASSES, WIDTH, 1)
-
-
-@pytest.mark.parametrize(("epsilon", "ratio"), [(1, 3.73), (2, 1.99), (5, 0.89), (10, 0.50)])
-def test_one_release_has_the_published_noise(epsilon: float, ratio: float) -> None:
-    """METHOD §11: σ / Δ of one release at δ = 1e-5 (Balle & Wang 2018)."""
-    assert 1 / Budget(epsilon=epsilon).mu == pytest.approx(ratio, abs=0.006)
-
-
-@pytest.mark.parametrize("epsilon", [0.5, 1.0, 10.0])
-def test_an_independent_accountant_finds_the_budget_spent_and_no_more(epsilon: float) -> None:
-    pytest.importorskip("dp_accounting")
-    sensitivity = sensitivity_of(1.9)
-    noise = noise_of(Budget(epsilon=epsilon), sensitivity)
-    assert epsilon * (1 - 1e-4) <= spent(sensitivity, noise, 1e-5) <= epsilon
-    assert spent(sensitivity, noise / 2, 1e-5) > 1.5 * epsilon
 
 
 def changed(images: torch.Tensor, row: int, size: float, seed: int) -> torch.Tensor:
@@ -85,33 +62,6 @@ def test_one_image_changes_the_statistics_by_no_more_than_is_said(eyes: Eyes, se
     scale = moment_scale(10, CLASSES)
     moved += sum(float((scale * (a - b)).square().sum()) for a, b in zip(before.moments, after.moments, strict=True))
     assert math.sqrt(moved) <= sensitivity_of(eyes.limit) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(("parts", "limit"), [(1, 1.0), (2, 1.2), (4, 1.8), (4, 2.0)])
-def test_no_exchange_of_two_vectors_is_worse_than_the_bound_and_one_reaches_it(parts: int, limit: float) -> None:
-    """Gradient ascent from many starts, over all pairs of vectors that the limits allow."""
-    generator = torch.Generator().manual_seed(parts)
-    free = torch.randn((2, 200, parts, 3), generator=generator, dtype=torch.float64).requires_grad_()
-    optimizer = torch.optim.Adam([free], lr=0.05)
-    for _ in range(300):
-        short = free / free.norm(dim=3, keepdim=True).clamp_min(1)
-        u, v = short / (short.norm(dim=(2, 3), keepdim=True) / limit).clamp_min(1)
-        blocks = torch.einsum("npi,npj->npij", u, u) - torch.einsum("npi,npj->npij", v, v)
-        lengths = LENGTHS * (u.square().sum(2) - v.square().sum(2))
-        moments = (moment_scale(1, 1) * blocks).square().sum((1, 2, 3))
-        change = ((u - v).square().sum((1, 2)) + lengths.square().sum(1) + moments).sqrt()
-        optimizer.zero_grad()
-        (-change.sum()).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    worst = float(change.detach().max())
-    assert sensitivity_of(limit) * (1 - 1e-3) <= worst <= sensitivity_of(limit) * (1 + 1e-9)
-
-
-def test_with_less_noise_on_lengths_and_moment_they_would_not_be_free() -> None:
-    """With four times the scales, images that differ in length are told by their lengths and second moments."""
-    lengths, scale = np.linspace(0, 1, 101), math.hypot(moment_scale(1, 1), LENGTHS)
-    changes = [(1 + lengths) ** 2 + (times * scale * (1 - lengths**2)) ** 2 for times in (1, 4)]
-    assert changes[0].max() <= sensitivity_of(1.0) ** 2 < changes[1].max()
 
 
 def test_one_shared_vector_has_less_noise_than_a_limit_for_each_eye(eyes: Eyes) -> None:
@@ -315,42 +265,6 @@ def test_a_release_is_read_as_it_was_written(eyes: Eyes, tmp_path: Path) -> None
         torch.testing.assert_close(one.standard(features), other.standard(features))
 
 
-def test_what_cannot_work_is_refused_and_what_can_is_not() -> None:
-    """METHOD §11: 1,200 images at ε = 1 are enough with D = 128, 40 at ε = 10 are not."""
-    check_budget(Budget(epsilon=1), {"a": 1200, "b": 1500})
-    assert guarantee.suited_width(Budget(epsilon=1), 1200) == 256
-    assert guarantee.suited_width(Budget(epsilon=10), 1200) == 1024
-    assert guarantee.noise_on_mean(Budget(epsilon=1), 1200, 1024) == pytest.approx(0.199, abs=1e-3)
-    with pytest.raises(
-        DataError, match=r"class 'b' has 40 training images.*0\.28 .*sampling: 0\.16.* it needs 114 images"
-    ):
-        check_budget(Budget(epsilon=10), {"a": 1200, "b": 40})
-    needed = guarantee.fewest_images(Budget(epsilon=10))
-    check_budget(Budget(epsilon=10), {"a": needed})
-    with pytest.raises(DataError):
-        check_budget(Budget(epsilon=10), {"a": needed - 1})
-    refused = [
-        (0, 1e-5, "--dp 0: give"),
-        (math.nan, 1e-5, "--dp nan"),
-        (101, 1e-5, "--dp 101"),
-        (1.23456, 1e-5, "--dp 1.23456: .* 4 decimal places"),
-        (1, 1e-3, "--dp-delta 0.001: .* below 1 / 1200"),
-        (1, 0, "--dp-delta 0"),
-    ]
-    for epsilon, delta, words in refused:
-        with pytest.raises(InputError, match=words):
-            check_budget(Budget(epsilon=epsilon, delta=delta), {"a": 1200})
-
-
-def test_starts_are_different_images_whose_mean_is_near_the_released_one() -> None:
-    vectors = torch.randn((200, 4), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    mean = torch.tensor([0.5, 0.0, -0.5, 0.0], dtype=torch.float64)
-    rows = herded(vectors.numpy(), mean.numpy(), 20)
-    assert len(set(rows)) == 20
-    for count in (5, 10, 20):
-        assert float((vectors[rows[:count]].mean(0) - mean).norm()) < 0.25
-
-
 def test_codes_are_matched_to_what_was_released(tmp_path: Path) -> None:
     """Images in reverse order of classes, the same noise: much budget gives other codes, little gives the same."""
     seen, (images, labels) = coloured(30, 11), coloured(40, 1)
@@ -377,34 +291,6 @@ def test_codes_are_matched_to_what_was_released(tmp_path: Path) -> None:
     assert distance(little, matched(0.01, "reversed", CLASSES - 1 - labels)) < 0.1
 
 
-def test_drawn_scenes_stand_in_for_public_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(public, "DRAWN", 2)
-    scenes = public.drawn_images(16, 3)
-    assert (scenes.images.shape, scenes.labels.tolist()) == ((12, 16, 16, 3), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
-    assert np.array_equal(scenes.images[5], numbered_scene(2, 1, 3, 16))
-
-
-def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for label, name in enumerate(("a", "b")):
-        (tmp_path / name).mkdir()
-        for index in range(2):
-            Image.fromarray(numbered_scene(label, index, 0, 64)).save(tmp_path / name / f"{index}.png")
-    whole, all_sizes = (public.read_public(tmp_path, side, 0) for side in (64, 16))
-    assert (len(whole.labels), len(all_sizes.labels)) == (4, 4 * (1 + 4 + 8))
-    assert all_sizes.images.shape[1:] == (16, 16, 3)
-    assert set(whole.hashes) < set(all_sizes.hashes), "so that a private image among them is still found"
-    assert np.bincount(public._numbers(all_sizes)).tolist() == [13] * 4
-    assert all_sizes.labels[public._numbers(all_sizes) == 2].tolist() == [1] * 13
-    monkeypatch.setattr(public, "MOST", 3 * 13)
-    some = public.read_public(tmp_path, 16, 0)
-    assert len(some.labels) == 3 * 13
-    assert set(some.hashes) < set(all_sizes.hashes)
-    monkeypatch.setattr(public, "MOST", 3)
-    assert len(public.read_public(tmp_path, 64, 0).labels) == 3
-
-
 def test_deviations_come_from_the_moment_without_its_noise() -> None:
     """All values vary alike, and the noise on the moment's diagonal is half as large as their variances."""
     width, spread = 48, 0.1
@@ -422,15 +308,6 @@ def test_the_lengths_tell_how_much_each_class_varies() -> None:
     images = spreads[labels][:, None, None, None] * images
     found = release(eyes, images, labels, 2, Budget(epsilon=10.0), seeded(1)).statistics[0]
     assert found.class_deviations.mean(1).tolist() == pytest.approx(spreads.tolist(), rel=0.1)
-
-
-def test_appearances_of_public_images_vary_alike_in_all_directions() -> None:
-    images = torch.stack([to_float(torch.from_numpy(numbered_scene(i % 5, i, 3, 32))[None])[0] for i in range(160)])
-    eye = public_eyes([network(1)], images, torch.arange(160) % 5, 5, WIDTH, 1).of[-1]
-    z = replace(eye, standard=replace(eye.standard, limit=None)).z(images)
-    values = torch.linalg.eigvalsh(z.T @ z / len(z))
-    assert float(values.max()) <= 1 + 1e-3
-    assert float(values.min()) > 0.1  # 0.006 with the values as they are, and 12 the largest
 
 
 def test_noise_is_added_to_the_lengths() -> None:

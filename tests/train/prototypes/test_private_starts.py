@@ -13,6 +13,7 @@ from dpd_train.bases.base import Base, load_base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.images.appearance import appearance
+from dpd_train.prototypes.herding import herded
 from dpd_train.prototypes.matching import Matching, Watcher, match_codes
 from dpd_train.prototypes.private import decoder, starts
 from dpd_train.prototypes.private.budget import Budget
@@ -179,3 +180,12 @@ def test_the_decoder_learns_the_released_colours_and_the_base_stays(
     assert all(torch.equal(value, before[name]) for name, value in base.vae.state_dict().items())
     again = tuned().vae.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in learned.vae.state_dict().items()), "read, not redone"
+
+
+def test_starts_are_different_images_whose_mean_is_near_the_released_one() -> None:
+    vectors = torch.randn((200, 4), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mean = torch.tensor([0.5, 0.0, -0.5, 0.0], dtype=torch.float64)
+    rows = herded(vectors.numpy(), mean.numpy(), 20)
+    assert len(set(rows)) == 20
+    for count in (5, 10, 20):
+        assert float((vectors[rows[:count]].mean(0) - mean).norm()) < 0.25
