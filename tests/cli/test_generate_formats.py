@@ -65,11 +65,12 @@ def test_missing_pyarrow_is_said_before_the_old_set_is_deleted(
     paths = os.pathsep.join([str(tmp_path / "absent"), process_environment["PYTHONPATH"]])
     environment = process_environment | {"PYTHONPATH": paths}
     assert dpd(["generate", *FEW, "--out", "set"], environment, tmp_path).returncode == 0
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted((tmp_path / "set").rglob("*"))
     done = dpd(["generate", *FEW, "--format", "parquet", "--overwrite", "--out", "set"], environment, tmp_path)
     assert done.returncode == 5
     assert done.stderr == 'dpd: pyarrow is not installed: pip install "dpd-distill[parquet]"\n'
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted((tmp_path / "set").rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["absent", "set"]
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch and no students")
