@@ -125,14 +125,17 @@ def test_listed_files_that_cannot_be_used_are_rejected_with_the_reason(tmp_path:
     rows = [[f"{name}/{name}_{index}.png", name] for name in ("Alpha", "Beta") for index in range(4)]
     scenes = read_scenes(write_csv(tmp_path, ["path", "label"], [*rows, *([name, "Beta"] for name in bad)]), part="all")
     assert len(scenes.labels) == 8
-    assert reasons(scenes) == {
+    found = reasons(scenes)
+    null = found.pop("a\\x00b")  # Python 3.11: "embedded null byte", 3.13: "stat: embedded null character in path"
+    assert null.startswith("damaged or unsupported: ")
+    assert "embedded null" in null
+    assert found == {
         "Alpha": "not a regular file",
         "Alpha/empty.png": "empty file",
         "lost.png": "broken link",
         "Alpha/nowhere.png": "no such file",
         "Alpha\\Alpha_0.png": "no such file",
         "x" * 300: "damaged or unsupported: File name too long",
-        "a\\x00b": "damaged or unsupported: embedded null byte",
     }
 
 
