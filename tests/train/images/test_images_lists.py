@@ -122,7 +122,6 @@ def test_listed_files_that_cannot_be_used_are_rejected_with_the_reason(tmp_path:
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
     bad = ["Alpha", "Alpha/empty.png", "lost.png", "Alpha/nowhere.png", "Alpha\\Alpha_0.png", "x" * 300, "a\0b"]
     rows = [[f"{name}/{name}_{index}.png", name] for name in ("Alpha", "Beta") for index in range(4)]
-    rows = [[f"{name}/{name}_{index}.png", name] for name in ("Alpha", "Beta") for index in range(4)]
     scenes = read_scenes(write_csv(tmp_path, ["path", "label"], [*rows, *([name, "Beta"] for name in bad)]), part="all")
     assert len(scenes.labels) == 8
     found = reasons(scenes)
