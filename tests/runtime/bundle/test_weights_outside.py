@@ -107,6 +107,7 @@ def zip64(path: Path, content: bytes) -> None:
 
 def test_large_entries_of_a_zip_are_read(tmp_path: Path) -> None:
     zip64(tmp_path / "x.dpd", b"0123456789" * 5)
+    assert struct.unpack_from("<II", (tmp_path / "x.dpd").read_bytes(), 18) == (0xFFFFFFFF, 0xFFFFFFFF)
     assert struct.unpack_from("<HHQQ", (tmp_path / "x.dpd").read_bytes(), 30 + len("a/large")) == (1, 16, 50, 50)
     assert bytes(open_files(tmp_path / "x.dpd")["a/large"]) == b"0123456789" * 5
 
