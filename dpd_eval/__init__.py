@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import dpd_runtime  # noqa: F401 -- first, as it switches telemetry off
+
 if TYPE_CHECKING:
     from dpd_eval.comparison.config import EvaluateConfig
     from dpd_eval.comparison.evaluate import evaluate

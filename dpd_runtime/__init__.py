@@ -9,6 +9,8 @@ For PyTorch's DataLoader there is `dpd_runtime.torch.DistilledImages`.
 
 from typing import TYPE_CHECKING, Any
 
+import dpd_runtime.telemetry  # noqa: F401 -- before any library that has one
+
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
     from dpd_runtime.dataset.formats import Output

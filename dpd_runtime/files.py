@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -17,6 +18,7 @@ from dpd_runtime.errors import DiskError, InputError, OutputLinkError
 from dpd_runtime.strict_json import is_visible
 
 PARTIAL = ".partial"
+_log = logging.getLogger(__name__)
 _PARTIAL_END = re.compile(r"(\.[0-9a-f]{16})?\.partial$")
 # Windows opens a device for these names, whatever ending they have.
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.I)
@@ -129,6 +131,50 @@ def cache_folder(name: str) -> Path:
     """Return $XDG_CACHE_HOME/dpd/NAME or ~/.cache/dpd/NAME, without creating it."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "dpd" / name
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is there and only this user and root can have written it and its folder: what a cache is trusted
+    for. If somebody else can, one line of the log says so.
+    """
+    try:
+        folder, file = path.parent.stat(), path.stat()
+    except OSError:
+        return False
+    if not stat.S_ISREG(file.st_mode):
+        return False
+    closed = not folder.st_mode & (stat.S_IXGRP | stat.S_IXOTH)  # then nobody else reaches the file
+    good = not is_foreign(folder) and not is_foreign(file) and not others_may_write(folder)
+    good = good and (closed or not others_may_write(file))
+    if not good:
+        _log.warning(
+            "%s is not used: other users could have written it; delete it, chmod go-w %s, or set XDG_CACHE_HOME",
+            *(path, path.parent),
+        )
+    return good
+
+
+def read_cached(path: Path) -> bytes | None:
+    """The content of a cache's file; None if there is none that can be read, or it is not `is_own`."""
+    try:
+        return path.read_bytes() if is_own(path) else None
+    except OSError:
+        return None
+
+
+def others_may_write(found: os.stat_result) -> bool:
+    """Whether the group or others may change a file, or rename what is in a folder. In root's folders with the sticky
+    bit, such as /tmp, they may not. Never where files have no owner (Windows).
+    """
+    if not hasattr(os, "getuid"):
+        return False
+    sticky = found.st_uid == 0 and found.st_mode & stat.S_ISVTX
+    return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not sticky
+
+
+def is_foreign(found: os.stat_result) -> bool:
+    """Whether a file or folder belongs to another user than this one and root. Never where files have no owner."""
+    return hasattr(os, "getuid") and found.st_uid not in (0, os.getuid())
 
 
 def is_safe_name(name: str) -> bool:

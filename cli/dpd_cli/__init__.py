@@ -1,1 +1,3 @@
 """The `dpd` command."""
+
+import dpd_runtime  # noqa: F401 -- first, as it switches telemetry off

@@ -64,14 +64,19 @@ RequireSignature = Annotated[
     bool, under("Security", "Fail with exit code 3 unless a trusted key signed the bundle.", "--require-signature")
 ]
 RequireAudit = Annotated[
-    bool, under("Security", "Fail with exit code 3 unless the bundle's audit says PASS or WARN.", "--require-audit")
+    bool,
+    under(
+        "Security",
+        "Fail with exit code 3 unless a trusted key signed the bundle and its audit says PASS or WARN.",
+        "--require-audit",
+    ),
 ]
 RequireDp = Annotated[
     str | None,
     under(
         "Security",
-        "Fail with exit code 3 unless the bundle claims differential privacy of one image with at most this epsilon. "
-        "Default for delta: 1e-5.",
+        "Fail with exit code 3 unless a trusted key signed the bundle and it claims differential privacy of one image "
+        "with at most this epsilon. Default for delta: 1e-5.",
         "--require-dp",
         metavar="EPSILON[,DELTA]",
     ),

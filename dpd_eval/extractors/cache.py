@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import DiskError
+from dpd_runtime.files import is_own
 from dpd_train.compute.checkpoint import load_state
 
 
@@ -53,6 +54,8 @@ def store_weights(path: Path, network: torch.nn.Module, meta: dict[str, Any]) ->
 
 def load_weights(path: Path, network: torch.nn.Module) -> dict[str, Any] | None:
     """Load stored weights into `network` and return the JSON values; None if the file is missing or damaged."""
+    if not is_own(path):
+        return None
     try:
         tensors, meta = load_state(path)
         network.load_state_dict(tensors)

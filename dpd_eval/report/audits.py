@@ -23,13 +23,17 @@ class AuditTest:
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """audited: hash of the bundle before the audit became a part of it; empty for a run or a set."""
+    """audited: hash of the bundle before the audit became a part of it; empty for a run or a set.
+
+    claimed: whether it lies in a bundle that no trusted key signed, so that anybody may have written it.
+    """
 
     name: str
     audited: str
     verdict: str
     tests: tuple[AuditTest, ...]
     controls: tuple[AuditTest, ...]
+    claimed: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,11 @@ class BenchRecord:
     rows: tuple[tuple[Any, ...], ...]
 
 
-def read_audit(node: Node, name: str) -> AuditRecord:
+def read_audit(node: Node, name: str, *, claimed: bool = False) -> AuditRecord:
     """Read an audit.
+
+    Args:
+        claimed: as in `AuditRecord`.
 
     Raises:
         InputError: an unknown verdict, or a value of the wrong type.
@@ -53,7 +60,7 @@ def read_audit(node: Node, name: str) -> AuditRecord:
         raise node.wrong("verdict", "one of " + ", ".join(VERDICTS))
     tests, controls = (tuple(_test(item) for item in node.children(key)) for key in ("tests", "controls"))
     audited = node.child("audited")
-    return AuditRecord(name, "" if audited is None else audited.text("bundle_hash"), verdict, tests, controls)
+    return AuditRecord(name, "" if audited is None else audited.text("bundle_hash"), verdict, tests, controls, claimed)
 
 
 def _test(node: Node) -> AuditTest:

@@ -43,6 +43,7 @@ class BundleRecord:
     audit: str
     privacy: str
     audit_record: AuditRecord | None
+    trusted: bool
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,10 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
     bundle = load_bundle(path, allow_older=True)
     manifest = bundle.manifest
     raw = bundle.files.get("audit.json")
+    audit = None
     if raw is not None:
         check_json_size(len(raw), f"{name}: audit.json")
+        audit = read_audit(parse_json(raw, f"{name}: audit.json"), name, claimed=not bundle.trusted)
     return BundleRecord(
         name=name,
         title=hide_paths(manifest.name),
@@ -94,7 +97,8 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         data=hide_all_paths(manifest.data),
         audit=hide_paths(str(manifest.audit)),
         privacy="" if manifest.privacy is None else hide_paths(manifest.privacy.describe()),
-        audit_record=read_audit(parse_json(raw, f"{name}: audit.json"), name) if raw is not None else None,
+        audit_record=audit,
+        trusted=bundle.trusted,
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors.numpy import load, save
 
 from dpd_eval.selection.method import Method, highest_first
 from dpd_runtime.annotations import Float32, Progress
-from dpd_runtime.files import cache_folder
+from dpd_runtime.files import cache_folder, read_cached
 from dpd_train.images import SceneSet
 
 FORMAT = 1  # increase this whenever the training gives other scores
@@ -37,12 +38,10 @@ def training_scores(
     parts = [FORMAT, "tdds", content, LARGEST_SIDE, SNAPSHOTS, WINDOW, str(torch.__version__)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     path = (cache or cache_folder("extractors")) / f"{digest[:32]}.safetensors"
-    try:
-        found = load(path.read_bytes())["scores"]
+    with suppress(SafetensorError, KeyError):
+        found = load(read_cached(path) or b"")["scores"]
         if found.shape == (len(train.labels), 1):
             return found
-    except (OSError, SafetensorError, KeyError):
-        pass
     store(path, b"")  # fail before the training if the cache cannot be written; an empty file counts as damaged
     with one_thread(), torch.random.fork_rng(devices=[]):  # the training seeds the global generator
         images = small_pixels(train.images), torch.from_numpy(train.labels)

@@ -11,7 +11,7 @@ import torch
 from dpd_eval.extractors.cache import store
 from dpd_eval.students.recipe import Recipe
 from dpd_runtime.annotations import Float32, Int64
-from dpd_runtime.files import cache_folder
+from dpd_runtime.files import cache_folder, read_cached
 
 FORMAT = 1  # increase this whenever a change to the training or to a student changes results
 
@@ -57,13 +57,16 @@ def training_key(
 
 def load_result(folder: Path, key: str) -> TrainingResult | None:
     """Load a stored result; None if it is missing or damaged (the training is then repeated)."""
+    raw = read_cached(folder / f"{key}.json")
+    if raw is None:
+        return None
     try:
-        stored = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        stored = json.loads(raw)
         confusion = np.array(stored["confusion"], dtype=np.int64)
         if stored["key"] != key or confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
             return None
         return TrainingResult(confusion, float(stored["seconds"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

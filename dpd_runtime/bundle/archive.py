@@ -35,6 +35,8 @@ class FolderFiles(Mapping[str, memoryview]):
                 raise BundleError(
                     f"{entry.path}: symbolic links are not allowed in a bundle; put a copy of the file there"
                 )
+            if not entry.is_file() and not entry.is_dir():
+                raise BundleError(f"{entry.path}: a pipe, socket or device in a bundle; do not use this bundle")
             if entry.is_file():
                 self._sizes[Path(entry.path).relative_to(root).as_posix()] = entry.stat().st_size
         self._names = sorted(self._sizes)
@@ -93,10 +95,12 @@ class ZipFiles(Mapping[str, memoryview]):
 
     def __init__(self, path: Path, content: BytesIO | None = None) -> None:
         """Args: content: the decrypted content of an encrypted file."""
+        self._map: mmap.mmap | None = None
         try:
             with path.open("rb") if content is None else nullcontext(content) as file:
                 if content is None:
-                    self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self._view = memoryview(self._map)
                 else:
                     self._view = content.getbuffer()
                 self._entries = read_entries(path, file, self._view)
@@ -124,17 +128,23 @@ class ZipFiles(Mapping[str, memoryview]):
 
     def read(self, name: str) -> bytes:
         """A copy of an entry's content."""
-        return bytes(self[name])
+        copy = BytesIO()
+        for piece in self.pieces(name):
+            copy.write(piece)
+        return copy.getvalue()
 
     def size(self, name: str) -> int:
         """Size in bytes, without reading the content."""
         return self._entries[name][1]
 
     def pieces(self, name: str) -> Iterator[memoryview]:
-        """The content of an entry in pieces, so that the system can drop the pages that were read."""
-        content = self[name]
+        """The content of an entry in pieces. The memory of each is given back after it was used."""
+        content, offset = self[name], self._entries[name][0]
         for start in range(0, len(content), _PIECE):
             yield content[start : start + _PIECE]
+            if self._map is not None and hasattr(self._map, "madvise"):
+                page = (offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
+                self._map.madvise(mmap.MADV_DONTNEED, page, min(len(self._map), offset + start + _PIECE) - page)
 
     def check_crc(self, name: str) -> None:
         """Check the CRC of an entry that the manifest does not list (bundle.json, bundle.sig).

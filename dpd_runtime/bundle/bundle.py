@@ -26,10 +26,11 @@ from dpd_runtime.bundle.profiles import largest_batch, shape_ranges
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
+from dpd_runtime.engines.apart import apart
 from dpd_runtime.engines.context_model import context_model
 from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import FLAVOURS, NAMES, Compilation
-from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.engines.host import HERE, Host
 from dpd_runtime.engines.openvino import OpenVinoEngine
 from dpd_runtime.engines.record import engine_records, is_engine
 from dpd_runtime.engines.site_cache import working_folder
@@ -41,6 +42,8 @@ from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.strict_json import check_json_size, parse_json
 
 EMBEDDED_BUNDLE = "eurosat64.dpd"
+EMBEDDED_HASH = "0ebe433641973bfa46faed1de0273baa80b31ec2a434e8591378fb58bdbbfdc0"
+"""Of the embedded bundle, which is trusted as this package is."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,8 +80,12 @@ class Bundle:
             f"{self.signature.describe()}, audit {self.manifest.audit}, hash {self.hash[:12]}…)"
         )
 
-    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> Engine:
+    def engine(self, graph: str, provider: Provider, threads: int | None = None, *, halves: bool = False) -> Engine:
         """Load one of the bundle's graphs, for example "unet/model.onnx".
+
+        Args:
+            threads: of one call; None for all usable cores.
+            halves: let ONNX Runtime make each call as two simultaneous ones, with so many threads each.
 
         Raises:
             BundleError: there is no such graph, `check_graph` refuses it, or it cannot be run.
@@ -88,21 +95,44 @@ class Bundle:
             way_out = "without --codes-only" if self.manifest.codes_only else "again"
             raise BundleError(f"{self.path}: this bundle holds no {graph}; export the run {way_out}")
         content, weights = self.files[graph], self.files.get(weights_of(graph))
-        check_graph(graph, content, len(weights or b""))
+        check_graph(graph, content, len(weights or b""), trusted=self.trusted)
         if provider.name == "openvino":
+            if not self.trusted:
+                raise ProviderError(
+                    f"provider openvino: it does not check indices, so it runs graphs only of a bundle that a trusted "
+                    f"key signed, and this one is {self.signature.describe()}; use --provider cpu, or have it signed"
+                )
             if weights is not None:  # it would open the file of this name in the working folder
                 raise ProviderError(f"provider openvino: {graph} has weights in a file beside it; use --provider cpu")
             return OpenVinoEngine(content, provider, threads, name=graph)
         compilation = Compilation()
         if provider.name in FLAVOURS:
-            site = this_site(provider.name, provider.device)
+            site = self.site(provider)
             built = self._built_engine(graph, site)
             shapes = shape_ranges(graph, self.manifest, self.empty_embedding.shape) if built is None else {}
             content, weights = (content, weights) if built is None else (built, None)
             folder = working_folder(self.engine_cache(site))
             compilation = Compilation(shapes, folder, self.manifest.precision == "fp16")
         beside = None if weights is None else {WEIGHTS_NAME: weights}
-        return OnnxRuntimeEngine(content, provider, threads, beside, name=graph, compilation=compilation)
+        return self.host.load(content, provider, threads, beside, graph, compilation, halves=halves)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its graphs may do what others may not: a trusted key signed it, or it is the embedded one."""
+        return self.signature.trusted or self.hash == EMBEDDED_HASH
+
+    @property
+    def host(self) -> Host:
+        """The process in which its graphs run."""
+        return HERE if self.trusted else apart(self.hash)
+
+    def site(self, provider: Provider) -> Site:
+        """The properties of this machine for a provider that compiles graphs.
+
+        Raises:
+            MissingExtraError, ProviderError: as `this_site`.
+        """
+        return this_site(provider.name, self.host.flavour_version(provider.name), provider.device)
 
     def engine_cache(self, site: Site) -> Path:
         """The file in the user's cache with what a provider compiled of this bundle on this machine."""
@@ -208,6 +238,11 @@ def _check_audit(files: Mapping[str, bytes], manifest: Manifest) -> None:
                 f"{MANIFEST_NAME}: audit is {manifest.audit}, but there is no {AUDIT_NAME}; run dpd audit again"
             )
         return
+    if manifest.privacy is not None:
+        raise BundleError(
+            f"{AUDIT_NAME} stands beside a claim of differential privacy, which figures from the images would end; "
+            "do not use this bundle"
+        )
     record = parse_json(files[AUDIT_NAME], AUDIT_NAME)
     found = record.get("verdict") if isinstance(record, dict) else None
     if found != manifest.audit:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from dpd_runtime.bundle.manifest import FileEntry
 from dpd_runtime.bundle.signature import Signature
-from dpd_runtime.engines.execution_providers import flavour_version
 from dpd_runtime.engines.record import EngineRecord, engine_records
 from dpd_runtime.errors import ProviderError
 from dpd_runtime.machine.driver import working_driver
@@ -52,17 +51,15 @@ def this_os() -> str:
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
-def this_site(flavour: str, device: int = 0) -> Site:
+def this_site(flavour: str, version: str, device: int = 0) -> Site:
     """The properties of this machine.
 
     Args:
-        device: number of the GPU.
+        version: of the flavour's TensorRT that is installed. device: number of the GPU.
 
     Raises:
-        MissingExtraError: the flavour's packages are not installed.
         ProviderError: no driver, or no such GPU.
     """
-    installed = flavour_version(flavour)
     try:
         driver = working_driver()
     except ProviderError as error:
@@ -70,7 +67,7 @@ def this_site(flavour: str, device: int = 0) -> Site:
     if device >= len(driver.gpus):
         raise ProviderError(f"provider {flavour}: no GPU {device}; the driver finds {len(driver.gpus)}, from 0")
     gpu = driver.gpus[device]
-    return Site(flavour, installed, gpu.name, gpu.compute_capability, this_os(), driver.version, driver.cuda)
+    return Site(flavour, version, gpu.name, gpu.compute_capability, this_os(), driver.version, driver.cuda)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Check of the ONNX graphs of a bundle, from their protobuf, before ONNX Runtime reads them.
 
-A graph is a program. An accepted one has no loops, no branches, no custom code and no tensor larger than its bytes:
-it ends, and it always gives the same result. Field numbers are those of onnx.proto3. A message may be written in parts
-and in any order; every part is checked.
+A graph is a program. An accepted one has no loops, no branches, no custom code, no strings and no tensor larger than
+its bytes: it ends, and it always gives the same result. Without a trusted signature it holds only the operators that
+`dpd export` emits, and divides integers only by constants other than 0 and −1, at which a processor stops the process.
+
+Field numbers are those of onnx.proto3. A message may be written in parts and in any order; every part is checked.
 
 Parsers differ in what they make of unusual protobuf: ONNX Runtime's keeps 32 bits of a tag, so that field 2^29 + 4 is
 field 4 there. So a graph is accepted only in the form that all parsers read alike, in every message that holds others,
@@ -11,31 +13,38 @@ a shape or an operator.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from dpd_runtime.errors import BundleError
 
-_NAMES = """
-Abs Acos Add And ArgMax ArgMin Asin Atan Attention AveragePool BatchNormalization BitShift BitwiseAnd BitwiseNot
-BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose
-Cos Cosh CumSum DepthToSpace DequantizeLinear Div DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike
-Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
-GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu
-Less LessOrEqual Log LogSoftmax LpNormalization MatMul MatMulInteger Max MaxPool Mean MeanVarianceNormalization
-Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization Range
-Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
-Relu Reshape Resize RotaryEmbedding Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice
-Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh Tile TopK Transpose Trilu
-Unsqueeze Where Xor
+OPERATORS_OF = {
+    "classifiers": "Add Conv Gemm ReduceMean Relu",
+    "VAE decoder": "InstanceNormalization Mul Reshape Resize Shape Sigmoid",
+    "text encoder": "Concat Expand Gather IsNaN LayerNormalization MatMul Slice Softmax Transpose Where",
+    "UNet": "Cast Cos Div Erf Sin Split Unsqueeze",
+    "UNet of nano": "Einsum",
+    "--precision fp16": "Not",
+    "--precision int8": "DequantizeLinear QuantizeLinear",
+    "--dynamic-size": "Squeeze",
+}
+"""Operators by what needs them first: a part of a base, or an option of `dpd export`. The names are those of the cases
+in tests/export/graphs/test_operators.py, which trace such a graph. All end, are deterministic and use plain tensors.
 """
-OPERATORS = frozenset(_NAMES.split())
-"""Accepted operators of the ONNX domain: they end, are deterministic, and use plain tensors only."""
+OPERATORS = frozenset(name for names in OPERATORS_OF.values() for name in names.split())
+"""Accepted operators of the ONNX domain in a graph that no trusted key has signed."""
 
+_DIVIDING = ("Div", "Mod")
+_FLOATS = frozenset({1, 10, 11, 16})  # onnx.TensorProto.DataType: float32, float16, float64, bfloat16
+_WHOLE = {6: 4, 7: 8}  # int32, int64: bytes of each
+_STRING = 8
+_INT32_DATA, _INT64_DATA, _RAW = 5, 7, 9  # fields of a TensorProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
 _MODEL_REFUSED = {20: "training", 25: "functions"}
 _GRAPH_REFUSED = {15: "sparse tensors"}
 _ATTRIBUTE_REFUSED = {
+    9: "strings",
     6: "a graph within the graph",
     11: "graphs within the graph",
     14: "a type",
@@ -65,17 +74,30 @@ class _Refused(ValueError):
     """The reason why a graph is refused, without its name."""
 
 
-def check_graph(name: str, content: bytes, beside: int = 0) -> None:
+def check_graph(name: str, content: bytes, beside: int = 0, *, trusted: bool = False) -> tuple[str, ...]:
     """Check a graph.
 
     Args:
         beside: size of the file that holds weights of this graph, in bytes.
+        trusted: whether a trusted key signed it. Then any operator of the ONNX domain is accepted.
+
+    Returns:
+        The operators that are not in OPERATORS; none if it is not trusted.
 
     Raises:
-        BundleError: not a protobuf, or one that parsers read differently; an operator that is not in OPERATORS; or a
-            tensor that is larger than its bytes.
+        BundleError: not a protobuf, or one that parsers read differently; an operator that is not in OPERATORS; an
+            integer division that may stop the process; a string; or a tensor that is larger than its bytes.
     """
-    checked = {7: lambda graph: _check_contents(graph, beside)} | dict.fromkeys((8, 14, 26), _check_plain)
+    unusual: tuple[str, ...] = ()
+
+    def check(graph: memoryview) -> None:
+        nonlocal unusual
+        contents = _read_contents(graph, beside)
+        unusual = tuple(sorted({node.operator for node in contents.nodes} - OPERATORS))
+        if not trusted:
+            _check_operators(contents, unusual)
+
+    checked = {7: check} | dict.fromkeys((8, 14, 26), _check_plain)
     try:
         if content[4:8] == _ORT_MARK:
             raise _Refused("the mark of ONNX Runtime's own format in bytes 4 to 8")
@@ -87,24 +109,164 @@ def check_graph(name: str, content: bytes, beside: int = 0) -> None:
         raise BundleError(
             f"{name}: {said}; dpd export makes no such graph: upgrade dpd-distill or export the bundle again"
         ) from error
+    return unusual
 
 
-def _check_contents(graph: memoryview, beside: int) -> None:
-    def tensor(content: memoryview) -> None:
-        _check_tensor(content, beside)
+@dataclass
+class _Node:
+    """A node, as far as the check of divisions needs it. number: of `to`. tensors: of `value`."""
 
-    attribute_fields = {5: tensor, 10: tensor}
+    operator: str = ""
+    inputs: list[bytes] = field(default_factory=list)
+    outputs: list[bytes] = field(default_factory=list)
+    number: int = 0
+    tensors: list["_Tensor"] = field(default_factory=list)
 
-    def attribute(content: memoryview) -> None:
-        _walk(content, attribute_fields, _ATTRIBUTE_REFUSED)
 
-    node_fields = {4: _check_operator, 5: attribute, 7: _check_domain, 9: _check_plain, 10: _check_plain}
+@dataclass
+class _Tensor:
+    """A constant. type: of onnx.TensorProto.DataType. content: the fields that can hold integers, as they are."""
+
+    name: bytes = b""
+    type: int = 0
+    content: list[tuple[int, int | memoryview]] = field(default_factory=list)
+
+
+@dataclass
+class _Contents:
+    """What a graph's values are made by. values: element types of inputs, by name."""
+
+    nodes: list[_Node] = field(default_factory=list)
+    tensors: list[_Tensor] = field(default_factory=list)
+    values: list[tuple[bytes, int]] = field(default_factory=list)
+
+
+def _read_contents(graph: memoryview, beside: int) -> _Contents:
+    """Check everything in a graph but its operators."""
+    found = _Contents()
 
     def node(content: memoryview) -> None:
-        _walk(content, node_fields, {})
+        found.nodes.append(_read_node(content, beside))
 
-    values = dict.fromkeys((11, 12, 13), _check_value)
-    _walk(graph, {1: node, 5: tensor, 14: _check_plain, 16: _check_plain} | values, _GRAPH_REFUSED)
+    def tensor(content: memoryview) -> None:
+        found.tensors.append(_read_tensor(content, beside))
+
+    def value(content: memoryview) -> None:
+        found.values.append(_read_value(content))
+
+    checked = {1: node, 5: tensor, 11: value, 12: _read_value, 13: _read_value, 14: _check_plain, 16: _check_plain}
+    _walk(graph, checked, _GRAPH_REFUSED)
+    return found
+
+
+def _read_node(content: memoryview, beside: int) -> _Node:
+    made = _Node()
+
+    def operator(text: memoryview) -> None:
+        made.operator = bytes(text).decode()
+
+    def attribute(message: memoryview) -> None:
+        _read_attribute(message, made, beside)
+
+    checked = {
+        1: lambda name: made.inputs.append(bytes(name)),
+        2: lambda name: made.outputs.append(bytes(name)),
+        4: operator,
+        5: attribute,
+        7: _check_domain,
+        9: _check_plain,
+        10: _check_plain,
+    }
+    _walk(content, checked, {})
+    return made
+
+
+def _read_attribute(content: memoryview, node: _Node, beside: int) -> None:
+    name, number = b"", 0
+    for field_number, value in _fields(content):
+        if field_number in _ATTRIBUTE_REFUSED:
+            raise _Refused(_ATTRIBUTE_REFUSED[field_number])
+        if field_number == 1:
+            name = bytes(_inner(value))
+        elif field_number == 3 and isinstance(value, int):
+            number = value
+        elif field_number in (5, 10):
+            node.tensors.append(_read_tensor(_inner(value), beside))
+    if name == b"to":
+        node.number = number
+    if name in (b"value_string", b"value_strings") or (name == b"to" and number == _STRING):
+        raise _Refused("strings")
+
+
+def _check_operators(contents: _Contents, unusual: tuple[str, ...]) -> None:
+    """Check what only a trusted signature may bring."""
+    if unusual:
+        raise _Refused(f"operator {unusual[0][:60]!r} without a trusted signature")
+    divisors = {node.inputs[1] for node in contents.nodes if node.operator in _DIVIDING and len(node.inputs) > 1}
+    if not divisors:
+        return
+    types = _floats(contents)
+    for name in divisors:
+        constants = [tensor for tensor in contents.tensors if tensor.name == name]
+        constants += [t for node in contents.nodes if name in node.outputs[:1] for t in node.tensors]
+        safe = bool(constants) and all(_divides(tensor) for tensor in constants)
+        if not (types.get(name, False) or safe):
+            raise _Refused("an integer division by what is computed, by 0 or by -1")
+
+
+def _floats(contents: _Contents) -> dict[bytes, bool]:
+    """Whether each value of a graph is a tensor of floats; False if that is not sure, or not for all of its makers.
+
+    ONNX Runtime itself checks that the types of a node's inputs agree. So most outputs have the first input's type.
+    """
+    found: dict[bytes, bool] = {}
+
+    def learn(name: bytes, floats: bool) -> None:
+        found[name] = found.get(name, True) and floats
+
+    for tensor in contents.tensors:
+        learn(tensor.name, tensor.type in _FLOATS)
+    for name, kind in contents.values:
+        learn(name, kind in _FLOATS)
+    for node in contents.nodes:  # in the order of computation, or onnxruntime refuses the graph
+        if node.operator in _MADE_OF:
+            floats = _MADE_OF[node.operator](node)
+        else:
+            place = 1 if node.operator == "Where" else 0
+            floats = len(node.inputs) > place and found.get(node.inputs[place], False)
+        for name in node.outputs:
+            learn(name, floats)
+    return found
+
+
+def _constant_floats(node: _Node) -> bool:
+    return all(tensor.type in _FLOATS for tensor in node.tensors)
+
+
+_MADE_OF: dict[str, Callable[[_Node], bool]] = {
+    "Cast": lambda node: node.number in _FLOATS,
+    "Constant": _constant_floats,
+    "ConstantOfShape": _constant_floats,
+    "DequantizeLinear": lambda node: True,
+} | dict.fromkeys(("Shape", "Size", "QuantizeLinear", "Equal", "Not", "IsNaN"), lambda node: False)
+"""Operators whose output has another type than their first input."""
+
+
+def _divides(tensor: _Tensor) -> bool:
+    """Whether a constant has whole numbers other than 0 and −1; False if it is of another type or lies elsewhere."""
+    width = _WHOLE.get(tensor.type)
+    if width is None or not tensor.content:
+        return False
+    numbers: list[int] = []
+    for kind, value in tensor.content:
+        if kind == _RAW:
+            if not isinstance(value, memoryview) or len(value) % width:
+                return False
+            numbers += [int.from_bytes(value[at : at + width], "little") for at in range(0, len(value), width)]
+        else:
+            numbers += _numbers(value)
+    below_zero = {2 ** (8 * width) - 1, 2**64 - 1}
+    return bool(numbers) and not any(number == 0 or number in below_zero for number in numbers)
 
 
 def _check_plain(content: memoryview) -> None:
@@ -112,45 +274,49 @@ def _check_plain(content: memoryview) -> None:
     _walk(content, {}, {})
 
 
-def _check_value(content: memoryview) -> None:
-    """The declaration of an input, an output or a value between nodes."""
-    _walk(content, _VALUE_FIELDS, {})
+def _read_value(content: memoryview) -> tuple[bytes, int]:
+    """The name of a declared input, output or value between nodes, and its element type; 0 if it has none."""
+    name, kind = b"", 0
+    for number, value in _fields(content):
+        if number == 1:
+            name = bytes(_inner(value))
+        elif number == 2:
+            kind = _read_type(_inner(value))
+        elif number == 4:
+            _check_plain(_inner(value))
+    return name, kind
 
 
-def _check_type(content: memoryview) -> None:
+def _read_type(content: memoryview) -> int:
     """A graph declares a thousand values of a few types, which are short."""
-    if len(content) <= _SHORT_TYPE:
-        _check_short_type(bytes(content))
-    else:
-        _walk(content, _TYPE_FIELDS, _TYPE_REFUSED)
+    return _read_short_type(bytes(content)) if len(content) <= _SHORT_TYPE else _read_whole_type(content)
 
 
 @lru_cache(maxsize=256)
-def _check_short_type(content: bytes) -> None:
-    _walk(memoryview(content), _TYPE_FIELDS, _TYPE_REFUSED)
+def _read_short_type(content: bytes) -> int:
+    return _read_whole_type(memoryview(content))
 
 
-def _check_tensor_type(content: memoryview) -> None:
-    _walk(content, {2: _check_shape}, {})
+def _read_whole_type(content: memoryview) -> int:
+    kinds: list[int] = []
+
+    def tensor(message: memoryview) -> None:
+        kinds.extend(value for number, value in _fields(message) if number == 1 and isinstance(value, int))
+        _walk(message, {2: _check_shape}, {})
+
+    _walk(content, {1: tensor}, _TYPE_REFUSED)
+    if _STRING in kinds:
+        raise _Refused("strings")
+    return kinds[0] if len(set(kinds)) == 1 else 0
 
 
 def _check_shape(content: memoryview) -> None:
     _check_dimensions(len(_walk(content, {1: _check_plain}, {})))
 
 
-_VALUE_FIELDS = {2: _check_type, 4: _check_plain}
-_TYPE_FIELDS = {1: _check_tensor_type}
-
-
 def _check_dimensions(count: int) -> None:
     if count > MAX_DIMENSIONS:
         raise _Refused(f"a tensor of more than {MAX_DIMENSIONS} dimensions")
-
-
-def _check_operator(content: memoryview) -> None:
-    operator = bytes(content).decode()
-    if operator not in OPERATORS:
-        raise _Refused(f"operator {operator[:60]!r}")
 
 
 def _check_domain(content: memoryview) -> None:
@@ -159,19 +325,26 @@ def _check_domain(content: memoryview) -> None:
         raise _Refused(f"operators of {domain[:60]!r}")
 
 
-def _check_tensor(content: memoryview, beside: int) -> None:
-    """Check the size of a tensor. No type packs more than two values into a byte."""
-    sizes: list[int] = []
+def _read_tensor(content: memoryview, beside: int) -> _Tensor:
+    """A constant, after the check of its size. No type packs more than two values into a byte."""
+    made, sizes = _Tensor(), []
     for number, value in _fields(content):
         if number == 1:
             sizes += _sizes(value)
             _check_dimensions(len(sizes))
         elif number in _TENSOR_INNER:
-            if not isinstance(value, memoryview):
-                raise IndexError
-            _TENSOR_INNER[number](value)
+            _TENSOR_INNER[number](_inner(value))
+        elif number == 2 and isinstance(value, int):
+            made.type = value
+        elif number == 8:
+            made.name = bytes(_inner(value))
+        elif number in (_RAW, _INT32_DATA, _INT64_DATA) and value is not None:
+            made.content.append((number, value))
+        if number == 6 or made.type == _STRING:
+            raise _Refused("strings")
     if any(size >= _LARGEST_SIDE for size in sizes) or math.prod(sizes) > 2 * (len(content) + beside):
         raise _Refused(f"a tensor of shape {sizes[:8]} in {len(content) + beside} bytes")
+    return made
 
 
 def _check_outside(content: memoryview) -> None:
@@ -184,17 +357,23 @@ _TENSOR_INNER: dict[int, Callable[[memoryview], object]] = {3: _check_plain, 13:
 
 
 def _sizes(value: int | memoryview | None) -> list[int]:
+    """The sizes of a tensor, as `_numbers`."""
+    if isinstance(value, memoryview):
+        _check_dimensions(len(value) // _LONGEST_VARINT)  # before the list is made
+    return _numbers(value)
+
+
+def _numbers(value: int | memoryview | None) -> list[int]:
     """The values of a repeated int64, packed or not. Negative ones appear as 2^63 and more."""
     if isinstance(value, int):
         return [value]
     if value is None:
         raise IndexError
-    _check_dimensions(len(value) // _LONGEST_VARINT)  # before the list is made
-    sizes, at = [], 0
+    numbers, at = [], 0
     while at < len(value):
-        size, at = _number(value, at)
-        sizes.append(size)
-    return sizes
+        number, at = _number(value, at)
+        numbers.append(number)
+    return numbers
 
 
 def _walk(
@@ -206,11 +385,19 @@ def _walk(
         if number in refused:
             raise _Refused(refused[number])
         if number in inner:
-            if not isinstance(value, memoryview):
-                raise IndexError
-            inner[number](value)
+            inner[number](_inner(value))
             found.append(number)
     return found
+
+
+def _inner(value: int | memoryview | None) -> memoryview:
+    """The bytes of a field that holds bytes.
+
+    IndexError: it was written as a number.
+    """
+    if not isinstance(value, memoryview):
+        raise IndexError
+    return value
 
 
 def _fields(message: memoryview) -> Fields:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 MOST_RELEASES = 10
 MOST_EPSILON = 100.0
+LEAST_NOISE, MOST_NOISE = 1e-3, 1e6
+"""Of a noise multiplier. Beyond them a claim means nothing, and the arithmetic below overflows."""
 ROUNDING = 1e-3  # relative, of epsilon and of the multipliers as they are written
 ONE_IMAGE = "one image, replaced by another of its class"
 """The unit of what `dpd distill --dp` makes."""
@@ -42,8 +44,8 @@ class PrivacyClaim:
         found: object = self.noise_multipliers
         if not isinstance(found, dict) or not 0 < len(found) <= MOST_RELEASES:
             return f"noise_multipliers are not an object with 1 … {MOST_RELEASES} numbers"
-        if not all(type(value) in (int, float) and 0 < value < math.inf for value in found.values()):
-            return "noise_multipliers are not numbers above 0"
+        if not all(type(value) in (int, float) and LEAST_NOISE <= value <= MOST_NOISE for value in found.values()):
+            return f"noise_multipliers are not numbers of {LEAST_NOISE:g} … {MOST_NOISE:g}"
         if self._delta_of_noise() > self.delta:
             return f"epsilon is {self.epsilon}, less than its noise multipliers give at delta {self.delta:g}"
         return ""

@@ -1,12 +1,12 @@
 """The folder with the keys whose signatures count at this site (DESIGN §7). Its permissions are checked as ssh does."""
 
 import os
-import stat
 from pathlib import Path
 
 from dpd_runtime.bundle.keys import PUBLIC_SUFFIX, read_public_key
 from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import is_foreign, others_may_write
 
 
 def trusted_folder() -> Path:
@@ -46,13 +46,12 @@ def check_owned(path: Path) -> None:
     real, home = path.resolve(), Path.home().resolve()
     for part in (real, *real.parents):
         found = part.stat()
-        sticky = found.st_uid == 0 and found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.getuid()):
+        if is_foreign(found):
             raise InputError(
                 f"{part}: it belongs to another user (uid {found.st_uid}), who could change what this site trusts; "
                 f"chown it, or keep trusted keys elsewhere ($XDG_CONFIG_HOME)"
             )
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+        if others_may_write(found):
             raise InputError(f"{part}: others may write there, so it cannot be trusted; chmod go-w {part}")
         if part == home:
             return

@@ -15,7 +15,7 @@ from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
 from dpd_runtime.errors import DiskError, OutputFolderError
-from dpd_runtime.files import check_no_links, check_plain, final_name, open_regular
+from dpd_runtime.files import check_no_links, check_plain, final_name, is_foreign, open_regular
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
 from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 
@@ -59,6 +59,9 @@ def check_output_folder(out: Path) -> None:
         raise OutputFolderError(out, "is a file, not a folder")
     if not out.is_dir():
         return
+    found = out.stat()
+    if is_foreign(found) and any(out.iterdir()):
+        raise OutputFolderError(out, f"belongs to another user (uid {found.st_uid}), who may have put images there")
     other = not _is_ours(out) and any(not _is_early(path.name) for path in out.iterdir())
     if other and not _is_ours(out):  # checked again: a shard may have started in between
         raise OutputFolderError(out, "is not empty and is not a distilled set")

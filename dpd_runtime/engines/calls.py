@@ -20,13 +20,13 @@ def interruptible(call: Callable[[], T], stop: Callable[[], object] = lambda: No
         stop: asks a running call to end soon. All running calls are asked if an interrupt comes.
     """
     if threading.current_thread() is not threading.main_thread():
-        return _listed(call, stop)
+        return listed(call, stop)
     returned: SimpleQueue[T] = SimpleQueue()
     raised: list[BaseException] = []
 
     def work() -> None:
         try:
-            returned.put(_listed(call, stop))
+            returned.put(listed(call, stop))
         except BaseException as error:
             raised.append(error)
             returned.put(None)  # type: ignore[arg-type]
@@ -42,7 +42,8 @@ def interruptible(call: Callable[[], T], stop: Callable[[], object] = lambda: No
     return found
 
 
-def _listed(call: Callable[[], T], stop: Callable[[], object]) -> T:
+def listed(call: Callable[[], T], stop: Callable[[], object]) -> T:
+    """Call `call`, which an interrupt ends by itself; `stop_calls` ends it too."""
     key = object()
     _running[key] = stop
     try:

@@ -20,6 +20,7 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.record import Shape
 from dpd_runtime.errors import MissingExtraError, ProviderError
 from dpd_runtime.machine.driver import nvidia_driver
+from dpd_runtime.telemetry import import_onnxruntime
 
 NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -51,19 +52,6 @@ class Compilation:
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     cache: Path | None = None
     half: bool = False
-
-
-def import_onnxruntime() -> Any:
-    """Import onnxruntime.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "cpu") from error
-    return onnxruntime
 
 
 def available_providers() -> tuple[str, ...]:

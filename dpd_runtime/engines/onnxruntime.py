@@ -7,10 +7,11 @@ from typing import Any
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.calls import interruptible
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.execution_providers import NAMES, Compilation, import_onnxruntime, join_session
+from dpd_runtime.engines.execution_providers import NAMES, Compilation, join_session
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, ProviderError
 from dpd_runtime.machine.cores import usable_cores, usable_memory
 from dpd_runtime.machine.driver import nvidia_driver
+from dpd_runtime.telemetry import import_onnxruntime
 
 _OUT_OF_MEMORY = (
     *("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc"),

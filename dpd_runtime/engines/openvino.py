@@ -4,7 +4,6 @@ It is Intel's own package, not its plugin for ONNX Runtime, which lists no devic
 """
 
 import io
-import sys
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -14,32 +13,11 @@ import numpy as np
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.calls import interruptible
 from dpd_runtime.engines.engine import BF16, Provider
-from dpd_runtime.errors import DpdError, MemoryShortError, MissingExtraError, ProviderError
+from dpd_runtime.errors import DpdError, MemoryShortError, ProviderError
 from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.telemetry import import_openvino
 
-_TELEMETRY = "openvino_telemetry"
 _OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc", "bad allocation", "out of memory", "OUT_OF_RESOURCES")
-
-
-@cache
-def import_openvino() -> Any:
-    """Import openvino without its telemetry: the import would tell Google Analytics, and write to ~/intel.
-
-    An entry of None makes the import of that package fail, and openvino then takes its own stub.
-
-    Raises:
-        MissingExtraError: openvino is not installed.
-    """
-    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _TELEMETRY}
-    sys.modules |= {_TELEMETRY: None, **dict.fromkeys(kept)}  # type: ignore[dict-item]
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
-    finally:
-        del sys.modules[_TELEMETRY]
-        sys.modules |= kept
-    return openvino
 
 
 @cache

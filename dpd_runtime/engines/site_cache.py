@@ -6,7 +6,6 @@ file with the content of such a folder behind its sha256: it is written at once,
 
 import atexit
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import read_cached, write_atomically
 
 HASH_BYTES = 32
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
@@ -50,11 +49,11 @@ def seal(sealed: Path) -> bool:
 
 def _content(sealed: Path) -> dict[str, bytes]:
     """The files in a cache file; none if it is missing, damaged or of another user."""
+    raw = read_cached(sealed)
+    if raw is None or hashlib.sha256(raw[HASH_BYTES:]).digest() != raw[:HASH_BYTES]:
+        return {}
     try:
-        raw, owner = sealed.read_bytes(), sealed.stat().st_uid
-        if owner != os.geteuid() or hashlib.sha256(raw[HASH_BYTES:]).digest() != raw[:HASH_BYTES]:
-            return {}
         found = load(raw[HASH_BYTES:])
-    except (OSError, SafetensorError, ValueError):
+    except (SafetensorError, ValueError):
         return {}
     return {name: content.tobytes() for name, content in found.items() if _SAFE.fullmatch(name)}

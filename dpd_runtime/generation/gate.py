@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.engine_fit import this_os, this_site
+from dpd_runtime.bundle.engine_fit import this_os
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import FLAVOURS
 from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
-from dpd_runtime.files import cache_folder, write_atomically
+from dpd_runtime.files import cache_folder, read_cached, write_atomically
 from dpd_runtime.generation.networks import JUDGE, UNET, judge_logits, load_networks
 from dpd_runtime.generation.replay import replay, replay_decoder
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, versions
 
 CACHE = "golden"
-LARGEST_VERDICT = 2**16  # bytes of a file in the cache
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> 
     """
     found = _measure(bundle, provider, sampled, threads)
     if provider.name in FLAVOURS:
-        seal(bundle.engine_cache(this_site(provider.name, provider.device)))
+        seal(bundle.engine_cache(bundle.site(provider)))
     if found is not None:
         _remember(_key(bundle, provider, sampled), found)
         _check(bundle, provider, found)
@@ -95,7 +94,7 @@ def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path
         judge_logits(networks.judge, batch, len(bundle.classes))
     del networks  # what it compiled is written when its session ends
     found = measure(bundle, provider, not bundle.manifest.codes_only, threads)
-    return bundle.engine_cache(this_site(provider.name, provider.device)), found
+    return bundle.engine_cache(bundle.site(provider)), found
 
 
 def _check(bundle: Bundle, provider: Provider, found: GoldenVerdict) -> None:
@@ -139,14 +138,16 @@ def _file(key: dict[str, Any]) -> str:
 
 def _remembered(key: dict[str, Any]) -> GoldenVerdict | None:
     """The answer in the cache; None if there is none that can be read."""
+    raw = read_cached(cache_folder(CACHE) / _file(key))
+    if raw is None:
+        return None
     try:
-        with (cache_folder(CACHE) / _file(key)).open("rb") as handle:
-            content = json.loads(handle.read(LARGEST_VERDICT))
+        content = json.loads(raw)
         found = GoldenVerdict(content["psnr_db"], content["limit_db"])
         good = content["key"] == key and all(
             type(n) is float and math.isfinite(n) for n in (found.psnr_db, found.limit_db)
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if good else None
 

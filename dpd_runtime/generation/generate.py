@@ -132,7 +132,7 @@ class Generation:
         self.sampler = sampler or bundle.manifest.sampler
         check_codes(bundle, ipc, self.sampler)
         self.threads = threads or usable_cores()
-        self.provider = choose_provider(provider, self._try, device, precision)
+        self.provider = choose_provider(provider, self._try, device, precision, listed=bundle.host.available_providers)
         self._computer: BlockComputer | None = None
 
     def __repr__(self) -> str:

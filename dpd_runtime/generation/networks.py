@@ -10,7 +10,7 @@ from dpd_runtime.annotations import Array, Float32
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.engines.engine import Engine, Provider, run_to
-from dpd_runtime.engines.split_calls import LEAST, FewerRows, TwoCalls
+from dpd_runtime.engines.split_calls import LEAST, FewerRows
 
 UNET, DECODER, JUDGE = "unet/model.onnx", "vae_decoder/model.onnx", "latent_classifier/model.onnx"
 GRAPHS = (UNET, DECODER, JUDGE)
@@ -44,8 +44,7 @@ def _network(bundle: Bundle, graph: str, provider: Provider, threads: int) -> En
     docs/results/speed.md has the time that this saves on two cores. It was not measured on more.
     """
     halves = provider.name == "cpu" and threads == 2 and bundle.manifest.sampler.compute_batch >= 2 * LEAST
-    engine = bundle.engine(graph, provider, 1 if halves else threads)
-    return FewerRows(TwoCalls(engine) if halves else engine, graph)
+    return FewerRows(bundle.engine(graph, provider, 1 if halves else threads, halves=halves), graph)
 
 
 def smallest_graph(bundle: Bundle) -> str:

@@ -12,7 +12,12 @@ PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
 
 
 def choose_provider(
-    requested: str, attempt: Callable[[Provider], object], device: int | None = None, precision: str = FP32
+    requested: str,
+    attempt: Callable[[Provider], object],
+    device: int | None = None,
+    precision: str = FP32,
+    *,
+    listed: Callable[[], tuple[str, ...]] = available_providers,
 ) -> Provider:
     """Resolve `--provider`, `--device` and `--precision`.
 
@@ -21,6 +26,7 @@ def choose_provider(
             driver and libraries, or because it gives other images than PyTorch.
         device: number of the GPU; None for the first, for openvino for the CPU.
         precision: one of PRECISIONS; bf16 with openvino only.
+        listed: the providers that the installed packages bring, `Host.available_providers` of where graphs will run.
 
     Raises:
         InputError: a device for the CPU, a negative one, or a precision that the provider does not have.
@@ -34,9 +40,9 @@ def choose_provider(
     if precision not in PRECISIONS or (precision == BF16 and requested != "openvino"):
         raise InputError(f"--precision {precision}: give {FP32}, or {BF16} with --provider openvino")
     if requested == "auto":
-        return _automatic(attempt, device)
+        return _automatic(attempt, device, listed())
     chosen = Provider(requested, "requested", device, precision)
-    if requested in ("cpu", "cuda") and requested not in (available := available_providers()):
+    if requested in ("cpu", "cuda") and requested not in (available := listed()):
         raise ProviderError(
             f"provider {requested}: the installed onnxruntime has {', '.join(available)}; "
             'run pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
@@ -45,11 +51,11 @@ def choose_provider(
     return chosen
 
 
-def _automatic(attempt: Callable[[Provider], object], device: int | None) -> Provider:
+def _automatic(attempt: Callable[[Provider], object], device: int | None, listed: tuple[str, ...]) -> Provider:
     """The first that works: those of TensorRT, CUDA, the CPU. The reason says why the others do not."""
     reasons = []
     for name in (*FLAVOURS, "cuda"):
-        if name not in available_providers():
+        if name not in listed:
             reasons += ["no GPU provider is installed"] if name == "cuda" else []
             continue
         try:

@@ -5,16 +5,17 @@ the bundle once.
 """
 
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle.signature import Signature
 from dpd_runtime.errors import BundleError, DpdError, InputError, MissingExtraError, ProviderError
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.generate import Generation
@@ -25,9 +26,9 @@ from dpd_runtime.sampling.sampler import Sampler
 RETRIES = 10
 CORES = 1  # of a task. The number of threads does not change results, and many small tasks use the cores better
 LOCAL = "local"
-Job = tuple[str, str, int, int, Sampler, str, str, int, str]
-"""Path and hash of the bundle, images per class, seed, sampler, provider, precision, threads, machine: equal for all
-blocks of a run.
+Job = tuple[str, str, Signature, int, int, Sampler, str, str, int, str]
+"""Path, hash and signature of the bundle, images per class, seed, sampler, provider, precision, threads, machine: equal
+for all blocks of a run.
 """
 
 
@@ -56,7 +57,6 @@ class RayGeneration(Generation):
         options: dict[str, Any] = {"address": address}
         if address == LOCAL:
             options |= {"num_cpus": usable_cores(), "include_dashboard": False}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network beyond the cluster
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -73,6 +73,7 @@ class RayGeneration(Generation):
         job: Job = (
             str(self.bundle.path.resolve()),
             self.bundle.hash,
+            self.bundle.signature,
             self.ipc,
             self.seed,
             self.sampler,
@@ -147,14 +148,15 @@ def _compute(job: Job, name: str, number: int) -> list[Image] | str:
 
 @lru_cache(maxsize=1)
 def _opened(job: Job) -> Generation:
-    path, digest, ipc, seed, sampler, provider, precision, threads, machine = job
+    path, digest, signature, ipc, seed, sampler, provider, precision, threads, machine = job
     if _machine() != machine:
         raise InputError(
             "a Ray worker has another type of machine or other versions, so the last bits of its results may differ"
         )
-    bundle = load_bundle(Path(path), trusted=(), allow_older=True)  # both were checked where the command was run
+    bundle = load_bundle(Path(path), trusted=(), allow_older=True)
     if bundle.hash != digest:
         raise BundleError(f"{path}: a Ray worker found another bundle at this path")
+    bundle = replace(bundle, signature=signature)  # age and signature were checked where the command was run
     return Generation(
         bundle, ipc=ipc, seed=seed, sampler=sampler, provider=provider, precision=precision, threads=threads
     )

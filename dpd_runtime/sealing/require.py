@@ -41,11 +41,12 @@ def require_encrypted(path: Path) -> None:
 
 
 def require_audit(bundle: Bundle) -> None:
-    """Check that the bundle passed an audit.
+    """Check that the bundle passed an audit, as a trusted key says.
 
     Raises:
-        RequirementError: it was not audited, or the audit failed.
+        RequirementError: no trusted key signed it, it was not audited, or the audit failed.
     """
+    require_signature(bundle)
     if bundle.manifest.audit not in AUDITED:
         raise RequirementError(
             f"{bundle.path}: an audit is required ({' or '.join(AUDITED)}); this bundle is {bundle.manifest.audit}; "
@@ -70,11 +71,12 @@ def parse_privacy(text: str) -> tuple[float, float]:
 
 
 def require_privacy(bundle: Bundle, wanted: tuple[float, float]) -> None:
-    """Check that the bundle claims differential privacy with at most this (ε, δ). An audit is not asked for.
+    """Check that a trusted key vouches for differential privacy with at most this (ε, δ). An audit is not asked for.
 
     Raises:
-        RequirementError: it claims none, or a weaker one.
+        RequirementError: no trusted key signed the bundle, or it claims none, or a weaker one.
     """
+    require_signature(bundle)
     epsilon, delta = wanted
     claim = bundle.manifest.privacy
     if claim is None or claim.epsilon > epsilon or claim.delta > delta or claim.unit != ONE_IMAGE:

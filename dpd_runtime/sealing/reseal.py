@@ -82,7 +82,7 @@ def write_changed(bundle: Bundle, out: Path, added: Mapping[str, bytes | Path], 
         The new bundle's hash.
 
     Raises:
-        InputError: the bundle is encrypted; its copy would not be.
+        InputError: the bundle is encrypted, and its copy would not be; or `out` is something else than a bundle.
         BundleHashError: the bundle was changed after it was opened, or the disk returns other bytes.
         OSError: from the disk. After any error `out` is unchanged.
     """
@@ -137,7 +137,12 @@ def _write_folder(
 
 
 def _take_place(finished: Path, out: Path, aside: Path) -> None:
-    """Move the finished bundle to `out`. An old folder is moved aside first, and moved back after an error."""
+    """Move the finished bundle to `out`. An old folder is moved aside first, and moved back after an error.
+
+    Raises:
+        InputError: `out` is something else than a bundle.
+    """
+    check_target(out, overwrite=True)  # whatever a caller has checked or stored: nothing but a bundle is replaced
     if out.is_dir():
         out.replace(aside)
     try:

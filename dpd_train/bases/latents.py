@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.files import is_own
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.compute.device import placed, to_device
 from dpd_train.images import to_float
@@ -58,7 +59,7 @@ def encode_cached(
     key = hashlib.sha256("\n".join([*hashes, str(images.shape), encoder]).encode()).hexdigest()
     path = cache / f"{key[:32]}.safetensors"
     scaling_factor = float(vae.config.scaling_factor)
-    if path.exists():
+    if is_own(path):
         tensors, meta = load_state(path)
         if meta.get("key") == key:
             return tensors["latents"] * scaling_factor

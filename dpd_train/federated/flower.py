@@ -5,15 +5,12 @@ programs, and a package of code that is sent. Here both sides have the code, and
 """
 
 import logging
-import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read on import; Flower would report each start
 
 import flwr.client
 import flwr.common

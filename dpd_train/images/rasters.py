@@ -16,6 +16,8 @@ from dpd_runtime.errors import MissingExtraError
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
 DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "WEBP"]
 MOST_PIXELS = 2**26
+MOST_BYTES = 2**28
+"""Of the bands that are read: a sparse file of a few kilobytes can claim gigabytes."""
 
 for name in ("rasterio._env", "rasterio._err"):  # GDAL logs about damaged files; what matters becomes a reason
     logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -64,6 +66,8 @@ def read_raster(content: bytes, bands: tuple[int, ...] | None) -> Raster | str:
             side = min(dataset.width, dataset.height)
             if side * side > MOST_PIXELS:
                 return "too many pixels for one image; cut it into tiles"
+            if (needed := _bytes_of(dataset, chosen, side)) > MOST_BYTES:
+                return f"{needed / 1e6:.0f} MB of pixels, more than {MOST_BYTES / 1e6:.0f}; cut it into tiles"
             window = Window((dataset.width - side) // 2, (dataset.height - side) // 2, side, side)
             values = dataset.read(chosen, window=window)
             valid = (dataset.read_masks(chosen, window=window) > 0).all(axis=0)
@@ -73,6 +77,10 @@ def read_raster(content: bytes, bands: tuple[int, ...] | None) -> Raster | str:
         return f"{values.dtype} pixels have no brightness; convert them"
     valid &= np.isfinite(values).all(axis=0)
     return Raster(values, valid) if valid.any() else "no pixel has data"
+
+
+def _bytes_of(dataset: Any, bands: list[int], side: int) -> int:
+    return side**2 * sum(np.dtype(str(dataset.dtypes[band - 1])).itemsize for band in bands)
 
 
 def _choose(dataset: Any, bands: tuple[int, ...] | None) -> list[int] | str:

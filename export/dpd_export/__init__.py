@@ -6,6 +6,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import dpd_runtime  # noqa: F401 -- first, as it switches telemetry off
+
 if TYPE_CHECKING:
     from dpd_export.bundle import export_run
     from dpd_export.options import ExportOptions

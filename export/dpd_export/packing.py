@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dpd_runtime.bundle.archive import write_zip
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
-from dpd_runtime.sealing.reseal import file_entry
+from dpd_runtime.sealing.reseal import check_target, file_entry
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -35,7 +35,11 @@ def place(folder: Path, out: Path) -> None:
 
     Args:
         folder: on the same disk as `out`.
+
+    Raises:
+        InputError: there is something else than a bundle at `out`.
     """
+    check_target(out, overwrite=True)  # nothing but a bundle is ever replaced
     finished = folder
     if out.suffix == ".dpd":
         finished = folder.with_name(out.name + ".zip")

@@ -73,6 +73,42 @@ def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process
     assert "look at       " in again.stdout
     finished = dpd(folder, process_environment, "--resume", "--out", "again.dpd")
     assert finished.stdout == again.stdout
+    assert f"data          {folder / 'scenes'}, as the run folder says" in finished.stderr
+    assert f"base          {base_of(folder)}" in finished.stderr
+
+
+@pytest.mark.parametrize("stored", ["plan.json", "private.json"])
+@pytest.mark.parametrize("target", ["../thesis", "thesis", "elsewhere.dpd"])
+def test_a_run_folder_of_somebody_else_replaces_nothing(
+    target: str, stored: str, folder: Path, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    """It was made with --out TARGET, or says so."""
+    (tmp_path / "work" / "thesis").mkdir(parents=True)
+    (tmp_path / "thesis").mkdir()
+    for place in ("thesis", "work/thesis"):
+        (tmp_path / place / "chapter.txt").write_text("years of work")
+    run = tmp_path / "work" / "site-run"
+    run.mkdir()
+    asked = {"data": str(folder / "scenes"), "out": target, "base": base_of(folder)}
+    plan = {"asked": asked, "threads": 1, "images": 1, "classes": 1, "judged_ipc": 1, "notes": [], "plan": None}
+    content = plan | {"folder": None} if stored == "plan.json" else asked | {"dp": 10.0}
+    (run / stored).write_text(json.dumps(content))
+    done = dpd(tmp_path / "work", process_environment, "--resume", "--out", "site.dpd", kill="at the start")
+    assert done.returncode == 2, done.stderr
+    assert f"site-run: was begun with --out {target}, not site.dpd; nothing was changed" in done.stderr
+    assert [path.read_text() for path in sorted(tmp_path.rglob("chapter.txt"))] == ["years of work"] * 2
+    assert not (tmp_path / "work" / "site.dpd").exists()
+
+
+def test_a_run_folder_with_a_place_that_is_no_text_is_refused(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    (tmp_path / "site-run").mkdir()
+    plan = {"threads": 1, "images": 1, "classes": 1, "judged_ipc": 1, "notes": [], "plan": None, "folder": None}
+    (tmp_path / "site-run" / "plan.json").write_text(json.dumps(plan | {"asked": {"data": "x", "out": ["site.dpd"]}}))
+    done = dpd(tmp_path, process_environment, "--resume", "--out", "site.dpd", kill="at the start")
+    assert done.returncode == 2
+    assert "site-run: was made by another version of dpd (a place that is no text)" in done.stderr
 
 
 NOTEBOOK = """

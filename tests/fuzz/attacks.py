@@ -24,17 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 from safetensors.numpy import load, save
 
 from dpd_runtime.machine.versions import versions
 from tests.fuzz.archive_mutations import inserted
-from tests.fuzz.graph_mutations import POLYGLOTS
+from tests.fuzz.graph_mutations import POLYGLOTS, before_the_output
 from tests.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.fuzz.wire import WIDE, appended, field, varint
-from tests.runtime.engines.test_interrupt import slow_bundle, wait_until_busy
+from tests.runtime.engines.test_interrupt import children, slow_bundle, wait_until_busy
 
 LONGEST, MOST = 2.0, 500
 UNET, GOLDEN = "unet/model.onnx", "golden.safetensors"
+Nodes = list[tuple[str, list[str], list[str], dict[str, Any]]]
+"""Operator, inputs, outputs and attributes of each."""
 HIDDEN = b"#!/bin/sh\nexec evil\n"
 
 
@@ -153,6 +157,65 @@ def slow(side: int, products: int, at_load: bool = False) -> Callable[[Material,
     return make
 
 
+def hostile(item: int, name: str, nodes: Nodes, constants: dict[str, Any], *options: str, code: int = 3) -> Attack:
+    """Nodes from `before` to `after` in the way of the UNet's output."""
+
+    def make(material: Material, folder: Path) -> list[str]:
+        model = onnx.load_model_from_string(material.files[UNET])
+        tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+        made = [helper.make_node(operator, before, after, **more) for operator, before, after, more in nodes]
+        before_the_output(model.graph, made, tensors)
+        changed = material.with_file(UNET, model.SerializeToString())
+        return _generate(as_zip(folder, changed.sealed()), *options)
+
+    return Attack(item, name, make, code=code)
+
+
+MEAN: Nodes = [("ReduceMean", ["before"], ["m"], {"keepdims": 0}), ("Expand", ["m", "sizes"], ["data"], {})]
+ADDED: Nodes = [("ReduceMean", ["found"], ["f"], {"keepdims": 0}), ("Add", ["before", "f"], ["after"], {})]
+SCATTER: Nodes = [*MEAN, ("ScatterElements", ["data", "i", "u"], ["found"], {"axis": 1}), *ADDED]
+SCATTERED = {"sizes": np.array([1, 1024]), "i": np.arange(16_384)[None], "u": np.full((1, 16_384), 7, np.float32)}
+WILD_GATHER: Nodes = [*MEAN, ("GatherND", ["data", "i"], ["found"], {}), *ADDED]
+GATHERED = {"sizes": np.array([1024]), "i": np.array([[2**20], [-(2**20)]])}
+LEAST = {"a": np.array([-(2**31)], np.int32), "b": np.array([-1], np.int32)}
+DIVIDED: Nodes = [
+    ("Div", ["a", "b"], ["q"], {}),
+    ("Cast", ["q"], ["f"], {"to": 1}),
+    ("Add", ["before", "f"], ["after"], {}),
+]
+FOLDED: Nodes = [("Expand", ["one", "sizes"], ["found"], {}), *ADDED]
+
+
+def strings(material: Material, folder: Path) -> list[str]:
+    """400 MB of empty strings, of which each takes 32 bytes of memory: all of them are one constant of the graph."""
+    tensor = field(8, b"t") + varint(2 << 3) + varint(8) + varint(6 << 3 | 2) + b"\0"
+    tensor += (varint(6 << 3 | 2) + b"\0") * (200 * 10**6)
+    changed = material.with_file(UNET, appended(material.files[UNET], (7,), field(5, tensor)))
+    return _generate(as_zip(folder, changed.sealed()))
+
+
+def planted_run(material: Material, folder: Path) -> list[str]:
+    """A run folder that was made elsewhere, with a place of its own for the bundle."""
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.txt").write_text("years of work")
+    (folder / "site-run").mkdir()
+    asked = {"data": str(folder), "out": str(folder / "thesis")}
+    plan = {"threads": 1, "images": 1, "classes": 1, "judged_ipc": 1, "notes": [], "plan": None, "folder": None}
+    (folder / "site-run" / "plan.json").write_text(json.dumps(plan | {"asked": asked}))
+    return ["distill", "--resume", "--out", str(folder / "site.dpd")]
+
+
+def pipe_in_a_folder(material: Material, folder: Path) -> list[str]:
+    root = as_folder(folder, material.sealed())
+    os.mkfifo(root / "unet" / "pipe")
+    return ["verify", str(root)]
+
+
+def claiming(**noise: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    claim = {"epsilon": 1.0, "delta": 1e-5, "unit": "one image", "mechanism": "none", "noise_multipliers": noise}
+    return lambda _: {"privacy": claim, "codes_only": True, "format_version": 3}
+
+
 ATTACKS = [
     graph(1, "operator in a wide field", lambda raw: appended(raw, (7, 1), field(4 + WIDE, b"RandomUniformLike"))),
     graph(1, "loop in a wide field", lambda raw: appended(raw, (7, 1), field(4 + WIDE, b"Loop"))),
@@ -213,6 +276,28 @@ ATTACKS = [
     plain(10, "--seed 2**64", "--seed", str(2**64)),
     plain(10, "--seed -1", "--seed", "-1"),
     plain(10, "--ipc 10**18", "--ipc", str(10**18)),
+    hostile(11, "61 kB behind a buffer", SCATTER, SCATTERED),
+    hostile(11, "the same, for OpenVINO", SCATTER, SCATTERED, "--provider", "openvino", code=5),
+    hostile(11, "memory as pixels", WILD_GATHER, GATHERED),
+    hostile(11, "the same, for OpenVINO", WILD_GATHER, GATHERED, "--provider", "openvino", code=5),
+    plain(11, "any unsigned graph, for OpenVINO", "--provider", "openvino", code=5),
+    hostile(11, "TopK", [("TopK", ["before", "k"], ["after", "p"], {})], {"k": np.array([2**40])}),
+    hostile(11, "CumSum", [("CumSum", ["before", "k"], ["after"], {})], {"k": np.array(2**40)}),
+    hostile(12, "INT_MIN / -1", DIVIDED, LEAST),
+    hostile(12, "Mod by 0", [("Mod", *DIVIDED[0][1:]), *DIVIDED[1:]], LEAST | {"b": np.array([0], np.int32)}),
+    hostile(
+        12, "0 groups", [("ConvTranspose", ["before", "w"], ["after"], {"group": 0})], {"w": np.ones((4, 4, 1, 1))}
+    ),
+    hostile(12, "0 heads", [("Attention", ["before"] * 3, ["after"], {"q_num_heads": 0, "kv_num_heads": 0})], {}),
+    Attack(13, "400 MB of strings", strings),
+    hostile(13, "cast to strings", [("Cast", ["before"], ["t"], {"to": 8}), ("Cast", ["t"], ["after"], {"to": 1})], {}),
+    hostile(13, "folded terabytes", FOLDED, {"one": np.float32(1), "sizes": np.array([2**20, 2**20])}, code=5),
+    Attack(14, "run folder with its own --out", planted_run, code=2),
+    Attack(15, "pipe in a bundle folder", pipe_in_a_folder),
+    manifest(15, "noise of 1e-200", claiming(sums=1e-200)),
+    manifest(15, "noise of 1e200", claiming(sums=1e200)),
+    plain(15, "--require-dp of a claim", "--require-dp", "100", code=3),
+    plain(15, "--require-audit of a claim", "--require-audit", code=3),
 ]
 
 
@@ -230,7 +315,7 @@ def run(attack: Attack, material: Material) -> dict[str, Any]:
             process.send_signal(attack.sent)
         begun, peak, usage = time.monotonic(), 0, None
         while usage is None:
-            peak = max(peak, _peak_mb(process.pid))
+            peak = max(peak, sum(map(_peak_mb, [process.pid, *children(process.pid)])))
             pid, status, found = os.wait4(process.pid, os.WNOHANG)
             usage = found if pid else None
             time.sleep(0.005)

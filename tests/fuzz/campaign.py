@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from typing import Any
 MEMORY_BYTES = 2 * 2**30
 EXAMPLES_EACH = 250
 WORKER_SECONDS = 1800
+OFFERS = 100
+"""Hostile graphs that OpenVINO is given directly."""
 
 
 def work(bundle: Path, seed: int, examples: int, tally: Path) -> None:
@@ -106,6 +109,68 @@ def run(bundle: Path, examples: int, seed: int) -> tuple[list[dict[str, Any]], l
     return results, deaths
 
 
+LIMITED = ("bash", "-c", 'ulimit -v 8000000 -t 60; exec "$@"', "-")
+OFFERED = """
+import sys
+import numpy as np
+from pathlib import Path
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.openvino import OpenVinoEngine
+engine = OpenVinoEngine(Path(sys.argv[1]).read_bytes(), Provider("openvino", ""), 1)
+shape = tuple(map(int, sys.argv[2].split(",")))
+inputs = {"sample": np.ones(shape, np.float32), "timestep": np.array(500), "latent_sample": np.ones(shape, np.float32)}
+inputs["encoder_hidden_states"] = np.ones(tuple(map(int, sys.argv[3].split(","))), np.float32)
+engine.run(**{end.any_name: inputs[end.any_name] for end in engine._request.model_inputs})
+"""
+
+
+def offered_to_openvino(bundle: Path, count: int, seed: int, **changed: Any) -> dict[str, int]:
+    """How hostile graphs end that OpenVINO is given without any check: a control that they are hostile.
+
+    Args:
+        changed: arguments of `hostile_graphs`.
+
+    Returns:
+        How many ended in which way: "SIGSEGV", …, "refused by OpenVINO", "ran".
+    """
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as with_seed
+
+    from dpd_runtime import load_bundle
+    from tests.fuzz.graph_mutations import GRAPHS, hostile_graphs
+    from tests.fuzz.material import Material, read_material
+
+    material, opened, ends = read_material(bundle), load_bundle(bundle), collections.Counter[str]()
+    latents = ",".join(map(str, (2, *opened.manifest.latent_shape)))
+    prompts = ",".join(map(str, (2, *opened.empty_embedding.shape)))
+
+    @with_seed(seed)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(hostile_graphs(material, **changed))
+    def one(made: Material) -> None:
+        (name,) = (name for name in GRAPHS if made.files[name] != material.files[name])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            path.write_bytes(made.files[name])
+            done = subprocess.run(
+                [*LIMITED, sys.executable, "-c", OFFERED, str(path), latents, prompts],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                capture_output=True,
+                check=False,
+            )
+        died = signal.Signals(-done.returncode).name if done.returncode < 0 else ""
+        ends[died or ("refused by OpenVINO" if done.returncode else "ran")] += 1
+
+    one()
+    return dict(ends)
+
+
 def summary(results: list[dict[str, Any]], deaths: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     from dpd_runtime.machine.versions import versions
 
@@ -140,7 +205,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = options.bundle or tiny_bundle(Path(folder))
         results, deaths = run(bundle.resolve(), options.examples, options.seed)
-    found = summary(results, deaths, time.monotonic() - started) | {"seed": options.seed}
+        offered = offered_to_openvino(bundle.resolve(), OFFERS, options.seed)
+    found = summary(results, deaths, time.monotonic() - started) | {"seed": options.seed, "openvino": offered}
     options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found["outcomes"]))
     sys.exit(1 if found["wrong"] or deaths else 0)

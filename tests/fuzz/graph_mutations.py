@@ -1,5 +1,6 @@
 """Hostile graphs: damaged protobuf, and whole ONNX models which say something else than dpd export writes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnx import helper, numpy_helper
 from tests.fuzz.material import Material
 from tests.fuzz.wire import PLACES, WIDE, appended, field, varint
 
+Change = Callable[[st.DrawFn, Any], None]
 GRAPHS = ("unet/model.onnx", "vae_decoder/model.onnx", "latent_classifier/model.onnx")
 LARGE = st.one_of(st.integers(-3, 300), st.sampled_from([10**6, 10**9, 2**31, 2**40, 2**62, -(2**63)]))
 STRANGE = [("Loop", ""), ("If", ""), ("Scan", ""), ("RandomNormal", ""), ("SequenceConstruct", ""), ("NoSuchOp", "")]
@@ -95,6 +97,94 @@ def add_allocation(draw: st.DrawFn, graph: Any) -> None:
     graph.node.append(helper.make_node("Add", ["before", "fuzz_sum"], [output]))
 
 
+def before_the_output(graph: Any, nodes: list[Any], tensors: list[Any]) -> None:
+    """Put nodes that make `after` of `before` in the way of the output."""
+    names = {graph.output[0].name: "before", "after": graph.output[0].name}
+    for node in (*graph.node, *nodes):
+        for place, name in enumerate(node.output):
+            node.output[place] = names.get(name, name)
+    graph.initializer.extend(tensors)
+    graph.node.extend(nodes)
+
+
+def add_expansion(draw: st.DrawFn, graph: Any) -> None:
+    """A tensor of any size, of operators that are accepted; of constants, it is computed while the graph is loaded."""
+    sizes = draw(st.lists(st.sampled_from([2, 100, 2**16, 2**20, 2**31 - 1]), min_size=1, max_size=3))
+    begin = draw(st.sampled_from(["fuzz_one", "fuzz_mean"]))
+    nodes = [helper.make_node("ReduceMean", ["before"], ["fuzz_mean"], keepdims=0)]
+    nodes += [helper.make_node("Expand", [begin, "fuzz_sizes"], ["fuzz_large"])]
+    nodes += [helper.make_node("ReduceMean", ["fuzz_large"], ["fuzz_m"], keepdims=0)]
+    nodes += [helper.make_node("Add", ["before", "fuzz_m"], ["after"])]
+    tensors = [numpy_helper.from_array(np.array(sizes, np.int64), "fuzz_sizes")]
+    before_the_output(graph, nodes, [*tensors, numpy_helper.from_array(np.float32(1), "fuzz_one")])
+
+
+WILD = st.lists(st.sampled_from([1, 16_384, 2**20, 2**31 - 1, -(2**20), -(2**31)]), min_size=2, max_size=20_000)
+
+
+def add_wild_indices(draw: st.DrawFn, graph: Any) -> None:
+    """Indices outside of the data, where a plug-in may write or read whatever lies there."""
+    operator = draw(st.sampled_from(["ScatterElements", "ScatterND", "GatherND", "GatherElements"]))
+    row, places = operator.endswith("Elements"), draw(WILD)
+    values = {
+        "fuzz_indices": np.array(places, np.int64).reshape([1, -1] if row else [-1, 1]),
+        "fuzz_updates": np.full([1, len(places)] if row else [len(places)], 7, np.float32),
+        "fuzz_sizes": np.array([1, 1024] if row else [1024], np.int64),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["before"], ["fuzz_mean"], keepdims=0),  # what is constant would be checked
+        helper.make_node("Expand", ["fuzz_mean", "fuzz_sizes"], ["fuzz_data"]),
+        helper.make_node(
+            operator,
+            ["fuzz_data", "fuzz_indices", *(["fuzz_updates"] if operator.startswith("Scatter") else [])],
+            ["fuzz_found"],
+            **({"axis": 1} if row else {}),
+        ),
+        helper.make_node("ReduceMean", ["fuzz_found"], ["fuzz_m"], keepdims=0),
+        helper.make_node("Add", ["before", "fuzz_m"], ["after"]),
+    ]
+    before_the_output(graph, nodes, [numpy_helper.from_array(value, name) for name, value in values.items()])
+
+
+def add_trap(draw: st.DrawFn, graph: Any) -> None:
+    """Operations at which a processor stops the process: INT_MIN / −1, a division by 0, 0 groups, 0 heads."""
+    kind = draw(st.sampled_from(["Div", "Mod", "Conv", "ConvTranspose", "Attention"]))
+    if kind in ("Div", "Mod"):
+        low, by = draw(st.sampled_from([-(2**31), -(2**63), 1])), draw(st.sampled_from([0, -1]))
+        whole = np.int32 if low == -(2**31) else np.int64
+        values = {"fuzz_low": np.array([low], whole), "fuzz_by": np.array([by], whole)}
+        tensors = [numpy_helper.from_array(value, name) for name, value in values.items()]
+        nodes = [
+            helper.make_node(kind, ["fuzz_low", "fuzz_by"], ["fuzz_q"]),
+            helper.make_node("Cast", ["fuzz_q"], ["fuzz_f"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Add", ["before", "fuzz_f"], ["after"]),
+        ]
+        before_the_output(graph, nodes, tensors)
+    elif kind == "Attention":
+        made = helper.make_node("Attention", ["before"] * 3, ["after"], q_num_heads=0, kv_num_heads=0)
+        before_the_output(graph, [made], [])
+    else:
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        node = convolutions[draw(st.integers(0, len(convolutions) - 1))]
+        node.op_type = kind
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("group", 0))
+
+
+def add_strings(draw: st.DrawFn, graph: Any) -> None:
+    """Strings, which are outside of the memory limit."""
+    place = draw(st.sampled_from(["constant", "cast", "declared"]))
+    if place == "constant":
+        texts = helper.make_tensor("fuzz_texts", onnx.TensorProto.STRING, [2], [b"a" * 1000, b"b"])
+        graph.initializer.append(texts)
+    elif place == "declared":
+        graph.value_info.append(helper.make_tensor_value_info("fuzz_texts", onnx.TensorProto.STRING, [2]))
+    else:
+        nodes = [helper.make_node("Cast", ["before"], ["fuzz_texts"], to=onnx.TensorProto.STRING)]
+        nodes += [helper.make_node("Cast", ["fuzz_texts"], ["after"], to=onnx.TensorProto.FLOAT)]
+        before_the_output(graph, nodes, [])
+
+
 def add_external(draw: st.DrawFn, graph: Any) -> None:
     tensor = graph.initializer[draw(st.integers(0, len(graph.initializer) - 1))]
     tensor.ClearField("raw_data")
@@ -112,8 +202,11 @@ CHANGES = (
     change_wiring,
     change_ends,
     add_allocation,
+    add_expansion,
     add_external,
 )
+HOSTILE = (add_wild_indices, add_trap, add_strings, add_expansion)
+"""Changes after which a graph does harm where nobody checks it."""
 
 
 @st.composite
@@ -136,6 +229,15 @@ def graph_models(draw: st.DrawFn, material: Material) -> Material:
         )
     content = model.SerializeToString()
     return material.with_file(name, content)
+
+
+@st.composite
+def hostile_graphs(draw: st.DrawFn, material: Material, changes: tuple[Change, ...] = HOSTILE) -> Material:
+    """A graph that crashes or reads what is not its own where nobody checks it."""
+    name = draw(st.sampled_from(GRAPHS[:2]))
+    model = onnx.load_model_from_string(material.files[name])
+    draw(st.sampled_from(changes))(draw, model.graph)
+    return material.with_file(name, model.SerializeToString())
 
 
 UNUSUAL = (

@@ -6,6 +6,7 @@ An attacker changes the tiny bundle and writes hashes that hold. The kinds:
 - tensor headers, values, bytes: headers that declare what is not there, other types and shapes, damage.
 - graph bytes, models, wire: damaged protobuf; changed ONNX models; fields that parsers read differently, and the mark
   of ONNX Runtime's own format.
+- hostile graphs: wild indices, traps of the processor, strings, tensors of any size.
 - zip bytes, entries, overlaps, hiding: numbers, names, links and methods; bytes that belong to two entries or to none,
   extra fields, comments, flags and counts.
 - folders, sparse tensors: links, pipes, depth, strangers; files of holes, some with the right hash.
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.archive_mutations import folders, hiding, overlapping, zip_bytes, zip_entries
 from tests.fuzz.claim_mutations import golden, guidance, listed_sizes, names, sparse_tensors, trust_lines
-from tests.fuzz.graph_mutations import graph_bytes, graph_models, graph_wire
+from tests.fuzz.graph_mutations import graph_bytes, graph_models, graph_wire, hostile_graphs
 from tests.fuzz.json_mutations import json_texts, json_values
 from tests.fuzz.material import Files, Material, as_folder, as_zip
 from tests.fuzz.tensor_mutations import tensor_bytes, tensor_headers, tensor_values
@@ -50,6 +51,7 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
         "golden": golden(material),
         "guidance": guidance(material),
         "graph wire": graph_wire(material).map(Material.sealed),
+        "hostile graphs": hostile_graphs(material).map(Material.sealed),
     }
     containers = {
         "zip bytes": zip_bytes(material),

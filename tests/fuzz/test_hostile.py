@@ -14,8 +14,8 @@ pytest.importorskip("onnx")
 from dpd_runtime.bundle import classes as class_table
 from dpd_runtime.bundle.graph_check import check_graph
 from dpd_runtime.errors import BundleError
-from tests.fuzz.campaign import run, summary
-from tests.fuzz.graph_mutations import GRAPHS, graph_wire
+from tests.fuzz.campaign import offered_to_openvino, run, summary
+from tests.fuzz.graph_mutations import GRAPHS, add_wild_indices, graph_wire
 from tests.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.fuzz.verdict import generated, judged
 
@@ -48,7 +48,14 @@ def test_hundreds_of_hostile_bundles(tiny_bundle: Path) -> None:
     assert not tally["wrong"]
     assert tally["outcomes"]["refused"] > EXAMPLES / 2, tally  # the mutations do reach the checks …
     assert tally["outcomes"]["the same set"] > 10, tally  # … and some do no harm
-    assert len(tally["kinds"]) == 19, tally
+    assert len(tally["kinds"]) == 20, tally
+
+
+def test_hostile_graphs_are_hostile(tiny_bundle: Path) -> None:
+    """Control: where nobody checks them, some end their process. None of them is accepted without a signature."""
+    pytest.importorskip("openvino")
+    ends = offered_to_openvino(tiny_bundle, 10, seed=0, changes=(add_wild_indices,))
+    assert sum(count for end, count in ends.items() if end.startswith("SIG")) > 0, ends
 
 
 def test_no_field_written_in_an_unusual_way_is_accepted(material: Material) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.dataset.write import write_set
+from dpd_runtime.engines import apart
 from dpd_runtime.engines.record import engine_records
 from dpd_runtime.errors import CheckError, DegenerateImageError, DpdError, ProviderError
 from dpd_runtime.generation.generate import generate, resolve_sampler
@@ -79,13 +81,19 @@ def judged(path: Path, folder: Path, untouched: str) -> Verdict:
             outcome = f"exit {error.exit_code}"
     except Exception as error:
         outcome, said = f"internal error {type(error).__name__}", str(error)
-    seconds, peak = time.process_time() - started, (peak_bytes() - base) / 2**20
+    apart._process.cache_clear()  # the process of this bundle's graphs ends, and counts
+    seconds, peak = time.process_time() - started, max((peak_bytes() - base) / 2**20, _children_mb())
     wrong = _wrong(out, folder, before, outcome, said)
     if seconds > CPU_SECONDS:
         wrong = f"slow: {seconds:.0f} s"
     if peak > MEMORY_MB:
         wrong = f"memory: {peak:.0f} MB"
     return Verdict(wrong or outcome, said, seconds, peak)
+
+
+def _children_mb() -> float:
+    """The most that any process started from here has held."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def _listing(folder: Path) -> set[str]:

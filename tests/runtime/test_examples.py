@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dpd_runtime.bundle.keys import read_signing_key, write_signing_pair
+from dpd_runtime.sealing.sign import sign_bundle
 from tests.runtime.drawn import files, quick_bundle
 
 pytest.importorskip("onnxruntime")
@@ -67,6 +70,12 @@ def test_the_array_job_makes_one_set(bundle: Path, process_environment: dict[str
     dpd.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dpd_cli "$@" --classes River,Forest\n')
     dpd.chmod(0o755)
     paths = os.pathsep.join([str(dpd.parent), os.environ["PATH"]])
+    copy, config = tmp_path / "site", tmp_path / "config"
+    shutil.copytree(bundle, copy)
+    private, _ = write_signing_pair(config / "dpd" / "trusted" / "lab")
+    sign_bundle(copy, read_signing_key(private), "lab")
+    bundle = copy
+    process_environment = process_environment | {"XDG_CONFIG_HOME": str(config)}
     environment = process_environment | {"PATH": paths, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "0"}
     script = [str(EXAMPLES / "slurm_array.sh"), str(bundle), str(tmp_path / "shards"), "2"]
     tasks = [
@@ -84,5 +93,6 @@ def test_the_job_file_is_one_job_with_as_many_shards_as_pods() -> None:
     yaml = pytest.importorskip("yaml")
     job = yaml.safe_load((EXAMPLES / "kubernetes_indexed_job.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert "--trusted-key /keys/lab.pub --require-signature" in container["args"][0]
     assert job["spec"]["completionMode"] == "Indexed"
     assert f'--shard "$JOB_COMPLETION_INDEX/{job["spec"]["completions"]}"' in container["args"][0]

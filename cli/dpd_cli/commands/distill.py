@@ -125,7 +125,7 @@ def _refuse(asked: dict[str, Any], names: tuple[str, ...], where: str) -> None:
 
 
 def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], resume: bool, json_output: bool) -> None:
-    from dpd_cli.distillation.planned import folder_of, resume_command
+    from dpd_cli.distillation.planned import check_resumed, folder_of, resume_command, resumed_lines
     from dpd_cli.distillation.private import PrivateRequest, begin_privately, distil_privately, read_request
 
     require_torch("export", "cpu", "dp")
@@ -133,6 +133,9 @@ def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], resum
         if data is not None or asked:
             raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
         request = read_request(folder_of(out))
+        check_resumed(request, out)
+        for line in resumed_lines(request):
+            _tell(line)
     else:
         if data is None:
             raise InputError("DATA is missing: give a folder that holds one folder of images per class")
@@ -166,12 +169,23 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
 
 def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) -> "Distillation":
     """The distillation to continue, or a new one with its plan, which is printed."""
-    from dpd_cli.distillation.planned import Asked, begin, folder_of, read_distillation, resume_command
+    from dpd_cli.distillation.planned import (
+        Asked,
+        begin,
+        check_resumed,
+        folder_of,
+        read_distillation,
+        resume_command,
+        resumed_lines,
+    )
 
     if resume:
         if data is not None or asked:
             raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
         before = read_distillation(folder_of(out))
+        check_resumed(before.asked, out)
+        for line in resumed_lines(before.asked):
+            _tell(line)
         if before.plan is not None:
             _log()
             _tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")

@@ -53,6 +53,7 @@ def doctor_command(
     print(f"cores         {machine.usable_cores} usable (affinity and container) of {machine.cores}")
     print(f"memory        {'unknown' if machine.memory is None else f'{machine.memory / 2**30:.1f} GiB'}")
     print(f"versions      {', '.join(f'{name} {version}' for name, version in machine.versions.items())}")
+    print(f"telemetry     {machine.telemetry}")
     for name, value in machine.settings.items():
         print(f"set           {name}={value}")
     if problem is not None:

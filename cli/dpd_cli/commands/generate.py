@@ -231,7 +231,9 @@ def _print(
     bundle, sampler = generation.bundle, generation.sampler
     whose = "" if result.set_hash else shard
     print(f"signature {bundle.signature.describe()}")  # first: a bundle's author chose its name
-    print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now)")
+    there = result.images - result.computed
+    old = f", {there} were there already" if there else ""
+    print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now{old})")
     print(f"bundle    {bundle.manifest.name}, {bundle.manifest.audit}")
     print(
         f"provider  {generation.provider.name} ({generation.provider.reason}); dpd doctor says which others work here"

@@ -67,7 +67,13 @@ def verify_command(
         allow_older=allow_older,
     )
     smallest = smallest_graph(opened)
-    chosen = choose_provider(provider, lambda found: opened.engine(smallest, found), device, precision)
+    chosen = choose_provider(
+        provider,
+        lambda found: opened.engine(smallest, found),
+        device,
+        precision,
+        listed=opened.host.available_providers,
+    )
     used = chosen.computes_in(opened.manifest.precision)
     done = replay(opened, chosen)
     if json_output:

@@ -44,7 +44,10 @@ class Request:
     def __post_init__(self) -> None:
         """Raises:
         InputError: a value out of range.
+        TypeError: a stored path that is no text.
         """
+        if not all(isinstance(value, str) for value in (self.data, self.out, self.base)):
+            raise TypeError("a place that is no text")
         for name in ("ipc", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -145,6 +148,24 @@ def read_distillation(folder: Path) -> Distillation:
         raise InputError(f"{folder}: holds no distillation; begin one with dpd distill DATA --out OUT") from None
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{folder}: was made by another version of dpd ({error}); choose another --out") from error
+
+
+def check_resumed(request: Request, out: Path) -> None:
+    """Check that a stored distillation writes to the --out of the command line, and nowhere else.
+
+    Raises:
+        InputError: it does not. A run folder that somebody else made could name any place.
+    """
+    if Path(request.out).resolve() != out.resolve():
+        raise InputError(
+            f"{folder_of(out)}: was begun with --out {request.out}, not {out}; nothing was changed: give that --out, "
+            "move the folder back to where it was, or begin again with another --out"
+        )
+
+
+def resumed_lines(request: Request) -> list[str]:
+    """What a resumed distillation reads, as the run folder says, for the user to look at."""
+    return [f"data          {request.data}, as the run folder says", f"base          {request.base}"]
 
 
 def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dpd_runtime.machine.cores import usable_cores, usable_memory
 from dpd_runtime.machine.versions import cpu_flags, processor, versions
+from dpd_runtime.telemetry import describe_telemetry
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Machine:
         memory: bytes that this process may use; None if unknown.
         versions: of Python, dpd and the packages that `dpd generate` uses.
         settings: environment variables that affect threads or devices.
+        telemetry: whether the libraries' telemetry is off, in words.
     """
 
     system: str
@@ -27,6 +29,7 @@ class Machine:
     memory: int | None
     versions: dict[str, str]
     settings: dict[str, str]
+    telemetry: str
 
 
 SETTINGS = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
@@ -42,4 +45,5 @@ def this_machine() -> Machine:
         memory=usable_memory(),
         versions=versions(),
         settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
+        telemetry=describe_telemetry(),
     )

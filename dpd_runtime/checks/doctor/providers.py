@@ -10,7 +10,8 @@ import numpy as np
 
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.execution_providers import RTX_PACKAGE, RTX_PLUGIN, available_providers
+from dpd_runtime.engines.execution_providers import RTX_PACKAGE, RTX_PLUGIN
+from dpd_runtime.engines.host import HERE
 from dpd_runtime.errors import DpdError, MissingExtraError
 from dpd_runtime.generation.networks import JUDGE, decode, judge_logits, smallest_graph
 from dpd_runtime.generation.providers import PROVIDERS
@@ -61,7 +62,7 @@ def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFindin
     def problem() -> str | None:
         if find_spec(module) is None:
             return str(MissingExtraError(package, extra))
-        if name == "cuda" and "cuda" not in available_providers():
+        if name == "cuda" and "cuda" not in (HERE if bundle is None else bundle.host).available_providers():
             return 'onnxruntime is installed without CUDA: pip uninstall onnxruntime, pip install "dpd-distill[gpu]"'
         if name not in ON_CPU and (said := driver.too_old_for(cuda or 0)) is not None:
             return said

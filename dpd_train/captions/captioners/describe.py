@@ -15,6 +15,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Pixels, Progress
 from dpd_runtime.errors import DiskError, InputError
+from dpd_runtime.files import is_own
 from dpd_train.bases.hub import check_model, model_folder
 from dpd_train.captions import attributes
 from dpd_train.captions.captioners.captioner import Captioner, Phrases
@@ -48,8 +49,8 @@ class StoredPhrases:
             return {}
         except OSError as error:
             raise DiskError(f"{self.path}: cannot be read ({error.strerror}); remove it or repair it") from None
-        found = {}
-        for line in lines:
+        found: dict[str, Phrases] = {}
+        for line in lines if is_own(self.path) else []:
             try:
                 entry = json.loads(line)
                 image, phrases = entry["image"], entry["phrases"]

@@ -18,7 +18,7 @@ from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.profiles import Profile
 from dpd_runtime.engines.record import EngineInput, EngineOutput
 from dpd_runtime.errors import CheckError, InputError
-from dpd_runtime.files import cache_folder, write_atomically
+from dpd_runtime.files import cache_folder, read_cached, write_atomically
 
 TURING = 75
 
@@ -168,7 +168,7 @@ def _load_timings(config: Any, name: str, version: str, capability: int) -> None
     Never executed on this project's machines, where `tensorrt` cannot be installed.
     """
     path = _timing_file(name, version, capability)
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    cache = config.create_timing_cache(read_cached(path) or b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
 
 

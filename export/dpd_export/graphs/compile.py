@@ -33,6 +33,7 @@ class Compiled:
         half: largest difference of PyTorch's own half precision from its float32; None if it was not measured.
         whole_bytes: size of the float32 graph that an int8 graph was made from; 0 for other graphs.
         speed: of both those graphs; None for other graphs.
+        unusual: operators that a site accepts only in a bundle that a trusted key signed.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Compiled:
     half: float | None
     whole_bytes: int = 0
     speed: Speed | None = None
+    unusual: tuple[str, ...] = ()
 
     def entries(self) -> dict[str, float]:
         """The manifest's parity figures of this graph."""
@@ -63,6 +65,8 @@ class Compiled:
             for threads, milliseconds in self.speed.whole_ms.items():
                 times = milliseconds / self.speed.small_ms[threads]
                 parts.append(f"{times:.1f} times as fast on {threads} thread{'s' if threads > 1 else ''}")
+        if self.unusual:
+            parts.append(f"sites accept {', '.join(self.unusual)} only in a signed bundle")
         return ", ".join(parts)
 
 
@@ -101,7 +105,7 @@ def compile_graph(
             half = half_difference(graph.module, (probes.random[0], *probes.generated))
             check(graph.path, half, precision)
     files, whole = _write(graph, precision, folder / graph.path, largest_file, calls)
-    engine = _load(graph.path, files)
+    engine, unusual = _load(graph.path, files)
     speed = None
     if calibration and whole:
         speed = compare_speed(whole, files[0].read_bytes(), graph.inputs, calibration.one_call())
@@ -121,6 +125,7 @@ def compile_graph(
         half=half,
         whole_bytes=len(whole),
         speed=speed,
+        unusual=unusual,
     )
 
 
@@ -147,9 +152,9 @@ def _write(
     return write_graph(model, path, largest_file=largest_file), whole
 
 
-def _load(path: str, files: Sequence[Path]) -> OnnxRuntimeEngine:
-    """The graph as a site would load it, after the site's own check."""
+def _load(path: str, files: Sequence[Path]) -> tuple[OnnxRuntimeEngine, tuple[str, ...]]:
+    """The graph as a site loads it from a signed bundle, and the operators for which it must be signed."""
     content = [file.read_bytes() for file in files]
-    check_graph(path, content[0], sum(map(len, content[1:])))
+    unusual = check_graph(path, content[0], sum(map(len, content[1:])), trusted=True)
     outside = {WEIGHTS_NAME: content[1]} if len(content) > 1 else None
-    return OnnxRuntimeEngine(content[0], Provider("cpu", "parity"), weights=outside, name=path)
+    return OnnxRuntimeEngine(content[0], Provider("cpu", "parity"), weights=outside, name=path), unusual

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import InputError
 from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.telemetry import import_onnxruntime
 
 PART = "unet"
 FEED_FORWARD = 4
@@ -83,21 +85,20 @@ def quantize(model: ir.Model, inputs: Sequence[str], calls: Sequence[Tensors]) -
         inputs: names of the graph's inputs.
         calls: inputs that set the ranges.
     """
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
+    onnxruntime = _quantization()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         whole, small = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         ir.save(model, whole)
-        quantize_static(
+        onnxruntime.quantize_static(
             whole,
             small,
             _reader([_named(inputs, call) for call in calls]),
-            quant_format=QuantFormat.QDQ,
+            quant_format=onnxruntime.QuantFormat.QDQ,
             nodes_to_quantize=quantized_nodes(model),
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=onnxruntime.QuantType.QUInt8,
+            weight_type=onnxruntime.QuantType.QInt8,
+            calibrate_method=onnxruntime.CalibrationMethod.MinMax,
         )
         made = ir.serde.deserialize_model(onnx.load(small))
         remove_metadata(made)
@@ -125,10 +126,13 @@ def _named(inputs: Sequence[str], call: Tensors) -> Named:
     return {name: value.contiguous().numpy() for name, value in zip(inputs, call, strict=True)}
 
 
-def _reader(calls: list[Named]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
+def _quantization() -> Any:
+    import_onnxruntime()
+    return import_module("onnxruntime.quantization")
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+
+def _reader(calls: list[Named]) -> Any:
+    class Reader(_quantization().CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._rest = iter(calls)
 

@@ -65,9 +65,30 @@ def export_graph(graph: Graph) -> ir.Model:
         )
     assert program is not None
     model: ir.Model = program.model
+    _leave_sizes_to_reshape(model)
     _name_axes(model, graph)
     remove_metadata(model)
     return model
+
+
+def _leave_sizes_to_reshape(model: ir.Model) -> None:
+    """Let Reshape find the one size of a tensor that the graph computes by a division of sizes.
+
+    Around attention the exporter divides by the number of rows. Sites refuse a division of whole numbers by what is
+    computed, because a zero there stops the process (`dpd_runtime.bundle.graph_check`).
+    """
+    divisions = [node for node in model.graph if node.op_type == "Div" and node.outputs[0].dtype == ir.DataType.INT64]
+    divisions = [node for node in divisions if node.inputs[1] is not None and node.inputs[1].const_value is None]
+    for node in divisions:
+        for use, _ in list(node.outputs[0].uses()):  # a scalar becomes a list of one size
+            if use.op_type == "Reshape" and all(user.op_type == "Concat" for user, _ in use.outputs[0].uses()):
+                rest = ir.Value(name=f"{use.outputs[0].name}_rest", shape=ir.Shape([1]), type=node.outputs[0].type)
+                rest.const_value = ir.tensor(np.array([-1], np.int64), name=rest.name)
+                model.graph.register_initializer(rest)
+                ir.convenience.replace_all_uses_with(use.outputs[0], rest)
+    for node in reversed(list(model.graph)) if divisions else ():  # what only they needed
+        if not any(out.uses() or out in model.graph.outputs for out in node.outputs):
+            model.graph.remove(node, safe=True)
 
 
 def _name_axes(model: ir.Model, graph: Graph) -> None:

@@ -27,11 +27,13 @@ from dpd_eval.report.reading import Node
 from dpd_eval.report.report import write_report
 from dpd_eval.report.verdicts import headline, outcome, verdict
 from dpd_eval.statistics import Interval
-from dpd_runtime.bundle.bundle import embedded_bundle
+from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.sealing.reseal import write_audited
 from tests.eval.drawn_results import PAIRS, audit, evaluation, soft, write_json, write_set
+from tests.runtime.drawn import quick_bundle
 
 VOID = {"meta", "link", "img", "br", "hr"}
 BLOCKS = {"td", "th", "caption", "p", "li", "dt", "dd", "h1", "h2", "h3", "h4", "summary", "figcaption", "title", "pre"}
@@ -225,6 +227,23 @@ def test_an_audit_is_in_the_verdict_and_its_lack_too(tmp_path: Path) -> None:
     of_its_bundle = audit("PASS") | {"audited": {"bundle_hash": made_by}}
     page, _ = made(tmp_path, write_json(tmp_path / "audit.json", of_its_bundle), tmp_path / "set0")
     assert "No privacy audit" not in page.words()
+
+
+def test_what_a_foreign_set_or_bundle_says_of_itself_is_a_claim(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set0")
+    said = json.loads((folder / "dataset.json").read_text())
+    said |= {"signature": "signed by trusted key lab (0)", "audit": "PASS"}
+    (folder / "dataset.json").write_text(json.dumps(said))
+    bundle = load_bundle(quick_bundle(tmp_path / "quick"))
+    write_audited(bundle, tmp_path / "site", {"verdict": "PASS", "tests": [], "controls": []}, "PASS")
+    page, _ = made(tmp_path, folder, tmp_path / "site")
+    words = page.words()
+    assert "as the set claims: site, PASS, signed by trusted key lab (0)" in words
+    assert words.count("signed by trusted key") == 1
+    assert "Privacy audit (site, as the bundle claims, which no trusted key signed): PASS" in words
+    assert "Audit, as the bundle claims, which no trusted key signed: PASS." in words
+    page, _ = made(tmp_path, embedded_bundle())
+    assert "as the bundle claims" not in page.words()
 
 
 # -- what the page is

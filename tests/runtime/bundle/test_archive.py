@@ -1,3 +1,4 @@
+import os
 import stat
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from dpd_runtime.bundle import archive
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files, write_zip
 from dpd_runtime.bundle.zip_layout import MAX_DIRECTORY, check_entry_name
 from dpd_runtime.errors import BundleError
+from tests.runtime.bundle.test_bundle import as_folder, bundle_files
 
 FILES = {"bundle.json": b'{"a": 1}', "unet/model.onnx": bytes(range(256)), "empty.bin": b""}
 UNSAFE = [
@@ -123,6 +125,14 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(BundleError, match="more than 10000 files"):
         open_files(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["pipe", "unet/pipe"])
+def test_a_pipe_in_a_folder_is_refused(place: str, tmp_path: Path) -> None:
+    folder = as_folder(tmp_path, bundle_files())
+    os.mkfifo(folder / place)
+    with pytest.raises(BundleError, match=rf"{place}: a pipe, socket or device in a bundle"):
+        FolderFiles(folder)
 
 
 @pytest.mark.parametrize(

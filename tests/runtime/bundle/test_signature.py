@@ -200,13 +200,16 @@ def test_any_change_makes_an_unsigned_bundle(change: Callable[[Bundle, Path], st
 
 
 def test_an_audit_is_required(tmp_path: Path) -> None:
-    bundle = load_bundle(as_zip(tmp_path, bundle_files()))
+    bundle = load_bundle(_signed(tmp_path), trusted=[public(LAB)])
     with pytest.raises(RequirementError, match="this bundle is unaudited; run dpd audit") as raised:
         require_audit(bundle)
     assert raised.value.exit_code == 3
     for verdict, good in (("PASS", True), ("WARN", True), ("FAIL", False)):
         write_audited(bundle, tmp_path / verdict, {"verdict": verdict}, verdict)
-        audited = load_bundle(tmp_path / verdict)
+        with pytest.raises(RequirementError, match="a trusted signature is required; this bundle is unsigned"):
+            require_audit(load_bundle(tmp_path / verdict))
+        sign_bundle(tmp_path / verdict, LAB, "lab")
+        audited = load_bundle(tmp_path / verdict, trusted=[public(LAB)])
         if good:
             require_audit(audited)
         else:

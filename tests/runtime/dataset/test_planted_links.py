@@ -13,7 +13,7 @@ from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.shards import Shard
 from dpd_runtime.dataset.shards.file_lock import FileLock
 from dpd_runtime.dataset.state import State
-from dpd_runtime.errors import OutputLinkError
+from dpd_runtime.errors import OutputFolderError, OutputLinkError
 from dpd_runtime.files import final_name, open_atomically, open_regular, write_atomically
 from tests.runtime.dataset.test_dataset import HEADER
 from tests.runtime.drawn import drawn, files, write
@@ -193,6 +193,23 @@ def test_an_output_folder_may_itself_be_a_link(tmp_path: Path) -> None:
     assert files(tmp_path / "disk") == files(tmp_path / "plain")
     remove_set(tmp_path / "out")
     assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away")
+def test_a_set_that_another_user_has_prepared_is_not_finished(tmp_path: Path) -> None:
+    """Its images may be anything: the state file that says they are ours is theirs too."""
+    write(tmp_path / "out", Output())
+    (tmp_path / "out" / "dataset.json").unlink()
+    os.chown(tmp_path / "out", 65532, -1)
+    with pytest.raises(
+        OutputFolderError, match=r"belongs to another user \(uid 65532\), who may have put images there"
+    ):
+        write(tmp_path / "out", Output())
+    with pytest.raises(OutputFolderError, match="belongs to another user"):
+        remove_set(tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    os.chown(tmp_path / "empty", 65532, -1)
+    assert write(tmp_path / "empty", Output()).images == 6
 
 
 @pytest.mark.parametrize("output", [Output(), LOSSY, Output("npz")], ids=["png", "jpeg", "npz"])

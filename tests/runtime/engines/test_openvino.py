@@ -15,15 +15,17 @@ import pytest
 
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.annotations import Array
+from dpd_runtime.bundle.signature import Signature
 from dpd_runtime.bundle.verified import WEIGHTS_NAME
 from dpd_runtime.engines import openvino as engines
 from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.openvino import OpenVinoEngine, import_openvino, openvino_device
+from dpd_runtime.engines.openvino import OpenVinoEngine, openvino_device
 from dpd_runtime.errors import InputError, MissingExtraError, ProviderError
 from dpd_runtime.generation import gate
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.replay import replay
+from dpd_runtime.telemetry import import_openvino
 from tests.runtime.drawn import opened
 
 pytest.importorskip("onnxruntime")
@@ -135,7 +137,8 @@ def test_a_processor_without_bfloat16_is_told_so(monkeypatch: pytest.MonkeyPatch
 def test_a_call_can_be_stopped(tmp_path: Path) -> None:
     from tests.runtime.engines.test_interrupt import GRAPH, slow_bundle  # skips where onnx is not installed
 
-    engine = load_bundle(slow_bundle(tmp_path, 1024, 2_000)).engine(GRAPH, OPENVINO, 1)
+    bundle = replace(load_bundle(slow_bundle(tmp_path, 1024, 2_000)), signature=Signature("0" * 32, "lab"))
+    engine = bundle.engine(GRAPH, OPENVINO, 1)
     latents = np.zeros((2, *opened().manifest.latent_shape), np.float32)
     with ThreadPoolExecutor(1) as thread:
         call = thread.submit(engine.run, latent_sample=latents)

@@ -33,9 +33,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     graphs: list[str] = []
     engine = Bundle.engine
 
-    def watched(bundle: Bundle, graph: str, provider: Provider, threads: int | None = None) -> object:
+    def watched(bundle: Bundle, graph: str, provider: Provider, threads: int | None = None, **more: bool) -> object:
         graphs.append(graph)
-        return engine(bundle, graph, provider, threads)
+        return engine(bundle, graph, provider, threads, **more)
 
     monkeypatch.setattr(Bundle, "engine", watched)
     return graphs

@@ -1,6 +1,7 @@
 """The golden gate: a provider whose images are not PyTorch's is not used, and every provider is asked once."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from dpd_runtime import generate
 from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.engines import host
 from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import FLAVOURS
 from dpd_runtime.errors import CheckError, InputError, ProviderError
 from dpd_runtime.files import cache_folder
-from dpd_runtime.generation import gate, providers
+from dpd_runtime.generation import gate
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.generation.networks import DECODER, GRAPHS, UNET
 from tests.runtime.drawn import opened
@@ -38,7 +40,7 @@ class Wrong:
 class Watched(Bundle):
     """A bundle that runs every provider on the CPU, those named "cuda" wrongly, and tells what was loaded."""
 
-    def engine(self, graph: str, provider: Provider, threads: int | None = None) -> Engine:  # type: ignore[override]
+    def engine(self, graph: str, provider: Provider, threads: int | None = None, *, halves: bool = False) -> Engine:
         if provider.name in FLAVOURS:
             return super().engine(graph, provider, threads)  # an error
         LOADED.append((graph, provider.name))
@@ -49,7 +51,7 @@ class Watched(Bundle):
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(providers, "available_providers", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr(host, "available_providers", lambda: ("cpu", "cuda"))
     LOADED.clear()
     return tmp_path / "cache"
 
@@ -115,6 +117,16 @@ def test_a_damaged_answer_is_asked_again(content: bytes, bundle: Watched) -> Non
     assert len(LOADED) == 2
     gate.pass_gate(bundle, CPU, (DECODER,), 1)
     assert len(LOADED) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
+def test_an_answer_that_another_user_has_put_there_is_not_believed(bundle: Watched) -> None:
+    gate.pass_gate(bundle, CPU, (DECODER,), 1)
+    (file,) = cache_folder(gate.CACHE).iterdir()
+    os.chown(file, 65532, -1)
+    gate.pass_gate(bundle, CPU, (DECODER,), 1)
+    assert len(LOADED) == 2
+    assert file.stat().st_uid == 0, "it was replaced"
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(bundle: Watched, own_cache: Path) -> None:

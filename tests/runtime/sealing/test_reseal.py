@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.errors import BundleError, BundleHashError
+from dpd_runtime.errors import BundleError, BundleHashError, InputError
 from dpd_runtime.sealing.reseal import write_audited, write_changed
 from tests.runtime.bundle.test_bundle import UNKNOWN, Store, as_folder, as_zip, both, bundle_files, parts
 from tests.runtime.bundle.test_bundle_engines import ENGINE, PLAN, with_engine
@@ -83,6 +83,19 @@ def test_a_bundle_that_was_changed_meanwhile_is_not_copied(store: Store, out: st
         write_audited(bundle, tmp_path / out, RECORD, "PASS")
     assert (tmp_path / "new" / "mine").read_bytes() == b"kept"
     assert names(tmp_path) == ["new", bundle.path.name]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_nothing_but_a_bundle_is_replaced(kind: str, tmp_path: Path) -> None:
+    """Whatever the caller has checked, or read in a file."""
+    bundle, out = load_bundle(as_zip(tmp_path, bundle_files())), tmp_path / ("mine" if kind == "folder" else "mine.dpd")
+    kept = out / "thesis.txt" if kind == "folder" else out
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("years of work")
+    with pytest.raises(InputError, match=r"is not an intact bundle .* and is not overwritten"):
+        write_audited(bundle, out, RECORD, "PASS")
+    assert kept.read_text() == "years of work"
+    assert names(tmp_path) == sorted([out.name, bundle.path.name])
 
 
 @pytest.mark.parametrize("verdict", ["pass", "", "unaudited"])

@@ -235,6 +235,19 @@ def test_images_of_too_many_pixels_are_rejected(tmp_path: Path) -> None:
     assert reasons(scenes) == {"Alpha/bomb.tif": "too many pixels for one image; cut it into tiles"}
 
 
+@pytest.mark.parametrize(("dtype", "count", "side"), [("float64", 5, 8000), ("complex128", 5, 4000)])
+def test_a_small_file_that_claims_gigabytes_is_rejected(dtype: str, count: int, side: int, tmp_path: Path) -> None:
+    satellite(tmp_path)
+    sparse = {"driver": "GTiff", "count": count, "height": side, "width": side, "dtype": dtype, "SPARSE_OK": True}
+    with rasterio.open(tmp_path / "Alpha" / "bomb.tif", "w", **sparse, tiled=True):
+        pass
+    assert (tmp_path / "Alpha" / "bomb.tif").stat().st_size < 3e6
+    needed = 3 * side**2 * np.dtype(dtype).itemsize / 1e6
+    assert reasons(read_scenes(tmp_path, part="all", reading=BANDS)) == {
+        "Alpha/bomb.tif": f"{needed:.0f} MB of pixels, more than 268; cut it into tiles"
+    }
+
+
 def test_the_middle_square_is_read_and_resized_as_pillow_does(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     wide = rng.integers(0, 256, (3, 16, 30)).astype(np.uint8)

@@ -1,0 +1,213 @@
+"""Graphs that no trusted key has signed run in a process of their own, so that a crash or a graph that wants all memory
+does not end this one. It contains crashes and memory; it is no sandbox (docs/reference/security.md).
+
+The process is a fresh interpreter, not a fork, which would have the bundle's keys in its memory. This process never
+loads ONNX Runtime then.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from dpd_runtime.annotations import Array
+from dpd_runtime.engines.calls import listed
+from dpd_runtime.engines.engine import Engine, Provider
+from dpd_runtime.engines.execution_providers import Compilation
+from dpd_runtime.engines.messages import receive, send
+from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
+
+CALL_SECONDS = 1800.0
+"""The longest that one call of a graph, or its loading, may take. A trusted bundle has no limit."""
+SECRETS = ("DPD_PASSPHRASE",)
+START = "import sys; sys.path[:] = {path!r}; from dpd_runtime.engines.worker import main; main()"
+ERRORS = {kind.__name__: kind for kind in (BundleError, MemoryShortError, MissingExtraError, ProviderError)}
+Answer = tuple[dict[str, Any], dict[str, Array]]
+
+
+def apart(bundle_hash: str) -> "EngineProcess":
+    """The process for the graphs of a bundle; started by the first call, and ended after that of another bundle."""
+    return _process(bundle_hash, os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _process(bundle_hash: str, pid: int) -> "EngineProcess":
+    return EngineProcess()
+
+
+class EngineProcess:
+    """A `Host` that is another process."""
+
+    def __init__(self) -> None:
+        """Raises MissingExtraError if onnxruntime is not installed."""
+        if find_spec("onnxruntime") is None:
+            raise MissingExtraError("onnxruntime", "cpu")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", START.format(path=sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("DPD_DEBUG") else subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name not in SECRETS},
+        )
+        self._calls, self._engines = count(), count()
+        self._answers = _Answers()
+        self._dropped: deque[int] = deque()
+        self._one_at_a_time = threading.Lock()
+        threading.Thread(target=self._answers.read, args=(self._process,), daemon=True).start()
+        weakref.finalize(self, _end, self._process, os.getpid())
+
+    def available_providers(self) -> tuple[str, ...]:
+        return tuple(map(str, self.ask("ONNX Runtime", {"what": "providers"})[0]["found"]))
+
+    def flavour_version(self, flavour: str) -> str:
+        return str(self.ask(flavour, {"what": "version", "flavour": flavour})[0]["found"])
+
+    def load(
+        self,
+        graph: bytes,
+        provider: Provider,
+        threads: int | None,
+        weights: Mapping[str, bytes] | None,
+        name: str,
+        compilation: Compilation,
+        *,
+        halves: bool = False,
+    ) -> Engine:
+        number = next(self._engines)
+        asked = {
+            "what": "load",
+            "engine": number,
+            "name": name,
+            "provider": asdict(provider),
+            "threads": threads,
+            "shapes": dict(compilation.shapes),
+            "cache": None if compilation.cache is None else str(compilation.cache),
+            "half": compilation.half,
+            "halves": halves,
+        }
+        parts = {"graph": graph, **(weights or {})}
+        self.ask(name, asked, {key: np.frombuffer(content, np.uint8) for key, content in parts.items()})
+        made = _EngineApart(self, number, name)
+        weakref.finalize(made, self._dropped.append, number)
+        return made
+
+    def ask(self, name: str, content: dict[str, Any], arrays: Mapping[str, Array] = {}) -> Answer:
+        """Send a message and wait for its answer.
+
+        Args:
+            name: of the graph, for errors.
+
+        Raises:
+            BundleError: the process was ended by a signal, as by a graph that crashes; or the call takes too long.
+            DpdError: what the process answers with.
+        """
+        number = next(self._calls)
+        call = self._answers.expect(number)
+        try:
+            with self._one_at_a_time:
+                dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
+                send(self._process.stdin, content | {"call": number, "dropped": dropped}, arrays)  # type: ignore[arg-type]
+            found = listed(lambda: call.get(timeout=CALL_SECONDS), self.kill)
+        except Empty:
+            self.kill()
+            raise BundleError(
+                f"{name}: a call took more than {CALL_SECONDS / 60:.0f} minutes, the limit for a bundle without a "
+                "trusted signature; use a faster machine, or a bundle that a trusted key signed"
+            ) from None
+        except BrokenPipeError:
+            found = None
+        except BaseException:  # what a signal's handler raised
+            self.kill()
+            raise
+        finally:
+            self._answers.forget(number)
+        if found is None:
+            raise self._dead(name)
+        said, made = found
+        if "error" in said:
+            kind = ERRORS.get(said["error"], BundleError)
+            raise kind.__new__(kind, str(said["text"]))  # without its __init__, which may make the sentence
+        return said, made
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _dead(self, name: str) -> DpdError:
+        self.kill()  # it may live on, and have closed its end or sent what is no message
+        code = self._process.wait()
+        ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        killed = "; the system kills a process that wants more memory than there is" if code == -signal.SIGKILL else ""
+        return BundleError(
+            f"{name}: the process that computed it {ended}{killed}; "
+            "the graph is broken or hostile: do not use this bundle"
+        )
+
+
+class _EngineApart:
+    """A graph in another process."""
+
+    def __init__(self, process: EngineProcess, number: int, name: str) -> None:
+        self._process, self._number, self._name = process, number, name
+
+    def run(self, **inputs: Array) -> Array:
+        _, made = self._process.ask(self._name, {"what": "run", "engine": self._number}, inputs)
+        if "output" not in made:
+            raise BundleError(f"{self._name} gave no output; export the bundle again")
+        return made["output"]
+
+
+class _Answers:
+    """Hands each answer to the call that waits for it; None to all once there will be no more."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, SimpleQueue[Answer | None]] = {}
+        self._ended = False
+
+    def expect(self, number: int) -> SimpleQueue[Answer | None]:
+        call: SimpleQueue[Answer | None] = SimpleQueue()
+        self._waiting[number] = call
+        if self._ended:
+            call.put(None)
+        return call
+
+    def forget(self, number: int) -> None:
+        del self._waiting[number]
+
+    def read(self, process: "subprocess.Popen[bytes]") -> None:
+        """Read answers until the process ends, or sends what is none."""
+        try:
+            while True:
+                said, made = receive(process.stdout)  # type: ignore[arg-type]
+                if (call := self._waiting.get(said.pop("call"))) is not None:
+                    call.put((said, made))
+        except (EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
+            self._ended = True
+            for call in list(self._waiting.values()):
+                call.put(None)
+
+
+def _end(process: "subprocess.Popen[bytes]", pid: int) -> None:
+    """Let the process end. Not from a fork of ours, whose copy of the pipes is another one."""
+    if os.getpid() != pid:
+        return
+    with suppress(OSError):
+        process.stdin.close()  # type: ignore[union-attr]
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()  # type: ignore[union-attr]

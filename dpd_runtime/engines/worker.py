@@ -1,0 +1,124 @@
+"""The process that computes graphs which no trusted key has signed. `dpd_runtime.engines.apart` starts it and speaks
+with it over its standard input and output. It gets graphs and arrays; it never sees the bundle, its keys, or a path.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpd_runtime.annotations import Array
+from dpd_runtime.engines.engine import Engine, Provider
+from dpd_runtime.engines.execution_providers import Compilation
+from dpd_runtime.engines.host import HERE
+from dpd_runtime.engines.messages import receive, send
+from dpd_runtime.errors import DpdError, MemoryShortError
+from dpd_runtime.machine.cores import usable_memory
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+CALLS = 4
+"""Calls at the same time, from as many threads of the other process."""
+SHARE = 0.9
+"""Of this machine's memory, for everything that is not ONNX Runtime's arena too: strings, folded constants."""
+STACKS = 2**28  # bytes: the threads' stacks count, although they are hardly used
+
+
+def limit_memory() -> None:
+    """Let the system refuse this process more than SHARE of the memory, whatever asks for it; and no core dump."""
+    memory = usable_memory()
+    if resource is None or memory is None:
+        return
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = int(SHARE * memory) + STACKS
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class Server:
+    """Loaded graphs by number."""
+
+    def __init__(self) -> None:
+        self._engines: dict[int, Engine] = {}
+
+    def answer(self, asked: Mapping[str, Any], arrays: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Do what a message asks for.
+
+        Raises:
+            DpdError: as the function that it asks for.
+        """
+        what = asked["what"]
+        if what == "run":
+            return {}, {"output": np.asarray(self._engines[asked["engine"]].run(**arrays))}
+        if what == "load":
+            self._engines[asked["engine"]] = self._load(asked, arrays)
+            return {}, {}
+        if what == "providers":
+            return {"found": HERE.available_providers()}, {}
+        return {"found": HERE.flavour_version(asked["flavour"])}, {}
+
+    def drop(self, numbers: Iterable[int] | None = None) -> None:
+        """Forget these graphs, or all."""
+        for number in list(self._engines) if numbers is None else numbers:
+            self._engines.pop(number, None)
+
+    def _load(self, asked: Mapping[str, Any], arrays: Mapping[str, Array]) -> Engine:
+        shapes = {name: (tuple(low), tuple(usual), tuple(high)) for name, (low, usual, high) in asked["shapes"].items()}
+        cache = None if asked["cache"] is None else Path(asked["cache"])
+        weights = {name: array.tobytes() for name, array in arrays.items() if name != "graph"}
+        return HERE.load(
+            arrays["graph"].tobytes(),
+            Provider(**asked["provider"]),
+            asked["threads"],
+            weights or None,
+            asked["name"],
+            Compilation(shapes, cache, asked["half"]),
+            halves=asked["halves"],
+        )
+
+
+def main() -> None:
+    """Answer messages until the other process ends or closes its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the other one decides
+    limit_memory()
+    asking = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not stand between messages
+    server, one_at_a_time = Server(), threading.Lock()
+
+    def answer(asked: dict[str, Any], arrays: dict[str, Array]) -> None:
+        try:
+            said, made = server.answer(asked, arrays)
+        except DpdError as error:
+            said, made = {"error": type(error).__name__, "text": str(error)}, {}
+        except MemoryError as error:
+            said, made = {"error": MemoryShortError.__name__, "text": f"no memory is left ({error})"}, {}
+        except Exception as error:
+            said, made = {"error": "", "text": f"{type(error).__name__}: {error}"[:300]}, {}
+        with one_at_a_time:
+            send(answers, {"call": asked["call"], **said}, made)
+
+    pool = ThreadPoolExecutor(CALLS, "dpd-worker")
+    while True:
+        try:
+            asked, arrays = receive(asking, sys.maxsize)
+        except EOFError:
+            break
+        server.drop(asked.pop("dropped"))
+        pool.submit(answer, asked, arrays)
+    server.drop()  # what a provider compiled is written now
+    os._exit(0)  # not waiting for a call that nobody waits for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The allow-list of operators is what `dpd export` emits: no graph of any kind needs another, and none is idle."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from diffusers import UNet2DConditionModel
+from onnxscript import ir
+
+from dpd_export.graphs.half import HalfPrecision, halve
+from dpd_export.graphs.int8 import quantize
+from dpd_export.graphs.parts import Graph, graphs_of
+from dpd_export.graphs.trace import export_graph, store_weights_as_half
+from dpd_runtime.bundle.graph_check import OPERATORS, OPERATORS_OF, check_graph
+from dpd_train.bases.base import Base, load_base
+from dpd_train.bases.nano import nano_unet
+from dpd_train.classifiers.network import ResNet, ResNetConfig
+from tests.tiny import tiny_base
+from tests.train.sd_like import sd_like
+
+Make = Callable[[Path], Iterable[ir.Model]]
+
+
+def operators(model: ir.Model) -> set[str]:
+    """The operators of a graph that a site accepts from anybody."""
+    content = ir.serde.serialize_model(model).SerializeToString()
+    assert check_graph("x.onnx", content) == ()
+    return {node.op_type for node in model.graph}
+
+
+def graphs(base: Base, *parts: str, **options: bool) -> list[Graph]:
+    channels = int(base.unet.config.in_channels)
+    networks = [ResNet(ResNetConfig(num_classes=3, in_channels=count)).eval() for count in (3, channels)]
+    return [graph for graph in graphs_of(base, *networks, **options) if not parts or graph.part in parts]
+
+
+def tiny(folder: Path) -> Base:
+    return load_base(str(tiny_base(folder)))
+
+
+def like_nano(folder: Path) -> Base:
+    """The tiny base with a UNet that differs from the shipped base's in its width alone."""
+    config = dict(nano_unet().config) | {"sample_size": 8, "block_out_channels": (8, 16, 16), "cross_attention_dim": 16}
+    return replace(tiny(folder), unet=UNet2DConditionModel(**config | {"norm_num_groups": 4}).eval())
+
+
+def of(part: str) -> Make:
+    return lambda folder: [export_graph(graph) for graph in graphs(tiny(folder), part)]
+
+
+def half(base: Base) -> Iterable[ir.Model]:
+    for graph in graphs(base):
+        halve(graph.module)
+        yield export_graph(replace(graph, module=HalfPrecision(graph.module, True)))
+
+
+def int8(folder: Path) -> Iterable[ir.Model]:
+    (graph,) = graphs(tiny(folder), "unet")
+    model, _ = quantize(export_graph(graph), graph.inputs, [graph.examples])
+    store_weights_as_half(model)
+    return [model]
+
+
+def any_size(folder: Path) -> Iterable[ir.Model]:
+    base = load_base(str(sd_like(folder / "base")))
+    return map(export_graph, graphs(base, "unet", "vae_decoder", "vae_encoder", vae_encoder=True, dynamic_size=True))
+
+
+CASES: dict[str, Make] = {
+    "classifiers": lambda folder: [*of("classifier")(folder), *of("latent_classifier")(folder)],
+    "VAE decoder": of("vae_decoder"),
+    "text encoder": of("text_encoder"),
+    "UNet": of("unet"),
+    "UNet of nano": lambda folder: [export_graph(graph) for graph in graphs(like_nano(folder), "unet")],
+    "--precision fp16": lambda folder: half(tiny(folder)),
+    "--precision int8": int8,
+    "--dynamic-size": any_size,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_operator_is_needed_by_what_names_it(case: str, tmp_path: Path) -> None:
+    earlier: set[str] = set()
+    for name, listed in OPERATORS_OF.items():
+        if name == case:
+            break
+        earlier |= set(listed.split())
+    emitted = set().union(*map(operators, CASES[case](tmp_path)))
+    assert emitted - earlier == set(OPERATORS_OF[case].split())
+
+
+def test_every_entry_has_its_case() -> None:
+    assert list(CASES) == list(OPERATORS_OF)
+    assert sum(len(listed.split()) for listed in OPERATORS_OF.values()) == len(OPERATORS), "each is named once"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("version", "unet"), [(1, {}), (2, {"upcast_attention": True})], ids=["sd1", "sd2"])
+def test_other_bases_need_no_other_operator(
+    version: int, unet: dict[str, object], precision: str, tmp_path: Path
+) -> None:
+    base = load_base(str(sd_like(tmp_path / "base", version=version, **unet)))
+    models = half(base) if precision == "fp16" else map(export_graph, graphs(base, vae_encoder=True))
+    assert set().union(*map(operators, models)) <= OPERATORS
