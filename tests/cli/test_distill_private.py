@@ -168,6 +168,14 @@ def cli(folder: Path, environment: dict[str, str], *arguments: str) -> Dpd:
 
 def test_a_site_requires_the_guarantee(made: Dpd, folder: Path, process_environment: dict[str, str]) -> None:
     asked = ("generate", "site.dpd", "--ipc", "3", "--provider", "cpu")
+    claimed = cli(folder, process_environment, *asked, "--require-dp", "60,1e-3", "--out", "none")
+    assert claimed.returncode == 3
+    assert "site.dpd: a trusted signature is required; this bundle is unsigned" in claimed.stderr
+    shutil.copy(folder / "site.dpd", folder / "signed.dpd")
+    for words in (("keygen", "lab"), ("sign", "signed.dpd", "--key", "lab.key")):
+        assert cli(folder, process_environment, *words).returncode == 0
+    trusting = ("--trusted-key", "lab.pub")
+    asked = ("generate", "signed.dpd", "--ipc", "3", "--provider", "cpu", *trusting)
     good = cli(folder, process_environment, *asked, "--require-dp", "60,1e-3", "--out", "set")
     assert good.returncode == 0, good.stderr
     assert "(60, 0.001)-differential privacy" in (folder / "set" / "README.md").read_text(encoding="utf-8")
@@ -177,7 +185,7 @@ def test_a_site_requires_the_guarantee(made: Dpd, folder: Path, process_environm
         assert "differential privacy is required; this bundle claims (60, 0.001)" in refused.stderr
     assert not (folder / "none").exists()
     assert "privacy     claimed: (60, 0.001)-" in cli(folder, process_environment, "info", "site.dpd").stdout
-    verified = cli(folder, process_environment, "verify", "site.dpd", "--require-dp", "60,1e-3", "--json")
+    verified = cli(folder, process_environment, "verify", "signed.dpd", "--require-dp", "60,1e-3", "--json", *trusting)
     assert json.loads(verified.stdout)["privacy"]["delta"] == 1e-3
     audited = cli(folder, process_environment, "audit", "site.dpd", "--train", "scenes", "--out", "audited.dpd")
     assert audited.returncode == 2, audited.stderr

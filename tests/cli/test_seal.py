@@ -76,7 +76,7 @@ def test_what_a_site_demands_is_refused_before_anything_is_loaded(dpd: Dpd, tmp_
         line = dpd(command, site.name, "--require-signature", *out, code=3)
         assert "tiny.dpd: a trusted signature is required; this bundle is unsigned" in line
         line = dpd(command, site.name, "--require-audit", *out, code=3)
-        assert "tiny.dpd: an audit is required (PASS or WARN); this bundle is unaudited" in line
+        assert "tiny.dpd: a trusted signature is required; this bundle is unsigned" in line
     for command in ("generate", "verify", "info"):
         line = dpd(command, site.name, "--require-encrypted", code=3)
         assert "tiny.dpd: an encrypted bundle is required" in line
@@ -86,6 +86,9 @@ def test_what_a_site_demands_is_refused_before_anything_is_loaded(dpd: Dpd, tmp_
     assert dpd("info", "site.dpde", "--require-encrypted", "--key-file", "secret.key")["name"] == "tiny"
     dpd("keygen", "lab")
     dpd("sign", site.name, "--key", "lab.key")
+    for command in ("generate", "verify"):
+        line = dpd(command, site.name, "--require-audit", "--trusted-key", "lab.pub", code=3)
+        assert "tiny.dpd: an audit is required (PASS or WARN); this bundle is unaudited" in line
     signature = json.loads(_entry(site, "bundle.sig"))
     changed = bundle_files(parts() | {"unet/model.onnx": b"evil"}) | {"bundle.sig": json.dumps(signature).encode()}
     as_zip(tmp_path, changed)
