@@ -25,7 +25,7 @@ from dpd_eval.statistics import paired_difference
 from dpd_train.classifiers.network import ResNet, learning_rate, predict, set_learning_rate, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, labelled
 from dpd_train.compute.checkpoint import step_generator
-from dpd_train.compute.device import hardware
+from dpd_train.compute.device import autocast, hardware
 from dpd_train.compute.distributed import Team
 from dpd_train.compute.rs_dgc import RsDgc, rs_dgc_hook
 from dpd_train.images import read_scenes
@@ -59,7 +59,7 @@ def trained(
         elements = torch.randint(ORDER, (training.batch,), generator=generator)
         own = slice(team.share(training.batch).start, team.share(training.batch).stop)
         set_learning_rate(optimizer, learning_rate(step, steps, training.peak_rate))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             logits = wrapped(d4_each(images[rows[own]], elements[own]).contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels[rows[own]], label_smoothing=training.label_smoothing)
         optimizer.zero_grad()

@@ -33,7 +33,7 @@ from dpd_train.captions.captions import embed
 from dpd_train.classifiers.network import load_classifier
 from dpd_train.classifiers.training import labelled
 from dpd_train.compute.checkpoint import step_generator
-from dpd_train.compute.device import hardware
+from dpd_train.compute.device import autocast, hardware
 from dpd_train.images import SceneSet, fingerprint, to_float
 from dpd_train.prototypes.matching import (
     Matching,
@@ -157,7 +157,7 @@ def distribution_matched(
         means = []
         for images in (reals, pixels):
             seen = View(generator, len(images), images.shape[-1], CPU)(images)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast("cpu"):
                 features = network(seen).float().flatten(1)
             means.append(features.unflatten(0, (len(rows), -1)).mean(1))
         loss = (means[0].detach() - means[1]).square().sum()

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from dpd_train.bases.base import Base, load_base
 from dpd_train.captions.captions import CaptionTable
-from dpd_train.compute.device import hardware, use_device
+from dpd_train.compute.device import autocast, hardware, use_device
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import AUTOCAST, DenoiserTraining, LatentData, train_denoiser
 from dpd_train.diffusion.fine_tune import denoiser_training
@@ -67,7 +67,7 @@ def bare_step(base: Base, data: LatentData, training: DenoiserTraining, device: 
         clean, noise = latents[rows], torch.randn((training.batch, *latents.shape[1:]), device=device)
         alpha = alphas[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - alphas[timesteps]).sqrt()[:, None, None, None]
-        with torch.autocast(device.type, AUTOCAST[training.precision], enabled=training.precision != "fp32"):
+        with autocast(device, AUTOCAST[training.precision], enabled=training.precision != "fp32"):
             context = text_encoder(ids[rows]).last_hidden_state
             output = unet(alpha * clean + sigma * noise, timesteps, context).sample
         loss = F.mse_loss(output.float(), alpha * noise - sigma * clean)

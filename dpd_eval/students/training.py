@@ -14,7 +14,7 @@ from dpd_eval.students.dsdnet import DsdNet, at_inference
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import build_student
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_train.compute.device import one_thread
+from dpd_train.compute.device import autocast, one_thread
 from dpd_train.images import to_float
 
 
@@ -108,7 +108,7 @@ def train_student(
             x = to_float(batch.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, recipe)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            with autocast("cpu", enabled=recipe.precision == "bf16"):
                 logits = model(x)
                 more = model.auxiliary_loss(criterion) if isinstance(model, DsdNet) else 0.0
             loss = criterion(logits.float()) + more
@@ -122,7 +122,7 @@ def train_student(
 def predict(model: nn.Module, images: Images, precision: str, batch: int = 256) -> Int64:
     """Predict the most likely class [n] of `images` [n, H, W, 3]."""
     found = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with torch.no_grad(), autocast("cpu", enabled=precision == "bf16"):
         for i in range(0, len(images), batch):
             x = to_float(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])))
             found.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1).numpy())

@@ -31,7 +31,7 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import NEVER, Deadline, adamw, autocast, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.images import SceneSet, to_float
 from dpd_train.images.symmetry import ORDER, d4_each
 
@@ -108,7 +108,7 @@ class _Run(Generic[Network]):
         """One update. Returns the loss."""
         training = self.training
         set_learning_rate(self.optimizer, learning_rate(step, training.steps, training.peak_rate, training.warmup))
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=training.bfloat16):
+        with autocast(batch.device, enabled=training.bfloat16):
             logits = self.model(batch.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
         self.optimizer.zero_grad()

@@ -46,6 +46,28 @@ def use_device(name: str) -> torch.device:
     return torch.device("cuda")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16, or for vectors of 512 bits, with which it is as fast as float32.
+
+    Without them PyTorch computes ten times as long: on CPUs with AVX2 alone, and on GPUs before Ampere.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return not x86 or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def autocast(
+    device: torch.device | str, dtype: torch.dtype = torch.bfloat16, *, enabled: bool = True
+) -> torch.autocast:
+    """A context in which matrix products and convolutions are computed in `dtype`: in float32 where that is bfloat16
+    and the device has none.
+    """
+    device = torch.device(device)
+    wanted = enabled and (dtype != torch.bfloat16 or has_bfloat16(device))
+    return torch.autocast(device.type, dtype, enabled=wanted)
+
+
 def hardware(device: torch.device) -> str:
     """The hardware for a record: the GPU's name, or the CPU's with the number of threads. No host name."""
     if device.type == "cuda":
@@ -55,7 +77,8 @@ def hardware(device: torch.device) -> str:
     except OSError:
         lines = []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{named or platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+    without = "" if has_bfloat16(device) else ", float32 for bfloat16"
+    return f"{named or platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores{without}"
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

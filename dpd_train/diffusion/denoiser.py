@@ -27,6 +27,7 @@ from dpd_train.compute.device import (
     NEVER,
     Deadline,
     adamw,
+    autocast,
     checkpointed,
     norms_in_float32,
     on_cpu,
@@ -240,7 +241,7 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         precision = self.training.precision
-        return torch.autocast(self.device.type, AUTOCAST[precision], enabled=precision != "fp32")
+        return autocast(self.device, AUTOCAST[precision], enabled=precision != "fp32")
 
     def validate(self, step: int, validation: LatentData, schedule: Schedule) -> None:
         if not self.team.leads:

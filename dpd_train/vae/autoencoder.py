@@ -28,6 +28,7 @@ from dpd_train.compute.device import (
     NEVER,
     Deadline,
     adamw,
+    autocast,
     checkpointed,
     norms_in_float32,
     on_cpu,
@@ -228,7 +229,7 @@ class _Run:
         halved = float(torch.rand(1, generator=generator)) < training.scale_probability
         rate = rewarmed(learning_rate(step, training.steps, training.peak_rate), step, self.fresh_since, 100)
         set_learning_rate(self.optimizer, rate)
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
+        with autocast(device, enabled=training.bfloat16):
             with torch.set_grad_enabled(not self.decoder_only):
                 posterior = self.vae.encode(batch).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
@@ -251,7 +252,7 @@ class _Run:
             parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         if self.perceptual:
             network = self.perceptual[int(torch.randint(len(self.perceptual), (1,), generator=generator))]
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.bfloat16):
+            with autocast(device, enabled=training.bfloat16):
                 with torch.no_grad():
                     wanted = [features.float() for features in network.features(targets)]
                 found = [features.float() for features in network.features(reconstructed)]

@@ -24,7 +24,7 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import NEVER, Deadline, adamw, autocast, checkpointed, on_cpu, restore_moments, to_device
 from dpd_train.images import to_float
 from dpd_train.pretrain.swimdiff.config import SwimDiff
 from dpd_train.pretrain.swimdiff.contrast import KeyQueue, follow, in_groups, info_nce
@@ -139,7 +139,7 @@ class _Run:
         return self.slow.project(maps)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.bfloat16)
+        return autocast(self.device, enabled=self.training.bfloat16)
 
     def _write_line(self, done: int) -> None:
         values = (self.sums / (done - (self.losses[-1]["step"] if self.losses else 0))).tolist()

@@ -19,7 +19,7 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, checkpointed, on_cpu, restore_moments
+from dpd_train.compute.device import NEVER, Deadline, autocast, checkpointed, on_cpu, restore_moments
 from dpd_train.prototypes.matching.losses import moment_losses, ridge_loss
 from dpd_train.prototypes.matching.statistics import Statistics, embed, maps_of
 from dpd_train.prototypes.matching.views import View
@@ -169,7 +169,7 @@ class _Work:
 
     def _images(self, codes: torch.Tensor) -> torch.Tensor:
         """[classes, k, C, h, w] → [classes · k, 3, H, W], class by class."""
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with autocast(self._device):
             parts = [self._decode(part) for part in torch.split(codes.flatten(0, 1), CALL)]
         return torch.cat(parts).float().clamp(-1, 1)
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dpd_train.classifiers.network import Classifier
 from dpd_train.compute.checkpoint import step_generator
-from dpd_train.compute.device import to_device
+from dpd_train.compute.device import autocast, to_device
 from dpd_train.prototypes.matching.views import View
 
 VIEWS = 8000  # least number of views that statistics are measured on; every image gives equally many
@@ -66,8 +66,8 @@ class Statistics:
 
 
 def maps_of(network: Classifier, images: torch.Tensor) -> list[torch.Tensor]:
-    """The network's maps, fine to coarse, of images [n, 3, H, W] in [-1, 1], computed in bfloat16."""
-    with torch.autocast(images.device.type, torch.bfloat16):
+    """The network's maps, fine to coarse, of images [n, 3, H, W] in [-1, 1], computed in bfloat16 where the device has it."""
+    with autocast(images.device):
         return network.features(images)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,15 @@ from dpd_train.bases.nano import nano_vae
 from dpd_train.classifiers.network import ResNet, ResNetConfig, rewarmed
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.compute.checkpoint import load_state, save_state, without_prefix
-from dpd_train.compute.device import NEVER, Deadline, TimeUp, restore_moments, use_device
+from dpd_train.compute.device import (
+    NEVER,
+    Deadline,
+    TimeUp,
+    autocast,
+    hardware,
+    restore_moments,
+    use_device,
+)
 from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
 from dpd_train.images import read_scenes
 from dpd_train.images.crops import Crops
@@ -336,3 +345,27 @@ def test_the_script_trains_in_pieces_and_sends_back_what_goes_on(tmp_path: Path)
     assert done[-1]["states"]["denoiser"]["step"] == 3
     assert done[-1]["result"]["metrics"]["data"]["images"] == 6 * 3
     assert len(list(out.iterdir())) <= 8
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "expected"),
+    [
+        ("x86_64", "AVX2", torch.float32),  # PyTorch would emulate bfloat16, ten times slower
+        ("x86_64", "DEFAULT", torch.float32),
+        ("x86_64", "AVX512", torch.bfloat16),
+        ("AMD64", "AVX512_VNNI", torch.bfloat16),
+        ("aarch64", "DEFAULT", torch.bfloat16),
+    ],
+)
+def test_bfloat16_is_used_where_the_processor_has_it(
+    machine: str, capability: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with autocast("cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+    with autocast("cpu", enabled=False):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with autocast("cpu", torch.float16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float16
+    assert hardware(torch.device("cpu")).endswith("float32 for bfloat16") == (expected == torch.float32)

@@ -12,7 +12,7 @@ from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_train.bases.base import load_base
 from dpd_train.captions.captions import embed as embed_prompts
 from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.compute.device import Deadline, TimeUp
+from dpd_train.compute.device import Deadline, TimeUp, autocast
 from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.prototypes.matching import (
     Matching,
@@ -102,7 +102,7 @@ def test_measured_statistics_are_those_of_the_features() -> None:
     images, labels = coloured(20, 0)
     model = network()
     found = measure(model, images, labels, CLASSES, 5, CPU)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         features = embed(model.features(images))
     z = found.standard(features)
     assert z.mean(0).abs().max() < 1e-3
