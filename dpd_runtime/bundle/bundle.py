@@ -214,7 +214,7 @@ def _schedule(files: Mapping[str, bytes], manifest: Manifest) -> Schedule:
     try:
         schedule = sampler_schedule(schedule_from_config(config), sampler)
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
-        raise BundleError(f"{name}: {error}; export the bundle again") from error
+        raise BundleError(f"{name}: {str(error)[:300]}; export the bundle again") from error
     if schedule.prediction_type != manifest.prediction_type:
         raise BundleError(
             f"prediction_type is {manifest.prediction_type} in {MANIFEST_NAME} and {schedule.prediction_type} "
@@ -226,7 +226,7 @@ def _schedule(files: Mapping[str, bytes], manifest: Manifest) -> Schedule:
         steps = SOLVERS[sampler.solver][0](schedule, sampler.steps)
         check_noise(manifest.latent_shape, sampler.candidates, sum(step.noise > 0 for step in steps))
     except ValueError as error:
-        raise BundleError(f"{MANIFEST_NAME}: sampler: {error}; export the bundle again") from error
+        raise BundleError(f"{MANIFEST_NAME}: sampler: {str(error)[:300]}; export the bundle again") from error
     return schedule
 
 

@@ -47,12 +47,12 @@ def use_device(name: str) -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16, or for vectors of 512 bits, with which it is as fast as float32.
+    """Whether the device has instructions for bfloat16, or vectors of 512 bits, which make it as fast as float32.
 
     Without them PyTorch computes ten times as long: on CPUs with AVX2 alone, and on GPUs before Ampere.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return not x86 or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 

@@ -14,7 +14,7 @@ from dpd_train.classifiers.network import ResNetConfig
 from dpd_train.classifiers.training import Labelled, TrainedClassifier
 from dpd_train.pretrain.swimdiff.views import random_views
 
-SHAPE = ResNetConfig(num_classes=9, widths=(4, 8), blocks=(1, 1))
+SHAPE = ResNetConfig(num_classes=9, widths=(8, 16), blocks=(1, 1))
 
 
 def clouds(each: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ class Statistics:
 
 
 def maps_of(network: Classifier, images: torch.Tensor) -> list[torch.Tensor]:
-    """The network's maps, fine to coarse, of images [n, 3, H, W] in [-1, 1], computed in bfloat16 where the device has it."""
+    """The network's maps, fine to coarse, of images [n, 3, H, W] in [-1, 1], in bfloat16 where the device has it."""
     with autocast(images.device):
         return network.features(images)
 

@@ -20,7 +20,7 @@ from dpd_train.classifiers.encoder import (
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.config import extra_watchers
 
-SHAPE = ResNetConfig(num_classes=4, widths=(4, 6), blocks=(1, 1), dropout=0.0)
+SHAPE = ResNetConfig(num_classes=4, widths=(8, 12), blocks=(1, 1), dropout=0.0)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def _classifier(channels: int = 4, seed: int = 0) -> ResNet:
     torch.manual_seed(seed)
-    model = ResNet(ResNetConfig(num_classes=3, in_channels=channels, widths=(6, 8), blocks=(1, 1), stem_stride=1))
+    model = ResNet(ResNetConfig(num_classes=3, in_channels=channels, widths=(8, 12), blocks=(1, 1), stem_stride=1))
     model.train()(torch.randn(8, channels, 8, 8))  # batch norm gets statistics of its own
     return model
 

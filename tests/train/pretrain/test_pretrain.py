@@ -68,7 +68,7 @@ def _train(images: torch.Tensor, state: Path, steps: int, stop_at: int | None = 
             raise Killed
 
     torch.manual_seed(0)
-    networks = [ResNet(ResNetConfig(num_classes=2, widths=(4, 8), blocks=(1, 1))).eval().requires_grad_(False)]
+    networks = [ResNet(ResNetConfig(num_classes=2, widths=(8, 16), blocks=(1, 1))).eval().requires_grad_(False)]
     training = AutoencoderTraining(
         steps=steps,
         batch=2,

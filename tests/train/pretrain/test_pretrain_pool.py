@@ -175,7 +175,7 @@ def test_no_training_sees_an_image_without_weight(tmp_path: Path) -> None:
         pixels[weights == 0], latents[weights == 0] = i, float(i)
         short = AutoencoderTraining(steps=3, batch=2, bfloat16=False)
         vae = train_autoencoder(base.vae, pixels, images[:2], short, tmp_path / f"vae{i}", weights=weights)
-        labels, net = torch.tensor([0, 1] * 3), ResNetConfig(num_classes=2, widths=(4, 8), blocks=(1, 1))
+        labels, net = torch.tensor([0, 1] * 3), ResNetConfig(num_classes=2, widths=(8, 16), blocks=(1, 1))
         floats = pixels.permute(0, 3, 1, 2) / 127.5 - 1
         named = train_classifier(
             floats, labels, (floats[:1], labels[:1]), net, ClassifierTraining(steps=3, batch=4), weights=weights
