@@ -1,0 +1,290 @@
+"""Short trainings of the nano denoiser that differ in one factor, from the same start and with the same core time.
+
+    python benchmarks/pilots.py train --factors control,plain --minutes 20 --state S EUROSAT/train UCMERCED/train
+    python benchmarks/pilots.py references --state S EUROSAT/train UCMERCED/train
+    python benchmarks/pilots.py table --state S --out pilots.json EUROSAT/train UCMERCED/train
+
+The core time is the process's own CPU time, so other work on the machine shortens no pilot. Each begins at the shipped
+base, with layers that it lacks added so that they change nothing at first. The factors:
+
+    control       what made the shipped base: v, min-SNR γ = 5
+    plain         v with the same weight at all timesteps
+    uncertainty   a learned weight for each noise level (Karras et al. 2024, EDM2, eq. 21)
+    attention8    attention at 8 × 8 positions besides 4 × 4
+    attention16   attention at 16 × 16 and 8 × 8 positions too
+    aligned       the map after the first upsampling block predicts a map of an encoder of EuroSAT (iREPA, Singh et al.
+                  2025, 2512.10794: a 3 × 3 projection, and the map without its mean over the positions)
+
+Judged on EuroSAT's validation images of even number by file name; the others are for the figures of what wins.
+The decoder's features, which the shipped recipe adds for its last part, are left out of all pilots.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from result_file import tell
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from dpd_eval.extractors.own import own_extractor, small_pixels
+from dpd_eval.statistics import paired_difference
+from dpd_train.bases.base import Base, load_base
+from dpd_train.bases.latents import encode_cached
+from dpd_train.bases.nano import nano_unet
+from dpd_train.captions.attributes import describe_many
+from dpd_train.captions.captions import caption_table
+from dpd_train.classifiers.network import set_learning_rate
+from dpd_train.compute.checkpoint import step_generator
+from dpd_train.diffusion.averages import PowerAverage
+from dpd_train.diffusion.denoiser import LatentData
+from dpd_train.diffusion.noise_levels import class_gaussians, levels_of, original_errors
+from dpd_train.diffusion.step import Denoised, denoise, draw
+from dpd_train.images import SceneSet
+from dpd_train.images.crops import Crops
+from dpd_train.images.symmetry import d4_each
+from dpd_train.pretrain.pool import Pool, Sources, read_pool
+
+BATCH, PEAK_RATE, WARMUP, DECAY_FROM = 48, 4e-4, 100, 0.5
+DIRECTION = 0.5  # weight of 1 − cosine, as in the shipped recipe
+AVERAGE = 0.1  # relative width
+ALIGNED = 0.5  # weight of 1 − cosine between the predicted and the encoder's map
+GAMMA = 5.0
+FACTORS = ("control", "plain", "uncertainty", "attention8", "attention16", "aligned")
+
+
+@dataclass(frozen=True)
+class Material:
+    """The shipped base and the images of all sources."""
+
+    pool: Pool
+    base: Base
+    state: Path
+
+    @cached_property
+    def data(self) -> LatentData:
+        return self._latents(self.pool.train, self.pool.weights)
+
+    @cached_property
+    def held(self) -> LatentData:
+        """EuroSAT's validation part."""
+        whole = self._latents(self.pool.held, None)
+        rows = self.pool.held_of[next(iter(self.pool.held_of))]
+        return LatentData(whole.latents[rows], whole.labels[rows], whole.captions)
+
+    def _latents(self, scenes: SceneSet, weights: torch.Tensor | None) -> LatentData:
+        latents = encode_cached(self.base.vae, scenes.images, scenes.hashes, self.state / "latents")
+        captions = caption_table(
+            self.base.tokenizer, scenes.classes, scenes.labels.tolist(), describe_many(scenes.images)
+        )
+        return LatentData(latents, torch.from_numpy(scenes.labels), captions, weights)
+
+    @cached_property
+    def maps(self) -> torch.Tensor:
+        """Maps [n, D, 8, 8] float16 of all training images from an encoder that was trained on EuroSAT's."""
+        eurosat = self.pool.train.only(np.flatnonzero(self.pool.of_image < 12_000))
+        encoder = own_extractor(eurosat).embed.args[0]  # type: ignore[attr-defined]
+        with torch.no_grad():
+            batches = (self.pool.train.images[i : i + 256] for i in range(0, len(self.pool.train.images), 256))
+            found = torch.cat([encoder.features(small_pixels(batch))[-1].half() for batch in batches])
+        return F.adaptive_avg_pool2d(found.float(), 8).half()
+
+
+def unet_of(factor: str, base: Base) -> UNet2DConditionModel:
+    """The shipped UNet, with more attention where the factor says so. What is added gives zero at first."""
+    levels = {"attention8": 2, "attention16": 3}.get(factor, 1)
+    if levels == 1:
+        return base.unet
+    torch.manual_seed(0)
+    config = dict(nano_unet(base.resolution, int(base.vae.config.latent_channels)).config)
+    crossed = ("DownBlock2D",) * (3 - levels) + ("CrossAttnDownBlock2D",) * levels
+    config |= {
+        "down_block_types": crossed,
+        "up_block_types": tuple(kind.replace("Down", "Up") for kind in reversed(crossed)),
+    }
+    wider = UNet2DConditionModel.from_config(config)
+    missing, unexpected = wider.load_state_dict(base.unet.state_dict(), strict=False)
+    if unexpected or not missing:
+        raise ValueError(f"the shipped UNet does not fit into that of {factor}: {unexpected or 'nothing is new'}")
+    for name, module in wider.named_modules():
+        if f"{name}.proj_out.weight" in missing:
+            nn.init.zeros_(module.proj_out.weight)
+            nn.init.zeros_(module.proj_out.bias)
+    return wider
+
+
+class Uncertainty(nn.Module):
+    """u of a noise level, from Fourier features of ln σ/α ÷ 4 (EDM2, 2312.02696, eq. 21 and appendix B)."""
+
+    def __init__(self, channels: int = 128) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels, generator=generator))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(channels, generator=generator))
+        self.head = nn.Linear(channels, 1, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, snr: torch.Tensor) -> torch.Tensor:
+        noise = -0.5 * snr.float().log() / 4
+        features = math.sqrt(2) * (noise[:, None] * self.frequencies + self.phases).cos()
+        found: torch.Tensor = self.head(features)[:, 0]
+        return found
+
+
+def base_losses(said: Denoised) -> torch.Tensor:
+    """Squared error of v and of its direction, of each sample [B], without a weight."""
+    direction = 1 - F.cosine_similarity(said.output, said.target, dim=1).mean(dim=(1, 2))
+    return (said.output - said.target).square().mean(dim=(1, 2, 3)) + DIRECTION * direction
+
+
+def train(factor: str, of: Material, minutes: float) -> None:
+    torch.manual_seed(0)
+    modules = nn.ModuleDict({"unet": unet_of(factor, of.base), "text_encoder": of.base.text_encoder}).train()
+    modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    extra = nn.ModuleDict()
+    if factor == "uncertainty":
+        extra["uncertainty"] = Uncertainty()
+    seen: list[torch.Tensor] = []
+    if factor == "aligned":
+        extra["projection"] = nn.Conv2d(160, of.maps.shape[1], 3, padding=1)
+        modules["unet"].up_blocks[0].register_forward_hook(lambda *given: seen.append(given[-1]))
+    trained = [*modules.parameters(), *extra.parameters()]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.01},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer, average = torch.optim.AdamW(groups, betas=(0.9, 0.99)), PowerAverage(modules, AVERAGE)
+    data, schedule = of.data, of.base.schedule
+    began, budget, step = time.process_time(), 60 * minutes, 0
+    while (share := (time.process_time() - began) / budget) < 1:
+        rate = PEAK_RATE * min(1, (step + 1) / WARMUP) * min(1, (1 - share) / (1 - DECAY_FROM))
+        set_learning_rate(optimizer, rate)
+        generator = step_generator(0, step)
+        drawn = draw(BATCH, data.latents.shape, data.labels, data.captions, 0.1, schedule, generator, data.weights)
+        latents = d4_each(data.latents[drawn.rows], drawn.elements)
+        context = modules["text_encoder"](drawn.ids).last_hidden_state
+        said = denoise(modules["unet"], latents, drawn.noise, drawn.timesteps, context, schedule, GAMMA)
+        losses = base_losses(said)
+        if factor == "uncertainty":
+            level = extra["uncertainty"](drawn.snr)
+            loss = (losses * (-level).exp() + level).mean()
+        else:
+            loss = ((1.0 if factor == "plain" else said.weight) * losses).mean()
+        if factor == "aligned":
+            wanted = d4_each(of.maps[drawn.rows].float(), drawn.elements)
+            wanted = wanted - wanted.mean(dim=(2, 3), keepdim=True)
+            found = extra["projection"](seen.pop().contiguous())
+            loss = loss + ALIGNED * (1 - F.cosine_similarity(found, wanted, dim=1)).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        average.update(modules, step)
+        step += 1
+        if step % 100 == 0:
+            print(f"{factor}: {step} steps, {100 * share:.0f} %, loss {float(loss):.4f}", flush=True)
+    save_file(average.modules.state_dict(), of.state / f"{factor}.safetensors")
+    (of.state / f"{factor}.json").write_text(json.dumps({"steps": step, "core_minutes": minutes}))
+    np.savez(of.state / f"{factor}.npz", **errors_of(average.modules, of))
+
+
+def errors_of(modules: nn.Module, of: Material) -> dict[str, np.ndarray]:
+    """Errors of ẑ0 [levels, n] on EuroSAT's validation part, with the class captions and no guidance."""
+    held, schedule = of.held, of.base.schedule
+
+    def predict(noisy: torch.Tensor, timestep: int, rows: torch.Tensor) -> torch.Tensor:
+        context = modules["text_encoder"](held.captions.template[held.labels[rows]]).last_hidden_state
+        alpha, sigma = schedule.alpha_sigma(timestep)
+        output = modules["unet"](noisy, torch.full((len(rows),), timestep), context).sample
+        return alpha * noisy - sigma * output
+
+    modules.eval()
+    return {"errors": original_errors(predict, held.latents, schedule, levels_of(schedule)).numpy()}
+
+
+def judge_references(of: Material) -> None:
+    """Errors of the class mean, the class Gaussian and the shipped base."""
+    classes = of.pool.train.classes
+    eurosat = torch.from_numpy(np.flatnonzero(of.pool.of_image < 12_000))
+    labels = of.data.labels[eurosat]
+    gaussians = class_gaussians(of.data.latents[eurosat], labels, int(labels.max()) + 1)
+    held, schedule, levels = of.held, of.base.schedule, levels_of(of.base.schedule)
+    shipped = nn.ModuleDict({"unet": of.base.unet, "text_encoder": of.base.text_encoder})
+    found = {
+        "mean": original_errors(gaussians.predict_mean(held.labels), held.latents, schedule, levels).numpy(),
+        "Gaussian": original_errors(gaussians.predict(held.labels, schedule), held.latents, schedule, levels).numpy(),
+        "shipped": errors_of(shipped, of)["errors"],
+    }
+    np.savez(of.state / "references.npz", labels=held.labels.numpy(), classes=np.array(classes), **found)
+
+
+def table(of: Material) -> dict[str, Any]:
+    """Errors on images of even number ÷ the Gaussian's, with a t-interval of the paired difference over images."""
+    known = np.load(of.state / "references.npz")
+    levels, chosen = levels_of(of.base.schedule), slice(0, None, 2)
+    gaussian = known["Gaussian"][:, chosen]
+    arms = {name: known[name][:, chosen] for name in ("mean", "shipped")}
+    records = {}
+    for factor in FACTORS:
+        if (of.state / f"{factor}.npz").exists():
+            arms[factor] = np.load(of.state / f"{factor}.npz")["errors"][:, chosen]
+            records[factor] = json.loads((of.state / f"{factor}.json").read_text())
+    return {
+        "judged_on": f"{gaussian.shape[1]} validation images of EuroSAT, those of even number",
+        "pilots": records,
+        "error of the Gaussian": dict(zip(map(str, levels), gaussian.mean(1).round(4).tolist(), strict=True)),
+        "error ÷ the Gaussian's": {
+            name: {
+                str(level): _ratio(errors, reference)
+                for level, errors, reference in zip(levels, found, gaussian, strict=True)
+            }
+            for name, found in arms.items()
+        },
+    }
+
+
+def _ratio(errors: np.ndarray, reference: np.ndarray) -> list[float]:
+    """Ratio of the means, and the ends of its 95 % interval, from the paired differences."""
+    found = paired_difference(errors.tolist(), reference.tolist())
+    mean = reference.mean()
+    return [round(float(1 + value / mean), 4) for value in (found.mean, found.low, found.high)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "references", "table"))
+    parser.add_argument("--factors", default=",".join(FACTORS))
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("eurosat")
+    parser.add_argument("ucmerced")
+    args = parser.parse_args()
+    args.state.mkdir(parents=True, exist_ok=True)
+    sources = Sources(
+        data=(args.eurosat, args.ucmerced, "drawn:110"),
+        resolution=64,
+        val_per_class=(100, 10, 10),
+        shares=(6, 3.5, 0.5),
+        crops=Crops(),
+    )
+    pool = read_pool(sources)
+    if args.what == "references":
+        judge_references(Material(pool, load_base("nano"), args.state))
+    for factor in args.factors.split(",") if args.what == "train" else ():
+        train(factor, Material(pool, load_base("nano"), args.state), args.minutes)
+    if args.what == "table":
+        tell(table(Material(pool, load_base("nano"), args.state)), args.out)
+
+
+if __name__ == "__main__":
+    main()

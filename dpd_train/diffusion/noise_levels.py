@@ -1,0 +1,95 @@
+"""The error of ẑ0 at each noise level, beside what knows no image: the mean and the Gaussian of each class.
+
+A denoiser is worth its sampling steps only where it knows more than a Gaussian with its class's mean and covariance,
+whose best estimate of z0 has a closed form. The loss of a training does not show that: its weights hide levels.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from dpd_runtime.sampling.schedule import Schedule
+from dpd_train.images.symmetry import ORDER, d4
+
+LEVELS = (500, 600, 700, 800, 900, 940, 960, 980, 999)
+"""Timesteps of a schedule of 1,000; of another length their share of it counts."""
+Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
+"""(noisy latents [B, C, h, w], timestep, rows [B] int64) → ẑ0 [B, C, h, w]. rows: which of the latents these are."""
+
+
+def levels_of(schedule: Schedule) -> tuple[int, ...]:
+    """LEVELS as timesteps of this schedule."""
+    return tuple(round(level * (schedule.num_train_timesteps - 1) / 999) for level in LEVELS)
+
+
+@torch.no_grad()
+def original_errors(
+    predict: Predict, latents: torch.Tensor, schedule: Schedule, timesteps: tuple[int, ...], seed: int = 1
+) -> torch.Tensor:
+    """Squared error of ẑ0, mean over its numbers, for each timestep and latent: [T, n].
+
+    The noise of a latent depends on the seed alone, so that predictions are compared in pairs.
+
+    Args:
+        latents: [n, C, h, w], scaled.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(latents.shape, generator=generator)
+    errors = torch.empty(len(timesteps), len(latents))
+    for place, timestep in enumerate(timesteps):
+        alpha, sigma = schedule.alpha_sigma(timestep)
+        for rows in torch.arange(len(latents)).split(100):
+            found = predict(alpha * latents[rows] + sigma * noise[rows], timestep, rows)
+            errors[place, rows] = (found.float().cpu() - latents[rows]).square().mean(dim=(1, 2, 3))
+    return errors
+
+
+@dataclass(frozen=True)
+class ClassGaussians:
+    """Mean and covariance of each class's latents over the symmetries of the square.
+
+    Args:
+        means: [classes, D]. bases: [classes, D, D], eigenvectors as columns. variances: [classes, D].
+    """
+
+    means: torch.Tensor
+    bases: torch.Tensor
+    variances: torch.Tensor
+
+    def original(self, noisy: torch.Tensor, alpha: float, sigma: float, labels: torch.Tensor) -> torch.Tensor:
+        """E[z0 | z_t] = μ + α Σ (α² Σ + σ² I)⁻¹ (z_t − α μ) of latents [B, C, h, w] of these classes [B]."""
+        flat, found = noisy.flatten(1), torch.empty_like(noisy.flatten(1))
+        for label in labels.unique().tolist():
+            rows, variance = labels == label, self.variances[label]
+            gain = alpha * variance / (alpha**2 * variance + sigma**2)
+            centred = (flat[rows] - alpha * self.means[label]) @ self.bases[label]
+            found[rows] = self.means[label] + (gain * centred) @ self.bases[label].T
+        return found.view_as(noisy)
+
+    def predict(self, labels: torch.Tensor, schedule: Schedule) -> Predict:
+        """The Gaussian's ẑ0 of latents with these labels [n]."""
+        return lambda noisy, timestep, rows: self.original(noisy, *schedule.alpha_sigma(timestep), labels[rows])
+
+    def predict_mean(self, labels: torch.Tensor) -> Predict:
+        """The class's mean as ẑ0."""
+        return lambda noisy, _, rows: self.means[labels[rows]].view_as(noisy)
+
+
+def class_gaussians(latents: torch.Tensor, labels: torch.Tensor, classes: int) -> ClassGaussians:
+    """Fit a Gaussian to the latents [n, C, h, w] of each class, each in its eight symmetries."""
+    means, bases, variances = [], [], []
+    for label in range(classes):
+        own = latents[labels == label]
+        views = torch.cat([d4(own, element).flatten(1) for element in range(ORDER)]).double()
+        means.append(views.mean(0))
+        covariance = torch.cov(views.T, correction=0)
+        values, vectors = torch.linalg.eigh(covariance)
+        variances.append(values.clamp(min=0))
+        bases.append(vectors)
+    return ClassGaussians(*(torch.stack(parts).float() for parts in (means, bases, variances)))
+
+
+def summary(errors: torch.Tensor, timesteps: tuple[int, ...]) -> Mapping[str, float]:
+    """The mean error at each timestep, as a training's log holds it."""
+    return {str(timestep): round(float(row.mean()), 5) for timestep, row in zip(timesteps, errors, strict=True)}
