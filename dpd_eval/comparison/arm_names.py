@@ -1,6 +1,7 @@
 """Names of the arms of an evaluation, and which of them are compared. Loads no PyTorch: the report reads them too."""
 
 SET_ARM, FULL_ARM = "set", "full"
+HELD_OUT = "held-out real"  # the images that students are tested on, where arms are compared with them
 _OWN, _WITH = " real", f"{SET_ARM} + "
 
 

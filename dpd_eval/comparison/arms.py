@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM, joint_arm, own_arm
+from dpd_eval.comparison.arm_names import FULL_ARM, HELD_OUT, SET_ARM, joint_arm, own_arm
 from dpd_eval.comparison.inputs import EvaluationInputs
 from dpd_eval.comparison.plan import Part, Training
 from dpd_eval.comparison.results import StudentInfo
 from dpd_eval.extractors.extractor import Extractor
+from dpd_eval.metrics.detail import SetDetail, set_detail
 from dpd_eval.metrics.set_metrics import FEWEST_IMAGES, SetMetrics, set_metrics
 from dpd_eval.selection.method import Seen, Sight
 from dpd_eval.selection.methods import METHODS, select
@@ -15,6 +16,7 @@ from dpd_eval.students.dsdnet import at_inference
 from dpd_eval.students.student import build_student, count_multiply_adds
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DpdError, InputError
+from dpd_train.images import SceneSet
 
 
 def describe_student(name: str, classes: int, side: int) -> StudentInfo:
@@ -88,11 +90,21 @@ def measure_arms(
         The metrics, and notes on arms that are too small for them.
     """
     measured, notes = [], []
-    wanted = {SET_ARM, *METHODS} - {FULL_ARM}
-    first = {(item.arm, item.ipc): item for item in plan if item.seed == 0 and item.arm in wanted}
-    for item in first.values():
+    for item in _first_pairs(plan):
         if item.images < FEWEST_IMAGES:
             notes.append(f"{item.arm}, IPC {item.ipc}: {item.images} images are too few for set metrics")
             continue
         measured.append(set_metrics(item.arm, item.ipc, item.data(), real, extractor, item.classes, seed=0))
     return tuple(measured), notes
+
+
+def measure_detail(plan: Sequence[Training], judged: SceneSet) -> tuple[SetDetail, ...]:
+    """Measure the detail of the images that students are tested on, and of the same arms' images as `measure_arms`."""
+    held_out = set_detail(HELD_OUT, None, (judged.images, judged.labels), judged.classes)
+    return held_out, *(set_detail(item.arm, item.ipc, item.data(), item.classes) for item in _first_pairs(plan))
+
+
+def _first_pairs(plan: Sequence[Training]) -> list[Training]:
+    """The first pair's training of the set and of every baseline except `full`, for each IPC."""
+    wanted = {SET_ARM, *METHODS} - {FULL_ARM}
+    return list({(item.arm, item.ipc): item for item in plan if item.seed == 0 and item.arm in wanted}.values())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dpd_eval.comparison.arms import describe_student, measure_arms, plan_trainings
+from dpd_eval.comparison.arms import describe_student, measure_arms, measure_detail, plan_trainings
 from dpd_eval.comparison.checks import check_evaluation, count_pairs, extractor_name, unused_images
 from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs, read_inputs
@@ -17,6 +17,7 @@ from dpd_eval.comparison.soft_labels import label_softly
 from dpd_eval.comparison.summary import differences, summarise, verdicts
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.extractor import Extractor
+from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.selection.foreground import foreground_patches
 from dpd_eval.selection.method import Seen, Sight
@@ -71,12 +72,13 @@ def evaluate(
     seen = _seen(study, train, cache, stage)
     plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen, config.with_real)
     metrics, notes = networks.measure(plan, real.labels) if config.metrics else ((), [])
+    detail = measure_detail(plan, study.inputs.judged) if config.metrics else ()
     if config.soft_labels and networks.teacher is not None:
         plan = label_softly(plan, networks.teacher, real.classes, stage("computing soft labels"))
     folder = cache or default_folder()
     outcomes, cached = run_plan(plan, study.inputs.judged, study.recipe, config.jobs, folder, progress)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
-    return study.result(str(train), str(test), arms, metrics, notes, started)
+    return study.result(str(train), str(test), arms, metrics, detail, notes, started)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class _Study:
         test: str,
         arms: tuple[ArmResult, ...],
         metrics: tuple[SetMetrics, ...],
+        detail: tuple[SetDetail, ...],
         notes: Sequence[str],
         started: float,
     ) -> Evaluation:
@@ -140,6 +143,7 @@ class _Study:
             at_least=config.at_least,
             verdicts=verdicts(arms, self.repeats, config.at_least),
             metrics=metrics,
+            detail=detail,
             notes=(
                 *inputs.notes(),
                 *unused_images(inputs, config),

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.statistics import Interval, Unit, Verdict
 from dpd_eval.students.recipe import Recipe
@@ -102,6 +103,7 @@ class Evaluation:
     at_least: float
     verdicts: tuple[Goal, ...]
     metrics: tuple[SetMetrics, ...]
+    detail: tuple[SetDetail, ...]
     notes: tuple[str, ...]
     fingerprints: dict[str, str]
     versions: dict[str, str]

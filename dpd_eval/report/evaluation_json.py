@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dpd_eval.comparison.arm_names import SET_ARM
+from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.report.evaluations import Arm, EvaluationRecord, Gap, GoalRecord, Metrics, Setting
 from dpd_eval.report.names import PARTS, hide_all_paths, hide_paths, short_name, short_names
 from dpd_eval.report.reading import Node
@@ -50,6 +51,7 @@ def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] 
         gaps=tuple(_gap(item, labels) for item in node.children("differences")),
         goals=tuple(_goal(item, labels) for item in node.children("verdicts")),
         metrics=tuple(_metrics(item) for item in node.children("metrics")),
+        detail=tuple(_detail(item) for item in node.children("detail")),
         notes=tuple(hide_paths(_replace(note, known)) for note in node.raw_texts("notes")),
         fingerprints=node.texts_by_name("fingerprints"),
         versions=node.texts_by_name("versions"),
@@ -126,6 +128,17 @@ def _metrics(node: Node) -> Metrics:
         extractor=node.text("extractor"),
         values=values,
         agreement=node.shares_by_name(tables[0]) if tables else {},
+    )
+
+
+def _detail(node: Node) -> SetDetail:
+    return SetDetail(
+        arm=node.text("arm"),
+        ipc=node.maybe_whole("ipc"),
+        images=node.whole("images"),
+        octaves=node.numbers("octaves"),
+        fine_contrast=node.numbers_by_name("fine_contrast"),
+        kurtosis=node.numbers_by_name("kurtosis"),
     )
 
 

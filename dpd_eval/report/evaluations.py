@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.statistics import Interval, Unit
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -98,6 +99,7 @@ class EvaluationRecord:
     gaps: tuple[Gap, ...]
     goals: tuple[GoalRecord, ...]
     metrics: tuple[Metrics, ...]
+    detail: tuple[SetDetail, ...]
     notes: tuple[str, ...]
     fingerprints: Mapping[str, str]
     versions: Mapping[str, str]

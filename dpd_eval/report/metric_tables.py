@@ -1,7 +1,9 @@
-"""Tables of set metrics, one per extractor."""
+"""Tables of set metrics, one per extractor, and of the detail of images."""
 
 from collections.abc import Sequence
 
+from dpd_eval.comparison.arm_names import HELD_OUT
+from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.report.evaluations import Metrics
 from dpd_eval.report.tables import Cell, Table, cells
 from dpd_eval.report.wording import MINUS, percent, plain
@@ -52,3 +54,39 @@ def agreement_table(metrics: Sequence[Metrics]) -> Table | None:
         rows.append(cells(name, *(Cell("–") if v is None else Cell(percent(v), heat=round(v, 3)) for v in values)))
     columns = ("class", *(f"{entry.arm}, IPC {entry.ipc}" for entry in own))
     return Table("Share of images whose class the teacher confirms", columns, tuple(rows))
+
+
+def detail_tables(detail: Sequence[SetDetail]) -> list[Table]:
+    """Power by octave and fine contrast as shares of the held-out real images', and kurtosis beside theirs."""
+    real = next((entry for entry in detail if entry.arm == HELD_OUT), None)
+    arms = [entry for entry in detail if entry is not real and real and len(entry.octaves) == len(real.octaves)]
+    if real is None or not arms:
+        return []
+    octaves = [f"{2**i} to {2 ** (i + 1)}" for i in range(len(real.octaves))]
+    power = [
+        cells(entry.arm, entry.ipc, *(_share(a, b) for a, b in zip(entry.octaves, real.octaves, strict=True)))
+        for entry in arms
+    ]
+    heads = tuple(f"{entry.arm}, IPC {entry.ipc}" for entry in arms)
+    contrast = [
+        cells(name, *(_share(entry.fine_contrast.get(name), of_real) for entry in arms))
+        for name, of_real in real.fine_contrast.items()
+    ]
+    kurtosis = [
+        cells(name, _kurtosis(of_real), *(_kurtosis(entry.kurtosis.get(name)) for entry in arms))
+        for name, of_real in real.kurtosis.items()
+    ]
+    of_real = "÷ that of the held-out real images"
+    return [
+        Table(f"Power by octave, in cycles an image, {of_real}", ("arm", "IPC", *octaves), tuple(power)),
+        Table(f"Fine contrast {of_real}", ("class", *heads), tuple(contrast)),
+        Table("Kurtosis of the finest details", ("class", HELD_OUT, *heads), tuple(kurtosis)),
+    ]
+
+
+def _share(value: float | None, of: float) -> str:
+    return "–" if value is None or of <= 0 else f"{value / of:.2f}"
+
+
+def _kurtosis(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -149,7 +149,8 @@ def _classes(evaluation: EvaluationRecord) -> dict[str, Any]:
 def _metrics(evaluation: EvaluationRecord) -> dict[str, Any]:
     found = metric_tables.metrics_tables(evaluation.metrics)
     agreement = metric_tables.agreement_table(evaluation.metrics)
-    return {"name": evaluation.name, "tables": found, "agreement": agreement}
+    detail = metric_tables.detail_tables(evaluation.detail)
+    return {"name": evaluation.name, "tables": found, "agreement": agreement, "detail": detail}
 
 
 def _audit(audit: AuditRecord) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def original_errors(
     errors = torch.empty(len(timesteps), len(latents))
     for place, timestep in enumerate(timesteps):
         alpha, sigma = schedule.alpha_sigma(timestep)
-        for rows in torch.arange(len(latents)).split(100):
+        for start in range(0, len(latents), 100):
+            rows = torch.arange(start, min(start + 100, len(latents)))
             found = predict(alpha * latents[rows] + sigma * noise[rows], timestep, rows)
             errors[place, rows] = (found.float().cpu() - latents[rows]).square().mean(dim=(1, 2, 3))
     return errors
@@ -60,7 +61,7 @@ class ClassGaussians:
     def original(self, noisy: torch.Tensor, alpha: float, sigma: float, labels: torch.Tensor) -> torch.Tensor:
         """E[z0 | z_t] = μ + α Σ (α² Σ + σ² I)⁻¹ (z_t − α μ) of latents [B, C, h, w] of these classes [B]."""
         flat, found = noisy.flatten(1), torch.empty_like(noisy.flatten(1))
-        for label in labels.unique().tolist():
+        for label in sorted(set(labels.tolist())):
             rows, variance = labels == label, self.variances[label]
             gain = alpha * variance / (alpha**2 * variance + sigma**2)
             centred = (flat[rows] - alpha * self.means[label]) @ self.bases[label]

@@ -59,6 +59,7 @@ def evaluation(*arms: ArmResult) -> Evaluation:
         at_least=0.9,
         verdicts=verdicts(arms, PAIRS, 0.9),
         metrics=(metrics,),
+        detail=(),
         notes=("two [files] left out",),
         fingerprints={},
         versions={},

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dpd_eval.comparison.arm_names import HELD_OUT
 from dpd_eval.comparison.repeats import Repeats
 from dpd_eval.comparison.results import ArmResult, Evaluation, StudentInfo
 from dpd_eval.comparison.summary import differences, verdicts
+from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.statistics import average_accuracy, class_accuracy, cohen_kappa, overall_accuracy
 from dpd_eval.students.recipe import load_recipe
@@ -61,6 +63,14 @@ def metrics(name: str, ipc: int, classes: Sequence[str]) -> SetMetrics:
     )  # fmt: skip
 
 
+def detail(name: str, ipc: int | None, classes: Sequence[str]) -> SetDetail:
+    """Half the power and three quarters of the fine contrast of the held-out real images."""
+    power, contrast, kurtosis = (200.0, 8.0, 9.0) if name == HELD_OUT else (100.0, 6.0, 4.5)
+    return SetDetail(
+        name, ipc, 100, (power, power / 2), dict.fromkeys(classes, contrast), dict.fromkeys(classes, kurtosis)
+    )
+
+
 def evaluation(
     *,
     students: Sequence[str] = ("convnet",),
@@ -77,6 +87,7 @@ def evaluation(
         for student in students
         for name in ("set", *baselines)
     )
+    details = [(HELD_OUT, None), *((name, ipc) for ipc in sizes for name in ("set", *baselines) if name != "full")]
     return Evaluation(
         sets=("/home/alice/my data/set0", "/home/alice/my data/set1"),
         train="/home/alice/eurosat/train",
@@ -99,6 +110,7 @@ def evaluation(
         at_least=1.0,
         verdicts=verdicts(arms, PAIRS, 1.0),
         metrics=tuple(metrics(name, ipc, classes) for ipc in sizes for name in ("set", *baselines) if name != "full"),
+        detail=tuple(detail(name, ipc, classes) for name, ipc in details),
         notes=("SET /home/alice/my data/set0: 2 files left out, first x.png: zero bytes",),
         fingerprints={"train": "a" * 64, "test": "b" * 64, "set 0": "c" * 64},
         versions={"python": "3.11.7", "torch": "2.13.0+cpu"},

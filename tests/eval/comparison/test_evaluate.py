@@ -391,6 +391,16 @@ def test_metrics_are_of_the_first_pair_of_each_arm_large_enough(everything, fold
     assert {row.precision for row in result.metrics if row.arm != "set"} == {1.0}  # they are in the reference
 
 
+def test_detail_is_of_the_tested_images_and_of_every_arm(everything, folders):
+    result, _ = everything
+    held_out, *arms = result.detail
+    assert (held_out.arm, held_out.ipc, held_out.images) == ("held-out real", None, result.test_images)
+    assert {(row.arm, row.ipc) for row in arms} == {
+        (arm, ipc) for arm in ("set", "random", "herding", "k-center", "k-means") for ipc in (1, 2)
+    }
+    assert all(set(row.kurtosis) == set(row.fine_contrast) == set(result.classes) for row in result.detail)
+
+
 def test_an_interrupted_evaluation_goes_on_from_the_cache(everything, folders, monkeypatch):
     _, cache = everything
     use_quick_extractor(monkeypatch)

@@ -338,6 +338,23 @@ def test_tables_hold_the_figures_of_the_file(tmp_path: Path) -> None:
     assert "Most frequent errors: " in text
 
 
+def test_detail_is_told_as_shares_of_the_held_out_real_images(tmp_path: Path) -> None:
+    """The drawn arms have half their power, three quarters of their contrast and half their kurtosis."""
+    page, _ = one(tmp_path, evaluation(pairs={10: 8}))
+    text = page.words()
+    assert "Power by octave, in cycles an image, ÷ that of the held-out real images" in text
+    assert "set 10 0.50 0.50" in text
+    assert "Highway 0.75 0.75" in text
+    assert "Highway 9.0 4.5 4.5" in text
+
+
+def test_results_of_before_detail_was_measured_are_shown_without_it(tmp_path: Path) -> None:
+    content = evaluation().to_dict()
+    del content["detail"]
+    page, _ = made(tmp_path, write_json(tmp_path / "result.json", content))
+    assert "Power by octave, in cycles" not in page.words()
+
+
 def test_confusions_are_shares_of_the_true_class(tmp_path: Path) -> None:
     result = evaluation(classes=("A", "B"), pairs={10: 8})
     arms = tuple(replace(arm, confusion=((30, 10), (1, 199))) for arm in result.arms)

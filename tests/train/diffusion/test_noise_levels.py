@@ -1,4 +1,4 @@
-"""Errors of ẑ0 on latents whose distribution is known: there the Gaussian's error has a closed form, and none is less."""
+"""Errors of ẑ0 on latents whose distribution is known: the Gaussian's error has a closed form there."""
 
 import math
 
