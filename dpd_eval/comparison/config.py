@@ -51,9 +51,9 @@ class EvaluateConfig:
     extractor: str | None = setting(
         None,
         "Model",
-        "Network that computes the features: own (trained on --train), swimdiff:PATH (from dpd pretrain --features), "
-        "mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is already on this machine). Default: "
-        "own.",
+        "Network that computes the features: own (trained on --train), untrained (random weights), swimdiff:PATH "
+        "(from dpd pretrain --features), mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is "
+        "already on this machine). Default: own.",
     )
     segmenter: str | None = setting(
         None,

@@ -13,8 +13,8 @@ from dpd_train.images import SceneSet
 if TYPE_CHECKING:
     from dpd_eval.extractors.extractor import Extractor
 
-NAMES = "own, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"
-MDFL, HUB = "mdfl", "hf:"
+NAMES = "own, untrained, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"
+OWN, UNTRAINED, MDFL, HUB = "own", "untrained", "mdfl", "hf:"
 
 
 def build_extractor(
@@ -24,11 +24,12 @@ def build_extractor(
 
     Args:
         name: `own`, a residual network that is trained on `train` for a fixed number of steps with its own seed;
-            `swimdiff:PATH`, an encoder that `dpd pretrain --features swimdiff` trained without labels; `mdfl`,
-            features of the denoiser of a base, the one in this package (which saw labels of EuroSAT) or `mdfl:BASE`; or
-            `hf:ID_OR_PATH`, a transformers image model from a folder or the local hub cache. Nothing is downloaded.
-        train: the training part (`read_scenes(part="train")`). `own` is trained on it, `mdfl` takes means and
-            deviations of its features from it, and the others do not use it.
+            `untrained`, one with random weights; `swimdiff:PATH`, an encoder that `dpd pretrain --features swimdiff`
+            trained without labels; `mdfl`, features of the denoiser of a base, the one in this package (which saw
+            labels of EuroSAT) or `mdfl:BASE`; or `hf:ID_OR_PATH`, a transformers image model from a folder or the local
+            hub cache. Nothing is downloaded.
+        train: the training part (`read_scenes(part="train")`). `own` is trained on it, `mdfl` and `untrained` take
+            means and deviations of their features from it, and the others do not use it.
         cache: folder for the weights of `own`; None takes the user's cache directory.
         progress: of the training, or of the features of `train`; not called if nothing of that is to be done.
 
@@ -38,10 +39,14 @@ def build_extractor(
         DiskError: the cache cannot be written.
     """
     check_name(name)
-    if name == "own":
+    if name == OWN:
         from dpd_eval.extractors.own import own_extractor
 
         return own_extractor(train, cache, progress)
+    if name == UNTRAINED:
+        from dpd_eval.extractors.untrained import untrained_extractor
+
+        return untrained_extractor(train)
     if name.startswith(FAMILY):
         from dpd_eval.extractors.swimdiff import swimdiff_extractor
 
@@ -61,7 +66,7 @@ def check_name(name: str) -> None:
     Raises:
         InputError: none of NAMES, or a folder that cannot be used.
     """
-    if name == "own" or (name.startswith(HUB) and len(name) > len(HUB)):
+    if name in (OWN, UNTRAINED) or (name.startswith(HUB) and len(name) > len(HUB)):
         return
     if name.startswith(FAMILY) and len(name) > len(FAMILY):
         check_encoder(Path(name.removeprefix(FAMILY)))

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from dpd_eval.extractors.choice import HUB, MDFL
+from dpd_eval.extractors.choice import HUB, MDFL, UNTRAINED
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
 from dpd_runtime.dataset.formats import PNG
@@ -35,7 +35,7 @@ def folder(name: str) -> str:
 def extractor_option(description: str) -> list[Option]:
     """Return the option for an extractor with this description, which begins with its name; `own` is the default."""
     name = description.split(": ")[0]
-    return [("--extractor", name)] if name.startswith((HUB, FAMILY, MDFL)) else []
+    return [("--extractor", name)] if name.startswith((HUB, FAMILY, MDFL, UNTRAINED)) else []
 
 
 def generate_command(

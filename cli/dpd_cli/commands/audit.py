@@ -29,7 +29,8 @@ ExtractorName = Annotated[
     str | None,
     under(
         "Images",
-        "A further network in whose features images are compared: swimdiff:PATH, mdfl, mdfl:BASE or hf:ID_OR_PATH.",
+        "A further network in whose features images are compared: untrained, swimdiff:PATH, mdfl, mdfl:BASE or "
+        "hf:ID_OR_PATH.",
     ),
 ]
 Private = Annotated[

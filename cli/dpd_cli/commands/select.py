@@ -27,9 +27,9 @@ ExtractorName = Annotated[
     str | None,
     under(
         "Model",
-        "Network that computes the features: own (trained on DATA), swimdiff:PATH (from dpd pretrain --features), "
-        "mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is already on this machine). Default: "
-        "own.",
+        "Network that computes the features: own (trained on DATA), untrained (random weights), swimdiff:PATH "
+        "(from dpd pretrain --features), mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is "
+        "already on this machine). Default: own.",
     ),
 ]
 Segmenter = Annotated[

@@ -219,6 +219,7 @@ def test_the_report_repeats_the_option_of_an_extractor() -> None:
     for description, option in (
         ("swimdiff:eyes: ResNet 8-16", [("--extractor", "swimdiff:eyes")]),
         ("mdfl: middle of the denoiser", [("--extractor", "mdfl")]),
+        ("untrained: ResNet 32-64-128", [("--extractor", "untrained")]),
         ("own: ResNet 32-64-128", []),
     ):
         assert extractor_option(description) == option
@@ -227,7 +228,7 @@ def test_the_report_repeats_the_option_of_an_extractor() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("swimdiff:", "there are own, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"),
+        ("swimdiff:", "there are own, untrained, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"),
         ("swimdiff", "there are own"),
         ("mdfl:", "there are own"),
         ("mdflx", "there are own"),
