@@ -2,6 +2,7 @@
 
     python benchmarks/pilots.py train --factors control,plain --minutes 20 --state S EUROSAT/train UCMERCED/train
     python benchmarks/pilots.py references --state S EUROSAT/train UCMERCED/train
+    python benchmarks/pilots.py judge --factors shipped,control --state S EUROSAT/train UCMERCED/train
     python benchmarks/pilots.py table --state S --out pilots.json EUROSAT/train UCMERCED/train
 
 The core time is the process's own CPU time, so other work on the machine shortens no pilot. Each begins at the shipped
@@ -20,10 +21,11 @@ The decoder's features, which the shipped recipe adds for its last part, are lef
 """
 
 import argparse
+import copy
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,22 +34,36 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from result_file import tell
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from dpd_eval.comparison.plan import Training, run_plan
+from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.own import own_extractor, small_pixels
-from dpd_eval.statistics import paired_difference
+from dpd_eval.metrics.detail import set_detail
+from dpd_eval.metrics.set_metrics import set_metrics
+from dpd_eval.statistics import overall_accuracy, paired_difference
+from dpd_eval.students.cache import default_folder
+from dpd_eval.students.recipe import load_recipe
+from dpd_runtime.annotations import Array
+from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.generation.block import Block
+from dpd_runtime.generation.compute import BlockComputer
+from dpd_runtime.generation.networks import load_networks
+from dpd_runtime.generation.teacher import load_teacher
+from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.bases.base import Base, load_base
 from dpd_train.bases.latents import encode_cached
 from dpd_train.bases.nano import nano_unet
 from dpd_train.captions.attributes import describe_many
-from dpd_train.captions.captions import caption_table
+from dpd_train.captions.captions import caption_table, embed
 from dpd_train.classifiers.network import set_learning_rate
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.diffusion.averages import PowerAverage
 from dpd_train.diffusion.denoiser import LatentData
-from dpd_train.diffusion.noise_levels import class_gaussians, levels_of, original_errors
+from dpd_train.diffusion.noise_levels import base_predict, class_gaussians, levels_of, original_errors
 from dpd_train.diffusion.step import Denoised, denoise, draw
 from dpd_train.images import SceneSet
 from dpd_train.images.crops import Crops
@@ -59,6 +75,8 @@ DIRECTION = 0.5  # weight of 1 − cosine, as in the shipped recipe
 AVERAGE = 0.1  # relative width
 ALIGNED = 0.5  # weight of 1 − cosine between the predicted and the encoder's map
 GAMMA = 5.0
+IPC, STUDENTS = 50, 3
+EUROSAT = 12_000  # images of the first source
 FACTORS = ("control", "plain", "uncertainty", "attention8", "attention16", "aligned")
 
 
@@ -81,6 +99,12 @@ class Material:
         rows = self.pool.held_of[next(iter(self.pool.held_of))]
         return LatentData(whole.latents[rows], whole.labels[rows], whole.captions)
 
+    @property
+    def eurosat(self) -> SceneSet:
+        """The first source's training part."""
+        own = self.pool.train.only(np.flatnonzero(self.pool.of_image < EUROSAT))
+        return replace(own, classes=own.classes[: int(own.labels.max()) + 1])
+
     def _latents(self, scenes: SceneSet, weights: torch.Tensor | None) -> LatentData:
         latents = encode_cached(self.base.vae, scenes.images, scenes.hashes, self.state / "latents")
         captions = caption_table(
@@ -91,8 +115,7 @@ class Material:
     @cached_property
     def maps(self) -> torch.Tensor:
         """Maps [n, D, 8, 8] float16 of all training images from an encoder that was trained on EuroSAT's."""
-        eurosat = self.pool.train.only(np.flatnonzero(self.pool.of_image < 12_000))
-        encoder = own_extractor(eurosat).embed.args[0]  # type: ignore[attr-defined]
+        encoder = own_extractor(self.eurosat).embed.args[0]  # type: ignore[attr-defined]
         with torch.no_grad():
             batches = (self.pool.train.images[i : i + 256] for i in range(0, len(self.pool.train.images), 256))
             found = torch.cat([encoder.features(small_pixels(batch))[-1].half() for batch in batches])
@@ -192,37 +215,104 @@ def train(factor: str, of: Material, minutes: float) -> None:
         step += 1
         if step % 100 == 0:
             print(f"{factor}: {step} steps, {100 * share:.0f} %, loss {float(loss):.4f}", flush=True)
-    save_file(average.modules.state_dict(), of.state / f"{factor}.safetensors")
+    weights = {name: tensor.contiguous() for name, tensor in average.modules.state_dict().items()}
+    save_file(weights, of.state / f"{factor}.safetensors")
     (of.state / f"{factor}.json").write_text(json.dumps({"steps": step, "core_minutes": minutes}))
-    np.savez(of.state / f"{factor}.npz", **errors_of(average.modules, of))
+    np.savez(of.state / f"{factor}.npz", errors=errors_of(pilot(factor, of), of))
 
 
-def errors_of(modules: nn.Module, of: Material) -> dict[str, np.ndarray]:
-    """Errors of ẑ0 [levels, n] on EuroSAT's validation part, with the class captions and no guidance."""
-    held, schedule = of.held, of.base.schedule
-
-    def predict(noisy: torch.Tensor, timestep: int, rows: torch.Tensor) -> torch.Tensor:
-        context = modules["text_encoder"](held.captions.template[held.labels[rows]]).last_hidden_state
-        alpha, sigma = schedule.alpha_sigma(timestep)
-        output = modules["unet"](noisy, torch.full((len(rows),), timestep), context).sample
-        return alpha * noisy - sigma * output
-
+def pilot(factor: str, of: Material) -> Base:
+    """The base that a pilot trained; for "shipped", the shipped one."""
+    if factor == "shipped":
+        return of.base
+    modules = nn.ModuleDict({"unet": unet_of(factor, of.base), "text_encoder": copy.deepcopy(of.base.text_encoder)})
+    modules.load_state_dict(load_file(of.state / f"{factor}.safetensors"))
     modules.eval()
-    return {"errors": original_errors(predict, held.latents, schedule, levels_of(schedule)).numpy()}
+    return replace(of.base, unet=modules["unet"], text_encoder=modules["text_encoder"])
+
+
+@dataclass(frozen=True)
+class TorchUNet:
+    """A UNet of PyTorch where the runtime expects a graph."""
+
+    unet: nn.Module
+
+    def run(self, **inputs: Array) -> Array:
+        sample, timestep, context = (
+            torch.from_numpy(inputs[name]) for name in ("sample", "timestep", "encoder_hidden_states")
+        )
+        with torch.no_grad():
+            found: Array = self.unet(sample, timestep, context).sample.numpy()
+        return found
+
+
+def sampled(base: Base, candidates: int) -> SceneSet:
+    """IPC images of each class, sampled as the embedded bundle samples, with this base's UNet and text encoder."""
+    bundle = load_bundle()
+    with torch.no_grad():
+        prompts, empty = (
+            embed(base.text_encoder, base.tokenizer, list(texts)).numpy() for texts in (bundle.prompts, [""])
+        )
+    bundle = replace(bundle, prompt_embeddings=prompts, empty_embedding=empty[0])
+    sampler = replace(bundle.manifest.sampler.sampled(), candidates=candidates)
+    networks = replace(load_networks(bundle, Provider("cpu", ""), 1), unet=TorchUNet(base.unet))
+    computer = BlockComputer(bundle, sampler, networks, seed=0)
+    images, labels = [], []
+    for scene in bundle.classes:
+        for number in range(IPC // BLOCK):
+            block = Block(scene, number)
+            images += [image.pixels for image in computer.images(block, computer.noise(block))]
+        labels += [scene.label] * IPC
+    names = tuple(scene.name for scene in bundle.classes)
+    return SceneSet(names, np.stack(images), np.array(labels, np.int64), (), ())
+
+
+def judge(factor: str, of: Material) -> dict[str, Any]:
+    """Metrics of first candidates, and students of the best of three, on validation images of even number."""
+    base, eurosat = pilot(factor, of), of.eurosat
+    held = of.pool.held.only(np.arange(1000)[::2])
+    first, best = sampled(base, 1), sampled(base, 3)
+    teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
+    named = np.array([teacher(pixels).argmax() for pixels in first.images]) == first.labels
+    detail, real = (set_detail(factor, IPC, (x.images, x.labels), first.classes) for x in (first, held))
+    eyes = build_extractor("untrained", eurosat)
+    metrics = set_metrics(
+        factor, IPC, (first.images, first.labels), (eyes.features(eurosat.images), eurosat.labels), eyes,
+        first.classes, seed=0,
+    )  # fmt: skip
+    whole, recipe = np.arange(len(best.labels)), load_recipe("quick")
+    plan = [Training(factor, "convnet", IPC, seed, ((best, whole),)) for seed in range(STUDENTS)]
+    outcomes, _ = run_plan(plan, held, recipe, 1, default_folder(), lambda *_: None)
+    return {
+        "first candidates named right by the teacher": round(float(named.mean()), 4),
+        "power by octave ÷ real": [round(a / b, 3) for a, b in zip(detail.octaves, real.octaves, strict=True)],
+        "fine contrast ÷ real": {
+            name: round(detail.fine_contrast[name] / real.fine_contrast[name], 3) for name in first.classes
+        },
+        "kurtosis": {name: [round(detail.kurtosis[name], 2), round(real.kurtosis[name], 2)] for name in first.classes},
+        "coverage and KID, untrained network": [round(metrics.coverage, 4), round(metrics.kid, 4)],
+        "students of the best of three": [overall_accuracy(outcome.confusion) for outcome in outcomes],
+    }
+
+
+def errors_of(base: Base, of: Material) -> np.ndarray:
+    """Errors of ẑ0 [levels, n] on EuroSAT's validation part."""
+    held, schedule = of.held, base.schedule
+    predict = base_predict(base, held.labels, of.pool.train.classes, torch.device("cpu"))
+    return original_errors(predict, held.latents, schedule, levels_of(schedule)).numpy()
 
 
 def judge_references(of: Material) -> None:
     """Errors of the class mean, the class Gaussian and the shipped base."""
     classes = of.pool.train.classes
-    eurosat = torch.from_numpy(np.flatnonzero(of.pool.of_image < 12_000))
+    eurosat = torch.from_numpy(np.flatnonzero(of.pool.of_image < EUROSAT))
     labels = of.data.labels[eurosat]
     gaussians = class_gaussians(of.data.latents[eurosat], labels, int(labels.max()) + 1)
     held, schedule, levels = of.held, of.base.schedule, levels_of(of.base.schedule)
-    shipped = nn.ModuleDict({"unet": of.base.unet, "text_encoder": of.base.text_encoder})
     found = {
         "mean": original_errors(gaussians.predict_mean(held.labels), held.latents, schedule, levels).numpy(),
         "Gaussian": original_errors(gaussians.predict(held.labels, schedule), held.latents, schedule, levels).numpy(),
-        "shipped": errors_of(shipped, of)["errors"],
+        "shipped": errors_of(of.base, of),
     }
     np.savez(of.state / "references.npz", labels=held.labels.numpy(), classes=np.array(classes), **found)
 
@@ -241,6 +331,11 @@ def table(of: Material) -> dict[str, Any]:
     return {
         "judged_on": f"{gaussian.shape[1]} validation images of EuroSAT, those of even number",
         "pilots": records,
+        "sampled": {
+            factor: json.loads(path.read_text())
+            for factor in ("shipped", *FACTORS)
+            if (path := of.state / f"{factor}.judged.json").exists()
+        },
         "error of the Gaussian": dict(zip(map(str, levels), gaussian.mean(1).round(4).tolist(), strict=True)),
         "error ÷ the Gaussian's": {
             name: {
@@ -261,7 +356,7 @@ def _ratio(errors: np.ndarray, reference: np.ndarray) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "references", "table"))
+    parser.add_argument("what", choices=("train", "references", "judge", "table"))
     parser.add_argument("--factors", default=",".join(FACTORS))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--state", type=Path, required=True)
@@ -282,6 +377,10 @@ def main() -> None:
         judge_references(Material(pool, load_base("nano"), args.state))
     for factor in args.factors.split(",") if args.what == "train" else ():
         train(factor, Material(pool, load_base("nano"), args.state), args.minutes)
+    for factor in args.factors.split(",") if args.what == "judge" else ():
+        found = judge(factor, Material(pool, load_base("nano"), args.state))
+        (args.state / f"{factor}.judged.json").write_text(json.dumps(found))
+        print(factor, json.dumps(found), flush=True)
     if args.what == "table":
         tell(table(Material(pool, load_base("nano"), args.state)), args.out)
 

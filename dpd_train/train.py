@@ -18,6 +18,7 @@ from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.distributed import ALONE, Team, Word
 from dpd_train.compute.tracking import Stopwatch, check_tracker, tracked
 from dpd_train.config import TrainConfig
+from dpd_train.diffusion.noise_levels import noise_levels
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.images import write_quarantine
@@ -64,6 +65,9 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
     base, values, rows = tuned.base, latents[0][0], rows_by_class(run.data.train)
     made = make_prototypes(run, base, judges.judge, pixels, values, phrases)
     table = prompts(run, base, made, phrases)
+    measured = metrics(base, judges, pixels[1], latents[1]) | {"decoder_tuned": tuned_vae}
+    if config.steps:
+        measured["noise_levels"] = noise_levels(base, *latents, run.classes, run.device)
     trained = Trained(
         tuned=tuned,
         classes=run.classes,
@@ -71,7 +75,7 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
         prototypes=made,
         samples=sample_sheet(base, run.classes, table, config.seed, run.device),
         sheets=prototype_sheets(base, run.data.train, rows, values.numpy(), made.of_class, run.device),
-        metrics=metrics(base, judges, pixels[1], latents[1]) | {"decoder_tuned": tuned_vae},
+        metrics=measured,
     )
     write_run(run.out, trained)
     return run_record(run, trained)

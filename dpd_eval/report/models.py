@@ -50,7 +50,7 @@ class BundleRecord:
 class RunRecord:
     """A run. config: as resolved by `dpd train`, with paths reduced to names. samples: of the fine-tuned model.
 
-    images, prototypes: counts per class.
+    images, prototypes: counts per class. noise_levels: error of ẑ0 of each predictor, by timestep.
     """
 
     name: str
@@ -59,6 +59,7 @@ class RunRecord:
     images: Mapping[str, float]
     prototypes: Mapping[str, float]
     metrics: Mapping[str, float]
+    noise_levels: Mapping[str, Mapping[str, float]]
     versions: Mapping[str, str]
     seconds: float | None
     samples: Picture | None
@@ -119,6 +120,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     """
     node = parse_json(read_file(folder / "run.json"), f"{folder / 'run.json'}")
     config, data, metrics = (node.child(key) for key in ("config", "data", "metrics"))
+    levels = metrics.child("noise_levels") if metrics else None
     sample = folder / "samples" / "final.png"
     pixels = read_pixels(sample, MOST_PIXELS) if sample.is_file() else None
     audit = folder / "audit.json"
@@ -128,7 +130,12 @@ def read_run(folder: Path, name: str) -> RunRecord:
         data={key: value for key, value in _flat(data).items() if not key.startswith("classes ")} if data else {},
         images=data.numbers_by_name("classes") if data else {},
         prototypes=node.numbers_by_name("prototypes"),
-        metrics={key: float(value) for key, value in _flat(metrics).items() if _is_number(value)} if metrics else {},
+        metrics={
+            key: float(value)
+            for key, value in (_flat(metrics).items() if metrics else ())
+            if _is_number(value) and not key.startswith("noise_levels ")
+        },
+        noise_levels={} if levels is None else {who: levels.numbers_by_name(who) for who in levels.content},
         versions=node.texts_by_name("versions"),
         seconds=node.maybe_number("seconds"),
         samples=None if pixels is None else embed(Image.fromarray(pixels)),

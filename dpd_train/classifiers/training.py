@@ -43,6 +43,12 @@ Noise = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 """(batch [B, C, H, W], generator on the CPU) → the batch with noise, on its device."""
 
 
+def evenly(data: Labelled, count: int) -> Labelled:
+    """At most about `count` of the images, evenly spaced."""
+    every = max(1, len(data[0]) // count)
+    return data[0][::every], data[1][::every]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTraining:
     """AdamW with warm-up, plateau and decay. Label smoothing limits the confidence on training images (METHOD §9)."""

@@ -4,16 +4,25 @@ A denoiser is worth its sampling steps only where it knows more than a Gaussian 
 whose best estimate of z0 has a closed form. The loss of a training does not show that: its weights hide levels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from dpd_runtime.sampling.schedule import Schedule
+from dpd_runtime.sampling.schedule import Schedule, predicted_original
+from dpd_train.bases.base import Base
+from dpd_train.captions.attributes import caption
+from dpd_train.captions.captions import embed
+from dpd_train.classifiers.training import Labelled, evenly
+from dpd_train.compute.device import placed, to_device
 from dpd_train.images.symmetry import ORDER, d4
 
 LEVELS = (500, 600, 700, 800, 900, 940, 960, 980, 999)
 """Timesteps of a schedule of 1,000; of another length their share of it counts."""
+LARGEST = 2048  # numbers of a latent, up to which a class's covariance is fitted
+JUDGED = 400  # validation latents, at most
+Levels = dict[str, float]
+"""The mean error of ẑ0 at each timestep, by its name as JSON has it."""
 Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
 """(noisy latents [B, C, h, w], timestep, rows [B] int64) → ẑ0 [B, C, h, w]. rows: which of the latents these are."""
 
@@ -91,6 +100,39 @@ def class_gaussians(latents: torch.Tensor, labels: torch.Tensor, classes: int) -
     return ClassGaussians(*(torch.stack(parts).float() for parts in (means, bases, variances)))
 
 
-def summary(errors: torch.Tensor, timesteps: tuple[int, ...]) -> Mapping[str, float]:
-    """The mean error at each timestep, as a training's log holds it."""
+def summary(errors: torch.Tensor, timesteps: tuple[int, ...]) -> Levels:
     return {str(timestep): round(float(row.mean()), 5) for timestep, row in zip(timesteps, errors, strict=True)}
+
+
+def base_predict(base: Base, labels: torch.Tensor, classes: tuple[str, ...], device: torch.device) -> Predict:
+    """ẑ0 of a base, without guidance, for latents with these labels [n], each with its class's bare caption."""
+    prompts = to_device(embed(base.text_encoder, base.tokenizer, [caption(name, ()) for name in classes]), device)
+    schedule = base.schedule
+
+    def predict(noisy: torch.Tensor, timestep: int, rows: torch.Tensor) -> torch.Tensor:
+        output = base.unet(to_device(noisy, device), torch.tensor(timestep, device=device), prompts[labels[rows]])
+        sample: torch.Tensor = output.sample.float().cpu()
+        return predicted_original(noisy, sample, schedule.prediction_type, *schedule.alpha_sigma(timestep))
+
+    return predict
+
+
+def noise_levels(
+    base: Base, train: Labelled, held: Labelled, classes: tuple[str, ...], device: torch.device
+) -> dict[str, Levels]:
+    """Errors of ẑ0 on at most JUDGED validation latents: of the base, and of mean and Gaussian of their class.
+
+    Args:
+        train: latents [n, C, h, w], scaled, and labels, from which means and covariances are taken. Of latents with
+            more than LARGEST numbers the Gaussian is left out, because its covariances would take minutes.
+    """
+    latents, labels = evenly(held, JUDGED)
+    schedule, timesteps = base.schedule, levels_of(base.schedule)
+    with placed(base.unet, device):
+        of_base = base_predict(base, labels, classes, device)
+        found = {"denoiser": original_errors(of_base, latents, schedule, timesteps)}
+    if latents[0].numel() <= LARGEST:
+        gaussians = class_gaussians(*train, len(classes))
+        found["class Gaussian"] = original_errors(gaussians.predict(labels, schedule), latents, schedule, timesteps)
+        found["class mean"] = original_errors(gaussians.predict_mean(labels), latents, schedule, timesteps)
+    return {name: summary(errors, timesteps) for name, errors in found.items()}

@@ -25,9 +25,11 @@ from dpd_train.bases.nano import LATENT_CHANNELS, nano_scheduler, nano_text_enco
 from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY, describe_many
 from dpd_train.captions.captions import CaptionTable, caption_table
+from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.checkpoint import load_state, without_prefix
 from dpd_train.compute.device import Deadline, TimeUp, hardware
 from dpd_train.diffusion.denoiser import LatentData, train_denoiser
+from dpd_train.diffusion.noise_levels import noise_levels
 from dpd_train.images import SceneSet, to_float
 from dpd_train.pretrain import STAGES, Stage
 from dpd_train.pretrain.config import PretrainConfig
@@ -227,7 +229,20 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
         "autoencoder": _judged(base.vae, held),
         **{f"autoencoder of {name}": _judged(base.vae, held[rows]) for name, rows in several.items()},
         "denoiser": history,
+        "noise_levels": noise_levels(base, *_latents(work, base), work.pool.train.classes, work.device),
     }
+
+
+def _latents(work: _Work, base: Base) -> tuple[Labelled, Labelled]:
+    """Scaled latents and labels of the training and the validation part."""
+    train, held = (
+        (
+            encode_cached(base.vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device),
+            torch.from_numpy(scenes.labels),
+        )
+        for scenes in (work.pool.train, work.pool.held)
+    )
+    return train, held
 
 
 def _judged(vae: AutoencoderKL, held: torch.Tensor) -> dict[str, float]:

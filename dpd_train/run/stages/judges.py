@@ -8,7 +8,7 @@ import torch
 from dpd_train.bases.base import Base, decoder_fits
 from dpd_train.bases.latents import reconstruct
 from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, teacher_shape
-from dpd_train.classifiers.training import ClassifierTraining, Labelled, trained_classifier
+from dpd_train.classifiers.training import ClassifierTraining, Labelled, evenly, trained_classifier
 from dpd_train.compute.device import placed
 from dpd_train.diffusion.consistency import Judge, real_floors, with_noise
 from dpd_train.diffusion.fine_tune import consistency_network
@@ -110,12 +110,6 @@ def wants_tuning(run: Run, base: Base, teacher: ResNet, pixels: Parts) -> bool:
         "is trained on the images" if fits else "is too large to be trained on a CPU",
     )
     return fits
-
-
-def evenly(data: Labelled, count: int) -> Labelled:
-    """At most about `count` of the images, evenly spaced."""
-    every = max(1, len(data[0]) // count)
-    return data[0][::every], data[1][::every]
 
 
 def metrics(base: Base, judges: Classifiers, pixels: Labelled, latents: Labelled) -> dict[str, Any]:

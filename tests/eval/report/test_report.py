@@ -492,13 +492,20 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
         "config": {"base": "/home/alice/nano", "ipc": 3, "steps": 4, "seed": 1, "resolution": None, "tune_vae": True},
         "data": {"images": 20, "classes": {"Forest": 10, "River": 10}, "sha256": "f" * 64},
         "prototypes": {"Forest": 3, "River": 2},
-        "metrics": {"teacher_oa": 0.75, "vae": {"psnr": 31.5}, "denoiser": [{"step": 1}]},
+        "metrics": {
+            "teacher_oa": 0.75,
+            "vae": {"psnr": 31.5},
+            "denoiser": [{"step": 1}],
+            "noise_levels": {"denoiser": {"940": 0.541}, "class Gaussian": {"940": 0.5302}},
+        },
         "versions": {"torch": "2.13.0"},
         "seconds": 12.5,
     }
     write_json(run / "run.json", content)
     page, html = made(tmp_path, run)
     assert "vae psnr 31.5" in page.words()
+    assert "timestep denoiser class Gaussian 940 0.541 0.530" in page.words()
+    assert "noise levels denoiser 940" not in page.words()
     line = "dpd train DATA \\ --base ./nano \\ --ipc 3 \\ --steps 4 \\ --tune-vae \\ --seed 1 \\ --out run"
     assert line in page.words()
     assert "secret" not in html

@@ -1,12 +1,23 @@
 """Errors of ẑ0 on latents whose distribution is known: the Gaussian's error has a closed form there."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from dpd_runtime.sampling.schedule import Schedule
-from dpd_train.diffusion.noise_levels import LEVELS, class_gaussians, levels_of, original_errors, summary
+from dpd_train.bases.base import load_base
+from dpd_train.diffusion.noise_levels import (
+    LEVELS,
+    class_gaussians,
+    levels_of,
+    noise_levels,
+    original_errors,
+    summary,
+)
+from tests.tiny import tiny_base
 
 SHAPE = (2, 4, 4)
 VARIANCES, MEANS = (1.0, 0.25), (0.5, -1.5)
@@ -82,6 +93,25 @@ def test_predictions_are_compared_on_the_same_noise() -> None:
         assert original_errors(keep, latents, COSINE, (800,)).eq(0).all()
     half = len(seen) // 2
     assert torch.equal(torch.cat(seen[:half]), torch.cat(seen[half:]))
+
+
+def test_a_base_stands_beside_its_classes_gaussians(tmp_path: Path) -> None:
+    """The error of a base is that of its pipeline's own UNet, prompt and scheduler, computed by diffusers."""
+    folder = tiny_base(tmp_path)
+    base, pipeline = load_base(str(folder)), StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    torch.manual_seed(5)
+    latents = torch.randn(6, base.vae.config.latent_channels, 8, 8)
+    labels, classes = torch.tensor([0, 0, 0, 1, 1, 1]), ("Forest", "River")
+    found = noise_levels(base, (latents, labels), (latents, labels), classes, torch.device("cpu"))
+    assert found.keys() == {"denoiser", "class Gaussian", "class mean"}
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    prompts, _ = pipeline.encode_prompt([f"a satellite image of {classes[i].lower()}" for i in labels], "cpu", 1, False)
+    with torch.no_grad():
+        noisy = pipeline.scheduler.add_noise(latents, noise, torch.full((6,), 600))
+        output = pipeline.unet(noisy, 600, prompts).sample
+    pipeline.scheduler.set_timesteps(10)
+    original = pipeline.scheduler.step(output, 600, noisy).pred_original_sample
+    assert found["denoiser"]["600"] == pytest.approx(float((original - latents).square().mean()), rel=1e-3)
 
 
 def test_levels_follow_the_length_of_the_schedule() -> None:
