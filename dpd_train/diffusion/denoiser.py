@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from dpd_train.config import Precision
 from dpd_train.diffusion.averages import PowerAverage
 from dpd_train.diffusion.consistency import Judge, consistency_loss
 from dpd_train.diffusion.step import Drawn, decoder_loss, denoise, draw, parts
+from dpd_train.diffusion.uncertainty import Uncertainty
 from dpd_train.images.symmetry import d4_each
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class DenoiserTraining:
     peak_rate: float = 6e-4
     warmup: int = 200
     decay_from: float = 0.7  # share of the steps after which the rate falls to zero; 1: never
-    min_snr_gamma: float = 5.0  # 2303.09556
+    min_snr_gamma: float | None = 5.0  # 2303.09556; None: a learned uncertainty weighs the levels (2312.02696)
     direction_weight: float = 0.0  # 1 − cosine between the network's output and its target (FasterDiT, 2410.10356)
     decoder_weight: float = 0.0  # distance of ẑ0 and z0 in the decoder's features (LPL, 2411.04873)
     decoder_from: float = 0.6  # share of the steps after which the decoder's features count
@@ -88,8 +89,13 @@ class LatentData:
 
 
 @torch.no_grad()
-def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule, gamma: float) -> float:
-    """Loss with fixed noise, evenly spread timesteps and the class captions."""
+def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule, gamma: float | None) -> float:
+    """Loss with fixed noise, evenly spread timesteps and the class captions.
+
+    Args:
+        gamma: of the min-SNR weights. None: the geometric mean of the squared errors, to which every noise level
+            contributes by its relative error, as in training with a learned uncertainty.
+    """
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(data.latents.shape, generator=generator)
     timesteps = torch.linspace(0, schedule.num_train_timesteps - 1, len(data.latents)).long()
@@ -104,7 +110,8 @@ def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule
         shaken = to_device(noise[part], device)
         said = denoise(modules["unet"], latents, shaken, timesteps[part], context, schedule, gamma)
         losses.append(said.squared_error())
-    return float(torch.cat(losses).mean())
+    found = torch.cat(losses)
+    return float(found.log().mean().exp() if gamma is None else found.mean())
 
 
 class _Run:
@@ -125,9 +132,12 @@ class _Run:
         self.modules: nn.ModuleDict = modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vae = None if vae is None else copy.deepcopy(vae).eval().requires_grad_(False).to(device)
         self.judge = None if judge is None else judge.to(device)
+        self.uncertainty = Uncertainty().to(device) if training.min_snr_gamma is None else None
         decayed = [p for p in self.modules.parameters() if p.ndim > 1]
         rest = [p for p in self.modules.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+        levels = [] if self.uncertainty is None else [*self.uncertainty.parameters()]
+        self.trained = [*self.modules.parameters(), *levels]
+        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest + levels, "weight_decay": 0.0}]
         self.optimizer = adamw(groups, device, betas=(0.9, 0.99))
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.averages = [PowerAverage(self.modules, length) for length in training.ema_lengths if team.leads]
@@ -152,6 +162,8 @@ class _Run:
         self.modules.load_state_dict(without_prefix("modules", tensors) or best)
         for i, average in enumerate(self.averages):
             average.modules.load_state_dict(without_prefix(f"average{i}", tensors) or best)
+        if self.uncertainty is not None and (levels := without_prefix("uncertainty", tensors)):
+            self.uncertainty.load_state_dict(levels)
         restore_moments(self.optimizer, moments)
         if meta.get("scaler"):
             self.scaler.load_state_dict(meta["scaler"])
@@ -168,6 +180,8 @@ class _Run:
         tensors = prefixed("modules", self.modules.state_dict()) | prefixed("ema", self.best.modules.state_dict())
         for i, average in enumerate(self.averages):
             tensors |= prefixed(f"average{i}", average.modules.state_dict())
+        if self.uncertainty is not None:
+            tensors |= prefixed("uncertainty", self.uncertainty.state_dict())
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
         meta = {"step": step, "history": self.history, "recent": float(self.recent), "fresh_since": self.fresh_since}
         meta |= {"steps": self.training.steps, "scaler": self.scaler.state_dict()}
@@ -193,7 +207,7 @@ class _Run:
             loss, own = self._losses(step, drawn, part, latents, data, schedule)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             squared += own.detach()
-        trained = [(id(p), p.grad) for p in self.modules.parameters() if p.grad is not None]
+        trained = [(id(p), p.grad) for p in self.trained if p.grad is not None]
         gradients = [gradient for _, gradient in trained]
         if self.compression is None:
             self.team.add_up([*gradients, squared])
@@ -201,7 +215,7 @@ class _Run:
             self.compression.exchange(gradients, [key for key, _ in trained], self.team.gather)
             self.team.add_up([squared])
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         for average in self.averages:
@@ -220,8 +234,11 @@ class _Run:
             context = self.modules["text_encoder"](to_device(ids, device)).last_hidden_state
             unet, shaken = self.modules["unet"], to_device(drawn.noise[part], device)
             said = denoise(unet, batch, shaken, timesteps, context, schedule, training.min_snr_gamma)
-        squared = said.squared_error().sum() / training.batch
-        loss = squared
+        squared = loss = said.squared_error().sum() / training.batch
+        if self.uncertainty is not None:
+            uncertain = self.uncertainty(said.snr)
+            said = replace(said, weight=(-uncertain).exp())
+            loss = (said.squared_error() + uncertain).sum() / training.batch
         if training.direction_weight:
             loss = loss + training.direction_weight * (said.direction_error().sum() / training.batch)
         if training.decoder_weight and self.vae is not None and step >= training.decoder_from * training.steps:
@@ -232,6 +249,8 @@ class _Run:
                 clear = to_device(clear, device)
                 with self._autocast():
                     found = decoder_loss(self.vae, scale * said.original[clear], scale * batch[clear])
+                if self.uncertainty is not None:  # it keeps its share beside the squared errors
+                    found = found * (-self.uncertainty(to_device(drawn.snr[all_clear], device))).exp().mean().detach()
                 loss = loss + training.decoder_weight * (share * found)
         if training.consistency_weight and self.judge is not None:
             named = to_device((ids != data.captions.empty).any(dim=1), device)  # an empty prompt asks for no class

@@ -104,13 +104,13 @@ def denoise(
     timesteps: torch.Tensor,
     context: torch.Tensor,
     schedule: Schedule,
-    gamma: float,
+    gamma: float | None,
 ) -> Denoised:
     """Add noise to latents and call the network.
 
     Args:
         latents, noise: [B, C, h, w]; timesteps: [B] int64 on the CPU; context: [B, L, D].
-        gamma: γ of the weights min(SNR, γ).
+        gamma: γ of the weights min(SNR, γ); None for weights of 1 on the network's own output.
     """
     table = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[timesteps]
     alpha = to_device(table.sqrt().float()[:, None, None, None], latents.device)
@@ -120,8 +120,10 @@ def denoise(
     target = alpha * noise - sigma * latents if is_velocity else noise
     output = unet(noisy, to_device(timesteps, latents.device), context).sample.float()
     original = alpha * noisy - sigma * output if is_velocity else (noisy - sigma * output) / alpha
-    weight = min_snr_weight(alpha, sigma, schedule.prediction_type, gamma).flatten()
-    return Denoised(output, target, original, (alpha / sigma).square().flatten(), weight)
+    snr = (alpha / sigma).square().flatten()
+    kind, plain = schedule.prediction_type, torch.ones_like(snr)
+    weight = plain if gamma is None else min_snr_weight(alpha, sigma, kind, gamma).flatten()
+    return Denoised(output, target, original, snr, weight)
 
 
 def decoder_features(vae: AutoencoderKL, latents: torch.Tensor) -> list[torch.Tensor]:

@@ -42,7 +42,9 @@ class PretrainConfig:
     )
     decoder: AutoencoderTraining = DECODER
     denoiser: DenoiserTraining = field(
-        default_factory=lambda: DenoiserTraining(steps=8000, direction_weight=0.5, decoder_weight=0.1)
+        default_factory=lambda: DenoiserTraining(
+            steps=8000, direction_weight=0.5, decoder_weight=0.1, min_snr_gamma=None
+        )
     )
 
     def sources(self, data: tuple[str, ...]) -> Sources:

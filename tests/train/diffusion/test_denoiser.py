@@ -10,15 +10,17 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpd_runtime.sampling.schedule import schedule_from_config
 from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_scheduler
 from dpd_train.captions.captions import CaptionTable
 from dpd_train.compute.checkpoint import load_state
 from dpd_train.compute.distributed import Team
 from dpd_train.diffusion.consistency import Judge
-from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
+from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser, validation_loss
 from dpd_train.diffusion.lora import Adapted, add_adapters
 from dpd_train.diffusion.step import decoder_loss, denoise, min_snr_weight, parts
+from dpd_train.diffusion.uncertainty import Uncertainty
 from tests.tiny import latent_data, tiny_base
 
 
@@ -35,8 +37,6 @@ class _Exact(torch.nn.Module):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_loss_is_zero_for_the_target_that_diffusers_defines(prediction_type: str) -> None:
-    from dpd_runtime.sampling.schedule import schedule_from_config
-
     scheduler = DDIMScheduler.from_config(nano_scheduler().config, prediction_type=prediction_type)
     schedule = schedule_from_config(scheduler.config)
     generator = torch.Generator().manual_seed(0)
@@ -51,8 +51,6 @@ def test_loss_is_zero_for_the_target_that_diffusers_defines(prediction_type: str
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_predicted_clean_latents_are_those_of_diffusers(prediction_type: str) -> None:
-    from dpd_runtime.sampling.schedule import schedule_from_config
-
     scheduler = DDIMScheduler.from_config(nano_scheduler().config, prediction_type=prediction_type)
     generator = torch.Generator().manual_seed(0)
     latents, noise, output = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(3))
@@ -67,8 +65,6 @@ def test_predicted_clean_latents_are_those_of_diffusers(prediction_type: str) ->
 
 
 def test_direction_error_is_blind_to_length() -> None:
-    from dpd_runtime.sampling.schedule import schedule_from_config
-
     base_schedule = schedule_from_config(nano_scheduler().config)
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
@@ -111,6 +107,48 @@ def test_min_snr_weights_the_error_of_the_clean_latents() -> None:
     snr = (alpha / sigma).square()
     for kind, scale in (("epsilon", snr), ("v_prediction", snr + 1)):
         torch.testing.assert_close(min_snr_weight(alpha, sigma, kind, 5.0) * scale, snr.clamp(max=5.0))
+
+
+def test_without_min_snr_every_error_has_the_weight_one() -> None:
+    schedule = schedule_from_config(nano_scheduler().config)
+    generator = torch.Generator().manual_seed(0)
+    latents, noise, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
+    said = denoise(_Exact(output), latents, noise, torch.tensor([10, 990]), torch.zeros(2, 1, 1), schedule, None)
+    torch.testing.assert_close(said.squared_error(), (output - said.target).square().mean(dim=(1, 2, 3)))
+
+
+def test_a_learned_uncertainty_becomes_the_logarithm_of_the_mean_error() -> None:
+    """The minimum of e^−u E[L] + u lies at u = ln E[L], for each noise level by itself."""
+    uncertainty = Uncertainty()
+    snr = torch.tensor([1e-4, 1.0, 1e4])
+    assert uncertainty(snr).eq(0).all()
+    means = torch.tensor([0.7, 0.2, 0.05])
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(uncertainty.parameters(), lr=1e-3)
+    for _ in range(1500):
+        level = torch.randint(3, (64,), generator=generator)
+        losses = means[level] * (0.5 + torch.rand(64, generator=generator))  # mean 1
+        found = uncertainty(snr[level])
+        optimizer.zero_grad()
+        (losses * (-found).exp() + found).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    torch.testing.assert_close(uncertainty(snr), means.log(), atol=0.1, rtol=0)
+
+
+def test_validation_beside_a_learned_uncertainty_is_a_geometric_mean(tmp_path: Path) -> None:
+    """A hundredth of the error at one level is seen there as much as at another, so it cannot hide behind weights."""
+    base, data = load_base(str(tiny_base(tmp_path))), latent_data()
+    base.unet.conv_out.weight.data.zero_()  # v = 0 everywhere: the errors are those of the target
+    base.unet.conv_out.bias.data.zero_()
+    modules = torch.nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder})
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(data.latents.shape, generator=generator)
+    timesteps = torch.linspace(0, 999, len(noise)).long()[torch.randperm(len(noise), generator=generator)]
+    target = base.scheduler.get_velocity(data.latents, noise, timesteps)
+    errors = target.square().mean(dim=(1, 2, 3))
+    found = validation_loss(modules, data, base.schedule, None)
+    assert found == pytest.approx(float(errors.log().mean().exp()), rel=1e-5)
+    assert found < float(errors.mean())
 
 
 class _Killed(Exception):
@@ -159,8 +197,8 @@ def _train(
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"adapters": True}, {"precision": "fp16", "micro_batch": 3}],
-    ids=["full", "adapters", "fp16 in parts"],
+    [{}, {"adapters": True}, {"precision": "fp16", "micro_batch": 3}, {"min_snr_gamma": None}],
+    ids=["full", "adapters", "fp16 in parts", "learned uncertainty"],
 )
 def test_training_killed_at_any_step_ends_with_the_same_bits(tmp_path: Path, how: dict[str, Any]) -> None:
     base = tiny_base(tmp_path)
@@ -182,17 +220,21 @@ def _furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((value - b[name]).abs().max()) for name, value in a.items())
 
 
-@pytest.mark.parametrize("adapters", [False, True])
-def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, adapters: bool) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"adapters": True}, {"min_snr_gamma": None}],
+    ids=["full", "adapters", "learned uncertainty"],
+)
+def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, how: dict[str, Any]) -> None:
     base = tiny_base(tmp_path)
-    whole, log = _train(base, tmp_path / "whole.safetensors", adapters=adapters)
+    whole, log = _train(base, tmp_path / "whole.safetensors", **how)
     for most in (1, 3):
-        cut, found = _train(base, tmp_path / f"{most}.safetensors", adapters=adapters, micro_batch=most)
+        cut, found = _train(base, tmp_path / f"{most}.safetensors", micro_batch=most, **how)
         assert _furthest(whole, cut) < 1e-5
         for one, other in zip(log, found, strict=True):
             assert one == pytest.approx(other, abs=1e-5)
     for change in ({"decoder_weight": 0.4}, {"consistency_weight": 0.0}):  # what the tolerance would show
-        other, _ = _train(base, tmp_path / "other.safetensors", adapters=adapters, **change)
+        other, _ = _train(base, tmp_path / "other.safetensors", **how, **change)
         (tmp_path / "other.safetensors").unlink()
         assert _furthest(whole, other) > 1e-5
 
