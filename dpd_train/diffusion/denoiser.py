@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
+from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.schedule import Schedule
 from dpd_train.captions.captions import CaptionTable
 from dpd_train.classifiers.network import learning_rate, rewarmed, set_learning_rate
@@ -46,6 +47,7 @@ from dpd_train.images.symmetry import d4_each
 
 log = logging.getLogger(__name__)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MIN_SNR_GAMMA = 5.0  # 2303.09556; that of every state that does not say
 TRACK_EVERY = 10  # steps, as reading a loss waits for the GPU
 
 
@@ -59,7 +61,7 @@ class DenoiserTraining:
     peak_rate: float = 6e-4
     warmup: int = 200
     decay_from: float = 0.7  # share of the steps after which the rate falls to zero; 1: never
-    min_snr_gamma: float | None = 5.0  # 2303.09556; None: a learned uncertainty weighs the levels (2312.02696)
+    min_snr_gamma: float | None = MIN_SNR_GAMMA  # None: a learned uncertainty weighs the levels (2312.02696)
     direction_weight: float = 0.0  # 1 − cosine between the network's output and its target (FasterDiT, 2410.10356)
     decoder_weight: float = 0.0  # distance of ẑ0 and z0 in the decoder's features (LPL, 2411.04873)
     decoder_from: float = 0.6  # share of the steps after which the decoder's features count
@@ -156,8 +158,16 @@ class _Run:
         """Read `state` and return its step.
 
         A state that holds only one average is continued from it, with a fresh optimiser and a second warm-up.
+
+        Raises:
+            InputError: its losses were weighed in another way, so that they cannot be compared.
         """
         tensors, meta = load_state(state)
+        if meta.get("min_snr_gamma", MIN_SNR_GAMMA) != self.training.min_snr_gamma:
+            raise InputError(
+                f"{state} was trained with other weights of the noise levels, by another version; finish it with that "
+                "version, or begin again with another --state, and with --start from the base that it made"
+            )
         best, moments = without_prefix("ema", tensors), without_prefix("optimizer", tensors)
         self.modules.load_state_dict(without_prefix("modules", tensors) or best)
         for i, average in enumerate(self.averages):
@@ -184,7 +194,11 @@ class _Run:
             tensors |= prefixed("uncertainty", self.uncertainty.state_dict())
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
         meta = {"step": step, "history": self.history, "recent": float(self.recent), "fresh_since": self.fresh_since}
-        meta |= {"steps": self.training.steps, "scaler": self.scaler.state_dict()}
+        meta |= {
+            "min_snr_gamma": self.training.min_snr_gamma,
+            "steps": self.training.steps,
+            "scaler": self.scaler.state_dict(),
+        }
         save_state(state, on_cpu(tensors), meta)
 
     def step(self, step: int, latents: torch.Tensor, data: LatentData, schedule: Schedule) -> None:

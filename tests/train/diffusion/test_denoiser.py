@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.schedule import schedule_from_config
 from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_scheduler
@@ -213,6 +214,15 @@ def test_training_killed_at_any_step_ends_with_the_same_bits(tmp_path: Path, how
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     other, _ = _train(base, tmp_path / "other.safetensors", seed=1, **how)
     assert not all(torch.equal(value, other[name]) for name, value in whole.items())
+
+
+def test_a_state_with_other_weights_of_the_levels_is_refused(tmp_path: Path) -> None:
+    """Its validation losses are others, so the training would end as if it memorised."""
+    base = tiny_base(tmp_path)
+    with pytest.raises(_Killed):
+        _train(base, tmp_path / "cut.safetensors", kill_at=3)
+    with pytest.raises(InputError, match="other weights of the noise levels, by another version; finish it"):
+        _train(base, tmp_path / "cut.safetensors", min_snr_gamma=None)
 
 
 def _furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
