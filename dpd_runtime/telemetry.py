@@ -15,7 +15,7 @@ from typing import Any
 from dpd_runtime.errors import MissingExtraError
 
 OFF = {
-    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime up to 1.31
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime up to 1.32
     "ORT_TELEMETRY_DISABLED": "1",  # its later sources
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
