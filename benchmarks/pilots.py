@@ -23,7 +23,6 @@ The decoder's features, which the shipped recipe adds for its last part, are lef
 import argparse
 import copy
 import json
-import math
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -64,7 +63,8 @@ from dpd_train.compute.checkpoint import step_generator
 from dpd_train.diffusion.averages import PowerAverage
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.noise_levels import base_predict, class_gaussians, levels_of, original_errors
-from dpd_train.diffusion.step import Denoised, denoise, draw
+from dpd_train.diffusion.step import denoise, draw
+from dpd_train.diffusion.uncertainty import Uncertainty
 from dpd_train.images import SceneSet
 from dpd_train.images.crops import Crops
 from dpd_train.images.symmetry import d4_each
@@ -145,30 +145,6 @@ def unet_of(factor: str, base: Base) -> UNet2DConditionModel:
     return wider
 
 
-class Uncertainty(nn.Module):
-    """u of a noise level, from Fourier features of ln σ/α ÷ 4 (EDM2, 2312.02696, eq. 21 and appendix B)."""
-
-    def __init__(self, channels: int = 128) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels, generator=generator))
-        self.register_buffer("phases", 2 * math.pi * torch.rand(channels, generator=generator))
-        self.head = nn.Linear(channels, 1, bias=False)
-        nn.init.zeros_(self.head.weight)
-
-    def forward(self, snr: torch.Tensor) -> torch.Tensor:
-        noise = -0.5 * snr.float().log() / 4
-        features = math.sqrt(2) * (noise[:, None] * self.frequencies + self.phases).cos()
-        found: torch.Tensor = self.head(features)[:, 0]
-        return found
-
-
-def base_losses(said: Denoised) -> torch.Tensor:
-    """Squared error of v and of its direction, of each sample [B], without a weight."""
-    direction = 1 - F.cosine_similarity(said.output, said.target, dim=1).mean(dim=(1, 2))
-    return (said.output - said.target).square().mean(dim=(1, 2, 3)) + DIRECTION * direction
-
-
 def train(factor: str, of: Material, minutes: float) -> None:
     torch.manual_seed(0)
     modules = nn.ModuleDict({"unet": unet_of(factor, of.base), "text_encoder": of.base.text_encoder}).train()
@@ -195,13 +171,13 @@ def train(factor: str, of: Material, minutes: float) -> None:
         drawn = draw(BATCH, data.latents.shape, data.labels, data.captions, 0.1, schedule, generator, data.weights)
         latents = d4_each(data.latents[drawn.rows], drawn.elements)
         context = modules["text_encoder"](drawn.ids).last_hidden_state
-        said = denoise(modules["unet"], latents, drawn.noise, drawn.timesteps, context, schedule, GAMMA)
-        losses = base_losses(said)
+        gamma = None if factor in ("plain", "uncertainty") else GAMMA
+        said = denoise(modules["unet"], latents, drawn.noise, drawn.timesteps, context, schedule, gamma)
+        losses = said.squared_error() + DIRECTION * said.direction_error()
         if factor == "uncertainty":
             level = extra["uncertainty"](drawn.snr)
-            loss = (losses * (-level).exp() + level).mean()
-        else:
-            loss = ((1.0 if factor == "plain" else said.weight) * losses).mean()
+            losses = losses * (-level).exp() + level
+        loss = losses.mean()
         if factor == "aligned":
             wanted = d4_each(of.maps[drawn.rows].float(), drawn.elements)
             wanted = wanted - wanted.mean(dim=(2, 3), keepdim=True)
