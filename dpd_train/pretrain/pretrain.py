@@ -166,9 +166,14 @@ def _scaled_vae(work: _Work) -> AutoencoderKL:
     return vae
 
 
-def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work, weights: torch.Tensor | None = None) -> LatentData:
+def _latents(vae: AutoencoderKL, scenes: SceneSet, work: _Work) -> Labelled:
+    """Scaled latents and labels."""
     latents = encode_cached(vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device)
-    return LatentData(latents, torch.from_numpy(scenes.labels), _captions(scenes, _tokenizer(work)), weights)
+    return latents, torch.from_numpy(scenes.labels)
+
+
+def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work, weights: torch.Tensor | None = None) -> LatentData:
+    return LatentData(*_latents(vae, scenes, work), _captions(scenes, _tokenizer(work)), weights)
 
 
 def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Base:
@@ -218,6 +223,7 @@ def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
 
 def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[str, Any]:
     held, held_of = work.pixels[1], work.pool.held_of
+    train, validation = (_latents(base.vae, scenes, work) for scenes in (work.pool.train, work.pool.held))
     several = held_of if len(held_of) > 1 else {}
     return {
         "config": asdict(work.config) | {"start": None if work.config.start is None else Path(work.config.start).name},
@@ -229,20 +235,8 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
         "autoencoder": _judged(base.vae, held),
         **{f"autoencoder of {name}": _judged(base.vae, held[rows]) for name, rows in several.items()},
         "denoiser": history,
-        "noise_levels": noise_levels(base, *_latents(work, base), work.pool.train.classes, work.device),
+        "noise_levels": noise_levels(base, train, validation, work.pool.train.classes, work.device),
     }
-
-
-def _latents(work: _Work, base: Base) -> tuple[Labelled, Labelled]:
-    """Scaled latents and labels of the training and the validation part."""
-    train, held = (
-        (
-            encode_cached(base.vae, scenes.images, scenes.hashes, work.state / "latents", device=work.device),
-            torch.from_numpy(scenes.labels),
-        )
-        for scenes in (work.pool.train, work.pool.held)
-    )
-    return train, held
 
 
 def _judged(vae: AutoencoderKL, held: torch.Tensor) -> dict[str, float]:
