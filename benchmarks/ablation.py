@@ -59,7 +59,7 @@ def trained(args: argparse.Namespace, consistency: bool, steps: bool) -> Path:
         options = ["--base", args.base, "--steps", args.steps if steps else 0, "--teacher-steps", args.teacher_steps]
         options += ["--peak-rate", args.peak_rate, "--prototypes", "centroid", "--no-tune-vae"]
         if args.val_per_class is not None:
-            options += ["--val-per-class", args.val_per_class]
+            options += ["--val-per-class", args.val_per_class, "--split", "names"]
         if args.resolution is not None:
             options += ["--resolution", args.resolution]
         if consistency:
@@ -107,7 +107,7 @@ def judged(args: argparse.Namespace, name: str) -> dict[str, Any]:
         if not (folder / "dataset.json").exists():
             dpd("generate", bundle, "--ipc", max(ipcs), "--seed", seed, "--out", folder)
     config = EvaluateConfig(
-        ipc=tuple(ipcs), pairs=args.pairs, val_per_class=args.val_per_class, resolution=args.resolution
+        ipc=tuple(ipcs), pairs=args.pairs, val_per_class=args.val_per_class, split="names", resolution=args.resolution
     )
     result = evaluate(sets, config, train=args.data, test="val" if args.test == "val" else Path(args.test))
     shares = agreement(load_bundle(bundle), read_scenes(sets[0], part="all"))

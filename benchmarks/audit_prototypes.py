@@ -21,6 +21,7 @@ from dpd_eval.audit.subject import open_subject
 from dpd_runtime.bundle.bundle import embedded_bundle
 from dpd_runtime.files import cache_folder
 from dpd_train.bases.latents import encode_cached
+from dpd_train.held_out import HeldOut
 from dpd_train.prototypes.prototypes import at_full_size, find_prototypes
 from dpd_train.prototypes.too_near import drop_too_near
 
@@ -40,7 +41,11 @@ def main() -> None:
     assert encoder is not None
     assert subject.model is not None
     data = read_data(
-        given.train, None, classes=subject.classes, resolution=subject.side, val_per_class=given.val_per_class
+        given.train,
+        None,
+        classes=subject.classes,
+        resolution=subject.side,
+        held_out=HeldOut(val_per_class=given.val_per_class, split="names"),
     )
     both, cache = (data.train, data.held), cache_folder("latents")
     latents = [encode_cached(encoder.vae, s.images, s.hashes, cache).numpy() for s in both]

@@ -21,6 +21,7 @@ from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.latents import reconstruct, weights_hash
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes, to_float
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
@@ -46,7 +47,12 @@ def main() -> None:
     args = parser.parse_args()
     vae = AutoencoderKL.from_pretrained(args.base, subfolder="vae", torch_dtype=torch.float32).eval()
     train, held = (
-        read_scenes(args.data, part=part, resolution=args.resolution, val_per_class=args.val_per_class)
+        read_scenes(
+            args.data,
+            part=part,
+            resolution=args.resolution,
+            held_out=HeldOut(val_per_class=args.val_per_class, split="names"),
+        )
         for part in ("train", "val")
     )
     plan = []

@@ -35,6 +35,7 @@ from dpd_train.bases.base import load_base
 from dpd_train.bases.latents import encode
 from dpd_train.classifiers.network import load_classifier
 from dpd_train.diffusion.consistency import real_floors
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 from dpd_train.images.structure import unit
 from dpd_train.prototypes.herding import herded
@@ -66,11 +67,13 @@ def main() -> None:
     torch.set_num_threads(1)
     bundle = load_bundle(args.bundle)
     side = bundle.manifest.image_shape[0]
-    scenes = read_scenes(args.data, part="train", resolution=side, val_per_class=args.val_per_class)
+    scenes = read_scenes(
+        args.data, part="train", resolution=side, held_out=HeldOut(val_per_class=args.val_per_class, split="names")
+    )
     extractor = own_extractor(scenes)
     pools = judged_pools(args, bundle, scenes, extractor)
     config = EvaluateConfig(
-        ipc=(args.blocks * BLOCK,), pairs=args.pairs, val_per_class=args.val_per_class, metrics=False
+        ipc=(args.blocks * BLOCK,), pairs=args.pairs, val_per_class=args.val_per_class, split="names", metrics=False
     )
     rows = {}
     for rule in args.rules.split(","):

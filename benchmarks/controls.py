@@ -63,8 +63,8 @@ def main() -> None:
     classes = {folder.name: sorted(folder.glob("*"))[: -args.val_per_class] for folder in sorted(args.data.iterdir())}
     made = folders(args.data, classes, args.ipc, args.pairs, args.work)
     config = EvaluateConfig(
-        ipc=(args.ipc,), val_per_class=args.val_per_class, resolution=args.resolution, metrics=False, jobs=args.jobs,
-        pairs=args.pairs,
+        ipc=(args.ipc,), val_per_class=args.val_per_class, split="names", resolution=args.resolution, metrics=False,
+        jobs=args.jobs, pairs=args.pairs,
     )  # fmt: skip
     images: dict[str, Any] = {"train": args.data, "test": "val"}
     disjoint = evaluate(made["disjoint"], config, **images)

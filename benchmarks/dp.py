@@ -36,6 +36,7 @@ from dpd_train.bases.base import Base, decode_in_parts, load_base
 from dpd_train.bases.folder import base_folder
 from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware, use_device
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 from dpd_train.prototypes.matching import Matching
 from dpd_train.prototypes.private import decoder
@@ -114,6 +115,7 @@ def measure(
         pairs=args.pairs,
         recipe=args.recipe,
         val_per_class=args.val_per_class,
+        split="names",
         metrics=False,
         jobs=args.jobs,
     )
@@ -166,7 +168,12 @@ def main() -> None:
     check_same(args)
     torch.set_num_threads(args.threads)
     base = load_base(args.base)
-    private = read_scenes(args.data, part="train", resolution=base.resolution, val_per_class=args.val_per_class)
+    private = read_scenes(
+        args.data,
+        part="train",
+        resolution=base.resolution,
+        held_out=HeldOut(val_per_class=args.val_per_class, split="names"),
+    )
     check_base_apart(args.base, base_folder(args.base), private.classes)
     if args.public is not None:
         check_places_apart(args.data, args.public)

@@ -25,7 +25,7 @@ train() { # RUN OPTION...
     elif [ -d "$1" ]; then
         dpd train --resume --out "$1" --threads 1
     else
-        dpd train "$data/train" --out "$1" --val-per-class 100 --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
+        dpd train "$data/train" --out "$1" --val-per-class 100 --split names --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
             --teacher-steps 4000 "${@:2}"
     fi
 }
@@ -46,7 +46,7 @@ bundle() {
 }
 
 audit() {
-    [ -e "$work/audited$1.dpd" ] || dpd audit "$work/run$1.dpd" --train "$data/train" --val-per-class 100 \
+    [ -e "$work/audited$1.dpd" ] || dpd audit "$work/run$1.dpd" --train "$data/train" --val-per-class 100 --split names \
         --holdout "$data/test" --images 1500 --out "$work/audited$1.dpd"
 }
 
@@ -69,7 +69,7 @@ evaluate() {
     test) part="$data/test" ;;
     *) echo "$part: val or test" >&2 && exit 2 ;;
     esac
-    dpd evaluate "${sets[@]%/dataset.json}" --train "$data/train" --test "$part" --val-per-class 100 --students "$4" --ipc "$ipc" \
+    dpd evaluate "${sets[@]%/dataset.json}" --train "$data/train" --test "$part" --val-per-class 100 --split names --students "$4" --ipc "$ipc" \
         --recipe "$(recipe "$2")" "${@:5}"
 }
 

@@ -57,6 +57,7 @@ from dpd_eval.statistics import paired_difference
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, fingerprint, read_scenes, split_folders
 from dpd_train.images.crops import Crops
 from dpd_train.pretrain.pool import Sources
@@ -153,9 +154,10 @@ def herding(
         recipe=args.recipe,
         metrics=False,
         val_per_class=args.val_per_class,
+        split=args.split,
         resolution=args.resolution,
     )
-    chosen = {"val_per_class": args.val_per_class, "resolution": args.resolution}
+    chosen = {"val_per_class": args.val_per_class, "split": args.split, "resolution": args.resolution}
     runs: dict[tuple[str, str], Sequence[float]] = {}
     for row, own in names.items():
         sets = []
@@ -214,6 +216,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.val_per_class is None and "val" not in split_folders(args.data):
         parser.error("--val-per-class is missing: give what the base held out, 100 for EuroSAT, or 10")
+    args.split = "content" if args.val_per_class is None else "names"
     if args.encoder_seeds < 1:
         parser.error(f"--encoder-seeds is {args.encoder_seeds}: give at least 1")
     if args.pairs % args.encoder_seeds:
@@ -235,12 +238,23 @@ def main() -> None:
     begun = datetime.now(UTC)
     torch.set_num_threads(1)
     train, held = (
-        read_scenes(args.data, part=part, resolution=args.resolution, val_per_class=args.val_per_class)
+        read_scenes(
+            args.data,
+            part=part,
+            resolution=args.resolution,
+            held_out=HeldOut(val_per_class=args.val_per_class, split=args.split),
+        )
         for part in ("train", "val")
     )
     training = SwimDiff(steps=args.steps, batch=args.batch, diffusion_weight=args.lambda_diffusion)
     crops = Crops() if args.crops else None
-    sources = Sources(data=(str(args.data),), resolution=args.resolution, val_per_class=args.val_per_class, crops=crops)
+    sources = Sources(
+        data=(str(args.data),),
+        resolution=args.resolution,
+        val_per_class=args.val_per_class,
+        split=args.split,
+        crops=crops,
+    )
     images = str(fingerprint(train)["sha256"])
     plans = planned(args.variants, args.encoder_seeds, training, sources, images, args.work / "encoders")
     train_all(plans, args.max_minutes)

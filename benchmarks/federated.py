@@ -130,6 +130,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
         batch=args.batch,
         peak_rate=args.peak_rate,
         val_per_class=args.val_per_class,
+        split="names",
         seed=args.seed,
     )
 
@@ -140,6 +141,7 @@ def judges(args: argparse.Namespace) -> Path:
     if not (run / "run.json").exists():
         shutil.rmtree(run, ignore_errors=True)
         options = ["--base", args.base, "--steps", 0, "--prototypes", "none", "--teacher-steps", args.teacher_steps]
+        options += ["--split", "names"]
         for name in ("resolution", "val_per_class"):
             if getattr(args, name) is not None:
                 options += [f"--{name.replace('_', '-')}", getattr(args, name)]
@@ -193,7 +195,7 @@ def judged(name: str, args: argparse.Namespace, run: Path) -> dict[str, Any]:
     for seed, folder in enumerate(sets):
         if not (folder / "dataset.json").exists():
             dpd("generate", bundle, "--ipc", max(ipcs), "--seed", seed, "--out", folder)
-    options: dict[str, Any] = {"val_per_class": args.val_per_class, "resolution": args.resolution}
+    options: dict[str, Any] = {"val_per_class": args.val_per_class, "split": "names", "resolution": args.resolution}
     options["recipe"] = args.recipe
     config = EvaluateConfig(ipc=tuple(ipcs), pairs=args.pairs, metrics=False, **options)
     result = evaluate(sets, config, train=args.data, test="val")

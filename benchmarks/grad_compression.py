@@ -104,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     team = Team(distributed.get_rank(), distributed.get_world_size())
-    options: dict[str, Any] = {"resolution": args.resolution, "val_per_class": args.val_per_class}
+    options: dict[str, Any] = {"resolution": args.resolution, "val_per_class": args.val_per_class, "split": "names"}
     train, held = (read_scenes(args.data, part=part, **options) for part in ("train", "val"))  # type: ignore[arg-type]
     data, (images, labels) = labelled(train), labelled(held)
     runs: Runs = {name: [] for name in args.hooks.split(":")}

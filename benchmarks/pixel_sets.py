@@ -74,7 +74,7 @@ def main() -> None:
 
     def judged(rate: float, seed: int) -> dict[str, Any]:
         images = made(args, train, held, rate, seed)
-        config = EvaluateConfig(ipc=(IPC,), pairs=8, val_per_class=args.val_per_class, metrics=False)
+        config = EvaluateConfig(ipc=(IPC,), pairs=8, val_per_class=args.val_per_class, split="names", metrics=False)
         arms = evaluate([images], config, train=args.data, test="val").arms
         found = {arm.arm: list(arm.oa_runs) for arm in arms} | {"rate": rate, "seed": seed}
         print(args.method, rate, seed, np.mean(found["set"]), np.mean(found["random"]), flush=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpd_runtime.annotations import Int64
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 
 COLUMNS = ("path", "label", "split")
@@ -15,7 +16,8 @@ SIDE = 64
 def read_parts(data: Path, val_per_class: int | None) -> tuple[SceneSet, SceneSet]:
     """The training part and the validation part of `data`, at 64 px."""
     train, held = (
-        read_scenes(data, part=part, resolution=SIDE, val_per_class=val_per_class) for part in ("train", "val")
+        read_scenes(data, part=part, resolution=SIDE, held_out=HeldOut(val_per_class=val_per_class, split="names"))
+        for part in ("train", "val")
     )
     return train, held
 

@@ -22,6 +22,7 @@ from dpd_eval.selection.folder import write_folder
 from dpd_eval.selection.methods import select
 from dpd_eval.statistics import t_interval
 from dpd_train.compute.device import hardware
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 
 METHODS = ("herding", "k-means", "k-center")
@@ -41,7 +42,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     seeds, counts = ([int(word) for word in words.split(",")] for words in (args.seeds, args.ipc))
-    train = read_scenes(args.data, part="train", resolution=args.resolution, val_per_class=args.val_per_class)
+    train = read_scenes(
+        args.data,
+        part="train",
+        resolution=args.resolution,
+        held_out=HeldOut(val_per_class=args.val_per_class, split="names"),
+    )
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         extractor = own_extractor(train, args.work / "extractors", seed=SEED + seed)
@@ -69,6 +75,7 @@ def judged(args: argparse.Namespace, train: SceneSet, images: Path, about: dict[
         ipc=(about["ipc"],),
         pairs=args.pairs,
         val_per_class=args.val_per_class,
+        split="names",
         resolution=train.images.shape[1],
         baselines=(),
         metrics=False,

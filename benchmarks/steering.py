@@ -24,6 +24,7 @@ from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_train.bases.base import Base, decode_images, load_base, torch_denoise
 from dpd_train.captions.attributes import COLOURS, STRUCTURES, TEXTURES, caption, describe_many
 from dpd_train.captions.captions import embed
+from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes
 
 KINDS = {"colour": COLOURS, "texture": TEXTURES, "structure": STRUCTURES}
@@ -67,7 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     base = load_base(args.base)
-    scenes = read_scenes(args.data, part="train", val_per_class=args.val_per_class)
+    scenes = read_scenes(args.data, part="train", held_out=HeldOut(val_per_class=args.val_per_class, split="names"))
     words = describe_many(scenes.images)
     cases: list[dict[str, Any]] = []
     for label, name in enumerate(scenes.classes):

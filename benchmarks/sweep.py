@@ -29,6 +29,7 @@ from dpd_export.options import changed_sampler
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.generation.generate import generate
 from dpd_runtime.sampling.sampler import Sampler
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    held = read_scenes(args.data, part="val", val_per_class=args.val_per_class)
+    held = read_scenes(args.data, part="val", held_out=HeldOut(val_per_class=args.val_per_class, split="names"))
     rows: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else {}
     for path, text in product(args.bundles, args.tries or [""]):
         bundle = load_bundle(path)

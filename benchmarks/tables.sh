@@ -41,7 +41,7 @@ evaluate_many() {
     recipe="$("$here/embedded.sh" "$data" "$work" recipe "$3")"
     [ "$place" = val ] || place="$data/test"
     flock "$work/fresh.lock" "$here/tables.sh" "$data" "$work" "fresh-$ipc"
-    dpd evaluate "$work/fresh-$ipc" --train "$data/train" --test "$place" --val-per-class 100 --ipc "$ipc" --pairs "$4" \
+    dpd evaluate "$work/fresh-$ipc" --train "$data/train" --test "$place" --val-per-class 100 --split names --ipc "$ipc" --pairs "$4" \
         --recipe "$recipe" "${@:5}"
 }
 

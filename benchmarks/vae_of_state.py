@@ -16,6 +16,7 @@ from result_file import tell
 from dpd_train.bases.latents import weights_hash
 from dpd_train.bases.nano import nano_vae
 from dpd_train.compute.checkpoint import load_state, without_prefix
+from dpd_train.held_out import HeldOut
 from dpd_train.images import natural_side, read_scenes, to_float
 from dpd_train.images.crops import ONE_OF_EACH, multi_scale
 from dpd_train.vae.autoencoder import reconstruction_metrics
@@ -34,7 +35,10 @@ def judged(vae: AutoencoderKL, data: Path, held_out: int, resolution: int) -> di
     """Return the metrics of each scale. Images no larger than the base are resized as `read_scenes` does."""
     side = max(resolution, natural_side(data))
     held, levels = multi_scale(
-        read_scenes(data, part="val", resolution=side, val_per_class=held_out), resolution, 0, ONE_OF_EACH
+        read_scenes(data, part="val", resolution=side, held_out=HeldOut(val_per_class=held_out, split="names")),
+        resolution,
+        0,
+        ONE_OF_EACH,
     )
     images = to_float(torch.from_numpy(held.images))
     return {

@@ -41,6 +41,7 @@ from dpd_runtime.generation.networks import UNET
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.bases.latents import encode_cached
 from dpd_train.diffusion.noise_levels import ClassGaussians, class_gaussians
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 
 IPC, SEED = 500, 0
@@ -169,7 +170,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    train, held = (read_scenes(args.data, part=part, val_per_class=100) for part in ("train", "val"))
+    train, held = (
+        read_scenes(args.data, part=part, held_out=HeldOut(val_per_class=100, split="names"))
+        for part in ("train", "val")
+    )
     vae = AutoencoderKL.from_pretrained(args.base, subfolder="vae", torch_dtype=torch.float32).eval()
     of = Material(load_bundle(), vae, train, args.work)
     arms: dict[str, Callable[[], SceneSet]] = {

@@ -3,14 +3,15 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
+from dpd_train.held_out import HeldOut
+from dpd_train.options import choices, option, setting
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
@@ -39,24 +40,12 @@ LEAST = {
     "lambda_cls": 0,
     "prototype_noise": 0,
     "matching_steps": 1,
-    "val_per_class": 0,
     "resolution": 1,
 }
 
 
-def setting(default: Any, panel: str, help: str, metavar: str | None = None) -> Any:
-    """Make a field of a config. The command line makes an option from its metadata.
-
-    Args:
-        panel: heading in `--help`: Data, Model, Prototypes, Privacy, Running or Several machines.
-        help: text of `--help`. The command line adds the default to it, so it says only what None stands for.
-        metavar: what `--help` shows for the value, where neither the type nor a Literal's values do.
-    """
-    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar})
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(HeldOut):
     """Everything that decides a run, apart from the data."""
 
     base: str = setting("nano", "Model", "Base model: nano, a diffusers folder or a hub id.")
@@ -140,9 +129,6 @@ class TrainConfig:
     segmenter: str | None = setting(
         None, "Data", "Models that find the objects for --crop: GROUNDING_DINO,SAM2. Default: a saliency map, no model."
     )
-    val_per_class: int | None = setting(
-        None, "Data", "Validation images per class. Default: a tenth of the class, at least 1."
-    )
     prune: str | None = setting(
         None, "Data", "Leave out the images that teach least: tdds:0.7 leaves out 70 % of each class. Default: none."
     )
@@ -158,6 +144,7 @@ class TrainConfig:
         """Raises:
         InputError: a value out of range; the message names its option.
         """
+        super().__post_init__()
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
@@ -195,18 +182,6 @@ class TrainConfig:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
 
 
-@cache
-def choices(config: type) -> dict[str, tuple[str, ...]]:
-    """Return the accepted values of every field whose type is a Literal, an optional Literal or a tuple of them."""
-    return {name: found for name, hint in get_type_hints(config).items() if (found := _literal(hint))}
-
-
-def _literal(hint: Any) -> tuple[str, ...]:
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return next((found for part in get_args(hint) if (found := _literal(part))), ())
-
-
 def figure_of(method: str, text: str) -> float:
     """Read the number of `method:NUMBER`; nan for anything else, which fails every range check."""
     name, _, figure = text.partition(":")
@@ -242,11 +217,6 @@ def compression_ratio(text: str) -> float:
             "as in rs-dgc:50"
         )
     return value
-
-
-def option(field: str) -> str:
-    """Return the option of a field: `--` and the name with hyphens."""
-    return "--" + field.replace("_", "-")
 
 
 def check_device(name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 
 import typer
 
-from dpd_train.config import choices, option  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import choices, option  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -97,9 +97,6 @@ Stretch = Annotated[
     str | None,
     under("Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."),
 ]
-ValPerClass = Annotated[
-    int | None, under("Data", "Validation images per class. Default: a tenth of the class, at least 1.")
-]
 Provider = Annotated[
     str,
     under(
@@ -155,6 +152,11 @@ def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., 
         return run
 
     return decorate
+
+
+def given_values(given: Values, config: type) -> dict[str, Any]:
+    """The values of a config's fields that were given."""
+    return {name: value for name, value in given[config].items() if value is not None}
 
 
 def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:

@@ -36,6 +36,7 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.files import cache_folder
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.latents import encode_cached
+from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading
 
 FEWEST_IMAGES = 500
@@ -99,7 +100,7 @@ def audit(
     train: Path,
     holdout: Path | None = None,
     run: Path | None = None,
-    val_per_class: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
     images: int | None = None,
     seed: int | None = None,
     reading: Reading = PLAIN,
@@ -112,7 +113,7 @@ def audit(
 
     Args:
         path: a bundle, a run directory or a distilled set.
-        train: the training images T: the training part without the validation part (`val_per_class`).
+        train: the training images T: the training part without the validation part (`held_out`).
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
         run: the run from which the bundle was exported; its VAE includes the encoder.
         images: number of images to generate and test; None for the 500 of METHOD §9. Of a set all are tested.
@@ -127,7 +128,7 @@ def audit(
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
-    check_inputs(path, train, holdout, run=run, val_per_class=val_per_class, images=images, seed=seed)
+    check_inputs(path, train, holdout, run=run, held_out=held_out, images=images, seed=seed)
     check_further(extractor)
     subject = open_subject(path)
     encoder = find_encoder(subject, run)
@@ -136,7 +137,7 @@ def audit(
         holdout,
         classes=subject.classes,
         resolution=subject.side,
-        val_per_class=val_per_class,
+        held_out=held_out,
         reading=reading,
     )
     home = path if subject.kind == "run" else run
@@ -258,7 +259,7 @@ def _same_data(subject: Subject, data: AuditData) -> list[Outcome]:
     """Warn if T is not the training data: compared with other images, every test passes."""
     if subject.trained_on in (None, data.fingerprint()):
         return []
-    note = "--train does not contain exactly the images that were trained on: see --val-per-class"
+    note = "--train does not contain exactly the images that were trained on: see --val-per-class, --split and --groups"
     return [Outcome("training data", None, None, None, "WARN", note)]
 
 

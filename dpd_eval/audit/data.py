@@ -8,6 +8,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError, InputError
+from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Part, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
 
 SEED = 9  # for the halves of H and the samples of T
@@ -63,7 +64,7 @@ def read_data(
     *,
     classes: Sequence[str],
     resolution: int,
-    val_per_class: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
     reading: Reading = PLAIN,
 ) -> AuditData:
     """Read T, the training part of `train`, and H, which is `holdout` or the validation part of `train`.
@@ -75,9 +76,9 @@ def read_data(
     Raises:
         DataError: unusable data, other classes, a hold-out that was trained on or has fewer than two images per class.
     """
-    real = read_scenes(train, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
+    real = read_scenes(train, part="train", resolution=resolution, held_out=held_out, reading=reading)
     if holdout is None:
-        held = read_scenes(train, part="val", resolution=resolution, val_per_class=val_per_class, reading=reading)
+        held = read_scenes(train, part="val", resolution=resolution, held_out=held_out, reading=reading)
     else:
         part: Part = "test" if "test" in split_folders(holdout) else "all"
         held = read_scenes(holdout, part=part, resolution=resolution, reading=real.rendering or PLAIN)
@@ -94,15 +95,15 @@ def read_data(
     return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes))
 
 
-def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], val_per_class: int | None = None) -> None:
+def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], held_out: HeldOut = BY_CONTENT) -> None:
     """Check the folders or lists of `read_data`, their classes and counts, before any image is opened.
 
     Raises:
         DataError: as `read_data`.
     """
-    real = check_files(train, "train", val_per_class)
+    real = check_files(train, "train", held_out)
     if holdout is None:
-        held = check_files(train, "val", val_per_class)
+        held = check_files(train, "val", held_out)
     else:
         held = check_files(holdout, "test" if "test" in split_folders(holdout) else "all")
     _check_classes(classes, tuple(real), tuple(held), _source(holdout))

@@ -10,6 +10,7 @@ from dpd_runtime.bundle.classes import read_class_table, read_code_table
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, parse_manifest
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import BundleError, InputError
+from dpd_train.held_out import HeldOut
 from dpd_train.images import check_files
 from dpd_train.run.finished import read_run
 
@@ -57,7 +58,7 @@ def check_inputs(
     holdout: Path | None,
     *,
     run: Path | None,
-    val_per_class: int | None,
+    held_out: HeldOut,
     images: int | None,
     seed: int | None,
 ) -> None:
@@ -72,7 +73,7 @@ def check_inputs(
         if kind == "set" and value is not None:
             raise InputError(f"{option} {value} has no effect on a distilled set: all its images are tested")
     check_run(kind, run)
-    check_sources(train, holdout, _classes(path), val_per_class)
+    check_sources(train, holdout, _classes(path), held_out)
 
 
 def check_further(extractor: str | None) -> None:

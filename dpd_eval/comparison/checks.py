@@ -42,7 +42,7 @@ def check_evaluation(sets: Sequence[Path], config: EvaluateConfig, train: Path, 
     load_recipe(config.recipe)
     check_segmenter(config.segmenter)
     parse_reading(config.bands, config.stretch)
-    of_sets, real = check_sources(sets, train, test, config.val_per_class)
+    of_sets, real = check_sources(sets, train, test, config)
     if config.with_real:
         check_counts(METHODS["random"], real, max(config.with_real), "--with-real")
     if config.ipc:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dpd_runtime.errors import InputError
-from dpd_train.config import setting
+from dpd_train.held_out import HeldOut
+from dpd_train.options import setting
 
 Baseline = Literal["random", "herding", "k-center", "k-means", "tdds", "foreground", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(HeldOut):
     """Everything that decides an evaluation except the images: what is trained, compared and measured.
 
     Raises:
@@ -61,9 +62,6 @@ class EvaluateConfig:
         "Models that find objects for the baseline foreground: GROUNDING_DINO,SAM2, as ids or folders on this "
         "machine. Default: a saliency map, no model.",
     )
-    val_per_class: int | None = setting(
-        None, "Data", "Validation images per class. Default: a tenth of the class, at least 1."
-    )
     resolution: int | None = setting(
         None, "Data", "Side of all images in pixels. Default: the side of the first SET's images."
     )
@@ -76,6 +74,7 @@ class EvaluateConfig:
     jobs: int = setting(1, "Running", "Number of processes, one thread each. The results do not depend on it.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.students:
             raise InputError("no student given: pass for example --students convnet")
         for name in self.baselines:

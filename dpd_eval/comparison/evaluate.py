@@ -130,6 +130,8 @@ class _Study:
             train_images=len(real.labels),
             test_images=len(inputs.judged.labels),
             val_per_class=config.val_per_class,
+            split=config.split,
+            groups=config.groups,
             resolution=inputs.side,
             reading=None if real.rendering is None else real.rendering.record(),
             labels="soft" if config.soft_labels else "hard",
@@ -170,7 +172,7 @@ def _open_study(
     check_evaluation(sets, config, train, test)
     wanted = extractor_name(config)
     reading = parse_reading(config.bands, config.stretch)
-    inputs = read_inputs(sets, train, test, config.resolution, config.val_per_class, reading)
+    inputs = read_inputs(sets, train, test, config.resolution, config, reading)
     pairs = count_pairs(inputs, config)
     students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
     teaching = config.soft_labels or "foreground" in config.baselines
@@ -202,8 +204,6 @@ def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[
         found["scores"] = Seen(real, training_scores(real, folder, stage("scoring the real images")))
     if any(METHODS[name].sees == "patches" for name in config.baselines) and networks.teacher is not None:
         reading = parse_reading(config.bands, config.stretch)
-        patches = foreground_patches(
-            train, real, networks.teacher, config.val_per_class, reading, config.segmenter, stage
-        )
+        patches = foreground_patches(train, real, networks.teacher, config, reading, config.segmenter, stage)
         found["patches"] = Seen(patches.scenes, patches.sure)
     return found

@@ -9,6 +9,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError
+from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
 
 
@@ -81,7 +82,7 @@ def read_inputs(
     train: Path,
     test: Path | Literal["val"],
     resolution: int | None = None,
-    val_per_class: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
     reading: Reading = PLAIN,
 ) -> EvaluationInputs:
     """Read all images at `resolution`; None takes the size of the first set.
@@ -95,13 +96,13 @@ def read_inputs(
     first = read_scenes(Path(sets[0]), part="all", resolution=resolution)
     side = int(first.images.shape[1])
     others = [read_scenes(Path(path), part="all", resolution=side) for path in sets[1:]]
-    real = read_scenes(train, part="train", resolution=side, val_per_class=val_per_class, reading=reading)
+    real = read_scenes(train, part="train", resolution=side, held_out=held_out, reading=reading)
     part = _test_part(test)
     judged = read_scenes(
         train if test == "val" else Path(test),
         part=part,
         resolution=side,
-        val_per_class=val_per_class if test == "val" else None,
+        held_out=held_out if test == "val" else BY_CONTENT,
         reading=real.rendering or PLAIN,
     )
     inputs = EvaluationInputs(tuple(str(path) for path in sets), (first, *others), real, judged, part)
@@ -130,7 +131,7 @@ def check_set(name: str, counts: Mapping[str, int], largest: int) -> None:
 
 
 def check_sources(
-    sets: Sequence[Path], train: Path, test: Path | Literal["val"], val_per_class: int | None = None
+    sets: Sequence[Path], train: Path, test: Path | Literal["val"], held_out: HeldOut = BY_CONTENT
 ) -> tuple[list[dict[str, int]], dict[str, int]]:
     """Check the folders or lists of `read_inputs`, their classes and counts, before any image is opened.
 
@@ -141,9 +142,9 @@ def check_sources(
         DataError: as `read_inputs`.
     """
     of_sets = [check_files(Path(path), "all") for path in sets]
-    real = check_files(train, "train", val_per_class)
+    real = check_files(train, "train", held_out)
     own = test == "val"
-    judged = check_files(train if own else Path(test), _test_part(test), val_per_class if own else None)
+    judged = check_files(train if own else Path(test), _test_part(test), held_out if own else BY_CONTENT)
     _check_classes(tuple(judged), tuple(real), f"--test {test}", f"--train {train}")
     for path, counts in zip(sets, of_sets, strict=True):
         _check_classes(tuple(counts), tuple(real), f"SET {path}", f"--train {train}")

@@ -90,6 +90,8 @@ class Evaluation:
     train_images: int
     test_images: int
     val_per_class: int | None
+    split: str
+    groups: str | None
     resolution: int
     reading: dict[str, Any] | None
     labels: Literal["hard", "soft"]

@@ -10,7 +10,8 @@ from dpd_eval.report.sets import SetRecord
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.sampling.sampler import Sampler
-from dpd_train.config import FAMILY, TrainConfig, option
+from dpd_train.config import FAMILY, TrainConfig
+from dpd_train.options import option
 
 Option = tuple[str, ...]  # ("--seed", "3"), or a flag alone
 

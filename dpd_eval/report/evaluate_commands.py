@@ -64,7 +64,9 @@ def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int 
     if pairs is not None:
         options.append(("--pairs", str(pairs)))
     if evaluation.val_per_class is not None:
-        options.append(("--val-per-class", str(evaluation.val_per_class)))
+        options += [("--val-per-class", str(evaluation.val_per_class)), ("--split", evaluation.split)]
+    if evaluation.groups:
+        options.append(("--groups", evaluation.groups))
     if evaluation.resolution is not None:
         options.append(("--resolution", str(evaluation.resolution)))
     options += _reading_options(evaluation)

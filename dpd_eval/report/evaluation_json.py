@@ -42,6 +42,8 @@ def read_evaluation(node: Node, name: str, context: tuple[tuple[str, str], ...] 
         resolution=node.maybe_whole("resolution"),
         reading={} if reading is None else hide_all_paths(reading.content),
         val_per_class=node.maybe_whole("val_per_class"),
+        split=node.text("split") or "names",
+        groups=node.text("groups"),
         recipe={} if recipe is None else hide_all_paths(recipe.content),
         teacher=node.text("teacher"),
         extractor=node.text("extractor"),

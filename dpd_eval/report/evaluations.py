@@ -90,6 +90,8 @@ class EvaluationRecord:
     resolution: int | None
     reading: Mapping[str, Any]
     val_per_class: int | None
+    split: str  # "names" in records of versions that had nothing else
+    groups: str
     recipe: Mapping[str, Any]
     teacher: str
     extractor: str

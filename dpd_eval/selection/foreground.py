@@ -11,6 +11,7 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.foreground.cropping import Stage, find_foreground, whole_images
 from dpd_train.foreground.foreground import Decisions, decide
 from dpd_train.foreground.sheet import decisions_sheet
+from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading, SceneSet
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def foreground_patches(
     data: Path,
     real: SceneSet,
     teacher: "Extractor",
-    val_per_class: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
     reading: Reading = PLAIN,
     segmenter: str | None = None,
     stage: Stage = lambda title: lambda done, total: None,
@@ -57,7 +58,7 @@ def foreground_patches(
     from dpd_train.compute.device import use_device  # loads PyTorch
 
     way_out = "give a smaller --resolution, or another method"
-    whole = whole_images(data, real, val_per_class, reading, "method foreground", way_out)
+    whole = whole_images(data, real, held_out, reading, "method foreground", way_out)
     device = "cpu" if segmenter is None else use_device("auto")
     masks = find_foreground(segmenter, whole, real, stage, device)
 

@@ -17,6 +17,7 @@ from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable, write_atomically
 from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
+from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes
 
 DECISIONS_NAME = "decisions.png"
@@ -54,7 +55,7 @@ def select_set(
     method: str,
     ipc: int | None,
     seed: int | None = None,
-    val_per_class: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
     extractor: str | None = None,
     segmenter: str | None = None,
     resolution: int | None = None,
@@ -68,7 +69,7 @@ def select_set(
     Args:
         ipc: images per class; None for `full`, which takes all images.
         seed: for methods that use random numbers; None is 0.
-        val_per_class, resolution, reading: as in `read_scenes`.
+        held_out, resolution, reading: as in `read_scenes`.
         extractor, cache: as in `build_extractor`, for methods that use features; None is `own`.
         segmenter: finds the objects for the method foreground, as in `find_foreground`.
         overwrite: delete a distilled set that is already at `out`.
@@ -83,13 +84,13 @@ def select_set(
     _check_arguments(chosen, ipc, seed, extractor, segmenter)
     _check_out(out, data)
     seed, count = seed or 0, 0 if ipc is None else ipc
-    check_counts(chosen, check_files(data, "train", val_per_class), count)  # before images are opened
-    scenes = read_scenes(data, part="train", resolution=resolution, val_per_class=val_per_class, reading=reading)
+    check_counts(chosen, check_files(data, "train", held_out), count)  # before images are opened
+    scenes = read_scenes(data, part="train", resolution=resolution, held_out=held_out, reading=reading)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before a training that takes minutes
     found = _Candidates(scenes)
     if chosen.sees == "patches":
         teacher = build_extractor("own", scenes, cache=cache, progress=progress("training the teacher"))
-        patches = foreground_patches(data, scenes, teacher, val_per_class, reading, segmenter, progress)
+        patches = foreground_patches(data, scenes, teacher, held_out, reading, segmenter, progress)
         found = _Candidates(patches.scenes, patches.sure, teacher.description, patches)
     elif chosen.sees == "scores":
         found = _Candidates(scenes, training_scores(scenes, cache, progress("scoring the images")))

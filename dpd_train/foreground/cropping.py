@@ -12,6 +12,7 @@ from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.foreground.foreground import Masks, decide, salient
 from dpd_train.foreground.sheet import decisions_sheet
+from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT
 
 
 def whole_images(
-    data: Path, scenes: SceneSet, val_per_class: int | None, reading: Reading, who: str = CROP, way_out: str = LEAVE_OUT
+    data: Path, scenes: SceneSet, held_out: HeldOut, reading: Reading, who: str = CROP, way_out: str = LEAVE_OUT
 ) -> Images:
     """The images of `scenes`, the training part of `data`, at their own size: [n, S, S, 3].
 
@@ -101,9 +102,7 @@ def whole_images(
         InputError: as `side_to_cut`.
     """
     own = side_to_cut(data, int(scenes.images.shape[1]), who, way_out)
-    found = read_scenes(
-        data, part="train", resolution=own, val_per_class=val_per_class, reading=scenes.rendering or reading
-    )
+    found = read_scenes(data, part="train", resolution=own, held_out=held_out, reading=scenes.rendering or reading)
     place = {path: row for row, path in enumerate(found.paths)}
     rows = [place[path] for path in scenes.paths]
     return found.images if rows == list(range(len(found.paths))) else found.images[rows]
@@ -112,7 +111,7 @@ def whole_images(
 def cropped(
     data: Path,
     scenes: SceneSet,
-    val_per_class: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
     *,
     segmenter: str | None = None,
     reading: Reading = PLAIN,
@@ -126,7 +125,7 @@ def cropped(
     Raises:
         InputError: as `whole_images`; a segmenter that cannot be used.
     """
-    whole = whole_images(data, scenes, val_per_class, reading)
+    whole = whole_images(data, scenes, held_out, reading)
     decisions = decide(whole, scenes.images, scenes.labels, find_foreground(segmenter, whole, scenes, stage, device))
     hashes = list(scenes.hashes)
     for row in decisions.cut:

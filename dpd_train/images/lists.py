@@ -1,7 +1,7 @@
 """CSV and Parquet lists of images with columns path, label and, if there are parts, split."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import chain
@@ -12,13 +12,13 @@ from dpd_train.images.pixels import printable
 from dpd_train.images.sources import Files
 
 LIST_SUFFIXES = frozenset({".csv", ".parquet"})
-NEEDED, OPTIONAL = ("path", "label"), "split"
+NEEDED, SPLIT = ("path", "label"), "split"
 SPLITS = ("train", "val", "test")
 DELIMITERS = (",", ";", "\t")
 MOST_ROWS = 10_000_000
 
-Row = tuple[int, Sequence[object]]
-"""Number of a row, for messages; its path, label and, if the list has that column, split."""
+Row = tuple[int, Mapping[str, object]]
+"""Number of a row, for messages; the values of its columns that are read."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class SceneList:
 
     root: Path
     by_part: dict[str | None, dict[str, list[Path]]] = field(repr=False)
+    groups: Mapping[Path, str] = field(repr=False)
     whole = "list"
     classes = "labels"
 
@@ -52,30 +53,36 @@ class SceneList:
         return found
 
 
-def open_list(path: Path) -> SceneList:
+def open_list(path: Path, groups: str | None = None) -> SceneList:
     """Read a list. Paths are relative to its folder and may not leave it by name (links are followed).
+
+    Args:
+        groups: a column that says which files belong together, if the list has it.
 
     Raises:
         DataError: the list has another form; the message has the row.
         MissingExtraError: a Parquet list without pyarrow.
     """
-    rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    rows = (_parquet_rows if path.suffix.lower() == ".parquet" else _csv_rows)(path, groups)
     first_row: dict[Path, int] = {}
+    group_of: dict[Path, str] = {}
     by_part: dict[str | None, dict[str, list[Path]]] = {}
     for number, row in rows:
         place = f"{path}, row {number}"
-        name, label = _relative(row[0], place), _label(row[1], place)
+        name, label = _relative(row["path"], place), _label(row["label"], place)
         if name in first_row:
             raise DataError(
                 f"{place}: {printable(name)} is already in row {first_row[name]}; list each image once, "
                 "with one label and in one split"
             )
         first_row[name] = number
-        part = _split(row[2], place) if len(row) > 2 else None
+        part = _split(row[SPLIT], place) if SPLIT in row else None
+        if groups is not None and groups in row:
+            group_of[path.parent / name] = str(row[groups])
         by_part.setdefault(part, {}).setdefault(label, []).append(path.parent / name)
     if not by_part:
         raise DataError(f"{path}: lists no images")
-    return SceneList(path, {part: _sorted(files) for part, files in by_part.items()})
+    return SceneList(path, {part: _sorted(files) for part, files in by_part.items()}, group_of)
 
 
 def _sorted(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
@@ -108,16 +115,16 @@ def _split(value: object, place: str) -> str:
     return text
 
 
-def _columns(header: Sequence[str], path: Path) -> list[int]:
-    """Positions of the columns path, label and split."""
-    wanted = [*NEEDED, OPTIONAL] if OPTIONAL in header else [*NEEDED]
+def _columns(header: Sequence[str], path: Path, groups: str | None) -> dict[str, int]:
+    """Positions of the columns path, label and, if the list has them, split and `groups`."""
+    wanted = dict.fromkeys([*NEEDED, *(name for name in (SPLIT, groups) if name is not None and name in header)])
     if any(header.count(name) != 1 for name in wanted):
         shown = printable(", ".join(header))[:200] or "nothing"
         raise DataError(
             f"{path}: the first line has to name the columns path, label and, where there are parts, split, once each, "
             f"with commas, semicolons or tabs between; found {shown}"
         )
-    return [header.index(name) for name in wanted]
+    return {name: header.index(name) for name in wanted}
 
 
 def _delimiter(first: str) -> str:
@@ -128,13 +135,13 @@ def _delimiter(first: str) -> str:
     return DELIMITERS[0]
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path, groups: str | None) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             lines = csv.reader(chain([first], file), delimiter=_delimiter(first), strict=True)
             header = [name.strip() for name in next(lines, [])]
-            places = _columns(header, path)
+            places = _columns(header, path, groups)
             for line in lines:
                 if not line:
                     continue
@@ -143,12 +150,12 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                         f"{path}, row {lines.line_num}: has {len(line)} fields, the first line {len(header)}; put a "
                         "field that holds the separator into double quotes"
                     )
-                yield lines.line_num, [line[place] for place in places]
+                yield lines.line_num, {name: line[place] for name, place in places.items()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: is no CSV file in UTF-8 ({_short(error)})") from error
 
 
-def _parquet_rows(path: Path) -> Iterable[Row]:
+def _parquet_rows(path: Path, groups: str | None) -> Iterable[Row]:
     if find_spec("pyarrow") is None:
         raise MissingExtraError("pyarrow", "parquet")
     import pyarrow as pa
@@ -157,7 +164,7 @@ def _parquet_rows(path: Path) -> Iterable[Row]:
     try:
         with pq.ParquetFile(path) as file:
             header = list(file.schema_arrow.names)
-            names = [header[place] for place in _columns(header, path)]
+            names = [*_columns(header, path, groups)]
             if file.metadata.num_rows > MOST_ROWS:
                 raise DataError(f"{path}: has {file.metadata.num_rows} rows, at most {MOST_ROWS} are read")
             table = file.read(columns=names, use_threads=False)
@@ -166,7 +173,7 @@ def _parquet_rows(path: Path) -> Iterable[Row]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: is no Parquet file ({_short(error)})") from error
-    return enumerate(zip(*columns, strict=True), start=1)
+    return enumerate((dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)), start=1)
 
 
 def _short(error: Exception) -> str:

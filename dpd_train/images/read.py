@@ -1,19 +1,21 @@
-"""Read labelled scenes from a folder tree or a list into memory (DESIGN §4, §11)."""
+"""Read labelled scenes from a folder tree or a list into memory."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dpd_runtime.errors import DataError
+from dpd_train.held_out import BY_CONTENT, HeldOut, choose_groups, joined
+from dpd_train.images.content import contents, stamps
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
 from dpd_train.images.pixels import pillow_rgb, printable, read_bytes, read_square, size_in_header
 from dpd_train.images.reading import PLAIN, Reading
 from dpd_train.images.rendering import Rendering, settle
 from dpd_train.images.scene_set import Part, Rejected, SceneSet
-from dpd_train.images.sources import Files, Source, files_of_part, open_tree, reference_files
+from dpd_train.images.sources import Files, Source, divides, files_of_part, open_tree, reference_files
 
 
 def read_scenes(
@@ -21,49 +23,57 @@ def read_scenes(
     *,
     part: Part,
     resolution: int | None = None,
-    val_per_class: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
     reading: Reading | Rendering = PLAIN,
 ) -> SceneSet:
     """Read one part of a data set; every image is centre-cropped to a square and resized (Lanczos).
 
-    Files are split by name before any is opened, so that a damaged one never moves another to a different part.
     Damaged and unusable files are listed in `rejected`. Hidden files and those without an image suffix are ignored.
 
     Args:
         root: a folder with class folders, or with train/ (and val/, test/) that have them; or a .csv or .parquet list
             with the columns path, label and perhaps split.
-        part: "val" is val/ (or the rows of split val) if it exists, else for each class the last N file names (sorted
-            as strings) of the training images, which are then not in "train". "test" is test/. "all" is every image.
+        part: "val" is val/ (or the rows of split val) if it exists, else what `held_out` takes from the training
+            images, which is then not in "train". "test" is test/. "all" is every image.
         resolution: side of the images in pixels; None takes the shorter side of the most common size of the training
             images, so that all parts are alike.
-        val_per_class: N; None takes max(1, n // 10) of a class with n files. An error if there is a val/.
+        held_out: an error if there is a val/, unless it is the default.
         reading: bands and stretch. The limits of the stretch are those of the training images, held-out ones included,
             for every part. A `rendering` of other scenes reads these in the same way.
 
     Raises:
         DataError: nothing at root, no images, fewer than two classes, an empty class, a missing part, train/ and this
-            part with different classes, fewer than 2 usable training images (1 in other parts) in a class.
+            part with different classes, fewer than 2 usable training images (1 in other parts) in a class; groups that
+            no file name gives, or that hold a whole class.
         MissingExtraError: the reading needs rasterio, or the list pyarrow, and it is not installed.
     """
     if resolution is not None and resolution < 1:
         raise DataError(f"resolution is {resolution}: give a positive number of pixels")
-    source = open_source(root)
-    reference, files = _files(source, part, val_per_class)
+    source = open_source(root, held_out.groups)
+    _check_counts(source, part, _counts(source, part, held_out))
+    reference = reference_files(source)
+    rendering = _settled(reading, reference, source)
+    files = files_of_part(source, reference, part)
+    if divides(source, part, held_out):
+        files = _divided(source, files, part, held_out, rendering)
     if resolution is None:
         resolution = min(common_size(_sizes(reference, source)))
-    return _decode(source, files, part, resolution, _settled(reading, reference, source))
+    return _decode(source, files, part, resolution, rendering)
 
 
-def check_files(root: Path, part: Part, val_per_class: int | None = None) -> dict[str, int]:
+def check_files(root: Path, part: Part, held_out: HeldOut = BY_CONTENT) -> dict[str, int]:
     """Check what `read_scenes` needs to know of a part before it opens an image: folders or list, classes, counts.
 
     Returns:
-        class → number of image files.
+        class → number of image files. Groups and near duplicates, which stay on one side, may change it.
 
     Raises:
         DataError, MissingExtraError: as `read_scenes` does.
     """
-    return {name: len(paths) for name, paths in _files(open_source(root), part, val_per_class)[1].items()}
+    source = open_source(root, held_out.groups)
+    counts = _counts(source, part, held_out)
+    _check_counts(source, part, counts)
+    return counts
 
 
 def image_sizes(root: Path) -> Counter[tuple[int, int]]:
@@ -97,8 +107,11 @@ def split_folders(root: Path) -> tuple[str, ...]:
     return open_source(root).parts if root.is_dir() or _is_list(root) else ()
 
 
-def open_source(root: Path) -> Source:
+def open_source(root: Path, groups: str | None = None) -> Source:
     """Open a folder tree or a list.
+
+    Args:
+        groups: as in `HeldOut`.
 
     Raises:
         DataError: it is neither.
@@ -110,7 +123,7 @@ def open_source(root: Path) -> Source:
         if root.is_dir():
             return open_tree(root)
         if _is_list(root):
-            return open_list(root)
+            return open_list(root, groups)
     except OSError as error:
         raise DataError(f"{root}: cannot be opened ({error.strerror or error})") from error
     raise DataError(
@@ -133,7 +146,7 @@ def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, 
     if "test" not in source.parts:
         return {}
     found = {}
-    for paths in files_of_part(source, reference_files(source), "test", None).values():
+    for paths in files_of_part(source, reference_files(source), "test").values():
         for path in paths:
             content = read_bytes(path)
             if isinstance(content, bytes):
@@ -145,15 +158,44 @@ def _is_list(root: Path) -> bool:
     return root.is_file() and root.suffix.lower() in LIST_SUFFIXES
 
 
-def _files(source: Source, part: Part, val_per_class: int | None) -> tuple[Files, Files]:
-    """The files that decide the classes, and those of the part."""
-    if val_per_class is not None and val_per_class < 0:
-        raise DataError(f"validation images per class is {val_per_class}: give 0 or more")
-    reference = reference_files(source)
-    files = files_of_part(source, reference, part, val_per_class)
-    for name, paths in files.items():
-        _check_count(source, part, name, len(paths), [])
-    return reference, files
+def _counts(source: Source, part: Part, held_out: HeldOut) -> dict[str, int]:
+    """Class → number of files of a part, as far as their names and numbers tell."""
+    files = files_of_part(source, reference_files(source), part)
+    counts = {name: len(paths) for name, paths in files.items()}
+    if not divides(source, part, held_out):
+        return counts
+    _named_groups(source, files, held_out)
+    held = {name: held_out.of_class(count) for name, count in counts.items()}
+    return held if part == "val" else {name: count - held[name] for name, count in counts.items()}
+
+
+def _check_counts(source: Source, part: Part, counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        _check_count(source, part, name, count, [])
+
+
+def _named_groups(source: Source, files: Files, held_out: HeldOut) -> dict[Path, str]:
+    """The group of each file by the list's column or by its name; empty without groups."""
+    if held_out.groups is None:
+        return {}
+    every = [path for paths in files.values() for path in paths]
+    return {path: source.groups[path] if source.groups else held_out.group_of(path) for path in every}
+
+
+def _divided(
+    source: Source, files: Files, part: Part, held_out: HeldOut, rendering: Rendering | None
+) -> dict[str, list[Path]]:
+    """The training or the validation part of training images."""
+    if held_out.split == "names":
+        cuts = {name: len(paths) - held_out.of_class(len(paths)) for name, paths in files.items()}
+        return {name: paths[: cuts[name]] if part == "train" else paths[cuts[name] :] for name, paths in files.items()}
+    if held_out.val_per_class == 0:
+        return {name: [*paths] if part == "train" else [] for name, paths in files.items()}
+    every = [path for paths in files.values() for path in paths]
+    digests, near = contents(stamps(every), rendering)
+    classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
+    held = choose_groups(classes, joined(near, _named_groups(source, files, held_out)), held_out, source.root)
+    return {name: [path for path in paths if (path in held) == (part == "val")] for name, paths in files.items()}
 
 
 def _settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:

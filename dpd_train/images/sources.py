@@ -1,12 +1,13 @@
 """Sources of labelled images: what folder trees and lists have in common, how files are split, and folder trees."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
+from dpd_train.held_out import HeldOut
 from dpd_train.images.pixels import printable
 from dpd_train.images.scene_set import Part
 
@@ -24,6 +25,10 @@ class Source(Protocol):
     def folder(self) -> Path: ...
     @property
     def parts(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> Mapping[Path, str]:
+        """The group of each file, where a list has a column of them; else empty."""
+
     @property
     def whole(self) -> str:
         """What it is: folder or list."""
@@ -53,19 +58,30 @@ def reference_files(source: Source) -> Files:
     return source.files("train" if "train" in source.parts else source.parts[0])
 
 
-def files_of_part(source: Source, reference: Files, part: Part, val_per_class: int | None) -> Files:
-    """The files of `part`, as in `read_scenes`. Files are split by name before any is opened.
+def divides(source: Source, part: Part, held_out: HeldOut) -> bool:
+    """Whether `part` is one of the two that training images are divided into, as the source brings no val part.
 
     Raises:
-        DataError: a part that is missing or has other classes, or `val_per_class` beside a val part.
+        DataError: there is a val part, and `held_out` asks for another one.
+    """
+    if part not in ("train", "val"):
+        return False
+    if "val" in source.parts and held_out.given:
+        raise DataError(_val_decides(source))
+    return "val" not in source.parts
+
+
+def files_of_part(source: Source, reference: Files, part: Part) -> Files:
+    """The files of a part that the source brings; without parts, all files are training images.
+
+    Raises:
+        DataError: a part that is missing or has other classes.
     """
     root, parts = source.root, source.parts
     if part == "all":
         every = [_same_classes(source, name, reference) for name in parts] or [reference]
         return {name: [path for files in every for path in files[name]] for name in reference}
     if part in parts and part != "train":
-        if part == "val" and val_per_class is not None:
-            raise DataError(_val_decides(source))
         return _same_classes(source, part, reference)
     if part == "test":
         raise DataError(
@@ -75,24 +91,14 @@ def files_of_part(source: Source, reference: Files, part: Part, val_per_class: i
     if parts and "train" not in parts:
         there = ", ".join(source.name(name) for name in parts)
         raise DataError(f"{root}: has {there} but no {source.name('train')} with {source.classes}; add it")
-    if "val" in parts:
-        if val_per_class is not None:
-            raise DataError(_val_decides(source))
-        return reference
-    return {name: _held(paths, part, val_per_class) for name, paths in reference.items()}
-
-
-def _held(paths: list[Path], part: Part, val_per_class: int | None) -> list[Path]:
-    held_out = max(1, len(paths) // 10) if val_per_class is None else val_per_class
-    cut = max(0, len(paths) - held_out)
-    return paths[:cut] if part == "train" else paths[cut:]
+    return reference
 
 
 def _val_decides(source: Source) -> str:
     val = source.name("val")
     return (
-        f"{source.root}: holds {val}, so a number of validation images per class has no effect; "
-        f"leave it out or remove {val}"
+        f"{source.root}: holds {val}, so --val-per-class, --split and --groups have no effect; "
+        f"leave them out or remove {val}"
     )
 
 
@@ -120,6 +126,7 @@ class FolderTree:
 
     root: Path
     parts: tuple[str, ...]
+    groups: Mapping[Path, str] = field(default_factory=dict)
     whole = "folder"
     classes = "class folders"
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from dpd_train.classifiers.training import ClassifierTraining
 from dpd_train.diffusion.denoiser import DenoiserTraining
+from dpd_train.held_out import By
 from dpd_train.images.crops import Crops
 from dpd_train.pretrain.pool import Sources
 from dpd_train.vae.autoencoder import AutoencoderTraining
@@ -17,11 +18,13 @@ class PretrainConfig:
 
     resolution: int = 64
     val_per_class: int | tuple[int, ...] | None = None  # several numbers: one for each source
+    split: By = "content"
     shares: tuple[float, ...] | None = None  # of the sources, see `Sources`
     crops: Crops | None = None  # of images larger than the resolution; None resizes them as a whole
     seed: int = 0
     start: str | None = None  # a base to start from; None starts from random weights
     latent_channels: int | None = None  # None: those of `start`, or else four
+    attention_levels: int | None = None  # None: those of `start`, or else one; see `nano_unet`
     perceptual: ClassifierTraining = field(default_factory=lambda: perceptual_training(800))
     autoencoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
@@ -53,6 +56,7 @@ class PretrainConfig:
             data=data,
             resolution=self.resolution,
             val_per_class=self.val_per_class,
+            split=self.split,
             shares=self.shares,
             crops=self.crops,
             seed=self.seed,

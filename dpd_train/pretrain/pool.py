@@ -12,6 +12,7 @@ from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import InputError
 from dpd_train.captions.attributes import class_words
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
+from dpd_train.held_out import By, HeldOut
 from dpd_train.images import Part, SceneSet, check_files, fingerprint, natural_side, read_scenes
 from dpd_train.images.crops import ONE_OF_EACH, Crops, equal_shares, multi_scale
 
@@ -27,7 +28,7 @@ class Sources:
     """Where the images come from, and how often training uses each source.
 
     data: folders or lists as in `read_scenes`, or drawn:N.
-    val_per_class: one number for all sources, or one for each; see `read_scenes`.
+    val_per_class: one number for all sources, or one for each; see `HeldOut`, as for `split`.
     shares: how often training uses each source, up to a common factor. None: in proportion to the square root of its
         number of images, so that a small source is used more than its number says, and not learned by heart.
     crops: of images larger than the resolution; None resizes them as a whole.
@@ -36,6 +37,7 @@ class Sources:
     data: tuple[str, ...]
     resolution: int
     val_per_class: int | tuple[int, ...] | None = None
+    split: By = "content"
     shares: tuple[float, ...] | None = None
     crops: Crops | None = None
     seed: int = 0
@@ -115,9 +117,8 @@ def _read(place: str, held_out: int | None, sources: Sources) -> _Source:
         train, held = _drawn(place, held_out, resolution, seed)
         return _whole(train, held)
     side = max(resolution, natural_side(Path(place))) if crops else resolution
-    train, held = (
-        read_scenes(Path(place), part=part, resolution=side, val_per_class=held_out) for part in ("train", "val")
-    )
+    chosen = HeldOut(val_per_class=held_out, split=sources.split)
+    train, held = (read_scenes(Path(place), part=part, resolution=side, held_out=chosen) for part in ("train", "val"))
     if crops is None or side == resolution:
         return _whole(train, held)
     cut, levels, of_image = multi_scale(train, resolution, seed, crops)
@@ -216,4 +217,4 @@ def check_sources(sources: Sources) -> None:
             _drawn_counts(place, held_out)
         else:
             for part in PARTS[:2]:
-                check_files(Path(place), part, held_out)
+                check_files(Path(place), part, HeldOut(val_per_class=held_out, split=sources.split))

@@ -88,10 +88,7 @@ def read_parts(
         side_to_cut(data, side)  # before minutes of decoding
     elif config.resolution is None and (told := resizing(image_sizes(data), side, config.base)):
         log.info(told)
-    train, held = (
-        read_scenes(data, part=part, resolution=side, val_per_class=config.val_per_class, reading=reading)
-        for part in PARTS
-    )
+    train, held = (read_scenes(data, part=part, resolution=side, held_out=config, reading=reading) for part in PARTS)
     check_classes(data, train.classes)
     given = fingerprint(train)
     near: tuple[Finding, ...] = ()
@@ -103,9 +100,7 @@ def read_parts(
         log.warning(message)
     if config.crop is None:
         return RunData(train, held, findings, given)
-    found = cropped(
-        data, train, config.val_per_class, segmenter=config.segmenter, reading=reading, stage=stage, device=device
-    )
+    found = cropped(data, train, config, segmenter=config.segmenter, reading=reading, stage=stage, device=device)
     return RunData(found.scenes, held, findings, given, found)
 
 

@@ -15,10 +15,11 @@ from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.classifiers.encoder import check_encoder, encoder_name
-from dpd_train.config import FAMILY, OWN, TrainConfig, extra_watchers, option
+from dpd_train.config import FAMILY, OWN, TrainConfig, extra_watchers
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size, parse_reading
 from dpd_train.images.rasters import require_rasterio
+from dpd_train.options import option
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
@@ -177,7 +178,7 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
     if not reading.plain:
         require_rasterio()
     if data is not None:
-        counts, _ = (check_files(data, part, config.val_per_class) for part in PARTS)
+        counts, _ = (check_files(data, part, config) for part in PARTS)
         check_classes(data, tuple(counts))
         if config.prototypes == "matched" and not config.prune:
             check_matched_counts(counts)

@@ -46,6 +46,8 @@ def evaluation(*arms: ArmResult) -> Evaluation:
         train_images=100,
         test_images=4,
         val_per_class=None,
+        split="content",
+        groups=None,
         resolution=64,
         reading=None,
         labels="soft",

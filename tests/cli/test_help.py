@@ -14,7 +14,8 @@ from dpd_cli.commands.pretrain_features import FIELDS
 from dpd_cli.help import PANELS
 from dpd_cli.main import app, main
 from dpd_eval.comparison.config import Baseline, EvaluateConfig
-from dpd_train.config import PRESETS, TrainConfig, choices
+from dpd_train.config import PRESETS, TrainConfig
+from dpd_train.options import choices
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch")

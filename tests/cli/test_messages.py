@@ -297,8 +297,11 @@ def test_keys_and_seals_say_what_is_wrong(
             id="crop-small",
         ),
         pytest.param(
-            [], ["scenes: class 'Same' has 1 different images", "--keep-near-duplicates"], id="near-duplicates"
+            ["--split", "names"],
+            ["scenes: class 'Same' has 1 different images", "--keep-near-duplicates"],
+            id="near-duplicates",
         ),
+        pytest.param([], ["scenes: class 'Same': no group of its files", "near duplicates", "val/"], id="one-scene"),
     ],
 )
 def test_train_says_what_is_wrong(

@@ -22,6 +22,7 @@ from dpd_eval.selection.methods import select
 from dpd_eval.selection.random import random_subset
 from dpd_eval.selection.real_set import select_set
 from dpd_runtime.errors import OutputFolderError
+from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes
 
 CLASSES = ("Field", "Lake", "Rock")
@@ -88,7 +89,8 @@ def test_a_real_set(
     found = read_scenes(out, part="all")  # as `dpd evaluate` will
     np.testing.assert_array_equal(found.images, scenes.images[rows])
     np.testing.assert_array_equal(found.labels, scenes.labels[rows])
-    validation = {pixels_of(data / name / "secret11.png").tobytes() for name in CLASSES}
+    validation = {image.tobytes() for image in read_scenes(data, part="val").images}
+    assert len(validation) == len(CLASSES)
     assert not validation & {image.tobytes() for image in found.images}
 
     lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
@@ -199,7 +201,7 @@ def test_full_takes_the_whole_training_part(
     config.write_text(f'[select]\nmethod = "full"\nval-per-class = 5\nresolution = 8\nout = "{tmp_path / "set"}"\n')
     ran = dpd(monkeypatch, capsys, data, "--config", config, "--json")
     assert (ran.code, json.loads(ran.out)["images"]) == (0, 21)
-    expected = read_scenes(data, part="train", val_per_class=5, resolution=8)
+    expected = read_scenes(data, part="train", held_out=HeldOut(val_per_class=5), resolution=8)
     np.testing.assert_array_equal(read_scenes(tmp_path / "set", part="all").images, expected.images)
 
 

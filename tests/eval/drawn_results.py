@@ -97,6 +97,8 @@ def evaluation(
         train_images=12000,
         test_images=100 * len(classes),
         val_per_class=None,
+        split="content",
+        groups=None,
         resolution=64,
         reading=None,
         labels="hard",

@@ -21,11 +21,12 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.replay import replay
 from dpd_train.bases.base import decode_images, load_base
+from dpd_train.held_out import HeldOut
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 CODES = 11
-HELD = {"val_per_class": 2, "images": 20}
+HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}
 
 
 @pytest.fixture(scope="module")

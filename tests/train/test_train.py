@@ -25,6 +25,7 @@ from dpd_train.bases.base import load_base
 from dpd_train.bases.latents import encode, encode_cached
 from dpd_train.captions.captions import aggregate_prompts
 from dpd_train.config import TrainConfig
+from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes
 from dpd_train.prototypes.prototypes import ClassPrototypes
 from dpd_train.run.stages.judges import points_lost
@@ -69,7 +70,7 @@ def test_prototypes_are_means_of_cached_latents(run: Path) -> None:
     prototypes = load_file(run / "prototypes.safetensors")  # pooled: means in blocks of 4 x 4
     table = json.loads((run / "classes.json").read_text())
     assert [entry["name"] for entry in table["classes"]] == ["Fields", "Forest", "Houses", "River", "Road", "Water"]
-    scenes = read_scenes(run.parent / "scenes", part="train", resolution=SIDE, val_per_class=2)
+    scenes = read_scenes(run.parent / "scenes", part="train", resolution=SIDE, held_out=HeldOut(val_per_class=2))
     vae = load_base(str(run / "pipeline")).vae
     latents = encode(vae, scenes.images) * vae.config.scaling_factor
     for label, entry in enumerate(table["classes"]):
@@ -83,7 +84,7 @@ def test_prototypes_are_means_of_cached_latents(run: Path) -> None:
 
 def test_second_start_does_not_encode_again(tmp_path: Path) -> None:
     base = load_base(str(tiny_base(tmp_path)))
-    scenes = read_scenes(drawn_scenes(tmp_path / "scenes", 3), part="train", val_per_class=1)
+    scenes = read_scenes(drawn_scenes(tmp_path / "scenes", 3), part="train", held_out=HeldOut(val_per_class=1))
     calls: list[int] = []
     first = encode_cached(
         base.vae, scenes.images, scenes.hashes, tmp_path / "c", progress=lambda done, _total: calls.append(done)
@@ -406,7 +407,7 @@ def _planted(folder: Path) -> Path:
 def test_near_duplicates_are_left_out_and_counted_unless_they_are_to_stay(tmp_path: Path) -> None:
     scenes = _planted(tmp_path / "scenes")
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=0, teacher_steps=2, latent_classifier_steps=2)
-    config = replace(config, prototypes="centroid")
+    config = replace(config, prototypes="centroid", split="names")  # none of the three is held out then
     record = train(scenes, tmp_path / "run", config, cache=tmp_path / "cache")
     assert record["near_duplicates"] == 3
     assert record["data"]["images"] == 6 * 8 + 3, "an audit asks for all that were given"

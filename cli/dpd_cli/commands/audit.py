@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Bands, Json, Overwrite, Stretch, ValPerClass, require_torch, under
+from dpd_cli.options import Bands, Json, Overwrite, Stretch, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
+from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_eval.audit.audit import AuditResult
@@ -42,12 +43,12 @@ Out = Annotated[
 ]
 
 
+@options_of(HeldOut)
 def audit_command(
     subject: Subject,
     train: Train,
     holdout: Holdout = None,
     run: Run = None,
-    val_per_class: ValPerClass = None,
     images: Images = None,
     seed: Seed = None,
     bands: Bands = None,
@@ -57,6 +58,8 @@ def audit_command(
     out: Out = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
+    *,
+    given: Values,
 ) -> None:
     """Test what a bundle, run or set reveals about its training images.
 
@@ -76,8 +79,8 @@ def audit_command(
     from dpd_eval.audit.kind import check_further, check_inputs
     from dpd_train.images import parse_reading
 
-    reading = parse_reading(bands, stretch)
-    check_inputs(subject, train, holdout, run=run, val_per_class=val_per_class, images=images, seed=seed)
+    reading, held_out = parse_reading(bands, stretch), HeldOut(**given_values(given, HeldOut))
+    check_inputs(subject, train, holdout, run=run, held_out=held_out, images=images, seed=seed)
     check_further(extractor)
     from dpd_eval.audit.audit import audit  # loads PyTorch
     from dpd_eval.audit.record import check_verdict, write_record
@@ -88,7 +91,7 @@ def audit_command(
             train=train,
             holdout=holdout,
             run=run,
-            val_per_class=val_per_class,
+            held_out=held_out,
             images=images,
             seed=seed,
             reading=reading,

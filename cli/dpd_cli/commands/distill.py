@@ -12,7 +12,8 @@ from dpd_cli.options import Json, Scenes, Values, options_of, require_torch, und
 from dpd_cli.progress import duration, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.errors import InputError
-from dpd_train.config import option, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import option, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
@@ -27,7 +28,7 @@ Resume = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig:
+class DistillConfig(HeldOut):
     """Options of `dpd distill`; None where the default of `Asked` holds."""
 
     minutes: float | None = setting(None, "Running", "Time for everything. Default: 90.")
@@ -48,9 +49,6 @@ class DistillConfig:
     seed: int | None = setting(None, "Running", "Random seed. Default: 0.")
     base: str | None = setting(None, "Data", "Base model: nano, a diffusers folder or a hub id. Default: nano.")
     resolution: int | None = setting(None, "Images", "Image side in pixels. Default: the base's own.")
-    val_per_class: int | None = setting(
-        None, "Data", "Validation images per class. Default: a tenth of the class, at least 1."
-    )
     bands: str | None = setting(None, "Data", "Bands to use as red, green and blue, such as 4,3,2.")
     stretch: str | None = setting(
         None, "Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Json, Values, options_of, require_torch, under
+from dpd_cli.options import Json, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import Update, stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
@@ -57,7 +57,7 @@ def evaluate_command(
         raise InputError(f"--out {out}: is a folder; give the name of a file")
     if out is not None:
         check_writable(out)
-    config = EvaluateConfig(**{name: value for name, value in given[EvaluateConfig].items() if value is not None})
+    config = EvaluateConfig(**given_values(given, EvaluateConfig))
     place = "val" if test == "val" else Path(test)
     require_torch()
     from dpd_eval.comparison.checks import check_evaluation

@@ -1,4 +1,5 @@
 """`dpd pretrain`: a nano base from random weights, or an encoder for features."""
+# ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import print_json
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
-from dpd_train.config import check_device, option, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
+from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import option, setting  # noqa: TID253 -- loads no PyTorch
 from dpd_train.pretrain import STAGES, TRAININGS  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ class SourceOptions:
         "Validation images per class, never trained on; for several DATA one number, or one for each. Default: a tenth "
         "of the class, at least 1.",
         "N,...",
+    )
+    split: By | None = setting(
+        None, "Data", "How they are chosen: by a hash of each file, or the last file names. Default: content."
     )
     shares: tuple[float, ...] | None = setting(
         None,
@@ -78,6 +84,14 @@ Stage = Annotated[
 ]
 Resolution = Annotated[int, under("Data", "Image side in pixels, a multiple of 16.")]
 LatentChannels = Annotated[int | None, under("Model", "Latent channels, 4 or 8. Default: those of --start, or else 4.")]
+AttentionLevels = Annotated[
+    int | None,
+    under(
+        "Model",
+        "Coarsest levels of the UNet with attention, 1 to 3; more than those of --start are added to it. "
+        "Default: those of --start, or else 1.",
+    ),
+]
 Seed = Annotated[int, under("Running", "Random seed.")]
 
 
@@ -90,6 +104,7 @@ def pretrain_command(
     stage: Stage = "all",
     resolution: Resolution = 64,
     latent_channels: LatentChannels = None,
+    attention_levels: AttentionLevels = None,
     device: Device = "auto",
     max_minutes: MaxMinutes = None,
     threads: Threads = None,
@@ -113,7 +128,10 @@ def pretrain_command(
     stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
     _check_options(stages, resolution, latent_channels, max_minutes, given[TrainingOptions])
     check_device(device)
-    base = {"start": start, "latent_channels": latent_channels, "stage": None if stage == "all" else stage}
+    if attention_levels not in (None, 1, 2, 3):
+        raise InputError(f"--attention-levels is {attention_levels}: use 1, 2 or 3")
+    shape = {"latent_channels": latent_channels, "attention_levels": attention_levels}
+    base = {"start": start, **shape, "stage": None if stage == "all" else stage}
     features = wants_features(given[FeatureOptions], base | given[TrainingOptions])
     require_torch()
     check_writable(out)
@@ -132,7 +150,7 @@ def pretrain_command(
     log_to_console()
     if threads:
         torch.set_num_threads(threads)
-    config = _config(sources, start, latent_channels, given[TrainingOptions])
+    config = _config(sources, start, latent_channels, attention_levels, given[TrainingOptions])
     place = use_device(device)
     folder = state or cache_folder("pretrain") / out.resolve().name
     with stage_progress() as progress:
@@ -175,6 +193,7 @@ def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any])
         data=tuple(data),
         resolution=resolution,
         val_per_class=held_out[0] if held_out and len(held_out) == 1 else held_out,
+        split=given["split"] or "content",
         shares=given["shares"],
         crops=Crops() if given["crops"] else None,
         seed=seed,
@@ -192,7 +211,11 @@ def _check_data(sources: "Sources", start: str | None) -> None:
 
 
 def _config(
-    sources: "Sources", start: str | None, latent_channels: int | None, given: dict[str, Any]
+    sources: "Sources",
+    start: str | None,
+    latent_channels: int | None,
+    attention_levels: int | None,
+    given: dict[str, Any],
 ) -> "PretrainConfig":
     """Return the config with the given steps, batches and rates of each training."""
     from dpd_train.pretrain.config import PretrainConfig
@@ -202,7 +225,9 @@ def _config(
         seed=sources.seed,
         start=start,
         latent_channels=latent_channels,
+        attention_levels=attention_levels,
         val_per_class=sources.val_per_class,
+        split=sources.split,
         shares=sources.shares,
         crops=sources.crops,
     )

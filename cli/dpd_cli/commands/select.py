@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from dpd_cli.options import Bands, Json, Overwrite, Stretch, ValPerClass, named, require_torch, under
+from dpd_cli.options import (
+    Bands,
+    Json,
+    Overwrite,
+    Stretch,
+    Values,
+    given_values,
+    named,
+    options_of,
+    require_torch,
+    under,
+)
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json
 from dpd_eval.comparison.config import Baseline  # noqa: TID253 -- loads no PyTorch
+from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_eval.selection.real_set import RealSet
@@ -43,13 +55,13 @@ Segmenter = Annotated[
 Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the side of DATA's images.")]
 
 
+@options_of(HeldOut)
 def select_command(
     data: Data,
     method: Method,
     out: Out,
     ipc: Ipc = None,
     seed: Seed = None,
-    val_per_class: ValPerClass = None,
     extractor: ExtractorName = None,
     segmenter: Segmenter = None,
     resolution: Resolution = None,
@@ -57,6 +69,8 @@ def select_command(
     stretch: Stretch = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
+    *,
+    given: Values,
 ) -> None:
     """Choose real images of each class, to compare a distilled set with.
 
@@ -79,7 +93,7 @@ def select_command(
             method=method,
             ipc=ipc,
             seed=seed,
-            val_per_class=val_per_class,
+            held_out=HeldOut(**given_values(given, HeldOut)),
             extractor=extractor,
             segmenter=segmenter,
             resolution=resolution,

@@ -14,7 +14,8 @@ from dpd_cli.options import Device, Json, MaxMinutes, Scenes, Threads, Values, n
 from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.errors import DpdError, InputError
-from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     import torch

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
+from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
@@ -22,7 +23,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(HeldOut):
     """What every distillation is asked for, as it is stored.
 
     Args:
@@ -36,7 +37,6 @@ class Request:
     seed: int = 0
     base: str = "nano"
     resolution: int | None = None
-    val_per_class: int | None = None
     bands: str | None = None
     stretch: str | None = None
     threads: int | None = None
@@ -52,6 +52,7 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
+        super().__post_init__()
 
     @property
     def reading(self) -> "Reading":
@@ -112,8 +113,8 @@ class Distillation:
     def config(self) -> "TrainConfig":
         """The config of the training."""
         assert self.plan is not None
-        names = ("ipc", "seed", "base", "resolution", "val_per_class", "bands", "stretch")
-        return self.plan.config(**{name: getattr(self.asked, name) for name in names})
+        names = ("ipc", "seed", "base", "resolution", "bands", "stretch")
+        return self.plan.config(**{name: getattr(self.asked, name) for name in names}, **self.asked.held_out)
 
     def store(self) -> None:
         """Write the plan into the folder."""
@@ -239,7 +240,7 @@ def _checked_counts(made: Distillation) -> dict[str, int]:
     from dpd_train.run.planning.plan import full_plan, task_of
 
     check_inputs(made.data, made.training, replace(made, plan=full_plan(1, 1)).config())
-    counts = check_files(made.data, "train", made.asked.val_per_class)
+    counts = check_files(made.data, "train", made.asked)
     if made.asked.holdout:
         _check_holdout(made, set(counts))
     task = task_of(counts, made.asked.ipc)
@@ -258,7 +259,7 @@ def _audit_remarks(made: Distillation) -> list[str]:
     from dpd_train.images import check_files
 
     holdout, asked = made.asked.holdout, made.asked
-    counts = check_files(Path(holdout), "all") if holdout else check_files(made.data, "val", asked.val_per_class)
+    counts = check_files(Path(holdout), "all") if holdout else check_files(made.data, "val", asked)
     if (images := sum(counts.values())) >= FEWEST_IMAGES:
         return []
     return [

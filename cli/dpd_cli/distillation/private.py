@@ -101,7 +101,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
             raise InputError(
                 "--dp needs a stretch that does not depend on the images: give pixel values, such as --stretch 0:3000"
             )
-    counts = check_files(Path(asked.data), "train", asked.val_per_class)
+    counts = check_files(Path(asked.data), "train", asked)
     check_classes(Path(asked.data), tuple(counts))
     check_base_apart(asked.base, base, tuple(counts))
     if asked.public is not None:
@@ -195,9 +195,7 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
 
     if (asked.folder / "release.safetensors").exists():
         return None
-    scenes = read_scenes(
-        Path(asked.data), part="train", resolution=side, val_per_class=asked.val_per_class, reading=asked.reading
-    )
+    scenes = read_scenes(Path(asked.data), part="train", resolution=side, held_out=asked, reading=asked.reading)
     if scenes.rejected:
         first = scenes.rejected[0]
         raise DataError(

@@ -49,10 +49,10 @@ def check_images(sources: Sources) -> None:
     flat = _flat_folder(sources)
     if flat is None:
         check_sources(sources)
-    elif sources.val_per_class is not None or sources.shares is not None:
+    elif (sources.val_per_class, sources.split, sources.shares) != (None, "content", None):
         raise InputError(
-            f"{sources.data[0]}: holds images without class folders, so --val-per-class and --shares have no effect; "
-            "leave them out"
+            f"{sources.data[0]}: holds images without class folders, so --val-per-class, --split and --shares have no "
+            "effect; leave them out"
         )
     elif len(_files(flat)) < FEWEST:
         raise DataError(f"{flat}: holds one image; at least {FEWEST} needed")

@@ -94,7 +94,7 @@ def commands_section(content: CardContent) -> str:
     """The commands that repeat the run, written from its config, because what was typed may contain folder names."""
     manifest, config, base = content.manifest, content.run["config"], content.run.get("base_pretraining")
     commands = [_pretrain_command(base)] if base else []
-    options = {name: value for name, value in config.items() if name not in NOT_OPTIONS}
+    options = _as_before(config) | {name: value for name, value in config.items() if name not in NOT_OPTIONS}
     commands.append(_command("train DATA --out RUN", options))
     exported = {"name": manifest.name, "precision": manifest.precision, "data_licence": manifest.licences.get("data")}
     commands.append(_command("export RUN --out BUNDLE", exported | dict(content.options)))
@@ -120,11 +120,17 @@ server set steps, batch and learning rate. Images of other sites took part, whic
 def _pretrain_command(base: Record) -> str:
     config, sources = base["config"], [source["name"] for source in base["data"].get("sources", ())]
     places = [name if name.startswith("drawn:") else "DATA" for name in sources] or ["DATA"]
-    options = {name: config.get(name) for name in ("start", "resolution", "val_per_class", "shares", "latent_channels")}
+    names = ("start", "resolution", "val_per_class", "split", "shares", "latent_channels", "attention_levels")
+    options = {name: config.get(name) for name in names} | _as_before(config)
     options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
     for stage in STAGES:
         options |= {f"{stage}_{end}": config.get(stage, {}).get(key) for end, key in STAGE_OPTIONS.items()}
     return _command(f"pretrain {' '.join(places)} --out BASE", options)
+
+
+def _as_before(config: Record) -> dict[str, str]:
+    """How images were held out in versions that knew one way only, and recorded none."""
+    return {} if "split" in config or config.get("val_per_class") is None else {"split": "names"}
 
 
 def _command(verb: str, options: Record) -> str:

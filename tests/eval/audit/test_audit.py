@@ -24,10 +24,11 @@ from dpd_runtime.generation.generate import generate
 from dpd_runtime.sampling.schedule import schedule_from_config
 from dpd_train.classifiers.encoder import save_encoder
 from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.held_out import HeldOut
 from tests.tiny import tiny_run
 
 pytestmark = pytest.mark.slow  # a run, an export and three audits
-HELD = {"val_per_class": 2, "images": 20}
+HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,13 @@ def test_an_audited_bundle_opens_and_says_so(of_bundle: AuditResult, folder: Pat
 def test_few_images_are_a_warning_and_other_data_too(of_bundle: AuditResult, folder: Path) -> None:
     assert next(t for t in of_bundle.tests if t.name == "number of images").verdict == "WARN"
     assert "training data" not in [t.name for t in of_bundle.tests]
-    other = audit(folder / "run", train=folder / "scenes", val_per_class=3, images=10, cache=folder / "cache")
+    other = audit(
+        folder / "run",
+        train=folder / "scenes",
+        held_out=HeldOut(val_per_class=3),
+        images=10,
+        cache=folder / "cache",
+    )
     assert next(t for t in other.tests if t.name == "training data").verdict == "WARN"
     assert next(t for t in other.tests if t.name == "artefact scan").verdict == "NOT RUN"
     assert other.verdict != "PASS"
@@ -116,7 +123,12 @@ def test_a_run_and_its_bundle_are_judged_alike(of_bundle: AuditResult, folder: P
 
 def test_a_set_lists_what_cannot_run(folder: Path) -> None:
     write_set(generate(load_bundle(folder / "tiny.dpd"), ipc=2), folder / "set")
-    found = audit(folder / "set", train=folder / "scenes", val_per_class=2, cache=folder / "cache")
+    found = audit(
+        folder / "set",
+        train=folder / "scenes",
+        held_out=HeldOut(val_per_class=2),
+        cache=folder / "cache",
+    )
     assert {t.name for t in found.tests if t.verdict == "NOT RUN"} >= {"membership", "decoded prototypes"}
     assert found.verdict in ("WARN", "FAIL")
     with pytest.raises(InputError, match="no effect on a distilled set"):
@@ -158,12 +170,17 @@ def test_a_further_extractor_adds_spaces_and_takes_none_away(of_bundle: AuditRes
 
 def test_a_hold_out_that_was_trained_on_is_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="are training images"):
-        audit(folder / "run", train=folder / "scenes", holdout=folder / "scenes", val_per_class=2)
+        audit(
+            folder / "run",
+            train=folder / "scenes",
+            holdout=folder / "scenes",
+            held_out=HeldOut(val_per_class=2),
+        )
 
 
 def test_samples_are_as_many_of_each_class_on_both_sides(folder: Path) -> None:
     classes = open_subject(folder / "tiny.dpd").classes
-    data = read_data(folder / "scenes", None, classes=classes, resolution=32, val_per_class=2)
+    data = read_data(folder / "scenes", None, classes=classes, resolution=32, held_out=HeldOut(val_per_class=2))
     members, others = data.members(1000)
     counts = [np.bincount(s.labels[r]).tolist() for s, r in ((data.train, members), (data.held, others))]
     assert counts[0] == counts[1] == [2] * len(classes)

@@ -20,6 +20,7 @@ from dpd_eval.selection.method import Seen, Sight
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
 from dpd_eval.students.cache import load_result
 from dpd_runtime.errors import DataError, InputError
+from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, parse_reading
 
 SIZE = 16
@@ -451,7 +452,7 @@ def test_test_images_are_stretched_as_the_training_images_were(tmp_path):
     write(tmp_path / "test", 1000)
     drawn = draw(tmp_path / "set", 4, 0, ("Alpha", "Beta"))
     reading = parse_reading("4,3,2")
-    inputs = read_inputs([drawn], tmp_path / "train", tmp_path / "test", 8, 1, reading)
+    inputs = read_inputs([drawn], tmp_path / "train", tmp_path / "test", 8, HeldOut(val_per_class=1), reading)
     assert inputs.judged.rendering == inputs.real.rendering
     assert 100 < inputs.real.images.mean() < 155
     assert inputs.judged.images.mean() < 50

@@ -31,6 +31,7 @@ from dpd_train.compute.device import (
     use_device,
 )
 from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
+from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes
 from dpd_train.images.crops import Crops
 from dpd_train.images.symmetry import ORDER, d4, d4_each
@@ -277,7 +278,9 @@ def test_packing_keeps_bytes_names_and_the_split(tmp_path: Path) -> None:
     assert files == again
     assert len(files) == count
     for part in ("train", "val"):
-        before, after = (read_scenes(root, part=part, val_per_class=2) for root in (scenes, tmp_path / "again"))
+        before, after = (
+            read_scenes(root, part=part, held_out=HeldOut(val_per_class=2)) for root in (scenes, tmp_path / "again")
+        )
         assert (before.classes, before.hashes) == (after.classes, after.hashes)
         assert np.array_equal(before.images, after.images)
         assert np.array_equal(before.labels, after.labels)

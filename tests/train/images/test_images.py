@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.errors import DataError
+from dpd_train.held_out import By, HeldOut
 from dpd_train.images import fingerprint, read_scenes
 from tests.train.painted import greys, paint, reasons, tree
 
@@ -33,27 +34,28 @@ def test_pixels_labels_and_hashes_are_those_of_the_files(tmp_path: Path) -> None
 
 def test_validation_is_the_last_names_sorted_as_strings(tmp_path: Path) -> None:
     root = tree(tmp_path, count=12)  # as strings: 0, 1, 10, 11, 2, … 9
-    assert greys(read_scenes(root, part="val"))[:1] == [9]  # 12 // 10 = 1
-    assert greys(read_scenes(root, part="val", val_per_class=9))[:9] == [11, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert greys(read_scenes(root, part="train", val_per_class=9))[:3] == [0, 1, 10]
+    assert greys(read_scenes(root, part="val", held_out=HeldOut(split="names")))[:1] == [9]  # 12 // 10 = 1
+    nine = HeldOut(val_per_class=9, split="names")
+    assert greys(read_scenes(root, part="val", held_out=nine))[:9] == [11, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert greys(read_scenes(root, part="train", held_out=nine))[:3] == [0, 1, 10]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(held_out=st.one_of(st.none(), st.integers(1, 10)))
-def test_train_and_validation_part_the_images(tmp_path: Path, held_out: int | None) -> None:
+@given(number=st.one_of(st.none(), st.integers(1, 10)), split=st.sampled_from(["content", "names"]))
+def test_train_and_validation_part_the_images(tmp_path: Path, number: int | None, split: By) -> None:
     root = tmp_path if any(tmp_path.iterdir()) else tree(tmp_path, count=12)
-    train = read_scenes(root, part="train", val_per_class=held_out)
-    val = read_scenes(root, part="val", val_per_class=held_out)
+    held_out = HeldOut(val_per_class=number, split=split)
+    train, val = (read_scenes(root, part=part, held_out=held_out) for part in ("train", "val"))
     assert sorted([*train.hashes, *val.hashes]) == sorted(read_scenes(root, part="all").hashes)
     assert not set(train.hashes) & set(val.hashes)
-    assert len(val.labels) == 2 * (held_out or 1)
+    assert np.bincount(val.labels).tolist() == [number or 1] * 2
 
 
 def test_a_damaged_file_keeps_its_place_in_the_split(tmp_path: Path) -> None:
     root = tree(tmp_path, count=6)
     (root / "Alpha" / "Alpha_5.png").write_bytes(b"")
-    assert greys(read_scenes(root, part="train", val_per_class=2))[:4] == [0, 1, 2, 3]
-    val = read_scenes(root, part="val", val_per_class=2)
+    assert greys(read_scenes(root, part="train", held_out=HeldOut(val_per_class=2, split="names")))[:4] == [0, 1, 2, 3]
+    val = read_scenes(root, part="val", held_out=HeldOut(val_per_class=2, split="names"))
     assert greys(val) == [4, 104, 105]
     assert reasons(val) == {"Alpha/Alpha_5.png": "empty file"}
 
@@ -67,15 +69,16 @@ def test_folders_train_val_and_test_are_the_parts(tmp_path: Path) -> None:
     assert greys(read_scenes(tmp_path, part="val")) == [10, 11, 10, 11]
     assert greys(read_scenes(tmp_path, part="test")) == [20, 21, 20, 21]
     assert greys(read_scenes(tmp_path, part="all"))[:6] == [0, 1, 10, 11, 20, 21]
-    with pytest.raises(DataError, match=r"holds val/.* has no effect"):
-        read_scenes(tmp_path, part="train", val_per_class=3)
+    with pytest.raises(DataError, match=r"holds val/.* have no effect"):
+        read_scenes(tmp_path, part="train", held_out=HeldOut(val_per_class=3, split="names"))
 
 
 def test_without_val_folder_validation_comes_out_of_train(tmp_path: Path) -> None:
     tree(tmp_path / "train", count=4)
     tree(tmp_path / "test", count=2)
-    assert greys(read_scenes(tmp_path, part="train")) == [0, 1, 2, 100, 101, 102]
-    assert greys(read_scenes(tmp_path, part="val")) == [3, 103]
+    last = HeldOut(split="names")
+    assert greys(read_scenes(tmp_path, part="train", held_out=last)) == [0, 1, 2, 100, 101, 102]
+    assert greys(read_scenes(tmp_path, part="val", held_out=last)) == [3, 103]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -258,7 +261,7 @@ def test_a_part_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"parts: has test/ but no train/"):
         read_scenes(tmp_path / "parts", part="train")
     with pytest.raises(DataError, match=r"usable images in part 'train'.*hold out fewer"):
-        read_scenes(root, part="train", val_per_class=4)
+        read_scenes(root, part="train", held_out=HeldOut(val_per_class=4, split="names"))
 
 
 def test_fingerprint_follows_content_and_tells_no_names(tmp_path: Path) -> None:

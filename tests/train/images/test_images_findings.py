@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from dpd_train.held_out import HeldOut
 from dpd_train.images import Finding, SceneSet, hash_test_part, look_over, read_scenes, write_quarantine
 from tests.train.painted import paint, tree
 
@@ -13,7 +14,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def parts_of(root: Path) -> dict[str, SceneSet]:
-    return {"train": read_scenes(root, part="train"), "val": read_scenes(root, part="val")}
+    return {part: read_scenes(root, part=part, held_out=HeldOut(split="names")) for part in ("train", "val")}
 
 
 def test_all_well_is_no_word(tmp_path: Path) -> None:

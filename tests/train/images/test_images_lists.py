@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import DataError
+from dpd_train.held_out import HeldOut
 from dpd_train.images import fingerprint, natural_side, read_scenes, split_folders
 from tests.train.painted import greys, paint, reasons, tree
 
@@ -50,8 +51,9 @@ def test_a_list_of_a_tree_reads_as_the_tree(tmp_path: Path, write: Write, part: 
     root = tree(tmp_path, count=12)
     rows = rows_of(root)
     np.random.default_rng(3).shuffle(rows)  # order in the list means nothing
-    listed = read_scenes(write(root, ["path", "label"], rows), part=part, val_per_class=3 if part != "all" else None)  # type: ignore[arg-type]
-    walked = read_scenes(root, part=part, val_per_class=3 if part != "all" else None)  # type: ignore[arg-type]
+    three = HeldOut(val_per_class=3, split="names")
+    listed = read_scenes(write(root, ["path", "label"], rows), part=part, held_out=three)  # type: ignore[arg-type]
+    walked = read_scenes(root, part=part, held_out=three)  # type: ignore[arg-type]
     np.testing.assert_array_equal(listed.images, walked.images)
     assert (listed.classes, listed.hashes, listed.paths) == (walked.classes, walked.hashes, walked.paths)
     assert listed.labels.tolist() == walked.labels.tolist()
@@ -76,8 +78,8 @@ def test_a_split_column_makes_parts(tmp_path: Path, write: Write) -> None:
     assert greys(read_scenes(path, part="val")) == [10, 11, 110, 111]
     assert greys(read_scenes(path, part="test")) == [20, 21, 120, 121]
     assert len(read_scenes(path, part="all").labels) == 12
-    with pytest.raises(DataError, match=r"list\.\w+: holds split val, so a number of validation images"):
-        read_scenes(path, part="train", val_per_class=1)
+    with pytest.raises(DataError, match=r"list\.\w+: holds split val, so --val-per-class, --split and --groups"):
+        read_scenes(path, part="train", held_out=HeldOut(val_per_class=1, split="names"))
 
 
 @both
@@ -94,7 +96,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, write: Write) -> None
     ):
         read_scenes(path, part="test")
     with pytest.raises(DataError, match=r"has no split val with labels|usable"):
-        read_scenes(path, part="val", val_per_class=0)
+        read_scenes(path, part="val", held_out=HeldOut(val_per_class=0, split="names"))
     only_test = [[*row[:2], "test"] for row in rows[:-1]]
     with pytest.raises(DataError, match=r"has split test but no split train with labels; add it"):
         read_scenes(write(tmp_path, ["path", "label", "split"], only_test), part="train")

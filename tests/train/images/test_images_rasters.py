@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.errors import DataError
+from dpd_train.held_out import HeldOut
 from dpd_train.images import (
     Reading,
     SceneSet,
@@ -294,7 +295,7 @@ def test_test_images_that_were_trained_on_are_found_under_a_stretch(tmp_path: Pa
             shutil.copy(tmp_path / "train" / name / f"{index}.tif", tmp_path / "test" / name)
     (tmp_path / "test" / "Alpha" / "0.tif").rename(tmp_path / "test" / "Alpha" / "renamed.tif")
     write(tmp_path / "test" / "Beta" / "new.tif", np.full((5, 8, 8), 900, np.uint16))
-    train = read_scenes(tmp_path, part="train", val_per_class=0, reading=BANDS)
+    train = read_scenes(tmp_path, part="train", held_out=HeldOut(val_per_class=0, split="names"), reading=BANDS)
     found = look_over({"train": train}, {"test": hash_test_part(tmp_path, train.rendering)})
     whole = read_scenes(tmp_path, part="test", reading=BANDS)
     assert len(set(whole.hashes) & set(train.hashes)) == 4

@@ -292,7 +292,7 @@ def test_options_that_a_flat_folder_ignores_are_refused(tmp_path: Path) -> None:
     for number in range(2):
         Image.fromarray(numbered_scene(0, number, 0, SIDE)).save(tmp_path / f"{number}.png")
     check_images(Sources(data=(str(tmp_path),), resolution=SIDE))
-    with pytest.raises(InputError, match="--val-per-class and --shares have no effect"):
+    with pytest.raises(InputError, match="--val-per-class, --split and --shares have no effect"):
         check_images(Sources(data=(str(tmp_path),), resolution=SIDE, val_per_class=2))
     (tmp_path / "1.png").unlink()
     with pytest.raises(DataError, match="holds one image; at least 2 needed"):
