@@ -58,7 +58,7 @@ from dpd_runtime.generation.teacher import load_teacher
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.bases.base import Base, load_base
 from dpd_train.bases.latents import encode_cached
-from dpd_train.bases.nano import nano_unet
+from dpd_train.bases.nano import with_attention
 from dpd_train.captions.attributes import describe_many
 from dpd_train.captions.captions import caption_table, embed
 from dpd_train.classifiers.network import set_learning_rate
@@ -127,25 +127,9 @@ class Material:
 
 def unet_of(factor: str, base: Base) -> UNet2DConditionModel:
     """The shipped UNet, with more attention where the factor says so. What is added gives zero at first."""
-    levels = {"attention8": 2, "attention16": 3}.get(factor, 1)
-    if levels == 1:
-        return base.unet
+    levels = {"attention8": 2, "attention16": 3}.get(factor)
     torch.manual_seed(0)
-    config = dict(nano_unet(base.resolution, int(base.vae.config.latent_channels)).config)
-    crossed = ("DownBlock2D",) * (3 - levels) + ("CrossAttnDownBlock2D",) * levels
-    config |= {
-        "down_block_types": crossed,
-        "up_block_types": tuple(kind.replace("Down", "Up") for kind in reversed(crossed)),
-    }
-    wider = UNet2DConditionModel.from_config(config)
-    missing, unexpected = wider.load_state_dict(base.unet.state_dict(), strict=False)
-    if unexpected or not missing:
-        raise ValueError(f"the shipped UNet does not fit into that of {factor}: {unexpected or 'nothing is new'}")
-    for name, module in wider.named_modules():
-        if f"{name}.proj_out.weight" in missing:
-            nn.init.zeros_(module.proj_out.weight)
-            nn.init.zeros_(module.proj_out.bias)
-    return wider
+    return base.unet if levels is None else with_attention(base.unet, levels)
 
 
 def train(factor: str, of: Material, minutes: float) -> None:
@@ -349,6 +333,7 @@ def main() -> None:
         data=(args.eurosat, args.ucmerced, "drawn:110"),
         resolution=64,
         val_per_class=(100, 10, 10),
+        split="names",
         shares=(6, 3.5, 0.5),
         crops=Crops(),
     )

@@ -21,7 +21,7 @@ from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import Base, load_base, save_base
 from dpd_train.bases.folder import base_folder
 from dpd_train.bases.latents import encode_cached
-from dpd_train.bases.nano import LATENT_CHANNELS, nano_scheduler, nano_text_encoder, nano_unet, nano_vae
+from dpd_train.bases.nano import LATENT_CHANNELS, nano_scheduler, nano_text_encoder, nano_unet, nano_vae, with_attention
 from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY, describe_many
 from dpd_train.captions.captions import CaptionTable, caption_table
@@ -179,12 +179,17 @@ def _latent_data(vae: AutoencoderKL, scenes: SceneSet, work: _Work, weights: tor
 def _first_base(config: PretrainConfig, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Base:
     """Random networks, or those of the base that the run starts from."""
     if config.start is None:
-        unet = nano_unet(config.resolution, int(vae.config.latent_channels))
+        unet = nano_unet(config.resolution, int(vae.config.latent_channels), config.attention_levels or 1)
         return Base(vae, unet, nano_text_encoder(tokenizer), tokenizer, nano_scheduler())
     first = load_base(config.start)
     known = first.text_encoder.config.vocab_size
     if known != len(tokenizer):
         raise InputError(f"base {config.start!r} knows {known} words, this version {len(tokenizer)}: start without it")
+    if config.attention_levels is not None:
+        try:
+            first = replace(first, unet=with_attention(first.unet, config.attention_levels))
+        except ValueError as error:
+            raise InputError(f"--attention-levels {config.attention_levels}: base {config.start!r}: {error}") from error
     return replace(first, vae=vae, tokenizer=tokenizer)
 
 

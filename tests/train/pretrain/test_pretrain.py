@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from dpd_train.bases.base import load_base
-from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae
+from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae, with_attention
 from dpd_train.bases.tokenizer import MAX_LENGTH, build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY, caption
 from dpd_train.classifiers.network import ResNet, ResNetConfig, count_parameters, latent_classifier_shape, teacher_shape
@@ -33,11 +33,32 @@ def test_nano_parts_stay_within_the_sizes_of_the_design(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(VOCABULARY, tmp_path)
     vae = nano_vae()
     assert count_parameters(nano_unet()) <= 7_200_000
+    assert count_parameters(nano_unet(attention_levels=2)) <= 7_600_000
     assert count_parameters(vae) <= 1_700_000
     assert count_parameters(vae.decoder) <= 1_100_000
     assert count_parameters(nano_text_encoder(tokenizer)) <= 600_000
     assert count_parameters(ResNet(teacher_shape(10))) <= 600_000
     assert count_parameters(ResNet(latent_classifier_shape(10, 4))) <= 300_000
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_more_attention_changes_nothing_until_it_is_trained(levels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    small = nano_unet().eval()
+    for parameter in small.parameters():  # far from any initialisation that hides a layer
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    grown = with_attention(small, levels).eval()
+    given = (torch.randn(2, 4, 16, 16, generator=generator), torch.tensor([3, 900]))
+    context = torch.randn(2, 32, 128, generator=generator)
+    with torch.no_grad():
+        expected, found = (unet(*given, context).sample for unet in (small, grown))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    grown(*given, context).sample.square().mean().backward()
+    added = [p for name, p in grown.named_parameters() if ".attentions." in name and name not in small.state_dict()]
+    assert len(added) > 0
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in added)
+    with pytest.raises(ValueError, match="fewer levels"):
+        with_attention(grown, 1)
 
 
 def test_tokenizer_is_a_true_clip_tokenizer(tmp_path: Path) -> None:
