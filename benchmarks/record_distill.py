@@ -17,7 +17,7 @@ from record import without_folders
 from result_file import tell
 
 OF_A_TEST = ("name", "value", "interval", "threshold", "verdict")
-OF_THE_RESULT = ("bytes", "seconds", "planned_seconds", "stages", "prototypes", "verdict", "doubts", "judged")
+OF_THE_RESULT = ("bytes", "seconds", "planned_seconds", "stages", "prototypes", "verdict", "reasons", "judged")
 
 
 def main() -> None:

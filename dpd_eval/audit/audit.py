@@ -10,23 +10,24 @@ import numpy as np
 from dpd_eval.audit.artefacts.artefact import Traces
 from dpd_eval.audit.artefacts.scan import NAME as ARTEFACTS
 from dpd_eval.audit.artefacts.scan import artefact_test, scan
+from dpd_eval.audit.comparable import comparable_test
 from dpd_eval.audit.comparison import yardstick, yardstick_through_vae
 from dpd_eval.audit.controls import (
     AVERAGED_CODES,
     OVERFITTED,
     averaged_codes_control,
-    other_scenes,
     overfitted_control,
     set_controls,
     without_encoder,
 )
 from dpd_eval.audit.data import AuditData, read_data
 from dpd_eval.audit.encoder import AuditVae, find_encoder
+from dpd_eval.audit.explain import reasons
 from dpd_eval.audit.kind import check_further, check_inputs
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
-from dpd_eval.audit.set_tests import Judged, set_tests
+from dpd_eval.audit.set_tests import Judged, near_copies, set_tests
 from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
 from dpd_eval.audit.student_attack import LabelledImages, student_tests
 from dpd_eval.audit.subject import Subject, open_subject
@@ -40,6 +41,10 @@ from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading
 
 FEWEST_IMAGES = 500
+OTHER_IMAGES = "the hold-out is not comparable"
+RESTING = ("replication", "nearer to T than to H", "membership")
+"""What rests on a comparison with H."""
+ONLY_IMAGES = "only images are here: audit the bundle or run that made them, if there is one"
 CODES_ONLY = "codes-only: the bundle holds no denoiser, teacher or latent classifier, so there is no test of them"
 
 
@@ -48,6 +53,7 @@ class AuditResult:
     """Result of an audit.
 
     Args:
+        reasons: why the verdict is not PASS, in plain words; the most important first.
         notes: remarks on the data that a reader of the tests needs.
         about: what was audited, with which data and networks.
         private: folder with pictures and findings for the owner of the data; None if no folder was given.
@@ -56,6 +62,7 @@ class AuditResult:
     verdict: str
     tests: tuple[Outcome, ...]
     controls: tuple[Control, ...]
+    reasons: tuple[str, ...]
     notes: tuple[str, ...]
     about: dict[str, Any]
     seconds: float
@@ -63,7 +70,8 @@ class AuditResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of audit.json: it has no paths and nothing about a single real image."""
-        found = {"verdict": self.verdict, "tests": [test.to_dict() for test in self.tests]}
+        found: dict[str, Any] = {"verdict": self.verdict, "reasons": list(self.reasons)}
+        found |= {"tests": [test.to_dict() for test in self.tests]}
         found |= {"controls": [control.to_dict() for control in self.controls]}
         return found | {"notes": list(self.notes), **self.about, "seconds": round(self.seconds, 1)}
 
@@ -146,15 +154,22 @@ def audit(
     latents = None if encoder is None else _encode(encoder, data, encoded, stage)
     roots = tuple(folder for folder in (train, holdout) if folder is not None)
     work = _Work(subject, data, roots, encoder, latents, private, controls_folder, stage)
-    networks = _networks(extractor, data, extractors, stage)
     images, seed = FEWEST_IMAGES if images is None else images, seed or 0
-    tests, controls, judged = _measure(work, networks, images, seed)
+    eyes = build_extractor("untrained", data.train, cache=extractors, progress=stage("comparing T and H"))
+    hold_out, comparable = comparable_test(data, eyes)
+    if comparable:
+        networks = _networks(extractor, data, extractors, stage)
+        tests, controls, judged = _measure(work, networks, images, seed)
+    else:
+        networks, controls = [], []
+        tests, judged = _without_hold_out(work, images, seed)
+    tests.insert(0, hold_out)
     about = _about(subject, data, encoder, networks, judged, seed)
     seconds = time.monotonic() - started
     verdict = overall(tests, controls)
     codes_only = (CODES_ONLY,) if subject.model and subject.model.codes_only else ()
-    notes = (*data.notes, *other_scenes(controls), *codes_only)
-    return AuditResult(verdict, tuple(tests), tuple(controls), notes, about, seconds, private)
+    why = reasons(tests, controls)
+    return AuditResult(verdict, tuple(tests), tuple(controls), why, (*data.notes, *codes_only), about, seconds, private)
 
 
 def _folders(cache: Path | None) -> tuple[Path, ...]:
@@ -199,20 +214,30 @@ def _measure(
     if decoded is not None:
         yardsticks += [yardstick_through_vae(space, data, decoded, step) for space in through_vae]
     tests = [*_enough(sets[0]), *_same_data(subject, data)]
+    tests += [near_copies(judged, data, work.private) for judged in sets]
     for judged in sets:
         tests += set_tests(judged, yardsticks, work.private, step)
     if model is None:
-        tests.append(not_run("decoded prototypes", "a set has no prototypes: audit the bundle that made it"))
+        tests.append(not_run("decoded prototypes", ONLY_IMAGES))
     tests.append(_artefacts(work))
     controls = set_controls(yardsticks, step)
     released = LabelledImages(sets[0].images, sets[0].labels)
     by_students, replayed = student_tests(released, data, work.stage("training students of the images"))
     tests, controls = [*tests, *by_students], [*controls, *replayed]
     if model is None:
-        tests.append(not_run("membership", "a set has no networks: audit the bundle that made it"))
+        tests.append(not_run("membership", ONLY_IMAGES))
         return tests, [*controls, *without_encoder("a set has no networks", OVERFITTED)], len(sets[0].images)
     tests += network_tests(model, data, work.latents, work.encoder, work.stage)
     return tests, [*controls, *_membership_controls(work, model)], len(sets[0].images)
+
+
+def _without_hold_out(work: _Work, images: int, seed: int) -> tuple[list[Outcome], int]:
+    """The tests that need no comparison with H."""
+    sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
+    tests = [*_enough(sets[0]), *_same_data(work.subject, work.data)]
+    tests += [near_copies(judged, work.data, work.private) for judged in sets]
+    tests += [_artefacts(work), *(not_run(name, OTHER_IMAGES) for name in RESTING)]
+    return tests, len(sets[0].images)
 
 
 def _membership_controls(work: _Work, model: Model) -> list[Control]:
@@ -295,7 +320,7 @@ def _about(
             "fingerprint": data.fingerprint(),
         },
         "encoder": None if encoder is None else encoder.source,
-        "extractor": networks[0].description,
+        "extractor": networks[0].description if networks else None,
         **({"further_extractor": networks[1].description} if len(networks) > 1 else {}),
         "versions": package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
     }

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from dpd_eval.audit.data import SEED, AuditData
 from dpd_eval.audit.nearer import NAME as NEARER
-from dpd_eval.audit.nearer import nearer_share, nearer_test
+from dpd_eval.audit.nearer import OwnShare, nearer_share, nearer_test, own_share
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.replication import replication_test
 from dpd_eval.audit.spaces import Space
@@ -71,17 +72,25 @@ class Yardstick:
     def nearer(self, found: Compared, what: str) -> Outcome:
         name, sides = f"{NEARER}, {what}, {self.name}", (found.to_train, found.to_held)
         copied = float(nearer_share(self.shown.to_train, self.shown.to_held).mean())
-        return nearer_test(name, *sides, copied=copied)
+        return nearer_test(name, *sides, own=self.own, copied=copied)
+
+    @cached_property
+    def own(self) -> OwnShare:
+        return own_share(*self.of_second)
+
+    @cached_property
+    def of_second(self) -> tuple[Float32, Float32]:
+        """Similarities of H2 with T and with H1."""
+        second = self.data.second
+        orbit = self.space.orbit(self.reals[1][second])
+        return self.held_to_train[second], similarities(orbit, self.held[self.data.first])
 
     def control(self) -> list[Outcome]:
         """Run both tests on H2, compared with T and H1."""
-        name, second = self.name, self.data.second
-        nearest = self.half(second), self.half(self.data.first)
-        orbit = self.space.orbit(self.reals[1][second])
-        to_first = similarities(orbit, self.held[self.data.first])
+        nearest = self.half(self.data.second), self.half(self.data.first)
         return [
-            replication_test(f"replication, {SECOND}, {name}", *nearest, None, len(self.data.classes)),
-            nearer_test(f"{NEARER}, {SECOND}, {name}", self.held_to_train[second], to_first),
+            replication_test(f"replication, {SECOND}, {self.name}", *nearest, None, len(self.data.classes)),
+            nearer_test(f"{NEARER}, {SECOND}, {self.name}", *self.of_second),
         ]
 
 

@@ -1,23 +1,21 @@
 """Controls: cases with a known verdict. An audit that gets one of them wrong fails (METHOD §9)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from dpd_eval.audit.comparison import SECOND, Yardstick
+from dpd_eval.audit.comparison import Yardstick
 from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.model import Model
-from dpd_eval.audit.nearer import NAME as NEARER
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
 from dpd_eval.audit.outcome import Control, not_run
 from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
 from dpd_runtime.annotations import Float32
 
-LEAST_SHARE = 0.45  # of H2 nearer to T than to H1; half of it are if H shows the scenes that T shows
 OTHERS = 500  # images of H beside the memorised ones
 AVERAGED = 10  # latents in one code
 OVERFITTED, AVERAGED_CODES = "a denoiser over-fitted on 50 images", "codes that are means of ten images"
@@ -37,18 +35,6 @@ def set_controls(yardsticks: list[Yardstick], progress: Callable[[], None]) -> l
         controls += [Control(yardstick.replication(found, what), "FAIL") for what, found in replays.items()]
         progress()
     return controls
-
-
-def other_scenes(controls: Sequence[Control]) -> tuple[str, ...]:
-    """A note if H shows other scenes than T: nearness then also finds what the scenes of T share."""
-    of_second = [control.outcome for control in controls if control.outcome.name.startswith(f"{NEARER}, {SECOND}, ")]
-    strange = [test.value for test in of_second if test.interval and test.value and test.interval[1] < LEAST_SHARE]
-    if not strange:
-        return ()
-    return (
-        f"H shows other scenes than T: of H2 only {min(strange):.0%} are nearer to T than to H1, not half: a FAIL of "
-        "nearness may only mean that images resemble the scenes of T; hold out random images to tell",
-    )
 
 
 def overfitted_control(

@@ -20,20 +20,18 @@ Kind = Literal["bundle", "run", "set"]
 
 
 def kind_of(path: Path) -> Kind:
-    """Tell what `path` is.
+    """Tell what `path` is. Any folder that is neither a bundle nor a run is a set, whoever made its images.
 
     Raises:
-        InputError: neither a bundle, nor a finished run, nor a set, or nothing at all.
+        InputError: nothing at all, or a file that is no bundle.
     """
     if (path / DATASET_NAME).is_file():
         return "set"
     if (path / "run.json").is_file():
         return "run"
     if not path.exists():
-        raise InputError(f"{path}: no such bundle, run or set; give a .dpd file or a folder that dpd wrote")
-    if path.is_file() or (path / MANIFEST_NAME).is_file():
-        return "bundle"
-    raise InputError(f"{path}: neither a bundle, nor a finished run, nor a distilled set with its {DATASET_NAME}")
+        raise InputError(f"{path}: no such bundle, run or set; give a .dpd file, a run or a folder of labelled images")
+    return "bundle" if path.is_file() or (path / MANIFEST_NAME).is_file() else "set"
 
 
 def check_run(kind: Kind, run: Path | None) -> None:
@@ -45,7 +43,7 @@ def check_run(kind: Kind, run: Path | None) -> None:
     if run is None:
         return
     if kind == "set":
-        raise InputError(f"--run {run} has no effect on a distilled set: it has no networks")
+        raise InputError(f"--run {run} has no effect on a set: it has no networks")
     if kind == "run":
         raise InputError(f"--run {run} has no effect: a run is audited with its own encoder")
     if not (run / "pipeline").is_dir():
@@ -71,7 +69,7 @@ def check_inputs(
     kind = kind_of(path)
     for option, value in (("--images", images), ("--seed", seed)):
         if kind == "set" and value is not None:
-            raise InputError(f"{option} {value} has no effect on a distilled set: all its images are tested")
+            raise InputError(f"{option} {value} has no effect on a set: all its images are tested")
     check_run(kind, run)
     check_sources(train, holdout, _classes(path), held_out)
 

@@ -5,6 +5,9 @@ Instead of one T', the exact expectation over all T' is used: if r images of T a
 random T' of m among N contains one of them with probability 1 − C(N−r, m) / C(N, m).
 """
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln  # type: ignore[import-untyped]
@@ -14,7 +17,8 @@ from dpd_eval.audit.outcome import Ends, Outcome, Power, judge
 from dpd_runtime.annotations import Float32
 
 NAME = "nearer to T than to H"
-INNOCENT, LIMIT = 0.5, 0.55
+INNOCENT = 0.5  # of images that are as near to T as to H
+MARGIN = 0.05  # above the hold-out's own share
 Float = NDArray[np.floating]
 
 
@@ -77,16 +81,47 @@ def nearer_interval(to_train: Float32, to_held: Float32, seed: int) -> Ends:
     return max(0.0, value + low), min(1.0, value + high)
 
 
+@dataclass(frozen=True)
+class OwnShare:
+    """The share of the hold-out's second half that is nearer to T than to its first half, with its interval.
+
+    It is what a generator without a memory has. It is one half in a space that knows neither side; a network that was
+    trained on T moves T's images away from all others.
+    """
+
+    value: float
+    interval: Ends
+
+
+INNOCENT_SHARE = OwnShare(INNOCENT, (INNOCENT, INNOCENT))
+
+
+def own_share(to_train: Float32, to_first: Float32, seed: int = 1) -> OwnShare:
+    """Args: to_train, to_first: similarities of H2 with T [n, N] and with H1 [n, m]."""
+    return OwnShare(float(nearer_share(to_train, to_first).mean()), nearer_interval(to_train, to_first, seed))
+
+
 def nearer_test(
-    name: str, to_train: Float32, to_held: Float32, *, copied: float | None = None, seed: int = 0
+    name: str,
+    to_train: Float32,
+    to_held: Float32,
+    *,
+    own: OwnShare = INNOCENT_SHARE,
+    copied: float | None = None,
+    seed: int = 0,
 ) -> Outcome:
-    """Test the share of images nearer to T; a generator that has memorised nothing has one half.
+    """Test whether the share of images nearer to T is above the hold-out's own share by more than MARGIN.
 
     Args:
+        own: its uncertainty widens the interval, as the two are measured on different images.
         copied: the share of copies of T, for the test's power.
     """
     value = float(nearer_share(to_train, to_held).mean())
+    ends = nearer_interval(to_train, to_held, seed)
+    low = value - math.hypot(value - ends[0], own.interval[1] - own.value)
+    high = value + math.hypot(ends[1] - value, own.value - own.interval[0])
     sizes = to_train.shape[1], to_held.shape[1]
     note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
-    power = None if copied is None else Power(copied, INNOCENT)
-    return judge(name, value, nearer_interval(to_train, to_held, seed), LIMIT, note=note, power=power)
+    note += f"; the hold-out's own share is {own.value:.3f}" if own is not INNOCENT_SHARE else ""
+    power = None if copied is None else Power(copied, own.value)
+    return judge(name, value, (low, high), own.value + MARGIN, note=note, power=power)

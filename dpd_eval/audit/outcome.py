@@ -8,6 +8,7 @@ Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
 Ends = tuple[float, float]
 
 
+MOST_TIMES = 20  # more images are not worth naming: the score is then as good as at the limit
 ONE_IN = 20  # copies among innocent images that a test's power is stated for
 
 
@@ -79,12 +80,16 @@ def judge(
     Args:
         harmless: a lower limit; None takes `limit`.
     """
-    verdict: Verdict = "WARN"
+    goal = limit if harmless is None else harmless
     if interval[0] > limit:
-        verdict = "FAIL"
-    elif interval[1] <= (limit if harmless is None else harmless):
-        verdict = "PASS"
-    return Outcome(name, value, interval, limit, verdict, note, power)
+        return Outcome(name, value, interval, limit, "FAIL", note, power)
+    if interval[1] <= goal:
+        return Outcome(name, value, interval, limit, "PASS", note, power)
+    if value < goal:
+        times = ((interval[1] - value) / (goal - value)) ** 2  # an interval's width falls with the root of the number
+        if times <= MOST_TIMES:
+            note = f"{note}; about {times:.1f} times as many images would decide".removeprefix("; ")
+    return Outcome(name, value, interval, limit, "WARN", note, power)
 
 
 def not_run(name: str, reason: str) -> Outcome:

@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from dpd_eval.audit.comparison import Compared, Yardstick
+from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.outcome import Outcome
-from dpd_runtime.annotations import Images, Int64
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_train.images.structure import NEAR, orbit, similarities, structure
 from dpd_train.prototypes.too_near import thresholds
 
 COLUMNS = 12
@@ -39,6 +41,32 @@ def set_tests(
             _keep_worst(judged, yardstick, found, private)
         progress()
     return tests
+
+
+def near_copies(judged: Judged, data: AuditData, private: Path | None) -> Outcome:
+    """Count the images that are near duplicates of an image of T, as `near_duplicates` finds them.
+
+    Copies at another contrast, blurred or with noise are among them. It needs no hold-out; where H has near duplicates
+    of T too, as neighbouring patches may be, the count is a warning only.
+    """
+    train = structure(data.train.images)
+
+    def nearest(images: Images) -> Float32:
+        found: Float32 = similarities(orbit(images), train)
+        return found
+
+    name, ours = f"near duplicates of T, {judged.what}", nearest(judged.images)
+    copies = np.flatnonzero(ours.max(axis=1) > NEAR)
+    note = f"of {len(ours)} images"
+    if not len(copies):
+        return Outcome(name, 0.0, None, 0.0, "PASS", note)
+    if private is not None:
+        write_worst_pairs(
+            private / f"{name}.png", judged.images[copies], data.train.images[ours[copies].argmax(axis=1)]
+        )
+    of_held = int((nearest(data.held.images).max(axis=1) > NEAR).sum())
+    note += f"; {of_held} of {len(data.held.labels)} of H are near duplicates of T too" if of_held else ""
+    return Outcome(name, float(len(copies)), None, 0.0, "WARN" if of_held else "FAIL", note)
 
 
 def _keep_worst(judged: Judged, yardstick: Yardstick, found: Compared, private: Path) -> None:

@@ -1,4 +1,4 @@
-"""The subject of an audit: a bundle, a run or a distilled set, as networks, images and files."""
+"""The subject of an audit: a bundle, a run or a folder of labelled images, as networks, images and files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,11 +40,12 @@ class Subject:
 
 
 def open_subject(path: Path) -> Subject:
-    """Open a bundle, a run or a distilled set.
+    """Open a bundle, a run or a set: any folder of labelled images.
 
     Raises:
-        InputError: `path` is none of these.
+        InputError: nothing at `path`.
         BundleError: a damaged bundle.
+        DataError: a folder without labelled images.
     """
     kind = kind_of(path)
     if kind == "set":

@@ -25,6 +25,7 @@ class AuditTest:
 class AuditRecord:
     """audited: hash of the bundle before the audit became a part of it; empty for a run or a set.
 
+    reasons: why the verdict is not PASS; empty for audits of versions that said nothing.
     claimed: whether it lies in a bundle that no trusted key signed, so that anybody may have written it.
     """
 
@@ -33,6 +34,7 @@ class AuditRecord:
     verdict: str
     tests: tuple[AuditTest, ...]
     controls: tuple[AuditTest, ...]
+    reasons: tuple[str, ...] = ()
     claimed: bool = False
 
 
@@ -60,7 +62,8 @@ def read_audit(node: Node, name: str, *, claimed: bool = False) -> AuditRecord:
         raise node.wrong("verdict", "one of " + ", ".join(VERDICTS))
     tests, controls = (tuple(_test(item) for item in node.children(key)) for key in ("tests", "controls"))
     audited = node.child("audited")
-    return AuditRecord(name, "" if audited is None else audited.text("bundle_hash"), verdict, tests, controls, claimed)
+    bundle = "" if audited is None else audited.text("bundle_hash")
+    return AuditRecord(name, bundle, verdict, tests, controls, node.texts("reasons"), claimed)
 
 
 def _test(node: Node) -> AuditTest:

@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("select scenes --method random --ipc 2 --out full", "is not a distilled set"),
         ("audit nothere --train scenes", "nothere: no such bundle, run or set"),
         ("audit notes.txt --train scenes", "not a readable bundle"),
-        ("audit scenes --train scenes", "neither a bundle, nor a finished run, nor a distilled set"),
+        ("audit empty --train scenes", "empty: holds no class folders"),
         ("audit BUNDLE --train scenes", "--train: its classes differ from the audited ones"),
         ("pretrain nothere --out new", "nothere: no such folder"),
         ("pretrain scenes --out new --stage best", "--stage 'best' is unknown"),

@@ -349,7 +349,7 @@ def test_train_says_what_is_wrong_with_a_federation_without_pytorch(
     ("arguments", "code", "words"),
     [
         pytest.param(["missing.dpd"], 2, ["missing.dpd", "no such bundle"], id="missing"),
-        pytest.param(["empty"], 2, ["empty: neither a bundle, nor a finished run", "dataset.json"], id="nothing"),
+        pytest.param(["empty"], 2, ["empty: holds no class folders", "class"], id="nothing"),
         pytest.param(["empty", "--out", "new.dpd"], 2, ["--out new.dpd has no effect", "no bundle"], id="out"),
         pytest.param(["x.dpd", "--out", "notes.txt"], 2, ["--out notes.txt exists", "--overwrite"], id="there"),
         pytest.param(

@@ -134,6 +134,9 @@ def _print(result: "AuditResult") -> None:
     from rich.console import Console
 
     console = Console()
+    console.print(f"verdict    {result.verdict}, {result.seconds:.0f} s", highlight=False)
+    for reason in result.reasons:
+        console.print(f"           {reason}", highlight=False, markup=False, soft_wrap=True)
     for title, rows in (
         ("tests", [(test, test.verdict) for test in result.tests]),
         ("controls", [(c.outcome, f"{c.outcome.verdict} (expected {c.expected})") for c in result.controls]),
@@ -156,4 +159,3 @@ def _print(result: "AuditResult") -> None:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if result.private is not None:
         console.print(f"private    {result.private} shows real images", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"verdict    {result.verdict}, {result.seconds:.0f} s", highlight=False)

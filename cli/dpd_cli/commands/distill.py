@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
 
 LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.vae")
-NAMED = 3  # tests of the audit that are named at the end; the report has all
 
 Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
 Resume = Annotated[
@@ -249,8 +248,9 @@ def _print(result: dict[str, Any], out: Path) -> None:
         ends = "" if low is None else f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} points"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} × "
         print(f"  the set is worth {ratio}{row['reference']}{ends}")
-    told = [f"audit         {result['verdict']}", *result["doubts"][:NAMED]]
-    print("; ".join(told) + (f"; {len(result['doubts']) - NAMED} more" if len(result["doubts"]) > NAMED else ""))
+    print(f"audit         {result['verdict']}")
+    for reason in result["reasons"]:
+        print(f"              {reason}")
     print(f"time          {duration(result['seconds'])}, planned {duration(result['planned_seconds'])}")
     print(f"look at       {result['report']}, {result['set']}/contact_sheet.png")
     if result["verdict"] == "FAIL":

@@ -135,20 +135,13 @@ def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
         "prototypes": table["prototype_kind"],
         "judged": {name: read["evaluation"][name] for name in ("arms", "differences", "test_images")},
         "verdict": read["audit"]["verdict"],
-        "doubts": _doubts(read["audit"]),
+        "reasons": read["audit"]["reasons"],
         **times,
         "planned_seconds": made.plan.total,
         "report": str(made.folder / "report.html"),
         "set": str(made.folder / "set"),
         "run": str(made.folder),
     }
-
-
-def _doubts(audit: dict[str, Any]) -> list[str]:
-    """Names of the tests that decided the verdict, and of the controls that are wrong."""
-    worst = ("FAIL",) if audit["verdict"] == "FAIL" else ("WARN", "NOT RUN")
-    named = [test["name"] for test in audit["tests"] if test["verdict"] in worst]
-    return named + [f"control: {name}" for name in _wrong_controls(audit)]
 
 
 def _wrong_controls(audit: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from dpd_eval.audit.audit import AuditResult, audit
 from dpd_eval.audit.data import read_data
+from dpd_eval.audit.explain import family_of
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.overfitted import overfitted_denoiser
 from dpd_eval.audit.record import check_verdict, write_record
@@ -64,6 +65,7 @@ def test_a_bundle_has_every_test_and_control(of_bundle: AuditResult, folder: Pat
         "membership of the denoiser, SecMI: AUC",
     ):
         assert wanted in names
+    assert [name for name in names if family_of(name) is None] == [], "every test can be explained"
     controls = {control.outcome.name: control for control in of_bundle.controls}
     assert not controls["replication, T replayed, structure"].wrong
     assert any("over-fitted" in name for name in controls)
@@ -131,10 +133,10 @@ def test_a_set_lists_what_cannot_run(folder: Path) -> None:
     )
     assert {t.name for t in found.tests if t.verdict == "NOT RUN"} >= {"membership", "decoded prototypes"}
     assert found.verdict in ("WARN", "FAIL")
-    with pytest.raises(InputError, match="no effect on a distilled set"):
+    with pytest.raises(InputError, match="no effect on a set"):
         audit(folder / "set", train=folder / "scenes", run=folder / "run")
     for given in ({"images": 5}, {"seed": 1}):
-        with pytest.raises(InputError, match="has no effect on a distilled set: all its images are tested"):
+        with pytest.raises(InputError, match="has no effect on a set: all its images are tested"):
             audit(folder / "set", train=folder / "scenes", **given)
 
 

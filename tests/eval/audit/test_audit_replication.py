@@ -1,7 +1,6 @@
 """Replication and nearness on Gaussian features with known shares."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -9,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpd_eval.audit.bootstrap import widened
-from dpd_eval.audit.controls import other_scenes
 from dpd_eval.audit.membership import Scores, membership_tests
-from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test
+from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test, own_share
 from dpd_eval.audit.outcome import Control, Outcome, Power, judge, not_run, overall
 from dpd_eval.audit.replication import exceedance, replication_test
 from dpd_runtime.annotations import Float32
@@ -122,14 +120,30 @@ def test_half_for_what_was_never_seen_and_more_for_copies() -> None:
     assert copied.verdict == "FAIL"
 
 
-def test_a_hold_out_of_other_scenes_is_said_and_one_of_the_same_is_not() -> None:
-    train, first, second = gaussian(800, 0), gaussian(200, 1), gaussian(200, 2)
-    shift = 0.3 * gaussian(1, 3)
-    for away, said in ((0 * shift, False), (shift, True)):
-        sides = [similarities((second + away)[:, None], side) for side in (train, first + away)]
-        notes = other_scenes([Control(nearer_test("nearer to T than to H, H2, structure", *sides), "PASS")])
-        assert bool(notes) == said
-    assert re.match(r"H shows other scenes than T: of H2 only [1-3]?\d%", notes[0])
+def test_the_limit_is_above_the_share_that_the_hold_out_has_itself() -> None:
+    """A network that was trained on T moves its images away from all others, and the neutral point with them."""
+    train, first, second, ours = (gaussian(n, seed) for n, seed in ((800, 0), (300, 1), (300, 2), (500, 3)))
+    moved = unit(train + 0.6 * gaussian(1, 4))
+    own = own_share(*(similarities(second[:, None], side) for side in (moved, first)))
+    assert own.interval[1] < 0.5
+    held = np.concatenate([first, second])
+    fresh = nearer_test("x", *(similarities(ours[:, None], side) for side in (moved, held)), own=own)
+    assert fresh.value == pytest.approx(own.value, abs=0.05)
+    assert fresh.threshold == pytest.approx(own.value + 0.05)
+    assert fresh.verdict != "FAIL"
+    assert fresh.interval is not None
+    assert fresh.interval[1] - fresh.interval[0] > own.interval[1] - own.interval[0]
+    some = np.concatenate([ours[:400], moved[:100]])  # a fifth are copies: below 0.55, and above the limit
+    copied = nearer_test("x", *(similarities(some[:, None], side) for side in (moved, held)), own=own)
+    assert copied.value > fresh.value + 0.05
+
+
+def test_a_warning_says_how_many_images_would_decide() -> None:
+    assert judge("x", 0.5, (0.4, 0.6), 0.55).note == "about 4.0 times as many images would decide"
+    assert judge("x", 0.5, (0.4, 0.6), 0.55, note="seen").note == "seen; about 4.0 times as many images would decide"
+    assert judge("x", 0.549, (0.4, 0.6), 0.55).note == ""  # no number of images would
+    assert judge("x", 0.56, (0.4, 0.6), 0.55).note == ""
+    assert judge("x", 0.5, (0.45, 0.55), 0.55).note == ""
 
 
 def test_tests_say_what_copies_would_score() -> None:

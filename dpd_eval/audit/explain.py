@@ -1,0 +1,137 @@
+"""What an audit's verdict means in plain words: why it is not PASS, what usually helps, what to do next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpd_eval.audit.comparable import NAME as COMPARABLE
+from dpd_eval.audit.outcome import Control, Outcome
+
+CONTROL = "A case whose verdict is known came out otherwise, so this audit proves nothing."
+MORE_IMAGES = "give a hold-out of more images: --holdout, or a larger --val-per-class before the training"
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Tests whose names begin with `begin`: what a FAIL means, and what usually helps."""
+
+    begin: str
+    meaning: str
+    helps: str
+
+
+FAMILIES = (
+    _Family(
+        COMPARABLE,
+        "The hold-out can be told from the training images by what it shows, so no test that compares the two says "
+        "anything about a memory.",
+        "audit beside images of the same kind, drawn at random (--holdout), or train with the validation part that "
+        "content decides (--split content, without --groups)",
+    ),
+    _Family(
+        "near duplicates",
+        "Images show what a training image shows, almost point by point.",
+        "look at the pairs in the private folder; fewer --steps; no --keep-near-duplicates; more images in each code",
+    ),
+    _Family(
+        "replication, decoded",
+        "More prototypes lie close to a training image than hold-out images do.",
+        "--prototypes matched, or fewer codes (--ipc)",
+    ),
+    _Family(
+        "replication",
+        "More images lie close to a training image than hold-out images do.",
+        "look at the pairs in the private folder; fewer --steps; no --keep-near-duplicates",
+    ),
+    _Family(
+        "nearer",
+        "The nearest real image is a training image more often than it is for hold-out images.",
+        "fewer --steps and codes; --codes-only",
+    ),
+    _Family(
+        "decoded prototypes",
+        "Prototypes were not looked at.",
+        "audit the bundle or run",
+    ),
+    _Family(
+        "artefact",
+        "A file holds a name, a place, a picture, or the pixels or latents of a real image.",
+        "see artefacts.txt in the private folder, and make the file anew",
+    ),
+    _Family(
+        "membership of the teacher",
+        "The teacher's answers tell who was in its training.",
+        "--codes-only leaves it out; or fewer --teacher-steps",
+    ),
+    _Family(
+        "membership of the latent classifier",
+        "The latent classifier's answers tell who was in its training.",
+        "--codes-only leaves it out; or fewer --latent-classifier-steps",
+    ),
+    _Family(
+        "membership of the VAE",
+        "The decoder shows training images better than others.",
+        "--no-tune-vae, or more images",
+    ),
+    _Family(
+        "membership of the prototypes",
+        "The prototypes resemble training images more than others.",
+        "--prototypes matched, fewer codes (--ipc), a larger --k-min",
+    ),
+    _Family(
+        "membership of the students",
+        "Classifiers that are trained on the images tell who was in T.",
+        "fewer images per class, or codes of more images each",
+    ),
+    _Family(
+        "membership",
+        "The denoiser's errors tell who was in its training.",
+        "--codes-only leaves it out; or fewer --steps",
+    ),
+    _Family("number of images", "Too few images were judged for this test.", "a larger --images, or a larger set"),
+    _Family(
+        "training data",
+        "--train does not hold exactly the images that were trained on.",
+        "give --train, --val-per-class, --split and --groups of the training",
+    ),
+)
+
+
+def reasons(tests: Sequence[Outcome], controls: Sequence[Control]) -> tuple[str, ...]:
+    """Why the verdict is not PASS: one line for each family of tests, the worst first; empty for a PASS."""
+    lines: dict[str, str] = {}
+    for verdict in ("FAIL", "WARN", "NOT RUN"):
+        for family in FAMILIES:
+            names = [test for test in tests if test.verdict == verdict and family_of(test.name) is family]
+            if names and family.begin not in lines:
+                lines[family.begin] = _line(verdict, family, names)
+    found = list(lines.values())
+    wrong = [control.outcome.name for control in controls if control.wrong]
+    if wrong:
+        found.insert(0, f"FAIL of {_count(len(wrong), 'control')} ({wrong[0]}): {CONTROL} What helps: {MORE_IMAGES}.")
+    undecided = [c.outcome.name for c in controls if not c.wrong and c.outcome.verdict != c.expected]
+    if undecided:
+        found.append(
+            f"WARN of {_count(len(undecided), 'control')} ({undecided[0]}): undecided, or not run. "
+            f"What helps: {MORE_IMAGES}."
+        )
+    return tuple(found)
+
+
+def family_of(name: str) -> _Family | None:
+    return next((family for family in FAMILIES if name.startswith(family.begin)), None)
+
+
+def _line(verdict: str, family: _Family, tests: Sequence[Outcome]) -> str:
+    if verdict == "FAIL" or family.begin == COMPARABLE:
+        return f"{verdict} of {tests[0].name}{_others(tests)}: {family.meaning} What usually helps: {family.helps}."
+    notes = f": {tests[0].note}" if tests[0].note else ""
+    why = "did not run" if verdict == "NOT RUN" else "cannot exclude it with these images"
+    return f"{verdict} of {tests[0].name}{_others(tests)}, which {why}{notes}."
+
+
+def _others(tests: Sequence[Outcome]) -> str:
+    return f" and {len(tests) - 1} more" if len(tests) > 1 else ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
