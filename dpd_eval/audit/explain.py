@@ -97,14 +97,21 @@ FAMILIES = (
 
 
 def reasons(tests: Sequence[Outcome], controls: Sequence[Control]) -> tuple[str, ...]:
-    """Why the verdict is not PASS: one line for each family of tests, the worst first; empty for a PASS."""
+    """Why the verdict is not PASS: one line for each family of tests, the worst first; empty for a PASS.
+
+    Tests that did not run share a line if they share the reason.
+    """
     lines: dict[str, str] = {}
-    for verdict in ("FAIL", "WARN", "NOT RUN"):
+    for verdict in ("FAIL", "WARN"):
         for family in FAMILIES:
-            names = [test for test in tests if test.verdict == verdict and family_of(test.name) is family]
-            if names and family.begin not in lines:
-                lines[family.begin] = _line(verdict, family, names)
-    found = list(lines.values())
+            those = [test for test in tests if test.verdict == verdict and family_of(test.name) is family]
+            if those and family.begin not in lines:
+                lines[family.begin] = _line(verdict, family, those)
+    missing: dict[str, list[str]] = {}
+    for test in tests:
+        if test.verdict == "NOT RUN":
+            missing.setdefault(test.note, []).append(test.name)
+    found = [*lines.values(), *(f"NOT RUN: {', '.join(names)}: {note}." for note, names in missing.items())]
     wrong = [control.outcome.name for control in controls if control.wrong]
     if wrong:
         found.insert(0, f"FAIL of {_count(len(wrong), 'control')} ({wrong[0]}): {CONTROL} What helps: {MORE_IMAGES}.")
@@ -124,9 +131,7 @@ def family_of(name: str) -> _Family | None:
 def _line(verdict: str, family: _Family, tests: Sequence[Outcome]) -> str:
     if verdict == "FAIL" or family.begin == COMPARABLE:
         return f"{verdict} of {tests[0].name}{_others(tests)}: {family.meaning} What usually helps: {family.helps}."
-    notes = f": {tests[0].note}" if tests[0].note else ""
-    why = "did not run" if verdict == "NOT RUN" else "cannot exclude it with these images"
-    return f"{verdict} of {tests[0].name}{_others(tests)}, which {why}{notes}."
+    return f"{verdict} of {tests[0].name}{_others(tests)}: {tests[0].note or 'these images do not decide it'}."
 
 
 def _others(tests: Sequence[Outcome]) -> str:

@@ -147,7 +147,8 @@ def _print(result: "AuditResult") -> None:
             ends = "" if test.interval is None else f"{test.interval[0]:.3f} to {test.interval[1]:.3f}"
             value, limit = ("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold))
             shown.add_row(test.name, value, ends, limit, verdict)
-        print_table(console, title, shown)
+        if rows:
+            print_table(console, title, shown)
     shown = table(("name",), ("all", "1 in 20", "share not excluded"))
     for test in result.tests:
         if test.power is not None and test.interval is not None:

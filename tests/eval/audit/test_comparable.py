@@ -133,6 +133,7 @@ def test_a_hold_out_that_is_not_comparable_decides_nothing(folders: Path) -> Non
     assert found.verdict == "WARN"
     assert found.reasons[0].startswith("WARN of comparable hold-out: The hold-out can be told from the training images")
     assert "--holdout" in found.reasons[0]
+    assert f"NOT RUN: {', '.join(RESTING)}: the hold-out is not comparable." in found.reasons
     assert {test.name for test in found.tests if test.verdict == "NOT RUN"} == set(RESTING)
     assert found.controls == ()
 
