@@ -61,14 +61,14 @@ class HeldOut:
             ) from None
 
     @property
-    def held_out(self) -> dict[str, Any]:
+    def held_out_options(self) -> dict[str, Any]:
         """These options alone, of a config that has others too."""
         return {"val_per_class": self.val_per_class, "split": self.split, "groups": self.groups}
 
     @property
     def given(self) -> bool:
         """Whether any of them differs from its default."""
-        return self.held_out != BY_CONTENT.held_out
+        return self.held_out_options != BY_CONTENT.held_out_options
 
     def of_class(self, files: int) -> int:
         """The number of validation images that a class of `files` training images is to give."""

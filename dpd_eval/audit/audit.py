@@ -157,14 +157,19 @@ def audit(
     images, seed = FEWEST_IMAGES if images is None else images, seed or 0
     eyes = build_extractor("untrained", data.train, cache=extractors, progress=stage("comparing T and H"))
     hold_out, comparable = comparable_test(data, eyes)
+    sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
+    tests = [hold_out, *_enough(sets[0]), *_same_data(subject, data)]
+    tests += [near_copies(judged, data, private) for judged in sets]
+    tests.append(_artefacts(work))
+    networks: list[Extractor] = []
+    controls: list[Control] = []
     if comparable:
         networks = _networks(extractor, data, extractors, stage)
-        tests, controls, judged = _measure(work, networks, images, seed)
+        compared, controls = _compare(work, networks, sets)
+        tests += compared
     else:
-        networks, controls = [], []
-        tests, judged = _without_hold_out(work, images, seed)
-    tests.insert(0, hold_out)
-    about = _about(subject, data, encoder, networks, judged, seed)
+        tests += [not_run(name, OTHER_IMAGES) for name in RESTING]
+    about = _about(subject, data, encoder, networks, len(sets[0].images), seed)
     seconds = time.monotonic() - started
     verdict = overall(tests, controls)
     codes_only = (CODES_ONLY,) if subject.model and subject.model.codes_only else ()
@@ -194,11 +199,9 @@ def _encode(encoder: AuditVae, data: AuditData, cache: Path, stage: Stage) -> tu
     return found[0], found[1]
 
 
-def _measure(
-    work: _Work, networks: list[Extractor], images: int, seed: int
-) -> tuple[list[Outcome], list[Control], int]:
-    subject, data, model = work.subject, work.data, work.subject.model
-    sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
+def _compare(work: _Work, networks: list[Extractor], sets: list[Judged]) -> tuple[list[Outcome], list[Control]]:
+    """The tests that compare with H, and their controls."""
+    data, model = work.data, work.subject.model
     spaces = (teacher_space(networks[0]), structure_space(), *map(further_space, networks[1:]))
     decoded = work.decoded()
     through_vae = [] if decoded is None else [space for space in spaces if not space.sees_through_vae]
@@ -213,31 +216,20 @@ def _measure(
     yardsticks = [yardstick(space, data, step, decoded=decoded) for space in spaces]
     if decoded is not None:
         yardsticks += [yardstick_through_vae(space, data, decoded, step) for space in through_vae]
-    tests = [*_enough(sets[0]), *_same_data(subject, data)]
-    tests += [near_copies(judged, data, work.private) for judged in sets]
+    tests: list[Outcome] = []
     for judged in sets:
         tests += set_tests(judged, yardsticks, work.private, step)
     if model is None:
         tests.append(not_run("decoded prototypes", ONLY_IMAGES))
-    tests.append(_artefacts(work))
     controls = set_controls(yardsticks, step)
     released = LabelledImages(sets[0].images, sets[0].labels)
     by_students, replayed = student_tests(released, data, work.stage("training students of the images"))
     tests, controls = [*tests, *by_students], [*controls, *replayed]
     if model is None:
         tests.append(not_run("membership", ONLY_IMAGES))
-        return tests, [*controls, *without_encoder("a set has no networks", OVERFITTED)], len(sets[0].images)
+        return tests, [*controls, *without_encoder("a set has no networks", OVERFITTED)]
     tests += network_tests(model, data, work.latents, work.encoder, work.stage)
-    return tests, [*controls, *_membership_controls(work, model)], len(sets[0].images)
-
-
-def _without_hold_out(work: _Work, images: int, seed: int) -> tuple[list[Outcome], int]:
-    """The tests that need no comparison with H."""
-    sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
-    tests = [*_enough(sets[0]), *_same_data(work.subject, work.data)]
-    tests += [near_copies(judged, work.data, work.private) for judged in sets]
-    tests += [_artefacts(work), *(not_run(name, OTHER_IMAGES) for name in RESTING)]
-    return tests, len(sets[0].images)
+    return tests, [*controls, *_membership_controls(work, model)]
 
 
 def _membership_controls(work: _Work, model: Model) -> list[Control]:

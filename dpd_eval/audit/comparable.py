@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from dpd_eval.audit.data import SEED, AuditData
+from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.nearer import OwnShare, own_share
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.extractors.extractor import Extractor
@@ -62,22 +62,17 @@ def two_samples(train: Float32, held: Float32, classes: tuple[Int64, Int64]) -> 
     rng = np.random.default_rng(SEED)
     for rows in of_class:
         sides[rows, 1:] = rng.permuted(np.repeat(sides[rows, :1], PERMUTATIONS, axis=1), axis=0)
-    own = np.diag(hat)[:, None]
-    left_out = (hat @ (sides - 0.5) - own * (sides - 0.5)) / (1 - own)  # ridge regression without the image itself
-    areas = _areas(left_out, sides)
+    itself = np.diag(hat)[:, None]
+    left_out = (hat @ (sides - 0.5) - itself * (sides - 0.5)) / (
+        1 - itself
+    )  # ridge regression without the image itself
+    ours = sides > 0.5
+    areas = [area_under_curve(left_out[own, k], left_out[~own, k]) for k, own in enumerate(ours.T)]
     return TwoSamples(
-        float(areas[0]),
+        areas[0],
         float(np.quantile(areas[1:], 1 - CHANCE)),
         len(train),
     )
-
-
-def _areas(scores: Float, sides: Float) -> Float:
-    """The area under the ROC curve of each column (Mann & Whitney 1947)."""
-    ones = sides.sum(axis=0)
-    ranks = (rankdata(scores, axis=0) * sides).sum(axis=0)
-    found: Float = (ranks - ones * (ones + 1) / 2) / (ones * (len(sides) - ones))
-    return found
 
 
 def comparable_test(data: AuditData, extractor: Extractor) -> tuple[Outcome, bool]:
@@ -105,5 +100,4 @@ def _share_of_second(data: AuditData) -> OwnShare:
     """The nearness of H2 in the space of structures, which no network knows."""
     first, second = (data.held.images[rows] for rows in (data.first, data.second))
     views = orbit(second)
-    to_train, to_first = (similarities(views, structure(images)) for images in (data.train.images, first))
-    return own_share(to_train, to_first)
+    return own_share(similarities(views, data.structures), similarities(views, structure(first)))

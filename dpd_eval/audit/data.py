@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from dpd_runtime.annotations import Int64
+from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Part, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
@@ -34,6 +35,13 @@ class AuditData:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+    @cached_property
+    def structures(self) -> Float32:
+        """Structures of T [n, D], as `dpd_train.images.structure` has them."""
+        from dpd_train.images.structure import structure  # loads PyTorch
+
+        return structure(self.train.images)
 
     def fingerprint(self) -> str:
         """Return the hash of T as in run.json and bundle.json."""

@@ -13,7 +13,7 @@ from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.outcome import Outcome
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
-from dpd_train.images.structure import NEAR, orbit, similarities, structure
+from dpd_train.images.structure import NEAR, orbit, similarities
 from dpd_train.prototypes.too_near import thresholds
 
 COLUMNS = 12
@@ -49,11 +49,9 @@ def near_copies(judged: Judged, data: AuditData, private: Path | None) -> Outcom
     Copies at another contrast, blurred or with noise are among them. It needs no hold-out; where H has near duplicates
     of T too, as neighbouring patches may be, the count is a warning only.
     """
-    train = structure(data.train.images)
 
     def nearest(images: Images) -> Float32:
-        found: Float32 = similarities(orbit(images), train)
-        return found
+        return similarities(orbit(images), data.structures)
 
     name, ours = f"near duplicates of T, {judged.what}", nearest(judged.images)
     copies = np.flatnonzero(ours.max(axis=1) > NEAR)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dpd_runtime.files import cache_folder, is_own, write_atomically
 from dpd_train.images.pixels import pillow_rgb, read_bytes, read_square
-from dpd_train.images.rendering import Rendering
+from dpd_train.images.rendering import Rendering, identity
 
 log = logging.getLogger(__name__)
 SIDE = 64  # pixels at which images are compared, whatever size they are used at
@@ -31,7 +31,7 @@ def contents(files: tuple[Stamp, ...], rendering: Rendering | None) -> tuple[dic
     for path, _, _ in files:
         content = read_bytes(path)
         if isinstance(content, bytes):
-            digests[path] = hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
+            digests[path] = identity(content, rendering)
     first = {digest: path for path, digest in digests.items()}
     group_of = {digest: min(group) for group in _near(first, rendering) for digest in group}
     return digests, {path: group_of.get(digest, digest) for path, digest in digests.items()}

@@ -1,8 +1,7 @@
 """Read labelled scenes from a folder tree or a list into memory."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from dpd_train.images.content import contents, stamps
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
 from dpd_train.images.pixels import pillow_rgb, printable, read_bytes, read_square, size_in_header
 from dpd_train.images.reading import PLAIN, Reading
-from dpd_train.images.rendering import Rendering, settle
+from dpd_train.images.rendering import Rendering, identity, settle
 from dpd_train.images.scene_set import Part, Rejected, SceneSet
 from dpd_train.images.sources import Files, Source, divides, files_of_part, open_tree, reference_files
 
@@ -50,10 +49,10 @@ def read_scenes(
     if resolution is not None and resolution < 1:
         raise DataError(f"resolution is {resolution}: give a positive number of pixels")
     source = open_source(root, held_out.groups)
-    _check_counts(source, part, _counts(source, part, held_out))
     reference = reference_files(source)
-    rendering = _settled(reading, reference, source)
     files = files_of_part(source, reference, part)
+    _counts(source, files, part, held_out)  # before images are opened
+    rendering = _settled(reading, reference, source)
     if divides(source, part, held_out):
         files = _divided(source, files, part, held_out, rendering)
     if resolution is None:
@@ -71,9 +70,7 @@ def check_files(root: Path, part: Part, held_out: HeldOut = BY_CONTENT) -> dict[
         DataError, MissingExtraError: as `read_scenes` does.
     """
     source = open_source(root, held_out.groups)
-    counts = _counts(source, part, held_out)
-    _check_counts(source, part, counts)
-    return counts
+    return _counts(source, files_of_part(source, reference_files(source), part), part, held_out)
 
 
 def image_sizes(root: Path) -> Counter[tuple[int, int]]:
@@ -150,7 +147,7 @@ def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, 
         for path in paths:
             content = read_bytes(path)
             if isinstance(content, bytes):
-                found[_name(source, path)] = _identity(content, rendering)
+                found[_name(source, path)] = identity(content, rendering)
     return found
 
 
@@ -158,20 +155,20 @@ def _is_list(root: Path) -> bool:
     return root.is_file() and root.suffix.lower() in LIST_SUFFIXES
 
 
-def _counts(source: Source, part: Part, held_out: HeldOut) -> dict[str, int]:
-    """Class → number of files of a part, as far as their names and numbers tell."""
-    files = files_of_part(source, reference_files(source), part)
+def _counts(source: Source, files: Files, part: Part, held_out: HeldOut) -> dict[str, int]:
+    """Class → number of files of a part, as far as names and numbers tell; checked.
+
+    Args:
+        files: as `files_of_part` gives them.
+    """
     counts = {name: len(paths) for name, paths in files.items()}
-    if not divides(source, part, held_out):
-        return counts
-    _named_groups(source, files, held_out)
-    held = {name: held_out.of_class(count) for name, count in counts.items()}
-    return held if part == "val" else {name: count - held[name] for name, count in counts.items()}
-
-
-def _check_counts(source: Source, part: Part, counts: Mapping[str, int]) -> None:
+    if divides(source, part, held_out):
+        _named_groups(source, files, held_out)
+        held = {name: held_out.of_class(count) for name, count in counts.items()}
+        counts = held if part == "val" else {name: count - held[name] for name, count in counts.items()}
     for name, count in counts.items():
         _check_count(source, part, name, count, [])
+    return counts
 
 
 def _named_groups(source: Source, files: Files, held_out: HeldOut) -> dict[Path, str]:
@@ -221,7 +218,7 @@ def _decode(source: Source, files: Files, part: Part, resolution: int, rendering
                 continue
             content, images[len(used)] = found
             labels.append(label)
-            hashes.append(_identity(content, rendering))
+            hashes.append(identity(content, rendering))
             used.append(path)
         _check_count(source, part, name, len(paths) - len(rejected) + already, rejected[already:])
     return SceneSet(
@@ -234,10 +231,6 @@ def _decode(source: Source, files: Files, part: Part, resolution: int, rendering
         rendering,
         tuple(_name(source, path) for path in used if not path.resolve().is_relative_to(inside)),
     )
-
-
-def _identity(content: bytes, rendering: Rendering | None) -> str:
-    return hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
 
 
 def _name(source: Source, path: Path) -> str:

@@ -64,6 +64,11 @@ class Rendering:
         }
 
 
+def identity(content: bytes, rendering: Rendering | None) -> str:
+    """The hash of an image in `SceneSet.hashes`, from the bytes of its file."""
+    return hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
+
+
 def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:
     """Find the limits of the stretch on a sample of `files` (paths by class), unless `reading` gives them.
 

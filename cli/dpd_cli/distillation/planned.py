@@ -114,7 +114,7 @@ class Distillation:
         """The config of the training."""
         assert self.plan is not None
         names = ("ipc", "seed", "base", "resolution", "bands", "stretch")
-        return self.plan.config(**{name: getattr(self.asked, name) for name in names}, **self.asked.held_out)
+        return self.plan.config(**{name: getattr(self.asked, name) for name in names}, **self.asked.held_out_options)
 
     def store(self) -> None:
         """Write the plan into the folder."""

@@ -77,7 +77,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         baselines=("random", "herding"),
         ipc=(made.judged_ipc,),
         pairs=made.plan.pairs,
-        **made.asked.held_out,
+        **made.asked.held_out_options,
         bands=made.asked.bands,
         stretch=made.asked.stretch,
         jobs=made.threads,
