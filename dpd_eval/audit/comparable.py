@@ -63,9 +63,8 @@ def two_samples(train: Float32, held: Float32, classes: tuple[Int64, Int64]) -> 
     for rows in of_class:
         sides[rows, 1:] = rng.permuted(np.repeat(sides[rows, :1], PERMUTATIONS, axis=1), axis=0)
     itself = np.diag(hat)[:, None]
-    left_out = (hat @ (sides - 0.5) - itself * (sides - 0.5)) / (
-        1 - itself
-    )  # ridge regression without the image itself
+    # the predictions of a ridge regression without the image itself
+    left_out = (hat @ (sides - 0.5) - itself * (sides - 0.5)) / (1 - itself)
     ours = sides > 0.5
     areas = [area_under_curve(left_out[own, k], left_out[~own, k]) for k, own in enumerate(ours.T)]
     return TwoSamples(
