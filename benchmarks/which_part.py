@@ -8,6 +8,7 @@ validation part: no setting of the product is chosen by this, and no other table
     today             the embedded bundle: 50 decoded codes and 450 re-noised ones
     real for three    today, but Highway, River and HerbaceousVegetation are VAE-decoded random real images
     re-noised real    today, but these three are re-noised from random real latents instead of codes
+    all re-noised     every image re-noised from a random real latent
     sampled           every image sampled from noise, as after image 500
     Gaussian start    sampled, but a Gaussian of each class stands for the network at t > 900
     decoded real      VAE-decoded random real images: what a perfect generator would reach
@@ -47,11 +48,22 @@ from dpd_train.images import SceneSet, read_scenes
 IPC, SEED = 500, 0
 THREE = ("HerbaceousVegetation", "Highway", "River")
 GAUSSIAN_ABOVE = 900
-ARMS = ("today", "real for three", "re-noised real", "decoded real", "real", "sampled", "Gaussian start")
+ARMS = (
+    "today",
+    "real for three",
+    "re-noised real",
+    "all re-noised",
+    "decoded real",
+    "real",
+    "sampled",
+    "Gaussian start",
+)
 AGAINST = (
     ("real for three", "today"),
     ("re-noised real", "today"),
     ("re-noised real", "real for three"),
+    ("all re-noised", "today"),
+    ("all re-noised", "decoded real"),
     ("decoded real", "today"),
     ("decoded real", "real"),
     ("Gaussian start", "sampled"),
@@ -180,6 +192,7 @@ def main() -> None:
         "today": of.today,
         "real for three": lambda: of.three_from(of.decoded),
         "re-noised real": lambda: of.three_from(of.renoised_real()),
+        "all re-noised": of.renoised_real,
         "decoded real": lambda: of.decoded,
         "real": lambda: of.real,
         "sampled": of.sampled,
