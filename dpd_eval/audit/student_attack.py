@@ -4,7 +4,8 @@ The score of an image is the log-odds of its class (Carlini et al. 2022, §IV.C)
 those by students of as many images of H1 (calibration by difficulty, Watson et al. 2022). Members are random images of
 T, the others are H2: what the set tells of all its training images. An image that the set repeats is what replication
 finds; among as many others it hardly moves these figures. Their note says what students of copies would score, and
-where these would pass too, a PASS says nothing and is a WARN.
+where these would pass too, a PASS says nothing and is a WARN. Larger images are reduced to 64 px, as the time of the
+six students grows with the pixels.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from torch import nn
 from dpd_eval.audit.data import SEED, AuditData, Rows
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run
+from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.training import train_student
 from dpd_runtime.annotations import Images, Int64, Progress
+from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.compute.device import one_thread
 from dpd_train.images import to_float
 from dpd_train.images.symmetry import ORDER, d4
@@ -60,6 +63,13 @@ class LabelledImages:
         rows = np.concatenate([rng.permutation(rows)[:n] for rows, n in zip(of_class, counts, strict=True)])
         return LabelledImages(self.images[rows], self.labels[rows])
 
+    @property
+    def small(self) -> "LabelledImages":
+        """The same at no more than LARGEST_SIDE pixels."""
+        if self.images.shape[1] <= LARGEST_SIDE:
+            return self
+        return replace(self, images=to_uint8(small_pixels(self.images).numpy()))
+
 
 def student_tests(
     released: LabelledImages, data: AuditData, progress: Progress, *, recipe: Recipe = RECIPE
@@ -72,7 +82,8 @@ def student_tests(
     Returns:
         NOT RUN for all if there is one class only, or a half of H has fewer than FEWEST images.
     """
-    classes, train = len(data.classes), LabelledImages(data.train.images, data.train.labels)
+    classes, released = len(data.classes), released.small
+    train = LabelledImages(data.train.images, data.train.labels).small
     first, second = (_part(data, rows) for rows in (data.first, data.second))
     if reason := _hindrance(classes, len(first.labels)):
         missing = [not_run(f"membership of the {name}", reason) for name in (NAME, REPLAYED, CALIBRATION)]
@@ -112,7 +123,7 @@ def _with_power(test: Outcome, if_copied: Outcome) -> Outcome:
 
 
 def _part(data: AuditData, rows: Rows) -> LabelledImages:
-    return LabelledImages(data.held.images[rows], data.held.labels[rows])
+    return LabelledImages(data.held.images[rows], data.held.labels[rows]).small
 
 
 def _hindrance(classes: int, half: int) -> str:

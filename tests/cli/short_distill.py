@@ -52,7 +52,7 @@ def killing(stage: str, update: int) -> Callable[[], Any]:
 
 
 def shorten() -> None:
-    plan.SHORTEST, plan.LEAST_MATCHING, plan.AUDIT_IMAGES = 0.004, 6, 20
+    plan.SHORTEST, plan.LEAST_MATCHING, plan.SMALL_MATCHING, plan.AUDIT_IMAGES = 0.004, 6, 6, 20
     watchers.LENGTHS, watchers.ATTENTION_LENGTHS, statistics.VIEWS = (1, 1, 2, 2), (1, 1, 2, 2), 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)

@@ -14,6 +14,8 @@ from dpd_runtime import load_bundle
 from dpd_train.drawn_scenes import write_scenes
 from tests.tiny import drawn_scenes, tiny_base
 
+COUNTED = {"threads": 1, "ipc": 10, "codes_only": False, "images": 1, "classes": 1, "judged_ipc": 1}
+UNPLANNED = COUNTED | {"notes": [], "plan": None, "folder": None}
 Dpd = "subprocess.CompletedProcess[str]"
 
 
@@ -41,7 +43,8 @@ def base_of(folder: Path) -> str:
 
 
 def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process_environment: dict[str, str]) -> None:
-    given = ("--base", base_of(folder), "--minutes", "0.05", "--ipc", "3", "--threads", "1", "--holdout", "heldout")
+    given = ("--base", base_of(folder), "--minutes", "0.05", "--ipc", "3", "--no-codes-only", "--threads", "1")
+    given += ("--holdout", "heldout")
     begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *given, kill="matching:4")
     assert begun.returncode == -9, begun.stderr
     assert "6 of matching" in begun.stderr
@@ -90,8 +93,7 @@ def test_a_run_folder_of_somebody_else_replaces_nothing(
     run = tmp_path / "work" / "site-run"
     run.mkdir()
     asked = {"data": str(folder / "scenes"), "out": target, "base": base_of(folder)}
-    plan = {"asked": asked, "threads": 1, "images": 1, "classes": 1, "judged_ipc": 1, "notes": [], "plan": None}
-    content = plan | {"folder": None} if stored == "plan.json" else asked | {"dp": 10.0}
+    content = UNPLANNED | {"asked": asked} if stored == "plan.json" else asked | {"dp": 10.0}
     (run / stored).write_text(json.dumps(content))
     done = dpd(tmp_path / "work", process_environment, "--resume", "--out", "site.dpd", kill="at the start")
     assert done.returncode == 2, done.stderr
@@ -104,8 +106,9 @@ def test_a_run_folder_with_a_place_that_is_no_text_is_refused(
     tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
     (tmp_path / "site-run").mkdir()
-    plan = {"threads": 1, "images": 1, "classes": 1, "judged_ipc": 1, "notes": [], "plan": None, "folder": None}
-    (tmp_path / "site-run" / "plan.json").write_text(json.dumps(plan | {"asked": {"data": "x", "out": ["site.dpd"]}}))
+    (tmp_path / "site-run" / "plan.json").write_text(
+        json.dumps(UNPLANNED | {"asked": {"data": "x", "out": ["site.dpd"]}})
+    )
     done = dpd(tmp_path, process_environment, "--resume", "--out", "site.dpd", kill="at the start")
     assert done.returncode == 2
     assert "site-run: was made by another version of dpd (a place that is no text)" in done.stderr
@@ -137,12 +140,16 @@ def test_the_notebook_makes_an_audited_bundle_by_the_same_steps(
 
 
 @pytest.mark.slow
-def test_the_shipped_base_distils_at_128_px(folder: Path, process_environment: dict[str, str]) -> None:
+def test_few_images_of_128_px_become_a_codes_only_bundle_by_the_shipped_base(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
     write_scenes(folder / "large", per_class=24, seed=0, resolution=128)
-    given = ("--resolution", "128", "--minutes", "0.05", "--ipc", "2", "--threads", "1", "--codes-only")
+    given = ("--resolution", "128", "--minutes", "0.05", "--ipc", "2", "--threads", "1")
     done = dpd(folder, process_environment, "large", "--out", "large.dpd", *given)
     assert done.returncode in (0, 4), done.stderr
-    assert load_bundle(folder / "large.dpd").manifest.image_shape == (128, 128, 3)
+    assert "training images, fewer than 60: 2 codes per class in a codes-only bundle" in done.stderr
+    made = load_bundle(folder / "large.dpd").manifest
+    assert (made.image_shape, made.codes_only) == ((128, 128, 3), True)
     with Image.open(next((folder / "large-run" / "set" / "River").iterdir())) as picture:
         assert picture.size == (128, 128)
 

@@ -31,7 +31,9 @@ class DistillConfig(HeldOut):
     """Options of `dpd distill`; None where the default of `Asked` holds."""
 
     minutes: float | None = setting(None, "Running", "Time for everything. Default: 90.")
-    ipc: int | None = setting(None, "Images", "Images per class that the set is made for. Default: 10.")
+    ipc: int | None = setting(
+        None, "Images", "Images per class that the set is made for. Default: 10, or 5 where a class has fewer than 60."
+    )
     holdout: Path | None = setting(
         None, "Data", "Images that are not in DATA, for the audit. Default: the validation part of DATA."
     )
@@ -40,10 +42,11 @@ class DistillConfig(HeldOut):
         "Running",
         "Folder of an earlier distillation, whose plan is repeated: the same seed gives the same codes.",
     )
-    codes_only: bool = setting(
-        False,
+    codes_only: bool | None = setting(
+        None,
         "Images",
-        "Leave out whatever samples or judges images: a tenth of the size, and no more images than codes.",
+        "Leave out whatever samples or judges images: a tenth of the size, and no more images than codes. Default: "
+        "where a class has fewer than 60 images.",
     )
     seed: int | None = setting(None, "Running", "Random seed. Default: 0.")
     base: str | None = setting(None, "Data", "Base model: nano, a diffusers folder or a hub id. Default: nano.")
@@ -90,7 +93,7 @@ def distill_command(
     from dpd_cli.distillation.planned import STORED_PRIVATE, folder_of, resume_command
     from dpd_cli.distillation.stages import distil, failed_audit
 
-    asked = {name: value for name, value in given[DistillConfig].items() if value is not None and value is not False}
+    asked = {name: value for name, value in given[DistillConfig].items() if value is not None}
     if "dp" in asked or (resume and (folder_of(out) / STORED_PRIVATE).exists()):
         _distil_privately(data, out, asked, resume, json_output)
         return
@@ -196,7 +199,7 @@ def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) ->
             raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
         repeated = None if plan is None else read_distillation(plan)
         if repeated is not None:
-            asked = {"ipc": repeated.asked.ipc, "threads": repeated.threads} | asked
+            asked = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads")} | asked
         paths = {name: str(Path(asked[name]).absolute()) for name in ("holdout",) if name in asked}
         request = Asked(
             data=str(data.absolute()), repeats=None if plan is None else str(plan.absolute()), **asked | paths

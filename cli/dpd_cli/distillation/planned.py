@@ -15,7 +15,7 @@ from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
     from dpd_train.images import Reading
-    from dpd_train.run.planning.plan import DistillPlan
+    from dpd_train.run.planning.plan import DistillPlan, Task
 
 STORED = "plan.json"
 STORED_PRIVATE = "private.json"  # instead of it, of a distillation with --dp
@@ -33,7 +33,6 @@ class Request(HeldOut):
 
     data: str
     out: str = ""
-    ipc: int = 10
     seed: int = 0
     base: str = "nano"
     resolution: int | None = None
@@ -49,7 +48,7 @@ class Request(HeldOut):
         if not all(isinstance(value, str) for value in (self.data, self.out, self.base)):
             raise TypeError("a place that is no text")
         for name in ("ipc", "threads"):
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
         super().__post_init__()
@@ -66,13 +65,15 @@ class Asked(Request):
     """What a planned distillation is asked for.
 
     Args:
+        ipc, codes_only: None for what suits the number of images.
         holdout: absolute path. repeats: folder of the distillation whose plan is repeated.
     """
 
+    ipc: int | None = None
     minutes: float = 90.0
     holdout: str | None = None
     repeats: str | None = None
-    codes_only: bool = False
+    codes_only: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < 1e5:
@@ -82,11 +83,17 @@ class Asked(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """A distillation with its folder and its plan; None until the plan is made. notes: lines about data and plan."""
+    """A distillation with its folder and its plan; None until the plan is made.
+
+    Args:
+        ipc, codes_only: as asked for, or what suits the number of images. notes: lines about data and plan.
+    """
 
     folder: Path
     asked: Asked
     threads: int
+    ipc: int
+    codes_only: bool
     images: int
     classes: int
     judged_ipc: int
@@ -113,8 +120,9 @@ class Distillation:
     def config(self) -> "TrainConfig":
         """The config of the training."""
         assert self.plan is not None
-        names = ("ipc", "seed", "base", "resolution", "bands", "stretch")
-        return self.plan.config(**{name: getattr(self.asked, name) for name in names}, **self.asked.held_out_options)
+        names = ("seed", "base", "resolution", "bands", "stretch")
+        own = {name: getattr(self.asked, name) for name in names}
+        return self.plan.config(ipc=self.ipc, **own, **self.asked.held_out_options)
 
     def store(self) -> None:
         """Write the plan into the folder."""
@@ -180,12 +188,14 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
         DataError, InputError: unusable data, options or places; nothing is written then.
     """
     from dpd_runtime.machine.cores import usable_cores
-    from dpd_train.run.planning.plan import remarks, task_of
+    from dpd_train.run.planning.plan import USUAL_IPC, remarks, task_of
 
     made = Distillation(
         folder=folder_of(out),
         asked=replace(asked, out=str(out.absolute())),
         threads=asked.threads or max(1, usable_cores() - round(os.getloadavg()[0])),
+        ipc=asked.ipc or USUAL_IPC,
+        codes_only=bool(asked.codes_only),
         images=0,
         classes=0,
         judged_ipc=0,
@@ -194,13 +204,14 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
     )
     check_places(made.folder, out, resume)
     counts = _checked_counts(made)
-    task = task_of(counts, asked.ipc)
+    task = task_of(counts, asked.ipc, asked.codes_only)
+    made = replace(made, ipc=task.ipc, codes_only=task.codes_only)
     made.folder.mkdir(parents=True, exist_ok=True)
     made.store()
     plan = _repeated(asked)
     if plan is None:
         tell("measures      this machine, with a few steps of each kind of work")
-        plan = _measured(made, counts)
+        plan = _measured(made, task)
     notes = remarks(counts, task, plan, None if asked.repeats else asked.minutes)
     notes += _audit_remarks(made)
     if asked.threads is None and made.threads < usable_cores():
@@ -209,7 +220,7 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
         made,
         images=task.images,
         classes=task.classes,
-        judged_ipc=min(task.judged_ipc, task.codes) if asked.codes_only else task.judged_ipc,
+        judged_ipc=task.judged_ipc,
         notes=tuple(notes),
         plan=plan,
     )
@@ -243,8 +254,8 @@ def _checked_counts(made: Distillation) -> dict[str, int]:
     counts = check_files(made.data, "train", made.asked)
     if made.asked.holdout:
         _check_holdout(made, set(counts))
-    task = task_of(counts, made.asked.ipc)
-    if made.asked.codes_only and not task.matched:
+    task = task_of(counts, made.asked.ipc, made.asked.codes_only)
+    if task.codes_only and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
             f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes; add some, "
@@ -280,17 +291,17 @@ def _repeated(asked: Asked) -> "DistillPlan | None":
     return None if asked.repeats is None else read_distillation(Path(asked.repeats)).plan
 
 
-def _measured(made: Distillation, counts: dict[str, int]) -> "DistillPlan":
+def _measured(made: Distillation, task: "Task") -> "DistillPlan":
     """The plan for this machine, from a few steps of every kind."""
     import torch
 
     from dpd_train.bases.base import load_base
     from dpd_train.compute.device import use_device
     from dpd_train.run.data import fitted
-    from dpd_train.run.planning.plan import full_plan, make_plan, task_of
+    from dpd_train.run.planning.plan import full_plan, make_plan
     from dpd_train.run.planning.speed import measure_speed
 
     torch.set_num_threads(made.threads)
     config = replace(made, plan=full_plan(1, 1)).config()
     speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"))
-    return make_plan(task_of(counts, made.asked.ipc), speed, made.asked.minutes)
+    return make_plan(task, speed, made.asked.minutes)

@@ -44,6 +44,7 @@ class PrivateRequest(Request):
 
     dp: float
     dp_delta: float = 1e-5
+    ipc: int = 10
     public: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
 

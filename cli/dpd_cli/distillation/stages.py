@@ -53,7 +53,7 @@ def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
     from dpd_runtime.generation.replay import check_replay, replay
 
     if not made.unaudited.exists():
-        options = ExportOptions(name=made.out.name.removesuffix(".dpd"), codes_only=made.asked.codes_only)
+        options = ExportOptions(name=made.out.name.removesuffix(".dpd"), codes_only=made.codes_only)
         export_run(made.training, made.unaudited, options, progress=stage("exporting"), tell=tell)
     bundle = load_bundle(made.unaudited)
     if (done := replay(bundle, Provider("cpu", "requested", 0))) is not None:

@@ -14,7 +14,11 @@ TUNING_SHARE = 0.3  # of the time that is left to fine-tuning and matching
 MOST_TUNING, MOST_MATCHING, LEAST_MATCHING = 1500, 2000, 100  # steps
 """On AID's validation part the set is worth 1.09 to 1.18 × random with 300 or 850 matching steps, with 2,660 steps of
 fine-tuning or none; matchings differ by as much (docs/results/training.md). Fine-tuning makes better images beyond the
-codes, and few matching steps begin nearer to their end with it."""
+codes, and few matching steps begin nearer to their end with it. Codes alone are made without it."""
+SMALL, SMALL_IPC, SMALL_MATCHING = 60, 5, 300
+"""Below SMALL images a class, a class's own images show in whatever is trained on them. Then a bundle holds SMALL_IPC
+codes of each class and nothing else, matched in at least SMALL_MATCHING steps, which few codes make cheap."""
+USUAL_IPC = 10
 PAIRS, LEAST_PAIRS = 8, 2
 ARMS = 3  # the set, random images, herding
 STUDENT_VIEWS = 0.34 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.view`
@@ -58,12 +62,14 @@ class Task:
 
     Args:
         images: of the training part, in all classes. smallest: of its smallest class.
+        codes_only: the bundle holds codes and their decoder alone.
     """
 
     classes: int
     images: int
     smallest: int
     ipc: int
+    codes_only: bool = False
 
     @property
     def matched(self) -> bool:
@@ -77,8 +83,18 @@ class Task:
 
     @property
     def judged_ipc(self) -> int:
-        """Images per class that students are trained on: random real subsets of that size must exist."""
-        return min(self.ipc, self.smallest)
+        """Images per class that students are trained on: the bundle and random real subsets must have so many."""
+        return min(self.ipc, self.codes if self.codes_only else self.smallest)
+
+    @property
+    def small(self) -> bool:
+        """Whether codes are matched to a class of few images."""
+        return self.matched and self.smallest < SMALL
+
+    @property
+    def least_matching(self) -> int:
+        """Steps of matching, at least."""
+        return SMALL_MATCHING if self.small else LEAST_MATCHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +153,7 @@ def estimated(plan: DistillPlan, task: Task, speed: WorkSpeed) -> DistillPlan:
 
 
 def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
-    """The plan that fills `minutes`, or the shortest one if that takes longer.
+    """The plan that fills `minutes`, or the shortest one if that takes longer. Codes alone need no fine-tuned denoiser.
 
     Stages of fixed length come first. Some work never shrinks, such as the export; of the time beside it these stages
     take at most FIXED_SHARE, and are shortened for it. What is left goes to fine-tuning and matching.
@@ -150,18 +166,26 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
         fixed = estimated(plan, task, speed).total
     left = max(0.0, budget - fixed)
     a_step = _matching(1, task, speed)
-    least = LEAST_MATCHING * a_step
+    least = task.least_matching * a_step
     tuning = min(MOST_TUNING, int(max(0.0, min(TUNING_SHARE * left, left - least) if a_step else left) / speed.tuning))
+    if task.codes_only:
+        tuning = 0
     matching = 0
     if a_step:
         matching = int((left - tuning * speed.tuning) / a_step)
-        matching = max(LEAST_MATCHING, min(MOST_MATCHING, matching))
+        matching = max(task.least_matching, min(MOST_MATCHING, matching))
     return estimated(replace(plan, steps=tuning, matching_steps=max(1, matching)), task, speed)
 
 
-def task_of(counts: Mapping[str, int], ipc: int) -> Task:
-    """The task of data with these numbers of training images by class."""
-    return Task(classes=len(counts), images=sum(counts.values()), smallest=min(counts.values()), ipc=ipc)
+def task_of(counts: Mapping[str, int], ipc: int | None = None, codes_only: bool | None = None) -> Task:
+    """The task of data with these numbers of training images by class.
+
+    Args:
+        ipc, codes_only: as asked for; None for what suits the number of images.
+    """
+    task = Task(classes=len(counts), images=sum(counts.values()), smallest=min(counts.values()), ipc=ipc or USUAL_IPC)
+    own = task.small if codes_only is None else codes_only
+    return replace(task, ipc=ipc or (SMALL_IPC if task.small else USUAL_IPC), codes_only=own)
 
 
 def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: float | None) -> list[str]:
@@ -178,12 +202,17 @@ def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: f
             f"{few} of {task.classes} classes have fewer than {LEAST_MATCHED} training images, {least!r} has "
             f"{task.smallest}: prototypes are pooled and images are sampled, which is worth less than matched codes"
         )
+    elif task.small and task.codes_only:
+        found.append(
+            f"class {least!r} has {task.smallest} training images, fewer than {SMALL}: {task.codes} codes per class in "
+            "a codes-only bundle, as networks trained on so few give them away; --ipc and --no-codes-only override it"
+        )
     elif task.codes < task.ipc:
         found.append(
             f"class {least!r} has {task.smallest} training images: {task.codes} matched codes per class, further "
             "images are re-noised"
         )
-    if task.judged_ipc < task.ipc:
+    if task.judged_ipc < task.ipc and not task.codes_only:
         found.append(f"students are compared at IPC {task.judged_ipc}: class {least!r} has no more real images")
     if counts[most] >= UNEVEN * task.smallest:
         found.append(

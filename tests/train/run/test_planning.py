@@ -11,7 +11,6 @@ from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
 from dpd_train.run.planning.plan import (
     FIXED_SHARE,
-    LEAST_MATCHING,
     MOST_MATCHING,
     MOST_TUNING,
     PAIRS,
@@ -51,14 +50,14 @@ TWO_CORES = WorkSpeed(view=0.0012, call=0.0025, decoded=0.011, tuning=1.4, decod
 AID = Task(classes=10, images=1170, smallest=117, ipc=10)
 
 
-def is_shortest(plan: DistillPlan) -> bool:
-    return plan.teacher_steps == round(0.1 * full_plan().teacher_steps) or plan.matching_steps == LEAST_MATCHING
+def is_shortest(plan: DistillPlan, task: Task) -> bool:
+    return plan.teacher_steps == round(0.1 * full_plan().teacher_steps) or plan.matching_steps == task.least_matching
 
 
 @given(TASKS, SPEEDS, MINUTES)
 def test_a_plan_fits_into_the_time_or_is_the_shortest(task: Task, speed: WorkSpeed, minutes: float) -> None:
     plan = make_plan(task, speed, minutes)
-    assert plan.total <= 60 * minutes * 1.001 or is_shortest(plan) or plan.pairs == 2
+    assert plan.total <= 60 * minutes * 1.001 or is_shortest(plan, task) or plan.pairs == 2
     assert plan.total == pytest.approx(sum(plan.seconds.values()))
     assert 0 <= plan.steps <= MOST_TUNING
     assert 1 <= plan.matching_steps <= MOST_MATCHING
@@ -112,7 +111,39 @@ def test_a_plan_is_the_config_of_a_training() -> None:
         plan.config(ipc=0)
 
 
-def said(counts: dict[str, int], ipc: int = 10, minutes: float | None = 90) -> list[str]:
+@given(TASKS, SPEEDS, MINUTES)
+def test_codes_alone_need_no_fine_tuning(task: Task, speed: WorkSpeed, minutes: float) -> None:
+    alone, usual = (make_plan(replace(task, codes_only=value), speed, minutes) for value in (True, False))
+    assert alone.steps == 0
+    assert alone.matching_steps >= usual.matching_steps
+
+
+@pytest.mark.parametrize(
+    ("smallest", "ipc", "codes_only", "codes", "alone"),
+    [
+        (59, None, None, 5, True),
+        (60, None, None, 10, False),
+        (22, None, None, 5, True),
+        (19, None, None, 0, False),
+        (59, 10, None, 10, True),
+        (59, None, False, 5, False),
+        (59, 10, False, 10, False),
+        (60, None, True, 10, True),
+    ],
+)
+def test_few_images_make_few_codes_and_nothing_else(
+    smallest: int, ipc: int | None, codes_only: bool | None, codes: int, alone: bool
+) -> None:
+    task = task_of({"Forest": 500, "River": smallest}, ipc, codes_only)
+    assert (task.codes, task.codes_only) == (codes, alone)
+    assert make_plan(task, TWO_CORES, 5).matching_steps >= (300 if 20 <= smallest < 60 else 1)
+
+
+def test_a_set_of_codes_alone_is_judged_at_no_more_images_than_codes() -> None:
+    assert task_of({"Forest": 500, "River": 30}, 20, True).judged_ipc == 15
+
+
+def said(counts: dict[str, int], ipc: int | None = 10, minutes: float | None = 90) -> list[str]:
     task = task_of(counts, ipc)
     return remarks(counts, task, make_plan(task, TWO_CORES, minutes or 90), minutes)
 
@@ -125,12 +156,13 @@ def test_ordinary_data_needs_no_remark() -> None:
     ("counts", "ipc", "words"),
     [
         ({"Forest": 120, "River": 12}, 10, "1 of 2 classes have fewer than 20 training images, 'River' has 12: "),
-        ({"Forest": 120, "River": 30}, 20, "class 'River' has 30 training images: 15 matched codes per class"),
+        ({"Forest": 120, "River": 30}, None, "class 'River' has 30 training images, fewer than 60: 5 codes per class"),
+        ({"Forest": 120, "River": 80}, 50, "class 'River' has 80 training images: 40 matched codes per class"),
         ({"Forest": 120, "River": 7}, 10, "students are compared at IPC 7: class 'River' has no more real images"),
         ({"A": 2000, "B": 2000, "C": 2000, "D": 27}, 10, "classes are uneven, from 27 images in 'D' to 2000 in 'A'"),
     ],
 )
-def test_unusual_data_are_told_in_one_line(counts: dict[str, int], ipc: int, words: str) -> None:
+def test_unusual_data_are_told_in_one_line(counts: dict[str, int], ipc: int | None, words: str) -> None:
     assert len([line for line in said(counts, ipc) if line.startswith(words)]) == 1
 
 

@@ -1,0 +1,231 @@
+"""Verdicts of the audit on sets of images whose answer is known, as anybody's folders of labelled images.
+
+    python benchmarks/verdicts.py UCMERCED/train AID/train EUROSAT/train --work W --out verdicts.json
+    python benchmarks/verdicts.py EUROSAT/train --kinds place --places EUROSAT_GEOGRAPHIC --work W --out places.json
+
+Each draw splits a random part of the data: T, a hold-out H, and fresh images of the same kind. Audited are
+
+    fresh         the fresh images: no FAIL is right
+    copies        as many images of T: FAIL is right, as for the next three
+    blurred       copies, blurred by a Gaussian of 1 px
+    noisy         copies, with noise of 5 % of the range
+    over-fitted   samples of a denoiser that has memorised about 50 latents of T, decoded by the shipped base
+    scale         the fresh images, beside a hold-out of which the middle is enlarged: WARN is right
+    brightness    the fresh images, beside the brightest images as hold-out: WARN is right
+    place         with --places: T and fresh images of its train.txt, H of its val.txt: WARN is right
+
+Only training parts of the data are read. Finished audits in --work, which is private, are not repeated.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from holdouts import enlarged
+from PIL import Image, ImageFilter
+from result_file import tell
+from torch.nn import functional as F
+
+from dpd_eval.audit.audit import audit
+from dpd_eval.audit.overfitted import BATCH, IMAGES, Memory
+from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.sampling.sample import sample
+from dpd_runtime.sampling.sampler import BlockGuidance
+from dpd_runtime.sampling.schedule import Schedule
+from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_train.bases.base import decode_in_parts, load_base
+from dpd_train.bases.latents import encode
+from dpd_train.compute.device import hardware
+from dpd_train.images import SceneSet, read_scenes
+
+KINDS = {
+    "fresh": ("PASS", "WARN"),
+    "copies": ("FAIL",),
+    "blurred": ("FAIL",),
+    "noisy": ("FAIL",),
+    "over-fitted": ("FAIL",),
+    "scale": ("WARN",),
+    "brightness": ("WARN",),
+    "place": ("WARN",),
+}
+SHARES = (0.5, 0.25, 0.25)  # T, H, fresh
+MOST = 200  # images of a class in all three
+NOISE = 0.05 * 255
+SCALE = 0.7
+STEPS, MEMORY_STEPS = 20, 2000  # of the over-fitted sampler and of its training
+
+
+@dataclass(frozen=True)
+class Split:
+    """T, H and fresh images."""
+
+    train: SceneSet
+    held: SceneSet
+    fresh: SceneSet
+
+
+def drawn(scenes: SceneSet, draw: int, order: np.ndarray | None = None) -> Split:
+    """A random split by class. order: numbers by which H has the last images of a class instead of random ones."""
+    rng = np.random.default_rng(draw)
+    parts: tuple[list[np.ndarray], ...] = ([], [], [])
+    for label in range(len(scenes.classes)):
+        rows = rng.permutation(np.flatnonzero(scenes.labels == label))[:MOST]
+        ends = np.cumsum([round(share * len(rows)) for share in SHARES])
+        if order is not None:
+            rows = rows[np.argsort(order[rows], kind="stable")]
+            rest, held = rng.permutation(rows[: -(ends[1] - ends[0])]), rows[-(ends[1] - ends[0]) :]
+            rows = np.concatenate([rest[: ends[0]], held, rest[ends[0] :]])
+        for part, (start, end) in zip(parts, ((0, ends[0]), (ends[0], ends[1]), (ends[1], len(rows))), strict=True):
+            part.append(rows[start:end])
+    return Split(*(scenes.only(np.concatenate(part)) for part in parts))
+
+
+def by_place(scenes: SceneSet, lists: Path, draw: int) -> Split:
+    """T and fresh images on one side of a longitude, H on another."""
+    west, east = ({Path(line).name for line in (lists / name).read_text().split()} for name in ("train.txt", "val.txt"))
+    names = [Path(path).name for path in scenes.paths]
+    here, there = (scenes.only(np.flatnonzero([name in side for name in names])) for side in (west, east))
+    return replace(drawn(here, draw), held=drawn(there, draw).held)
+
+
+def each_changed(images: Images, kind: str, rng: np.random.Generator) -> Images:
+    if kind == "blurred":
+        return np.stack([np.asarray(Image.fromarray(i).filter(ImageFilter.GaussianBlur(1))) for i in images])
+    if kind == "noisy":
+        return (images + rng.normal(0, NOISE, images.shape)).round().clip(0, 255).astype(np.uint8)
+    return images
+
+
+def copies(split: Split, kind: str, draw: int) -> SceneSet:
+    """As many images of T in each class as there are fresh ones, changed as `kind` says."""
+    rng, counts = np.random.default_rng([draw, 1]), np.bincount(split.fresh.labels)
+    rows = [rng.permutation(np.flatnonzero(split.train.labels == c))[:n] for c, n in enumerate(counts)]
+    chosen = split.train.only(np.concatenate(rows))
+    return replace(chosen, images=each_changed(chosen.images, kind, rng))
+
+
+def over_fitted(split: Split, draw: int) -> SceneSet:
+    """Samples of a denoiser that has memorised about IMAGES images of T, with the labels of the nearest ones."""
+    base, classes = load_base("nano"), len(split.train.classes)
+    each = max(2, IMAGES // classes)
+    known = split.train.only(np.concatenate([np.flatnonzero(split.train.labels == c)[:each] for c in range(classes)]))
+    scale = float(base.vae.config.scaling_factor)
+    latents = scale * encode(base.vae, known.images)
+    network, schedule = memory_of(latents, base.schedule, draw), replace(base.schedule, prediction_type="sample")
+
+    def denoise(noisy: Float32, timestep: int, _: Float32) -> Float32:
+        sigma = torch.full((len(noisy),), schedule.alpha_sigma(timestep)[1])
+        with torch.no_grad():
+            found: Float32 = network(torch.from_numpy(noisy), sigma).numpy()
+        return found
+
+    make_steps, advance = SOLVERS["ddim"]
+    noise = np.random.default_rng([draw, 2]).normal(size=(len(split.fresh.labels), *latents.shape[1:]))
+    prompts = np.zeros((len(noise), 1, 1), np.float32)
+    found = sample(
+        denoise, noise.astype(np.float32), prompts, prompts[0], None, make_steps(schedule, STEPS), advance, "sample",
+        BlockGuidance(),
+    )  # fmt: skip
+    nearest = torch.cdist(torch.from_numpy(found).flatten(1), latents.flatten(1)).argmin(dim=1).numpy()
+    return replace(known, images=decode_in_parts(base, found), labels=known.labels[nearest], paths=(), hashes=())
+
+
+def memory_of(latents: torch.Tensor, schedule: Schedule, seed: int) -> Memory:
+    """A denoiser that predicts ẑ0, trained on these latents at all noise levels until it knows them by heart."""
+    torch.manual_seed(seed)
+    network, generator = (
+        Memory((latents.shape[1], latents.shape[2], latents.shape[3])),
+        torch.Generator().manual_seed(seed),
+    )
+    optimizer, table = torch.optim.Adam(network.parameters(), lr=1e-3), torch.tensor(schedule.alphas_cumprod)
+    for step in range(MEMORY_STEPS):
+        rows = torch.randint(len(latents), (BATCH,), generator=generator)
+        ratio = table[torch.randint(len(table), (BATCH,), generator=generator)].float()[:, None, None, None]
+        noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator)
+        noisy = ratio.sqrt() * latents[rows] + (1 - ratio).sqrt() * noise
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / MEMORY_STEPS)
+        loss = F.mse_loss(network(noisy, (1 - ratio).sqrt().flatten()), latents[rows])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return network.eval()
+
+
+def folder_of(scenes: SceneSet, place: Path) -> Path:
+    """Write one folder of PNG files for each class."""
+    shutil.rmtree(place, ignore_errors=True)
+    for number, (image, label) in enumerate(zip(scenes.images, scenes.labels, strict=True)):
+        (place / scenes.classes[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / scenes.classes[label] / f"{number:05d}.png")
+    return place
+
+
+def case(scenes: SceneSet, kind: str, draw: int, places: Path | None) -> tuple[Split, SceneSet]:
+    """The split of a draw, and the set that is audited beside it."""
+    if kind == "place":
+        assert places is not None
+        split = by_place(scenes, places, draw)
+        return split, split.fresh
+    if kind == "brightness":
+        split = drawn(scenes, draw, scenes.images.mean(axis=(1, 2, 3)))
+        return split, split.fresh
+    split = drawn(scenes, draw)
+    if kind == "scale":
+        return replace(split, held=replace(split.held, images=enlarged(split.held.images, SCALE))), split.fresh
+    if kind == "over-fitted":
+        return split, over_fitted(split, draw)
+    return split, split.fresh if kind == "fresh" else copies(split, kind, draw)
+
+
+def audited(scenes: SceneSet, kind: str, draw: int, places: Path | None, work: Path) -> dict[str, Any]:
+    split, judged = case(scenes, kind, draw, places)
+    parts = {"set": judged, "T": split.train, "H": split.held}
+    folders = {name: folder_of(part, work / "images" / name) for name, part in parts.items()}
+    result = audit(folders["set"], train=folders["T"], holdout=folders["H"], cache=work / "cache")
+    return {
+        "verdict": result.verdict,
+        "right": result.verdict in KINDS[kind],
+        "failed": [test.name for test in result.tests if test.verdict == "FAIL"],
+        "wrong_controls": [control.outcome.name for control in result.controls if control.wrong],
+        "first_reason": next(iter(result.reasons), ""),
+        "images": {name: len(part.labels) for name, part in parts.items()},
+        "seconds": round(result.seconds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[kind for kind in KINDS if kind != "place"])
+    parser.add_argument("--places", type=Path, help="folder of train.txt and val.txt, for the kind place")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found: dict[str, Any] = {"resolution": args.resolution, "hardware": hardware(torch.device("cpu"))}
+    for data in args.data:
+        name = data.resolve().parts[-2]
+        scenes = read_scenes(data, part="all", resolution=args.resolution)
+        for kind in args.kinds:
+            for draw in range(args.draws):
+                place = args.work / f"{name}-{args.resolution}-{kind}-{draw}.json"
+                if not place.exists():
+                    place.write_text(json.dumps(audited(scenes, kind, draw, args.places, args.work), indent=1))
+                one = json.loads(place.read_text())
+                found.setdefault(name, {}).setdefault(kind, []).append(one)
+                print(
+                    name, kind, draw, one["verdict"], "right" if one["right"] else "WRONG", one["seconds"], flush=True
+                )
+    tell(found, args.out)
+
+
+if __name__ == "__main__":
+    main()
