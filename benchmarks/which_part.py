@@ -1,9 +1,11 @@
 """Find out which part keeps 500 generated images a class behind 500 real ones. No generator is trained.
 
     python benchmarks/which_part.py ../shared/data/eurosat_rgb/train --work W --out which_part.json
+    python benchmarks/which_part.py EUROSAT/train --work W --ipc 10,50,100,200 --steps 1000 --out curve.json
 
-Each arm is one set of 500 images a class, and pair i trains student seed i on it. All arms are judged by the whole
-validation part: no setting of the product is chosen by this, and no other table is read beside it. The parts:
+Each arm is one set of 500 images a class, or its first images, and pair i trains student seed i on it. All arms are
+judged by the whole validation part: no setting of the product is chosen by this, and no other table is read beside it.
+The parts:
 
     today             the embedded bundle: 50 decoded codes and 450 re-noised ones
     real for three    today, but Highway, River and HerbaceousVegetation are VAE-decoded random real images
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--ipc", default=str(IPC), help="how many of the 500 images of each class, separated by commas")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--arms", default=",".join(ARMS), help="separated by commas; finished ones come from the cache")
     parser.add_argument("--out", type=Path)
@@ -198,24 +201,32 @@ def main() -> None:
         "sampled": of.sampled,
         "Gaussian start": of.gaussian_start,
     }
-    recipe = replace(load_recipe("quick"), steps=args.steps)
-    confusions: dict[str, list[np.ndarray]] = {}
+    recipe, sizes = replace(load_recipe("quick"), steps=args.steps), [int(size) for size in args.ipc.split(",")]
+    confusions: dict[int, dict[str, list[np.ndarray]]] = {ipc: {} for ipc in sizes}
     for name in args.arms.split(","):
         scenes = arms[name]()
-        whole = np.arange(len(scenes.labels))
-        plan = [Training(name, "convnet", IPC, seed, ((scenes, whole),)) for seed in range(args.pairs)]
-        outcomes, _ = run_plan(plan, held, recipe, args.jobs, default_folder(), lambda *_: None)
-        confusions[name] = [outcome.confusion for outcome in outcomes]
-        print(name, [overall_accuracy(confusion) for confusion in confusions[name]], flush=True)
-    accuracy = {name: [overall_accuracy(c) for c in found] for name, found in confusions.items()}
+        for ipc in sizes:
+            first = np.concatenate([np.flatnonzero(scenes.labels == c)[:ipc] for c in range(len(train.classes))])
+            plan = [Training(name, "convnet", ipc, seed, ((scenes, first),)) for seed in range(args.pairs)]
+            outcomes, _ = run_plan(plan, held, recipe, args.jobs, default_folder(), lambda *_: None)
+            confusions[ipc][name] = [outcome.confusion for outcome in outcomes]
+            print(name, ipc, [overall_accuracy(confusion) for confusion in confusions[ipc][name]], flush=True)
     result = {
         "tested_on": "validation",
-        "ipc": IPC,
         "steps": args.steps,
         "bundle": of.bundle.hash,
+        "by_ipc": {str(ipc): table(found, train.classes) for ipc, found in confusions.items()},
+    }
+    tell(result, args.out)
+
+
+def table(confusions: dict[str, list[np.ndarray]], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Accuracy of each arm and of its classes, and paired differences over student seeds."""
+    accuracy = {name: [overall_accuracy(c) for c in found] for name, found in confusions.items()}
+    return {
         "oa": accuracy,
         "of class": {
-            name: dict(zip(train.classes, np.mean([np.diag(c) / c.sum(1) for c in found], 0).round(4), strict=True))
+            name: dict(zip(classes, np.mean([np.diag(c) / c.sum(1) for c in found], 0).round(4), strict=True))
             for name, found in confusions.items()
         },
         "difference": {
@@ -224,7 +235,6 @@ def main() -> None:
             if {name, other} <= accuracy.keys()
         },
     }
-    tell(result, args.out)
 
 
 if __name__ == "__main__":
