@@ -4,6 +4,8 @@
     python benchmarks/pilots.py references --state S EUROSAT/train UCMERCED/train
     python benchmarks/pilots.py judge --factors shipped,control --state S EUROSAT/train UCMERCED/train
     python benchmarks/pilots.py table --state S --out pilots.json EUROSAT/train UCMERCED/train
+    python benchmarks/pilots.py errors --factors third --third DENOISER --state S EUROSAT/train UCMERCED/train
+    python benchmarks/pilots.py table --odd --state S --out third.json EUROSAT/train UCMERCED/train
 
 The core time is the process's own CPU time, so other work on the machine shortens no pilot. Each begins at the shipped
 base, with layers that it lacks added so that they change nothing at first. The factors:
@@ -16,10 +18,12 @@ base, with layers that it lacks added so that they change nothing at first. The 
     aligned       uncertainty, and the map after the first upsampling block predicts a map of an encoder of EuroSAT
                   (iREPA, Singh et al. 2025, 2512.10794: a 3 × 3 projection, and the map without its mean over the
                   positions)
+    third         no pilot: the average of an unfinished training with attention at 8 × 8, from its state file
 
 The weights of the noise levels were compared first. In the record of that comparison, `attention8` still had min-SNR.
 
-Judged on EuroSAT's validation images of even number by file name; the others are for the figures of what wins.
+Judged on EuroSAT's validation images of even number by file name; the others are for the figures of what wins
+(`--odd`).
 The decoder's features, which the shipped recipe adds for its last part, are left out of all pilots.
 """
 
@@ -28,7 +32,7 @@ import copy
 import json
 import time
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +66,7 @@ from dpd_train.bases.nano import with_attention
 from dpd_train.captions.attributes import describe_many
 from dpd_train.captions.captions import caption_table, embed
 from dpd_train.classifiers.network import set_learning_rate
-from dpd_train.compute.checkpoint import step_generator
+from dpd_train.compute.checkpoint import load_state, step_generator, without_prefix
 from dpd_train.diffusion.averages import PowerAverage
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.noise_levels import base_predict, class_gaussians, levels_of, original_errors
@@ -81,6 +85,7 @@ GAMMA = 5.0
 IPC, STUDENTS = 50, 3
 EUROSAT = 12_000  # images of the first source
 FACTORS = ("control", "plain", "uncertainty", "attention8", "attention16", "aligned")
+THIRD = "third"
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,13 @@ class Material:
     pool: Pool
     base: Base
     state: Path
+    third: Path | None = None
+    odd: bool = False
+
+    @property
+    def judged(self) -> slice:
+        """The validation images that judge."""
+        return slice(1 if self.odd else 0, None, 2)
 
     @cached_property
     def data(self) -> LatentData:
@@ -127,7 +139,7 @@ class Material:
 
 def unet_of(factor: str, base: Base) -> UNet2DConditionModel:
     """The shipped UNet, with more attention where the factor says so. What is added gives zero at first."""
-    levels = {"attention8": 2, "attention16": 3}.get(factor)
+    levels = {"attention8": 2, "attention16": 3, THIRD: 2}.get(factor)
     torch.manual_seed(0)
     return base.unet if levels is None else with_attention(base.unet, levels)
 
@@ -182,15 +194,18 @@ def train(factor: str, of: Material, minutes: float) -> None:
     weights = {name: tensor.contiguous() for name, tensor in average.modules.state_dict().items()}
     save_file(weights, of.state / f"{factor}.safetensors")
     (of.state / f"{factor}.json").write_text(json.dumps({"steps": step, "core_minutes": minutes}))
-    np.savez(of.state / f"{factor}.npz", errors=errors_of(pilot(factor, of), of))
+    keep_errors(factor, of)
 
 
 def pilot(factor: str, of: Material) -> Base:
     """The base that a pilot trained; for "shipped", the shipped one."""
     if factor == "shipped":
         return of.base
+    weights = (
+        without_prefix("ema", load_state(of.third)[0]) if of.third else load_file(of.state / f"{factor}.safetensors")
+    )
     modules = nn.ModuleDict({"unet": unet_of(factor, of.base), "text_encoder": copy.deepcopy(of.base.text_encoder)})
-    modules.load_state_dict(load_file(of.state / f"{factor}.safetensors"))
+    modules.load_state_dict(weights)
     modules.eval()
     return replace(of.base, unet=modules["unet"], text_encoder=modules["text_encoder"])
 
@@ -232,9 +247,9 @@ def sampled(base: Base, candidates: int) -> SceneSet:
 
 
 def judge(factor: str, of: Material) -> dict[str, Any]:
-    """Metrics of first candidates, and students of the best of three, on validation images of even number."""
+    """Metrics of first candidates, and students of the best of three, on one half of the validation images."""
     base, eurosat = pilot(factor, of), of.eurosat
-    held = of.pool.held.only(np.arange(1000)[::2])
+    held = of.pool.held.only(np.arange(1000)[of.judged])
     first, best = sampled(base, 1), sampled(base, 3)
     teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
     named = np.array([teacher(pixels).argmax() for pixels in first.images]) == first.labels
@@ -266,6 +281,14 @@ def errors_of(base: Base, of: Material) -> np.ndarray:
     return original_errors(predict, held.latents, schedule, levels_of(schedule)).numpy()
 
 
+def keep_errors(factor: str, of: Material) -> None:
+    """Errors of a pilot in a file of its own; of an unfinished training with its step."""
+    if of.third:
+        step = int(load_state(of.third)[1]["step"])
+        (of.state / f"{factor}.json").write_text(json.dumps({"steps": step}))
+    np.savez(of.state / f"{factor}.npz", errors=errors_of(pilot(factor, of), of))
+
+
 def judge_references(of: Material) -> None:
     """Errors of the class mean, the class Gaussian and the shipped base."""
     classes = of.pool.train.classes
@@ -282,22 +305,22 @@ def judge_references(of: Material) -> None:
 
 
 def table(of: Material) -> dict[str, Any]:
-    """Errors on images of even number ÷ the Gaussian's, with a t-interval of the paired difference over images."""
+    """Errors ÷ the Gaussian's on one half, with a t-interval of the paired difference over images."""
     known = np.load(of.state / "references.npz")
-    levels, chosen = levels_of(of.base.schedule), slice(0, None, 2)
+    levels, chosen = levels_of(of.base.schedule), of.judged
     gaussian = known["Gaussian"][:, chosen]
     arms = {name: known[name][:, chosen] for name in ("mean", "shipped")}
     records = {}
-    for factor in FACTORS:
+    for factor in (*FACTORS, THIRD):
         if (of.state / f"{factor}.npz").exists():
             arms[factor] = np.load(of.state / f"{factor}.npz")["errors"][:, chosen]
             records[factor] = json.loads((of.state / f"{factor}.json").read_text())
     return {
-        "judged_on": f"{gaussian.shape[1]} validation images of EuroSAT, those of even number",
+        "judged_on": f"{gaussian.shape[1]} validation images of EuroSAT, those of {'odd' if of.odd else 'even'} number",
         "pilots": records,
         "sampled": {
             factor: json.loads(path.read_text())
-            for factor in ("shipped", *FACTORS)
+            for factor in ("shipped", *FACTORS, THIRD)
             if (path := of.state / f"{factor}.judged.json").exists()
         },
         "error of the Gaussian": dict(zip(map(str, levels), gaussian.mean(1).round(4).tolist(), strict=True)),
@@ -320,10 +343,12 @@ def _ratio(errors: np.ndarray, reference: np.ndarray) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "references", "judge", "table"))
+    parser.add_argument("what", choices=("train", "references", "errors", "judge", "table"))
     parser.add_argument("--factors", default=",".join(FACTORS))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--third", type=Path, help="state file of an unfinished training, for the factor third")
+    parser.add_argument("--odd", action="store_true", help="judge by the images of odd number")
     parser.add_argument("--out", type=Path)
     parser.add_argument("eurosat")
     parser.add_argument("ucmerced")
@@ -338,16 +363,23 @@ def main() -> None:
         crops=Crops(),
     )
     pool = read_pool(sources)
+    of = partial(Material, pool, state=args.state, third=args.third, odd=args.odd)
     if args.what == "references":
-        judge_references(Material(pool, load_base("nano"), args.state))
-    for factor in args.factors.split(",") if args.what == "train" else ():
-        train(factor, Material(pool, load_base("nano"), args.state), args.minutes)
-    for factor in args.factors.split(",") if args.what == "judge" else ():
-        found = judge(factor, Material(pool, load_base("nano"), args.state))
-        (args.state / f"{factor}.judged.json").write_text(json.dumps(found))
-        print(factor, json.dumps(found), flush=True)
+        judge_references(of(load_base("nano")))
+        return
     if args.what == "table":
-        tell(table(Material(pool, load_base("nano"), args.state)), args.out)
+        tell(table(of(load_base("nano"))), args.out)
+        return
+    for factor in args.factors.split(","):
+        material = of(load_base("nano"))  # afresh, as a training changes it
+        if args.what == "train":
+            train(factor, material, args.minutes)
+        if args.what == "errors":
+            keep_errors(factor, material)
+        if args.what == "judge":
+            found = judge(factor, material)
+            (args.state / f"{factor}.judged.json").write_text(json.dumps(found))
+            print(factor, json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
