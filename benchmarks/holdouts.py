@@ -1,9 +1,11 @@
 """Does an audit tell a hold-out that is comparable from one that is not? Splits of one data set with a known answer.
 
     python benchmarks/holdouts.py ../shared/data/ucmerced/train ../shared/data/aid10/train --out holdouts.json
+    python benchmarks/holdouts.py EUROSAT/train --beside EUROSAT/test --val-per-class 100 --out embedded.json
 
 Of each class a share is held out: at random (five draws), the last file names, the brightest images, the reddest ones,
-and random ones of which the middle is enlarged, so that they look taken from nearer by.
+and random ones of which the middle is enlarged, so that they look taken from nearer by. With --beside nothing is split:
+the images of that folder are the hold-out, as in the audit of the embedded bundle.
 """
 
 import argparse
@@ -14,10 +16,12 @@ import numpy as np
 from PIL import Image
 from result_file import tell
 
-from dpd_eval.audit.comparable import LIMIT, two_samples
+from dpd_eval.audit.comparable import LIMIT, comparable_test, two_samples
+from dpd_eval.audit.data import read_data
 from dpd_eval.extractors.untrained import untrained_extractor
 from dpd_runtime.annotations import Images
-from dpd_train.images import SceneSet, read_scenes
+from dpd_train.held_out import HeldOut
+from dpd_train.images import SceneSet, check_files, read_scenes
 
 DRAWS = 5
 SCALES = (0.5, 0.7, 0.85)  # share of the side that is enlarged
@@ -72,14 +76,28 @@ def judged(scenes: SceneSet, share: float) -> dict[str, Any]:
     return result
 
 
+def beside(data: Path, holdout: Path, val_per_class: int | None) -> dict[str, Any]:
+    """What an audit says of a hold-out of its own."""
+    classes = tuple(check_files(data, "train"))
+    own = HeldOut(val_per_class=val_per_class, split="names")
+    read = read_data(data, holdout, classes=classes, resolution=SIDE, held_out=own)
+    outcome, comparable = comparable_test(read, untrained_extractor(read.train))
+    return {"holdout": holdout.parts[-1], **outcome.to_dict(), "comparable": comparable}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.2, 0.4])
+    parser.add_argument("--beside", type=Path)
+    parser.add_argument("--val-per-class", type=int)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {"limit": LIMIT, "resolution": SIDE}
     for data in args.data:
+        if args.beside:
+            result["/".join(data.resolve().parts[-2:])] = beside(data, args.beside, args.val_per_class)
+            continue
         scenes = read_scenes(data, part="all", resolution=SIDE)
         result["/".join(data.resolve().parts[-2:])] = {str(share): judged(scenes, share) for share in args.shares}
     tell(result, args.out)

@@ -12,11 +12,15 @@ MORE_IMAGES = "give a hold-out of more images: --holdout, or a larger --val-per-
 
 @dataclass(frozen=True)
 class _Family:
-    """Tests whose names begin with `begin`: what a FAIL means, and what usually helps."""
+    """Tests whose names begin with `begin`: what a finding means, and what usually helps.
+
+    warns: whether a WARN is such a finding. Other tests' WARN says that too few images were there to decide.
+    """
 
     begin: str
     meaning: str
     helps: str
+    warns: bool = False
 
 
 FAMILIES = (
@@ -26,6 +30,7 @@ FAMILIES = (
         "anything about a memory.",
         "audit beside images of the same kind, drawn at random (--holdout), or train with the validation part that "
         "content decides (--split content, without --groups)",
+        warns=True,
     ),
     _Family(
         "near duplicates",
@@ -46,11 +51,6 @@ FAMILIES = (
         "nearer",
         "The nearest real image is a training image more often than it is for hold-out images.",
         "fewer --steps and codes; --codes-only",
-    ),
-    _Family(
-        "decoded prototypes",
-        "Prototypes were not looked at.",
-        "audit the bundle or run",
     ),
     _Family(
         "artefact",
@@ -87,11 +87,12 @@ FAMILIES = (
         "The denoiser's errors tell who was in its training.",
         "--codes-only leaves it out; or fewer --steps",
     ),
-    _Family("number of images", "Too few images were judged for this test.", "a larger --images, or a larger set"),
+    _Family("number of images", "Too few images were judged.", "a larger --images, or a larger set", warns=True),
     _Family(
         "training data",
         "--train does not hold exactly the images that were trained on.",
         "give --train, --val-per-class, --split and --groups of the training",
+        warns=True,
     ),
 )
 
@@ -131,7 +132,7 @@ def family_of(name: str) -> _Family | None:
 
 
 def _line(verdict: str, family: _Family, tests: Sequence[Outcome]) -> str:
-    if verdict == "FAIL" or family.begin == COMPARABLE:
+    if verdict == "FAIL" or family.warns:
         return f"{verdict} of {tests[0].name}{_others(tests)}: {family.meaning} What usually helps: {family.helps}."
     return f"{verdict} of {tests[0].name}{_others(tests)}: {tests[0].note or 'these images do not decide it'}."
 

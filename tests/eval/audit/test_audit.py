@@ -100,6 +100,7 @@ def test_an_audited_bundle_opens_and_says_so(of_bundle: AuditResult, folder: Pat
 
 def test_few_images_are_a_warning_and_other_data_too(of_bundle: AuditResult, folder: Path) -> None:
     assert next(t for t in of_bundle.tests if t.name == "number of images").verdict == "WARN"
+    assert any(reason.endswith("a larger --images, or a larger set.") for reason in of_bundle.reasons)
     assert "training data" not in [t.name for t in of_bundle.tests]
     other = audit(
         folder / "run",
@@ -109,6 +110,7 @@ def test_few_images_are_a_warning_and_other_data_too(of_bundle: AuditResult, fol
         cache=folder / "cache",
     )
     assert next(t for t in other.tests if t.name == "training data").verdict == "WARN"
+    assert any("give --train, --val-per-class, --split and --groups" in reason for reason in other.reasons)
     assert next(t for t in other.tests if t.name == "artefact scan").verdict == "NOT RUN"
     assert other.verdict != "PASS"
 
