@@ -1,4 +1,4 @@
-"""Accuracies from a confusion matrix, and intervals of paired comparisons (DESIGN §4)."""
+"""Accuracies from a confusion matrix, and intervals of paired comparisons (docs/guides/evaluate.md)."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def cohen_kappa(confusion: Int64) -> float:
 
 
 def fewest_pairs(ipc: int) -> int:
-    """Return the minimum number of pairs at this IPC (DESIGN §4). Small subsets vary more and need more pairs."""
+    """Return the minimum number of pairs at this IPC. Small subsets vary more and need more pairs."""
     return 8 if ipc <= 10 else 5
 
 
@@ -54,7 +54,7 @@ Unit = Literal["pairs", "bundles"]
 
 
 def fewest_repeats(unit: Unit, ipc: int) -> int:
-    """Return the minimum number of repeats of a reported result (DESIGN §4)."""
+    """Return the minimum number of repeats of a reported result (docs/guides/evaluate.md)."""
     if unit == "pairs":
         return fewest_pairs(ipc)
     return 5 if ipc <= 10 else 3
@@ -134,7 +134,7 @@ class RatioVerdict:
 def ratio_verdict(
     set_oas: Sequence[float], ref_oas: Sequence[float], ratio: float, groups: Sequence[Hashable] | None = None
 ) -> RatioVerdict:
-    """Test set ≥ ratio · reference (DESIGN §4).
+    """Test set ≥ ratio · reference (docs/guides/evaluate.md).
 
     Met if the lower end of the interval is ≥ 0, not met if the upper end is < 0, otherwise not resolved. `groups` as in
     `paired_difference`.

@@ -1,4 +1,4 @@
-"""The errors of dpd. Each class has an exit code of the command line (DESIGN §9)."""
+"""The errors of dpd. Each class has an exit code of the command line."""
 
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class AuditError(DpdError, AssertionError):
 
 
 class ParityError(CheckError):
-    """An exported graph that differs from PyTorch by more than DESIGN §10 allows."""
+    """An exported graph that differs from PyTorch by more than docs/reference/graphs.md allows."""
 
 
 class SetHashError(CheckError):

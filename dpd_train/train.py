@@ -1,4 +1,4 @@
-"""`dpd train`: a labelled scene set → a run directory (DESIGN §5)."""
+"""`dpd train`: a labelled scene set → a run directory (docs/guides/train.md)."""
 
 import shutil
 from dataclasses import asdict

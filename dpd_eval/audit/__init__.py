@@ -1,1 +1,1 @@
-"""The privacy audit: compare what leaves the site with the training images and with a hold-out (METHOD §9)."""
+"""The privacy audit: compare what leaves the site with the training images and with a hold-out."""

@@ -124,7 +124,7 @@ def audit(
         train: the training images T: the training part without the validation part (`held_out`).
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
         run: the run from which the bundle was exported; its VAE includes the encoder.
-        images: number of images to generate and test; None for the 500 of METHOD §9. Of a set all are tested.
+        images: number of images to generate and test; None for FEWEST_IMAGES. Of a set all are tested.
         seed: for generating them; None for 0.
         extractor: as in `build_extractor`, whose features are compared in addition. The audit's own spaces stay, so
             that no choice of features makes a verdict milder.

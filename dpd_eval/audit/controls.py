@@ -1,4 +1,4 @@
-"""Controls: cases with a known verdict. An audit that gets one of them wrong fails (METHOD §9)."""
+"""Controls: cases with a known verdict. An audit that gets one of them wrong fails (docs/reference/privacy.md)."""
 
 from collections.abc import Callable
 from dataclasses import replace

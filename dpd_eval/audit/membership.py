@@ -1,4 +1,4 @@
-"""Membership: can a network's score tell training images from hold-out images? (METHOD §9)"""
+"""Membership: can a network's score tell training images from hold-out images? (docs/reference/privacy.md)"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Nearer to T than to H: is the nearest neighbour of an image too often a training image? (METHOD §9)
+"""Nearer to T than to H: is the nearest neighbour of an image too often a training image? (docs/reference/privacy.md)
 
 The statistic is the share of images whose nearest neighbour lies in a random T' ⊂ T of H's size rather than in H.
 Instead of one T', the exact expectation over all T' is used: if r images of T are nearer than the nearest of H, then a

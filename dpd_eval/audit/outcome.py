@@ -1,4 +1,4 @@
-"""The outcome of a test: a value, its interval, the limit and a verdict (METHOD §9)."""
+"""The outcome of a test: a value, its interval, the limit and a verdict (docs/reference/privacy.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

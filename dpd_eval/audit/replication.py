@@ -1,4 +1,4 @@
-"""Replication: how many images are closer to a training image than hold-out images are? (METHOD §9)
+"""Replication: how many images are closer to a training image than hold-out images are? (docs/reference/privacy.md)
 
 The threshold of a class is the 99th percentile of the highest similarity to T over H1. The share of images above it is
 compared with the share of H2 above it.

@@ -1,4 +1,4 @@
-"""`evaluate`: train the same students on a distilled set and on real subsets, and compare them in pairs (DESIGN §4)."""
+"""`evaluate`: train the same students on a distilled set and on real subsets, and compare them in pairs."""
 
 import time
 from collections.abc import Sequence

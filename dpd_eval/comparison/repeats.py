@@ -1,4 +1,4 @@
-"""What an interval repeats: pairs of students or, where sets come from several trainings, the bundles (DESIGN §4)."""
+"""What an interval repeats: pairs of students or, where sets come from several trainings, the bundles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -52,7 +52,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Goal:
-    """Whether OA of `arm` ≥ `ratio` · OA of `reference`; interval: of the paired left − right (DESIGN §4)."""
+    """Whether OA of `arm` ≥ `ratio` · OA of `reference`; interval: of the paired left − right."""
 
     arm: str
     reference: str

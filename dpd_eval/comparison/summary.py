@@ -1,4 +1,4 @@
-"""Summarise training results as accuracies of each arm, paired differences and verdicts (DESIGN §4)."""
+"""Summarise training results as accuracies of each arm, paired differences and verdicts (docs/guides/evaluate.md)."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""One sentence for each comparison, and a headline for all of them (DESIGN §4)."""
+"""One sentence for each comparison, and a headline for all of them (docs/guides/evaluate.md)."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Write chosen real images as a distilled set (DESIGN §8), without any trace of their source files."""
+"""Write chosen real images as a distilled set (docs/guides/generate.md), without any trace of their source files."""
 
 import json
 from pathlib import Path

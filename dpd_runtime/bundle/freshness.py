@@ -1,4 +1,4 @@
-"""Protection against rollback: the newest serial of each signed bundle that this site has seen, and expiry (DESIGN §7).
+"""Protection against rollback: the newest serial of each signed bundle that this site has seen, and expiry.
 
 A signature never ends, so an old bundle with a flaw would stay valid for ever. `dpd sign` writes a serial number and,
 if wanted, the last day into bundle.json. The trusted folder remembers, for each key and bundle name, the newest serial.

@@ -1,4 +1,4 @@
-"""The manifest bundle.json: what a bundle contains and how it is used (DESIGN §7)."""
+"""The manifest bundle.json: what a bundle contains and how it is used (docs/reference/bundle-format.md)."""
 
 import datetime
 import json
@@ -31,7 +31,7 @@ MAX_NOISE_BYTES = 2**29
 MAX_LICENCES = 100
 MAX_SERIAL = 2**53 - 1  # every reader of JSON has it exactly
 MAX_GUIDANCE = 100  # entries; a bundle has three or so
-MAX_BLOCK = 2**32 // BLOCK  # the noise of an image depends on its index as 32 bits (DESIGN §8)
+MAX_BLOCK = 2**32 // BLOCK  # the noise of an image depends on its index as 32 bits (docs/reference/bundle-format.md)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""The shapes in which a bundle's graphs are called (DESIGN §8), for providers that compile for a range of shapes."""
+"""The shapes in which a bundle's graphs are called, for providers that compile for a range of shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The signature bundle.sig: ed25519 over the bytes of bundle.json, which has the hashes of all files (DESIGN §7)."""
+"""The signature bundle.sig: ed25519 over the bytes of bundle.json, which has the hashes of all files."""
 
 import hashlib
 import json

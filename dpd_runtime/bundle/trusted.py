@@ -1,4 +1,4 @@
-"""The folder with the keys whose signatures count at this site (DESIGN §7). Its permissions are checked as ssh does."""
+"""The folder with the keys whose signatures count at this site. Its permissions are checked as ssh does."""
 
 import os
 from pathlib import Path

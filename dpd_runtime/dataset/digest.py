@@ -1,4 +1,4 @@
-"""The set hash: it identifies the pixels of a distilled set, independent of the file format (DESIGN §8)."""
+"""The set hash: it identifies the pixels of a distilled set, independent of the file format."""
 
 import hashlib
 import struct

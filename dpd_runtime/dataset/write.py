@@ -1,4 +1,4 @@
-"""Writing a distilled set. It can be interrupted at any time and continued (DESIGN §8)."""
+"""Writing a distilled set. It can be interrupted at any time and continued (docs/guides/generate.md)."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a provider compiled on this machine, kept in the user's cache (DESIGN §7).
+"""What a provider compiled on this machine, kept in the user's cache (docs/reference/engines.md).
 
 Providers read and write a folder. This process gives them a private one, which is deleted at its end. The cache is one
 file with the content of such a folder behind its sha256: it is written at once, and a damaged one counts as none.

@@ -1,4 +1,4 @@
-"""A block is (class, 10 consecutive indices) × candidates and depends on nothing outside itself (DESIGN §8)."""
+"""A block is (class, 10 consecutive indices) × candidates and depends on nothing outside itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

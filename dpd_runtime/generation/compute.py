@@ -53,7 +53,7 @@ class BlockComputer:
         """[1 + draws, candidates · 10, C, h, w], candidate-major: the start noise, then what a stochastic solver adds.
         None for a decoded block.
 
-        The noise that is added continues the stream of the image's start noise (DESIGN §8).
+        The noise that is added continues the stream of the image's start noise (docs/reference/bundle-format.md).
         """
         shape, gain = self._bundle.manifest.latent_shape, self._sampler.mean_noise_gain
         if is_decoded(block, self._sampler, shape):

@@ -1,4 +1,4 @@
-"""The golden gate: does a provider make PyTorch's images on this machine (DESIGN §9)?
+"""The golden gate: does a provider make PyTorch's images on this machine (docs/guides/generate.md)?
 
 A provider is asked once. The answer is kept in the user's cache until the bundle, a package, the driver or the device
 is another one. It protects from wrong kernels and drivers, not from a hostile bundle, which brings its own images.

@@ -1,6 +1,6 @@
 """Generate images from a bundle, block by block.
 
-Blocks do not depend on each other, so that shards, interruptions and other IPC values give the same pixels (DESIGN §8).
+Blocks do not depend on each other, so that shards, interruptions and other IPC values give the same pixels.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""golden.safetensors: a few images that PyTorch made with this model, with their noise (DESIGN §7)."""
+"""golden.safetensors: a few images that PyTorch made with this model, with their noise."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The golden replay: does this machine make the same images as PyTorch (DESIGN §7)?"""
+"""The golden replay: does this machine make the same images as PyTorch (docs/reference/bundle-format.md)?"""
 
 import time
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ NOT_FINITE = 1e9
 
 
 def psnr_limit(precision: str) -> float:
-    """The smallest accepted PSNR in dB of a bundle's images against PyTorch's (DESIGN §10): 30 with fewer bits."""
+    """The smallest accepted PSNR in dB of a bundle's images against PyTorch's: 30 with fewer bits."""
     return 40.0 if precision == "fp32" else 30.0
 
 

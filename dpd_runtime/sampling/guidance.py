@@ -1,4 +1,4 @@
-"""Guidance by prompts and prototypes: on the predicted clean latents ẑ0, or as in the DPD paper on z_t (METHOD §1)."""
+"""Guidance by prompts and prototypes: on the predicted ẑ0, or as in the DPD paper (arXiv 2601.15829) on z_t."""
 
 from dpd_runtime.sampling.schedule import Array
 
@@ -14,7 +14,7 @@ def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array
     """Pull ẑ0 towards the prototypes: ẑ0' = ẑ0 + g · (p − ẑ0) (mode guidance, arXiv 2505.18963, written on ẑ0).
 
     Prototypes with smaller sides are block means (kind `pooled`). They change only the means of blocks:
-    ẑ0' = ẑ0 + g · U(p − P(ẑ0)), with P average pooling and U nearest-neighbour upsampling (METHOD §1).
+    ẑ0' = ẑ0 + g · U(p − P(ẑ0)), with P average pooling and U nearest-neighbour upsampling.
 
     Args:
         original: [B, C, h, w]. prototypes: [B, C, h, w], or [B, C, h/f, w/f] for a whole number f.
@@ -32,7 +32,7 @@ def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array
 
 
 def moved(latents: Array, original: Array, prototypes: Array, length: float) -> Array:
-    """Move z_t by `length` in the direction from ẑ0 to the prototype: z_t + l · (p − ẑ0) / ‖p − ẑ0‖ (METHOD §1.4).
+    """Move z_t by `length` in the direction from ẑ0 to the prototype: z_t + l · (p − ẑ0) / ‖p − ẑ0‖ (arXiv 2601.15829).
 
     Args:
         latents: z_t [B, C, h, w]. original, prototypes: as in `towards_prototype`.

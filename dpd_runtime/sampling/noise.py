@@ -1,4 +1,4 @@
-"""The noise of each image. It does not depend on batch, order, machine or worker (DESIGN §8)."""
+"""The noise of each image. It does not depend on batch, order, machine or worker (docs/reference/bundle-format.md)."""
 
 import hashlib
 import struct

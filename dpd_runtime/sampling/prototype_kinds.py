@@ -1,4 +1,4 @@
-"""The kinds of prototypes and their shapes (DESIGN §6)."""
+"""The kinds of prototypes and their shapes (docs/guides/train.md)."""
 
 from typing import Literal
 

@@ -81,7 +81,7 @@ def noise_draws(steps: Sequence[Step]) -> int:
 
 
 def margins(logits: Float32, label: int) -> Float32:
-    """Logit of class `label` minus the best other logit, [B] (METHOD §1, item 5)."""
+    """Logit of class `label` minus the best other logit, [B] (arXiv 2601.15829)."""
     others = np.delete(logits, label, axis=1)
     best: Float32 = logits[:, label] - others.max(axis=1)
     return best

@@ -7,7 +7,7 @@ from typing import Any
 from dpd_runtime.sampling.schedule import Schedule
 
 BLOCK = 10
-"""Images of one class that are computed together (DESIGN §8)."""
+"""Images of one class that are computed together (docs/guides/generate.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Requirements of a site on a bundle: a trusted signature, an audit, privacy, encryption (DESIGN §7)."""
+"""Requirements of a site on a bundle: a trusted signature, an audit, privacy, encryption (docs/guides/hand-over.md)."""
 
 from pathlib import Path
 

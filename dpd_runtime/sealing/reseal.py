@@ -1,4 +1,4 @@
-"""Changed copies of a bundle: files and manifest fields added or replaced, without a signature (DESIGN §7)."""
+"""Changed copies of a bundle: files and manifest fields added or replaced, without a signature."""
 
 import hashlib
 import json

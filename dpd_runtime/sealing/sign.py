@@ -1,4 +1,4 @@
-"""Sign a bundle (DESIGN §7). `dpd_runtime.bundle.signature` checks signatures."""
+"""Sign a bundle (docs/guides/hand-over.md). `dpd_runtime.bundle.signature` checks signatures."""
 
 import hashlib
 import time

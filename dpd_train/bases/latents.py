@@ -1,4 +1,4 @@
-"""Encode pixels to latents, cached outside the run by content and VAE (DESIGN §5)."""
+"""Encode pixels to latents, cached outside the run by content and VAE (docs/guides/train.md)."""
 
 import hashlib
 from collections.abc import Sequence

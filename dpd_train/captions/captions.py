@@ -1,7 +1,7 @@
 """What the text encoder reads: captions of training images, and prompts of prototypes.
 
 A caption is the class alone, or the class with the phrases of the image. A prompt has the phrases that the images of a
-prototype share (METHOD §1, item 3).
+prototype share (arXiv 2601.15829).
 """
 
 import logging

@@ -51,7 +51,7 @@ def evenly(data: Labelled, count: int) -> Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTraining:
-    """AdamW with warm-up, plateau and decay. Label smoothing limits the confidence on training images (METHOD §9)."""
+    """AdamW with warm-up, plateau and decay. Label smoothing limits the confidence on training images."""
 
     steps: int
     batch: int = 64

@@ -1,4 +1,4 @@
-"""Classification consistency: a trained classifier judges the predicted clean latents ẑ0 (METHOD §1.1).
+"""Classification consistency: a trained classifier judges the predicted clean latents ẑ0 (arXiv 2601.15829).
 
 L = … + λ · max(0, m_c − margin(f(ẑ0), c)) where ᾱ_t > ½. The margin is the logit of class c minus the best other one,
 and m_c the margin that four fifths of the real images of the class reach: an image that is as clear as they are is not

@@ -66,7 +66,7 @@ class DenoiserTraining:
     decoder_weight: float = 0.0  # distance of ẑ0 and z0 in the decoder's features (LPL, 2411.04873)
     decoder_from: float = 0.6  # share of the steps after which the decoder's features count
     decoder_min_snr: float = 1.0  # noisier samples have no details to compare
-    consistency_weight: float = 0.0  # λ of the classification consistency (METHOD §1.1)
+    consistency_weight: float = 0.0  # λ of the classification consistency (arXiv 2601.15829)
     prompt_dropout: float = 0.1
     ema_lengths: tuple[float, ...] = (0.05, 0.1)  # relative widths σ_rel; the better one on validation is kept
     stop_rise: float = 0.02  # stop when the validation loss stands this share above its best: memorising begins

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from dpd_runtime.errors import MissingExtraError
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # METHOD §1
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # all projections of the attention
 
 
 class Adapted(nn.Module):

@@ -1,4 +1,4 @@
-"""Foreground by two models: Grounding DINO finds a class's objects by its name, SAM 2 outlines them (METHOD §3).
+"""Foreground by two models: Grounding DINO finds a class's objects by its name, SAM 2 outlines them.
 
 Liu et al., "Grounding DINO", 2023 (arXiv 2303.05499); Ravi et al., "SAM 2", 2024 (arXiv 2408.00714). The only prompt
 is the name of the image's class, so it should be meaningful: "storage tanks", not "c07".

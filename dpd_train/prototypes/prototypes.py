@@ -1,4 +1,4 @@
-"""Prototypes of each class in latent space (DESIGN §6, METHOD §1).
+"""Prototypes of each class in latent space (docs/reference/training-method.md).
 
 `centroid` and `pooled` are means of latents; `medoid` is the latent of a real image, and private.
 """
@@ -38,7 +38,7 @@ def largest_divisor(side: int, limit: int) -> int:
 
 
 def block_means(latents: Float32, side: int) -> Float32:
-    """P of METHOD §1: [n, C, h, w] averaged to [n, C, side, side]; h = w is a multiple of `side`."""
+    """P of the pooled prototypes: [n, C, h, w] averaged to [n, C, side, side]; h = w is a multiple of `side`."""
     n, c, h, w = latents.shape
     means: Float32 = latents.reshape(n, c, side, h // side, side, w // side).mean(axis=(3, 5))
     return means
@@ -56,7 +56,7 @@ def pooled_side(side: int) -> int:
 
 
 def cluster_features(latents: Float32) -> Float32:
-    """Latents [n, C, h, w] → [n, C·8·8]: average-pooled to 8×8, L2-normalised (METHOD §1, item 2)."""
+    """Latents [n, C, h, w] → [n, C·8·8]: average-pooled to 8×8, L2-normalised (arXiv 2601.15829)."""
     pooled = block_means(latents, largest_divisor(latents.shape[2], POOLED_SIDE)).reshape(len(latents), -1)
     normalised: Float32 = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-8)
     return normalised
@@ -139,7 +139,7 @@ def find_centroids(latents: Float32, *, count: int, k_min: int, seed: int) -> Cl
 def discriminative_members(features: Float32, members: Int64, others: Float32, alpha: float = 1.0) -> Int64:
     """For each cluster [K] the member that is typical of it and far from other classes.
 
-    It maximises min over μ_other of ‖f − μ_other‖, minus α ‖f − μ_own‖ (METHOD §1, item 2). α = 1 as in the
+    It maximises min over μ_other of ‖f − μ_other‖, minus α ‖f − μ_own‖ (arXiv 2601.15829). α = 1 as in the
     public code, which compares with centres of the same class; here they are those of the other classes.
 
     Args:

@@ -1,4 +1,4 @@
-"""Drop prototypes that decode too near to a training image, by the audit's measure and limits (METHOD §9)."""
+"""Drop prototypes that decode too near to a training image, by the audit's measure and limits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

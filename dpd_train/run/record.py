@@ -1,4 +1,4 @@
-"""Writing a run directory (DESIGN §5): pipeline, prototypes, pictures, log and run.json."""
+"""Writing a run directory (docs/guides/train.md): pipeline, prototypes, pictures, log and run.json."""
 
 import json
 from pathlib import Path

@@ -61,7 +61,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def hash_by_hand(folder: Path) -> str:
-    """DESIGN §8 from the files alone."""
+    """The set hash of docs/reference/bundle-format.md, from the files alone."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*/*.png")):
         name, index = path.parent.name.encode(), int(path.stem.rpartition("_")[2])

@@ -63,7 +63,7 @@ def test_interval_equals_scipy():
 
 
 def test_half_width_of_design():
-    """DESIGN §4: a standard deviation of 1 point gives ± 1.2 at n = 5."""
+    """A standard deviation of 1 point gives ± 1.2 at n = 5."""
     values = np.array([-2.0, -1, 0, 1, 2]) / math.sqrt(2.5)
     found = t_interval(values.tolist())
     assert found.high is not None
@@ -109,7 +109,7 @@ def test_one_pair_resolves_nothing_and_unequal_lengths_are_refused():
 
 
 def test_pairs_of_design():
-    """DESIGN §4: at least 8 pairs at IPC 10 and 5 at IPC 50; smaller subsets vary more."""
+    """At least 8 pairs at IPC 10 and 5 at IPC 50; smaller subsets vary more."""
     assert [fewest_pairs(ipc) for ipc in (1, 10, 11, 50)] == [8, 8, 5, 5]
     assert [fewest_repeats("pairs", ipc) for ipc in (10, 50)] == [8, 5]
     assert [fewest_repeats("bundles", ipc) for ipc in (1, 10, 11, 50)] == [5, 5, 3, 3]
@@ -133,7 +133,7 @@ def test_pairs_of_one_matching_run_count_once():
 
 
 def test_twenty_pairs_of_design_resolve_half_a_point():
-    """DESIGN §4: a standard deviation of 1 point gives ± 0.5 at n = 20; coverage is checked on random samples."""
+    """A standard deviation of 1 point gives ± 0.5 at n = 20; coverage is checked on random samples."""
     drawn = np.random.default_rng(0).normal(0, 1, (2000, 20))
     intervals = [t_interval(sample.tolist()) for sample in drawn]
     halves = [(found.high - found.low) / 2 for found in intervals if found.high is not None and found.low is not None]

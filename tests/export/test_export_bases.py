@@ -30,7 +30,7 @@ def sd_run(folder: Path, version: int, prototypes: int, **unet: object) -> Path:
 )
 def test_both_kinds_are_exported(tmp_path: Path, version: int, prototypes: int, unet: dict[str, object]) -> None:
     """ε and v, convolutions and linear layers around attention, 77 tokens, leading timesteps; with and without
-    prototypes. The limits of DESIGN §10 are checked inside.
+    prototypes. The limits of docs/reference/graphs.md are checked inside.
     """
     options = ExportOptions(allow_weak_prototypes=True)  # two means of few random latents
     result = export_run(sd_run(tmp_path, version, prototypes, **unet), tmp_path / "site.dpd", options)

@@ -31,7 +31,7 @@ def test_the_defaults_are_those_that_measured_best_and_quick_stays_quick() -> No
 
 
 def test_paper_has_the_hyper_parameters_of_the_method_and_says_that_it_is_untested() -> None:
-    """METHOD §1, item 1."""
+    """arXiv 2601.15829."""
     config = resolve("paper", {})
     assert (config.base, config.resolution, config.tune, config.lora_rank) == ("lcybuaa/Text2Earth", 256, "lora", 4)
     assert (config.peak_rate, config.warmup, config.steps, config.batch) == (5e-4, 200, 20_000, 8)

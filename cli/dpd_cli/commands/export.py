@@ -212,7 +212,7 @@ def _print_times(name: str, before: dict[int, float], after: dict[int, float]) -
 
 
 def _print_parity(parity: dict[str, float]) -> None:
-    """Print how far each graph and the images are from PyTorch (DESIGN §10)."""
+    """Print how far each graph and the images are from PyTorch (docs/reference/graphs.md)."""
     half = any(name.endswith("#half") for name in parity)
     title = "  PyTorch in half precision" if half else ""
     print(f"parity      largest difference from PyTorch: random batches, generated latents{title}")

@@ -10,7 +10,7 @@ from dpd_runtime.errors import BundleError
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.strict_json import parse_json
 
-# DESIGN §7: the files of a bundle, and the endings of the files in its folders. Only earlier exports have `step`.
+# The files of a bundle, and the endings of the files in its folders. Only earlier exports have `step`.
 FILES = {
     *("bundle.json", "bundle.sig", "audit.json", "classes.json", "model_index.json", "MODEL_CARD.md"),
     *("prompts.safetensors", "prototypes.safetensors", "golden.safetensors"),

@@ -1,4 +1,4 @@
-"""Artefact scan: check that nothing of a single real image is in what leaves the site (METHOD §9)."""
+"""Artefact scan: check that nothing of a single real image is in what leaves the site (docs/reference/privacy.md)."""
 
 from collections import Counter
 from collections.abc import Mapping

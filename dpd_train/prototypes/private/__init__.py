@@ -1,1 +1,1 @@
-"""Codes with differential privacy (METHOD §11): private images enter through class sums and one second moment only."""
+"""Codes with differential privacy: private images enter through class sums and one second moment only."""

@@ -1,6 +1,6 @@
 """The guarantee of one release: the noise that it asks for, what was spent, and how far the noise moves a class mean.
 
-Data sets are neighbours if one image of one class is replaced (METHOD §11): the label stays, so that the number of
+Data sets are neighbours if one image of one class is replaced: the label stays, so that the number of
 images of each class is public.
 """
 
@@ -14,9 +14,9 @@ from dpd_train.prototypes.noise import DELTA, HALVINGS, delta_of
 
 WIDTHS = (1024, 512, 256, 128)  # values of an image's vector, over all watchers together
 MOST_NOISE = 0.1
-"""Norm of the noise on a class mean, in units of the limit R, above which a release is refused. METHOD §11 offers
-1,200 images at ε = 1 (0.07) and not 40 at ε = 10 (0.28). Means of EuroSAT's classes lie 0.2 to 0.3 R from the nearest
-other one, seen by watchers of drawn scenes: noise of 0.1 on both of two means (0.14 together) leaves them apart."""
+"""Norm of the noise on a class mean, in units of the limit R, above which a release is refused. 1,200 images
+at ε = 1 (0.07) pass, 40 at ε = 10 (0.28) do not. Means of EuroSAT's classes lie 0.2 to 0.3 R from the nearest other
+one, seen by watchers of drawn scenes: noise of 0.1 on both of two means (0.14 together) leaves them apart."""
 MOMENT, LENGTHS = 0.4, 0.3  # scales of the second moment and of squared lengths; see `sensitivity_of`
 LEAST_DELTA = 1e-9  # below it the accountant's ε is too large
 HEADROOM = 1e-7  # share of ε that the noise is larger for, as the accountant's ε is an upper bound

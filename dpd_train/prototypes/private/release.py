@@ -1,4 +1,4 @@
-"""The release: noisy sums and one noisy second moment, the only use of the private images (METHOD §11)."""
+"""The release: noisy sums and one noisy second moment, the only use of the private images."""
 
 import math
 import random

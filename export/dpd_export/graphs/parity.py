@@ -1,4 +1,4 @@
-"""Measure at every export how far a graph is from PyTorch (limits: DESIGN §10)."""
+"""Measure at every export how far a graph is from PyTorch (docs/reference/graphs.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""PIC-PQ's criterion (arXiv 2312.00851, METHOD §6): importance is linear in the filter's norm, learned for each layer.
+"""PIC-PQ's criterion (arXiv 2312.00851): importance is linear in the filter's norm, learned for each layer.
 
 As a spring's force is linear in its deformation, I = a·F + b with F the filter's norm, one a and b per layer, and one
 ranking over all layers. Regularised evolution finds the pairs (a, b): it compares the network's outputs with the lowest

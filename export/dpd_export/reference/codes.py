@@ -60,7 +60,7 @@ def compare_codes(bundle: Bundle, decoded: DecodedCodes, progress: Callable[[], 
     """Decode the same codes with the bundle and compare the images.
 
     Raises:
-        ParityError: images are further from PyTorch's than DESIGN §10 allows.
+        ParityError: images are further from PyTorch's than docs/reference/graphs.md allows.
     """
     found = bundle_decoder(bundle, CPU)(decoded.codes)
     progress()

@@ -80,7 +80,7 @@ def end_to_end(
         expected: what `teacher_labels` gave for the reference.
 
     Raises:
-        ParityError: images are further from PyTorch's than DESIGN §10 allows.
+        ParityError: images are further from PyTorch's than docs/reference/graphs.md allows.
     """
     denoise, decode = bundle_networks(bundle, CPU)
     sets = []
@@ -105,7 +105,7 @@ def image_parity(found: Images, expected: Images, precision: str) -> ImageParity
     """Compare the bundle's images [n, H, W, 3] with PyTorch's.
 
     Raises:
-        ParityError: they are further from PyTorch's than DESIGN §10 allows.
+        ParityError: they are further from PyTorch's than docs/reference/graphs.md allows.
     """
     worst = min(psnr(a, b) for a, b in zip(found, expected, strict=True))
     parity = ImageParity(len(found), psnr(found, expected), worst)

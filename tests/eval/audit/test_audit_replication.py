@@ -147,7 +147,7 @@ def test_a_warning_says_how_many_images_would_decide() -> None:
 
 
 def test_tests_say_what_copies_would_score() -> None:
-    """Of 12,000 and 3,000 images a quarter of the originals is in T′, and half of the others is nearer (METHOD §9)."""
+    """Of 12,000 and 3,000 images a quarter of the originals is in T′, and half of the others is nearer."""
     train, held, ours = gaussian(2400, 0), gaussian(600, 1), gaussian(300, 2)
     sides = [similarities(ours[:, None], side) for side in (train, held)]
     copied = float(nearer_share(*(similarities(train[:500, None], side) for side in (train, held))).mean())

@@ -73,7 +73,7 @@ def test_a_trusted_signature_holds(store: Store, tmp_path: Path) -> None:
     assert {name: content[name] for name in with_engine()} == with_engine()
     assert set(content) - set(files) == {"bundle.sig"}
     assert list(path.parent.iterdir()) == [path]
-    written = json.loads(content["bundle.sig"])  # the contract (DESIGN §7), by the primitives
+    written = json.loads(content["bundle.sig"])  # the contract (docs/reference/bundle-format.md), by the primitives
     assert (set(written), written["alg"]) == ({"alg", "key_id", "sig"}, "ed25519")
     LAB.public_key().verify(bytes.fromhex(written["sig"]), content["bundle.json"])
     require_signature(bundle)

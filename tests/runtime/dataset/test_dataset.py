@@ -1,4 +1,4 @@
-"""Distilled sets on disk, as far as no graph is needed. The tests write the sets themselves, following DESIGN §8."""
+"""Distilled sets on disk, as far as no graph is needed. The tests write the sets themselves."""
 
 import hashlib
 import io

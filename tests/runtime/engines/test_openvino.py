@@ -71,7 +71,7 @@ def test_it_computes_what_onnxruntime_computes(network: str) -> None:
         pytest.skip("this processor has no bfloat16")
     rounded = bundle.engine(graph, BF16, 1).run(**inputs)
     error = np.abs(rounded - expected).max() / scale
-    assert half < error < 2e-2  # bfloat16 has 8 bits: it was really used, and is as near as DESIGN asks of float16
+    assert half < error < 2e-2  # bfloat16 has 8 bits: it was really used, and is as near as float16 has to be
 
 
 @needed

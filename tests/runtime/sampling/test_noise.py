@@ -32,7 +32,7 @@ def philox(key: tuple[int, int], count: int) -> list[int]:
 
 
 def reference(seed: int, name: str, index: int, candidate: int, count: int) -> list[float]:
-    """The noise of DESIGN §8, without numpy."""
+    """The noise of docs/reference/bundle-format.md, without numpy."""
     raw = name.encode("utf-8")
     message = b"dpd1" + struct.pack("<Q", seed) + struct.pack("<I", len(raw)) + raw
     message += struct.pack("<I", index) + struct.pack("<I", candidate)

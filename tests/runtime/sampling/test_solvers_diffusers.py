@@ -189,7 +189,7 @@ def test_equals_diffusers(solver: str, config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_a_step_towards_the_prototype_is_that_of_the_dpd_paper(prediction_type: str) -> None:
     """Its loop, with diffusers' DDIM: z_t += s √(1 − ᾱ_t) (p − ẑ0) / ‖p − ẑ0‖ over the first 80 % of the steps, then
-    the scheduler's step from there (METHOD §1, item 4)."""
+    the scheduler's step from there (arXiv 2601.15829)."""
     count, strength, config = 10, 1.5, CONFIGS["cosine"] | {"prediction_type": prediction_type}
     schedule = schedule_from_config(config)
     scheduler = their_scheduler("ddim", config | {"timestep_spacing": "leading"}, count, schedule)

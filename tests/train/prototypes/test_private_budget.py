@@ -21,7 +21,7 @@ from dpd_train.prototypes.private.budget import (
 
 @pytest.mark.parametrize(("epsilon", "ratio"), [(1, 3.73), (2, 1.99), (5, 0.89), (10, 0.50)])
 def test_one_release_has_the_published_noise(epsilon: float, ratio: float) -> None:
-    """METHOD §11: σ / Δ of one release at δ = 1e-5 (Balle & Wang 2018)."""
+    """σ / Δ of one release at δ = 1e-5 (Balle & Wang 2018)."""
     assert 1 / Budget(epsilon=epsilon).mu == pytest.approx(ratio, abs=0.006)
 
 
@@ -62,7 +62,7 @@ def test_with_less_noise_on_lengths_and_moment_they_would_not_be_free() -> None:
 
 
 def test_what_cannot_work_is_refused_and_what_can_is_not() -> None:
-    """METHOD §11: 1,200 images at ε = 1 are enough with D = 128, 40 at ε = 10 are not."""
+    """1,200 images at ε = 1 are enough with D = 128, 40 at ε = 10 are not."""
     check_budget(Budget(epsilon=1), {"a": 1200, "b": 1500})
     assert guarantee.suited_width(Budget(epsilon=1), 1200) == 256
     assert guarantee.suited_width(Budget(epsilon=10), 1200) == 1024
