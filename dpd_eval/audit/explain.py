@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpd_eval.audit.comparable import NAME as COMPARABLE
+from dpd_eval.audit.comparable import WOULD_TELL
 from dpd_eval.audit.outcome import Control, Outcome
 
 CONTROL = "A case whose verdict is known came out otherwise, so this audit proves nothing."
@@ -132,7 +133,7 @@ def family_of(name: str) -> _Family | None:
 
 
 def _line(verdict: str, family: _Family, tests: Sequence[Outcome]) -> str:
-    if verdict == "FAIL" or family.warns:
+    if verdict == "FAIL" or (family.warns and not tests[0].note.endswith(WOULD_TELL)):
         return f"{verdict} of {tests[0].name}{_others(tests)}: {family.meaning} What usually helps: {family.helps}."
     return f"{verdict} of {tests[0].name}{_others(tests)}: {tests[0].note or 'these images do not decide it'}."
 

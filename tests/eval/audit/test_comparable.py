@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 from dpd_eval.audit.audit import RESTING, AuditResult, audit
 from dpd_eval.audit.comparable import LIMIT, comparable_test, two_samples
 from dpd_eval.audit.data import AuditData, _halves
+from dpd_eval.audit.explain import reasons
 from dpd_eval.audit.set_tests import Judged, near_copies
 from dpd_eval.extractors.untrained import untrained_extractor
 from dpd_runtime.annotations import Images
@@ -57,7 +58,8 @@ def test_images_of_the_same_kind_are_comparable(seed: int) -> None:
     outcome, comparable = comparable_test(data, untrained_extractor(data.train))
     assert comparable
     assert outcome.verdict == "WARN"  # 96 images cannot exclude that H differs
-    assert "images of H would tell" in outcome.note
+    assert outcome.note.endswith("images of H would tell")
+    assert reasons([outcome], []) == (f"WARN of comparable hold-out: {outcome.note}.",)
 
 
 @pytest.mark.parametrize("change", [nearer_by(2), redder])

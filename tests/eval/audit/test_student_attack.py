@@ -87,6 +87,14 @@ def test_as_many_images_of_each_class_are_drawn_as_there_are() -> None:
     assert not np.array_equal(part.drawn(np.array([3, 2, 5]), 0).images, part.drawn(np.array([3, 2, 5]), 1).images)
 
 
+def test_students_see_64_pixels_at_most() -> None:
+    flat = np.full((3, 256, 256, 3), [10, 120, 250], np.uint8)
+    small = LabelledImages(flat, np.arange(3)).small
+    assert small.images.shape == (3, 64, 64, 3)
+    assert np.array_equal(small.images, flat[:, :64, :64])
+    assert LabelledImages(small.images, np.arange(3)).small.images is small.images
+
+
 class Fixed(nn.Module):
     """Logits that depend on the first pixel."""
 
