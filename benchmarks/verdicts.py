@@ -192,6 +192,8 @@ def audited(scenes: SceneSet, kind: str, draw: int, places: Path | None, work: P
         "right": result.verdict in KINDS[kind],
         "failed": [test.name for test in result.tests if test.verdict == "FAIL"],
         "wrong_controls": [control.outcome.name for control in result.controls if control.wrong],
+        "values": {test.name: test.value for test in result.tests},
+        "values_of_controls": {control.outcome.name: control.outcome.value for control in result.controls},
         "first_reason": next(iter(result.reasons), ""),
         "images": {name: len(part.labels) for name, part in parts.items()},
         "seconds": round(result.seconds),
