@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from result_file import tell
+from verdicts import pieces
 
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.network_scores import prototype_score
@@ -34,6 +35,7 @@ from dpd_eval.students.recipe import load_recipe
 from dpd_runtime import generate, load_bundle
 from dpd_train.bases.base import Base, decode_in_parts, load_base
 from dpd_train.bases.latents import encode_cached
+from dpd_train.captions.attributes import caption
 from dpd_train.captions.captions import embed
 from dpd_train.classifiers.network import latent_classifier_shape
 from dpd_train.classifiers.pool import train_pool
@@ -80,17 +82,13 @@ class Draw:
 
 
 def draw(scenes: SceneSet, count: int, number: int, work: Path) -> Draw:
-    rng = np.random.default_rng([count, number])
-    parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    for label in range(len(scenes.classes)):
-        rows, held = rng.permutation(np.flatnonzero(scenes.labels == label)), max(1, count // 10)
-        for part, (start, end) in zip(
-            parts, ((0, count - held), (count - held, count), (count, count + UNSEEN)), strict=True
-        ):
-            part.append(rows[start:end])
+    held = max(1, count // 10)
+    parts = pieces(
+        scenes, np.random.default_rng([count, number]), lambda _: (count - held, held, UNSEEN), count + UNSEEN
+    )
     folder = work / f"{count}-{number}"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Draw(*(scenes.only(np.concatenate(part)) for part in parts), number, folder, load_base("nano"))
+    return Draw(*parts, number, folder, load_base("nano"))
 
 
 def public_images() -> Labelled:
@@ -112,7 +110,7 @@ def watchers_of(arm: str, of: Draw) -> list[Watcher]:
         known = classes + int(labels.max()) + 1
     folder = of.folder / arm
     folder.mkdir(exist_ok=True)
-    train_pool(folder, NAME, watcher_plans(known, of.number), data, held, _silent, weights=weights)
+    train_pool(folder, NAME, watcher_plans(known, of.number), data, held, lambda done, total: None, weights=weights)
     networks = zip(load_watchers(folder, known), judging(known), strict=True)
     return [
         Watcher(seeing(network, judges=judges), measure(network, *own, classes, view_seed(of.number, i), CPU))
@@ -126,11 +124,11 @@ def start_of(of: Draw, codes: int) -> torch.Tensor:
     if not path.exists():
         train, validation = (
             (latents, torch.from_numpy(scenes.labels))
-            for latents, scenes in zip(of.latents, (of.train, of.validation), strict=False)
+            for latents, scenes in zip(of.latents[:2], (of.train, of.validation), strict=True)
         )
         shape = latent_classifier_shape(len(of.train.classes), train[0].shape[1])
         judge = train_classifier(*train, validation, shape, ClassifierTraining(steps=800, seed=of.number)).model
-        texts = [f"a satellite photo of {name.lower()}" for name in of.train.classes]
+        texts = [caption(name, ()) for name in of.train.classes]
         prompts = embed(of.base.text_encoder, of.base.tokenizer, [*texts, ""])
         np.save(path, starting_codes(of.base, judge, of.train.classes, prompts, codes, of.number).numpy())
     return torch.from_numpy(np.load(path))
@@ -180,10 +178,6 @@ def judged(arm: str, of: Draw, codes: int, steps: int) -> dict[str, Any]:
     }
 
 
-def _silent(done: int, total: int) -> None:
-    pass
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -200,7 +194,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "arguments": {name: str(value) for name, value in vars(args).items() if name not in ("work", "out", "data")},
         "data": "/".join(args.data.resolve().parts[-2:]),
-        "hardware": hardware(torch.device("cpu")),
+        "hardware": hardware(CPU),
     }
     for count in map(int, args.numbers.split(",")):
         for number in range(args.draws):

@@ -201,9 +201,11 @@ def pilot(factor: str, of: Material) -> Base:
     """The base that a pilot trained; for "shipped", the shipped one."""
     if factor == "shipped":
         return of.base
-    weights = (
-        without_prefix("ema", load_state(of.third)[0]) if of.third else load_file(of.state / f"{factor}.safetensors")
-    )
+    if factor == THIRD:
+        assert of.third is not None, "--third is missing"
+        weights = without_prefix("ema", load_state(of.third)[0])
+    else:
+        weights = load_file(of.state / f"{factor}.safetensors")
     modules = nn.ModuleDict({"unet": unet_of(factor, of.base), "text_encoder": copy.deepcopy(of.base.text_encoder)})
     modules.load_state_dict(weights)
     modules.eval()
@@ -283,7 +285,7 @@ def errors_of(base: Base, of: Material) -> np.ndarray:
 
 def keep_errors(factor: str, of: Material) -> None:
     """Errors of a pilot in a file of its own; of an unfinished training with its step."""
-    if of.third:
+    if factor == THIRD and of.third:
         step = int(load_state(of.third)[1]["step"])
         (of.state / f"{factor}.json").write_text(json.dumps({"steps": step}))
     np.savez(of.state / f"{factor}.npz", errors=errors_of(pilot(factor, of), of))

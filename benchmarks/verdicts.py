@@ -20,23 +20,22 @@ Only training parts of the data are read. Finished audits in --work, which is pr
 import argparse
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from holdouts import enlarged
+from holdouts import enlarged, held_out
 from PIL import Image, ImageFilter
 from result_file import tell
-from torch.nn import functional as F
 
 from dpd_eval.audit.audit import audit
-from dpd_eval.audit.overfitted import BATCH, IMAGES, Memory
-from dpd_runtime.annotations import Float32, Images
+from dpd_eval.audit.overfitted import IMAGES, Memory, as_denoise, memorise
+from dpd_runtime.annotations import Images
 from dpd_runtime.sampling.sample import sample
 from dpd_runtime.sampling.sampler import BlockGuidance
-from dpd_runtime.sampling.schedule import Schedule
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_train.bases.base import decode_in_parts, load_base
 from dpd_train.bases.latents import encode
@@ -53,7 +52,6 @@ KINDS = {
     "brightness": ("WARN",),
     "place": ("WARN",),
 }
-SHARES = (0.5, 0.25, 0.25)  # T, H, fresh
 MOST = 200  # images of a class in all three
 NOISE = 0.05 * 255
 SCALE = 0.7
@@ -69,20 +67,31 @@ class Split:
     fresh: SceneSet
 
 
-def drawn(scenes: SceneSet, draw: int, order: np.ndarray | None = None) -> Split:
-    """A random split by class. order: numbers by which H has the last images of a class instead of random ones."""
+def pieces(
+    scenes: SceneSet, rng: np.random.Generator, sizes: Callable[[int], Sequence[int]], most: int = MOST
+) -> list[SceneSet]:
+    """Random parts. sizes: images of a class, at most `most` → images of that class in each part."""
+    orders = [rng.permutation(np.flatnonzero(scenes.labels == c))[:most] for c in range(len(scenes.classes))]
+    cut = [np.split(order, np.cumsum(sizes(len(order)))) for order in orders]
+    return [scenes.only(np.concatenate(rows)) for rows in zip(*cut, strict=True)][:-1]
+
+
+def drawn(scenes: SceneSet, draw: int) -> Split:
+    """A half for T, a quarter for H, and the rest."""
+
+    def sizes(count: int) -> tuple[int, ...]:
+        train, held = round(0.5 * count), round(0.25 * count)
+        return train, held, count - train - held
+
+    return Split(*pieces(scenes, np.random.default_rng(draw), sizes))
+
+
+def apart(here: SceneSet, there: SceneSet, draw: int) -> Split:
+    """T and fresh images from one side, H from the other."""
     rng = np.random.default_rng(draw)
-    parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    for label in range(len(scenes.classes)):
-        rows = rng.permutation(np.flatnonzero(scenes.labels == label))[:MOST]
-        ends = np.cumsum([round(share * len(rows)) for share in SHARES])
-        if order is not None:
-            rows = rows[np.argsort(order[rows], kind="stable")]
-            rest, held = rng.permutation(rows[: -(ends[1] - ends[0])]), rows[-(ends[1] - ends[0]) :]
-            rows = np.concatenate([rest[: ends[0]], held, rest[ends[0] :]])
-        for part, (start, end) in zip(parts, ((0, ends[0]), (ends[0], ends[1]), (ends[1], len(rows))), strict=True):
-            part.append(rows[start:end])
-    return Split(*(scenes.only(np.concatenate(part)) for part in parts))
+    train, fresh = pieces(here, rng, lambda count: (count - count // 3, count // 3), MOST * 3 // 4)
+    (held,) = pieces(there, rng, lambda count: (count,), MOST // 4)
+    return Split(train, held, fresh)
 
 
 def by_place(scenes: SceneSet, lists: Path, draw: int) -> Split:
@@ -90,7 +99,13 @@ def by_place(scenes: SceneSet, lists: Path, draw: int) -> Split:
     west, east = ({Path(line).name for line in (lists / name).read_text().split()} for name in ("train.txt", "val.txt"))
     names = [Path(path).name for path in scenes.paths]
     here, there = (scenes.only(np.flatnonzero([name in side for name in names])) for side in (west, east))
-    return replace(drawn(here, draw), held=drawn(there, draw).held)
+    return apart(here, there, draw)
+
+
+def by_brightness(scenes: SceneSet, draw: int) -> Split:
+    """H from the brightest quarter of each class."""
+    bright = held_out(scenes.labels, scenes.images.mean(axis=(1, 2, 3)), 0.25)
+    return apart(scenes.only(np.setdiff1d(np.arange(len(scenes.labels)), bright)), scenes.only(bright), draw)
 
 
 def each_changed(images: Images, kind: str, rng: np.random.Generator) -> Images:
@@ -116,14 +131,11 @@ def over_fitted(split: Split, draw: int) -> SceneSet:
     known = split.train.only(np.concatenate([np.flatnonzero(split.train.labels == c)[:each] for c in range(classes)]))
     scale = float(base.vae.config.scaling_factor)
     latents = scale * encode(base.vae, known.images)
-    network, schedule = memory_of(latents, base.schedule, draw), replace(base.schedule, prediction_type="sample")
-
-    def denoise(noisy: Float32, timestep: int, _: Float32) -> Float32:
-        sigma = torch.full((len(noisy),), schedule.alpha_sigma(timestep)[1])
-        with torch.no_grad():
-            found: Float32 = network(torch.from_numpy(noisy), sigma).numpy()
-        return found
-
+    schedule = replace(base.schedule, prediction_type="sample")
+    torch.manual_seed(draw)
+    network = Memory((latents.shape[1], latents.shape[2], latents.shape[3]))
+    memorise(network, latents, schedule.alphas_cumprod, steps=MEMORY_STEPS)
+    denoise = as_denoise(network, schedule)
     make_steps, advance = SOLVERS["ddim"]
     noise = np.random.default_rng([draw, 2]).normal(size=(len(split.fresh.labels), *latents.shape[1:]))
     prompts = np.zeros((len(noise), 1, 1), np.float32)
@@ -133,27 +145,6 @@ def over_fitted(split: Split, draw: int) -> SceneSet:
     )  # fmt: skip
     nearest = torch.cdist(torch.from_numpy(found).flatten(1), latents.flatten(1)).argmin(dim=1).numpy()
     return replace(known, images=decode_in_parts(base, found), labels=known.labels[nearest], paths=(), hashes=())
-
-
-def memory_of(latents: torch.Tensor, schedule: Schedule, seed: int) -> Memory:
-    """A denoiser that predicts ẑ0, trained on these latents at all noise levels until it knows them by heart."""
-    torch.manual_seed(seed)
-    network, generator = (
-        Memory((latents.shape[1], latents.shape[2], latents.shape[3])),
-        torch.Generator().manual_seed(seed),
-    )
-    optimizer, table = torch.optim.Adam(network.parameters(), lr=1e-3), torch.tensor(schedule.alphas_cumprod)
-    for step in range(MEMORY_STEPS):
-        rows = torch.randint(len(latents), (BATCH,), generator=generator)
-        ratio = table[torch.randint(len(table), (BATCH,), generator=generator)].float()[:, None, None, None]
-        noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator)
-        noisy = ratio.sqrt() * latents[rows] + (1 - ratio).sqrt() * noise
-        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / MEMORY_STEPS)
-        loss = F.mse_loss(network(noisy, (1 - ratio).sqrt().flatten()), latents[rows])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return network.eval()
 
 
 def folder_of(scenes: SceneSet, place: Path) -> Path:
@@ -172,7 +163,7 @@ def case(scenes: SceneSet, kind: str, draw: int, places: Path | None) -> tuple[S
         split = by_place(scenes, places, draw)
         return split, split.fresh
     if kind == "brightness":
-        split = drawn(scenes, draw, scenes.images.mean(axis=(1, 2, 3)))
+        split = by_brightness(scenes, draw)
         return split, split.fresh
     split = drawn(scenes, draw)
     if kind == "scale":

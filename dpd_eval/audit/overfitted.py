@@ -7,6 +7,7 @@ convolutional network would. The control shows that the scores detect memorisati
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,24 +81,32 @@ def overfitted_denoiser(
     cached = meta is not None
     if meta is None:
         begun = time.monotonic()
-        with one_thread():
-            _train(network, torch.from_numpy(latents), schedule, progress)
+        with one_thread():  # at the timesteps of the scores
+            half = schedule.alphas_cumprod[: schedule.num_train_timesteps // 2]
+            memorise(network, torch.from_numpy(latents), half, progress)
         meta = {"seconds": round(time.monotonic() - begun, 1)}
         store_weights(path, network, meta)
     seconds = float(meta["seconds"])
-    return Overfitted(_as_denoise(network.eval(), schedule), schedule, seconds, cached)
+    return Overfitted(as_denoise(network, schedule), schedule, seconds, cached)
 
 
-def _train(network: Memory, latents: torch.Tensor, schedule: Schedule, progress: Progress) -> None:
-    """Train without augmentation, dropout and validation, which would hinder memorisation."""
+def memorise(
+    network: Memory,
+    latents: torch.Tensor,
+    alphas_cumprod: Sequence[float],
+    progress: Progress = lambda done, total: None,
+    *,
+    steps: int = STEPS,
+) -> None:
+    """Train at these noise levels, without augmentation, dropout and validation, which would hinder memorisation."""
     optimizer = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
-    table = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)
-    for step in range(STEPS):
+    table = torch.tensor(alphas_cumprod, dtype=torch.float64)
+    for step in range(steps):
         generator = step_generator(FORMAT, step)
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator)
-        ratio = table[torch.randint(len(table) // 2, (BATCH,), generator=generator)]  # timesteps of the scores
-        optimizer.param_groups[0]["lr"] = PEAK_RATE * (1 - step / STEPS)
+        ratio = table[torch.randint(len(table), (BATCH,), generator=generator)]
+        optimizer.param_groups[0]["lr"] = PEAK_RATE * (1 - step / steps)
         alpha, sigma = ratio.sqrt().float(), (1 - ratio).sqrt().float()
         spread = alpha[:, None, None, None], sigma[:, None, None, None]
         noisy = add_noise(latents[rows], noise, *spread)  # type: ignore[arg-type]
@@ -105,10 +114,13 @@ def _train(network: Memory, latents: torch.Tensor, schedule: Schedule, progress:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        progress(step + 1, STEPS)
+        progress(step + 1, steps)
 
 
-def _as_denoise(network: Memory, schedule: Schedule) -> Denoise:
+def as_denoise(network: Memory, schedule: Schedule) -> Denoise:
+    """The network as the function that `dpd_runtime.sampling.sample.sample` takes."""
+    network.eval()
+
     @torch.no_grad()
     def ask(latents: Float32, timestep: int, prompts: Float32) -> Float32:
         sigma = torch.full((len(latents),), schedule.alpha_sigma(timestep)[1])

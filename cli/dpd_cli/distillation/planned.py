@@ -22,6 +22,16 @@ STORED_PRIVATE = "private.json"  # instead of it, of a distillation with --dp
 Tell = Callable[[str], None]
 
 
+def at_least_one(name: str, value: int | None) -> None:
+    """Check the value of an option that counts something; None is not given.
+
+    Raises:
+        InputError: it is below 1.
+    """
+    if value is not None and value < 1:
+        raise InputError(f"--{name} is {value}: it must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request(HeldOut):
     """What every distillation is asked for, as it is stored.
@@ -47,10 +57,7 @@ class Request(HeldOut):
         """
         if not all(isinstance(value, str) for value in (self.data, self.out, self.base)):
             raise TypeError("a place that is no text")
-        for name in ("ipc", "threads"):
-            value = getattr(self, name, None)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} is {value}: it must be at least 1")
+        at_least_one("threads", self.threads)
         super().__post_init__()
 
     @property
@@ -76,6 +83,7 @@ class Asked(Request):
     codes_only: bool | None = None
 
     def __post_init__(self) -> None:
+        at_least_one("ipc", self.ipc)
         if not 0 < self.minutes < 1e5:
             raise InputError(f"--minutes is {self.minutes:g}: give a number above 0")
         super().__post_init__()
@@ -205,6 +213,7 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
     check_places(made.folder, out, resume)
     counts = _checked_counts(made)
     task = task_of(counts, asked.ipc, asked.codes_only)
+    _check_codes(task, counts)
     made = replace(made, ipc=task.ipc, codes_only=task.codes_only)
     made.folder.mkdir(parents=True, exist_ok=True)
     made.store()
@@ -248,20 +257,23 @@ def _checked_counts(made: Distillation) -> dict[str, int]:
     """Check the data. Returns the number of training images by class."""
     from dpd_train.images import check_files
     from dpd_train.run.folder import check_inputs
-    from dpd_train.run.planning.plan import full_plan, task_of
+    from dpd_train.run.planning.plan import full_plan
 
     check_inputs(made.data, made.training, replace(made, plan=full_plan(1, 1)).config())
     counts = check_files(made.data, "train", made.asked)
     if made.asked.holdout:
         _check_holdout(made, set(counts))
-    task = task_of(counts, made.asked.ipc, made.asked.codes_only)
+    return counts
+
+
+def _check_codes(task: "Task", counts: dict[str, int]) -> None:
+    """Check that a bundle of codes alone gets some."""
     if task.codes_only and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
             f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes; add some, "
             "or leave it out"
         )
-    return counts
 
 
 def _audit_remarks(made: Distillation) -> list[str]:

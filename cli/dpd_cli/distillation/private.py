@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpd_cli.distillation.planned import STORED_PRIVATE, Request, Tell, check_places, folder_of
+from dpd_cli.distillation.planned import STORED_PRIVATE, Request, Tell, at_least_one, check_places, folder_of
 from dpd_cli.progress import Update
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import write_atomically
@@ -47,6 +47,10 @@ class PrivateRequest(Request):
     ipc: int = 10
     public: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least_one("ipc", self.ipc)
+        super().__post_init__()
 
     @property
     def folder(self) -> Path:
