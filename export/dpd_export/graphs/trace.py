@@ -92,7 +92,7 @@ def _leave_sizes_to_reshape(model: ir.Model) -> None:
 
 
 def _name_axes(model: ir.Model, graph: Graph) -> None:
-    """Name the variable axes: other tools compute an output's size from the names of its axes (DEPLOYMENT §3)."""
+    """Name the variable axes: other tools compute an output's size from the names of its axes."""
     for value in model.graph.inputs:
         for axis, side in enumerate(graph.sides.get(str(value.name), ()), start=2):
             _rename(value, axis, side)

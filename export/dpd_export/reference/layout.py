@@ -19,7 +19,7 @@ CONFIGS = {
     "scheduler/scheduler_config.json": "scheduler/scheduler_config.json",
     "model_index.json": "model_index.json",
 }
-"""Path in the bundle: path in the run's pipeline (DEPLOYMENT §3)."""
+"""Path in the bundle: path in the run's pipeline."""
 CODES_ONLY_CONFIGS = ("vae_decoder/config.json", "scheduler/scheduler_config.json")
 
 
