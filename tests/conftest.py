@@ -1,5 +1,6 @@
 """What every test run shares: what it ran with, where shared data lie, and how a fresh process finds our packages."""
 
+import fcntl
 import importlib.util
 import os
 import signal
@@ -9,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+MOST_WORKERS = 4
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
 # Before numpy or torch are imported: in a container both would count the host's cores and fight over ours.
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+if WORKER:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, _CORES)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup; processes of the tests would inherit it
@@ -18,6 +24,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup; processes 
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_export", "dpd_cli")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many processes as this one may use cores, of its affinity and of the container's quota; one thread each."""
+    from dpd_runtime.machine.cores import usable_cores
+
+    return min(MOST_WORKERS, usable_cores())
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that one of the processes fills by `make`; the others wait for it."""
+    root = factory.getbasetemp().parent if WORKER else factory.getbasetemp()
+    folder = root / name
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            folder.mkdir()
+            make(folder)
+    return folder
 
 
 def pytest_report_header() -> list[str]:
@@ -68,18 +93,18 @@ def process_environment(own_configuration: None) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def tiny_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory that `train` left. Needs PyTorch."""
+    """A run directory that `train` left. Needs PyTorch. Tests read it and do not change it."""
     from tests.tiny import tiny_run
 
-    return tiny_run(tmp_path_factory.mktemp("run"))
+    return made_once(tmp_path_factory, "run", tiny_run) / "run"
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_trained: Path) -> Path:
+def tiny_bundle(tiny_trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its bundle in float32, as one file: tracing takes most of the time of the tests that need one."""
-    from dpd_export import ExportOptions, export_run
+    from tests.tiny import tiny_export
 
-    path = tiny_trained.parent / "tiny.dpd"
-    licences = {"data_licence": "drawn | by us", "base_licence": "Apache-2.0"}
-    export_run(tiny_trained, path, ExportOptions(name="tiny", precision="fp32", **licences))
-    return path
+    def export(folder: Path) -> None:
+        tiny_export(tiny_trained, folder / "tiny.dpd", precision="fp32")
+
+    return made_once(tmp_path_factory, "bundle", export) / "tiny.dpd"

@@ -23,8 +23,7 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -109,38 +108,6 @@ def embedded_output(name: str, folder: Path) -> Values:
     return written(bundle, folder, Output(**OUTPUTS[name]), ipc=2, classes=("AnnualCrop", "SeaLake"))
 
 
-@contextmanager
-def reproducible() -> Iterator[None]:
-    """One thread for PyTorch, and a tokenizer that is the same each time."""
-    import torch
-
-    import tests.tiny
-
-    learn, threads = tests.tiny.build_tokenizer, torch.get_num_threads()
-    files = load_bundle(embedded_bundle()).files
-
-    def given(phrases: Any, folder: Path) -> Any:
-        made = learn(phrases, folder)
-        for name in ("vocab.json", "merges.txt"):
-            (folder / name).write_bytes(bytes(files[f"tokenizer/{name}"]))
-        return type(made).from_pretrained(str(folder))
-
-    tests.tiny.build_tokenizer = given
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        tests.tiny.build_tokenizer = learn
-        torch.set_num_threads(threads)
-
-
-def trained(folder: Path) -> Path:
-    from tests.tiny import tiny_run
-
-    with reproducible():
-        return tiny_run(folder)
-
-
 def without_weights(path: Path) -> str:
     """Hash of a graph: nodes, names, types and shapes, without the numbers of its initializers."""
     import onnx
@@ -161,13 +128,8 @@ def stable_bytes(path: Path) -> bytes:
     return content
 
 
-def exported(run: Path, name: str, out: Path) -> tuple[Values, Values]:
+def exported(out: Path) -> tuple[Values, Values]:
     """What is equal on every machine, and what on this type of machine."""
-    from dpd_export import ExportOptions, export_run
-
-    with reproducible():
-        options = ExportOptions(name="tiny", data_licence="drawn | by us", base_licence="Apache-2.0", **EXPORTS[name])
-        export_run(run, out, options)
     paths = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
     manifest = json.loads(paths["bundle.json"].read_text(encoding="utf-8"))
     everywhere = {
@@ -216,9 +178,9 @@ def set_parts(folder: Path) -> dict[str, Values]:
     return {name: {"where": where, "what": make} for name, make in parts.items()}
 
 
-def export_parts(name: str, run: Path, folder: Path) -> dict[str, Values]:
-    bundle = folder / name
-    everywhere, here = exported(run, name, bundle)
+def export_parts(name: str, bundle: Path, folder: Path) -> dict[str, Values]:
+    """What is compared of an export, a folder."""
+    everywhere, here = exported(bundle)
     where = packages(EXPORT_PACKAGES)
     parts = {
         f"graphs {name}": {"where": where, "what": lambda: everywhere},
@@ -231,12 +193,15 @@ def export_parts(name: str, run: Path, folder: Path) -> dict[str, Values]:
 
 
 def record() -> None:
+    from tests.tiny import tiny_export, tiny_run
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         parts = set_parts(folder)
-        run = trained(folder / "trained")
+        run = tiny_run(folder)
         for name in EXPORTS:
-            parts |= export_parts(name, run, folder)
+            tiny_export(run, folder / name, **EXPORTS[name])
+            parts |= export_parts(name, folder / name, folder)
         found = {name: {"where": part["where"], "what": part["what"]()} for name, part in parts.items()}
     RECORDED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -250,15 +215,17 @@ def test_sets_of_the_embedded_bundle(part: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for needed in ("torch", "diffusers", "onnxscript"):
-        pytest.importorskip(needed)
-    return trained(tmp_path_factory.mktemp("unchanged"))
+def parts(
+    request: pytest.FixtureRequest, tiny_trained: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Values]:
+    folder, name = tmp_path_factory.mktemp("unchanged"), request.param
+    if name == "fp32":  # what the other tests use
+        zipfile.ZipFile(tiny_bundle).extractall(folder / name)
+    else:
+        from tests.tiny import tiny_export
 
-
-@pytest.fixture(scope="module")
-def parts(request: pytest.FixtureRequest, run: Path) -> dict[str, Values]:
-    return export_parts(request.param, run, run.parent)
+        tiny_export(tiny_trained, folder / name, **EXPORTS[name])
+    return export_parts(name, folder / name, folder)
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in EXPORTS if name != "fp32"]

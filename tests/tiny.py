@@ -1,14 +1,19 @@
 """A tiny base, drawn scenes and a run made from them: small enough for tests, built and read by the true code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dpd_runtime import embedded_bundle, load_bundle
 from dpd_train.bases.base import Base, save_base
 from dpd_train.bases.nano import nano_scheduler
-from dpd_train.bases.tokenizer import build_tokenizer
+from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY
 from dpd_train.captions.captions import CaptionTable
 from dpd_train.config import TrainConfig
@@ -32,10 +37,30 @@ CONFIG = TrainConfig(
 )
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The same bits on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The embedded bundle's, because learning merges breaks ties at random."""
+    build_tokenizer(VOCABULARY, folder)
+    files = load_bundle(embedded_bundle()).files
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).write_bytes(bytes(files[f"tokenizer/{name}"]))
+    return load_tokenizer(folder)
+
+
 def tiny_base(folder: Path, seed: int = 0, prediction_type: str = "v_prediction") -> Path:
     """A random base of some ten thousand parameters that makes 32-pixel images."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(VOCABULARY, folder / "words")
+    tokenizer = tiny_tokenizer(folder / "words")
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -85,13 +110,20 @@ def drawn_scenes(folder: Path, per_class: int = 10, seed: int = 0) -> Path:
 
 
 def tiny_run(folder: Path) -> Path:
-    """A run directory that `train` left."""
-    from dataclasses import replace
-
-    base = tiny_base(folder)
-    config = replace(CONFIG, base=str(base))
-    train(drawn_scenes(folder / "scenes"), folder / "run", config, cache=folder / "cache")
+    """A run directory that `train` left, the same each time."""
+    with one_thread():
+        config = replace(CONFIG, base=str(tiny_base(folder)))
+        train(drawn_scenes(folder / "scenes"), folder / "run", config, cache=folder / "cache")
     return folder / "run"
+
+
+def tiny_export(run: Path, out: Path, **options: Any) -> None:
+    """Export a tiny run: a file if `out` ends with .dpd, else a folder. Needs what dpd_export needs."""
+    from dpd_export import ExportOptions, export_run
+
+    with one_thread():
+        licences = {"data_licence": "drawn | by us", "base_licence": "Apache-2.0"}
+        export_run(run, out, ExportOptions(name="tiny", **licences, **options))
 
 
 def latent_data() -> LatentData:

@@ -1,7 +1,7 @@
 """`dpd distill` with short stages and every checkpoint, killed if asked. Not a test itself.
 
-python -m tests.cli.short_distill STAGE:UPDATE ARGUMENTS... kills itself at that update of the stage's progress, or
-never if the first argument is "never". The arguments are those of dpd. With "released:FILE" instead, the private images
+`short_main`, run as `dpd STAGE:UPDATE ARGUMENTS...`, kills itself at that update of the stage's progress, or never if
+the first argument is "never". The other arguments are those of dpd. With "released:FILE" instead, the private images
 are measured and noise is drawn, and then the release in FILE takes the place of what was found.
 """
 
@@ -71,7 +71,7 @@ def releasing(path: Path) -> Callable[..., Release]:
     return stored
 
 
-if __name__ == "__main__":
+def short_main() -> None:
     stage, _, update = sys.argv.pop(1).partition(":")
     shorten()
     if stage == "released":

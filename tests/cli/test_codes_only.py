@@ -1,17 +1,17 @@
 """A codes-only bundle as a user meets it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
 from tests.runtime.drawn import codes_only
 
 pytest.importorskip("onnxruntime")
-Dpd = Callable[..., subprocess.CompletedProcess[str]]
+Dpd = Callable[..., Done]
 
 
 @pytest.fixture
@@ -19,11 +19,8 @@ def dpd(tmp_path: Path, process_environment: dict[str, str]) -> Dpd:
     """Runs a command beside codes.dpd, which holds 12 codes of each class."""
     codes_only(tmp_path / "codes.dpd")
 
-    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dpd_cli", *arguments]
-        done = subprocess.run(
-            command, env=process_environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
+    def run(*arguments: str, code: int = 0) -> Done:
+        done = run_dpd(arguments, process_environment, tmp_path)
         assert done.returncode == code, done.stderr
         return done
 

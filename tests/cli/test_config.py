@@ -1,7 +1,5 @@
 """`--config FILE.toml`: values arrive, the command line wins, mistakes are one line."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +9,13 @@ from typer.main import get_command
 from dpd_cli.config import read_config, take_config
 from dpd_cli.main import app
 from dpd_runtime.errors import InputError
+from tests.commands import dpd
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
 
 def _dpd(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dpd_cli", *arguments], capture_output=True, text=True, check=False, env=environment
-    )
+    done = dpd(arguments, environment, Path.cwd())
     return done.returncode, done.stderr
 
 

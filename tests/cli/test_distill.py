@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,21 +11,23 @@ from PIL import Image
 pytest.importorskip("diffusers")
 from dpd_runtime import load_bundle
 from dpd_train.drawn_scenes import write_scenes
+from tests.cli.short_distill import shorten
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
+from tests.runtime.test_examples import code_cells
 from tests.tiny import drawn_scenes, tiny_base
 
 COUNTED = {"threads": 1, "ipc": 10, "codes_only": False, "images": 1, "classes": 1, "judged_ipc": 1}
+SHORT = "tests.cli.short_distill:short_main"
 UNPLANNED = COUNTED | {"notes": [], "plan": None, "folder": None}
-Dpd = "subprocess.CompletedProcess[str]"
 
 
-def dpd(folder: Path, environment: dict[str, str], *arguments: str, kill: str = "never") -> Dpd:
+def dpd(folder: Path, environment: dict[str, str], *arguments: str, kill: str = "never") -> Done:
     """Run `dpd distill`, shortened unless it ends at the start anyway."""
     environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    root = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = f"{root}:{environment['PYTHONPATH']}"
-    module = ["dpd_cli"] if kill == "at the start" else ["tests.cli.short_distill", kill]
-    command = [sys.executable, "-m", *module, "distill", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if kill == "at the start":
+        return run_dpd(["distill", *arguments], environment, folder)
+    return run_dpd([kill, "distill", *arguments], environment, folder, command=SHORT, with_pytorch=True)
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +115,12 @@ def test_a_run_folder_with_a_place_that_is_no_text_is_refused(
     assert "site-run: was made by another version of dpd (a place that is no text)" in done.stderr
 
 
-NOTEBOOK = """
-from tests.cli.short_distill import shorten
-from tests.runtime.test_examples import code_cells
-shorten()
-names = {}
-for cell in code_cells("distill_your_scenes.ipynb"):
-    exec(compile(cell.replace("10, 90", "3, 0.05"), "notebook", "exec"), names)
-print(names["result"].verdict)
-"""
+def run_notebook() -> None:
+    shorten()
+    names: dict[str, Any] = {}
+    for cell in code_cells("distill_your_scenes.ipynb"):
+        exec(compile(cell.replace("10, 90", "3, 0.05"), "notebook", "exec"), names)
+    print(names["result"].verdict)
 
 
 @pytest.mark.slow
@@ -131,9 +129,7 @@ def test_the_notebook_makes_an_audited_bundle_by_the_same_steps(
 ) -> None:
     shutil.copytree(folder / "scenes", tmp_path / "scenes")
     environment = process_environment | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{Path(__file__).parents[2]}:{environment['PYTHONPATH']}"
-    command = [sys.executable, "-c", NOTEBOOK]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = run_dpd([], environment, tmp_path, command=f"{__name__}:run_notebook", with_pytorch=True)
     assert done.returncode == 0, done.stderr
     assert load_bundle(tmp_path / "site.dpd").manifest.audit == done.stdout.split()[-1]
     assert len(list((tmp_path / "set" / "River").iterdir())) == 3

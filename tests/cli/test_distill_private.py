@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,7 +10,9 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("dp_accounting")
 from dpd_runtime import load_bundle
-from tests.cli.test_distill import Dpd, dpd
+from tests.cli.test_distill import dpd
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
 from tests.tiny import drawn_scenes, tiny_base
 
 EPSILON = "60"
@@ -89,7 +89,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(
 
 
 @pytest.fixture(scope="module")
-def made(folder: Path, process_environment: dict[str, str]) -> Dpd:
+def made(folder: Path, process_environment: dict[str, str]) -> Done:
     """site.dpd: killed once before the release and once after it; the private images are away at the end."""
     begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *options(folder), kill="public watchers:3")
     assert begun.returncode == -9, begun.stderr
@@ -107,7 +107,7 @@ def made(folder: Path, process_environment: dict[str, str]) -> Dpd:
     return done
 
 
-def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Dpd, folder: Path) -> None:
+def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Done, folder: Path) -> None:
     bundle = load_bundle(folder / "site.dpd")
     claim = bundle.manifest.privacy
     assert claim is not None
@@ -140,7 +140,7 @@ def test_a_private_image_among_the_public_ones_is_found(
 
 
 def test_with_one_release_other_images_give_the_same_bytes(
-    made: Dpd, folder: Path, process_environment: dict[str, str]
+    made: Done, folder: Path, process_environment: dict[str, str]
 ) -> None:
     """The private images enter through the release alone: everything else of the run and the bundle is the same."""
     place = folder / "elsewhere"
@@ -160,13 +160,11 @@ def test_with_one_release_other_images_give_the_same_bytes(
     assert differ <= {"private.json", "result.json", "matching.safetensors"}, "paths, and when the kill came"
 
 
-def cli(folder: Path, environment: dict[str, str], *arguments: str) -> Dpd:
-    command = [sys.executable, "-m", "dpd_cli", *arguments]
-    environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def cli(folder: Path, environment: dict[str, str], *arguments: str) -> Done:
+    return run_dpd(arguments, environment | {"XDG_CACHE_HOME": str(folder / "cache")}, folder)
 
 
-def test_a_site_requires_the_guarantee(made: Dpd, folder: Path, process_environment: dict[str, str]) -> None:
+def test_a_site_requires_the_guarantee(made: Done, folder: Path, process_environment: dict[str, str]) -> None:
     asked = ("generate", "site.dpd", "--ipc", "3", "--provider", "cpu")
     claimed = cli(folder, process_environment, *asked, "--require-dp", "60,1e-3", "--out", "none")
     assert claimed.returncode == 3

@@ -2,20 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import dpd
 from tests.runtime.drawn import quick_bundle
 
 pytest.importorskip("onnxruntime")
-
-
-def dpd(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dpd_cli", *arguments]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 def test_doctor_prints_one_object(process_environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,29 +1,17 @@
 """Bad input is refused before PyTorch is imported: within a second of CPU, not after minutes on a busy machine."""
 
-import os
-import subprocess
-import sys
+import importlib
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.commands import dpd
 from tests.squares import write_squares
 
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="without PyTorch the missing extra is named first")
 
-LONGEST = 1.5  # seconds of CPU; 0.3 to 0.8 were measured, and 2.5 to 10 with PyTorch
-HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "matplotlib")
-RUN = f"""
-import sys
-from dpd_cli.main import main
-try:
-    main()
-except SystemExit as leaving:
-    code = leaving.code
-print(*sorted(set({HEAVY}) & set(sys.modules)))
-sys.exit(code)
-"""
+LONGEST = 1.5  # seconds of CPU; 0.1 to 0.6 were measured, and 2.5 to 10 with PyTorch
 
 
 @pytest.fixture(scope="module")
@@ -107,28 +95,19 @@ def test_bad_input_is_refused_before_anything_heavy_is_imported(
     if "BUNDLE" in arguments and not bundle.is_file():
         pytest.skip("the package holds no embedded bundle")
     given = [str(bundle) if word == "BUNDLE" else word for word in arguments.split()]
-    said, code, seconds = _run(given, folder, process_environment)
-    assert said[0] == "", f"imported: {said[0]}"
-    assert words in said[1], said[1]
-    assert code in (2, 3), said[1]  # 3: what should be a bundle is not one
-    assert seconds < LONGEST, said[1]
+    done = dpd(given, process_environment, folder, with_pytorch=False)
+    assert done.heavy == (), done.stderr
+    assert words in done.stderr
+    assert done.returncode in (2, 3), done.stderr  # 3: what should be a bundle is not one
+    assert done.cpu < LONGEST, done.stderr
     assert not (folder / "new").exists()
 
 
+def import_pytorch() -> None:
+    importlib.import_module("torch")
+
+
 def test_the_check_above_can_fail(folder: Path, process_environment: dict[str, str]) -> None:
-    said, _, seconds = _run(["report", "nothere"], folder, process_environment, before="import torch")
-    assert "torch" in said[0].split()
-    assert seconds > 0.5
-
-
-def _run(
-    arguments: list[str], folder: Path, environment: dict[str, str], before: str = ""
-) -> tuple[tuple[str, str], int, float]:
-    """(heavy packages that were imported, the error), the exit code, and seconds of CPU of the process."""
-    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-        command = [sys.executable, "-c", f"{before}\n{RUN}", *arguments]
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    said = (folder / "out").read_text().strip(), (folder / "err").read_text().strip()
-    return said, process.returncode, usage.ru_utime + usage.ru_stime
+    done = dpd([], process_environment, folder, command=f"{__name__}:import_pytorch", with_pytorch=False)
+    assert done.heavy == ("torch",)
+    assert done.cpu > 0.5

@@ -2,23 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from dpd_runtime import Output
+from tests.commands import dpd
 from tests.runtime.drawn import write
 
 pytest.importorskip("onnxruntime")
 FEW = ["--ipc", "1", "--steps", "1", "--candidates", "1", "--classes", "River,Forest"]
-
-
-def dpd(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dpd_cli", *arguments]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 def test_the_set_hash_is_that_of_the_image_folder(process_environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,19 +1,19 @@
 """`dpd generate --shard` as a user sees it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
 
 pytest.importorskip("onnxruntime")
 FEW = ["generate", "--ipc", "1", "--steps", "1", "--candidates", "1", "--classes", "River,Forest"]
 
 
-def dpd(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dpd_cli", *FEW, *arguments]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+def dpd(arguments: list[str], environment: dict[str, str], folder: Path) -> Done:
+    return run_dpd([*FEW, *arguments], environment, folder)
 
 
 def test_the_last_shard_has_the_hash_and_checks_it(process_environment: dict[str, str], tmp_path: Path) -> None:

@@ -11,24 +11,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
+
 RUNTIME = find_spec("dpd_runtime")
 EMBEDDED = Path(str(RUNTIME and RUNTIME.origin)).parent / "data" / "eurosat64.dpd"
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch and no students")
 needs_bundle = pytest.mark.skipif(not EMBEDDED.is_file(), reason="the package holds no embedded bundle yet")
 
 
-def generate(
-    arguments: list[str], environment: dict[str, str], folder: Path
-) -> tuple[int, str, subprocess.CompletedProcess[str]]:
+def generate(arguments: list[str], environment: dict[str, str], folder: Path) -> tuple[int, str, Done]:
     return dpd("generate", arguments, environment, folder)
 
 
-def dpd(
-    verb: str, arguments: list[str], environment: dict[str, str], folder: Path
-) -> tuple[int, str, subprocess.CompletedProcess[str]]:
+def dpd(verb: str, arguments: list[str], environment: dict[str, str], folder: Path) -> tuple[int, str, Done]:
     """Exit code, the one line on stderr, and everything else."""
-    command = [sys.executable, "-m", "dpd_cli", verb, *arguments]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = run_dpd([verb, *arguments], environment, folder)
     assert done.stderr.endswith("\n"), done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -98,14 +96,7 @@ def test_an_unknown_command_is_answered_with_a_known_one(
     command: str, advice: str, process_environment: dict[str, str], tmp_path: Path
 ) -> None:
     for before, after in ([], []), (["--debug"], []), ([], ["--debug"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "dpd_cli", *before, command, "--ipc", "1", *after],
-            env=process_environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = run_dpd([*before, command, "--ipc", "1", *after], process_environment, tmp_path)
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1] == f"dpd: no such command '{command}'{advice}; see dpd --help"
 

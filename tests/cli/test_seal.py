@@ -2,14 +2,13 @@
 
 import json
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import dpd as run_dpd
 from tests.runtime.bundle.test_bundle import as_zip, bundle_files, parts
 from tests.runtime.drawn import quick_bundle
 
@@ -21,9 +20,8 @@ def dpd(tmp_path: Path, process_environment: dict[str, str]) -> Dpd:
     """Runs a command in tmp_path with a configuration folder of its own; the JSON object, or the error line."""
 
     def run(*arguments: str, code: int = 0, **variables: str) -> Any:
-        command = [sys.executable, "-m", "dpd_cli", *arguments, "--json"]
         environment = process_environment | {"XDG_CONFIG_HOME": str(tmp_path / "config")} | variables
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = run_dpd([*arguments, "--json"], environment, tmp_path)
         assert done.returncode == code, done.stderr
         if code:
             assert done.stdout == ""

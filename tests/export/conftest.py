@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpd_export import ExportOptions, export_run
+from tests.conftest import made_once
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +21,8 @@ def bundle(tiny_bundle: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def half_bundle(run: Path) -> Path:
+def half_bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In half precision with every option, as a folder; weights above 100 kB lie beside their graph."""
-    path = run.parent / "half"
-    export_run(run, path, ExportOptions(vae_encoder=True, dynamic_size=True, largest_file=100_000))
-    return path
+    options = ExportOptions(vae_encoder=True, dynamic_size=True, largest_file=100_000)
+    made = made_once(tmp_path_factory, "half", lambda folder: export_run(run, folder / "half", options))
+    return made / "half"

@@ -30,13 +30,15 @@ from dpd_train.images import read_scenes
 from dpd_train.prototypes.prototypes import ClassPrototypes
 from dpd_train.run.stages.judges import points_lost
 from dpd_train.train import train
-from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base, tiny_run
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
+from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 from tests.train.sd_like import sd_like
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run(tmp_path_factory.mktemp("train"))
+def run(tiny_trained: Path) -> Path:
+    return tiny_trained
 
 
 def test_run_directory_holds_what_the_design_lists(run: Path) -> None:
@@ -306,11 +308,9 @@ def test_resume_alone_continues_with_the_stored_data_and_options(
     drawn_scenes(tmp_path / "scenes")
     options = ["--base", str(base), "--steps", "2", "--batch", "4", "--teacher-steps", "6", "--val-per-class", "2"]
     options += ["--latent-classifier-steps", "6", "--ipc", "3", "--k-min", "2", "--cache-dir", str(tmp_path / "cache")]
-    environment = process_environment | {"OMP_NUM_THREADS": "1"}
 
-    def dpd(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dpd_cli", "train", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    def dpd(*arguments: str) -> Done:
+        return run_dpd(["train", *arguments], process_environment, tmp_path)
 
     assert dpd("scenes", "--out", "whole", *options).returncode == 0
     begun = dpd("scenes", "--out", "cut", "--max-minutes", "0", *options)

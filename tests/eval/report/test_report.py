@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
@@ -32,6 +31,7 @@ from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sealing.reseal import write_audited
+from tests.commands import dpd
 from tests.eval.drawn_results import PAIRS, audit, evaluation, soft, write_json, write_set
 from tests.runtime.drawn import quick_bundle
 
@@ -657,8 +657,7 @@ def test_ticks_hold_the_values_between_them(one: float, other: float) -> None:
 
 def test_the_command_prints_one_object(tmp_path: Path, process_environment: dict[str, str]) -> None:
     write_json(tmp_path / "result.json", evaluation().to_dict())
-    command = [sys.executable, "-m", "dpd_cli", "report", "result.json", "--out", "r.html", "--json"]
-    done = subprocess.run(command, env=process_environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = dpd(["report", "result.json", "--out", "r.html", "--json"], process_environment, tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["out"] == "r.html"

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 import tracemalloc
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,6 +15,7 @@ from dpd_runtime.bundle.signature import Signature
 from dpd_runtime.engines.record import EngineInput, EngineOutput, EngineRecord, record_json
 from dpd_runtime.errors import BundleError, BundleHashError, MissingExtraError
 from dpd_runtime.generation.providers import choose_provider
+from tests.commands import dpd
 from tests.runtime.bundle.test_bundle import Store, as_folder, as_zip, both, bundle_files, parts
 from tests.runtime.drawn import opened
 
@@ -118,10 +117,8 @@ def test_an_engine_is_used_only_from_a_trusted_bundle_that_fits(tmp_path: Path) 
 
 def test_info_labels_each_engine(tmp_path: Path, process_environment: dict[str, str]) -> None:
     path = as_zip(tmp_path, bundle_files(with_engine()))
-    command = [sys.executable, "-m", "dpd_cli", "info", str(path)]
-    done = subprocess.run(
-        command, env=process_environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
-    )
+    done = dpd(["info", str(path)], process_environment, tmp_path)
+    assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("engine")]
     assert ENGINE in line
     assert "batch 1 … 20, float32 arithmetic, tensorrt-rtx 1.7.1.116" in line

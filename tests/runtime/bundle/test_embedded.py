@@ -2,8 +2,6 @@
 
 import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from dpd_runtime import embedded_bundle, generate, load_bundle, write_set
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.generation.generate import resolve_sampler
+from tests.commands import dpd
 
 pytest.importorskip("onnxruntime")
 CLASSES = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"]
@@ -100,10 +99,11 @@ def test_the_command_works_from_a_read_only_mount(tmp_path: Path, process_enviro
     copy = tmp_path / "site.dpd"
     copy.write_bytes(embedded_bundle().read_bytes())
     copy.chmod(0o400)
-    command = [sys.executable, "-m", "dpd_cli", "generate", str(copy), "--ipc", "1", "--steps", "2"]
+    command = ["generate", str(copy), "--ipc", "1", "--steps", "2"]
     command += ["--candidates", "1"]
     command += ["--classes", "River,Forest", "--out", str(tmp_path / "out"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=process_environment)
+    done = dpd(command, process_environment, tmp_path)
+    assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     wanted = ["out", "images", "classes", "seconds", "images_per_second", "network_calls", "provider", "set_hash"]
     assert sorted(answer) == sorted(wanted)

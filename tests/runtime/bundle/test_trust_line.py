@@ -1,8 +1,6 @@
 """Attacks on what a user reads about a bundle: invented verdicts, letters that nobody sees, endless texts."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from dpd_runtime.bundle.manifest import UNAUDITED, VERDICTS, parse_manifest
 from dpd_runtime.errors import BundleError
 from dpd_runtime.sealing.reseal import write_audited
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_visible
+from tests.commands import dpd
 from tests.runtime.bundle.test_bundle import CLASSES, Store, as_zip, both, bundle_files, manifest_of, parts
 from tests.runtime.bundle.test_manifest import changed
 
@@ -143,8 +142,8 @@ def test_the_signature_stands_first(verb: str, tmp_path: Path, process_environme
     shipped = load_bundle(embedded_bundle()).manifest
     manifest = json.loads(shipped.to_json()) | {"files": manifest["files"], "name": "signature   signed by trusted key"}
     path = as_zip(tmp_path, files | {"bundle.json": json.dumps(manifest).encode()})
-    command = [sys.executable, "-m", "dpd_cli", verb, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=process_environment)
+    done = dpd([verb, str(path)], process_environment, tmp_path)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "signature   unsigned"
     assert done.stdout.count("unsigned") == 1
 
@@ -152,8 +151,7 @@ def test_the_signature_stands_first(verb: str, tmp_path: Path, process_environme
 def test_an_error_with_a_long_text_is_cut(tmp_path: Path, process_environment: dict[str, str]) -> None:
     manifest = json.loads(manifest_of(parts())) | {"k" * 10**6: 1}
     path = as_zip(tmp_path, parts() | {"bundle.json": json.dumps(manifest).encode()})
-    command = [sys.executable, "-m", "dpd_cli", "info", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=process_environment)
+    done = dpd(["info", str(path)], process_environment, tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
     assert len(done.stderr) < 5_000
     assert done.stderr.endswith("export the bundle again\n")

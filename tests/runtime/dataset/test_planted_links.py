@@ -1,8 +1,6 @@
 """Another user of a shared folder plants links below --out: no file outside is read into, cut or replaced."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from dpd_runtime.dataset.shards.file_lock import FileLock
 from dpd_runtime.dataset.state import State
 from dpd_runtime.errors import OutputFolderError, OutputLinkError
 from dpd_runtime.files import final_name, open_atomically, open_regular, write_atomically
+from tests.commands import dpd
 from tests.runtime.dataset.test_dataset import HEADER
 from tests.runtime.drawn import drawn, files, write
 
@@ -235,8 +234,7 @@ def test_dpd_generate_ends_with_exit_code_2_and_one_line(
     pytest.importorskip("onnxruntime")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock-0-of-1").symlink_to(outside / "victim")
-    command = [sys.executable, "-m", "dpd_cli", "generate", "--ipc", "1", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, env=process_environment, capture_output=True, text=True, timeout=120, check=False)
+    done = dpd(["generate", "--ipc", "1", "--out", str(tmp_path / "out")], process_environment, tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"{tmp_path}/out/.lock-0-of-1: is a symbolic link" in done.stderr

@@ -32,6 +32,7 @@ from dpd_runtime.engines.messages import DTYPES, receive, send
 from dpd_runtime.engines.worker import Server
 from dpd_runtime.errors import BundleError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.sealing.sign import sign_bundle
+from tests.commands import dpd
 from tests.runtime.drawn import codes_only, opened, quick_bundle
 
 pytest.importorskip("onnxruntime")
@@ -288,9 +289,10 @@ def test_a_signed_bundle_runs_here(tmp_path: Path, process_environment: dict[str
         path = codes_only(tmp_path / f"{name}.dpd")
         if name == "signed":
             sign_bundle(path, read_signing_key(private), "lab")
-        command = [sys.executable, "-m", "dpd_cli", "generate", str(path), "--ipc", "2", "--json", "--out"]
+        command = ["generate", str(path), "--ipc", "2", "--json", "--out"]
         command += [str(tmp_path / name), "--trusted-key", str(tmp_path / "lab.pub")]
-        done = subprocess.run(command, env=process_environment, capture_output=True, text=True, check=True)
+        done = dpd(command, process_environment, tmp_path)
+        assert done.returncode == 0, done.stderr
         hashes.append(json.loads(done.stdout)["set_hash"])
     assert hashes[0] == hashes[1]
 

@@ -1,4 +1,4 @@
-"""If a call does not fit into memory: fewer rows and the same pixels, or one line (DEPLOYMENT §4, row 4)."""
+"""If a call does not fit into memory: fewer rows and the same pixels, or one line."""
 
 import json
 import subprocess

@@ -26,6 +26,7 @@ from dpd_runtime.generation import gate
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.replay import replay
 from dpd_runtime.telemetry import import_openvino
+from tests.commands import Done, dpd
 from tests.runtime.drawn import opened
 
 pytest.importorskip("onnxruntime")
@@ -294,9 +295,8 @@ def test_a_set_says_what_made_it(tmp_path: Path) -> None:
             write_set(generate(opened(), ipc=1, classes=("Forest",), provider="openvino"), tmp_path / "bf16")
 
 
-def verified(provider: str, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dpd_cli", "verify", "--provider", provider, "--precision", "bf16", "--json"]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+def verified(provider: str, environment: dict[str, str], folder: Path) -> Done:
+    return dpd(["verify", "--provider", provider, "--precision", "bf16", "--json"], environment, folder)
 
 
 def test_the_command_refuses_a_precision_without_meaning(process_environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """NaN, infinite and constant images are never written: the block is computed again in float32, else the run stops with
-one line that names class, seed and index (DEPLOYMENT §4, row 7).
+one line that names class, seed and index.
 """
 
 import json
 import logging
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +23,7 @@ from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.generation.networks import Networks, load_networks
 from dpd_runtime.sampling.sampler import BLOCK
+from tests.commands import dpd
 from tests.runtime.drawn import opened, quick_bundle
 
 pytest.importorskip("onnxruntime")
@@ -181,10 +180,8 @@ def test_the_command_says_it_in_one_line(tmp_path: Path, process_environment: di
     del manifest["files"][GOLDEN_NAME]  # whose images nobody could make so
     (bundle / GOLDEN_NAME).unlink()
     (bundle / "bundle.json").write_text(json.dumps(manifest))
-    command = [sys.executable, "-m", "dpd_cli", "generate", str(bundle), "--ipc", "1", "--classes", "River"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, env=process_environment
-    )
+    command = ["generate", str(bundle), "--ipc", "1", "--classes", "River", "--out", "out"]
+    done = dpd(command, process_environment, tmp_path)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("dpd: class River, seed 0, index 0: ")

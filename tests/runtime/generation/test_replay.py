@@ -1,8 +1,6 @@
 """`dpd verify`: golden images of the embedded bundle are reproduced, and differences are found."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +21,7 @@ from dpd_runtime.generation.golden import GOLDEN_NAME, Golden, golden_case, gold
 from dpd_runtime.generation.networks import groups
 from dpd_runtime.generation.replay import check_replay, psnr, replay
 from dpd_runtime.sampling.noise import NoiseStream, widen_mean
+from tests.commands import dpd
 
 pytest.importorskip("onnxruntime")
 CPU = Provider("cpu", "")
@@ -194,8 +193,8 @@ def test_the_command(
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    command = [sys.executable, "-m", "dpd_cli", "verify", str(path), "--provider", "cpu", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=process_environment)
+    command = ["verify", str(path), "--provider", "cpu", "--json"]
+    done = dpd(command, process_environment, tmp_path)
     assert done.returncode == {"good": 0, "other": 1, "none": 0, "damaged": 3}[kind], done.stderr
     assert len(done.stderr.splitlines()) == (0 if kind in ("good", "none") else 1)
     if kind == "damaged":
@@ -206,5 +205,5 @@ def test_the_command(
     assert (answer["signature"], answer["audit"], answer["provider"]) == ("unsigned", embedded.manifest.audit, "cpu")
     assert (answer["golden"] is None) is (kind == "none")
     if kind == "none":
-        said = subprocess.run(command[:-1], capture_output=True, text=True, check=True, env=process_environment).stdout
+        said = dpd(command[:-1], process_environment, tmp_path).stdout
         assert "golden      none in this bundle" in said

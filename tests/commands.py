@@ -1,0 +1,145 @@
+"""`dpd` for tests: each command in a fork of a process that has imported the command line, so that it starts at once.
+
+A fork has its own memory, environment, folder and exit code, as a process that a user starts. What the command line
+imports only when it runs is not there yet; for commands that need PyTorch it is, in a second process. Tests of imports,
+signals and process groups start a process of their own.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+SECONDS = 600  # a command that runs longer is stopped
+COMMAND = "dpd_cli.main:main"
+HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "matplotlib")
+WITH_PYTORCH = ("distill", "train", "export", "audit", "evaluate", "select", "pretrain", "demo")
+FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit.audit", "dpd_eval.comparison.evaluate", "dpd_export.bundle")
+
+
+class Done(subprocess.CompletedProcess[str]):
+    """What a command said. cpu: seconds; heavy: packages of HEAVY that it imported."""
+
+    cpu: float
+    heavy: tuple[str, ...]
+
+
+def dpd(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    command: str = COMMAND,
+    with_pytorch: bool | None = None,
+) -> Done:
+    """Run `dpd ARGUMENTS` in `folder`; return its code, which is negative after a signal, and what it printed.
+
+    Args:
+        command: module:function to run in place of dpd's own.
+        with_pytorch: whether PyTorch is imported before; None: for WITH_PYTORCH where it is installed.
+    """
+    if with_pytorch is None:
+        with_pytorch = any(word in WITH_PYTORCH for word in arguments[:1])
+    with tempfile.TemporaryDirectory() as work:
+        request = {"command": command, "arguments": list(arguments), "folder": str(folder), "work": work}
+        if "COVERAGE_PROCESS_CONFIG" in environment:  # it follows processes that are started, not forks
+            code, cpu, heavy = _in_process(request, environment)
+        else:
+            server = _server(with_pytorch and find_spec("torch") is not None, environment["PYTHONPATH"])
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write(json.dumps(request | {"environment": dict(environment)}) + "\n")
+            server.stdin.flush()
+            code, cpu, heavy = json.loads(server.stdout.readline())
+        out, err = ((Path(work) / name).read_text(encoding="utf-8") for name in ("out", "err"))
+    done = Done(["dpd", *arguments], code, out, err)
+    done.cpu, done.heavy = cpu, tuple(heavy)
+    return done
+
+
+@cache
+def _server(with_pytorch: bool, paths: str) -> "subprocess.Popen[str]":
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # none to fork with
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join([paths, root])}
+    first = FOR_PYTORCH if with_pytorch else ()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.commands", *first],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(process.kill)
+    return process
+
+
+def _in_process(request: dict[str, Any], environment: Mapping[str, str]) -> tuple[int, float, list[str]]:
+    place = Path(request["work"])
+    root = str(Path(__file__).parents[1])
+    environment = {**environment, "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], root])}
+    module, _, name = request["command"].partition(":")
+    program = f"import sys; from {module} import {name}; sys.argv[0] = 'dpd'; {name}()"
+    with (place / "out").open("wb") as out, (place / "err").open("wb") as err:
+        command = [sys.executable, "-c", program, *request["arguments"]]
+        done = subprocess.run(
+            command, cwd=request["folder"], env=environment, stdout=out, stderr=err, check=False, timeout=SECONDS
+        )
+    return done.returncode, 0.0, []
+
+
+def _serve(first: list[str]) -> None:
+    """Answer each line of stdin, a command, with its exit code, CPU seconds and imported packages."""
+    options = importlib.import_module("dpd_cli.options")
+    importlib.import_module("dpd_cli.main")
+    if first:
+        options.require_torch()  # as a command does before it imports them: then they do not talk
+    for name in first:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _be_the_command(request)
+        _, status, usage = os.wait4(child, 0)
+        heavy = Path(request["work"]) / "heavy"
+        found = heavy.read_text().split() if heavy.exists() else []
+        answer = (os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, found)
+        print(json.dumps(answer), flush=True)
+
+
+def _be_the_command(request: dict[str, Any]) -> NoReturn:
+    place = Path(request["work"])
+    for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
+        os.dup2(os.open(place / name, flags | os.O_CREAT), number)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = ["dpd", *request["arguments"]]
+    signal.alarm(SECONDS)
+    code: object = 1
+    try:
+        module, _, name = request["command"].partition(":")
+        getattr(importlib.import_module(module), name)()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    (place / "heavy").write_text(" ".join(name for name in HEAVY if name in sys.modules))
+    os._exit(code if isinstance(code, int) else 1)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1:])
