@@ -22,7 +22,7 @@ PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
 EXTRAS = {
     "train": ("torch", "diffusers", "transformers", "sklearn"),
     "export": ("onnx", "onnxscript"),
-    "eval": ("scipy", "jinja2"),
+    "eval": ("scipy", "jinja2", "msgspec"),
     "cpu": ("onnxruntime",),
     "dp": ("dp_accounting",),
 }

@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from dpd_eval.audit.kind import check_further, check_inputs
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
+from dpd_eval.audit.record import Audit, Audited, ComparedImages
 from dpd_eval.audit.set_tests import Judged, near_copies, set_tests
 from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
 from dpd_eval.audit.student_attack import LabelledImages, student_tests
@@ -46,34 +46,6 @@ RESTING = ("replication", "nearer to T than to H", "membership")
 """What rests on a comparison with H."""
 ONLY_IMAGES = "only images are here: audit the bundle or run that made them, if there is one"
 CODES_ONLY = "codes-only: the bundle holds no denoiser, teacher or latent classifier, so there is no test of them"
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """Result of an audit.
-
-    Args:
-        reasons: why the verdict is not PASS, in plain words; the most important first.
-        notes: remarks on the data that a reader of the tests needs.
-        about: what was audited, with which data and networks.
-        private: folder with pictures and findings for the owner of the data; None if no folder was given.
-    """
-
-    verdict: str
-    tests: tuple[Outcome, ...]
-    controls: tuple[Control, ...]
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-    about: dict[str, Any]
-    seconds: float
-    private: Path | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of audit.json: it has no paths and nothing about a single real image."""
-        found: dict[str, Any] = {"verdict": self.verdict, "reasons": list(self.reasons)}
-        found |= {"tests": [test.to_dict() for test in self.tests]}
-        found |= {"controls": [control.to_dict() for control in self.controls]}
-        return found | {"notes": list(self.notes), **self.about, "seconds": round(self.seconds, 1)}
 
 
 @dataclass(frozen=True)
@@ -116,7 +88,7 @@ def audit(
     private: Path | None = None,
     cache: Path | None = None,
     stage: Stage = lambda title: lambda done, total: None,
-) -> AuditResult:
+) -> Audit:
     """Measure what `path` reveals about the images it was trained on.
 
     Args:
@@ -169,12 +141,25 @@ def audit(
         tests += compared
     else:
         tests += [not_run(name, OTHER_IMAGES) for name in RESTING]
-    about = _about(subject, data, encoder, networks, len(sets[0].images), seed)
-    seconds = time.monotonic() - started
-    verdict = overall(tests, controls)
+    bundle = None if subject.model is None else subject.model.bundle
     codes_only = (CODES_ONLY,) if subject.model and subject.model.codes_only else ()
-    why = reasons(tests, controls)
-    return AuditResult(verdict, tuple(tests), tuple(controls), why, (*data.notes, *codes_only), about, seconds, private)
+    return Audit(
+        verdict=overall(tests, controls),
+        reasons=reasons(tests, controls),
+        tests=tuple(tests),
+        controls=tuple(controls),
+        notes=(*data.notes, *codes_only),
+        audited=Audited(subject.name, subject.kind, bundle.hash if bundle else None),
+        images=len(sets[0].images),
+        seed=None if bundle is None else seed,
+        data=ComparedImages(len(data.train.labels), len(data.held.labels), data.fingerprint()),
+        encoder=None if encoder is None else encoder.source,
+        extractor=networks[0].description if networks else None,
+        further_extractor=networks[1].description if len(networks) > 1 else None,
+        versions=package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
+        seconds=round(time.monotonic() - started, 1),
+        private=private,
+    )
 
 
 def _folders(cache: Path | None) -> tuple[Path, ...]:
@@ -296,23 +281,3 @@ def _artefacts(work: _Work) -> Outcome:
         lines = [f"{f.file}: {f.what}: {f.detail}\n" for f in findings]
         (work.private / "artefacts.txt").write_text("".join(lines), encoding="utf-8")
     return artefact_test(findings, len(subject.files), traces)
-
-
-def _about(
-    subject: Subject, data: AuditData, encoder: AuditVae | None, networks: list[Extractor], images: int, seed: int
-) -> dict[str, Any]:
-    bundle = None if subject.model is None else subject.model.bundle
-    return {
-        "audited": {"name": subject.name, "kind": subject.kind, "bundle_hash": bundle.hash if bundle else None},
-        "images": images,
-        "seed": None if bundle is None else seed,
-        "data": {
-            "train_images": len(data.train.labels),
-            "holdout_images": len(data.held.labels),
-            "fingerprint": data.fingerprint(),
-        },
-        "encoder": None if encoder is None else encoder.source,
-        "extractor": networks[0].description if networks else None,
-        **({"further_extractor": networks[1].description} if len(networks) > 1 else {}),
-        "versions": package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
-    }

@@ -12,7 +12,7 @@ from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.network_tests import Stage, compare_denoiser, sample
-from dpd_eval.audit.outcome import Control, not_run
+from dpd_eval.audit.outcome import Control, control, not_run
 from dpd_eval.audit.overfitted import IMAGES, overfitted_denoiser
 from dpd_runtime.annotations import Float32
 
@@ -28,11 +28,11 @@ def set_controls(yardsticks: list[Yardstick], progress: Callable[[], None]) -> l
     """
     controls = []
     for yardstick in yardsticks:
-        controls += [Control(outcome, "PASS") for outcome in yardstick.control()]
+        controls += [control(outcome, "PASS") for outcome in yardstick.control()]
         replays = {"T replayed": yardstick.copies}
         if yardstick.space.sees_through_vae and yardstick.shown is not yardstick.copies:
             replays["T replayed through the VAE"] = yardstick.shown
-        controls += [Control(yardstick.replication(found, what), "FAIL") for what, found in replays.items()]
+        controls += [control(yardstick.replication(found, what), "FAIL") for what, found in replays.items()]
         progress()
     return controls
 
@@ -54,7 +54,7 @@ def overfitted_control(
     tests = membership_tests(f"denoiser over-fitted on {len(known.labels)} images", scores)
     spent = "from the cache, trained" if made.cached else "trained"
     noted = [replace(test, note=f"{test.note}; {spent} in {made.seconds:.0f} s") for test in tests]
-    return [Control(test, "FAIL") for test in noted if test.name.endswith("AUC")]
+    return [control(test, "FAIL") for test in noted if test.name.endswith("AUC")]
 
 
 def averaged_codes_control(data: AuditData, latents: tuple[Float32, Float32]) -> list[Control]:
@@ -71,9 +71,9 @@ def averaged_codes_control(data: AuditData, latents: tuple[Float32, Float32]) ->
     sides = [(known.latents, known.labels), (others.latents, others.labels)]
     scores = Scores(*(prototype_score(*side, np.stack(codes), np.array(owners)) for side in sides))
     tests = membership_tests(AVERAGED_CODES, {"correlation": scores})
-    return [Control(test, "FAIL") for test in tests if test.name.endswith("AUC")]
+    return [control(test, "FAIL") for test in tests if test.name.endswith("AUC")]
 
 
 def without_encoder(reason: str, *what: str) -> list[Control]:
     """Controls that need latents of T."""
-    return [Control(not_run(f"membership of {name}", reason), "FAIL") for name in what]
+    return [control(not_run(f"membership of {name}", reason), "FAIL") for name in what]

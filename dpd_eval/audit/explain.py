@@ -114,12 +114,12 @@ def reasons(tests: Sequence[Outcome], controls: Sequence[Control]) -> tuple[str,
         if test.verdict == "NOT RUN":
             missing.setdefault(test.note, []).append(test.name)
     found = [*lines.values(), *(f"NOT RUN: {', '.join(names)}: {note}." for note, names in missing.items())]
-    wrong = [control.outcome.name for control in controls if control.wrong]
+    wrong = [control.name for control in controls if control.wrong]
     if wrong:
         found.insert(
             0, f"FAIL of {_count(len(wrong), 'control')} ({wrong[0]}): {CONTROL} What usually helps: {MORE_IMAGES}."
         )
-    undecided = [c.outcome.name for c in controls if not c.wrong and c.outcome.verdict != c.expected]
+    undecided = [c.name for c in controls if not c.wrong and c.verdict != c.expected]
     if undecided:
         found.append(
             f"WARN of {_count(len(undecided), 'control')} ({undecided[0]}): undecided, or not run. "

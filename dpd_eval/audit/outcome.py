@@ -1,7 +1,7 @@
 """The outcome of a test: a value, its interval, the limit and a verdict (docs/reference/privacy.md)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
@@ -14,24 +14,23 @@ ONE_IN = 20  # copies among innocent images that a test's power is stated for
 
 @dataclass(frozen=True)
 class Power:
-    """What a test is expected to score if images were copies of T.
+    """What a test would score if images were copies of T.
 
     Args:
-        all_copied: if every image is one. innocent: if none is.
+        all_copied: if every image were one. few_copied: if one in twenty were. most_copied: the largest share of copies
+            that the test's interval does not exclude.
     """
 
     all_copied: float
-    innocent: float
+    few_copied: float
+    most_copied: float
 
-    @property
-    def few_copied(self) -> float:
-        """If one in twenty is."""
-        return self.innocent + (self.all_copied - self.innocent) / ONE_IN
 
-    def most_copied(self, interval: Ends) -> float:
-        """The largest share of copies that an interval does not exclude."""
-        reach = self.all_copied - self.innocent
-        return 1.0 if reach <= 0 else min(1.0, max(0.0, (interval[1] - self.innocent) / reach))
+def power(all_copied: float, innocent: float, interval: Ends) -> Power:
+    """The power of a test that scores `innocent` without copies, and so much if every image is one."""
+    reach = all_copied - innocent
+    most = 1.0 if reach <= 0 else min(1.0, max(0.0, (interval[1] - innocent) / reach))
+    return Power(all_copied, innocent + reach / ONE_IN, most)
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,17 @@ class Outcome:
     power: Power | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        interval = None if self.interval is None else [round(end, 5) for end in self.interval]
-        value = None if self.value is None else round(self.value, 5)
-        found: dict[str, Any] = {"name": self.name, "value": value, "interval": interval, "threshold": self.threshold}
-        found["verdict"] = self.verdict
-        if self.power is not None and self.interval is not None:
-            most = self.power.most_copied(self.interval)
-            scores = {"all_copied": self.power.all_copied, "few_copied": self.power.few_copied, "most_copied": most}
-            found["power"] = {name: round(score, 5) for name, score in scores.items()}
-        return found | ({"note": self.note} if self.note else {})
+        """Convert for JSON; `power` and `note` are left out where there is none."""
+        found: dict[str, Any] = _rounded(asdict(self))
+        return {key: value for key, value in found.items() if value or key not in ("power", "note")}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def judge(
@@ -108,32 +109,30 @@ def is_wrong(verdict: str, expected: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Control:
-    """A case with a known verdict."""
+class Control(Outcome):
+    """A case with a known verdict. verdict: the observed one. note: begins with the expected one."""
 
-    outcome: Outcome
-    expected: Literal["PASS", "FAIL"]
+    expected: Literal["PASS", "FAIL"] = "PASS"
 
     @property
     def wrong(self) -> bool:
-        return is_wrong(self.outcome.verdict, self.expected)
+        return is_wrong(self.verdict, self.expected)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert like a test, with `expected` in addition; `verdict` is the observed one."""
-        found = self.outcome.to_dict()
-        said = f"must {self.expected}"
-        if self.wrong:
-            said += ", but does not"
-        elif self.outcome.verdict == "WARN":
-            said += ", undecided: its interval holds the limit"
-        note = f"{said}; {self.outcome.note}" if self.outcome.note else said
-        return found | {"expected": self.expected, "note": note}
+
+def control(outcome: Outcome, expected: Literal["PASS", "FAIL"]) -> Control:
+    said = f"must {expected}"
+    if is_wrong(outcome.verdict, expected):
+        said += ", but does not"
+    elif outcome.verdict == "WARN":
+        said += ", undecided: its interval holds the limit"
+    note = f"{said}; {outcome.note}" if outcome.note else said
+    return Control(**{**vars(outcome), "note": note}, expected=expected)
 
 
 def overall(tests: Sequence[Outcome], controls: Sequence[Control]) -> Literal["PASS", "WARN", "FAIL"]:
     """Return FAIL if a test fails or a control is wrong, WARN if anything warns or did not run, otherwise PASS."""
     verdicts = [test.verdict for test in tests]
-    if "FAIL" in verdicts or any(control.wrong for control in controls):
+    if "FAIL" in verdicts or any(one.wrong for one in controls):
         return "FAIL"
     plain = set(verdicts) == {"PASS"} and bool(controls)
-    return "PASS" if plain and all(control.outcome.verdict == control.expected for control in controls) else "WARN"
+    return "PASS" if plain and all(one.verdict == one.expected for one in controls) else "WARN"

@@ -14,7 +14,7 @@ from dpd_eval.audit.bootstrap import (
     resampled_by_class,
     widened,
 )
-from dpd_eval.audit.outcome import Outcome, Power, judge, not_run
+from dpd_eval.audit.outcome import Outcome, judge, not_run, power
 from dpd_train.prototypes.too_near import PERCENTILE, Float, Nearest, thresholds
 
 LIMIT = 0.02  # for the share of images minus the share of H2
@@ -72,5 +72,5 @@ def replication_test(
     if second is not None:
         note += f", {100 * expected:.1f} % of the {len(second)} of H2"
     ends = widened(percentile_ends(replicates), round(share * len(images)), len(images), expected)
-    power = None if copies is None else Power(exceedance(copies, limits) - expected, 0.0)
-    return judge(name, share - expected, ends, LIMIT, note=note, power=power)
+    of_copies = None if copies is None else power(exceedance(copies, limits) - expected, 0.0, ends)
+    return judge(name, share - expected, ends, LIMIT, note=note, power=of_copies)

@@ -18,7 +18,7 @@ from torch import nn
 
 from dpd_eval.audit.data import SEED, AuditData, Rows
 from dpd_eval.audit.membership import Scores, membership_tests
-from dpd_eval.audit.outcome import Control, Outcome, not_run
+from dpd_eval.audit.outcome import Control, Outcome, control, not_run
 from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.training import train_student
@@ -87,7 +87,7 @@ def student_tests(
     first, second = (_part(data, rows) for rows in (data.first, data.second))
     if reason := _hindrance(classes, len(first.labels)):
         missing = [not_run(f"membership of the {name}", reason) for name in (NAME, REPLAYED, CALIBRATION)]
-        return missing[:1], [Control(missing[1], "FAIL"), Control(missing[2], "PASS")]
+        return missing[:1], [control(missing[1], "FAIL"), control(missing[2], "PASS")]
     counts = [np.bincount(part.labels, minlength=classes) for part in (released, first, train, second)]
     each, both = np.min(counts, axis=0), np.minimum(*counts[2:])
     copied = train.drawn(each, 2)
@@ -107,8 +107,8 @@ def student_tests(
     if_copied = attack(NAME, of_copies, members, others)
     replayed = attack(REPLAYED, of_copies, known, strangers)
     alone = membership_tests(CALIBRATION, {"log-odds": Scores(-members[1], -others[1])})
-    controls = [Control(test, "FAIL") for test in replayed if test.name.endswith("AUC")]
-    controls += [Control(test, "PASS") for test in alone if test.name.endswith("AUC")]
+    controls = [control(test, "FAIL") for test in replayed if test.name.endswith("AUC")]
+    controls += [control(test, "PASS") for test in alone if test.name.endswith("AUC")]
     return [_with_power(*both) for both in zip(found, if_copied, strict=True)], controls
 
 

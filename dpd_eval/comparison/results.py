@@ -1,16 +1,40 @@
-"""The results of `evaluate`, as frozen dataclasses that convert to one JSON object."""
+"""An evaluation: what `dpd evaluate` finds, writes as JSON and `dpd report` reads again."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec import Meta
 
 from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.statistics import Interval, Unit, Verdict
 from dpd_eval.students.recipe import Recipe
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+Ipc = Annotated[int, Meta(ge=1)]
+
+
+class Setting(NamedTuple):
+    """What two arms must have in common to be compared."""
+
+    student: str
+    ipc: int
+
+
+class _Set:
+    """What has a setting."""
+
+    student: str
+    ipc: int
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.student, self.ipc)
+
 
 @dataclass(frozen=True)
-class ArmResult:
+class ArmResult(_Set):
     """Results of one arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
 
     oa_std: sample standard deviation (n − 1), None for one pair. aa, kappa, class_accuracy: means over pairs.
@@ -20,23 +44,27 @@ class ArmResult:
 
     arm: str
     student: str
-    ipc: int
-    images: int
-    oa_mean: float
+    ipc: Ipc
+    images: Count
+    oa_mean: Share
     oa_std: float | None
-    oa_runs: tuple[float, ...]
-    aa: float
+    oa_runs: tuple[Share, ...]
+    aa: Share
     kappa: float
-    class_accuracy: dict[str, float]
-    confusion: tuple[tuple[int, ...], ...]
-    steps: int
+    class_accuracy: dict[str, Share]
+    confusion: tuple[tuple[Count, ...], ...]
+    steps: Count
     seeds: tuple[int, ...]
-    cached: int
+    cached: Count
     seconds: float
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.confusion) for row in self.confusion):
+            raise ValueError("confusion is no square matrix")
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(_Set):
     """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval over what `Evaluation` repeats.
 
     ratio: mean OA / mean OA, None if the reference's is 0.
@@ -45,19 +73,19 @@ class Difference:
     arm: str
     reference: str
     student: str
-    ipc: int
+    ipc: Ipc
     difference: Interval
     ratio: float | None
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(_Set):
     """Whether OA of `arm` ≥ `ratio` · OA of `reference`; interval: of the paired left − right."""
 
     arm: str
     reference: str
     student: str
-    ipc: int
+    ipc: Ipc
     ratio: float
     verdict: Verdict
     interval: Interval
@@ -71,7 +99,7 @@ class StudentInfo:
     parameters: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The whole comparison.
 
@@ -79,7 +107,7 @@ class Evaluation:
     teacher: description of the network that gave the soft labels. extractor: description of the network whose features
     were used by baselines and metrics. repeated: what the intervals of differences and verdicts are over. verdicts:
     about the ratio `at_least`. fingerprints: sha256 of the sorted content hashes of train, test and each set, and of
-    the weights of each `hf:` student.
+    the weights of each `hf:` student. Fields with a default are absent in files of earlier versions.
     """
 
     sets: tuple[str, ...]
@@ -87,29 +115,38 @@ class Evaluation:
     test: str
     test_part: str
     classes: tuple[str, ...]
-    train_images: int
-    test_images: int
-    val_per_class: int | None
-    split: str
-    groups: str | None
-    resolution: int
-    reading: dict[str, Any] | None
+    train_images: Count
+    test_images: Count
+    val_per_class: Count | None
+    split: str = "names"
+    groups: str | None = None
+    resolution: Count
+    reading: dict[str, Any] | None = None
     labels: Literal["hard", "soft"]
     teacher: str | None
     extractor: str | None
     recipe: Recipe
     students: dict[str, StudentInfo]
     arms: tuple[ArmResult, ...]
-    repeated: Unit
+    repeated: Unit = "pairs"
     differences: tuple[Difference, ...]
     at_least: float
     verdicts: tuple[Goal, ...]
     metrics: tuple[SetMetrics, ...]
-    detail: tuple[SetDetail, ...]
+    detail: tuple[SetDetail, ...] = ()
     notes: tuple[str, ...]
     fingerprints: dict[str, str]
     versions: dict[str, str]
     seconds: float
+
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(dict.fromkeys(arm.setting for arm in self.arms))
+
+    def arm_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(arm.arm for arm in self.arms))
+
+    def arm(self, name: str, setting: Setting) -> ArmResult | None:
+        return next((arm for arm in self.arms if (arm.arm, arm.setting) == (name, setting)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain dicts, lists, strings and finite numbers, as `--json` prints them."""

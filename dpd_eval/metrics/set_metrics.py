@@ -5,15 +5,18 @@ A metric is a function of features [n, D] float32 and labels [n] int64. To add o
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.cosine import intra_class_diversity, mean_max_cosine
 from dpd_eval.metrics.kid import kernel_distance
 from dpd_eval.metrics.prdc import NEIGHBOURS, neighbour_shares
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from dpd_eval.extractors.extractor import Extractor  # and PyTorch, which a report does without
 
 FEWEST_IMAGES = NEIGHBOURS + 1  # fewer images have no fifth neighbour
 
@@ -58,7 +61,7 @@ def set_metrics(
     ipc: int,
     generated: tuple[Images, Int64],
     reference: tuple[Float32, Int64],
-    extractor: Extractor,
+    extractor: "Extractor",
     classes: tuple[str, ...],
     seed: int,
 ) -> SetMetrics:

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpd_eval.comparison.arm_names import SET_ARM
-from dpd_eval.report.evaluations import Arm, EvaluationRecord
+from dpd_eval.comparison.results import ArmResult, Setting
+from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.report.tables import Cell, Table, cells, difference_cell, mean_and_spread
 from dpd_eval.report.wording import plain
 from dpd_eval.statistics import paired_difference
 
 
-def ablations(evaluations: Sequence[EvaluationRecord]) -> list[Table]:
+def ablations(evaluations: Sequence[NamedEvaluation]) -> list[Table]:
     """Make tables for each group of evaluations on the same test images. The first one is the reference."""
-    groups: dict[tuple[Any, ...], list[EvaluationRecord]] = {}
+    groups: dict[tuple[Any, ...], list[NamedEvaluation]] = {}
     for evaluation in evaluations:
         named = (evaluation.test, evaluation.test_part, evaluation.test_images)
         tested = (evaluation.classes, evaluation.fingerprints.get("test") or named)
@@ -20,10 +21,9 @@ def ablations(evaluations: Sequence[EvaluationRecord]) -> list[Table]:
     return [table for group in groups.values() if len(group) > 1 for table in _tables(group)]
 
 
-def _tables(group: Sequence[EvaluationRecord]) -> list[Table]:
-    settings = [arm.setting for evaluation in group for arm in evaluation.arms if arm.name == SET_ARM]
-    columns = list(dict.fromkeys((setting.student, setting.ipc) for setting in settings))
-    grid = [[_entry(evaluation, group[0], *column) for column in columns] for evaluation in group]
+def _tables(group: Sequence[NamedEvaluation]) -> list[Table]:
+    columns = list(dict.fromkeys(arm.setting for one in group for arm in one.arms if arm.arm == SET_ARM))
+    grid = [[_entry(evaluation, group[0], column) for column in columns] for evaluation in group]
     names, titles = [e.name for e in group], [f"{student}, IPC {ipc}" for student, ipc in columns]
     heading = "evaluation"
     if len(columns) > len(group):  # transpose to the narrower table
@@ -41,18 +41,12 @@ def _tables(group: Sequence[EvaluationRecord]) -> list[Table]:
     return [different, accuracies] if rows else [accuracies]
 
 
-def _entry(evaluation: EvaluationRecord, first: EvaluationRecord, student: str, ipc: int) -> tuple[Cell, Cell]:
-    ours, other = _set_arm(evaluation, student, ipc), _set_arm(first, student, ipc)
+def _entry(evaluation: NamedEvaluation, first: NamedEvaluation, setting: Setting) -> tuple[Cell, Cell]:
+    ours, other = evaluation.arm(SET_ARM, setting), first.arm(SET_ARM, setting)
     return Cell(mean_and_spread(ours)), Cell("–") if evaluation is first else _against(ours, other)
 
 
-def _set_arm(evaluation: EvaluationRecord, student: str, ipc: int) -> Arm | None:
-    """Find the set's arm, whatever its labels: they may be what differs between the evaluations."""
-    own = (arm for arm in evaluation.arms if arm.name == SET_ARM)
-    return next((arm for arm in own if (arm.setting.student, arm.setting.ipc) == (student, ipc)), None)
-
-
-def _against(ours: Arm | None, first: Arm | None) -> Cell:
+def _against(ours: ArmResult | None, first: ArmResult | None) -> Cell:
     """Return the paired difference, or no value if the seeds differ."""
     if ours is None or first is None or not ours.oa_runs:
         return Cell("–")
@@ -61,16 +55,16 @@ def _against(ours: Arm | None, first: Arm | None) -> Cell:
     return difference_cell(paired_difference(ours.oa_runs, first.oa_runs))
 
 
-def _facts(evaluation: EvaluationRecord) -> dict[str, str]:
+def _facts(evaluation: NamedEvaluation) -> dict[str, str]:
     facts = {
         "sets": ", ".join(evaluation.sets),
         "train": evaluation.train,
         "training images": plain(evaluation.train_images),
         "resolution": plain(evaluation.resolution),
-        "labels": ", ".join(dict.fromkeys(setting.labels for setting in evaluation.settings())),
-        "teacher": evaluation.teacher,
+        "labels": evaluation.labels,
+        "teacher": evaluation.teacher or "",
     }
-    return facts | {f"recipe {key}": plain(value) for key, value in sorted(evaluation.recipe.items())}
+    return facts | {f"recipe {key}": plain(value) for key, value in sorted(evaluation.recipe.to_dict().items())}
 
 
 def differing(facts: Sequence[dict[str, str]]) -> list[dict[str, str]]:

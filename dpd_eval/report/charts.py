@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpd_eval.comparison.arm_names import FULL_ARM
-from dpd_eval.report.evaluations import Arm, EvaluationRecord
+from dpd_eval.comparison.results import ArmResult, Evaluation
 from dpd_eval.report.wording import arm_words, percent
 from dpd_eval.statistics import t_interval
 
@@ -70,7 +70,7 @@ def style(arm: str, arms: Sequence[str]) -> Style:
     return Style(left[place], MARKERS[(left[place] + again) % len(MARKERS)])  # a colour's second arm has another marker
 
 
-def accuracy_interval(arm: Arm) -> tuple[float, float] | None:
+def accuracy_interval(arm: ArmResult) -> tuple[float, float] | None:
     """Return the 95 % t-interval of the mean accuracy, clipped to [0, 1]; None for fewer than two trainings."""
     found = t_interval(arm.oa_runs) if arm.oa_runs else None
     if found is None or found.low is None or found.high is None:
@@ -78,28 +78,28 @@ def accuracy_interval(arm: Arm) -> tuple[float, float] | None:
     return max(0.0, found.low), min(1.0, found.high)
 
 
-def curves(evaluation: EvaluationRecord, student: str, labels: str, name: str) -> Chart:
+def curves(evaluation: Evaluation, student: str, name: str) -> Chart:
     """Draw accuracy over images per class (log scale) for every arm; `full` has no IPC and is a horizontal line."""
-    arms = [arm for arm in evaluation.arms if (arm.setting.student, arm.setting.labels) == (student, labels)]
+    arms = [arm for arm in evaluation.arms if arm.student == student]
     ends = [end for arm in arms for end in (accuracy_interval(arm) or (arm.oa_mean, arm.oa_mean))]
     y_ticks = nice_ticks(100 * min(ends), 100 * max(ends))
     low, high = y_ticks[0], y_ticks[-1]
-    ipcs = sorted({arm.setting.ipc for arm in arms if arm.name != FULL_ARM}) or [arms[0].setting.ipc]
+    ipcs = sorted({arm.ipc for arm in arms if arm.arm != FULL_ARM}) or [arms[0].ipc]
 
     def y(share: float) -> float:
         return round(TOP + (HEIGHT - TOP - BOTTOM) * (high - 100 * share) / (high - low), 2)
 
-    names = list(dict.fromkeys(arm.name for arm in arms))
+    names = list(dict.fromkeys(arm.arm for arm in arms))
     dodged = [name for name in names if name != FULL_ARM]
     lines = []
     for arm_name in names:
-        own = sorted((arm for arm in arms if arm.name == arm_name), key=lambda arm: arm.setting.ipc)
+        own = sorted((arm for arm in arms if arm.arm == arm_name), key=lambda arm: arm.ipc)
         shift = 0.0 if arm_name == FULL_ARM else DODGE * (dodged.index(arm_name) - (len(dodged) - 1) / 2)
         points = []
         for arm in own if arm_name != FULL_ARM else []:
             interval = accuracy_interval(arm)
             top, bottom = (y(interval[1]), y(interval[0])) if interval else (None, None)
-            points.append(Point(round(_x(arm.setting.ipc, ipcs) + shift, 2), y(arm.oa_mean), top, bottom))
+            points.append(Point(round(_x(arm.ipc, ipcs) + shift, 2), y(arm.oa_mean), top, bottom))
         across = y(own[0].oa_mean) if arm_name == FULL_ARM else None
         lines.append(Line(arm_words(arm_name), style(arm_name, evaluation.arm_names()), tuple(points), across))
     return Chart(
@@ -120,15 +120,15 @@ def _x(ipc: int, ipcs: Sequence[int]) -> float:
     return round(LEFT + margin + share * (WIDTH - LEFT - RIGHT - 2 * margin), 2)
 
 
-def describe(arms: Sequence[Arm]) -> str:
+def describe(arms: Sequence[ArmResult]) -> str:
     """Describe the chart in words, for screen readers."""
     parts = []
-    for name in dict.fromkeys(arm.name for arm in arms):
-        own = sorted((arm for arm in arms if arm.name == name), key=lambda arm: arm.setting.ipc)
+    for name in dict.fromkeys(arm.arm for arm in arms):
+        own = sorted((arm for arm in arms if arm.arm == name), key=lambda arm: arm.ipc)
         if name == FULL_ARM:
             parts.append(f"{arm_words(name)}: {percent(own[0].oa_mean)}")
         else:
-            values = ", ".join(f"{percent(arm.oa_mean)} at IPC {arm.setting.ipc}" for arm in own)
+            values = ", ".join(f"{percent(arm.oa_mean)} at IPC {arm.ipc}" for arm in own)
             parts.append(f"{arm_words(name)}: {values}")
     return "Overall accuracy. " + "; ".join(parts) + "."
 
@@ -164,8 +164,7 @@ def strip(interval: tuple[float, float | None, float | None], low: float, high: 
     return Strip(at(0), None if left is None else at(left), None if right is None else at(right), at(mean))
 
 
-def student_titles(evaluation: EvaluationRecord) -> list[tuple[str, str, str]]:
-    """Return (student, labels, title) of every chart of an evaluation."""
-    pairs = dict.fromkeys((s.student, s.labels) for s in evaluation.settings())
-    many = len({labels for _, labels in pairs}) > 1 or any(labels != "hard" for _, labels in pairs)
-    return [(student, labels, f"{student}, {labels} labels" if many else student) for student, labels in pairs]
+def student_titles(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return (student, title) of every chart of an evaluation."""
+    kind = "" if evaluation.labels == "hard" else f", {evaluation.labels} labels"
+    return [(student, f"{student}{kind}") for student in dict.fromkeys(s.student for s in evaluation.settings())]

@@ -33,9 +33,9 @@ def folder(name: str) -> str:
     return f"./{name}" if name.startswith("-") else name
 
 
-def extractor_option(description: str) -> list[Option]:
+def extractor_option(description: str | None) -> list[Option]:
     """Return the option for an extractor with this description, which begins with its name; `own` is the default."""
-    name = description.split(": ")[0]
+    name = (description or "").split(": ")[0]
     return [("--extractor", name)] if name.startswith((HUB, FAMILY, MDFL, UNTRAINED)) else []
 
 
@@ -43,7 +43,7 @@ def generate_command(
     made: SetRecord, bundle: BundleRecord | None, embedded: tuple[str, Sampler] | None
 ) -> Command | None:
     """Return the `dpd generate` of a set, without the options that equal those of its bundle."""
-    if made.real:
+    if made.real_images:
         return _select_command(made)
     if made.seed is None or made.ipc is None:
         return None
@@ -69,7 +69,7 @@ def generate_command(
 
 
 def _select_command(made: SetRecord) -> Command:
-    options: list[Option] = [("--method", made.method)]
+    options: list[Option] = [("--method", made.method or "")]
     numbers = (("--ipc", made.ipc), ("--seed", made.seed), ("--resolution", made.resolution))
     options += [(flag, str(value)) for flag, value in numbers if value is not None]
     options += extractor_option(made.extractor)

@@ -1,26 +1,25 @@
 """The `dpd evaluate` command that reproduces an evaluation, and its recipe file if the package does not ship it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM, is_joint, is_own, own_count
+from dpd_eval.comparison.results import Evaluation
 from dpd_eval.report.commands import Command, Option, extractor_option, folder, shell
-from dpd_eval.report.evaluations import EvaluationRecord
+from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.statistics import fewest_pairs
 from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
-from dpd_runtime.errors import InputError
 
 
-def evaluate_commands(evaluation: EvaluationRecord) -> list[Command]:
+def evaluate_commands(evaluation: NamedEvaluation) -> list[Command]:
     """Return one command, or one for each number of pairs if the IPCs have different numbers.
 
     A committed result may name its sets by the arguments of `dpd generate`; these commands come first.
     """
     sizes: dict[int, int] = {}
     for arm in evaluation.arms:
-        if arm.name == SET_ARM:
-            sizes.setdefault(arm.setting.ipc, len(arm.oa_runs))
+        if arm.arm == SET_ARM:
+            sizes.setdefault(arm.ipc, len(arm.oa_runs))
     if all(pairs == fewest_pairs(ipc) for ipc, pairs in sizes.items()):
         groups: list[tuple[list[int], int | None]] = [(list(sizes), None)]
     else:
@@ -47,8 +46,8 @@ def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
     return names, commands
 
 
-def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int | None, out: str) -> list[Option]:
-    students = dict.fromkeys(arm.setting.student for arm in evaluation.arms)
+def _evaluate_options(evaluation: Evaluation, ipcs: list[int], pairs: int | None, out: str) -> list[Option]:
+    students = dict.fromkeys(arm.student for arm in evaluation.arms)
     own = [name for name in evaluation.arm_names() if is_own(name)]
     baselines = [name for name in evaluation.arm_names() if name not in (SET_ARM, *own) and not is_joint(name)]
     options: list[Option] = [
@@ -67,12 +66,11 @@ def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int 
         options += [("--val-per-class", str(evaluation.val_per_class)), ("--split", evaluation.split)]
     if evaluation.groups:
         options.append(("--groups", evaluation.groups))
-    if evaluation.resolution is not None:
-        options.append(("--resolution", str(evaluation.resolution)))
+    options.append(("--resolution", str(evaluation.resolution)))
     options += _reading_options(evaluation)
-    if any(arm.setting.labels == "soft" for arm in evaluation.arms):
+    if evaluation.labels == "soft":
         options.append(("--soft-labels",))
-    ratios = dict.fromkeys(goal.ratio for goal in evaluation.goals if goal.ratio != 1)
+    ratios = dict.fromkeys(goal.ratio for goal in evaluation.verdicts if goal.ratio != 1)
     options += [("--at-least", f"{ratio:g}") for ratio in ratios]
     options += extractor_option(evaluation.extractor)
     if not evaluation.metrics and not any("too few for set metrics" in note for note in evaluation.notes):
@@ -80,8 +78,9 @@ def _evaluate_options(evaluation: EvaluationRecord, ipcs: list[int], pairs: int 
     return [*options, ("--out", out)]
 
 
-def _reading_options(evaluation: EvaluationRecord) -> list[Option]:
-    bands, stretch = evaluation.reading.get("bands"), evaluation.reading.get("stretch")
+def _reading_options(evaluation: Evaluation) -> list[Option]:
+    reading = evaluation.reading or {}
+    bands, stretch = reading.get("bands"), reading.get("stretch")
     options: list[Option] = []
     if isinstance(bands, list):
         options.append(("--bands", ",".join(map(str, bands))))
@@ -90,29 +89,26 @@ def _reading_options(evaluation: EvaluationRecord) -> list[Option]:
     return options
 
 
-def shipped_recipe(evaluation: EvaluationRecord) -> bool:
+def shipped_recipe(evaluation: Evaluation) -> bool:
     """Check whether the shipped recipe of that name equals this one, with defaults for keys added later."""
-    name = str(evaluation.recipe.get("name", ""))
+    name = evaluation.recipe.name
     if name not in shipped_recipes():
         return False
-    try:
-        ours, theirs = load_recipe(name), Recipe(**evaluation.recipe)
-    except (InputError, TypeError):  # written by another version
-        return False
+    ours, theirs = load_recipe(name), evaluation.recipe
     if FULL_ARM not in evaluation.arm_names():  # without this arm its budget does not matter
         ours, theirs = replace(ours, full_steps=0), replace(theirs, full_steps=0)
     return ours == theirs
 
 
-def _recipe_option(evaluation: EvaluationRecord) -> str:
-    name = str(evaluation.recipe.get("name", "recipe"))
+def _recipe_option(evaluation: Evaluation) -> str:
+    name = evaluation.recipe.name
     return name if shipped_recipe(evaluation) else f"{name}.toml"
 
 
-def recipe_toml(recipe: Mapping[str, Any]) -> str:
+def recipe_toml(recipe: Recipe) -> str:
     """Write a recipe as TOML, to be saved for `--recipe NAME.toml`."""
     lines = []
-    for key, value in recipe.items():
+    for key, value in recipe.to_dict().items():
         if key == "name" or value is None:
             continue
         text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, int | float) else ""

@@ -1,118 +1,46 @@
-"""What the page shows of an evaluation, as frozen dataclasses."""
+"""Evaluations for the page: named after their file, without the paths of a machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dpd_eval.metrics.detail import SetDetail
-from dpd_eval.statistics import Interval, Unit
-
-Matrix = tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True, order=True)
-class Setting:
-    """What two arms must have in common to be compared; ipc ≥ 1."""
-
-    labels: str
-    student: str
-    ipc: int
+from dpd_eval.comparison.results import Evaluation
+from dpd_eval.reading import convert
+from dpd_eval.report.names import PARTS, hide_all_paths, short_name, short_names
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One arm, student, IPC and kind of labels over all pairs. Accuracies in [0, 1].
+@dataclass(frozen=True, kw_only=True)
+class NamedEvaluation(Evaluation):
+    """context: what a committed result records beside the evaluation."""
 
-    confusion: [true, predicted], counts or shares; () if the file has none.
+    name: str
+    context: tuple[tuple[str, str], ...] = ()
+
+
+def looks_like_evaluation(content: object) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("arms"), list) and "classes" in content
+
+
+def read_evaluation(
+    content: Mapping[str, Any], name: str, where: str, context: tuple[tuple[str, str], ...] = ()
+) -> NamedEvaluation:
+    """Read what `dpd evaluate --out` wrote.
+
+    Raises:
+        InputError: a value that is missing or of the wrong type, naming it.
     """
-
-    name: str
-    setting: Setting
-    images: int | None
-    steps: int | None
-    oa_mean: float
-    oa_std: float | None
-    oa_runs: tuple[float, ...]
-    aa: float | None
-    kappa: float | None
-    class_accuracy: Mapping[str, float]
-    confusion: Matrix
-    seeds: tuple[int, ...]
-    cached: int | None
-    seconds: float | None
+    found = convert(content, Evaluation, where)
+    sets = short_names(found.sets) if found.sets else ()
+    known = dict(zip((*found.sets, found.train, found.test), (*sets, "", ""), strict=True))
+    known = {path: short or short_name(path) for path, short in known.items() if path}
+    shown = hide_all_paths({**content, "notes": [_replace(note, known) for note in found.notes]})
+    shown |= {"sets": sets, "train": known.get(found.train, ""), "name": name, "context": context}
+    shown["test"] = found.test if found.test in PARTS else known.get(found.test, "")
+    return convert(shown, NamedEvaluation, where)
 
 
-@dataclass(frozen=True)
-class Gap:
-    """OA of `arm` − OA of `reference` in shares, paired by seed."""
-
-    arm: str
-    reference: str
-    setting: Setting
-    interval: Interval
-    ratio: float | None
-
-
-@dataclass(frozen=True)
-class GoalRecord:
-    """A ratio that the set should reach, and the verdict of the interval."""
-
-    arm: str
-    reference: str
-    setting: Setting
-    ratio: float
-    verdict: str
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Set metrics of one arm in the features of one extractor, by name, in the order of the file."""
-
-    arm: str
-    ipc: int
-    images: int | None
-    extractor: str
-    values: Mapping[str, float]
-    agreement: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class EvaluationRecord:
-    name: str
-    sets: tuple[str, ...]
-    train: str
-    test: str
-    test_part: str
-    classes: tuple[str, ...]
-    train_images: int | None
-    test_images: int | None
-    resolution: int | None
-    reading: Mapping[str, Any]
-    val_per_class: int | None
-    split: str  # "names" in records of versions that had nothing else
-    groups: str
-    recipe: Mapping[str, Any]
-    teacher: str
-    extractor: str
-    students: Mapping[str, Mapping[str, float]]
-    arms: tuple[Arm, ...]
-    repeated: Unit
-    gaps: tuple[Gap, ...]
-    goals: tuple[GoalRecord, ...]
-    metrics: tuple[Metrics, ...]
-    detail: tuple[SetDetail, ...]
-    notes: tuple[str, ...]
-    fingerprints: Mapping[str, str]
-    versions: Mapping[str, str]
-    seconds: float | None
-    context: tuple[tuple[str, str], ...]
-
-    def settings(self) -> tuple[Setting, ...]:
-        return tuple(dict.fromkeys(arm.setting for arm in self.arms))
-
-    def arm_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(arm.name for arm in self.arms))
-
-    def arm(self, name: str, setting: Setting) -> Arm | None:
-        return next((arm for arm in self.arms if (arm.name, arm.setting) == (name, setting)), None)
+def _replace(text: str, known: Mapping[str, str]) -> str:
+    """Shorten paths that occur elsewhere in the file, the longest first because one may be a prefix of another."""
+    for path in sorted((path for path in known if "/" in path or "\\" in path), key=len, reverse=True):
+        text = text.replace(path, known[path])
+    return text

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpd_eval.report.audits import AuditRecord, BenchRecord, read_audit, read_bench
-from dpd_eval.report.evaluation_json import looks_like_evaluation, read_evaluation
-from dpd_eval.report.evaluations import EvaluationRecord
+from dpd_eval.reading import parse_json, read_file
+from dpd_eval.report.audits import NamedAudit, Timings, read_audit, read_timings
+from dpd_eval.report.evaluations import NamedEvaluation, looks_like_evaluation, read_evaluation
 from dpd_eval.report.models import BundleRecord, RunRecord, read_bundle, read_run
 from dpd_eval.report.names import hide_paths, short_names
-from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_eval.report.sets import SetRecord, read_set
 from dpd_eval.report.wording import plain
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
@@ -37,15 +36,15 @@ class InputFile:
 @dataclass(frozen=True)
 class Inputs:
     files: tuple[InputFile, ...] = ()
-    evaluations: tuple[EvaluationRecord, ...] = ()
+    evaluations: tuple[NamedEvaluation, ...] = ()
     sets: tuple[SetRecord, ...] = ()
     bundles: tuple[BundleRecord, ...] = ()
     runs: tuple[RunRecord, ...] = ()
-    audits: tuple[AuditRecord, ...] = ()
-    benches: tuple[BenchRecord, ...] = ()
+    audits: tuple[NamedAudit, ...] = ()
+    benches: tuple[Timings, ...] = ()
 
 
-Record = EvaluationRecord | SetRecord | BundleRecord | RunRecord | AuditRecord | BenchRecord
+Record = NamedEvaluation | SetRecord | BundleRecord | RunRecord | NamedAudit | Timings
 
 
 def read_inputs(paths: Sequence[Path]) -> Inputs:
@@ -70,12 +69,12 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     audits = [r.audit_record for r in records if isinstance(r, BundleRecord | RunRecord) and r.audit_record]
     return Inputs(
         files=tuple(files),
-        evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
+        evaluations=tuple(r for r in records if isinstance(r, NamedEvaluation)),
         sets=tuple(r for r in records if isinstance(r, SetRecord)),
         bundles=tuple(r for r in records if isinstance(r, BundleRecord)),
         runs=tuple(r for r in records if isinstance(r, RunRecord)),
-        audits=(*audits, *(r for r in records if isinstance(r, AuditRecord))),
-        benches=tuple(r for r in records if isinstance(r, BenchRecord)),
+        audits=(*audits, *(r for r in records if isinstance(r, NamedAudit))),
+        benches=tuple(r for r in records if isinstance(r, Timings)),
     )
 
 
@@ -97,7 +96,7 @@ def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
 def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if (path / DATASET_NAME).is_file():
         found = read_set(path, name)
-        kind = "real subset" if found.real else "distilled set"
+        kind = "real subset" if found.real_images else "distilled set"
         return InputFile(name, kind, "pixels (set hash)", found.set_hash), [found]
     if (path / MANIFEST_NAME).is_file():
         bundle = read_bundle(path, name)
@@ -116,31 +115,27 @@ def _read_json(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if path.resolve().parent.name == "private" and (path.resolve().parents[1] / "run.json").exists():
         raise InputError(f"{path}: is in a run's private folder, which a report must not show")
     raw = read_file(path)
-    node, stem = parse_json(raw, str(path)), name.removesuffix(".json")
+    content, stem = parse_json(raw, str(path)), name.removesuffix(".json")
     digest = hashlib.sha256(raw).hexdigest()
-    if "verdict" in node and "tests" in node:
-        return InputFile(name, "audit", "file", digest), [read_audit(node, stem)]
-    if "timings" in node:
-        return InputFile(name, "benchmark", "file", digest), [read_bench(node, stem)]
-    found = _evaluations(node, stem)
+    if "verdict" in content and "tests" in content:
+        return InputFile(name, "audit", "file", digest), [read_audit(content, stem, str(path))]
+    if "timings" in content:
+        return InputFile(name, "benchmark", "file", digest), [read_timings(content, stem, str(path))]
+    found = _evaluations(content, stem, str(path))
     if not found:
         raise InputError(f"{path}: is JSON, but not a result that a report can show; give {SUPPORTED}")
     return InputFile(name, "evaluation", "file", digest), list(found)
 
 
-def _evaluations(node: Node, stem: str) -> list[EvaluationRecord]:
+def _evaluations(content: dict[str, Any], stem: str, where: str) -> list[NamedEvaluation]:
     """Read the object itself, or the evaluations inside a committed result with its other values as context."""
-    if looks_like_evaluation(node.content):
-        return [read_evaluation(node, stem)]
-    inside = [key for key, value in node.content.items() if looks_like_evaluation(value)]
-    context = tuple(_flat({key: value for key, value in node.content.items() if key not in inside}))
-    found = []
-    for key in inside:
-        child = node.child(key)
-        assert child is not None
-        name = stem if key == "evaluation" else f"{stem}: {hide_paths(key)}"
-        found.append(read_evaluation(child, name, context))
-    return found
+    if looks_like_evaluation(content):
+        return [read_evaluation(content, stem, where)]
+    inside = [key for key, value in content.items() if looks_like_evaluation(value)]
+    context = tuple(_flat({key: value for key, value in content.items() if key not in inside}))
+    names = [stem if key == "evaluation" else f"{stem}: {hide_paths(key)}" for key in inside]
+    pairs = zip(inside, names, strict=True)
+    return [read_evaluation(content[key], name, f"{where}: {key}", context) for key, name in pairs]
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

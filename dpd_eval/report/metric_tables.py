@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dpd_eval.comparison.arm_names import HELD_OUT
 from dpd_eval.metrics.detail import SetDetail
-from dpd_eval.report.evaluations import Metrics
+from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.report.tables import Cell, Table, cells
 from dpd_eval.report.wording import MINUS, percent, plain
 
@@ -22,37 +22,36 @@ METRICS = {
 }
 
 
-def metrics_tables(metrics: Sequence[Metrics]) -> list[Table]:
+def metrics_tables(metrics: Sequence[SetMetrics]) -> list[Table]:
     """Make one table per extractor, because values of different extractors are not comparable."""
     tables = []
     for extractor in dict.fromkeys(entry.extractor for entry in metrics):
         own = [entry for entry in metrics if entry.extractor == extractor]
-        keys = [key for key in METRICS if any(key in entry.values for entry in own)]
-        keys += sorted({key for entry in own for key in entry.values} - set(METRICS))
+        keys = [key for key in METRICS if any(getattr(entry, key) is not None for entry in own)]
         rows = []
         for entry in own:
-            values = [_figure(key, entry.values.get(key)) for key in keys]
+            values = [_figure(getattr(entry, key), METRICS[key][1]) for key in keys]
             rows.append(cells(entry.arm, entry.ipc, plain(entry.images), *values))
-        heads = (METRICS.get(key, (key.replace("_", " "), 4))[0] for key in keys)
+        heads = (METRICS[key][0] for key in keys)
         caption = f"Set metrics in the features of {extractor or 'an unnamed extractor'}"
         tables.append(Table(caption, ("arm", "IPC", "images", *heads), tuple(rows)))
     return tables
 
 
-def _figure(key: str, value: float | None) -> str:
-    return "–" if value is None else f"{value:.{METRICS.get(key, ('', 4))[1]}f}".replace("-", MINUS)
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
 
-def agreement_table(metrics: Sequence[Metrics]) -> Table | None:
-    own = [entry for entry in metrics if entry.agreement]
+def agreement_table(metrics: Sequence[SetMetrics]) -> Table | None:
+    own = [(entry, entry.per_class_agreement) for entry in metrics if entry.per_class_agreement]
     if not own:
         return None
-    names = list(dict.fromkeys(name for entry in own for name in entry.agreement))
+    names = list(dict.fromkeys(name for _, agreement in own for name in agreement))
     rows = []
     for name in names:
-        values = [entry.agreement.get(name) for entry in own]
+        values = [agreement.get(name) for _, agreement in own]
         rows.append(cells(name, *(Cell("–") if v is None else Cell(percent(v), heat=round(v, 3)) for v in values)))
-    columns = ("class", *(f"{entry.arm}, IPC {entry.ipc}" for entry in own))
+    columns = ("class", *(f"{entry.arm}, IPC {entry.ipc}" for entry, _ in own))
     return Table("Share of images whose class the teacher confirms", columns, tuple(rows))
 
 

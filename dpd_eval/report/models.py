@@ -1,16 +1,16 @@
 """Read run folders and bundles."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from dpd_eval.report.audits import AuditRecord, read_audit
+from dpd_eval.reading import convert, parse_json, read_file
+from dpd_eval.report.audits import NamedAudit, read_audit
 from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
-from dpd_eval.report.reading import Node, parse_json, read_file
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
 from dpd_runtime.dataset.pictures import MOST_PIXELS, read_pixels
 from dpd_runtime.sampling.sampler import Sampler
@@ -42,7 +42,7 @@ class BundleRecord:
     data: Mapping[str, Any]
     audit: str
     privacy: str
-    audit_record: AuditRecord | None
+    audit_record: NamedAudit | None
     trusted: bool
 
 
@@ -63,7 +63,7 @@ class RunRecord:
     versions: Mapping[str, str]
     seconds: float | None
     samples: Picture | None
-    audit_record: AuditRecord | None
+    audit_record: NamedAudit | None
 
 
 def read_bundle(path: Path, name: str) -> BundleRecord:
@@ -78,7 +78,8 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
     audit = None
     if raw is not None:
         check_json_size(len(raw), f"{name}: audit.json")
-        audit = read_audit(parse_json(raw, f"{name}: audit.json"), name, claimed=not bundle.trusted)
+        where = f"{name}: audit.json"
+        audit = read_audit(parse_json(raw, where), name, where, claimed=not bundle.trusted)
     return BundleRecord(
         name=name,
         title=hide_paths(manifest.name),
@@ -112,55 +113,61 @@ def embedded_hash() -> tuple[str, Sampler] | None:
     return bundle.hash, bundle.manifest.sampler
 
 
+@dataclass(frozen=True)
+class _RunFile:
+    """What the page shows of run.json."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    prototypes: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+
+
 def read_run(folder: Path, name: str) -> RunRecord:
     """Read run.json, samples/final.png and audit.json; nothing in private/ is opened.
 
     Raises:
         InputError: a damaged run.json.
     """
-    node = parse_json(read_file(folder / "run.json"), f"{folder / 'run.json'}")
-    config, data, metrics = (node.child(key) for key in ("config", "data", "metrics"))
-    levels = metrics.child("noise_levels") if metrics else None
+    where = str(folder / "run.json")
+    content = parse_json(read_file(folder / "run.json"), where)
+    found = convert(hide_all_paths(content), _RunFile, where)
+    levels = found.metrics.pop("noise_levels", {})
     sample = folder / "samples" / "final.png"
     pixels = read_pixels(sample, MOST_PIXELS) if sample.is_file() else None
     audit = folder / "audit.json"
+    base = content.get("config", {}).get("base")
+    if found.config.get("base") != base:  # a base that was a path stays one: `nano` alone means the shipped base
+        found.config["base"] = f"./{found.config['base']}"
     return RunRecord(
         name=name,
-        config=_config(config) if config else {},
-        data={key: value for key, value in _flat(data).items() if not key.startswith("classes ")} if data else {},
-        images=data.numbers_by_name("classes") if data else {},
-        prototypes=node.numbers_by_name("prototypes"),
-        metrics={
-            key: float(value)
-            for key, value in (_flat(metrics).items() if metrics else ())
-            if _is_number(value) and not key.startswith("noise_levels ")
-        },
-        noise_levels={} if levels is None else {who: levels.numbers_by_name(who) for who in levels.content},
-        versions=node.texts_by_name("versions"),
-        seconds=node.maybe_number("seconds"),
+        config=found.config,
+        data={key: value for key, value in _flat(found.data).items() if not key.startswith("classes ")},
+        images=convert(found.data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
+        prototypes=found.prototypes,
+        metrics={key: float(value) for key, value in _flat(found.metrics).items() if _is_number(value)},
+        noise_levels=convert(levels, dict[str, dict[str, float]], f"{where}: metrics.noise_levels"),
+        versions=found.versions,
+        seconds=found.seconds,
         samples=None if pixels is None else embed(Image.fromarray(pixels)),
-        audit_record=read_audit(parse_json(read_file(audit), str(audit)), name) if audit.is_file() else None,
+        audit_record=read_audit(parse_json(read_file(audit), str(audit)), name, str(audit))
+        if audit.is_file()
+        else None,
     )
-
-
-def _config(node: Node) -> dict[str, Any]:
-    """Keep a base that was a path as a path, because `nano` alone means the shipped base."""
-    config = hide_all_paths(node.content)
-    if config.get("base") != node.content.get("base"):
-        config["base"] = f"./{config['base']}"
-    return config
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _flat(node: Node, prefix: str = "") -> dict[str, Any]:
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten `{"vae": {"psnr": 32}}` to `{"vae psnr": 32}`; lists are omitted."""
     flat: dict[str, Any] = {}
-    for key, value in node.content.items():
+    for key, value in content.items():
         if isinstance(value, dict):
-            flat |= _flat(Node(value, node.where), f"{prefix}{key} ")
+            flat |= _flat(value, f"{prefix}{key} ")
         elif not isinstance(value, list):
-            flat[hide_paths(prefix + key)] = hide_paths(value) if isinstance(value, str) else value
+            flat[prefix + key] = value
     return flat

@@ -21,9 +21,13 @@ def hide_paths(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in shown)
 
 
-def hide_all_paths(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Apply `hide_paths` to every key and every text value."""
-    return {hide_paths(str(k)): hide_paths(v) if isinstance(v, str) else v for k, v in content.items()}
+def hide_all_paths(content: Any) -> Any:
+    """Apply `hide_paths` to every key and every text in JSON content."""
+    if isinstance(content, str):
+        return hide_paths(content)
+    if isinstance(content, Mapping):
+        return {hide_paths(str(key)): hide_all_paths(value) for key, value in content.items()}
+    return [hide_all_paths(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def short_names(paths: Sequence[str]) -> tuple[str, ...]:

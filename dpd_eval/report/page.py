@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM
 from dpd_eval.report import accuracy_tables, metric_tables, record_tables
 from dpd_eval.report.ablation import ablations
-from dpd_eval.report.audits import AuditRecord
+from dpd_eval.report.audits import NamedAudit
 from dpd_eval.report.charts import MARKERS, curves, strip, student_titles, style
-from dpd_eval.report.evaluations import EvaluationRecord
+from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.report.inputs import Inputs
 from dpd_eval.report.provenance import provenance
 from dpd_eval.report.verdicts import setting_words, verdict
@@ -99,7 +99,7 @@ def _verdicts(inputs: Inputs) -> dict[str, Any] | None:
     verdicts = [verdict(evaluation) for evaluation in inputs.evaluations]
     comparisons = sum(len(group.sentences) for v in verdicts for group in v.groups)
     claims = [bundle for bundle in inputs.bundles if bundle.privacy]
-    known = {audit.audited for audit in inputs.audits} | {bundle.hash for bundle in claims}
+    known = {audit.audited.bundle_hash for audit in inputs.audits} | {bundle.hash for bundle in claims}
     unaudited = [s.name for s in inputs.sets if s.audit == "unaudited" and s.bundle_hash not in known] + [
         b.name for b in inputs.bundles if b.audit == "unaudited" and b.audit_record is None and not b.privacy
     ]
@@ -114,7 +114,7 @@ def _verdicts(inputs: Inputs) -> dict[str, Any] | None:
     }
 
 
-def _curves(evaluation: EvaluationRecord) -> dict[str, Any]:
+def _curves(evaluation: NamedEvaluation) -> dict[str, Any]:
     arms = evaluation.arm_names()
     return {
         "name": evaluation.name,
@@ -123,7 +123,7 @@ def _curves(evaluation: EvaluationRecord) -> dict[str, Any]:
     }
 
 
-def _architectures(evaluation: EvaluationRecord) -> dict[str, Any]:
+def _architectures(evaluation: NamedEvaluation) -> dict[str, Any]:
     sizes = accuracy_tables.student_sizes(evaluation)
     return {
         "name": evaluation.name,
@@ -132,28 +132,28 @@ def _architectures(evaluation: EvaluationRecord) -> dict[str, Any]:
     }
 
 
-def _classes(evaluation: EvaluationRecord) -> dict[str, Any]:
+def _classes(evaluation: NamedEvaluation) -> dict[str, Any]:
     """Show confusion matrices of the set and of the first baseline only; the JSON has all of them."""
     shown = []
     for setting in evaluation.settings():
         arms = [arm for arm in evaluation.arms if arm.setting == setting]
-        judged = [arm for arm in arms if arm.name == SET_ARM][:1] + [arm for arm in arms if arm.name != SET_ARM][:1]
+        judged = [arm for arm in arms if arm.arm == SET_ARM][:1] + [arm for arm in arms if arm.arm != SET_ARM][:1]
         matrices = [accuracy_tables.confusion_table(arm, evaluation.classes) for arm in judged]
         found = [table for table in (accuracy_tables.class_table(evaluation, setting), *matrices) if table]
         if found:
-            words = setting_words(setting, many_labels=False).removeprefix("at ")
+            words = setting_words(setting).removeprefix("at ")
             shown.append((words, found))
     return {"name": evaluation.name, "settings": shown}
 
 
-def _metrics(evaluation: EvaluationRecord) -> dict[str, Any]:
+def _metrics(evaluation: NamedEvaluation) -> dict[str, Any]:
     found = metric_tables.metrics_tables(evaluation.metrics)
     agreement = metric_tables.agreement_table(evaluation.metrics)
     detail = metric_tables.detail_tables(evaluation.detail)
     return {"name": evaluation.name, "tables": found, "agreement": agreement, "detail": detail}
 
 
-def _audit(audit: AuditRecord) -> dict[str, Any]:
+def _audit(audit: NamedAudit) -> dict[str, Any]:
     found = [record_tables.audit_table(audit, controls) for controls in (False, True)]
     return {"audit": audit, "tables": [table for table in found if table]}
 
@@ -167,6 +167,6 @@ def _models(inputs: Inputs) -> dict[str, Any] | None:
 def _timings(inputs: Inputs) -> dict[str, Any] | None:
     trained = record_tables.timing_table(inputs.evaluations)
     shown = [*([trained] if trained else []), *map(record_tables.bench_table, inputs.benches)]
-    totals = [(e.name, e.seconds) for e in inputs.evaluations if e.seconds is not None]
+    totals = [(e.name, e.seconds) for e in inputs.evaluations]
     runs = [(r.name, r.seconds) for r in inputs.runs if r.seconds is not None]
     return {"tables": shown, "evaluations": totals, "runs": runs} if shown or totals or runs else None

@@ -1,12 +1,12 @@
 """Origin of the results: inputs with hashes, settings, versions, and the commands that reproduce them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpd_eval.report import tables
 from dpd_eval.report.commands import Command, generate_command, report_command, train_command
 from dpd_eval.report.evaluate_commands import evaluate_commands, recipe_toml, shipped_recipe
-from dpd_eval.report.evaluations import EvaluationRecord
+from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.report.inputs import Inputs
 from dpd_eval.report.models import embedded_hash
 
@@ -21,7 +21,7 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _settings(evaluation: EvaluationRecord) -> dict[str, Any]:
+def _settings(evaluation: NamedEvaluation) -> dict[str, Any]:
     seeds = sorted({seed for arm in evaluation.arms for seed in arm.seeds})
     rows = [
         ("sets", evaluation.sets),
@@ -32,26 +32,27 @@ def _settings(evaluation: EvaluationRecord) -> dict[str, Any]:
         ("classes", len(evaluation.classes)),
         ("image side, px", evaluation.resolution),
         ("student seeds", seeds),
-        ("labels", ", ".join(dict.fromkeys(setting.labels for setting in evaluation.settings()))),
+        ("labels", evaluation.labels),
         ("teacher", evaluation.teacher),
         ("features", evaluation.extractor),
         *((f"fingerprint of {name}", digest) for name, digest in evaluation.fingerprints.items()),
     ]
     kept = [(name, value) for name, value in rows if value not in (None, "", (), [])]
-    recipe = list(evaluation.recipe.items())
+    recipe = evaluation.recipe
     return {
         "name": evaluation.name,
         "settings": tables.pairs_table("Comparison", kept),
-        "recipe": tables.pairs_table("Recipe of all students", recipe) if recipe else None,
+        "recipe": tables.pairs_table("Recipe of all students", list(recipe.to_dict().items())),
         "context": tables.pairs_table("Recorded with the result", evaluation.context) if evaluation.context else None,
-        "toml": None if not recipe or shipped_recipe(evaluation) else recipe_toml(evaluation.recipe),
-        "recipe_name": str(evaluation.recipe.get("name", "recipe")),
+        "toml": None if shipped_recipe(evaluation) else recipe_toml(recipe),
+        "recipe_name": recipe.name,
     }
 
 
 def _versions(inputs: Inputs) -> tables.Table | None:
     """Make a table with a row per package and a column per input."""
-    sources = [(e.name, e.versions) for e in inputs.evaluations] + [(s.name, s.versions) for s in inputs.sets]
+    sources: list[tuple[str, Mapping[str, str]]] = [(e.name, e.versions) for e in inputs.evaluations]
+    sources += [(s.name, s.versions) for s in inputs.sets]
     sources += [(b.name, b.tools) for b in inputs.bundles] + [(r.name, r.versions) for r in inputs.runs]
     sources = [(name, found) for name, found in sources if found]
     names = sorted({package for _, found in sources for package in found})

@@ -2,42 +2,52 @@
 
 from collections.abc import Sequence
 
+from dpd_eval.audit.outcome import Outcome, Power
 from dpd_eval.comparison.arm_names import FULL_ARM
-from dpd_eval.report.audits import AuditRecord, AuditTest, BenchRecord
-from dpd_eval.report.evaluations import EvaluationRecord
+from dpd_eval.report.audits import NamedAudit, Timings
+from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.tables import Cell, Table, cells, pairs_table
 from dpd_eval.report.wording import duration, plain
 
 
-def audit_table(audit: AuditRecord, controls: bool) -> Table | None:
+def audit_table(audit: NamedAudit, controls: bool) -> Table | None:
     entries = audit.controls if controls else audit.tests
     if not entries:
         return None
     caption = "Controls: tests on cases with a known verdict" if controls else f"Tests of {audit.name}"
     columns = ("control" if controls else "test", "value", "95 % interval", "limit", "verdict", "")
-    noted = any(entry.note for entry in entries)
+    noted = any(entry.note or entry.power for entry in entries)
     rows = tuple(_audit_row(entry)[: None if noted else 5] for entry in entries)
     return Table(caption, columns if noted else columns[:5], rows, text_columns=frozenset({4, 5}))
 
 
-def _audit_row(entry: AuditTest) -> tuple[Cell, ...]:
-    ends = "–" if entry.low is None or entry.high is None else f"{plain(entry.low)} to {plain(entry.high)}"
+def _audit_row(entry: Outcome) -> tuple[Cell, ...]:
+    ends = "–" if entry.interval is None else f"{plain(entry.interval[0])} to {plain(entry.interval[1])}"
     verdict = Cell(entry.verdict, entry.verdict.lower() if entry.verdict in ("PASS", "WARN", "FAIL") else "")
-    return cells(entry.name, plain(entry.value), ends, plain(entry.threshold), verdict, entry.note)
+    note = "; ".join(filter(None, (entry.note, _power(entry.power))))
+    return cells(entry.name, plain(entry.value), ends, plain(entry.threshold), verdict, note)
 
 
-def timing_table(evaluations: Sequence[EvaluationRecord]) -> Table | None:
+def _power(power: Power | None) -> str:
+    """What the test would score if images were copies; empty where the audit does not say."""
+    if power is None:
+        return ""
+    said = f"if all images were copies of T: {plain(power.all_copied)}, one in twenty: {plain(power.few_copied)}"
+    return f"{said}; copies not excluded: {100 * power.most_copied:.0f} % of the images"
+
+
+def timing_table(evaluations: Sequence[NamedEvaluation]) -> Table | None:
     """Make a table of training times per student and IPC, over all arms."""
     rows = []
     for evaluation in evaluations:
         for setting in evaluation.settings():
-            own = [arm for arm in evaluation.arms if arm.setting == setting and arm.seconds is not None and arm.oa_runs]
+            own = [arm for arm in evaluation.arms if arm.setting == setting and arm.oa_runs]
             if own:
-                trainings, seconds = sum(len(arm.oa_runs) for arm in own), sum(arm.seconds or 0.0 for arm in own)
-                cached = sum(arm.cached or 0 for arm in own)
+                trainings, seconds = sum(len(arm.oa_runs) for arm in own), sum(arm.seconds for arm in own)
+                cached = sum(arm.cached for arm in own)
                 times = (duration(seconds), duration(seconds / trainings))
-                steps = next((arm.steps for arm in own if arm.name != FULL_ARM), None)
+                steps = next((arm.steps for arm in own if arm.arm != FULL_ARM), None)
                 where = (evaluation.name, setting.student, setting.ipc)
                 rows.append(cells(*where, plain(steps), trainings, cached, *times))
     columns = ("evaluation", "student", "IPC", "steps", "trainings", "from cache", "total time", "time per training")
@@ -45,9 +55,10 @@ def timing_table(evaluations: Sequence[EvaluationRecord]) -> Table | None:
     return Table(caption, columns, tuple(rows), heads=2) if rows else None
 
 
-def bench_table(bench: BenchRecord) -> Table:
-    rows = tuple(tuple(Cell(plain(value)) for value in row) for row in bench.rows)
-    words = frozenset(i for i in range(len(bench.columns)) if any(isinstance(row[i], str) for row in bench.rows))
+def bench_table(bench: Timings) -> Table:
+    rows = tuple(tuple(Cell(plain(row.get(column))) for column in bench.columns) for row in bench.timings)
+    texts = {key for row in bench.timings for key, value in row.items() if isinstance(value, str)}
+    words = frozenset(i for i, column in enumerate(bench.columns) if column in texts)
     caption = f"Timings: {bench.name}" + (f", on {bench.hardware}" if bench.hardware else "")
     columns = tuple(column.replace("_", " ") for column in bench.columns)
     return Table(caption, columns, rows, text_columns=words)

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dpd_eval.report.names import hide_paths
+from dpd_eval.reading import convert, parse_json, read_file
+from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, class_sheet
-from dpd_eval.report.reading import parse_json, read_file
 from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
@@ -35,29 +35,33 @@ class ClassSheet:
     prompts: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SetRecord:
+    """What the page shows of dataset.json, and of the images. real_images: by `dpd select`, so private."""
+
     name: str
-    set_hash: str
-    bundle_hash: str
-    bundle_name: str
-    signature: str
-    audit: str
-    seed: int | None
-    ipc: int | None
-    images: int | None
-    provider: str
-    sampler: Sampler | None
-    classes: tuple[ClassSheet, ...]
-    versions: Mapping[str, str]
-    cpu_flags: tuple[str, ...]
-    real: bool
-    method: str
-    extractor: str
-    resolution: int | None
-    format: str
-    image_format: str
-    soft_labels: bool
+    set_hash: str = ""
+    bundle_hash: str | None = None
+    bundle_name: str | None = None
+    signature: str | None = None
+    audit: str | None = None
+    seed: int | None = None
+    ipc: int | None = None
+    images: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    provider: str | None = None
+    made_with: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    cpu_flags: tuple[str, ...] = ()
+    real_images: bool = False
+    method: str | None = None
+    extractor: str | None = None
+    resolution: int | None = None
+    format: str = IMAGEFOLDER.name
+    image_format: str = PNG.name
+    soft_labels: bool = False
+    sampler: Sampler | None = None
+    classes: tuple[ClassSheet, ...] = ()
 
 
 def read_set(folder: Path, name: str) -> SetRecord:
@@ -67,39 +71,15 @@ def read_set(folder: Path, name: str) -> SetRecord:
         InputError: dataset.json is damaged.
         DataError: an image that dataset.json counts is missing or damaged.
     """
-    node = parse_json(read_file(folder / DATASET_NAME), f"{folder / DATASET_NAME}")
+    where = str(folder / DATASET_NAME)
+    content = parse_json(read_file(folder / DATASET_NAME), where) | {"sampler": None, "classes": []}
+    found = convert(hide_all_paths({**content, "name": name}), SetRecord, where)
     # sets of `dpd select` (real_images) are private data and are not shown; a packed set has no image files
-    real = node.flag("real_images")
-    packed = node.text("format", IMAGEFOLDER.name)
-    pictured = not real and packed == IMAGEFOLDER.name
-    counts = node.child("counts")
+    pictured = not found.real_images and found.format == IMAGEFOLDER.name
     records = _metadata(folder / METADATA_NAME)
-    names = tuple(counts.content) if counts else ()
-    made_with = node.child("made_with")
-    sampler = made_with.child("sampler") if made_with else None
-    return SetRecord(
-        name=name,
-        set_hash=node.text("set_hash"),
-        bundle_hash=node.text("bundle_hash"),
-        bundle_name=node.text("bundle_name"),
-        signature=node.text("signature"),
-        audit=node.text("audit"),
-        seed=node.maybe_whole("seed"),
-        ipc=node.maybe_whole("ipc"),
-        images=node.maybe_whole("images"),
-        provider=node.text("provider"),
-        sampler=parse_sampler(dict(sampler.content)) if sampler else None,
-        classes=tuple(_class_sheet(folder, c, counts.whole(c), records, pictured) for c in names) if counts else (),
-        versions=node.texts_by_name("versions"),
-        cpu_flags=node.texts("cpu_flags"),
-        real=real,
-        method=node.text("method"),
-        extractor=node.text("extractor"),
-        resolution=node.maybe_whole("resolution"),
-        format=packed,
-        image_format=node.text("image_format", PNG.name),
-        soft_labels=node.flag("soft_labels"),
-    )
+    sheets = tuple(_class_sheet(folder, c, n, records, pictured) for c, n in content.get("counts", {}).items())
+    sampler = found.made_with.get("sampler")
+    return replace(found, classes=sheets, sampler=parse_sampler(sampler) if isinstance(sampler, dict) else None)
 
 
 def _metadata(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dpd_eval.report.evaluations import Arm
+from dpd_eval.comparison.results import ArmResult
 from dpd_eval.report.verdicts import outcome
 from dpd_eval.report.wording import plain, points
 from dpd_eval.statistics import Interval
@@ -40,7 +40,7 @@ def cells(*values: object) -> tuple[Cell, ...]:
     return tuple(value if isinstance(value, Cell) else Cell(str(value)) for value in values)
 
 
-def mean_and_spread(arm: Arm | None) -> str:
+def mean_and_spread(arm: ArmResult | None) -> str:
     if arm is None:
         return "–"
     spread = "" if arm.oa_std is None else f" ± {100 * arm.oa_std:.2f}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM
-from dpd_eval.report.evaluations import EvaluationRecord, Gap, GoalRecord, Setting
+from dpd_eval.comparison.results import Difference, Evaluation, Goal, Setting
+from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.report.wording import SPACE, arm_words, count, listed, percent, points
 from dpd_eval.statistics import Interval, Unit, fewest_repeats
 
@@ -47,14 +48,14 @@ def outcome(interval: Interval) -> Outcome:
     return "ahead" if interval.low >= 0 else "behind" if interval.high < 0 else "not resolved"
 
 
-def setting_words(setting: Setting, many_labels: bool) -> str:
-    labels = f" and {setting.labels} labels" if many_labels or setting.labels != "hard" else ""
-    return f"at IPC {setting.ipc} with student {setting.student}{labels}"
+def setting_words(setting: Setting, labels: str = "hard") -> str:
+    kind = "" if labels == "hard" else f" and {labels} labels"
+    return f"at IPC {setting.ipc} with student {setting.student}{kind}"
 
 
-def verdict(evaluation: EvaluationRecord) -> Verdict:
-    gaps = [gap for gap in evaluation.gaps if gap.arm == SET_ARM] or list(evaluation.gaps)
-    others = [gap for gap in evaluation.gaps if gap not in gaps]
+def verdict(evaluation: NamedEvaluation) -> Verdict:
+    gaps = [gap for gap in evaluation.differences if gap.arm == SET_ARM] or list(evaluation.differences)
+    others = [gap for gap in evaluation.differences if gap not in gaps]
     references = sorted(dict.fromkeys(gap.reference for gap in gaps), key=lambda name: name != "random")
     groups = [_group(evaluation, f"Against {arm_words(n)}", [g for g in gaps if g.reference == n]) for n in references]
     together = dict.fromkeys(gap.arm for gap in others)
@@ -63,8 +64,8 @@ def verdict(evaluation: EvaluationRecord) -> Verdict:
         name=evaluation.name,
         headline=headline(groups),
         groups=tuple(groups),
-        goals=tuple(_goal_sentence(evaluation, goal) for goal in evaluation.goals if goal.ratio != 1),
-        cautions=tuple(cautions(evaluation, evaluation.gaps)),
+        goals=tuple(_goal_sentence(evaluation, goal) for goal in evaluation.verdicts if goal.ratio != 1),
+        cautions=tuple(cautions(evaluation, evaluation.differences)),
     )
 
 
@@ -85,40 +86,39 @@ def headline(groups: Sequence[Comparisons]) -> str:
     return f"Against {words} the set is {listed(parts)} of {total} comparisons."
 
 
-def _group(evaluation: EvaluationRecord, title: str, gaps: Sequence[Gap]) -> Comparisons:
-    many = len({gap.setting.labels for gap in gaps}) > 1
+def _group(evaluation: Evaluation, title: str, gaps: Sequence[Difference]) -> Comparisons:
     ends = [0.0]
     for gap in gaps:
-        ends += [end for end in (gap.interval.mean, gap.interval.low, gap.interval.high) if end is not None]
+        ends += [end for end in (gap.difference.mean, gap.difference.low, gap.difference.high) if end is not None]
     return Comparisons(
         reference=gaps[0].reference,
         title=title,
-        sentences=tuple(_sentence(evaluation, gap, many) for gap in gaps),
+        sentences=tuple(_sentence(evaluation, gap) for gap in gaps),
         low=min(ends),
         high=max(ends),
     )
 
 
-def _sentence(evaluation: EvaluationRecord, gap: Gap, many_labels: bool) -> Sentence:
-    found = outcome(gap.interval)
-    where = setting_words(gap.setting, many_labels)
+def _sentence(evaluation: Evaluation, gap: Difference) -> Sentence:
+    found = outcome(gap.difference)
+    where = setting_words(gap.setting, evaluation.labels)
     capital, other = _capital(arm_words(gap.arm)), arm_words(gap.reference)
     if found == "not resolved":
         text = f"{capital} and {other} cannot be told apart {where}"
     else:
         text = f"{capital} is {found} {'of ' if found == 'ahead' else ''}{other} {where}"
-    return Sentence(found, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap, evaluation.repeated)}", gap.interval)
+    return Sentence(found, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap, evaluation.repeated)}", gap.difference)
 
 
 def _capital(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}"
 
 
-def _figures(evaluation: EvaluationRecord, gap: Gap) -> str:
+def _figures(evaluation: Evaluation, gap: Difference) -> str:
     ours, theirs = (evaluation.arm(name, gap.setting) for name in (gap.arm, gap.reference))
     pair = f"{percent(ours.oa_mean)} against {percent(theirs.oa_mean)}, " if ours and theirs else ""
     share = f", {percent(gap.ratio)} of its accuracy" if gap.reference == FULL_ARM and gap.ratio is not None else ""
-    return f"{pair}{interval_words(gap.interval, evaluation.repeated)}{share}"
+    return f"{pair}{interval_words(gap.difference, evaluation.repeated)}{share}"
 
 
 def interval_words(interval: Interval, repeated: Unit) -> str:
@@ -130,15 +130,14 @@ def interval_words(interval: Interval, repeated: Unit) -> str:
     return f"{middle} (95{SPACE}% interval {ends}, {repeats})"
 
 
-def _weakness(gap: Gap, repeated: Unit) -> str:
-    fewest = fewest_repeats(repeated, gap.setting.ipc)
-    if gap.interval.n >= fewest:
+def _weakness(gap: Difference, repeated: Unit) -> str:
+    fewest = fewest_repeats(repeated, gap.ipc)
+    if gap.difference.n >= fewest:
         return ""
     return f" Preliminary: results at this IPC need at least {fewest} {repeated}."
 
 
-def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
-    many = len({other.setting.labels for other in evaluation.goals}) > 1
+def _goal_sentence(evaluation: Evaluation, goal: Goal) -> Sentence:
     kinds: dict[str, Outcome] = {"met": "ahead", "not met": "behind"}
     ends = "no interval"
     who = "Goal of " if goal.arm == SET_ARM else f"Goal for {arm_words(goal.arm)} of "
@@ -146,13 +145,14 @@ def _goal_sentence(evaluation: EvaluationRecord, goal: GoalRecord) -> Sentence:
         ends = f"95{SPACE}% interval {points(goal.interval.low)} to {points(goal.interval.high)}"
     text = (
         f"{who}{percent(goal.ratio, 0)} of the accuracy of {arm_words(goal.reference)} "
-        f"{setting_words(goal.setting, many)}: {goal.verdict} ({points(goal.interval.mean)}{SPACE}points beyond it, "
-        f"{ends}, {count(goal.interval.n, evaluation.repeated.removesuffix('s'))})."
+        f"{setting_words(goal.setting, evaluation.labels)}: {goal.verdict} "
+        f"({points(goal.interval.mean)}{SPACE}points beyond it, {ends}, "
+        f"{count(goal.interval.n, evaluation.repeated.removesuffix('s'))})."
     )
     return Sentence(kinds.get(goal.verdict, "not resolved"), text, goal.interval)
 
 
-def cautions(evaluation: EvaluationRecord, gaps: Sequence[Gap]) -> list[str]:
+def cautions(evaluation: Evaluation, gaps: Sequence[Difference]) -> list[str]:
     """List the limitations of these results, including the evaluation's own notes."""
     said = []
     if evaluation.test_part == "val":
@@ -163,7 +163,7 @@ def cautions(evaluation: EvaluationRecord, gaps: Sequence[Gap]) -> list[str]:
             f"{count(len(evaluation.sets), 'generated set')} for {count(pairs, 'pair')}: the intervals include "
             f"{'nothing' if len(evaluation.sets) == 1 else 'little'} of the variation between generation seeds."
         )
-    resolved = sum(outcome(gap.interval) != "not resolved" for gap in gaps)
+    resolved = sum(outcome(gap.difference) != "not resolved" for gap in gaps)
     if len(gaps) >= 10 and resolved:
         said.append(
             f"{len(gaps)} comparisons, each at 95{SPACE}%: about one in twenty is resolved by chance even if nothing "

@@ -164,6 +164,6 @@ def write_set(folder: Path, classes: Sequence[str] = CLASSES, ipc: int = 3, **ab
 
 def audit(verdict: str = "WARN") -> dict[str, object]:
     test = {"name": "replication", "value": 0.012, "interval": [0.001, 0.02], "threshold": 0.02, "verdict": "PASS"}
-    weak = {"name": "membership of the teacher", "value": 0.57, "threshold": 0.6, "verdict": "WARN"}
-    control = {"name": "a set that replays T", "value": 0.99, "threshold": 0.02, "verdict": "FAIL"}
+    weak = {"name": "membership of the teacher", "value": 0.57, "interval": None, "threshold": 0.6, "verdict": "WARN"}
+    control = test | {"name": "a set that replays T", "value": 0.99, "verdict": "FAIL", "expected": "FAIL"}
     return {"verdict": verdict, "tests": [test, weak], "controls": [control]}

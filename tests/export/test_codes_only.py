@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dpd_eval.audit.audit import AuditResult, audit
-from dpd_eval.audit.record import write_record
+from dpd_eval.audit.audit import audit
+from dpd_eval.audit.record import Audit, write_record
 from dpd_export import ExportOptions, export_run
 from dpd_export.engines.profiles import check_parts
 from dpd_export.options import check_export
@@ -127,7 +127,7 @@ def test_the_card_promises_what_it_can_do(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def audited(folder: Path) -> AuditResult:
+def audited(folder: Path) -> Audit:
     return audit(
         folder / "codes.dpd",
         train=folder / "scenes",
@@ -138,7 +138,7 @@ def audited(folder: Path) -> AuditResult:
 
 
 @pytest.mark.slow
-def test_the_audit_tests_what_leaves_the_site(audited: AuditResult, folder: Path) -> None:
+def test_the_audit_tests_what_leaves_the_site(audited: Audit, folder: Path) -> None:
     names = [test.name for test in audited.tests]
     for wanted in (
         "replication, generated images, structure",
@@ -164,12 +164,12 @@ def test_the_audit_tests_what_leaves_the_site(audited: AuditResult, folder: Path
 
 
 @pytest.mark.slow
-def test_averaged_codes_are_its_control_of_membership(audited: AuditResult) -> None:
-    names = [c.outcome.name for c in audited.controls if c.outcome.name.startswith("membership")]
+def test_averaged_codes_are_its_control_of_membership(audited: Audit) -> None:
+    names = [c.name for c in audited.controls if c.name.startswith("membership")]
     assert names[0] == "membership of the students of T replayed"
     assert not [name for name in names if "over-fitted" in name], "there is no denoiser"
-    (control,) = [c for c in audited.controls if c.outcome.name.startswith("membership of the codes that are means")]
-    assert (control.expected, control.outcome.verdict) == ("FAIL", "FAIL")
+    (control,) = [c for c in audited.controls if c.name.startswith("membership of the codes that are means")]
+    assert (control.expected, control.verdict) == ("FAIL", "FAIL")
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_without_an_encoder_the_verdict_is_a_warning_at_best(folder: Path) -> No
     missing = {t.name for t in found.tests if t.verdict == "NOT RUN" and t.name.startswith("membership")}
     few = "membership of the students of the generated images"  # the hold-out is too small for them
     assert missing == {few, "membership of the VAE decoder", "membership of the prototypes"}
-    controls = [c.outcome for c in found.controls if c.outcome.name.startswith("membership")]
+    controls = [c for c in found.controls if c.name.startswith("membership")]
     assert [(control.name, control.verdict) for control in controls] == [
         ("membership of the students of T replayed", "NOT RUN"),
         ("membership of the students of H1 alone", "NOT RUN"),

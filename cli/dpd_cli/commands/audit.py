@@ -13,7 +13,7 @@ from dpd_runtime.files import check_writable
 from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_eval.audit.audit import AuditResult
+    from dpd_eval.audit.record import Audit
 
 Subject = Annotated[Path, typer.Argument(metavar="SUBJECT", help="A bundle, a run directory or a distilled set.")]
 Train = Annotated[Path, under("Data", "Real images of the training, without the validation part.")]
@@ -121,7 +121,7 @@ def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
         check_auditable(load_bundle(subject, allow_older=True))
 
 
-def _tell(result: "AuditResult", written: dict[str, str], json_output: bool) -> None:
+def _tell(result: "Audit", written: dict[str, str], json_output: bool) -> None:
     if json_output:
         print_json(result.to_dict() | written)
         return
@@ -130,7 +130,7 @@ def _tell(result: "AuditResult", written: dict[str, str], json_output: bool) -> 
         print(f"{what:10s} {where}")
 
 
-def _print(result: "AuditResult") -> None:
+def _print(result: "Audit") -> None:
     from rich.console import Console
 
     console = Console()
@@ -139,7 +139,7 @@ def _print(result: "AuditResult") -> None:
         console.print(f"           {reason}", highlight=False, markup=False, soft_wrap=True)
     for title, rows in (
         ("tests", [(test, test.verdict) for test in result.tests]),
-        ("controls", [(c.outcome, f"{c.outcome.verdict} (expected {c.expected})") for c in result.controls]),
+        ("controls", [(c, f"{c.verdict} (expected {c.expected})") for c in result.controls]),
     ):
         shown = table(("name",), ("value", "95 % interval", "limit"))
         shown.add_column("verdict")
@@ -151,9 +151,9 @@ def _print(result: "AuditResult") -> None:
             print_table(console, title, shown)
     shown = table(("name",), ("all", "1 in 20", "share not excluded"))
     for test in result.tests:
-        if test.power is not None and test.interval is not None:
-            power, most = test.power, test.power.most_copied(test.interval)
-            shown.add_row(test.name, f"{power.all_copied:.3f}", f"{power.few_copied:.3f}", f"{100 * most:.0f} %")
+        if test.power is not None:
+            scores = (f"{test.power.all_copied:.3f}", f"{test.power.few_copied:.3f}")
+            shown.add_row(test.name, *scores, f"{100 * test.power.most_copied:.0f} %")
     if shown.rows:
         print_table(console, "power: what copies of T would score", shown)
     for note in (*result.notes, *(f"{t.name}: {t.note}" for t in result.tests if t.verdict != "PASS")):

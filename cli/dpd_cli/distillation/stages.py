@@ -7,7 +7,6 @@ from typing import Any
 
 from dpd_cli.distillation.planned import Distillation, Tell
 from dpd_cli.progress import Update
-from dpd_runtime.errors import AuditError
 from dpd_runtime.files import write_atomically
 
 Stage = Callable[[str], Update]
@@ -144,19 +143,12 @@ def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _wrong_controls(audit: dict[str, Any]) -> list[str]:
-    from dpd_eval.audit.outcome import is_wrong
-
-    return [control["name"] for control in audit["controls"] if is_wrong(control["verdict"], control["expected"])]
-
-
 def failed_audit(result: dict[str, Any]) -> None:
     """Raise an error if the audit failed; everything has been written then.
 
     Raises:
         AuditError: the verdict is FAIL.
     """
-    if result["verdict"] != "FAIL":
-        return
-    audit = json.loads((Path(result["run"]) / "audit.json").read_text("utf-8"))
-    raise AuditError([test["name"] for test in audit["tests"] if test["verdict"] == "FAIL"], _wrong_controls(audit))
+    from dpd_eval.audit.record import check_verdict, read_audit
+
+    check_verdict(read_audit(Path(result["run"]) / "audit.json"))

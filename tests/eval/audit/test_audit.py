@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dpd_eval.audit.audit import AuditResult, audit
+from dpd_eval.audit.audit import audit
 from dpd_eval.audit.data import read_data
 from dpd_eval.audit.explain import family_of
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.audit.overfitted import overfitted_denoiser
-from dpd_eval.audit.record import check_verdict, write_record
+from dpd_eval.audit.record import Audit, check_verdict, write_record
 from dpd_eval.audit.subject import open_subject
 from dpd_eval.report.audits import read_audit
-from dpd_eval.report.reading import Node
 from dpd_export import ExportOptions, export_run
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.dataset.write import write_set
@@ -40,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def of_bundle(folder: Path) -> AuditResult:
+def of_bundle(folder: Path) -> Audit:
     return audit(
         folder / "tiny.dpd",
         train=folder / "scenes",
@@ -51,7 +50,7 @@ def of_bundle(folder: Path) -> AuditResult:
     )
 
 
-def test_a_bundle_has_every_test_and_control(of_bundle: AuditResult, folder: Path) -> None:
+def test_a_bundle_has_every_test_and_control(of_bundle: Audit, folder: Path) -> None:
     names = [test.name for test in of_bundle.tests]
     for wanted in (
         "replication, generated images, structure",
@@ -66,7 +65,7 @@ def test_a_bundle_has_every_test_and_control(of_bundle: AuditResult, folder: Pat
     ):
         assert wanted in names
     assert [name for name in names if family_of(name) is None] == [], "every test can be explained"
-    controls = {control.outcome.name: control for control in of_bundle.controls}
+    controls = {control.name: control for control in of_bundle.controls}
     assert not controls["replication, T replayed, structure"].wrong
     assert any("over-fitted" in name for name in controls)
     (averaged,) = [control for name, control in controls.items() if "means of ten images" in name]
@@ -79,18 +78,18 @@ def test_a_bundle_has_every_test_and_control(of_bundle: AuditResult, folder: Pat
     assert sorted(path.suffix for path in (folder / "pairs").iterdir())[0] == ".png"
 
 
-def test_the_record_tells_no_path_and_the_report_reads_it(of_bundle: AuditResult, folder: Path) -> None:
+def test_the_record_tells_no_path_and_the_report_reads_it(of_bundle: Audit, folder: Path) -> None:
     record = of_bundle.to_dict()
     said = json.dumps(record)
     assert str(folder) not in said
     assert not any(name in said for name in ("scenes", ".png", "/"))
-    read = read_audit(Node(json.loads(said), "audit.json"), "tiny")
+    read = read_audit(json.loads(said), "tiny", "audit.json")
     assert read.verdict == of_bundle.verdict
     assert [test.name for test in read.tests] == [test.name for test in of_bundle.tests]
     assert len(read.controls) == len(of_bundle.controls)
 
 
-def test_an_audited_bundle_opens_and_says_so(of_bundle: AuditResult, folder: Path) -> None:
+def test_an_audited_bundle_opens_and_says_so(of_bundle: Audit, folder: Path) -> None:
     written = write_record(of_bundle, folder / "tiny.dpd", folder / "audited.dpd")
     bundle = load_bundle(folder / "audited.dpd")
     assert bundle.manifest.audit == of_bundle.verdict
@@ -98,7 +97,7 @@ def test_an_audited_bundle_opens_and_says_so(of_bundle: AuditResult, folder: Pat
     assert json.loads(bundle.files["audit.json"])["audited"]["bundle_hash"] == load_bundle(folder / "tiny.dpd").hash
 
 
-def test_few_images_are_a_warning_and_other_data_too(of_bundle: AuditResult, folder: Path) -> None:
+def test_few_images_are_a_warning_and_other_data_too(of_bundle: Audit, folder: Path) -> None:
     assert next(t for t in of_bundle.tests if t.name == "number of images").verdict == "WARN"
     assert any(reason.endswith("a larger --images, or a larger set.") for reason in of_bundle.reasons)
     assert "training data" not in [t.name for t in of_bundle.tests]
@@ -115,7 +114,7 @@ def test_few_images_are_a_warning_and_other_data_too(of_bundle: AuditResult, fol
     assert other.verdict != "PASS"
 
 
-def test_a_run_and_its_bundle_are_judged_alike(of_bundle: AuditResult, folder: Path) -> None:
+def test_a_run_and_its_bundle_are_judged_alike(of_bundle: Audit, folder: Path) -> None:
     of_run = audit(folder / "run", train=folder / "scenes", cache=folder / "cache", **HELD)  # type: ignore[arg-type]
     ours, theirs = ({test.name: test.value for test in result.tests} for result in (of_run, of_bundle))
     for name, value in theirs.items():
@@ -142,7 +141,7 @@ def test_a_set_lists_what_cannot_run(folder: Path) -> None:
             audit(folder / "set", train=folder / "scenes", **given)
 
 
-def test_a_further_extractor_adds_spaces_and_takes_none_away(of_bundle: AuditResult, folder: Path) -> None:
+def test_a_further_extractor_adds_spaces_and_takes_none_away(of_bundle: Audit, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_encoder(
@@ -162,7 +161,7 @@ def test_a_further_extractor_adds_spaces_and_takes_none_away(of_bundle: AuditRes
     added = {name.partition(", ")[2] for name in now - before}
     sets = ("generated images", "decoded prototypes")
     assert added == {f"{what}, features of swimdiff:eyes{end}" for what in sets for end in ("", " through the VAE")}
-    controls = {control.outcome.name: control for control in found.controls}
+    controls = {control.name: control for control in found.controls}
     assert not controls["replication, T replayed, features of swimdiff:eyes"].wrong
     assert found.to_dict()["further_extractor"].startswith("swimdiff:eyes: ResNet 8-16")
     assert "further_extractor" not in of_bundle.to_dict()
@@ -201,7 +200,7 @@ def test_the_control_is_trained_once(tmp_path: Path) -> None:
     assert np.array_equal(*(made.denoise(latents, 100, nothing) for made in (first, second)))
 
 
-def test_a_failed_audit_is_an_error_of_its_own(of_bundle: AuditResult) -> None:
+def test_a_failed_audit_is_an_error_of_its_own(of_bundle: Audit) -> None:
     bad = Outcome("replication, generated images, structure", 0.5, (0.4, 0.6), 0.02, "FAIL")
     with pytest.raises(AuditError, match="1 of its tests: replication, generated images, structure") as caught:
         check_verdict(replace(of_bundle, verdict="FAIL", tests=(bad,), controls=()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dpd_eval.audit.bootstrap import widened
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test, own_share
-from dpd_eval.audit.outcome import Control, Outcome, Power, judge, not_run, overall
+from dpd_eval.audit.outcome import Outcome, control, judge, not_run, overall, power
 from dpd_eval.audit.replication import exceedance, replication_test
 from dpd_runtime.annotations import Float32
 from dpd_train.images.structure import closeness, similarities, unit
@@ -151,19 +151,19 @@ def test_tests_say_what_copies_would_score() -> None:
     train, held, ours = gaussian(2400, 0), gaussian(600, 1), gaussian(300, 2)
     sides = [similarities(ours[:, None], side) for side in (train, held)]
     copied = float(nearer_share(*(similarities(train[:500, None], side) for side in (train, held))).mean())
-    power = nearer_test("x", *sides, copied=copied).power
-    assert power is not None
-    assert power.all_copied == pytest.approx(0.625, abs=0.01)
-    assert power.few_copied == pytest.approx(0.95 * 0.5 + 0.05 * power.all_copied)
+    nearer = nearer_test("x", *sides, copied=copied).power
+    assert nearer is not None
+    assert nearer.all_copied == pytest.approx(0.625, abs=0.01)
+    assert nearer.few_copied == pytest.approx(0.95 * 0.5 + 0.05 * nearer.all_copied)
     first, second, copies = (nearest(x, train) for x in (held[:300], held[300:], train[:500]))
     found = replication_test("x", nearest(ours, train), first, second, 2, copies=copies).power
     assert found is not None
     assert found.all_copied == pytest.approx(0.99, abs=0.02), "all are beyond, and about 1 % of H2"
     assert found.few_copied == pytest.approx(found.all_copied / 20)
     assert nearer_test("x", *sides).power is None
-    assert power.most_copied((0.4, 0.55)) == pytest.approx(0.05 / 0.125, abs=0.04), "a PASS at 55 % excludes two fifths"
-    assert power.most_copied((0.3, 0.49)) == 0
-    assert Power(0.5, 0.5).most_copied((0.4, 0.5)) == 1, "a test without power excludes nothing"
+    assert power(0.625, 0.5, (0.4, 0.55)).most_copied == pytest.approx(0.4), "a PASS at 55 % excludes two fifths"
+    assert power(0.625, 0.5, (0.3, 0.49)).most_copied == 0
+    assert power(0.5, 0.5, (0.4, 0.5)).most_copied == 1, "a test without power excludes nothing"
 
 
 @pytest.mark.parametrize(("hits", "count", "end"), [(0, 20, 0.1684), (0, 100, 0.0362), (5, 100, 0.1128)])
@@ -200,14 +200,14 @@ def test_verdicts() -> None:
     assert judge("x", 0.53, (0.50, 0.55), 0.6, harmless=0.55).verdict == "PASS"
     assert judge("x", 0.58, (0.56, 0.63), 0.6, harmless=0.55).verdict == "WARN"
     good, warned, bad = (Outcome(v, 0.0, None, None, v) for v in ("PASS", "WARN", "FAIL"))  # type: ignore[arg-type]
-    came = [Control(bad, "FAIL"), Control(good, "PASS")]
+    came = [control(bad, "FAIL"), control(good, "PASS")]
     assert overall([good], came) == "PASS"
     assert overall([good, warned], came) == "WARN"
     assert overall([good, not_run("x", "why")], came) == "WARN"
-    assert overall([good], [*came, Control(not_run("x", "why"), "FAIL")]) == "WARN"
+    assert overall([good], [*came, control(not_run("x", "why"), "FAIL")]) == "WARN"
     assert overall([good, bad], came) == "FAIL"
-    assert overall([good], [*came, Control(good, "FAIL")]) == "FAIL", "a control that does not come out"
-    assert overall([good], [*came, Control(warned, "FAIL")]) == "FAIL", "copies that a test does not see"
-    assert overall([good], [*came, Control(bad, "PASS")]) == "FAIL", "a test that fails innocent images"
-    assert overall([good], [*came, Control(warned, "PASS")]) == "WARN", "a control that is undecided"
+    assert overall([good], [*came, control(good, "FAIL")]) == "FAIL", "a control that does not come out"
+    assert overall([good], [*came, control(warned, "FAIL")]) == "FAIL", "copies that a test does not see"
+    assert overall([good], [*came, control(bad, "PASS")]) == "FAIL", "a test that fails innocent images"
+    assert overall([good], [*came, control(warned, "PASS")]) == "WARN", "a control that is undecided"
     assert overall([good], []) == "WARN", "an audit without controls proves nothing"

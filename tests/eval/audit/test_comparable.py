@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from dpd_eval.audit.audit import RESTING, AuditResult, audit
+from dpd_eval.audit.audit import RESTING, audit
 from dpd_eval.audit.comparable import LIMIT, comparable_test, two_samples
 from dpd_eval.audit.data import AuditData, _halves
 from dpd_eval.audit.explain import reasons
+from dpd_eval.audit.record import Audit
 from dpd_eval.audit.set_tests import Judged, near_copies
 from dpd_eval.extractors.untrained import untrained_extractor
 from dpd_runtime.annotations import Images
@@ -126,7 +127,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def audited(folders: Path, images: str, held: str) -> AuditResult:
+def audited(folders: Path, images: str, held: str) -> Audit:
     return audit(folders / images, train=folders / "train", holdout=folders / held, cache=folders / "cache")
 
 

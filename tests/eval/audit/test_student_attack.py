@@ -48,11 +48,11 @@ def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(data: AuditDa
     assert area.value == pytest.approx(0.5 + 0.5 * 0.25 * repeats_t, abs=0.07)
     assert "if the set were copies of T" in area.note
     known, alone = controls
-    assert (known.expected, known.outcome.verdict) == ("FAIL", "FAIL")
-    assert known.outcome.value is not None
-    assert known.outcome.value > 0.85
+    assert (known.expected, known.verdict) == ("FAIL", "FAIL")
+    assert known.value is not None
+    assert known.value > 0.85
     assert alone.expected == "PASS"
-    assert alone.outcome.value == pytest.approx(0.5, abs=0.1)
+    assert alone.value == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_pass_that_copies_would_have_too_is_none() -> None:
@@ -73,7 +73,7 @@ def test_a_small_hold_out_is_not_run_and_so_lowers_the_verdict() -> None:
     tests, controls = student_tests(released, data, lambda done, total: None)
     assert [test.verdict for test in tests] == ["NOT RUN"]
     assert "has 40" in tests[0].note
-    assert [control.outcome.verdict for control in controls] == ["NOT RUN"] * 2
+    assert [control.verdict for control in controls] == ["NOT RUN"] * 2
 
 
 def test_as_many_images_of_each_class_are_drawn_as_there_are() -> None:
