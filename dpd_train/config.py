@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
-from dpd_train.held_out import HeldOut
 from dpd_train.options import choices, option, setting
+from dpd_train.reading import ImageOptions
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
@@ -45,7 +45,7 @@ LEAST = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(HeldOut):
+class TrainConfig(ImageOptions):
     """Everything that decides a run, apart from the data."""
 
     base: str = setting("nano", "Model", "Base model: nano, a diffusers folder or a hub id.")
@@ -116,12 +116,6 @@ class TrainConfig(HeldOut):
     k_min: int = setting(10, "Privacy", "Images behind one prototype, at least.")
     captioner: str = setting(
         "attributes", "Data", "What describes the images for the prompts: attributes, clip:ID or vlm:ID."
-    )
-    bands: str | None = setting(
-        None, "Data", "Bands to use as red, green and blue, such as 4,3,2; the first is 1. Default: those of the file."
-    )
-    stretch: str | None = setting(
-        None, "Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."
     )
     crop: Crop | None = setting(
         None, "Data", "Cut images that are larger than --resolution to their objects. Default: shrink whole images."

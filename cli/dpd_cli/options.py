@@ -92,11 +92,6 @@ AllowOlder = Annotated[
         "--allow-older",
     ),
 ]
-Bands = Annotated[str | None, under("Data", "Bands of the real images to use as red, green and blue, such as 4,3,2.")]
-Stretch = Annotated[
-    str | None,
-    under("Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."),
-]
 Provider = Annotated[
     str,
     under(
@@ -133,25 +128,31 @@ def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., 
     The command gets their values as `given`. A value that was not given is None, so that a preset can fill it.
 
     Args:
-        configs: dataclasses whose fields are `setting`s.
+        configs: dataclasses; their fields that are `setting`s become options. An option of several configs is one, with
+            the help of the first.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
-        made = [_parameter(config, field) for config in configs for field in fields(config)]
+        made = {field.name: _parameter(config, field) for config in reversed(configs) for field in _settings(config)}
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
+            found = {name: values.pop(name) for name in made}
             given = {
-                config: {field.name: _value(config, field.name, values.pop(field.name)) for field in fields(config)}
+                config: {field.name: _value(config, field.name, found[field.name]) for field in _settings(config)}
                 for config in configs
             }
             command(**values, given=given)
 
-        run.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([*own, *made.values()])  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _settings(config: type) -> list["Field[Any]"]:
+    return [field for field in fields(config) if "panel" in field.metadata]
 
 
 def given_values(given: Values, config: type) -> dict[str, Any]:

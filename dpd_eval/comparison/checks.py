@@ -14,7 +14,6 @@ from dpd_eval.students.names import check_student
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.errors import InputError
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.images import parse_reading
 
 
 def check_sets_and_students(sets: Sequence[Path], config: EvaluateConfig) -> None:
@@ -41,7 +40,7 @@ def check_evaluation(sets: Sequence[Path], config: EvaluateConfig, train: Path, 
     extractor_name(config)
     load_recipe(config.recipe)
     check_segmenter(config.segmenter)
-    parse_reading(config.bands, config.stretch)
+    _ = config.reading  # raises
     of_sets, real = check_sources(sets, train, test, config)
     if config.with_real:
         check_counts(METHODS["random"], real, max(config.with_real), "--with-real")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dpd_runtime.errors import InputError
-from dpd_train.held_out import HeldOut
 from dpd_train.options import setting
+from dpd_train.reading import ImageOptions
 
 Baseline = Literal["random", "herding", "k-center", "k-means", "tdds", "foreground", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(HeldOut):
+class EvaluateConfig(ImageOptions):
     """Everything that decides an evaluation except the images: what is trained, compared and measured.
 
     Raises:
@@ -64,12 +64,6 @@ class EvaluateConfig(HeldOut):
     )
     resolution: int | None = setting(
         None, "Data", "Side of all images in pixels. Default: the side of the first SET's images."
-    )
-    bands: str | None = setting(None, "Data", "Bands of the real images to use as red, green and blue, such as 4,3,2.")
-    stretch: str | None = setting(
-        None,
-        "Data",
-        "What becomes black and white in the real images: percentiles such as 2,98, or pixel values such as 0:3000.",
     )
     jobs: int = setting(1, "Running", "Number of processes, one thread each. The results do not depend on it.")
 

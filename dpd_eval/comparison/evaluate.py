@@ -30,7 +30,7 @@ from dpd_eval.students.student import student_identity
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.foreground.cropping import Stage, describe_segmenter
-from dpd_train.images import SceneSet, parse_reading
+from dpd_train.images import SceneSet
 
 
 def evaluate(
@@ -171,7 +171,7 @@ def _open_study(
     """Check the options, read the images and build the networks that label or embed them."""
     check_evaluation(sets, config, train, test)
     wanted = extractor_name(config)
-    reading = parse_reading(config.bands, config.stretch)
+    reading = config.reading
     inputs = read_inputs(sets, train, test, config.resolution, config, reading)
     pairs = count_pairs(inputs, config)
     students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
@@ -203,7 +203,7 @@ def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[
         folder = None if cache is None else cache / "extractors"
         found["scores"] = Seen(real, training_scores(real, folder, stage("scoring the real images")))
     if any(METHODS[name].sees == "patches" for name in config.baselines) and networks.teacher is not None:
-        reading = parse_reading(config.bands, config.stretch)
+        reading = config.reading
         patches = foreground_patches(train, real, networks.teacher, config, reading, config.segmenter, stage)
         found["patches"] = Seen(patches.scenes, patches.sure)
     return found

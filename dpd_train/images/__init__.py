@@ -10,7 +10,6 @@ from dpd_train.images.read import (
     read_scenes,
     split_folders,
 )
-from dpd_train.images.reading import PLAIN, Reading, parse_reading
 from dpd_train.images.rendering import Rendering
 from dpd_train.images.scene_set import (
     Finding,
@@ -24,6 +23,7 @@ from dpd_train.images.scene_set import (
     write_quarantine,
 )
 from dpd_train.images.sources import SUFFIXES
+from dpd_train.reading import PLAIN, Reading, parse_reading
 
 __all__ = [
     "DECODERS",

@@ -15,7 +15,7 @@ from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
 from dpd_train.images.pixels import printable, read_bytes, reason_of
 from dpd_train.images.rasters import Raster, read_raster, require_rasterio
-from dpd_train.images.reading import PERCENTILES, Reading
+from dpd_train.reading import PERCENTILES, Reading
 
 SAMPLE_IMAGES = 512
 SAMPLE_SIDE = 64

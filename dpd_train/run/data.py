@@ -21,7 +21,6 @@ from dpd_train.images import (
     hash_test_part,
     image_sizes,
     look_over,
-    parse_reading,
     read_scenes,
 )
 from dpd_train.images.structure import near_duplicates
@@ -83,7 +82,7 @@ def read_parts(
         DataError: unusable data, a class name that no bundle can hold, or a class of near duplicates of one image.
         InputError: `--crop` of images that are not larger.
     """
-    reading = parse_reading(config.bands, config.stretch)
+    reading = config.reading
     if config.crop is not None:
         side_to_cut(data, side)  # before minutes of decoding
     elif config.resolution is None and (told := resizing(image_sizes(data), side, config.base)):

@@ -17,7 +17,7 @@ from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.classifiers.encoder import check_encoder, encoder_name
 from dpd_train.config import FAMILY, OWN, TrainConfig, extra_watchers
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.images import Part, check_files, common_size, parse_reading
+from dpd_train.images import Part, check_files, common_size
 from dpd_train.images.rasters import require_rasterio
 from dpd_train.options import option
 
@@ -174,7 +174,7 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
     side = working_side(config.base, *sides, config.resolution) if sides else config.resolution
     if config.watchers != OWN:
         _check_encoders(extra_watchers(config.watchers), side)
-    reading = parse_reading(config.bands, config.stretch)
+    reading = config.reading
     if not reading.plain:
         require_rasterio()
     if data is not None:

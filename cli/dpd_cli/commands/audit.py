@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Bands, Json, Overwrite, Stretch, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Json, Overwrite, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
-from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_eval.audit.record import Audit
@@ -43,7 +43,7 @@ Out = Annotated[
 ]
 
 
-@options_of(HeldOut)
+@options_of(ImageOptions)
 def audit_command(
     subject: Subject,
     train: Train,
@@ -51,8 +51,6 @@ def audit_command(
     run: Run = None,
     images: Images = None,
     seed: Seed = None,
-    bands: Bands = None,
-    stretch: Stretch = None,
     extractor: ExtractorName = None,
     private: Private = None,
     out: Out = None,
@@ -77,10 +75,10 @@ def audit_command(
             check_writable(place)
     require_torch("cpu")
     from dpd_eval.audit.kind import check_further, check_inputs
-    from dpd_train.images import parse_reading
 
-    reading, held_out = parse_reading(bands, stretch), HeldOut(**given_values(given, HeldOut))
-    check_inputs(subject, train, holdout, run=run, held_out=held_out, images=images, seed=seed)
+    options = ImageOptions(**given_values(given, ImageOptions))
+    reading = options.reading
+    check_inputs(subject, train, holdout, run=run, held_out=options, images=images, seed=seed)
     check_further(extractor)
     from dpd_eval.audit.audit import audit  # loads PyTorch
     from dpd_eval.audit.record import check_verdict, write_record
@@ -91,7 +89,7 @@ def audit_command(
             train=train,
             holdout=holdout,
             run=run,
-            held_out=held_out,
+            held_out=options,
             images=images,
             seed=seed,
             reading=reading,

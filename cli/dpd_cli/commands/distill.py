@@ -1,19 +1,17 @@
 """`dpd distill`: scenes → an audited bundle and a report, in a given time."""
-# ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
 import logging
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dpd_cli.options import Json, Scenes, Values, options_of, require_torch, under
+from dpd_cli.distillation.request import Asked, PrivateRequest, folder_of, request_of
+from dpd_cli.options import Json, Scenes, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import duration, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.errors import InputError
-from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
-from dpd_train.options import option, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
@@ -26,52 +24,7 @@ Resume = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistillConfig(HeldOut):
-    """Options of `dpd distill`; None where the default of `Asked` holds."""
-
-    minutes: float | None = setting(None, "Running", "Time for everything. Default: 90.")
-    ipc: int | None = setting(
-        None, "Images", "Images per class that the set is made for. Default: 10, or 5 where a class has fewer than 60."
-    )
-    holdout: Path | None = setting(
-        None, "Data", "Images that are not in DATA, for the audit. Default: the validation part of DATA."
-    )
-    plan: Path | None = setting(
-        None,
-        "Running",
-        "Folder of an earlier distillation, whose plan is repeated: the same seed gives the same codes.",
-    )
-    codes_only: bool | None = setting(
-        None,
-        "Images",
-        "Leave out whatever samples or judges images: a tenth of the size, and no more images than codes. Default: "
-        "where a class has fewer than 60 images.",
-    )
-    seed: int | None = setting(None, "Running", "Random seed. Default: 0.")
-    base: str | None = setting(None, "Data", "Base model: nano, a diffusers folder or a hub id. Default: nano.")
-    resolution: int | None = setting(None, "Images", "Image side in pixels. Default: the base's own.")
-    bands: str | None = setting(None, "Data", "Bands to use as red, green and blue, such as 4,3,2.")
-    stretch: str | None = setting(
-        None, "Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."
-    )
-    threads: int | None = setting(None, "Running", "PyTorch threads. Default: the cores that are idle.")
-    dp: float | None = setting(
-        None,
-        "Privacy",
-        "Make codes with differential privacy: this epsilon for one image. Nothing is evaluated or audited then.",
-        "EPSILON",
-    )
-    dp_delta: float | None = setting(None, "Privacy", "Delta of --dp. Default: 1e-5.")
-    public: Path | None = setting(
-        None,
-        "Privacy",
-        "With --dp: labelled images, of any classes, that need no protection. Networks are trained on them and codes "
-        "start from them. Default: drawn scenes.",
-    )
-
-
-@options_of(DistillConfig)
+@options_of(Asked, PrivateRequest)
 def distill_command(
     out: Out, data: Scenes = None, resume: Resume = False, json_output: Json = False, *, given: Values
 ) -> None:
@@ -90,17 +43,20 @@ def distill_command(
         dpd distill scenes/ --out again.dpd --plan site-run
         dpd distill scenes/ --out site.dpd --dp 1 --public other-scenes/
     """
-    from dpd_cli.distillation.planned import STORED_PRIVATE, folder_of, resume_command
+    from dpd_cli.distillation.planned import STORED_PRIVATE, resume_command
     from dpd_cli.distillation.stages import distil, failed_audit
 
-    asked = {name: value for name, value in given[DistillConfig].items() if value is not None}
+    asked = given_values(given, Asked) | given_values(given, PrivateRequest)
+    if resume and (data is not None or asked):
+        raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
+    if data is None and not resume:
+        raise InputError("DATA is missing: give a folder that holds one folder of images per class")
     if "dp" in asked or (resume and (folder_of(out) / STORED_PRIVATE).exists()):
-        _distil_privately(data, out, asked, resume, json_output)
+        _distil_privately(data, out, asked, json_output)
         return
-    _refuse(asked, ("dp_delta", "public"), "without --dp")
     require_torch("export", "eval", "cpu")
     try:
-        found = _found(data, out, asked, resume)
+        found = _found(data, out, asked)
         with stage_progress() as stage:
             result = distil(found, stage, _tell)
     except KeyboardInterrupt:
@@ -113,35 +69,18 @@ def distill_command(
     failed_audit(result)
 
 
-def _refuse(asked: dict[str, Any], names: tuple[str, ...], where: str) -> None:
-    """Refuse options that would have no effect.
-
-    Raises:
-        InputError: one of them was given.
-    """
-    for name in names:
-        if name in asked:
-            raise InputError(f"{option(name)} has no effect {where}: leave it out")
-
-
-def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], resume: bool, json_output: bool) -> None:
-    from dpd_cli.distillation.planned import check_resumed, folder_of, resume_command, resumed_lines
-    from dpd_cli.distillation.private import PrivateRequest, begin_privately, distil_privately, read_request
+def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_output: bool) -> None:
+    from dpd_cli.distillation.planned import check_resumed, resume_command, resumed_lines
+    from dpd_cli.distillation.private import begin_privately, distil_privately, read_request
 
     require_torch("export", "cpu", "dp")
-    if resume:
-        if data is not None or asked:
-            raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
+    if data is None:
         request = read_request(folder_of(out))
         check_resumed(request, out)
         for line in resumed_lines(request):
             _tell(line)
     else:
-        if data is None:
-            raise InputError("DATA is missing: give a folder that holds one folder of images per class")
-        _refuse(asked, ("minutes", "holdout", "plan", "codes_only"), "with --dp, which does not use it")
-        paths = {name: str(Path(asked[name]).absolute()) for name in ("public",) if name in asked}
-        request = begin_privately(PrivateRequest(data=str(data.absolute()), out=str(out.absolute()), **asked | paths))
+        request = begin_privately(request_of(PrivateRequest, data, out, asked))
     _log()
     try:
         with stage_progress() as stage:
@@ -167,21 +106,11 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
     print(f"              dpd generate {quoted} {required} --ipc {result['codes']} --out distilled")
 
 
-def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) -> "Distillation":
+def _found(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation":
     """The distillation to continue, or a new one with its plan, which is printed."""
-    from dpd_cli.distillation.planned import (
-        Asked,
-        begin,
-        check_resumed,
-        folder_of,
-        read_distillation,
-        resume_command,
-        resumed_lines,
-    )
+    from dpd_cli.distillation.planned import begin, check_resumed, read_distillation, resumed_lines
 
-    if resume:
-        if data is not None or asked:
-            raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
+    if data is None:
         before = read_distillation(folder_of(out))
         check_resumed(before.asked, out)
         for line in resumed_lines(before.asked):
@@ -192,19 +121,14 @@ def _found(data: Path | None, out: Path, asked: dict[str, Any], resume: bool) ->
             return before
         request = before.asked
     else:
-        if data is None:
-            raise InputError("DATA is missing: give a folder that holds one folder of images per class")
-        plan = asked.pop("plan", None)
-        if plan is not None and (useless := {"minutes", "ipc", "threads"} & set(asked)):
-            raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
-        repeated = None if plan is None else read_distillation(plan)
-        if repeated is not None:
-            asked = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads")} | asked
-        paths = {name: str(Path(asked[name]).absolute()) for name in ("holdout",) if name in asked}
-        request = Asked(
-            data=str(data.absolute()), repeats=None if plan is None else str(plan.absolute()), **asked | paths
-        )
-    planned = begin(request, out, _tell, resume=resume)
+        request = request_of(Asked, data, out, asked)
+        if request.plan is not None:
+            if useless := {"minutes", "ipc", "threads"} & set(asked):
+                raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
+            repeated = read_distillation(Path(request.plan))
+            same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
+            request = replace(request, **same)
+    planned = begin(request, _tell, resume=data is None)
     _log()  # only now: the steps that measure this machine are no news
     _print_plan(planned)
     return planned

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from dpd_cli.options import (
-    Bands,
     Json,
     Overwrite,
-    Stretch,
     Values,
     given_values,
     named,
@@ -22,7 +20,7 @@ from dpd_cli.options import (
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json
 from dpd_eval.comparison.config import Baseline  # noqa: TID253 -- loads no PyTorch
-from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_eval.selection.real_set import RealSet
@@ -55,7 +53,7 @@ Segmenter = Annotated[
 Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the side of DATA's images.")]
 
 
-@options_of(HeldOut)
+@options_of(ImageOptions)
 def select_command(
     data: Data,
     method: Method,
@@ -65,8 +63,6 @@ def select_command(
     extractor: ExtractorName = None,
     segmenter: Segmenter = None,
     resolution: Resolution = None,
-    bands: Bands = None,
-    stretch: Stretch = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
     *,
@@ -83,9 +79,8 @@ def select_command(
     """
     require_torch()
     from dpd_eval.selection.real_set import select_set
-    from dpd_train.images import parse_reading
 
-    started = time.monotonic()
+    started, options = time.monotonic(), ImageOptions(**given_values(given, ImageOptions))
     with stage_progress() as progress:
         result = select_set(
             data,
@@ -93,11 +88,11 @@ def select_command(
             method=method,
             ipc=ipc,
             seed=seed,
-            held_out=HeldOut(**given_values(given, HeldOut)),
+            held_out=options,
             extractor=extractor,
             segmenter=segmenter,
             resolution=resolution,
-            reading=parse_reading(bands, stretch),
+            reading=options.reading,
             overwrite=overwrite,
             progress=progress,
         )

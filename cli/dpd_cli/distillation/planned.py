@@ -1,4 +1,4 @@
-"""What `dpd distill` was asked for, and its plan, as they are stored in the distillation's folder."""
+"""A planned distillation: what was asked for and its plan, as they are stored in its folder."""
 
 import json
 import os
@@ -8,85 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpd_cli.distillation.request import Asked, Request, folder_of
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
-from dpd_train.held_out import HeldOut  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
-    from dpd_train.images import Reading
     from dpd_train.run.planning.plan import DistillPlan, Task
 
 STORED = "plan.json"
 STORED_PRIVATE = "private.json"  # instead of it, of a distillation with --dp
 Tell = Callable[[str], None]
-
-
-def at_least_one(name: str, value: int | None) -> None:
-    """Check the value of an option that counts something; None is not given.
-
-    Raises:
-        InputError: it is below 1.
-    """
-    if value is not None and value < 1:
-        raise InputError(f"--{name} is {value}: it must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(HeldOut):
-    """What every distillation is asked for, as it is stored.
-
-    Args:
-        data, out: absolute paths.
-        threads: None for the cores that are idle when it begins.
-    """
-
-    data: str
-    out: str = ""
-    seed: int = 0
-    base: str = "nano"
-    resolution: int | None = None
-    bands: str | None = None
-    stretch: str | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises:
-        InputError: a value out of range.
-        TypeError: a stored path that is no text.
-        """
-        if not all(isinstance(value, str) for value in (self.data, self.out, self.base)):
-            raise TypeError("a place that is no text")
-        at_least_one("threads", self.threads)
-        super().__post_init__()
-
-    @property
-    def reading(self) -> "Reading":
-        from dpd_train.images import parse_reading
-
-        return parse_reading(self.bands, self.stretch)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked(Request):
-    """What a planned distillation is asked for.
-
-    Args:
-        ipc, codes_only: None for what suits the number of images.
-        holdout: absolute path. repeats: folder of the distillation whose plan is repeated.
-    """
-
-    ipc: int | None = None
-    minutes: float = 90.0
-    holdout: str | None = None
-    repeats: str | None = None
-    codes_only: bool | None = None
-
-    def __post_init__(self) -> None:
-        at_least_one("ipc", self.ipc)
-        if not 0 < self.minutes < 1e5:
-            raise InputError(f"--minutes is {self.minutes:g}: give a number above 0")
-        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +60,13 @@ class Distillation:
     def config(self) -> "TrainConfig":
         """The config of the training."""
         assert self.plan is not None
-        names = ("seed", "base", "resolution", "bands", "stretch")
-        own = {name: getattr(self.asked, name) for name in names}
-        return self.plan.config(ipc=self.ipc, **own, **self.asked.held_out_options)
+        own = {name: getattr(self.asked, name) for name in ("seed", "base", "resolution")}
+        return self.plan.config(ipc=self.ipc, **own, **self.asked.image_options)
 
     def store(self) -> None:
         """Write the plan into the folder."""
         content = asdict(self) | {"folder": None}
         write_atomically(self.folder / STORED, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def folder_of(out: Path) -> Path:
-    """The folder of the distillation of the bundle `out`: `site-run` beside `site.dpd`."""
-    return out.with_name(f"{out.name.removesuffix('.dpd')}-run")
 
 
 def resume_command(out: Path) -> str:
@@ -185,7 +111,7 @@ def resumed_lines(request: Request) -> list[str]:
     return [f"data          {request.data}, as the run folder says", f"base          {request.base}"]
 
 
-def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
+def begin(asked: Asked, tell: Tell, *, resume: bool) -> Distillation:
     """Check the data, measure this machine, and store the plan.
 
     Args:
@@ -198,9 +124,10 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
     from dpd_runtime.machine.cores import usable_cores
     from dpd_train.run.planning.plan import USUAL_IPC, remarks, task_of
 
+    out = Path(asked.out)
     made = Distillation(
         folder=folder_of(out),
-        asked=replace(asked, out=str(out.absolute())),
+        asked=asked,
         threads=asked.threads or max(1, usable_cores() - round(os.getloadavg()[0])),
         ipc=asked.ipc or USUAL_IPC,
         codes_only=bool(asked.codes_only),
@@ -221,7 +148,7 @@ def begin(asked: Asked, out: Path, tell: Tell, *, resume: bool) -> Distillation:
     if plan is None:
         tell("measures      this machine, with a few steps of each kind of work")
         plan = _measured(made, task)
-    notes = remarks(counts, task, plan, None if asked.repeats else asked.minutes)
+    notes = remarks(counts, task, plan, None if asked.plan else asked.minutes)
     notes += _audit_remarks(made)
     if asked.threads is None and made.threads < usable_cores():
         notes.append(f"other programs are busy: {made.threads} of {usable_cores()} cores are used; they may slow this")
@@ -300,7 +227,7 @@ def _check_holdout(made: Distillation, classes: set[str]) -> None:
 
 
 def _repeated(asked: Asked) -> "DistillPlan | None":
-    return None if asked.repeats is None else read_distillation(Path(asked.repeats)).plan
+    return None if asked.plan is None else read_distillation(Path(asked.plan)).plan
 
 
 def _measured(made: Distillation, task: "Task") -> "DistillPlan":

@@ -7,66 +7,27 @@ trained on them, nothing is chosen by them, and neither an evaluation nor an aud
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpd_cli.distillation.planned import STORED_PRIVATE, Request, Tell, at_least_one, check_places, folder_of
+from dpd_cli.distillation.planned import STORED_PRIVATE, Tell, check_places
+from dpd_cli.distillation.request import PrivateRequest
 from dpd_cli.progress import Update
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import write_atomically
 
 if TYPE_CHECKING:
-    from dpd_export import ExportOptions
     from dpd_runtime.annotations import Float32
     from dpd_runtime.bundle.privacy import PrivacyClaim
     from dpd_train.bases.base import Base
     from dpd_train.classifiers.training import Labelled
     from dpd_train.images import SceneSet
-    from dpd_train.prototypes.private.budget import Budget
     from dpd_train.prototypes.private.release import Release
 
 MATCHING_STEPS = 300  # for each ten codes of a class, as `dpd train` does
 DONE = "result.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrivateRequest(Request):
-    """What a distillation with differential privacy is asked for.
-
-    Args:
-        dp, dp_delta: ε and δ.
-        public: absolute path; None for drawn scenes.
-        counts: class → number of private images, without the validation part, which is left for `dpd evaluate`. They
-            are counted when the distillation begins.
-    """
-
-    dp: float
-    dp_delta: float = 1e-5
-    ipc: int = 10
-    public: str | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        at_least_one("ipc", self.ipc)
-        super().__post_init__()
-
-    @property
-    def folder(self) -> Path:
-        return folder_of(Path(self.out))
-
-    @property
-    def budget(self) -> "Budget":
-        from dpd_train.prototypes.private.budget import Budget
-
-        return Budget(epsilon=self.dp, delta=self.dp_delta)
-
-    @property
-    def options(self) -> "ExportOptions":
-        from dpd_export import ExportOptions
-
-        return ExportOptions(name=Path(self.out).name.removesuffix(".dpd"), codes_only=True)
 
 
 def read_request(folder: Path) -> PrivateRequest:

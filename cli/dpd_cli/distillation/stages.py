@@ -76,9 +76,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         baselines=("random", "herding"),
         ipc=(made.judged_ipc,),
         pairs=made.plan.pairs,
-        **made.asked.held_out_options,
-        bands=made.asked.bands,
-        stretch=made.asked.stretch,
+        **made.asked.image_options,
         jobs=made.threads,
     )
     students = stage("training students, %")

@@ -1,9 +1,12 @@
-"""Options for reading pixels: which bands, and which values become black and white."""
+"""How images are read: which bands, which values become black and white, and which files are held out."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from dpd_runtime.errors import InputError
+from dpd_train.held_out import HeldOut
+from dpd_train.options import setting
 
 PERCENTILES = (2.0, 98.0)
 
@@ -78,6 +81,30 @@ def parse_reading(bands: str | None = None, stretch: str | None = None) -> Readi
         f"--stretch {stretch}: give two percentiles such as 2,98, or pixel values such as 0:3000 (one pair for all "
         "bands, or three pairs with commas between)"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(HeldOut):
+    """How real images are read. Every field is an option."""
+
+    bands: str | None = setting(
+        None, "Data", "Bands to use as red, green and blue, such as 4,3,2; the first is 1. Default: those of the file."
+    )
+    stretch: str | None = setting(
+        None, "Data", "What becomes black and white: percentiles such as 2,98, or pixel values such as 0:3000."
+    )
+
+    @property
+    def reading(self) -> Reading:
+        """Raises:
+        InputError: as `parse_reading`.
+        """
+        return parse_reading(self.bands, self.stretch)
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """These options alone, of a config that has others too."""
+        return {field.name: getattr(self, field.name) for field in fields(ImageOptions)}
 
 
 def _whole(bands: str | None) -> tuple[int, ...] | None:
