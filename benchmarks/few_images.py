@@ -28,7 +28,7 @@ from verdicts import pieces
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.comparison.plan import Training, run_plan
-from dpd_eval.selection.random import random_subset
+from dpd_eval.selection.methods import random_subset
 from dpd_eval.statistics import overall_accuracy, paired_difference
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe

@@ -31,7 +31,7 @@ from diffusers import AutoencoderKL
 from result_file import tell
 
 from dpd_eval.comparison.plan import Training, run_plan
-from dpd_eval.selection.random import random_subset
+from dpd_eval.selection.methods import random_subset
 from dpd_eval.statistics import overall_accuracy, paired_difference
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from dpd_eval.comparison.evaluate import evaluate
     from dpd_eval.comparison.results import ArmResult, Difference, Evaluation, Goal, StudentInfo
     from dpd_eval.metrics.set_metrics import SetMetrics
-    from dpd_eval.selection.methods import select
-    from dpd_eval.selection.random import random_subset
+    from dpd_eval.selection.methods import random_subset, select
     from dpd_eval.statistics import Interval, RatioVerdict, ratio_verdict
     from dpd_eval.students.recipe import Recipe, load_recipe
 
@@ -40,7 +39,6 @@ _MODULES = (
     "comparison.evaluate",
     "metrics.set_metrics",
     "selection.methods",
-    "selection.random",
     "statistics",
     "students.recipe",
 )

@@ -18,8 +18,7 @@ import torch
 import dpd_eval.extractors.own as own
 from dpd_cli.main import main
 from dpd_eval.selection.folder import write_folder
-from dpd_eval.selection.methods import select
-from dpd_eval.selection.random import random_subset
+from dpd_eval.selection.methods import random_subset, select
 from dpd_eval.selection.real_set import select_set
 from dpd_runtime.errors import OutputFolderError
 from dpd_train.held_out import HeldOut

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dpd_eval.selection.methods import METHODS, select
-from dpd_eval.selection.random import random_subset
+from dpd_eval.selection.methods import METHODS, random_subset, select
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.checks.doctor import Driver, examine_providers, nvidia_driver, this_machine
-from dpd_runtime.checks.doctor.providers import ON_CPU
+from dpd_runtime.checks.doctor import ON_CPU, Driver, examine_providers, nvidia_driver, this_machine
 from dpd_runtime.generation.providers import PROVIDERS
 from dpd_runtime.machine.driver import Gpu
 from tests.runtime.drawn import opened
@@ -93,7 +92,7 @@ def test_every_provider_is_judged_and_the_cpu_really_ran() -> None:
 
 def test_tensorrt_is_never_called_usable_by_its_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With package and driver, the bundle's engine still has to load."""
-    monkeypatch.setattr("dpd_runtime.checks.doctor.providers.find_spec", lambda name: object())
+    monkeypatch.setattr("dpd_runtime.checks.doctor.find_spec", lambda name: object())
     findings = {f.name: f for f in examine_providers(opened(), GOOD)}
     assert not findings["tensorrt"].usable
     assert not findings["tensorrt-rtx"].usable
@@ -104,7 +103,7 @@ def test_whatever_goes_wrong_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     def broken(*_: object) -> None:
         raise RuntimeError("libcudnn.so.9: cannot open\nshared object file")
 
-    monkeypatch.setattr("dpd_runtime.checks.doctor.providers.find_spec", broken)
+    monkeypatch.setattr("dpd_runtime.checks.doctor.find_spec", broken)
     findings = examine_providers(opened(), GOOD)
     assert {f.reason for f in findings} == {"RuntimeError: libcudnn.so.9: cannot open shared object file"}
     assert not any(f.usable for f in findings)

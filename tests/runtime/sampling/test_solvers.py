@@ -11,9 +11,7 @@ import pytest
 from dpd_runtime.sampling.sample import noise_draws, sample
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.schedule import PREDICTION_TYPES, Schedule, predicted_original, schedule_from_config
-from dpd_runtime.sampling.solvers import SOLVERS, Step
-from dpd_runtime.sampling.solvers.lcm import lcm_advance, lcm_steps
-from dpd_runtime.sampling.solvers.tcd import tcd_steps
+from dpd_runtime.sampling.solvers import SOLVERS, Step, lcm_advance, lcm_steps, tcd_steps
 
 LINEAR: dict[str, Any] = {
     "num_train_timesteps": 1000,

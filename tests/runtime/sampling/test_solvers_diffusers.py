@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from dpd_runtime.sampling.sample import noise_draws, sample
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.schedule import PREDICTION_TYPES, TIMESTEP_SPACINGS, Schedule, schedule_from_config
-from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_runtime.sampling.solvers.tcd import GAMMA, tcd_steps
+from dpd_runtime.sampling.solvers import GAMMA, SOLVERS, tcd_steps
 
 diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
 

@@ -1,5 +1,10 @@
-"""Try each provider as `dpd generate` would. A wheel may list a provider without its libraries or driver."""
+"""What this machine is, which providers work on it, and why others do not. Errors become findings; nothing here raises.
 
+Each provider is tried as `dpd generate` would: a wheel may list a provider without its libraries or driver.
+"""
+
+import os
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +20,10 @@ from dpd_runtime.engines.host import HERE
 from dpd_runtime.errors import DpdError, MissingExtraError
 from dpd_runtime.generation.networks import JUDGE, decode, judge_logits, smallest_graph
 from dpd_runtime.generation.providers import PROVIDERS
-from dpd_runtime.machine.driver import FIRST_DRIVER, Driver
+from dpd_runtime.machine.cores import usable_cores, usable_memory
+from dpd_runtime.machine.driver import FIRST_DRIVER, Driver, nvidia_driver
+from dpd_runtime.machine.versions import cpu_flags, processor, versions
+from dpd_runtime.telemetry import describe_telemetry
 
 MODULES = {
     "cpu": ("onnxruntime", "onnxruntime", "cpu"),
@@ -27,6 +35,45 @@ MODULES = {
 """provider → its module, its distribution, our extra."""
 ON_CPU = ("cpu", "openvino")
 """Providers that need no driver."""
+SETTINGS = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+__all__ = ["Driver", "Machine", "ProviderFinding", "examine_providers", "nvidia_driver", "this_machine"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The properties of a machine.
+
+    Args:
+        cores: of the host. usable_cores: within affinity and quota; `dpd generate` uses these.
+        memory: bytes that this process may use; None if unknown.
+        versions: of Python, dpd and the packages that `dpd generate` uses.
+        settings: environment variables that affect threads or devices.
+        telemetry: whether the libraries' telemetry is off, in words.
+    """
+
+    system: str
+    processor: str
+    cpu_flags: tuple[str, ...]
+    cores: int
+    usable_cores: int
+    memory: int | None
+    versions: dict[str, str]
+    settings: dict[str, str]
+    telemetry: str
+
+
+def this_machine() -> Machine:
+    return Machine(
+        system=platform.platform(),
+        processor=processor(),
+        cpu_flags=tuple(cpu_flags()),
+        cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
+        memory=usable_memory(),
+        versions=versions(),
+        settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
+        telemetry=describe_telemetry(),
+    )
 
 
 @dataclass(frozen=True)
