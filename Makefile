@@ -22,7 +22,7 @@ slow:
 
 # twenty thousand hostile bundles
 fuzz:
-	PYTHONPATH=.:export:cli python -m tests.fuzz.campaign --examples 20000 --out benchmarks/results/fuzz.json
+	PYTHONPATH=.:export:cli:neighbours python -m tests.fuzz.campaign --examples 20000 --out benchmarks/results/fuzz.json
 
 format:
 	ruff check --fix
@@ -43,7 +43,7 @@ lock:
 
 # the searchable site in site/; a broken link fails. Use an environment with: pip install -c constraints.txt ".[docs]"
 docs:
-	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:export:cli python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:export:cli:neighbours python -m mkdocs build --strict
 
 ci:
 	.ci/run

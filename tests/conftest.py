@@ -23,7 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup; processes 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
-ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_export", "dpd_cli")
+ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_export", "dpd_cli", "dpd_neighbours")
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from dpd_eval.comparison.arm_names import FULL_ARM, HELD_OUT, SET_ARM, joint_arm, own_arm
+from dpd_eval.comparison.arm_names import FULL_ARM, HELD_OUT, SET_ARM, is_joint, is_own, joint_arm, own_arm
 from dpd_eval.comparison.inputs import EvaluationInputs
 from dpd_eval.comparison.plan import Part, Training
 from dpd_eval.comparison.results import StudentInfo
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.detail import SetDetail, set_detail
 from dpd_eval.metrics.set_metrics import FEWEST_IMAGES, SetMetrics, set_metrics
-from dpd_eval.selection.method import Seen, Sight
-from dpd_eval.selection.methods import METHODS, select
-from dpd_eval.students.dsdnet import at_inference
-from dpd_eval.students.student import build_student, count_multiply_adds
+from dpd_eval.selection.method import Seen
+from dpd_eval.selection.methods import find_method, select
+from dpd_eval.students.student import at_inference, build_student, count_multiply_adds
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DpdError, InputError
 from dpd_train.images import SceneSet
@@ -43,7 +42,7 @@ def plan_trainings(
     students: Mapping[str, StudentInfo],
     baselines: Sequence[str],
     pairs: Mapping[int, int],
-    seen: Mapping[Sight, Seen],
+    seen: Mapping[str, Seen],
     with_real: Sequence[int] = (),
 ) -> list[Training]:
     """Plan the trainings: pair i uses student seed i, SET i mod m and each baseline with seed i.
@@ -52,14 +51,14 @@ def plan_trainings(
 
     Args:
         pairs: IPC → number of pairs.
-        seen: the images that the baselines choose from, by what they see of them.
+        seen: what each baseline, and `random`, chooses from.
         with_real: as in `EvaluateConfig`.
     """
     plan: list[Training] = []
 
     @cache
     def subset(name: str, size: int, seed: int) -> Part:
-        source = seen[METHODS[name].sees]
+        source = seen[name]
         return source.scenes, select(name, source.scenes, size, seed, source.features)
 
     for ipc, count in pairs.items():
@@ -68,7 +67,7 @@ def plan_trainings(
             ours: Part = inputs.sets[which], inputs.prefix(which, ipc)
             arms: dict[str, tuple[Part, ...]] = {SET_ARM: (ours,)}
             for name in baselines:
-                arms[name] = (subset(name, ipc, seed if METHODS[name].uses_seed else 0),)
+                arms[name] = (subset(name, ipc, seed if find_method(name).uses_seed else 0),)
             for size in with_real:
                 own, few = own_arm(size), subset("random", size, seed)
                 arms |= {own: (few,), joint_arm(own): (ours, few)}
@@ -106,5 +105,8 @@ def measure_detail(plan: Sequence[Training], judged: SceneSet) -> tuple[SetDetai
 
 def _first_pairs(plan: Sequence[Training]) -> list[Training]:
     """The first pair's training of the set and of every baseline except `full`, for each IPC."""
-    wanted = {SET_ARM, *METHODS} - {FULL_ARM}
-    return list({(item.arm, item.ipc): item for item in plan if item.seed == 0 and item.arm in wanted}.values())
+
+    def wanted(arm: str) -> bool:
+        return arm != FULL_ARM and not is_own(arm) and not is_joint(arm)
+
+    return list({(item.arm, item.ipc): item for item in plan if item.seed == 0 and wanted(item.arm)}.values())

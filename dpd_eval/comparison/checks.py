@@ -8,7 +8,7 @@ from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs, check_set, check_sources
 from dpd_eval.extractors.choice import check_name
 from dpd_eval.selection.method import check_counts, check_ipc
-from dpd_eval.selection.methods import METHODS
+from dpd_eval.selection.methods import METHODS, find_method
 from dpd_eval.statistics import fewest_pairs
 from dpd_eval.students.names import check_student
 from dpd_eval.students.recipe import load_recipe
@@ -48,7 +48,7 @@ def check_evaluation(sets: Sequence[Path], config: EvaluateConfig, train: Path, 
         for path, counts in zip(sets, of_sets, strict=True):
             check_set(str(path), counts, max(config.ipc))
         for name in config.baselines:
-            check_counts(METHODS[name], real, max(config.ipc))
+            check_counts(find_method(name), real, max(config.ipc))
 
 
 def extractor_name(config: EvaluateConfig) -> str | None:
@@ -59,7 +59,7 @@ def extractor_name(config: EvaluateConfig) -> str | None:
     """
     if config.extractor is not None:
         check_name(config.extractor)
-    if config.metrics or any(METHODS[name].sees == "features" for name in config.baselines):
+    if config.metrics or any(find_method(name).sees == "features" for name in config.baselines):
         return config.extractor or "own"
     if config.extractor is not None:
         raise InputError(
@@ -72,7 +72,7 @@ def compared_ipcs(inputs: EvaluationInputs, config: EvaluateConfig) -> tuple[int
     """IPCs to compare at: those of the config, or else as many images as the smallest class of all arms has."""
     if config.ipc:
         return config.ipc
-    subsets = any(METHODS[name].uses_ipc for name in config.baselines)
+    subsets = any(find_method(name).uses_ipc for name in config.baselines)
     return (min(inputs.smallest_class(), inputs.smallest_real_class()) if subsets else inputs.smallest_class(),)
 
 
@@ -103,7 +103,7 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
         )
     inputs.check_ipc(max(ipcs))
     for name in config.baselines:
-        check_ipc(METHODS[name], inputs.real.labels, max(ipcs), inputs.real.classes)
+        check_ipc(find_method(name), inputs.real.labels, max(ipcs), inputs.real.classes)
     if config.with_real:
         check_ipc(METHODS["random"], inputs.real.labels, max(config.with_real), inputs.real.classes, "--with-real")
     return counts

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
+from dpd_eval.extensions import extension_names
 from dpd_runtime.errors import InputError
 from dpd_train.options import setting
 from dpd_train.reading import ImageOptions
 
-Baseline = Literal["random", "herding", "k-center", "k-means", "tdds", "foreground", "full"]
+BASELINES = ("random", "herding", "k-center", "k-means", "full")
+"""Selection methods of this package; others come in by extension points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,11 @@ class EvaluateConfig(ImageOptions):
         "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
         "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH.",
     )
-    baselines: tuple[Baseline, ...] = setting(
-        ("random",), "Data", "Subsets of the real images to compare with, separated by commas; '' for none."
+    baselines: tuple[str, ...] = setting(
+        ("random",),
+        "Data",
+        "Subsets of the real images to compare with, separated by commas: random, herding, k-center, k-means, full, "
+        "and extensions such as tdds and foreground; '' for none.",
     )
     with_real: tuple[int, ...] = setting(
         (),
@@ -72,8 +76,8 @@ class EvaluateConfig(ImageOptions):
         if not self.students:
             raise InputError("no student given: pass for example --students convnet")
         for name in self.baselines:
-            if name not in get_args(Baseline):
-                raise InputError(f"no baseline {name!r}: there are {', '.join(get_args(Baseline))}")
+            if name not in (known := (*BASELINES, *extension_names("dpd.selections"))):
+                raise InputError(f"no baseline {name!r}: there are {', '.join(known)}")
         lists: dict[str, tuple[object, ...]] = {
             "students": self.students,
             "baselines": self.baselines,

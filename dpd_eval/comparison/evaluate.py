@@ -1,7 +1,8 @@
 """`evaluate`: train the same students on a distilled set and on real subsets, and compare them in pairs."""
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,10 +20,8 @@ from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.metrics.detail import SetDetail
 from dpd_eval.metrics.set_metrics import SetMetrics
-from dpd_eval.selection.foreground import foreground_patches
-from dpd_eval.selection.method import Seen, Sight
-from dpd_eval.selection.methods import METHODS
-from dpd_eval.selection.tdds import training_scores
+from dpd_eval.selection.method import Look, Seen
+from dpd_eval.selection.methods import find_method
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.hub import is_hub
 from dpd_eval.students.recipe import Recipe, load_recipe
@@ -83,11 +82,15 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Networks:
-    """Networks used before any student is trained, and the features [n, D] of the real images."""
+    """Networks used before any student is trained, and the features [n, D] of the real images.
+
+    teacher: for soft labels. build_teacher: the same, also where labels are hard.
+    """
 
     extractor: Extractor | None
     features: Float32 | None
     teacher: Extractor | None
+    build_teacher: Callable[[], Extractor]
 
     def measure(self, plan: Sequence[Training], labels: Int64) -> tuple[tuple[SetMetrics, ...], list[str]]:
         assert self.extractor is not None
@@ -175,35 +178,38 @@ def _open_study(
     inputs = read_inputs(sets, train, test, config.resolution, config, reading)
     pairs = count_pairs(inputs, config)
     students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
-    teaching = config.soft_labels or "foreground" in config.baselines
-    networks = _build_networks(inputs.real, wanted, teaching, cache, stage)
+    networks = _build_networks(inputs.real, wanted, config.soft_labels, cache, stage)
     return _Study(config, recipe, inputs, pairs, repeats_of(sets), students, networks)
 
 
 def _build_networks(real: SceneSet, name: str | None, teaching: bool, cache: Path | None, stage: Stage) -> _Networks:
-    """Build the extractor called `name`, if any, and a teacher for soft labels and patches (always `own`)."""
-    folder = None if cache is None else cache / "extractors"
+    """Build the extractor called `name`, if any, and a teacher for soft labels (always `own`)."""
 
+    @functools.cache
     def build(wanted: str) -> Extractor:
-        return build_extractor(wanted, real, cache=folder, progress=stage(f"training the extractor {wanted}"))
+        progress = stage(f"training the extractor {wanted}")
+        return build_extractor(wanted, real, cache=_extractors(cache), progress=progress)
 
     extractor = None if name is None else build(name)
     features = None if extractor is None else extractor.features(real.images)
-    teacher = None if not teaching else extractor if name == "own" else build("own")
-    return _Networks(extractor, features, teacher)
+    return _Networks(extractor, features, build("own") if teaching else None, lambda: build("own"))
 
 
-def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[Sight, Seen]:
-    """Compute what the baselines see of the real images."""
+def _extractors(cache: Path | None) -> Path | None:
+    return None if cache is None else cache / "extractors"
+
+
+def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[str, Seen]:
+    """Compute what the baselines, and random subsets, see of the real images."""
     config, real, networks = study.config, study.inputs.real, study.networks
-    found: dict[Sight, Seen] = {"nothing": Seen(real)}
-    if networks.features is not None:
-        found["features"] = Seen(real, networks.features)
-    if any(METHODS[name].sees == "scores" for name in config.baselines):
-        folder = None if cache is None else cache / "extractors"
-        found["scores"] = Seen(real, training_scores(real, folder, stage("scoring the real images")))
-    if any(METHODS[name].sees == "patches" for name in config.baselines) and networks.teacher is not None:
-        reading = config.reading
-        patches = foreground_patches(train, real, networks.teacher, config, reading, config.segmenter, stage)
-        found["patches"] = Seen(patches.scenes, patches.sure)
+    look = Look(
+        train, real, config, config.reading, config.segmenter, networks.build_teacher, _extractors(cache), stage
+    )
+    found: dict[str, Seen] = {}
+    for name in dict.fromkeys(("random", *config.baselines)):
+        method = find_method(name)
+        if method.look is not None:
+            found[name] = method.look(look)
+        else:
+            found[name] = Seen(real, networks.features if method.sees == "features" else None)
     return found

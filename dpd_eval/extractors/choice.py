@@ -1,20 +1,20 @@
 """Choose an extractor by name: see NAMES."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpd_eval.extensions import extension_names, load_extension
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_train.bases.folder import SHIPPED_BASE, base_folder, check_base
-from dpd_train.classifiers.encoder import check_encoder
-from dpd_train.config import FAMILY
 from dpd_train.images import SceneSet
 
 if TYPE_CHECKING:
     from dpd_eval.extractors.extractor import Extractor
 
-NAMES = "own, untrained, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"
-OWN, UNTRAINED, MDFL, HUB = "own", "untrained", "mdfl", "hf:"
+OWN, UNTRAINED, HUB = "own", "untrained", "hf:"
+Build = Callable[[SceneSet, Path | None, Progress], "Extractor"]
+"""(training part, cache folder, progress) → extractor."""
 
 
 def build_extractor(
@@ -24,12 +24,11 @@ def build_extractor(
 
     Args:
         name: `own`, a residual network that is trained on `train` for a fixed number of steps with its own seed;
-            `untrained`, one with random weights; `swimdiff:PATH`, an encoder that `dpd pretrain --features swimdiff`
-            trained without labels; `mdfl`, features of the denoiser of a base, the one in this package (which saw
-            labels of EuroSAT) or `mdfl:BASE`; or `hf:ID_OR_PATH`, a transformers image model from a folder or the local
-            hub cache. Nothing is downloaded.
-        train: the training part (`read_scenes(part="train")`). `own` is trained on it, `mdfl` and `untrained` take
-            means and deviations of their features from it, and the others do not use it.
+            `untrained`, one with random weights; `hf:ID_OR_PATH`, a transformers image model from a folder or the local
+            hub cache (nothing is downloaded); or one of another package (`dpd.extractors`), such as `swimdiff:PATH`,
+            `mdfl` and `mdfl:BASE` of dpd_neighbours.
+        train: the training part (`read_scenes(part="train")`). `own` is trained on it, `untrained` takes means and
+            deviations of its features from it.
         cache: folder for the weights of `own`; None takes the user's cache directory.
         progress: of the training, or of the features of `train`; not called if nothing of that is to be done.
 
@@ -38,45 +37,47 @@ def build_extractor(
         DataError: a class with fewer than 2 images.
         DiskError: the cache cannot be written.
     """
-    check_name(name)
-    if name == OWN:
-        from dpd_eval.extractors.own import own_extractor
-
-        return own_extractor(train, cache, progress)
-    if name == UNTRAINED:
-        from dpd_eval.extractors.untrained import untrained_extractor
-
-        return untrained_extractor(train)
-    if name.startswith(FAMILY):
-        from dpd_eval.extractors.swimdiff import swimdiff_extractor
-
-        return swimdiff_extractor(Path(name.removeprefix(FAMILY)))
-    if name.startswith(MDFL):
-        from dpd_eval.extractors.mdfl import mdfl_extractor
-
-        return mdfl_extractor(_base(name), train, progress)
-    from dpd_eval.extractors.hub import hub_extractor
-
-    return hub_extractor(name)
+    return _builder(name)(train, cache, progress)
 
 
 def check_name(name: str) -> None:
     """Check an extractor's name, and the folder that it names, before any image is read.
 
     Raises:
-        InputError: none of NAMES, or a folder that cannot be used.
+        InputError: an unknown name, or a folder that cannot be used.
     """
-    if name in (OWN, UNTRAINED) or (name.startswith(HUB) and len(name) > len(HUB)):
-        return
-    if name.startswith(FAMILY) and len(name) > len(FAMILY):
-        check_encoder(Path(name.removeprefix(FAMILY)))
-        return
-    if name == MDFL or (name.startswith(f"{MDFL}:") and len(name) > len(MDFL) + 1):
-        check_base(_base(name), base_folder(_base(name)))
-        return
-    raise InputError(f"no extractor {name!r}: there are {NAMES}")
+    _builder(name)
 
 
-def _base(name: str) -> str:
-    """The base that `mdfl` or `mdfl:BASE` names."""
-    return name.removeprefix(MDFL).removeprefix(":") or SHIPPED_BASE
+def _builder(name: str) -> Build:
+    """What builds the extractor; PyTorch is loaded when it is called."""
+    if name == OWN:
+        return _own
+    if name == UNTRAINED:
+        return _untrained
+    if name.startswith(HUB) and len(name) > len(HUB):
+        return lambda train, cache, progress: _hub(name)
+    family, _, argument = name.partition(":")
+    if family not in (offered := extension_names("dpd.extractors")):
+        known = ", ".join((OWN, UNTRAINED, *offered))
+        raise InputError(f"no extractor {name!r}: there are {known} and {HUB}ID_OR_PATH")
+    build: Build = load_extension("dpd.extractors", family)(argument)
+    return build
+
+
+def _own(train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":
+    from dpd_eval.extractors.own import own_extractor
+
+    return own_extractor(train, cache, progress)
+
+
+def _untrained(train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":
+    from dpd_eval.extractors.untrained import untrained_extractor
+
+    return untrained_extractor(train)
+
+
+def _hub(name: str) -> "Extractor":
+    from dpd_eval.extractors.hub import hub_extractor
+
+    return hub_extractor(name)

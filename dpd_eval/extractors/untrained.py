@@ -11,10 +11,10 @@ import torch
 
 from dpd_eval.extractors.extractor import Extractor, short_hash
 from dpd_eval.extractors.own import in_batches
-from dpd_eval.extractors.swimdiff import stage_statistics
 from dpd_runtime.annotations import Float32, Images
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.images import SceneSet
+from dpd_train.images.symmetry import ORDER, d4
 
 SEED = 230  # of the weights; used by nothing else
 FITTED = 2000  # training images, at most, that means and deviations are taken from
@@ -51,3 +51,27 @@ def untrained_extractor(train: SceneSet) -> Extractor:
         f"the last [{2 * sum(widths[:-1])}], standardised on {len(rows)} training images, weights {short_hash(model)}"
     )
     return Extractor("untrained", description, None, embed, symmetric=True)
+
+
+def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
+    """Mean and deviation of every channel of all stages but the last, averaged over the symmetries of the square.
+
+    A linear probe finds more in them than in the last stage, which must not change with the colours of the views
+    (docs/results/neighbours.md).
+
+    Args:
+        images: [n, 3, S, S] in [-1, 1].
+
+    Returns:
+        [n, 2 · Σ widths], the last width left out: the means of a stage, then its deviations.
+    """
+    total = torch.zeros(())
+    for element in range(ORDER):
+        values = model.stem(d4(images, element).contiguous(memory_format=torch.channels_last))
+        statistics = []
+        for stage in model.stages[:-1]:
+            values = stage(values)
+            deviations, means = torch.std_mean(values, dim=(2, 3), correction=0)
+            statistics += [means, deviations]
+        total = total + torch.cat(statistics, dim=1)
+    return total / ORDER

@@ -4,13 +4,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from dpd_eval.extractors.choice import HUB, MDFL, UNTRAINED
+from dpd_eval.extractors.choice import OWN
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.sampling.sampler import Sampler
-from dpd_train.config import FAMILY, TrainConfig
+from dpd_train.config import TrainConfig
 from dpd_train.options import option
 
 Option = tuple[str, ...]  # ("--seed", "3"), or a flag alone
@@ -36,7 +36,7 @@ def folder(name: str) -> str:
 def extractor_option(description: str | None) -> list[Option]:
     """Return the option for an extractor with this description, which begins with its name; `own` is the default."""
     name = (description or "").split(": ")[0]
-    return [("--extractor", name)] if name.startswith((HUB, FAMILY, MDFL, UNTRAINED)) else []
+    return [("--extractor", name)] if name not in ("", OWN) else []
 
 
 def generate_command(

@@ -2,17 +2,60 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import SceneSet
+from dpd_train.held_out import HeldOut
+from dpd_train.images import Reading, SceneSet
+
+if TYPE_CHECKING:
+    from dpd_eval.extractors.extractor import Extractor
 
 Features = Float32
 Rows = Int64
-Sight = Literal["nothing", "features", "scores", "patches"]
+Sight = Literal["nothing", "features", "its own"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a method chooses from: images, and what it sees of them (None for nothing).
+
+    Args:
+        features: [n, D].
+        network: description of the network that computed them.
+        about: facts about chosen rows, for the record of a real subset. picture: an image of them, uint8 [H, W, 3].
+    """
+
+    scenes: SceneSet
+    features: Features | None = None
+    network: str | None = None
+    about: Callable[[Rows], dict[str, Any]] | None = None
+    picture: Callable[[Rows], Images] | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a method may look at to find out what it sees.
+
+    Args:
+        scenes: the real training images of `data` at the students' size.
+        held_out, reading: how `data` was read. segmenter: of --segmenter, for methods that use it.
+        teacher: builds a network that knows the classes, in the order of `scenes`.
+        cache: folder for what takes long; None for the user's cache directory.
+    """
+
+    data: Path
+    scenes: SceneSet
+    held_out: HeldOut
+    reading: Reading
+    segmenter: str | None
+    teacher: "Callable[[], Extractor]"
+    cache: Path | None
+    stage: Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
@@ -21,12 +64,12 @@ class Method:
 
     Args:
         name: as the user gives it.
-        sees: what `pick` receives for each image: nothing [n, 0]; features [n, D] of an extractor; scores [n, 1] of a
-            training on all images (`dpd_eval.selection.tdds`); or, for patches, a teacher's probability of the class
-            [n, 1], in which case the patches are chosen (`dpd_eval.selection.foreground`).
+        sees: what `pick` receives of each image: nothing [n, 0], an extractor's features [n, D], or what `look` finds.
         uses_seed: False if the choice does not depend on the seed.
         pick: (features [n, D] of one class, count ≤ n, generator) → `count` different rows of 0 … n − 1, best first.
         uses_ipc: False if `pick` takes all rows.
+        look: finds what a method sees that needs more than an extractor's features; it may change the images.
+        uses_segmenter: whether `look` uses --segmenter.
     """
 
     name: str
@@ -34,14 +77,8 @@ class Method:
     uses_seed: bool
     pick: Callable[[Features, int, np.random.Generator], Rows]
     uses_ipc: bool = True
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a method chooses from: images, and what it sees of them (None for nothing)."""
-
-    scenes: SceneSet
-    features: Features | None = None
+    look: Callable[[Look], Seen] | None = None
+    uses_segmenter: bool = False
 
 
 def highest_first(features: Features, count: int, generator: np.random.Generator) -> Rows:

@@ -4,9 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from dpd_eval.selection.foreground import FOREGROUND
+from dpd_eval.extensions import extension_names, load_extension
 from dpd_eval.selection.method import Features, Method, Rows, rows_by_class
-from dpd_eval.selection.tdds import TDDS
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import InputError
 from dpd_train.images import SceneSet
@@ -91,22 +90,23 @@ METHODS: dict[str, Method] = {
         Method("herding", sees="features", uses_seed=False, pick=herding),
         Method("k-center", sees="features", uses_seed=False, pick=k_center),
         Method("k-means", sees="features", uses_seed=False, pick=k_means),
-        TDDS,
-        FOREGROUND,
         Method("full", sees="nothing", uses_seed=False, pick=all_rows, uses_ipc=False),
     )
 }
 
 
 def find_method(name: str) -> Method:
-    """Look up a method by name.
+    """Look up a method by name, here or in another package (`dpd.selections`).
 
     Raises:
         InputError: no such method.
     """
-    if name not in METHODS:
-        raise InputError(f"no selection method {name!r}: there are {', '.join(METHODS)}")
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    if name not in (offered := extension_names("dpd.selections")):
+        raise InputError(f"no selection method {name!r}: there are {', '.join((*METHODS, *offered))}")
+    method: Method = load_extension("dpd.selections", name)
+    return method
 
 
 def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Features | None = None) -> Rows:
@@ -115,11 +115,10 @@ def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Feature
     A smaller ipc gives a prefix of each class, except with k-means.
 
     Args:
-        method: a key of METHODS.
+        method: as in `find_method`.
         ipc: images per class; ignored by `full`, which takes all images.
         seed: used by `random` only.
-        features: [n, D] of all images of `scenes`, or scores [n, 1], for the methods that need them. For foreground,
-            `scenes` are the patches.
+        features: [n, D] of all images of `scenes`, for the methods that need them.
 
     Raises:
         InputError: an unknown method, ipc < 1, features that are missing or not one row per image.

@@ -2,23 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dpd_eval.extractors.choice import build_extractor, check_name
 from dpd_eval.selection.folder import write_folder
-from dpd_eval.selection.foreground import Patches, foreground_patches
-from dpd_eval.selection.method import Features, Method, Rows, check_counts, check_ipc
+from dpd_eval.selection.method import Look, Method, Rows, Seen, check_counts, check_ipc
 from dpd_eval.selection.methods import find_method, select
-from dpd_eval.selection.tdds import training_scores
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable, write_atomically
-from dpd_train.foreground.cropping import Stage, check_segmenter, describe_segmenter
+from dpd_train.foreground.cropping import Stage, check_segmenter
 from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes
+from dpd_train.images import PLAIN, Reading, check_files, fingerprint, read_scenes
+
+if TYPE_CHECKING:
+    from dpd_eval.extractors.extractor import Extractor
 
 DECISIONS_NAME = "decisions.png"
 
@@ -33,19 +32,6 @@ class RealSet:
     set_hash: str
     extractor: str | None
     rejected: int
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """What the method chooses from, and what it sees of it.
-
-    network: description of the network that computed the features. patches: None if images are not cut.
-    """
-
-    scenes: SceneSet
-    features: Features | None = None
-    network: str | None = None
-    patches: Patches | None = None
 
 
 def select_set(
@@ -87,24 +73,24 @@ def select_set(
     check_counts(chosen, check_files(data, "train", held_out), count)  # before images are opened
     scenes = read_scenes(data, part="train", resolution=resolution, held_out=held_out, reading=reading)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before a training that takes minutes
-    found = _Candidates(scenes)
-    if chosen.sees == "patches":
-        teacher = build_extractor("own", scenes, cache=cache, progress=progress("training the teacher"))
-        patches = foreground_patches(data, scenes, teacher, held_out, reading, segmenter, progress)
-        found = _Candidates(patches.scenes, patches.sure, teacher.description, patches)
-    elif chosen.sees == "scores":
-        found = _Candidates(scenes, training_scores(scenes, cache, progress("scoring the images")))
+
+    def build(name: str) -> "Extractor":
+        return build_extractor(name, scenes, cache=cache, progress=progress(f"training the extractor {name}"))
+
+    found = Seen(scenes)
+    if chosen.look is not None:
+        found = chosen.look(Look(data, scenes, held_out, reading, segmenter, lambda: build("own"), cache, progress))
     elif chosen.sees == "features":
-        network = build_extractor(extractor or "own", scenes, cache=cache, progress=progress("training the extractor"))
-        found = _Candidates(scenes, network.features(scenes.images), network.description)
+        network = build(extractor or "own")
+        found = Seen(scenes, network.features(scenes.images), network.description)
     rows = select(method, found.scenes, count, seed, found.features)
     about: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed if chosen.uses_seed else None}
-    about |= _describe(found, rows, segmenter)
+    about |= _describe(found, rows)
     if overwrite:
         remove_set(out)
     digest = write_folder(found.scenes, rows, out, about, progress("writing"))
-    if found.patches is not None:
-        write_atomically(out / DECISIONS_NAME, PNG.encode(found.patches.picture(rows)))
+    if found.picture is not None:
+        write_atomically(out / DECISIONS_NAME, PNG.encode(found.picture(rows)))
     return RealSet(out, len(rows), len(scenes.classes), digest, found.network, len(scenes.rejected))
 
 
@@ -124,7 +110,7 @@ def _check_arguments(
         ("ipc", ipc, method.uses_ipc),
         ("seed", seed, method.uses_seed),
         ("extractor", extractor, method.sees == "features"),
-        ("segmenter", segmenter, method.sees == "patches"),
+        ("segmenter", segmenter, method.uses_segmenter),
     ):
         if value is not None and not used:
             raise InputError(f"--{flag} {value} has no effect on method {method.name}: leave it out")
@@ -135,7 +121,7 @@ def _check_arguments(
     check_segmenter(segmenter)
 
 
-def _describe(found: _Candidates, rows: Rows, segmenter: str | None) -> dict[str, Any]:
+def _describe(found: Seen, rows: Rows) -> dict[str, Any]:
     scenes = found.scenes
     about: dict[str, Any] = {
         "extractor": found.network,
@@ -144,7 +130,4 @@ def _describe(found: _Candidates, rows: Rows, segmenter: str | None) -> dict[str
     }
     if scenes.rendering is not None:
         about["reading"] = scenes.rendering.record()
-    if found.patches is not None:
-        about["segmenter"] = describe_segmenter(segmenter)
-        about["cut"] = int(np.isin(rows, found.patches.decisions.cut).sum())
-    return about
+    return about | ({} if found.about is None else found.about(rows))

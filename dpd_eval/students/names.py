@@ -1,20 +1,38 @@
 """The names of students, checked without PyTorch."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dpd_eval.extensions import extension_names, load_extension
 from dpd_eval.students.hub import PREFIX, find_folder, is_hub
 from dpd_runtime.errors import InputError
 
-FAMILIES = ("convnet", "resnet", "resnet18", "mobilenetv2", "vit-tiny")
-DEEPLY_SUPERVISED = ("convnet", "resnet", "resnet18")
-NAMES = (*FAMILIES, *(f"dsdnet:{name}" for name in DEEPLY_SUPERVISED))
+if TYPE_CHECKING:
+    from torch import nn
+
+NAMES = ("convnet", "resnet", "resnet18", "mobilenetv2", "vit-tiny")
 
 
 def check_student(name: str) -> None:
     """Check that a student exists.
 
     Raises:
-        InputError: an unknown student, or a model that is not on this machine.
+        InputError: an unknown student, one that an extension refuses, or a model that is not on this machine.
     """
     if is_hub(name):
         find_folder(name)
     elif name not in NAMES:
-        raise InputError(f"no student {name!r}: there are {', '.join(NAMES)} and {PREFIX}ID_OR_PATH")
+        extension(name)
+
+
+def extension(name: str) -> "Callable[[int], nn.Module]":
+    """Look up a student of another package, `NAME` or `NAME:ARGUMENT`; returns what builds it for a number of classes.
+
+    Raises:
+        InputError: no package offers it, or it refuses the argument.
+    """
+    family, _, argument = name.partition(":")
+    if family not in (offered := extension_names("dpd.students")):
+        raise InputError(f"no student {name!r}: there are {', '.join((*NAMES, *offered))} and {PREFIX}ID_OR_PATH")
+    build: Callable[[int], nn.Module] = load_extension("dpd.students", family)(argument)
+    return build

@@ -1,7 +1,8 @@
 """The table of students, and building one by name.
 
 A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]. No student is a network that
-made or chose images. To add a family, write its file, its name in `names` and a line in `STUDENTS`.
+made or chose images. To add a family, write its file, its name in `names` and a line in `STUDENTS`; or offer it from
+another package (docs/guides/extend.md). A student with `auxiliary_loss(criterion)` adds it to its loss after each call.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpd_eval.extensions import extension_version
 from dpd_eval.students import mobilenetv2, resnet, vit
 from dpd_eval.students.convnet import ConvNet
-from dpd_eval.students.dsdnet import DsdNet
 from dpd_eval.students.hub import PREFIX, build_hub_student, identity, is_hub
-from dpd_eval.students.names import DEEPLY_SUPERVISED, check_student
+from dpd_eval.students.names import NAMES, check_student, extension
 
 STUDENTS: dict[str, Callable[[int], nn.Module]] = {
     "convnet": ConvNet,
@@ -25,18 +26,12 @@ STUDENTS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def _dsdnet(backbone: str) -> Callable[[int], nn.Module]:
-    return lambda num_classes: DsdNet(STUDENTS[backbone](num_classes), num_classes)
-
-
-STUDENTS |= {f"dsdnet:{name}": _dsdnet(name) for name in DEEPLY_SUPERVISED}
-
-
 def build_student(name: str, num_classes: int, seed: int) -> nn.Module:
     """Build a student with new weights that depend on `seed` only. The global generator is not changed.
 
     Args:
-        name: a key of `STUDENTS`, or `hf:ID_OR_PATH`, which starts from the model's own weights.
+        name: a key of `STUDENTS`; `hf:ID_OR_PATH`, which starts from the model's own weights; or a student of another
+            package (`dpd.students`).
 
     Raises:
         InputError: an unknown student, or a model that is not on this machine.
@@ -44,7 +39,15 @@ def build_student(name: str, num_classes: int, seed: int) -> nn.Module:
     check_student(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return STUDENTS[name](num_classes) if name in STUDENTS else build_hub_student(name, num_classes)
+        if is_hub(name):
+            return build_hub_student(name, num_classes)
+        return (STUDENTS[name] if name in STUDENTS else extension(name))(num_classes)
+
+
+def at_inference(student: nn.Module) -> nn.Module:
+    """Return the network that predicts: what `student.at_inference()` gives, where training needs further branches."""
+    bare = getattr(student, "at_inference", None)
+    return student if bare is None else bare()
 
 
 def student_identity(name: str) -> str:
@@ -56,7 +59,10 @@ def student_identity(name: str) -> str:
         return name
     import transformers
 
-    return " ".join([PREFIX + identity(name) if is_hub(name) else name, f"transformers {transformers.__version__}"])
+    parts = [PREFIX + identity(name) if is_hub(name) else name, f"transformers {transformers.__version__}"]
+    if name not in NAMES and not is_hub(name):
+        parts += [extension_version("dpd.students", name.partition(":")[0])]
+    return " ".join(parts)
 
 
 def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,8 @@ from torch.nn import functional as F
 
 from dpd_eval.statistics import confusion_matrix
 from dpd_eval.students.augmentation import augment, cutmix
-from dpd_eval.students.dsdnet import DsdNet, at_inference
 from dpd_eval.students.recipe import Recipe
-from dpd_eval.students.student import build_student
+from dpd_eval.students.student import at_inference, build_student
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_train.compute.device import autocast, one_thread
 from dpd_train.images import to_float
@@ -90,6 +90,7 @@ def train_student(
     model = build_student(name, num_classes, seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
+    auxiliary_loss: Any = getattr(model, "auxiliary_loss", None)
     optimizer = _optimizer(model, recipe)
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(np.ascontiguousarray(images))
@@ -110,7 +111,7 @@ def train_student(
                 group["lr"] = rate_at(step, recipe)
             with autocast("cpu", enabled=recipe.precision == "bf16"):
                 logits = model(x)
-                more = model.auxiliary_loss(criterion) if isinstance(model, DsdNet) else 0.0
+                more = 0.0 if auxiliary_loss is None else auxiliary_loss(criterion)
             loss = criterion(logits.float()) + more
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

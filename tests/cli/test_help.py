@@ -13,7 +13,7 @@ from dpd_cli.commands.pretrain import TRAININGS
 from dpd_cli.commands.pretrain_features import FIELDS
 from dpd_cli.help import PANELS
 from dpd_cli.main import app, main
-from dpd_eval.comparison.config import Baseline, EvaluateConfig
+from dpd_eval.comparison.config import BASELINES, EvaluateConfig
 from dpd_train.config import PRESETS, TrainConfig
 from dpd_train.options import choices
 
@@ -102,6 +102,7 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_export.engines.flavours import FLAVOURS
     from dpd_export.engines.profiles import PARTS
     from dpd_export.options import PRECISIONS
+    from dpd_neighbours.students import BACKBONES
     from dpd_runtime.dataset.formats.encoding import ENCODINGS
     from dpd_runtime.dataset.formats.output import FORMATS
     from dpd_runtime.generation.providers import PROVIDERS
@@ -120,11 +121,10 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     yield from ((name, "--flavour", FLAVOURS) for name in ("export", "engines"))
     yield "engines", "--parts", PARTS
     yield "select", "--method", METHODS
-    yield "evaluate", "--baselines", METHODS
     yield "pretrain", "--stage", (*STAGES, "all")
     yield "pretrain", "--features", (METHOD,)
     yield "train", "--federated", get_args(Role)
-    yield "evaluate", "--students", STUDENTS
+    yield "evaluate", "--students", (*STUDENTS, *(f"dsdnet:{name}" for name in BACKBONES))
 
 
 @needs_torch
@@ -143,7 +143,7 @@ def test_help_names_what_is_accepted_and_nothing_else() -> None:
 def test_a_list_of_baselines_is_the_selection_methods() -> None:
     from dpd_eval.selection.methods import METHODS
 
-    assert set(get_args(Baseline)) == set(METHODS)
+    assert tuple(METHODS) == BASELINES
 
 
 def test_the_check_of_values_can_fail() -> None:

@@ -144,7 +144,7 @@ def test_a_folder_with_other_content_is_left_alone(
         pytest.param(["--out", "no/such/a.json"], ["the folder no/such does not exist"], id="out"),
         pytest.param(
             ["--baselines", "best"],
-            ["'best'", "random, herding, k-center, k-means, tdds, foreground, full"],
+            ["'best'", "random, herding, k-center, k-means, full, foreground, tdds"],
             id="baseline",
             marks=needs_torch,
         ),

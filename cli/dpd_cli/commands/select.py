@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ from dpd_cli.options import (
 )
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json
-from dpd_eval.comparison.config import Baseline  # noqa: TID253 -- loads no PyTorch
+from dpd_eval.comparison.config import BASELINES  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ Data = Annotated[
     Path,
     typer.Argument(metavar="DATA", help="Folder with one folder of images per class. The validation part is left out."),
 ]
-Method = Annotated[str, under("Data", "How images are chosen.", metavar=named(get_args(Baseline)))]
+Method = Annotated[
+    str,
+    under("Data", "How images are chosen; extensions add tdds and foreground.", metavar=named(BASELINES)),
+]
 Ipc = Annotated[int | None, under("Data", "Images per class. Not for full, which takes all.")]
 Out = Annotated[Path, under("Output", "Folder of the real set: a new one, or one that an interrupted run left.")]
 Seed = Annotated[int | None, under("Data", "Random seed of the method random. Default: 0.")]

@@ -16,7 +16,7 @@ from dpd_eval.comparison.inputs import read_inputs
 from dpd_eval.comparison.repeats import ONE_BUNDLE
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.extractors.own import own_extractor
-from dpd_eval.selection.method import Seen, Sight
+from dpd_eval.selection.method import Seen
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
 from dpd_eval.students.cache import load_result
 from dpd_runtime.errors import DataError, InputError
@@ -249,7 +249,7 @@ def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
     for arguments, message in [
         (
             {"baselines": ("worst",)},
-            "no baseline 'worst': there are random, herding, k-center, k-means, tdds, foreground, full",
+            "no baseline 'worst': there are random, herding, k-center, k-means, full, foreground, tdds",
         ),
         ({"students": ("vgg",)}, "no student 'vgg'"),
         ({"pairs": 0}, "--pairs is 0"),
@@ -474,8 +474,8 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
     features = inputs.real.images.reshape(len(inputs.real.labels), -1).astype(np.float32)
     names = ("random", "herding", "k-center", "k-means", "tdds", "full")
     scores = np.arange(len(features), dtype=np.float32)[:, None]
-    given: dict[Sight, np.ndarray | None] = {"nothing": None, "features": features, "scores": scores}
-    seen = {sight: Seen(inputs.real, values) for sight, values in given.items()}
+    given = dict.fromkeys(names, features) | {"random": None, "full": None, "tdds": scores}
+    seen = {name: Seen(inputs.real, values) for name, values in given.items()}
     plan = plan_trainings(inputs, {"convnet": StudentInfo(1, 1)}, names, {4: 3}, seen)
     assert [(item.arm, item.seed) for item in plan] == [(arm, seed) for seed in range(3) for arm in ("set", *names)]
     for arm, different in zip(("set", *names), (1, 3, 1, 1, 1, 1, 1), strict=True):
@@ -494,7 +494,7 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
 
 def test_a_site_adds_its_own_images_to_the_set(folders, tmp_path):
     inputs = read_inputs([folders["good"]], folders["train"], folders["test"])
-    seen: dict[Sight, Seen] = {"nothing": Seen(inputs.real)}
+    seen = {"random": Seen(inputs.real)}
     plan = plan_trainings(inputs, {"convnet": StudentInfo(1, 1)}, ("random",), {4: 2}, seen, (1, 5))
     of = {(item.arm, item.seed): item.data() for item in plan}
     for k in (1, 5):

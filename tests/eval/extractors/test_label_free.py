@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from dpd_eval.audit.spaces import further_space
 from dpd_eval.extractors.choice import build_extractor, check_name
-from dpd_eval.extractors.mdfl import (
+from dpd_eval.report.commands import extractor_option
+from dpd_eval.selection.methods import select
+from dpd_neighbours.mdfl import (
     QUANTILES,
     RINGS,
     SEED,
@@ -21,8 +23,6 @@ from dpd_eval.extractors.mdfl import (
     middle_maps,
     ring_amplitudes,
 )
-from dpd_eval.report.commands import extractor_option
-from dpd_eval.selection.methods import select
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base

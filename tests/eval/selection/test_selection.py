@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dpd_eval.selection.methods import METHODS, random_subset, select
+from dpd_eval.extensions import extension_names
+from dpd_eval.selection.methods import METHODS as OWN
+from dpd_eval.selection.methods import find_method, random_subset, select
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet
 
+METHODS = {name: find_method(name) for name in (*OWN, *extension_names("dpd.selections"))}
 LABELS = np.repeat([0, 1, 2], [40, 25, 30])[np.random.default_rng(0).permutation(95)]
 FEATURES = np.random.default_rng(1).normal(1, 1, (95, 6)).astype(np.float32)
 WITH_IPC = [name for name, method in METHODS.items() if method.uses_ipc]
@@ -213,7 +216,7 @@ def test_too_few_images_without_class_names():
 
 
 def test_wrong_arguments():
-    with pytest.raises(InputError, match=r"'best'.*random, herding, k-center, k-means, tdds, foreground, full"):
+    with pytest.raises(InputError, match=r"'best'.*random, herding, k-center, k-means, full, foreground, tdds"):
         select("best", scenes(LABELS), 5, 0)
     for features in (None, FEATURES[:-1], FEATURES[:, 0]):
         with pytest.raises(InputError, match=r"herding needs features \[95, D\]"):

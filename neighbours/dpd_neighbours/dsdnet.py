@@ -41,11 +41,6 @@ def stage_maps(backbone: nn.Module, x: torch.Tensor) -> tuple[list[torch.Tensor]
     return list(said.hidden_states[1:]), said.logits
 
 
-def at_inference(student: nn.Module) -> nn.Module:
-    """Return the network that predicts: the student without the branches that only its training needs."""
-    return student.backbone if isinstance(student, DsdNet) else student
-
-
 class _Denoiser(nn.Module):
     """(noisy map, condition, level) → clean map, all [B, D, h, w]."""
 
@@ -95,6 +90,10 @@ class DsdNet(nn.Module):
                 adapter(F.adaptive_avg_pool2d(found, size)) for adapter, found in zip(self.adapters, maps, strict=False)
             ]
         return self._logits
+
+    def at_inference(self) -> nn.Module:
+        """The backbone alone."""
+        return self.backbone
 
     def auxiliary_loss(self, criterion: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Compute the additional loss of the last training call.

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpd_eval.selection.method import Method, highest_first
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_train.foreground.cropping import Stage, find_foreground, whole_images
+from dpd_train.foreground.cropping import Stage, describe_segmenter, find_foreground, whole_images
 from dpd_train.foreground.foreground import Decisions, decide
 from dpd_train.foreground.sheet import decisions_sheet
 from dpd_train.held_out import BY_CONTENT, HeldOut
@@ -30,6 +29,10 @@ class Patches:
     def sure(self) -> Float32:
         """The teacher's probability of each image's class, [n, 1]: what the method sees."""
         return self.decisions.sure[:, None]
+
+    def about(self, rows: Int64, segmenter: str | None) -> dict[str, Any]:
+        """What found the objects, and how many of these rows were cut."""
+        return {"segmenter": describe_segmenter(segmenter), "cut": int(np.isin(rows, self.decisions.cut).sum())}
 
     def picture(self, rows: Int64) -> Images:
         """Draw the `decisions_sheet` of these rows, uint8 [H, W, 3]."""
@@ -70,6 +73,3 @@ def foreground_patches(
 
     decisions = decide(whole, real.images, real.labels, masks, sure)
     return Patches(replace(real, images=decisions.images), whole, decisions)
-
-
-FOREGROUND = Method("foreground", sees="patches", uses_seed=False, pick=highest_first)

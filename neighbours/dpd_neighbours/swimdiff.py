@@ -7,11 +7,11 @@ import torch
 
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.extractors.own import in_batches
+from dpd_eval.extractors.untrained import stage_statistics
 from dpd_runtime.annotations import Float32, Images
 from dpd_train.classifiers.encoder import load_encoder
-from dpd_train.classifiers.network import ResNet, count_parameters
+from dpd_train.classifiers.network import count_parameters
 from dpd_train.config import FAMILY
-from dpd_train.images.symmetry import ORDER, d4
 
 
 def swimdiff_extractor(folder: Path) -> Extractor:
@@ -34,27 +34,3 @@ def swimdiff_extractor(folder: Path) -> Extractor:
         f"{count_parameters(model) / 1e6:.1f} M parameters, weights {encoder.sha256[:12]}"
     )
     return Extractor(f"{FAMILY}{folder}", description, None, embed, symmetric=True)
-
-
-def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
-    """Mean and deviation of every channel of all stages but the last, averaged over the symmetries of the square.
-
-    A linear probe finds more in them than in the last stage, which must not change with the colours of the views
-    (docs/results/neighbours.md).
-
-    Args:
-        images: [n, 3, S, S] in [-1, 1].
-
-    Returns:
-        [n, 2 · Σ widths], the last width left out: the means of a stage, then its deviations.
-    """
-    total = torch.zeros(())
-    for element in range(ORDER):
-        values = model.stem(d4(images, element).contiguous(memory_format=torch.channels_last))
-        statistics = []
-        for stage in model.stages[:-1]:
-            values = stage(values)
-            deviations, means = torch.std_mean(values, dim=(2, 3), correction=0)
-            statistics += [means, deviations]
-        total = total + torch.cat(statistics, dim=1)
-    return total / ORDER

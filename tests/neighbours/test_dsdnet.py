@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from dpd_eval.comparison.arms import describe_student
 from dpd_eval.students.convnet import ConvNet
-from dpd_eval.students.dsdnet import LEVELS, DsdNet, signal
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import build_student, count_multiply_adds
 from dpd_eval.students.training import train_student
+from dpd_neighbours.dsdnet import LEVELS, DsdNet, signal
 
 LABELS = torch.tensor([0, 1, 2, 0])
 

@@ -9,7 +9,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dpd_eval.selection.method import Method, highest_first
 from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.files import cache_folder, read_cached
 from dpd_train.images import SceneSet
@@ -48,6 +47,3 @@ def training_scores(
         scores = score_images(images, len(train.classes), SEED, progress).astype(np.float32)[:, None]
     store(path, save({"scores": scores}))
     return scores
-
-
-TDDS = Method("tdds", sees="scores", uses_seed=False, pick=highest_first)

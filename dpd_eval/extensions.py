@@ -1,0 +1,49 @@
+"""Extension points: students, selections and extractors of other packages.
+
+A package offers one by an entry point, in its pyproject.toml:
+
+    [project.entry-points."dpd.students"]
+    mine = "my_package:mine"
+
+An option then takes its name, `mine` or `mine:ARGUMENT`. Its package is imported when an option names it, and not
+before. `dpd generate` and `dpd verify` never look here (docs/guides/extend.md).
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from dpd_runtime.errors import InputError
+
+Group = Literal["dpd.students", "dpd.selections", "dpd.extractors"]
+
+
+def extension_names(group: Group) -> tuple[str, ...]:
+    """The names that installed packages offer."""
+    return tuple(sorted({point.name for point in entry_points(group=group)}))
+
+
+def load_extension(group: Group, name: str) -> Any:
+    """Import what an installed package offers as `name`.
+
+    Raises:
+        InputError: no package offers it, two packages do, or its module cannot be imported.
+    """
+    found = {point.value: point for point in entry_points(group=group, name=name)}  # a checkout may be listed twice
+    if len(found) != 1:
+        offered = " and ".join(map(_package, found.values())) or "no installed package"
+        raise InputError(f"{name}: {offered} {'offer it' if found else 'offers it'}; install one that does")
+    (point,) = found.values()
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{name}: {_package(point)} offers it, but {point.value} cannot be loaded ({error})") from None
+
+
+def extension_version(group: Group, name: str) -> str:
+    """Name and version of the package that offers `name`."""
+    (point, *_) = entry_points(group=group, name=name)
+    return _package(point)
+
+
+def _package(point: EntryPoint) -> str:
+    return point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
