@@ -14,7 +14,7 @@ from dpd_eval.students.augmentation import augment, cutmix
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import at_inference, build_student
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_train.compute.device import autocast, one_thread
+from dpd_train.compute.device import autocast, decay_groups, one_thread
 from dpd_train.images import to_float
 
 
@@ -45,10 +45,7 @@ def batches(count: int, batch: int, generator: torch.Generator) -> Iterator[torc
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = decay_groups(model.parameters(), recipe.weight_decay)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.peak_rate, momentum=0.9, nesterov=recipe.nesterov)
     return torch.optim.AdamW(groups, lr=recipe.peak_rate)

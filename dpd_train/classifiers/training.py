@@ -31,7 +31,17 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, autocast, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import (
+    NEVER,
+    Deadline,
+    adamw,
+    autocast,
+    checkpointed,
+    decay_groups,
+    on_cpu,
+    restore_moments,
+    to_device,
+)
 from dpd_train.images import SceneSet, to_float
 from dpd_train.images.symmetry import ORDER, d4_each
 
@@ -103,10 +113,7 @@ class _Run(Generic[Network]):
         self.training = training
         torch.manual_seed(training.seed)  # initial weights and dropout; all other random numbers have their generator
         self.model = shape.build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        rest = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = adamw(groups, device)
+        self.optimizer = adamw(decay_groups(self.model.parameters(), training.weight_decay), device)
         self.accuracy, self.step = -1.0, 0
         self.best: dict[str, torch.Tensor] = {}
 

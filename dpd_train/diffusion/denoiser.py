@@ -30,6 +30,7 @@ from dpd_train.compute.device import (
     adamw,
     autocast,
     checkpointed,
+    decay_groups,
     norms_in_float32,
     on_cpu,
     restore_moments,
@@ -135,11 +136,10 @@ class _Run:
         self.vae = None if vae is None else copy.deepcopy(vae).eval().requires_grad_(False).to(device)
         self.judge = None if judge is None else judge.to(device)
         self.uncertainty = Uncertainty().to(device) if training.min_snr_gamma is None else None
-        decayed = [p for p in self.modules.parameters() if p.ndim > 1]
-        rest = [p for p in self.modules.parameters() if p.ndim <= 1]
         levels = [] if self.uncertainty is None else [*self.uncertainty.parameters()]
         self.trained = [*self.modules.parameters(), *levels]
-        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest + levels, "weight_decay": 0.0}]
+        groups = decay_groups(self.modules.parameters(), 0.01)
+        groups[1]["params"] += levels
         self.optimizer = adamw(groups, device, betas=(0.9, 0.99))
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.averages = [PowerAverage(self.modules, length) for length in training.ema_lengths if team.leads]

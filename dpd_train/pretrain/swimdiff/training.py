@@ -24,7 +24,17 @@ from dpd_train.compute.checkpoint import (
     step_generator,
     without_prefix,
 )
-from dpd_train.compute.device import NEVER, Deadline, adamw, autocast, checkpointed, on_cpu, restore_moments, to_device
+from dpd_train.compute.device import (
+    NEVER,
+    Deadline,
+    adamw,
+    autocast,
+    checkpointed,
+    decay_groups,
+    on_cpu,
+    restore_moments,
+    to_device,
+)
 from dpd_train.images import to_float
 from dpd_train.pretrain.swimdiff.config import SwimDiff
 from dpd_train.pretrain.swimdiff.contrast import KeyQueue, follow, in_groups, info_nce
@@ -83,10 +93,7 @@ class _Run:
         self.modules.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.slow = copy.deepcopy(self.fast).requires_grad_(False)
         self.queue = KeyQueue(training.queue, shape.num_classes, device)
-        decayed = [p for p in self.modules.parameters() if p.ndim > 1]
-        rest = [p for p in self.modules.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = adamw(groups, device)
+        self.optimizer = adamw(decay_groups(self.modules.parameters(), training.weight_decay), device)
         self.losses: Losses = []
         self.sums = torch.zeros(3, device=device)  # of a line's losses, read only when the line is complete
 
