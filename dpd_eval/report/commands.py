@@ -9,6 +9,7 @@ from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
+from dpd_runtime.generation.generate import sampler_settings
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.config import TrainConfig
 from dpd_train.options import option
@@ -76,21 +77,20 @@ def _select_command(made: SetRecord) -> Command:
     return Command(f"Select: {made.name}", shell(["dpd", "select", "DATA"], [*options, ("--out", made.name)]))
 
 
-def sampler_options(sampler: Sampler | None, known: Sampler | None) -> list[Option]:
-    if sampler is None or sampler == known or any(guidance.begins_at_prototypes for guidance in sampler.guidance):
+def sampler_options(used: Sampler | None, usual: Sampler | None) -> list[Option]:
+    """The options that turn the bundle's sampler into the one that was used; all of them where it is not known."""
+    if used is None:
+        return []
+    if usual is not None:
+        settings = sampler_settings(usual, used)
+    elif any(guidance.begins_at_prototypes for guidance in used.guidance):
         return []  # decoded and re-noised images: any of these options would sample all images instead
-    whole, known = known, known and known.sampled()
-    options: list[Option] = []
-    for flag in ("steps", "solver", "candidates"):
-        if known is None or getattr(known, flag) != getattr(sampler, flag):
-            options.append((f"--{flag}", str(getattr(sampler, flag))))
-    scales = {guidance.guidance_scale for guidance in sampler.guidance}
-    before = {guidance.guidance_scale for guidance in known.guidance} if known else set()
-    if len(scales) == 1 and scales != before:  # several scales can only be the bundle's own
-        options.append(("--guidance-scale", f"{scales.pop():g}"))
-    if not options and whole != known:
-        options.append(("--candidates", str(sampler.candidates)))
-    return options
+    else:
+        settings = {name: getattr(used, name) for name in ("steps", "solver", "candidates")}
+        settings["guidance_scale"] = used.guidance[0].guidance_scale
+    return [
+        (option(name), f"{value:g}" if isinstance(value, float) else str(value)) for name, value in settings.items()
+    ]
 
 
 def train_command(run: RunRecord) -> Command | None:

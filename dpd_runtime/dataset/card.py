@@ -14,9 +14,7 @@ from dpd_runtime.dataset.formats.parquet import NAME as PARQUET_NAME
 from dpd_runtime.dataset.formats.parquet import PLAIN
 from dpd_runtime.dataset.state import METADATA_NAME
 from dpd_runtime.engines.engine import FP32
-from dpd_runtime.errors import InputError
-from dpd_runtime.generation.generate import Generation, resolve_sampler
-from dpd_runtime.sampling.sampler import Sampler
+from dpd_runtime.generation.generate import Generation, sampler_settings
 
 CARD_NAME = "README.md"
 CLASSES_NAME = "classes.txt"
@@ -132,7 +130,9 @@ def _command(generation: Generation, output: Output) -> str:
     words += ["--ipc", str(generation.ipc), "--seed", str(generation.seed)]
     if len(generation.classes) < len(bundle.classes):
         words.append(f"--classes={','.join(scene.name for scene in generation.classes)}")
-    words += [*_sampling(bundle.manifest.sampler, generation.sampler), "--provider", generation.provider.name]
+    settings = sampler_settings(bundle.manifest.sampler, generation.sampler)
+    words += [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += ["--provider", generation.provider.name]
     if generation.provider.precision != FP32:
         words += ["--precision", generation.provider.precision]
     if generation.provider.name == "openvino" and generation.provider.gpu is not None:
@@ -145,28 +145,6 @@ def _command(generation: Generation, output: Output) -> str:
         words.append("--soft-labels")
     command = shlex.join(words)
     return command if len(command) <= LONGEST_COMMAND else "dpd generate   # with options that are too long for here"
-
-
-def _sampling(usual: Sampler, used: Sampler) -> list[str]:
-    """The options that turn the bundle's sampler into the one that was used."""
-    if used == usual:
-        return []
-    asked: dict[str, Any] = {name: getattr(used, name) for name in ("steps", "solver", "candidates")}
-    asked["guidance_scale"] = used.guidance[0].guidance_scale
-    for name in list(asked):
-        fewer = {key: value for key, value in asked.items() if key != name}
-        if fewer and _resolved(usual, fewer) == used:
-            asked = fewer
-    if _resolved(usual, asked) != used:
-        return []  # made in Python
-    return [word for name, value in asked.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-
-
-def _resolved(usual: Sampler, asked: dict[str, Any]) -> Sampler | None:
-    try:
-        return resolve_sampler(usual, **asked)
-    except InputError:
-        return None
 
 
 def _quoted(text: str) -> str:

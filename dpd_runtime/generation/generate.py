@@ -6,6 +6,7 @@ Blocks do not depend on each other, so that shards, interruptions and other IPC 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import BF16, FP32, Provider
@@ -57,6 +58,30 @@ def resolve_sampler(
         candidates=candidates or sampler.candidates,
         guidance=guidance,
     )
+
+
+def sampler_settings(usual: Sampler, used: Sampler) -> dict[str, Any]:
+    """The fewest settings with which `resolve_sampler` turns one sampler into another.
+
+    Returns:
+        steps, solver, candidates, guidance_scale; none if they are equal, or if no such settings lead there.
+    """
+    asked: dict[str, Any] = {name: getattr(used, name) for name in ("steps", "solver", "candidates")}
+    asked["guidance_scale"] = used.guidance[0].guidance_scale
+    if used == usual or not _leads_to(used, usual, asked):
+        return {}
+    for name in [*asked]:
+        fewer = {key: value for key, value in asked.items() if key != name}
+        if fewer and _leads_to(used, usual, fewer):
+            asked = fewer
+    return asked
+
+
+def _leads_to(used: Sampler, usual: Sampler, asked: dict[str, Any]) -> bool:
+    try:
+        return resolve_sampler(usual, **asked) == used
+    except InputError:
+        return False
 
 
 def check_request(ipc: int, seed: int) -> None:
