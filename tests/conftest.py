@@ -36,7 +36,7 @@ def pytest_xdist_auto_num_workers() -> int:
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Return a folder that one of the processes fills by `make`; the others wait for it."""
     root = factory.getbasetemp().parent if WORKER else factory.getbasetemp()
-    folder = root / name
+    folder = root / f"shared-{name}"
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
