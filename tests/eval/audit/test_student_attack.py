@@ -1,5 +1,6 @@
 """Membership by students of released images: copies are found, unseen images are not, log-odds are those of PyTorch."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import nn
 from dpd_eval.audit import student_attack
 from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.outcome import judge
-from dpd_eval.audit.student_attack import RECIPE, LabelledImages, log_odds, student_tests
+from dpd_eval.audit.student_attack import RECIPE, LabelledImages, log_odds, student_tests, students_of
+from dpd_eval.students.recipe import Recipe
 from dpd_runtime.annotations import Images
 from dpd_train.images import SceneSet
 
@@ -35,6 +37,22 @@ def split(held: SceneSet) -> AuditData:
 @pytest.fixture(scope="module")
 def data() -> AuditData:
     return split(scenes(150, 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained_once() -> Iterator[None]:
+    """Students of the same images are trained once for all tests."""
+    known: dict[tuple[bytes, Recipe], list[nn.Module]] = {}
+
+    def students(part: LabelledImages, classes: int, recipe: Recipe) -> list[nn.Module]:
+        key = (part.images.tobytes() + part.labels.tobytes(), recipe)
+        if key not in known:
+            known[key] = students_of(part, classes, recipe)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student_attack, "students_of", students)
+        yield
 
 
 @pytest.mark.parametrize("repeats_t", [True, False])
