@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+import onnx
 from diffusers import UNet2DConditionModel
 from onnxscript import ir
 
@@ -24,6 +25,7 @@ from tests.tiny import tiny_base
 from tests.train.sd_like import sd_like
 
 Make = Callable[[Path], Iterable[ir.Model]]
+TRACED: list[tuple[Graph, bytes]] = []
 
 
 def operators(model: ir.Model) -> set[str]:
@@ -59,9 +61,18 @@ def half(base: Base) -> Iterable[ir.Model]:
         yield export_graph(replace(graph, module=HalfPrecision(graph.module, True)))
 
 
+def traced_unet(folder: Path) -> tuple[Graph, ir.Model]:
+    """The tiny UNet, which is traced once: two cases look at it."""
+    if not TRACED:
+        (graph,) = graphs(tiny(folder), "unet")
+        TRACED.append((graph, ir.to_proto(export_graph(graph)).SerializeToString()))
+    graph, content = TRACED[0]
+    return graph, ir.from_proto(onnx.load_from_string(content))
+
+
 def int8(folder: Path) -> Iterable[ir.Model]:
-    (graph,) = graphs(tiny(folder), "unet")
-    model, _ = quantize(export_graph(graph), graph.inputs, [graph.examples])
+    graph, model = traced_unet(folder)
+    model, _ = quantize(model, graph.inputs, [graph.examples])
     store_weights_as_half(model)
     return [model]
 
@@ -75,7 +86,7 @@ CASES: dict[str, Make] = {
     "classifiers": lambda folder: [*of("classifier")(folder), *of("latent_classifier")(folder)],
     "VAE decoder": of("vae_decoder"),
     "text encoder": of("text_encoder"),
-    "UNet": of("unet"),
+    "UNet": lambda folder: [traced_unet(folder)[1]],
     "UNet of nano": lambda folder: [export_graph(graph) for graph in graphs(like_nano(folder), "unet")],
     "--precision fp16": lambda folder: half(tiny(folder)),
     "--precision int8": int8,
@@ -83,7 +94,10 @@ CASES: dict[str, Make] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = ("UNet of nano", "--precision fp16", "--dynamic-size")
+
+
+@pytest.mark.parametrize("case", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in CASES])
 def test_each_operator_is_needed_by_what_names_it(case: str, tmp_path: Path) -> None:
     earlier: set[str] = set()
     for name, listed in OPERATORS_OF.items():
