@@ -57,8 +57,8 @@ def _builder(name: str) -> Build:
         return _untrained
     if name.startswith(HUB) and len(name) > len(HUB):
         return lambda train, cache, progress: _hub(name)
-    family, _, argument = name.partition(":")
-    if family not in (offered := extension_names("dpd.extractors")):
+    family, colon, argument = name.partition(":")
+    if family not in (offered := extension_names("dpd.extractors")) or (colon and not argument):
         known = ", ".join((OWN, UNTRAINED, *offered))
         raise InputError(f"no extractor {name!r}: there are {known} and {HUB}ID_OR_PATH")
     build: Build = load_extension("dpd.extractors", family)(argument)

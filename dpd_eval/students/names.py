@@ -31,8 +31,8 @@ def extension(name: str) -> "Callable[[int], nn.Module]":
     Raises:
         InputError: no package offers it, or it refuses the argument.
     """
-    family, _, argument = name.partition(":")
-    if family not in (offered := extension_names("dpd.students")):
+    family, colon, argument = name.partition(":")
+    if family not in (offered := extension_names("dpd.students")) or (colon and not argument):
         raise InputError(f"no student {name!r}: there are {', '.join((*NAMES, *offered))} and {PREFIX}ID_OR_PATH")
     build: Callable[[int], nn.Module] = load_extension("dpd.students", family)(argument)
     return build

@@ -228,8 +228,8 @@ def test_the_report_repeats_the_option_of_an_extractor() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("swimdiff:", "there are own, untrained, swimdiff:PATH, mdfl, mdfl:BASE and hf:ID_OR_PATH"),
-        ("swimdiff", "there are own"),
+        ("swimdiff:", "there are own, untrained, mdfl, swimdiff and hf:ID_OR_PATH"),
+        ("swimdiff", "name the folder of the encoder, as swimdiff:PATH"),
         ("mdfl:", "there are own"),
         ("mdflx", "there are own"),
         ("swimdiff:nowhere", "swimdiff:nowhere: no such folder; make it: dpd pretrain --features swimdiff"),
