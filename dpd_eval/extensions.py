@@ -9,17 +9,19 @@ An option then takes its name, `mine` or `mine:ARGUMENT`. Its package is importe
 before. `dpd generate` and `dpd verify` never look here (docs/guides/extend.md).
 """
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dpd_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Group = Literal["dpd.students", "dpd.selections", "dpd.extractors"]
 
 
 def extension_names(group: Group) -> tuple[str, ...]:
     """The names that installed packages offer."""
-    return tuple(sorted({point.name for point in entry_points(group=group)}))
+    return tuple(sorted({point.name for point in _offered(group)}))
 
 
 def load_extension(group: Group, name: str) -> Any:
@@ -28,7 +30,7 @@ def load_extension(group: Group, name: str) -> Any:
     Raises:
         InputError: no package offers it, two packages do, or its module cannot be imported.
     """
-    found = {point.value: point for point in entry_points(group=group, name=name)}  # a checkout may be listed twice
+    found = {point.value: point for point in _offered(group) if point.name == name}  # a checkout may be listed twice
     if len(found) != 1:
         offered = " and ".join(map(_package, found.values())) or "no installed package"
         raise InputError(f"{name}: {offered} {'offer it' if found else 'offers it'}; install one that does")
@@ -41,9 +43,14 @@ def load_extension(group: Group, name: str) -> Any:
 
 def extension_version(group: Group, name: str) -> str:
     """Name and version of the package that offers `name`."""
-    (point, *_) = entry_points(group=group, name=name)
-    return _package(point)
+    return next(_package(point) for point in _offered(group) if point.name == name)
 
 
-def _package(point: EntryPoint) -> str:
+def _offered(group: Group) -> "list[EntryPoint]":
+    from importlib.metadata import entry_points  # here, as `dpd --help` does without it
+
+    return list(entry_points(group=group))
+
+
+def _package(point: "EntryPoint") -> str:
     return point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
