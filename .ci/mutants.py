@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "export/dpd_export", "cli/dpd_cli")
+ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "export/dpd_export", "cli/dpd_cli", "neighbours/dpd_neighbours")
 MOST_SECONDS = 300.0  # of tests for one fault, by the time that they took in the run of `cover`
 CONFIGURATION = """
 [run]
@@ -81,10 +81,14 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 
 def environment(tree: Path) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return os.environ | threads | {"PYTHONPATH": os.pathsep.join(str(tree / root) for root in (".", "export", "cli"))}
+    return (
+        os.environ
+        | threads
+        | {"PYTHONPATH": os.pathsep.join(str(tree / root) for root in (".", "export", "cli", "neighbours"))}
+    )
 
 
-def pytest(tree: Path, *arguments: str) -> list[str]:
+def pytest(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
 
 
@@ -98,7 +102,7 @@ def cover(tree: Path, tests: list[Path]) -> dict[str, Any]:
         (place / "dpd_cover.py").write_text(PLUGIN)
         given = environment(tree) | {"DPD_COVER": str(place / "tests.json")}
         given["PYTHONPATH"] += os.pathsep + work
-        run = [sys.executable, "-m", "coverage", "run", "--rcfile", str(place / "rc"), *pytest(tree)[1:]]
+        run = [sys.executable, "-m", "coverage", "run", "--rcfile", str(place / "rc"), *pytest()[1:]]
         subprocess.run([*run, "-p", "dpd_cover", "-n", "0", *map(str, tests)], cwd=tree, env=given, check=False)
         found: dict[str, Any] = json.loads((place / "tests.json").read_text())
         lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -179,7 +183,7 @@ def killed_by(fault: dict[str, Any], tests: list[str], tree: Path) -> str | None
     source = place.read_text(encoding="utf-8")
     place.write_text(applied(source, fault), encoding="utf-8")
     try:
-        command = pytest(tree, "-x", "-n", "0", "-m", "", "--no-header", "--tb", "no", "-rfE", *tests)
+        command = pytest("-x", "-n", "0", "-m", "", "--no-header", "--tb", "no", "-rfE", *tests)
         options: dict[str, Any] = {"cwd": tree, "env": environment(tree), "capture_output": True, "text": True}
         done = subprocess.run(command, timeout=4 * MOST_SECONDS, check=False, **options)
     except subprocess.TimeoutExpired:

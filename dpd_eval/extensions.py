@@ -31,9 +31,10 @@ def load_extension(group: Group, name: str) -> Any:
         InputError: no package offers it, two packages do, or its module cannot be imported.
     """
     found = {point.value: point for point in _offered(group) if point.name == name}  # a checkout may be listed twice
-    if len(found) != 1:
-        offered = " and ".join(map(_package, found.values())) or "no installed package"
-        raise InputError(f"{name}: {offered} {'offer it' if found else 'offers it'}; install one that does")
+    if not found:
+        raise InputError(f"{name}: no installed package offers it; install one that does")
+    if len(found) > 1:
+        raise InputError(f"{name}: {' and '.join(map(_package, found.values()))} offer it; uninstall all but one")
     (point,) = found.values()
     try:
         return point.load()

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+ROOT = str(Path(__file__).parents[1])
 SECONDS = 600  # a command that runs longer is stopped
 COMMAND = "dpd_cli.main:main"
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "matplotlib")
@@ -52,7 +53,7 @@ def dpd(
     with tempfile.TemporaryDirectory() as work:
         request = {"command": command, "arguments": list(arguments), "folder": str(folder), "work": work}
         if "COVERAGE_PROCESS_CONFIG" in environment:  # it follows processes that are started, not forks
-            code, cpu, heavy = _in_process(request, environment)
+            code, cpu, heavy = _in_a_process_of_its_own(request, environment)
         else:
             server = _server(with_pytorch and find_spec("torch") is not None, environment["PYTHONPATH"])
             assert server.stdin is not None
@@ -69,8 +70,7 @@ def dpd(
 @cache
 def _server(with_pytorch: bool, paths: str) -> "subprocess.Popen[str]":
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # none to fork with
-    root = str(Path(__file__).parents[1])
-    environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join([paths, root])}
+    environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join([paths, ROOT])}
     first = FOR_PYTORCH if with_pytorch else ()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.commands", *first],
@@ -83,10 +83,9 @@ def _server(with_pytorch: bool, paths: str) -> "subprocess.Popen[str]":
     return process
 
 
-def _in_process(request: dict[str, Any], environment: Mapping[str, str]) -> tuple[int, float, list[str]]:
+def _in_a_process_of_its_own(request: dict[str, Any], environment: Mapping[str, str]) -> tuple[int, float, list[str]]:
     place = Path(request["work"])
-    root = str(Path(__file__).parents[1])
-    environment = {**environment, "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], root])}
+    environment = {**environment, "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], ROOT])}
     module, _, name = request["command"].partition(":")
     program = f"import sys; from {module} import {name}; sys.argv[0] = 'dpd'; {name}()"
     with (place / "out").open("wb") as out, (place / "err").open("wb") as err:

@@ -1,7 +1,5 @@
 """A tiny base, drawn scenes and a run made from them: small enough for tests, built and read by the true code."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from dpd_train.bases.nano import nano_scheduler
 from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY
 from dpd_train.captions.captions import CaptionTable
+from dpd_train.compute.device import one_thread
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.drawn_scenes import write_scenes
@@ -35,17 +34,6 @@ CONFIG = TrainConfig(
     prototypes="pooled",
     tune_vae=False,
 )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The same bits on any number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -76,8 +76,8 @@ class EvaluateConfig(ImageOptions):
         if not self.students:
             raise InputError("no student given: pass for example --students convnet")
         for name in self.baselines:
-            if name not in (known := (*BASELINES, *extension_names("dpd.selections"))):
-                raise InputError(f"no baseline {name!r}: there are {', '.join(known)}")
+            if name not in BASELINES and name not in (offered := extension_names("dpd.selections")):
+                raise InputError(f"no baseline {name!r}: there are {', '.join((*BASELINES, *offered))}")
         lists: dict[str, tuple[object, ...]] = {
             "students": self.students,
             "baselines": self.baselines,

@@ -72,8 +72,8 @@ def evaluate(
     plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen, config.with_real)
     metrics, notes = networks.measure(plan, real.labels) if config.metrics else ((), [])
     detail = measure_detail(plan, study.inputs.judged) if config.metrics else ()
-    if config.soft_labels and networks.teacher is not None:
-        plan = label_softly(plan, networks.teacher, real.classes, stage("computing soft labels"))
+    if config.soft_labels:
+        plan = label_softly(plan, networks.teacher(), real.classes, stage("computing soft labels"))
     folder = cache or default_folder()
     outcomes, cached = run_plan(plan, study.inputs.judged, study.recipe, config.jobs, folder, progress)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
@@ -84,13 +84,12 @@ def evaluate(
 class _Networks:
     """Networks used before any student is trained, and the features [n, D] of the real images.
 
-    teacher: for soft labels. build_teacher: the same, also where labels are hard.
+    teacher: builds `own`, once.
     """
 
     extractor: Extractor | None
     features: Float32 | None
-    teacher: Extractor | None
-    build_teacher: Callable[[], Extractor]
+    teacher: Callable[[], Extractor]
 
     def measure(self, plan: Sequence[Training], labels: Int64) -> tuple[tuple[SetMetrics, ...], list[str]]:
         assert self.extractor is not None
@@ -138,7 +137,7 @@ class _Study:
             resolution=inputs.side,
             reading=None if real.rendering is None else real.rendering.record(),
             labels="soft" if config.soft_labels else "hard",
-            teacher=networks.teacher.description if config.soft_labels and networks.teacher else None,
+            teacher=networks.teacher().description if config.soft_labels else None,
             extractor=networks.extractor.description if networks.extractor else None,
             recipe=self.recipe,
             students=self.students,
@@ -174,16 +173,15 @@ def _open_study(
     """Check the options, read the images and build the networks that label or embed them."""
     check_evaluation(sets, config, train, test)
     wanted = extractor_name(config)
-    reading = config.reading
-    inputs = read_inputs(sets, train, test, config.resolution, config, reading)
+    inputs = read_inputs(sets, train, test, config.resolution, config, config.reading)
     pairs = count_pairs(inputs, config)
     students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
-    networks = _build_networks(inputs.real, wanted, config.soft_labels, cache, stage)
+    networks = _build_networks(inputs.real, wanted, cache, stage)
     return _Study(config, recipe, inputs, pairs, repeats_of(sets), students, networks)
 
 
-def _build_networks(real: SceneSet, name: str | None, teaching: bool, cache: Path | None, stage: Stage) -> _Networks:
-    """Build the extractor called `name`, if any, and a teacher for soft labels (always `own`)."""
+def _build_networks(real: SceneSet, name: str | None, cache: Path | None, stage: Stage) -> _Networks:
+    """Build the extractor called `name`, if any; the teacher is built when it is asked for."""
 
     @functools.cache
     def build(wanted: str) -> Extractor:
@@ -192,7 +190,7 @@ def _build_networks(real: SceneSet, name: str | None, teaching: bool, cache: Pat
 
     extractor = None if name is None else build(name)
     features = None if extractor is None else extractor.features(real.images)
-    return _Networks(extractor, features, build("own") if teaching else None, lambda: build("own"))
+    return _Networks(extractor, features, lambda: build("own"))
 
 
 def _extractors(cache: Path | None) -> Path | None:
@@ -202,9 +200,7 @@ def _extractors(cache: Path | None) -> Path | None:
 def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[str, Seen]:
     """Compute what the baselines, and random subsets, see of the real images."""
     config, real, networks = study.config, study.inputs.real, study.networks
-    look = Look(
-        train, real, config, config.reading, config.segmenter, networks.build_teacher, _extractors(cache), stage
-    )
+    look = Look(train, real, config, config.reading, config.segmenter, networks.teacher, _extractors(cache), stage)
     found: dict[str, Seen] = {}
     for name in dict.fromkeys(("random", *config.baselines)):
         method = find_method(name)

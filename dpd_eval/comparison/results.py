@@ -22,8 +22,8 @@ class Setting(NamedTuple):
     ipc: int
 
 
-class _Set:
-    """What has a setting."""
+class _Compared:
+    """What belongs to one setting."""
 
     student: str
     ipc: int
@@ -34,7 +34,7 @@ class _Set:
 
 
 @dataclass(frozen=True)
-class ArmResult(_Set):
+class ArmResult(_Compared):
     """Results of one arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
 
     oa_std: sample standard deviation (n − 1), None for one pair. aa, kappa, class_accuracy: means over pairs.
@@ -64,7 +64,7 @@ class ArmResult(_Set):
 
 
 @dataclass(frozen=True)
-class Difference(_Set):
+class Difference(_Compared):
     """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval over what `Evaluation` repeats.
 
     ratio: mean OA / mean OA, None if the reference's is 0.
@@ -79,7 +79,7 @@ class Difference(_Set):
 
 
 @dataclass(frozen=True)
-class Goal(_Set):
+class Goal(_Compared):
     """Whether OA of `arm` ≥ `ratio` · OA of `reference`; interval: of the paired left − right."""
 
     arm: str

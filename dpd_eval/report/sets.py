@@ -72,8 +72,8 @@ def read_set(folder: Path, name: str) -> SetRecord:
         DataError: an image that dataset.json counts is missing or damaged.
     """
     where = str(folder / DATASET_NAME)
-    content = parse_json(read_file(folder / DATASET_NAME), where) | {"sampler": None, "classes": []}
-    found = convert(hide_all_paths({**content, "name": name}), SetRecord, where)
+    content = parse_json(read_file(folder / DATASET_NAME), where)
+    found = convert(hide_all_paths({**content, "name": name, "sampler": None, "classes": []}), SetRecord, where)
     # sets of `dpd select` (real_images) are private data and are not shown; a packed set has no image files
     pictured = not found.real_images and found.format == IMAGEFOLDER.name
     records = _metadata(folder / METADATA_NAME)
