@@ -1,6 +1,8 @@
 """A tiny base, drawn scenes and a run made from them: small enough for tests, built and read by the true code."""
 
+import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,19 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def tiny_base(folder: Path, seed: int = 0, prediction_type: str = "v_prediction") -> Path:
     """A random base of some ten thousand parameters that makes 32-pixel images."""
+    _write(folder, _tiny_base(seed, prediction_type))
+    torch.manual_seed(seed)  # whether it was drawn now or before
+    return folder / "base"
+
+
+@cache
+def _tiny_base(seed: int, prediction_type: str) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        _make_tiny_base(Path(folder), seed, prediction_type)
+        return _read(Path(folder))
+
+
+def _make_tiny_base(folder: Path, seed: int, prediction_type: str) -> None:
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(folder / "words")
     vae = AutoencoderKL(
@@ -89,12 +104,28 @@ def tiny_base(folder: Path, seed: int = 0, prediction_type: str = "v_prediction"
     scheduler.register_to_config(prediction_type=prediction_type)
     base = Base(vae.eval(), unet.eval(), text_encoder.eval(), tokenizer, scheduler)
     save_base(base, folder / "base", folder / "words")
-    return folder / "base"
 
 
 def drawn_scenes(folder: Path, per_class: int = 10, seed: int = 0) -> Path:
-    write_scenes(folder, per_class=per_class, seed=seed, resolution=SIDE)
+    _write(folder, _drawn_scenes(per_class, seed))
     return folder
+
+
+@cache
+def _drawn_scenes(per_class: int, seed: int) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(Path(folder), per_class=per_class, seed=seed, resolution=SIDE)
+        return _read(Path(folder))
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def tiny_run(folder: Path) -> Path:

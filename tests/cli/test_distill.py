@@ -43,7 +43,24 @@ def base_of(folder: Path) -> str:
     return str(next(path.parent for path in folder.rglob("model_index.json")))
 
 
-def test_a_killed_distillation_continues_to_the_same_codes(folder: Path, process_environment: dict[str, str]) -> None:
+def test_a_killed_distillation_continues(folder: Path, process_environment: dict[str, str]) -> None:
+    given = ("--base", base_of(folder), "--minutes", "0.05", "--ipc", "2", "--codes-only", "--threads", "1")
+    begun = dpd(folder, process_environment, "scenes", "--out", "short.dpd", *given, kill="matching:4")
+    assert begun.returncode == -9, begun.stderr
+    assert "6 of matching" in begun.stderr
+    assert not (folder / "short.dpd").exists()
+    done = dpd(folder, process_environment, "--resume", "--out", "short.dpd", "--json")
+    result = json.loads(done.stdout)
+    assert done.returncode == (4 if result["verdict"] == "FAIL" else 0), done.stderr
+    made = load_bundle(folder / "short.dpd")
+    assert (made.hash, made.manifest.audit) == (result["bundle_hash"], result["verdict"])
+    assert made.manifest.codes_only
+
+
+@pytest.mark.slow
+def test_a_distillation_killed_in_three_stages_ends_with_the_same_codes(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
     given = ("--base", base_of(folder), "--minutes", "0.05", "--ipc", "3", "--no-codes-only", "--threads", "1")
     given += ("--holdout", "heldout")
     begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *given, kill="matching:4")

@@ -1,11 +1,17 @@
 """One tiny run and its bundles for all tests of the export, because tracing takes most of the time."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dpd_export import ExportOptions, export_run
+from dpd_train.compute.device import one_thread
+from dpd_train.train import train
 from tests.conftest import made_once
+from tests.tiny import CONFIG, drawn_scenes, tiny_base
+
+CODES = 11
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,22 @@ def half_bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ExportOptions(vae_encoder=True, dynamic_size=True, largest_file=100_000)
     made = made_once(tmp_path_factory, "half", lambda folder: export_run(run, folder / "half", options))
     return made / "half"
+
+
+@pytest.fixture(scope="session")
+def matched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scenes, a run with CODES matched codes of each class, and its bundles whole.dpd and codes.dpd in float32."""
+    return made_once(tmp_path_factory, "matched", _make_matched)
+
+
+def _make_matched(folder: Path) -> None:
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
+        patch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1, 1, 2, 2))
+        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+        base, count = str(tiny_base(folder)), {"k_min": 15, "ipc": CODES}
+        config = replace(CONFIG, base=base, prototypes="matched", matching_steps=2, steps=1, **count)
+        train(drawn_scenes(folder / "scenes", per_class=26), folder / "run", config, cache=folder / "cache")
+        for name, codes_only in (("whole", False), ("codes", True)):
+            options = ExportOptions(name=name, precision="fp32", codes_only=codes_only)
+            export_run(folder / "run", folder / f"{name}.dpd", options)

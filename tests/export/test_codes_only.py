@@ -1,13 +1,11 @@
 """`dpd export --codes-only`: a run with matched codes → codes, their decoder, class table and golden images."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from dpd_eval.audit.audit import audit
 from dpd_eval.audit.record import Audit, write_record
@@ -22,32 +20,13 @@ from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.replay import replay
 from dpd_train.bases.base import decode_images, load_base
 from dpd_train.held_out import HeldOut
-from dpd_train.train import train
-from tests.tiny import CONFIG, drawn_scenes, tiny_base
+from tests.export.conftest import CODES
 
-CODES = 11
 HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run with CODES matched codes of each class, and its bundles whole.dpd and codes.dpd, both in float32."""
-    place, threads = tmp_path_factory.mktemp("codes"), torch.get_num_threads()
-    torch.set_num_threads(1)  # with two, beside another process, these small tensors take minutes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
-        patch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1, 1, 2, 2))
-        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
-        config = replace(CONFIG, base=str(tiny_base(place)), prototypes="matched", ipc=CODES, matching_steps=2, steps=1)
-        train(drawn_scenes(place / "scenes", per_class=26), place / "run", config, cache=place / "cache")
-    export_run(place / "run", place / "whole.dpd", ExportOptions(name="whole", precision="fp32"))
-    export_run(place / "run", place / "codes.dpd", ExportOptions(name="codes", precision="fp32", codes_only=True))
-    yield place
-    torch.set_num_threads(threads)
-
-
-def test_it_holds_what_decoding_needs_and_no_more(folder: Path) -> None:
-    codes, whole = load_bundle(folder / "codes.dpd"), load_bundle(folder / "whole.dpd")
+def test_it_holds_what_decoding_needs_and_no_more(matched: Path) -> None:
+    codes, whole = load_bundle(matched / "codes.dpd"), load_bundle(matched / "whole.dpd")
     wanted = ["MODEL_CARD.md", "classes.json", "golden.safetensors", "prototypes.safetensors"]
     wanted += ["scheduler/scheduler_config.json", "vae_decoder/config.json", "vae_decoder/model.onnx"]
     assert sorted(codes.files) == wanted
@@ -62,51 +41,51 @@ def test_it_holds_what_decoding_needs_and_no_more(folder: Path) -> None:
     assert codes.manifest.parity["end_to_end_psnr_db"] >= 40
 
 
-def test_its_set_is_that_of_the_whole_bundle(folder: Path, tmp_path: Path) -> None:
+def test_its_set_is_that_of_the_whole_bundle(matched: Path, tmp_path: Path) -> None:
     hashes = {
         name: write_set(
-            generate(load_bundle(folder / f"{name}.dpd"), ipc=CODES, seed=2, provider="cpu"), tmp_path / name
+            generate(load_bundle(matched / f"{name}.dpd"), ipc=CODES, seed=2, provider="cpu"), tmp_path / name
         )
         for name in ("codes", "whole")
     }
-    assert hashes["codes"].images == CODES * len(load_bundle(folder / "codes.dpd").classes)
-    assert [i.prototype for i in generate(load_bundle(folder / "codes.dpd"), ipc=CODES)][:CODES] == [*range(CODES)]
+    assert hashes["codes"].images == CODES * len(load_bundle(matched / "codes.dpd").classes)
+    assert [i.prototype for i in generate(load_bundle(matched / "codes.dpd"), ipc=CODES)][:CODES] == [*range(CODES)]
     assert hashes["codes"].set_hash == hashes["whole"].set_hash
 
 
-def test_the_golden_images_are_pytorchs(folder: Path) -> None:
-    bundle = load_bundle(folder / "codes.dpd")
+def test_the_golden_images_are_pytorchs(matched: Path) -> None:
+    bundle = load_bundle(matched / "codes.dpd")
     done = replay(bundle, Provider("cpu", ""))
     assert done is not None
     assert done.images == 4
     assert done.psnr_db >= 40
     (image,) = generate(bundle, ipc=1, classes=(bundle.classes[0].name,))
-    expected = decode_images(load_base(str(folder / "run" / "pipeline")), bundle.classes[0].prototypes[:1])[0]
+    expected = decode_images(load_base(str(matched / "run" / "pipeline")), bundle.classes[0].prototypes[:1])[0]
     views = [np.rot90(v, k) for v in (expected, expected[:, ::-1]) for k in range(4)]
     assert min(np.abs(view.astype(int) - image.pixels).max() for view in views) <= 1
 
 
-def test_the_export_repeats_itself_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+def test_the_export_repeats_itself_byte_for_byte(matched: Path, tmp_path: Path) -> None:
     again = export_run(
-        folder / "run", tmp_path / "again", ExportOptions(name="codes", precision="fp32", codes_only=True)
+        matched / "run", tmp_path / "again", ExportOptions(name="codes", precision="fp32", codes_only=True)
     )
-    assert again["bundle_hash"] == load_bundle(folder / "codes.dpd").hash
+    assert again["bundle_hash"] == load_bundle(matched / "codes.dpd").hash
     assert again["largest_ipc"] == CODES
     assert load_bundle(tmp_path / "again").manifest.codes_only
 
 
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("fp16-weights", marks=pytest.mark.slow)])
-def test_other_precisions(precision: str, folder: Path, tmp_path: Path) -> None:
-    export_run(folder / "run", tmp_path / "site.dpd", ExportOptions(precision=precision, codes_only=True))
+def test_other_precisions(precision: str, matched: Path, tmp_path: Path) -> None:
+    export_run(matched / "run", tmp_path / "site.dpd", ExportOptions(precision=precision, codes_only=True))
     bundle = load_bundle(tmp_path / "site.dpd")
     assert len(bundle.files["vae_decoder/model.onnx"]) < len(
-        load_bundle(folder / "codes.dpd").files["vae_decoder/model.onnx"]
+        load_bundle(matched / "codes.dpd").files["vae_decoder/model.onnx"]
     )
     assert bundle.manifest.parity["end_to_end_psnr_db"] >= 30
 
 
-def test_a_decoder_that_gives_other_images_is_not_written(folder: Path) -> None:
-    bundle, base = load_bundle(folder / "codes.dpd"), load_base(str(folder / "run" / "pipeline"))
+def test_a_decoder_that_gives_other_images_is_not_written(matched: Path) -> None:
+    bundle, base = load_bundle(matched / "codes.dpd"), load_base(str(matched / "run" / "pipeline"))
     codes = tuple(scene.prototypes for scene in bundle.classes)
     decoded = decode_codes(base, codes, Extent(2, 4, 1))
     assert compare_codes(bundle, decoded).images == 20
@@ -115,30 +94,30 @@ def test_a_decoder_that_gives_other_images_is_not_written(folder: Path) -> None:
         compare_codes(bundle, replace(decoded, images=255 - decoded.images))
 
 
-def test_the_card_promises_what_it_can_do(folder: Path) -> None:
-    card = load_bundle(folder / "codes.dpd").files["MODEL_CARD.md"].decode()
+def test_the_card_promises_what_it_can_do(matched: Path) -> None:
+    card = load_bundle(matched / "codes.dpd").files["MODEL_CARD.md"].decode()
     assert "A codes-only bundle of dpd-distill" in card
     assert f"with up to {CODES} images of each" in card
     assert f"dpd generate BUNDLE --ipc {CODES} " in card
     assert "--codes-only" in card
     for word in ("text-conditional", "UNet evaluations", "step/model.onnx", "any number of", "tokenizer"):
         assert word not in card
-    assert "--codes-only" not in load_bundle(folder / "whole.dpd").files["MODEL_CARD.md"].decode()
+    assert "--codes-only" not in load_bundle(matched / "whole.dpd").files["MODEL_CARD.md"].decode()
 
 
 @pytest.fixture(scope="module")
-def audited(folder: Path) -> Audit:
+def audited(matched: Path) -> Audit:
     return audit(
-        folder / "codes.dpd",
-        train=folder / "scenes",
-        run=folder / "run",
-        cache=folder / "audit",
+        matched / "codes.dpd",
+        train=matched / "scenes",
+        run=matched / "run",
+        cache=matched / "audit",
         **HELD,  # type: ignore[arg-type]
     )
 
 
 @pytest.mark.slow
-def test_the_audit_tests_what_leaves_the_site(audited: Audit, folder: Path) -> None:
+def test_the_audit_tests_what_leaves_the_site(audited: Audit, matched: Path) -> None:
     names = [test.name for test in audited.tests]
     for wanted in (
         "replication, generated images, structure",
@@ -153,8 +132,8 @@ def test_the_audit_tests_what_leaves_the_site(audited: Audit, folder: Path) -> N
     scan = next(test for test in audited.tests if test.name == "artefact scan")
     assert scan.verdict == "PASS", scan.note
     assert any("no denoiser, teacher or latent classifier" in note for note in audited.to_dict()["notes"])
-    found = write_record(audited, folder / "codes.dpd", folder / "audited.dpd")
-    again = load_bundle(folder / "audited.dpd")
+    found = write_record(audited, matched / "codes.dpd", matched / "audited.dpd")
+    again = load_bundle(matched / "audited.dpd")
     assert (again.hash, again.manifest.audit, again.manifest.codes_only) == (
         found["bundle_hash"],
         audited.verdict,
@@ -173,9 +152,9 @@ def test_averaged_codes_are_its_control_of_membership(audited: Audit) -> None:
 
 
 @pytest.mark.slow
-def test_without_an_encoder_the_verdict_is_a_warning_at_best(folder: Path) -> None:
+def test_without_an_encoder_the_verdict_is_a_warning_at_best(matched: Path) -> None:
     """The tiny VAE is not the shipped base's."""
-    found = audit(folder / "codes.dpd", train=folder / "scenes", cache=folder / "audit", **HELD)  # type: ignore[arg-type]
+    found = audit(matched / "codes.dpd", train=matched / "scenes", cache=matched / "audit", **HELD)  # type: ignore[arg-type]
     missing = {t.name for t in found.tests if t.verdict == "NOT RUN" and t.name.startswith("membership")}
     few = "membership of the students of the generated images"  # the hold-out is too small for them
     assert missing == {few, "membership of the VAE decoder", "membership of the prototypes"}
@@ -188,10 +167,10 @@ def test_without_an_encoder_the_verdict_is_a_warning_at_best(folder: Path) -> No
     assert found.verdict != "PASS"
 
 
-def test_engines_are_built_of_the_decoder_alone(folder: Path) -> None:
-    files = load_bundle(folder / "codes.dpd").files
+def test_engines_are_built_of_the_decoder_alone(matched: Path) -> None:
+    files = load_bundle(matched / "codes.dpd").files
     assert check_parts(None, files) == ("vae_decoder",)
-    assert check_parts(None, load_bundle(folder / "whole.dpd").files) == ("unet", "vae_decoder", "latent_classifier")
+    assert check_parts(None, load_bundle(matched / "whole.dpd").files) == ("unet", "vae_decoder", "latent_classifier")
     with pytest.raises(InputError, match=r"part 'unet' cannot become an engine; .* that can: vae_decoder$"):
         check_parts(("unet",), files)
 

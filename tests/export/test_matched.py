@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from dpd_export import ExportOptions, export_run
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.sampling.noise import image_element
@@ -20,6 +19,7 @@ from dpd_train.config import TrainConfig
 from dpd_train.images.symmetry import d4
 from dpd_train.run.folder import matched_count
 from dpd_train.train import train
+from tests.export.conftest import CODES
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 
@@ -45,35 +45,34 @@ def many_scenes(folder: Path) -> Path:
     return drawn_scenes(folder / "scenes", per_class=24)
 
 
-def test_images_are_decoded_prototypes_and_later_ones_are_drawn(tmp_path: Path) -> None:
-    scenes, made = many_scenes(tmp_path), config(tmp_path)
-    train(scenes, tmp_path / "run", made, cache=tmp_path / "cache")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    table = json.loads((tmp_path / "run" / "classes.json").read_text())
+def test_images_are_decoded_prototypes_and_later_ones_are_drawn(matched: Path) -> None:
+    record = json.loads((matched / "run" / "run.json").read_text())
+    table = json.loads((matched / "run" / "classes.json").read_text())
     assert table["prototype_kind"] == "matched"
-    assert [entry["prototype_counts"] for entry in table["classes"]] == [[22] * 9] * 6, "not 22 // --k-min"
+    assert [entry["prototype_counts"] for entry in table["classes"]] == [[24] * CODES] * 6, "not 24 // --k-min"
     assert isinstance(record["prototypes_too_near"], int)
 
-    export_run(tmp_path / "run", tmp_path / "site.dpd", ExportOptions(precision="fp32"))
-    bundle = load_bundle(tmp_path / "site.dpd")
+    bundle = load_bundle(matched / "whole.dpd")
     assert bundle.manifest.sampler.guidance[0].decodes
-    assert bundle.manifest.sampler.evaluations_per_latent(0) == 0
-    assert bundle.manifest.sampler.evaluations_per_latent(1) > 0
+    evaluations = [bundle.manifest.sampler.evaluations_per_latent(block) for block in range(3)]
+    assert evaluations[:2] == [0, 0], "11 codes are two blocks"
+    assert evaluations[2] > 0
     images, others = (
-        [image for image in generate(bundle, ipc=12, seed=seed, provider="cpu") if image.label == 0] for seed in (0, 1)
+        list(generate(bundle, ipc=22, classes=(bundle.classes[0].name,), seed=seed, provider="cpu")) for seed in (0, 1)
     )
-    stored = load_file(tmp_path / "run" / "prototypes.safetensors")["class.0"].astype(np.float16).astype(np.float32)
-    decoded = decode_images(load_base(str(tmp_path / "run" / "pipeline")), stored)
-    for image in images[:10]:
+    stored = load_file(matched / "run" / "prototypes.safetensors")["class.0"].astype(np.float16).astype(np.float32)
+    decoded = decode_images(load_base(str(matched / "run" / "pipeline")), stored)
+    for image in images[:20]:
         element = image_element(0, image.class_name, image.index)
-        code = d4(torch.from_numpy(decoded[image.index % 9]).permute(2, 0, 1), element).permute(1, 2, 0)
+        code = d4(torch.from_numpy(decoded[image.index % CODES]).permute(2, 0, 1), element).permute(1, 2, 0)
         assert np.abs(image.pixels.astype(int) - code.numpy().astype(int)).max() <= 1
-    turned = [np.array_equal(ours.pixels, theirs.pixels) for ours, theirs in zip(images[:10], others, strict=False)]
-    assert sum(turned) < 6, "another seed shows the prototypes in other ways"
-    for image in images[10:]:
-        assert np.abs(image.pixels.astype(int) - decoded[image.index % 9].astype(int)).max() > 5
+    turned = [np.array_equal(ours.pixels, theirs.pixels) for ours, theirs in zip(images[:20], others, strict=False)]
+    assert sum(turned) < 10, "another seed shows the prototypes in other ways"
+    for image in images[20:]:
+        assert np.abs(image.pixels.astype(int) - decoded[image.index % CODES].astype(int)).max() > 5
 
 
+@pytest.mark.slow  # a session for each step
 def test_sessions_end_as_one_run(tmp_path: Path) -> None:
     scenes, made = many_scenes(tmp_path), config(tmp_path, steps=0, teacher_steps=1, latent_classifier_steps=1, ipc=2)
     train(scenes, tmp_path / "whole", made, cache=tmp_path / "cache")

@@ -1,4 +1,7 @@
-"""Hostile bundles whose hashes hold: hundreds here, thousands in `make fuzz`. Refused in one line, or harmless."""
+"""Hostile bundles whose hashes hold: a hundred here, hundreds in .ci/full, thousands in `make fuzz`.
+
+Refused in one line, or harmless.
+"""
 
 import json
 import subprocess
@@ -20,8 +23,6 @@ from tests.fuzz.graph_mutations import GRAPHS, add_wild_indices, graph_wire
 from tests.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.fuzz.verdict import generated, judged
 
-EXAMPLES = 400  # one worker of the campaign; about one in thirty is harmless
-
 
 @pytest.fixture(scope="session")
 def material(tiny_bundle: Path) -> Material:
@@ -41,15 +42,16 @@ def test_the_bundle_as_it_is_gives_the_same_set(material: Material, untouched: s
         assert judged(store(folder, material.sealed()), folder, untouched).outcome == "the same set"
 
 
-def test_hundreds_of_hostile_bundles(tiny_bundle: Path) -> None:
-    """In processes whose memory and time the kernel bounds."""
-    results, deaths = run(tiny_bundle, EXAMPLES, seed=0)
+@pytest.mark.parametrize("examples", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_hundreds_of_hostile_bundles(tiny_bundle: Path, examples: int) -> None:
+    """In processes whose memory and time the kernel bounds; about one in thirty is harmless."""
+    results, deaths = run(tiny_bundle, examples, seed=0)
     tally = summary(results, deaths, 0.0)
     assert not deaths
     assert not tally["wrong"]
-    assert tally["outcomes"]["refused"] > EXAMPLES / 2, tally  # the mutations do reach the checks …
-    assert tally["outcomes"]["the same set"] > 10, tally  # … and some do no harm
-    assert len(tally["kinds"]) == 20, tally
+    assert tally["outcomes"]["refused"] > examples / 2, tally  # the mutations do reach the checks …
+    assert tally["outcomes"]["the same set"] > examples / 40, tally  # … and some do no harm
+    assert len(tally["kinds"]) == 20 or examples < 400, tally
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="the extra openvino is not installed")

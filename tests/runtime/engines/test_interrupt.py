@@ -107,9 +107,11 @@ def children(pid: int) -> list[int]:
         pytest.param("cpu", signal.SIGINT, 1024, 2_000, False, id="many operators"),
         pytest.param("cpu", signal.SIGTERM, 1024, 2_000, False, id="SIGTERM"),
         pytest.param("cpu", signal.SIGINT, 12_000, 1, False, id="one operator"),
-        pytest.param("cpu", signal.SIGINT, 1024, 2_000, True, id="while it is loaded"),
+        pytest.param("cpu", signal.SIGINT, 1024, 2_000, True, id="while it is loaded", marks=pytest.mark.slow),
         pytest.param("openvino", signal.SIGINT, 12_000, 1, False, id="openvino, one operator"),
-        pytest.param("openvino", signal.SIGINT, 1024, 2_000, True, id="openvino, while it is loaded"),
+        pytest.param(
+            "openvino", signal.SIGINT, 1024, 2_000, True, id="openvino, while it is loaded", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_call_that_takes_a_minute_ends_at_once(

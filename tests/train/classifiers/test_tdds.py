@@ -20,8 +20,8 @@ from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real training, of 50 steps in place of 1,000."""
-    monkeypatch.setattr(tdds, "LEAST_STEPS", 5)
+    """The real training, of few steps in place of 1,000."""
+    monkeypatch.setattr(tdds, "LEAST_STEPS", 2)
 
 
 def by_loops(probabilities: np.ndarray, window: int, decay: float) -> list[float]:

@@ -67,7 +67,10 @@ def found(eyes: Eyes, private: tuple[torch.Tensor, torch.Tensor]) -> Release:
 
 
 @pytest.mark.parametrize("later", ["decoder.safetensors", "matching.safetensors"])
-def test_a_lost_release_is_said_before_anything_is_trained(later: str, tmp_path: Path, base: Base) -> None:
+def test_a_lost_release_is_said_before_anything_is_trained(
+    later: str, tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpd_train.prototypes.private.public.DRAWN", 1)
     (tmp_path / later).touch()
     inputs = PrivateInputs(
         private=lambda: pytest.fail("no second release"),
