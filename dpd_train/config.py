@@ -8,9 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
-from dpd_train.options import choices, option, setting
+from dpd_train.options import choices, setting
 from dpd_train.reading import ImageOptions
 
 Tune = Literal["full", "lora"]
@@ -42,6 +43,16 @@ LEAST = {
     "matching_steps": 1,
     "resolution": 1,
 }
+
+
+def repeating_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `dpd train`, by field, that repeat a run with this config in its run.json.
+
+    Defaults are among them, since the next version may change them. Versions that knew one way of holding images out
+    recorded none.
+    """
+    names = {} if "split" in config or config.get("val_per_class") is None else {"split": "names"}
+    return names | dict(config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,3 @@ def _literal(hint: Any) -> tuple[str, ...]:
     if get_origin(hint) is Literal:
         return get_args(hint)
     return next((found for part in get_args(hint) if (found := _literal(part))), ())
-
-
-def option(field: str) -> str:
-    """Return the option of a field: `--` and the name with hyphens."""
-    return "--" + field.replace("_", "-")

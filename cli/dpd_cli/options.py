@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 
 import typer
 
-from dpd_train.options import choices, option  # noqa: TID253 -- loads no PyTorch
+from dpd_runtime.command_line import option
+from dpd_train.options import choices  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle

@@ -2,19 +2,17 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from dpd_eval.extractors.choice import OWN
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
+from dpd_runtime.command_line import Option, option_words
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.generation.generate import sampler_settings
 from dpd_runtime.sampling.sampler import Sampler
-from dpd_train.config import TrainConfig
-from dpd_train.options import option
-
-Option = tuple[str, ...]  # ("--seed", "3"), or a flag alone
+from dpd_train.config import repeating_options
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,10 @@ def folder(name: str) -> str:
     return f"./{name}" if name.startswith("-") else name
 
 
-def extractor_option(description: str | None) -> list[Option]:
-    """Return the option for an extractor with this description, which begins with its name; `own` is the default."""
+def extractor_of(description: str | None) -> str | None:
+    """The value of --extractor for this description, which begins with a name; None for `own`, the default."""
     name = (description or "").split(": ")[0]
-    return [("--extractor", name)] if name not in ("", OWN) else []
+    return name if name not in ("", OWN) else None
 
 
 def generate_command(
@@ -52,29 +50,27 @@ def generate_command(
     named = bundle.name if bundle else f"{made.bundle_name}.dpd" if made.bundle_name else "BUNDLE"
     words = ["dpd", "generate"] if own else ["dpd", "generate", folder(named)]
     known = embedded[1] if own and embedded else bundle.sampler if bundle else None
-    options: list[Option] = [("--ipc", str(made.ipc)), ("--seed", str(made.seed))]
-    options += sampler_options(made.sampler, known)
     names = [sheet.name for sheet in made.classes]
-    if (bundle is None or set(names) != set(bundle.prototypes)) and not any("," in name for name in names):
-        options.append(("--classes", ",".join(names)))
-    if made.provider:
-        options.append(("--provider", made.provider))
-    if made.format != IMAGEFOLDER.name:
-        options.append(("--format", made.format))
-    if made.image_format != PNG.name:
-        options.append(("--image-format", made.image_format))
-    if made.soft_labels:
-        options.append(("--soft-labels",))
-    options += [("--expect", made.set_hash), ("--out", made.name)]
-    return Command(f"Generate: {made.name}", shell(words, options))
+    some = (bundle is None or set(names) != set(bundle.prototypes)) and not any("," in name for name in names)
+    options = option_words(
+        {
+            "classes": names if some else None,
+            "provider": made.provider or None,
+            "format": made.format if made.format != IMAGEFOLDER.name else None,
+            "image_format": made.image_format if made.image_format != PNG.name else None,
+            "soft_labels": made.soft_labels,
+            "expect": made.set_hash,
+            "out": made.name,
+        }
+    )
+    first = option_words({"ipc": made.ipc, "seed": made.seed})
+    return Command(f"Generate: {made.name}", shell(words, [*first, *sampler_options(made.sampler, known), *options]))
 
 
 def _select_command(made: SetRecord) -> Command:
-    options: list[Option] = [("--method", made.method or "")]
-    numbers = (("--ipc", made.ipc), ("--seed", made.seed), ("--resolution", made.resolution))
-    options += [(flag, str(value)) for flag, value in numbers if value is not None]
-    options += extractor_option(made.extractor)
-    return Command(f"Select: {made.name}", shell(["dpd", "select", "DATA"], [*options, ("--out", made.name)]))
+    options = {"method": made.method or "", "ipc": made.ipc, "seed": made.seed, "resolution": made.resolution}
+    options |= {"extractor": extractor_of(made.extractor), "out": made.name}
+    return Command(f"Select: {made.name}", shell(["dpd", "select", "DATA"], option_words(options)))
 
 
 def sampler_options(used: Sampler | None, usual: Sampler | None) -> list[Option]:
@@ -82,29 +78,19 @@ def sampler_options(used: Sampler | None, usual: Sampler | None) -> list[Option]
     if used is None:
         return []
     if usual is not None:
-        settings = sampler_settings(usual, used)
-    elif any(guidance.begins_at_prototypes for guidance in used.guidance):
+        return option_words(sampler_settings(usual, used))
+    if any(guidance.begins_at_prototypes for guidance in used.guidance):
         return []  # decoded and re-noised images: any of these options would sample all images instead
-    else:
-        settings = {name: getattr(used, name) for name in ("steps", "solver", "candidates")}
-        settings["guidance_scale"] = used.guidance[0].guidance_scale
-    return [
-        (option(name), f"{value:g}" if isinstance(value, float) else str(value)) for name, value in settings.items()
-    ]
+    settings = {name: getattr(used, name) for name in ("steps", "solver", "candidates")}
+    return option_words(settings | {"guidance_scale": used.guidance[0].guidance_scale})
 
 
 def train_command(run: RunRecord) -> Command | None:
     """Return the `dpd train` of a run. DATA is not recorded in a run and stays a placeholder."""
     if not run.config:
         return None
-    flags: list[Option] = []
-    for field in fields(TrainConfig):
-        value = run.config.get(field.name)
-        if value is True:
-            flags.append((option(field.name),))
-        elif value is not None and value is not False:  # including defaults, which may differ between versions
-            flags.append((option(field.name), str(value)))
-    return Command(f"Train: {run.name}", shell(["dpd", "train", "DATA"], [*flags, ("--out", run.name)]))
+    options = option_words(repeating_options(run.config))
+    return Command(f"Train: {run.name}", shell(["dpd", "train", "DATA"], [*options, ("--out", run.name)]))
 
 
 def report_command(names: Sequence[str]) -> Command:

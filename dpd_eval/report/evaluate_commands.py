@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM, is_joint, is_own, own_count
 from dpd_eval.comparison.results import Evaluation
-from dpd_eval.report.commands import Command, Option, extractor_option, folder, shell
+from dpd_eval.report.commands import Command, extractor_of, folder, shell
 from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.statistics import fewest_pairs
 from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
+from dpd_runtime.command_line import Option, option_words
 
 
 def evaluate_commands(evaluation: NamedEvaluation) -> list[Command]:
@@ -47,46 +48,33 @@ def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
 
 
 def _evaluate_options(evaluation: Evaluation, ipcs: list[int], pairs: int | None, out: str) -> list[Option]:
-    students = dict.fromkeys(arm.student for arm in evaluation.arms)
     own = [name for name in evaluation.arm_names() if is_own(name)]
-    baselines = [name for name in evaluation.arm_names() if name not in (SET_ARM, *own) and not is_joint(name)]
-    options: list[Option] = [
-        ("--train", evaluation.train or "DATA"),
-        ("--test", "val" if evaluation.test_part == "val" else evaluation.test or "DATA"),
-        ("--students", ",".join(students)),
-        ("--baselines", ",".join(baselines)),
-        ("--ipc", ",".join(map(str, ipcs))),
-        ("--recipe", _recipe_option(evaluation)),
-    ]
-    if own:
-        options.append(("--with-real", ",".join(str(own_count(name)) for name in own)))
-    if pairs is not None:
-        options.append(("--pairs", str(pairs)))
-    if evaluation.val_per_class is not None:
-        options += [("--val-per-class", str(evaluation.val_per_class)), ("--split", evaluation.split)]
-    if evaluation.groups:
-        options.append(("--groups", evaluation.groups))
-    options.append(("--resolution", str(evaluation.resolution)))
-    options += _reading_options(evaluation)
-    if evaluation.labels == "soft":
-        options.append(("--soft-labels",))
-    ratios = dict.fromkeys(goal.ratio for goal in evaluation.verdicts if goal.ratio != 1)
-    options += [("--at-least", f"{ratio:g}") for ratio in ratios]
-    options += extractor_option(evaluation.extractor)
-    if not evaluation.metrics and not any("too few for set metrics" in note for note in evaluation.notes):
-        options.append(("--no-metrics",))
-    return [*options, ("--out", out)]
-
-
-def _reading_options(evaluation: Evaluation) -> list[Option]:
+    held_out = evaluation.val_per_class is not None
     reading = evaluation.reading or {}
-    bands, stretch = reading.get("bands"), reading.get("stretch")
-    options: list[Option] = []
-    if isinstance(bands, list):
-        options.append(("--bands", ",".join(map(str, bands))))
-    if isinstance(stretch, str):
-        options.append(("--stretch", stretch))
-    return options
+    too_few = any("too few for set metrics" in note for note in evaluation.notes)
+    ratios = dict.fromkeys(goal.ratio for goal in evaluation.verdicts if goal.ratio != 1)
+    options = option_words(
+        {
+            "train": evaluation.train or "DATA",
+            "test": "val" if evaluation.test_part == "val" else evaluation.test or "DATA",
+            "students": list(dict.fromkeys(arm.student for arm in evaluation.arms)),
+            "baselines": [n for n in evaluation.arm_names() if n not in (SET_ARM, *own) and not is_joint(n)],
+            "ipc": ipcs,
+            "recipe": _recipe_option(evaluation),
+            "with_real": [own_count(name) for name in own] or None,
+            "pairs": pairs,
+            "val_per_class": evaluation.val_per_class,
+            "split": evaluation.split if held_out else None,
+            "groups": evaluation.groups,
+            "resolution": evaluation.resolution,
+            "bands": reading.get("bands"),
+            "stretch": reading.get("stretch"),
+            "soft_labels": evaluation.labels == "soft",
+            "extractor": extractor_of(evaluation.extractor),
+            "no_metrics": not evaluation.metrics and not too_few,
+        }
+    )
+    return [*options, *(("--at-least", f"{ratio:g}") for ratio in ratios), ("--out", out)]
 
 
 def shipped_recipe(evaluation: Evaluation) -> bool:

@@ -9,6 +9,7 @@ import shlex
 from typing import Any
 
 from dpd_runtime.bundle.bundle import embedded_bundle
+from dpd_runtime.command_line import option_words
 from dpd_runtime.dataset.formats import Output
 from dpd_runtime.dataset.formats.parquet import NAME as PARQUET_NAME
 from dpd_runtime.dataset.formats.parquet import PLAIN
@@ -130,20 +131,16 @@ def _command(generation: Generation, output: Output) -> str:
     words += ["--ipc", str(generation.ipc), "--seed", str(generation.seed)]
     if len(generation.classes) < len(bundle.classes):
         words.append(f"--classes={','.join(scene.name for scene in generation.classes)}")
-    settings = sampler_settings(bundle.manifest.sampler, generation.sampler)
-    words += [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    words += ["--provider", generation.provider.name]
-    if generation.provider.precision != FP32:
-        words += ["--precision", generation.provider.precision]
-    if generation.provider.name == "openvino" and generation.provider.gpu is not None:
-        words += ["--device", str(generation.provider.gpu)]
-    if output.format != Output.format:
-        words += ["--format", output.format]
-    if output.image_format is not None:
-        words += ["--image-format", output.image_format]
-    if output.soft_labels:
-        words.append("--soft-labels")
-    command = shlex.join(words)
+    provider, options = generation.provider, sampler_settings(bundle.manifest.sampler, generation.sampler)
+    options |= {
+        "provider": provider.name,
+        "precision": provider.precision if provider.precision != FP32 else None,
+        "device": provider.gpu if provider.name == "openvino" else None,
+        "format": output.format if output.format != Output.format else None,
+        "image_format": output.image_format,
+        "soft_labels": output.soft_labels,
+    }
+    command = shlex.join([*words, *(word for words_of in option_words(options) for word in words_of)])
     return command if len(command) <= LONGEST_COMMAND else "dpd generate   # with options that are too long for here"
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from dpd_runtime.bundle.classes import check_class_name
+from dpd_runtime.command_line import option
 from dpd_runtime.errors import BundleError, DpdError, InputError
 from dpd_runtime.strict_json import parse_json
 from dpd_train.config import TrainConfig
-from dpd_train.options import option
 
 Role = Literal["server", "client"]
 SHARED = ("steps", "batch", "peak_rate", "warmup", "schedule", "tune", "lora_rank", "grad_compression", "seed")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dpd_runtime.bundle.classes import check_class_name
+from dpd_runtime.command_line import option
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
@@ -19,7 +20,6 @@ from dpd_train.config import FAMILY, OWN, TrainConfig, extra_watchers
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size
 from dpd_train.images.rasters import require_rasterio
-from dpd_train.options import option
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")

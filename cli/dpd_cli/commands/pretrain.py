@@ -11,11 +11,12 @@ from dpd_cli.commands.pretrain_features import FeatureOptions, pretrain_features
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
 from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import print_json
+from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
-from dpd_train.options import option, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
 from dpd_train.pretrain import STAGES, TRAININGS  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:

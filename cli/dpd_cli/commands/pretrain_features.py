@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from dpd_cli.options import require_torch
 from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import print_json
+from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
-from dpd_train.options import choices, option, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import choices, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.pretrain.pool import Sources

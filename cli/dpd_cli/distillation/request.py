@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
-from dpd_train.options import option, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Sequence
 
 from dpd_export.card.content import CardContent, Record, facts, line, percent, table
+from dpd_runtime.command_line import option_words
+from dpd_train.config import repeating_options
 
 STAGES = ("perceptual", "autoencoder", "decoder", "denoiser")  # of `dpd pretrain`, in order
 STAGE_OPTIONS = {"steps": "steps", "batch": "batch", "rate": "peak_rate"}  # ending of the option: key in the config
-NOT_OPTIONS = ("peak_rate",)  # fields of the config without an option of `dpd train`
 
 
 def data_section(content: CardContent) -> str:
@@ -32,7 +33,7 @@ def training_section(content: CardContent) -> str:
     run, config = content.run, content.run["config"]
     steps = config["steps"]
     known = facts(
-        ("base", _public("base", config["base"])),
+        ("base", "nano" if config["base"] == "nano" else "BASE"),
         ("fine-tuning steps of UNet and text encoder", steps or "0: those of the base"),
         ("batch", config["batch"] if steps else None),
         ("peak learning rate", config.get("peak_rate") if steps else None),
@@ -94,8 +95,7 @@ def commands_section(content: CardContent) -> str:
     """The commands that repeat the run, written from its config, because what was typed may contain folder names."""
     manifest, config, base = content.manifest, content.run["config"], content.run.get("base_pretraining")
     commands = [_pretrain_command(base)] if base else []
-    options = _as_before(config) | {name: value for name, value in config.items() if name not in NOT_OPTIONS}
-    commands.append(_command("train DATA --out RUN", options))
+    commands.append(_command("train DATA --out RUN", repeating_options(config)))
     exported = {"name": manifest.name, "precision": manifest.precision, "data_licence": manifest.licences.get("data")}
     commands.append(_command("export RUN --out BUNDLE", exported | dict(content.options)))
     listed = "\n".join(f"    {command}" for command in commands)
@@ -121,35 +121,18 @@ def _pretrain_command(base: Record) -> str:
     config, sources = base["config"], [source["name"] for source in base["data"].get("sources", ())]
     places = [name if name.startswith("drawn:") else "DATA" for name in sources] or ["DATA"]
     names = ("start", "resolution", "val_per_class", "split", "shares", "latent_channels", "attention_levels")
-    options = {name: config.get(name) for name in names} | _as_before(config)
+    options = repeating_options({name: config[name] for name in names if name in config})
     options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
     for stage in STAGES:
         options |= {f"{stage}_{end}": config.get(stage, {}).get(key) for end, key in STAGE_OPTIONS.items()}
     return _command(f"pretrain {' '.join(places)} --out BASE", options)
 
 
-def _as_before(config: Record) -> dict[str, str]:
-    """How images were held out in versions that knew one way only, and recorded none."""
-    return {} if "split" in config or config.get("val_per_class") is None else {"split": "names"}
-
-
 def _command(verb: str, options: Record) -> str:
-    """`dpd VERB` with every option that has a value, defaults included, since the next version may change them."""
-    words = ["dpd", verb]
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            words += [flag] if value else []
-        elif value is not None:
-            words += [flag, shlex.quote(" ".join(_public(name, value).split()))]
-    return " ".join(words)
-
-
-def _public(option: str, value: object) -> str:
-    """The value; numbers with commas between them; BASE for the user's own base, a folder of the training machine."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return "BASE" if option in ("base", "start") and value != "nano" else str(value)
+    """`dpd VERB` with every option that has a value; BASE stands for a folder of the training machine."""
+    places = {name: "BASE" for name in ("base", "start") if options.get(name) not in (None, "nano")}
+    words = option_words({**options, **places})
+    return " ".join(["dpd", verb, *(shlex.quote(" ".join(word.split())) for option in words for word in option)])
 
 
 def _losses(history: Sequence[Record] | None) -> list[tuple[str, object]]:

@@ -389,7 +389,7 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
     assert [a["alt"] for a in page.all("img")] == [f"10 generated images of class {c}" for c in ("Forest", "River")]
     assert "24 images of 2 classes, seed 3, made from the bundle site on cpu." in page.words()
     command = "dpd generate site.dpd \\ --ipc 12 \\ --seed 3 \\ --steps 7 \\ --solver ddim \\ --candidates 2 \\ "
-    command += f"--guidance-scale 2 \\ --classes Forest,River \\ --provider cpu \\ --expect {'d' * 64} \\ --out set0"
+    command += f"--guidance-scale 2.0 \\ --classes Forest,River \\ --provider cpu \\ --expect {'d' * 64} \\ --out set0"
     assert command in page.words()
 
 
@@ -501,7 +501,7 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
     assert "vae psnr 31.5" in page.words()
     assert "timestep denoiser class Gaussian 940 0.541 0.530" in page.words()
     assert "noise levels denoiser 940" not in page.words()
-    line = "dpd train DATA \\ --base ./nano \\ --ipc 3 \\ --steps 4 \\ --tune-vae \\ --seed 1 \\ --out run"
+    line = "dpd train DATA \\ --base ./nano \\ --ipc 3 \\ --steps 4 \\ --seed 1 \\ --tune-vae \\ --out run"
     assert line in page.words()
     assert "secret" not in html
     hidden = write_json(run / "private" / "result.json", evaluation().to_dict())
