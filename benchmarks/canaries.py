@@ -176,7 +176,7 @@ def scored(run: Path, scenes: SceneSet, labels: Int64, work: Path) -> dict[str, 
     pixels = np.ascontiguousarray(scenes.images.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - 1
     logits = {
         "teacher": logits_of(model.teacher, "images", pixels),
-        "latent classifier": logits_of(model.networks.judge, "latents", latents),
+        "latent classifier": logits_of(model.networks.latent_classifier, "latents", latents),
     }
     found |= {name: classifier_scores(values, labels)["loss"] for name, values in logits.items()}
     codes, owners = model.prototypes()

@@ -256,9 +256,9 @@ def judge(factor: str, of: Material) -> dict[str, Any]:
     teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
     named = np.array([teacher(pixels).argmax() for pixels in first.images]) == first.labels
     detail, real = (set_detail(factor, IPC, (x.images, x.labels), first.classes) for x in (first, held))
-    eyes = build_extractor("untrained", eurosat)
+    untrained = build_extractor("untrained", eurosat)
     metrics = set_metrics(
-        factor, IPC, (first.images, first.labels), (eyes.features(eurosat.images), eurosat.labels), eyes,
+        factor, IPC, (first.images, first.labels), (untrained.features(eurosat.images), eurosat.labels), untrained,
         first.classes, seed=0,
     )  # fmt: skip
     whole, recipe = np.arange(len(best.labels)), load_recipe("quick")

@@ -28,7 +28,7 @@ from dpd_train.run.folder import check_inputs, match_config
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import prototype_sheets, sample_sheet
-from dpd_train.run.stages.judges import metrics, train_judge, train_teacher, wants_tuning
+from dpd_train.run.stages.classifiers import metrics, train_latent_classifier, train_teacher, wants_tuning
 from dpd_train.run.stages.prototypes import make_prototypes, prompts, with_prototype_kind
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
@@ -58,14 +58,14 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
     if tuned_vae:
         base = with_tuned_decoder(run, base, pixels)
     latents = run.latents(base)
-    judges = Classifiers(teacher, train_judge(run, latents))
+    classifiers = Classifiers(teacher, train_latent_classifier(run, latents))
     phrases = run.phrases(run.data.train, "captions")
     tune = partial(tuned_together, federated) if federated else tuned_here
     tuned = fine_tuned(run, base, latents, phrases, tune)
     base, values, rows = tuned.base, latents[0][0], rows_by_class(run.data.train)
-    made = make_prototypes(run, base, judges.judge, pixels, values, phrases)
+    made = make_prototypes(run, base, classifiers.latent_classifier, pixels, values, phrases)
     table = prompts(run, base, made, phrases)
-    measured = metrics(base, judges, pixels[1], latents[1]) | {"decoder_tuned": tuned_vae}
+    measured = metrics(base, classifiers, pixels[1], latents[1]) | {"decoder_tuned": tuned_vae}
     if config.steps:
         measured["noise_levels"] = noise_levels(base, *latents, run.classes, run.device)
     trained = Trained(

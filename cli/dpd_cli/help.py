@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from dpd_cli.config import OPTION
+from dpd_cli.config_file import OPTION
 
 DEBUG = "--debug"
 DEBUG_HELP = (DEBUG, "Show the traceback of an error.")

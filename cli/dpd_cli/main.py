@@ -28,7 +28,7 @@ from dpd_cli.commands.select import select_command
 from dpd_cli.commands.sign import sign_command
 from dpd_cli.commands.train import train_command
 from dpd_cli.commands.verify import verify_command
-from dpd_cli.config import OPTION, read_config, take_config
+from dpd_cli.config_file import OPTION, read_config, take_config
 from dpd_cli.help import DEBUG, Verb, Verbs
 from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError

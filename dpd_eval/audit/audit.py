@@ -27,7 +27,7 @@ from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
 from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
 from dpd_eval.audit.record import Audit, Audited, ComparedImages
-from dpd_eval.audit.set_tests import Judged, near_copies, set_tests
+from dpd_eval.audit.set_tests import AuditedImages, near_copies, set_tests
 from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
 from dpd_eval.audit.student_attack import LabelledImages, student_tests
 from dpd_eval.audit.subject import Subject, open_subject
@@ -127,11 +127,11 @@ def audit(
     roots = tuple(folder for folder in (train, holdout) if folder is not None)
     work = _Work(subject, data, roots, encoder, latents, private, controls_folder, stage)
     images, seed = FEWEST_IMAGES if images is None else images, seed or 0
-    eyes = build_extractor("untrained", data.train, cache=extractors, progress=stage("comparing T and H"))
-    hold_out, comparable = comparable_test(data, eyes)
+    untrained = build_extractor("untrained", data.train, cache=extractors, progress=stage("comparing T and H"))
+    hold_out, comparable = comparable_test(data, untrained)
     sets = [_generated(work, images, seed), *_decoded_prototypes(work)]
     tests = [hold_out, *_enough(sets[0]), *_same_data(subject, data)]
-    tests += [near_copies(judged, data, private) for judged in sets]
+    tests += [near_copies(audited, data, private) for audited in sets]
     tests.append(_artefacts(work))
     networks: list[Extractor] = []
     controls: list[Control] = []
@@ -184,7 +184,7 @@ def _encode(encoder: AuditVae, data: AuditData, cache: Path, stage: Stage) -> tu
     return found[0], found[1]
 
 
-def _compare(work: _Work, networks: list[Extractor], sets: list[Judged]) -> tuple[list[Outcome], list[Control]]:
+def _compare(work: _Work, networks: list[Extractor], sets: list[AuditedImages]) -> tuple[list[Outcome], list[Control]]:
     """The tests that compare with H, and their controls."""
     data, model = work.data, work.subject.model
     spaces = (teacher_space(networks[0]), structure_space(), *map(further_space, networks[1:]))
@@ -202,8 +202,8 @@ def _compare(work: _Work, networks: list[Extractor], sets: list[Judged]) -> tupl
     if decoded is not None:
         yardsticks += [yardstick_through_vae(space, data, decoded, step) for space in through_vae]
     tests: list[Outcome] = []
-    for judged in sets:
-        tests += set_tests(judged, yardsticks, work.private, step)
+    for audited in sets:
+        tests += set_tests(audited, yardsticks, work.private, step)
     if model is None:
         tests.append(not_run("decoded prototypes", ONLY_IMAGES))
     controls = set_controls(yardsticks, step)
@@ -231,26 +231,26 @@ def _membership_controls(work: _Work, model: Model) -> list[Control]:
     return controls
 
 
-def _generated(work: _Work, images: int, seed: int) -> Judged:
+def _generated(work: _Work, images: int, seed: int) -> AuditedImages:
     if work.subject.model is not None:
         pixels, labels = work.subject.model.generate(images, seed, work.stage("generating"))
     else:
         assert work.subject.images is not None
         pixels, labels = work.subject.images
-    return Judged("generated images", pixels, work.order[labels])
+    return AuditedImages("generated images", pixels, work.order[labels])
 
 
-def _decoded_prototypes(work: _Work) -> list[Judged]:
+def _decoded_prototypes(work: _Work) -> list[AuditedImages]:
     if work.subject.model is None:
         return []
     latents, labels = work.subject.model.prototypes()
     if not len(latents):
         return []
-    return [Judged("decoded prototypes", work.subject.model.decode(latents), work.order[labels])]
+    return [AuditedImages("decoded prototypes", work.subject.model.decode(latents), work.order[labels])]
 
 
-def _enough(judged: Judged) -> list[Outcome]:
-    found, wanted = len(judged.images), FEWEST_IMAGES
+def _enough(audited: AuditedImages) -> list[Outcome]:
+    found, wanted = len(audited.images), FEWEST_IMAGES
     if found >= wanted:
         return []
     note = f"{found} images: at least {wanted} are needed to detect a share of two per cent"

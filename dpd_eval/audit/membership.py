@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_eval.audit.bootstrap import REPLICATES, generators, percentile_ends, resampled, widened
-from dpd_eval.audit.outcome import Outcome, judge, not_run
+from dpd_eval.audit.outcome import Outcome, decide, not_run
 
 AUC_HARMLESS, AUC_FAIL = 0.55, 0.60
 TPR_FAIL = 0.03
@@ -55,10 +55,10 @@ def _both(name: str, scores: Scores, seed: int) -> list[Outcome]:
         areas[number], rates[number] = area_under_curve(ours, theirs), true_positive_rate(ours, theirs)
     note = f"{len(members)} of T, {len(others)} of H"
     area = area_under_curve(members, others)
-    tests = [judge(f"{name}: AUC", area, percentile_ends(areas), AUC_FAIL, harmless=AUC_HARMLESS, note=note)]
+    tests = [decide(f"{name}: AUC", area, percentile_ends(areas), AUC_FAIL, harmless=AUC_HARMLESS, note=note)]
     rated = f"{name}: TPR at 1 % FPR"
     if len(others) < FEWEST:
         return [*tests, not_run(rated, f"{len(others)} hold-out images: one per cent needs at least {FEWEST}")]
     rate = true_positive_rate(members, others)
     ends = widened(percentile_ends(rates), round(rate * len(members)), len(members))
-    return [*tests, judge(rated, rate, ends, TPR_FAIL, note=note)]
+    return [*tests, decide(rated, rate, ends, TPR_FAIL, note=note)]

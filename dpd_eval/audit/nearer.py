@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln  # type: ignore[import-untyped]
 
 from dpd_eval.audit.bootstrap import REPLICATES, generators, resampled
-from dpd_eval.audit.outcome import Ends, Outcome, judge, power
+from dpd_eval.audit.outcome import Ends, Outcome, decide, power
 from dpd_runtime.annotations import Float32
 
 NAME = "nearer to T than to H"
@@ -124,4 +124,4 @@ def nearer_test(
     note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
     note += f"; the hold-out's own share is {own.value:.3f}" if own is not INNOCENT_SHARE else ""
     of_copies = None if copied is None else power(copied, own.value, (low, high))
-    return judge(name, value, (low, high), own.value + MARGIN, note=note, power=of_copies)
+    return decide(name, value, (low, high), own.value + MARGIN, note=note, power=of_copies)

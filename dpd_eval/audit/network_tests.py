@@ -77,8 +77,8 @@ def network_tests(
         return [*tests, *(not_run(f"membership of the {part}", reason) for part in parts)]
     tests += _prototypes(model, sides, labels)
     if not model.codes_only:
-        judged = [logits_of(model.networks.judge, "latents", _latents(side)) for side in sides]
-        scores = [classifier_scores(*both) for both in zip(judged, labels, strict=True)]
+        logits = [logits_of(model.networks.latent_classifier, "latents", _latents(side)) for side in sides]
+        scores = [classifier_scores(*both) for both in zip(logits, labels, strict=True)]
         tests += membership_tests("latent classifier", _paired(scores))
     decoded = [reconstruction_score(side.images, model.decode(_latents(side))) for side in sides]
     tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)})

@@ -64,7 +64,7 @@ def _rounded(value: Any) -> Any:
     return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def judge(
+def decide(
     name: str,
     value: float,
     interval: Ends,

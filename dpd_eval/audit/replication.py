@@ -14,7 +14,7 @@ from dpd_eval.audit.bootstrap import (
     resampled_by_class,
     widened,
 )
-from dpd_eval.audit.outcome import Outcome, judge, not_run, power
+from dpd_eval.audit.outcome import Outcome, decide, not_run, power
 from dpd_train.prototypes.too_near import PERCENTILE, Float, Nearest, thresholds
 
 LIMIT = 0.02  # for the share of images minus the share of H2
@@ -73,4 +73,4 @@ def replication_test(
         note += f", {100 * expected:.1f} % of the {len(second)} of H2"
     ends = widened(percentile_ends(replicates), round(share * len(images)), len(images), expected)
     of_copies = None if copies is None else power(exceedance(copies, limits) - expected, 0.0, ends)
-    return judge(name, share - expected, ends, LIMIT, note=note, power=of_copies)
+    return decide(name, share - expected, ends, LIMIT, note=note, power=of_copies)

@@ -40,7 +40,7 @@ def open_run(run: Path) -> Model:
     networks = Networks(
         unet=TorchEngine(lambda sample, timestep, context: base.unet(sample, timestep, context).sample),
         decoder=TorchEngine(lambda latents: base.vae.decode(latents).sample),
-        judge=TorchEngine(opened.latent_classifier),
+        latent_classifier=TorchEngine(opened.latent_classifier),
     )
     return Model(_as_bundle(opened), networks, TorchEngine(opened.teacher))
 

@@ -21,7 +21,7 @@ ROWS = 3
 
 
 @dataclass(frozen=True)
-class Judged:
+class AuditedImages:
     """Images of one kind, with labels in the data's order."""
 
     what: str
@@ -30,20 +30,20 @@ class Judged:
 
 
 def set_tests(
-    judged: Judged, yardsticks: list[Yardstick], private: Path | None, progress: Callable[[], None]
+    audited: AuditedImages, yardsticks: list[Yardstick], private: Path | None, progress: Callable[[], None]
 ) -> list[Outcome]:
     """Run both tests in each space, and write the worst pairs to `private`."""
     tests = []
     for yardstick in yardsticks:
-        found = yardstick.compare(judged.images, judged.labels)
-        tests += [yardstick.replication(found, judged.what), yardstick.nearer(found, judged.what)]
+        found = yardstick.compare(audited.images, audited.labels)
+        tests += [yardstick.replication(found, audited.what), yardstick.nearer(found, audited.what)]
         if private is not None:
-            _keep_worst(judged, yardstick, found, private)
+            _keep_worst(audited, yardstick, found, private)
         progress()
     return tests
 
 
-def near_copies(judged: Judged, data: AuditData, private: Path | None) -> Outcome:
+def near_copies(audited: AuditedImages, data: AuditData, private: Path | None) -> Outcome:
     """Count the images that are near duplicates of an image of T, as `near_duplicates` finds them.
 
     Copies at another contrast, blurred or with noise are among them. It needs no hold-out; where H has near duplicates
@@ -53,28 +53,28 @@ def near_copies(judged: Judged, data: AuditData, private: Path | None) -> Outcom
     def nearest(images: Images) -> Float32:
         return similarities(orbit(images), data.structures)
 
-    name, ours = f"near duplicates of T, {judged.what}", nearest(judged.images)
+    name, ours = f"near duplicates of T, {audited.what}", nearest(audited.images)
     copies = np.flatnonzero(ours.max(axis=1) > NEAR)
     note = f"of {len(ours)} images"
     if not len(copies):
         return Outcome(name, 0.0, None, 0.0, "PASS", note)
     if private is not None:
         write_worst_pairs(
-            private / f"{name}.png", judged.images[copies], data.train.images[ours[copies].argmax(axis=1)]
+            private / f"{name}.png", audited.images[copies], data.train.images[ours[copies].argmax(axis=1)]
         )
     of_held = int((nearest(data.held.images).max(axis=1) > NEAR).sum())
     note += f"; {of_held} of {len(data.held.labels)} of H are near duplicates of T too" if of_held else ""
     return Outcome(name, float(len(copies)), None, 0.0, "WARN" if of_held else "FAIL", note)
 
 
-def _keep_worst(judged: Judged, yardstick: Yardstick, found: Compared, private: Path) -> None:
+def _keep_worst(audited: AuditedImages, yardstick: Yardstick, found: Compared, private: Path) -> None:
     """Write the images that are furthest above the threshold of their class."""
     limits = thresholds(yardstick.half(yardstick.data.first), len(yardstick.data.classes))
-    beyond = found.nearest.values - limits[judged.labels]
+    beyond = found.nearest.values - limits[audited.labels]
     rows = np.argsort(-beyond, kind="stable")
     nearest = yardstick.data.train.images[found.to_train.argmax(axis=1)]
-    name = re.sub(r",? |[:/]", "-", f"{judged.what}, {yardstick.name}")  # an extractor's name may be that of a folder
-    write_worst_pairs(private / f"{name}.png", judged.images[rows], nearest[rows])
+    name = re.sub(r",? |[:/]", "-", f"{audited.what}, {yardstick.name}")  # an extractor's name may be that of a folder
+    write_worst_pairs(private / f"{name}.png", audited.images[rows], nearest[rows])
 
 
 def write_worst_pairs(path: Path, images: Images, nearest: Images) -> None:

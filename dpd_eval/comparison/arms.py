@@ -97,9 +97,9 @@ def measure_arms(
     return tuple(measured), notes
 
 
-def measure_detail(plan: Sequence[Training], judged: SceneSet) -> tuple[SetDetail, ...]:
+def measure_detail(plan: Sequence[Training], test: SceneSet) -> tuple[SetDetail, ...]:
     """Measure the detail of the images that students are tested on, and of the same arms' images as `measure_arms`."""
-    held_out = set_detail(HELD_OUT, None, (judged.images, judged.labels), judged.classes)
+    held_out = set_detail(HELD_OUT, None, (test.images, test.labels), test.classes)
     return held_out, *(set_detail(item.arm, item.ipc, item.data(), item.classes) for item in _first_pairs(plan))
 
 

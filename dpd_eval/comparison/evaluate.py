@@ -71,11 +71,11 @@ def evaluate(
     seen = _seen(study, train, cache, stage)
     plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen, config.with_real)
     metrics, notes = networks.measure(plan, real.labels) if config.metrics else ((), [])
-    detail = measure_detail(plan, study.inputs.judged) if config.metrics else ()
+    detail = measure_detail(plan, study.inputs.test) if config.metrics else ()
     if config.soft_labels:
         plan = label_softly(plan, networks.teacher(), real.classes, stage("computing soft labels"))
     folder = cache or default_folder()
-    outcomes, cached = run_plan(plan, study.inputs.judged, study.recipe, config.jobs, folder, progress)
+    outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
     return study.result(str(train), str(test), arms, metrics, detail, notes, started)
 
@@ -130,7 +130,7 @@ class _Study:
             test_part=inputs.test_part,
             classes=real.classes,
             train_images=len(real.labels),
-            test_images=len(inputs.judged.labels),
+            test_images=len(inputs.test.labels),
             val_per_class=config.val_per_class,
             split=config.split,
             groups=config.groups,

@@ -15,7 +15,7 @@ from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint,
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Sets, training images (`real`) and test images (`judged`), all at one size and with the same classes.
+    """Sets, training images (`real`) and test images (`test`), all at one size and with the same classes.
 
     names: of the sets, for messages. test_part: "val", "test" or "all" (a folder without parts).
     """
@@ -23,7 +23,7 @@ class EvaluationInputs:
     names: tuple[str, ...]
     sets: tuple[SceneSet, ...]
     real: SceneSet
-    judged: SceneSet
+    test: SceneSet
     test_part: Literal["val", "test", "all"]
 
     @property
@@ -54,21 +54,21 @@ class EvaluationInputs:
 
     def fingerprints(self) -> dict[str, str]:
         """Return the sha256 over the sorted content hashes of each part."""
-        parts = {"train": self.real, "test": self.judged}
+        parts = {"train": self.real, "test": self.test}
         parts |= {f"set {i}": scenes for i, scenes in enumerate(self.sets)}
         return {name: str(fingerprint(scenes)["sha256"]) for name, scenes in parts.items()}
 
     def notes(self) -> list[str]:
         """List what a reader of the results must know: shared images and rejected files."""
         notes = []
-        tested = set(self.judged.hashes)
+        test_hashes = set(self.test.hashes)
         named = [("--train", self.real)]
         named += [(f"SET {name}", scenes) for name, scenes in zip(self.names, self.sets, strict=True)]
         for name, scenes in named:
-            shared = len(tested.intersection(scenes.hashes))
+            shared = len(test_hashes.intersection(scenes.hashes))
             if shared:
                 notes.append(f"{shared} test images are also in {name}, byte for byte: the accuracies are too high")
-        for name, scenes in (*named, ("--test", self.judged)):
+        for name, scenes in (*named, ("--test", self.test)):
             if scenes.rejected:
                 notes.append(
                     f"{name}: {len(scenes.rejected)} files left out, first {scenes.rejected[0].path}: "
@@ -98,16 +98,16 @@ def read_inputs(
     others = [read_scenes(Path(path), part="all", resolution=side) for path in sets[1:]]
     real = read_scenes(train, part="train", resolution=side, held_out=held_out, reading=reading)
     part = _test_part(test)
-    judged = read_scenes(
+    tested = read_scenes(
         train if test == "val" else Path(test),
         part=part,
         resolution=side,
         held_out=held_out if test == "val" else BY_CONTENT,
         reading=real.rendering or PLAIN,
     )
-    inputs = EvaluationInputs(tuple(str(path) for path in sets), (first, *others), real, judged, part)
-    _check_overlap(judged, real, f"--test {test}", f"--train {train}")
-    _check_classes(judged.classes, real.classes, f"--test {test}", f"--train {train}")
+    inputs = EvaluationInputs(tuple(str(path) for path in sets), (first, *others), real, tested, part)
+    _check_overlap(tested, real, f"--test {test}", f"--train {train}")
+    _check_classes(tested.classes, real.classes, f"--test {test}", f"--train {train}")
     for name, scenes in zip(inputs.names, inputs.sets, strict=True):
         _check_classes(scenes.classes, real.classes, f"SET {name}", f"--train {train}")
     return inputs
@@ -144,8 +144,8 @@ def check_sources(
     of_sets = [check_files(Path(path), "all") for path in sets]
     real = check_files(train, "train", held_out)
     own = test == "val"
-    judged = check_files(train if own else Path(test), _test_part(test), held_out if own else BY_CONTENT)
-    _check_classes(tuple(judged), tuple(real), f"--test {test}", f"--train {train}")
+    tested = check_files(train if own else Path(test), _test_part(test), held_out if own else BY_CONTENT)
+    _check_classes(tuple(tested), tuple(real), f"--test {test}", f"--train {train}")
     for path, counts in zip(sets, of_sets, strict=True):
         _check_classes(tuple(counts), tuple(real), f"SET {path}", f"--train {train}")
     return of_sets, real
@@ -171,12 +171,12 @@ def _check_classes(found: tuple[str, ...], expected: tuple[str, ...], what: str,
         )
 
 
-def _check_overlap(judged: SceneSet, real: SceneSet, what: str, reference: str) -> None:
+def _check_overlap(tested: SceneSet, real: SceneSet, what: str, reference: str) -> None:
     """Refuse test images of which more than a tenth are training images; a few shared images only give a note."""
-    shared = len(set(judged.hashes) & set(real.hashes))
-    if 10 * shared > len(judged.labels):
+    shared = len(set(tested.hashes) & set(real.hashes))
+    if 10 * shared > len(tested.labels):
         raise DataError(
-            f"{what}: {shared} of its {len(judged.labels)} images are training images of {reference}; "
+            f"{what}: {shared} of its {len(tested.labels)} images are training images of {reference}; "
             "give images that were not trained on, or --test val"
         )
 

@@ -100,10 +100,10 @@ def _job(item: Training, recipe: Recipe) -> _Job:
 
 
 def run_plan(
-    plan: Sequence[Training], judged: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: PlanProgress
+    plan: Sequence[Training], tested: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: PlanProgress
 ) -> tuple[list[TrainingResult], list[bool]]:
     """Return the results in the order of `plan`, and which of them came from the cache."""
-    test = (judged.images, judged.labels)
+    test = (tested.images, tested.labels)
     test_hash = images_hash(*test)
     identities = {name: student_identity(name) for name in dict.fromkeys(item.student for item in plan)}
     keys = [item.key(recipe, test_hash, identities[item.student]) for item in plan]

@@ -62,7 +62,8 @@ class BenchResult:
     Args:
         decoded, renoised, sampled: None if the bundle makes no image in this way. A codes-only one makes decoded ones.
         batch: latents in a UNet call without guidance; twice as many with guidance.
-        networks: calls of unet, decoder and judge for the last of these kinds, and their shares of its seconds.
+        networks: calls of unet, decoder and latent_classifier for the last of these kinds, and their shares of its
+            seconds.
         outside_share: share of its seconds outside all networks.
         peak_memory: bytes, the highest of this process so far.
         set_hash: of its images.
@@ -120,7 +121,9 @@ def bench(
     loaded = time.perf_counter()
     speeds, total = {}, sum(map(len, ways.values()))
     for number, (kind, generation) in enumerate(ways.items()):
-        generation.engines = {name: TimedEngine(getattr(found, name)) for name in ("unet", "decoder", "judge")}
+        generation.engines = {
+            name: TimedEngine(getattr(found, name)) for name in ("unet", "decoder", "latent_classifier")
+        }
 
         def tell(done: int, _: int, before: int = number * len(generation)) -> None:
             progress(before + done, total)

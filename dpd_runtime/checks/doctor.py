@@ -18,7 +18,7 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import RTX_PACKAGE, RTX_PLUGIN
 from dpd_runtime.engines.host import HERE
 from dpd_runtime.errors import DpdError, MissingExtraError
-from dpd_runtime.generation.networks import JUDGE, decode, judge_logits, smallest_graph
+from dpd_runtime.generation.networks import LATENT_CLASSIFIER, decode, latent_logits, smallest_graph
 from dpd_runtime.generation.providers import PROVIDERS
 from dpd_runtime.machine.cores import usable_cores, usable_memory
 from dpd_runtime.machine.driver import FIRST_DRIVER, Driver, nvidia_driver
@@ -136,8 +136,8 @@ def _run(name: str, bundle: Bundle) -> str | None:
     graph, manifest = smallest_graph(bundle), bundle.manifest
     engine = bundle.engine(graph, Provider(name, "tried"))
     latents = np.zeros((manifest.sampler.compute_batch, *manifest.latent_shape), np.float32)
-    judged = graph == JUDGE
-    output = judge_logits(engine, latents, len(bundle.classes)) if judged else decode(engine, latents, manifest)
+    judged = graph == LATENT_CLASSIFIER
+    output = latent_logits(engine, latents, len(bundle.classes)) if judged else decode(engine, latents, manifest)
     return None if np.isfinite(output).all() else f"{graph} gave NaN or infinite numbers"
 
 

@@ -19,7 +19,7 @@ class Image:
         pixels: uint8 [H, W, 3].
         prototype: its number within the class; −1 if the class has none.
         candidate: which of the candidates was kept; 0 for a decoded image.
-        margin: the judge's margin of that candidate; None for a decoded image, which is not judged.
+        margin: the latent classifier's margin of that candidate; None for a decoded image, which has no other.
     """
 
     pixels: Pixels

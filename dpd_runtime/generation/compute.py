@@ -12,7 +12,7 @@ from dpd_runtime.bundle.manifest import check_noise
 from dpd_runtime.errors import DegenerateImageError, InputError
 from dpd_runtime.generation.block import Block, Image
 from dpd_runtime.generation.decode import decode_latents, decode_prototypes, is_decoded
-from dpd_runtime.generation.networks import JUDGE, UNET, Networks, denoise, groups, judge_logits
+from dpd_runtime.generation.networks import LATENT_CLASSIFIER, UNET, Networks, denoise, groups, latent_logits
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sample import margins, noise_draws, sample
 from dpd_runtime.sampling.sampler import BLOCK, Sampler, sampler_schedule
@@ -135,6 +135,6 @@ class BlockComputer:
                 noise[1:, rows],
             )
             latents[rows] = out
-            logits = judge_logits(self._networks.judge, out, len(bundle.classes))
-            scores[rows] = margins(block.check_finite(logits, self._seed, rows, JUDGE), scene.label)
+            logits = latent_logits(self._networks.latent_classifier, out, len(bundle.classes))
+            scores[rows] = margins(block.check_finite(logits, self._seed, rows, LATENT_CLASSIFIER), scene.label)
         return latents, scores

@@ -1,6 +1,6 @@
 """From latents to pixels, and the short path of decoded images: a block's prototypes, given to the VAE decoder.
 
-A decoded image needs neither noise nor the UNet nor the judge: all its candidates would be equal.
+A decoded image needs neither noise nor the UNet nor the latent classifier: all its candidates would be equal.
 """
 
 import numpy as np

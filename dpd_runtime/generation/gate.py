@@ -22,7 +22,7 @@ from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, read_cached, write_atomically
-from dpd_runtime.generation.networks import JUDGE, UNET, judge_logits, load_networks
+from dpd_runtime.generation.networks import LATENT_CLASSIFIER, UNET, latent_logits, load_networks
 from dpd_runtime.generation.replay import replay, replay_decoder
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, versions
@@ -90,8 +90,8 @@ def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path
     """
     networks = load_networks(bundle, provider, threads, now=())
     batch = np.zeros((bundle.manifest.sampler.compute_batch, *bundle.manifest.latent_shape), np.float32)
-    if JUDGE in bundle.files:
-        judge_logits(networks.judge, batch, len(bundle.classes))
+    if LATENT_CLASSIFIER in bundle.files:
+        latent_logits(networks.latent_classifier, batch, len(bundle.classes))
     del networks  # what it compiled is written when its session ends
     found = measure(bundle, provider, not bundle.manifest.codes_only, threads)
     return bundle.engine_cache(bundle.site(provider)), found

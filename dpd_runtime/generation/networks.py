@@ -1,4 +1,4 @@
-"""The UNet, the VAE decoder and the judge of a bundle: how they are loaded, and how they are called."""
+"""The UNet, the VAE decoder and the latent classifier of a bundle: how they are loaded, and how they are called."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.engines.split_calls import LEAST, FewerRows
 
-UNET, DECODER, JUDGE = "unet/model.onnx", "vae_decoder/model.onnx", "latent_classifier/model.onnx"
-GRAPHS = (UNET, DECODER, JUDGE)
+UNET, DECODER, LATENT_CLASSIFIER = "unet/model.onnx", "vae_decoder/model.onnx", "latent_classifier/model.onnx"
+GRAPHS = (UNET, DECODER, LATENT_CLASSIFIER)
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The judge is the classifier on latents, which chooses among candidates."""
+    """The latent classifier chooses among candidates."""
 
     unet: Engine
     decoder: Engine
-    judge: Engine
+    latent_classifier: Engine
 
 
 def load_networks(bundle: Bundle, provider: Provider, threads: int, now: Collection[str] = GRAPHS) -> Networks:
@@ -48,8 +48,8 @@ def _network(bundle: Bundle, graph: str, provider: Provider, threads: int) -> En
 
 
 def smallest_graph(bundle: Bundle) -> str:
-    """The graph that is run to try a provider: the judge; the decoder of a codes-only bundle, which has no other."""
-    return DECODER if bundle.manifest.codes_only else JUDGE
+    """The graph that is run to try a provider: the latent classifier, or a codes-only bundle's decoder."""
+    return DECODER if bundle.manifest.codes_only else LATENT_CLASSIFIER
 
 
 class _LoadedByCall:
@@ -81,9 +81,9 @@ def denoise(unet: Engine, latents: Float32, timestep: int, prompts: Float32) -> 
     return run_to(unet, UNET, latents.shape, sample=latents, timestep=moment, encoder_hidden_states=prompts)
 
 
-def judge_logits(judge: Engine, latents: Float32, classes: int) -> Float32:
-    """Call the judge once: latents [n, C, h, w] → logits [n, classes]."""
-    return run_to(judge, JUDGE, (len(latents), classes), latents=latents)
+def latent_logits(latent_classifier: Engine, latents: Float32, classes: int) -> Float32:
+    """Call the latent classifier once: latents [n, C, h, w] → logits [n, classes]."""
+    return run_to(latent_classifier, LATENT_CLASSIFIER, (len(latents), classes), latents=latents)
 
 
 def decode(decoder: Engine, latents: Float32, manifest: Manifest) -> Float32:

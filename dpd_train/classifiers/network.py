@@ -158,7 +158,7 @@ def teacher_shape(classes: int) -> ResNetConfig:
 
 
 def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:
-    """Shape of the judge on clean latents, 0.25 M parameters."""
+    """Shape of the latent classifier, 0.25 M parameters."""
     return ResNetConfig(num_classes=classes, in_channels=channels, widths=(48, 96), blocks=(1, 1), stem_stride=1)
 
 

@@ -12,7 +12,7 @@ from dpd_runtime.errors import DpdError, InputError, MissingExtraError
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.launcher import started_processes
 
-PATIENCE = timedelta(days=7)  # the others wait while the leader trains its judges; the launcher sees dead ones
+PATIENCE = timedelta(days=7)  # the others wait while the leader trains its classifiers; the launcher sees dead ones
 BUCKET = 2**25  # elements in one all-reduce
 
 

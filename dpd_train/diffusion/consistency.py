@@ -17,7 +17,7 @@ from dpd_train.classifiers.network import ResNet, predict
 CLEAR = 0.5  # ᾱ_t above which ẑ0 is judged; below it is a guess
 REACHED_BY = 0.8  # share of the real images that reach the floor
 FLOOR_IMAGES = 50  # of a class
-NOISIEST = 1.0  # standard deviation of the noise that the judge is trained with: that of z_t / √ᾱ_t at ᾱ_t = CLEAR
+NOISIEST = 1.0  # standard deviation of the noise that the classifier is trained with: that of z_t / √ᾱ_t at ᾱ_t = CLEAR
 
 
 def alphas_of(snr: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return own - others.max(dim=1).values
 
 
-class Judge(nn.Module):
+class ConsistencyClassifier(nn.Module):
     """A frozen copy of a classifier of latents, with the margin m_c that each class has to reach.
 
     Args:
@@ -53,28 +53,30 @@ class Judge(nn.Module):
         return logits
 
 
-def consistency_loss(original: torch.Tensor, snr: torch.Tensor, labels: torch.Tensor, judge: Judge) -> torch.Tensor:
+def consistency_loss(
+    original: torch.Tensor, snr: torch.Tensor, labels: torch.Tensor, classifier: ConsistencyClassifier
+) -> torch.Tensor:
     """max(0, m_c − margin) of each sample [B] with ᾱ_t > CLEAR, 0 for the others; a gradient for `original` only.
 
     Args:
         original: ẑ0 [B, C, h, w], scaled latents. snr: [B]. labels: [B] int64.
 
     Raises:
-        ValueError: the judge is in training mode, where batch norm would mix the samples.
+        ValueError: the classifier is in training mode, where batch norm would mix the samples.
     """
-    if judge.training:
-        raise ValueError("the judge is in training mode, where batch norm mixes the samples")
+    if classifier.training:
+        raise ValueError("the classifier is in training mode, where batch norm mixes the samples")
     clear = (alphas_of(snr) > CLEAR).nonzero().flatten()
     if not len(clear):
         return torch.zeros_like(snr)
-    short = judge.floors[labels[clear]] - margins(judge(original[clear]), labels[clear])
+    short = classifier.floors[labels[clear]] - margins(classifier(original[clear]), labels[clear])
     return torch.zeros_like(snr, dtype=short.dtype).index_put((clear,), short.clamp_min(0))
 
 
 def real_floors(network: nn.Module, latents: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
     """The margin [classes] that REACHED_BY of the real latents [n, C, h, w] of each class reach.
 
-    At most FLOOR_IMAGES of a class are judged, its first ones: a judge on pixels decodes each of them.
+    At most FLOOR_IMAGES of a class are judged, its first ones: a classifier on pixels decodes each of them.
     """
     rows = torch.cat([(labels == label).nonzero().flatten()[:FLOOR_IMAGES] for label in range(classes)])
     latents, labels = latents[rows], labels[rows]

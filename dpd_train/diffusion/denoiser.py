@@ -41,7 +41,7 @@ from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.compute.tracking import Track
 from dpd_train.config import Precision
 from dpd_train.diffusion.averages import PowerAverage
-from dpd_train.diffusion.consistency import Judge, consistency_loss
+from dpd_train.diffusion.consistency import ConsistencyClassifier, consistency_loss
 from dpd_train.diffusion.step import Drawn, decoder_loss, denoise, draw, parts
 from dpd_train.diffusion.uncertainty import Uncertainty
 from dpd_train.images.symmetry import d4_each
@@ -125,7 +125,7 @@ class _Run:
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
         vae: AutoencoderKL | None,
-        judge: Judge | None,
+        classifier: ConsistencyClassifier | None,
         training: DenoiserTraining,
         device: torch.device,
         team: Team,
@@ -134,7 +134,7 @@ class _Run:
         modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train().to(device)
         self.modules: nn.ModuleDict = modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vae = None if vae is None else copy.deepcopy(vae).eval().requires_grad_(False).to(device)
-        self.judge = None if judge is None else judge.to(device)
+        self.classifier = None if classifier is None else classifier.to(device)
         self.uncertainty = Uncertainty().to(device) if training.min_snr_gamma is None else None
         levels = [] if self.uncertainty is None else [*self.uncertainty.parameters()]
         self.trained = [*self.modules.parameters(), *levels]
@@ -266,9 +266,9 @@ class _Run:
                 if self.uncertainty is not None:  # it keeps its share beside the squared errors
                     found = found * (-self.uncertainty(to_device(drawn.snr[all_clear], device))).exp().mean().detach()
                 loss = loss + training.decoder_weight * (share * found)
-        if training.consistency_weight and self.judge is not None:
+        if training.consistency_weight and self.classifier is not None:
             named = to_device((ids != data.captions.empty).any(dim=1), device)  # an empty prompt asks for no class
-            losses = consistency_loss(said.original, said.snr, to_device(data.labels[rows], device), self.judge)
+            losses = consistency_loss(said.original, said.snr, to_device(data.labels[rows], device), self.classifier)
             loss = loss + training.consistency_weight * ((named * losses).sum() / training.batch)
         return loss, squared
 
@@ -312,7 +312,7 @@ def train_denoiser(
     progress: Callable[[int, int], None] = lambda step, steps: None,
     *,
     vae: AutoencoderKL | None = None,
-    judge: Judge | None = None,
+    classifier: ConsistencyClassifier | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     team: Team = ALONE,
@@ -323,7 +323,7 @@ def train_denoiser(
 
     Args:
         vae: its decoder's features enter the loss with `training.decoder_weight`.
-        judge: of the classification consistency, which enters the loss with `training.consistency_weight`.
+        classifier: of the classification consistency, which enters the loss with `training.consistency_weight`.
         team: each process calls this with the same arguments, and trains on its share of each batch. Only the leader
             validates, averages and writes; the others need no validation part.
         track: called with loss, learning rate and validation loss.
@@ -337,7 +337,7 @@ def train_denoiser(
         TimeUp: the deadline passed; the state is saved.
         PeerError: another process has gone.
     """
-    run = _Run(unet, text_encoder, vae, judge, training, torch.device(device), team)
+    run = _Run(unet, text_encoder, vae, classifier, training, torch.device(device), team)
     start = run.restore(state) if team.agree(state.exists()) else 0
     latents = data.latents.to(run.device)
     hooks, save = norms_in_float32(run.modules), partial(run.save, state)

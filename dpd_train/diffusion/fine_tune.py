@@ -17,7 +17,7 @@ from dpd_train.compute.device import NEVER, Deadline, norms_in_float32
 from dpd_train.compute.distributed import ALONE, Team
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig, Tune, compression_ratio
-from dpd_train.diffusion.consistency import DecodedTeacher, Judge
+from dpd_train.diffusion.consistency import ConsistencyClassifier, DecodedTeacher
 from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
 
@@ -103,7 +103,7 @@ def fine_tune(
     adapter: Path,
     progress: Progress,
     *,
-    judge: Judge | None = None,
+    classifier: ConsistencyClassifier | None = None,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     team: Team = ALONE,
@@ -114,7 +114,7 @@ def fine_tune(
     Args:
         data: training and validation part.
         adapter: folder for low-rank adapters, which are also merged into the result.
-        judge: of the classification consistency, if `config.lambda_cls` is above 0.
+        classifier: of the classification consistency, if `config.lambda_cls` is above 0.
         team: as in `train_denoiser`; only the leader's result counts.
 
     Raises:
@@ -130,7 +130,7 @@ def fine_tune(
             denoiser_training(config),
             state,
             progress,
-            judge=judge,
+            classifier=classifier,
             device=device,
             deadline=deadline,
             team=team,

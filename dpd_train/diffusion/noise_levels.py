@@ -20,7 +20,7 @@ from dpd_train.images.symmetry import ORDER, d4
 LEVELS = (500, 600, 700, 800, 900, 940, 960, 980, 999)
 """Timesteps of a schedule of 1,000; of another length their share of it counts."""
 LARGEST = 2048  # numbers of a latent, up to which a class's covariance is fitted
-JUDGED = 400  # validation latents, at most
+MOST_LATENTS = 400  # validation latents, at most
 Levels = dict[str, float]
 """The mean error of ẑ0 at each timestep, by its name as JSON has it."""
 Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
@@ -120,13 +120,13 @@ def base_predict(base: Base, labels: torch.Tensor, classes: tuple[str, ...], dev
 def noise_levels(
     base: Base, train: Labelled, held: Labelled, classes: tuple[str, ...], device: torch.device
 ) -> dict[str, Levels]:
-    """Errors of ẑ0 on at most JUDGED validation latents: of the base, and of mean and Gaussian of their class.
+    """Errors of ẑ0 on at most MOST_LATENTS validation latents: of the base, and of mean and Gaussian of their class.
 
     Args:
         train: latents [n, C, h, w], scaled, and labels, from which means and covariances are taken. Of latents with
             more than LARGEST numbers the Gaussian is left out, because its covariances would take minutes.
     """
-    latents, labels = evenly(held, JUDGED)
+    latents, labels = evenly(held, MOST_LATENTS)
     schedule, timesteps = base.schedule, levels_of(base.schedule)
     with placed(base.unet, device):
         of_base = base_predict(base, labels, classes, device)

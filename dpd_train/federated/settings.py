@@ -14,7 +14,7 @@ from dpd_train.config import TrainConfig
 
 Role = Literal["server", "client"]
 SHARED = ("steps", "batch", "peak_rate", "warmup", "schedule", "tune", "lora_rank", "grad_compression", "seed")
-"""Options of the tuning itself, decided by the server. A site's own seed is for its judges and prototypes."""
+"""Options of the tuning itself, decided by the server. A site's own seed is for its classifiers and prototypes."""
 SERVERS = (*SHARED, "base", "resolution")  # options that a server without images can use
 
 

@@ -17,7 +17,7 @@ from dpd_train.compute.device import placed
 from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig, compression_ratio
-from dpd_train.diffusion.consistency import Judge
+from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import LatentData, train_denoiser, validation_loss
 from dpd_train.diffusion.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
 from dpd_train.federated.packet import Arrays, compressed, dense, unpacked
@@ -39,7 +39,7 @@ class SiteInputs:
     config: TrainConfig
     state: Path
     device: torch.device | str = "cpu"
-    judge: Judge | None = None
+    classifier: ConsistencyClassifier | None = None
     track: Track | None = None
     progress: Progress = lambda step, steps: None
 
@@ -109,7 +109,7 @@ class TrainingSite:
                 self._training,
                 inputs.state,
                 lambda step, _: inputs.progress(step, self.config.steps),
-                judge=inputs.judge,
+                classifier=inputs.classifier,
                 device=inputs.device,
                 track=inputs.track,
                 until=self.settings.end_of(number),

@@ -15,7 +15,7 @@ from dpd_train.bases.base import Base, load_base
 from dpd_train.captions.captions import aggregate_prompts
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.consistency import Judge
+from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.federated.coordinator import Coordinator
@@ -46,7 +46,7 @@ def tuned_together(
     run: Run,
     base: Base,
     data: tuple[LatentData, LatentData],
-    train_judge: Callable[[], Judge | None],
+    train_consistency_classifier: Callable[[], ConsistencyClassifier | None],
 ) -> Tuned:
     """Fine-tune together with other sites. A site takes its share; a server keeps its own images out of the tuning.
 
@@ -65,7 +65,7 @@ def tuned_together(
         config=run.config,
         state=run.state("denoiser"),
         device=run.device,
-        judge=train_judge(),
+        classifier=train_consistency_classifier(),
         track=run.track,
         progress=progress,
     )

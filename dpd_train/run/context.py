@@ -18,7 +18,7 @@ from dpd_train.compute.device import Deadline
 from dpd_train.compute.distributed import Team
 from dpd_train.compute.tracking import Track
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.consistency import Judge
+from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import History
 from dpd_train.images import SceneSet
@@ -96,16 +96,16 @@ class Tuned:
     federated: dict[str, Any] | None = None
 
 
-Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], Callable[[], Judge | None]], Tuned]
-"""(run, base, training and validation part, what trains the judge) → the tuned base: tuned here or with other sites."""
+Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], Callable[[], ConsistencyClassifier | None]], Tuned]
+"""(run, base, training and validation part, what trains the classifier) → the base, tuned here or with other sites."""
 
 
 @dataclass(frozen=True)
 class Classifiers:
-    """The teacher on pixels and the judge on latents."""
+    """The teacher on pixels and the latent classifier."""
 
     teacher: ResNet
-    judge: ResNet
+    latent_classifier: ResNet
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dpd_train.compute.checkpoint import load_state, prefixed, save_state, witho
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.distributed import Team, Word
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.consistency import Judge
+from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import consistency_network, fine_tune
 
@@ -23,31 +23,41 @@ def handover_file(out: Path) -> Path:
 
 
 @contextmanager
-def handed_over(out: Path, team: Team, data: LatentData, side: int, judge: Judge | None) -> Iterator[None]:
+def handed_over(
+    out: Path, team: Team, data: LatentData, side: int, classifier: ConsistencyClassifier | None
+) -> Iterator[None]:
     """Leave the training data for the other processes of `team` while the block runs, and then remove them.
 
     Data that a killed session of several processes left are removed in any case.
 
     Args:
         side: of the images in pixels.
-        judge: handed over too, because its decoder may have been trained in this run.
+        classifier: handed over too, because its decoder may have been trained in this run.
     """
     path, captions = handover_file(out), data.captions
     tensors = {"latents": data.latents, "labels": data.labels, "template": captions.template}
     tensors |= {"described": captions.described, "empty": captions.empty}
     try:
         if team.size > 1:
-            save_state(path, tensors | prefixed("judge", judge.state_dict() if judge else {}), {"side": side})
+            save_state(
+                path,
+                tensors | prefixed("classifier", classifier.state_dict() if classifier else {}),
+                {"side": side},
+            )
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
 def _read_handover(path: Path) -> tuple[LatentData, int, dict[str, torch.Tensor]]:
-    """Read data, side of the images, and the judge's weights."""
+    """Read data, side of the images, and the classifier's weights."""
     tensors, meta = load_state(path)
     captions = CaptionTable(tensors["template"], tensors["described"], tensors["empty"])
-    return LatentData(tensors["latents"], tensors["labels"], captions), meta["side"], without_prefix("judge", tensors)
+    return (
+        LatentData(tensors["latents"], tensors["labels"], captions),
+        meta["side"],
+        without_prefix("classifier", tensors),
+    )
 
 
 def assist(out: Path, config: TrainConfig, team: Team, device: torch.device, deadline: Deadline) -> None:
@@ -59,15 +69,15 @@ def assist(out: Path, config: TrainConfig, team: Team, device: torch.device, dea
     """
     if team.hear() is Word.OVER:
         return
-    base = load_base(config.base)  # a base that is missing on this machine is reported before the judges train
+    base = load_base(config.base)  # a base that is missing on this machine is reported before the classifiers train
     if team.hear() is Word.OVER:
         return
     data, side, weights = _read_handover(handover_file(out))
     base = base if side == base.resolution else at_resolution(base, side)
-    judge = None
+    classifier = None
     if config.lambda_cls:
-        judge = Judge(consistency_network(out, config, base), torch.zeros_like(weights["floors"]))
-        judge.load_state_dict(weights)
+        classifier = ConsistencyClassifier(consistency_network(out, config, base), torch.zeros_like(weights["floors"]))
+        classifier.load_state_dict(weights)
     with suppress(TimeUp):
         fine_tune(
             base,
@@ -76,7 +86,7 @@ def assist(out: Path, config: TrainConfig, team: Team, device: torch.device, dea
             out / "checkpoints" / "denoiser.safetensors",  # the leader's
             out / "adapter",
             lambda step, steps: None,
-            judge=judge,
+            classifier=classifier,
             device=device,
             deadline=deadline,
             team=team,

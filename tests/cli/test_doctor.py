@@ -51,7 +51,11 @@ def test_bench_says_where_the_time_went(process_environment: dict[str, str], tmp
     found = json.loads(done.stdout)
     assert (found["sampled"]["images"], found["provider"]) == (20, "cpu")
     assert (found["decoded"], found["renoised"]) == (None, None), "this bundle samples every image"
-    assert {name: entry["calls"] for name, entry in found["networks"].items()} == {"unet": 2, "decoder": 2, "judge": 2}
+    assert {name: entry["calls"] for name, entry in found["networks"].items()} == {
+        "unet": 2,
+        "decoder": 2,
+        "latent_classifier": 2,
+    }
     shares = sum(entry["share"] for entry in found["networks"].values())
     assert shares + found["outside_share"] == pytest.approx(1)
     assert 0 < found["outside_share"] < 0.9
@@ -73,5 +77,9 @@ def test_bench_measures_each_kind_of_image_apart(process_environment: dict[str, 
     # 15 steps, of which 11 guided: 26 evaluations; the last fifth, 3 steps, are all guided: 6
     assert [kind["network_calls"] for kind in kinds] == [0, 6, 26]
     assert found["decoded"]["seconds"] < found["renoised"]["seconds"] < found["sampled"]["seconds"]
-    assert {name: entry["calls"] for name, entry in found["networks"].items()} == {"unet": 45, "decoder": 1, "judge": 3}
+    assert {name: entry["calls"] for name, entry in found["networks"].items()} == {
+        "unet": 45,
+        "decoder": 1,
+        "latent_classifier": 3,
+    }
     assert list(tmp_path.iterdir()) == []

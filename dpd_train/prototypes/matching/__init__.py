@@ -7,7 +7,7 @@ the same statistics as for all training images of the class. Real images enter o
 from dpd_train.prototypes.matching.codes import Matching, See, Watcher, match_codes, seeing
 from dpd_train.prototypes.matching.start import starting_codes
 from dpd_train.prototypes.matching.statistics import Standard, Statistics, cut, embed, maps_of, measure
-from dpd_train.prototypes.matching.watchers import judging, load_watchers, train_watchers, view_seed
+from dpd_train.prototypes.matching.watchers import load_watchers, train_watchers, view_seed, with_logits
 
 __all__ = [
     "Matching",
@@ -17,7 +17,6 @@ __all__ = [
     "Watcher",
     "cut",
     "embed",
-    "judging",
     "load_watchers",
     "maps_of",
     "match_codes",
@@ -26,4 +25,5 @@ __all__ = [
     "starting_codes",
     "train_watchers",
     "view_seed",
+    "with_logits",
 ]

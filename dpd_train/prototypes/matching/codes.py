@@ -47,12 +47,12 @@ class Watcher:
     extra: bool = False
 
 
-def seeing(network: Classifier, *, judges: bool) -> See:
-    """How a frozen network sees, with its opinion if it judges."""
+def seeing(network: Classifier, *, logits: bool) -> See:
+    """How a frozen network sees, with its logits if they count."""
 
     def see(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         maps = maps_of(network, images)
-        return embed(maps), network.head(maps[-1].float().mean(dim=(2, 3))) if judges else None
+        return embed(maps), network.head(maps[-1].float().mean(dim=(2, 3))) if logits else None
 
     return see
 
@@ -62,7 +62,8 @@ class Weights:
     """Weights of the loss's terms.
 
     Args:
-        opinion: of the cross-entropy of watchers that judge. near_start: of the mean squared distance to the start.
+        opinion: of the cross-entropy of watchers whose logits count.
+        near_start: of the mean squared distance to the start.
     """
 
     means: float

@@ -1,4 +1,4 @@
-"""Starting codes of the matching: images that the model samples and the judge selects. None is a real image."""
+"""Starting codes of the matching: sampled images that the latent classifier selects. None is a real image."""
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ CALL = 20  # latents in one call of the UNet
 
 def starting_codes(
     base: Base,
-    judge: ResNet,
+    latent_classifier: ResNet,
     classes: tuple[str, ...],
     prompts: torch.Tensor,
     count: int,
     seed: int,
     progress: Progress = lambda step, steps: None,
 ) -> torch.Tensor:
-    """Scaled latents [classes, count, C, h, w]: for each index the candidate with the highest margin by `judge`.
+    """Scaled latents [classes, count, C, h, w]: for each index the candidate with the highest margin.
 
     Args:
         prompts: [classes + 1, L, D], the empty prompt last.
@@ -44,7 +44,9 @@ def starting_codes(
             context = np.repeat(texts[label : label + 1], len(part), axis=0)
             parts.append(sample(denoise, part, context, texts[-1], None, steps, advance, kind, guidance))
         latents = np.concatenate(parts)
-        scores = margins(predict(judge, torch.from_numpy(latents)).numpy(), label).reshape(sampler.candidates, count)
+        scores = margins(predict(latent_classifier, torch.from_numpy(latents)).numpy(), label).reshape(
+            sampler.candidates, count
+        )
         chosen.append(latents[scores.argmax(axis=0) * count + np.arange(count)])
         progress(label + 1, len(classes))
     return torch.from_numpy(np.stack(chosen))

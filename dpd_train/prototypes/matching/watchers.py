@@ -48,8 +48,8 @@ def watcher_shapes(classes: int) -> list[Shape[Classifier]]:
     return [*residual_shapes(classes), *attention_shapes(classes)]
 
 
-def judging(classes: int) -> list[bool]:
-    """For each watcher whether it is trained well enough to judge classes: the longest training of each shape is."""
+def with_logits(classes: int) -> list[bool]:
+    """For each watcher whether its logits count: those of the longest training of each shape do."""
     numbers = [len(lengths) for lengths in (LENGTHS, ATTENTION_LENGTHS)]
     counts = len(residual_shapes(classes)), len(attention_shapes(classes))
     return [i % number == number - 1 for number, count in zip(numbers, counts, strict=True) for i in range(count)]

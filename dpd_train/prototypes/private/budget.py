@@ -62,7 +62,7 @@ def moment_scale(fewest: int, classes: int) -> float:
 def sensitivity_of(limit: float) -> float:
     """2 R: what one image changes at most (L2 norm) in class sums, squared lengths and the second moment together.
 
-    An image is a vector u with ‖u‖ ≤ R = `limit`, whose parts uₚ, one an eye, have a norm of at most 1. It adds u to
+    An image is a vector u with ‖u‖ ≤ R = `limit`, whose parts uₚ, one a watcher, have a norm of at most 1. It adds u to
     its class's sums, s ‖uₚ‖² to its class's squared lengths and at most m uₚuₚᵀ to the scaled second moment, with
     m = MOMENT and s = LENGTHS. If v takes its place, the square of the change is at most
     Σₚ ‖uₚ − vₚ‖² + m² ‖uₚuₚᵀ − vₚvₚᵀ‖² + s² (‖uₚ‖² − ‖vₚ‖²)². Let a and b be the norms of uₚ and vₚ and c ≥ −ab their

@@ -21,7 +21,7 @@ class Candidates:
         self._means = own.class_means.double().cpu()
         variances = own.class_deviations.double().cpu().square().sum(1)
         self._sizes = (variances / variances.mean()).sqrt()
-        assert own.standard.projection is not None  # `public_eyes` gives every eye one
+        assert own.standard.projection is not None  # `limited_watchers` gives every watcher one
         self._back = torch.linalg.inv(own.standard.projection.double().cpu())
         self._scale, self._mean = (value.double().cpu() for value in (own.standard.scale, own.standard.mean))
 
@@ -36,7 +36,7 @@ class Candidates:
 def within(own: Statistics, found: Release) -> torch.Tensor:
     """Covariance [F, F] of z within classes, float64 on the CPU."""
     means, limit = own.class_means.double().cpu(), own.standard.limit
-    assert limit is not None  # `public_eyes` gives every eye one
+    assert limit is not None  # `limited_watchers` gives every watcher one
     of_noise = (limit * found.noise / torch.tensor(found.counts)).square().mean()
     between = means.T @ means / len(means) - of_noise * torch.eye(len(means.T))
     return own.second_moment.double().cpu() - between

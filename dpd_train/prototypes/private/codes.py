@@ -20,7 +20,7 @@ from dpd_train.prototypes.matching import Matching, Watcher, match_codes, seeing
 from dpd_train.prototypes.private.budget import Budget, suited_width
 from dpd_train.prototypes.private.candidates import Candidates
 from dpd_train.prototypes.private.decoder import tuned_base
-from dpd_train.prototypes.private.eyes import public_eyes, see_appearance
+from dpd_train.prototypes.private.limited_watchers import limited_watchers, see_appearance
 from dpd_train.prototypes.private.public import public_watchers
 from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
 from dpd_train.prototypes.private.starts import chosen_starts
@@ -82,7 +82,7 @@ def private_codes(
     first = chosen_starts(networks, found, candidates, ipc, seed, stage("starting images"), device=device)
     start, scale = _encoded(base, first, device), float(base.vae.config.scaling_factor)
     pairs = zip(networks, found.watched, strict=True)
-    watchers = [Watcher(seeing(network, judges=False), own.uncut()) for network, own in pairs]
+    watchers = [Watcher(seeing(network, logits=False), own.uncut()) for network, own in pairs]
     watchers.append(Watcher(see_appearance, found.appearance.uncut(), extra=True))
     with placed(base.vae, device):
         codes = match_codes(
@@ -109,9 +109,9 @@ def _released(
     path, scenes = inputs.folder / RELEASE, inputs.public
     if not path.exists():
         pixels, width = labelled(_spread(scenes, MEASURED)), suited_width(budget, min(inputs.counts))
-        eyes = public_eyes(networks, *pixels, len(scenes.classes), width, seed)
+        watchers = limited_watchers(networks, *pixels, len(scenes.classes), width, seed)
         progress = stage("release")
-        release(eyes, *inputs.private(), len(inputs.counts), budget, progress=progress).save(path)
+        release(watchers, *inputs.private(), len(inputs.counts), budget, progress=progress).save(path)
     return read_release(path, device)
 
 

@@ -14,7 +14,7 @@ from dpd_runtime.errors import InputError
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.prototypes.matching import Standard, Statistics
 from dpd_train.prototypes.private.budget import LENGTHS, Budget, moment_scale, noise_of, sensitivity_of
-from dpd_train.prototypes.private.eyes import CALL, Eyes
+from dpd_train.prototypes.private.limited_watchers import CALL, LimitedWatchers
 
 OF_STANDARD = ("mean", "scale", "projection")
 OF_CLASSES = ("class_means", "class_deviations", "second_moment")
@@ -26,7 +26,7 @@ Gauss = Callable[[int], torch.Tensor]
 
 @dataclass(frozen=True)
 class Release:
-    """What was released: noisy statistics for each eye, and how much noise there is for how much change.
+    """What was released: noisy statistics for each watcher, and how much noise there is for how much change.
 
     Args:
         counts: private images of each class, which are public.
@@ -46,7 +46,7 @@ class Release:
 
     @property
     def appearance(self) -> Statistics:
-        """Of the appearance, which is the last eye."""
+        """Of the appearance, which is the last watcher."""
         return self.statistics[-1]
 
     def save(self, path: Path) -> None:
@@ -86,7 +86,7 @@ def system_gauss(count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def release(
-    eyes: Eyes,
+    watchers: LimitedWatchers,
     images: torch.Tensor,
     labels: torch.Tensor,
     classes: int,
@@ -94,7 +94,7 @@ def release(
     gauss: Gauss = system_gauss,
     progress: Progress = lambda done, total: None,
 ) -> Release:
-    """Release each class's sum of u and of each part's squared length, and for each eye its part's second moment.
+    """Release each class's sum of u and of each part's squared length, and for each watcher its part's second moment.
 
     The covariance within classes is the second moment without the means' part and without its noise. Deviations are
     those of all classes together, larger or smaller in a class as its lengths say.
@@ -103,22 +103,24 @@ def release(
         labels: [n]; every class has images.
     """
     counts = torch.bincount(labels, minlength=classes)
-    sensitivity = sensitivity_of(eyes.limit)
+    sensitivity = sensitivity_of(watchers.limit)
     noise = noise_of(budget, sensitivity)
     noise_of_moment = noise / moment_scale(int(counts.min()), classes)
-    totals = _totals(eyes, images, labels, counts, progress)
+    totals = _totals(watchers, images, labels, counts, progress)
     means = (totals.sums + noise * gauss(totals.sums.numel()).view(totals.sums.shape)) / counts[:, None]
     added = noise / LENGTHS * gauss(totals.lengths.numel()).view(totals.lengths.shape)
     lengths = (totals.lengths + added) / counts[:, None]
     of_noise = (noise / counts).square()  # noise on a value of a mean adds so much to its square
     found = []
-    for eye, own, squares, moment in zip(eyes.of, eyes.parts(means), lengths.T, totals.moments, strict=True):
+    for watcher, own, squares, moment in zip(
+        watchers.of, watchers.parts(means), lengths.T, totals.moments, strict=True
+    ):
         between = own.T @ own / classes - of_noise.mean() * torch.eye(len(moment))
         within = _denoised(moment + _symmetric(len(moment), noise_of_moment, gauss) - between, noise_of_moment)
         shares = _shares(squares - own.square().sum(1) + own.shape[1] * of_noise)
         deviations = (within.diagonal() * shares[:, None]).sqrt()
-        values = eye.limit * own, eye.limit * deviations, eye.limit**2 * (within + between)
-        found.append(Statistics(eye.standard, *(value.float().to(eyes.device) for value in values)))
+        values = watcher.limit * own, watcher.limit * deviations, watcher.limit**2 * (within + between)
+        found.append(Statistics(watcher.standard, *(value.float().to(watchers.device) for value in values)))
     return Release(tuple(found), tuple(counts.tolist()), sensitivity, noise)
 
 
@@ -134,8 +136,8 @@ class _Totals:
 
     Args:
         sums: [classes, D], of each image's mean u over its views.
-        lengths: [classes, eyes], of the parts' squared lengths.
-        moments: [F, F] for each eye, over all views.
+        lengths: [classes, watchers], of the parts' squared lengths.
+        moments: [F, F] for each watcher, over all views.
     """
 
     sums: torch.Tensor
@@ -144,14 +146,14 @@ class _Totals:
 
 
 def _totals(
-    eyes: Eyes, images: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor, progress: Progress
+    watchers: LimitedWatchers, images: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor, progress: Progress
 ) -> _Totals:
     weights, classes = (1.0 / (len(counts) * counts.double()))[labels], len(counts)
     found = None
     for first in range(0, len(images), CALL):
         rows = slice(first, first + CALL)
-        views = eyes.views(images[rows])
-        parts = eyes.parts(views)
+        views = watchers.views(images[rows])
+        parts = watchers.parts(views)
         if found is None:
             moments = [torch.zeros(part.shape[2], part.shape[2], dtype=torch.float64) for part in parts]
             sums, lengths = torch.zeros(classes, views.shape[2]).double(), torch.zeros(classes, len(parts)).double()

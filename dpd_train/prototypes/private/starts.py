@@ -12,7 +12,7 @@ from dpd_train.compute.device import to_device
 from dpd_train.prototypes.herding import herded
 from dpd_train.prototypes.matching import Statistics, seeing
 from dpd_train.prototypes.private.candidates import Candidates, within
-from dpd_train.prototypes.private.eyes import CALL, Eye, Eyes
+from dpd_train.prototypes.private.limited_watchers import CALL, LimitedWatcher, LimitedWatchers
 from dpd_train.prototypes.private.release import Release
 
 CANDIDATES = 2000  # of each class
@@ -36,15 +36,25 @@ def chosen_starts(
     Of the candidates whose log-probability of the class is highest, those are taken whose mean is nearest to its own.
     """
     pairs = zip(networks, found.watched, strict=True)
-    eyes = Eyes(tuple(Eye(seeing(network, judges=False), own.standard) for network, own in pairs), math.inf, device)
-    means = [own.class_means.double().cpu() / eye.limit for eye, own in zip(eyes.of, found.watched, strict=True)]
-    judges, by_appearance = [Discriminant(own, found) for own in found.watched], Discriminant(found.appearance, found)
+    watchers = LimitedWatchers(
+        tuple(LimitedWatcher(seeing(network, logits=False), own.standard) for network, own in pairs), math.inf, device
+    )
+    means = [
+        own.class_means.double().cpu() / watcher.limit for watcher, own in zip(watchers.of, found.watched, strict=True)
+    ]
+    discriminants, by_appearance = (
+        [Discriminant(own, found) for own in found.watched],
+        Discriminant(found.appearance, found),
+    )
     starts = []
     for label, mean in enumerate(torch.cat(means, dim=1)):
         drawn, appearances = candidates.draw(label, CANDIDATES, step_generator(seed, label))
-        vectors = torch.cat([eyes.vectors(to_device(part, device)).cpu() for part in torch.split(drawn, CALL)])
-        parts = zip(judges, eyes.of, eyes.parts(vectors), strict=True)
-        opinions = [by_appearance(appearances), *(judge(part * eye.limit) for judge, eye, part in parts)]
+        vectors = torch.cat([watchers.vectors(to_device(part, device)).cpu() for part in torch.split(drawn, CALL)])
+        parts = zip(discriminants, watchers.of, watchers.parts(vectors), strict=True)
+        opinions = [
+            by_appearance(appearances),
+            *(discriminant(part * watcher.limit) for discriminant, watcher, part in parts),
+        ]
         sureness = torch.stack(opinions).mean(0).log_softmax(1)[:, label]
         typical = sureness.argsort(descending=True, stable=True)[: TYPICAL * ipc]
         chosen = herded(vectors[typical].numpy(), mean.numpy(), ipc)

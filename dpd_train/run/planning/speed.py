@@ -86,7 +86,7 @@ def _matching_seconds(
         zeros, ones = torch.zeros((CLASSES, width), device=device), torch.ones((CLASSES, width), device=device)
         standard = Standard(zeros[0], ones[0])
         statistics = Statistics(standard, zeros, ones, torch.eye(width, device=device))
-        watchers.append(Watcher(seeing(network, judges=True), statistics))
+        watchers.append(Watcher(seeing(network, logits=True), statistics))
     start, scale = latents.reshape(CLASSES, CODES, *latents.shape[1:]), float(base.vae.config.scaling_factor)
     trainable = [p for p in base.vae.parameters() if p.requires_grad]
     base.vae.requires_grad_(False)

@@ -16,7 +16,6 @@ from dpd_train.config import extra_watchers
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
-    judging,
     load_watchers,
     match_codes,
     measure,
@@ -24,6 +23,7 @@ from dpd_train.prototypes.matching import (
     starting_codes,
     train_watchers,
     view_seed,
+    with_logits,
 )
 from dpd_train.prototypes.prototypes import ClassPrototypes, cluster_features
 from dpd_train.run.context import Parts, Phrases, Run
@@ -32,7 +32,7 @@ from dpd_train.run.folder import matched_count
 
 
 def matched_prototypes(
-    run: Run, base: Base, judge: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
+    run: Run, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> tuple[list[ClassPrototypes], list[ClassPrototypes]]:
     """The matched codes of each class, and the latents of the sampled images that they started from.
 
@@ -48,7 +48,7 @@ def matched_prototypes(
     progress = run.progress("watchers")
     train_watchers(folder, *pixels, len(run.classes), config.seed, progress, device=device, deadline=run.deadline)
     count = matched_count(config.ipc, min(map(len, rows)))
-    start = _start(run, base, judge, rows, phrases, count)
+    start = _start(run, base, latent_classifier, rows, phrases, count)
     scale = float(base.vae.config.scaling_factor)
     base.vae.requires_grad_(False)
     with placed(base.vae, device):
@@ -66,7 +66,9 @@ def matched_prototypes(
     return _prototypes(codes.numpy(), of_class), _prototypes(start.numpy(), of_class)
 
 
-def _start(run: Run, base: Base, judge: ResNet, rows: list[Int64], phrases: Phrases, count: int) -> torch.Tensor:
+def _start(
+    run: Run, base: Base, latent_classifier: ResNet, rows: list[Int64], phrases: Phrases, count: int
+) -> torch.Tensor:
     """Starting codes of an earlier session, or new ones sampled from one prompt for each class."""
     path, classes = run.state("start"), run.classes
     if not path.exists():
@@ -77,22 +79,22 @@ def _start(run: Run, base: Base, judge: ResNet, rows: list[Int64], phrases: Phra
         prompts = embed(base.text_encoder, base.tokenizer, [*texts, ""])
         progress = run.progress("starting images")
         with placed(base.unet, run.device):
-            codes = starting_codes(base, judge, classes, prompts, count, run.config.seed, progress)
+            codes = starting_codes(base, latent_classifier, classes, prompts, count, run.config.seed, progress)
         save_file({"codes": codes.contiguous()}, path)
     return load_file(path)["codes"]
 
 
 def _watchers(run: Run, train: Labelled) -> list[Watcher]:
-    """The trained watchers, and encoders without labels that the config names, which judge no class."""
+    """The trained watchers, and encoders without labels that the config names, which name no class."""
     count, progress = len(run.classes), run.progress("statistics")
     encoders = [load_encoder(place).network for place in extra_watchers(run.config.watchers)]
-    own = zip(load_watchers(run.checkpoints, count), judging(count), strict=True)
-    kinds = [*((network, judges, False) for network, judges in own), *((encoder, False, True) for encoder in encoders)]
+    own = zip(load_watchers(run.checkpoints, count), with_logits(count), strict=True)
+    kinds = [*((network, logits, False) for network, logits in own), *((encoder, False, True) for encoder in encoders)]
     watchers = []
-    for i, (network, judges, extra) in enumerate(kinds):
+    for i, (network, logits, extra) in enumerate(kinds):
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         statistics = measure(network, *train, count, view_seed(run.config.seed, i), run.device)
-        watchers.append(Watcher(seeing(network, judges=judges), statistics, extra))
+        watchers.append(Watcher(seeing(network, logits=logits), statistics, extra))
         progress(i + 1, len(kinds))
     return watchers
 

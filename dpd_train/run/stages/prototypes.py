@@ -54,7 +54,7 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
 
 
 def make_prototypes(
-    run: Run, base: Base, judge: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
+    run: Run, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> MadePrototypes:
     """Prototypes of the kind that the config names.
 
@@ -65,7 +65,7 @@ def make_prototypes(
         TimeUp: the deadline passed while codes were matched; the state is saved.
     """
     if run.config.prototypes == "matched":
-        return _matched(run, base, judge, pixels, latents, phrases)
+        return _matched(run, base, latent_classifier, pixels, latents, phrases)
     return _of_latents(run, base, latents)
 
 
@@ -97,10 +97,10 @@ def _of_latents(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
 
 
 def _matched(
-    run: Run, base: Base, judge: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
+    run: Run, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> MadePrototypes:
     """Matched codes. One that is too near to a training image is replaced by the sampled image that it started from."""
-    codes, starts = matched_prototypes(run, base, judge, pixels, latents, phrases)
+    codes, starts = matched_prototypes(run, base, latent_classifier, pixels, latents, phrases)
     decode, data = partial(decode_in_parts, base), run.data
     with placed(base.vae, run.device), torch.no_grad():
         far = far_enough(codes, data.train, data.held, decode, latents.shape[2])

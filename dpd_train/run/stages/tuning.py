@@ -6,13 +6,13 @@ from functools import partial
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import caption_table
 from dpd_train.classifiers.training import Labelled
-from dpd_train.diffusion.consistency import Judge
+from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import LatentData
 from dpd_train.diffusion.fine_tune import fine_tune
 from dpd_train.images import SceneSet
 from dpd_train.run.context import Parts, Phrases, Run, Tuned, Tuning
 from dpd_train.run.ranks import handed_over
-from dpd_train.run.stages.judges import consistency_judge
+from dpd_train.run.stages.classifiers import consistency_classifier
 
 
 def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, tune: Tuning) -> Tuned:
@@ -33,15 +33,18 @@ def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, tune: Tun
 
     held = run.phrases(run.data.held, "captions of the validation part")
     data = captioned(run.data.train, latents[0], phrases), captioned(run.data.held, latents[1], held)
-    return tune(run, base, data, partial(consistency_judge, run, base, latents))
+    return tune(run, base, data, partial(consistency_classifier, run, base, latents))
 
 
 def tuned_here(
-    run: Run, base: Base, data: tuple[LatentData, LatentData], train_judge: Callable[[], Judge | None]
+    run: Run,
+    base: Base,
+    data: tuple[LatentData, LatentData],
+    train_consistency_classifier: Callable[[], ConsistencyClassifier | None],
 ) -> Tuned:
     """Fine-tune in this process and those that were started with it."""
-    judge = train_judge()
-    with handed_over(run.out, run.team, data[0], base.resolution, judge), run.team.together():
+    classifier = train_consistency_classifier()
+    with handed_over(run.out, run.team, data[0], base.resolution, classifier), run.team.together():
         tuned, history = fine_tune(
             base,
             data,
@@ -49,7 +52,7 @@ def tuned_here(
             run.state("denoiser"),
             run.out / "adapter",
             run.progress("fine-tuning"),
-            judge=judge,
+            classifier=classifier,
             device=run.device,
             deadline=run.deadline,
             team=run.team,

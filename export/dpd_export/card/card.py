@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 
 from dpd_export.card.content import CardContent, line, table
-from dpd_export.card.training import base_section, commands_section, data_section, figures_section, training_section
+from dpd_export.card.history import base_section, commands_section, data_section, figures_section, training_section
 from dpd_export.graphs.parity import GENERATED, HALF
 from dpd_export.options import PRECISIONS
 from dpd_runtime.bundle.manifest import Manifest

@@ -72,7 +72,7 @@ def learn_springs(
         outputs = [unet(*call, return_dict=False)[0] for call in calls]
     known: dict[bytes, float] = {}
 
-    def judge(springs: Springs) -> tuple[float, float]:
+    def rated(springs: Springs) -> tuple[float, float]:
         kept = lowest(blocks, importance(blocks, springs), ratio)
         beyond = max(0.0, multiply_adds(blocks, kept) / limit - 1)
         key = b"".join(kept[name].numpy().tobytes() + b"|" for name in sorted(kept))
@@ -86,12 +86,12 @@ def learn_springs(
         return parent + chosen[:, None] * generator.normal(0, CHANGE, (len(blocks), 2))
 
     neutral = np.zeros((len(blocks), 2))
-    best = (judge(neutral), neutral)
+    best = (rated(neutral), neutral)
     alive = deque([best], maxlen=POPULATION)
     for trial in range(TRIALS):
         some = [alive[i] for i in generator.integers(len(alive), size=min(TOURNAMENT, len(alive)))]
         made = child(min(some, key=lambda one: one[0])[1])
-        alive.append((judge(made), made))
+        alive.append((rated(made), made))
         best = min(best, alive[-1], key=lambda one: one[0])
         progress(trial + 1, TRIALS)
     return best[1], best[0][1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dpd_eval.audit.bootstrap import widened
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test, own_share
-from dpd_eval.audit.outcome import Outcome, control, judge, not_run, overall, power
+from dpd_eval.audit.outcome import Outcome, control, decide, not_run, overall, power
 from dpd_eval.audit.replication import exceedance, replication_test
 from dpd_runtime.annotations import Float32
 from dpd_train.images.structure import closeness, similarities, unit
@@ -139,11 +139,11 @@ def test_the_limit_is_above_the_share_that_the_hold_out_has_itself() -> None:
 
 
 def test_a_warning_says_how_many_images_would_decide() -> None:
-    assert judge("x", 0.5, (0.4, 0.6), 0.55).note == "about 4.0 times as many images would decide"
-    assert judge("x", 0.5, (0.4, 0.6), 0.55, note="seen").note == "seen; about 4.0 times as many images would decide"
-    assert judge("x", 0.549, (0.4, 0.6), 0.55).note == ""  # no number of images would
-    assert judge("x", 0.56, (0.4, 0.6), 0.55).note == ""
-    assert judge("x", 0.5, (0.45, 0.55), 0.55).note == ""
+    assert decide("x", 0.5, (0.4, 0.6), 0.55).note == "about 4.0 times as many images would decide"
+    assert decide("x", 0.5, (0.4, 0.6), 0.55, note="seen").note == "seen; about 4.0 times as many images would decide"
+    assert decide("x", 0.549, (0.4, 0.6), 0.55).note == ""  # no number of images would
+    assert decide("x", 0.56, (0.4, 0.6), 0.55).note == ""
+    assert decide("x", 0.5, (0.45, 0.55), 0.55).note == ""
 
 
 def test_tests_say_what_copies_would_score() -> None:
@@ -192,13 +192,13 @@ def test_the_interval_of_the_share_holds_a_half() -> None:
 
 
 def test_verdicts() -> None:
-    assert judge("x", 0.05, (0.03, 0.07), 0.02).verdict == "FAIL"
-    assert judge("x", 0.05, (0.01, 0.07), 0.02).verdict == "WARN"
-    assert judge("x", 0.01, (0.00, 0.07), 0.02).verdict == "WARN", "harm is not excluded"
-    assert judge("x", 0.01, (0.00, 0.02), 0.02).verdict == "PASS"
-    assert judge("x", 0.53, (0.50, 0.56), 0.6, harmless=0.55).verdict == "WARN"
-    assert judge("x", 0.53, (0.50, 0.55), 0.6, harmless=0.55).verdict == "PASS"
-    assert judge("x", 0.58, (0.56, 0.63), 0.6, harmless=0.55).verdict == "WARN"
+    assert decide("x", 0.05, (0.03, 0.07), 0.02).verdict == "FAIL"
+    assert decide("x", 0.05, (0.01, 0.07), 0.02).verdict == "WARN"
+    assert decide("x", 0.01, (0.00, 0.07), 0.02).verdict == "WARN", "harm is not excluded"
+    assert decide("x", 0.01, (0.00, 0.02), 0.02).verdict == "PASS"
+    assert decide("x", 0.53, (0.50, 0.56), 0.6, harmless=0.55).verdict == "WARN"
+    assert decide("x", 0.53, (0.50, 0.55), 0.6, harmless=0.55).verdict == "PASS"
+    assert decide("x", 0.58, (0.56, 0.63), 0.6, harmless=0.55).verdict == "WARN"
     good, warned, bad = (Outcome(v, 0.0, None, None, v) for v in ("PASS", "WARN", "FAIL"))  # type: ignore[arg-type]
     came = [control(bad, "FAIL"), control(good, "PASS")]
     assert overall([good], came) == "PASS"

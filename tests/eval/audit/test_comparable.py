@@ -13,7 +13,7 @@ from dpd_eval.audit.comparable import LIMIT, comparable_test, two_samples
 from dpd_eval.audit.data import AuditData, _halves
 from dpd_eval.audit.explain import reasons
 from dpd_eval.audit.record import Audit
-from dpd_eval.audit.set_tests import Judged, near_copies
+from dpd_eval.audit.set_tests import AuditedImages, near_copies
 from dpd_eval.extractors.untrained import untrained_extractor
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError
@@ -95,9 +95,9 @@ def noisy(images: Images) -> Images:
 @pytest.mark.parametrize("change", [np.copy, blurred, noisy, lambda images: np.rot90(images, axes=(1, 2))])
 def test_copies_are_found_without_a_hold_out(change: Callable[[Images], Images], tmp_path: Path) -> None:
     data, fresh = beside(nearer_by(2)), drawn(5, 4)
-    assert near_copies(Judged("images", fresh.images, fresh.labels), data, None).verdict == "PASS"
+    assert near_copies(AuditedImages("images", fresh.images, fresh.labels), data, None).verdict == "PASS"
     mixed = np.concatenate([fresh.images, change(data.train.images[::40])])
-    found = near_copies(Judged("images", mixed, np.zeros(len(mixed), np.int64)), data, tmp_path)
+    found = near_copies(AuditedImages("images", mixed, np.zeros(len(mixed), np.int64)), data, tmp_path)
     assert found.verdict == "FAIL"
     assert found.value is not None
     assert found.value >= 4
@@ -106,7 +106,7 @@ def test_copies_are_found_without_a_hold_out(change: Callable[[Images], Images],
 
 def test_a_hold_out_with_near_duplicates_of_its_own_is_a_warning() -> None:
     data = beside(lambda images: np.concatenate([drawn(0, COUNT).images[:1], images[1:]]))
-    found = near_copies(Judged("images", data.train.images[:3], data.train.labels[:3]), data, None)
+    found = near_copies(AuditedImages("images", data.train.images[:3], data.train.labels[:3]), data, None)
     assert found.verdict == "WARN"
     assert "1 of 96 of H are near duplicates of T too" in found.note
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dpd_eval.audit import student_attack
 from dpd_eval.audit.data import AuditData
-from dpd_eval.audit.outcome import judge
+from dpd_eval.audit.outcome import decide
 from dpd_eval.audit.student_attack import RECIPE, LabelledImages, log_odds, student_tests, students_of
 from dpd_eval.students.recipe import Recipe
 from dpd_runtime.annotations import Images
@@ -75,7 +75,7 @@ def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(data: AuditDa
 
 def test_a_pass_that_copies_would_have_too_is_none() -> None:
     """1,500 released images of 12,000: students of 1,500 copies know an eighth of T, an AUC of 0.52."""
-    passed, copies, seen = (judge("x", value, (value - 0.02, value + 0.02), 0.6, harmless=0.55)
+    passed, copies, seen = (decide("x", value, (value - 0.02, value + 0.02), 0.6, harmless=0.55)
                             for value in (0.5, 0.52, 0.7))  # fmt: skip
     assert (passed.verdict, copies.verdict, seen.verdict) == ("PASS", "PASS", "FAIL")
     found = student_attack._with_power(passed, copies)

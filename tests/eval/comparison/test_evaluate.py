@@ -453,9 +453,9 @@ def test_test_images_are_stretched_as_the_training_images_were(tmp_path):
     drawn = draw(tmp_path / "set", 4, 0, ("Alpha", "Beta"))
     reading = parse_reading("4,3,2")
     inputs = read_inputs([drawn], tmp_path / "train", tmp_path / "test", 8, HeldOut(val_per_class=1), reading)
-    assert inputs.judged.rendering == inputs.real.rendering
+    assert inputs.test.rendering == inputs.real.rendering
     assert 100 < inputs.real.images.mean() < 155
-    assert inputs.judged.images.mean() < 50
+    assert inputs.test.images.mean() < 50
 
 
 def test_a_list_of_images_can_be_the_test_part(folders, tmp_path):
@@ -463,7 +463,7 @@ def test_a_list_of_images_can_be_the_test_part(folders, tmp_path):
     table = folders["test"] / "test.csv"
     table.write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
     inputs = read_inputs([folders["good"]], folders["train"], table, SIZE)
-    assert (inputs.test_part, len(inputs.judged.labels)) == ("test", len(rows))
+    assert (inputs.test_part, len(inputs.test.labels)) == ("test", len(rows))
     assert len(rows) > 0
 
 
@@ -489,7 +489,7 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
             np.testing.assert_array_equal(mine[0].data()[1], np.repeat([0, 1, 2], 4))
     best = next(item for item in plan if item.arm == "tdds").parts[0][1].reshape(3, 4)
     assert all(rows[0] == np.flatnonzero(inputs.real.labels == label)[-1] for label, rows in enumerate(best))
-    assert not set(inputs.real.hashes) & set(inputs.judged.hashes)
+    assert not set(inputs.real.hashes) & set(inputs.test.hashes)
 
 
 def test_a_site_adds_its_own_images_to_the_set(folders, tmp_path):

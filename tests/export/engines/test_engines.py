@@ -45,7 +45,7 @@ needs_rtx = pytest.mark.skipif(
 )
 RTX = FLAVOURS["tensorrt-rtx"]
 BATCH = 2  # compute_batch of the bundle below; with guidance the UNet gets twice as many
-UNET, DECODER, JUDGE, TEACHER = (f"{part}/model.onnx" for part in PARTS)
+UNET, DECODER, LATENT_CLASSIFIER, TEACHER = (f"{part}/model.onnx" for part in PARTS)
 ROWS = {"sample": (4, 8, 8), "latent_sample": (4, 8, 8), "latents": (4, 8, 8), "encoder_hidden_states": (32, 16)}
 
 
@@ -117,7 +117,7 @@ def parts(base: Base) -> dict[str, bytes]:
     return {
         UNET: traced(First(base.unet), unet, "out_sample"),
         DECODER: decoder_graph(base),
-        JUDGE: traced(judge, {"latents": latents}, "logits"),
+        LATENT_CLASSIFIER: traced(judge, {"latents": latents}, "logits"),
         TEACHER: traced(teacher, {"images": torch.zeros(2, 3, SIDE, SIDE)}, "logits"),
         "scheduler/scheduler_config.json": json.dumps(scheduler).encode(),
         "prompts.safetensors": save({name: value.astype(np.float32) for name, value in prompts.items()}),
@@ -341,14 +341,14 @@ def test_weights_outside_the_graph_come_from_memory(parts: dict[str, bytes], tmp
 @needs_rtx
 def test_float32_products_are_refused_for_turing(parts: dict[str, bytes]) -> None:
     with pytest.raises(InputError, match=r"cannot build it for compute capability 75 .*--precision fp16") as raised:
-        build(parts, JUDGE, capabilities=(75,))
+        build(parts, LATENT_CLASSIFIER, capabilities=(75,))
     assert "\n" not in str(raised.value)
 
 
 @needs_rtx
 def test_graphs_that_cannot_be_parsed_are_refused(parts: dict[str, bytes]) -> None:
     with pytest.raises(InputError, match="parser refuses it"):
-        build({JUDGE: parts[JUDGE][:200]}, JUDGE)
+        build({LATENT_CLASSIFIER: parts[LATENT_CLASSIFIER][:200]}, LATENT_CLASSIFIER)
 
 
 @needs_rtx

@@ -20,7 +20,7 @@ from tests.runtime.bundle.test_bundle import Store, as_folder, as_zip, both, bun
 from tests.runtime.drawn import opened
 
 ENGINE = "engines/tensorrt-rtx-89/latent_classifier-batch1to20.engine"
-JUDGE = "latent_classifier/model.onnx"
+LATENT_CLASSIFIER = "latent_classifier/model.onnx"
 PLAN = b"vtrt" + os.urandom(1000)
 needs_onnxruntime = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="no onnxruntime here")
 
@@ -34,8 +34,8 @@ def with_engine(plan: bytes = PLAN) -> dict[str, bytes]:
         compute_capabilities=(89,),
         os=this_os(),
         cuda=13,
-        graph=JUDGE,
-        sources={JUDGE: hashlib.sha256(files[JUDGE]).hexdigest()},
+        graph=LATENT_CLASSIFIER,
+        sources={LATENT_CLASSIFIER: hashlib.sha256(files[LATENT_CLASSIFIER]).hexdigest()},
         precision="fp32",
         arithmetic={"float32": 3},
         tf32=False,
@@ -54,7 +54,7 @@ def test_engines_stay_on_the_disk_and_are_read_when_asked_for(store: Store, tmp_
     bundle = load_bundle(store(tmp_path, bundle_files(files)))
     assert set(bundle.files) == set(files) - {ENGINE}
     assert bundle.read_engine(ENGINE) == PLAN
-    for name in (JUDGE, "engines/none.engine"):
+    for name in (LATENT_CLASSIFIER, "engines/none.engine"):
         with pytest.raises(BundleError, match=r"no engine .* in the bundle"):
             bundle.read_engine(name)
 
@@ -95,9 +95,9 @@ def test_a_provider_that_is_not_installed_is_named_with_the_line_that_installs_i
     bundle = opened()
     for name, extra in (("tensorrt-rtx", "rtx"), ("tensorrt", "trt")):
         with pytest.raises(MissingExtraError, match=rf'pip install "dpd-distill\[{extra}\]"') as raised:
-            choose_provider(name, lambda found: bundle.engine(JUDGE, found))
+            choose_provider(name, lambda found: bundle.engine(LATENT_CLASSIFIER, found))
         assert raised.value.exit_code == 5
-    assert "tensorrt" not in choose_provider("auto", lambda found: bundle.engine(JUDGE, found)).reason
+    assert "tensorrt" not in choose_provider("auto", lambda found: bundle.engine(LATENT_CLASSIFIER, found)).reason
 
 
 def test_an_engine_is_used_only_from_a_trusted_bundle_that_fits(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_an_engine_is_used_only_from_a_trusted_bundle_that_fits(tmp_path: Path) 
     unsigned = load_bundle(as_zip(tmp_path, bundle_files(with_engine())))
     here = Site("tensorrt-rtx", "1.7.1.116", "a GPU", 89, this_os(), "580.1", 13000)
     trusted = replace(unsigned, signature=Signature("ab", "lab"))
-    assert unsigned._built_engine(JUDGE, here) is None
-    assert trusted._built_engine(JUDGE, replace(here, compute_capability=120)) is None
+    assert unsigned._built_engine(LATENT_CLASSIFIER, here) is None
+    assert trusted._built_engine(LATENT_CLASSIFIER, replace(here, compute_capability=120)) is None
     assert trusted._built_engine("unet/model.onnx", here) is None
-    found = trusted._built_engine(JUDGE, here)
+    found = trusted._built_engine(LATENT_CLASSIFIER, here)
     assert found is not None
     (node,) = onnx.load_from_string(found).graph.node
     assert {entry.name: entry.s for entry in node.attribute}["ep_cache_context"] == PLAN

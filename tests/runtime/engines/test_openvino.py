@@ -32,7 +32,7 @@ from tests.runtime.drawn import opened
 pytest.importorskip("onnxruntime")
 needed = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra openvino is not installed")
 CPU, OPENVINO, BF16 = Provider("cpu", ""), Provider("openvino", ""), Provider("openvino", "", precision="bf16")
-JUDGE = "latent_classifier/model.onnx"
+LATENT_CLASSIFIER = "latent_classifier/model.onnx"
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def test_it_computes_what_onnxruntime_computes(network: str) -> None:
 def test_two_threads_may_call_it_at_once_and_results_stay() -> None:
     """An output that were a view of the engine's own memory would be changed by the next call."""
     inputs = calls(10)["latent_classifier"]["latents"]
-    engine = opened().engine(JUDGE, OPENVINO, 1)
+    engine = opened().engine(LATENT_CLASSIFIER, OPENVINO, 1)
     together = threading.Barrier(2)
 
     def ask(row: int) -> list[Array]:
@@ -89,7 +89,7 @@ def test_two_threads_may_call_it_at_once_and_results_stay() -> None:
     with ThreadPoolExecutor(2) as threads:
         answers = list(threads.map(ask, (0, 5)))
     for row, answer in zip((0, 5), answers, strict=True):
-        expected = opened().engine(JUDGE, CPU, 1).run(latents=inputs[row : row + 2])
+        expected = opened().engine(LATENT_CLASSIFIER, CPU, 1).run(latents=inputs[row : row + 2])
         for found in answer:
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
@@ -105,12 +105,12 @@ def test_the_number_of_threads_changes_nothing() -> None:
 def test_what_it_cannot_do_is_one_line() -> None:
     bundle = opened()
     with pytest.raises(ProviderError, match=r"^latent_classifier/model\.onnx does not run on openvino \(.*Port for"):
-        bundle.engine(JUDGE, OPENVINO, 1).run(pixels=np.zeros(1, np.float32))
+        bundle.engine(LATENT_CLASSIFIER, OPENVINO, 1).run(pixels=np.zeros(1, np.float32))
     with pytest.raises(ProviderError, match=r"GPU\.7 is not there; OpenVINO lists CPU.*; use another --device"):
-        bundle.engine(JUDGE, replace(OPENVINO, gpu=7), 1)
+        bundle.engine(LATENT_CLASSIFIER, replace(OPENVINO, gpu=7), 1)
     beside = replace(bundle, files={**bundle.files, f"latent_classifier/{WEIGHTS_NAME}": b"weights"})
     with pytest.raises(ProviderError, match=r"has weights in a file beside it; use --provider cpu"):
-        beside.engine(JUDGE, OPENVINO, 1)
+        beside.engine(LATENT_CLASSIFIER, OPENVINO, 1)
     with pytest.raises(ProviderError) as raised:
         OpenVinoEngine(b'<?xml version="1.0"?><net name="x" version="11"><layers/></net>', OPENVINO, 1)
     assert "\n" not in str(raised.value)

@@ -162,7 +162,7 @@ def test_only_the_decoder_is_loaded(bundle: Bundle) -> None:
     latents = bundle.classes[0].prototypes[:2] / np.float32(bundle.manifest.scaling_factor)
     assert networks.decoder.run(latent_sample=latents).shape == (2, 3, 64, 64)
     with pytest.raises(BundleError, match=r"holds no latent_classifier/model\.onnx"):
-        networks.judge.run(latents=latents)
+        networks.latent_classifier.run(latents=latents)
 
 
 def test_doctor_runs_the_decoder(bundle: Bundle) -> None:

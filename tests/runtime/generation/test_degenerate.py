@@ -69,7 +69,7 @@ class Spoiling(Generation):
         ("unet", "unet/model.onnx", 4, 0, 4),
         ("unet", "unet/model.onnx", 17, 1, 7),  # the half of a guided call that has no prompt
         ("unet", "unet/model.onnx", 9, 3, 9),  # the second candidate
-        ("judge", "latent_classifier/model.onnx", 2, 1, 2),
+        ("latent_classifier", "latent_classifier/model.onnx", 2, 1, 2),
         ("decoder", "vae_decoder/model.onnx", 8, 0, 8),
     ],
 )
@@ -100,7 +100,7 @@ def unspoilt(tmp_path_factory: pytest.TempPathFactory) -> str | None:
     return write_set(good, tmp_path_factory.mktemp("good") / "set").set_hash
 
 
-@pytest.mark.parametrize(("part", "value"), [("unet", math.nan), ("decoder", 2.0), ("judge", -math.inf)])
+@pytest.mark.parametrize(("part", "value"), [("unet", math.nan), ("decoder", 2.0), ("latent_classifier", -math.inf)])
 def test_a_broken_block_is_computed_again_in_float32(
     part: str, value: float, unspoilt: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,7 +116,9 @@ def test_what_float32_does_not_mend_ends_the_run() -> None:
     networks = load_networks(opened(), CPU, 1)
     broken = replace(networks, unet=Spoilt(networks.unet, row=0))
     again = Spoilt(networks.unet, row=6)
-    computer = BlockComputer(opened(), SAMPLER, broken, 3, lambda: Networks(again, networks.decoder, networks.judge))
+    computer = BlockComputer(
+        opened(), SAMPLER, broken, 3, lambda: Networks(again, networks.decoder, networks.latent_classifier)
+    )
     block = Generation(opened(), ipc=1, classes=("Forest",), provider="cpu").blocks()[0]
     with pytest.raises(DegenerateImageError, match=r"^class Forest, seed 3, index 6: unet"):
         computer.images(block, computer.noise(block))
@@ -141,7 +143,7 @@ def test_only_half_precision_can_be_mended(provider: Provider, precision: str, m
     assert (found is not None) == mendable
     if found is not None:
         latents = np.ones((1, *opened().manifest.latent_shape), np.float32)
-        assert found().judge.run(latents=latents).dtype == np.float32  # loads where there is no CUDA
+        assert found().latent_classifier.run(latents=latents).dtype == np.float32  # loads where there is no CUDA
 
 
 @pytest.mark.parametrize("provider", ["onnxruntime", "openvino"])

@@ -77,6 +77,6 @@ def test_two_threads_give_the_bits_of_one() -> None:
         latents = rng.normal(size=(rows, *bundle.manifest.latent_shape)).astype(np.float32)
         prompts = bundle.prompt_embeddings[rng.permutation(len(bundle.prompts))[:rows]]
         unet = {"sample": latents, "timestep": np.array(300, np.int64), "encoder_hidden_states": prompts}
-        inputs = {"unet": unet, "decoder": {"latent_sample": latents}, "judge": {"latents": latents}}
+        inputs = {"unet": unet, "decoder": {"latent_sample": latents}, "latent_classifier": {"latents": latents}}
         for name, given_to in inputs.items():
             np.testing.assert_array_equal(getattr(one, name).run(**given_to), getattr(two, name).run(**given_to))

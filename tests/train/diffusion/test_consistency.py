@@ -13,8 +13,8 @@ from dpd_train.diffusion.consistency import (
     CLEAR,
     FLOOR_IMAGES,
     NOISIEST,
+    ConsistencyClassifier,
     DecodedTeacher,
-    Judge,
     consistency_loss,
     margins,
     real_floors,
@@ -52,16 +52,16 @@ class _Linear(torch.nn.Module):
         return latents.flatten(1) @ self.weight.T
 
 
-def _judge(network: torch.nn.Module, floor: float = 100.0) -> Judge:
+def _consistency(network: torch.nn.Module, floor: float = 100.0) -> ConsistencyClassifier:
     """A floor of 100 is above any margin here, so that every clear sample has a loss."""
-    return Judge(network, torch.full((3,), floor, dtype=next(network.parameters()).dtype))
+    return ConsistencyClassifier(network, torch.full((3,), floor, dtype=next(network.parameters()).dtype))
 
 
 def test_loss_and_gradient_of_a_linear_judge_are_the_closed_forms() -> None:
     """m_c − (w_c − w_best) · ẑ0 of the clear sample, and the difference of two rows of W; nothing of the others."""
-    judge, original = _judge(_Linear()), _random(3, 4, 4, 4).requires_grad_()
-    losses = consistency_loss(original, _snr(ALPHAS), LABELS, judge)
-    weight, logits = judge.network.weight, judge(original).detach()
+    consistency, original = _consistency(_Linear()), _random(3, 4, 4, 4).requires_grad_()
+    losses = consistency_loss(original, _snr(ALPHAS), LABELS, consistency)
+    weight, logits = consistency.network.weight, consistency(original).detach()
     best = int(logits[0, 1:].argmax()) + 1
     assert losses[0].item() == pytest.approx(100 - (logits[0, 0] - logits[0, best]).item())
     (gradient,) = torch.autograd.grad(losses.sum(), original)
@@ -73,9 +73,9 @@ def test_loss_and_gradient_of_a_linear_judge_are_the_closed_forms() -> None:
 def test_an_image_as_clear_as_real_ones_is_not_pushed() -> None:
     original, snr = _random(1, 4, 4, 4).requires_grad_(), torch.tensor([9.0], dtype=torch.float64)
     margin = margins(_Linear()(original), LABELS[:1]).item()
-    short = consistency_loss(original, snr, LABELS[:1], _judge(_Linear(), margin + 0.5))
+    short = consistency_loss(original, snr, LABELS[:1], _consistency(_Linear(), margin + 0.5))
     assert short.item() == pytest.approx(0.5)
-    enough = consistency_loss(original, snr, LABELS[:1], _judge(_Linear(), margin - 0.5))
+    enough = consistency_loss(original, snr, LABELS[:1], _consistency(_Linear(), margin - 0.5))
     (gradient,) = torch.autograd.grad(enough.sum(), original)
     assert (enough.item(), gradient.abs().max()) == (0, 0)
 
@@ -101,7 +101,7 @@ def test_noise_is_as_strong_as_where_the_judge_is_asked() -> None:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_gradient_equals_finite_differences_through_the_prediction(kind: Literal["epsilon", "v_prediction"]) -> None:
     """Network output → ẑ0 → frozen latent classifier → loss, in float64."""
-    judge = _judge(_classifier().double())
+    consistency = _consistency(_classifier().double())
     alphas = torch.tensor([0.99, 0.8, 0.55], dtype=torch.float64)
     clean, noise, output = (_random(3, 4, 8, 8, seed=seed) for seed in (1, 2, 3))
     alpha, sigma = (x.sqrt()[:, None, None, None] for x in (alphas, 1 - alphas))
@@ -109,7 +109,7 @@ def test_gradient_equals_finite_differences_through_the_prediction(kind: Literal
 
     def loss(said: torch.Tensor) -> torch.Tensor:
         original = predicted_original(noisy, said, kind, alpha, sigma)  # type: ignore[arg-type]
-        return consistency_loss(original, _snr(alphas), LABELS, judge)
+        return consistency_loss(original, _snr(alphas), LABELS, consistency)
 
     (gradient,) = torch.autograd.grad(loss(output.requires_grad_()).sum(), output)
     output = output.detach()
@@ -124,28 +124,28 @@ def test_gradient_equals_finite_differences_through_the_prediction(kind: Literal
 
 def test_nothing_but_the_latents_gets_a_gradient() -> None:
     classifier = _classifier()
-    judge = _judge(classifier)
-    before = {name: value.clone() for name, value in judge.state_dict().items()}
+    consistency = _consistency(classifier)
+    before = {name: value.clone() for name, value in consistency.state_dict().items()}
     original = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    consistency_loss(original, _snr(ALPHAS).float(), LABELS, judge).sum().backward()
+    consistency_loss(original, _snr(ALPHAS).float(), LABELS, consistency).sum().backward()
     assert original.grad is not None
     assert original.grad.abs().max() > 0
-    assert all(p.grad is None for p in (*judge.parameters(), *classifier.parameters()))
-    assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
+    assert all(p.grad is None for p in (*consistency.parameters(), *classifier.parameters()))
+    assert all(torch.equal(value, before[name]) for name, value in consistency.state_dict().items())
     assert classifier.training  # the run's own classifier is left as it was
     with pytest.raises(ValueError, match="training mode"):
-        consistency_loss(original, _snr(ALPHAS).float(), LABELS, judge.train())
+        consistency_loss(original, _snr(ALPHAS).float(), LABELS, consistency.train())
 
 
 def test_a_judge_on_pixels_is_the_teacher_on_the_decoded_image(tmp_path: Path) -> None:
     vae = load_base(str(tiny_base(tmp_path))).vae
     teacher = _classifier(channels=3)
-    judge = _judge(DecodedTeacher(teacher, vae))
+    consistency = _consistency(DecodedTeacher(teacher, vae))
     latents = torch.randn(2, 4, SIDE // 4, SIDE // 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     expected = teacher.eval()(vae.decode(latents / 0.7).sample)  # the tiny base's scaling factor
-    torch.testing.assert_close(judge(latents), expected)
-    losses = consistency_loss(latents, torch.full((2,), 3.0), torch.tensor([0, 1]), judge)
+    torch.testing.assert_close(consistency(latents), expected)
+    losses = consistency_loss(latents, torch.full((2,), 3.0), torch.tensor([0, 1]), consistency)
     losses.sum().backward()
     assert latents.grad is not None
     assert latents.grad.abs().max() > 0
-    assert all(p.grad is None for p in judge.parameters())
+    assert all(p.grad is None for p in consistency.parameters())

@@ -17,7 +17,7 @@ from dpd_train.bases.nano import nano_scheduler
 from dpd_train.captions.captions import CaptionTable
 from dpd_train.compute.checkpoint import load_state
 from dpd_train.compute.distributed import Team
-from dpd_train.diffusion.consistency import Judge
+from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser, validation_loss
 from dpd_train.diffusion.lora import Adapted, add_adapters
 from dpd_train.diffusion.step import decoder_loss, denoise, min_snr_weight, parts
@@ -191,7 +191,7 @@ def _train(
         state,
         progress,
         vae=loaded.vae,
-        judge=JUDGE,
+        classifier=CLASSIFIER,
     )
     return {name: value.clone() for name, value in trained.state_dict().items()}, history
 
@@ -323,7 +323,7 @@ class _Bright(torch.nn.Module):
         return torch.stack([-mean, mean], dim=1)
 
 
-JUDGE = Judge(_Bright(), torch.full((2,), 100.0))  # a margin that nothing reaches
+CLASSIFIER = ConsistencyClassifier(_Bright(), torch.full((2,), 100.0))  # a margin that nothing reaches
 
 
 def _channel_means(folder: Path, weight: float, dropout: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -342,7 +342,14 @@ def _channel_means(folder: Path, weight: float, dropout: float) -> tuple[torch.T
     data = latent_data()
     state = folder / "state.safetensors"
     unet, text_encoder, _ = train_denoiser(
-        loaded.unet, loaded.text_encoder, data, data, loaded.schedule, training, state, judge=JUDGE
+        loaded.unet,
+        loaded.text_encoder,
+        data,
+        data,
+        loaded.schedule,
+        training,
+        state,
+        classifier=CLASSIFIER,
     )
     generator = torch.Generator().manual_seed(9)
     noise = torch.randn(1, 4, 8, 8, generator=generator)

@@ -142,7 +142,7 @@ def decode(codes: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def watchers() -> list[Watcher]:
     images, labels = coloured(40, 1)
-    return [Watcher(seeing(m, judges=False), measure(m, images, labels, CLASSES, 6, CPU)) for m in map(network, (1, 2))]
+    return [Watcher(seeing(m, logits=False), measure(m, images, labels, CLASSES, 6, CPU)) for m in map(network, (1, 2))]
 
 
 def start(count: int) -> torch.Tensor:
@@ -195,7 +195,7 @@ def test_four_different_watchers_look_at_each_decoded_image(extra: tuple[int, ..
     images, labels = coloured(40, 1)
     networks = list(map(network, range(6)))
     watchers = [
-        Watcher(seeing(m, judges=i > 2), measure(m, images, labels, CLASSES, 6, CPU), i in extra)
+        Watcher(seeing(m, logits=i > 2), measure(m, images, labels, CLASSES, 6, CPU), i in extra)
         for i, m in enumerate(networks)
     ]
     seen: list[list[int]] = []

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from dpd_runtime.errors import InputError
 from dpd_train.prototypes.matching import Matching, Standard, Watcher, match_codes, seeing
-from dpd_train.prototypes.private import eyes as looking
+from dpd_train.prototypes.private import limited_watchers as looking
 from dpd_train.prototypes.private import release as mechanism
 from dpd_train.prototypes.private.budget import (
     LENGTHS,
@@ -23,7 +23,7 @@ from dpd_train.prototypes.private.budget import (
     noise_of,
     sensitivity_of,
 )
-from dpd_train.prototypes.private.eyes import Eye, Eyes, public_eyes
+from dpd_train.prototypes.private.limited_watchers import LimitedWatcher, LimitedWatchers, limited_watchers
 from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss
 from tests.train.prototypes.test_matching import CLASSES, coloured, decode, network, start
 
@@ -37,8 +37,8 @@ def seeded(seed: int) -> Gauss:
 
 
 @pytest.fixture(scope="module")
-def eyes() -> Eyes:
-    return public_eyes([network(seed) for seed in (1, 2)], *coloured(30, 11), CLASSES, WIDTH, 1)
+def watchers() -> LimitedWatchers:
+    return limited_watchers([network(seed) for seed in (1, 2)], *coloured(30, 11), CLASSES, WIDTH, 1)
 
 
 def changed(images: torch.Tensor, row: int, size: float, seed: int) -> torch.Tensor:
@@ -47,38 +47,42 @@ def changed(images: torch.Tensor, row: int, size: float, seed: int) -> torch.Ten
     return other
 
 
-def totals(eyes: Eyes, images: torch.Tensor, labels: torch.Tensor) -> mechanism._Totals:
-    return mechanism._totals(eyes, images, labels, torch.bincount(labels), lambda done, total: None)
+def totals(watchers: LimitedWatchers, images: torch.Tensor, labels: torch.Tensor) -> mechanism._Totals:
+    return mechanism._totals(watchers, images, labels, torch.bincount(labels), lambda done, total: None)
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([0.1, 1.0, 50.0, 1e20, math.inf]), row=st.integers(0, 29))
-def test_one_image_changes_the_statistics_by_no_more_than_is_said(eyes: Eyes, seed: int, size: float, row: int) -> None:
+def test_one_image_changes_the_statistics_by_no_more_than_is_said(
+    watchers: LimitedWatchers, seed: int, size: float, row: int
+) -> None:
     """Whatever the image is: values far outside [-1, 1] and NaN, too."""
     images, labels = coloured(10, 12)
-    before, after = totals(eyes, images, labels), totals(eyes, changed(images, row, size, seed), labels)
+    before, after = totals(watchers, images, labels), totals(watchers, changed(images, row, size, seed), labels)
     moved = float((before.sums - after.sums).square().sum())
     moved += float((LENGTHS * (before.lengths - after.lengths)).square().sum())
     scale = moment_scale(10, CLASSES)
     moved += sum(float((scale * (a - b)).square().sum()) for a, b in zip(before.moments, after.moments, strict=True))
-    assert math.sqrt(moved) <= sensitivity_of(eyes.limit) * (1 + 1e-9)
+    assert math.sqrt(moved) <= sensitivity_of(watchers.limit) * (1 + 1e-9)
 
 
-def test_one_shared_vector_has_less_noise_than_a_limit_for_each_eye(eyes: Eyes) -> None:
-    assert 1 < eyes.limit <= math.sqrt(3) * (1 + 1e-9)
-    vectors = eyes.views(coloured(30, 11)[0]).flatten(0, 1)
-    uncut = (vectors.norm(dim=1) < eyes.limit * (1 - 1e-9)).double().mean()
+def test_one_shared_vector_has_less_noise_than_a_limit_for_each_eye(watchers: LimitedWatchers) -> None:
+    assert 1 < watchers.limit <= math.sqrt(3) * (1 + 1e-9)
+    vectors = watchers.views(coloured(30, 11)[0]).flatten(0, 1)
+    uncut = (vectors.norm(dim=1) < watchers.limit * (1 - 1e-9)).double().mean()
     assert float(uncut) == pytest.approx(looking.UNCUT, abs=0.02)
-    assert max(float(part.norm(dim=1).max()) for part in eyes.parts(vectors)) <= 1 + 1e-9
+    assert max(float(part.norm(dim=1).max()) for part in watchers.parts(vectors)) <= 1 + 1e-9
 
 
-def test_without_noise_and_limits_these_are_the_statistics_of_the_images(eyes: Eyes) -> None:
+def test_without_noise_and_limits_these_are_the_statistics_of_the_images(watchers: LimitedWatchers) -> None:
     images, labels = coloured(20, 13)  # of one colour each: all views are alike
-    wide = [Eye(eye.see, replace(eye.standard, limit=1e4)) for eye in eyes.of]
-    found = release(Eyes(tuple(wide), 1e4, CPU), images, labels, CLASSES, Budget(epsilon=math.inf), seeded(0))
+    wide = [LimitedWatcher(watcher.see, replace(watcher.standard, limit=1e4)) for watcher in watchers.of]
+    found = release(
+        LimitedWatchers(tuple(wide), 1e4, CPU), images, labels, CLASSES, Budget(epsilon=math.inf), seeded(0)
+    )
     assert (found.noise, found.counts) == (0, (20, 20, 20))
-    for eye, released in zip(eyes.of, found.statistics, strict=True):
-        z = replace(eye.standard, limit=None)(eye.see(images)[0])
+    for watcher, released in zip(watchers.of, found.statistics, strict=True):
+        z = replace(watcher.standard, limit=None)(watcher.see(images)[0])
         of_class = [z[labels == label] for label in range(CLASSES)]
         means = torch.stack([v.mean(0) for v in of_class])
         torch.testing.assert_close(released.class_means, means, atol=2e-2, rtol=1e-2)
@@ -92,13 +96,13 @@ def test_without_noise_and_limits_these_are_the_statistics_of_the_images(eyes: E
 
 @dataclass(frozen=True)
 class Flat:
-    """An eye whose vector is the image's first values: a canary can then be as large as the limit allows."""
+    """A watcher whose vector is the image's first values: a canary can then be as large as the limit allows."""
 
     standard: object
     limit: float = 1.0
 
 
-class FlatEyes(Eyes):
+class FlatWatchers(LimitedWatchers):
     def views(self, images: torch.Tensor) -> torch.Tensor:
         return looking.cut(images.flatten(1).double(), self.limit)[None]
 
@@ -106,37 +110,37 @@ class FlatEyes(Eyes):
         return (vectors,)
 
 
-def flat_eyes(width: int, kind: type[FlatEyes] = FlatEyes) -> FlatEyes:
-    """One eye for images of `width` values, whose limit is 1."""
+def flat_watchers(width: int, kind: type[FlatWatchers] = FlatWatchers) -> FlatWatchers:
+    """One watcher for images of `width` values, whose limit is 1."""
     return kind((Flat(Standard(torch.zeros(width), torch.ones(width), torch.eye(width))),), 1.0, CPU)  # type: ignore[arg-type]
 
 
-class Unlimited(FlatEyes):
+class Unlimited(FlatWatchers):
     """As if the cut had been forgotten."""
 
     def views(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1).double()[None]
 
 
-def test_noise_is_added_to_sums_and_moment(eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_added_to_sums_and_moment(watchers: LimitedWatchers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known noise instead of random noise: all ones. The accountant knows what was meant, this knows what was added."""
     monkeypatch.setattr(mechanism, "_denoised", lambda moment, deviation: moment)
     images, labels = coloured(10, 12)
     budget = Budget(epsilon=5.0)
     silent, loud = (
-        release(eyes, images, labels, CLASSES, budget, lambda count, size=size: torch.full((count,), size).double())
+        release(watchers, images, labels, CLASSES, budget, lambda count, size=size: torch.full((count,), size).double())
         for size in (0.0, 1.0)
     )
     noise = loud.noise
-    assert noise == noise_of(budget, sensitivity_of(eyes.limit))
-    for eye, before, after in zip(eyes.of, silent.statistics, loud.statistics, strict=True):
-        means = torch.full_like(before.class_means, eye.limit * noise / 10)
+    assert noise == noise_of(budget, sensitivity_of(watchers.limit))
+    for watcher, before, after in zip(watchers.of, silent.statistics, loud.statistics, strict=True):
+        means = torch.full_like(before.class_means, watcher.limit * noise / 10)
         torch.testing.assert_close(after.class_means - before.class_means, means, rtol=1e-3, atol=1e-5)
         width = len(before.second_moment)
         own = noise / (0.4 * 10 * CLASSES)
         moment = torch.full((width, width), own / math.sqrt(2)).fill_diagonal_(own)
         change = after.second_moment - before.second_moment
-        torch.testing.assert_close(change, eye.limit**2 * moment, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(change, watcher.limit**2 * moment, rtol=1e-3, atol=1e-5)
 
 
 def test_noise_does_not_come_from_a_generator_that_a_seed_sets() -> None:
@@ -150,16 +154,16 @@ def test_noise_does_not_come_from_a_generator_that_a_seed_sets() -> None:
     assert not torch.equal(*drawn)
 
 
-def test_a_damaged_release_says_what_a_new_one_costs(eyes: Eyes, tmp_path: Path) -> None:
+def test_a_damaged_release_says_what_a_new_one_costs(watchers: LimitedWatchers, tmp_path: Path) -> None:
     path = tmp_path / "release.safetensors"
-    release(eyes, *coloured(10, 12), CLASSES, Budget(epsilon=5.0), seeded(0)).save(path)
+    release(watchers, *coloured(10, 12), CLASSES, Budget(epsilon=5.0), seeded(0)).save(path)
     for damaged in (path.read_bytes()[:-9], b"", b"x" * 100):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"is damaged .*second release of the same images and adds to epsilon"):
             read_release(path, CPU)
 
 
-def advantage(eyes: Eyes, monkeypatch: pytest.MonkeyPatch, break_noise: float = 1.0) -> float:
+def advantage(watchers: LimitedWatchers, monkeypatch: pytest.MonkeyPatch, break_noise: float = 1.0) -> float:
     """δ at ε that the best test of one image against its opposite reaches in 1,000 releases of either data set.
 
     The likelihood ratio grows with the first value of the class mean alone: the images' second moments are equal.
@@ -172,7 +176,7 @@ def advantage(eyes: Eyes, monkeypatch: pytest.MonkeyPatch, break_noise: float = 
     images[0, 0], images[1, 0] = torch.tensor([3.0, 0, 0]), torch.tensor([-3.0, 0, 0])
     gauss, seen = seeded(5), []
     for data in images:
-        found = [release(eyes, data, labels, 2, budget, gauss) for _ in range(repeats)]
+        found = [release(watchers, data, labels, 2, budget, gauss) for _ in range(repeats)]
         seen.append(np.array([float(one.statistics[0].class_means[0, 0]) for one in found]))
     low, high = sorted(seen, key=lambda values: float(values.mean()))
     thresholds = np.quantile(np.concatenate(seen), np.linspace(0.02, 0.98, 49))
@@ -180,14 +184,14 @@ def advantage(eyes: Eyes, monkeypatch: pytest.MonkeyPatch, break_noise: float = 
 
 
 @pytest.mark.parametrize(
-    ("kind", "break_noise", "told"), [(FlatEyes, 1.0, False), (FlatEyes, 2.0, True), (Unlimited, 1.0, True)]
+    ("kind", "break_noise", "told"), [(FlatWatchers, 1.0, False), (FlatWatchers, 2.0, True), (Unlimited, 1.0, True)]
 )
 def test_a_canary_in_a_thousand_releases_stays_on_the_curve(
-    kind: type[FlatEyes], break_noise: float, told: bool, monkeypatch: pytest.MonkeyPatch
+    kind: type[FlatWatchers], break_noise: float, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) (Dong et al. 2022): opposite images are the worst pair."""
-    eyes = flat_eyes(3, kind)
-    found = advantage(eyes, monkeypatch, break_noise)
+    watchers = flat_watchers(3, kind)
+    found = advantage(watchers, monkeypatch, break_noise)
     mu = Budget(epsilon=2.0, delta=0.01).mu
     allowed = norm.cdf(mu / 2 - 2 / mu) - math.exp(2) * norm.cdf(-mu / 2 - 2 / mu)
     assert allowed == pytest.approx(0.01)
@@ -195,9 +199,9 @@ def test_a_canary_in_a_thousand_releases_stays_on_the_curve(
     assert (found > allowed + error) == told
 
 
-def test_noise_is_normal_and_never_the_same(eyes: Eyes) -> None:
+def test_noise_is_normal_and_never_the_same(watchers: LimitedWatchers) -> None:
     images, labels = coloured(10, 14)
-    first, second = (release(eyes, images, labels, CLASSES, Budget(epsilon=1.0)).statistics[0] for _ in range(2))
+    first, second = (release(watchers, images, labels, CLASSES, Budget(epsilon=1.0)).statistics[0] for _ in range(2))
     assert not torch.equal(first.class_means, second.class_means)
     drawn = system_gauss(4000)
     assert float(drawn.mean()) == pytest.approx(0, abs=0.08)
@@ -213,26 +217,30 @@ def test_the_noise_of_the_moment_is_white_in_the_frobenius_norm() -> None:
     assert float(along.std()) == pytest.approx(2.0, rel=0.05)
 
 
-def test_noise_makes_the_deviations_neither_larger_nor_smaller(eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_makes_the_deviations_neither_larger_nor_smaller(
+    watchers: LimitedWatchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of each draw and its opposite: noise on the moment cancels out, and what the means' noise adds does not."""
     monkeypatch.setattr(mechanism, "_denoised", lambda moment, deviation: moment)
     images, labels = coloured(200, 15)
     budget, repeats = Budget(epsilon=30.0), 40  # little noise: no variance comes near 0
 
     def variances(gauss: Gauss, budget: Budget) -> torch.Tensor:
-        found = release(eyes, images, labels, CLASSES, budget, gauss).watched  # appearances of one class are all alike
-        parts = zip(found, eyes.of[:-1], strict=True)
-        return torch.cat([(own.class_deviations.double() / eye.limit).square().mean(0) for own, eye in parts])
+        found = release(
+            watchers, images, labels, CLASSES, budget, gauss
+        ).watched  # appearances of one class are all alike
+        parts = zip(found, watchers.of[:-1], strict=True)
+        return torch.cat([(own.class_deviations.double() / watcher.limit).square().mean(0) for own, watcher in parts])
 
     def opposite(seed: int) -> Gauss:
         drawn = seeded(seed)
         return lambda count: -drawn(count)
 
-    seen = totals(eyes, images, labels)  # the same each time
+    seen = totals(watchers, images, labels)  # the same each time
     monkeypatch.setattr(mechanism, "_totals", lambda *given: seen)
     silent = variances(seeded(0), Budget(epsilon=math.inf))
     pairs = [variances(draw, budget) for seed in range(repeats) for draw in (seeded(seed), opposite(seed))]
-    of_means = (noise_of(budget, sensitivity_of(eyes.limit)) / 200) ** 2
+    of_means = (noise_of(budget, sensitivity_of(watchers.limit)) / 200) ** 2
     assert float((torch.stack(pairs).mean(0) - silent).mean()) == pytest.approx(0, abs=0.2 * of_means)
 
 
@@ -253,9 +261,9 @@ def test_a_noisy_moment_comes_nearer_to_the_true_one() -> None:
     torch.testing.assert_close(mechanism._denoised(true, 0.0), true)
 
 
-def test_a_release_is_read_as_it_was_written(eyes: Eyes, tmp_path: Path) -> None:
+def test_a_release_is_read_as_it_was_written(watchers: LimitedWatchers, tmp_path: Path) -> None:
     images, labels = coloured(10, 14)
-    found = release(eyes, images, labels, CLASSES, Budget(epsilon=1.0))
+    found = release(watchers, images, labels, CLASSES, Budget(epsilon=1.0))
     found.save(tmp_path / "release")
     again: Release = read_release(tmp_path / "release", CPU)
     assert (again.counts, again.sensitivity, again.noise) == (found.counts, found.sensitivity, found.noise)
@@ -271,15 +279,15 @@ def test_codes_are_matched_to_what_was_released(tmp_path: Path) -> None:
     """Images in reverse order of classes, the same noise: much budget gives other codes, little gives the same."""
     seen, (images, labels) = coloured(30, 11), coloured(40, 1)
     networks = [network(seed) for seed in (1, 2)]
-    eyes = public_eyes(networks, *seen, CLASSES, 96, 1)
+    limited = limited_watchers(networks, *seen, CLASSES, 96, 1)
     wanted = 0.5 * (torch.arange(CLASSES) - 1.0)[:, None]
 
     def colours(codes: torch.Tensor) -> torch.Tensor:
         return decode(codes.flatten(0, 1)).mean((2, 3)).view(CLASSES, -1, 3).mean(1)
 
     def matched(epsilon: float, name: str, labels: torch.Tensor) -> torch.Tensor:
-        found = release(eyes, images, labels, CLASSES, Budget(epsilon=epsilon), seeded(1)).watched
-        watchers = [Watcher(seeing(one, judges=False), own.uncut()) for one, own in zip(networks, found, strict=True)]
+        found = release(limited, images, labels, CLASSES, Budget(epsilon=epsilon), seeded(1)).watched
+        watchers = [Watcher(seeing(one, logits=False), own.uncut()) for one, own in zip(networks, found, strict=True)]
         state = tmp_path / f"{name} {epsilon}"
         return colours(match_codes(start(10), decode, watchers, Matching(steps=150, rate=0.2), state=state))
 
@@ -298,17 +306,17 @@ def test_deviations_come_from_the_moment_without_its_noise() -> None:
     width, spread = 48, 0.1
     generator = torch.Generator().manual_seed(16)
     images = spread * torch.randn((4000, 3, 4, 4), generator=generator)
-    eyes = flat_eyes(width)
-    found = release(eyes, images, torch.arange(4000) % 2, 2, Budget(epsilon=1.0), seeded(1)).statistics[0]
+    watchers = flat_watchers(width)
+    found = release(watchers, images, torch.arange(4000) % 2, 2, Budget(epsilon=1.0), seeded(1)).statistics[0]
     torch.testing.assert_close(found.class_deviations, torch.full((2, width), spread), rtol=0.25, atol=0)
 
 
 def test_the_lengths_tell_how_much_each_class_varies() -> None:
     images = torch.randn((4000, 3, 4, 4), generator=torch.Generator().manual_seed(17))
     labels, spreads = torch.arange(4000) % 2, torch.tensor([0.03, 0.1])
-    eyes = flat_eyes(48)
+    watchers = flat_watchers(48)
     images = spreads[labels][:, None, None, None] * images
-    found = release(eyes, images, labels, 2, Budget(epsilon=10.0), seeded(1)).statistics[0]
+    found = release(watchers, images, labels, 2, Budget(epsilon=10.0), seeded(1)).statistics[0]
     assert found.class_deviations.mean(1).tolist() == pytest.approx(spreads.tolist(), rel=0.1)
 
 
@@ -320,12 +328,12 @@ def test_noise_is_added_to_the_lengths() -> None:
     images = torch.stack([images, -images], dim=1).flatten(0, 1)  # so that class means are 0
     labels = torch.arange(2 * count) // count
     images = (math.sqrt(48) * spreads)[labels][:, None, None, None] * images
-    eyes = flat_eyes(48)
+    watchers = flat_watchers(48)
 
     def only_lengths(size: int) -> torch.Tensor:
         return torch.full((size,), float(size == 2), dtype=torch.float64)
 
-    found = release(eyes, images, labels, 2, Budget(epsilon=5.0), only_lengths)
+    found = release(watchers, images, labels, 2, Budget(epsilon=5.0), only_lengths)
     squares = found.statistics[0].class_deviations.double().square().sum(1)
     of_means = 48 * (found.noise / count) ** 2  # expected of the means' noise, which is silent here
     smaller, larger = 48 * spreads.double().square() + found.noise / (0.3 * count) + of_means

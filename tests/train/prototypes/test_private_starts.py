@@ -19,7 +19,7 @@ from dpd_train.prototypes.private import decoder, starts
 from dpd_train.prototypes.private.budget import Budget
 from dpd_train.prototypes.private.candidates import Candidates, within
 from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
-from dpd_train.prototypes.private.eyes import Eyes, public_eyes, see_appearance
+from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
 from dpd_train.prototypes.private.public import drawn_images
 from dpd_train.prototypes.private.release import Release, release
 from tests.tiny import tiny_base
@@ -57,13 +57,13 @@ def networks() -> list[ResNet]:
 
 
 @pytest.fixture(scope="module")
-def eyes(public: torch.Tensor, networks: list[ResNet]) -> Eyes:
-    return public_eyes(networks, public, torch.arange(len(public)) % 5, 5, 24, 1)
+def watchers(public: torch.Tensor, networks: list[ResNet]) -> LimitedWatchers:
+    return limited_watchers(networks, public, torch.arange(len(public)) % 5, 5, 24, 1)
 
 
 @pytest.fixture(scope="module")
-def found(eyes: Eyes, private: tuple[torch.Tensor, torch.Tensor]) -> Release:
-    return release(eyes, *private, CLASSES, Budget(epsilon=math.inf), seeded(0))
+def found(watchers: LimitedWatchers, private: tuple[torch.Tensor, torch.Tensor]) -> Release:
+    return release(watchers, *private, CLASSES, Budget(epsilon=math.inf), seeded(0))
 
 
 @pytest.mark.parametrize("later", ["decoder.safetensors", "matching.safetensors"])
@@ -98,10 +98,10 @@ def test_candidates_have_the_colours_and_contrasts_of_their_class(
 
 
 def test_within_is_the_covariance_within_classes(
-    eyes: Eyes, found: Release, private: tuple[torch.Tensor, torch.Tensor]
+    watchers: LimitedWatchers, found: Release, private: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     images, labels = private
-    views = eyes.of[-1].limit * eyes.parts(eyes.views(images))[-1]  # [8, n, F]
+    views = watchers.of[-1].limit * watchers.parts(watchers.views(images))[-1]  # [8, n, F]
     away = [views[:, labels == label].flatten(0, 1) for label in range(CLASSES)]
     away = [z - z.mean(0) for z in away]
     wanted = torch.stack([z.T @ z / len(z) for z in away]).mean(0)

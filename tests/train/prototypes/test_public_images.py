@@ -1,4 +1,4 @@
-"""Public images that stand beside the private ones: drawn scenes, images of a folder, and how eyes see them."""
+"""Public images that stand beside the private ones: drawn scenes, images of a folder, and how watchers see them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 from dpd_train.drawn_scenes import numbered_scene
 from dpd_train.images import to_float
 from dpd_train.prototypes.private import public
-from dpd_train.prototypes.private.eyes import public_eyes
+from dpd_train.prototypes.private.limited_watchers import limited_watchers
 from tests.train.prototypes.test_matching import network
 
 WIDTH = 12
@@ -47,8 +47,8 @@ def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(
 
 def test_appearances_of_public_images_vary_alike_in_all_directions() -> None:
     images = torch.stack([to_float(torch.from_numpy(numbered_scene(i % 5, i, 3, 32))[None])[0] for i in range(160)])
-    eye = public_eyes([network(1)], images, torch.arange(160) % 5, 5, WIDTH, 1).of[-1]
-    z = replace(eye, standard=replace(eye.standard, limit=None)).z(images)
+    watcher = limited_watchers([network(1)], images, torch.arange(160) % 5, 5, WIDTH, 1).of[-1]
+    z = replace(watcher, standard=replace(watcher.standard, limit=None)).z(images)
     values = torch.linalg.eigvalsh(z.T @ z / len(z))
     assert float(values.max()) <= 1 + 1e-3
     assert float(values.min()) > 0.1  # 0.006 with the values as they are, and 12 the largest

@@ -1,6 +1,6 @@
-"""What is measured of an image, as public images decide it: one vector of all eyes with a limited norm.
+"""What is measured of a private image: one vector of all watchers, whose norm is limited as public images decide it.
 
-An eye is a watcher, or the image's appearance.
+The last watcher is no network: it sees the image's appearance.
 """
 
 import math
@@ -30,7 +30,7 @@ def see_appearance(images: torch.Tensor) -> tuple[torch.Tensor, None]:
 
 
 @dataclass(frozen=True)
-class Eye:
+class LimitedWatcher:
     """Features that never saw the private images, and how they become z; only public images decide it."""
 
     see: See
@@ -47,28 +47,28 @@ class Eye:
 
 
 @dataclass(frozen=True)
-class Eyes:
-    """All eyes, and R = `limit` of their common vector u: their z, each in units of its own limit."""
+class LimitedWatchers:
+    """All watchers, and R = `limit` of their common vector u: their z, each in units of its own limit."""
 
-    of: tuple[Eye, ...]
+    of: tuple[LimitedWatcher, ...]
     limit: float
     device: torch.device
 
     def views(self, images: torch.Tensor) -> torch.Tensor:
         """u [8, n, D] of eight views of images [n, 3, H, W], on the CPU: each symmetry, with a shift as codes have it.
 
-        Whatever an image is, each eye's part of u has a norm of at most 1, and u of at most R.
+        Whatever an image is, each watcher's part of u has a norm of at most 1, and u of at most R.
         """
         seen = (_seen(to_device(part, self.device)) for part in torch.split(images, CALL))
         return torch.cat([torch.stack([self.vectors(view) for view in views]).cpu() for views in seen], dim=1)
 
     def vectors(self, images: torch.Tensor) -> torch.Tensor:
         """u [n, D] of images as they are, on their device."""
-        return cut(torch.cat([eye.z(images) / eye.limit for eye in self.of], dim=1), self.limit)
+        return cut(torch.cat([watcher.z(images) / watcher.limit for watcher in self.of], dim=1), self.limit)
 
     def parts(self, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Each eye's part of vectors [..., D]."""
-        return torch.split(vectors, [_width(eye.standard) for eye in self.of], dim=-1)
+        """Each watcher's part of vectors [..., D]."""
+        return torch.split(vectors, [_width(watcher.standard) for watcher in self.of], dim=-1)
 
 
 def _width(standard: Standard) -> int:
@@ -76,14 +76,14 @@ def _width(standard: Standard) -> int:
 
 
 @torch.no_grad()
-def public_eyes(
+def limited_watchers(
     networks: Sequence[Classifier], images: torch.Tensor, labels: torch.Tensor, classes: int, width: int, seed: int
-) -> Eyes:
+) -> LimitedWatchers:
     """What public images [n, 3, H, W] with labels [n] decide: means, scales, random projections and limits.
 
     Projections have orthonormal columns; a network with fewer features than its share of `width` keeps all of them.
-    The last eye is the appearance, in which public images vary alike in all directions: whatever a noisy second moment
-    does not tell is then as it is in them. Without that, noise gave images of one class every hue.
+    The last watcher is the appearance, in which public images vary alike in all directions: whatever a noisy second
+    moment does not tell is then as it is in them. Without that, noise gave images of one class every hue.
 
     Args:
         networks: on one device, in evaluation mode.
@@ -96,14 +96,16 @@ def public_eyes(
         generator = torch.Generator().manual_seed(seed + number)
         shape = len(standard.mean), min(width // len(networks), len(standard.mean))
         projection, _ = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))
-        eye = Eye(seeing(network, judges=False), replace(standard, projection=projection.float().to(device)))
-        found.append(_limited(eye, images, device, UNCUT))
+        watcher = LimitedWatcher(
+            seeing(network, logits=False), replace(standard, projection=projection.float().to(device))
+        )
+        found.append(_limited(watcher, images, device, UNCUT))
     appearances = torch.cat([see_appearance(to_device(part, device))[0] for part in torch.split(images, CALL)])
     scale, mean = torch.std_mean(appearances, dim=0)
     standard = Standard(mean, scale + FLOOR, _whitening((appearances - mean) / (scale + FLOOR)))
-    found.append(_limited(Eye(see_appearance, standard), images, device, UNCUT_APPEARANCES))
-    eyes = Eyes(tuple(found), math.inf, device)
-    return replace(eyes, limit=_norm(eyes.views(images).flatten(0, 1), UNCUT))
+    found.append(_limited(LimitedWatcher(see_appearance, standard), images, device, UNCUT_APPEARANCES))
+    watchers = LimitedWatchers(tuple(found), math.inf, device)
+    return replace(watchers, limit=_norm(watchers.views(images).flatten(0, 1), UNCUT))
 
 
 def _whitening(z: torch.Tensor) -> torch.Tensor:
@@ -113,15 +115,15 @@ def _whitening(z: torch.Tensor) -> torch.Tensor:
     return projection.float()
 
 
-def _limited(eye: Eye, images: torch.Tensor, device: torch.device, uncut: float) -> Eye:
-    """The eye with the limit that leaves this share of z as they are."""
-    return replace(eye, standard=replace(eye.standard, limit=_norm(_raw(eye, images, device), uncut)))
+def _limited(watcher: LimitedWatcher, images: torch.Tensor, device: torch.device, uncut: float) -> LimitedWatcher:
+    """The watcher with the limit that leaves this share of z as they are."""
+    return replace(watcher, standard=replace(watcher.standard, limit=_norm(_raw(watcher, images, device), uncut)))
 
 
-def _raw(eye: Eye, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _raw(watcher: LimitedWatcher, images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """z of all views."""
     parts = torch.split(images, CALL)
-    return torch.cat([eye.z(view) for part in parts for view in _seen(to_device(part, device))])
+    return torch.cat([watcher.z(view) for part in parts for view in _seen(to_device(part, device))])
 
 
 def _seen(images: torch.Tensor) -> Iterator[torch.Tensor]:

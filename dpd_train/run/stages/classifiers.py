@@ -10,7 +10,7 @@ from dpd_train.bases.latents import reconstruct
 from dpd_train.classifiers.network import ResNet, accuracy, latent_classifier_shape, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, evenly, trained_classifier
 from dpd_train.compute.device import placed
-from dpd_train.diffusion.consistency import Judge, real_floors, with_noise
+from dpd_train.diffusion.consistency import ConsistencyClassifier, real_floors, with_noise
 from dpd_train.diffusion.fine_tune import consistency_network
 from dpd_train.run.context import Classifiers, Parts, Run
 from dpd_train.vae.autoencoder import reconstruction_metrics
@@ -38,7 +38,7 @@ def train_teacher(run: Run, pixels: Parts) -> ResNet:
     )
 
 
-def train_judge(run: Run, latents: Parts) -> ResNet:
+def train_latent_classifier(run: Run, latents: Parts) -> ResNet:
     """Train the classifier of latents, or read that of an earlier session.
 
     Raises:
@@ -56,8 +56,8 @@ def train_judge(run: Run, latents: Parts) -> ResNet:
     )
 
 
-def consistency_judge(run: Run, base: Base, latents: Parts) -> Judge | None:
-    """The judge of the classification consistency, with the margins of the validation part; None without that loss.
+def consistency_classifier(run: Run, base: Base, latents: Parts) -> ConsistencyClassifier | None:
+    """The classifier of the consistency loss, with the margins of the validation part; None without that loss.
 
     Raises:
         TimeUp: the deadline passed while the classifier of noisy latents was trained; the state is saved.
@@ -69,7 +69,7 @@ def consistency_judge(run: Run, base: Base, latents: Parts) -> Judge | None:
     network = consistency_network(run.out, run.config, base)
     with placed(network, run.device):
         floors = real_floors(network, *latents[1], len(run.classes))
-    return Judge(network, floors)
+    return ConsistencyClassifier(network, floors)
 
 
 def _train_on_noisy(run: Run, latents: Parts) -> None:
@@ -112,13 +112,13 @@ def wants_tuning(run: Run, base: Base, teacher: ResNet, pixels: Parts) -> bool:
     return fits
 
 
-def metrics(base: Base, judges: Classifiers, pixels: Labelled, latents: Labelled) -> dict[str, Any]:
+def metrics(base: Base, classifiers: Classifiers, pixels: Labelled, latents: Labelled) -> dict[str, Any]:
     """Accuracies of the classifiers and quality of the VAE on the validation part, for run.json."""
-    (some, labels), teacher = evenly(pixels, RATED), judges.teacher
+    (some, labels), teacher = evenly(pixels, RATED), classifiers.teacher
     return {
         "teacher_oa": accuracy(teacher, *pixels),
         "teacher_oa_on_the_same_images": accuracy(teacher, some, labels),
         "teacher_oa_on_reconstructions": accuracy(teacher, reconstruct(base.vae, some), labels),
-        "latent_classifier_oa": accuracy(judges.judge, *latents),
+        "latent_classifier_oa": accuracy(classifiers.latent_classifier, *latents),
         "vae": reconstruction_metrics(base.vae, some),
     }
