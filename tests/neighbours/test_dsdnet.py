@@ -12,6 +12,7 @@ from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import build_student, count_multiply_adds
 from dpd_eval.students.training import train_student
 from dpd_neighbours.dsdnet import LEVELS, DsdNet, signal
+from tests.eval.students import test_students as students
 
 LABELS = torch.tensor([0, 1, 2, 0])
 
@@ -62,6 +63,16 @@ def test_shallow_stages_learn_from_the_deepest_and_not_the_other_way(name: str) 
     assert moved[-4:] == [0.0] * 4  # the last norm's two, the head's two
     branch = [*model.adapters.parameters(), *model.denoiser.parameters(), *model.heads.parameters()]
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in branch if p.ndim > 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["dsdnet:convnet", "dsdnet:resnet", pytest.param("dsdnet:resnet18", marks=pytest.mark.slow)]
+)
+def test_it_is_a_student_like_those_of_dpd_eval(name: str) -> None:
+    students.test_weights_depend_on_the_seed_alone(name)
+    students.test_every_student_learns_in_bfloat16(name)
+    for size in (32, 90):
+        students.test_students_take_any_size(name, size)
 
 
 def test_results_give_the_backbones_cost() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dpd_eval.audit.spaces import further_space
 from dpd_eval.extractors.choice import build_extractor, check_name
-from dpd_eval.report.commands import extractor_option
+from dpd_eval.report.commands import extractor_of
 from dpd_eval.selection.methods import select
 from dpd_neighbours.mdfl import (
     QUANTILES,
@@ -216,13 +216,13 @@ def test_herding_works_in_every_space(folder: Path, base: Path) -> None:
 
 
 def test_the_report_repeats_the_option_of_an_extractor() -> None:
-    for description, option in (
-        ("swimdiff:eyes: ResNet 8-16", [("--extractor", "swimdiff:eyes")]),
-        ("mdfl: middle of the denoiser", [("--extractor", "mdfl")]),
-        ("untrained: ResNet 32-64-128", [("--extractor", "untrained")]),
-        ("own: ResNet 32-64-128", []),
+    for description, value in (
+        ("swimdiff:eyes: ResNet 8-16", "swimdiff:eyes"),
+        ("mdfl: middle of the denoiser", "mdfl"),
+        ("untrained: ResNet 32-64-128", "untrained"),
+        ("own: ResNet 32-64-128", None),
     ):
-        assert extractor_option(description) == option
+        assert extractor_of(description) == value
 
 
 @pytest.mark.parametrize(
