@@ -14,7 +14,8 @@ Each draw splits a random part of the data: T, a hold-out H, and fresh images of
     brightness    the fresh images, beside the brightest images as hold-out: WARN is right
     place         with --places: T and fresh images of its train.txt, H of its val.txt: WARN is right
 
-Only training parts of the data are read. Finished audits in --work, which is private, are not repeated.
+Only training parts of the data are read. Finished audits in --work, which is private, are not repeated. Audits of one
+draw share the students of H and of the copies of T, so that only the first one's seconds are those of an audit.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,12 @@ import torch
 from holdouts import enlarged, held_out
 from PIL import Image, ImageFilter
 from result_file import tell
+from torch import nn
 
+from dpd_eval.audit import student_attack
 from dpd_eval.audit.audit import audit
 from dpd_eval.audit.overfitted import IMAGES, Memory, as_denoise, memorise
+from dpd_eval.students.recipe import Recipe
 from dpd_runtime.annotations import Images
 from dpd_runtime.sampling.sample import sample
 from dpd_runtime.sampling.sampler import BlockGuidance
@@ -191,6 +196,20 @@ def audited(scenes: SceneSet, kind: str, draw: int, places: Path | None, work: P
     }
 
 
+def remember_students() -> dict[Any, list[nn.Module]]:
+    """Let audits train students of the same images once; return what is remembered."""
+    known, train = dict[Any, list[nn.Module]](), student_attack.students_of
+
+    def students(part: student_attack.LabelledImages, classes: int, recipe: Recipe) -> list[nn.Module]:
+        key = part.images.tobytes(), part.labels.tobytes(), recipe
+        if key not in known:
+            known[key] = train(part, classes, recipe)
+        return known[key]
+
+    student_attack.students_of = students  # type: ignore[assignment]
+    return known
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+")
@@ -204,19 +223,18 @@ def main() -> None:
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True, mode=0o700)
     found: dict[str, Any] = {"resolution": args.resolution, "hardware": hardware(torch.device("cpu"))}
-    for data in args.data:
+    students = remember_students()
+    for draw, data in product(range(args.draws), args.data):
         name = data.resolve().parts[-2]
         scenes = read_scenes(data, part="all", resolution=args.resolution)
+        students.clear()
         for kind in args.kinds:
-            for draw in range(args.draws):
-                place = args.work / f"{name}-{args.resolution}-{kind}-{draw}.json"
-                if not place.exists():
-                    place.write_text(json.dumps(audited(scenes, kind, draw, args.places, args.work), indent=1))
-                one = json.loads(place.read_text())
-                found.setdefault(name, {}).setdefault(kind, []).append(one)
-                print(
-                    name, kind, draw, one["verdict"], "right" if one["right"] else "WRONG", one["seconds"], flush=True
-                )
+            place = args.work / f"{name}-{args.resolution}-{kind}-{draw}.json"
+            if not place.exists():
+                place.write_text(json.dumps(audited(scenes, kind, draw, args.places, args.work), indent=1))
+            one = json.loads(place.read_text())
+            found.setdefault(name, {}).setdefault(kind, []).append(one)
+            print(name, kind, draw, one["verdict"], "right" if one["right"] else "WRONG", one["seconds"], flush=True)
     tell(found, args.out)
 
 

@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `dpd_eval.comparison.config` does not load PyTorch."""
     if name in __all__:
         for module in _MODULES:
-            found = import_module(f"{__name__}.{module}")
-            if hasattr(found, name):
-                return getattr(found, name)
+            imported = import_module(f"{__name__}.{module}")
+            if hasattr(imported, name):
+                return getattr(imported, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

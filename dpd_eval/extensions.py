@@ -30,12 +30,12 @@ def load_extension(group: Group, name: str) -> Any:
     Raises:
         InputError: no package offers it, two packages do, or its module cannot be imported.
     """
-    found = {point.value: point for point in _offered(group) if point.name == name}  # a checkout may be listed twice
-    if not found:
+    points = {point.value: point for point in _offered(group) if point.name == name}  # a checkout may be listed twice
+    if not points:
         raise InputError(f"{name}: no installed package offers it; install one that does")
-    if len(found) > 1:
-        raise InputError(f"{name}: {' and '.join(map(_package, found.values()))} offer it; uninstall all but one")
-    (point,) = found.values()
+    if len(points) > 1:
+        raise InputError(f"{name}: {' and '.join(map(_package, points.values()))} offer it; uninstall all but one")
+    (point,) = points.values()
     try:
         return point.load()
     except (ImportError, AttributeError) as error:

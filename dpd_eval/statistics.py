@@ -101,7 +101,7 @@ def _averaged(values: Sequence[float], groups: Sequence[Hashable] | None) -> lis
     members: dict[Hashable, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         members.setdefault(group, []).append(value)
-    return [float(np.mean(found)) for found in members.values()]
+    return [float(np.mean(part)) for part in members.values()]
 
 
 def paired_difference(

@@ -30,9 +30,9 @@ class OutputFolderError(InputError):
 class OutputLinkError(InputError):
     """A link or special file below an output folder. Writing to it would change files outside."""
 
-    def __init__(self, path: Path, found: str = "a symbolic link") -> None:
+    def __init__(self, path: Path, kind: str = "a symbolic link") -> None:
         super().__init__(
-            f"{path}: is {found}; dpd writes to plain files and folders only: delete it or choose another --out"
+            f"{path}: is {kind}; dpd writes to plain files and folders only: delete it or choose another --out"
         )
 
 
@@ -54,9 +54,9 @@ class NoBundleError(BundleError):
 class BundleHashError(BundleError):
     """A file whose hash differs from the manifest's."""
 
-    def __init__(self, path: str, found: str, expected: str) -> None:
+    def __init__(self, path: str, digest: str, expected: str) -> None:
         super().__init__(
-            f"{path}: sha256 is {found[:12]}…, bundle.json says {expected[:12]}…; "
+            f"{path}: sha256 is {digest[:12]}…, bundle.json says {expected[:12]}…; "
             "the bundle was changed or damaged: fetch or export it again"
         )
 
@@ -64,9 +64,9 @@ class BundleHashError(BundleError):
 class BundleSizeError(BundleError):
     """A file whose size differs from the manifest's."""
 
-    def __init__(self, path: str, found: int, expected: int) -> None:
+    def __init__(self, path: str, size: int, expected: int) -> None:
         super().__init__(
-            f"{path}: {found} bytes, bundle.json says {expected}; "
+            f"{path}: {size} bytes, bundle.json says {expected}; "
             "the bundle was changed or damaged: fetch or export it again"
         )
 
@@ -118,9 +118,10 @@ class ParityError(CheckError):
 class SetHashError(CheckError):
     """A distilled set with another hash than expected."""
 
-    def __init__(self, found: str, expected: str) -> None:
+    def __init__(self, set_hash: str, expected: str) -> None:
         super().__init__(
-            f"set hash is {found}, --expect is {expected}: the bundle, seed, sampler, provider or machine type differs"
+            f"set hash is {set_hash}, --expect is {expected}: "
+            "the bundle, seed, sampler, provider or machine type differs"
         )
 
 

@@ -162,19 +162,19 @@ def read_cached(path: Path) -> bytes | None:
         return None
 
 
-def others_may_write(found: os.stat_result) -> bool:
+def others_may_write(status: os.stat_result) -> bool:
     """Whether the group or others may change a file, or rename what is in a folder. In root's folders with the sticky
     bit, such as /tmp, they may not. Never where files have no owner (Windows).
     """
     if not hasattr(os, "getuid"):
         return False
-    sticky = found.st_uid == 0 and found.st_mode & stat.S_ISVTX
-    return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not sticky
+    sticky = status.st_uid == 0 and status.st_mode & stat.S_ISVTX
+    return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not sticky
 
 
-def is_foreign(found: os.stat_result) -> bool:
+def is_foreign(status: os.stat_result) -> bool:
     """Whether a file or folder belongs to another user than this one and root. Never where files have no owner."""
-    return hasattr(os, "getuid") and found.st_uid not in (0, os.getuid())
+    return hasattr(os, "getuid") and status.st_uid not in (0, os.getuid())
 
 
 def is_safe_name(name: str) -> bool:

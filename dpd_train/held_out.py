@@ -82,10 +82,10 @@ class HeldOut:
             DataError: the name does not match.
         """
         assert self.groups is not None
-        found = re.search(self.groups, path.name)
-        if found is None:
+        match = re.search(self.groups, path.name)
+        if match is None:
             raise DataError(f"--groups {self.groups}: does not match the file name {path.name!r}; give another one")
-        return found.group(1 if found.re.groups else 0) or ""
+        return match.group(1 if match.re.groups else 0) or ""
 
 
 BY_CONTENT = HeldOut()
@@ -99,9 +99,9 @@ def joined(*partitions: Mapping[File, Hashable]) -> dict[File, Hashable]:
             files[number, group].append(file)
     together: dict[File, set[File]] = {}
     for members in files.values():
-        found = {file: together.get(file, {file}) for file in members}
-        largest = max(found.values(), key=len)
-        for own in found.values():
+        sets = {file: together.get(file, {file}) for file in members}
+        largest = max(sets.values(), key=len)
+        for own in sets.values():
             if own is not largest:
                 largest |= own
         for file in largest:

@@ -19,10 +19,10 @@ def setting(default: Any, panel: str, help: str, metavar: str | None = None) -> 
 @cache
 def choices(config: type) -> dict[str, tuple[str, ...]]:
     """Return the accepted values of every field whose type is a Literal, an optional Literal or a tuple of them."""
-    return {name: found for name, hint in get_type_hints(config).items() if (found := _literal(hint))}
+    return {name: values for name, hint in get_type_hints(config).items() if (values := _literal(hint))}
 
 
 def _literal(hint: Any) -> tuple[str, ...]:
     if get_origin(hint) is Literal:
         return get_args(hint)
-    return next((found for part in get_args(hint) if (found := _literal(part))), ())
+    return next((values for part in get_args(hint) if (values := _literal(part))), ())

@@ -101,15 +101,15 @@ def _open(
     check_inputs(data, out, config, resume=resume)
     check_captioner(config.captioner)
     base = fitted(load_base(config.base), config)
-    found = read_parts(data, config, base.resolution, device, progress)
-    config = with_prototype_kind(config, base, found, device)
+    run_data = read_parts(data, config, base.resolution, device, progress)
+    config = with_prototype_kind(config, base, run_data, device)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
-    write_quarantine(out / "private" / "quarantine.csv", found.findings)
-    if found.cropped is not None:
-        Image.fromarray(found.cropped.picture).save(out / "private" / "decisions.png")
-    match_config(out, config, found.given, data, cache)
-    return base, found, config
+    write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
+    if run_data.cropped is not None:
+        Image.fromarray(run_data.cropped.picture).save(out / "private" / "decisions.png")
+    match_config(out, config, run_data.given, data, cache)
+    return base, run_data, config
 
 
 def _check_machine(config: TrainConfig, device: torch.device, team: Team, tracker: str | None, federated: bool) -> None:

@@ -90,12 +90,12 @@ def _write_text(text: str, formatter: Any) -> None:
 
 def _write_rows(formatter: Any, rows: dict[str, list[tuple[str, str]]]) -> None:
     """Write names and their texts, side by side; the text of a long name is below it. No word is broken."""
-    wide = min(28, max(len(names) for found in rows.values() for names, _ in found))
-    for heading, found in rows.items():
-        if not found:
+    wide = min(28, max(len(names) for entries in rows.values() for names, _ in entries))
+    for heading, entries in rows.items():
+        if not entries:
             continue
         with formatter.section(_bold(heading)):
-            for names, text in found:
+            for names, text in entries:
                 lines = textwrap.wrap(text, formatter.width - wide - 4, break_on_hyphens=False, break_long_words=False)
                 first = lines.pop(0) if len(names) <= wide and lines else ""
                 formatter.write(f"  {names:<{wide}}  {first}".rstrip() + "\n")

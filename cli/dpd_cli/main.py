@@ -133,8 +133,8 @@ def _check_command(arguments: list[str]) -> None:
 def _meant(word: str, known: list[str]) -> str:
     """Suggest the known words that begin with `word`, else the most similar one."""
     begun = [name for name in known if name.startswith(word) and len(word.lstrip("-")) > 1]
-    found = begun[:3] or get_close_matches(word, known, n=1)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+    suggestions = begun[:3] or get_close_matches(word, known, n=1)
+    return f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
 
 
 def _explain(error: Exception) -> NoReturn:

@@ -139,9 +139,9 @@ def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., 
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            found = {name: values.pop(name) for name in made}
+            options = {name: values.pop(name) for name in made}
             given = {
-                config: {field.name: _value(config, field.name, found[field.name]) for field in _settings(config)}
+                config: {field.name: _value(config, field.name, options[field.name]) for field in _settings(config)}
                 for config in configs
             }
             command(**values, given=given)

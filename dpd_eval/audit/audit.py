@@ -70,8 +70,8 @@ class _Work:
         """Pass T and H through the VAE; None without an encoder."""
         if self.latents is None or self.subject.model is None:
             return None
-        found = [self.subject.model.decode(x) for x in self.latents]
-        return found[0], found[1]
+        images = [self.subject.model.decode(x) for x in self.latents]
+        return images[0], images[1]
 
 
 def audit(
@@ -177,11 +177,11 @@ def _networks(further: str | None, data: AuditData, cache: Path, stage: Stage) -
 
 
 def _encode(encoder: AuditVae, data: AuditData, cache: Path, stage: Stage) -> tuple[Float32, Float32]:
-    found = [
+    latents = [
         encode_cached(encoder.vae, scenes.images, scenes.hashes, cache, stage(title)).numpy()
         for scenes, title in ((data.train, "encoding T"), (data.held, "encoding H"))
     ]
-    return found[0], found[1]
+    return latents[0], latents[1]
 
 
 def _compare(work: _Work, networks: list[Extractor], sets: list[AuditedImages]) -> tuple[list[Outcome], list[Control]]:
@@ -250,11 +250,11 @@ def _decoded_prototypes(work: _Work) -> list[AuditedImages]:
 
 
 def _enough(audited: AuditedImages) -> list[Outcome]:
-    found, wanted = len(audited.images), FEWEST_IMAGES
-    if found >= wanted:
+    count, wanted = len(audited.images), FEWEST_IMAGES
+    if count >= wanted:
         return []
-    note = f"{found} images: at least {wanted} are needed to detect a share of two per cent"
-    return [Outcome("number of images", float(found), None, float(wanted), "WARN", note)]
+    note = f"{count} images: at least {wanted} are needed to detect a share of two per cent"
+    return [Outcome("number of images", float(count), None, float(wanted), "WARN", note)]
 
 
 def _same_data(subject: Subject, data: AuditData) -> list[Outcome]:

@@ -84,16 +84,16 @@ def comparable_test(data: AuditData, extractor: Extractor) -> tuple[Outcome, boo
     """
     rows = data.members(MOST)
     sides = [extractor.features(s.images[chosen]) for s, chosen in zip((data.train, data.held), rows, strict=True)]
-    found = two_samples(sides[0], sides[1], (data.train.labels[rows[0]], data.held.labels[rows[1]]))
-    note = f"{found.images} images of each side; chance reaches {found.reach:.3f} once in {1 / CHANCE:.0f}"
+    samples = two_samples(sides[0], sides[1], (data.train.labels[rows[0]], data.held.labels[rows[1]]))
+    note = f"{samples.images} images of each side; chance reaches {samples.reach:.3f} once in {1 / CHANCE:.0f}"
     share = _share_of_second(data)
     note += f"; of H2 {share.value:.0%} are nearer to T than to H1"
-    if found.auc > max(LIMIT, found.reach) or share.interval[1] < LEAST_SHARE:
-        return Outcome(NAME, found.auc, None, LIMIT, "WARN", f"{note}: H shows other images than T"), False
-    if found.reach > LIMIT:
-        needed = round(found.images * ((found.reach - 0.5) / (LIMIT - 0.5)) ** 2)
-        return Outcome(NAME, found.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}"), True
-    return Outcome(NAME, found.auc, None, LIMIT, "PASS", note), True
+    if samples.auc > max(LIMIT, samples.reach) or share.interval[1] < LEAST_SHARE:
+        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}: H shows other images than T"), False
+    if samples.reach > LIMIT:
+        needed = round(samples.images * ((samples.reach - 0.5) / (LIMIT - 0.5)) ** 2)
+        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}"), True
+    return Outcome(NAME, samples.auc, None, LIMIT, "PASS", note), True
 
 
 def _share_of_second(data: AuditData) -> OwnShare:

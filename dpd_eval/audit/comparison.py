@@ -63,14 +63,14 @@ class Yardstick:
         """Compare H1 or H2 with T."""
         return Nearest(closeness(self.held_to_train[rows].max(axis=1)), self.data.held.labels[rows])
 
-    def replication(self, found: Compared, what: str) -> Outcome:
+    def replication(self, compared: Compared, what: str) -> Outcome:
         name = f"replication, {what}, {self.name}"
         first, second = self.half(self.data.first), self.half(self.data.second)
         classes, copies = len(self.data.classes), self.shown.nearest
-        return replication_test(name, found.nearest, first, second, classes, copies=copies)
+        return replication_test(name, compared.nearest, first, second, classes, copies=copies)
 
-    def nearer(self, found: Compared, what: str) -> Outcome:
-        name, sides = f"{NEARER}, {what}, {self.name}", (found.to_train, found.to_held)
+    def nearer(self, compared: Compared, what: str) -> Outcome:
+        name, sides = f"{NEARER}, {what}, {self.name}", (compared.to_train, compared.to_held)
         copied = float(nearer_share(self.shown.to_train, self.shown.to_held).mean())
         return nearer_test(name, *sides, own=self.own, copied=copied)
 

@@ -32,7 +32,7 @@ def set_controls(yardsticks: list[Yardstick], progress: Callable[[], None]) -> l
         replays = {"T replayed": yardstick.copies}
         if yardstick.space.sees_through_vae and yardstick.shown is not yardstick.copies:
             replays["T replayed through the VAE"] = yardstick.shown
-        controls += [control(yardstick.replication(found, what), "FAIL") for what, found in replays.items()]
+        controls += [control(yardstick.replication(compared, what), "FAIL") for what, compared in replays.items()]
         progress()
     return controls
 

@@ -122,9 +122,9 @@ def _source(holdout: Path | None) -> str:
 
 
 def _check_classes(audited: Sequence[str], real: Sequence[str], held: Sequence[str], source: str) -> None:
-    for what, found in (("--train", real), (source, held)):
-        if set(found) != set(audited):
-            differing = ", ".join(sorted(set(found) ^ set(audited)))
+    for what, classes in (("--train", real), (source, held)):
+        if set(classes) != set(audited):
+            differing = ", ".join(sorted(set(classes) ^ set(audited)))
             raise DataError(f"{what}: its classes differ from the audited ones: {differing}")
 
 

@@ -76,8 +76,8 @@ def pia_score(query: Query) -> Float:
     seen = query.noise(query.latents, 0)
     noisy = add_noise(query.latents, seen, *query.schedule.alpha_sigma(timestep))
     difference = np.abs(query.noise(noisy, timestep) - seen).reshape(len(seen), -1).astype(np.float64)
-    found: Float = -((difference**PIA_NORM).mean(axis=1) ** (1 / PIA_NORM))
-    return found
+    scores: Float = -((difference**PIA_NORM).mean(axis=1) ** (1 / PIA_NORM))
+    return scores
 
 
 def secmi_score(query: Query) -> Float:
@@ -93,8 +93,8 @@ def secmi_score(query: Query) -> Float:
 
 
 def _mean_square(values: Float32) -> Float:
-    found: Float = np.square(values.astype(np.float64)).mean(axis=(1, 2, 3))
-    return found
+    means: Float = np.square(values.astype(np.float64)).mean(axis=(1, 2, 3))
+    return means
 
 
 def denoiser_scores(

@@ -40,10 +40,10 @@ def find_encoder(subject: Subject, run: Path | None) -> AuditVae | None:
         return _encoder(model.bundle.path / "pipeline", model, "the run's")
     if run is None:
         return _encoder(SHIPPED_BASE, model, "the embedded base's")
-    found = _encoder(run / "pipeline", model, "the run's")
-    if found is None:
+    encoder = _encoder(run / "pipeline", model, "the run's")
+    if encoder is None:
         raise InputError(f"--run {run}: its VAE decoder is not the bundle's; give the run that it was exported from")
-    return found
+    return encoder
 
 
 def _encoder(base: Path | str, model: Model, source: str) -> AuditVae | None:

@@ -113,19 +113,19 @@ def reasons(tests: Sequence[Outcome], controls: Sequence[Control]) -> tuple[str,
     for test in tests:
         if test.verdict == "NOT RUN":
             missing.setdefault(test.note, []).append(test.name)
-    found = [*lines.values(), *(f"NOT RUN: {', '.join(names)}: {note}." for note, names in missing.items())]
+    all_lines = [*lines.values(), *(f"NOT RUN: {', '.join(names)}: {note}." for note, names in missing.items())]
     wrong = [control.name for control in controls if control.wrong]
     if wrong:
-        found.insert(
+        all_lines.insert(
             0, f"FAIL of {_count(len(wrong), 'control')} ({wrong[0]}): {CONTROL} What usually helps: {MORE_IMAGES}."
         )
     undecided = [c.name for c in controls if not c.wrong and c.verdict != c.expected]
     if undecided:
-        found.append(
+        all_lines.append(
             f"WARN of {_count(len(undecided), 'control')} ({undecided[0]}): undecided, or not run. "
             f"What usually helps: {MORE_IMAGES}."
         )
-    return tuple(found)
+    return tuple(all_lines)
 
 
 def family_of(name: str) -> _Family | None:

@@ -41,11 +41,11 @@ class Runs:
 
     def standard(self) -> Float:
         """Scores with mean 0 and deviation 1 in each class of each run, as runs differ in more than their images."""
-        found = self.scores.copy()
+        scores = self.scores.copy()
         for columns in _of_class(self.labels):
-            part = found[:, columns]
-            found[:, columns] = (part - part.mean(1, keepdims=True)) / (part.std(1, keepdims=True) + LEAST_DEVIATION)
-        return found
+            part = scores[:, columns]
+            scores[:, columns] = (part - part.mean(1, keepdims=True)) / (part.std(1, keepdims=True) + LEAST_DEVIATION)
+        return scores
 
 
 def balanced_parts(labels: Int64, runs: int, seed: int) -> Bool:
@@ -68,18 +68,18 @@ def balanced_parts(labels: Int64, runs: int, seed: int) -> Bool:
 
 def ratios(runs: Runs, seed: int = 0) -> Float:
     """ln p(score | member) − ln p(score | not a member) [R, n], each run judged by the others; both normal."""
-    found = np.empty_like(runs.scores)
+    log_ratios = np.empty_like(runs.scores)
     for target, (score, inside, outside) in enumerate(_targets(runs, seed)):
-        found[target] = inside.log_density(score) - outside.log_density(score)
-    return found
+        log_ratios[target] = inside.log_density(score) - outside.log_density(score)
+    return log_ratios
 
 
 def excesses(runs: Runs, seed: int = 0) -> Float:
     """Standard deviations [R, n] by which a score is above those of runs without the image (the off-line attack)."""
-    found = np.empty_like(runs.scores)
+    deviations = np.empty_like(runs.scores)
     for target, (score, _, outside) in enumerate(_targets(runs, seed)):
-        found[target] = (score - outside.mean) / np.sqrt(outside.variance)
-    return found
+        deviations[target] = (score - outside.mean) / np.sqrt(outside.variance)
+    return deviations
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class _Expected:
     variance: Float
 
     def log_density(self, score: Float) -> Float:
-        found: Float = -0.5 * (np.square(score - self.mean) / self.variance + np.log(self.variance))
-        return found
+        log_densities: Float = -0.5 * (np.square(score - self.mean) / self.variance + np.log(self.variance))
+        return log_densities
 
 
 def _targets(runs: Runs, seed: int) -> Iterator[tuple[Float, _Expected, _Expected]]:
@@ -128,19 +128,19 @@ def _of_class(labels: Int64) -> list[Bool]:
     return [labels == label for label in np.unique(labels)]
 
 
-def rate_of(found: Float, asked: Bool, others: Bool, seed: int = 0) -> tuple[float, Ends]:
+def rate_of(scores: Float, asked: Bool, others: Bool, seed: int = 0) -> tuple[float, Ends]:
     """TPR at 1 % FPR, the mean over runs, and its 95 % interval: images are resampled, runs are not.
 
     Args:
-        found: [R, n], higher for likely members. asked: [R, n], members that should be recognised. others: [R, n],
+        scores: [R, n], higher for likely members. asked: [R, n], members that should be recognised. others: [R, n],
             images that the run did not see.
     """
 
     def rate(rows: Int64) -> float:
-        drawn = zip(found[:, rows], asked[:, rows], others[:, rows], strict=True)
+        drawn = zip(scores[:, rows], asked[:, rows], others[:, rows], strict=True)
         rates = [true_positive_rate(run[ours], run[theirs], FALSE_POSITIVES) for run, ours, theirs in drawn]
         return float(np.mean(rates))
 
-    count = found.shape[1]
+    count = scores.shape[1]
     values = np.array([rate(resampled(count, generator)) for generator in generators(seed, REPLICATES)])
     return rate(np.arange(count)), percentile_ends(values)

@@ -42,8 +42,8 @@ def true_positive_rate(members: Float, others: Float, false_positives: float = F
 def membership_tests(name: str, scores: Mapping[str, Scores], *, seed: int = 0) -> list[Outcome]:
     """Test the AUC and the TPR at 1 % FPR of each score; members and others are resampled 1,000 times."""
     tests = []
-    for score, found in scores.items():
-        tests += _both(f"membership of the {name}, {score}", found, seed)
+    for score, values in scores.items():
+        tests += _both(f"membership of the {name}, {score}", values, seed)
     return tests
 
 

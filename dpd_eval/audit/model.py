@@ -77,18 +77,18 @@ class Model:
     def prototypes(self) -> tuple[Float32, Labels]:
         """Return all prototypes as latents [K, C, h, w] (block means are repeated) and their classes."""
         side = self.bundle.manifest.latent_shape[1]
-        found = [at_full_size(c.prototypes, side) for c in self.bundle.classes]
-        labels = [np.full(len(p), c.label, np.int64) for p, c in zip(found, self.bundle.classes, strict=True)]
-        return np.concatenate(found), np.concatenate(labels)
+        latents = [at_full_size(c.prototypes, side) for c in self.bundle.classes]
+        labels = [np.full(len(p), c.label, np.int64) for p, c in zip(latents, self.bundle.classes, strict=True)]
+        return np.concatenate(latents), np.concatenate(labels)
 
 
 def blocks_of_each_way(sampler: Sampler, count: int) -> list[int]:
     """Return the numbers of `count` blocks: the first block of each guidance, then the second of each, and so on."""
     begins = [guidance.from_block for guidance in sampler.guidance]
     ends = [*begins[1:], math.inf]
-    found: list[int] = []
+    numbers: list[int] = []
     for turn in range(count):
-        found += [b + turn for b, end in zip(begins, ends, strict=True) if b + turn < end]
-        if len(found) >= count:
+        numbers += [b + turn for b, end in zip(begins, ends, strict=True) if b + turn < end]
+        if len(numbers) >= count:
             break
-    return found[:count]
+    return numbers[:count]

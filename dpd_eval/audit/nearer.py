@@ -28,8 +28,8 @@ def holds_one(nearer: NDArray[np.integer], drawn: int, total: int) -> Float:
     possible = left >= drawn
     kept = np.where(possible, left, drawn)
     logs = gammaln(kept + 1) - gammaln(kept - drawn + 1) - gammaln(total + 1) + gammaln(total - drawn + 1)
-    found: Float = np.where(possible, -np.expm1(np.minimum(logs, 0.0)), 1.0)
-    return found
+    probabilities: Float = np.where(possible, -np.expm1(np.minimum(logs, 0.0)), 1.0)
+    return probabilities
 
 
 def nearer_share(to_train: Float32, to_held: Float32) -> Float:
@@ -75,8 +75,8 @@ def nearer_interval(to_train: Float32, to_held: Float32, seed: int) -> Ends:
     value = float(nearer_share(to_train, to_held).mean())
     swapped = to_train.shape[1] < to_held.shape[1]
     sides = (to_held, to_train) if swapped else (to_train, to_held)
-    found = _replicates(*sides, seed)
-    spread = (1 - found if swapped else found) - (1 - found if swapped else found).mean()
+    shares = _replicates(*sides, seed)
+    spread = (1 - shares if swapped else shares) - (1 - shares if swapped else shares).mean()
     low, high = np.quantile(spread, (0.025, 0.975)).tolist()
     return max(0.0, value + low), min(1.0, value + high)
 

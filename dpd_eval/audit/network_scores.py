@@ -34,13 +34,13 @@ def prototype_score(latents: Float32, labels: Int64, prototypes: Float32, owners
     Args:
         latents [n, C, h, w] with labels [n]; prototypes [K, C, h, w] with labels owners [K].
     """
-    found = np.full(len(latents), -1.0)
+    correlations = np.full(len(latents), -1.0)
     ours, theirs = unit(_steps(latents)), unit(_steps(prototypes))
     for label in np.unique(owners):
         rows = labels == label
         if rows.any():
-            found[rows] = (ours[rows] @ theirs[owners == label].T).max(axis=1)
-    return found
+            correlations[rows] = (ours[rows] @ theirs[owners == label].T).max(axis=1)
+    return correlations
 
 
 def _steps(latents: Float32) -> Float32:

@@ -50,10 +50,10 @@ def compare_denoiser(
     denoise: Denoise, schedule: Schedule, sides: Sequence[tuple[Float32, Float32]], progress: Progress
 ) -> dict[str, Scores]:
     """Score members and others, each given as (latents [n, C, h, w], prompts [n, L, D])."""
-    found = []
+    scores = []
     for number, (latents, prompts) in enumerate(sides):
-        found.append(denoiser_scores(denoise, schedule, latents, prompts, seed=number, progress=progress))
-    return {name: Scores(found[0][name], found[1][name]) for name in found[0]}
+        scores.append(denoiser_scores(denoise, schedule, latents, prompts, seed=number, progress=progress))
+    return {name: Scores(scores[0][name], scores[1][name]) for name in scores[0]}
 
 
 def network_tests(
@@ -87,8 +87,8 @@ def network_tests(
     fewer, _ = sample(data, latents, MOST_DENOISER)
     prompts = model.class_prompts()[order]
     encoded = [(_latents(side), prompts[side.labels]) for side in fewer]
-    found = compare_denoiser(model.denoise, model.bundle.schedule, encoded, stage("scoring the denoiser"))
-    return tests + membership_tests("denoiser", found)
+    paired = compare_denoiser(model.denoise, model.bundle.schedule, encoded, stage("scoring the denoiser"))
+    return tests + membership_tests("denoiser", paired)
 
 
 def _latents(side: AuditSample) -> Float32:
@@ -113,5 +113,5 @@ def _prototypes(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int
     return membership_tests("prototypes", {"correlation": Scores(*scores)})
 
 
-def _paired(found: Sequence[dict[str, NDArray[np.floating]]]) -> dict[str, Scores]:
-    return {name: Scores(found[0][name], found[1][name]) for name in found[0]}
+def _paired(scores: Sequence[dict[str, NDArray[np.floating]]]) -> dict[str, Scores]:
+    return {name: Scores(scores[0][name], scores[1][name]) for name in scores[0]}

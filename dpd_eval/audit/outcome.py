@@ -52,8 +52,8 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert for JSON; `power` and `note` are left out where there is none."""
-        found: dict[str, Any] = _rounded(asdict(self))
-        return {key: value for key, value in found.items() if value or key not in ("power", "note")}
+        fields: dict[str, Any] = _rounded(asdict(self))
+        return {key: value for key, value in fields.items() if value or key not in ("power", "note")}
 
 
 def _rounded(value: Any) -> Any:

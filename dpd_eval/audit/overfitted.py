@@ -58,8 +58,8 @@ class Memory(nn.Module):
         )
 
     def forward(self, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.layers(torch.cat([noisy.flatten(1), sigma[:, None]], dim=1))
-        return found.view(-1, *self.shape)
+        output: torch.Tensor = self.layers(torch.cat([noisy.flatten(1), sigma[:, None]], dim=1))
+        return output.view(-1, *self.shape)
 
 
 def overfitted_denoiser(
@@ -124,7 +124,7 @@ def as_denoise(network: Memory, schedule: Schedule) -> Denoise:
     @torch.no_grad()
     def ask(latents: Float32, timestep: int, prompts: Float32) -> Float32:
         sigma = torch.full((len(latents),), schedule.alpha_sigma(timestep)[1])
-        found: Float32 = network(torch.from_numpy(np.ascontiguousarray(latents)), sigma).numpy()
-        return found
+        output: Float32 = network(torch.from_numpy(np.ascontiguousarray(latents)), sigma).numpy()
+        return output
 
     return ask

@@ -62,10 +62,10 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of audit.json."""
-        found = {key: value for key, value in asdict(self).items() if key != "private"}
-        found |= {"tests": [test.to_dict() for test in self.tests]}
-        found |= {"controls": [control.to_dict() for control in self.controls]}
-        return found if self.further_extractor else {k: v for k, v in found.items() if k != "further_extractor"}
+        content = {key: value for key, value in asdict(self).items() if key != "private"}
+        content |= {"tests": [test.to_dict() for test in self.tests]}
+        content |= {"controls": [control.to_dict() for control in self.controls]}
+        return content if self.further_extractor else {k: v for k, v in content.items() if k != "further_extractor"}
 
 
 def read_audit(path: Path) -> Audit:

@@ -35,10 +35,10 @@ def set_tests(
     """Run both tests in each space, and write the worst pairs to `private`."""
     tests = []
     for yardstick in yardsticks:
-        found = yardstick.compare(audited.images, audited.labels)
-        tests += [yardstick.replication(found, audited.what), yardstick.nearer(found, audited.what)]
+        compared = yardstick.compare(audited.images, audited.labels)
+        tests += [yardstick.replication(compared, audited.what), yardstick.nearer(compared, audited.what)]
         if private is not None:
-            _keep_worst(audited, yardstick, found, private)
+            _keep_worst(audited, yardstick, compared, private)
         progress()
     return tests
 
@@ -67,12 +67,12 @@ def near_copies(audited: AuditedImages, data: AuditData, private: Path | None) -
     return Outcome(name, float(len(copies)), None, 0.0, "WARN" if of_held else "FAIL", note)
 
 
-def _keep_worst(audited: AuditedImages, yardstick: Yardstick, found: Compared, private: Path) -> None:
+def _keep_worst(audited: AuditedImages, yardstick: Yardstick, compared: Compared, private: Path) -> None:
     """Write the images that are furthest above the threshold of their class."""
     limits = thresholds(yardstick.half(yardstick.data.first), len(yardstick.data.classes))
-    beyond = found.nearest.values - limits[audited.labels]
+    beyond = compared.nearest.values - limits[audited.labels]
     rows = np.argsort(-beyond, kind="stable")
-    nearest = yardstick.data.train.images[found.to_train.argmax(axis=1)]
+    nearest = yardstick.data.train.images[compared.to_train.argmax(axis=1)]
     name = re.sub(r",? |[:/]", "-", f"{audited.what}, {yardstick.name}")  # an extractor's name may be that of a folder
     write_worst_pairs(private / f"{name}.png", audited.images[rows], nearest[rows])
 

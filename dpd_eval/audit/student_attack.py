@@ -103,13 +103,13 @@ def student_tests(
         scores = (log_odds(students, part) - expected for part, expected in sides)
         return membership_tests(name, {"log-odds": Scores(*scores)})
 
-    found = attack(NAME, of_released, members, others)
+    tests = attack(NAME, of_released, members, others)
     if_copied = attack(NAME, of_copies, members, others)
     replayed = attack(REPLAYED, of_copies, known, strangers)
     alone = membership_tests(CALIBRATION, {"log-odds": Scores(-members[1], -others[1])})
     controls = [control(test, "FAIL") for test in replayed if test.name.endswith("AUC")]
     controls += [control(test, "PASS") for test in alone if test.name.endswith("AUC")]
-    return [_with_power(*both) for both in zip(found, if_copied, strict=True)], controls
+    return [_with_power(*both) for both in zip(tests, if_copied, strict=True)], controls
 
 
 def _with_power(test: Outcome, if_copied: Outcome) -> Outcome:
@@ -151,14 +151,14 @@ def log_odds(students: Sequence[nn.Module], part: LabelledImages) -> Float:
     image turned: of 500 copies turned at random the highest of eight views gives an AUC of 0.73, one view 0.59
     (EuroSAT).
     """
-    found = np.empty(len(part.labels))
+    values = np.empty(len(part.labels))
     for start in range(0, len(part.labels), CALL):
         pixels = to_float(torch.from_numpy(np.ascontiguousarray(part.images[start : start + CALL])))
         labels = torch.from_numpy(part.labels[start : start + CALL])[:, None]
         views = [d4(pixels, element) for element in range(ORDER)]
         odds = [torch.stack([_log_odds(student(view), labels) for student in students]).mean(0) for view in views]
-        found[start : start + CALL] = torch.stack(odds).amax(0).numpy()
-    return found
+        values[start : start + CALL] = torch.stack(odds).amax(0).numpy()
+    return values
 
 
 def _log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

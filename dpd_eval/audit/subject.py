@@ -56,7 +56,7 @@ def open_subject(path: Path) -> Subject:
         model = open_run(path)
         return _with_model(path, "run", model, None)
     bundle = load_bundle(path, allow_older=True)
-    provider = choose_provider("cpu", lambda found: None, listed=bundle.host.available_providers)
+    provider = choose_provider("cpu", lambda candidate: None, listed=bundle.host.available_providers)
     teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None
     files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}
     networks = load_networks(bundle, provider, usable_cores())

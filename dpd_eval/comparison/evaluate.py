@@ -201,11 +201,11 @@ def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[
     """Compute what the baselines, and random subsets, see of the real images."""
     config, real, networks = study.config, study.inputs.real, study.networks
     look = Look(train, real, config, config.reading, config.segmenter, networks.teacher, _extractors(cache), stage)
-    found: dict[str, Seen] = {}
+    seen: dict[str, Seen] = {}
     for name in dict.fromkeys(("random", *config.baselines)):
         method = find_method(name)
         if method.look is not None:
-            found[name] = method.look(look)
+            seen[name] = method.look(look)
         else:
-            found[name] = Seen(real, networks.features if method.sees == "features" else None)
-    return found
+            seen[name] = Seen(real, networks.features if method.sees == "features" else None)
+    return seen

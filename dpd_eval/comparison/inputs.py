@@ -160,8 +160,8 @@ def _test_part(test: Path | str) -> Literal["val", "test", "all"]:
     return "test" if folders else "all"
 
 
-def _check_classes(found: tuple[str, ...], expected: tuple[str, ...], what: str, reference: str) -> None:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+def _check_classes(classes: tuple[str, ...], expected: tuple[str, ...], what: str, reference: str) -> None:
+    missing, extra = sorted(set(expected) - set(classes)), sorted(set(classes) - set(expected))
     if missing or extra:
         parts = [f"missing {', '.join(missing)}"] if missing else []
         parts += [f"additional {', '.join(extra)}"] if extra else []

@@ -42,10 +42,10 @@ class Training:
     cost: float = 1.0
 
     def data(self) -> Labelled:
-        found = [(scenes.images[rows], scenes.labels[rows]) for scenes, rows in self.parts]
-        if len(found) == 1:  # joining would copy the images once more
-            return found[0]
-        images, labels = zip(*found, strict=True)
+        parts = [(scenes.images[rows], scenes.labels[rows]) for scenes, rows in self.parts]
+        if len(parts) == 1:  # joining would copy the images once more
+            return parts[0]
+        images, labels = zip(*parts, strict=True)
         return np.concatenate(images), np.concatenate(labels)
 
     @property

@@ -36,12 +36,12 @@ class Repeats:
     def notes(self, pairs: dict[int, int]) -> list[str]:
         """Notes on what is not repeated, and on IPCs with too few repeats. pairs: IPC → number of pairs."""
         bundles = len(set(self.bundles))
-        found = {ipc: bundles if self.unit == "bundles" else count for ipc, count in pairs.items()}
+        counts = {ipc: bundles if self.unit == "bundles" else count for ipc, count in pairs.items()}
         one = [ONE_BUNDLE] if self.unit == "pairs" and all(self.bundles) else []
         return one + [
             f"IPC {ipc}: {count} {self.unit.removesuffix('s') if count == 1 else self.unit}, at least "
             f"{fewest_repeats(self.unit, ipc)} are needed for a reported result"
-            for ipc, count in found.items()
+            for ipc, count in counts.items()
             if count < fewest_repeats(self.unit, ipc)
         ]
 

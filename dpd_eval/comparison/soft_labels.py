@@ -29,11 +29,15 @@ def soft_labels(teacher: Extractor, images: Images, classes: tuple[str, ...]) ->
             f"teacher {teacher.name!r} has no labels for these classes; soft labels need the teacher 'own'"
         )
     with one_thread():
-        found = teacher.probabilities(images)
-    if found is None or found.shape != (len(images), len(classes)) or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
+        probabilities = teacher.probabilities(images)
+    if (
+        probabilities is None
+        or probabilities.shape != (len(images), len(classes))
+        or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
+    ):
         raise InputError(f"teacher {teacher.name!r} gave no probabilities of {len(classes)} classes; use another one")
     columns = [teacher.classes.index(name) for name in classes]
-    return np.ascontiguousarray(found[:, columns], dtype=np.float32)
+    return np.ascontiguousarray(probabilities[:, columns], dtype=np.float32)
 
 
 def label_softly(

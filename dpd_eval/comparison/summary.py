@@ -93,6 +93,6 @@ def verdicts(results: Sequence[ArmResult], repeats: Repeats, ratio: float) -> tu
     """Decide for the same arms whether the first reaches `ratio` times the OA of the second."""
     goals = []
     for ours, other in _compared(results):
-        found = ratio_verdict(ours.oa_runs, other.oa_runs, ratio, repeats.groups(ours))
-        goals.append(Goal(ours.arm, other.arm, ours.student, ours.ipc, ratio, found.verdict, found.interval))
+        verdict = ratio_verdict(ours.oa_runs, other.oa_runs, ratio, repeats.groups(ours))
+        goals.append(Goal(ours.arm, other.arm, ours.student, ours.ipc, ratio, verdict.verdict, verdict.interval))
     return tuple(goals)

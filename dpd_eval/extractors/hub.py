@@ -66,10 +66,10 @@ def _embed(model: torch.nn.Module, processor: Any, pooled: bool, images: Images)
     for i in range(0, len(images), BATCH):
         batch = processor(images=list(images[i : i + BATCH]), return_tensors="pt", input_data_format="channels_last")
         output = model(pixel_values=batch["pixel_values"])
-        found = getattr(output, "pooler_output", None) if pooled else None
-        if found is None:
+        vectors = getattr(output, "pooler_output", None) if pooled else None
+        if vectors is None:
             hidden = output.last_hidden_state
-            found = hidden.mean(dim=1) if hidden.ndim == 3 else hidden.mean(dim=(2, 3))
-        parts.append(found.flatten(1))
+            vectors = hidden.mean(dim=1) if hidden.ndim == 3 else hidden.mean(dim=(2, 3))
+        parts.append(vectors.flatten(1))
     features: Float32 = torch.cat(parts).float().numpy()
     return features

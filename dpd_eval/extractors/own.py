@@ -122,11 +122,11 @@ def _pooled_features(model: ResNet, images: Images) -> torch.Tensor:
 
 
 def _embed(model: ResNet, images: Images) -> Float32:
-    found: Float32 = _pooled_features(model, images).numpy()
-    return found
+    features: Float32 = _pooled_features(model, images).numpy()
+    return features
 
 
 @torch.no_grad()
 def _score(model: ResNet, images: Images) -> Float32:
-    found: Float32 = model.head(_pooled_features(model, images)).numpy()
-    return found
+    logits: Float32 = model.head(_pooled_features(model, images)).numpy()
+    return logits

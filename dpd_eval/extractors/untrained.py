@@ -38,8 +38,8 @@ def untrained_extractor(train: SceneSet) -> Extractor:
     compute = partial(stage_statistics, model)
     in_batches(compute, train.images[rows])  # sets the batch norms
     model.eval()
-    found = in_batches(compute, train.images[rows])
-    mean, deviation = found.mean(dim=0), found.std(dim=0, correction=0).clamp_min(FLOOR)
+    features = in_batches(compute, train.images[rows])
+    mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(FLOOR)
 
     def embed(images: Images) -> Float32:
         standardised: Float32 = ((in_batches(compute, images) - mean) / deviation).numpy()

@@ -78,5 +78,5 @@ def high_pass(levels: Float64) -> Float64:
     """What the binomial blur takes away from grey levels [n, H, W], whose borders are mirrored."""
     padded = np.pad(levels, ((0, 0), (1, 1), (1, 1)), mode="reflect")
     kernel = KERNEL[:, None] * KERNEL
-    found: Float64 = levels - np.einsum("nhwij,ij->nhw", sliding_window_view(padded, (3, 3), axis=(1, 2)), kernel)
-    return found
+    detail: Float64 = levels - np.einsum("nhwij,ij->nhw", sliding_window_view(padded, (3, 3), axis=(1, 2)), kernel)
+    return detail

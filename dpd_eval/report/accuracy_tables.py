@@ -17,10 +17,10 @@ def architectures(evaluation: Evaluation) -> list[Table]:
         settings = [Setting(student, ipc) for student in students]
         rows = []
         for name in evaluation.arm_names():
-            found = [evaluation.arm(name, setting) for setting in settings]
-            if any(found):
-                images = next((a.images for a in found if a and a.images), None)
-                rows.append(cells(name, plain(images), *map(mean_and_spread, found)))
+            arms = [evaluation.arm(name, setting) for setting in settings]
+            if any(arms):
+                images = next((a.images for a in arms if a and a.images), None)
+                rows.append(cells(name, plain(images), *map(mean_and_spread, arms)))
         for ours, reference in dict.fromkeys((gap.arm, gap.reference) for gap in evaluation.differences):
             own = (gap for gap in evaluation.differences if (gap.arm, gap.reference) == (ours, reference))
             gaps = {gap.setting: gap.difference for gap in own}
@@ -77,8 +77,8 @@ def class_table(evaluation: Evaluation, setting: Setting) -> Table | None:
     other = next((arm for arm in arms if arm.arm != SET_ARM), None)
     rows = []
     for name in evaluation.classes:
-        found = [arm.class_accuracy.get(name) for arm in arms]
-        shown = [Cell("–") if v is None else Cell(f"{100 * v:.1f}", heat=round(v, 3)) for v in found]
+        accuracies = [arm.class_accuracy.get(name) for arm in arms]
+        shown = [Cell("–") if v is None else Cell(f"{100 * v:.1f}", heat=round(v, 3)) for v in accuracies]
         if ours and other:
             pair = ours.class_accuracy.get(name), other.class_accuracy.get(name)
             gap = "–" if pair[0] is None or pair[1] is None else points(pair[0] - pair[1], 1)

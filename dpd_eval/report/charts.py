@@ -72,10 +72,10 @@ def style(arm: str, arms: Sequence[str]) -> Style:
 
 def accuracy_interval(arm: ArmResult) -> tuple[float, float] | None:
     """Return the 95 % t-interval of the mean accuracy, clipped to [0, 1]; None for fewer than two trainings."""
-    found = t_interval(arm.oa_runs) if arm.oa_runs else None
-    if found is None or found.low is None or found.high is None:
+    interval = t_interval(arm.oa_runs) if arm.oa_runs else None
+    if interval is None or interval.low is None or interval.high is None:
         return None
-    return max(0.0, found.low), min(1.0, found.high)
+    return max(0.0, interval.low), min(1.0, interval.high)
 
 
 def curves(evaluation: Evaluation, student: str, name: str) -> Chart:

@@ -29,13 +29,13 @@ def read_evaluation(
     Raises:
         InputError: a value that is missing or of the wrong type, naming it.
     """
-    found = convert(content, Evaluation, where)
-    sets = short_names(found.sets) if found.sets else ()
-    known = dict(zip((*found.sets, found.train, found.test), (*sets, "", ""), strict=True))
+    evaluation = convert(content, Evaluation, where)
+    sets = short_names(evaluation.sets) if evaluation.sets else ()
+    known = dict(zip((*evaluation.sets, evaluation.train, evaluation.test), (*sets, "", ""), strict=True))
     known = {path: short or short_name(path) for path, short in known.items() if path}
-    shown = hide_all_paths({**content, "notes": [_replace(note, known) for note in found.notes]})
-    shown |= {"sets": sets, "train": known.get(found.train, ""), "name": name, "context": context}
-    shown["test"] = found.test if found.test in PARTS else known.get(found.test, "")
+    shown = hide_all_paths({**content, "notes": [_replace(note, known) for note in evaluation.notes]})
+    shown |= {"sets": sets, "train": known.get(evaluation.train, ""), "name": name, "context": context}
+    shown["test"] = evaluation.test if evaluation.test in PARTS else known.get(evaluation.test, "")
     return convert(shown, NamedEvaluation, where)
 
 

@@ -63,9 +63,9 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     files: list[InputFile] = []
     records: list[Record] = []
     for path, name in zip(paths, short_names([str(path) for path in resolved]), strict=True):
-        file, found = _read(path, name)
+        file, entries = _read(path, name)
         files.append(file)
-        records += found
+        records += entries
     audits = [r.audit_record for r in records if isinstance(r, BundleRecord | RunRecord) and r.audit_record]
     return Inputs(
         files=tuple(files),
@@ -95,9 +95,9 @@ def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
 
 def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if (path / DATASET_NAME).is_file():
-        found = read_set(path, name)
-        kind = "real subset" if found.real_images else "distilled set"
-        return InputFile(name, kind, "pixels (set hash)", found.set_hash), [found]
+        record = read_set(path, name)
+        kind = "real subset" if record.real_images else "distilled set"
+        return InputFile(name, kind, "pixels (set hash)", record.set_hash), [record]
     if (path / MANIFEST_NAME).is_file():
         bundle = read_bundle(path, name)
         return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
@@ -121,10 +121,10 @@ def _read_json(path: Path, name: str) -> tuple[InputFile, list[Record]]:
         return InputFile(name, "audit", "file", digest), [read_audit(content, stem, str(path))]
     if "timings" in content:
         return InputFile(name, "benchmark", "file", digest), [read_timings(content, stem, str(path))]
-    found = _evaluations(content, stem, str(path))
-    if not found:
+    evaluations = _evaluations(content, stem, str(path))
+    if not evaluations:
         raise InputError(f"{path}: is JSON, but not a result that a report can show; give {SUPPORTED}")
-    return InputFile(name, "evaluation", "file", digest), list(found)
+    return InputFile(name, "evaluation", "file", digest), list(evaluations)
 
 
 def _evaluations(content: dict[str, Any], stem: str, where: str) -> list[NamedEvaluation]:

@@ -133,24 +133,24 @@ def read_run(folder: Path, name: str) -> RunRecord:
     """
     where = str(folder / "run.json")
     content = parse_json(read_file(folder / "run.json"), where)
-    found = convert(hide_all_paths(content), _RunFile, where)
-    levels = found.metrics.pop("noise_levels", {})
+    run = convert(hide_all_paths(content), _RunFile, where)
+    levels = run.metrics.pop("noise_levels", {})
     sample = folder / "samples" / "final.png"
     pixels = read_pixels(sample, MOST_PIXELS) if sample.is_file() else None
     audit = folder / "audit.json"
     base = content.get("config", {}).get("base")
-    if found.config.get("base") != base:  # a base that was a path stays one: `nano` alone means the shipped base
-        found.config["base"] = f"./{found.config['base']}"
+    if run.config.get("base") != base:  # a base that was a path stays one: `nano` alone means the shipped base
+        run.config["base"] = f"./{run.config['base']}"
     return RunRecord(
         name=name,
-        config=found.config,
-        data={key: value for key, value in _flat(found.data).items() if not key.startswith("classes ")},
-        images=convert(found.data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
-        prototypes=found.prototypes,
-        metrics={key: float(value) for key, value in _flat(found.metrics).items() if _is_number(value)},
+        config=run.config,
+        data={key: value for key, value in _flat(run.data).items() if not key.startswith("classes ")},
+        images=convert(run.data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
+        prototypes=run.prototypes,
+        metrics={key: float(value) for key, value in _flat(run.metrics).items() if _is_number(value)},
         noise_levels=convert(levels, dict[str, dict[str, float]], f"{where}: metrics.noise_levels"),
-        versions=found.versions,
-        seconds=found.seconds,
+        versions=run.versions,
+        seconds=run.seconds,
         samples=None if pixels is None else embed(Image.fromarray(pixels)),
         audit_record=read_audit(parse_json(read_file(audit), str(audit)), name, str(audit))
         if audit.is_file()

@@ -86,8 +86,8 @@ def _sections(inputs: Inputs) -> list[Section]:
         Section("curves", "Accuracy by images per class", [_curves(e) for e in evaluations if e.arms]),
         Section("architectures", "Accuracy by architecture", [_architectures(e) for e in evaluations if e.arms]),
         Section("ablation", "Comparison of evaluations", ablations(evaluations)),
-        Section("classes", "Accuracy by class", [found for e in evaluations if (found := _classes(e))["settings"]]),
-        Section("metrics", "Set metrics", [found for e in evaluations if (found := _metrics(e))["tables"]]),
+        Section("classes", "Accuracy by class", [content for e in evaluations if (content := _classes(e))["settings"]]),
+        Section("metrics", "Set metrics", [content for e in evaluations if (content := _metrics(e))["tables"]]),
         Section("audit", "Privacy audit", [_audit(audit) for audit in inputs.audits]),
         Section("models", "Bundles and runs", _models(inputs)),
         Section("timings", "Timings", _timings(inputs)),
@@ -139,23 +139,23 @@ def _classes(evaluation: NamedEvaluation) -> dict[str, Any]:
         arms = [arm for arm in evaluation.arms if arm.setting == setting]
         judged = [arm for arm in arms if arm.arm == SET_ARM][:1] + [arm for arm in arms if arm.arm != SET_ARM][:1]
         matrices = [accuracy_tables.confusion_table(arm, evaluation.classes) for arm in judged]
-        found = [table for table in (accuracy_tables.class_table(evaluation, setting), *matrices) if table]
-        if found:
+        tables = [table for table in (accuracy_tables.class_table(evaluation, setting), *matrices) if table]
+        if tables:
             words = setting_words(setting).removeprefix("at ")
-            shown.append((words, found))
+            shown.append((words, tables))
     return {"name": evaluation.name, "settings": shown}
 
 
 def _metrics(evaluation: NamedEvaluation) -> dict[str, Any]:
-    found = metric_tables.metrics_tables(evaluation.metrics)
+    tables = metric_tables.metrics_tables(evaluation.metrics)
     agreement = metric_tables.agreement_table(evaluation.metrics)
     detail = metric_tables.detail_tables(evaluation.detail)
-    return {"name": evaluation.name, "tables": found, "agreement": agreement, "detail": detail}
+    return {"name": evaluation.name, "tables": tables, "agreement": agreement, "detail": detail}
 
 
 def _audit(audit: NamedAudit) -> dict[str, Any]:
-    found = [record_tables.audit_table(audit, controls) for controls in (False, True)]
-    return {"audit": audit, "tables": [table for table in found if table]}
+    tables = [record_tables.audit_table(audit, controls) for controls in (False, True)]
+    return {"audit": audit, "tables": [table for table in tables if table]}
 
 
 def _models(inputs: Inputs) -> dict[str, Any] | None:

@@ -54,11 +54,11 @@ def _versions(inputs: Inputs) -> tables.Table | None:
     sources: list[tuple[str, Mapping[str, str]]] = [(e.name, e.versions) for e in inputs.evaluations]
     sources += [(s.name, s.versions) for s in inputs.sets]
     sources += [(b.name, b.tools) for b in inputs.bundles] + [(r.name, r.versions) for r in inputs.runs]
-    sources = [(name, found) for name, found in sources if found]
-    names = sorted({package for _, found in sources for package in found})
+    sources = [(name, versions) for name, versions in sources if versions]
+    names = sorted({package for _, versions in sources for package in versions})
     if not names:
         return None
-    rows = [tables.cells(package, *(found.get(package, "–") for _, found in sources)) for package in names]
+    rows = [tables.cells(package, *(versions.get(package, "–") for _, versions in sources)) for package in names]
     words = frozenset(range(1, len(sources) + 1))
     return tables.Table("Versions", ("", *(name for name, _ in sources)), tuple(rows), text_columns=words)
 

@@ -85,7 +85,7 @@ def run_tables(run: RunRecord) -> list[Table]:
     facts = [(name.replace("_", " "), value) for name, value in run.metrics.items()]
     facts += [(f"data: {name.replace('_', ' ')}", value) for name, value in run.data.items() if value is not None]
     classes = list(dict.fromkeys([*run.images, *run.prototypes]))
-    rows = tuple(cells(name, *(plain(found.get(name)) for found in (run.images, run.prototypes))) for name in classes)
+    rows = tuple(cells(name, *(plain(counts.get(name)) for counts in (run.images, run.prototypes))) for name in classes)
     shown = [pairs_table(f"Metrics of {run.name}, on validation images", facts)] if facts else []
     if run.noise_levels:
         shown.append(_noise_levels(run))
@@ -95,15 +95,15 @@ def run_tables(run: RunRecord) -> list[Table]:
 
 
 def _noise_levels(run: RunRecord) -> Table:
-    found = run.noise_levels
-    timesteps = dict.fromkeys(timestep for errors in found.values() for timestep in errors)
+    levels = run.noise_levels
+    timesteps = dict.fromkeys(timestep for errors in levels.values() for timestep in errors)
     rows = tuple(
-        cells(timestep, *(f"{errors[timestep]:.3f}" if timestep in errors else "–" for errors in found.values()))
+        cells(timestep, *(f"{errors[timestep]:.3f}" if timestep in errors else "–" for errors in levels.values()))
         for timestep in timesteps
     )
     return Table(
         f"Squared error of the denoised latents of {run.name} at each noise level, on validation images",
-        ("timestep", *(who.replace("_", " ") for who in found)),
+        ("timestep", *(who.replace("_", " ") for who in levels)),
         rows,
         note="The denoiser is worth its steps where its error is below that of a Gaussian with the class's mean and "
         "covariance.",

@@ -73,27 +73,27 @@ def read_set(folder: Path, name: str) -> SetRecord:
     """
     where = str(folder / DATASET_NAME)
     content = parse_json(read_file(folder / DATASET_NAME), where)
-    found = convert(hide_all_paths({**content, "name": name, "sampler": None, "classes": []}), SetRecord, where)
+    record = convert(hide_all_paths({**content, "name": name, "sampler": None, "classes": []}), SetRecord, where)
     # sets of `dpd select` (real_images) are private data and are not shown; a packed set has no image files
-    pictured = not found.real_images and found.format == IMAGEFOLDER.name
+    pictured = not record.real_images and record.format == IMAGEFOLDER.name
     records = _metadata(folder / METADATA_NAME)
     sheets = tuple(_class_sheet(folder, c, n, records, pictured) for c, n in content.get("counts", {}).items())
-    sampler = found.made_with.get("sampler")
-    return replace(found, classes=sheets, sampler=parse_sampler(sampler) if isinstance(sampler, dict) else None)
+    sampler = record.made_with.get("sampler")
+    return replace(record, classes=sheets, sampler=parse_sampler(sampler) if isinstance(sampler, dict) else None)
 
 
 def _metadata(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Read the lines of metadata.jsonl by class; none if the file is missing."""
     if not path.is_file():
         return {}
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_class: dict[str, list[dict[str, Any]]] = {}
     for number, line in enumerate(read_file(path).decode("utf-8", "replace").splitlines(), 1):
         try:
             record = json.loads(line)
-            found.setdefault(str(record["class"]), []).append(record)
+            by_class.setdefault(str(record["class"]), []).append(record)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{path}: line {number} is damaged; run the command that made the set again") from None
-    return found
+    return by_class
 
 
 def _class_sheet(

@@ -74,15 +74,15 @@ def headline(groups: Sequence[Comparisons]) -> str:
     if not groups:
         return "Nothing was compared: the evaluation has no baseline."
     first = groups[0]
-    found = Counter(sentence.outcome for sentence in first.sentences)
+    counts = Counter(sentence.outcome for sentence in first.sentences)
     total, words = len(first.sentences), arm_words(first.reference)
-    if len(found) == 1:
+    if len(counts) == 1:
         only = first.sentences[0].outcome
         where = {1: "in the only comparison", 2: "in both comparisons"}.get(total, f"in all {total} comparisons")
         if only == "not resolved":
             return f"The set and {words} cannot be told apart {where}."
         return f"The set is {only} {'of ' if only == 'ahead' else ''}{words} {where}."
-    parts = [f"{kind} in {found[kind]}" for kind in ("ahead", "behind", "not resolved") if found[kind]]
+    parts = [f"{kind} in {counts[kind]}" for kind in ("ahead", "behind", "not resolved") if counts[kind]]
     return f"Against {words} the set is {listed(parts)} of {total} comparisons."
 
 
@@ -100,14 +100,14 @@ def _group(evaluation: Evaluation, title: str, gaps: Sequence[Difference]) -> Co
 
 
 def _sentence(evaluation: Evaluation, gap: Difference) -> Sentence:
-    found = outcome(gap.difference)
+    kind = outcome(gap.difference)
     where = setting_words(gap.setting, evaluation.labels)
     capital, other = _capital(arm_words(gap.arm)), arm_words(gap.reference)
-    if found == "not resolved":
+    if kind == "not resolved":
         text = f"{capital} and {other} cannot be told apart {where}"
     else:
-        text = f"{capital} is {found} {'of ' if found == 'ahead' else ''}{other} {where}"
-    return Sentence(found, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap, evaluation.repeated)}", gap.difference)
+        text = f"{capital} is {kind} {'of ' if kind == 'ahead' else ''}{other} {where}"
+    return Sentence(kind, f"{text}: {_figures(evaluation, gap)}.{_weakness(gap, evaluation.repeated)}", gap.difference)
 
 
 def _capital(words: str) -> str:

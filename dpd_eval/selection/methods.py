@@ -52,8 +52,8 @@ def k_center(features: Features, count: int, generator: np.random.Generator) -> 
 
 
 def _squared_distances(points: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.square(points - centre).sum(axis=1)
-    return found
+    distances: NDArray[np.float64] = np.square(points - centre).sum(axis=1)
+    return distances
 
 
 def k_means(features: Features, count: int, generator: np.random.Generator) -> Rows:
@@ -67,12 +67,12 @@ def k_means(features: Features, count: int, generator: np.random.Generator) -> R
     points = features.astype(np.float64)
     clusters = min(count, len(np.unique(points, axis=0)))
     with threadpool_limits(1):  # the order of summation depends on the threads
-        found = KMeans(clusters, n_init=K_MEANS_STARTS, random_state=K_MEANS_SEED).fit(points)
-    distances = ((points - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
-    names, sizes = np.unique(found.labels_, return_counts=True)
+        model = KMeans(clusters, n_init=K_MEANS_STARTS, random_state=K_MEANS_SEED).fit(points)
+    distances = ((points - model.cluster_centers_[model.labels_]) ** 2).sum(axis=1)
+    names, sizes = np.unique(model.labels_, return_counts=True)
     chosen = []
     for cluster in names[np.argsort(-sizes, kind="stable")]:
-        members = np.flatnonzero(found.labels_ == cluster)
+        members = np.flatnonzero(model.labels_ == cluster)
         chosen.append(members[distances[members].argmin()])
     rest = np.setdiff1d(np.arange(len(points)), chosen)
     return np.concatenate([chosen, rest[: count - len(chosen)]]).astype(np.int64)

@@ -77,21 +77,21 @@ def select_set(
     def build(name: str) -> "Extractor":
         return build_extractor(name, scenes, cache=cache, progress=progress(f"training the extractor {name}"))
 
-    found = Seen(scenes)
+    seen = Seen(scenes)
     if chosen.look is not None:
-        found = chosen.look(Look(data, scenes, held_out, reading, segmenter, lambda: build("own"), cache, progress))
+        seen = chosen.look(Look(data, scenes, held_out, reading, segmenter, lambda: build("own"), cache, progress))
     elif chosen.sees == "features":
         network = build(extractor or "own")
-        found = Seen(scenes, network.features(scenes.images), network.description)
-    rows = select(method, found.scenes, count, seed, found.features)
+        seen = Seen(scenes, network.features(scenes.images), network.description)
+    rows = select(method, seen.scenes, count, seed, seen.features)
     about: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed if chosen.uses_seed else None}
-    about |= _describe(found, rows)
+    about |= _describe(seen, rows)
     if overwrite:
         remove_set(out)
-    digest = write_folder(found.scenes, rows, out, about, progress("writing"))
-    if found.picture is not None:
-        write_atomically(out / DECISIONS_NAME, PNG.encode(found.picture(rows)))
-    return RealSet(out, len(rows), len(scenes.classes), digest, found.network, len(scenes.rejected))
+    digest = write_folder(seen.scenes, rows, out, about, progress("writing"))
+    if seen.picture is not None:
+        write_atomically(out / DECISIONS_NAME, PNG.encode(seen.picture(rows)))
+    return RealSet(out, len(rows), len(scenes.classes), digest, seen.network, len(scenes.rejected))
 
 
 def _check_out(out: Path, data: Path) -> None:
@@ -121,13 +121,13 @@ def _check_arguments(
     check_segmenter(segmenter)
 
 
-def _describe(found: Seen, rows: Rows) -> dict[str, Any]:
-    scenes = found.scenes
+def _describe(seen: Seen, rows: Rows) -> dict[str, Any]:
+    scenes = seen.scenes
     about: dict[str, Any] = {
-        "extractor": found.network,
+        "extractor": seen.network,
         "resolution": int(scenes.images.shape[1]),
         "data": fingerprint(scenes),
     }
     if scenes.rendering is not None:
         about["reading"] = scenes.rendering.record()
-    return about | ({} if found.about is None else found.about(rows))
+    return about | ({} if seen.about is None else seen.about(rows))

@@ -119,12 +119,12 @@ def train_student(
 
 def predict(model: nn.Module, images: Images, precision: str, batch: int = 256) -> Int64:
     """Predict the most likely class [n] of `images` [n, H, W, 3]."""
-    found = []
+    predictions = []
     with torch.no_grad(), autocast("cpu", enabled=precision == "bf16"):
         for i in range(0, len(images), batch):
             x = to_float(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])))
-            found.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1).numpy())
-    return np.concatenate(found).astype(np.int64)
+            predictions.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1).numpy())
+    return np.concatenate(predictions).astype(np.int64)
 
 
 def train_and_test(

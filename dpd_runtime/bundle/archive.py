@@ -166,8 +166,8 @@ def _refuse_holes(path: Path, files: Iterable[Path]) -> None:
     """Check that a bundle is on the disk. A sparse file of a few bytes can take gigabytes of memory."""
     size = held = 0
     for file in files:
-        found = file.stat().st_size
-        size, held = size + found, held + (_bytes_on_disk(file) if found > _PIECE else found)
+        length = file.stat().st_size
+        size, held = size + length, held + (_bytes_on_disk(file) if length > _PIECE else length)
     if size - held > held + MAX_HOLES:
         raise BundleError(
             f"{path}: it claims {size / 1e6:.0f} MB, but the disk holds {held / 1e6:.0f} MB of them (sparse files); "

@@ -167,9 +167,9 @@ class Bundle:
         if not is_engine(name) or name not in self.manifest.files or name not in files:
             raise BundleError(f"{self.path}: no engine {name} in the bundle")
         content = bytes(files[name])
-        found = hashlib.sha256(content).hexdigest()
-        if found != self.manifest.files[name].sha256:
-            raise BundleHashError(name, found, self.manifest.files[name].sha256)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.manifest.files[name].sha256:
+            raise BundleHashError(name, digest, self.manifest.files[name].sha256)
         return content
 
     def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
@@ -244,8 +244,8 @@ def _check_audit(files: Mapping[str, bytes], manifest: Manifest) -> None:
             "do not use this bundle"
         )
     record = parse_json(files[AUDIT_NAME], AUDIT_NAME)
-    found = record.get("verdict") if isinstance(record, dict) else None
-    if found != manifest.audit:
+    verdict = record.get("verdict") if isinstance(record, dict) else None
+    if verdict != manifest.audit:
         raise BundleError(
             f"{AUDIT_NAME}: its verdict is not {manifest.audit}, as {MANIFEST_NAME} says; run dpd audit again"
         )

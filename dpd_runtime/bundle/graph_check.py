@@ -143,20 +143,20 @@ class _Contents:
 
 def _read_contents(graph: memoryview, beside: int) -> _Contents:
     """Check everything in a graph but its operators."""
-    found = _Contents()
+    contents = _Contents()
 
     def node(content: memoryview) -> None:
-        found.nodes.append(_read_node(content, beside))
+        contents.nodes.append(_read_node(content, beside))
 
     def tensor(content: memoryview) -> None:
-        found.tensors.append(_read_tensor(content, beside))
+        contents.tensors.append(_read_tensor(content, beside))
 
     def value(content: memoryview) -> None:
-        found.values.append(_read_value(content))
+        contents.values.append(_read_value(content))
 
     checked = {1: node, 5: tensor, 11: value, 12: _read_value, 13: _read_value, 14: _check_plain, 16: _check_plain}
     _walk(graph, checked, _GRAPH_REFUSED)
-    return found
+    return contents
 
 
 def _read_node(content: memoryview, beside: int) -> _Node:
@@ -219,10 +219,10 @@ def _floats(contents: _Contents) -> dict[bytes, bool]:
 
     ONNX Runtime itself checks that the types of a node's inputs agree. So most outputs have the first input's type.
     """
-    found: dict[bytes, bool] = {}
+    types: dict[bytes, bool] = {}
 
     def learn(name: bytes, floats: bool) -> None:
-        found[name] = found.get(name, True) and floats
+        types[name] = types.get(name, True) and floats
 
     for tensor in contents.tensors:
         learn(tensor.name, tensor.type in _FLOATS)
@@ -233,10 +233,10 @@ def _floats(contents: _Contents) -> dict[bytes, bool]:
             floats = _MADE_OF[node.operator](node)
         else:
             place = 1 if node.operator == "Where" else 0
-            floats = len(node.inputs) > place and found.get(node.inputs[place], False)
+            floats = len(node.inputs) > place and types.get(node.inputs[place], False)
         for name in node.outputs:
             learn(name, floats)
-    return found
+    return types
 
 
 def _constant_floats(node: _Node) -> bool:
@@ -380,14 +380,14 @@ def _walk(
     message: memoryview, inner: Mapping[int, Callable[[memoryview], object]], refused: Mapping[int, str]
 ) -> list[int]:
     """Pass each message of the fields in `inner` to its check. Returns their numbers."""
-    found = []
+    numbers = []
     for number, value in _fields(message):
         if number in refused:
             raise _Refused(refused[number])
         if number in inner:
             inner[number](_inner(value))
-            found.append(number)
-    return found
+            numbers.append(number)
+    return numbers
 
 
 def _inner(value: int | memoryview | None) -> memoryview:

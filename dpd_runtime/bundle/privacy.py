@@ -41,10 +41,12 @@ class PrivacyClaim:
             return f"epsilon is {self.epsilon}, it must be above 0 and at most {MOST_EPSILON:g}"
         if not 0 < self.delta < 1:
             return f"delta is {self.delta}, it must be between 0 and 1"
-        found: object = self.noise_multipliers
-        if not isinstance(found, dict) or not 0 < len(found) <= MOST_RELEASES:
+        multipliers: object = self.noise_multipliers
+        if not isinstance(multipliers, dict) or not 0 < len(multipliers) <= MOST_RELEASES:
             return f"noise_multipliers are not an object with 1 … {MOST_RELEASES} numbers"
-        if not all(type(value) in (int, float) and LEAST_NOISE <= value <= MOST_NOISE for value in found.values()):
+        if not all(
+            type(value) in (int, float) and LEAST_NOISE <= value <= MOST_NOISE for value in multipliers.values()
+        ):
             return f"noise_multipliers are not numbers of {LEAST_NOISE:g} … {MOST_NOISE:g}"
         if self._delta_of_noise() > self.delta:
             return f"epsilon is {self.epsilon}, less than its noise multipliers give at delta {self.delta:g}"

@@ -92,8 +92,8 @@ def check_signature(manifest: bytes, raw: bytes, trusted: Sequence[PublicKey]) -
             another key's id.
     """
     key_id, signature = parse_signature(raw)
-    found = next((key for key in trusted if _holds(key, signature, manifest)), None)
-    if found is None:
+    signer = next((key for key in trusted if _holds(key, signature, manifest)), None)
+    if signer is None:
         named = next((key for key in trusted if key.id == key_id), None)
         if named is None:
             return Signature(key_id)
@@ -101,9 +101,11 @@ def check_signature(manifest: bytes, raw: bytes, trusted: Sequence[PublicKey]) -
             f"{SIGNATURE_NAME}: the signature by trusted key {named.name} ({key_id}) does not match: "
             "the bundle was changed after it was signed; do not use it"
         )
-    if found.id != key_id:
-        raise SignatureError(f"{SIGNATURE_NAME} names key {key_id}, but key {found.id} made it; fetch the bundle again")
-    return Signature(key_id, found.name)
+    if signer.id != key_id:
+        raise SignatureError(
+            f"{SIGNATURE_NAME} names key {key_id}, but key {signer.id} made it; fetch the bundle again"
+        )
+    return Signature(key_id, signer.name)
 
 
 def _holds(key: PublicKey, signature: bytes, manifest: bytes) -> bool:

@@ -45,13 +45,13 @@ def check_owned(path: Path) -> None:
         return
     real, home = path.resolve(), Path.home().resolve()
     for part in (real, *real.parents):
-        found = part.stat()
-        if is_foreign(found):
+        status = part.stat()
+        if is_foreign(status):
             raise InputError(
-                f"{part}: it belongs to another user (uid {found.st_uid}), who could change what this site trusts; "
+                f"{part}: it belongs to another user (uid {status.st_uid}), who could change what this site trusts; "
                 f"chown it, or keep trusted keys elsewhere ($XDG_CONFIG_HOME)"
             )
-        if others_may_write(found):
+        if others_may_write(status):
             raise InputError(f"{part}: others may write there, so it cannot be trusted; chmod go-w {part}")
         if part == home:
             return

@@ -68,9 +68,9 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
             _check_engine(files, name, entry)
             continue
         content = files.read(name)
-        found = hashlib.sha256(content).hexdigest()
-        if len(content) != entry.bytes or found != entry.sha256:
-            raise BundleHashError(name, found, entry.sha256)
+        digest = hashlib.sha256(content).hexdigest()
+        if len(content) != entry.bytes or digest != entry.sha256:
+            raise BundleHashError(name, digest, entry.sha256)
         verified[name] = content
     _check_complete(verified, codes_only=manifest.codes_only)
     for name, content in verified.items():

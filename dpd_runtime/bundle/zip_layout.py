@@ -89,8 +89,8 @@ def _directory(content: mmap.mmap | memoryview) -> tuple[int, int, int]:
 def _extras(info: zipfile.ZipInfo) -> tuple[bytes, ...]:
     """What the extra field of a directory record may hold: sizes and offset beyond 4 GB, nothing else."""
     sizes, offset = (info.file_size, info.compress_size), (info.header_offset,)
-    found = [sizes, offset, sizes + offset]
-    return (b"", *(struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) for numbers in found))
+    contents = [sizes, offset, sizes + offset]
+    return (b"", *(struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) for numbers in contents))
 
 
 def _content_start(path: Path, info: zipfile.ZipInfo, content: mmap.mmap | memoryview) -> int:

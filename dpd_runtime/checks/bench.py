@@ -117,12 +117,12 @@ def bench(
     }
     last = [*ways.values()][-1]
     begun = time.perf_counter()
-    found = load_networks(bundle, last.provider, last.threads)
+    networks = load_networks(bundle, last.provider, last.threads)
     loaded = time.perf_counter()
     speeds, total = {}, sum(map(len, ways.values()))
     for number, (kind, generation) in enumerate(ways.items()):
         generation.engines = {
-            name: TimedEngine(getattr(found, name)) for name in ("unet", "decoder", "latent_classifier")
+            name: TimedEngine(getattr(networks, name)) for name in ("unet", "decoder", "latent_classifier")
         }
 
         def tell(done: int, _: int, before: int = number * len(generation)) -> None:

@@ -123,12 +123,12 @@ def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFindin
 def _said(problem: Callable[[], str | None]) -> str | None:
     """The problem in one line, also if the search for it fails: libraries raise errors of many types."""
     try:
-        found = problem()
+        reason = problem()
     except DpdError as error:
-        found = str(error)
+        reason = str(error)
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    return None if found is None else " ".join(found.split())[:400]
+        reason = f"{type(error).__name__}: {error}"
+    return None if reason is None else " ".join(reason.split())[:400]
 
 
 def _run(name: str, bundle: Bundle) -> str | None:
@@ -158,11 +158,11 @@ def _cuda_major(name: str) -> int | None:
         except metadata.PackageNotFoundError:
             return None
         text = " ".join(required)
-        found = re.search(r"cuda-runtime(?:-cu(\d+)|[^;]*?(\d+)\.)", text)
-        return int(found[1] or found[2]) if found else None
+        match = re.search(r"cuda-runtime(?:-cu(\d+)|[^;]*?(\d+)\.)", text)
+        return int(match[1] or match[2]) if match else None
     stem = name.replace("-", "[-_]")
     for distribution in metadata.distributions():
-        found = re.fullmatch(rf"(?:onnxruntime-ep-nv-)?{stem}[-_]cu(\d+)([-_].*)?", distribution.metadata["Name"] or "")
-        if found:
-            return int(found[1])
+        match = re.fullmatch(rf"(?:onnxruntime-ep-nv-)?{stem}[-_]cu(\d+)([-_].*)?", distribution.metadata["Name"] or "")
+        if match:
+            return int(match[1])
     return None

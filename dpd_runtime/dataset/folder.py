@@ -59,9 +59,9 @@ def check_output_folder(out: Path) -> None:
         raise OutputFolderError(out, "is a file, not a folder")
     if not out.is_dir():
         return
-    found = out.stat()
-    if is_foreign(found) and any(out.iterdir()):
-        raise OutputFolderError(out, f"belongs to another user (uid {found.st_uid}), who may have put images there")
+    status = out.stat()
+    if is_foreign(status) and any(out.iterdir()):
+        raise OutputFolderError(out, f"belongs to another user (uid {status.st_uid}), who may have put images there")
     other = not _is_ours(out) and any(not _is_early(path.name) for path in out.iterdir())
     if other and not _is_ours(out):  # checked again: a shard may have started in between
         raise OutputFolderError(out, "is not empty and is not a distilled set")
@@ -191,11 +191,11 @@ def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) ->
     if dataset["made_with"] != header:
         raise other_settings(out, dataset["made_with"], header)
     kind = " ".join((output.format, *([output.encoding.name] if output.kind.encodes else ())))
-    for found, wanted, what in (
+    for value, wanted, what in (
         (dataset.get("ipc"), ipc, f"{dataset.get('ipc')} images per class"),
         (dataset.get("soft_labels"), output.soft_labels, f"{'' if dataset.get('soft_labels') else 'no '}soft labels"),
     ):
-        if found != wanted:
+        if value != wanted:
             reason = f"holds a complete {kind} set with {what}, which cannot change because its pixels are not kept"
             raise OutputFolderError(out, reason, removable=True)
     files = dict(dataset.get("files", {}))
@@ -213,10 +213,10 @@ def packed_format(folder: Path) -> str | None:
     """The format of a packed distilled set; None for any other folder."""
     try:
         with open_regular(folder / DATASET_NAME) as file:
-            found = parse_json(file.read(MAX_JSON_BYTES + 1), DATASET_NAME).get("format", Output.format)
+            name = parse_json(file.read(MAX_JSON_BYTES + 1), DATASET_NAME).get("format", Output.format)
     except (OSError, ValueError, AttributeError):
         return None
-    return None if found == Output.format else str(found)
+    return None if name == Output.format else str(name)
 
 
 def remove_unfinished(out: Path) -> None:

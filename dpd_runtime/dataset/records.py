@@ -79,12 +79,12 @@ def _choice(provider: Provider) -> dict[str, Any]:
 
 def _where(generation: Generation) -> dict[str, Any]:
     """What computed the images: provider, its package and version, and the processor or GPU."""
-    provider, found = generation.provider, versions()
-    of_onnxruntime = "onnxruntime-gpu" if provider.name != "cpu" and "onnxruntime-gpu" in found else "onnxruntime"
+    provider, installed = generation.provider, versions()
+    of_onnxruntime = "onnxruntime-gpu" if provider.name != "cpu" and "onnxruntime-gpu" in installed else "onnxruntime"
     package = {"openvino": "openvino", "tensorrt-rtx": RTX_PACKAGE}.get(provider.name, of_onnxruntime)
     gpu = gpu_of_openvino if provider.name == "openvino" else gpu_name
     return {
         "provider": provider.name,
-        "provider_version": f"{package} {found.get(package, found.get('onnxruntime-gpu', 'unknown'))}",
+        "provider_version": f"{package} {installed.get(package, installed.get('onnxruntime-gpu', 'unknown'))}",
         "device": processor() if provider.on_cpu else gpu(provider.device),
     }

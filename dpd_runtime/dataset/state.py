@@ -19,9 +19,9 @@ STATE_NAME = "state.jsonl"
 SHARD_STATE = re.compile(r"state-\d+-of-\d+\.jsonl")
 
 
-def other_settings(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> OutputFolderError:
+def other_settings(out: Path, header: dict[str, Any], wanted: dict[str, Any]) -> OutputFolderError:
     """The error for a set whose header differs."""
-    different = ", ".join(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
+    different = ", ".join(key for key in {**wanted, **header} if header.get(key) != wanted.get(key))
     return OutputFolderError(out, f"holds a set made with another {different}", removable=True)
 
 

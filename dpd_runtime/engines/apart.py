@@ -120,7 +120,7 @@ class EngineProcess:
             with self._one_at_a_time:
                 dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
                 send(self._process.stdin, content | {"call": number, "dropped": dropped}, arrays)  # type: ignore[arg-type]
-            found = listed(lambda: call.get(timeout=CALL_SECONDS), self.kill)
+            answer = listed(lambda: call.get(timeout=CALL_SECONDS), self.kill)
         except Empty:
             self.kill()
             raise BundleError(
@@ -128,15 +128,15 @@ class EngineProcess:
                 "trusted signature; use a faster machine, or a bundle that a trusted key signed"
             ) from None
         except BrokenPipeError:
-            found = None
+            answer = None
         except BaseException:  # what a signal's handler raised
             self.kill()
             raise
         finally:
             self._answers.forget(number)
-        if found is None:
+        if answer is None:
             raise self._dead(name)
-        said, made = found
+        said, made = answer
         if "error" in said:
             kind = ERRORS.get(said["error"], BundleError)
             raise kind.__new__(kind, str(said["text"]))  # without its __init__, which may make the sentence

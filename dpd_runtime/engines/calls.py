@@ -33,13 +33,13 @@ def interruptible(call: Callable[[], T], stop: Callable[[], object] = lambda: No
 
     threading.Thread(target=work, name="dpd-call").start()
     try:
-        found = returned.get()
+        result = returned.get()
     except BaseException:  # what a signal's handler raised
         stop_calls()
         raise
     if raised:
         raise raised.pop()
-    return found
+    return result
 
 
 def listed(call: Callable[[], T], stop: Callable[[], object]) -> T:

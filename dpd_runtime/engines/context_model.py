@@ -44,7 +44,7 @@ def context_model(record: EngineRecord, engine: bytes, provider: str) -> bytes:
     ]
     node = b"".join(_bytes(1, entry.name.encode()) for entry in record.inputs)
     node += b"".join(_bytes(2, entry.name.encode()) for entry in record.outputs)
-    node += _bytes(3, b"engine") + _bytes(4, b"EPContext") + b"".join(_bytes(5, found) for found in attributes)
+    node += _bytes(3, b"engine") + _bytes(4, b"EPContext") + b"".join(_bytes(5, attribute) for attribute in attributes)
     node += _bytes(7, b"com.microsoft")
     graph = _bytes(1, node) + _bytes(2, b"engine")
     graph += b"".join(_bytes(11, value) for value in inputs) + b"".join(_bytes(12, value) for value in outputs)
@@ -84,8 +84,8 @@ def _number(field: int, value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])

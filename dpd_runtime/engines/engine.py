@@ -28,11 +28,11 @@ def run_to(engine: Engine, graph: str, shape: tuple[int, ...], **inputs: Array) 
     Raises:
         BundleError: another type or shape.
     """
-    found = engine.run(**inputs)
-    if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or found.shape != shape:
-        kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
+    output = engine.run(**inputs)
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or output.shape != shape:
+        kind = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
         raise BundleError(f"{graph} gave {kind} instead of floats {list(shape)}; export the bundle again")
-    return found
+    return output
 
 
 @dataclass(frozen=True)

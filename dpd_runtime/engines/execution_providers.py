@@ -57,8 +57,8 @@ class Compilation:
 def available_providers() -> tuple[str, ...]:
     """The providers (by our names) that the installed packages bring, whether or not they work on this machine."""
     listed = import_onnxruntime().get_available_providers()
-    found = [name for name, theirs in NAMES.items() if theirs in listed]
-    return (*found, *(["tensorrt-rtx"] if find_spec(RTX_PLUGIN) is not None else []))
+    names = [name for name, theirs in NAMES.items() if theirs in listed]
+    return (*names, *(["tensorrt-rtx"] if find_spec(RTX_PLUGIN) is not None else []))
 
 
 def join_session(options: Any, provider: Provider, compilation: Compilation) -> list[tuple[str, dict[str, str]]] | None:
@@ -112,8 +112,8 @@ def preload_tensorrt() -> str:
     # TensorRT and cuDNN round float32 products to TF32 unless this is set before they are loaded
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     preload_cuda()
-    found = find_spec("tensorrt_libs")
-    folders = [Path(place) for place in (found.submodule_search_locations or [])] if found is not None else []
+    spec = find_spec("tensorrt_libs")
+    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec is not None else []
     try:
         libraries = [_load_library(name, folders) for name in TENSORRT_LIBRARIES]
     except OSError as error:
@@ -187,17 +187,17 @@ def _rtx_device(number: int) -> Any:
 
 def rtx_options(compilation: Compilation) -> dict[str, str]:
     """The plugin's options (tensorrt_rtx_provider_options.h in its package)."""
-    found = _profile_options("nv", compilation.shapes)
-    return found | ({} if compilation.cache is None else {"nv_runtime_cache_path": str(compilation.cache)})
+    options = _profile_options("nv", compilation.shapes)
+    return options | ({} if compilation.cache is None else {"nv_runtime_cache_path": str(compilation.cache)})
 
 
 def tensorrt_options(compilation: Compilation) -> dict[str, str]:
     """The options of TensorrtExecutionProvider. It must be told that float16 graphs may be computed in float16."""
-    found = _profile_options("trt", compilation.shapes) | {"trt_fp16_enable": str(int(compilation.half))}
+    options = _profile_options("trt", compilation.shapes) | {"trt_fp16_enable": str(int(compilation.half))}
     if compilation.cache is not None:
-        found |= {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
-        found |= {f"trt_{kind}_cache_path": str(compilation.cache) for kind in ("engine", "timing")}
-    return found
+        options |= {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
+        options |= {f"trt_{kind}_cache_path": str(compilation.cache) for kind in ("engine", "timing")}
+    return options
 
 
 def _profile_options(prefix: str, shapes: Mapping[str, ShapeRange]) -> dict[str, str]:

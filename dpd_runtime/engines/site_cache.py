@@ -53,7 +53,7 @@ def _content(sealed: Path) -> dict[str, bytes]:
     if raw is None or hashlib.sha256(raw[HASH_BYTES:]).digest() != raw[:HASH_BYTES]:
         return {}
     try:
-        found = load(raw[HASH_BYTES:])
+        arrays = load(raw[HASH_BYTES:])
     except (SafetensorError, ValueError):
         return {}
-    return {name: content.tobytes() for name, content in found.items() if _SAFE.fullmatch(name)}
+    return {name: content.tobytes() for name, content in arrays.items() if _SAFE.fullmatch(name)}

@@ -50,12 +50,12 @@ class FewerRows:
                 _log.warning("%s; continuing with %d rows in a call instead of %d", error, self._most, calls)
 
     def _in_parts(self, inputs: Mapping[str, Array], rows: int, most: int) -> Array:
-        found = []
+        outputs = []
         for start in range(0, rows, most):
             part = np.arange(start, start + most)
             part[part >= rows] = start
-            found.append(self._engine.run(**_take(inputs, part)))
-        return np.concatenate(found)[:rows]
+            outputs.append(self._engine.run(**_take(inputs, part)))
+        return np.concatenate(outputs)[:rows]
 
 
 class TwoCalls:
@@ -79,11 +79,11 @@ class TwoCalls:
         first, second = np.split(np.arange(rows), [(rows + 1) // 2])
         with_it = self._other.submit(self._engine.run, **_take(inputs, second))
         try:
-            found = self._engine.run(**_take(inputs, first))
+            output = self._engine.run(**_take(inputs, first))
         except Exception:
             with_it.exception()
             raise
-        return np.concatenate([found, with_it.result()])
+        return np.concatenate([output, with_it.result()])
 
 
 def _count(inputs: Mapping[str, Array]) -> int:

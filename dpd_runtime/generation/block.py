@@ -57,18 +57,18 @@ class Block:
             "try another --seed, more --steps, or a bundle exported with --precision fp32"
         )
 
-    def check_finite(self, found: Float32, seed: int, rows: Sequence[int], graph: str) -> Float32:
+    def check_finite(self, output: Float32, seed: int, rows: Sequence[int], graph: str) -> Float32:
         """Return the output of one call of `graph` if all of it is finite.
 
         Args:
-            found: a row for each of `rows`, or two halves of such rows (a guided call).
+            output: a row for each of `rows`, or two halves of such rows (a guided call).
             rows: row numbers, candidate-major: row r belongs to the block's image r mod 10.
 
         Raises:
             DegenerateImageError: it is not finite.
         """
-        if not np.isfinite(found).all():
-            row = int(np.argmin(np.isfinite(found).reshape(len(found), -1).all(axis=1)))
+        if not np.isfinite(output).all():
+            row = int(np.argmin(np.isfinite(output).reshape(len(output), -1).all(axis=1)))
             index = self.indices[rows[row % len(rows)] % BLOCK]
             raise self.degenerate(seed, index, f"{graph} gave NaN or infinite numbers")
-        return found
+        return output

@@ -59,10 +59,10 @@ class BlockComputer:
         if is_decoded(block, self._sampler, shape):
             return None
         draws, name = noise_draws(self._steps), block.scene_class.name
-        found = np.empty((1 + draws, self._sampler.candidates * BLOCK, *shape), np.float32)
+        noise = np.empty((1 + draws, self._sampler.candidates * BLOCK, *shape), np.float32)
         for row, (candidate, index) in enumerate(product(range(self._sampler.candidates), block.indices)):
-            found[:, row] = image_noise(self._seed, name, index, candidate, shape, draws, gain)
-        return found
+            noise[:, row] = image_noise(self._seed, name, index, candidate, shape, draws, gain)
+        return noise
 
     def images(self, block: Block, noise: Float32 | None) -> list[Image]:
         """The block's ten images: decoded prototypes, or for each index the sampled candidate with the best margin.

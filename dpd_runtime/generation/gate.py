@@ -55,11 +55,11 @@ def pass_gate(bundle: Bundle, provider: Provider, graphs: Collection[str], threa
         CheckError: the images differ by more than the precision allows.
         ProviderError: the provider does not run a graph.
     """
-    found = _remembered(_key(bundle, provider, UNET in graphs))
-    if found is None:
+    verdict = _remembered(_key(bundle, provider, UNET in graphs))
+    if verdict is None:
         return measure(bundle, provider, UNET in graphs, threads)
-    _check(bundle, provider, found)
-    return found
+    _check(bundle, provider, verdict)
+    return verdict
 
 
 def measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> GoldenVerdict | None:
@@ -70,13 +70,13 @@ def measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> 
 
     Returns, Raises: as `pass_gate`.
     """
-    found = _measure(bundle, provider, sampled, threads)
+    verdict = _measure(bundle, provider, sampled, threads)
     if provider.name in FLAVOURS:
         seal(bundle.engine_cache(bundle.site(provider)))
-    if found is not None:
-        _remember(_key(bundle, provider, sampled), found)
-        _check(bundle, provider, found)
-    return found
+    if verdict is not None:
+        _remember(_key(bundle, provider, sampled), verdict)
+        _check(bundle, provider, verdict)
+    return verdict
 
 
 def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path, GoldenVerdict | None]:
@@ -93,15 +93,15 @@ def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path
     if LATENT_CLASSIFIER in bundle.files:
         latent_logits(networks.latent_classifier, batch, len(bundle.classes))
     del networks  # what it compiled is written when its session ends
-    found = measure(bundle, provider, not bundle.manifest.codes_only, threads)
-    return bundle.engine_cache(bundle.site(provider)), found
+    verdict = measure(bundle, provider, not bundle.manifest.codes_only, threads)
+    return bundle.engine_cache(bundle.site(provider)), verdict
 
 
-def _check(bundle: Bundle, provider: Provider, found: GoldenVerdict) -> None:
-    if not found.good:
+def _check(bundle: Bundle, provider: Provider, verdict: GoldenVerdict) -> None:
+    if not verdict.good:
         raise CheckError(
-            f"provider {provider.name}: its images differ from PyTorch's ({found.psnr_db:.1f} dB, "
-            f"{provider.computes_in(bundle.manifest.precision)} needs {found.limit_db:.0f} dB); "
+            f"provider {provider.name}: its images differ from PyTorch's ({verdict.psnr_db:.1f} dB, "
+            f"{provider.computes_in(bundle.manifest.precision)} needs {verdict.limit_db:.0f} dB); "
             f"dpd verify --provider {provider.name} says more; use another --provider, or a bundle "
             "exported with --precision fp32"
         )
@@ -143,13 +143,13 @@ def _remembered(key: dict[str, Any]) -> GoldenVerdict | None:
         return None
     try:
         content = json.loads(raw)
-        found = GoldenVerdict(content["psnr_db"], content["limit_db"])
+        verdict = GoldenVerdict(content["psnr_db"], content["limit_db"])
         good = content["key"] == key and all(
-            type(n) is float and math.isfinite(n) for n in (found.psnr_db, found.limit_db)
+            type(n) is float and math.isfinite(n) for n in (verdict.psnr_db, verdict.limit_db)
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if good else None
+    return verdict if good else None
 
 
 def _remember(key: dict[str, Any], verdict: GoldenVerdict) -> None:

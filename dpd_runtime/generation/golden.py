@@ -116,11 +116,11 @@ def golden_of(bundle: Bundle) -> Golden | None:
     return golden
 
 
-def _labels(found: Array) -> list[int]:
+def _labels(tensor: Array) -> list[int]:
     """The labels, whatever type the file stores them in: one that is no whole number has no meaning."""
-    if found.dtype.kind not in "iu" or found.ndim != 1:
-        raise ValueError(f"labels are {found.dtype} {list(found.shape)}, not a list of whole numbers")
-    labels: list[int] = found.tolist()
+    if tensor.dtype.kind not in "iu" or tensor.ndim != 1:
+        raise ValueError(f"labels are {tensor.dtype} {list(tensor.shape)}, not a list of whole numbers")
+    labels: list[int] = tensor.tolist()
     return labels
 
 

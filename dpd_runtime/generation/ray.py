@@ -122,16 +122,16 @@ def _machine() -> str:
 def _images(asked: Any) -> list[Image]:
     ray = _ray()
     try:
-        found = ray.get(asked)
+        answer = ray.get(asked)
     except ray.exceptions.WorkerCrashedError as error:
         raise ProviderError(
             f"a Ray worker died {RETRIES + 1} times while computing one block; check its machine"
         ) from error
     except ray.exceptions.RayTaskError as error:
         raise ProviderError(f"a Ray worker: {' '.join(str(error.cause).split())[:300]}") from error
-    if isinstance(found, str):
-        raise InputError(found)
-    return list(found)
+    if isinstance(answer, str):
+        raise InputError(answer)
+    return list(answer)
 
 
 def _compute(job: Job, name: str, number: int) -> list[Image] | str:

@@ -24,9 +24,9 @@ def psnr_limit(precision: str) -> float:
     return 40.0 if precision == "fp32" else 30.0
 
 
-def psnr(found: Images, expected: Images) -> float:
+def psnr(images: Images, expected: Images) -> float:
     """Peak signal-to-noise ratio in dB of uint8 images; 99 for equal images."""
-    mse = float(np.square(found.astype(np.float64) - expected.astype(np.float64)).mean())
+    mse = float(np.square(images.astype(np.float64) - expected.astype(np.float64)).mean())
     return EQUAL_PSNR if mse == 0 else 10 * float(np.log10(255.0**2 / mse))
 
 
@@ -98,17 +98,17 @@ def _compared(images: Images, expected: Images, precision: str, started: float) 
     )
 
 
-def _distance(found: Float32, expected: Float32) -> float:
-    error = float(np.abs(found - expected).max()) / (float(np.abs(expected).max()) or 1.0)
+def _distance(latents: Float32, expected: Float32) -> float:
+    error = float(np.abs(latents - expected).max()) / (float(np.abs(expected).max()) or 1.0)
     return round(error, 6) if np.isfinite(error) else NOT_FINITE
 
 
 def _noise_matches(bundle: Bundle, golden: Golden) -> bool:
     for column, label in enumerate(golden.labels):
-        found, gain = golden.noise[:, column], bundle.manifest.sampler.mean_noise_gain
+        noise, gain = golden.noise[:, column], bundle.manifest.sampler.mean_noise_gain
         name, shape = bundle.classes[label].name, bundle.manifest.latent_shape
-        expected = image_noise(golden.seed, name, 0, 0, shape, len(found) - 1, gain)
-        if not np.allclose(found, expected, rtol=NOISE_ROUNDING, atol=1e-6):
+        expected = image_noise(golden.seed, name, 0, 0, shape, len(noise) - 1, gain)
+        if not np.allclose(noise, expected, rtol=NOISE_ROUNDING, atol=1e-6):
             return False
     return True
 

@@ -59,12 +59,12 @@ def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[
     engine = bundle.engine(TEACHER, provider, threads)
 
     def label(pixels: Pixels) -> Float32:
-        found = soft_label(lambda views: engine.run(images=views), pixels)
-        if found.shape != (len(bundle.classes),) or not np.isfinite(found).all():
+        probabilities = soft_label(lambda views: engine.run(images=views), pixels)
+        if probabilities.shape != (len(bundle.classes),) or not np.isfinite(probabilities).all():
             raise BundleError(
                 f"{TEACHER} gave no probabilities for {len(bundle.classes)} classes; export the bundle again"
             )
-        return found
+        return probabilities
 
     label(np.zeros(bundle.manifest.image_shape, np.uint8))  # errors appear before anything is written
     return label

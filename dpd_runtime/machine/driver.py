@@ -97,7 +97,7 @@ def _gpus(cuda: Any) -> tuple[Gpu, ...]:
     _ask(cuda.cuInit, 0)
     count = ctypes.c_int()
     _ask(cuda.cuDeviceGetCount, ctypes.byref(count))
-    found = []
+    gpus = []
     for number in range(count.value):
         device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_size_t()
         parts = (ctypes.c_int(), ctypes.c_int())
@@ -107,8 +107,8 @@ def _gpus(cuda: Any) -> tuple[Gpu, ...]:
         for part, attribute in zip(parts, (MAJOR, MINOR), strict=True):
             _ask(cuda.cuDeviceGetAttribute, ctypes.byref(part), attribute, device)
         major, minor = (part.value for part in parts)
-        found.append(Gpu(name.value.decode(errors="replace"), 10 * major + minor, memory.value))
-    return tuple(found)
+        gpus.append(Gpu(name.value.decode(errors="replace"), 10 * major + minor, memory.value))
+    return tuple(gpus)
 
 
 def _ask(function: Callable[..., int], *arguments: object) -> None:
@@ -119,7 +119,7 @@ def _ask(function: Callable[..., int], *arguments: object) -> None:
 
 def _module_version(path: Path) -> str | None:
     try:
-        found = re.search(r"\b(\d{3}\.\d+(\.\d+)?)\b", path.read_text(encoding="utf-8", errors="replace"))
+        match = re.search(r"\b(\d{3}\.\d+(\.\d+)?)\b", path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
-    return found[1] if found else None
+    return match[1] if match else None

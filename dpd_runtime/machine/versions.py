@@ -11,15 +11,15 @@ __version__ = "0.1.0"
 
 def package_versions(*names: str) -> dict[str, str]:
     """Versions of Python and of the named packages, as far as they are installed; PyTorch's with its build."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    if "torch" in found and "torch" in sys.modules:
-        found["torch"] = str(sys.modules["torch"].__version__)  # 2.13.0+cu130, where its metadata may say 2.13.0
-    return found
+    if "torch" in installed and "torch" in sys.modules:
+        installed["torch"] = str(sys.modules["torch"].__version__)  # 2.13.0+cu130, where its metadata may say 2.13.0
+    return installed
 
 
 def versions() -> dict[str, str]:

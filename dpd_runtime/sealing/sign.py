@@ -57,9 +57,9 @@ def sign_bundle(
     _check_expires(expires)
     opened = load_bundle(path, trusted=(), allow_older=True)  # an old signature is replaced in any case
     files = open_files(path)
-    found = hashlib.sha256(files[MANIFEST_NAME]).hexdigest()
-    if found != opened.hash:
-        raise BundleHashError(MANIFEST_NAME, found, opened.hash)
+    digest = hashlib.sha256(files[MANIFEST_NAME]).hexdigest()
+    if digest != opened.hash:
+        raise BundleHashError(MANIFEST_NAME, digest, opened.hash)
     manifest = replace(opened.manifest, serial=serial, expires=expires).to_json()
     key = PublicKey(name, private.public_key().public_bytes_raw())
     signature = signature_json(key, private.sign(manifest))

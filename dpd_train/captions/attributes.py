@@ -219,8 +219,8 @@ def _has_line(ridges: Floats) -> npt.NDArray[np.bool_]:
     xy = np.einsum("nyx,y,x->n", mask, steps, steps) / weight - x * y
     half, split = (xx + yy) / 2, np.hypot(xx - yy, 2 * xy) / 2
     width, length = np.sqrt(np.maximum(half - split, 0) + 1), np.sqrt(half + split + 1)
-    found: npt.NDArray[np.bool_] = (share > 0.02) & (width < 10) & (length > 12)
-    return found
+    has_line: npt.NDArray[np.bool_] = (share > 0.02) & (width < 10) & (length > 12)
+    return has_line
 
 
 def _opened(luma: Floats) -> Floats:

@@ -142,11 +142,14 @@ def aggregate_prompts(
         raise ValueError(f"k_min is {k_min}: a phrase of one image tells of that image")
     texts: dict[str, int] = {}
     rows, dropped = [], []
-    for name, images, found in zip(classes, phrases, prototypes, strict=True):
-        if found is None:
+    for name, images, class_prototypes in zip(classes, phrases, prototypes, strict=True):
+        if class_prototypes is None:
             shared = [aggregate(images, max(min_share, CLASS_SHARE), k_min)]
         else:
-            groups = ([images[i] for i in (found.members == k).nonzero()[0]] for k in range(len(found.counts)))
+            groups = (
+                [images[i] for i in (class_prototypes.members == k).nonzero()[0]]
+                for k in range(len(class_prototypes.counts))
+            )
             shared = [aggregate(group, min_share, k_min) for group in groups]
         wanted = [tuple(phrase for phrase in words if phrase != class_words(name)) for words in shared]
         fitting = wanted if tokenizer is None else fit_phrases(tokenizer, [name] * len(wanted), wanted)

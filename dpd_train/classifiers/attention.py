@@ -51,8 +51,8 @@ class AttentionBlock(nn.Module):
         # not fused: with so few tokens on a CPU the backward pass of fused attention takes twice as long
         weights = (queries @ keys.transpose(-1, -2) * (width // self.heads) ** -0.5).softmax(dim=-1)
         tokens = tokens + self.out((weights @ values).transpose(1, 2).reshape(count, number, width))
-        found: torch.Tensor = tokens + self.mlp(self.norm2(tokens))
-        return found
+        output: torch.Tensor = tokens + self.mlp(self.norm2(tokens))
+        return output
 
 
 class AttentionNetwork(Classifier):

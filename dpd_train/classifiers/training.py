@@ -200,9 +200,9 @@ def train_classifier(
         loss = run.update(step, batch, labels[rows])
         last = step + 1 == training.steps
         if (step + 1) % training.validate_every == 0 or last:
-            found = predict(run.model, held)
-            observe(found)
-            accuracy = (found.argmax(1) == validation[1]).float().mean().item()
+            logits = predict(run.model, held)
+            observe(logits)
+            accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
             log.info("step %d loss %.3f validation accuracy %.4f", step + 1, loss.item(), accuracy)
             run.keep_if_best(accuracy, step + 1)
     run.model.load_state_dict(run.best)

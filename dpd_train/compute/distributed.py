@@ -67,10 +67,10 @@ class Team:
         """The tensors of all processes in the order of their numbers; all have one shape."""
         if self.size == 1:
             return [tensor]
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
         with _peers():
-            torch.distributed.all_gather(found, tensor)
-        return found
+            torch.distributed.all_gather(tensors, tensor)
+        return tensors
 
     def agree(self, mine: bool) -> bool:
         """The leader's value of `mine`, in all processes."""

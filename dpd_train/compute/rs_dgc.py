@@ -37,11 +37,11 @@ def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> lis
             wanted[i] = room[i] if full else share[i]
         left -= sum(room[i] for i in full)
         open_ = [i for i in open_ if i not in full] if full else []
-    found = [int(value) for value in wanted]
-    behind = sorted(range(len(sizes)), key=lambda i: found[i] - wanted[i])  # largest remainders first
-    for i in behind[: rest - sum(found)]:
-        found[i] += 1
-    return [1 + count for count in found]
+    counts = [int(value) for value in wanted]
+    behind = sorted(range(len(sizes)), key=lambda i: counts[i] - wanted[i])  # largest remainders first
+    for i in behind[: rest - sum(counts)]:
+        counts[i] += 1
+    return [1 + count for count in counts]
 
 
 @dataclass
@@ -101,11 +101,11 @@ class RsDgc:
         budget = int((dense / self.ratio - bitmap_bytes(sizes) - 4 * len(sizes)) / BYTES)
         counts = shares([self._layers[key].importance for key in keys], sizes, budget)
         indices = [indicator(own).topk(count, sorted=False).indices for own, count in zip(rows, counts, strict=True)]
-        found = encode(rows, indices)
-        found.add_to(rows, -1)  # the rounding error is sent later
-        self.sent_bytes += found.bytes
+        chosen = encode(rows, indices)
+        chosen.add_to(rows, -1)  # the rounding error is sent later
+        self.sent_bytes += chosen.bytes
         self.dense_bytes += dense
-        return found
+        return chosen
 
     def _added_up(self, everyone: Sequence[Chosen], keys: Sequence[int]) -> list[torch.Tensor]:
         """The sum of what all processes sent, flat. It also decides the layers' next shares."""

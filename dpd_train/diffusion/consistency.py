@@ -80,8 +80,8 @@ def real_floors(network: nn.Module, latents: torch.Tensor, labels: torch.Tensor,
     """
     rows = torch.cat([(labels == label).nonzero().flatten()[:FLOOR_IMAGES] for label in range(classes)])
     latents, labels = latents[rows], labels[rows]
-    found = margins(predict(network, latents, DECODED), labels)
-    return torch.stack([found[labels == label].quantile(1 - REACHED_BY) for label in range(classes)])
+    reached = margins(predict(network, latents, DECODED), labels)
+    return torch.stack([reached[labels == label].quantile(1 - REACHED_BY) for label in range(classes)])
 
 
 def with_noise(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -113,8 +113,8 @@ def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule
         shaken = to_device(noise[part], device)
         said = denoise(modules["unet"], latents, shaken, timesteps[part], context, schedule, gamma)
         losses.append(said.squared_error())
-    found = torch.cat(losses)
-    return float(found.log().mean().exp() if gamma is None else found.mean())
+    errors = torch.cat(losses)
+    return float(errors.log().mean().exp() if gamma is None else errors.mean())
 
 
 class _Run:
@@ -262,10 +262,10 @@ class _Run:
                 share, scale = len(clear) / int(all_clear.sum()), 1 / float(self.vae.config.scaling_factor)
                 clear = to_device(clear, device)
                 with self._autocast():
-                    found = decoder_loss(self.vae, scale * said.original[clear], scale * batch[clear])
+                    error = decoder_loss(self.vae, scale * said.original[clear], scale * batch[clear])
                 if self.uncertainty is not None:  # it keeps its share beside the squared errors
-                    found = found * (-self.uncertainty(to_device(drawn.snr[all_clear], device))).exp().mean().detach()
-                loss = loss + training.decoder_weight * (share * found)
+                    error = error * (-self.uncertainty(to_device(drawn.snr[all_clear], device))).exp().mean().detach()
+                loss = loss + training.decoder_weight * (share * error)
         if training.consistency_weight and self.classifier is not None:
             named = to_device((ids != data.captions.empty).any(dim=1), device)  # an empty prompt asks for no class
             losses = consistency_loss(said.original, said.snr, to_device(data.labels[rows], device), self.classifier)

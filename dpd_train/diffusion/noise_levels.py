@@ -50,8 +50,8 @@ def original_errors(
         alpha, sigma = schedule.alpha_sigma(timestep)
         for start in range(0, len(latents), 100):
             rows = torch.arange(start, min(start + 100, len(latents)))
-            found = predict(alpha * latents[rows] + sigma * noise[rows], timestep, rows)
-            errors[place, rows] = (found.float().cpu() - latents[rows]).square().mean(dim=(1, 2, 3))
+            estimate = predict(alpha * latents[rows] + sigma * noise[rows], timestep, rows)
+            errors[place, rows] = (estimate.float().cpu() - latents[rows]).square().mean(dim=(1, 2, 3))
     return errors
 
 
@@ -69,13 +69,13 @@ class ClassGaussians:
 
     def original(self, noisy: torch.Tensor, alpha: float, sigma: float, labels: torch.Tensor) -> torch.Tensor:
         """E[z0 | z_t] = μ + α Σ (α² Σ + σ² I)⁻¹ (z_t − α μ) of latents [B, C, h, w] of these classes [B]."""
-        flat, found = noisy.flatten(1), torch.empty_like(noisy.flatten(1))
+        flat, estimate = noisy.flatten(1), torch.empty_like(noisy.flatten(1))
         for label in sorted(set(labels.tolist())):
             rows, variance = labels == label, self.variances[label]
             gain = alpha * variance / (alpha**2 * variance + sigma**2)
             centred = (flat[rows] - alpha * self.means[label]) @ self.bases[label]
-            found[rows] = self.means[label] + (gain * centred) @ self.bases[label].T
-        return found.view_as(noisy)
+            estimate[rows] = self.means[label] + (gain * centred) @ self.bases[label].T
+        return estimate.view_as(noisy)
 
     def predict(self, labels: torch.Tensor, schedule: Schedule) -> Predict:
         """The Gaussian's ẑ0 of latents with these labels [n]."""
@@ -130,9 +130,9 @@ def noise_levels(
     schedule, timesteps = base.schedule, levels_of(base.schedule)
     with placed(base.unet, device):
         of_base = base_predict(base, labels, classes, device)
-        found = {"denoiser": original_errors(of_base, latents, schedule, timesteps)}
+        measured = {"denoiser": original_errors(of_base, latents, schedule, timesteps)}
     if latents[0].numel() <= LARGEST:
         gaussians = class_gaussians(*train, len(classes))
-        found["class Gaussian"] = original_errors(gaussians.predict(labels, schedule), latents, schedule, timesteps)
-        found["class mean"] = original_errors(gaussians.predict_mean(labels), latents, schedule, timesteps)
-    return {name: summary(errors, timesteps) for name, errors in found.items()}
+        measured["class Gaussian"] = original_errors(gaussians.predict(labels, schedule), latents, schedule, timesteps)
+        measured["class mean"] = original_errors(gaussians.predict_mean(labels), latents, schedule, timesteps)
+    return {name: summary(errors, timesteps) for name, errors in measured.items()}

@@ -140,7 +140,7 @@ def decoder_loss(vae: AutoencoderKL, predicted: torch.Tensor, latents: torch.Ten
     losses = []
     with torch.no_grad():
         wanted = [features.float() for features in decoder_features(vae, latents)]
-    for found, clean in zip(decoder_features(vae, predicted), wanted, strict=True):
+    for estimated, clean in zip(decoder_features(vae, predicted), wanted, strict=True):
         unit = clean.std(dim=(2, 3), keepdim=True) + 1e-2
-        losses.append(((found.float() - clean) / unit).square().clamp(max=25).mean())
+        losses.append(((estimated.float() - clean) / unit).square().clamp(max=25).mean())
     return torch.stack(losses).mean()

@@ -27,5 +27,5 @@ class Uncertainty(nn.Module):
         noise = -0.5 * snr.float().log() / 4
         frequencies, phases = self.waves
         features = math.sqrt(2) * (noise[:, None] * frequencies + phases).cos()
-        found: torch.Tensor = self.head(features)[:, 0]
-        return found
+        uncertainty: torch.Tensor = self.head(features)[:, 0]
+        return uncertainty

@@ -83,8 +83,8 @@ class Coordinator:
 
     def finished(self, adapter: Path) -> Base:
         """The base with the averaged weights."""
-        found = self.shared.average
-        return tuned_base(self.base, self.config, found["unet"], found["text_encoder"], adapter)
+        average = self.shared.average
+        return tuned_base(self.base, self.config, average["unet"], average["text_encoder"], adapter)
 
 
 def _check(loss: float, images: int, fewest: int, number: int) -> None:

@@ -36,7 +36,7 @@ def from_npy(files: Sequence[bytes], sender: str) -> Arrays:
     Raises:
         UpdateError: another format, type or length; the message names `sender`.
     """
-    found = []
+    arrays = []
     for content in files:
         try:
             file = io.BytesIO(content)
@@ -47,12 +47,12 @@ def from_npy(files: Sequence[bytes], sender: str) -> Arrays:
                 raise ValueError(f"type {kind}, or another order than C's")
             if len(content) - file.tell() != math.prod(shape) * kind.itemsize:
                 raise ValueError(f"{len(content) - file.tell()} bytes for shape {shape}")
-            found.append(np.frombuffer(content, kind, offset=file.tell()).reshape(shape))
+            arrays.append(np.frombuffer(content, kind, offset=file.tell()).reshape(shape))
         except Exception as error:  # a header is Python source, which can go wrong in many ways
             raise UpdateError(
                 f"{sender} sent what is no array of an update: {error or type(error).__name__}"
             ) from error
-    return found
+    return arrays
 
 
 def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:

@@ -87,21 +87,21 @@ def federated_part(given: dict[str, Any]) -> Federated | None:
     Raises:
         InputError: a value out of range, or an option without effect.
     """
-    found = {name: value for name, value in given.items() if value is not None}
-    named = found.pop("federated", None)
+    options = {name: value for name, value in given.items() if value is not None}
+    named = options.pop("federated", None)
     if named is None:
-        if found:
-            raise InputError(f"{option(next(iter(found)))} has no effect without --federated")
+        if options:
+            raise InputError(f"{option(next(iter(options)))} has no effect without --federated")
         return None
     role, address = named
     if role not in get_args(Role):
         raise InputError(f"--federated {role!r} is unknown: give server or client and an address such as 10.0.0.1:8080")
-    needless = [name for name in found if role == "client" and name != "tls_root"]
+    needless = [name for name in options if role == "client" and name != "tls_root"]
     if needless:
         raise InputError(f"{option(needless[0])} has no effect on a client: the server decides it")
-    if "classes" in found:
-        found["classes"] = tuple(part.strip() for part in found["classes"].split(","))
-    return Federated(role=cast(Role, role), address=address, **found)
+    if "classes" in options:
+        options["classes"] = tuple(part.strip() for part in options["classes"].split(","))
+    return Federated(role=cast(Role, role), address=address, **options)
 
 
 def check_options(part: Federated, given: Collection[str], config: TrainConfig, data: bool) -> None:
@@ -170,30 +170,30 @@ def read_settings(text: str) -> Settings:
         content = parse_json(text.encode(), "the settings")
         if set(content) != {field.name for field in fields(Settings)} or set(content["config"]) != set(SHARED):
             raise ValueError("other fields than this version's")
-        found = Settings(**(content | {"classes": tuple(map(str, content["classes"]))}))
-        _check_bounds(found)
+        settings = Settings(**(content | {"classes": tuple(map(str, content["classes"]))}))
+        _check_bounds(settings)
     except (BundleError, ValueError, TypeError, KeyError) as error:
         raise UpdateError(
             f"the server's settings cannot be used ({error}); use the same version of dpd on all"
         ) from error
-    return found
+    return settings
 
 
-def _check_bounds(found: Settings) -> None:
+def _check_bounds(settings: Settings) -> None:
     """Check sizes that decide memory and time, as a server could be anybody's.
 
     Raises:
         BundleError, InputError, ValueError, TypeError: a value of another type, or out of range.
     """
     for name, most in MOST_SHARED.items():
-        value = found.config[name]
+        value = settings.config[name]
         if not (value is None and name == "warmup") and (type(value) is not int or value > most):
             raise ValueError(f"{name} is {value!r:.40}")
-    if type(found.rounds) is not int or type(found.side) is not int or not isinstance(found.base, str):
+    if type(settings.rounds) is not int or type(settings.side) is not int or not isinstance(settings.base, str):
         raise TypeError("a value of another type")
-    if not 1 <= found.rounds <= min(found.applied(TrainConfig()).steps, MOST["rounds"]):
-        raise ValueError(f"{found.rounds} rounds")
-    if not 1 <= found.side <= MOST_SIDE or not 2 <= len(found.classes) <= MOST_CLASSES:
-        raise ValueError(f"{found.side} px and {len(found.classes)} classes")
-    for name in found.classes:
+    if not 1 <= settings.rounds <= min(settings.applied(TrainConfig()).steps, MOST["rounds"]):
+        raise ValueError(f"{settings.rounds} rounds")
+    if not 1 <= settings.side <= MOST_SIDE or not 2 <= len(settings.classes) <= MOST_CLASSES:
+        raise ValueError(f"{settings.side} px and {len(settings.classes)} classes")
+    for name in settings.classes:
         check_class_name(name)

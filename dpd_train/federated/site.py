@@ -135,8 +135,8 @@ class TrainingSite:
 
     def finished(self, adapter: Path) -> Base:
         """The base with the averaged weights."""
-        found = self.shared.average
-        return tuned_base(self.inputs.base, self.config, found["unet"], found["text_encoder"], adapter)
+        average = self.shared.average
+        return tuned_base(self.inputs.base, self.config, average["unet"], average["text_encoder"], adapter)
 
     def _begin_from_shared(self) -> None:
         """Put the shared weights into the state file in place of its own; moments and step stay."""

@@ -71,8 +71,8 @@ def find_foreground(
         return salient(images)
     from dpd_train.foreground.segmenter import find_segmenter, segment
 
-    found = find_segmenter(segmenter)
-    return segment(found, images, scenes.labels, scenes.classes, device, stage("finding objects"))
+    models = find_segmenter(segmenter)
+    return segment(models, images, scenes.labels, scenes.classes, device, stage("finding objects"))
 
 
 def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT) -> int:
@@ -102,10 +102,10 @@ def whole_images(
         InputError: as `side_to_cut`.
     """
     own = side_to_cut(data, int(scenes.images.shape[1]), who, way_out)
-    found = read_scenes(data, part="train", resolution=own, held_out=held_out, reading=scenes.rendering or reading)
-    place = {path: row for row, path in enumerate(found.paths)}
+    originals = read_scenes(data, part="train", resolution=own, held_out=held_out, reading=scenes.rendering or reading)
+    place = {path: row for row, path in enumerate(originals.paths)}
     rows = [place[path] for path in scenes.paths]
-    return found.images if rows == list(range(len(found.paths))) else found.images[rows]
+    return originals.images if rows == list(range(len(originals.paths))) else originals.images[rows]
 
 
 def cropped(

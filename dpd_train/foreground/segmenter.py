@@ -113,10 +113,10 @@ def _detector(folder: Path, device: "torch.device") -> "Callable[[Images, str], 
     def find(image: Pixels, words: str) -> torch.Tensor:
         # as in its training, a full stop ends a phrase
         inputs = processor(images=Image.fromarray(image), text=f"{words}.", return_tensors="pt").to(device)
-        found = model(**inputs)
-        scores = found.logits[0].sigmoid().amax(dim=-1)
+        outputs = model(**inputs)
+        scores = outputs.logits[0].sigmoid().amax(dim=-1)
         order = scores.argsort(descending=True)[:MOST]
-        centres, sizes = found.pred_boxes[0, order[scores[order] > FOUND]].split(2, dim=-1)
+        centres, sizes = outputs.pred_boxes[0, order[scores[order] > FOUND]].split(2, dim=-1)
         return torch.cat([centres - sizes / 2, centres + sizes / 2], dim=-1).clamp(0, 1)
 
     return find
@@ -140,10 +140,10 @@ def _outliner(folder: Path, device: "torch.device") -> "Callable[[Images, torch.
         # as in SAM 2's own image processor, which needs torchvision
         square = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
         pixels = (torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255 - mean) / deviation
-        found = model(
+        logits = model(
             pixel_values=pixels[None].to(device), input_boxes=(boxes * side)[None], multimask_output=False
         ).pred_masks[0, :, 0]
-        union = (found > 0).any(dim=0).float()
+        union = (logits > 0).any(dim=0).float()
         mask: NDArray[np.bool_] = (F.adaptive_avg_pool2d(union[None], MAP)[0] >= 0.5).cpu().numpy()
         return mask
 

@@ -87,8 +87,8 @@ def _covariance(band: torch.Tensor) -> torch.Tensor:
 
 def _of_eigenvalues(matrices: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(matrices)
-    found: torch.Tensor = (vectors * function(values)[:, None, :]) @ vectors.mT
-    return found
+    result: torch.Tensor = (vectors * function(values)[:, None, :]) @ vectors.mT
+    return result
 
 
 def _root(values: torch.Tensor) -> torch.Tensor:

@@ -39,14 +39,14 @@ def contents(files: tuple[Stamp, ...], rendering: Rendering | None) -> tuple[dic
 
 def stamps(files: Iterable[Path]) -> tuple[Stamp, ...]:
     """The files in a form that changes whenever one of them does."""
-    found = []
+    entries = []
     for path in files:
         try:
             state = path.stat()
-            found.append((path, state.st_mtime_ns, state.st_size))
+            entries.append((path, state.st_mtime_ns, state.st_size))
         except OSError:
-            found.append((path, 0, 0))  # reading it will say why
-    return tuple(found)
+            entries.append((path, 0, 0))  # reading it will say why
+    return tuple(entries)
 
 
 def _near(files: Mapping[str, Path], rendering: Rendering | None) -> list[list[str]]:
@@ -80,8 +80,8 @@ def _compare(digests: Sequence[str], files: Mapping[str, Path], rendering: Rende
     from dpd_train.images.structure import near_groups  # loads PyTorch
 
     to_rgb = pillow_rgb if rendering is None else rendering.rgb
-    found = {digest: read_square(files[digest], SIDE, to_rgb) for digest in digests}
-    images = {digest: read[1] for digest, read in found.items() if not isinstance(read, str)}
+    results = {digest: read_square(files[digest], SIDE, to_rgb) for digest in digests}
+    images = {digest: read[1] for digest, read in results.items() if not isinstance(read, str)}
     if not images:
         return []
     names = np.array(list(images))

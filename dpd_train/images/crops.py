@@ -84,8 +84,8 @@ def multi_scale(scenes: SceneSet, resolution: int, seed: int, crops: Crops) -> t
                 rows.append(row)
                 levels.append(level)
     stacked: Images = np.stack(images)
-    found = replace(scenes.only(rows), images=stacked, hashes=tuple(hashes))
-    return found, np.array(levels, np.int64), np.array(rows, np.int64)
+    cropped = replace(scenes.only(rows), images=stacked, hashes=tuple(hashes))
+    return cropped, np.array(levels, np.int64), np.array(rows, np.int64)
 
 
 def equal_shares(levels: Sequence[int] | Int64) -> npt.NDArray[np.float64]:

@@ -46,11 +46,11 @@ class SceneList:
         return f"{self.root}, split {part}"
 
     def files(self, part: str | None) -> Files:
-        found = self.by_part[part]
-        if len(found) < 2:
+        files = self.by_part[part]
+        if len(files) < 2:
             place = self.root if part is None else self.place(part)
-            raise DataError(f"{place}: holds one class only ({next(iter(found))!r}); at least two labels are needed")
-        return found
+            raise DataError(f"{place}: holds one class only ({next(iter(files))!r}); at least two labels are needed")
+        return files
 
 
 def open_list(path: Path, groups: str | None = None) -> SceneList:
@@ -129,9 +129,9 @@ def _columns(header: Sequence[str], path: Path, groups: str | None) -> dict[str,
 
 def _delimiter(first: str) -> str:
     """The separator of a CSV file whose first line is `first`: one that gives the needed columns, else a comma."""
-    for found in DELIMITERS:
-        if set(NEEDED) <= {name.strip() for row in csv.reader([first], delimiter=found) for name in row}:
-            return found
+    for delimiter in DELIMITERS:
+        if set(NEEDED) <= {name.strip() for row in csv.reader([first], delimiter=delimiter) for name in row}:
+            return delimiter
     return DELIMITERS[0]
 
 

@@ -89,14 +89,14 @@ def pillow_rgb(content: bytes) -> Image.Image | str:
     """RGB, 8 bits; or the reason why there is no meaningful conversion."""
     try:
         with open_image(content) as image:
-            found = _to_rgb(image)
+            result = _to_rgb(image)
     except Exception as error:
         if hint := _many_bands(content):
             return hint
         if isinstance(error, UnidentifiedImageError) and content.startswith(TIFF_STARTS):
             return "a damaged TIFF, or one of other bands than grey or RGB: those are read with --bands"
         raise
-    return _many_bands(content) or found if isinstance(found, str) else found
+    return _many_bands(content) or result if isinstance(result, str) else result
 
 
 def _many_bands(content: bytes) -> str | None:
@@ -180,13 +180,13 @@ def _on_black(image: Image.Image) -> Image.Image | str:
 
     In strips, because each step makes a copy of four bytes a pixel.
     """
-    found, visible = Image.new("RGB", image.size), False
+    canvas, visible = Image.new("RGB", image.size), False
     for top in range(0, image.height, STRIP):
         with_alpha = image.crop((0, top, image.width, min(top + STRIP, image.height))).convert("RGBA")
         visible = visible or with_alpha.getchannel("A").getextrema() != (0, 0)
         black = Image.new("RGBA", with_alpha.size, (0, 0, 0, 255))
-        found.paste(Image.alpha_composite(black, with_alpha).convert("RGB"), (0, top))
-    return found if visible else "fully transparent"
+        canvas.paste(Image.alpha_composite(black, with_alpha).convert("RGB"), (0, top))
+    return canvas if visible else "fully transparent"
 
 
 def _raw_modes(image: ImageFile.ImageFile) -> list[str]:

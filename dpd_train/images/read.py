@@ -142,13 +142,13 @@ def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, 
     source = open_source(root)
     if "test" not in source.parts:
         return {}
-    found = {}
+    hashes = {}
     for paths in files_of_part(source, reference_files(source), "test").values():
         for path in paths:
             content = read_bytes(path)
             if isinstance(content, bytes):
-                found[_name(source, path)] = identity(content, rendering)
-    return found
+                hashes[_name(source, path)] = identity(content, rendering)
+    return hashes
 
 
 def _is_list(root: Path) -> bool:
@@ -212,11 +212,11 @@ def _decode(source: Source, files: Files, part: Part, resolution: int, rendering
     for label, (name, paths) in enumerate(files.items()):
         already = len(rejected)
         for path in paths:
-            found = read_square(path, resolution, to_rgb)
-            if isinstance(found, str):
-                rejected.append(Rejected(_name(source, path), found))
+            result = read_square(path, resolution, to_rgb)
+            if isinstance(result, str):
+                rejected.append(Rejected(_name(source, path), result))
                 continue
-            content, images[len(used)] = found
+            content, images[len(used)] = result
             labels.append(label)
             hashes.append(identity(content, rendering))
             used.append(path)

@@ -67,12 +67,12 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
     with bands or a stretch also have "rendering".
     """
     counts = np.bincount(scenes.labels, minlength=len(scenes.classes))
-    found: dict[str, object] = {
+    record: dict[str, object] = {
         "images": len(scenes.labels),
         "classes": {name: int(count) for name, count in zip(scenes.classes, counts, strict=True)},
         "sha256": hashlib.sha256("\n".join(sorted(scenes.hashes)).encode()).hexdigest(),
     }
-    return found if scenes.rendering is None else found | {"rendering": scenes.rendering.record()}
+    return record if scenes.rendering is None else record | {"rendering": scenes.rendering.record()}
 
 
 def to_float(images: "torch.Tensor") -> "torch.Tensor":
@@ -199,9 +199,9 @@ def _counts(scenes: SceneSet) -> dict[str, int]:
 
 
 def _shared(hashes: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, str], int]:
-    found = {}
+    counts = {}
     for first, second in combinations(hashes, 2):
         known = set(hashes[first])
         if count := sum(digest in known for digest in hashes[second]):
-            found[first, second] = count
-    return found
+            counts[first, second] = count
+    return counts

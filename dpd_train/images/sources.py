@@ -179,21 +179,21 @@ def _class_files(tree: Path) -> dict[str, list[Path]]:
         )
     if not folders:
         raise DataError(f"{tree}: holds no class folders; put each class's images into a folder with the class's name")
-    found = {}
+    files = {}
     for folder in folders:
         if printable(folder.name) != folder.name:
             raise DataError(
                 f"{printable(folder)}: the class name is not UTF-8 or has control characters; rename the folder"
             )
-        found[folder.name] = sorted((path for path in folder.iterdir() if _is_image(path)), key=lambda path: path.name)
-        if not found[folder.name]:
+        files[folder.name] = sorted((path for path in folder.iterdir() if _is_image(path)), key=lambda path: path.name)
+        if not files[folder.name]:
             raise DataError(
                 f"{folder}: class {folder.name!r} has no images ({' '.join(sorted(SUFFIXES))}) directly inside; "
                 "add some or remove the folder"
             )
-    if len(found) < 2:
+    if len(files) < 2:
         raise DataError(f"{tree}: holds one class only ({folders[0].name!r}); at least two class folders are needed")
-    return found
+    return files
 
 
 def _is_image(path: Path) -> bool:

@@ -59,12 +59,12 @@ def orbit(images: Images, embed: Callable[[Images], Float32] = structure) -> Flo
 def similarities(orbits: Float32, rows: Float32) -> Float32:
     """Highest cosine over the views of each orbit [n, views, D] with each of the rows [m, D]: [n, m]."""
     n, views, width = orbits.shape
-    found = np.empty((n, len(rows)), np.float32)
+    maxima = np.empty((n, len(rows)), np.float32)
     for start in range(0, n, BLOCK_ROWS):
         block = orbits[start : start + BLOCK_ROWS]
         cosines = block.reshape(-1, width) @ rows.T
-        cosines.reshape(len(block), views, -1).max(axis=1, out=found[start : start + BLOCK_ROWS])
-    return found
+        cosines.reshape(len(block), views, -1).max(axis=1, out=maxima[start : start + BLOCK_ROWS])
+    return maxima
 
 
 def closeness(cosines: Float32) -> Float32:
@@ -73,8 +73,8 @@ def closeness(cosines: Float32) -> Float32:
     Thresholds over all classes add one margin to each class's median; on cosines the sum could exceed 1, and no copy
     would be found.
     """
-    found: Float32 = -np.log(np.maximum(1 - cosines, SAME))
-    return found
+    values: Float32 = -np.log(np.maximum(1 - cosines, SAME))
+    return values
 
 
 def unit(vectors: Float32) -> Float32:
@@ -116,12 +116,12 @@ def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
     Args:
         images: uint8 [n, S, S, 3]. hashes: of their content [n].
     """
-    found = _repeated(hashes)
-    for pairs in _near_pairs(images, found):
+    duplicates = _repeated(hashes)
+    for pairs in _near_pairs(images, duplicates):
         for later, earlier in pairs:
-            if later not in found and earlier not in found:
-                found[later] = earlier
-    return found
+            if later not in duplicates and earlier not in duplicates:
+                duplicates[later] = earlier
+    return duplicates
 
 
 def near_groups(images: Images, hashes: Sequence[str]) -> Int64:
@@ -181,9 +181,9 @@ def _near(
         ours, ours_left = sketch.of(views)
         bound = torch.addmm(torch.outer(ours_left, left), ours, projected.T)
         possible = (bound > NEAR - ROUNDING) & (among[None] < rows[:, None])
-        found = possible.nonzero()
-        for start in range(0, len(found), 4 * BLOCK):
-            part = found[start : start + 4 * BLOCK]
+        candidates = possible.nonzero()
+        for start in range(0, len(candidates), 4 * BLOCK):
+            part = candidates[start : start + 4 * BLOCK]
             pairs = (views[part[:, 0]], means[among[part[:, 1]]])
             ours_full, theirs_full = (structure_of(x) for x in pairs)
             near = part[torch.from_numpy((ours_full * theirs_full).sum(axis=1) > NEAR)]

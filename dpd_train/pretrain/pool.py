@@ -87,17 +87,17 @@ def read_pool(sources: Sources) -> Pool:
 
     check_sources(sources)
     names = _names(sources.data)
-    found = [_read(place, count, sources) for place, count in zip(sources.data, _held_out(sources), strict=True)]
-    train, held = _joined([source.train for source in found], names), _joined([source.held for source in found], names)
-    ends = np.cumsum([0, *(len(source.held.labels) for source in found)]).tolist()
+    read = [_read(place, count, sources) for place, count in zip(sources.data, _held_out(sources), strict=True)]
+    train, held = _joined([source.train for source in read], names), _joined([source.held for source in read], names)
+    ends = np.cumsum([0, *(len(source.held.labels) for source in read)]).tolist()
     held_of = {name: slice(*ends[i : i + 2]) for i, name in enumerate(names)}
-    starts = np.cumsum([0, *(source.images for source in found[:-1])])
-    of_image = np.concatenate([source.of_image + start for source, start in zip(found, starts, strict=True)])
-    if len(found) == 1 and sources.crops is None:
+    starts = np.cumsum([0, *(source.images for source in read[:-1])])
+    of_image = np.concatenate([source.of_image + start for source, start in zip(read, starts, strict=True)])
+    if len(read) == 1 and sources.crops is None:
         return Pool(train, held, None, of_image, held_of, fingerprint(train))
-    shares = np.array(sources.shares or [source.images**0.5 for source in found], np.float64)
+    shares = np.array(sources.shares or [source.images**0.5 for source in read], np.float64)
     shares /= shares.sum()
-    weights = np.concatenate([share * equal_shares(source.levels) for share, source in zip(shares, found, strict=True)])
+    weights = np.concatenate([share * equal_shares(source.levels) for share, source in zip(shares, read, strict=True)])
     records = [
         {
             "name": place if place.startswith(DRAWN) else name,
@@ -105,7 +105,7 @@ def read_pool(sources: Sources) -> Pool:
             "rows": len(source.levels),
             "share": round(float(share), 4),
         }
-        for place, name, source, share in zip(sources.data, names, found, shares, strict=True)
+        for place, name, source, share in zip(sources.data, names, read, shares, strict=True)
     ]
     record = fingerprint(train) | {"sources": records}
     return Pool(train, held, torch.from_numpy(weights), of_image, held_of, record)

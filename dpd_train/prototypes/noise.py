@@ -28,24 +28,26 @@ def clipped(rows: Float32, limit: float) -> Float32:
     """[n, ...] with each row's L2 norm at most `limit`."""
     lengths = np.linalg.norm(rows.reshape(len(rows), -1), axis=1)
     factors = np.minimum(1.0, limit / np.maximum(lengths, 1e-12)).astype(np.float32)
-    found: Float32 = rows * factors.reshape(-1, *[1] * (rows.ndim - 1))
-    return found
+    scaled: Float32 = rows * factors.reshape(-1, *[1] * (rows.ndim - 1))
+    return scaled
 
 
 def with_noise(
-    found: ClassPrototypes, latents: Float32, deviation: float, generator: np.random.Generator
+    prototypes: ClassPrototypes, latents: Float32, deviation: float, generator: np.random.Generator
 ) -> ClassPrototypes:
     """Means of the clipped members, with noise of this standard deviation on each value.
 
     Args:
-        latents: [n, C, h, w] of the images of `found.members`.
+        latents: [n, C, h, w] of the images of `prototypes.members`.
         generator: without a known seed, which would allow subtracting the noise.
     """
-    rows = block_means(latents, found.latents.shape[2])
+    rows = block_means(latents, prototypes.latents.shape[2])
     rows = clipped(rows, norm_limit(rows[0].size))
-    means = np.stack([rows[found.members == k].mean(axis=0, dtype=np.float64) for k in range(len(found.counts))])
+    means = np.stack(
+        [rows[prototypes.members == k].mean(axis=0, dtype=np.float64) for k in range(len(prototypes.counts))]
+    )
     noisy = means + deviation * generator.standard_normal(means.shape)
-    return replace(found, latents=np.ascontiguousarray(noisy, np.float32))
+    return replace(prototypes, latents=np.ascontiguousarray(noisy, np.float32))
 
 
 def delta_of(epsilon: float, shift: float) -> float:
@@ -71,10 +73,10 @@ def guarantee(prototypes: Sequence[ClassPrototypes | None], deviation: float) ->
 
     Each image is in one cluster, so the guarantee of one prototype holds for all together (parallel composition).
     """
-    there = [found for found in prototypes if found is not None]
+    there = [own for own in prototypes if own is not None]
     if not there:
         return None
-    members, limit = min(min(found.counts) for found in there), norm_limit(there[0].latents[0].size)
+    members, limit = min(min(own.counts) for own in there), norm_limit(there[0].latents[0].size)
     sensitivity = 2 * limit / members
     return {
         "epsilon": epsilon_of(DELTA, sensitivity / deviation),

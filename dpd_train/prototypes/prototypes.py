@@ -155,11 +155,11 @@ def discriminative_members(features: Float32, members: Int64, others: Float32, a
     return np.array([r[margins[r].argmax()] for r in rows], np.int64)
 
 
-def _medoids(latents: Float32, found: ClassPrototypes, others: Float32) -> ClassPrototypes:
-    """The clusters of `found`, each represented by a real image's latent, in greedy order."""
+def _medoids(latents: Float32, centroids: ClassPrototypes, others: Float32) -> ClassPrototypes:
+    """The clusters of `centroids`, each represented by a real image's latent, in greedy order."""
     features = cluster_features(latents)
-    chosen = discriminative_members(features, found.members, others)
-    members, order = _ordered(features, found.members, features[chosen])
+    chosen = discriminative_members(features, centroids.members, others)
+    members, order = _ordered(features, centroids.members, features[chosen])
     picked = np.ascontiguousarray(latents[chosen[order]], np.float32)
     return ClassPrototypes(picked, tuple(np.bincount(members).tolist()), members)
 
@@ -174,14 +174,14 @@ def find_prototypes(
     """
     if kind == "none":
         return [None] * len(latents)
-    found = [find_centroids(values, count=count, k_min=k_min, seed=seed) for values in latents]
+    centroids = [find_centroids(values, count=count, k_min=k_min, seed=seed) for values in latents]
     if kind == "pooled":
         side = pooled_side(latents[0].shape[2])
-        return [f and replace(f, latents=block_means(f.latents, side)) for f in found]
+        return [p and replace(p, latents=block_means(p.latents, side)) for p in centroids]
     if kind == "medoid":
         features = [cluster_features(values) for values in latents]
         one = [np.zeros(len(values), np.int64) for values in latents]  # a class without clusters counts as one
-        centres = [_means(f, p.members if p else o) for f, p, o in zip(features, found, one, strict=True)]
+        centres = [_means(f, p.members if p else o) for f, p, o in zip(features, centroids, one, strict=True)]
         others = [np.concatenate(centres[:i] + centres[i + 1 :]) for i in range(len(centres))]
-        return [p and _medoids(v, p, o) for v, p, o in zip(latents, found, others, strict=True)]
-    return list(found)
+        return [p and _medoids(v, p, o) for v, p, o in zip(latents, centroids, others, strict=True)]
+    return list(centroids)

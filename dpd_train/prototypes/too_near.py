@@ -45,12 +45,11 @@ def thresholds(held: Nearest, classes: int) -> Float:
     members = [np.flatnonzero(held.labels == label) for label in np.unique(held.labels)]
     for rows in members:
         medians[held.labels[rows[0]]] = np.median(held.values[rows])
-    limits = medians + np.quantile(held.values - medians[held.labels], PERCENTILE)
+    limits: Float = medians + np.quantile(held.values - medians[held.labels], PERCENTILE)
     for rows in members:
         if len(rows) >= OF_ITS_OWN:
             limits[held.labels[rows[0]]] = np.quantile(held.values[rows], PERCENTILE)
-    found: Float = limits
-    return found
+    return limits
 
 
 def drop_too_near(
@@ -59,8 +58,8 @@ def drop_too_near(
     """The prototypes that are `far_enough`, and the number of those that were dropped."""
     kept: list[ClassPrototypes | None] = []
     dropped = 0
-    for found, far in zip(prototypes, far_enough(prototypes, train, held, decode, side), strict=True):
-        kept.append(found and _only(found, far))
+    for own, far in zip(prototypes, far_enough(prototypes, train, held, decode, side), strict=True):
+        kept.append(own and _only(own, far))
         dropped += int((~far).sum())
     return kept, dropped
 
@@ -82,8 +81,8 @@ def far_enough(
     real, some = structure(train.images), slice(None, None, -(-len(held.labels) // ASKED))
     limits = thresholds(Nearest(_nearest(held.images[some], real), held.labels[some]), len(train.classes))
     return [
-        np.zeros(0, bool) if found is None else _nearest(decode(at_full_size(found.latents, side)), real) <= limit
-        for found, limit in zip(prototypes, limits, strict=True)
+        np.zeros(0, bool) if own is None else _nearest(decode(at_full_size(own.latents, side)), real) <= limit
+        for own, limit in zip(prototypes, limits, strict=True)
     ]
 
 
@@ -93,10 +92,10 @@ def _nearest(images: Images, real: Float32) -> Float32:
     return closeness(np.concatenate([similarities(orbit(block), real).max(axis=1) for block in blocks]))
 
 
-def _only(found: ClassPrototypes, kept: npt.NDArray[np.bool_]) -> ClassPrototypes | None:
+def _only(prototypes: ClassPrototypes, kept: npt.NDArray[np.bool_]) -> ClassPrototypes | None:
     """The kept prototypes in their order; the members of the others have none."""
     if not kept.any():
         return None
     places = np.where(kept, np.cumsum(kept) - 1, NOBODY)
-    counts = tuple(count for count, stays in zip(found.counts, kept, strict=True) if stays)
-    return replace(found, latents=found.latents[kept], counts=counts, members=places[found.members])
+    counts = tuple(count for count, stays in zip(prototypes.counts, kept, strict=True) if stays)
+    return replace(prototypes, latents=prototypes.latents[kept], counts=counts, members=places[prototypes.members])

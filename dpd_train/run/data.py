@@ -99,8 +99,8 @@ def read_parts(
         log.warning(message)
     if config.crop is None:
         return RunData(train, held, findings, given)
-    found = cropped(data, train, config, segmenter=config.segmenter, reading=reading, stage=stage, device=device)
-    return RunData(found.scenes, held, findings, given, found)
+    cut = cropped(data, train, config, segmenter=config.segmenter, reading=reading, stage=stage, device=device)
+    return RunData(cut.scenes, held, findings, given, cut)
 
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:

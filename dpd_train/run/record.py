@@ -49,8 +49,8 @@ def _write_prototypes(out: Path, trained: Trained) -> None:
         **private,
         "prompts": table.texts,
         "classes": [
-            {"name": name, "prompt_rows": rows, "prototype_counts": found.counts if found else ()}
-            for name, rows, found in zip(trained.classes, table.rows, prototypes, strict=True)
+            {"name": name, "prompt_rows": rows, "prototype_counts": own.counts if own else ()}
+            for name, rows, own in zip(trained.classes, table.rows, prototypes, strict=True)
         ],
     }
     (out / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -82,7 +82,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
         **({"images_after_pruning": len(train.labels)} if config.prune else {}),
         **({"crop": data.cropped.record} if data.cropped else {}),
         "prototypes": {
-            name: len(found.counts) if found else 0 for name, found in zip(train.classes, made.of_class, strict=True)
+            name: len(own.counts) if own else 0 for name, own in zip(train.classes, made.of_class, strict=True)
         },
         "prototypes_too_near": made.too_near,
         **({"watchers": watchers} if watchers else {}),

@@ -78,7 +78,7 @@ def prototype_sheets(
     """
     with placed(base.vae, device):
         return {
-            name: _prototype_sheet(base, found.latents, latents[members], scenes.images[members])
-            for name, members, found in zip(scenes.classes, rows, prototypes, strict=True)
-            if found is not None
+            name: _prototype_sheet(base, own.latents, latents[members], scenes.images[members])
+            for name, members, own in zip(scenes.classes, rows, prototypes, strict=True)
+            if own is not None
         }

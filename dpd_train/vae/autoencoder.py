@@ -255,10 +255,10 @@ class _Run:
             with autocast(device, enabled=training.bfloat16):
                 with torch.no_grad():
                     wanted = [features.float() for features in network.features(targets)]
-                found = [features.float() for features in network.features(reconstructed)]
-            parts["perceptual"] = training.perceptual_weight * perceptual_loss(found, wanted)
+                maps = [features.float() for features in network.features(reconstructed)]
+            parts["perceptual"] = training.perceptual_weight * perceptual_loss(maps, wanted)
             if training.statistics_weight:
-                parts["statistics"] = training.statistics_weight * statistics_loss(found, wanted)
+                parts["statistics"] = training.statistics_weight * statistics_loss(maps, wanted)
         total = torch.stack([part.float() for part in parts.values()]).sum()
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

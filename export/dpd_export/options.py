@@ -68,7 +68,7 @@ def changed_sampler(sampler: Sampler, text: str, from_block: int = 0) -> Sampler
     Raises:
         InputError: an unknown setting, or a value that the setting cannot take.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         kind: Any = (OF_SAMPLER | OF_GUIDANCE).get(name)
@@ -76,14 +76,14 @@ def changed_sampler(sampler: Sampler, text: str, from_block: int = 0) -> Sampler
             known = ", ".join(sorted(OF_SAMPLER | OF_GUIDANCE))
             raise InputError(f"--sampler {part}: write NAME=VALUE with commas between them; names are {known}")
         try:
-            found[name] = kind(value)
+            settings[name] = kind(value)
         except ValueError:
             raise InputError(f"--sampler {part}: {value!r} is no {kind.__name__}") from None
-    of_guidance = {name: value for name, value in found.items() if name in OF_GUIDANCE}
+    of_guidance = {name: value for name, value in settings.items() if name in OF_GUIDANCE}
     blocks = sorted({0, from_block, *(g.from_block for g in sampler.guidance)})
     guidance = [replace(sampler.guidance_for(block), from_block=block) for block in blocks]
     guidance = [replace(g, **of_guidance) if g.from_block >= from_block else g for g in guidance]
-    rest = {name: value for name, value in found.items() if name in OF_SAMPLER}
+    rest = {name: value for name, value in settings.items() if name in OF_SAMPLER}
     made = replace(sampler, **rest, guidance=tuple(guidance))
     if made.solver not in SOLVERS:
         raise InputError(f"--sampler solver={made.solver}: there are {', '.join(SOLVERS)}")

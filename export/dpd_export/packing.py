@@ -17,12 +17,12 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
 
 def entries(folder: Path) -> dict[str, FileEntry]:
     """The manifest's entry of every file under `folder` except the manifest, by its path."""
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST_NAME:
-            found[name] = file_entry(path)
-    return dict(sorted(found.items()))
+            files[name] = file_entry(path)
+    return dict(sorted(files.items()))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -69,7 +69,7 @@ class DsdNet(nn.Module):
         self.backbone = backbone
         backbone.eval()  # running statistics stay as they are
         with torch.no_grad():
-            channels = [found.shape[1] for found in stage_maps(backbone, torch.zeros(2, 3, 64, 64))[0]]
+            channels = [values.shape[1] for values in stage_maps(backbone, torch.zeros(2, 3, 64, 64))[0]]
         backbone.train()
         deepest = channels[-1]
         self.target = nn.BatchNorm2d(deepest, affine=False)
@@ -87,7 +87,8 @@ class DsdNet(nn.Module):
             self._deepest = self.target(maps[-1].detach())
             size = (maps[-1].shape[2], maps[-1].shape[3])
             self._shallow = [
-                adapter(F.adaptive_avg_pool2d(found, size)) for adapter, found in zip(self.adapters, maps, strict=False)
+                adapter(F.adaptive_avg_pool2d(values, size))
+                for adapter, values in zip(self.adapters, maps, strict=False)
             ]
         return self._logits
 
@@ -104,11 +105,11 @@ class DsdNet(nn.Module):
         clean, teacher = self._deepest, F.softmax(self._logits.detach().float() / TEMPERATURE, dim=1)
         total = torch.zeros(())
         for shallow, head in zip(self._shallow, self.heads, strict=True):
-            found = self._cleaned(shallow)
-            logits = head(found.mean(dim=(2, 3))).float()
+            cleaned = self._cleaned(shallow)
+            logits = head(cleaned.mean(dim=(2, 3))).float()
             said = F.log_softmax(logits / TEMPERATURE, dim=1)
             total = total + self._denoising_loss(clean, shallow.detach())
-            total = total + FEATURES * F.mse_loss(found.float(), clean.float())
+            total = total + FEATURES * F.mse_loss(cleaned.float(), clean.float())
             total = total + LOGITS * TEMPERATURE**2 * F.kl_div(said, teacher, reduction="batchmean")
             total = total + LABELS * criterion(logits)
         return total / len(self._shallow)

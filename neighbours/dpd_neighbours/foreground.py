@@ -66,9 +66,9 @@ def foreground_patches(
     masks = find_foreground(segmenter, whole, real, stage, device)
 
     def sure(images: Images, labels: Int64) -> Float32:
-        found = teacher.probabilities(images)
-        assert found is not None
-        own: Float32 = found[np.arange(len(labels)), labels]
+        probabilities = teacher.probabilities(images)
+        assert probabilities is not None
+        own: Float32 = probabilities[np.arange(len(labels)), labels]
         return own
 
     decisions = decide(whole, real.images, real.labels, masks, sure)

@@ -70,9 +70,9 @@ def mdfl_extractor(name: str, train: SceneSet, progress: Progress = lambda done,
     base = load_base(name)
     rows = np.unique(np.linspace(0, len(train.images) - 1, FITTED).astype(np.int64))
     with one_thread():
-        found = _branches(base, train.images[rows], progress)
+        branches = _branches(base, train.images[rows], progress)
     public = "mdfl" if name == SHIPPED_BASE else f"mdfl:{Path(name).name}"
-    spatial, spectral, frequency = (x.shape[1] for x in found)
+    spatial, spectral, frequency = (x.shape[1] for x in branches)
     times = ", ".join(map(str, TIMESTEPS))
     description = (
         f"{public}: middle of the denoiser of {Path(name).name} at t = {times}, features spatial [{spatial}], spectral "
@@ -80,13 +80,13 @@ def mdfl_extractor(name: str, train: SceneSet, progress: Progress = lambda done,
         f"{short_hash(base.unet)}"
     )
     given = "mdfl" if name == SHIPPED_BASE else f"mdfl:{name}"
-    return Extractor(given, description, None, partial(_embed, base, branch_scales(found)))
+    return Extractor(given, description, None, partial(_embed, base, branch_scales(branches)))
 
 
 def _embed(base: Base, standard: BranchScales, images: Images) -> Float32:
     with one_thread():
-        found: Float32 = standard.join(_branches(base, images)).numpy()
-    return found
+        features: Float32 = standard.join(_branches(base, images)).numpy()
+    return features
 
 
 @torch.no_grad()
@@ -125,8 +125,8 @@ def middle_maps(base: Base, latents: torch.Tensor) -> list[torch.Tensor]:
     schedule = base.schedule
     prompt = embed(base.text_encoder, base.tokenizer, [""]).expand(len(latents), -1, -1)
     generator = torch.Generator().manual_seed(SEED)
-    found: list[torch.Tensor] = []
-    hook = base.unet.mid_block.register_forward_hook(lambda module, given, output: found.append(output.float()))
+    maps: list[torch.Tensor] = []
+    hook = base.unet.mid_block.register_forward_hook(lambda module, given, output: maps.append(output.float()))
     try:
         for timestep in TIMESTEPS:
             noise = torch.randn(latents.shape[1:], generator=generator)
@@ -134,7 +134,7 @@ def middle_maps(base: Base, latents: torch.Tensor) -> list[torch.Tensor]:
             base.unet(add_noise(latents, noise, *schedule.alpha_sigma(place)), torch.tensor(place), prompt)
     finally:
         hook.remove()
-    return found
+    return maps
 
 
 def _spatial(maps: list[torch.Tensor]) -> torch.Tensor:

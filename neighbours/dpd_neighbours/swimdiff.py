@@ -25,8 +25,8 @@ def swimdiff_extractor(folder: Path) -> Extractor:
     widths = model.config.widths
 
     def embed(images: Images) -> Float32:
-        found: Float32 = in_batches(partial(stage_statistics, model), images, encoder.side).numpy()
-        return found
+        features: Float32 = in_batches(partial(stage_statistics, model), images, encoder.side).numpy()
+        return features
 
     description = (
         f"{encoder.name}: ResNet {'-'.join(map(str, widths))} trained without labels at {encoder.side} px, means and "

@@ -38,9 +38,9 @@ def training_scores(
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     path = (cache or cache_folder("extractors")) / f"{digest[:32]}.safetensors"
     with suppress(SafetensorError, KeyError):
-        found = load(read_cached(path) or b"")["scores"]
-        if found.shape == (len(train.labels), 1):
-            return found
+        stored = load(read_cached(path) or b"")["scores"]
+        if stored.shape == (len(train.labels), 1):
+            return stored
     store(path, b"")  # fail before the training if the cache cannot be written; an empty file counts as damaged
     with one_thread(), torch.random.fork_rng(devices=[]):  # the training seeds the global generator
         images = small_pixels(train.images), torch.from_numpy(train.labels)

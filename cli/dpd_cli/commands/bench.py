@@ -28,22 +28,22 @@ def bench_command(
 
     opened = load_bundle(bundle or embedded_bundle())
     with progress_bar("generating") as progress:
-        found = bench(opened, blocks=blocks, seed=seed, provider=provider, progress=progress)
+        result = bench(opened, blocks=blocks, seed=seed, provider=provider, progress=progress)
     if json_output:
-        print_json(asdict(found))
+        print_json(asdict(result))
         return
-    print(f"{found.bundle} on {found.provider}, {found.threads} threads")
-    for name, speed in (("decoded", found.decoded), ("re-noised", found.renoised), ("sampled", found.sampled)):
+    print(f"{result.bundle} on {result.provider}, {result.threads} threads")
+    for name, speed in (("decoded", result.decoded), ("re-noised", result.renoised), ("sampled", result.sampled)):
         if speed is None:
             print(f"{name:<12} none: the bundle makes no such images")
             continue
         rate = f"{speed.images} images in {speed.seconds:.1f} s, {speed.images_per_second:.2f} per second"
         print(f"{name:<12} {rate}, {speed.network_calls:g} UNet evaluations per latent")
-    print(f"loading      {found.load_seconds:.2f} s")
-    kind = "decoded" if found.sampled is None else "sampled"
-    print(f"of the {kind} images, in batches of {found.batch} latents:")
-    for name, network in found.networks.items():
+    print(f"loading      {result.load_seconds:.2f} s")
+    kind = "decoded" if result.sampled is None else "sampled"
+    print(f"of the {kind} images, in batches of {result.batch} latents:")
+    for name, network in result.networks.items():
         times = f"{network.calls} calls of {network.median_ms:.1f} ms (median)"
         print(f"  {name:<10} {times:<34} {network.share:6.1%} of the time")
-    print(f"  {'elsewhere':<10} {'noise, solver, files':<34} {found.outside_share:6.1%} of the time")
-    print(f"peak memory  {found.peak_memory / 2**20:.0f} MiB of this process")
+    print(f"  {'elsewhere':<10} {'noise, solver, files':<34} {result.outside_share:6.1%} of the time")
+    print(f"peak memory  {result.peak_memory / 2**20:.0f} MiB of this process")

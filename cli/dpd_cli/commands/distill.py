@@ -56,9 +56,9 @@ def distill_command(
         return
     require_torch("export", "eval", "cpu")
     try:
-        found = _found(data, out, asked)
+        distillation = _begun(data, out, asked)
         with stage_progress() as stage:
-            result = distil(found, stage, _tell)
+            result = distil(distillation, stage, _tell)
     except KeyboardInterrupt:
         begun = (folder_of(out) / "plan.json").exists()
         raise Interrupted(resume_command(out) if begun else "run the same command again, nothing is lost") from None
@@ -106,7 +106,7 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
     print(f"              dpd generate {quoted} {required} --ipc {result['codes']} --out distilled")
 
 
-def _found(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation":
+def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation":
     """The distillation to continue, or a new one with its plan, which is printed."""
     from dpd_cli.distillation.planned import begin, check_resumed, read_distillation, resumed_lines
 
@@ -145,22 +145,22 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _print_plan(found: "Distillation") -> None:
+def _print_plan(distillation: "Distillation") -> None:
     from dpd_cli.distillation.planned import resume_command
 
-    assert found.plan is not None
-    plan = found.plan
-    _tell(f"data          {found.images} training images of {found.classes} classes")
-    for line in found.notes:
+    assert distillation.plan is not None
+    plan, threads = distillation.plan, distillation.threads
+    _tell(f"data          {distillation.images} training images of {distillation.classes} classes")
+    for line in distillation.notes:
         _tell(f"note          {line}")
-    _tell(f"plan          {duration(plan.total)} on {found.threads} thread{'s' * (found.threads > 1)}, until about:")
+    _tell(f"plan          {duration(plan.total)} on {threads} thread{'s' * (threads > 1)}, until about:")
     passed = 0.0
     for name, seconds in plan.seconds.items():
         passed += seconds
         _tell(f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}")
     matching = f", {plan.matching_steps} of matching" if "matching" in plan.seconds else ""
     _tell(f"  {plan.steps} steps of fine-tuning{matching}, {plan.pairs} pairs of students")
-    _tell(f"interrupted?  {resume_command(Path(found.asked.out))}")
+    _tell(f"interrupted?  {resume_command(Path(distillation.asked.out))}")
 
 
 def _print(result: dict[str, Any], out: Path) -> None:

@@ -95,8 +95,8 @@ def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[st
     file, verdict = compile_here(load_bundle(bundle), Provider(flavour, "requested", device), usable_cores())
     size = file.stat().st_size if file.is_file() else 0
     if json_output:
-        found = {} if verdict is None else {"psnr_db": verdict.psnr_db, "limit_db": verdict.limit_db}
-        print_json({"cache": str(file), "bytes": size, "flavour": flavour, "golden": found or None})
+        golden = {} if verdict is None else {"psnr_db": verdict.psnr_db, "limit_db": verdict.limit_db}
+        print_json({"cache": str(file), "bytes": size, "flavour": flavour, "golden": golden or None})
         return
     print(f"cache       {file}  {size / 1e6:.1f} MB")
     print("golden      " + ("the bundle has no golden images" if verdict is None else f"{verdict.psnr_db:.1f} dB"))

@@ -117,21 +117,21 @@ def _arms(result: "Evaluation") -> tuple[str, "Table"]:
     about += [f"{count} steps" for count in steps] if len(steps) == 1 else []
     texts = ("arm", "student") if len(students) > 1 else ("arm",)
     numbers = ("IPC", "images", *(("steps",) if len(steps) > 1 else ()), "pairs", "OA %", "± std", "AA %", "kappa")
-    found = table(texts, numbers)
+    accuracies = table(texts, numbers)
     for arm in result.arms:
         names = (arm.arm, arm.student)[: len(texts)]
         counts = (arm.ipc, arm.images, *((arm.steps,) if len(steps) > 1 else ()), len(arm.oa_runs))
         figures = (f"{100 * arm.oa_mean:.2f}", _std(arm), f"{100 * arm.aa:.2f}", f"{arm.kappa:.3f}")
-        found.add_row(*names, *map(str, counts), *figures)
-    return f"{', '.join(about)}, {result.labels} labels", found
+        accuracies.add_row(*names, *map(str, counts), *figures)
+    return f"{', '.join(about)}, {result.labels} labels", accuracies
 
 
 def _students(result: "Evaluation", ipc: int) -> "Table":
     cells = {(arm.arm, arm.student): f"{100 * arm.oa_mean:.2f} ± {_std(arm)}" for arm in result.arms if arm.ipc == ipc}
-    found = table(("arm",), tuple(result.students))
+    accuracies = table(("arm",), tuple(result.students))
     for name in dict.fromkeys(arm.arm for arm in result.arms):
-        found.add_row(name, *(cells[name, student].rstrip("± ") for student in result.students))
-    return found
+        accuracies.add_row(name, *(cells[name, student].rstrip("± ") for student in result.students))
+    return accuracies
 
 
 def _comparisons(result: "Evaluation") -> list[str]:
@@ -152,10 +152,10 @@ def _comparisons(result: "Evaluation") -> list[str]:
 def _metrics(result: "Evaluation", ipc: int) -> "Table":
     """Set metrics of this IPC, one column for each arm."""
     rows = [row for row in result.metrics if row.ipc == ipc]
-    found = table(("",), tuple(row.arm for row in rows))
-    found.add_row("KID", *(f"{row.kid:.4f} ± {row.kid_std:.4f}" for row in rows))
+    metrics = table(("",), tuple(row.arm for row in rows))
+    metrics.add_row("KID", *(f"{row.kid:.4f} ± {row.kid_std:.4f}" for row in rows))
     for name, field in SHARES.items():
-        found.add_row(name, *(f"{getattr(row, field):.3f}" for row in rows))
+        metrics.add_row(name, *(f"{getattr(row, field):.3f}" for row in rows))
     agreed = [row.teacher_agreement for row in rows]
-    found.add_row("teacher %", *("" if share is None else f"{100 * share:.1f}" for share in agreed))
-    return found
+    metrics.add_row("teacher %", *("" if share is None else f"{100 * share:.1f}" for share in agreed))
+    return metrics

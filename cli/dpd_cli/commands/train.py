@@ -236,9 +236,9 @@ def _serve(out: Path, config: TrainConfig, part: "Federated", device: "torch.dev
     if json_output:
         print_json({"out": str(out), **run})
         return
-    found = run["federated"]
-    sent, dense = (found[name] / 1e6 for name in ("sent_bytes", "dense_bytes"))
-    done = f"{found['rounds']} rounds of {found['clients']} sites"
+    federated = run["federated"]
+    sent, dense = (federated[name] / 1e6 for name in ("sent_bytes", "dense_bytes"))
+    done = f"{federated['rounds']} rounds of {federated['clients']} sites"
     print(f"run            {out}/ after {done}: the tuned base, no classifiers and no prototypes")
     print(f"updates        {sent:.1f} MB received ({dense:.1f} MB as plain float32)")
     print(f"next           on a machine with images: dpd train DATA --base {out}/pipeline --steps 0 --out RUN")

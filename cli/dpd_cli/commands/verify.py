@@ -69,7 +69,7 @@ def verify_command(
     smallest = smallest_graph(opened)
     chosen = choose_provider(
         provider,
-        lambda found: opened.engine(smallest, found),
+        lambda candidate: opened.engine(smallest, candidate),
         device,
         precision,
         listed=opened.host.available_providers,

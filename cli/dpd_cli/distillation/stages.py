@@ -80,7 +80,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         jobs=made.threads,
     )
     students = stage("training students, %")
-    found = evaluate(
+    evaluation = evaluate(
         [images],
         config,
         train=made.data,
@@ -88,7 +88,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         progress=lambda done, total, what: students(round(100 * done / total), 100),
         stage=stage,
     )
-    write_atomically(place, (json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(place, (json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n").encode())
 
 
 def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:

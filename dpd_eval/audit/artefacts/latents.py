@@ -27,15 +27,15 @@ def find_tensors(name: str, content: bytes, traces: Traces) -> list[Artefact]:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError):
         return [Artefact(name, "a file that cannot be read", "")]
-    found = []
+    artefacts = []
     for key, values in tensors.items():
         rows = 0
         if traces.latents is not None and values.shape[-3:] == traces.latents.shape[1:]:
             rows = _like_latents(values.reshape(-1, *values.shape[-3:]).astype(np.float32), traces.latents)
         elif values.dtype == np.uint8 and values.shape[-3:] == traces.images.shape[1:]:
             rows = _like_images(values.reshape(-1, *values.shape[-3:]), traces.images)
-        found += [Artefact(name, "a real image or its latent", f"{rows} rows of {key}")] if rows else []
-    return found
+        artefacts += [Artefact(name, "a real image or its latent", f"{rows} rows of {key}")] if rows else []
+    return artefacts
 
 
 def _like_latents(rows: NDArray[np.float32], latents: NDArray[np.float32]) -> int:
@@ -59,13 +59,13 @@ def _like_images(rows: NDArray[np.uint8], images: NDArray[np.uint8]) -> int:
 
 def find_bytes(name: str, content: bytes, traces: Traces) -> list[Artefact]:
     """Search at every offset for bytes of a latent (float32 or float16, scaled or not) or of an image's pixels."""
-    found = []
+    artefacts = []
     for what, windows in _patterns(traces):
         keys = np.ascontiguousarray(windows[:, :KEY]).view(np.uint64)[:, 0]
         known = {bytes(window) for window in windows}
         hits = sum(content[at : at + WINDOW] in known for at in _positions(content, np.unique(keys)))
-        found += [Artefact(name, f"bytes of {what} of a real image", f"{hits} times")] if hits else []
-    return found
+        artefacts += [Artefact(name, f"bytes of {what} of a real image", f"{hits} times")] if hits else []
+    return artefacts
 
 
 def _patterns(traces: Traces) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -86,12 +86,12 @@ def _middle(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _positions(content: bytes, keys: NDArray[np.uint64]) -> list[int]:
     """Return the offsets at which KEY bytes are one of the sorted keys."""
-    found: list[int] = []
+    positions: list[int] = []
     for offset in range(KEY):
         count = (len(content) - offset) // KEY
         if count <= 0 or not len(keys):
             continue
         words = np.frombuffer(content, np.uint64, count, offset)
         places = np.minimum(np.searchsorted(keys, words), len(keys) - 1)
-        found += (np.flatnonzero(keys[places] == words) * KEY + offset).tolist()
-    return found
+        positions += (np.flatnonzero(keys[places] == words) * KEY + offset).tolist()
+    return positions

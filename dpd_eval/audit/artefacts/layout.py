@@ -27,16 +27,16 @@ def check_layout(files: Mapping[str, bytes]) -> list[Artefact]:
     Raises:
         BundleError: JSON that cannot be read, in which anything could be.
     """
-    found = []
+    artefacts = []
     for name in files:
         folder, *rest = PurePosixPath(name).parts
         known = name in FILES if not rest else PurePosixPath(name).suffix in ENDINGS.get(folder, ())
         if not (known or is_engine(name)):
-            found.append(Artefact(name, "a file that does not belong in a bundle", ""))
+            artefacts.append(Artefact(name, "a file that does not belong in a bundle", ""))
         elif name.endswith(".json") and folder != "tokenizer":
             keys = _keys(parse_json(files[name], name))
-            found += [Artefact(name, "a field about single images", key) for key in keys & OF_ONE_IMAGE]
-    return found
+            artefacts += [Artefact(name, "a field about single images", key) for key in keys & OF_ONE_IMAGE]
+    return artefacts
 
 
 def _keys(value: Any) -> set[str]:
@@ -49,16 +49,16 @@ def _keys(value: Any) -> set[str]:
 def check_table(files: Mapping[str, bytes]) -> list[Artefact]:
     """Find prototypes of a private kind or of a single image."""
     table = parse_json(files["classes.json"], "classes.json")
-    found = []
+    artefacts = []
     kind = table.get("prototype_kind")
     if kind in PRIVATE_KINDS or table.get("private"):
         what = PRIVATE_KINDS.get(kind, PRIVATE_KINDS["medoid"])
-        found.append(Artefact("prototypes.safetensors", f"{what}, as classes.json says", ""))
+        artefacts.append(Artefact("prototypes.safetensors", f"{what}, as classes.json says", ""))
     for entry in table["classes"]:
         counts = entry.get("prototype_counts", [])
         if not isinstance(counts, list) or not all(type(count) is int for count in counts):
             raise BundleError(f"classes.json: prototype_counts of {entry['name']} are no whole numbers; export again")
         alone = sum(count < 2 for count in counts)
         if alone:
-            found.append(Artefact("classes.json", "a prototype of a single image", f"{alone} of {entry['name']}"))
-    return found
+            artefacts.append(Artefact("classes.json", "a prototype of a single image", f"{alone} of {entry['name']}"))
+    return artefacts

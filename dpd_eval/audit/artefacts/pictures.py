@@ -40,5 +40,5 @@ def _metadata(name: str, content: bytes) -> list[Artefact]:
             texts = [key for key in image.info if isinstance(key, str) and not key.startswith(OF_FORMATS)]
     except Exception:  # decoders raise almost any type on damaged bytes
         return [Artefact(name, "a picture that cannot be opened", "")]
-    found = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
-    return found + [Artefact(name, "picture metadata", key) for key in texts if key != "exif"]
+    artefacts = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
+    return artefacts + [Artefact(name, "picture metadata", key) for key in texts if key != "exif"]

@@ -16,13 +16,13 @@ NAME = "artefact scan"
 
 def scan(files: Mapping[str, bytes], traces: Traces, *, of_set: bool = False) -> list[Artefact]:
     """Scan files, given by path. A set may contain pictures and file names of its own."""
-    found = [] if of_set else check_layout(files) + check_table(files)
+    artefacts = [] if of_set else check_layout(files) + check_table(files)
     for name, content in files.items():
-        found += find_text(name, content, traces, of_set=of_set)
-        found += find_pictures(name, content, of_set=of_set)
-        found += find_tensors(name, content, traces)
-        found += [] if of_set else find_bytes(name, content, traces)
-    return found
+        artefacts += find_text(name, content, traces, of_set=of_set)
+        artefacts += find_pictures(name, content, of_set=of_set)
+        artefacts += find_tensors(name, content, traces)
+        artefacts += [] if of_set else find_bytes(name, content, traces)
+    return artefacts
 
 
 def artefact_test(findings: list[Artefact], files: int, traces: Traces) -> Outcome:

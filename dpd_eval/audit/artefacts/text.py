@@ -24,15 +24,15 @@ def find_text(name: str, content: bytes, traces: Traces, *, of_set: bool) -> lis
     words = {word.decode() for word in WORD.findall(readable)}
     words |= {PurePosixPath(word).stem for word in words}
     whole = content.decode("utf-8", "ignore") if name.endswith(TEXTS) else readable.decode()
-    found = [Artefact(name, "a file name of a real image", known) for known in _known(traces, words, whole, of_set)]
+    artefacts = [Artefact(name, "a file name of a real image", known) for known in _known(traces, words, whole, of_set)]
     roots = {str(root) for root in (*(r.resolve() for r in traces.roots), Path.home()) if len(root.parts) > 2}
     paths = {match.decode("utf-8", "replace") for match in PATH.findall(readable)}
     paths |= {root for root in roots if root in whole}
-    return found + [Artefact(name, "a path", path) for path in sorted(paths)]
+    return artefacts + [Artefact(name, "a path", path) for path in sorted(paths)]
 
 
 def _known(traces: Traces, words: set[str], whole: str, of_set: bool) -> list[str]:
-    found = []
+    names = []
     for full in traces.names:
         base = full.rsplit("/", 1)[-1]
         stem = PurePosixPath(base).stem
@@ -43,5 +43,5 @@ def _known(traces: Traces, words: set[str], whole: str, of_set: bool) -> list[st
             hit = base in words or (distinctive and stem in words)
         else:
             hit = base in whole or json.dumps(base)[1:-1] in whole
-        found += [full] if hit else []
-    return found
+        names += [full] if hit else []
+    return names

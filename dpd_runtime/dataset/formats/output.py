@@ -73,17 +73,17 @@ class Output:
 
     def header(self) -> dict[str, str]:
         """The part of a set's header about its form. Defaults are left out, as in old sets."""
-        found = {"format": self.format} if self.kind is not IMAGEFOLDER else {}
-        return found | ({"image_format": self.encoding.name} if self.encoding is not PNG else {})
+        form = {"format": self.format} if self.kind is not IMAGEFOLDER else {}
+        return form | ({"image_format": self.encoding.name} if self.encoding is not PNG else {})
 
     def describe(self) -> dict[str, Any]:
         """The part of dataset.json about the form."""
-        found: dict[str, Any] = {"format": self.format}
+        form: dict[str, Any] = {"format": self.format}
         if self.kind.encodes:
-            found["image_format"] = self.encoding.name
+            form["image_format"] = self.encoding.name
             if self.encoding.quality is not None:
-                found["quality"] = self.encoding.quality
-        return found | {"soft_labels": self.soft_labels}
+                form["quality"] = self.encoding.quality
+        return form | {"soft_labels": self.soft_labels}
 
     def check(self) -> None:
         """Check that this form can be written here. Call it before anything is computed or deleted.

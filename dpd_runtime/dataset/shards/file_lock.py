@@ -63,10 +63,10 @@ class FileLock:
 
     def _check_file(self, descriptor: int) -> None:
         """Refuse what locks of dpd never are: its text would be written elsewhere."""
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OutputLinkError(self.path, "a pipe, socket or device")
-        if found.st_nlink > 1:
+        if status.st_nlink > 1:
             raise OutputLinkError(self.path, "a hard link to another file")
 
     def _is_still(self, descriptor: int) -> bool:

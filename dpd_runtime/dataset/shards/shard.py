@@ -47,7 +47,7 @@ def parse_shard(text: str) -> Shard:
     Raises:
         InputError: another form, or out of range.
     """
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
-    if found is None:
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+    if match is None:
         raise InputError(f"--shard {text}: write i/n, for example 0/4 for the first of four")
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))

@@ -77,10 +77,10 @@ class Worker:
         """Shards with a running process. Lock files of ended processes are removed."""
         living = []
         for path in sorted(self._out.iterdir()):
-            found = LOCK_FILE.fullmatch(path.name)
-            if found is None or path.name == TURN:
+            match = LOCK_FILE.fullmatch(path.name)
+            if match is None or path.name == TURN:
                 continue
-            shard = Shard(int(found[2]), int(found[3]))
+            shard = Shard(int(match[2]), int(match[3]))
             lock = FileLock(path)
             if (shard == self._shard and self._work.held) or not lock.acquire():
                 living.append(shard)

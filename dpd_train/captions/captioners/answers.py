@@ -39,13 +39,13 @@ def parse(answer: str) -> tuple[str, ...]:
     """
     text = unicodedata.normalize("NFKC", answer.rpartition("</think>")[2]).lower().replace("’", "'")
     text = re.sub(r"[^,;.\n:]*:", "", text)  # labels, as "land cover:"
-    found: dict[str, None] = {}
+    phrases: dict[str, None] = {}
     for piece in re.split(r"[,;.!?|/()\[\]\n•]+", text):
         words = _content(re.sub(r"[*_`\"#]+", " ", piece).strip(" \t-'").split())
         phrase = " ".join(words)
         if _PHRASE.fullmatch(phrase) and len(words) <= MAX_WORDS and len(phrase) <= MAX_LETTERS and _usable(words):
-            found[phrase] = None
-    return tuple(found)[:MAX_PHRASES]
+            phrases[phrase] = None
+    return tuple(phrases)[:MAX_PHRASES]
 
 
 def _content(words: list[str]) -> list[str]:

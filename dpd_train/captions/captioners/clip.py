@@ -51,7 +51,7 @@ def choose(logits: NDArray[np.floating[Any]], groups: Sequence[Group] = GROUPS) 
     Args:
         logits: [n, V], cosine times temperature; V phrases in the order of the groups.
     """
-    found: list[list[str]] = [[] for _ in logits]
+    choices: list[list[str]] = [[] for _ in logits]
     start = 0
     for group in groups:
         part = logits[:, start : start + len(group.phrases)].astype(np.float64)
@@ -60,8 +60,8 @@ def choose(logits: NDArray[np.floating[Any]], groups: Sequence[Group] = GROUPS) 
         probabilities = weights / weights.sum(axis=1, keepdims=True)
         clear = probabilities * (len(group.phrases) - 1) >= CLEAR * (1 - probabilities)
         for image, order in enumerate(np.argsort(-probabilities, axis=1, kind="stable")[:, : group.most]):
-            found[image] += [group.phrases[i] for i in order if clear[image, i]]
-    return [tuple(phrases) for phrases in found]
+            choices[image] += [group.phrases[i] for i in order if clear[image, i]]
+    return [tuple(phrases) for phrases in choices]
 
 
 def _readers(name: str, folder: Path) -> tuple[Any, Any]:

@@ -49,7 +49,7 @@ class StoredPhrases:
             return {}
         except OSError as error:
             raise DiskError(f"{self.path}: cannot be read ({error.strerror}); remove it or repair it") from None
-        found: dict[str, Phrases] = {}
+        descriptions: dict[str, Phrases] = {}
         for line in lines if is_own(self.path) else []:
             try:
                 entry = json.loads(line)
@@ -57,8 +57,8 @@ class StoredPhrases:
             except (ValueError, KeyError, TypeError):
                 continue
             if isinstance(image, str) and isinstance(phrases, list) and all(isinstance(p, str) for p in phrases):
-                found[image] = tuple(phrases)
-        return found
+                descriptions[image] = tuple(phrases)
+        return descriptions
 
     def append(self, images: Sequence[str], phrases: Sequence[Phrases]) -> None:
         """Append lines for image hashes and their phrases.

@@ -93,8 +93,8 @@ def _scenes(scenes: SceneSet, of_image: Int64) -> Int64:
     ordered = whole[ranks]
     scene = np.empty(len(numbers), np.int64)
     scene[ranks] = near_groups(scenes.images[ordered], [scenes.hashes[row] for row in ordered])
-    found: Int64 = scene[np.searchsorted(numbers, of_image)]
-    return found
+    of_row: Int64 = scene[np.searchsorted(numbers, of_image)]
+    return of_row
 
 
 def _flat_folder(sources: Sources) -> Path | None:
@@ -123,12 +123,12 @@ def _read_flat(folder: Path, sources: Sources) -> tuple[SceneSet, Int64, Int64]:
         side = max(side, min(common_size(sizes))) if sizes else side
     images, hashes = [], []
     for path in files:
-        found = read_square(path, side, pillow_rgb)
-        if isinstance(found, str):
-            log.warning("%s left out: %s", printable(path.name), found)
+        square = read_square(path, side, pillow_rgb)
+        if isinstance(square, str):
+            log.warning("%s left out: %s", printable(path.name), square)
             continue
-        images.append(found[1])
-        hashes.append(hashlib.sha256(found[0]).hexdigest())
+        images.append(square[1])
+        hashes.append(hashlib.sha256(square[0]).hexdigest())
     if len(images) < FEWEST:
         raise DataError(f"{folder}: {len(images)} of {len(files)} image files can be read; at least {FEWEST} needed")
     scenes = SceneSet(("",), np.stack(images), np.zeros(len(images), np.int64), tuple(hashes), ())

@@ -102,11 +102,11 @@ def measure(
             view = View(generator, len(part), part.shape[-1], device)
             features.append(embed(maps_of(network, view(to_device(part, device)))))
             owners.append(labels[call::calls])
-    found, of_view = torch.cat(features), torch.cat(owners).to(device)
-    scale, mean = torch.std_mean(found, dim=0)
+    values, of_view = torch.cat(features), torch.cat(owners).to(device)
+    scale, mean = torch.std_mean(values, dim=0)
     scale = scale + FLOOR
-    found = (found - mean) / scale
-    of_class = [found[of_view == label] for label in range(classes)]
+    values = (values - mean) / scale
+    of_class = [values[of_view == label] for label in range(classes)]
     return Statistics(
         standard=Standard(mean, scale),
         class_means=torch.stack([z.mean(0) for z in of_class]),

@@ -21,8 +21,8 @@ def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> None:
     for path in (folder / "pretrain.json", folder.parent / "run.json"):
         if path.is_file():
             data = read_object(path, f"base {name!r}: {path.name}", "copy the base again").get("data")
-            known |= {_letters(found) for found in (data.get("classes") or {})} if isinstance(data, dict) else set()
-    if all(_letters(found) in known for found in classes):
+            known |= {_letters(entry) for entry in (data.get("classes") or {})} if isinstance(data, dict) else set()
+    if all(_letters(class_name) in known for class_name in classes):
         raise InputError(
             f"--base {name}: it was trained on images of all these classes. If they are these images, the guarantee "
             "is void: take a base that has not seen them (dpd pretrain). If they are others, rename a class folder"

@@ -14,9 +14,9 @@ class Candidates:
         images: public ones [n, 3, H, W] in [-1, 1].
     """
 
-    def __init__(self, found: Release, images: torch.Tensor) -> None:
-        own = found.appearance
-        values, vectors = torch.linalg.eigh(within(own, found))
+    def __init__(self, released: Release, images: torch.Tensor) -> None:
+        own = released.appearance
+        values, vectors = torch.linalg.eigh(within(own, released))
         self._images, self._root = images, vectors * values.clamp_min(0).sqrt()
         self._means = own.class_means.double().cpu()
         variances = own.class_deviations.double().cpu().square().sum(1)
@@ -33,10 +33,10 @@ class Candidates:
         return repainted(self._images[rows], z @ self._back * self._scale + self._mean), z
 
 
-def within(own: Statistics, found: Release) -> torch.Tensor:
+def within(own: Statistics, released: Release) -> torch.Tensor:
     """Covariance [F, F] of z within classes, float64 on the CPU."""
     means, limit = own.class_means.double().cpu(), own.standard.limit
     assert limit is not None  # `limited_watchers` gives every watcher one
-    of_noise = (limit * found.noise / torch.tensor(found.counts)).square().mean()
+    of_noise = (limit * released.noise / torch.tensor(released.counts)).square().mean()
     between = means.T @ means / len(means) - of_noise * torch.eye(len(means.T))
     return own.second_moment.double().cpu() - between

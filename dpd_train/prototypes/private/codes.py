@@ -75,15 +75,15 @@ def private_codes(
     """
     _check_not_lost(inputs.folder)
     networks = public_watchers(inputs.folder, inputs.public, matching.seed, stage("public watchers"), device=device)
-    found = _released(inputs, networks, budget, matching.seed, stage, device)
-    candidates, seed = Candidates(found, labelled(inputs.public)[0]), matching.seed
+    released = _released(inputs, networks, budget, matching.seed, stage, device)
+    candidates, seed = Candidates(released, labelled(inputs.public)[0]), matching.seed
     learned, progress = inputs.folder / DECODER_STATE, stage("decoder")
-    base = tuned_base(inputs.base, candidates, len(found.counts), networks, seed, learned, progress, device=device)
-    first = chosen_starts(networks, found, candidates, ipc, seed, stage("starting images"), device=device)
+    base = tuned_base(inputs.base, candidates, len(released.counts), networks, seed, learned, progress, device=device)
+    first = chosen_starts(networks, released, candidates, ipc, seed, stage("starting images"), device=device)
     start, scale = _encoded(base, first, device), float(base.vae.config.scaling_factor)
-    pairs = zip(networks, found.watched, strict=True)
+    pairs = zip(networks, released.watched, strict=True)
     watchers = [Watcher(seeing(network, logits=False), own.uncut()) for network, own in pairs]
-    watchers.append(Watcher(see_appearance, found.appearance.uncut(), extra=True))
+    watchers.append(Watcher(see_appearance, released.appearance.uncut(), extra=True))
     with placed(base.vae, device):
         codes = match_codes(
             start,
@@ -94,7 +94,7 @@ def private_codes(
             state=inputs.folder / MATCHING_STATE,
             device=device,
         )
-    return PrivateCodes(codes.numpy(), base, found)
+    return PrivateCodes(codes.numpy(), base, released)
 
 
 def _check_not_lost(folder: Path) -> None:

@@ -90,7 +90,7 @@ def limited_watchers(
         width: D, values of all watchers' parts of u.
     """
     device = next(networks[0].parameters()).device
-    found = []
+    limited = []
     for number, network in enumerate(networks):
         standard = measure(network, images, labels, classes, seed + number, device).standard
         generator = torch.Generator().manual_seed(seed + number)
@@ -99,12 +99,12 @@ def limited_watchers(
         watcher = LimitedWatcher(
             seeing(network, logits=False), replace(standard, projection=projection.float().to(device))
         )
-        found.append(_limited(watcher, images, device, UNCUT))
+        limited.append(_limited(watcher, images, device, UNCUT))
     appearances = torch.cat([see_appearance(to_device(part, device))[0] for part in torch.split(images, CALL)])
     scale, mean = torch.std_mean(appearances, dim=0)
     standard = Standard(mean, scale + FLOOR, _whitening((appearances - mean) / (scale + FLOOR)))
-    found.append(_limited(LimitedWatcher(see_appearance, standard), images, device, UNCUT_APPEARANCES))
-    watchers = LimitedWatchers(tuple(found), math.inf, device)
+    limited.append(_limited(LimitedWatcher(see_appearance, standard), images, device, UNCUT_APPEARANCES))
+    watchers = LimitedWatchers(tuple(limited), math.inf, device)
     return replace(watchers, limit=_norm(watchers.views(images).flatten(0, 1), UNCUT))
 
 

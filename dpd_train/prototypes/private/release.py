@@ -52,10 +52,10 @@ class Release:
     def save(self, path: Path) -> None:
         """Write it to one file, which is complete or not there."""
         tensors: dict[str, torch.Tensor] = {}
-        for number, found in enumerate(self.statistics):
-            tensors |= {f"{number}.{name}": getattr(found.standard, name) for name in OF_STANDARD}
-            tensors |= {f"{number}.{name}": getattr(found, name) for name in OF_CLASSES}
-        limits = [found.standard.limit for found in self.statistics]
+        for number, own in enumerate(self.statistics):
+            tensors |= {f"{number}.{name}": getattr(own.standard, name) for name in OF_STANDARD}
+            tensors |= {f"{number}.{name}": getattr(own, name) for name in OF_CLASSES}
+        limits = [own.standard.limit for own in self.statistics]
         meta = {"counts": self.counts, "limits": limits, "sensitivity": self.sensitivity, "noise": self.noise}
         save_state(path, {name: value.cpu() for name, value in tensors.items()}, meta)
 
@@ -68,12 +68,12 @@ def read_release(path: Path, device: torch.device) -> Release:
     """
     try:
         tensors, meta = load_state(path)
-        found = []
+        statistics = []
         for number, limit in enumerate(meta["limits"]):
             own = {name: tensors[f"{number}.{name}"].to(device) for name in (*OF_STANDARD, *OF_CLASSES)}
             standard = Standard(**{name: own[name] for name in OF_STANDARD}, limit=limit)
-            found.append(Statistics(standard, **{name: own[name] for name in OF_CLASSES}))
-        return Release(tuple(found), tuple(meta["counts"]), meta["sensitivity"], meta["noise"])
+            statistics.append(Statistics(standard, **{name: own[name] for name in OF_CLASSES}))
+        return Release(tuple(statistics), tuple(meta["counts"]), meta["sensitivity"], meta["noise"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({error}); {ANOTHER}") from error
 
@@ -111,7 +111,7 @@ def release(
     added = noise / LENGTHS * gauss(totals.lengths.numel()).view(totals.lengths.shape)
     lengths = (totals.lengths + added) / counts[:, None]
     of_noise = (noise / counts).square()  # noise on a value of a mean adds so much to its square
-    found = []
+    statistics = []
     for watcher, own, squares, moment in zip(
         watchers.of, watchers.parts(means), lengths.T, totals.moments, strict=True
     ):
@@ -120,8 +120,8 @@ def release(
         shares = _shares(squares - own.square().sum(1) + own.shape[1] * of_noise)
         deviations = (within.diagonal() * shares[:, None]).sqrt()
         values = watcher.limit * own, watcher.limit * deviations, watcher.limit**2 * (within + between)
-        found.append(Statistics(watcher.standard, *(value.float().to(watchers.device) for value in values)))
-    return Release(tuple(found), tuple(counts.tolist()), sensitivity, noise)
+        statistics.append(Statistics(watcher.standard, *(value.float().to(watchers.device) for value in values)))
+    return Release(tuple(statistics), tuple(counts.tolist()), sensitivity, noise)
 
 
 def _shares(spreads: torch.Tensor) -> torch.Tensor:
@@ -149,23 +149,23 @@ def _totals(
     watchers: LimitedWatchers, images: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor, progress: Progress
 ) -> _Totals:
     weights, classes = (1.0 / (len(counts) * counts.double()))[labels], len(counts)
-    found = None
+    totals = None
     for first in range(0, len(images), CALL):
         rows = slice(first, first + CALL)
         views = watchers.views(images[rows])
         parts = watchers.parts(views)
-        if found is None:
+        if totals is None:
             moments = [torch.zeros(part.shape[2], part.shape[2], dtype=torch.float64) for part in parts]
             sums, lengths = torch.zeros(classes, views.shape[2]).double(), torch.zeros(classes, len(parts)).double()
-            found = _Totals(sums, lengths, moments)
-        found.sums.index_add_(0, labels[rows], views.mean(0))
+            totals = _Totals(sums, lengths, moments)
+        totals.sums.index_add_(0, labels[rows], views.mean(0))
         squares = torch.stack([part.square().sum(2).mean(0) for part in parts], dim=1)
-        found.lengths.index_add_(0, labels[rows], squares)
-        for moment, part in zip(found.moments, parts, strict=True):
+        totals.lengths.index_add_(0, labels[rows], squares)
+        for moment, part in zip(totals.moments, parts, strict=True):
             moment += torch.einsum("vni,vnj->ij", part * weights[rows, None], part) / len(views)
         progress(min(first + CALL, len(images)), len(images))
-    assert found is not None  # every class has images
-    return found
+    assert totals is not None  # every class has images
+    return totals
 
 
 def _symmetric(width: int, deviation: float, gauss: Gauss) -> torch.Tensor:
@@ -190,5 +190,5 @@ def _denoised(covariance: torch.Tensor, deviation: float) -> torch.Tensor:
     clear = values > math.sqrt(square)
     kept = torch.where(clear, (values + (values.square() - square).clamp_min(0).sqrt()) / 2, 0.0)
     rest = (covariance.trace() - kept.sum()).clamp_min(0) / (~clear).sum().clamp_min(1)
-    found: torch.Tensor = (vectors * torch.where(clear, kept, rest)) @ vectors.T
-    return found
+    denoised: torch.Tensor = (vectors * torch.where(clear, kept, rest)) @ vectors.T
+    return denoised

@@ -23,7 +23,7 @@ RIDGE = 0.1  # share of the mean variance that is added to each
 @torch.no_grad()
 def chosen_starts(
     networks: Sequence[Classifier],
-    found: Release,
+    released: Release,
     candidates: Candidates,
     ipc: int,
     seed: int,
@@ -35,16 +35,17 @@ def chosen_starts(
 
     Of the candidates whose log-probability of the class is highest, those are taken whose mean is nearest to its own.
     """
-    pairs = zip(networks, found.watched, strict=True)
+    pairs = zip(networks, released.watched, strict=True)
     watchers = LimitedWatchers(
         tuple(LimitedWatcher(seeing(network, logits=False), own.standard) for network, own in pairs), math.inf, device
     )
     means = [
-        own.class_means.double().cpu() / watcher.limit for watcher, own in zip(watchers.of, found.watched, strict=True)
+        own.class_means.double().cpu() / watcher.limit
+        for watcher, own in zip(watchers.of, released.watched, strict=True)
     ]
     discriminants, by_appearance = (
-        [Discriminant(own, found) for own in found.watched],
-        Discriminant(found.appearance, found),
+        [Discriminant(own, released) for own in released.watched],
+        Discriminant(released.appearance, released),
     )
     starts = []
     for label, mean in enumerate(torch.cat(means, dim=1)):
@@ -59,15 +60,15 @@ def chosen_starts(
         typical = sureness.argsort(descending=True, stable=True)[: TYPICAL * ipc]
         chosen = herded(vectors[typical].numpy(), mean.numpy(), ipc)
         starts.append(drawn[typical[chosen]])
-        progress(label + 1, len(found.counts))
+        progress(label + 1, len(released.counts))
     return torch.stack(starts)
 
 
 class Discriminant:
     """Linear discriminant analysis (Fisher 1936) from released statistics: z [n, F] → scores [n, classes]."""
 
-    def __init__(self, own: Statistics, found: Release) -> None:
-        spread = within(own, found)
+    def __init__(self, own: Statistics, released: Release) -> None:
+        spread = within(own, released)
         ridge = RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=spread.dtype)
         means = own.class_means.double().cpu()
         self._directions = torch.linalg.solve(spread + ridge, means.T)

@@ -195,39 +195,39 @@ def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: f
         counts: training images by class. minutes: that were asked for; None if the plan is another run's.
     """
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    found = []
+    lines = []
     if not task.matched:
         few = sum(count < LEAST_MATCHED for count in counts.values())
-        found.append(
+        lines.append(
             f"{few} of {task.classes} classes have fewer than {LEAST_MATCHED} training images, {least!r} has "
             f"{task.smallest}: prototypes are pooled and images are sampled, which is worth less than matched codes"
         )
     elif task.small and task.codes_only:
-        found.append(
+        lines.append(
             f"class {least!r} has {task.smallest} training images, fewer than {SMALL}: {task.codes} codes per class in "
             "a codes-only bundle, as networks trained on so few give them away; --ipc and --no-codes-only override it"
         )
     elif task.codes < task.ipc:
-        found.append(
+        lines.append(
             f"class {least!r} has {task.smallest} training images: {task.codes} matched codes per class, further "
             "images are re-noised"
         )
     if task.judged_ipc < task.ipc and not task.codes_only:
-        found.append(f"students are compared at IPC {task.judged_ipc}: class {least!r} has no more real images")
+        lines.append(f"students are compared at IPC {task.judged_ipc}: class {least!r} has no more real images")
     if counts[most] >= UNEVEN * task.smallest:
-        found.append(
+        lines.append(
             f"classes are uneven, from {task.smallest} images in {least!r} to {counts[most]} in {most!r}: every class "
             "gets equally many codes, and those of small classes rest on few images"
         )
     if plan.pairs < PAIRS:
-        found.append(f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}")
+        lines.append(f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}")
     if minutes is not None and plan.total > 60 * minutes * TOLERANCE:
         needs = plan.total / 60
-        found.append(
+        lines.append(
             f"{task.classes} classes need at least {needs:.0f} minutes here, more than {minutes:g}: fewer classes, a "
             "smaller --ipc or a faster machine shorten it"
         )
-    return found
+    return lines
 
 
 def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
@@ -237,7 +237,7 @@ def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
 def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float]:
     """Estimated seconds of each stage; stages of matching only where codes can be matched."""
     view, one_thread = speed.view, speed.view * max(1.0, 0.8 * speed.threads)
-    found = {
+    seconds = {
         "reading and encoding": task.images * (speed.decoded / 2 + view),
         "teacher": 64 * plan.teacher_steps * view,
         "VAE decoder": PERCEPTUAL_VIEWS * plan.perceptual_steps * view + plan.vae_steps * speed.decoder,
@@ -246,14 +246,14 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     }
     if task.matched:
         looked_at = max(STATISTICS_IMAGES, task.images)
-        found |= {
+        seconds |= {
             "watchers": (WATCHER_VIEWS + STATISTICS_VIEWS * looked_at) * view,
             "starting images": task.classes * task.codes * GUIDED * speed.call,
             "matching": _matching(plan.matching_steps, task, speed),
         }
     sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
     trainings = plan.pairs * ARMS * STUDENT_VIEWS * one_thread / speed.threads
-    return found | {
+    return seconds | {
         "export and verification": EXPORT_VIEWS * view,
         "judging": EXTRACTOR_VIEWS * one_thread + trainings,
         "audit and report": AUDIT_VIEWS * view + sampled * GUIDED * speed.call,

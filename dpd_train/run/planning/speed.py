@@ -91,7 +91,7 @@ def _matching_seconds(
     trainable = [p for p in base.vae.parameters() if p.requires_grad]
     base.vae.requires_grad_(False)
     with placed(base.vae, device):
-        found = step_seconds(
+        seconds = step_seconds(
             lambda tell: match_codes(
                 start,
                 lambda codes: base.vae.decode(codes / scale).sample,
@@ -104,7 +104,7 @@ def _matching_seconds(
         )
     for parameter in trainable:
         parameter.requires_grad_()
-    return found / (CLASSES * CODES)
+    return seconds / (CLASSES * CODES)
 
 
 def _decoder_seconds(base: Base, images: torch.Tensor, config: TrainConfig, device: torch.device, place: Path) -> float:

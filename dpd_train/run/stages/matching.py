@@ -101,8 +101,8 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
 
 def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]:
     """All images of a class stand behind each of its codes; the members nearest to a code decide its prompt."""
-    found = []
+    prototypes = []
     for own, values in zip(codes, latents, strict=True):
         nearest = euclidean_distances(cluster_features(values), cluster_features(own)).argmin(axis=1)
-        found.append(ClassPrototypes(np.ascontiguousarray(own), (len(values),) * len(own), nearest))
-    return found
+        prototypes.append(ClassPrototypes(np.ascontiguousarray(own), (len(values),) * len(own), nearest))
+    return prototypes

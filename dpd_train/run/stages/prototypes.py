@@ -79,20 +79,20 @@ def _of_latents(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
     config, data = run.config, run.data
     by_class = [latents.numpy()[rows] for rows in rows_by_class(data.train)]
     kind = config.prototypes or "pooled"
-    found = find_prototypes(kind, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
+    prototypes = find_prototypes(kind, by_class, count=config.ipc, k_min=config.k_min, seed=config.seed)
     if kind == "medoid":
-        return MadePrototypes(found)
+        return MadePrototypes(prototypes)
     privacy = None
     if config.prototype_noise:
         secret = np.random.default_rng()  # not from --seed, which the model card tells
-        privacy = guarantee(found, config.prototype_noise)
-        found = [
+        privacy = guarantee(prototypes, config.prototype_noise)
+        prototypes = [
             p and with_noise(p, values, config.prototype_noise, secret)
-            for p, values in zip(found, by_class, strict=True)
+            for p, values in zip(prototypes, by_class, strict=True)
         ]
     decode = partial(decode_in_parts, base)
     with placed(base.vae, run.device), torch.no_grad():
-        kept, dropped = drop_too_near(found, data.train, data.held, decode, latents.shape[2])
+        kept, dropped = drop_too_near(prototypes, data.train, data.held, decode, latents.shape[2])
     return MadePrototypes(kept, dropped, privacy)
 
 

@@ -101,16 +101,16 @@ def most_images(content: CardContent) -> int:
 
 
 def _pruned(content: CardContent) -> str:
-    found = content.manifest.training.get("pruned")
-    if not found:
+    pruning = content.manifest.training.get("pruned")
+    if not pruning:
         return ""
     return f"""
 
-The UNet was pruned ({found["method"]}, ratio {found["ratio"]:g}): {found["filters_kept"]:,} of {found["filters"]:,} \
-filters of its residual blocks and
-{found["parameters_kept"]:,} of {found["parameters"]:,} parameters are left, fine-tuned on latents that the whole UNet \
-generated. The teacher gives
-{100 * found["teacher_agreement"]:.1f} % of the images from the same noise the same label as before pruning."""
+The UNet was pruned ({pruning["method"]}, ratio {pruning["ratio"]:g}): {pruning["filters_kept"]:,} of \
+{pruning["filters"]:,} filters of its residual blocks and
+{pruning["parameters_kept"]:,} of {pruning["parameters"]:,} parameters are left, fine-tuned on latents that the whole \
+UNet generated. The teacher gives
+{100 * pruning["teacher_agreement"]:.1f} % of the images from the same noise the same label as before pruning."""
 
 
 def _classes(content: CardContent) -> str:

@@ -109,11 +109,11 @@ DATA, RUN and BASE stand for folders. Everything else has the default of the dpd
 
 def _together(run: Record) -> str:
     """A note for federated fine-tuning, which the commands alone do not repeat."""
-    found = run.get("federated")
-    if not found:
+    federated = run.get("federated")
+    if not federated:
         return ""
     return f"""
-The denoiser was fine-tuned together with other sites in {found["rounds"]} rounds (`dpd train --federated`). The \
+The denoiser was fine-tuned together with other sites in {federated["rounds"]} rounds (`dpd train --federated`). The \
 server set steps, batch and learning rate. Images of other sites took part, which the fingerprint does not cover."""
 
 

@@ -60,7 +60,7 @@ def import_flavour(flavour: Flavour) -> Any:
 def cuda_major(flavour: Flavour) -> int:
     """Major CUDA version that it was built with, from the package name (tensorrt_rtx_cu13 → 13); 0 if unknown."""
     start = f"{flavour.module}_cu"
-    names = (str(found.metadata["Name"]).replace("-", "_") for found in distributions())
+    names = (str(distribution.metadata["Name"]).replace("-", "_") for distribution in distributions())
     return max(
         (int(name[len(start) :]) for name in names if name.startswith(start) and name[len(start) :].isdigit()),
         default=0,
@@ -73,13 +73,13 @@ def parse_capabilities(text: str) -> tuple[int, ...]:
     Raises:
         InputError: text of another form.
     """
-    found = set()
+    capabilities = set()
     for word in text.split(","):
         digits = word.strip().replace(".", "", 1)
         if not (digits.isascii() and digits.isdigit() and 2 <= len(digits) <= 3):
             raise InputError(f"compute capability {word.strip()!r} is not of the form 89 or 8.9")
-        found.add(int(digits))
-    return tuple(sorted(found))
+        capabilities.add(int(digits))
+    return tuple(sorted(capabilities))
 
 
 def check_capabilities(flavour: Flavour, trt: Any, wanted: tuple[int, ...]) -> tuple[int, ...]:

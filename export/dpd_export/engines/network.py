@@ -51,8 +51,8 @@ class Network:
         for name, weight in self._weights.items():
             good = good and bool(self._parser.load_initializer(name, weight.ctypes.data, weight.nbytes))
         if not (good and self._parser.parse_model_proto()):
-            found = self._parser.get_error(0).desc() if self._parser.num_errors else "no reason given"
-            raise InputError(f"{graph}: TensorRT's parser refuses it ({found[:200]}); export the bundle again")
+            reason = self._parser.get_error(0).desc() if self._parser.num_errors else "no reason given"
+            raise InputError(f"{graph}: TensorRT's parser refuses it ({reason[:200]}); export the bundle again")
         if not self.definition.get_flag(typed):
             raise InputError(f"{graph}: this TensorRT makes no strongly typed networks; install a newer one")
 

@@ -108,7 +108,7 @@ def quantize(model: ir.Model, inputs: Sequence[str], calls: Sequence[Tensors]) -
 def compare_speed(whole: bytes, small: bytes, inputs: Sequence[str], call: Tensors) -> Speed:
     """Time both graphs on ONNX Runtime's CPU provider, in turn, on one thread and on all cores."""
     named = _named(inputs, call)
-    found: dict[int, list[float]] = {}
+    medians: dict[int, list[float]] = {}
     for threads in sorted({1, usable_cores()}):
         engines = [OnnxRuntimeEngine(graph, Provider("cpu", "speed"), threads) for graph in (whole, small)]
         times: list[list[float]] = [[], []]
@@ -117,8 +117,8 @@ def compare_speed(whole: bytes, small: bytes, inputs: Sequence[str], call: Tenso
                 started = time.perf_counter()
                 engine.run(**named)
                 own.append(1e3 * (time.perf_counter() - started))
-        found[threads] = [round(statistics.median(own[1:]), 1) for own in times]
-    whole_ms, small_ms = ({threads: pair[i] for threads, pair in found.items()} for i in (0, 1))
+        medians[threads] = [round(statistics.median(own[1:]), 1) for own in times]
+    whole_ms, small_ms = ({threads: pair[i] for threads, pair in medians.items()} for i in (0, 1))
     return Speed(len(call[0]), whole_ms, small_ms)
 
 

@@ -79,8 +79,8 @@ def probe(graph: Graph, generated: Sequence[Tensors], *, large: bool = False) ->
     random = random_inputs(graph, batches)
     made = [tuple(x[:rows] if x.ndim else x for x in inputs) for inputs in generated]
     with Ranges() as ranges:
-        found = [[Probe(x, graph.module(*x).numpy()) for x in inputs] for inputs in (random, made)]
-    return Probes(tuple(found[0]), tuple(found[1]), ranges)
+        probes = [[Probe(x, graph.module(*x).numpy()) for x in inputs] for inputs in (random, made)]
+    return Probes(tuple(probes[0]), tuple(probes[1]), ranges)
 
 
 def largest_difference(names: Sequence[str], engine: Engine, probes: Sequence[Probe], precision: str) -> float:
@@ -92,11 +92,11 @@ def largest_difference(names: Sequence[str], engine: Engine, probes: Sequence[Pr
     worst = 0.0
     for one in probes:
         named = zip(names, one.inputs, strict=True)
-        found = engine.run(**{name: value.numpy() for name, value in named})
-        if found.shape != one.expected.shape or not np.isfinite(found).all():
+        output = engine.run(**{name: value.numpy() for name, value in named})
+        if output.shape != one.expected.shape or not np.isfinite(output).all():
             return float("inf")  # max() below would ignore a NaN
         scale = 1.0 if precision in LIMITS else float(np.abs(one.expected).max()) or 1.0
-        worst = max(worst, float(np.abs(found - one.expected).max()) / scale)
+        worst = max(worst, float(np.abs(output - one.expected).max()) / scale)
     return worst
 
 
@@ -108,11 +108,11 @@ def half_difference(module: nn.Module, probes: Sequence[Probe]) -> float:
     """
     worst = 0.0
     for one in probes:
-        found = module(*(x[:1] if x.ndim else x for x in one.inputs)).numpy()
-        if not np.isfinite(found).all():
+        output = module(*(x[:1] if x.ndim else x for x in one.inputs)).numpy()
+        if not np.isfinite(output).all():
             return float("inf")
         expected = one.expected[:1]
-        worst = max(worst, float(np.abs(found - expected).max()) / (float(np.abs(expected).max()) or 1.0))
+        worst = max(worst, float(np.abs(output - expected).max()) / (float(np.abs(expected).max()) or 1.0))
     return worst
 
 

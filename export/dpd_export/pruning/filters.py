@@ -38,8 +38,8 @@ class FilterBlock:
 
 def residual_blocks(unet: nn.Module) -> dict[str, ResnetBlock2D]:
     """Residual blocks that add their time embedding; `scale_shift` would tie it to the second norm's channels."""
-    found = {name: module for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)}
-    return {name: block for name, block in found.items() if block.time_embedding_norm == "default"}
+    blocks = {name: module for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)}
+    return {name: block for name, block in blocks.items() if block.time_embedding_norm == "default"}
 
 
 @torch.no_grad()

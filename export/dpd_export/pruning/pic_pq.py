@@ -39,8 +39,8 @@ def importance(blocks: list[FilterBlock], springs: Springs) -> list[torch.Tensor
 @torch.no_grad()
 def difference(unet: nn.Module, calls: list[Tensors], outputs: list[torch.Tensor]) -> float:
     """Squared difference from the whole UNet's `outputs` for these calls, divided by their square."""
-    found = [unet(*call, return_dict=False)[0] for call in calls]
-    squares = sum(float((a - b).square().sum()) for a, b in zip(found, outputs, strict=True))
+    pruned_outputs = [unet(*call, return_dict=False)[0] for call in calls]
+    squares = sum(float((a - b).square().sum()) for a, b in zip(pruned_outputs, outputs, strict=True))
     return squares / sum(float(b.square().sum()) for b in outputs)
 
 

@@ -21,12 +21,12 @@ def generated(base: Base, cases: RunCases, images: int, seed: int) -> Generated:
     labels = range(len(cases.names))
     each = max(1, images // len(labels))
     steps, batch = cases.sampler.steps, cases.sampler.compute_batch
-    found, prompts = [], []
+    latents, prompts = [], []
     for label in labels if images >= len(labels) else spread(images, list(labels)):
         case = cases.case([(label, index) for index in range(each)], steps, batch, seed)
-        found.append(torch.from_numpy(sample_case(torch_denoise(base), case)[1]))
+        latents.append(torch.from_numpy(sample_case(torch_denoise(base), case)[1]))
         prompts.append(torch.from_numpy(case.prompts))
-    return torch.cat(found), torch.cat(prompts)
+    return torch.cat(latents), torch.cat(prompts)
 
 
 def recover(

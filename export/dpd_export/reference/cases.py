@@ -69,8 +69,8 @@ class RunCases:
     def _noise(self, rows: list[Row], seed: int, draws: int) -> Float32:
         """[1 + draws, n, C, h, w]."""
         shape, gain = self.latent_shape, self.sampler.mean_noise_gain
-        found = [image_noise(seed, self.names[label], index, 0, shape, draws, gain) for label, index in rows]
-        return np.stack(found, axis=1)
+        noises = [image_noise(seed, self.names[label], index, 0, shape, draws, gain) for label, index in rows]
+        return np.stack(noises, axis=1)
 
 
 def cases_of(opened: OpenedRun, sampler: Sampler) -> RunCases:

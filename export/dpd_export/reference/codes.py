@@ -62,6 +62,6 @@ def compare_codes(bundle: Bundle, decoded: DecodedCodes, progress: Callable[[], 
     Raises:
         ParityError: images are further from PyTorch's than docs/reference/graphs.md allows.
     """
-    found = bundle_decoder(bundle, CPU)(decoded.codes)
+    images = bundle_decoder(bundle, CPU)(decoded.codes)
     progress()
-    return image_parity(found, decoded.images, bundle.manifest.precision)
+    return image_parity(images, decoded.images, bundle.manifest.precision)

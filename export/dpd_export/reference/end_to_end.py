@@ -91,24 +91,24 @@ def end_to_end(
     del denoise, decode
     parity = image_parity(images, reference.images, bundle.manifest.precision)
     teacher = bundle.engine("classifier/model.onnx", CPU)
-    found = teacher.run(images=as_inputs(images).numpy()).argmax(1)
+    predictions = teacher.run(images=as_inputs(images).numpy()).argmax(1)
     labels = np.array([label for label, _ in reference.rows])
     return EndToEnd(
         **asdict(parity),
         teacher_pytorch=float((expected == labels).mean()),
-        teacher_bundle=float((found == labels).mean()),
-        teacher_agreement=float((found == expected).mean()),
+        teacher_bundle=float((predictions == labels).mean()),
+        teacher_agreement=float((predictions == expected).mean()),
     )
 
 
-def image_parity(found: Images, expected: Images, precision: str) -> ImageParity:
+def image_parity(images: Images, expected: Images, precision: str) -> ImageParity:
     """Compare the bundle's images [n, H, W, 3] with PyTorch's.
 
     Raises:
         ParityError: they are further from PyTorch's than docs/reference/graphs.md allows.
     """
-    worst = min(psnr(a, b) for a, b in zip(found, expected, strict=True))
-    parity = ImageParity(len(found), psnr(found, expected), worst)
+    worst = min(psnr(a, b) for a, b in zip(images, expected, strict=True))
+    parity = ImageParity(len(images), psnr(images, expected), worst)
     limit = psnr_limit(precision)
     if not parity.psnr_db >= limit:
         raise ParityError(f"images differ from PyTorch's: {parity.psnr_db:.1f} dB, {precision} needs {limit:.0f} dB")
