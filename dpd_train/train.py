@@ -108,7 +108,7 @@ def _open(
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
     if run_data.cropped is not None:
         Image.fromarray(run_data.cropped.picture).save(out / "private" / "decisions.png")
-    match_config(out, config, run_data.given, data, cache)
+    match_config(out, config, run_data.fingerprint, data, cache)
     return base, run_data, config
 
 

@@ -52,15 +52,16 @@ class RunData:
     """Training and validation part, and what was found while reading them.
 
     Args:
-        train: without near duplicates. given: `fingerprint` of all training images, near duplicates included, as an
-            audit must look for each of them.
+        train: without near duplicates.
+        fingerprint: `images.fingerprint` of all training images, near duplicates included, as an audit must look for
+            each of them.
         cropped: `train` with patches, their number and a picture; None if all images are whole.
     """
 
     train: SceneSet
     held: SceneSet
     findings: Findings
-    given: dict[str, object]
+    fingerprint: dict[str, object]
     cropped: Cropped | None = None
 
 
@@ -89,7 +90,7 @@ def read_parts(
         log.info(told)
     train, held = (read_scenes(data, part=part, resolution=side, held_out=config, reading=reading) for part in PARTS)
     check_classes(data, train.classes)
-    given = fingerprint(train)
+    of_all = fingerprint(train)
     near: tuple[Finding, ...] = ()
     if not config.keep_near_duplicates:
         train, near = _without_near_duplicates(data, train)
@@ -98,9 +99,9 @@ def read_parts(
     for message in findings.messages():
         log.warning(message)
     if config.crop is None:
-        return RunData(train, held, findings, given)
+        return RunData(train, held, findings, of_all)
     cut = cropped(data, train, config, segmenter=config.segmenter, reading=reading, stage=stage, device=device)
-    return RunData(cut.scenes, held, findings, given, cut)
+    return RunData(cut.scenes, held, findings, of_all, cut)
 
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:

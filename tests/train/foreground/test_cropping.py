@@ -46,7 +46,7 @@ def test_patches_stand_where_the_rule_cuts_and_validation_stays_whole(data: Path
             np.testing.assert_array_equal(image, plain.train.images[row])
             assert found.train.hashes[row] == plain.train.hashes[row]
     np.testing.assert_array_equal(found.held.images, plain.held.images)
-    assert (found.given, found.findings) == (plain.given, plain.findings)
+    assert (found.fingerprint, found.findings) == (plain.fingerprint, plain.findings)
     assert plain.cropped is None
 
 
