@@ -22,6 +22,7 @@ RateSchedule = Literal["decay", "constant"]
 Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 DEVICES = ("auto", "cpu", "cuda")
+WATCHER_STEPS = 600
 OWN, FAMILY = "own", "swimdiff:"
 """Watchers of the run's own; and what stands before the folder of an encoder."""
 
@@ -40,6 +41,7 @@ LEAST = {
     "perceptual_steps": 1,
     "lambda_cls": 0,
     "prototype_noise": 0,
+    "watcher_steps": 1,
     "matching_steps": 1,
     "resolution": 1,
 }
@@ -122,6 +124,9 @@ class TrainConfig(ImageOptions):
         "Prototypes",
         "Networks in whose features codes are matched, separated by commas: own, and swimdiff:PATH for encoders from "
         "dpd pretrain --features.",
+    )
+    watcher_steps: int = setting(
+        WATCHER_STEPS, "Prototypes", "Training steps of the longest watchers; the others' are in proportion."
     )
     matching_steps: int = setting(300, "Prototypes", "Optimisation steps for each ten matched codes of a class.")
     k_min: int = setting(10, "Privacy", "Images behind one prototype, at least.")

@@ -16,7 +16,7 @@ from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.classifiers.encoder import check_encoder, encoder_name
-from dpd_train.config import FAMILY, OWN, TrainConfig, extra_watchers
+from dpd_train.config import FAMILY, OWN, WATCHER_STEPS, TrainConfig, extra_watchers
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size
 from dpd_train.images.rasters import require_rasterio
@@ -106,10 +106,11 @@ def _stored(out: Path) -> dict[str, Any] | None:
 def recorded(config: TrainConfig) -> dict[str, Any]:
     """The config as a run records it, with absolute paths of encoders, as a run may go on from another folder.
 
-    `watchers` is left out at its default, so that older records compare equal.
+    What came later is left out at its default, so that older records compare equal.
     """
+    later = {"watchers": OWN, "watcher_steps": WATCHER_STEPS}
     values = asdict(config) | {"watchers": _placed(config.watchers)}
-    return {name: value for name, value in values.items() if (name, value) != ("watchers", OWN)}
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 def _placed(watchers: str) -> str:

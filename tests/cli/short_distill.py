@@ -23,7 +23,7 @@ import dpd_eval.extractors.own as own
 from dpd_cli.main import main
 from dpd_cli.progress import Update
 from dpd_train.classifiers import training
-from dpd_train.prototypes.matching import codes, statistics, watchers
+from dpd_train.prototypes.matching import codes, statistics
 from dpd_train.prototypes.private import budget, decoder, public, starts
 from dpd_train.prototypes.private import codes as private_codes
 from dpd_train.prototypes.private.release import Release, read_release, release
@@ -52,8 +52,11 @@ def killing(stage: str, update: int) -> Callable[[], Any]:
 
 
 def shorten() -> None:
-    plan.SHORTEST, plan.LEAST_MATCHING, plan.SMALL_MATCHING, plan.AUDIT_IMAGES = 0.004, 6, 6, 20
-    watchers.LENGTHS, watchers.ATTENTION_LENGTHS, statistics.VIEWS = (1, 1, 2, 2), (1, 1, 2, 2), 100
+    usual = plan.full_plan
+    plan.full_plan = lambda *steps: plan.shortened(replace(usual(*steps), watcher_steps=2), 0.004)
+    plan.QUICK_WATCHER_STEPS = 2
+    plan.MOST_TUNING = plan.MOST_MATCHING = plan.LEAST_MATCHING = plan.SMALL_MATCHING = 6
+    plan.AUDIT_IMAGES, statistics.VIEWS = 20, 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
     decoder.STEPS, decoder.IMAGES, decoder.HELD, starts.CANDIDATES = 2, 30, 6, 30

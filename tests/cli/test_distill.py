@@ -1,7 +1,9 @@
 """`dpd distill` on drawn scenes: killed and continued, repeated by its plan, and what it refuses."""
 
 import json
+import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,18 @@ from PIL import Image
 pytest.importorskip("diffusers")
 from dpd_runtime import load_bundle
 from dpd_train.drawn_scenes import write_scenes
+from dpd_train.run.planning.plan import DistillPlan
 from tests.cli.short_distill import shorten
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.runtime.test_examples import code_cells
 from tests.tiny import drawn_scenes, tiny_base
 
+STEPS = [f"{name}steps" for name in ("", "matching_", "teacher_", "latent_classifier_", "perceptual_", "vae_")]
 COUNTED = {"threads": 1, "ipc": 10, "codes_only": False, "images": 1, "classes": 1, "judged_ipc": 1}
 SHORT = "tests.cli.short_distill:short_main"
-UNPLANNED = COUNTED | {"notes": [], "plan": None, "folder": None}
+PLAN = DistillPlan(**dict.fromkeys(STEPS, 1), pairs=2, seconds={})
+PLANNED = COUNTED | {"notes": [], "plan": asdict(PLAN), "folder": None}
 
 
 def dpd(folder: Path, environment: dict[str, str], *arguments: str, kill: str = "never") -> Done:
@@ -40,11 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def base_of(folder: Path) -> str:
-    return str(next(path.parent for path in folder.rglob("model_index.json")))
+    return str(folder / "base")
 
 
 def test_a_killed_distillation_continues(folder: Path, process_environment: dict[str, str]) -> None:
-    given = ("--base", base_of(folder), "--minutes", "0.05", "--ipc", "2", "--codes-only", "--threads", "1")
+    given = ("--base", base_of(folder), "--ipc", "2", "--codes-only", "--threads", "1")
     begun = dpd(folder, process_environment, "scenes", "--out", "short.dpd", *given, kill="matching:4")
     assert begun.returncode == -9, begun.stderr
     assert "6 of matching" in begun.stderr
@@ -57,11 +62,41 @@ def test_a_killed_distillation_continues(folder: Path, process_environment: dict
     assert made.manifest.codes_only
 
 
+def test_a_quick_look_is_neither_judged_nor_audited(folder: Path, process_environment: dict[str, str]) -> None:
+    given = ("--base", base_of(folder), "--ipc", "2", "--quick", "--threads", "1")
+    done = dpd(folder, process_environment, "scenes", "--out", "look.dpd", *given)
+    assert done.returncode == 0, done.stderr
+    assert "note          a quick look: stages are short, and nothing is evaluated or audited" in done.stderr
+    assert "quick look    neither evaluated nor audited" in done.stdout
+    made = load_bundle(folder / "look.dpd").manifest
+    assert (made.audit, made.codes_only) == ("unaudited", True)
+    assert (folder / "look-run" / "set" / "contact_sheet.png").is_file()
+    refused = run_dpd(["generate", "look.dpd", "--require-audit", "--out", "set"], process_environment, folder)
+    assert refused.returncode == 3, refused.stderr
+
+
+def test_a_plan_alone_writes_nothing_and_one_that_does_not_fit_is_refused(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    given = ("scenes", "--base", base_of(folder), "--out", "planned.dpd", "--ipc", "2", "--threads", "1")
+    done = dpd(folder, process_environment, *given, "--plan-only", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["total"] == pytest.approx(sum(plan["seconds"].values()))
+    assert "matching" in done.stderr
+    refused = dpd(folder, process_environment, *given, "--minutes", "0.001")
+    assert refused.returncode == 2, refused.stderr
+    assert re.search(
+        r"--minutes 0\.001: 6 classes need at least (\d+) minutes .* give --minutes \1, or", refused.stderr
+    )
+    assert not (folder / "planned-run").exists()
+
+
 @pytest.mark.slow
 def test_a_distillation_killed_in_three_stages_ends_with_the_same_codes(
     folder: Path, process_environment: dict[str, str]
 ) -> None:
-    given = ("--base", base_of(folder), "--minutes", "0.05", "--ipc", "3", "--no-codes-only", "--threads", "1")
+    given = ("--base", base_of(folder), "--ipc", "3", "--no-codes-only", "--threads", "1")
     given += ("--holdout", "heldout")
     begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *given, kill="matching:4")
     assert begun.returncode == -9, begun.stderr
@@ -111,7 +146,7 @@ def test_a_run_folder_of_somebody_else_replaces_nothing(
     run = tmp_path / "work" / "site-run"
     run.mkdir()
     asked = {"data": str(folder / "scenes"), "out": target, "base": base_of(folder)}
-    content = UNPLANNED | {"asked": asked} if stored == "plan.json" else asked | {"dp": 10.0}
+    content = PLANNED | {"asked": asked} if stored == "plan.json" else asked | {"dp": 10.0}
     (run / stored).write_text(json.dumps(content))
     done = dpd(tmp_path / "work", process_environment, "--resume", "--out", "site.dpd", kill="at the start")
     assert done.returncode == 2, done.stderr
@@ -125,7 +160,7 @@ def test_a_run_folder_with_a_place_that_is_no_text_is_refused(
 ) -> None:
     (tmp_path / "site-run").mkdir()
     (tmp_path / "site-run" / "plan.json").write_text(
-        json.dumps(UNPLANNED | {"asked": {"data": "x", "out": ["site.dpd"]}})
+        json.dumps(PLANNED | {"asked": {"data": "x", "out": ["site.dpd"]}})
     )
     done = dpd(tmp_path, process_environment, "--resume", "--out", "site.dpd", kill="at the start")
     assert done.returncode == 2
@@ -136,7 +171,7 @@ def run_notebook() -> None:
     shorten()
     names: dict[str, Any] = {}
     for cell in code_cells("distill_your_scenes.ipynb"):
-        exec(compile(cell.replace("10, 90", "3, 0.05"), "notebook", "exec"), names)
+        exec(compile(cell.replace("10, 90", "3, 90"), "notebook", "exec"), names)
     print(names["result"].verdict)
 
 
@@ -157,7 +192,7 @@ def test_few_images_of_128_px_become_a_codes_only_bundle_by_the_shipped_base(
     folder: Path, process_environment: dict[str, str]
 ) -> None:
     write_scenes(folder / "large", per_class=24, seed=0, resolution=128)
-    given = ("--resolution", "128", "--minutes", "0.05", "--ipc", "2", "--threads", "1")
+    given = ("--resolution", "128", "--ipc", "2", "--threads", "1")
     done = dpd(folder, process_environment, "large", "--out", "large.dpd", *given)
     assert done.returncode in (0, 4), done.stderr
     assert "training images, fewer than 60: 2 codes per class in a codes-only bundle" in done.stderr

@@ -42,11 +42,9 @@ def matched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _make_matched(folder: Path) -> None:
     with one_thread(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
-        patch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1, 1, 2, 2))
         patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
-        base, count = str(tiny_base(folder)), {"k_min": 15, "ipc": CODES}
-        config = replace(CONFIG, base=base, prototypes="matched", matching_steps=2, steps=1, **count)
+        few = {"k_min": 15, "ipc": CODES, "steps": 1, "watcher_steps": 2, "matching_steps": 2}
+        config = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", **few)
         train(drawn_scenes(folder / "scenes", per_class=26), folder / "run", config, cache=folder / "cache")
         for name, codes_only in (("whole", False), ("codes", True)):
             options = ExportOptions(name=name, precision="fp32", codes_only=codes_only)

@@ -25,9 +25,7 @@ from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
 @pytest.fixture(autouse=True)
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Few steps and views in one thread: with two, beside another process, these small tensors take minutes."""
-    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1, 1, 2, 2))
-    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1, 1, 2, 2))
+    """Few views, in one thread: with two, beside another process, these small tensors take minutes."""
     monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -36,7 +34,8 @@ def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def config(folder: Path, **changes: object) -> TrainConfig:
-    quick = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", k_min=15, ipc=9, matching_steps=2)
+    quick = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", k_min=15, ipc=9)
+    quick = replace(quick, watcher_steps=2, matching_steps=2)
     return replace(quick, **changes)  # type: ignore[arg-type]
 
 

@@ -200,7 +200,10 @@ def planted_run(material: Material, folder: Path) -> list[str]:
     (folder / "thesis" / "chapter.txt").write_text("years of work")
     (folder / "site-run").mkdir()
     asked = {"data": str(folder), "out": str(folder / "thesis")}
-    plan = {"threads": 1, "images": 1, "classes": 1, "judged_ipc": 1, "notes": [], "plan": None, "folder": None}
+    names = ("", "matching_", "teacher_", "latent_classifier_", "perceptual_", "vae_")
+    steps = dict.fromkeys((f"{name}steps" for name in names), 1) | {"pairs": 2, "seconds": {}}
+    plan = {"threads": 1, "images": 1, "classes": 1, "judged_ipc": 1, "notes": [], "plan": steps, "folder": None}
+    plan |= {"ipc": 1, "codes_only": False}
     (folder / "site-run" / "plan.json").write_text(json.dumps(plan | {"asked": asked}))
     return ["distill", "--resume", "--out", str(folder / "site.dpd")]
 

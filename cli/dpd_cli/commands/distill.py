@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.vae")
 
 Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
+PlanOnly = Annotated[bool, under("Running", "Print the plan and stop. Nothing is written.", "--plan-only")]
 Resume = Annotated[
     bool, under("Running", "Continue an interrupted distillation of --out, with its own DATA and options.", "--resume")
 ]
@@ -26,18 +27,26 @@ Resume = Annotated[
 
 @options_of(Asked, PrivateRequest)
 def distill_command(
-    out: Out, data: Scenes = None, resume: Resume = False, json_output: Json = False, *, given: Values
+    out: Out,
+    data: Scenes = None,
+    resume: Resume = False,
+    plan_only: PlanOnly = False,
+    json_output: Json = False,
+    *,
+    given: Values,
 ) -> None:
     """Distil your scenes into an audited bundle, in a time that you choose.
 
     Checks the data, measures this machine, prints a plan, then trains, matches, exports, verifies, compares students
     on the set with students on real images, audits, and writes a report. Exit code 4: the audit's verdict is FAIL.
+    Where the plan takes longer than --minutes, exit code 2 and what would fit.
 
     With --dp the images give noisy statistics of their classes, once, and nothing else. Class names, the number of
     images of each class and their size count as public. The base must not have seen the images.
 
     Examples:
         dpd distill scenes/ --out site.dpd
+        dpd distill scenes/ --out look.dpd --quick
         dpd distill scenes/ --out site.dpd --minutes 30 --holdout heldout/
         dpd distill --resume --out site.dpd
         dpd distill scenes/ --out again.dpd --plan site-run
@@ -47,16 +56,23 @@ def distill_command(
     from dpd_cli.distillation.stages import distil, failed_audit
 
     asked = given_values(given, Asked) | given_values(given, PrivateRequest)
-    if resume and (data is not None or asked):
+    if resume and (data is not None or asked or plan_only):
         raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
     if data is None and not resume:
         raise InputError("DATA is missing: give a folder that holds one folder of images per class")
     if "dp" in asked or (resume and (folder_of(out) / STORED_PRIVATE).exists()):
+        if plan_only:
+            raise InputError("--plan-only has no effect with --dp, which has no plan: leave it out")
         _distil_privately(data, out, asked, json_output)
         return
     require_torch("export", "eval", "cpu")
     try:
         distillation = _begun(data, out, asked)
+        if plan_only:
+            if json_output:
+                print_json(asdict(distillation.plan) | {"total": distillation.plan.total, "notes": distillation.notes})
+            return
+        distillation.store()
         with stage_progress() as stage:
             result = distil(distillation, stage, _tell)
     except KeyboardInterrupt:
@@ -115,20 +131,17 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation
         check_resumed(before.asked, out)
         for line in resumed_lines(before.asked):
             _tell(line)
-        if before.plan is not None:
-            _log()
-            _tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
-            return before
-        request = before.asked
-    else:
-        request = request_of(Asked, data, out, asked)
-        if request.plan is not None:
-            if useless := {"minutes", "ipc", "threads"} & set(asked):
-                raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
-            repeated = read_distillation(Path(request.plan))
-            same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
-            request = replace(request, **same)
-    planned = begin(request, _tell, resume=data is None)
+        _log()
+        _tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
+        return before
+    request = request_of(Asked, data, out, asked)
+    if request.plan is not None:
+        if useless := {"minutes", "ipc", "threads", "quick"} & set(asked):
+            raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
+        repeated = read_distillation(Path(request.plan))
+        same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
+        request = replace(request, quick=repeated.asked.quick, **same)
+    planned = begin(request, _tell)
     _log()  # only now: the steps that measure this machine are no news
     _print_plan(planned)
     return planned
@@ -148,7 +161,6 @@ def _tell(line: str) -> None:
 def _print_plan(distillation: "Distillation") -> None:
     from dpd_cli.distillation.planned import resume_command
 
-    assert distillation.plan is not None
     plan, threads = distillation.plan, distillation.threads
     _tell(f"data          {distillation.images} training images of {distillation.classes} classes")
     for line in distillation.notes:
@@ -159,13 +171,19 @@ def _print_plan(distillation: "Distillation") -> None:
         passed += seconds
         _tell(f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}")
     matching = f", {plan.matching_steps} of matching" if "matching" in plan.seconds else ""
-    _tell(f"  {plan.steps} steps of fine-tuning{matching}, {plan.pairs} pairs of students")
+    students = f", {plan.pairs} pairs of students" if plan.pairs else ""
+    _tell(f"  {plan.steps} steps of fine-tuning{matching}{students}")
     _tell(f"interrupted?  {resume_command(Path(distillation.asked.out))}")
 
 
 def _print(result: dict[str, Any], out: Path) -> None:
     judged = result["judged"]
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['prototypes']} prototypes")
+    if judged is None:
+        _print_times(result)
+        print("quick look    neither evaluated nor audited: a site that asks for --require-audit refuses this bundle")
+        print("next          dpd distill DATA --out OTHER, without --quick")
+        return
     for arm in judged["arms"]:
         spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
         print(f"  students on {arm['arm']:<12} {100 * arm['oa_mean']:.1f} %{spread}, IPC {arm['ipc']}")
@@ -178,9 +196,13 @@ def _print(result: dict[str, Any], out: Path) -> None:
     print(f"audit         {result['verdict']}")
     for reason in result["reasons"]:
         print(f"              {reason}")
-    print(f"time          {duration(result['seconds'])}, planned {duration(result['planned_seconds'])}")
-    print(f"look at       {result['report']}, {result['set']}/contact_sheet.png")
+    _print_times(result)
     if result["verdict"] == "FAIL":
         return
     print(f"next          dpd keygen, dpd sign {shlex.quote(str(out))} --key KEY; at the site:")
     print(f"              dpd generate {shlex.quote(str(out))} --ipc {judged['arms'][0]['ipc']} --out distilled")
+
+
+def _print_times(result: dict[str, Any]) -> None:
+    print(f"time          {duration(result['seconds'])}, planned {duration(result['planned_seconds'])}")
+    print(f"look at       {result['report']}, {result['set']}/contact_sheet.png")

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """A distillation with its folder and its plan; None until the plan is made.
+    """A planned distillation.
 
     Args:
         ipc, codes_only: as asked for, or what suits the number of images. notes: lines about data and plan.
@@ -38,7 +38,7 @@ class Distillation:
     classes: int
     judged_ipc: int
     notes: tuple[str, ...]
-    plan: "DistillPlan | None"
+    plan: "DistillPlan"
 
     @property
     def out(self) -> Path:
@@ -59,14 +59,18 @@ class Distillation:
 
     def config(self) -> "TrainConfig":
         """The config of the training."""
-        assert self.plan is not None
-        own = {name: getattr(self.asked, name) for name in ("seed", "base", "resolution")}
-        return self.plan.config(ipc=self.ipc, **own, **self.asked.image_options)
+        return training_config(self.asked, self.plan, self.ipc)
 
     def store(self) -> None:
-        """Write the plan into the folder."""
+        """Make the folder, and write the plan into it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         content = asdict(self) | {"folder": None}
         write_atomically(self.folder / STORED, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig":
+    own = {name: getattr(asked, name) for name in ("seed", "base", "resolution")}
+    return plan.config(ipc=ipc, **own, **asked.image_options)
 
 
 def resume_command(out: Path) -> str:
@@ -84,8 +88,7 @@ def read_distillation(folder: Path) -> Distillation:
 
     try:
         content = json.loads((folder / STORED).read_text(encoding="utf-8"))
-        plan = content["plan"] and DistillPlan(**content["plan"])
-        asked, notes = Asked(**content["asked"]), tuple(content["notes"])
+        plan, asked, notes = DistillPlan(**content["plan"]), Asked(**content["asked"]), tuple(content["notes"])
         return Distillation(**content | {"folder": folder, "asked": asked, "notes": notes, "plan": plan})
     except OSError:
         raise InputError(f"{folder}: holds no distillation; begin one with dpd distill DATA --out OUT") from None
@@ -111,57 +114,46 @@ def resumed_lines(request: Request) -> list[str]:
     return [f"data          {request.data}, as the run folder says", f"base          {request.base}"]
 
 
-def begin(asked: Asked, tell: Tell, *, resume: bool) -> Distillation:
-    """Check the data, measure this machine, and store the plan.
+def begin(asked: Asked, tell: Tell) -> Distillation:
+    """Check the data, measure this machine, and plan. Nothing is written.
 
     Args:
         tell: prints a line.
-        resume: the folder exists, as an earlier session was killed before it had a plan.
 
     Raises:
-        DataError, InputError: unusable data, options or places; nothing is written then.
+        DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
     from dpd_runtime.machine.cores import usable_cores
-    from dpd_train.run.planning.plan import USUAL_IPC, remarks, task_of
+    from dpd_train.run.planning.plan import remarks, task_of
 
-    out = Path(asked.out)
-    made = Distillation(
-        folder=folder_of(out),
-        asked=asked,
-        threads=asked.threads or max(1, usable_cores() - round(os.getloadavg()[0])),
-        ipc=asked.ipc or USUAL_IPC,
-        codes_only=bool(asked.codes_only),
-        images=0,
-        classes=0,
-        judged_ipc=0,
-        notes=(),
-        plan=None,
-    )
-    check_places(made.folder, out, resume)
-    counts = _checked_counts(made)
-    task = task_of(counts, asked.ipc, asked.codes_only)
+    out, cores = Path(asked.out), usable_cores()
+    folder = folder_of(out)
+    check_places(folder, out, resume=False)
+    counts = _checked_counts(asked, folder)
+    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick)
     _check_codes(task, counts)
-    made = replace(made, ipc=task.ipc, codes_only=task.codes_only)
-    made.folder.mkdir(parents=True, exist_ok=True)
-    made.store()
-    plan = _repeated(asked)
-    if plan is None:
+    threads = asked.threads or max(1, cores - round(os.getloadavg()[0]))
+    notes = []
+    if asked.plan is not None:
+        plan = read_distillation(Path(asked.plan)).plan
+    else:
         tell("measures      this machine, with a few steps of each kind of work")
-        plan = _measured(made, task)
-    notes = remarks(counts, task, plan, None if asked.plan else asked.minutes)
-    notes += _audit_remarks(made)
-    if asked.threads is None and made.threads < usable_cores():
-        notes.append(f"other programs are busy: {made.threads} of {usable_cores()} cores are used; they may slow this")
-    made = replace(
-        made,
+        plan, slowed = _measured(asked, task, threads)
+        notes += slowed
+    if asked.threads is None and threads < cores:
+        notes.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
+    return Distillation(
+        folder=folder,
+        asked=asked,
+        threads=threads,
+        ipc=task.ipc,
+        codes_only=task.codes_only,
         images=task.images,
         classes=task.classes,
         judged_ipc=task.judged_ipc,
-        notes=tuple(notes),
+        notes=(*remarks(counts, task, plan), *([] if asked.quick else _audit_remarks(asked)), *notes),
         plan=plan,
     )
-    made.store()
-    return made
 
 
 def check_places(folder: Path, out: Path, resume: bool) -> None:
@@ -180,16 +172,17 @@ def check_places(folder: Path, out: Path, resume: bool) -> None:
     check_writable(out)
 
 
-def _checked_counts(made: Distillation) -> dict[str, int]:
+def _checked_counts(asked: Asked, folder: Path) -> dict[str, int]:
     """Check the data. Returns the number of training images by class."""
     from dpd_train.images import check_files
     from dpd_train.run.folder import check_inputs
-    from dpd_train.run.planning.plan import full_plan
+    from dpd_train.run.planning.plan import USUAL_IPC, full_plan
 
-    check_inputs(made.data, made.training, replace(made, plan=full_plan(1, 1)).config())
-    counts = check_files(made.data, "train", made.asked)
-    if made.asked.holdout:
-        _check_holdout(made, set(counts))
+    data = Path(asked.data)
+    check_inputs(data, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
+    counts = check_files(data, "train", asked)
+    if asked.holdout:
+        _check_holdout(Path(asked.holdout), set(counts))
     return counts
 
 
@@ -203,13 +196,13 @@ def _check_codes(task: "Task", counts: dict[str, int]) -> None:
         )
 
 
-def _audit_remarks(made: Distillation) -> list[str]:
+def _audit_remarks(asked: Asked) -> list[str]:
     """A line if the audit has few images that the bundle was not made from."""
     from dpd_eval.audit.audit import FEWEST_IMAGES
     from dpd_train.images import check_files
 
-    holdout, asked = made.asked.holdout, made.asked
-    counts = check_files(Path(holdout), "all") if holdout else check_files(made.data, "val", asked)
+    holdout = asked.holdout
+    counts = check_files(Path(holdout), "all") if holdout else check_files(Path(asked.data), "val", asked)
     if (images := sum(counts.values())) >= FEWEST_IMAGES:
         return []
     return [
@@ -218,29 +211,30 @@ def _audit_remarks(made: Distillation) -> list[str]:
     ]
 
 
-def _check_holdout(made: Distillation, classes: set[str]) -> None:
+def _check_holdout(holdout: Path, classes: set[str]) -> None:
     from dpd_train.images import check_files
 
-    holdout = Path(made.asked.holdout or "")
     if missing := sorted(classes - set(check_files(holdout, "all"))):
         raise DataError(f"--holdout {holdout}: has no images of {missing[0]!r}; give images of every class")
 
 
-def _repeated(asked: Asked) -> "DistillPlan | None":
-    return None if asked.plan is None else read_distillation(Path(asked.plan)).plan
-
-
-def _measured(made: Distillation, task: "Task") -> "DistillPlan":
-    """The plan for this machine, from a few steps of every kind."""
+def _measured(asked: Asked, task: "Task", threads: int) -> tuple["DistillPlan", list[str]]:
+    """The plan for this machine, from a few steps of every kind; and a line if other programs took its time."""
     import torch
 
     from dpd_train.bases.base import load_base
     from dpd_train.compute.device import use_device
     from dpd_train.run.data import fitted
-    from dpd_train.run.planning.plan import full_plan, make_plan
-    from dpd_train.run.planning.speed import measure_speed
+    from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, fitting_plan, full_plan
+    from dpd_train.run.planning.speed import IDLE, measure_speed, share_of_a_core
 
-    torch.set_num_threads(made.threads)
-    config = replace(made, plan=full_plan(1, 1)).config()
+    torch.set_num_threads(threads)
+    config = training_config(asked, full_plan(1, 1), task.ipc)
+    share = share_of_a_core()
     speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"))
-    return make_plan(task, speed, made.asked.minutes)
+    plan = fitting_plan(task, speed, asked.minutes or (QUICK_MINUTES if asked.quick else MINUTES))
+    if share >= IDLE:
+        return plan, []
+    return plan, [
+        f"other programs took {1 - share:.0%} of a core while this machine was measured; without them it is faster"
+    ]

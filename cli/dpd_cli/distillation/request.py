@@ -55,7 +55,10 @@ class Asked(Request):
     ipc: int | None = setting(
         None, "Images", "Images per class that the set is made for. Default: 10, or 5 where a class has fewer than 60."
     )
-    minutes: float = setting(90.0, "Running", "Time for everything.")
+    minutes: float | None = setting(None, "Running", "Time for everything. Default: 90, or 10 with --quick.")
+    quick: bool = setting(
+        False, "Running", "A first look: a bundle of codes and a picture, neither evaluated nor audited."
+    )
     holdout: str | None = setting(
         None, "Data", "Images that are not in DATA, for the audit. Default: the validation part of DATA.", "<path>"
     )
@@ -74,8 +77,10 @@ class Asked(Request):
 
     def __post_init__(self) -> None:
         at_least_one("ipc", self.ipc)
-        if not 0 < self.minutes < 1e5:
+        if self.minutes is not None and not 0 < self.minutes < 1e5:
             raise InputError(f"--minutes is {self.minutes:g}: give a number above 0")
+        if self.quick and self.holdout:
+            raise InputError("--holdout has no effect with --quick, which audits nothing: leave it out")
         super().__post_init__()
 
 

@@ -20,8 +20,9 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     stage = watch.around(stage)
     finished = made.folder / "result.json"
     if not finished.exists():
-        for number, work in enumerate((_train, _export, _judge, _audit), start=1):
-            tell(f"stage {number}/4     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
+        works = (_train, _export, _look) if made.asked.quick else (_train, _export, _judge, _audit)
+        for number, work in enumerate(works, start=1):
+            tell(f"stage {number}/{len(works)}     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
             work(made, stage, tell)
             watch.keep()
         write_atomically(finished, (json.dumps(_result(made, watch.times()), indent=1) + "\n").encode())
@@ -44,7 +45,7 @@ def _train(made: Distillation, stage: Stage, tell: Tell) -> None:
 
 def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
     """Export a bundle and verify it against PyTorch's images."""
-    if (made.folder / "audit.json").exists():
+    if made.out.exists() or (made.folder / "audit.json").exists():
         return
     from dpd_export import ExportOptions, export_run
     from dpd_runtime.bundle.bundle import load_bundle
@@ -60,18 +61,33 @@ def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
         tell(f"verified      golden images {done.psnr_db:.1f} dB from PyTorch's, {done.limit_db:.0f} dB are needed")
 
 
+def _look(made: Distillation, stage: Stage, tell: Tell) -> None:
+    """Generate a set to look at, which is neither evaluated nor audited."""
+    from dpd_eval.report.report import write_report
+
+    if not made.out.exists():
+        _write_set(made, stage)
+        made.unaudited.replace(made.out)
+    write_report([made.folder / "set", made.out, made.training], made.folder / "report.html")
+
+
+def _write_set(made: Distillation, stage: Stage) -> Path:
+    from dpd_runtime import generate, load_bundle, write_set
+
+    bundle, images = load_bundle(made.unaudited), made.folder / "set"
+    write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
+    return images
+
+
 def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
     """Compare students on the set with students on real images."""
-    place, images = made.folder / "evaluation.json", made.folder / "set"
+    place = made.folder / "evaluation.json"
     if place.exists():
         return
     from dpd_eval import evaluate
     from dpd_eval.comparison.config import EvaluateConfig
-    from dpd_runtime import generate, load_bundle, write_set
 
-    assert made.plan is not None
-    bundle = load_bundle(made.unaudited)
-    write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
+    images = _write_set(made, stage)
     config = EvaluateConfig(
         baselines=("random", "herding"),
         ipc=(made.judged_ipc,),
@@ -122,17 +138,23 @@ def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
     from dpd_runtime.bundle.bundle import load_bundle
 
-    assert made.plan is not None
-    read = {name: json.loads((made.folder / f"{name}.json").read_text("utf-8")) for name in ("evaluation", "audit")}
+    def read(name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((made.folder / f"{name}.json").read_text("utf-8"))
+        return content
+
+    if made.asked.quick:
+        judged: dict[str, Any] = {"judged": None, "verdict": "unaudited", "reasons": []}
+    else:
+        evaluation, audit = read("evaluation"), read("audit")
+        judged = {"judged": {name: evaluation[name] for name in ("arms", "differences", "test_images")}}
+        judged |= {name: audit[name] for name in ("verdict", "reasons")}
     table = json.loads((made.training / "classes.json").read_text("utf-8"))
     return {
         "out": str(made.out),
         "bytes": sum(f.stat().st_size for f in made.out.rglob("*")) if made.out.is_dir() else made.out.stat().st_size,
         "bundle_hash": load_bundle(made.out, allow_older=True).hash,
         "prototypes": table["prototype_kind"],
-        "judged": {name: read["evaluation"][name] for name in ("arms", "differences", "test_images")},
-        "verdict": read["audit"]["verdict"],
-        "reasons": read["audit"]["reasons"],
+        **judged,
         **times,
         "planned_seconds": made.plan.total,
         "report": str(made.folder / "report.html"),
@@ -147,6 +169,8 @@ def failed_audit(result: dict[str, Any]) -> None:
     Raises:
         AuditError: the verdict is FAIL.
     """
+    if result["judged"] is None:
+        return
     from dpd_eval.audit.record import check_verdict, read_audit
 
     check_verdict(read_audit(Path(result["run"]) / "audit.json"))

@@ -10,11 +10,12 @@ from dpd_train.classifiers.network import Classifier, ResNetConfig, Shape
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
+from dpd_train.config import WATCHER_STEPS
 
 FIRST_SEED = 300  # teacher, judges, perceptual networks and students of run seed 0 use lower seeds
 SEEDS = 1000  # watchers and views of each run have this many seeds to themselves
 NAME = "watcher"
-LENGTHS = (10, 40, 150, 600)
+LENGTHS = (10, 40, 150, WATCHER_STEPS)
 """Steps of training. Early networks have features beyond those that tell classes apart; trained ones lose them."""
 ATTENTION_LENGTHS = (40, 150, 600, 2000)
 
@@ -65,15 +66,23 @@ def view_seed(seed: int, number: int) -> int:
     return SEEDS * seed + number
 
 
-def watcher_plans(classes: int, seed: int) -> list[Plan]:
-    """Shape and training of each watcher of a run with this seed."""
+def watcher_plans(classes: int, seed: int, longest: int = WATCHER_STEPS) -> list[Plan]:
+    """Shape and training of each watcher of a run with this seed.
+
+    Args:
+        longest: steps in place of WATCHER_STEPS; all others are in proportion.
+    """
+
+    def scaled(steps: int) -> int:
+        return max(1, round(steps * longest / WATCHER_STEPS))
+
     residual, attention = residual_shapes(classes), attention_shapes(classes)
     plans: list[Plan] = [
-        (shape, ClassifierTraining(steps=LENGTHS[i % len(LENGTHS)], seed=watcher_seed(seed, i)))
+        (shape, ClassifierTraining(steps=scaled(LENGTHS[i % len(LENGTHS)]), seed=watcher_seed(seed, i)))
         for i, shape in enumerate(residual)
     ]
     for i, shape in enumerate(attention):
-        steps = ATTENTION_LENGTHS[i % len(ATTENTION_LENGTHS)]
+        steps = scaled(ATTENTION_LENGTHS[i % len(ATTENTION_LENGTHS)])
         training = ClassifierTraining(
             steps=steps,
             peak_rate=1e-3,
@@ -93,15 +102,19 @@ def train_watchers(
     seed: int,
     progress: Progress,
     *,
+    longest: int = WATCHER_STEPS,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> None:
     """Train the watchers of a run with this seed as `train_pool` does.
 
+    Args:
+        longest: as in `watcher_plans`.
+
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    plans = watcher_plans(classes, seed)
+    plans = watcher_plans(classes, seed, longest)
     train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
 
 

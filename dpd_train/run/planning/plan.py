@@ -1,11 +1,13 @@
 """Stages of a distillation, their estimated seconds, and the numbers of steps that fill the time. Loads no PyTorch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER
-from dpd_train.config import TrainConfig
+from dpd_train.config import WATCHER_STEPS, TrainConfig
 from dpd_train.run.folder import LEAST_MATCHED, matched_count
 
 FIXED_SHARE = 0.6  # of the time that can be allotted; if stages of fixed length would take more, they are shortened
@@ -18,6 +20,9 @@ codes, and few matching steps begin nearer to their end with it. Codes alone are
 SMALL, SMALL_IPC, SMALL_MATCHING = 60, 5, 300
 """Below SMALL images a class, a class's own images show in whatever is trained on them. Then a bundle holds SMALL_IPC
 codes of each class and nothing else, matched in at least SMALL_MATCHING steps, which few codes make cheap."""
+QUICK_WATCHER_STEPS = 150
+"""Of a quick look: watchers are what takes most of its time, and a picture shows no difference."""
+MINUTES, QUICK_MINUTES = 90.0, 10.0
 USUAL_IPC = 10
 PAIRS, LEAST_PAIRS = 8, 2
 ARMS = 3  # the set, random images, herding
@@ -63,6 +68,7 @@ class Task:
     Args:
         images: of the training part, in all classes. smallest: of its smallest class.
         codes_only: the bundle holds codes and their decoder alone.
+        quick: nothing is evaluated or audited.
     """
 
     classes: int
@@ -70,6 +76,7 @@ class Task:
     smallest: int
     ipc: int
     codes_only: bool = False
+    quick: bool = False
 
     @property
     def matched(self) -> bool:
@@ -111,6 +118,7 @@ class DistillPlan:
     latent_classifier_steps: int
     perceptual_steps: int
     vae_steps: int
+    watcher_steps: int = WATCHER_STEPS
     pairs: int
     seconds: Mapping[str, float]
 
@@ -144,7 +152,7 @@ def shortened(plan: DistillPlan, share: float) -> DistillPlan:
     """The plan with `share` of the steps of its stages of fixed length, and of the pairs."""
     names = ("teacher_steps", "latent_classifier_steps", "perceptual_steps", "vae_steps")
     fewer = {name: max(1, round(share * getattr(plan, name))) for name in names}
-    return replace(plan, **fewer, pairs=max(LEAST_PAIRS, round(share * plan.pairs)))
+    return replace(plan, **fewer, pairs=max(min(LEAST_PAIRS, plan.pairs), round(share * plan.pairs)))
 
 
 def estimated(plan: DistillPlan, task: Task, speed: WorkSpeed) -> DistillPlan:
@@ -156,17 +164,20 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     """The plan that fills `minutes`, or the shortest one if that takes longer. Codes alone need no fine-tuned denoiser.
 
     Stages of fixed length come first. Some work never shrinks, such as the export; of the time beside it these stages
-    take at most FIXED_SHARE, and are shortened for it. What is left goes to fine-tuning and matching.
+    take at most FIXED_SHARE, and what the fewest steps of matching leave; they are shortened for it. What is left goes
+    to fine-tuning and matching.
     """
     budget, plan = 60 * minutes, full_plan()
+    if task.quick:
+        plan = replace(plan, watcher_steps=QUICK_WATCHER_STEPS, pairs=0)
     fixed, rest = (estimated(shortened(plan, share), task, speed).total for share in (1, 0))
-    share = FIXED_SHARE * (budget - rest) / (fixed - rest)
+    a_step = _matching(1, task, speed)
+    least = task.least_matching * a_step
+    share = min(FIXED_SHARE * (budget - rest), budget - rest - least) / (fixed - rest)
     if share < 1:
         plan = shortened(plan, max(SHORTEST, share))
         fixed = estimated(plan, task, speed).total
     left = max(0.0, budget - fixed)
-    a_step = _matching(1, task, speed)
-    least = task.least_matching * a_step
     tuning = min(MOST_TUNING, int(max(0.0, min(TUNING_SHARE * left, left - least) if a_step else left) / speed.tuning))
     if task.codes_only:
         tuning = 0
@@ -177,22 +188,51 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     return estimated(replace(plan, steps=tuning, matching_steps=max(1, matching)), task, speed)
 
 
-def task_of(counts: Mapping[str, int], ipc: int | None = None, codes_only: bool | None = None) -> Task:
+def fitting_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
+    """The plan that fills `minutes`.
+
+    Raises:
+        InputError: the shortest one takes longer; the message says how long, and what would fit.
+    """
+
+    def fits(other: Task) -> bool:
+        return make_plan(other, speed, minutes).total <= 60 * minutes * TOLERANCE
+
+    if fits(task):
+        return make_plan(task, speed, minutes)
+    least = math.ceil(make_plan(task, speed, 0).total / 60)
+    ways = [f"--minutes {least}"]
+    ways += [f"--ipc {ipc}" for ipc in range(task.ipc - 1, 0, -1) if fits(replace(task, ipc=ipc))][:1]
+    if task.matched and not task.codes_only and fits(replace(task, codes_only=True)):
+        ways.append("--codes-only")
+    if not task.quick and fits(replace(task, quick=True, codes_only=task.matched)):
+        ways.append("--quick, which evaluates and audits nothing")
+    ways.append("fewer classes")
+    raise InputError(
+        f"--minutes {minutes:g}: {task.classes} classes need at least {least} minutes on this machine; give "
+        f"{', or '.join(ways)}"
+    )
+
+
+def task_of(
+    counts: Mapping[str, int], ipc: int | None = None, codes_only: bool | None = None, quick: bool = False
+) -> Task:
     """The task of data with these numbers of training images by class.
 
     Args:
-        ipc, codes_only: as asked for; None for what suits the number of images.
+        ipc, codes_only: as asked for; None for what suits the number of images. A quick look makes codes alone.
     """
-    task = Task(classes=len(counts), images=sum(counts.values()), smallest=min(counts.values()), ipc=ipc or USUAL_IPC)
-    own = task.small if codes_only is None else codes_only
+    smallest = min(counts.values())
+    task = Task(classes=len(counts), images=sum(counts.values()), smallest=smallest, ipc=ipc or USUAL_IPC, quick=quick)
+    own = task.small or (quick and task.matched) if codes_only is None else codes_only
     return replace(task, ipc=ipc or (SMALL_IPC if task.small else USUAL_IPC), codes_only=own)
 
 
-def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: float | None) -> list[str]:
+def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan) -> list[str]:
     """What is unusual about the data or the plan, one line each.
 
     Args:
-        counts: training images by class. minutes: that were asked for; None if the plan is another run's.
+        counts: training images by class.
     """
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     lines = []
@@ -202,7 +242,7 @@ def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: f
             f"{few} of {task.classes} classes have fewer than {LEAST_MATCHED} training images, {least!r} has "
             f"{task.smallest}: prototypes are pooled and images are sampled, which is worth less than matched codes"
         )
-    elif task.small and task.codes_only:
+    elif task.small and task.codes_only and not task.quick:
         lines.append(
             f"class {least!r} has {task.smallest} training images, fewer than {SMALL}: {task.codes} codes per class in "
             "a codes-only bundle, as networks trained on so few give them away; --ipc and --no-codes-only override it"
@@ -212,21 +252,17 @@ def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan, minutes: f
             f"class {least!r} has {task.smallest} training images: {task.codes} matched codes per class, further "
             "images are re-noised"
         )
-    if task.judged_ipc < task.ipc and not task.codes_only:
+    if task.judged_ipc < task.ipc and not task.codes_only and not task.quick:
         lines.append(f"students are compared at IPC {task.judged_ipc}: class {least!r} has no more real images")
     if counts[most] >= UNEVEN * task.smallest:
         lines.append(
             f"classes are uneven, from {task.smallest} images in {least!r} to {counts[most]} in {most!r}: every class "
             "gets equally many codes, and those of small classes rest on few images"
         )
-    if plan.pairs < PAIRS:
+    if task.quick:
+        lines.append("a quick look: stages are short, and nothing is evaluated or audited")
+    elif plan.pairs < PAIRS:
         lines.append(f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}")
-    if minutes is not None and plan.total > 60 * minutes * TOLERANCE:
-        needs = plan.total / 60
-        lines.append(
-            f"{task.classes} classes need at least {needs:.0f} minutes here, more than {minutes:g}: fewer classes, a "
-            "smaller --ipc or a faster machine shorten it"
-        )
     return lines
 
 
@@ -247,14 +283,16 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     if task.matched:
         looked_at = max(STATISTICS_IMAGES, task.images)
         seconds |= {
-            "watchers": (WATCHER_VIEWS + STATISTICS_VIEWS * looked_at) * view,
+            "watchers": (WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS + STATISTICS_VIEWS * looked_at) * view,
             "starting images": task.classes * task.codes * GUIDED * speed.call,
             "matching": _matching(plan.matching_steps, task, speed),
         }
+    seconds["export and verification"] = EXPORT_VIEWS * view
+    if task.quick:
+        return seconds
     sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
     trainings = plan.pairs * ARMS * STUDENT_VIEWS * one_thread / speed.threads
     return seconds | {
-        "export and verification": EXPORT_VIEWS * view,
         "judging": EXTRACTOR_VIEWS * one_thread + trainings,
         "audit and report": AUDIT_VIEWS * view + sampled * GUIDED * speed.call,
     }

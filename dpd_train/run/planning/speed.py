@@ -27,6 +27,15 @@ from dpd_train.vae.tune import tune_decoder
 
 CLASSES, CODES, STEPS = 10, 10, 4  # of two classes a watcher's call is small, and a code seemed half again as slow
 IMAGES = CLASSES * CODES
+WATCHED, IDLE = 0.5, 0.9  # seconds in which other programs are looked for; share of a core from which on there are none
+
+
+def share_of_a_core() -> float:
+    """The share of a core that this process gets while it computes: 1 on an idle machine."""
+    begun, computed = time.perf_counter(), time.thread_time()
+    while time.perf_counter() < begun + WATCHED:
+        pass
+    return (time.thread_time() - computed) / (time.perf_counter() - begun)
 
 
 def step_seconds(train: Callable[[Progress], object]) -> float:

@@ -45,8 +45,16 @@ def matched_prototypes(
     """
     config, device, folder = run.config, run.device, run.checkpoints
     rows = rows_by_class(run.data.train)
-    progress = run.progress("watchers")
-    train_watchers(folder, *pixels, len(run.classes), config.seed, progress, device=device, deadline=run.deadline)
+    train_watchers(
+        folder,
+        *pixels,
+        len(run.classes),
+        config.seed,
+        run.progress("watchers"),
+        longest=config.watcher_steps,
+        device=device,
+        deadline=run.deadline,
+    )
     count = matched_count(config.ipc, min(map(len, rows)))
     start = _start(run, base, latent_classifier, rows, phrases, count)
     scale = float(base.vae.config.scaling_factor)

@@ -1,5 +1,10 @@
 """The planner of `dpd distill`: its arithmetic, what it says about the data, and its measurements."""
 
+import os
+import re
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -14,16 +19,18 @@ from dpd_train.run.planning.plan import (
     MOST_MATCHING,
     MOST_TUNING,
     PAIRS,
+    TOLERANCE,
     DistillPlan,
     Task,
     WorkSpeed,
     estimated,
+    fitting_plan,
     full_plan,
     make_plan,
     remarks,
     task_of,
 )
-from dpd_train.run.planning.speed import measure_speed, step_seconds
+from dpd_train.run.planning.speed import IDLE, measure_speed, share_of_a_core, step_seconds
 from tests.tiny import CONFIG, tiny_base
 
 seconds = st.floats(1e-5, 0.05)
@@ -143,9 +150,9 @@ def test_a_set_of_codes_alone_is_judged_at_no_more_images_than_codes() -> None:
     assert task_of({"Forest": 500, "River": 30}, 20, True).judged_ipc == 15
 
 
-def said(counts: dict[str, int], ipc: int | None = 10, minutes: float | None = 90) -> list[str]:
+def said(counts: dict[str, int], ipc: int | None = 10, minutes: float = 90) -> list[str]:
     task = task_of(counts, ipc)
-    return remarks(counts, task, make_plan(task, TWO_CORES, minutes or 90), minutes)
+    return remarks(counts, task, make_plan(task, TWO_CORES, minutes))
 
 
 def test_ordinary_data_needs_no_remark() -> None:
@@ -167,10 +174,60 @@ def test_unusual_data_are_told_in_one_line(counts: dict[str, int], ipc: int | No
 
 
 def test_a_short_time_is_told() -> None:
-    many = {str(n): 50 for n in range(200)}
-    assert any(line.startswith("200 classes need at least ") for line in said(many, minutes=30))
-    assert not any(line.startswith("200 classes need") for line in said(many, minutes=300))
-    assert any("stages are shortened" in line for line in said({"Forest": 120, "River": 150}, minutes=6))
+    assert any("stages are shortened" in line for line in said({"Forest": 120, "River": 150}, minutes=15))
+    assert not said({"Forest": 120, "River": 150}, minutes=90)
+
+
+@given(TASKS, SPEEDS, MINUTES)
+def test_a_plan_is_kept_or_refused_with_what_would_fit(task: Task, speed: WorkSpeed, minutes: float) -> None:
+    """Each way that the message names does fit."""
+    try:
+        plan = fitting_plan(task, speed, minutes)
+    except InputError as error:
+        words = str(error)
+        least = re.search(r"--minutes (\d+)[,;]", words.split("; give ")[1])
+        assert least is not None
+        fitting_plan(task, speed, float(least[1]))
+        if ipc := re.search(r"--ipc (\d+)", words):
+            fitting_plan(replace(task, ipc=int(ipc[1])), speed, minutes)
+        if "--codes-only" in words:
+            fitting_plan(replace(task, codes_only=True), speed, minutes)
+        if "--quick" in words:
+            fitting_plan(replace(task, quick=True, codes_only=task.matched), speed, minutes)
+    else:
+        assert plan.total <= 60 * minutes * TOLERANCE
+
+
+def test_five_minutes_for_many_classes_are_refused() -> None:
+    task = task_of({str(n): 50 for n in range(45)})
+    with pytest.raises(InputError, match=r"--minutes 5: 45 classes need at least \d+ minutes on this machine; give"):
+        fitting_plan(task, TWO_CORES, 5)
+
+
+def test_a_quick_look_judges_and_audits_nothing() -> None:
+    counts = {str(n): 50 for n in range(5)}
+    task = task_of(counts, quick=True)
+    plan = fitting_plan(task, TWO_CORES, 10)
+    assert task.codes_only
+    assert plan.pairs == 0
+    assert plan.watcher_steps < full_plan().watcher_steps
+    assert not {"judging", "audit and report"} & set(plan.seconds)
+    assert any("nothing is evaluated or audited" in line for line in remarks(counts, task, plan))
+    assert not task_of({"Forest": 12, "River": 12}, quick=True).codes_only, "no codes can be matched"
+
+
+def test_a_busy_loop_beside_it_takes_a_share_of_the_core() -> None:
+    core = {min(os.sched_getaffinity(0))}
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, core)
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # inherits the core
+    try:
+        time.sleep(1)  # until it has started
+        assert share_of_a_core() < IDLE
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, before)
 
 
 def test_the_first_step_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
