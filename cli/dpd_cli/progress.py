@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
 
 Update = Callable[[int, int], None]
 """(done, total) → None."""
-SAMPLE = 3.0  # seconds of a stage from which its time is estimated
-LONG = 20.0  # seconds; shorter stages are not announced
-EVERY = 30.0  # seconds between two lines where no bar can be drawn
+SAMPLE = 3.0  # seconds of a stage from which its end is estimated
+LONG = 20.0  # seconds; shorter stages leave no line where no bar can be drawn
+EVERY = 60.0  # seconds between two lines there
 
 
 class _Console(logging.StreamHandler[TextIO]):
@@ -35,36 +36,27 @@ def log_to_console(level: int = logging.INFO) -> None:
 
 
 class _Pace:
-    """How long a stage takes, from its first steps. Work of an earlier session does not count."""
+    """When a stage ends, from its first steps. Work of an earlier session does not count.
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    elapsed: seconds since the first step of this session.
+    """
+
+    def __init__(self) -> None:
         self._begun: tuple[float, int] | None = None
-        self._told = False
+        self.elapsed = 0.0
 
-    def remaining(self, done: int, total: int) -> float | None:
-        """Return the seconds to come; None while nothing is known."""
+    def words(self, done: int, total: int) -> str:
+        """`done about 18:26`, or `in 5 min` at the end; nothing while nothing is known."""
         now = time.monotonic()
         if self._begun is None:
             self._begun = (now, done)
         began, before = self._begun
-        if done - before < 2 or now - began < SAMPLE:
-            return None
-        return (now - began) / (done - before) * (total - done)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the first step of this session."""
-        return 0.0 if self._begun is None else time.monotonic() - self._begun[0]
-
-    def estimate(self, done: int, total: int) -> str | None:
-        """Return a line about the whole stage, once, if it takes long."""
-        left = self.remaining(done, total)
-        if self._told or left is None:
-            return None
-        self._told = True
-        whole = self.elapsed + left
-        return f"{self.title} takes about {duration(whole)}" if whole >= LONG else None
+        self.elapsed = now - began
+        if done >= total:
+            return f"in {duration(self.elapsed)}"
+        if done - before < 2 or self.elapsed < SAMPLE:
+            return ""
+        return f"done about {time_of_day(self.elapsed / (done - before) * (total - done))}"
 
 
 def duration(seconds: float) -> str:
@@ -75,47 +67,43 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def time_of_day(seconds: float) -> str:
+    """The local time in so many seconds: `18:26`, or `Fri 18:26` on another day."""
+    now = datetime.now()
+    then = now + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%a %H:%M}"
+
+
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str], Update]]:
-    """Show the progress of named stages on stderr: one bar each in a terminal, otherwise lines."""
+    """Show the progress of named stages on stderr: one line each in a terminal, otherwise a line a minute."""
     if not sys.stderr.isatty():
         yield _line_progress
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn("elapsed"),
-        TimeElapsedColumn(),
-        TextColumn("remaining"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         yield lambda title: _bar(bars, title)
 
 
 def _bar(bars: "Progress", title: str) -> Update:
-    """Add a bar when the stage begins. Its rate is measured from there on, not from the work of earlier sessions."""
-    pace = _Pace(title)
+    """Add a bar when the stage begins."""
+    pace = _Pace()
     task: TaskID | None = None
 
     def update(done: int, total: int) -> None:
         nonlocal task
+        words = pace.words(done, total)
         if task is None:
-            task = bars.add_task(title, total=total, completed=done)
-        bars.update(task, completed=done, total=total)
-        if line := pace.estimate(done, total):
-            bars.console.print(line, highlight=False, markup=False)
+            task = bars.add_task(title, total=total, completed=done, words=words)
+        bars.update(task, completed=done, total=total, words=words)
 
     return update
 
@@ -128,16 +116,15 @@ def progress_bar(title: str) -> Iterator[Update]:
 
 
 def _line_progress(title: str) -> Update:
-    """Print the estimate of the stage's time, then a line every half minute."""
-    pace, printed = _Pace(title), time.monotonic()
+    """Print a line a minute, and one at the end of a long stage."""
+    pace, printed = _Pace(), time.monotonic()
 
     def update(done: int, total: int) -> None:
         nonlocal printed
-        line, left = pace.estimate(done, total), pace.remaining(done, total)
-        if line is None and left is not None and time.monotonic() - printed >= EVERY:
-            line = f"{title}: {done}/{total}, elapsed {duration(pace.elapsed)}, remaining about {duration(left)}"
-        if line:
-            print(line, file=sys.stderr, flush=True)
-            printed = time.monotonic()
+        words, now = pace.words(done, total), time.monotonic()
+        due = pace.elapsed >= LONG if done >= total else now - printed >= EVERY
+        if words and due:
+            print(f"{title}: {done}/{total}, {words}", file=sys.stderr, flush=True)
+            printed = now
 
     return update

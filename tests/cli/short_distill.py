@@ -41,7 +41,7 @@ def killing(stage: str, update: int) -> Callable[[], Any]:
             def told(done: int, total: int) -> None:
                 nonlocal seen
                 seen += 1
-                if title == stage and seen == update:
+                if title.split(" ", 1)[-1] == stage and seen == update:
                     os.kill(os.getpid(), signal.SIGKILL)
 
             return told

@@ -18,7 +18,7 @@ COLUMNS = 100
 DRAW = """
 import logging, time
 from dpd_cli import progress
-progress.SAMPLE, progress.LONG = 0.2, 0.0
+progress.SAMPLE = 0.2
 progress.log_to_console()
 with progress.stage_progress() as stage:
     for title, begun in (("first stage", 0), ("second stage", 10)):
@@ -77,8 +77,8 @@ def test_log_lines_stand_above_one_bar_for_each_stage(process_environment: dict[
             assert shown.count(f"printed {title} {step}") == 1
         bars = [line for line in shown if line.startswith(title) and "/20" in line]
         assert len(bars) == 1, shown
-        assert re.search(r"20/20 elapsed 0:00:0\d remaining 0:00:00$", bars[0]), bars
-        assert [line for line in shown if line.startswith(f"{title} takes about ")], shown
+        assert re.search(r"20/20 in \d s$", bars[0]), bars
+        assert len(bars[0]) <= 80
 
 
 def test_without_a_terminal_there_are_plain_lines(
@@ -92,8 +92,24 @@ def test_without_a_terminal_there_are_plain_lines(
             update(step, 1000)
     said = capsys.readouterr().err.splitlines()
     assert "\r" not in "".join(said)
-    assert re.fullmatch(r"training takes about \d+ h \d+ min", said[0])
-    assert re.fullmatch(r"training: 40\d/1000, elapsed \d+ (s|min), remaining about \d+ h \d+ min", said[1])
+    assert re.fullmatch(r"training: 40\d/1000, done about (\w{3} )?\d\d:\d\d", said[0])
+
+
+def test_a_long_stage_leaves_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.stage_progress() as stage:
+        for title, steps in (("long", 4), ("short", 1)):
+            update = stage(title)
+            for step in range(steps):
+                update(step + 1, steps)
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"long: 4/4, in \d+ (s|min)", said[-1])
+
+
+def test_the_end_is_a_time_of_day_and_on_another_day_its_name() -> None:
+    assert re.fullmatch(r"(\w{3} )?\d\d:\d\d", progress.time_of_day(60))
+    assert re.fullmatch(r"\w{3} \d\d:\d\d", progress.time_of_day(86_400))
 
 
 @pytest.mark.parametrize(

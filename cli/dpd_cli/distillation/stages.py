@@ -16,14 +16,14 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     """Make everything that is not there yet. Returns the facts for the user."""
     from dpd_train.compute.tracking import Stopwatch
 
-    watch = Stopwatch(made.folder / "seconds.json")
-    stage = watch.around(stage)
+    watch, number = Stopwatch(made.folder / "seconds.json"), 0
+    works = (_train, _export, _look) if made.asked.quick else (_train, _export, _judge, _audit)
+    timed = watch.around(lambda title: stage(f"{number}/{len(works)} {title}"))
     finished = made.folder / "result.json"
     if not finished.exists():
-        works = (_train, _export, _look) if made.asked.quick else (_train, _export, _judge, _audit)
         for number, work in enumerate(works, start=1):
             tell(f"stage {number}/{len(works)}     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
-            work(made, stage, tell)
+            work(made, timed, tell)
             watch.keep()
         write_atomically(finished, (json.dumps(_result(made, watch.times()), indent=1) + "\n").encode())
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
