@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dpd_cli import interrupts
 from dpd_cli.commands.audit import audit_command
 from dpd_cli.commands.bench import bench_command
 from dpd_cli.commands.demo import demo_command
@@ -30,10 +30,10 @@ from dpd_cli.commands.train import train_command
 from dpd_cli.commands.verify import verify_command
 from dpd_cli.config_file import OPTION, read_config, take_config
 from dpd_cli.help import DEBUG, Verb, Verbs
+from dpd_cli.interrupts import INTERRUPTED
 from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
 
-INTERRUPTED = 130
 LONGEST_ERROR = 4_000
 RESUMABLE = "interrupted; run the same command again to continue"
 
@@ -93,8 +93,7 @@ def _options(
 
 def main() -> None:
     """Run the command line. An error becomes one line and an exit code."""
-    if "WORLD_SIZE" not in os.environ:  # torchrun ends its processes itself, also in a call that no handler interrupts
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.install()
     try:
         code = _run(sys.argv[1:] or ["--help"])
     except KeyboardInterrupt:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TextIO
 
+from dpd_cli import interrupts
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -100,6 +102,7 @@ def _bar(bars: "Progress", title: str) -> Update:
 
     def update(done: int, total: int) -> None:
         nonlocal task
+        interrupts.check()
         words = pace.words(done, total)
         if task is None:
             task = bars.add_task(title, total=total, completed=done, words=words)
@@ -121,6 +124,7 @@ def _line_progress(title: str) -> Update:
 
     def update(done: int, total: int) -> None:
         nonlocal printed
+        interrupts.check()
         words, now = pace.words(done, total), time.monotonic()
         due = pace.elapsed >= LONG if done >= total else now - printed >= EVERY
         if words and due:

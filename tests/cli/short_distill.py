@@ -1,8 +1,9 @@
 """`dpd distill` with short stages and every checkpoint, killed if asked. Not a test itself.
 
 `short_main`, run as `dpd STAGE:UPDATE ARGUMENTS...`, kills itself at that update of the stage's progress, or never if
-the first argument is "never". The other arguments are those of dpd. With "released:FILE" instead, the private images
-are measured and noise is drawn, and then the release in FILE takes the place of what was found.
+the first argument is "never"; after "interrupt " it sends itself Ctrl-C, and a library loses it. The other arguments
+are those of dpd. With "released:FILE" instead, the private images are measured and noise is drawn, and then the release
+in FILE takes the place of what was found.
 """
 
 import os
@@ -20,6 +21,7 @@ import dpd_cli.commands.distill as command
 import dpd_cli.distillation.private as private
 import dpd_eval.comparison.evaluate as evaluation
 import dpd_eval.extractors.own as own
+from dpd_cli import interrupts
 from dpd_cli.main import main
 from dpd_cli.progress import Update
 from dpd_train.classifiers import training
@@ -32,7 +34,16 @@ from dpd_train.run.planning import plan
 load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
 
 
+class Library:
+    """Its end is where a Ctrl-C comes, so that Python loses it."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def killing(stage: str, update: int) -> Callable[[], Any]:
+    stage, interrupt = stage.removeprefix("interrupt "), stage.startswith("interrupt ")
+
     @contextmanager
     def stages() -> Iterator[Callable[[str], Update]]:
         def begun(title: str) -> Update:
@@ -40,9 +51,13 @@ def killing(stage: str, update: int) -> Callable[[], Any]:
 
             def told(done: int, total: int) -> None:
                 nonlocal seen
+                interrupts.check()
                 seen += 1
                 if title.split(" ", 1)[-1] == stage and seen == update:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    if interrupt:
+                        Library()
+                    else:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
             return told
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from dpd_cli import interrupts
 from dpd_cli.distillation.request import Asked, PrivateRequest, folder_of, request_of
 from dpd_cli.options import Json, Scenes, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import duration, log_to_console, stage_progress
@@ -155,6 +156,7 @@ def _log() -> None:
 
 
 def _tell(line: str) -> None:
+    interrupts.check()
     print(line, file=sys.stderr, flush=True)
 
 
