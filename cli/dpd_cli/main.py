@@ -12,6 +12,7 @@ import typer
 from dpd_cli import interrupts
 from dpd_cli.commands.audit import audit_command
 from dpd_cli.commands.bench import bench_command
+from dpd_cli.commands.check import check_command
 from dpd_cli.commands.demo import demo_command
 from dpd_cli.commands.distill import distill_command
 from dpd_cli.commands.doctor import doctor_command
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Make a bundle": {
+        "check": check_command,
         "distill": distill_command,
         "train": train_command,
         "export": export_command,

@@ -23,6 +23,7 @@ OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 MOST_BYTES = 2**31
 STRIP = 256  # rows
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+SENTINEL2 = (12, 13)  # bands of its products, in which 4, 3 and 2 are red, green and blue
 COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
 ToRgb = Callable[[bytes], Image.Image | str]
 """A file's bytes → RGB image, or the reason why there is none; may raise anything that a decoder raises."""
@@ -109,7 +110,8 @@ def _many_bands(content: bytes) -> str | None:
     if bands < 4:
         return None
     stretch = " --stretch 2,98" if bits > 8 else ""
-    return f"{bands} bands of {bits} bits: say which are red, green and blue, such as --bands 3,2,1{stretch}"
+    usual = "4,3,2" if bands in SENTINEL2 else "3,2,1"
+    return f"{bands} bands of {bits} bits: say which are red, green and blue, such as --bands {usual}{stretch}"
 
 
 def reason_of(error: Exception) -> str:

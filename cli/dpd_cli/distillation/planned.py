@@ -14,6 +14,7 @@ from dpd_runtime.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
+    from dpd_train.held_out import HeldOut
     from dpd_train.run.planning.plan import DistillPlan, Task
 
 STORED = "plan.json"
@@ -124,22 +125,37 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
     from dpd_runtime.machine.cores import usable_cores
-    from dpd_train.run.planning.plan import remarks, task_of
+    from dpd_train.images.look import look_at
+    from dpd_train.run.planning.plan import (
+        MINUTES,
+        QUICK_MINUTES,
+        fitting_plan,
+        full_plan,
+        plan_remarks,
+        remarks,
+        task_of,
+    )
 
     out, cores = Path(asked.out), usable_cores()
     folder = folder_of(out)
     check_places(folder, out, resume=False)
     counts = _checked_counts(asked, folder)
+    look = look_at(Path(asked.data), asked.reading)
+    if look.sample.usable < look.sample.images / 2:
+        raise DataError(f"{asked.data}: {'; '.join(look.remarks())}")
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick)
     _check_codes(task, counts)
-    threads = asked.threads or max(1, cores - round(os.getloadavg()[0]))
-    notes = []
+    threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:
         plan = read_distillation(Path(asked.plan)).plan
     else:
         tell("measures      this machine, with a few steps of each kind of work")
-        plan, slowed = _measured(asked, task, threads)
-        notes += slowed
+        from dpd_train.run.planning.speed import speed_here
+
+        speed, notes = speed_here(training_config(asked, full_plan(1, 1), task.ipc), threads)
+        plan = fitting_plan(task, speed, asked.minutes or (QUICK_MINUTES if asked.quick else MINUTES))
+    if not asked.quick:
+        notes += audit_remarks(Path(asked.data), asked, asked.holdout)
     if asked.threads is None and threads < cores:
         notes.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
     return Distillation(
@@ -151,7 +167,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         images=task.images,
         classes=task.classes,
         judged_ipc=task.judged_ipc,
-        notes=(*remarks(counts, task, plan), *([] if asked.quick else _audit_remarks(asked)), *notes),
+        notes=(*look.remarks(), *remarks(counts, task), *plan_remarks(task, plan), *notes),
         plan=plan,
     )
 
@@ -196,13 +212,12 @@ def _check_codes(task: "Task", counts: dict[str, int]) -> None:
         )
 
 
-def _audit_remarks(asked: Asked) -> list[str]:
+def audit_remarks(data: Path, held_out: "HeldOut", holdout: str | None) -> list[str]:
     """A line if the audit has few images that the bundle was not made from."""
     from dpd_eval.audit.audit import FEWEST_IMAGES
     from dpd_train.images import check_files
 
-    holdout = asked.holdout
-    counts = check_files(Path(holdout), "all") if holdout else check_files(Path(asked.data), "val", asked)
+    counts = check_files(Path(holdout), "all") if holdout else check_files(data, "val", held_out)
     if (images := sum(counts.values())) >= FEWEST_IMAGES:
         return []
     return [
@@ -211,30 +226,15 @@ def _audit_remarks(asked: Asked) -> list[str]:
     ]
 
 
+def idle_cores() -> int:
+    """Cores that this process may use and other programs do not, at least one."""
+    from dpd_runtime.machine.cores import usable_cores
+
+    return max(1, usable_cores() - round(os.getloadavg()[0]))
+
+
 def _check_holdout(holdout: Path, classes: set[str]) -> None:
     from dpd_train.images import check_files
 
     if missing := sorted(classes - set(check_files(holdout, "all"))):
         raise DataError(f"--holdout {holdout}: has no images of {missing[0]!r}; give images of every class")
-
-
-def _measured(asked: Asked, task: "Task", threads: int) -> tuple["DistillPlan", list[str]]:
-    """The plan for this machine, from a few steps of every kind; and a line if other programs took its time."""
-    import torch
-
-    from dpd_train.bases.base import load_base
-    from dpd_train.compute.device import use_device
-    from dpd_train.run.data import fitted
-    from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, fitting_plan, full_plan
-    from dpd_train.run.planning.speed import IDLE, measure_speed, share_of_a_core
-
-    torch.set_num_threads(threads)
-    config = training_config(asked, full_plan(1, 1), task.ipc)
-    share = share_of_a_core()
-    speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"))
-    plan = fitting_plan(task, speed, asked.minutes or (QUICK_MINUTES if asked.quick else MINUTES))
-    if share >= IDLE:
-        return plan, []
-    return plan, [
-        f"other programs took {1 - share:.0%} of a core while this machine was measured; without them it is faster"
-    ]

@@ -101,7 +101,7 @@ class Task:
     @property
     def least_matching(self) -> int:
         """Steps of matching, at least."""
-        return SMALL_MATCHING if self.small else LEAST_MATCHING
+        return SMALL_MATCHING if self.small and not self.quick else LEAST_MATCHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +228,8 @@ def task_of(
     return replace(task, ipc=ipc or (SMALL_IPC if task.small else USUAL_IPC), codes_only=own)
 
 
-def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan) -> list[str]:
-    """What is unusual about the data or the plan, one line each.
+def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
+    """What is unusual about the data, one line each.
 
     Args:
         counts: training images by class.
@@ -259,11 +259,16 @@ def remarks(counts: Mapping[str, int], task: Task, plan: DistillPlan) -> list[st
             f"classes are uneven, from {task.smallest} images in {least!r} to {counts[most]} in {most!r}: every class "
             "gets equally many codes, and those of small classes rest on few images"
         )
-    if task.quick:
-        lines.append("a quick look: stages are short, and nothing is evaluated or audited")
-    elif plan.pairs < PAIRS:
-        lines.append(f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}")
     return lines
+
+
+def plan_remarks(task: Task, plan: DistillPlan) -> list[str]:
+    """What is unusual about the plan, one line each."""
+    if task.quick:
+        return ["a quick look: stages are short, and nothing is evaluated or audited"]
+    if plan.pairs < PAIRS:
+        return [f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}"]
+    return []
 
 
 def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:

@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 
 from dpd_runtime.annotations import Progress
-from dpd_train.bases.base import Base
+from dpd_train.bases.base import Base, load_base
 from dpd_train.captions.captions import caption_table
 from dpd_train.classifiers.network import ResNet, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
-from dpd_train.compute.device import placed
+from dpd_train.compute.device import placed, use_device
 from dpd_train.config import TrainConfig
 from dpd_train.diffusion.denoiser import LatentData, train_denoiser
 from dpd_train.diffusion.fine_tune import denoiser_training, frozen_norms_in_float32, trained_parts
 from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watcher, embed, match_codes, seeing
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
+from dpd_train.run.data import fitted
 from dpd_train.run.planning.plan import WorkSpeed
 from dpd_train.vae.perceptual import perceptual_shapes
 from dpd_train.vae.tune import tune_decoder
@@ -71,6 +72,18 @@ def measure_speed(base: Base, config: TrainConfig, device: torch.device) -> Work
             tuning=_tuning_seconds(base, latents, labels, config, device, place),
             threads=torch.get_num_threads(),
         )
+
+
+def speed_here(config: TrainConfig, threads: int) -> tuple[WorkSpeed, list[str]]:
+    """The speed of this machine for runs with this config; and a line if other programs took its time."""
+    torch.set_num_threads(threads)
+    share = share_of_a_core()
+    speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"))
+    if share >= IDLE:
+        return speed, []
+    return speed, [
+        f"other programs took {1 - share:.0%} of a core while this machine was measured; without them it is faster"
+    ]
 
 
 def _call_seconds(base: Base, latents: torch.Tensor, device: torch.device) -> float:

@@ -27,6 +27,7 @@ from dpd_train.run.planning.plan import (
     fitting_plan,
     full_plan,
     make_plan,
+    plan_remarks,
     remarks,
     task_of,
 )
@@ -152,7 +153,7 @@ def test_a_set_of_codes_alone_is_judged_at_no_more_images_than_codes() -> None:
 
 def said(counts: dict[str, int], ipc: int | None = 10, minutes: float = 90) -> list[str]:
     task = task_of(counts, ipc)
-    return remarks(counts, task, make_plan(task, TWO_CORES, minutes))
+    return [*remarks(counts, task), *plan_remarks(task, make_plan(task, TWO_CORES, minutes))]
 
 
 def test_ordinary_data_needs_no_remark() -> None:
@@ -212,7 +213,7 @@ def test_a_quick_look_judges_and_audits_nothing() -> None:
     assert plan.pairs == 0
     assert plan.watcher_steps < full_plan().watcher_steps
     assert not {"judging", "audit and report"} & set(plan.seconds)
-    assert any("nothing is evaluated or audited" in line for line in remarks(counts, task, plan))
+    assert any("nothing is evaluated or audited" in line for line in plan_remarks(task, plan))
     assert not task_of({"Forest": 12, "River": 12}, quick=True).codes_only, "no codes can be matched"
 
 

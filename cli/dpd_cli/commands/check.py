@@ -1,0 +1,103 @@
+"""`dpd check`: what a data set is like, before the long run."""
+
+import shlex
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
+from dpd_cli.progress import duration
+from dpd_cli.terminal import print_json
+from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
+
+if TYPE_CHECKING:
+    from dpd_train.images.look import Look, Sample
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders, or a .csv or .parquet list.")]
+Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the base's own.")]
+SHOWN = 5  # reasons that are named
+Shared = dict[tuple[str, str], int]
+
+
+@options_of(ImageOptions)
+def check_command(
+    data: Data,
+    resolution: Resolution = None,
+    threads: Threads = None,
+    json_output: Json = False,
+    *,
+    given: Values,
+) -> None:
+    """Look at a data set before the long run. Nothing is written.
+
+    Decodes a sample of every class, says which files will be set aside and how to read them instead, looks for scenes
+    that are in several parts, and says what an audit can decide and how long dpd distill will take.
+
+    Examples:
+        dpd check scenes/
+        dpd check sentinel2/ --bands 4,3,2 --stretch 2,98
+    """
+    require_torch("train", "eval")
+    from dpd_cli.distillation.planned import audit_remarks, idle_cores
+    from dpd_train.config import TrainConfig
+    from dpd_train.images import check_files
+    from dpd_train.images.look import look_at, shared_scenes
+    from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
+    from dpd_train.run.planning.speed import speed_here
+
+    options = ImageOptions(**given_values(given, ImageOptions))
+    look = look_at(data, options.reading)
+    shared = shared_scenes(data, options.reading)
+    counts = check_files(data, "train", options)
+    task = task_of(counts)
+    notes = [*remarks(counts, task), *audit_remarks(data, options, None)]
+    config = TrainConfig(ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
+    speed, slowed = speed_here(config, threads or idle_cores())
+    plans = {
+        "usual": make_plan(task, speed, MINUTES),
+        "least": make_plan(task, speed, 0),
+        "quick": make_plan(task_of(counts, quick=True), speed, QUICK_MINUTES),
+    }
+    seconds = {name: plan.total for name, plan in plans.items()}
+    notes += slowed
+    if json_output:
+        print_json(_facts(look, shared) | {"train": counts, "notes": notes, "seconds": seconds})
+        return
+    _print(look, shared, counts)
+    for line in notes:
+        print(f"note          {line}")
+    print(f"time          dpd distill: {duration(seconds['usual'])}; at least {duration(seconds['least'])}")
+    print(f"              dpd distill --quick: {duration(seconds['quick'])}")
+    way = f" {look.suggestion[0]}" if look.suggestion is not None else ""
+    print(f"next          dpd distill {shlex.quote(str(data))}{way} --out look.dpd --quick")
+
+
+def _facts(look: "Look", shared: Shared) -> dict[str, Any]:
+    suggestion = look.suggestion and {"options": look.suggestion[0], "sample": _sample(look.suggestion[1])}
+    listed = [{"part": first, "with": second, "files": count} for (first, second), count in shared.items()]
+    return {"counts": look.counts, "sample": _sample(look.sample), "suggestion": suggestion, "shared": listed}
+
+
+def _sample(sample: "Sample") -> dict[str, Any]:
+    return asdict(sample) | {"usable": sample.usable}
+
+
+def _print(look: "Look", shared: Shared, counts: dict[str, int]) -> None:
+    fewest, most = min(counts.values()), max(counts.values())
+    each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    print(f"data          {len(counts)} classes with {each} training images, {sum(counts.values())} in all")
+    for part, of_class in look.counts.items():
+        if part != "all":
+            print(f"  {part:<12}{sum(of_class.values())} files")
+    print(f"sample        {look.sample.usable} of {look.sample.images} images are usable")
+    for reason, count in Counter(one.reason for one in look.sample.set_aside).most_common(SHOWN):
+        first = next(one.path for one in look.sample.set_aside if one.reason == reason)
+        print(f"  set aside   {count}, such as {first}: {reason}")
+    if look.suggestion is not None:
+        options, sample = look.suggestion
+        print(f"suggestion    {options}: {sample.usable} of {sample.images} are usable")
+    for (first, second), count in shared.items():
+        print(f"shared        {count} files of {second} show scenes of {first}: figures on {second} will be too good")

@@ -1,0 +1,149 @@
+"""One look at a data set before the long run: a sample of every class is decoded, and parts are compared."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpd_runtime.errors import DataError
+from dpd_train.images.content import contents, stamps
+from dpd_train.images.pixels import pillow_rgb, printable, read_square
+from dpd_train.images.read import open_source
+from dpd_train.images.rendering import Rendering, settle
+from dpd_train.images.scene_set import Finding
+from dpd_train.images.sources import Files, Source, reference_files
+from dpd_train.reading import PLAIN, Reading, parse_reading
+
+PER_CLASS = 20  # images of each class and part that are decoded
+SIDE = 32  # pixels to which they are reduced
+HINT = re.compile(r"(?P<bands>--bands [\d,]+)?(?: ?(?P<stretch>--stretch [\d.,:]+))?")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Decoded images of every class and part.
+
+    images: how many were tried. set_aside: those that cannot be used, with the reason.
+    """
+
+    images: int
+    set_aside: tuple[Finding, ...]
+
+    @property
+    def usable(self) -> int:
+        return self.images - len(self.set_aside)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a data set shows.
+
+    Args:
+        counts: part → class → files. A source without parts has "all".
+        suggestion: options of the reading with which more of the sample is usable, and what it is then.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    sample: Sample
+    suggestion: tuple[str, Sample] | None
+
+    def remarks(self) -> list[str]:
+        """What the user should know before hours of work, one line each."""
+        lines = []
+        if self.sample.set_aside:
+            first, tried = self.sample.set_aside[0], self.sample.images
+            lines.append(
+                f"{len(self.sample.set_aside)} of {tried} images of a sample will be set aside, first {first.path}: "
+                f"{first.reason}; see dpd check"
+            )
+        if self.suggestion is not None:
+            options, sample = self.suggestion
+            lines.append(f"with {options} {sample.usable} of {sample.images} are usable")
+        return lines
+
+
+def look_at(root: Path, reading: Reading = PLAIN) -> Look:
+    """Decode a sample of every class of `root`, and suggest how to read it.
+
+    Raises:
+        DataError: no folder or list of at least two classes; or no image of the sample is usable, however read.
+        MissingExtraError: the reading needs rasterio, which is not installed.
+    """
+    source, parts = _opened(root)
+    sample = _decoded(source, parts, reading)
+    suggestion = _suggested(source, parts, sample) if reading.plain and sample.set_aside else None
+    if not sample.usable and suggestion is None:
+        first = sample.set_aside[0]
+        raise DataError(
+            f"{root}: none of {sample.images} images can be used, first {first.path}: {first.reason}; save them in a "
+            "format that dpd reads, or give --bands and --stretch"
+        )
+    return Look(
+        counts={part: {name: len(paths) for name, paths in files.items()} for part, files in parts.items()},
+        sample=sample,
+        suggestion=suggestion,
+    )
+
+
+def shared_scenes(root: Path, reading: Reading = PLAIN) -> dict[tuple[str, str], int]:
+    """(part, part) → files of the second part that show a scene of the first, copies included.
+
+    Raises:
+        DataError, MissingExtraError: as `look_at`.
+    """
+    source, parts = _opened(root)
+    files = {part: [path for paths in of.values() for path in paths] for part, of in parts.items()}
+    if len(files) < 2:
+        return {}
+    every = stamps([path for paths in files.values() for path in paths])
+    _, scenes = contents(every, _rendering(source, reading))
+    names, shared = list(files), {}
+    for i, first in enumerate(names):
+        known = {scenes[path] for path in files[first] if path in scenes}
+        for second in names[i + 1 :]:
+            if count := sum(scenes.get(path) in known for path in files[second]):
+                shared[first, second] = count
+    return shared
+
+
+def _opened(root: Path) -> tuple[Source, dict[str, Files]]:
+    source = open_source(Path(root))
+    return source, {part: source.files(part) for part in source.parts} or {"all": source.files(None)}
+
+
+def _rendering(source: Source, reading: Reading) -> Rendering | None:
+    return None if reading.plain else settle(reading, reference_files(source), source.root)
+
+
+def _decoded(source: Source, parts: Mapping[str, Files], reading: Reading) -> Sample:
+    rendering = _rendering(source, reading)
+    to_rgb = pillow_rgb if rendering is None else rendering.rgb
+    tried, set_aside = 0, []
+    for part, files in parts.items():
+        for paths in files.values():
+            count = min(PER_CLASS, len(paths))
+            for path in (paths[i * len(paths) // count] for i in range(count)):
+                tried += 1
+                square = read_square(path, SIDE, to_rgb)
+                if isinstance(square, str):
+                    set_aside.append(Finding(part, printable(path.relative_to(source.folder)), square))
+    return Sample(tried, tuple(set_aside))
+
+
+def _suggested(source: Source, parts: Mapping[str, Files], plain: Sample) -> tuple[str, Sample] | None:
+    """The options that most of the reasons name, if more images are usable with them."""
+    hints = Counter(
+        match[0].strip() for one in plain.set_aside for match in HINT.finditer(one.reason) if match[0].strip()
+    )
+    for options, _ in hints.most_common(1):
+        found = HINT.fullmatch(options)
+        assert found is not None
+        bands, stretch = (text and text.split()[1] for text in (found["bands"], found["stretch"]))
+        try:
+            sample = _decoded(source, parts, parse_reading(bands, stretch))
+        except DataError:  # no limits could be found
+            return None
+        if sample.usable > plain.usable:
+            return options, sample
+    return None

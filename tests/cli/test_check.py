@@ -1,0 +1,57 @@
+"""`dpd check` on drawn scenes with a damaged file and with a test part that repeats training images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
+from tests.tiny import drawn_scenes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("check")
+    drawn_scenes(folder / "scenes" / "train", per_class=24)
+    drawn_scenes(folder / "scenes" / "test", per_class=2, seed=9)
+    shutil.copy(next((folder / "scenes" / "train" / "River").iterdir()), folder / "scenes" / "test" / "River" / "x.png")
+    next((folder / "scenes" / "train" / "Road").iterdir()).write_bytes(b"cut short")
+    return folder
+
+
+def check(folder: Path, environment: dict[str, str], *arguments: str) -> Done:
+    environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return run_dpd(["check", *arguments, "--threads", "1"], environment, folder, with_pytorch=True)
+
+
+def test_it_says_what_the_data_are_like_and_writes_nothing(folder: Path, process_environment: dict[str, str]) -> None:
+    before = sorted((folder / "scenes").rglob("*"))
+    done = check(folder, process_environment, "scenes")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    assert "data          6 classes with 22 training images, 132 in all" in said
+    assert "  set aside   1, such as train/Road/" in said
+    assert "shared        1 files of test show scenes of train" in said
+    assert "note          the audit compares with 12 images" in said
+    assert "dpd distill --quick: " in said
+    assert said.splitlines()[-1] == "next          dpd distill scenes --out look.dpd --quick"
+    assert sorted((folder / "scenes").rglob("*")) == before
+
+
+def test_json_has_the_same(folder: Path, process_environment: dict[str, str]) -> None:
+    done = check(folder, process_environment, "scenes", "--json", "--val-per-class", "4")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["train"]["River"] == 20
+    assert found["shared"] == [{"part": "train", "with": "test", "files": 1}]
+    assert found["seconds"]["quick"] < found["seconds"]["usual"]
+    assert len(found["sample"]["set_aside"]) == found["sample"]["images"] - found["sample"]["usable"]
+
+
+def test_what_is_no_data_set_is_refused(folder: Path, process_environment: dict[str, str]) -> None:
+    done = check(folder, process_environment, "nothing")
+    assert done.returncode == 2, done.stderr
+    assert "nothing: no such folder" in done.stderr
