@@ -9,12 +9,13 @@ import pytest
 pytest.importorskip("diffusers")
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
-from tests.tiny import drawn_scenes
+from tests.tiny import drawn_scenes, tiny_base
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("check")
+    tiny_base(folder)
     drawn_scenes(folder / "scenes" / "train", per_class=24)
     drawn_scenes(folder / "scenes" / "test", per_class=2, seed=9)
     shutil.copy(next((folder / "scenes" / "train" / "River").iterdir()), folder / "scenes" / "test" / "River" / "x.png")
@@ -24,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(folder: Path, environment: dict[str, str], *arguments: str) -> Done:
     environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    return run_dpd(["check", *arguments, "--threads", "1"], environment, folder, with_pytorch=True)
+    return run_dpd(["check", *arguments, "--base", "base", "--threads", "1"], environment, folder, with_pytorch=True)
 
 
 def test_it_says_what_the_data_are_like_and_writes_nothing(folder: Path, process_environment: dict[str, str]) -> None:

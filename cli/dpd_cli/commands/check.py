@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dpd_train.images.look import Look, Sample
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders, or a .csv or .parquet list.")]
+Base = Annotated[str, under("Data", "Base model that dpd distill will use: nano, a diffusers folder or a hub id.")]
 Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the base's own.")]
 SHOWN = 5  # reasons that are named
 Shared = dict[tuple[str, str], int]
@@ -25,6 +26,7 @@ Shared = dict[tuple[str, str], int]
 @options_of(ImageOptions)
 def check_command(
     data: Data,
+    base: Base = "nano",
     resolution: Resolution = None,
     threads: Threads = None,
     json_output: Json = False,
@@ -54,7 +56,7 @@ def check_command(
     counts = check_files(data, "train", options)
     task = task_of(counts)
     notes = [*remarks(counts, task), *audit_remarks(data, options, None)]
-    config = TrainConfig(ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
+    config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     speed, slowed = speed_here(config, threads or idle_cores())
     plans = {
         "usual": make_plan(task, speed, MINUTES),
