@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpd_runtime.errors import DataError
+from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_train.images.content import contents, stamps
 from dpd_train.images.pixels import pillow_rgb, printable, read_square
 from dpd_train.images.read import open_source
@@ -17,7 +17,7 @@ from dpd_train.reading import PLAIN, Reading, parse_reading
 
 PER_CLASS = 20  # images of each class and part that are decoded
 SIDE = 32  # pixels to which they are reduced
-HINT = re.compile(r"(?P<bands>--bands [\d,]+)?(?: ?(?P<stretch>--stretch [\d.,:]+))?")
+HINT = re.compile(r"(?P<bands>--bands \d+(?:,\d+)*)?(?: ?(?P<stretch>--stretch [\d.:]+(?:,[\d.:]+)*))?")
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,12 @@ def _suggested(source: Source, parts: Mapping[str, Files], plain: Sample) -> tup
         match[0].strip() for one in plain.set_aside for match in HINT.finditer(one.reason) if match[0].strip()
     )
     for options, _ in hints.most_common(1):
-        found = HINT.fullmatch(options)
-        assert found is not None
-        bands, stretch = (text and text.split()[1] for text in (found["bands"], found["stretch"]))
+        match = HINT.fullmatch(options)
+        assert match is not None
+        bands, stretch = (text and text.split()[1] for text in (match["bands"], match["stretch"]))
         try:
             sample = _decoded(source, parts, parse_reading(bands, stretch))
-        except DataError:  # no limits could be found
+        except (DataError, MissingExtraError):  # no limits, or rasterio is not installed: the reason says what to do
             return None
         if sample.usable > plain.usable:
             return options, sample

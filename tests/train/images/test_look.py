@@ -69,6 +69,16 @@ def test_bands_that_need_a_choice_get_a_suggestion_that_works(tmp_path: Path, ba
     assert (read.sample.usable, read.suggestion) == (6, None)
 
 
+def test_one_odd_file_is_no_reason_to_ask_for_rasterio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "a", 3)
+    written(tmp_path, "b", 3, 100)
+    Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "b" / "deep.png")
+    monkeypatch.setattr("dpd_train.images.rasters.find_spec", lambda name: None)
+    look = look_at(tmp_path)
+    assert look.suggestion is None
+    assert "pass --stretch 2,98" in look.sample.set_aside[0].reason
+
+
 def test_where_nothing_can_be_read_the_first_reason_is_said(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
