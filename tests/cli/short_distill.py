@@ -7,6 +7,7 @@ in FILE takes the place of what was found.
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ def killing(stage: str, update: int) -> Callable[[], Any]:
                 nonlocal seen
                 interrupts.check()
                 seen += 1
-                if title.split(" ", 1)[-1] == stage and seen == update:
+                if re.sub(r"^\d/\d ", "", title) == stage and seen == update:
                     if interrupt:
                         Library()
                     else:
