@@ -47,13 +47,13 @@ from dpd_train.images import SceneSet, read_scenes, to_float
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
-    judging,
     load_watchers,
     match_codes,
     measure,
     seeing,
     starting_codes,
     view_seed,
+    with_logits,
 )
 from dpd_train.prototypes.matching.watchers import NAME, watcher_plans
 
@@ -111,10 +111,10 @@ def watchers_of(arm: str, of: Draw) -> list[Watcher]:
     folder = of.folder / arm
     folder.mkdir(exist_ok=True)
     train_pool(folder, NAME, watcher_plans(known, of.number), data, held, lambda done, total: None, weights=weights)
-    networks = zip(load_watchers(folder, known), judging(known), strict=True)
+    networks = zip(load_watchers(folder, known), with_logits(known), strict=True)
     return [
-        Watcher(seeing(network, judges=judges), measure(network, *own, classes, view_seed(of.number, i), CPU))
-        for i, (network, judges) in enumerate(networks)
+        Watcher(seeing(network, logits=logits), measure(network, *own, classes, view_seed(of.number, i), CPU))
+        for i, (network, logits) in enumerate(networks)
     ]
 
 

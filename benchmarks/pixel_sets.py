@@ -38,7 +38,6 @@ from dpd_train.images import SceneSet, fingerprint, to_float
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
-    judging,
     load_watchers,
     match_codes,
     measure,
@@ -46,6 +45,7 @@ from dpd_train.prototypes.matching import (
     starting_codes,
     train_watchers,
     view_seed,
+    with_logits,
 )
 from dpd_train.prototypes.matching.views import View
 
@@ -124,13 +124,13 @@ def trained_watchers(folder: Path, train: SceneSet, held: SceneSet, seed: int) -
     folder.mkdir(parents=True, exist_ok=True)
     train_watchers(folder, data, labelled(held), count, seed, lambda step, steps: None)
     return [
-        Watcher(seeing(network, judges=judges), measure(network, *data, count, view_seed(seed, i), CPU))
-        for i, (network, judges) in enumerate(zip(load_watchers(folder, count), judging(count), strict=True))
+        Watcher(seeing(network, logits=logits), measure(network, *data, count, view_seed(seed, i), CPU))
+        for i, (network, logits) in enumerate(zip(load_watchers(folder, count), with_logits(count), strict=True))
     ]
 
 
 def sampled(run: Path, classes: tuple[str, ...], seed: int) -> torch.Tensor:
-    """Starting images [classes, IPC, H, W, 3], uint8, as the run's model samples and judges them with this seed."""
+    """Starting images [classes, IPC, H, W, 3], uint8, as the run's model samples and chooses them with this seed."""
     base = load_base(str(run / "pipeline"))
     prompts = embed(base.text_encoder, base.tokenizer, [*(caption(name, ()) for name in classes), ""])
     codes = starting_codes(base, load_classifier(run / "latent_classifier"), classes, prompts, IPC, seed)
