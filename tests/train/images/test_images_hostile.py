@@ -66,7 +66,7 @@ def test_16_bit_colours_are_converted_or_rejected_but_never_black_or_garbled(tmp
         )
     assert "separate planes, which Pillow misreads; pass --bands" in found.pop("planes")
     assert found.pop("float3").endswith("those are read with --bands")
-    assert found.pop("thirteen").endswith("such as --bands 3,2,1 --stretch 2,98")
+    assert found.pop("thirteen").endswith("such as --bands 4,3,2 --stretch 2,98")
     assert found == {}
 
 
