@@ -22,7 +22,7 @@ from dpd_train.compute.device import one_thread
 from dpd_train.images import SceneSet, to_float
 
 FORMAT = 1  # increase this whenever the training gives other weights
-SEED = 200  # used by no teacher, judge or student
+SEED = 200  # used by no teacher, latent classifier or student
 STEPS = 1200
 LARGEST_SIDE = 64  # pixels; larger images are reduced, so that the training takes minutes at any resolution
 BATCH = 256

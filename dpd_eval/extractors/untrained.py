@@ -1,4 +1,4 @@
-"""The extractor `untrained`: a network with random weights. No generator, code or judge was trained to please it.
+"""The extractor `untrained`: a network with random weights. No generator, code or classifier was trained to please it.
 
 Metrics in the features of a trained network reward a set that was made by looking through such networks. Random
 features say less about classes, and are as far from all of them (Naeem et al. 2020, 2002.09797, section 3.3).

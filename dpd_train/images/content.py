@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dpd_runtime.files import cache_folder, is_own, write_atomically
-from dpd_train.images.pixels import pillow_rgb, read_bytes, read_square
-from dpd_train.images.rendering import Rendering, identity
+from dpd_train.images.pixels import read_bytes, read_square
+from dpd_train.images.rendering import Rendering, identity, reader
 
 log = logging.getLogger(__name__)
 SIDE = 64  # pixels at which images are compared, whatever size they are used at
@@ -79,7 +79,7 @@ def _read(path: Path, key: str) -> list[list[str]] | None:
 def _compare(digests: Sequence[str], files: Mapping[str, Path], rendering: Rendering | None) -> list[list[str]]:
     from dpd_train.images.structure import near_groups  # loads PyTorch
 
-    to_rgb = pillow_rgb if rendering is None else rendering.rgb
+    to_rgb = reader(rendering)
     results = {digest: read_square(files[digest], SIDE, to_rgb) for digest in digests}
     images = {digest: read[1] for digest, read in results.items() if not isinstance(read, str)}
     if not images:

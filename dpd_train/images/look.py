@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_train.images.content import contents, stamps
-from dpd_train.images.pixels import pillow_rgb, printable, read_square
-from dpd_train.images.read import open_source
-from dpd_train.images.rendering import Rendering, settle
+from dpd_train.images.pixels import printable, read_square
+from dpd_train.images.read import open_source, settled
+from dpd_train.images.rendering import evenly_spaced, reader
 from dpd_train.images.scene_set import Finding
 from dpd_train.images.sources import Files, Source, reference_files
 from dpd_train.reading import PLAIN, Reading, parse_reading
@@ -97,7 +97,7 @@ def shared_scenes(root: Path, reading: Reading = PLAIN) -> dict[tuple[str, str],
     if len(files) < 2:
         return {}
     every = stamps([path for paths in files.values() for path in paths])
-    _, scenes = contents(every, _rendering(source, reading))
+    _, scenes = contents(every, settled(reading, reference_files(source), source))
     names, shared = list(files), {}
     for i, first in enumerate(names):
         known = {scenes[path] for path in files[first] if path in scenes}
@@ -112,18 +112,12 @@ def _opened(root: Path) -> tuple[Source, dict[str, Files]]:
     return source, {part: source.files(part) for part in source.parts} or {"all": source.files(None)}
 
 
-def _rendering(source: Source, reading: Reading) -> Rendering | None:
-    return None if reading.plain else settle(reading, reference_files(source), source.root)
-
-
 def _decoded(source: Source, parts: Mapping[str, Files], reading: Reading) -> Sample:
-    rendering = _rendering(source, reading)
-    to_rgb = pillow_rgb if rendering is None else rendering.rgb
+    to_rgb = reader(settled(reading, reference_files(source), source))
     tried, set_aside = 0, []
     for part, files in parts.items():
         for paths in files.values():
-            count = min(PER_CLASS, len(paths))
-            for path in (paths[i * len(paths) // count] for i in range(count)):
+            for path in evenly_spaced(paths, PER_CLASS):
                 tried += 1
                 square = read_square(path, SIDE, to_rgb)
                 if isinstance(square, str):

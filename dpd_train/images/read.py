@@ -10,8 +10,8 @@ from dpd_runtime.errors import DataError
 from dpd_train.held_out import BY_CONTENT, HeldOut, choose_groups, joined
 from dpd_train.images.content import contents, stamps
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
-from dpd_train.images.pixels import pillow_rgb, printable, read_bytes, read_square, size_in_header
-from dpd_train.images.rendering import Rendering, identity, settle
+from dpd_train.images.pixels import printable, read_bytes, read_square, size_in_header
+from dpd_train.images.rendering import Rendering, identity, reader, settle
 from dpd_train.images.scene_set import Part, Rejected, SceneSet
 from dpd_train.images.sources import Files, Source, divides, files_of_part, open_tree, reference_files
 from dpd_train.reading import PLAIN, Reading
@@ -52,7 +52,7 @@ def read_scenes(
     reference = reference_files(source)
     files = files_of_part(source, reference, part)
     _counts(source, files, part, held_out)  # before images are opened
-    rendering = _settled(reading, reference, source)
+    rendering = settled(reading, reference, source)
     if divides(source, part, held_out):
         files = _divided(source, files, part, held_out, rendering)
     if resolution is None:
@@ -195,14 +195,15 @@ def _divided(
     return {name: [path for path in paths if (path in held) == (part == "val")] for name, paths in files.items()}
 
 
-def _settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:
+def settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:
+    """The rendering of a reading, with limits from `files`; None where Pillow reads the images as they are."""
     if isinstance(reading, Rendering):
         return reading
     return None if reading.plain else settle(reading, files, source.root)
 
 
 def _decode(source: Source, files: Files, part: Part, resolution: int, rendering: Rendering | None) -> SceneSet:
-    to_rgb = pillow_rgb if rendering is None else rendering.rgb
+    to_rgb = reader(rendering)
     images = np.empty((sum(map(len, files.values())), resolution, resolution, 3), np.uint8)
     labels: list[int] = []
     hashes: list[str] = []

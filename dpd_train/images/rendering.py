@@ -13,7 +13,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
-from dpd_train.images.pixels import printable, read_bytes, reason_of
+from dpd_train.images.pixels import ToRgb, pillow_rgb, printable, read_bytes, reason_of
 from dpd_train.images.rasters import Raster, read_raster, require_rasterio
 from dpd_train.reading import PERCENTILES, Reading
 
@@ -69,6 +69,17 @@ def identity(content: bytes, rendering: Rendering | None) -> str:
     return hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
 
 
+def reader(rendering: Rendering | None) -> ToRgb:
+    """What turns a file's bytes into RGB; Pillow for None."""
+    return pillow_rgb if rendering is None else rendering.rgb
+
+
+def evenly_spaced(paths: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of the files, at even distances in their order."""
+    count = min(most, len(paths))
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
 def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:
     """Find the limits of the stretch on a sample of `files` (paths by class), unless `reading` gives them.
 
@@ -121,8 +132,7 @@ def _sample(files: Mapping[str, Sequence[Path]], bands: tuple[int, ...] | None) 
     share = max(1, SAMPLE_IMAGES // len(files))
     rasters, first_reason = [], ""
     for paths in files.values():
-        count = min(share, len(paths))
-        for path in (paths[i * len(paths) // count] for i in range(count)):
+        for path in evenly_spaced(paths, share):
             raster = _read(path, bands)
             if isinstance(raster, Raster):
                 rasters.append(raster)

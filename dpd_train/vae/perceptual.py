@@ -11,7 +11,7 @@ from dpd_train.classifiers.pool import load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 
-PERCEPTUAL_SEED = 100  # judges and teacher use other seeds: no network rates what it helped to train
+PERCEPTUAL_SEED = 100  # teacher and latent classifier use other seeds: no network rates what it helped to train
 NAME = "perceptual"
 
 

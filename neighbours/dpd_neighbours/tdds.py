@@ -14,7 +14,7 @@ from dpd_runtime.files import cache_folder, read_cached
 from dpd_train.images import SceneSet
 
 FORMAT = 1  # increase this whenever the training gives other scores
-SEED = 210  # used by no teacher, judge, extractor or student
+SEED = 210  # used by no teacher, latent classifier, extractor or student
 
 
 def training_scores(

@@ -211,6 +211,7 @@ def test_few_images_of_128_px_become_a_codes_only_bundle_by_the_shipped_base(
         (["nothing", "--out", "new.dpd"], "nothing"),
         (["scenes", "--out", "new.dpd", "--holdout", "half"], "--holdout"),
         (["scenes", "--out", "new.dpd", "--plan", "scenes"], "scenes: holds no distillation"),
+        (["damaged", "--out", "new.dpd"], "of 40 images of a sample will be set aside, first River/River_0004.png: "),
         (["heldout", "--out", "new.dpd", "--codes-only"], "training images, too few for matched codes; add some"),
         (["--resume", "--out", "new.dpd"], "new-run: holds no distillation; begin one with dpd distill DATA"),
         (["--resume", "--out", "new.dpd", "--ipc", "3"], "give only: dpd distill --resume --out new.dpd"),
@@ -221,6 +222,10 @@ def test_what_cannot_be_distilled_is_said_before_anything_is_written(
 ) -> None:
     shutil.copytree(folder / "heldout" / "River", folder / "half" / "River", dirs_exist_ok=True)
     shutil.copytree(folder / "heldout" / "Road", folder / "half" / "Road", dirs_exist_ok=True)
+    for name in ("River", "Road"):
+        shutil.copytree(folder / "scenes" / name, folder / "damaged" / name, dirs_exist_ok=True)
+        for path in sorted((folder / "damaged" / name).iterdir())[4:]:
+            path.write_bytes(b"cut short")
     done = dpd(folder, process_environment, *arguments, kill="at the start")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr

@@ -36,7 +36,7 @@ def half_bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def matched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scenes, a run with CODES matched codes of each class, and its bundles whole.dpd and codes.dpd in float32."""
+    """Scenes, a run with CODES matched codes of each class, and its float32 bundles whole.dpd and codes.dpd."""
     return made_once(tmp_path_factory, "matched", _make_matched)
 
 

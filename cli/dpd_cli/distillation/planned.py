@@ -138,7 +138,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
 
     out, cores = Path(asked.out), usable_cores()
     folder = folder_of(out)
-    check_places(folder, out, resume=False)
+    check_places(folder, out)
     counts = _checked_counts(asked, folder)
     look = look_at(Path(asked.data), asked.reading)
     if look.sample.usable < look.sample.images / 2:
@@ -172,7 +172,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     )
 
 
-def check_places(folder: Path, out: Path, resume: bool) -> None:
+def check_places(folder: Path, out: Path) -> None:
     """Check that a distillation can write its folder and its bundle.
 
     Raises:
@@ -180,7 +180,7 @@ def check_places(folder: Path, out: Path, resume: bool) -> None:
     """
     from dpd_runtime.sealing.reseal import check_target
 
-    if folder.exists() and any(folder.iterdir()) and not resume:
+    if folder.exists() and any(folder.iterdir()):
         begun = (folder / STORED).exists() or (folder / STORED_PRIVATE).exists()
         way = f"continue it with: {resume_command(out)}, or " if begun else ""
         raise InputError(f"{folder} exists; {way}choose another --out")

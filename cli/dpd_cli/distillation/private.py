@@ -55,7 +55,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     from dpd_train.prototypes.private.budget import check_budget
     from dpd_train.run.folder import check_classes, working_side
 
-    check_places(asked.folder, Path(asked.out), resume=False)
+    check_places(asked.folder, Path(asked.out))
     _ = asked.options  # raises where no bundle can have this name
     base = base_folder(asked.base)
     check_base(asked.base, base)

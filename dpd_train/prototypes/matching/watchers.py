@@ -12,7 +12,7 @@ from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 from dpd_train.config import WATCHER_STEPS
 
-FIRST_SEED = 300  # teacher, judges, perceptual networks and students of run seed 0 use lower seeds
+FIRST_SEED = 300  # classifiers, perceptual networks and students of run seed 0 use lower seeds
 SEEDS = 1000  # watchers and views of each run have this many seeds to themselves
 NAME = "watcher"
 LENGTHS = (10, 40, 150, WATCHER_STEPS)

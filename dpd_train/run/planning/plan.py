@@ -30,7 +30,7 @@ STUDENT_VIEWS = 0.34 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.
 WATCHER_VIEWS = 0.74 * 64 * 5 * 800 + 0.37 * 64 * 2 * 2790  # five residual and two attention shapes, steps of each
 STATISTICS_VIEWS = 0.37 * 20 + 0.3 * 8  # for each image that statistics are measured on
 STATISTICS_IMAGES = 8000  # at least
-JUDGE_VIEWS = 0.32 * 64
+LATENT_CLASSIFIER_VIEWS = 0.32 * 64
 PERCEPTUAL_VIEWS = 1.2 * 3 * 64
 EXTRACTOR_VIEWS = 64 * 1200  # of evaluation and audit together
 EXPORT_VIEWS = 35_000.0
@@ -282,7 +282,7 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
         "reading and encoding": task.images * (speed.decoded / 2 + view),
         "teacher": 64 * plan.teacher_steps * view,
         "VAE decoder": PERCEPTUAL_VIEWS * plan.perceptual_steps * view + plan.vae_steps * speed.decoder,
-        "latent classifier": JUDGE_VIEWS * plan.latent_classifier_steps * view,
+        "latent classifier": LATENT_CLASSIFIER_VIEWS * plan.latent_classifier_steps * view,
         "fine-tuning": plan.steps * speed.tuning,
     }
     if task.matched:

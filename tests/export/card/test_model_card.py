@@ -121,7 +121,8 @@ def test_every_command_and_option_exists(card: str) -> None:
     for words in found:
         options = {name for parameter in known[words[1]].params for name in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options
-    exported = found[-1]
+    trained, exported = found[-2:]
+    assert trained[trained.index("--peak-rate") + 1] == "0.0001", "without it the command repeats another run"
     assert exported[exported.index("--data-licence") + 1] == "drawn | by us"
 
 
