@@ -75,6 +75,10 @@ class BundleVersionError(BundleError):
     """A bundle that needs a newer runtime."""
 
 
+class ModelError(BundleError):
+    """A classifier that is damaged, changed or too new. No part of it is used."""
+
+
 class SignatureError(BundleError):
     """A damaged signature, or one by a trusted key that does not match the bundle."""
 

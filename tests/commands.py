@@ -23,7 +23,7 @@ ROOT = str(Path(__file__).parents[1])
 SECONDS = 600  # a command that runs longer is stopped
 COMMAND = "dpd_cli.main:main"
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "matplotlib")
-WITH_PYTORCH = ("distill", "train", "export", "audit", "evaluate", "select", "pretrain", "demo")
+WITH_PYTORCH = ("distill", "train", "export", "audit", "evaluate", "select", "pretrain", "demo", "fit")
 FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit.audit", "dpd_eval.comparison.evaluate", "dpd_export.bundle")
 
 

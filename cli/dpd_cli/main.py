@@ -20,9 +20,11 @@ from dpd_cli.commands.encrypt import decrypt_command, encrypt_command
 from dpd_cli.commands.engines import engines_command
 from dpd_cli.commands.evaluate import evaluate_command
 from dpd_cli.commands.export import export_command
+from dpd_cli.commands.fit import fit_command
 from dpd_cli.commands.generate import generate_command
 from dpd_cli.commands.info import info_command
 from dpd_cli.commands.keygen import keygen_command
+from dpd_cli.commands.predict import predict_command
 from dpd_cli.commands.pretrain import pretrain_command
 from dpd_cli.commands.report import report_command
 from dpd_cli.commands.select import select_command
@@ -68,6 +70,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "bench": bench_command,
         "doctor": doctor_command,
     },
+    "Use a set": {"fit": fit_command, "predict": predict_command},
     "Compare": {"evaluate": evaluate_command, "select": select_command, "report": report_command},
     "More": {"demo": demo_command, "pretrain": pretrain_command},
 }

@@ -25,6 +25,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript"),
     "eval": ("scipy", "jinja2", "msgspec"),
     "cpu": ("onnxruntime",),
+    "fit": ("torch", "transformers", "sklearn", "onnx", "onnxscript", "onnxruntime"),
     "dp": ("dp_accounting",),
 }
 """Packages of each extra that commands check before they start."""
@@ -227,7 +228,7 @@ def split_numbers(text: str, name: str, kind: type[Number]) -> tuple[Number, ...
 
 
 def require_torch(*extras: str) -> None:
-    """Check the `train` extra, and others by name, and silence the advice that its libraries print.
+    """Check extras by name and then `train`, and silence the advice that its libraries print.
 
     Raises:
         MissingExtraError: a package is not installed; the message names the extra that brings it.
@@ -236,7 +237,7 @@ def require_torch(*extras: str) -> None:
 
     from dpd_runtime.errors import MissingExtraError
 
-    for extra in ("train", *extras):
+    for extra in (*extras, "train"):
         for package in EXTRAS[extra]:
             if find_spec(package) is None:
                 raise MissingExtraError(package, extra)

@@ -12,7 +12,7 @@ from dpd_eval.report.audits import NamedAudit, read_audit
 from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-from dpd_runtime.dataset.pictures import MOST_PIXELS, read_pixels
+from dpd_runtime.images.pictures import MOST_PIXELS, read_pixels
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import check_json_size
 

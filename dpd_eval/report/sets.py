@@ -13,9 +13,9 @@ from dpd_eval.report.pictures import Picture, class_sheet
 from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
-from dpd_runtime.dataset.pictures import read_pixels
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME
 from dpd_runtime.errors import DataError
+from dpd_runtime.images.pictures import read_pixels
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_train.images import SUFFIXES
 

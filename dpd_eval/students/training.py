@@ -75,7 +75,20 @@ def train_student(
     progress: Progress = lambda step, steps: None,
     soft: Float32 | None = None,
 ) -> nn.Module:
-    """Train student `name` on `images` [n, H, W, 3] and return it with the weights after the last step.
+    """Build student `name` with new weights and train it, as `train_network`."""
+    return train_network(build_student(name, num_classes, seed), images, labels, recipe, seed, progress, soft)
+
+
+def train_network(
+    model: nn.Module,
+    images: Images,
+    labels: Int64,
+    recipe: Recipe,
+    seed: int,
+    progress: Progress = lambda step, steps: None,
+    soft: Float32 | None = None,
+) -> nn.Module:
+    """Train `model` on `images` [n, H, W, 3] and return it with the weights after the last step.
 
     The same arguments give the same weights on the same machine with the same number of threads.
 
@@ -84,7 +97,6 @@ def train_student(
             smoothed.
     """
     recipe = recipe.for_training(len(images))
-    model = build_student(name, num_classes, seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     auxiliary_loss: Any = getattr(model, "auxiliary_loss", None)

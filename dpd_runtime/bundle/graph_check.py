@@ -2,7 +2,7 @@
 
 A graph is a program. An accepted one has no loops, no branches, no custom code, no strings and no tensor larger than
 its bytes: it ends, and it always gives the same result. Without a trusted signature it holds only the operators that
-`dpd export` emits, and divides integers only by constants other than 0 and −1, at which a processor stops the process.
+dpd emits, and divides integers only by constants other than 0 and −1, at which a processor stops the process.
 
 Field numbers are those of onnx.proto3. A message may be written in parts and in any order; every part is checked.
 
@@ -27,9 +27,13 @@ OPERATORS_OF = {
     "--precision fp16": "Not",
     "--precision int8": "DequantizeLinear QuantizeLinear",
     "--dynamic-size": "Squeeze",
+    "dpd fit": "Clip MaxPool",
+    "dpd fit --backbone": "AveragePool Pow ReduceL2 Tanh",
 }
-"""Operators by what needs them first: a part of a base, or an option of `dpd export`. The names are those of the cases
-in tests/export/graphs/test_operators.py, which trace such a graph. All end, are deterministic and use plain tensors.
+"""Operators by what needs them first: a part of a base, an option of `dpd export`, or a classifier.
+
+The names are those of the cases in tests/export/graphs/test_operators.py, which trace such a graph. All end, are
+deterministic and use plain tensors.
 """
 OPERATORS = frozenset(name for names in OPERATORS_OF.values() for name in names.split())
 """Accepted operators of the ONNX domain in a graph that no trusted key has signed."""
@@ -74,12 +78,15 @@ class _Refused(ValueError):
     """The reason why a graph is refused, without its name."""
 
 
-def check_graph(name: str, content: bytes, beside: int = 0, *, trusted: bool = False) -> tuple[str, ...]:
+def check_graph(
+    name: str, content: bytes, beside: int = 0, *, trusted: bool = False, maker: str = "dpd export"
+) -> tuple[str, ...]:
     """Check a graph.
 
     Args:
         beside: size of the file that holds weights of this graph, in bytes.
         trusted: whether a trusted key signed it. Then any operator of the ONNX domain is accepted.
+        maker: the command that makes such graphs, for the message.
 
     Returns:
         The operators that are not in OPERATORS; none if it is not trusted.
@@ -107,7 +114,7 @@ def check_graph(name: str, content: bytes, beside: int = 0, *, trusted: bool = F
     except (_Refused, IndexError, UnicodeDecodeError) as error:
         said = str(error) if isinstance(error, _Refused) else "not an ONNX file"
         raise BundleError(
-            f"{name}: {said}; dpd export makes no such graph: upgrade dpd-distill or export the bundle again"
+            f"{name}: {said}; {maker} makes no such graph: upgrade dpd-distill or run {maker} again"
         ) from error
     return unusual
 

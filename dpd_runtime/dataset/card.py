@@ -40,19 +40,19 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
     count = f"{len(generation)}, {generation.ipc} of each of {len(generation.classes)} classes"
     facts = {
         "Images": f"{count}, {width} × {height} RGB, {form}",
-        "Bundle": f"{_quoted(manifest.name)}, hash `{bundle.hash}`",
-        "Signature": _quoted(bundle.signature.describe()),
-        "Audit": _quoted(manifest.audit),
+        "Bundle": f"{quoted(manifest.name)}, hash `{bundle.hash}`",
+        "Signature": quoted(bundle.signature.describe()),
+        "Audit": quoted(manifest.audit),
         "Seed": f"`{generation.seed}`",
         "Set hash": f"`{set_hash}`",
     }
     if manifest.privacy is not None:
-        facts["Privacy, as the bundle claims"] = _quoted(manifest.privacy.describe())
+        facts["Privacy, as the bundle claims"] = quoted(manifest.privacy.describe())
     licences = list(manifest.licences.items())
-    facts |= {f"Licence of {_quoted(part)}": _quoted(text) for part, text in licences[:MOST_LICENCES]}
+    facts |= {f"Licence of {quoted(part)}": quoted(text) for part, text in licences[:MOST_LICENCES]}
     if len(licences) > MOST_LICENCES:
         facts["More licences"] = f"{len(licences) - MOST_LICENCES}, which `dpd info` shows"
-    rows = [f"| {scene.label} | {_quoted(scene.name)} | {generation.ipc} |" for scene in generation.classes]
+    rows = [f"| {scene.label} | {quoted(scene.name)} | {generation.ipc} |" for scene in generation.classes]
     more = [f"\nAnd {len(rows) - MOST_CLASSES} more, listed in {CLASSES_NAME}."] if len(rows) > MOST_CLASSES else []
     lines = [
         *_front_matter(generation, output),
@@ -144,7 +144,7 @@ def _command(generation: Generation, output: Output) -> str:
     return command if len(command) <= LONGEST_COMMAND else "dpd generate   # with options that are too long for here"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """The text as code in Markdown, where no letter has a meaning; at most LONGEST_QUOTE letters of it."""
     short = text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
     fence = "`" * (1 + max(map(len, re.findall("`+", short)), default=0))

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dpd_runtime.dataset.pictures import read_pixels
 from dpd_runtime.dataset.shards import WHOLE, Shard
 from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.files import NO_FOLLOW, write_atomically
+from dpd_runtime.images.pictures import read_pixels
 
 DATASET_NAME = "dataset.json"
 METADATA_NAME = "metadata.jsonl"

@@ -1,6 +1,6 @@
 """Read labelled scenes from folder trees and lists into square images of one size, and report every file left out."""
 
-from dpd_runtime.dataset.pictures import DECODERS
+from dpd_runtime.images.pictures import DECODERS, SUFFIXES
 from dpd_train.images.read import (
     check_files,
     common_size,
@@ -22,7 +22,6 @@ from dpd_train.images.scene_set import (
     to_float,
     write_quarantine,
 )
-from dpd_train.images.sources import SUFFIXES
 from dpd_train.reading import PLAIN, Reading, parse_reading
 
 __all__ = [

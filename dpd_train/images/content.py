@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dpd_runtime.files import cache_folder, is_own, write_atomically
-from dpd_train.images.pixels import read_bytes, read_square
+from dpd_runtime.images.pixels import read_bytes, read_square
 from dpd_train.images.rendering import Rendering, identity, reader
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_runtime.errors import DataError, MissingExtraError
+from dpd_runtime.images.pixels import evenly_spaced, printable, read_square
 from dpd_train.images.content import contents, stamps
-from dpd_train.images.pixels import printable, read_square
 from dpd_train.images.read import open_source, settled
-from dpd_train.images.rendering import evenly_spaced, reader
+from dpd_train.images.rendering import reader
 from dpd_train.images.scene_set import Finding
 from dpd_train.images.sources import Files, Source, reference_files
 from dpd_train.reading import PLAIN, Reading, parse_reading

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from dpd_runtime.errors import DataError
+from dpd_runtime.images.pixels import printable, read_bytes, read_square, size_in_header
 from dpd_train.held_out import BY_CONTENT, HeldOut, choose_groups, joined
 from dpd_train.images.content import contents, stamps
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
-from dpd_train.images.pixels import printable, read_bytes, read_square, size_in_header
 from dpd_train.images.rendering import Rendering, identity, reader, settle
 from dpd_train.images.scene_set import Part, Rejected, SceneSet
 from dpd_train.images.sources import Files, Source, divides, files_of_part, open_tree, reference_files

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
-from dpd_train.images.pixels import ToRgb, pillow_rgb, printable, read_bytes, reason_of
+from dpd_runtime.images.pixels import ToRgb, evenly_spaced, pillow_rgb, printable, read_bytes, reason_of
 from dpd_train.images.rasters import Raster, read_raster, require_rasterio
 from dpd_train.reading import PERCENTILES, Reading
 
@@ -72,12 +72,6 @@ def identity(content: bytes, rendering: Rendering | None) -> str:
 def reader(rendering: Rendering | None) -> ToRgb:
     """What turns a file's bytes into RGB; Pillow for None."""
     return pillow_rgb if rendering is None else rendering.rgb
-
-
-def evenly_spaced(paths: Sequence[Path], most: int) -> list[Path]:
-    """At most so many of the files, at even distances in their order."""
-    count = min(most, len(paths))
-    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:

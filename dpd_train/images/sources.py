@@ -7,13 +7,13 @@ from typing import Protocol
 
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
+from dpd_runtime.images.pictures import SUFFIXES, is_image
+from dpd_runtime.images.pixels import printable
 from dpd_train.held_out import HeldOut
-from dpd_train.images.pixels import printable
 from dpd_train.images.scene_set import Part
 
 Files = Mapping[str, list[Path]]
 """The files of each class; classes sorted as strings, files by name."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class Source(Protocol):
@@ -185,7 +185,7 @@ def _class_files(tree: Path) -> dict[str, list[Path]]:
             raise DataError(
                 f"{printable(folder)}: the class name is not UTF-8 or has control characters; rename the folder"
             )
-        files[folder.name] = sorted((path for path in folder.iterdir() if _is_image(path)), key=lambda path: path.name)
+        files[folder.name] = sorted((path for path in folder.iterdir() if is_image(path)), key=lambda path: path.name)
         if not files[folder.name]:
             raise DataError(
                 f"{folder}: class {folder.name!r} has no images ({' '.join(sorted(SUFFIXES))}) directly inside; "
@@ -194,10 +194,6 @@ def _class_files(tree: Path) -> dict[str, list[Path]]:
     if len(files) < 2:
         raise DataError(f"{tree}: holds one class only ({folders[0].name!r}); at least two class folders are needed")
     return files
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def _unreadable(folder: Path, error: OSError) -> DataError:

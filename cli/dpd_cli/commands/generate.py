@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dpd_runtime.sampling.sampler import Sampler
 
 NEXT = {
-    "imagefolder": "train on it as an ImageFolder, or compare: dpd evaluate {out} --train DATA --test DATA",
+    "imagefolder": "dpd fit {out} --out model, or compare: dpd evaluate {out} --train DATA --test DATA",
     "webdataset": "read it with webdataset, or in Python: datasets.load_dataset({path!r})",
     "parquet": "read it in Python: datasets.load_dataset({path!r})",
     "npz": "read set.npz in Python: numpy.load",

@@ -3,7 +3,7 @@
 import warnings
 
 from dpd_eval.audit.artefacts.artefact import Artefact
-from dpd_runtime.dataset.pictures import open_image
+from dpd_runtime.images.pictures import open_image
 from dpd_train.images import SUFFIXES
 
 MARKS = {

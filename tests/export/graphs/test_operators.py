@@ -10,9 +10,23 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 import onnx
+import torch
 from diffusers import UNet2DConditionModel
 from onnxscript import ir
+from torch import nn
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextV2Config,
+    Dinov2Config,
+    EfficientNetConfig,
+    MobileNetV2Config,
+    SiglipConfig,
+    ViTConfig,
+)
 
+from dpd_eval.students.backbone import open_backbone
+from dpd_eval.students.names import NAMES
+from dpd_eval.students.student import at_inference, build_student
 from dpd_export.graphs.half import HalfPrecision, halve
 from dpd_export.graphs.int8 import quantize
 from dpd_export.graphs.parts import Graph, graphs_of
@@ -82,6 +96,34 @@ def any_size(folder: Path) -> Iterable[ir.Model]:
     return map(export_graph, graphs(base, "unet", "vae_decoder", "vae_encoder", vae_encoder=True, dynamic_size=True))
 
 
+def traced(network: nn.Module) -> ir.Model:
+    images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return export_graph(Graph("model.onnx", network.eval(), ("images",), (images,), "logits"))
+
+
+def students(folder: Path) -> Iterable[ir.Model]:
+    return [traced(at_inference(build_student(name, 3, 0))) for name in (*NAMES, "dsdnet:resnet")]
+
+
+def backbones(folder: Path) -> Iterable[ir.Model]:
+    """Small ones of the families that people start from."""
+    vit = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vit |= {"image_size": 32, "patch_size": 8}
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1]}
+    configs = [
+        ViTConfig(**vit),
+        Dinov2Config(**vit),
+        SiglipConfig(vision_config=vit),
+        ConvNextV2Config(**sizes, num_stages=2),
+        MobileNetV2Config(depth_multiplier=0.25, image_size=32),
+        EfficientNetConfig(width_coefficient=0.1, depth_coefficient=0.1, image_size=32, hidden_dim=128),
+    ]
+    for number, config in enumerate(configs):
+        AutoModelForImageClassification.from_config(config).save_pretrained(folder / str(number))
+        (folder / str(number) / "preprocessor_config.json").write_text('{"size": 32}')
+        yield traced(open_backbone(str(folder / str(number)), 3))
+
+
 CASES: dict[str, Make] = {
     "classifiers": lambda folder: [*of("classifier")(folder), *of("latent_classifier")(folder)],
     "VAE decoder": of("vae_decoder"),
@@ -91,10 +133,12 @@ CASES: dict[str, Make] = {
     "--precision fp16": lambda folder: half(tiny(folder)),
     "--precision int8": int8,
     "--dynamic-size": any_size,
+    "dpd fit": students,
+    "dpd fit --backbone": backbones,
 }
 
 
-LONG = ("UNet of nano", "--precision fp16", "--dynamic-size")
+LONG = ("UNet of nano", "--precision fp16", "--dynamic-size", "dpd fit", "dpd fit --backbone")
 
 
 @pytest.mark.parametrize("case", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in CASES])

@@ -17,10 +17,10 @@ from PIL import Image
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
-from dpd_runtime.dataset.pictures import read_pixels
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import State
 from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.images.pictures import read_pixels
 
 HEADER: dict[str, Any] = {
     "bundle": "0" * 64,

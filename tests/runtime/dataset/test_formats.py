@@ -15,8 +15,8 @@ from dpd_runtime import Output
 from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, Contents, Sample
 from dpd_runtime.dataset.formats.parquet import ROW_GROUP
-from dpd_runtime.dataset.pictures import read_pixels
 from dpd_runtime.errors import InputError
+from dpd_runtime.images.pictures import read_pixels
 from tests.runtime.drawn import CLASSES, SIDE, drawn, files, need, pixels_of, write
 
 LOSSLESS = ("png", "tiff")

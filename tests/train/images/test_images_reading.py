@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.images.pixels import printable
 from dpd_train.images import PLAIN, Reading, Rendering, parse_reading
-from dpd_train.images.pixels import printable
 from dpd_train.images.rasters import Raster
 from dpd_train.images.rendering import stretched
 

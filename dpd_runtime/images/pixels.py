@@ -3,7 +3,7 @@
 import logging
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from dpd_runtime.annotations import Pixels
-from dpd_runtime.dataset.pictures import DECODERS, open_image
 from dpd_runtime.files import open_regular
+from dpd_runtime.images.pictures import DECODERS, open_image
 
 # Control characters, line and paragraph separators; bidirectional overrides, which display another name.
 UNSEEN = frozenset({"Cc", "Zl", "Zp"})
@@ -55,6 +55,12 @@ def read_bytes(path: Path) -> bytes | str:
         return "broken link" if path.is_symlink() else "no such file"
     except Exception as error:
         return reason_of(error)
+
+
+def evenly_spaced(paths: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of the files, at even distances in their order."""
+    count = min(most, len(paths))
+    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, Pixels] | str:

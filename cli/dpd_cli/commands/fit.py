@@ -1,0 +1,100 @@
+"""`dpd fit`: a distilled set → a classifier for use."""
+
+import shlex
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
+from dpd_cli.progress import progress_bar
+from dpd_cli.terminal import print_json
+from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
+
+if TYPE_CHECKING:
+    from dpd_runtime.classifier.model import ClassifierRecord
+
+Set = Annotated[Path, typer.Argument(metavar="SET", help="Folder of a distilled set, or of any labelled images.")]
+Out = Annotated[Path, under("Output", "Folder of the classifier.")]
+Own = Annotated[
+    Path | None,
+    under("Data", "The site's own labelled images. Some are held out to measure the accuracy; the others train too."),
+]
+Overwrite = Annotated[bool, under("Output", "Replace a classifier that exists at --out.", "--overwrite")]
+
+
+@options_of(FitConfig)
+def fit_command(
+    distilled: Set,
+    out: Out,
+    own: Own = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+    *,
+    given: Values,
+) -> None:
+    """Train a classifier on a distilled set, alone or with a site's own labelled images.
+
+    It is trained like the students of dpd evaluate, and written as ONNX with its classes and a card. It runs without
+    PyTorch: dpd predict.
+
+    Examples:
+        dpd fit distilled/ --out model
+        dpd fit distilled/ --own site/ --out model
+        dpd fit distilled/ --own site/ --backbone vit/ --steps 200 --out model
+    """
+    from dpd_runtime.classifier.model import check_place
+
+    config = FitConfig(**given_values(given, FitConfig))
+    check_place(out, overwrite)
+    require_torch("fit")
+    import torch
+
+    from dpd_eval.fitting.fit import check_fit, fit
+    from dpd_export.classifier import export_classifier
+    from dpd_runtime.classifier.card import classifier_card
+    from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
+    from dpd_runtime.machine.versions import package_versions, versions
+    from dpd_runtime.sealing.reseal import file_entry
+
+    started = time.monotonic()
+    check_fit(distilled, config, own)
+    if threads:
+        torch.set_num_threads(threads)
+    with progress_bar("training the classifier") as progress:
+        fitted = fit(distilled, config, own=own, progress=progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        compiled = export_classifier(fitted.network, fitted.examples, Path(scratch))
+        graph, entry = compiled.files[0].read_bytes(), file_entry(compiled.files[0])
+    record = ClassifierRecord(
+        classes=fitted.classes,
+        side=fitted.side,
+        graph=entry,
+        network=config.described,
+        validation=fitted.validation,
+        training=fitted.training
+        | {"parity": compiled.random, "versions": versions() | package_versions("torch", "transformers", "onnx")},
+    )
+    write_classifier(out, graph, record, classifier_card(record), overwrite=overwrite)
+    _print(out, record, own, time.monotonic() - started, json_output)
+
+
+def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: float, json_output: bool) -> None:
+    shares, training = record.validation, record.training
+    if json_output:
+        facts: dict[str, Any] = {"out": str(out), "classes": list(record.classes), "side": record.side}
+        images = {name: training[name]["images"] for name in ("set", "own") if name in training}
+        print_json(facts | {"images": images, "validation": dict(shares) or None, "seconds": round(seconds, 2)})
+        return
+    more = f" and {training['own']['images']} own ones" if "own" in training else ""
+    print(f"trained on  {training['set']['images']} images of the set{more}, {len(record.classes)} classes")
+    if shares:
+        ends = f"95 % interval {100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
+        print(f"accuracy    {100 * shares['oa']:.1f} % of {shares['images']} own images that were held out ({ends})")
+    elif own is None:
+        print("accuracy    not measured: give some labelled images of this site with --own")
+    print(f"classifier  {out}/, {record.network}, {record.graph.bytes / 1e6:.1f} MB, {record.side} px, {seconds:.0f} s")
+    print(f"next        dpd predict {shlex.quote(str(out))} IMAGES/ --out labels.csv")

@@ -1,0 +1,102 @@
+"""`dpd predict`: label images with a classifier that `dpd fit` made, without PyTorch."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpd_cli.options import Gpu, Json, under
+from dpd_cli.progress import progress_bar
+from dpd_cli.terminal import print_json
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import check_writable
+
+if TYPE_CHECKING:
+    from dpd_runtime.classifier.label import Labelled
+    from dpd_runtime.engines.engine import Provider as Chosen
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a classifier that dpd fit wrote.")]
+Pictures = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, also in folders, or one image.")]
+Out = Annotated[Path, under("Output", "CSV file with a line for each image: file, class, probability, reason.")]
+Sheet = Annotated[
+    Path | None, under("Output", "Also write a contact sheet, a PNG: a row for each class with images of that name.")
+]
+Provider = Annotated[
+    str, under("Running", "What runs the network; auto takes the first that works.", metavar="auto|cpu|cuda")
+]
+Threads = Annotated[int | None, under("Running", "Threads of the CPU. Default: all cores.")]
+Overwrite = Annotated[bool, under("Output", "Replace the files at --out and --sheet.", "--overwrite")]
+
+
+def predict_command(
+    model: Model,
+    images: Pictures,
+    out: Out = Path("labels.csv"),
+    sheet: Sheet = None,
+    provider: Provider = "auto",
+    device: Gpu = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+) -> None:
+    """Label images with a classifier, without PyTorch.
+
+    Images are cropped to their middle square and resized as for the training. If the folders have the names of
+    classes, it also says how many labels agree with them.
+
+    Examples:
+        dpd predict model/ images/ --out labels.csv
+        dpd predict model/ images/ --out labels.csv --sheet labels.png
+    """
+    from dpd_runtime.classifier.label import OFFERED, choose_for, images_below, label_folder
+    from dpd_runtime.classifier.model import open_classifier
+    from dpd_runtime.dataset.formats import PNG
+    from dpd_runtime.files import write_atomically
+
+    for name, path in (("--out", out), ("--sheet", sheet)):
+        if path is not None and path.exists() and not overwrite:
+            raise InputError(f"{name} {path} exists; give another name, or pass --overwrite")
+        if path is not None:
+            check_writable(path)
+    if provider not in OFFERED:
+        raise InputError(f"--provider {provider}: give {', '.join(OFFERED)}")
+    classifier = open_classifier(model)
+    images_below(images)
+    chosen, started = choose_for(classifier, provider, device, threads), time.monotonic()
+    with progress_bar("labelling") as progress:
+        labelled = label_folder(classifier, classifier.engine(chosen, threads), images, progress)
+    write_atomically(out, labelled.to_csv())
+    if sheet is not None:
+        write_atomically(sheet, PNG.encode(labelled.sheet))
+    _print(labelled, out, sheet, chosen, time.monotonic() - started, json_output)
+
+
+def _print(
+    labelled: "Labelled", out: Path, sheet: Path | None, provider: "Chosen", seconds: float, json_output: bool
+) -> None:
+    named, agreed = len(labelled.labels) - len(labelled.unread), labelled.agreement()
+    if json_output:
+        print_json(
+            {
+                "out": str(out),
+                "sheet": None if sheet is None else str(sheet),
+                "images": named,
+                "unreadable": len(labelled.unread),
+                "counts": labelled.counts(),
+                "agreement": agreed,
+                "provider": provider.name,
+                "seconds": round(seconds, 2),
+            }
+        )
+        return
+    print(f"{named} images labelled in {out}, {seconds:.1f} s on {provider.name}")
+    for name, count in labelled.counts().items():
+        print(f"  {count:>6} {name}")
+    if labelled.unread:
+        first = labelled.unread[0]
+        print(f"left out  {len(labelled.unread)} files, first {first.file}: {first.reason}")
+    if agreed is not None:
+        print(f"agreement {100 * agreed:.1f} % have the name of their folder")
+    if sheet is not None:
+        print(f"look at   {sheet}")

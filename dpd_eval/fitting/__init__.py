@@ -1,0 +1,1 @@
+"""A classifier for use, trained like the students of an evaluation: `dpd fit`."""

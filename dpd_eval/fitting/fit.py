@@ -1,0 +1,131 @@
+"""`fit`: train a classifier on a distilled set, alone or with a site's own labelled images.
+
+The training is that of an evaluation's students, so that an evaluation says what to expect.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest  # type: ignore[import-untyped]
+from torch import nn
+
+from dpd_eval.fitting.config import FitConfig
+from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
+from dpd_eval.students.backbone import open_backbone
+from dpd_eval.students.names import check_student
+from dpd_eval.students.recipe import Recipe, load_recipe
+from dpd_eval.students.training import predict, train_network, train_student
+from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.errors import DataError, InputError
+from dpd_train.images import SceneSet, check_files, fingerprint, image_sizes, read_scenes
+from dpd_train.reading import ImageOptions
+
+TUNING_RATE = 1 / 30
+"""Of the recipe's learning rate, for a network that has learned from other images: larger steps would undo that."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network in evaluation mode, and what its record says.
+
+    Args:
+        examples: two of its training images, uint8 [2, side, side, 3].
+        validation: `images`, `oa`, `aa` and the 95 % interval `low`, `high` (Wilson 1927) of oa, on own images that
+            were held out; empty without any.
+        training: what it was trained on, and how.
+    """
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    examples: Images
+    validation: dict[str, float]
+    training: dict[str, Any]
+
+    @property
+    def side(self) -> int:
+        return int(self.examples.shape[1])
+
+
+def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:
+    """Check everything that needs no image to be opened, and return the recipe.
+
+    Raises:
+        InputError, DataError: as `fit`.
+    """
+    recipe = load_recipe(config.recipe)
+    check_student(config.network)
+    if own is None and config.image_options != ImageOptions().image_options:
+        raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
+    classes = check_files(distilled, "all")
+    if own is not None:
+        others = check_files(own, "train", config)
+        if set(others) != set(classes):
+            odd = sorted(set(others) ^ set(classes))
+            raise DataError(
+                f"--own {own}: its classes are not those of {distilled}, first {odd[0]}; name the class folders alike"
+            )
+    if config.resolution is None and len(sizes := image_sizes(distilled)) > 1:
+        raise DataError(f"{distilled}: has images of {len(sizes)} sizes; give --resolution")
+    if config.steps is not None:
+        recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
+    if config.backbone is not None:
+        recipe = replace(recipe, peak_rate=recipe.peak_rate * TUNING_RATE)
+    return recipe
+
+
+def fit(
+    distilled: Path,
+    config: FitConfig | None = None,
+    *,
+    own: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Fitted:
+    """Train a classifier on a distilled set, or on any folder of labelled images.
+
+    Args:
+        own: the site's own labelled images of the same classes. A part of them is held out and measures the accuracy;
+            the rest is trained on together with the set.
+
+    Raises:
+        InputError: an unknown student or recipe, a backbone that cannot be used, or options for own images without any.
+        DataError: unreadable images, one class, classes that differ, or a set of several sizes without `resolution`.
+    """
+    config = config or FitConfig()
+    recipe = check_fit(distilled, config, own)
+    made = read_scenes(distilled, part="all", resolution=config.resolution)
+    side, parts, held = int(made.images.shape[1]), {"set": made}, None
+    if own is not None:
+        mine = read_scenes(own, part="train", resolution=side, held_out=config, reading=config.reading)
+        parts["own"] = mine
+        if config.val_per_class != 0:
+            reading = mine.rendering or config.reading
+            held = read_scenes(own, part="val", resolution=side, held_out=config, reading=reading)
+    images = np.concatenate([part.images for part in parts.values()])
+    labels = np.concatenate([part.labels for part in parts.values()])
+    if config.backbone is None:
+        network = train_student(config.network, images, labels, len(made.classes), recipe, config.seed, progress)
+    else:
+        backbone = open_backbone(config.backbone, len(made.classes))
+        backbone.fit_last_layer(images, labels)
+        network = backbone
+        if config.steps != 0:
+            network = train_network(backbone, images, labels, recipe, config.seed, progress)
+    training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
+    training |= {"recipe": recipe.for_training(len(images)).to_dict(), "seed": config.seed}
+    return Fitted(network.eval(), made.classes, images[:2], {} if held is None else _measure(network, held), training)
+
+
+def _measure(network: nn.Module, held: SceneSet) -> dict[str, float]:
+    predicted = predict(network, held.images, "fp32")
+    confusion = confusion_matrix(held.labels, predicted, len(held.classes))
+    hits, count = int(np.trace(confusion)), len(held.labels)
+    ends = binomtest(hits, count).proportion_ci(0.95, "wilson")
+    return {
+        "images": count,
+        "oa": round(overall_accuracy(confusion), 4),
+        "aa": round(average_accuracy(confusion), 4),
+        "low": round(float(ends.low), 4),
+        "high": round(float(ends.high), 4),
+    }

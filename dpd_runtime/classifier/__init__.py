@@ -1,0 +1,1 @@
+"""Classifiers that `dpd fit` made, and labelling images by them."""

@@ -1,0 +1,40 @@
+"""README.md of a classifier, from its record alone."""
+
+from dpd_runtime.classifier.model import GRAPH_NAME, INPUT, ClassifierRecord
+from dpd_runtime.dataset.card import quoted
+
+
+def classifier_card(record: ClassifierRecord) -> str:
+    """What the classifier is, how well it does, and how it is used with dpd and without."""
+    side, shares, training = record.side, record.validation, record.training
+    lines = [
+        "# Classifier",
+        "",
+        f"`dpd fit` trained it: {quoted(record.network)} for images of {side} × {side} pixels.",
+    ]
+    for name, what in (("set", "a distilled set"), ("own", "the site's own images")):
+        if name in training:
+            lines.append(f"- {training[name]['images']} images of {what}, content hash `{training[name]['sha256']}`")
+    lines += [f"- recipe {quoted(training['recipe']['name'])}, seed {training['seed']}", "", "## How good it is", ""]
+    if shares:
+        ends = f"{100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
+        lines.append(
+            f"{100 * shares['oa']:.1f} % of {shares['images']} images of the site that it was not trained on are named "
+            f"right (95 % interval {ends}); average over classes {100 * shares['aa']:.1f} %."
+        )
+    else:
+        lines.append("Not measured: no images of the site were given. Label some that you know, and count.")
+    lines += [
+        "",
+        "## How to use it",
+        "",
+        "```sh",
+        "dpd predict . IMAGES/ --out labels.csv",
+        "```",
+        "",
+        f"Without dpd, any ONNX Runtime: {GRAPH_NAME} takes `{INPUT}`, float32 [n, 3, {side}, {side}], RGB, each value "
+        "divided by 127.5, less 1. It gives logits [n, classes] in this order:",
+        "",
+        *(f"{number}. {quoted(name)}" for number, name in enumerate(record.classes)),
+    ]
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,164 @@
+"""Label images with a classifier, without PyTorch."""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from dpd_runtime.annotations import Float32, Pixels, Progress
+from dpd_runtime.classifier.model import GRAPH_NAME, INPUT, Classifier
+from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.engines.engine import Engine, Provider, run_to
+from dpd_runtime.errors import CheckError, DataError
+from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.images.pictures import is_image
+from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, printable, read_square
+
+BATCH = 64
+OFFERED = ("auto", "cpu", "cuda")
+"""Providers; those that compile a graph would take longer than the images."""
+TOLERANCE = 2e-2  # of the largest logit: half precision is not used, other GPUs round differently
+ON_SHEET = 10  # images of each class
+COLUMNS = ("file", "class", "probability", "reason")
+
+
+@dataclass(frozen=True)
+class Label:
+    """The class of one image and its probability by softmax, or the reason why it has none. file: below the folder."""
+
+    file: str
+    name: str | None = None
+    probability: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of a folder, in the order of its files, and a contact sheet with a row for each class."""
+
+    labels: tuple[Label, ...]
+    sheet: Pixels
+    classes: tuple[str, ...]
+
+    @property
+    def unread(self) -> tuple[Label, ...]:
+        return tuple(label for label in self.labels if label.name is None)
+
+    def counts(self) -> dict[str, int]:
+        """The number of images that got each name, for names that were given."""
+        return dict(sorted(Counter(label.name for label in self.labels if label.name is not None).items()))
+
+    def agreement(self) -> float | None:
+        """The share of labels that are the names of their folders; None unless every folder has a class's name."""
+        read = [label for label in self.labels if label.name is not None]
+        folders = [PurePath(label.file).parent.name for label in read]
+        if not set(folders) <= set(self.classes):
+            return None
+        return sum(label.name == folder for label, folder in zip(read, folders, strict=True)) / len(read)
+
+    def to_csv(self) -> bytes:
+        """One line for each file, in UTF-8."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for label in self.labels:
+            probability = "" if label.name is None else f"{label.probability:.4f}"
+            writer.writerow((label.file, label.name or "", probability, label.reason))
+        return text.getvalue().encode()
+
+
+def images_below(place: Path) -> list[Path]:
+    """The image files of a folder and of the folders in it, sorted by path; or the file itself.
+
+    Hidden files, other suffixes and folders behind links are left out.
+
+    Raises:
+        DataError: there is none.
+    """
+    if place.is_file():
+        return [place]
+    files = []
+    for parent, folders, names in os.walk(place):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [path for name in names if is_image(path := Path(parent, name))]
+    if not files:
+        what = "holds no images" if place.is_dir() else "no such file or folder"
+        raise DataError(f"{place}: {what}; give a folder of images")
+    return sorted(files)
+
+
+def choose_for(classifier: Classifier, requested: str, device: int | None, threads: int | None) -> Provider:
+    """Resolve `--provider`: a GPU must give the logits that this machine's CPU gives.
+
+    Raises:
+        ProviderError, InputError, CheckError: as `choose_provider`.
+    """
+    side = classifier.record.side
+    probe = np.random.default_rng(0).uniform(-1, 1, (2, 3, side, side)).astype(np.float32)
+
+    def attempt(provider: Provider) -> None:
+        logits = logits_of(classifier, classifier.engine(provider, threads), probe)
+        if provider.name == "cpu":
+            return
+        expected = logits_of(classifier, classifier.engine(Provider("cpu", "compared"), threads), probe)
+        if not np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max():
+            raise CheckError(f"provider {provider.name} gives other logits than the CPU; use --provider cpu")
+
+    return choose_provider(requested, attempt, device, listed=classifier.host.available_providers)
+
+
+def logits_of(classifier: Classifier, engine: Engine, images: Float32) -> Float32:
+    """Logits [n, classes] of images [n, 3, side, side] in [-1, 1]."""
+    return run_to(engine, GRAPH_NAME, (len(images), len(classifier.record.classes)), **{INPUT: images})
+
+
+def label_folder(
+    classifier: Classifier, engine: Engine, place: Path, progress: Progress = lambda done, total: None
+) -> Labelled:
+    """Label the images below a folder, or one file.
+
+    Raises:
+        DataError: no images, or none that can be read.
+    """
+    files, below = images_below(place), place if place.is_dir() else place.parent
+    labels: list[Label] = []
+    for start in range(0, len(files), BATCH):
+        labels += _label_batch(classifier, engine, files[start : start + BATCH], below)
+        progress(len(labels), len(files))
+    if all(label.name is None for label in labels):
+        raise DataError(f"{place}: none of {len(files)} files can be read, first {labels[0].file}: {labels[0].reason}")
+    shown = []
+    for name in classifier.record.classes:
+        own = [path for path, label in zip(files, labels, strict=True) if label.name == name]
+        again = [read_square(path, classifier.record.side, pillow_rgb) for path in evenly_spaced(own, ON_SHEET)]
+        shown.append((name, [image[1] for image in again if not isinstance(image, str)]))
+    return Labelled(tuple(labels), contact_sheet(shown), classifier.record.classes)
+
+
+def _label_batch(classifier: Classifier, engine: Engine, files: Sequence[Path], below: Path) -> Iterator[Label]:
+    read = [read_square(path, classifier.record.side, pillow_rgb) for path in files]
+    shares = iter(_probabilities(classifier, engine, [image[1] for image in read if not isinstance(image, str)]))
+    for path, image in zip(files, read, strict=True):
+        file = printable(path.relative_to(below))
+        if isinstance(image, str):
+            yield Label(file, reason=image)
+            continue
+        row = next(shares)
+        best = int(row.argmax())
+        yield Label(file, classifier.record.classes[best], float(row[best]))
+
+
+def _probabilities(classifier: Classifier, engine: Engine, pixels: Sequence[Pixels]) -> Float32:
+    """Probabilities [n, classes] of images [side, side, 3]."""
+    if not pixels:
+        return np.empty((0, len(classifier.record.classes)), np.float32)
+    images = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    logits = logits_of(classifier, engine, np.ascontiguousarray(images, np.float32))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Float32 = shares / shares.sum(axis=1, keepdims=True)
+    return probabilities

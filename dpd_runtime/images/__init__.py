@@ -1,0 +1,1 @@
+"""Read image files that others may have made."""

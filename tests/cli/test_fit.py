@@ -1,0 +1,98 @@
+"""`dpd fit` and `dpd predict` together, as at a site: a classifier from a set and some own images labels a folder."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("onnx")
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
+from tests.eval.fitting.test_fit import RECIPE, write_set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fit")
+    write_set(folder / "set", 8)
+    write_set(folder / "own", 10, side=40, seed=1)
+    write_set(folder / "new", 6, side=30, seed=2)
+    write_set(folder / "others", 3, names=("A", "C"))
+    write_set(folder / "single", 3, names=("A",))
+    (folder / "short.toml").write_text(RECIPE)
+    return folder
+
+
+def run(folder: Path, environment: dict[str, str], *arguments: str) -> Done:
+    return run_dpd(arguments, environment | {"XDG_CACHE_HOME": str(folder / "cache")}, folder)
+
+
+@pytest.fixture(scope="module")
+def fitted(folder: Path, process_environment: dict[str, str]) -> Done:
+    arguments = ("--own", "own", "--recipe", "short.toml", "--threads", "1", "--out", "model")
+    return run(folder, process_environment, "fit", "set", *arguments)
+
+
+def test_it_says_how_good_it_is_and_what_comes_next(fitted: Done) -> None:
+    assert fitted.returncode == 0, fitted.stderr
+    said = fitted.stdout.splitlines()
+    assert said[0] == "trained on  16 images of the set and 18 own ones, 2 classes"
+    assert said[1] == "accuracy    100.0 % of 2 own images that were held out (95 % interval 34.2 to 100.0)"
+    assert said[-1] == "next        dpd predict model IMAGES/ --out labels.csv"
+
+
+def test_the_classifier_labels_new_images_without_pytorch(
+    folder: Path, fitted: Done, process_environment: dict[str, str]
+) -> None:
+    done = run(folder, process_environment, "predict", "model", "new", "--out", "new.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "agreement 100.0 % have the name of their folder"
+    assert not done.heavy, "labelling imports no training framework"
+    with (folder / "new.csv").open(newline="") as file:
+        assert {(line["file"][0], line["class"]) for line in csv.DictReader(file)} == {("A", "A"), ("B", "B")}
+
+
+def test_the_card_and_the_record_say_what_it_was_trained_on(folder: Path, fitted: Done) -> None:
+    record, card = (
+        json.loads((folder / "model" / "model.json").read_text()),
+        (folder / "model" / "README.md").read_text(),
+    )
+    assert record["validation"] == {"images": 2, "oa": 1.0, "aa": 1.0, "low": 0.3424, "high": 1.0}
+    assert record["training"]["own"]["images"] == 18
+    assert record["training"]["parity"] < 1e-3
+    assert "100.0 % of 2 images of the site that it was not trained on are named right" in card
+    assert str(folder) not in card + json.dumps(record), "no local path"
+
+
+def test_json(folder: Path, process_environment: dict[str, str]) -> None:
+    done = run(
+        folder, process_environment, "fit", "set", "--recipe", "short.toml", "--steps", "2", "--out", "j", "--json"
+    )
+    found = json.loads(done.stdout)
+    assert found["images"] == {"set": 16}
+    assert found["validation"] is None
+    assert found["classes"] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing",), "nothing: no such folder"),
+        (("single",), "single: holds one class only ('A')"),
+        (("set", "--own", "others"), "--own others: its classes are not those of set, first B"),
+        (("set", "--bands", "1"), "are for --own images; give some"),
+        (("set", "--student", "alexnet"), "no student 'alexnet'"),
+        (("set", "--out", "own"), "--out own exists; choose another --out"),
+        (("set", "--out", "own", "--overwrite"), "own is not a classifier that dpd fit wrote"),
+    ],
+)
+def test_what_cannot_be_fitted(
+    folder: Path, process_environment: dict[str, str], arguments: tuple[str, ...], words: str
+) -> None:
+    out = () if "--out" in arguments else ("--out", "never")
+    done = run(folder, process_environment, "fit", *arguments, *out)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert not (folder / "never").exists()

@@ -1,0 +1,107 @@
+"""`dpd predict` without PyTorch: the embedded teacher labels the embedded bundle's own images."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("onnxruntime")
+from tests.commands import Done
+from tests.commands import dpd as run_dpd
+from tests.runtime.classifier.teacher import write_teacher
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, process_environment: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("predict")
+    write_teacher(folder)
+    assert run_dpd(["generate", "--ipc", "3", "--out", "set"], process_environment, folder).returncode == 0
+    return folder
+
+
+def predict(folder: Path, environment: dict[str, str], *arguments: str) -> Done:
+    return run_dpd(["predict", "teacher", *arguments], environment, folder)
+
+
+def test_every_image_gets_a_line(folder: Path, process_environment: dict[str, str]) -> None:
+    (folder / "set" / "River" / "broken.png").write_bytes(b"cut short")
+    arguments = ("set", "--out", "all.csv", "--sheet", "all.png", "--json")
+    done = predict(folder, process_environment, *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["images"], found["unreadable"]) == (31, 1), "30 images and the contact sheet"
+    with (folder / "all.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["file"] for line in lines] == sorted(line["file"] for line in lines)
+    named = [line for line in lines if line["class"]]
+    agreed = sum(line["file"].startswith(line["class"] + "/") for line in named)
+    assert agreed >= 27, "the teacher knows its own set"
+    assert sum(found["counts"].values()) == len(named) == 31
+    assert all(0.1 <= float(line["probability"]) <= 1 for line in named)
+    (broken,) = [line for line in lines if not line["class"]]
+    assert broken["file"] == "River/broken.png"
+    assert broken["reason"].startswith("not readable as any of JPEG")
+    with Image.open(folder / "all.png") as sheet:
+        assert sheet.height == 10 * 66 + 2
+    (folder / "set" / "River" / "broken.png").unlink()
+
+
+def test_agreement_is_said_where_all_folders_are_classes(folder: Path, process_environment: dict[str, str]) -> None:
+    (folder / "set" / "contact_sheet.png").rename(folder / "sheet.png")
+    done = predict(folder, process_environment, "set", "--out", "labels.csv")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith("30 images labelled in labels.csv, ")
+    share = float(said[-1].removeprefix("agreement ").split(" %")[0])
+    with (folder / "labels.csv").open(newline="") as file:
+        right = [line["file"].startswith(line["class"] + "/") for line in csv.DictReader(file)]
+    assert share == pytest.approx(100 * np.mean(right), abs=0.05)
+    again = predict(folder, process_environment, "set", "--out", "labels.csv")
+    assert again.returncode == 2
+    assert "--out labels.csv exists; give another name, or pass --overwrite" in again.stderr
+    assert predict(folder, process_environment, "set", "--out", "labels.csv", "--overwrite").returncode == 0
+
+
+def test_images_of_another_size_and_colour_are_brought_to_the_classifiers(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    (folder / "others").mkdir()
+    Image.new("L", (200, 90), 60).save(folder / "others" / "grey.png")
+    Image.new("RGBA", (8, 8), (9, 90, 20, 255)).save(folder / "others" / "alpha.png")
+    Image.fromarray(np.full((20, 20), 0.5, np.float32)).save(folder / "others" / "float.tif")
+    done = predict(folder, process_environment, "others", "--out", "others.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("2 images labelled")
+    assert "left out  1 files, first float.tif: floating-point pixels have no known range" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("missing",), "missing: no such file or folder; give a folder of images"),
+        (("empty",), "empty: holds no images; give a folder of images"),
+        (("unreadable",), "none of 1 files can be read, first a.png: empty file"),
+        (("set", "--provider", "openvino"), "--provider openvino: give auto, cpu, cuda"),
+        (("set", "--provider", "cpu", "--device", "0"), "--device 0: give the number of a GPU"),
+        (("set", "--sheet", "set/River"), "--sheet set/River exists"),
+    ],
+)
+def test_what_cannot_be_labelled(
+    folder: Path, process_environment: dict[str, str], arguments: tuple[str, ...], words: str
+) -> None:
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "unreadable").mkdir(exist_ok=True)
+    (folder / "unreadable" / "a.png").write_bytes(b"")
+    done = predict(folder, process_environment, *arguments, "--out", "never.csv")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert not (folder / "never.csv").exists()
+
+
+def test_a_folder_that_is_no_classifier(folder: Path, process_environment: dict[str, str]) -> None:
+    done = run_dpd(["predict", "set", "set", "--out", "never.csv"], process_environment, folder)
+    assert done.returncode == 2
+    assert "set: no classifier, as it has no model.json; give a folder that dpd fit wrote" in done.stderr

@@ -1,0 +1,118 @@
+"""A backbone sees what its own processor makes of an image, and its last layer is scikit-learn's regression."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from dpd_eval.students.backbone import Backbone, open_backbone
+from dpd_runtime.annotations import Images, Int64
+from dpd_runtime.errors import InputError
+from dpd_train.images import to_float
+
+MEAN, STD = [0.48, 0.45, 0.4], [0.23, 0.22, 0.25]
+
+
+def write_vit(folder: Path, side: int = 16) -> Path:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=side,
+        patch_size=8,
+        num_labels=5,
+    )
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": side, "width": side}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    return folder
+
+
+def drawn(classes: int, side: int = 16) -> tuple[Images, Int64]:
+    """Twelve images of each class, whose colour says it."""
+    labels = np.repeat(np.arange(classes), 12)
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 216, (classes, 1, 1, 3))
+    images = (colours[labels] + rng.normal(0, 12, (len(labels), side, side, 3))).clip(0, 255)
+    return images.astype(np.uint8), labels.astype(np.int64)
+
+
+def test_images_are_normalised_as_by_the_models_own_processor(tmp_path: Path) -> None:
+    folder = write_vit(tmp_path)
+    images, _ = drawn(3)
+    backbone = open_backbone(str(folder), 3).eval()
+    prepared = ViTImageProcessorPil.from_pretrained(folder)(list(images), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = backbone.model(prepared)
+        found = backbone(to_float(torch.from_numpy(images)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_smaller_images_are_enlarged_to_the_models_size(tmp_path: Path) -> None:
+    backbone = open_backbone(str(write_vit(tmp_path, side=32)), 3).eval()
+    seen: list[torch.Size] = []
+    backbone.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    with torch.no_grad():
+        assert backbone(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+    assert seen == [(2, 3, 32, 32)]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_last_layer_is_the_logistic_regression_of_its_inputs(classes: int, tmp_path: Path) -> None:
+    images, labels = drawn(classes)
+    backbone = open_backbone(str(write_vit(tmp_path)), classes)
+    backbone.fit_last_layer(images, labels)
+    features = backbone.features(images)
+    scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
+    expected = LogisticRegression(max_iter=1000).fit(scaled, labels).predict_proba(scaled)
+    with torch.no_grad():
+        found = backbone(to_float(torch.from_numpy(images))).softmax(dim=1)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+    assert (found.argmax(dim=1).numpy() == labels).mean() > 0.9
+
+
+def test_without_a_processor_images_stay_as_they_are(tmp_path: Path) -> None:
+    folder = write_vit(tmp_path)
+    (folder / "preprocessor_config.json").unlink()
+    backbone = open_backbone(str(folder), 3)
+    assert backbone.side is None
+    images = torch.rand(1, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(images * backbone.scale + backbone.shift, images)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"size": 0}', b'{"size": {"height": "tall"}}', b'{"image_std": [0, 1, 1]}']
+)
+def test_a_processor_that_cannot_be_used_is_named(content: bytes, tmp_path: Path) -> None:
+    folder = write_vit(tmp_path)
+    (folder / "preprocessor_config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"--backbone: .*preprocessor_config\.json cannot be used"):
+        open_backbone(str(folder), 3)
+
+
+def test_a_last_layer_for_each_token_is_refused(tmp_path: Path) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(x.flatten(2)[:, :, :4]).mean(dim=1)
+
+    with pytest.raises(InputError, match="sees more than one vector for an image"):
+        Backbone(Tokens(), None, MEAN, STD).features(drawn(2)[0])
+
+
+def test_the_processors_size_may_be_a_crop_or_a_shortest_edge(tmp_path: Path) -> None:
+    folder = write_vit(tmp_path)
+    for size in ({"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}, {"size": 16}):
+        (folder / "preprocessor_config.json").write_text(json.dumps(size))
+        assert open_backbone(str(folder), 3).side == 16
