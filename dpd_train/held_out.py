@@ -45,6 +45,9 @@ class HeldOut:
         "a flight, are all training or all validation images.",
         "COLUMN_OR_REGEX",
     )
+    allow_outside: bool = setting(
+        False, "Data", "Accept a list that names files outside its own folder, such as by absolute paths."
+    )
 
     def __post_init__(self) -> None:
         if self.val_per_class is not None and self.val_per_class < 0:
@@ -62,8 +65,13 @@ class HeldOut:
 
     @property
     def held_out_options(self) -> dict[str, Any]:
-        """These options alone, of a config that has others too."""
+        """What decides which images are held out."""
         return {"val_per_class": self.val_per_class, "split": self.split, "groups": self.groups}
+
+    @property
+    def elsewhere(self) -> "HeldOut":
+        """For other data, of which nothing is held out: what is allowed stays allowed."""
+        return HeldOut(allow_outside=self.allow_outside)
 
     @property
     def given(self) -> bool:

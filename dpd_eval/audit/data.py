@@ -89,7 +89,8 @@ def read_data(
         held = read_scenes(train, part="val", resolution=resolution, held_out=held_out, reading=reading)
     else:
         part: Part = "test" if "test" in split_folders(holdout) else "all"
-        held = read_scenes(holdout, part=part, resolution=resolution, reading=real.rendering or PLAIN)
+        alike = real.rendering or PLAIN
+        held = read_scenes(holdout, part=part, resolution=resolution, held_out=held_out.elsewhere, reading=alike)
     source = _source(holdout)
     _check_classes(classes, real.classes, held.classes, source)
     held, shared = _without_copies(held, real, source)
@@ -113,7 +114,8 @@ def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], hel
     if holdout is None:
         held = check_files(train, "val", held_out)
     else:
-        held = check_files(holdout, "test" if "test" in split_folders(holdout) else "all")
+        part: Part = "test" if "test" in split_folders(holdout) else "all"
+        held = check_files(holdout, part, held_out.elsewhere)
     _check_classes(classes, tuple(real), tuple(held), _source(holdout))
 
 

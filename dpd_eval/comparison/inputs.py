@@ -102,7 +102,7 @@ def read_inputs(
         train if test == "val" else Path(test),
         part=part,
         resolution=side,
-        held_out=held_out if test == "val" else BY_CONTENT,
+        held_out=held_out if test == "val" else held_out.elsewhere,
         reading=real.rendering or PLAIN,
     )
     inputs = EvaluationInputs(tuple(str(path) for path in sets), (first, *others), real, tested, part)
@@ -144,7 +144,7 @@ def check_sources(
     of_sets = [check_files(Path(path), "all") for path in sets]
     real = check_files(train, "train", held_out)
     own = test == "val"
-    tested = check_files(train if own else Path(test), _test_part(test), held_out if own else BY_CONTENT)
+    tested = check_files(train if own else Path(test), _test_part(test), held_out if own else held_out.elsewhere)
     _check_classes(tuple(tested), tuple(real), f"--test {test}", f"--train {train}")
     for path, counts in zip(sets, of_sets, strict=True):
         _check_classes(tuple(counts), tuple(real), f"SET {path}", f"--train {train}")

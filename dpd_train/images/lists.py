@@ -53,11 +53,13 @@ class SceneList:
         return files
 
 
-def open_list(path: Path, groups: str | None = None) -> SceneList:
-    """Read a list. Paths are relative to its folder and may not leave it by name (links are followed).
+def open_list(path: Path, groups: str | None = None, allow_outside: bool = False) -> SceneList:
+    """Read a list. Paths are relative to its folder (links are followed).
 
     Args:
         groups: a column that says which files belong together, if the list has it.
+        allow_outside: whether paths may leave its folder by name, as absolute ones do. A list that somebody else wrote
+            could name any file of this machine.
 
     Raises:
         DataError: the list has another form; the message has the row.
@@ -69,7 +71,7 @@ def open_list(path: Path, groups: str | None = None) -> SceneList:
     by_part: dict[str | None, dict[str, list[Path]]] = {}
     for number, row in rows:
         place = f"{path}, row {number}"
-        name, label = _relative(row["path"], place), _label(row["label"], place)
+        name, label = _path(row["path"], place, allow_outside), _label(row["label"], place)
         if name in first_row:
             raise DataError(
                 f"{place}: {printable(name)} is already in row {first_row[name]}; list each image once, "
@@ -89,14 +91,14 @@ def _sorted(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
     return {label: sorted(files[label], key=str) for label in sorted(files)}
 
 
-def _relative(value: object, place: str) -> Path:
+def _path(value: object, place: str, allow_outside: bool) -> Path:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{place}: has no path")
     name = PurePosixPath(value)
-    if name.is_absolute() or ".." in name.parts:
+    if not allow_outside and (name.is_absolute() or ".." in name.parts):
         raise DataError(
-            f"{place}: path {value!r} leaves the list's folder; give paths relative to it, without '..', "
-            "and move the list above the images or put a link to them beside it"
+            f"{place}: path {value!r} leaves the list's folder; pass --allow-outside if the list is yours, or give "
+            "paths relative to it and move it above the images"
         )
     return Path(name)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_runtime.images.pixels import evenly_spaced, printable, read_square
+from dpd_runtime.images.pixels import evenly_spaced, read_square
 from dpd_train.images.content import contents, stamps
-from dpd_train.images.read import open_source, settled
+from dpd_train.images.read import name_in, open_source, settled
 from dpd_train.images.rendering import reader
 from dpd_train.images.scene_set import Finding
 from dpd_train.images.sources import Files, Source, reference_files
@@ -121,7 +121,7 @@ def _decoded(source: Source, parts: Mapping[str, Files], reading: Reading) -> Sa
                 tried += 1
                 square = read_square(path, SIDE, to_rgb)
                 if isinstance(square, str):
-                    set_aside.append(Finding(part, printable(path.relative_to(source.folder)), square))
+                    set_aside.append(Finding(part, name_in(source, path), square))
     return Sample(tried, tuple(set_aside))
 
 

@@ -48,7 +48,7 @@ def read_scenes(
     """
     if resolution is not None and resolution < 1:
         raise DataError(f"resolution is {resolution}: give a positive number of pixels")
-    source = open_source(root, held_out.groups)
+    source = open_source(root, held_out.groups, held_out.allow_outside)
     reference = reference_files(source)
     files = files_of_part(source, reference, part)
     _counts(source, files, part, held_out)  # before images are opened
@@ -57,7 +57,7 @@ def read_scenes(
         files = _divided(source, files, part, held_out, rendering)
     if resolution is None:
         resolution = min(common_size(_sizes(reference, source)))
-    return _decode(source, files, part, resolution, rendering)
+    return _decode(source, files, part, resolution, rendering, held_out.allow_outside)
 
 
 def check_files(root: Path, part: Part, held_out: HeldOut = BY_CONTENT) -> dict[str, int]:
@@ -69,7 +69,7 @@ def check_files(root: Path, part: Part, held_out: HeldOut = BY_CONTENT) -> dict[
     Raises:
         DataError, MissingExtraError: as `read_scenes` does.
     """
-    source = open_source(root, held_out.groups)
+    source = open_source(root, held_out.groups, held_out.allow_outside)
     return _counts(source, files_of_part(source, reference_files(source), part), part, held_out)
 
 
@@ -104,11 +104,12 @@ def split_folders(root: Path) -> tuple[str, ...]:
     return open_source(root).parts if root.is_dir() or _is_list(root) else ()
 
 
-def open_source(root: Path, groups: str | None = None) -> Source:
+def open_source(root: Path, groups: str | None = None, allow_outside: bool = True) -> Source:
     """Open a folder tree or a list.
 
     Args:
-        groups: as in `HeldOut`.
+        groups, allow_outside: as in `HeldOut`. Sizes and hashes may be looked up outside; pixels are read by
+            `read_scenes`, which refuses it.
 
     Raises:
         DataError: it is neither.
@@ -120,7 +121,7 @@ def open_source(root: Path, groups: str | None = None) -> Source:
         if root.is_dir():
             return open_tree(root)
         if _is_list(root):
-            return open_list(root, groups)
+            return open_list(root, groups, allow_outside)
     except OSError as error:
         raise DataError(f"{root}: cannot be opened ({error.strerror or error})") from error
     raise DataError(
@@ -147,7 +148,7 @@ def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, 
         for path in paths:
             content = read_bytes(path)
             if isinstance(content, bytes):
-                hashes[_name(source, path)] = identity(content, rendering)
+                hashes[name_in(source, path)] = identity(content, rendering)
     return hashes
 
 
@@ -202,7 +203,9 @@ def settled(reading: Reading | Rendering, files: Files, source: Source) -> Rende
     return None if reading.plain else settle(reading, files, source.root)
 
 
-def _decode(source: Source, files: Files, part: Part, resolution: int, rendering: Rendering | None) -> SceneSet:
+def _decode(
+    source: Source, files: Files, part: Part, resolution: int, rendering: Rendering | None, allow_outside: bool
+) -> SceneSet:
     to_rgb = reader(rendering)
     images = np.empty((sum(map(len, files.values())), resolution, resolution, 3), np.uint8)
     labels: list[int] = []
@@ -215,7 +218,7 @@ def _decode(source: Source, files: Files, part: Part, resolution: int, rendering
         for path in paths:
             result = read_square(path, resolution, to_rgb)
             if isinstance(result, str):
-                rejected.append(Rejected(_name(source, path), result))
+                rejected.append(Rejected(name_in(source, path), result))
                 continue
             content, images[len(used)] = result
             labels.append(label)
@@ -228,14 +231,18 @@ def _decode(source: Source, files: Files, part: Part, resolution: int, rendering
         np.array(labels, np.int64),
         tuple(hashes),
         tuple(rejected),
-        tuple(_name(source, path) for path in used),
+        tuple(name_in(source, path) for path in used),
         rendering,
-        tuple(_name(source, path) for path in used if not path.resolve().is_relative_to(inside)),
+        ()
+        if allow_outside
+        else tuple(name_in(source, path) for path in used if not path.resolve().is_relative_to(inside)),
     )
 
 
-def _name(source: Source, path: Path) -> str:
-    return printable(path.relative_to(source.folder))
+def name_in(source: Source, path: Path) -> str:
+    """The file's name for messages: relative to the data, absolute outside."""
+    inside = path.is_relative_to(source.folder)
+    return printable(path.relative_to(source.folder) if inside else path)
 
 
 def _check_count(source: Source, part: Part, name: str, used: int, rejected: Sequence[Rejected]) -> None:

@@ -51,9 +51,9 @@ def check_command(
     from dpd_train.run.planning.speed import speed_here
 
     options = ImageOptions(**given_values(given, ImageOptions))
+    counts = check_files(data, "train", options)
     look = look_at(data, options.reading)
     shared = shared_scenes(data, options.reading)
-    counts = check_files(data, "train", options)
     task = task_of(counts)
     notes = [*remarks(counts, task), *audit_remarks(data, options, None)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)

@@ -129,8 +129,10 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     from dpd_train.run.planning.plan import (
         MINUTES,
         QUICK_MINUTES,
+        TOLERANCE,
         fitting_plan,
         full_plan,
+        make_plan,
         plan_remarks,
         remarks,
         task_of,
@@ -153,7 +155,10 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         from dpd_train.run.planning.speed import speed_here
 
         speed, notes = speed_here(training_config(asked, full_plan(1, 1), task.ipc), threads)
-        plan = fitting_plan(task, speed, asked.minutes or (QUICK_MINUTES if asked.quick else MINUTES))
+        usual = QUICK_MINUTES if asked.quick else MINUTES
+        plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
+        if asked.minutes is None and plan.total > 60 * usual * TOLERANCE:
+            notes.append(f"on this machine it takes longer than the usual {usual:g} minutes")
     if not asked.quick:
         notes += audit_remarks(Path(asked.data), asked, asked.holdout)
     if asked.threads is None and threads < cores:
@@ -198,7 +203,7 @@ def _checked_counts(asked: Asked, folder: Path) -> dict[str, int]:
     check_inputs(data, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
     counts = check_files(data, "train", asked)
     if asked.holdout:
-        _check_holdout(Path(asked.holdout), set(counts))
+        _check_holdout(Path(asked.holdout), set(counts), asked.elsewhere)
     return counts
 
 
@@ -217,7 +222,7 @@ def audit_remarks(data: Path, held_out: "HeldOut", holdout: str | None) -> list[
     from dpd_eval.audit.audit import FEWEST_IMAGES
     from dpd_train.images import check_files
 
-    counts = check_files(Path(holdout), "all") if holdout else check_files(data, "val", held_out)
+    counts = check_files(Path(holdout), "all", held_out.elsewhere) if holdout else check_files(data, "val", held_out)
     if (images := sum(counts.values())) >= FEWEST_IMAGES:
         return []
     return [
@@ -233,8 +238,8 @@ def idle_cores() -> int:
     return max(1, usable_cores() - round(os.getloadavg()[0]))
 
 
-def _check_holdout(holdout: Path, classes: set[str]) -> None:
+def _check_holdout(holdout: Path, classes: set[str], held_out: "HeldOut") -> None:
     from dpd_train.images import check_files
 
-    if missing := sorted(classes - set(check_files(holdout, "all"))):
+    if missing := sorted(classes - set(check_files(holdout, "all", held_out))):
         raise DataError(f"--holdout {holdout}: has no images of {missing[0]!r}; give images of every class")

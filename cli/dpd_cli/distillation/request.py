@@ -55,7 +55,11 @@ class Asked(Request):
     ipc: int | None = setting(
         None, "Images", "Images per class that the set is made for. Default: 10, or 5 where a class has fewer than 60."
     )
-    minutes: float | None = setting(None, "Running", "Time for everything. Default: 90, or 10 with --quick.")
+    minutes: float | None = setting(
+        None,
+        "Running",
+        "Time for everything, which is kept. Default: 90, or 10 with --quick, or what this machine needs at least.",
+    )
     quick: bool = setting(
         False, "Running", "A first look: a bundle of codes and a picture, neither evaluated nor audited."
     )

@@ -46,6 +46,23 @@ def rows_of(root: Path, *more: object) -> list[list[object]]:
 
 
 @both
+def test_paths_outside_its_folder_are_read_where_that_is_allowed(tmp_path: Path, write: Write) -> None:
+    root = tree(tmp_path / "scenes", count=12)
+    (tmp_path / "elsewhere").mkdir()
+    absolute = [[str(path.absolute()), path.parent.name] for path in root.rglob("*.png")]
+    upwards = [[f"../{root.name}/{path}", label] for path, label in rows_of(root)]
+    walked = read_scenes(root, part="all")
+    for rows in (absolute, upwards):
+        place = write(tmp_path / "elsewhere", ["path", "label"], rows)
+        with pytest.raises(DataError, match="leaves the list's folder; pass --allow-outside"):
+            read_scenes(place, part="all")
+        listed = read_scenes(place, part="all", held_out=HeldOut(allow_outside=True))
+        assert listed.hashes == walked.hashes
+        assert listed.outside == (), "they are meant"
+        assert natural_side(place) == natural_side(root)
+
+
+@both
 @pytest.mark.parametrize("part", ["train", "val", "all"])
 def test_a_list_of_a_tree_reads_as_the_tree(tmp_path: Path, write: Write, part: str) -> None:
     root = tree(tmp_path, count=12)
@@ -144,7 +161,7 @@ def test_listed_files_that_cannot_be_used_are_rejected_with_the_reason(tmp_path:
     ("header", "row", "message"),
     [
         (("path", "label"), ("/etc/passwd.png", "Alpha"), r"row \d+: path '/etc/passwd.png' leaves the list's folder"),
-        (("path", "label"), ("../other/a.png", "Alpha"), r"leaves the list's folder; give paths relative to it"),
+        (("path", "label"), ("../other/a.png", "Alpha"), r"leaves the list's folder; pass --allow-outside if the list is yours, or give"),
         (("path", "label"), ("Alpha/../../a.png", "Alpha"), r"leaves the list's folder"),
         (
             ("path", "label"),
