@@ -14,6 +14,7 @@ from dpd_eval.report.charts import MARKERS, curves, strip, student_titles, style
 from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.report.inputs import Inputs
 from dpd_eval.report.provenance import provenance
+from dpd_eval.report.release import release
 from dpd_eval.report.verdicts import setting_words, verdict
 from dpd_eval.report.wording import arm_words, count, duration, megabytes, percent, plain
 
@@ -81,6 +82,7 @@ def _kinds(inputs: Inputs) -> str:
 def _sections(inputs: Inputs) -> list[Section]:
     evaluations = inputs.evaluations
     return [
+        Section("release", "What may leave", release(inputs)),
         Section("verdict", "Verdict", _verdicts(inputs)),
         Section("images", "Images", inputs.sets),
         Section("curves", "Accuracy by images per class", [_curves(e) for e in evaluations if e.arms]),

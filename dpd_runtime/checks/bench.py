@@ -1,6 +1,5 @@
 """Measure the speed of a bundle on this machine, and the share of each network."""
 
-import resource
 import statistics
 import sys
 import time
@@ -18,6 +17,11 @@ from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.networks import Networks, load_networks
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 
 class TimedEngine:
@@ -174,5 +178,8 @@ def _measure(generation: Generation, progress: Progress) -> tuple[KindSpeed, str
 
 
 def _peak_memory() -> int:
+    """Bytes; 0 where the system does not tell."""
+    if resource is None:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

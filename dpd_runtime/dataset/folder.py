@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpd_runtime.dataset.card import CARD_NAME, CLASSES_NAME
+from dpd_runtime.dataset.croissant import CROISSANT_NAME
 from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME, Output
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
@@ -21,7 +22,10 @@ from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 
 SHEET_NAME = "contact_sheet.png"
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-OWN_NAMES = (DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NAME, CARD_NAME, CLASSES_NAME)
+OWN_NAMES = (
+    *(DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NAME),
+    *(CARD_NAME, CLASSES_NAME, CROISSANT_NAME),
+)
 
 
 @contextmanager
@@ -163,7 +167,7 @@ def remove_partials(out: Path, header: dict[str, Any]) -> None:
 
 def begin_again(out: Path, output: Output) -> None:
     """Mark the set as unfinished: delete the files that were made from all images."""
-    for name in (DATASET_NAME, METADATA_NAME, SOFT_LABELS_NAME, CARD_NAME):
+    for name in (DATASET_NAME, METADATA_NAME, SOFT_LABELS_NAME, CARD_NAME, CROISSANT_NAME):
         (out / name).unlink(missing_ok=True)
     for path in out.iterdir():
         if output.kind.files.fullmatch(final_name(path.name)):

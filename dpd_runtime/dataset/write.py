@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.card import CARD_NAME, CLASSES_NAME, class_list, dataset_card
+from dpd_runtime.dataset.croissant import CROISSANT_NAME, croissant
 from dpd_runtime.dataset.finish import Label, complete
 from dpd_runtime.dataset.folder import (
     begin_again,
@@ -177,3 +178,6 @@ class _Writing:
         """Write what people read. It is not among the hashed files, so it is written anew each time."""
         write_atomically(self.out / CLASSES_NAME, class_list(self.generation).encode())
         write_atomically(self.out / CARD_NAME, dataset_card(self.generation, self.output, set_hash).encode())
+        if self.output.format == "imagefolder":
+            described = croissant(self.generation, self.output, set_hash)
+            write_atomically(self.out / CROISSANT_NAME, described.encode())

@@ -33,6 +33,7 @@ from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingE
 CALL_SECONDS = 1800.0
 """The longest that one call of a graph, or its loading, may take. A trusted bundle has no limit."""
 SECRETS = ("DPD_PASSPHRASE",)
+KILLED = 9  # SIGKILL, which Windows has not
 START = "import sys; sys.path[:] = {path!r}; from dpd_runtime.engines.worker import main; main()"
 ERRORS = {kind.__name__: kind for kind in (BundleError, MemoryShortError, MissingExtraError, ProviderError)}
 Answer = tuple[dict[str, Any], dict[str, Array]]
@@ -149,7 +150,7 @@ class EngineProcess:
         self.kill()  # it may live on, and have closed its end or sent what is no message
         code = self._process.wait()
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        killed = "; the system kills a process that wants more memory than there is" if code == -signal.SIGKILL else ""
+        killed = "; the system kills a process that wants more memory than there is" if code == -KILLED else ""
         return BundleError(
             f"{name}: the process that computed it {ended}{killed}; "
             "the graph is broken or hostile: do not use this bundle"

@@ -29,12 +29,12 @@ def choose_provider(
         listed: the providers that the installed packages bring, `Host.available_providers` of where graphs will run.
 
     Raises:
-        InputError: a device for the CPU, a negative one, or a precision that the provider does not have.
-        ProviderError: an unknown provider, or one that does not work here.
+        InputError: an unknown provider, a device for the CPU, a negative one, or a precision that it does not have.
+        ProviderError: a provider that does not work here.
         CheckError: the requested provider, or for `auto` the CPU, gives other images than PyTorch.
     """
     if requested not in PROVIDERS:
-        raise ProviderError(f"provider {requested!r} is unknown: use one of {', '.join(PROVIDERS)}")
+        raise InputError(f"provider {requested!r} is unknown: use one of {', '.join(PROVIDERS)}")
     if device is not None and (device < 0 or requested == "cpu"):
         raise InputError(f"--device {device}: give the number of a GPU, from 0, and no --provider cpu")
     if precision not in PRECISIONS or (precision == BF16 and requested != "openvino"):

@@ -23,6 +23,12 @@ def usable_cores(root: Path = ROOT) -> int:
     return max(1, min([cores, *map(int, quotas)]))
 
 
+def idle_cores() -> int:
+    """Cores that this process may use and other programs do not, at least one; all where the system does not tell."""
+    busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+    return max(1, usable_cores() - busy)
+
+
 def usable_memory(root: Path = ROOT) -> int | None:
     """Bytes of memory that this process may use, with the limits of ulimit; None if unknown."""
     texts = _settings(root, "", "", "memory.max") + _settings(root, "memory", "memory", "memory.limit_in_bytes")

@@ -62,6 +62,15 @@ class Look:
             lines.append(f"with {options} {sample.usable} of {sample.images} are usable")
         return lines
 
+    def check(self, root: Path) -> None:
+        """Check that a long run would use most of the data.
+
+        Raises:
+            DataError: less than half of the sample is usable.
+        """
+        if self.sample.usable < self.sample.images / 2:
+            raise DataError(f"{root}: {'; '.join(self.remarks())}")
+
 
 def look_at(root: Path, reading: Reading = PLAIN) -> Look:
     """Decode a sample of every class of `root`, and suggest how to read it.

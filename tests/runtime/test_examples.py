@@ -3,17 +3,21 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from dpd_runtime import Output
 from dpd_runtime.bundle.keys import read_signing_key, write_signing_pair
 from dpd_runtime.sealing.sign import sign_bundle
-from tests.runtime.drawn import files, quick_bundle
+from tests.runtime.drawn import files, quick_bundle, write
 
 pytest.importorskip("onnxruntime")
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -34,6 +38,20 @@ def test_the_loader_example_trains(bundle: Path, process_environment: dict[str, 
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^epoch \d: \d+\.\d% right", done.stdout, re.MULTILINE)) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="the example is for PyTorch")
+def test_a_set_is_a_dataset_of_pytorch(tmp_path: Path) -> None:
+    import torch
+
+    write(tmp_path, Output("imagefolder", soft_labels=True), ipc=2)
+    example = runpy.run_path(str(EXAMPLES / "set_as_dataset.py"))["DistilledSet"]
+    for number, record in enumerate(map(json.loads, (tmp_path / "metadata.jsonl").read_text().splitlines())):
+        image, label = example(str(tmp_path))[number]
+        pixels = np.array(Image.open(tmp_path / record["file_name"]))
+        assert torch.equal((255 * image).round().byte().permute(1, 2, 0), torch.from_numpy(pixels))
+        assert example(str(tmp_path)).classes[label] == record["class"]
+    assert float(example(str(tmp_path), soft=True)[0][1].sum()) == pytest.approx(1, abs=1e-5)
 
 
 def code_cells(name: str) -> list[str]:

@@ -43,7 +43,8 @@ def check_command(
         dpd check sentinel2/ --bands 4,3,2 --stretch 2,98
     """
     require_torch("train", "eval")
-    from dpd_cli.distillation.planned import audit_remarks, idle_cores
+    from dpd_cli.distillation.planned import audit_remarks
+    from dpd_runtime.machine.cores import idle_cores
     from dpd_train.config import TrainConfig
     from dpd_train.images import check_files
     from dpd_train.images.look import look_at, shared_scenes

@@ -38,7 +38,11 @@ def encrypt_command(
     if json_output:
         print_json({"out": str(out), "bytes": size, "hash": opened.hash, **signature_facts(opened)})
         return
-    print(f"signature  {opened.signature.describe()}")
+    signature = opened.signature
+    untrusted = signature.key_id is not None and not signature.trusted
+    print(
+        f"signature  {f'by key {signature.key_id}; a site needs its .pub file' if untrusted else signature.describe()}"
+    )
     print(f"encrypted  {out}  {size / 1e6:.1f} MB")
     print(f"hash       {opened.hash}")
     print(f"inside     {opened.manifest.name}, {opened.manifest.audit}")

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,7 @@ NEXT = {
     "npz": "read set.npz in Python: numpy.load",
 }
 """What to do with a set of each format."""
+WITHOUT_TORCH = 'train on it as an ImageFolder; with pip install "dpd-distill[fit]" also: dpd fit {out} --out model'
 SAMPLES = "Setting this samples all images instead of decoding prototypes."
 
 Ipc = Annotated[int, under("Images", "Images per class.")]
@@ -248,7 +250,8 @@ def _print(
     else:
         print(f"set hash  {result.set_hash}")
         print(f"look at   {out}/contact_sheet.png")
-        print(f"next      {NEXT[output.format].format(out=shlex.quote(str(out)), path=str(out))}")
+        way = NEXT[output.format] if output.format != "imagefolder" or find_spec("torch") is not None else WITHOUT_TORCH
+        print(f"next      {way.format(out=shlex.quote(str(out)), path=str(out))}")
 
 
 def _kinds(sampler: "Sampler", ipc: int) -> str:

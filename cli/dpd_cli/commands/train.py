@@ -179,12 +179,15 @@ def _continued(
 
 
 def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool) -> None:
-    """Check paths, names and counts before PyTorch is imported. Of several processes only the leader looks at --out."""
+    """Check paths, names, counts and a sample of the images. Of several processes only the leader looks at --out."""
     from dpd_train.compute.launcher import started_processes
+    from dpd_train.images.look import look_at
     from dpd_train.run.folder import check_inputs
 
     if started_processes() == 1:
         check_inputs(data, out, config, resume=resume)
+        if data is not None and not resume:
+            look_at(data, config.reading).check(data)
 
 
 def _device(name: str, threads: int | None, federated: bool) -> "torch.device":

@@ -1,7 +1,6 @@
 """A planned distillation: what was asked for and its plan, as they are stored in its folder."""
 
 import json
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -124,7 +123,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     Raises:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
-    from dpd_runtime.machine.cores import usable_cores
+    from dpd_runtime.machine.cores import idle_cores, usable_cores
     from dpd_train.images.look import look_at
     from dpd_train.run.planning.plan import (
         MINUTES,
@@ -143,8 +142,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     check_places(folder, out)
     counts = _checked_counts(asked, folder)
     look = look_at(Path(asked.data), asked.reading)
-    if look.sample.usable < look.sample.images / 2:
-        raise DataError(f"{asked.data}: {'; '.join(look.remarks())}")
+    look.check(Path(asked.data))
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick)
     _check_codes(task, counts)
     threads, notes = asked.threads or idle_cores(), list[str]()
@@ -229,13 +227,6 @@ def audit_remarks(data: Path, held_out: "HeldOut", holdout: str | None) -> list[
         f"the audit compares with {images} images; with so few a WARN is to be expected, as some tests and controls "
         "cannot decide: --holdout or --val-per-class gives it more"
     ]
-
-
-def idle_cores() -> int:
-    """Cores that this process may use and other programs do not, at least one."""
-    from dpd_runtime.machine.cores import usable_cores
-
-    return max(1, usable_cores() - round(os.getloadavg()[0]))
 
 
 def _check_holdout(holdout: Path, classes: set[str], held_out: "HeldOut") -> None:

@@ -5,7 +5,6 @@ trained on them, nothing is chosen by them, and neither an evaluation nor an aud
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -102,7 +101,7 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
 def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
     import torch
 
-    from dpd_runtime.machine.cores import usable_cores
+    from dpd_runtime.machine.cores import idle_cores
     from dpd_train.classifiers.training import labelled
     from dpd_train.compute.device import use_device
     from dpd_train.prototypes.matching import Matching
@@ -111,7 +110,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
 
     finished = asked.folder / DONE
     if not finished.exists():
-        torch.set_num_threads(asked.threads or max(1, usable_cores() - round(os.getloadavg()[0])))
+        torch.set_num_threads(asked.threads or idle_cores())
         device = use_device("auto")
         base = _base(asked, device)
         told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"

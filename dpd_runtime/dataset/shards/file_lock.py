@@ -8,6 +8,11 @@ from pathlib import Path
 from dpd_runtime.errors import OutputLinkError
 from dpd_runtime.files import NO_FOLLOW
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes apart there
+    fcntl = None  # type: ignore[assignment]
+
 
 class FileLock:
     """An exclusive lock (flock; on NFS a server lock). `release` deletes the file; a killed process leaves it."""
@@ -30,13 +35,12 @@ class FileLock:
             OSError: no such folder, a full or read-only disk, or a file system without locks.
             OutputLinkError: the path is a link or a special file. It is not changed.
         """
-        import fcntl
-
         while True:
             descriptor = self._open()
             try:
                 self._check_file(descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if fcntl is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 if self._is_still(descriptor):
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, about.encode())
@@ -82,10 +86,13 @@ class FileLock:
         Raises:
             OSError: the folder is gone or read-only.
         """
-        if self._descriptor is None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
             return
         try:
-            self.path.unlink(missing_ok=True)
+            if fcntl is not None:  # before another process can lock it
+                self.path.unlink(missing_ok=True)
         finally:
-            os.close(self._descriptor)
-            self._descriptor = None
+            os.close(descriptor)
+        if fcntl is None:  # Windows deletes no open file
+            self.path.unlink(missing_ok=True)

@@ -18,10 +18,13 @@ from PIL import Image
 from dpd_eval.comparison.repeats import Repeats
 from dpd_eval.comparison.results import Evaluation
 from dpd_eval.comparison.summary import differences, verdicts
+from dpd_eval.report.audits import read_audit
 from dpd_eval.report.charts import nice_ticks, style
 from dpd_eval.report.commands import sampler_options
 from dpd_eval.report.evaluations import read_evaluation
+from dpd_eval.report.inputs import Inputs
 from dpd_eval.report.names import hide_paths, short_names
+from dpd_eval.report.release import Release, release
 from dpd_eval.report.report import write_report
 from dpd_eval.report.verdicts import headline, outcome, verdict
 from dpd_eval.statistics import Interval
@@ -138,7 +141,7 @@ def test_the_sentence_says_who_where_how_much_and_how_sure(tmp_path: Path) -> No
 def test_the_verdict_comes_before_everything_else(tmp_path: Path) -> None:
     page, _ = made(tmp_path, *rich(tmp_path))
     sections = [attributes["id"] for attributes in page.all("section")]
-    assert sections[:2] == ["verdict", "images"]
+    assert sections[:3] == ["release", "verdict", "images"], "and what may leave before it"
     assert sections[-1] == "provenance"
 
 
@@ -221,7 +224,7 @@ def test_an_audit_is_in_the_verdict_and_its_lack_too(tmp_path: Path) -> None:
     page, _ = made(tmp_path, write_json(tmp_path / "audit.json", audit("FAIL")), write_set(tmp_path / "set0"))
     assert "Privacy audit (audit): FAIL" in page.words()
     assert "No privacy audit: set0." in page.words()
-    assert [a["id"] for a in page.all("section")] == ["verdict", "images", "audit", "provenance"]
+    assert [a["id"] for a in page.all("section")] == ["release", "verdict", "images", "audit", "provenance"]
     made_by = json.loads((tmp_path / "set0" / "dataset.json").read_text())["bundle_hash"]
     of_its_bundle = audit("PASS") | {"audited": {"bundle_hash": made_by}}
     page, _ = made(tmp_path, write_json(tmp_path / "audit.json", of_its_bundle), tmp_path / "set0")
@@ -243,6 +246,60 @@ def test_what_a_foreign_set_or_bundle_says_of_itself_is_a_claim(tmp_path: Path) 
     assert "Audit, as the bundle claims, which no trusted key signed: PASS." in words
     page, _ = made(tmp_path, embedded_bundle())
     assert "as the bundle claims" not in page.words()
+
+
+# -- what may leave
+
+
+def released(*records: dict[str, object]) -> Release:
+    said = release(Inputs(audits=tuple(read_audit(record, f"audit{i}", "x") for i, record in enumerate(records))))
+    assert said is not None
+    return said
+
+
+def test_a_warning_leaves_the_decision_to_the_reader_and_says_what_is_open() -> None:
+    said = released(audit("WARN"))
+    assert said.may == (
+        "These may leave: audit0, if you accept what is undecided, as no test of the audit failed. Sets that are "
+        "generated from a bundle may go wherever the bundle may."
+    )
+    assert said.may_not.startswith("These may not leave: the training images, run folders")
+    assert said.undecided.replace("\N{NO-BREAK SPACE}", " ") == (
+        "Undecided: 1 test did not decide (membership of the teacher)."
+    )
+
+
+def test_nothing_leaves_after_a_failed_audit() -> None:
+    said = released(audit("FAIL"))
+    assert said.may == "Nothing that this report shows may leave."
+    assert said.may_not.endswith("; audit0, whose audit failed.")
+
+
+def test_a_pass_is_called_a_measurement() -> None:
+    passed = audit("PASS")
+    passed["tests"] = passed["tests"][:1]  # type: ignore[index]
+    said = released(passed, audit("FAIL"))
+    assert said.may.startswith("These may leave: audit0, as every test of the audit passed.")
+    assert released(passed).undecided.endswith("A PASS is a measurement, not a proof.")
+
+
+def test_controls_count_as_undecided() -> None:
+    record = audit("WARN")
+    replayed: dict[str, object] = record["controls"][0]  # type: ignore[index]
+    wrong, imprecise = replayed | {"verdict": "PASS"}, replayed | {"expected": "PASS", "verdict": "WARN"}
+    said = released(record | {"tests": [], "controls": [wrong, imprecise], "reasons": ["The controls say nothing."]})
+    words = said.undecided.replace("\N{NO-BREAK SPACE}", " ")
+    assert "1 control came out otherwise than it must (a set that replays T)" in words
+    assert "1 control was too imprecise to decide (a set that replays T)" in words
+    assert words.endswith(" The controls say nothing.")
+
+
+def test_what_nobody_audited_and_real_images_stay(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, write_set(tmp_path / "set0"), write_set(tmp_path / "real", real_images=True))
+    words = page.words()
+    assert "Nothing that this report shows may leave." in words
+    assert "set0, which nobody has audited; real, which holds real images." in words
+    assert "Everything is undecided: there is no audit." in words
 
 
 # -- what the page is

@@ -133,3 +133,27 @@ def test_the_command_in_the_card_makes_the_set(options: list[str], tmp_path: Pat
     app([*shlex.split(command)[1:], "--out", str(again)], standalone_mode=False)
     assert (again / "dataset.json").read_text() == (out / "dataset.json").read_text()
     assert (again / "README.md").read_text() == (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg"])
+def test_the_description_in_croissant_finds_each_image_and_its_class(image_format: str, tmp_path: Path) -> None:
+    write(tmp_path, Output("imagefolder", image_format))
+    described = json.loads((tmp_path / "croissant.json").read_text())
+    (files,) = described["distribution"]
+    classes, images = described["recordSet"]
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob(files["includes"]))
+    records = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert found == sorted(record["file_name"] for record in records)
+    regex = re.compile(images["field"][1]["source"]["transform"]["regex"])
+    for record in records:
+        (name,) = regex.search(record["file_name"]).groups()  # type: ignore[union-attr]
+        assert name == record["class"]
+        assert regex.search(name).groups() == (name,)  # type: ignore[union-attr]
+        assert {"classes/name": name, "classes/label": record["label"]} in classes["data"]
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "imagefolder"])
+def test_packed_sets_are_described_by_their_format_alone(name: str, tmp_path: Path) -> None:
+    need(name)
+    write(tmp_path, Output(name))
+    assert not (tmp_path / "croissant.json").exists()

@@ -1,0 +1,94 @@
+"""Three sentences for the person who releases: what may leave, what may not, and what nobody has decided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpd_eval.report.audits import NamedAudit
+from dpd_eval.report.inputs import Inputs
+from dpd_eval.report.models import BundleRecord
+from dpd_eval.report.wording import count, listed
+
+NAMED = 3  # tests and controls that a sentence names
+PRIVATE = "the training images, run folders, their private/ folders and every cache"
+
+
+@dataclass(frozen=True)
+class Release:
+    may: str
+    may_not: str
+    undecided: str
+
+
+def release(inputs: Inputs) -> Release | None:
+    """The sentences on the bundles and audits of a report; None if there is neither, nor a set."""
+    bundles, sets = inputs.bundles, inputs.sets
+    if not (bundles or inputs.audits or sets):
+        return None
+    by_bundle = {bundle.name: bundle.audit_record for bundle in bundles}
+    others = [audit for audit in inputs.audits if audit not in by_bundle.values()]
+    verdicts = {bundle.name: bundle.audit for bundle in bundles if not bundle.privacy}
+    verdicts |= {audit.audited.name or audit.name: audit.verdict for audit in others}
+    verdicts |= {s.name: "real images" for s in sets if s.real_images}
+    known = {audit.audited.bundle_hash for audit in inputs.audits} | {bundle.hash for bundle in bundles}
+    verdicts |= {
+        s.name: "unaudited" for s in sets if not s.real_images and s.bundle_hash not in known and s.audit == "unaudited"
+    }
+    with_verdict = {
+        verdict: [name for name, own in verdicts.items() if own == verdict]
+        for verdict in ("PASS", "WARN", "FAIL", "unaudited", "real images")
+    }
+    audits = [audit for audit in by_bundle.values() if audit is not None] + others
+    return Release(
+        may=_may(with_verdict["PASS"], with_verdict["WARN"], [bundle for bundle in bundles if bundle.privacy]),
+        may_not=_may_not(with_verdict["FAIL"], with_verdict["unaudited"], with_verdict["real images"]),
+        undecided=_undecided(audits),
+    )
+
+
+def _may(passed: list[str], warned: list[str], claimed: Sequence[BundleRecord]) -> str:
+    parts = []
+    if passed:
+        parts.append(f"{listed(passed)}, as every test of the audit passed")
+    if warned:
+        parts.append(f"{listed(warned)}, if you accept what is undecided, as no test of the audit failed")
+    if claimed:
+        parts.append(f"{listed([bundle.name for bundle in claimed])}, as differential privacy is claimed for it")
+    if not parts:
+        return "Nothing that this report shows may leave."
+    made = " Sets that are generated from a bundle may go wherever the bundle may."
+    return f"These may leave: {'; '.join(parts)}.{made}"
+
+
+def _may_not(failed: list[str], unaudited: list[str], real: list[str]) -> str:
+    parts = [PRIVATE]
+    if failed:
+        parts.append(f"{listed(failed)}, whose audit failed")
+    if unaudited:
+        parts.append(f"{listed(unaudited)}, which nobody has audited")
+    if real:
+        parts.append(f"{listed(real)}, which holds real images")
+    return f"These may not leave: {'; '.join(parts)}."
+
+
+def _undecided(audits: Sequence[NamedAudit]) -> str:
+    if not audits:
+        return "Everything is undecided: there is no audit."
+    open_tests = [test.name for audit in audits for test in audit.tests if test.verdict == "WARN"]
+    not_run = [test.name for audit in audits for test in audit.tests if test.verdict == "NOT RUN"]
+    controls = [control for audit in audits for control in audit.controls if control.verdict != control.expected]
+    wrong = [control.name for control in controls if control.wrong]
+    imprecise = [control.name for control in controls if not control.wrong]
+    parts = []
+    for names, one, many in (
+        (open_tests, "test did not decide", "tests did not decide"),
+        (not_run, "test did not run", "tests did not run"),
+        (wrong, "control came out otherwise than it must", "controls came out otherwise than they must"),
+        (imprecise, "control was too imprecise to decide", "controls were too imprecise to decide"),
+    ):
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            parts.append(f"{count(len(names), one, many)} ({', '.join(names[:NAMED])}{more})")
+    if not parts:
+        return "The audit left nothing undecided that it can measure. A PASS is a measurement, not a proof."
+    first = next((reason for audit in audits for reason in audit.reasons), "")
+    return f"Undecided: {'; '.join(parts)}.{f' {first}' if first else ''}"
