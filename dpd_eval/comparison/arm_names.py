@@ -2,6 +2,8 @@
 
 SET_ARM, FULL_ARM = "set", "full"
 HELD_OUT = "held-out real"  # the images that students are tested on, where arms are compared with them
+LABELS_ARM = "labels"
+_JPEGS, _MEGABYTES = "jpegs in ", " MB"
 _OWN, _WITH = " real", f"{SET_ARM} + "
 
 
@@ -13,6 +15,21 @@ def own_arm(count: int) -> str:
 def joint_arm(own: str) -> str:
     """The arm of the set together with the images of an own arm: `set + 5 real`."""
     return f"{_WITH}{own}"
+
+
+def jpegs_arm(megabytes: float) -> str:
+    """The arm of as many real images as fit into so many megabytes as JPEGs: `jpegs in 3.1 MB`."""
+    return f"{_JPEGS}{megabytes:g}{_MEGABYTES}"
+
+
+def is_alternative(arm: str) -> bool:
+    """Whether it is what could travel in place of a bundle."""
+    return arm == LABELS_ARM or jpeg_megabytes(arm) is not None
+
+
+def jpeg_megabytes(arm: str) -> float | None:
+    """The megabytes of an arm of JPEGs; None for other arms."""
+    return float(arm.removeprefix(_JPEGS).removesuffix(_MEGABYTES)) if arm.startswith(_JPEGS) else None
 
 
 def is_own(arm: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from dpd_eval.comparison.alternatives import Alternatives
 from dpd_eval.comparison.arm_names import FULL_ARM, HELD_OUT, SET_ARM, is_joint, is_own, joint_arm, own_arm
 from dpd_eval.comparison.inputs import EvaluationInputs
 from dpd_eval.comparison.plan import Part, Training
@@ -44,6 +45,7 @@ def plan_trainings(
     pairs: Mapping[int, int],
     seen: Mapping[str, Seen],
     with_real: Sequence[int] = (),
+    others: Alternatives | None = None,
 ) -> list[Training]:
     """Plan the trainings: pair i uses student seed i, SET i mod m and each baseline with seed i.
 
@@ -52,7 +54,7 @@ def plan_trainings(
     Args:
         pairs: IPC → number of pairs.
         seen: what each baseline, and `random`, chooses from.
-        with_real: as in `EvaluateConfig`.
+        with_real: as in `EvaluateConfig`. others: further arms.
     """
     plan: list[Training] = []
 
@@ -68,6 +70,7 @@ def plan_trainings(
             arms: dict[str, tuple[Part, ...]] = {SET_ARM: (ours,)}
             for name in baselines:
                 arms[name] = (subset(name, ipc, seed if find_method(name).uses_seed else 0),)
+            arms |= {name: (part(ipc, seed),) for name, part in (others or {}).items()}
             for size in with_real:
                 own, few = own_arm(size), subset("random", size, seed)
                 arms |= {own: (few,), joint_arm(own): (ours, few)}

@@ -37,6 +37,18 @@ class EvaluateConfig(ImageOptions):
         "Data",
         "Real images per class that a site has itself, such as 1,5,20: also train on them alone, and on SET with them.",
     )
+    labels: bool = setting(
+        False,
+        "Data",
+        "Also train on real images that a classifier named, as many as SET has: what a site could do that was sent a "
+        "classifier and has unlabelled images.",
+    )
+    jpegs: float | None = setting(
+        None,
+        "Data",
+        "Also train on as many real images as fit as JPEGs into so many megabytes, such as the size of the bundle.",
+        "MEGABYTES",
+    )
     ipc: tuple[int, ...] | None = setting(
         None,
         "Data",
@@ -91,11 +103,13 @@ class EvaluateConfig(ImageOptions):
             raise InputError("--ipc: give one or more numbers ≥ 1, such as --ipc 10,50")
         if self.with_real and min(self.with_real) < 1:
             raise InputError(f"--with-real is {min(self.with_real)}: give numbers ≥ 1, such as --with-real 1,5")
+        if self.jpegs is not None and not 0 < self.jpegs < math.inf:
+            raise InputError(f"--jpegs is {self.jpegs:g}: give megabytes, such as 3.1")
         if self.pairs is not None and self.pairs < 1:
             raise InputError(f"--pairs is {self.pairs}: give at least 1")
         if not 0 < self.at_least < math.inf:
             raise InputError(f"--at-least is {self.at_least}: give a ratio above 0, such as 0.97")
-        if self.at_least != 1 and not (self.baselines or self.with_real):
+        if self.at_least != 1 and not (self.baselines or self.with_real or self.labels or self.jpegs):
             raise InputError(f"--at-least {self.at_least} has no effect without --baselines")
         if self.segmenter is not None and "foreground" not in self.baselines:
             raise InputError(f"--segmenter {self.segmenter} has no effect without --baselines foreground: leave it out")

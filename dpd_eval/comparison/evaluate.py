@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dpd_eval.comparison.alternatives import alternatives
 from dpd_eval.comparison.arms import describe_student, measure_arms, measure_detail, plan_trainings
 from dpd_eval.comparison.checks import check_evaluation, count_pairs, extractor_name, unused_images
 from dpd_eval.comparison.config import EvaluateConfig
@@ -69,7 +70,8 @@ def evaluate(
     study = _open_study(sets, config, train, test, recipe or load_recipe(config.recipe), cache, stage)
     real, networks = study.inputs.real, study.networks
     seen = _seen(study, train, cache, stage)
-    plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen, config.with_real)
+    others, said = alternatives(config, real, lambda half: _classifier(half, cache, stage))
+    plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen, config.with_real, others)
     metrics, notes = networks.measure(plan, real.labels) if config.metrics else ((), [])
     detail = measure_detail(plan, study.inputs.test) if config.metrics else ()
     if config.soft_labels:
@@ -77,7 +79,7 @@ def evaluate(
     folder = cache or default_folder()
     outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
-    return study.result(str(train), str(test), arms, metrics, detail, notes, started)
+    return study.result(str(train), str(test), arms, metrics, detail, [*said, *notes], started)
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,11 @@ def _build_networks(real: SceneSet, name: str | None, cache: Path | None, stage:
     extractor = None if name is None else build(name)
     features = None if extractor is None else extractor.features(real.images)
     return _Networks(extractor, features, lambda: build("own"))
+
+
+def _classifier(scenes: SceneSet, cache: Path | None, stage: Stage) -> Extractor:
+    progress = stage("training the classifier")
+    return build_extractor("own", scenes, cache=_extractors(cache), progress=progress)
 
 
 def _extractors(cache: Path | None) -> Path | None:

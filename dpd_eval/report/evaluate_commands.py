@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM, is_joint, is_own, own_count
+from dpd_eval.comparison.arm_names import (
+    FULL_ARM,
+    LABELS_ARM,
+    SET_ARM,
+    is_alternative,
+    is_joint,
+    is_own,
+    jpeg_megabytes,
+    own_count,
+)
 from dpd_eval.comparison.results import Evaluation
 from dpd_eval.report.commands import Command, extractor_of, folder, shell
 from dpd_eval.report.evaluations import NamedEvaluation
@@ -48,7 +57,8 @@ def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
 
 
 def _evaluate_options(evaluation: Evaluation, ipcs: list[int], pairs: int | None, out: str) -> list[Option]:
-    own = [name for name in evaluation.arm_names() if is_own(name)]
+    names = evaluation.arm_names()
+    own = [name for name in names if is_own(name)]
     held_out = evaluation.val_per_class is not None
     reading = evaluation.reading or {}
     too_few = any("too few for set metrics" in note for note in evaluation.notes)
@@ -58,10 +68,12 @@ def _evaluate_options(evaluation: Evaluation, ipcs: list[int], pairs: int | None
             "train": evaluation.train or "DATA",
             "test": "val" if evaluation.test_part == "val" else evaluation.test or "DATA",
             "students": list(dict.fromkeys(arm.student for arm in evaluation.arms)),
-            "baselines": [n for n in evaluation.arm_names() if n not in (SET_ARM, *own) and not is_joint(n)],
+            "baselines": [n for n in names if n not in (SET_ARM, *own) and not is_joint(n) and not is_alternative(n)],
             "ipc": ipcs,
             "recipe": _recipe_option(evaluation),
             "with_real": [own_count(name) for name in own] or None,
+            "labels": LABELS_ARM in names,
+            "jpegs": next((size for name in names if (size := jpeg_megabytes(name)) is not None), None),
             "pairs": pairs,
             "val_per_class": evaluation.val_per_class,
             "split": evaluation.split if held_out else None,

@@ -1,6 +1,6 @@
 """Format numbers and arms for the page: percent, points, seconds, bytes, words."""
 
-from dpd_eval.comparison.arm_names import is_joint, is_own, own_part
+from dpd_eval.comparison.arm_names import is_joint, is_own, jpeg_megabytes, own_part
 
 MINUS, SPACE = "−", "\N{NO-BREAK SPACE}"
 ARMS = {
@@ -12,6 +12,7 @@ ARMS = {
     "tdds": "real images with the highest TDDS scores",
     "foreground": "real images cut to their foreground",
     "full": "the full real training data",
+    "labels": "real images that a classifier named",
 }
 
 
@@ -19,6 +20,8 @@ def arm_words(arm: str) -> str:
     """Name an arm in a sentence."""
     if is_joint(arm):
         return f"the set with {arm_words(own_part(arm))}"
+    if (size := jpeg_megabytes(arm)) is not None:
+        return f"real images as JPEGs in {size:g}{SPACE}MB"
     return f"{arm} images per class" if is_own(arm) else ARMS.get(arm, arm)
 
 

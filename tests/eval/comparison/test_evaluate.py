@@ -517,6 +517,11 @@ def test_a_site_adds_its_own_images_to_the_set(folders, tmp_path):
     names = [(row.arm, row.reference) for row in found.differences]
     assert names == [("set", "1 real"), ("set + 1 real", "set"), ("set + 1 real", "1 real")]
     assert [(goal.arm, goal.reference) for goal in found.verdicts] == names
+    config = EvaluateConfig(pairs=2, ipc=(4,), labels=True, jpegs=0.01, baselines=(), metrics=False)
+    found = compare([folders["good"]], config, **common)
+    assert [(arm.arm, arm.images) for arm in found.arms][:2] == [("set", 12), ("labels", 12)]
+    assert [row.reference for row in found.differences] == ["labels", "jpegs in 0.01 MB"]
+    assert [note.split(":")[0] for note in found.notes[-2:]] == ["labels", "jpegs in 0.01 MB"]
     scarce = "class Blue has 27 real images, --with-real asks for 31: give --with-real 27 or less"
     with pytest.raises(DataError, match=scarce):
         compare([folders["good"]], replace(config, with_real=(31,)), **common)

@@ -506,6 +506,13 @@ def test_commands_come_back_as_they_were_given(tmp_path: Path) -> None:
     assert "cutmix = " not in page.words()
 
 
+def test_what_could_travel_instead_is_in_the_command_and_in_words(tmp_path: Path) -> None:
+    page, _ = one(tmp_path, evaluation(baselines=("random", "labels", "jpegs in 3.1 MB")))
+    assert "--baselines random \\ --ipc 10,50 \\ --recipe quick \\ --labels \\ --jpegs 3.1 \\" in page.words()
+    assert "real images that a classifier named" in page.words()
+    assert "real images as JPEGs in 3.1 MB" in page.words().replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_commands_are_quoted_for_a_shell(tmp_path: Path) -> None:
     result = replace(evaluation(), sets=("/data/my set; rm -rf x", "/data/-o"), train="/data/$(id)")
     page, _ = one(tmp_path, result)
