@@ -108,7 +108,7 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
 
     What came later is left out at its default, so that older records compare equal.
     """
-    later = {"watchers": OWN, "watcher_steps": WATCHER_STEPS}
+    later = {"watchers": OWN, "watcher_steps": WATCHER_STEPS, "allow_outside": False}
     values = asdict(config) | {"watchers": _placed(config.watchers)}
     return {name: value for name, value in values.items() if name not in later or value != later[name]}
 

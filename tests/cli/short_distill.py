@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import dpd_cli.commands.distill as command
+import dpd_cli.distillation.planned as planned
 import dpd_cli.distillation.private as private
 import dpd_eval.comparison.evaluate as evaluation
 import dpd_eval.extractors.own as own
@@ -96,5 +97,13 @@ def short_main() -> None:
     if stage == "released":
         private_codes.release = releasing(Path(update))
     else:
-        command.stage_progress = killing(stage, int(update or 0))  # type: ignore[assignment]
+        stages = killing(stage, int(update or 0))
+        command.stage_progress = stages  # type: ignore[assignment]
+
+        @contextmanager
+        def bar(title: str) -> Iterator[Update]:
+            with stages() as begun:
+                yield begun(title)
+
+        planned.progress_bar = bar  # type: ignore[assignment]
     main()

@@ -91,6 +91,9 @@ def test_a_distillation_interrupted_in_every_stage_is_continued(
         return done.returncode, done.stdout, done.stderr
 
     given = ("scenes", "--base", str(base), "--ipc", "2", "--codes-only", "--threads", "1")
+    code, _, said = distill("interrupt measuring:2", *given)
+    assert code == 130, said
+    assert not (tmp_path / "site-run").exists(), "nothing has begun"
     for where in ("interrupt teacher:2", "interrupt matching:2", "interrupt training students, %:2"):
         code, _, said = distill(where, *given)
         assert code == 130, said

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
-from dpd_cli.progress import duration
+from dpd_cli.progress import duration, progress_bar
 from dpd_cli.terminal import print_json
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -58,7 +58,8 @@ def check_command(
     task = task_of(counts)
     notes = [*remarks(counts, task), *audit_remarks(data, options, None)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
-    speed, slowed = speed_here(config, threads or idle_cores())
+    with progress_bar("measuring") as progress:
+        speed, slowed = speed_here(config, threads or idle_cores(), progress)
     plans = {
         "usual": make_plan(task, speed, MINUTES),
         "least": make_plan(task, speed, 0),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_cli.distillation.request import Asked, Request, folder_of
+from dpd_cli.progress import progress_bar
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
 
@@ -152,7 +153,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         tell("measures      this machine, with a few steps of each kind of work")
         from dpd_train.run.planning.speed import speed_here
 
-        speed, notes = speed_here(training_config(asked, full_plan(1, 1), task.ipc), threads)
+        with progress_bar("measuring") as progress:
+            speed, notes = speed_here(training_config(asked, full_plan(1, 1), task.ipc), threads, progress)
         usual = QUICK_MINUTES if asked.quick else MINUTES
         plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
         if asked.minutes is None and plan.total > 60 * usual * TOLERANCE:

@@ -107,6 +107,7 @@ def match_codes(
     state: Path,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
+    look: Callable[[torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Matched codes [classes, K, C, h, w] from `start`, in blocks of ten codes per class.
 
@@ -116,6 +117,8 @@ def match_codes(
         decode: scaled codes [n, C, h, w] → images [n, 3, H, W] in about [-1, 1], differentiable.
         watchers: on `device`.
         state: file for the unfinished state, read if it exists.
+        look: called with the images [classes, k, 3, H, W] of the block that is being matched, whenever the state is
+            saved.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -125,7 +128,13 @@ def match_codes(
     begun = work.restore(state) if state.exists() else 0
     blocks = -(-start.shape[1] // BLOCK)
     steps = range(begun, blocks * matching.steps)
-    for step in checkpointed(steps, lambda done: work.save(state, done), CHECKPOINT_SECONDS, deadline, progress):
+
+    def save(done: int) -> None:
+        work.save(state, done)
+        if look is not None:
+            look(work.shown())
+
+    for step in checkpointed(steps, save, CHECKPOINT_SECONDS, deadline, progress):
         work.advance(step)
     return work.codes.cpu()
 
@@ -158,6 +167,12 @@ class _Work:
     def save(self, state: Path, step: int) -> None:
         tensors = {"codes": self.codes} | prefixed("optimizer", optimizer_tensors(self._optimizer))
         save_state(state, on_cpu(tensors), {"step": step})
+
+    def shown(self) -> torch.Tensor:
+        """Images of the codes of the current block [classes, k, 3, H, W], on the CPU."""
+        with torch.no_grad():
+            images = self._images(self.codes[:, self._columns])
+        return images.reshape(len(self.codes), -1, *images.shape[1:]).cpu()
 
     def _begin(self, block: int) -> None:
         """Make the codes of `block` trainable; decode earlier ones, which are fixed."""

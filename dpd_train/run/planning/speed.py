@@ -46,8 +46,10 @@ def step_seconds(train: Callable[[Progress], object]) -> float:
     return statistics.median(later - before for before, later in pairwise(ends))
 
 
-def measure_speed(base: Base, config: TrainConfig, device: torch.device) -> WorkSpeed:
-    """Time a few steps of every kind of work that a run with this base does.
+def measure_speed(
+    base: Base, config: TrainConfig, device: torch.device, progress: Progress = lambda done, total: None
+) -> WorkSpeed:
+    """Time a few steps of every kind of work that a run with this base does. Each kind is one step of `progress`.
 
     Args:
         base: at the run's resolution; it is changed, so it cannot be used afterwards.
@@ -60,25 +62,32 @@ def measure_speed(base: Base, config: TrainConfig, device: torch.device) -> Work
     training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         place = Path(folder)
-        few = (images[:CLASSES], labels[:CLASSES])
-        step = step_seconds(
-            lambda tell: train_classifier(images, labels, few, teacher_shape(CLASSES), training, tell, device=device)
-        )
-        return WorkSpeed(
-            view=step / training.batch,
-            call=_call_seconds(base, latents[: 2 * CODES], device),
-            decoded=_matching_seconds(base, latents[: CLASSES * CODES], images, device, place),
-            decoder=_decoder_seconds(base, images, config, device, place),
-            tuning=_tuning_seconds(base, latents, labels, config, device, place),
-            threads=torch.get_num_threads(),
-        )
+        few, shape = (images[:CLASSES], labels[:CLASSES]), teacher_shape(CLASSES)
+        kinds: dict[str, Callable[[], float]] = {
+            "view": lambda: (
+                step_seconds(lambda tell: train_classifier(images, labels, few, shape, training, tell, device=device))
+                / training.batch
+            ),
+            "call": lambda: _call_seconds(base, latents[: 2 * CODES], device),
+            "decoded": lambda: _matching_seconds(base, latents[: CLASSES * CODES], images, device, place),
+            "decoder": lambda: _decoder_seconds(base, images, config, device, place),
+            "tuning": lambda: _tuning_seconds(base, latents, labels, config, device, place),
+        }
+        seconds = {}
+        for done, (name, measure) in enumerate(kinds.items()):
+            progress(done, len(kinds))
+            seconds[name] = measure()
+        progress(len(kinds), len(kinds))
+        return WorkSpeed(**seconds, threads=torch.get_num_threads())
 
 
-def speed_here(config: TrainConfig, threads: int) -> tuple[WorkSpeed, list[str]]:
+def speed_here(
+    config: TrainConfig, threads: int, progress: Progress = lambda done, total: None
+) -> tuple[WorkSpeed, list[str]]:
     """The speed of this machine for runs with this config; and a line if other programs took its time."""
     torch.set_num_threads(threads)
     share = share_of_a_core()
-    speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"))
+    speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"), progress)
     if share >= IDLE:
         return speed, []
     return speed, [

@@ -2,10 +2,12 @@
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.encoder import load_encoder
@@ -69,9 +71,20 @@ def matched_prototypes(
             state=run.state("matching"),
             device=device,
             deadline=run.deadline,
+            look=lambda images: _picture(run, images),
         )
     of_class = [latents.numpy()[members] for members in rows]
     return _prototypes(codes.numpy(), of_class), _prototypes(start.numpy(), of_class)
+
+
+def _picture(run: Run, images: torch.Tensor) -> None:
+    """Write what the codes show so far: images [classes, k, 3, H, W] in [-1, 1]."""
+    pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    path = run.out / "samples" / "matching.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(contact_sheet([(name, list(row)) for name, row in zip(run.classes, pixels, strict=True)])).save(
+        path
+    )
 
 
 def _start(

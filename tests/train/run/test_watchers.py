@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import DataError, InputError
@@ -50,9 +51,13 @@ def test_an_encoder_watches_and_the_record_names_it(tmp_path: Path) -> None:
         config = replace(short, watchers=watchers)
         records.append(train(scenes, tmp_path / name, config, cache=tmp_path / "cache"))
         codes.append(load_file(tmp_path / name / "prototypes.safetensors"))
+    with Image.open(tmp_path / "plain" / "samples" / "matching.png") as sheet:
+        assert sheet.height == 6 * (64 + 2) + 2, "a row for each class, written while codes were matched"
     plain, seen = records
     assert "watchers" not in plain
-    assert "watchers" not in plain["config"], "bundles of runs without further watchers keep their bytes"
+    assert not {"watchers", "watcher_steps", "allow_outside"} & plain["config"].keys(), (
+        "bundles of runs without these options keep their bytes"
+    )
     digest = hashlib.sha256((place / "model.safetensors").read_bytes()).hexdigest()
     assert seen["watchers"] == [{"name": "swimdiff:eyes", "weights_sha256": digest}]
     assert seen["config"]["watchers"] == "own,swimdiff:eyes"
