@@ -102,6 +102,11 @@ def fit(
         if config.val_per_class != 0:
             reading = mine.rendering or config.reading
             held = read_scenes(own, part="val", resolution=side, held_out=config, reading=reading)
+            if shared := len(set(held.hashes) & set(made.hashes)):
+                raise DataError(
+                    f"--own {own}: {shared} of the images that are held out are also in {distilled}, so they would "
+                    "measure nothing; leave them out of one"
+                )
     images = np.concatenate([part.images for part in parts.values()])
     labels = np.concatenate([part.labels for part in parts.values()])
     if config.backbone is None:

@@ -85,6 +85,12 @@ def test_a_backbone_is_probed_and_then_tuned(tmp_path: Path, recipe: str) -> Non
     assert probed.validation["oa"] == tuned.validation["oa"] == 1
 
 
+def test_images_that_were_trained_on_measure_nothing(tmp_path: Path, recipe: str) -> None:
+    folder = write_set(tmp_path / "set", 6)
+    with pytest.raises(DataError, match=r"4 of the images that are held out are also in .*set, so they would"):
+        fit(folder, FitConfig(recipe=recipe, val_per_class=2), own=folder)
+
+
 def test_no_images_are_held_out_where_none_are_wanted(tmp_path: Path, recipe: str) -> None:
     folder, own = write_set(tmp_path / "set", 4), write_set(tmp_path / "own", 4, seed=1)
     fitted = fit(folder, FitConfig(recipe=recipe, val_per_class=0, steps=2), own=own)
