@@ -29,6 +29,7 @@ from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.student import student_identity
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.machine.versions import package_versions
+from dpd_train.compute.device import hardware, use_device
 from dpd_train.foreground.cropping import Stage, describe_segmenter
 from dpd_train.images import SceneSet
 
@@ -41,6 +42,7 @@ def evaluate(
     test: Path | Literal["val"],
     recipe: Recipe | None = None,
     cache: Path | None = None,
+    device: str = "cpu",
     progress: PlanProgress = lambda done, total, what: None,
     stage: Stage = lambda title: lambda done, total: None,
 ) -> Evaluation:
@@ -57,6 +59,7 @@ def evaluate(
         test: a folder (its test/ if it has one, otherwise all of it), or "val": the validation part of `train`.
         recipe: used instead of the recipe that `config` names.
         cache: folder for finished trainings and extractors; None takes the user's cache directory.
+        device: where students are trained: cpu, cuda or auto, which takes CUDA if it works.
         progress: of the student trainings.
         stage: progress of each stage before them.
 
@@ -77,7 +80,10 @@ def evaluate(
     if config.soft_labels:
         plan = label_softly(plan, networks.teacher(), real.classes, stage("computing soft labels"))
     folder = cache or default_folder()
-    outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress)
+    place = use_device(device)
+    said += [] if place.type == "cpu" else [f"students were trained on {hardware(place)}"]
+    common = (study.inputs.test, study.recipe, config.jobs, folder, progress)
+    outcomes, cached = run_plan(plan, *common, place.type)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
     return study.result(str(train), str(test), arms, metrics, detail, [*said, *notes], started)
 

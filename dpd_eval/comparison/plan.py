@@ -88,24 +88,37 @@ class _Job:
     classes: int
     recipe: Recipe
     seed: int
+    device: str
 
     def run(self, test: Labelled, tell: Progress = lambda step, steps: None) -> TrainingResult:
         started = time.perf_counter()
-        confusion = train_and_test(self.student, self.data, test, self.classes, self.recipe, self.seed, tell, self.soft)
+        common = (self.classes, self.recipe, self.seed, tell, self.soft)
+        confusion = train_and_test(self.student, self.data, test, *common, device=self.device)
         return TrainingResult(confusion, time.perf_counter() - started)
 
 
-def _job(item: Training, recipe: Recipe) -> _Job:
-    return _Job(item.student, item.data(), item.soft, len(item.classes), item.recipe(recipe), item.seed)
+def _job(item: Training, recipe: Recipe, device: str) -> _Job:
+    return _Job(item.student, item.data(), item.soft, len(item.classes), item.recipe(recipe), item.seed, device)
 
 
 def run_plan(
-    plan: Sequence[Training], tested: SceneSet, recipe: Recipe, jobs: int, folder: Path, progress: PlanProgress
+    plan: Sequence[Training],
+    tested: SceneSet,
+    recipe: Recipe,
+    jobs: int,
+    folder: Path,
+    progress: PlanProgress,
+    device: str = "cpu",
 ) -> tuple[list[TrainingResult], list[bool]]:
-    """Return the results in the order of `plan`, and which of them came from the cache."""
+    """Return the results in the order of `plan`, and which of them came from the cache.
+
+    Args:
+        device: cpu or cuda. Results of one are not taken for those of the other.
+    """
     test = (tested.images, tested.labels)
     test_hash = images_hash(*test)
-    identities = {name: student_identity(name) for name in dict.fromkeys(item.student for item in plan)}
+    where = "" if device == "cpu" else f" on {device}"
+    identities = {name: student_identity(name) + where for name in dict.fromkeys(item.student for item in plan)}
     keys = [item.key(recipe, test_hash, identities[item.student]) for item in plan]
     known = {key: load_result(folder, key) for key in dict.fromkeys(keys)}
     cached = [known[key] is not None for key in keys]
@@ -125,9 +138,10 @@ def run_plan(
             def tell(step: int, steps: int, item: Training = item, part: float = work[key]) -> None:
                 report(item, part * min(step / steps, 0.999))
 
-            yield key, item, _job(item, recipe).run(test, tell)
+            yield key, item, _job(item, recipe, device).run(test, tell)
 
-    for key, item, outcome in run_here() if jobs == 1 or len(todo) <= 1 else _run_in_workers(todo, test, recipe, jobs):
+    here = jobs == 1 or len(todo) <= 1
+    for key, item, outcome in run_here() if here else _run_in_workers(todo, test, recipe, jobs, device):
         save_result(folder, key, outcome)
         done[key] = outcome
         finished += work[key]
@@ -136,7 +150,7 @@ def run_plan(
 
 
 def _run_in_workers(
-    todo: Sequence[tuple[str, Training]], test: Labelled, recipe: Recipe, jobs: int
+    todo: Sequence[tuple[str, Training]], test: Labelled, recipe: Recipe, jobs: int, device: str
 ) -> Iterator[tuple[str, Training, TrainingResult]]:
     """Yield results as they finish. The queue is kept short because each job holds a copy of its images."""
     context = multiprocessing.get_context("spawn")  # a forked process may hang in torch's thread pool
@@ -147,7 +161,7 @@ def _run_in_workers(
         try:
             while True:
                 for key, item in waiting:
-                    running[pool.submit(_run_in_worker, _job(item, recipe))] = key, item
+                    running[pool.submit(_run_in_worker, _job(item, recipe, device))] = key, item
                     if len(running) > workers:
                         break
                 if not running:

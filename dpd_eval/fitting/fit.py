@@ -19,6 +19,7 @@ from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.training import predict, train_network, train_student
 from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.errors import DataError, InputError
+from dpd_train.compute.device import use_device
 from dpd_train.images import SceneSet, check_files, fingerprint, image_sizes, read_scenes
 from dpd_train.reading import ImageOptions
 
@@ -80,6 +81,7 @@ def fit(
     config: FitConfig | None = None,
     *,
     own: Path | None = None,
+    device: str = "cpu",
     progress: Progress = lambda done, total: None,
 ) -> Fitted:
     """Train a classifier on a distilled set, or on any folder of labelled images.
@@ -87,13 +89,14 @@ def fit(
     Args:
         own: the site's own labelled images of the same classes. A part of them is held out and measures the accuracy;
             the rest is trained on together with the set.
+        device: cpu, cuda or auto, which takes CUDA if it works.
 
     Raises:
         InputError: an unknown student or recipe, a backbone that cannot be used, or options for own images without any.
         DataError: unreadable images, one class, classes that differ, or a set of several sizes without `resolution`.
     """
     config = config or FitConfig()
-    recipe = check_fit(distilled, config, own)
+    recipe, place = check_fit(distilled, config, own), use_device(device)
     made = read_scenes(distilled, part="all", resolution=config.resolution)
     side, parts, held = int(made.images.shape[1]), {"set": made}, None
     if own is not None:
@@ -110,13 +113,14 @@ def fit(
     images = np.concatenate([part.images for part in parts.values()])
     labels = np.concatenate([part.labels for part in parts.values()])
     if config.backbone is None:
-        network = train_student(config.network, images, labels, len(made.classes), recipe, config.seed, progress)
+        names = (config.network, images, labels, len(made.classes), recipe, config.seed, progress)
+        network = train_student(*names, device=place)
     else:
         backbone = open_backbone(config.backbone, len(made.classes))
         backbone.fit_last_layer(images, labels)
         network = backbone
         if config.steps != 0:
-            network = train_network(backbone, images, labels, recipe, config.seed, progress)
+            network = train_network(backbone, images, labels, recipe, config.seed, progress, device=place)
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
     training |= {"recipe": recipe.for_training(len(images)).to_dict(), "seed": config.seed}
     return Fitted(network.eval(), made.classes, images[:2], {} if held is None else _measure(network, held), training)

@@ -14,7 +14,7 @@ from dpd_eval.students.augmentation import augment, cutmix
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import at_inference, build_student
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_train.compute.device import autocast, decay_groups, one_thread
+from dpd_train.compute.device import autocast, decay_groups, one_thread, to_device
 from dpd_train.images import to_float
 
 
@@ -74,9 +74,12 @@ def train_student(
     seed: int,
     progress: Progress = lambda step, steps: None,
     soft: Float32 | None = None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Build student `name` with new weights and train it, as `train_network`."""
-    return train_network(build_student(name, num_classes, seed), images, labels, recipe, seed, progress, soft)
+    model = build_student(name, num_classes, seed)
+    return train_network(model, images, labels, recipe, seed, progress, soft, device=device)
 
 
 def train_network(
@@ -87,17 +90,21 @@ def train_network(
     seed: int,
     progress: Progress = lambda step, steps: None,
     soft: Float32 | None = None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Train `model` on `images` [n, H, W, 3] and return it with the weights after the last step.
 
-    The same arguments give the same weights on the same machine with the same number of threads.
+    The same arguments give the same weights on the same machine with the same number of threads. Batches are drawn and
+    augmented on the CPU, so that they are the same on every device; the model comes back to the CPU.
 
     Args:
         soft: probabilities [n, num_classes] to learn instead of `labels` [n]; they are mixed like the images and not
             smoothed.
     """
     recipe = recipe.for_training(len(images))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = torch.device(device)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     auxiliary_loss: Any = getattr(model, "auxiliary_loss", None)
     optimizer = _optimizer(model, recipe)
@@ -114,11 +121,12 @@ def train_network(
             order, kept = None, 1.0
             if recipe.cutmix and torch.rand((), generator=generator).item() < recipe.cutmix:
                 batch, order, kept = cutmix(batch, generator)
-            criterion = _criterion(targets[rows], order, kept, smoothing)
-            x = to_float(batch.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
+            wanted = to_device(targets[rows], device)
+            criterion = _criterion(wanted, None if order is None else to_device(order, device), kept, smoothing)
+            x = to_device(to_float(batch.permute(0, 2, 3, 1)), device).contiguous(memory_format=torch.channels_last)
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, recipe)
-            with autocast("cpu", enabled=recipe.precision == "bf16"):
+            with autocast(device, enabled=recipe.precision == "bf16"):
                 logits = model(x)
                 more = 0.0 if auxiliary_loss is None else auxiliary_loss(criterion)
             loss = criterion(logits.float()) + more
@@ -126,7 +134,7 @@ def train_network(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress(step + 1, recipe.steps)
-    return at_inference(model).eval()
+    return at_inference(model).eval().to("cpu")
 
 
 def predict(model: nn.Module, images: Images, precision: str, batch: int = 256) -> Int64:
@@ -148,8 +156,10 @@ def train_and_test(
     seed: int,
     progress: Progress = lambda step, steps: None,
     soft: Float32 | None = None,
+    *,
+    device: str = "cpu",
 ) -> Int64:
     """Train on `train` in one thread and return the confusion matrix [true class, predicted class] on `test`."""
     with one_thread():
-        model = train_student(name, *train, num_classes, recipe, seed, progress, soft)
+        model = train_student(name, *train, num_classes, recipe, seed, progress, soft, device=device)
         return confusion_matrix(test[1], predict(model, test[0], recipe.precision), num_classes)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Json, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import Update, stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
@@ -39,7 +39,14 @@ SHARES = {
 
 @options_of(EvaluateConfig)
 def evaluate_command(
-    sets: Sets, train: Train, test: Test, out: Out = None, json_output: Json = False, *, given: Values
+    sets: Sets,
+    train: Train,
+    test: Test,
+    out: Out = None,
+    device: Device = "auto",
+    json_output: Json = False,
+    *,
+    given: Values,
 ) -> None:
     """Train students on distilled sets and on real subsets, and compare them.
 
@@ -61,8 +68,10 @@ def evaluate_command(
     place = "val" if test == "val" else Path(test)
     require_torch()
     from dpd_eval.comparison.checks import check_evaluation
+    from dpd_train.config import check_device
 
     check_evaluation(sets, config, train, place)  # type: ignore[arg-type]
+    check_device(device)
     from dpd_eval import evaluate  # loads PyTorch
 
     with stage_progress() as stage:
@@ -73,7 +82,8 @@ def evaluate_command(
                 bar.append(stage("training students, %"))
             bar[0](round(100 * done / total), 100)  # one long training has parts: a count would not move
 
-        result = evaluate(sets, config, train=train, test=place, progress=tell, stage=stage)  # type: ignore[arg-type]
+        options = {"device": device, "progress": tell, "stage": stage}
+        result = evaluate(sets, config, train=train, test=place, **options)  # type: ignore[arg-type]
     if out is not None:
         out.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if json_output:

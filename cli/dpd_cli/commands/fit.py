@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, Threads, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
@@ -30,6 +30,7 @@ def fit_command(
     distilled: Set,
     out: Out,
     own: Own = None,
+    device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
@@ -65,7 +66,7 @@ def fit_command(
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:
-        fitted = fit(distilled, config, own=own, progress=progress)
+        fitted = fit(distilled, config, own=own, device=device, progress=progress)
     with tempfile.TemporaryDirectory() as scratch:
         compiled = export_classifier(fitted.network, fitted.examples, Path(scratch))
         graph, entry = compiled.files[0].read_bytes(), file_entry(compiled.files[0])
