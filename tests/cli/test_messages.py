@@ -59,7 +59,7 @@ def dpd(verb: str, arguments: list[str], environment: dict[str, str], folder: Pa
         pytest.param(["--format", "jpeg"], 2, ["'jpeg' is unknown", "use --image-format jpeg"], id="format"),
         pytest.param(["--image-format", "npz"], 2, ["'npz' is unknown", "a npz set use --format"], id="image-format"),
         pytest.param(["--classes", "Sea"], 2, ["'Sea'", "which has", "Forest"], id="class", marks=needs_bundle),
-        pytest.param(["--provider", "tpu"], 5, ["'tpu'", "cpu", "cuda"], id="provider", marks=needs_bundle),
+        pytest.param(["--provider", "tpu"], 2, ["'tpu'", "cpu", "cuda"], id="provider", marks=needs_bundle),
         pytest.param(
             ["--provider", "tensorrt-rtx"],
             5,
