@@ -3,7 +3,8 @@
     pytest -p tests.bare_system tests/runtime
 
 It shows that the runtime asks for none of it without need. It is no Windows: paths, locks and processes stay those of
-Linux, and the tests themselves see everything.
+Linux, and the tests themselves see everything. Tests of what such a system cannot do, such as refusing links and other
+users' files at once, fail.
 """
 
 import builtins

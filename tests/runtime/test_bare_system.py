@@ -1,4 +1,4 @@
-"""The runtime works where what only Unix or only Linux has is missing. `.ci/full` runs all tests of the runtime so."""
+"""The runtime works where what only Unix or only Linux has is missing."""
 
 import json
 import os
