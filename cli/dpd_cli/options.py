@@ -25,9 +25,9 @@ EXTRAS = {
     "export": ("onnx", "onnxscript"),
     "eval": ("scipy", "jinja2", "msgspec"),
     "cpu": ("onnxruntime",),
-    "fit": ("torch", "transformers", "sklearn", "onnx", "onnxscript", "onnxruntime"),
     "dp": ("dp_accounting",),
 }
+EXTRAS["fit"] = (*EXTRAS["train"], *EXTRAS["export"], *EXTRAS["cpu"])
 """Packages of each extra that commands check before they start."""
 
 Number = TypeVar("Number", int, float)

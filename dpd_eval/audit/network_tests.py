@@ -14,7 +14,7 @@ from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_scores import classifier_scores, logits_of, prototype_score, reconstruction_score
 from dpd_eval.audit.outcome import Outcome, not_run
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_runtime.sampling.sample import Denoise
+from dpd_runtime.sampling.sample import Denoise, from_uint8
 from dpd_runtime.sampling.schedule import Schedule
 from dpd_train.images import SceneSet
 
@@ -99,8 +99,7 @@ def _latents(side: AuditSample) -> Float32:
 def _teacher(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int64]) -> list[Outcome]:
     if model.teacher is None:
         return []  # the bundle has no teacher
-    pixels = [np.ascontiguousarray(s.images.transpose(0, 3, 1, 2), np.float32) / 127.5 - 1 for s in sides]
-    logits = [logits_of(model.teacher, "images", x.astype(np.float32)) for x in pixels]
+    logits = [logits_of(model.teacher, "images", from_uint8(side.images)) for side in sides]
     scores = [classifier_scores(*both) for both in zip(logits, labels, strict=True)]
     return membership_tests("teacher", _paired(scores))
 

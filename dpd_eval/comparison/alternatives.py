@@ -13,11 +13,13 @@ from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.plan import Part
 from dpd_eval.extractors.extractor import Extractor
 from dpd_eval.selection.methods import random_subset
-from dpd_runtime.annotations import Images, Pixels
+from dpd_runtime.annotations import Images
+from dpd_runtime.dataset.formats import Encoding
 from dpd_runtime.errors import DataError
 from dpd_train.images import SceneSet
 
 QUALITY = 90
+JPEG = Encoding("jpeg", ".jpg", QUALITY)
 Alternatives = dict[str, Callable[[int, int], Part]]
 """Arm → (IPC, seed) → what its students are trained on."""
 
@@ -75,7 +77,7 @@ def _named(real: SceneSet, classifier: Callable[[SceneSet], Extractor]) -> tuple
 
 def _jpegs(real: SceneSet, megabytes: float) -> tuple[Callable[[int, int], Part], str]:
     """Random real images, as many of each class as fit; each pair draws others."""
-    content = [_encoded(pixels) for pixels in real.images]
+    content = [JPEG.encode(pixels) for pixels in real.images]
     mean = float(np.mean([len(one) for one in content]))
     each = min(int(1e6 * megabytes / (mean * len(real.classes))), int(np.bincount(real.labels).min()))
     if each < 1:
@@ -89,12 +91,6 @@ def _jpegs(real: SceneSet, megabytes: float) -> tuple[Callable[[int, int], Part]
         return scenes, random_subset(real.labels, each, seed, real.classes)
 
     return part, f"{jpegs_arm(megabytes)}: {each} of each class, {mean / 1e3:.1f} kB each at quality {QUALITY}"
-
-
-def _encoded(pixels: Pixels) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "JPEG", quality=QUALITY)
-    return content.getvalue()
 
 
 def _decoded(content: list[bytes]) -> Images:

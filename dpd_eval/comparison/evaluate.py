@@ -82,8 +82,7 @@ def evaluate(
     folder = cache or default_folder()
     place = use_device(device)
     said += [] if place.type == "cpu" else [f"students were trained on {hardware(place)}"]
-    common = (study.inputs.test, study.recipe, config.jobs, folder, progress)
-    outcomes, cached = run_plan(plan, *common, place.type)
+    outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, place.type)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
     return study.result(str(train), str(test), arms, metrics, detail, [*said, *notes], started)
 

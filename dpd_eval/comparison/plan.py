@@ -92,8 +92,9 @@ class _Job:
 
     def run(self, test: Labelled, tell: Progress = lambda step, steps: None) -> TrainingResult:
         started = time.perf_counter()
-        common = (self.classes, self.recipe, self.seed, tell, self.soft)
-        confusion = train_and_test(self.student, self.data, test, *common, device=self.device)
+        confusion = train_and_test(
+            self.student, self.data, test, self.classes, self.recipe, self.seed, tell, self.soft, device=self.device
+        )
         return TrainingResult(confusion, time.perf_counter() - started)
 
 

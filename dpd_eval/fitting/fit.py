@@ -113,8 +113,9 @@ def fit(
     images = np.concatenate([part.images for part in parts.values()])
     labels = np.concatenate([part.labels for part in parts.values()])
     if config.backbone is None:
-        names = (config.network, images, labels, len(made.classes), recipe, config.seed, progress)
-        network = train_student(*names, device=place)
+        network = train_student(
+            config.network, images, labels, len(made.classes), recipe, config.seed, progress, device=place
+        )
     else:
         backbone = open_backbone(config.backbone, len(made.classes))
         backbone.fit_last_layer(images, labels)

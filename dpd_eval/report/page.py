@@ -14,7 +14,7 @@ from dpd_eval.report.charts import MARKERS, curves, strip, student_titles, style
 from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.report.inputs import Inputs
 from dpd_eval.report.provenance import provenance
-from dpd_eval.report.release import release
+from dpd_eval.report.release import release, unaudited
 from dpd_eval.report.verdicts import setting_words, verdict
 from dpd_eval.report.wording import arm_words, count, duration, megabytes, percent, plain
 
@@ -101,16 +101,13 @@ def _verdicts(inputs: Inputs) -> dict[str, Any] | None:
     verdicts = [verdict(evaluation) for evaluation in inputs.evaluations]
     comparisons = sum(len(group.sentences) for v in verdicts for group in v.groups)
     claims = [bundle for bundle in inputs.bundles if bundle.privacy]
-    known = {audit.audited.bundle_hash for audit in inputs.audits} | {bundle.hash for bundle in claims}
-    unaudited = [s.name for s in inputs.sets if s.audit == "unaudited" and s.bundle_hash not in known] + [
-        b.name for b in inputs.bundles if b.audit == "unaudited" and b.audit_record is None and not b.privacy
-    ]
-    if not (verdicts or inputs.audits or unaudited or claims):
+    not_audited = unaudited(inputs)
+    if not (verdicts or inputs.audits or not_audited or claims):
         return None
     return {
         "verdicts": verdicts,
         "audits": inputs.audits,
-        "unaudited": unaudited,
+        "unaudited": not_audited,
         "claims": claims,
         "open": comparisons <= FEW,
     }

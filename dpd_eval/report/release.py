@@ -28,21 +28,24 @@ def release(inputs: Inputs) -> Release | None:
     others = [audit for audit in inputs.audits if audit not in by_bundle.values()]
     verdicts = {bundle.name: bundle.audit for bundle in bundles if not bundle.privacy}
     verdicts |= {audit.audited.name or audit.name: audit.verdict for audit in others}
-    verdicts |= {s.name: "real images" for s in sets if s.real_images}
-    known = {audit.audited.bundle_hash for audit in inputs.audits} | {bundle.hash for bundle in bundles}
-    verdicts |= {
-        s.name: "unaudited" for s in sets if not s.real_images and s.bundle_hash not in known and s.audit == "unaudited"
-    }
-    with_verdict = {
-        verdict: [name for name, own in verdicts.items() if own == verdict]
-        for verdict in ("PASS", "WARN", "FAIL", "unaudited", "real images")
-    }
-    audits = [audit for audit in by_bundle.values() if audit is not None] + others
+
+    def judged(verdict: str) -> list[str]:
+        return [name for name, own in verdicts.items() if own == verdict]
+
     return Release(
-        may=_may(with_verdict["PASS"], with_verdict["WARN"], [bundle for bundle in bundles if bundle.privacy]),
-        may_not=_may_not(with_verdict["FAIL"], with_verdict["unaudited"], with_verdict["real images"]),
-        undecided=_undecided(audits),
+        may=_may(judged("PASS"), judged("WARN"), [bundle for bundle in bundles if bundle.privacy]),
+        may_not=_may_not(judged("FAIL"), unaudited(inputs), [s.name for s in sets if s.real_images]),
+        undecided=_undecided([audit for audit in by_bundle.values() if audit is not None] + others),
     )
+
+
+def unaudited(inputs: Inputs) -> list[str]:
+    """Names of sets and bundles that no audit and no claim of a report is about. Real images are not among them."""
+    claimed = {bundle.hash for bundle in inputs.bundles if bundle.privacy}
+    known = {audit.audited.bundle_hash for audit in inputs.audits} | claimed
+    sets = [s for s in inputs.sets if s.audit == "unaudited" and s.bundle_hash not in known and not s.real_images]
+    bundles = [b for b in inputs.bundles if b.audit == "unaudited" and b.audit_record is None and not b.privacy]
+    return [s.name for s in sets] + [b.name for b in bundles]
 
 
 def _may(passed: list[str], warned: list[str], claimed: Sequence[BundleRecord]) -> str:

@@ -10,14 +10,16 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from dpd_runtime.annotations import Float32, Pixels, Progress
+from dpd_runtime.annotations import Array, Float32, Pixels, Progress
 from dpd_runtime.classifier.model import GRAPH_NAME, INPUT, Classifier
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError
 from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.generation.teacher import softmax
 from dpd_runtime.images.pictures import is_image
 from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, printable, read_square
+from dpd_runtime.sampling.sample import from_uint8
 
 BATCH = 64
 OFFERED = ("auto", "cpu", "cuda")
@@ -92,24 +94,29 @@ def images_below(place: Path) -> list[Path]:
     return sorted(files)
 
 
-def choose_for(classifier: Classifier, requested: str, device: int | None, threads: int | None) -> Provider:
-    """Resolve `--provider`: a GPU must give the logits that this machine's CPU gives.
+def load_engine(
+    classifier: Classifier, requested: str, device: int | None, threads: int | None
+) -> tuple[Provider, Engine]:
+    """Resolve `--provider` and load the classifier there: a GPU must give the logits that this machine's CPU gives.
 
     Raises:
         ProviderError, InputError, CheckError: as `choose_provider`.
     """
     side = classifier.record.side
     probe = np.random.default_rng(0).uniform(-1, 1, (2, 3, side, side)).astype(np.float32)
+    engines: dict[str, Engine] = {}
 
     def attempt(provider: Provider) -> None:
-        logits = logits_of(classifier, classifier.engine(provider, threads), probe)
+        engine = engines[provider.name] = classifier.engine(provider, threads)
+        logits = logits_of(classifier, engine, probe)
         if provider.name == "cpu":
             return
         expected = logits_of(classifier, classifier.engine(Provider("cpu", "compared"), threads), probe)
         if not np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max():
             raise CheckError(f"provider {provider.name} gives other logits than the CPU; use --provider cpu")
 
-    return choose_provider(requested, attempt, device, listed=classifier.host.available_providers)
+    chosen = choose_provider(requested, attempt, device, listed=classifier.host.available_providers)
+    return chosen, engines[chosen.name]
 
 
 def logits_of(classifier: Classifier, engine: Engine, images: Float32) -> Float32:
@@ -118,14 +125,18 @@ def logits_of(classifier: Classifier, engine: Engine, images: Float32) -> Float3
 
 
 def label_folder(
-    classifier: Classifier, engine: Engine, place: Path, progress: Progress = lambda done, total: None
+    classifier: Classifier,
+    engine: Engine,
+    place: Path,
+    files: Sequence[Path],
+    progress: Progress = lambda done, total: None,
 ) -> Labelled:
-    """Label the images below a folder, or one file.
+    """Label `files`, the images below the folder `place` or that file itself (`images_below`).
 
     Raises:
-        DataError: no images, or none that can be read.
+        DataError: none that can be read.
     """
-    files, below = images_below(place), place if place.is_dir() else place.parent
+    below = place if place.is_dir() else place.parent
     labels: list[Label] = []
     for start in range(0, len(files), BATCH):
         labels += _label_batch(classifier, engine, files[start : start + BATCH], below)
@@ -142,7 +153,10 @@ def label_folder(
 
 def _label_batch(classifier: Classifier, engine: Engine, files: Sequence[Path], below: Path) -> Iterator[Label]:
     read = [read_square(path, classifier.record.side, pillow_rgb) for path in files]
-    shares = iter(_probabilities(classifier, engine, [image[1] for image in read if not isinstance(image, str)]))
+    pixels = [image[1] for image in read if not isinstance(image, str)]
+    shares: Iterator[Array] = iter(())
+    if pixels:
+        shares = iter(softmax(logits_of(classifier, engine, from_uint8(np.stack(pixels)))))
     for path, image in zip(files, read, strict=True):
         file = printable(path.relative_to(below))
         if isinstance(image, str):
@@ -151,14 +165,3 @@ def _label_batch(classifier: Classifier, engine: Engine, files: Sequence[Path], 
         row = next(shares)
         best = int(row.argmax())
         yield Label(file, classifier.record.classes[best], float(row[best]))
-
-
-def _probabilities(classifier: Classifier, engine: Engine, pixels: Sequence[Pixels]) -> Float32:
-    """Probabilities [n, classes] of images [side, side, 3]."""
-    if not pixels:
-        return np.empty((0, len(classifier.record.classes)), np.float32)
-    images = np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-    logits = logits_of(classifier, engine, np.ascontiguousarray(images, np.float32))
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: Float32 = shares / shares.sum(axis=1, keepdims=True)
-    return probabilities

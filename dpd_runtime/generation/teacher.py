@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from dpd_runtime.annotations import Array, Float32, Pixels
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, InputError
+from dpd_runtime.sampling.sample import from_uint8
 
 TEACHER = "classifier/model.onnx"
 SOFT_LABELS_NAME = "soft_labels.safetensors"
@@ -31,11 +33,16 @@ def soft_label(logits: Callable[[Float32], Array], pixels: Pixels) -> Float32:
 
     Each image has a call of its own, so that the result does not depend on the other images.
     """
-    views = symmetries(pixels).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
-    scores = logits(np.ascontiguousarray(views)).astype(np.float64)
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    averaged: Float32 = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0).astype(np.float32)
+    averaged: Float32 = softmax(logits(from_uint8(symmetries(pixels)))).mean(axis=0).astype(np.float32)
     return averaged
+
+
+def softmax(logits: Array) -> NDArray[np.float64]:
+    """Probabilities [n, C] of logits [n, C], at temperature 1."""
+    scores = logits.astype(np.float64)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def check_teacher(bundle: Bundle) -> None:

@@ -99,6 +99,11 @@ def turned(pixels: Pixels, element: int) -> Pixels:
     return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
+def from_uint8(images: Images) -> Float32:
+    """uint8 NHWC → float32 NCHW in [-1, 1], as classifiers see images."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1))
+
+
 def to_uint8(images: Float32) -> Images:
     """float32 NCHW in [-1, 1] → uint8 NHWC."""
     scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)

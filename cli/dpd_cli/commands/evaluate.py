@@ -82,8 +82,15 @@ def evaluate_command(
                 bar.append(stage("training students, %"))
             bar[0](round(100 * done / total), 100)  # one long training has parts: a count would not move
 
-        options = {"device": device, "progress": tell, "stage": stage}
-        result = evaluate(sets, config, train=train, test=place, **options)  # type: ignore[arg-type]
+        result = evaluate(
+            sets,
+            config,
+            train=train,
+            test=place,  # type: ignore[arg-type]
+            device=device,
+            progress=tell,
+            stage=stage,
+        )
     if out is not None:
         out.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if json_output:

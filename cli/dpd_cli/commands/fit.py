@@ -54,7 +54,7 @@ def fit_command(
     require_torch("fit")
     import torch
 
-    from dpd_eval.fitting.fit import check_fit, fit
+    from dpd_eval.fitting.fit import fit
     from dpd_export.classifier import export_classifier
     from dpd_runtime.classifier.card import classifier_card
     from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
@@ -62,7 +62,6 @@ def fit_command(
     from dpd_runtime.sealing.reseal import file_entry
 
     started = time.monotonic()
-    check_fit(distilled, config, own)
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:

@@ -49,7 +49,7 @@ def predict_command(
         dpd predict model/ images/ --out labels.csv
         dpd predict model/ images/ --out labels.csv --sheet labels.png
     """
-    from dpd_runtime.classifier.label import OFFERED, choose_for, images_below, label_folder
+    from dpd_runtime.classifier.label import OFFERED, images_below, label_folder, load_engine
     from dpd_runtime.classifier.model import open_classifier
     from dpd_runtime.dataset.formats import PNG
     from dpd_runtime.files import write_atomically
@@ -62,10 +62,11 @@ def predict_command(
     if provider not in OFFERED:
         raise InputError(f"--provider {provider}: give {', '.join(OFFERED)}")
     classifier = open_classifier(model)
-    images_below(images)
-    chosen, started = choose_for(classifier, provider, device, threads), time.monotonic()
+    files = images_below(images)
+    chosen, engine = load_engine(classifier, provider, device, threads)
+    started = time.monotonic()
     with progress_bar("labelling") as progress:
-        labelled = label_folder(classifier, classifier.engine(chosen, threads), images, progress)
+        labelled = label_folder(classifier, engine, images, files, progress)
     write_atomically(out, labelled.to_csv())
     if sheet is not None:
         write_atomically(sheet, PNG.encode(labelled.sheet))

@@ -8,6 +8,7 @@ from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.encoder import load_encoder
@@ -79,7 +80,7 @@ def matched_prototypes(
 
 def _picture(run: Run, images: torch.Tensor) -> None:
     """Write what the codes show so far: images [classes, k, 3, H, W] in [-1, 1]."""
-    pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    pixels = [to_uint8(row.numpy()) for row in images]
     path = run.out / "samples" / "matching.png"
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(contact_sheet([(name, list(row)) for name, row in zip(run.classes, pixels, strict=True)])).save(
