@@ -4,6 +4,7 @@ import json
 import shlex
 import zipfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,11 @@ def test_generate_says_what_the_set_holds_and_what_comes_next(
     assert found(lines, "provider") == ["cpu (no GPU provider is installed); dpd doctor says which others work here"]
     assert not any(word in "\n".join(lines) for word in ("CUDA", "onnxruntime", "Provider"))
     (step,) = found(lines, "next")
-    assert shlex.split(step)[-7:-4] == ["dpd", "evaluate", str(out)]
+    if find_spec("torch") is None:
+        assert step.startswith("train on it as an ImageFolder")
+        assert shlex.split(step)[-5:] == ["dpd", "fit", str(out), "--out", "model"]
+    else:
+        assert shlex.split(step)[-7:-4] == ["dpd", "evaluate", str(out)]
 
 
 def test_info_says_where_codes_repeat(capsys: pytest.CaptureFixture[str]) -> None:

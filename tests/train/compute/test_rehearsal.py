@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dpd_eval.students.recipe import load_recipe
-from dpd_eval.students.training import train_student
+from dpd_eval.students.training import train_and_test, train_student
 from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_vae
 from dpd_train.classifiers.network import ResNet, ResNetConfig
@@ -105,6 +105,13 @@ def student(name: str) -> Train:
     return train
 
 
+def tested_student(device: torch.device, folder: Path) -> Weights:
+    recipe = replace(load_recipe("quick"), steps=3, warmup=1, batch=4, full_steps=0)
+    data = (pixels().numpy(), LABELS.numpy())
+    confusion = train_and_test("convnet", data, data, 2, recipe, 0, device=str(device))
+    return {"confusion": torch.from_numpy(confusion)}
+
+
 TRAININGS: dict[str, Train] = {
     "classifier": classifier,
     "autoencoder": autoencoder,
@@ -113,6 +120,7 @@ TRAININGS: dict[str, Train] = {
     "matching": matching,
     "student convnet": student("convnet"),
     "student vit-tiny": student("vit-tiny"),
+    "student, tested": tested_student,
 }
 
 

@@ -46,7 +46,9 @@ def mutants() -> Iterator[Mutant]:
                 continue
             for move in MOVE.finditer(line):
                 less = {".": "", "t": "_stay(", ",": ")"}[move[0][0]]
-                yield Mutant(file, number, line[: move.start()] + less + line[move.end() :])
+                without = line[: move.start()] + less + line[move.end() :]
+                if not without.endswith(" validation[0]"):  # validation is moved again, a batch at a time
+                    yield Mutant(file, number, without)
 
 
 @pytest.mark.slow
@@ -78,4 +80,4 @@ def test_each_removed_move_is_noticed(tmp_path: Path, process_environment: Mappi
         path.write_text(kept, encoding="utf-8")
         if done.returncode != 1:
             survived.append(f"{mutant.file}:{mutant.line + 1}: {mutant.without.strip()} (code {done.returncode})")
-    assert survived == []
+    assert not survived, "\n".join(survived)
