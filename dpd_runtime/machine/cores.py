@@ -1,6 +1,8 @@
 """The cores and the memory that this process may use. The limits of a container count, not the host's size."""
 
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 ROOT = Path("/")
+LOOKED = 0.5
+"""Seconds in which `idle_cores` looks at the other programs."""
 
 
 def usable_cores(root: Path = ROOT) -> int:
@@ -18,15 +22,43 @@ def usable_cores(root: Path = ROOT) -> int:
     Args:
         root: folder that contains /proc and /sys.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    mine = _affinity()
+    cores = os.cpu_count() or 1 if mine is None else len(mine)
     quotas = [*_second_version(root), *_first_version(root)]
     return max(1, min([cores, *map(int, quotas)]))
 
 
-def idle_cores() -> int:
-    """Cores that this process may use and other programs do not, at least one; all where the system does not tell."""
-    busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
-    return max(1, usable_cores() - busy)
+def idle_cores(root: Path = ROOT, seconds: float = LOOKED) -> int:
+    """Cores that this process may use and other programs do not, at least one; all where the system does not tell.
+
+    What counts is the work of these `seconds`, in which this thread sleeps. The load average would still count programs
+    that have ended. Programs of lower priority (nice) do not count, as they give way.
+    """
+    before = _ticks(root)
+    time.sleep(seconds)
+    after = _ticks(root)
+    busy = 0.0
+    for core in set(before) & set(after):
+        work, all_ticks = (late - early for late, early in zip(after[core], before[core], strict=True))
+        busy += work / max(1, all_ticks)
+    return max(1, usable_cores(root) - round(busy))
+
+
+def _ticks(root: Path) -> dict[int, tuple[int, int]]:
+    """Ticks of work, and all ticks, of each core that this process may use, since the start of the system (proc(5))."""
+    mine, found = _affinity(), {}
+    for line in _read(root / "proc/stat").splitlines():
+        match = re.match(r"cpu(\d+) " + " ".join([r"(\d+)"] * 8), line)
+        if match is not None and (mine is None or int(match[1]) in mine):
+            core, user, nice, system, idle, wait, hard, soft, stolen = map(int, match.groups())
+            work = user + system + hard + soft + stolen
+            found[core] = work, work + nice + idle + wait
+    return found
+
+
+def _affinity() -> set[int] | None:
+    """The cores of the affinity mask; None where the system has none."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 
 def usable_memory(root: Path = ROOT) -> int | None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.machine.cores import usable_cores, usable_memory
+from dpd_runtime.machine import cores as module
+from dpd_runtime.machine.cores import idle_cores, usable_cores, usable_memory
 
 HERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU2, QUOTA, PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
@@ -73,6 +74,31 @@ def test_cores(entries: dict[str, str], cores: int, tmp_path: Path) -> None:
 def test_the_affinity_mask_counts_where_it_is_narrower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 5}, raising=False)
     assert usable_cores(lay(tmp_path, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "400000 100000"})) == 2
+
+
+def stat_of(work: int, nice: int, idle: int) -> str:
+    """/proc/stat of eight cores of this process, of which the first two compute, and of one that is not its own."""
+    busy, free = f"{work} {nice} 0 {idle} 0 0 0 0 0 0", f"0 0 0 {work + nice + idle} 0 0 0 0 0 0"
+    lines = [f"cpu{core} {busy if core in (0, 1, 8) else free}" for core in range(9)]
+    return "\n".join(["cpu 1 1 1 1 1 1 1 1 1 1", *lines, "intr 5"])
+
+
+@pytest.mark.parametrize(
+    ("work", "nice", "idle", "cores"),
+    [(50, 0, 0, 6), (0, 50, 0, 8), (0, 0, 50, 8), (15, 0, 35, 7), (10, 0, 40, 8), (0, 0, 0, 8)],
+)
+def test_idle_cores_are_those_where_nothing_else_works_now(
+    work: int, nice: int, idle: int, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, {"proc/stat": stat_of(100_000, 5, 1000)})
+    later = {"proc/stat": stat_of(100_000 + work, 5 + nice, 1000 + idle)}
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: lay(tmp_path, later))
+    assert idle_cores(tmp_path) == cores
+
+
+def test_where_the_system_does_not_tell_all_cores_are_idle(tmp_path: Path) -> None:
+    assert idle_cores(tmp_path, seconds=0) == 8
+    assert idle_cores(lay(tmp_path, {"proc/stat": "cpu0 1 2\ncpux 1 2 3 4 5 6 7 8\n\ngarbage"}), seconds=0) == 8
 
 
 def test_memory(tmp_path: Path) -> None:
