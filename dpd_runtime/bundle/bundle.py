@@ -33,7 +33,7 @@ from dpd_runtime.engines.execution_providers import FLAVOURS, NAMES, Compilation
 from dpd_runtime.engines.host import HERE, Host
 from dpd_runtime.engines.openvino import OpenVinoEngine
 from dpd_runtime.engines.record import engine_records, is_engine
-from dpd_runtime.engines.site_cache import working_folder
+from dpd_runtime.engines.site_cache import kept_model, working_folder
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError, ProviderError
 from dpd_runtime.files import cache_folder
 from dpd_runtime.sampling.sampler import largest_ipc, sampler_schedule
@@ -108,11 +108,16 @@ class Bundle:
         compilation = Compilation()
         if provider.name in FLAVOURS:
             site = self.site(provider)
-            built = self._built_engine(graph, site)
+            folder = working_folder(self.engine_cache(site))
+            built = self._built_engine(graph, site) or kept_model(folder, content)
+            if built is None and provider.name == "tensorrt" and self.manifest.precision == "fp16":
+                raise ProviderError(
+                    f"provider tensorrt: compiled by ONNX Runtime, {graph} would lose the float32 parts of this fp16 "
+                    f"bundle; run dpd engines {self.path} --flavour tensorrt first"
+                )
             shapes = shape_ranges(graph, self.manifest, self.empty_embedding.shape) if built is None else {}
             content, weights = (content, weights) if built is None else (built, None)
-            folder = working_folder(self.engine_cache(site))
-            compilation = Compilation(shapes, folder, self.manifest.precision == "fp16")
+            compilation = Compilation(shapes, folder)
         beside = None if weights is None else {WEIGHTS_NAME: weights}
         return self.host.load(content, provider, threads, beside, graph, compilation, halves=halves)
 

@@ -96,7 +96,6 @@ class EngineProcess:
             "threads": threads,
             "shapes": dict(compilation.shapes),
             "cache": None if compilation.cache is None else str(compilation.cache),
-            "half": compilation.half,
             "halves": halves,
         }
         parts = {"graph": graph, **(weights or {})}

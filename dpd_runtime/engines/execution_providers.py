@@ -46,12 +46,10 @@ class Compilation:
         shapes: smallest, usual and largest shape of each input that has a batch axis, by its name. Empty for a graph
             that was compiled before.
         cache: a folder, private to this process, for what was compiled; None to keep nothing.
-        half: whether the graph computes in float16.
     """
 
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     cache: Path | None = None
-    half: bool = False
 
 
 def available_providers() -> tuple[str, ...]:
@@ -109,8 +107,7 @@ def preload_tensorrt() -> str:
     Raises:
         MissingExtraError: they are not found.
     """
-    # TensorRT and cuDNN round float32 products to TF32 unless this is set before they are loaded
-    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    _forbid_tf32()
     preload_cuda()
     spec = find_spec("tensorrt_libs")
     folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec is not None else []
@@ -119,6 +116,11 @@ def preload_tensorrt() -> str:
     except OSError as error:
         raise MissingExtraError(f"TensorRT 10 ({error})", FLAVOURS["tensorrt"]) from error
     return _library_version(libraries[0])
+
+
+def _forbid_tf32() -> None:
+    """Keep all bits of float32: TensorRT and cuDNN round products to TF32 unless this is set before they are loaded."""
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 
 def _load_library(name: str, folders: list[Path]) -> ctypes.CDLL:
@@ -152,6 +154,7 @@ def flavour_version(flavour: str) -> str:
 
 def _rtx_plugin() -> Any:
     """The plugin's package. Its import loads its libraries, so that onnxruntime finds them."""
+    _forbid_tf32()
     try:
         return import_module(RTX_PLUGIN)
     except ImportError as error:
@@ -186,14 +189,18 @@ def _rtx_device(number: int) -> Any:
 
 
 def rtx_options(compilation: Compilation) -> dict[str, str]:
-    """The plugin's options (tensorrt_rtx_provider_options.h in its package)."""
+    """The plugin's options (tensorrt_rtx_provider_options.h in its package). Its cache holds kernels, not engines."""
     options = _profile_options("nv", compilation.shapes)
     return options | ({} if compilation.cache is None else {"nv_runtime_cache_path": str(compilation.cache)})
 
 
 def tensorrt_options(compilation: Compilation) -> dict[str, str]:
-    """The options of TensorrtExecutionProvider. It must be told that float16 graphs may be computed in float16."""
-    options = _profile_options("trt", compilation.shapes) | {"trt_fp16_enable": str(int(compilation.half))}
+    """The options of TensorrtExecutionProvider. Its own cache holds engines.
+
+    `trt_fp16_enable` stays off: it would let the builder round what the graph computes in float32
+    (microsoft/onnxruntime#18707). So a graph that computes in float16 comes as an engine, from `dpd engines`.
+    """
+    options = _profile_options("trt", compilation.shapes)
     if compilation.cache is not None:
         options |= {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
         options |= {f"trt_{kind}_cache_path": str(compilation.cache) for kind in ("engine", "timing")}

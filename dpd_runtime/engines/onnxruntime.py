@@ -1,6 +1,8 @@
 """ONNX Runtime sessions from bytes in memory, so that the hashed bytes are the ones that run."""
 
+import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,6 +10,7 @@ from dpd_runtime.annotations import Array
 from dpd_runtime.engines.calls import interruptible
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import NAMES, Compilation, join_session
+from dpd_runtime.engines.site_cache import keep_model
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, ProviderError
 from dpd_runtime.machine.cores import usable_cores, usable_memory
 from dpd_runtime.machine.driver import nvidia_driver
@@ -19,6 +22,7 @@ _OUT_OF_MEMORY = (
     "can't start new thread",
 )
 _MEMORY_SHARE = 0.9
+_log = logging.getLogger(__name__)
 SHAPE_OPS = frozenset({"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice"})
 """Operators that a GPU's provider may leave to the CPU, because they compute sizes of tensors."""
 
@@ -77,6 +81,20 @@ def _add_weights(options: Any, weights: Mapping[str, bytes]) -> None:
     options.add_external_initializers_from_files_in_memory(names, contents, [len(content) for content in contents])
 
 
+def _session_options(provider: Provider, threads: int | None, weights: Mapping[str, bytes] | None) -> Any:
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised; the log would repeat them
+    # without it onnxruntime decides by bytes of the graph, and could read another format than the one checked
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if provider.name == "cpu" and _limit_memory():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    if weights:
+        _add_weights(options, weights)
+    return options
+
+
 class OnnxRuntimeEngine:
     """One graph on one provider."""
 
@@ -103,17 +121,11 @@ class OnnxRuntimeEngine:
         """
         onnxruntime = import_onnxruntime()
         self._name, self._provider = name, provider.name
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # errors are raised; the log would repeat them
-        # without it onnxruntime decides by bytes of the graph, and could read another format than the one checked
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        if provider.name == "cpu" and _limit_memory():
-            options.add_session_config_entry("session.use_env_allocators", "1")
-        if weights:
-            _add_weights(options, weights)
-        theirs, joined = NAMES[provider.name], join_session(options, provider, compilation)
+        theirs = NAMES[provider.name]
+        if provider.name == "tensorrt-rtx" and compilation.shapes and not weights:
+            graph, compilation = self._compiled(graph, provider, threads, compilation)
+        options = _session_options(provider, threads, weights)
+        joined = join_session(options, provider, compilation)
         try:
             # the built-in fallback would print to stdout and try the CPU
             self._session = interruptible(
@@ -131,6 +143,25 @@ class OnnxRuntimeEngine:
         if provider.name != "cpu" and (placed := _placement(self._session)) is not None:
             check_placement(placed, provider.name, theirs)
         self._output = self._session.get_outputs()[0].name
+
+    def _compiled(
+        self, graph: bytes, provider: Provider, threads: int | None, compilation: Compilation
+    ) -> tuple[bytes, Compilation]:
+        """Compile a graph to a model around its engine, and put that into the compilation's folder.
+
+        Where this fails, the graph itself is returned: the session then compiles it, at each start.
+        """
+        options = _session_options(provider, threads, None)
+        join_session(options, provider, compilation)
+        try:
+            compiler = import_onnxruntime().ModelCompiler(options, graph, embed_compiled_data_into_model=True)
+            model: bytes = interruptible(compiler.compile_to_bytes)
+        except Exception as error:  # as above
+            _log.warning("%s is compiled again at each start (%s)", self._name, " ".join(str(error).split())[:200])
+            return graph, compilation
+        if compilation.cache is not None:
+            keep_model(compilation.cache, graph, model)
+        return model, replace(compilation, shapes={})
 
     def run(self, **inputs: Array) -> Array:
         options = import_onnxruntime().RunOptions()

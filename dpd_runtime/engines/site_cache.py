@@ -1,7 +1,9 @@
-"""What a provider compiled on this machine, kept in the user's cache (docs/reference/engines.md).
+"""What was compiled on this machine, kept in the user's cache (docs/reference/engines.md).
 
 Providers read and write a folder. This process gives them a private one, which is deleted at its end. The cache is one
 file with the content of such a folder behind its sha256: it is written at once, and a damaged one counts as none.
+
+A graph that was compiled as a whole is an ONNX model around its engine (EPContext). It stands in that folder too.
 """
 
 import atexit
@@ -19,6 +21,7 @@ from safetensors.numpy import load, save
 from dpd_runtime.files import read_cached, write_atomically
 
 HASH_BYTES = 32
+MODEL_SUFFIX = ".onnx"
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
 
@@ -30,6 +33,26 @@ def working_folder(sealed: Path) -> Path:
     for name, content in _content(sealed).items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def kept_model(folder: Path, graph: bytes) -> bytes | None:
+    """The model around the engine of a graph, from a working folder; None if the graph was not compiled yet."""
+    path = folder / _model_name(graph)
+    return path.read_bytes() if path.is_file() else None
+
+
+def keep_model(folder: Path, graph: bytes, model: bytes) -> None:
+    """Put the model around the engine of a graph into a working folder. `seal` writes it to the cache."""
+    write_atomically(folder / _model_name(graph), model)
+
+
+def kept_models(folder: Path) -> list[int]:
+    """The sizes in bytes of all models in a working folder."""
+    return [path.stat().st_size for path in folder.glob(f"*{MODEL_SUFFIX}")]
+
+
+def _model_name(graph: bytes) -> str:
+    return hashlib.sha256(graph).hexdigest() + MODEL_SUFFIX
 
 
 def seal(sealed: Path) -> bool:

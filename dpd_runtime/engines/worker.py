@@ -82,7 +82,7 @@ class Server:
             asked["threads"],
             weights or None,
             asked["name"],
-            Compilation(shapes, cache, asked["half"]),
+            Compilation(shapes, cache),
             halves=asked["halves"],
         )
 

@@ -1,11 +1,13 @@
 """`dpd engines`: TensorRT engines of a bundle's graphs, for this machine or in a new bundle."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dpd_cli.options import Gpu, Json, Overwrite, under
+from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import engine_lines, print_engines, print_json
 from dpd_runtime.errors import InputError
 
@@ -85,6 +87,7 @@ def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[st
     from dpd_runtime.bundle.bundle import load_bundle
     from dpd_runtime.engines.engine import Provider
     from dpd_runtime.engines.execution_providers import FLAVOURS
+    from dpd_runtime.engines.site_cache import kept_models, working_folder
     from dpd_runtime.generation.gate import compile_here
     from dpd_runtime.machine.cores import usable_cores
 
@@ -92,12 +95,21 @@ def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[st
         raise InputError(f"{' and '.join(ignored)} without --out: the engines are for this machine; add --out")
     if flavour not in FLAVOURS:
         raise InputError(f"flavour {flavour!r} is unknown: use {' or '.join(FLAVOURS)}")
-    file, verdict = compile_here(load_bundle(bundle), Provider(flavour, "requested", device), usable_cores())
-    size = file.stat().st_size if file.is_file() else 0
+    opened, provider, started = load_bundle(bundle), Provider(flavour, "requested", device), time.monotonic()
+    if flavour == "tensorrt":
+        from dpd_export.engines import build_for_this_machine
+
+        with progress_bar("building engines") as progress:
+            build_for_this_machine(opened, provider, progress)
+    file, verdict = compile_here(opened, provider, usable_cores())
+    seconds, size = time.monotonic() - started, file.stat().st_size if file.is_file() else 0
+    kept = kept_models(working_folder(file))
     if json_output:
         golden = {} if verdict is None else {"psnr_db": verdict.psnr_db, "limit_db": verdict.limit_db}
-        print_json({"cache": str(file), "bytes": size, "flavour": flavour, "golden": golden or None})
+        found = {"cache": str(file), "bytes": size, "flavour": flavour, "golden": golden or None}
+        print_json(found | {"engines": len(kept), "engine_bytes": sum(kept), "seconds": round(seconds, 1)})
         return
+    print(f"engines     {len(kept)} kept, {sum(kept) / 1e6:.1f} MB; compiled and tried in {seconds:.0f} s")
     print(f"cache       {file}  {size / 1e6:.1f} MB")
     print("golden      " + ("the bundle has no golden images" if verdict is None else f"{verdict.psnr_db:.1f} dB"))
 

@@ -4,6 +4,7 @@
 the engine. dpd_runtime loads them, and requires a signature.
 """
 
+from dpd_export.engines.for_this_machine import build_for_this_machine
 from dpd_export.engines.new_bundle import build_engines, check_engines
 
-__all__ = ["build_engines", "check_engines"]
+__all__ = ["build_engines", "build_for_this_machine", "check_engines"]

@@ -135,10 +135,12 @@ def check_precision(precision: str) -> None:
         raise InputError("int8 graphs are for ONNX Runtime on a CPU; export with --precision fp16 for TensorRT engines")
 
 
-def _build(
-    build: Build, flavour: Flavour, trt: Any, bundle: Bundle, folder: Path, added: dict[str, Path]
-) -> BuiltEngine:
-    """Build one engine, write it and its record under `folder`, and add both paths to `added`."""
+def built(build: Build, flavour: Flavour, trt: Any, bundle: Bundle) -> tuple[Plan, EngineRecord]:
+    """Build one engine of a bundle.
+
+    Raises:
+        InputError, CheckError: as `build_engine`.
+    """
     graph, manifest = f"{build.part}/model.onnx", bundle.manifest
     plan = build_engine(
         trt,
@@ -150,7 +152,14 @@ def _build(
         build.capabilities,
         tf32=manifest.precision != "fp32",
     )
-    record = _record(plan, bundle.files, graph, flavour, trt.__version__, build.capabilities, manifest.precision)
+    return plan, _record(plan, bundle.files, graph, flavour, trt.__version__, build.capabilities, manifest.precision)
+
+
+def _build(
+    build: Build, flavour: Flavour, trt: Any, bundle: Bundle, folder: Path, added: dict[str, Path]
+) -> BuiltEngine:
+    """Build one engine, write it and its record under `folder`, and add both paths to `added`."""
+    plan, record = built(build, flavour, trt, bundle)
     path, beside = build.path(flavour), build.path(flavour).removesuffix(ENGINE_SUFFIX) + RECORD_SUFFIX
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(plan.content)

@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[3]
 COMPILATION = Compilation(
     {"sample": ((1, 4, 8, 8), (20, 4, 8, 8), (40, 4, 8, 8)), "prompts": ((1, 3, 5), (20, 3, 5), (40, 3, 5))},
     Path("/tmp/x"),
-    half=True,
 )
 needs_plugin = pytest.mark.skipif(find_spec(RTX_PLUGIN) is None, reason='no plugin: pip install "dpd-distill[rtx]"')
 
@@ -46,9 +45,7 @@ def test_shapes_are_written_as_both_providers_read_them() -> None:
     }
     for found, prefix in ((rtx_options(COMPILATION), "nv"), (tensorrt_options(COMPILATION), "trt")):
         assert {name: found[f"{prefix}_profile_{name}_shapes"] for name in shapes} == shapes
-    assert tensorrt_options(COMPILATION)["trt_fp16_enable"] == "1"
-    assert tensorrt_options(Compilation())["trt_fp16_enable"] == "0"
-    assert rtx_options(Compilation()) == {}
+    assert tensorrt_options(Compilation()) == rtx_options(Compilation()) == {}
 
 
 def test_the_shapes_of_a_bundle_are_those_of_its_graphs() -> None:
