@@ -19,6 +19,7 @@ from typing import Any
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.record import Shape
 from dpd_runtime.errors import MissingExtraError, ProviderError
+from dpd_runtime.machine.discovery import discovered, why_not_discovered
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.telemetry import import_onnxruntime
 
@@ -181,11 +182,15 @@ def rtx_devices() -> list[Any]:
 
 
 def _rtx_device(number: int) -> Any:
-    devices = rtx_devices()
-    if number >= len(devices):
-        reason = nvidia_driver().problem or f"it finds {len(devices)} GPUs of compute capability 8.0 or newer"
+    """The plugin's device for GPU `number` of CUDA."""
+    devices, driver = rtx_devices(), nvidia_driver()
+    if number >= len(driver.gpus):
+        reason = driver.problem or f"the driver finds {len(driver.gpus)}, from 0"
         raise ProviderError(f"provider tensorrt-rtx: no GPU {number} ({reason})")
-    return devices[number]
+    device = discovered(devices, driver.gpus[number], number)
+    if device is None:
+        raise ProviderError(f"provider tensorrt-rtx: {why_not_discovered(driver.gpus[number])}")
+    return device
 
 
 def rtx_options(compilation: Compilation) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 import ctypes
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,25 @@ from dpd_runtime.errors import ProviderError
 
 FIRST_DRIVER = {12: "525.60.13", 13: "580.65.06"}
 """The oldest Linux driver that supports all minor versions of a CUDA major version (NVIDIA, CUDA compatibility)."""
+LIBRARIES = (
+    "libcuda.so.1",
+    "/usr/lib/wsl/lib/libcuda.so.1",
+    "/usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1",  # Jetson
+    "libcuda.so",
+    "nvcuda.dll",  # Windows
+)
+"""Where the driver's library is, on systems whose linker does not find the first name too."""
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU. compute_capability: 10 · major + minor. memory: bytes."""
+    """A GPU. compute_capability: 10 · major + minor. memory: bytes. pci_bus_id: as "0000:65:00.0", if it is told."""
 
     name: str
     compute_capability: int
     memory: int
+    pci_bus_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,16 +61,16 @@ class Driver:
         return f"the driver ({version}) supports CUDA {served}; CUDA {cuda_major} needs {needed}"
 
 
-def nvidia_driver(library: str = "libcuda.so.1", module: Path = Path("/proc/driver/nvidia/version")) -> Driver:
+def nvidia_driver(libraries: Sequence[str] = LIBRARIES, module: Path = Path("/proc/driver/nvidia/version")) -> Driver:
     """Read the driver and its GPUs.
 
     Args:
-        library: name of the driver's library. module: file with the version of its kernel module.
+        libraries: names of the driver's library; the first that loads is used.
+        module: file with the version of its kernel module.
     """
     version = _module_version(module)
-    try:
-        cuda = ctypes.CDLL(library)
-    except OSError:
+    library, cuda = next(_loaded(libraries), (libraries[0], None))
+    if cuda is None:
         beside = f" (kernel module {version} is loaded; was the container started with --gpus?)" if version else ""
         return Driver(version, 0, (), f"no NVIDIA driver: {library} is not found{beside}")
     try:
@@ -93,6 +103,12 @@ def gpu_name(number: int) -> str:
     return gpus[number].name if number < len(gpus) else f"GPU {number}"
 
 
+def _loaded(libraries: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    for library in libraries:
+        with suppress(OSError):
+            yield library, ctypes.CDLL(library)
+
+
 def _gpus(cuda: Any) -> tuple[Gpu, ...]:
     _ask(cuda.cuInit, 0)
     count = ctypes.c_int()
@@ -107,8 +123,17 @@ def _gpus(cuda: Any) -> tuple[Gpu, ...]:
         for part, attribute in zip(parts, (MAJOR, MINOR), strict=True):
             _ask(cuda.cuDeviceGetAttribute, ctypes.byref(part), attribute, device)
         major, minor = (part.value for part in parts)
-        gpus.append(Gpu(name.value.decode(errors="replace"), 10 * major + minor, memory.value))
+        gpus.append(Gpu(name.value.decode(errors="replace"), 10 * major + minor, memory.value, _pci(cuda, device)))
     return tuple(gpus)
+
+
+def _pci(cuda: Any, device: Any) -> str | None:
+    place = ctypes.create_string_buffer(32)
+    try:
+        _ask(cuda.cuDeviceGetPCIBusId, place, len(place), device)
+    except (AttributeError, RuntimeError):
+        return None
+    return place.value.decode(errors="replace") or None
 
 
 def _ask(function: Callable[..., int], *arguments: object) -> None:

@@ -48,7 +48,9 @@ def doctor_command(
     served = f", serves CUDA {driver.cuda // 1000}.{driver.cuda % 1000 // 10}" if driver.cuda else ""
     print(f"driver        {driver.version or 'none'}{served}{'' if driver.problem is None else f': {driver.problem}'}")
     for gpu in driver.gpus:
-        print(f"GPU           {gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory / 2**30:.0f} GiB")
+        place = "" if gpu.pci_bus_id is None else f", PCI {gpu.pci_bus_id}"
+        size = f"{gpu.memory / 2**30:.0f} GiB{place}"
+        print(f"GPU           {gpu.name}, compute capability {gpu.compute_capability}, {size}")
     print(f"processor     {machine.processor}, {', '.join(machine.cpu_flags)}")
     print(f"cores         {machine.usable_cores} usable (affinity and container) of {machine.cores}")
     print(f"memory        {'unknown' if machine.memory is None else f'{machine.memory / 2**30:.1f} GiB'}")

@@ -24,6 +24,7 @@ int cuDeviceGetCount(int* n) { *n = COUNT; return 0; }
 int cuDeviceGet(int* d, int i) { *d = i; return 0; }
 int cuDeviceGetName(char* s, int n, int d) { strncpy(s, "Drawn GPU", n); return 0; }
 int cuDeviceTotalMem_v2(size_t* m, int d) { *m = 8589934592u; return 0; }
+int cuDeviceGetPCIBusId(char* s, int n, int d) { strncpy(s, d ? "0000:1A:00.0" : "0000:65:00.0", n); return 0; }
 int cuDeviceGetAttribute(int* v, int a, int d) { *v = a == 75 ? 8 : a == 76 ? 6 : -1; return 0; }
 """
 
@@ -46,18 +47,19 @@ def module(folder: Path) -> Path:
 
 
 def test_no_driver(tmp_path: Path) -> None:
-    found = nvidia_driver("libnothing-of-the-kind.so.1", tmp_path / "absent")
+    found = nvidia_driver(["libnothing-of-the-kind.so.1"], tmp_path / "absent")
     assert (found.version, found.cuda, found.gpus) == (None, 0, ())
     assert found.problem == "no NVIDIA driver: libnothing-of-the-kind.so.1 is not found"
     assert found.too_old_for(12) == found.problem
-    hidden = nvidia_driver("libnothing-of-the-kind.so.1", module(tmp_path))
+    hidden = nvidia_driver(["libnothing-of-the-kind.so.1"], module(tmp_path))
     assert hidden.version == "570.133.20"
     assert "--gpus" in (hidden.problem or "")
 
 
 def test_a_driver_with_gpus(tmp_path: Path) -> None:
-    found = nvidia_driver(library(tmp_path), module(tmp_path))
-    assert found == Driver("570.133.20", 12080, (Gpu("Drawn GPU", 86, 2**33),) * 2, None)
+    found = nvidia_driver([library(tmp_path)], module(tmp_path))
+    gpus = tuple(Gpu("Drawn GPU", 86, 2**33, place) for place in ("0000:65:00.0", "0000:1A:00.0"))
+    assert found == Driver("570.133.20", 12080, gpus, None)
     assert found.too_old_for(12) is None
     said = "the driver (570.133.20) supports CUDA 12.8; CUDA 13 needs driver 580.65.06 or newer"
     assert found.too_old_for(13) == said
@@ -65,20 +67,20 @@ def test_a_driver_with_gpus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("init", "count", "words"), [(100, 0, "CUDA error 100"), (0, 0, "finds no GPU")])
 def test_a_driver_without_gpus(init: int, count: int, words: str, tmp_path: Path) -> None:
-    found = nvidia_driver(library(tmp_path, init, count), module(tmp_path))
+    found = nvidia_driver([library(tmp_path, init, count)], module(tmp_path))
     assert words in (found.problem or "")
     assert found.cuda == 12080
 
 
 def test_a_library_that_is_no_driver(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_bytes(b"not ELF")
-    assert "is not found" in (nvidia_driver(str(tmp_path / "libcuda.so.1"), tmp_path / "absent").problem or "")
-    assert "not a working driver" in (nvidia_driver("libc.so.6", tmp_path / "absent").problem or "")
+    assert "is not found" in (nvidia_driver([str(tmp_path / "libcuda.so.1")], tmp_path / "absent").problem or "")
+    assert "not a working driver" in (nvidia_driver(["libc.so.6"], tmp_path / "absent").problem or "")
 
 
 def test_every_provider_is_judged_and_the_cpu_really_ran() -> None:
     pytest.importorskip("onnxruntime")
-    findings = {f.name: f for f in examine_providers(opened(), nvidia_driver("libnothing.so", Path("/absent")))}
+    findings = {f.name: f for f in examine_providers(opened(), nvidia_driver(["libnothing.so"], Path("/absent")))}
     assert set(findings) == set(PROVIDERS) - {"auto"}
     assert findings["cpu"].usable
     assert findings["cpu"].reason == "ran latent_classifier/model.onnx of eurosat64"
