@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -109,7 +109,7 @@ class Bundle:
         if provider.name in FLAVOURS:
             site = self.site(provider)
             folder = working_folder(self.engine_cache(site))
-            built = self._built_engine(graph, site) or kept_model(folder, content)
+            built = self._compiled(graph, site)
             if built is None and provider.name == "tensorrt" and self.manifest.precision == "fp16":
                 raise ProviderError(
                     f"provider tensorrt: compiled by ONNX Runtime, {graph} would lose the float32 parts of this fp16 "
@@ -142,6 +142,20 @@ class Bundle:
     def engine_cache(self, site: Site) -> Path:
         """The file in the user's cache with what a provider compiled of this bundle on this machine."""
         return cache_folder("engines") / self.hash / f"{site.folder}.cache"
+
+    def engine_hashes(self, provider: Provider, graphs: Collection[str]) -> dict[str, str | None]:
+        """sha256 of the compiled models of these graphs on this machine; None for one that each start compiles anew.
+
+        Raises:
+            MissingExtraError, ProviderError: as `site`.
+        """
+        site = self.site(provider)
+        found = {graph: self._compiled(graph, site) for graph in graphs}
+        return {graph: None if model is None else hashlib.sha256(model).hexdigest() for graph, model in found.items()}
+
+    def _compiled(self, graph: str, site: Site) -> bytes | None:
+        """A model around the engine of a graph: the bundle's own, or one that was compiled here; None without either."""
+        return self._built_engine(graph, site) or kept_model(working_folder(self.engine_cache(site)), self.files[graph])
 
     def _built_engine(self, graph: str, site: Site) -> bytes | None:
         """A model around the bundle's own engine of a graph, if a trusted key signed it and it fits this machine."""

@@ -7,11 +7,11 @@ from typing import Any
 from dpd_runtime.dataset.finish import Completed
 from dpd_runtime.dataset.formats import Output
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.execution_providers import RTX_PACKAGE
+from dpd_runtime.engines.execution_providers import FLAVOURS, RTX_PACKAGE
 from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.generation.block import Image
 from dpd_runtime.generation.generate import Generation
-from dpd_runtime.machine.driver import gpu_name
+from dpd_runtime.machine.driver import gpu_name, nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, processor, versions
 
 
@@ -23,7 +23,7 @@ def header_of(generation: Generation, output: Output) -> dict[str, Any]:
         "sampler": generation.sampler.to_dict(),
         **_choice(generation.provider),
         "classes": [c.name for c in generation.classes],
-        "machine": {"versions": versions(), "cpu_flags": cpu_flags()},  # on others the last bits may differ
+        "machine": {"versions": versions(), "cpu_flags": cpu_flags(), **_gpu(generation)},  # on others bits may differ
         **output.header(),
     }
     return dict(json.loads(json.dumps(header)))
@@ -65,6 +65,7 @@ def describe(generation: Generation, output: Output, completed: Completed) -> di
         **files,
         **_where(generation),
         "precision": generation.provider.computes_in(manifest.precision),
+        **({"call_rows": rows} if (rows := generation.call_rows) else {}),
         "threads": generation.threads,
         "cpu_flags": cpu_flags(),
         "versions": versions(),
@@ -75,6 +76,17 @@ def _choice(provider: Provider) -> dict[str, Any]:
     """The provider as options name it. Only openvino has more than one kind of device and precision."""
     own = {"precision": provider.precision, "gpu": provider.gpu} if provider.name == "openvino" else {}
     return {"provider": provider.name, **own}
+
+
+def _gpu(generation: Generation) -> dict[str, Any]:
+    """GPU, driver and engines, all of which decide on the last bits; nothing where a CPU or openvino computes."""
+    provider = generation.provider
+    if provider.on_cpu or provider.name == "openvino":
+        return {}
+    engines = {}
+    if provider.name in FLAVOURS:
+        engines = {"engines": generation.bundle.engine_hashes(provider, generation.graphs)}
+    return {"gpu": gpu_name(provider.device), "driver": nvidia_driver().version, **engines}
 
 
 def _where(generation: Generation) -> dict[str, Any]:

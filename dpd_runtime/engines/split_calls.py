@@ -30,7 +30,8 @@ class FewerRows:
         name: the graph's name for the log, which has one line for each halving.
         """
         self._engine, self._name = engine, name
-        self._most: int | None = None
+        self.most: int | None = None
+        """Rows of a call; None as long as all fitted."""
 
     def run(self, **inputs: Array) -> Array:
         """Raises:
@@ -38,7 +39,7 @@ class FewerRows:
         """
         rows = _count(inputs)
         while True:
-            calls = rows if self._most is None else min(rows, self._most)
+            calls = rows if self.most is None else min(rows, self.most)
             try:
                 return self._engine.run(**inputs) if calls == rows else self._in_parts(inputs, rows, calls)
             except MemoryShortError as error:
@@ -46,8 +47,8 @@ class FewerRows:
                     raise MemoryShortError(
                         f"{error}, even with {calls} rows in a call; free memory or use a machine with more"
                     ) from error
-                self._most = max(LEAST, calls // 2)
-                _log.warning("%s; continuing with %d rows in a call instead of %d", error, self._most, calls)
+                self.most = max(LEAST, calls // 2)
+                _log.warning("%s; continuing with %d rows in a call instead of %d", error, self.most, calls)
 
     def _in_parts(self, inputs: Mapping[str, Array], rows: int, most: int) -> Array:
         outputs = []

@@ -45,7 +45,7 @@ class BlockComputer:
             check_noise(bundle.manifest.latent_shape, sampler.candidates, noise_draws(self._steps))
         except ValueError as error:
             raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
-        self._bundle, self._sampler, self._networks, self._seed = bundle, sampler, networks, seed
+        self._bundle, self._sampler, self.networks, self._seed = bundle, sampler, networks, seed
         self._in_float32 = in_float32
         self._again: BlockComputer | None = None
 
@@ -84,7 +84,7 @@ class BlockComputer:
         return self._again.images(block, noise)
 
     def _images(self, block: Block, noise: Float32 | None) -> list[Image]:
-        decoder, batch = self._networks.decoder, self._sampler.compute_batch
+        decoder, batch = self.networks.decoder, self._sampler.compute_batch
         if noise is None:
             pixels = decode_prototypes(block, self._bundle, decoder, batch, self._seed)
             return self._finished(block, pixels, [(0, None)] * BLOCK)
@@ -119,7 +119,7 @@ class BlockComputer:
         for rows, _ in groups(len(indices), self._sampler.compute_batch):
 
             def checked(noisy: Float32, timestep: int, context: Float32, rows: list[int] = rows) -> Float32:
-                output = denoise(self._networks.unet, noisy, timestep, context)
+                output = denoise(self.networks.unet, noisy, timestep, context)
                 return block.check_finite(output, self._seed, rows, UNET)
 
             out = sample(
@@ -135,6 +135,6 @@ class BlockComputer:
                 noise[1:, rows],
             )
             latents[rows] = out
-            logits = latent_logits(self._networks.latent_classifier, out, len(bundle.classes))
+            logits = latent_logits(self.networks.latent_classifier, out, len(bundle.classes))
             scores[rows] = margins(block.check_finite(logits, self._seed, rows, LATENT_CLASSIFIER), scene.label)
         return latents, scores

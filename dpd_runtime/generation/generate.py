@@ -201,7 +201,8 @@ class Generation:
     def _wanted(self, images: list[Image]) -> list[Image]:
         return [image for image in images if image.index < self.ipc]
 
-    def _graphs(self) -> tuple[str, ...]:
+    @property
+    def graphs(self) -> tuple[str, ...]:
         """The graphs that these images need: decoded images need the decoder alone."""
         begins = [guidance.from_block for guidance in self.sampler.guidance if guidance.from_block * BLOCK < self.ipc]
         blocks = [Block(scene, number) for scene in self.classes for number in begins]
@@ -211,9 +212,9 @@ class Generation:
     def _try(self, provider: Provider) -> None:
         """Open the smallest graph on a GPU, which costs little, and then ask whether the images are PyTorch's."""
         if provider.name != "cpu":
-            smallest = min(self._graphs(), key=lambda graph: len(self.bundle.files[graph]))
+            smallest = min(self.graphs, key=lambda graph: len(self.bundle.files[graph]))
             self.bundle.engine(smallest, provider, self.threads)
-        pass_gate(self.bundle, provider, self._graphs(), self.threads)
+        pass_gate(self.bundle, provider, self.graphs, self.threads)
 
     def load(self) -> BlockComputer:
         """Load the graphs that these images need, if this was not done yet.
@@ -222,9 +223,17 @@ class Generation:
             InputError: the schedule does not allow this number of steps.
         """
         if self._computer is None:
-            networks = load_networks(self.bundle, self.provider, self.threads, self._graphs())
+            networks = load_networks(self.bundle, self.provider, self.threads, self.graphs)
             self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed, self._in_float32())
         return self._computer
+
+    @property
+    def call_rows(self) -> dict[str, int]:
+        """The rows of a call of each graph whose calls had to be split for want of memory; empty if none had to.
+
+        On a CPU this changes no bit. A GPU chooses its kernels by the size of a call.
+        """
+        return {} if self._computer is None else self._computer.networks.call_rows()
 
     def _in_float32(self) -> Callable[[], Networks] | None:
         """A function that loads networks which compute in float32; None if those in use do so already.

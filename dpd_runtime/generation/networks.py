@@ -24,6 +24,13 @@ class Networks:
     decoder: Engine
     latent_classifier: Engine
 
+    def call_rows(self) -> dict[str, int]:
+        """The rows of a call of each graph whose calls had to be split for want of memory."""
+        found = zip(GRAPHS, (self.unet, self.decoder, self.latent_classifier), strict=True)
+        return {
+            graph: engine.most for graph, engine in found if isinstance(engine, FewerRows) and engine.most is not None
+        }
+
 
 def load_networks(bundle: Bundle, provider: Provider, threads: int, now: Collection[str] = GRAPHS) -> Networks:
     """Load the graphs of `now` that the bundle holds. Each of the others is loaded by its first call, if there is one.

@@ -2,6 +2,8 @@
 it then returns a model with the graph's nodes, where the plugin returns one around an engine.
 """
 
+import hashlib
+import json
 import logging
 import re
 import subprocess
@@ -14,17 +16,19 @@ from typing import Any
 import pytest
 
 from dpd_cli.main import app
-from dpd_runtime import Bundle, embedded_bundle, load_bundle
+from dpd_runtime import Bundle, embedded_bundle, generate, load_bundle, write_set
 from dpd_runtime.bundle import bundle as bundle_module
 from dpd_runtime.bundle.engine_fit import Site, this_os
+from dpd_runtime.dataset import records
 from dpd_runtime.engines import host
 from dpd_runtime.engines import onnxruntime as engine_module
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import NAMES, Compilation
 from dpd_runtime.engines.site_cache import keep_model, kept_models, working_folder
-from dpd_runtime.errors import ProviderError
+from dpd_runtime.errors import OutputFolderError, ProviderError
 from dpd_runtime.generation.gate import compile_here
 from dpd_runtime.generation.networks import DECODER, GRAPHS
+from dpd_runtime.machine.driver import Driver
 
 onnxruntime = pytest.importorskip("onnxruntime")
 if not hasattr(onnxruntime, "ModelCompiler"):
@@ -73,6 +77,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
     monkeypatch.setattr(bundle_module, "this_site", here.site)
     monkeypatch.setattr(host, "flavour_version", lambda flavour: "1.7.1.116")
     monkeypatch.setattr(engine_module, "join_session", join)
+    monkeypatch.setattr(records, "gpu_name", lambda number: "A GPU")
+    monkeypatch.setattr(records, "nvidia_driver", lambda: Driver(here.driver, 13000, (), None))
     monkeypatch.setattr(onnxruntime, "ModelCompiler", compile_graph)
     for name in ("tensorrt-rtx", "tensorrt"):
         monkeypatch.setitem(NAMES, name, CPU)
@@ -109,6 +115,25 @@ def test_what_cannot_be_compiled_ahead_is_compiled_by_the_session(
         bundle.engine(DECODER, RTX, 1)
     assert f"{DECODER} is compiled again at each start (the engine is too large)" in caplog.text
     assert kept_models(working_folder(bundle.engine_cache(bundle.site(RTX)))) == []
+
+
+def test_a_set_is_continued_on_the_same_gpu_driver_and_engines_only(machine: Machine, tmp_path: Path) -> None:
+    bundle, out = load_bundle(), tmp_path / "set"
+
+    def write(ipc: int) -> None:
+        write_set(generate(bundle, ipc=ipc, classes=("River",), provider="tensorrt-rtx"), out)
+
+    write(1)
+    made = json.loads((out / "dataset.json").read_text())["made_with"]["machine"]
+    model = (working_folder(bundle.engine_cache(bundle.site(RTX)))).glob("*.onnx")
+    assert (made["gpu"], made["driver"]) == ("A GPU", "580.95")
+    assert made["engines"] == {DECODER: hashlib.sha256(next(model).read_bytes()).hexdigest()}
+    machine.start_again()
+    write(2)
+    machine.driver = "590.10"
+    machine.start_again()
+    with pytest.raises(OutputFolderError, match="made with another machine"):
+        write(3)
 
 
 def test_the_command_says_what_it_kept(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:

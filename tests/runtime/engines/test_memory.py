@@ -1,6 +1,7 @@
 """If a call does not fit into memory: fewer rows and the same pixels, or one line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,10 @@ def test_a_machine_with_little_memory_makes_the_same_set(tmp_path: Path, process
     lines = [line for line in little.stderr.splitlines() if "continuing with" in line]
     assert any(line.startswith("unet/model.onnx needs more memory") for line in lines), little.stderr
     assert any(line.startswith("vae_decoder/model.onnx needs more memory") for line in lines), little.stderr
+    records = {name: json.loads((tmp_path / name / "dataset.json").read_text()) for name in ("plenty", "little")}
+    assert "call_rows" not in records["plenty"]
+    said = {line.split(" ")[0]: int(re.findall(r"continuing with (\d+) rows", line)[0]) for line in lines}
+    assert records["little"]["call_rows"] == said  # the last halving of each graph
 
 
 def test_too_little_memory_is_one_line_and_exit_code_5(tmp_path: Path, process_environment: dict[str, str]) -> None:

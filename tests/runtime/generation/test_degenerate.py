@@ -83,7 +83,7 @@ def test_the_call_that_breaks_is_named(
     assert said.startswith(f"class Forest, seed 3, index {index}: {graph} gave NaN or infinite numbers; try another")
     assert "\n" not in said
     assert not list(tmp_path.rglob("*.png"))
-    spoilt = generation.load()._networks
+    spoilt = generation.load().networks
     assert getattr(spoilt, part).calls == call + 1, "it went on after the broken call"
 
 
