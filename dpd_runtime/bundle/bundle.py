@@ -154,7 +154,7 @@ class Bundle:
         return {graph: None if model is None else hashlib.sha256(model).hexdigest() for graph, model in found.items()}
 
     def _compiled(self, graph: str, site: Site) -> bytes | None:
-        """A model around the engine of a graph: the bundle's own, or one that was compiled here; None without either."""
+        """A model around the engine of a graph, the bundle's own or one compiled here; None without either."""
         return self._built_engine(graph, site) or kept_model(working_folder(self.engine_cache(site)), self.files[graph])
 
     def _built_engine(self, graph: str, site: Site) -> bytes | None:
