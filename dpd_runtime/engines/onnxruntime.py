@@ -23,8 +23,12 @@ _OUT_OF_MEMORY = (
 )
 _MEMORY_SHARE = 0.9
 _log = logging.getLogger(__name__)
-SHAPE_OPS = frozenset({"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice"})
-"""Operators that a GPU's provider may leave to the CPU, because they compute sizes of tensors."""
+SHAPE_OPS = frozenset(
+    {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Reshape", "Add", "Sub", "Mul", "Div"}
+)
+"""Operators that a GPU's provider may leave to the CPU. It has kernels of all of them for the types of our graphs, so
+where one is left there it computes sizes of tensors. With --dynamic-size, sizes are added and divided.
+"""
 
 
 def check_placement(nodes: Iterable[tuple[str, str, str]], provider: str, theirs: str) -> None:
