@@ -21,7 +21,7 @@ Crop = Literal["foreground"]
 RateSchedule = Literal["decay", "constant"]
 Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 WATCHER_STEPS = 600
 OWN, FAMILY = "own", "swimdiff:"
 """Watchers of the run's own; and what stands before the folder of an encoder."""
@@ -236,7 +236,7 @@ def check_device(name: str) -> None:
         InputError: an unknown name.
     """
     if name not in DEVICES:
-        raise InputError(f"device {name!r} is unknown: use cpu, cuda or auto")
+        raise InputError(f"device {name!r} is unknown: use {', '.join(DEVICES[1:])} or {DEVICES[0]}")
 
 
 def preset_text(name: str) -> str:

@@ -117,7 +117,10 @@ Gpu = Annotated[
 Precision = Annotated[
     str, under("Running", "Arithmetic; bf16 is faster and needs --provider openvino.", metavar="fp32|bf16")
 ]
-Device = Annotated[str, under("Running", "Where PyTorch runs; auto takes CUDA if it works.", metavar="auto|cpu|cuda")]
+Device = Annotated[
+    str,
+    under("Running", "Where PyTorch runs; auto takes CUDA if it works. mps is untested.", metavar="auto|cpu|cuda|mps"),
+]
 Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.")]
 MaxMinutes = Annotated[float | None, under("Running", "Stop at a checkpoint after this many minutes.")]
 Overwrite = Annotated[bool, under("Output", "Replace a bundle or a set that exists at --out.", "--overwrite")]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from dpd_eval.comparison.alternatives import alternatives
 from dpd_eval.comparison.arms import describe_student, measure_arms, measure_detail, plan_trainings
@@ -27,7 +27,7 @@ from dpd_eval.students.cache import default_folder
 from dpd_eval.students.hub import is_hub
 from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.student import student_identity
-from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.annotations import Float32, Int64, Progress
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.compute.device import hardware, use_device
 from dpd_train.foreground.cropping import Stage, describe_segmenter
@@ -59,7 +59,7 @@ def evaluate(
         test: a folder (its test/ if it has one, otherwise all of it), or "val": the validation part of `train`.
         recipe: used instead of the recipe that `config` names.
         cache: folder for finished trainings and extractors; None takes the user's cache directory.
-        device: where students are trained: cpu, cuda or auto, which takes CUDA if it works.
+        device: where students and the extractor `own` are trained: cpu, cuda or auto, which takes CUDA if it works.
         progress: of the student trainings.
         stage: progress of each stage before them.
 
@@ -70,21 +70,30 @@ def evaluate(
     """
     started = time.perf_counter()
     config = config or EvaluateConfig()
-    study = _open_study(sets, config, train, test, recipe or load_recipe(config.recipe), cache, stage)
+    place = use_device(device)
+    build = functools.partial(build_extractor, cache=_extractors(cache), device=place.type)
+    study = _open_study(sets, config, train, test, recipe or load_recipe(config.recipe), build, stage)
     real, networks = study.inputs.real, study.networks
     seen = _seen(study, train, cache, stage)
-    others, said = alternatives(config, real, lambda half: _classifier(half, cache, stage))
+    others, said = alternatives(
+        config, real, lambda half: build("own", half, progress=stage("training the classifier"))
+    )
     plan = plan_trainings(study.inputs, study.students, config.baselines, study.pairs, seen, config.with_real, others)
     metrics, notes = networks.measure(plan, real.labels) if config.metrics else ((), [])
     detail = measure_detail(plan, study.inputs.test) if config.metrics else ()
     if config.soft_labels:
         plan = label_softly(plan, networks.teacher(), real.classes, stage("computing soft labels"))
     folder = cache or default_folder()
-    place = use_device(device)
     said += [] if place.type == "cpu" else [f"students were trained on {hardware(place)}"]
     outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, place.type)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
     return study.result(str(train), str(test), arms, metrics, detail, [*said, *notes], started)
+
+
+class Build(Protocol):
+    """`build_extractor` with its cache and device."""
+
+    def __call__(self, name: str, train: SceneSet, *, progress: Progress) -> Extractor: ...
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,7 @@ def _open_study(
     train: Path,
     test: Path | Literal["val"],
     recipe: Recipe,
-    cache: Path | None,
+    build: Build,
     stage: Stage,
 ) -> _Study:
     """Check the options, read the images and build the networks that label or embed them."""
@@ -183,26 +192,20 @@ def _open_study(
     inputs = read_inputs(sets, train, test, config.resolution, config, config.reading)
     pairs = count_pairs(inputs, config)
     students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
-    networks = _build_networks(inputs.real, wanted, cache, stage)
+    networks = _build_networks(inputs.real, wanted, build, stage)
     return _Study(config, recipe, inputs, pairs, repeats_of(sets), students, networks)
 
 
-def _build_networks(real: SceneSet, name: str | None, cache: Path | None, stage: Stage) -> _Networks:
+def _build_networks(real: SceneSet, name: str | None, build: Build, stage: Stage) -> _Networks:
     """Build the extractor called `name`, if any; the teacher is built when it is asked for."""
 
     @functools.cache
-    def build(wanted: str) -> Extractor:
-        progress = stage(f"training the extractor {wanted}")
-        return build_extractor(wanted, real, cache=_extractors(cache), progress=progress)
+    def built(wanted: str) -> Extractor:
+        return build(wanted, real, progress=stage(f"training the extractor {wanted}"))
 
-    extractor = None if name is None else build(name)
+    extractor = None if name is None else built(name)
     features = None if extractor is None else extractor.features(real.images)
-    return _Networks(extractor, features, lambda: build("own"))
-
-
-def _classifier(scenes: SceneSet, cache: Path | None, stage: Stage) -> Extractor:
-    progress = stage("training the classifier")
-    return build_extractor("own", scenes, cache=_extractors(cache), progress=progress)
+    return _Networks(extractor, features, lambda: built("own"))
 
 
 def _extractors(cache: Path | None) -> Path | None:

@@ -2,10 +2,11 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from dpd_eval.students.training import train_and_test
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_train.images import SceneSet
 
+POLL_SECONDS = 1.0
+"""How often the progress of trainings in other processes is looked at."""
 PlanProgress = Callable[[float, int, str], None]
 """Called with the trainings done (with a fraction), the trainings in all and the one that runs now."""
 Labelled = tuple[Images, Int64]
@@ -141,8 +144,11 @@ def run_plan(
 
             yield key, item, _job(item, recipe, device).run(test, tell)
 
+    def tell_shares(shares: Mapping[str, float]) -> None:
+        report(next(item for key, item in todo if key in shares), sum(work[key] * part for key, part in shares.items()))
+
     here = jobs == 1 or len(todo) <= 1
-    for key, item, outcome in run_here() if here else _run_in_workers(todo, test, recipe, jobs, device):
+    for key, item, outcome in run_here() if here else _run_in_workers(todo, test, recipe, jobs, device, tell_shares):
         save_result(folder, key, outcome)
         done[key] = outcome
         finished += work[key]
@@ -151,36 +157,57 @@ def run_plan(
 
 
 def _run_in_workers(
-    todo: Sequence[tuple[str, Training]], test: Labelled, recipe: Recipe, jobs: int, device: str
+    todo: Sequence[tuple[str, Training]],
+    test: Labelled,
+    recipe: Recipe,
+    jobs: int,
+    device: str,
+    tell: Callable[[Mapping[str, float]], None],
 ) -> Iterator[tuple[str, Training, TrainingResult]]:
-    """Yield results as they finish. The queue is kept short because each job holds a copy of its images."""
+    """Yield results as they finish. The queue is kept short because each job holds a copy of its images.
+
+    Args:
+        tell: called every second with the finished shares of the trainings that run, by key. It may raise an interrupt.
+    """
     context = multiprocessing.get_context("spawn")  # a forked process may hang in torch's thread pool
     workers = min(jobs, len(todo))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_hold_test, initargs=(test,)) as pool:
-        waiting = iter(todo)
-        running: dict[Future[TrainingResult], tuple[str, Training]] = {}
+    shares = context.Array("d", len(todo), lock=False)  # each number has one writer
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(test, shares)) as pool:
+        waiting = enumerate(todo)
+        running: dict[Future[TrainingResult], tuple[int, str, Training]] = {}
         try:
             while True:
-                for key, item in waiting:
-                    running[pool.submit(_run_in_worker, _job(item, recipe, device))] = key, item
+                for number, (key, item) in waiting:
+                    running[pool.submit(_run_in_worker, number, _job(item, recipe, device))] = number, key, item
                     if len(running) > workers:
                         break
                 if not running:
                     return
-                ready, _ = wait(running, return_when=FIRST_COMPLETED)
+                ready, _ = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in ready:
-                    yield *running.pop(future), future.result()
+                    _, key, item = running.pop(future)
+                    yield key, item, future.result()
+                if not ready:
+                    tell({key: shares[number] for number, key, _ in running.values()})
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():  # leaving the pool would wait for their trainings
+                worker.terminate()
             raise
 
 
-_worker_test: list[Labelled] = []  # used in worker processes: sent once, not with every training
+_worker: list[tuple[Labelled, Any]] = []
+"""In worker processes: the test images, sent once and not with every training, and the shares that they have done."""
 
 
-def _hold_test(test: Labelled) -> None:
-    _worker_test[:] = [test]
+def _start_worker(test: Labelled, shares: Any) -> None:
+    _worker[:] = [(test, shares)]
 
 
-def _run_in_worker(job: _Job) -> TrainingResult:
-    return job.run(_worker_test[0])
+def _run_in_worker(number: int, job: _Job) -> TrainingResult:
+    ((test, shares),) = _worker
+
+    def tell(step: int, steps: int) -> None:
+        shares[number] = min(step / steps, 0.999)
+
+    return job.run(test, tell)

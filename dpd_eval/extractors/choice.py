@@ -18,7 +18,12 @@ Build = Callable[[SceneSet, Path | None, Progress], "Extractor"]
 
 
 def build_extractor(
-    name: str, train: SceneSet, *, cache: Path | None = None, progress: Progress = lambda done, total: None
+    name: str,
+    train: SceneSet,
+    *,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+    device: str = "cpu",
 ) -> "Extractor":
     """Build the extractor called `name`.
 
@@ -31,12 +36,17 @@ def build_extractor(
             deviations of its features from it.
         cache: folder for the weights of `own`; None takes the user's cache directory.
         progress: of the training, or of the features of `train`; not called if nothing of that is to be done.
+        device: where `own` is trained. Features are computed on the CPU.
 
     Raises:
         InputError: an unknown name, or a model that is missing or cannot be used.
         DataError: a class with fewer than 2 images.
         DiskError: the cache cannot be written.
     """
+    if name == OWN:
+        from dpd_eval.extractors.own import own_extractor
+
+        return own_extractor(train, cache, progress, device=device)
     return _builder(name)(train, cache, progress)
 
 
@@ -46,13 +56,12 @@ def check_name(name: str) -> None:
     Raises:
         InputError: an unknown name, or a folder that cannot be used.
     """
-    _builder(name)
+    if name != OWN:
+        _builder(name)
 
 
 def _builder(name: str) -> Build:
-    """What builds the extractor; PyTorch is loaded when it is called."""
-    if name == OWN:
-        return _own
+    """What builds an extractor other than `own`; PyTorch is loaded when it is called."""
     if name == UNTRAINED:
         return _untrained
     if name.startswith(HUB) and len(name) > len(HUB):
@@ -63,12 +72,6 @@ def _builder(name: str) -> Build:
         raise InputError(f"no extractor {name!r}: there are {known} and {HUB}ID_OR_PATH")
     build: Build = load_extension("dpd.extractors", family)(argument)
     return build
-
-
-def _own(train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":
-    from dpd_eval.extractors.own import own_extractor
-
-    return own_extractor(train, cache, progress)
 
 
 def _untrained(train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":

@@ -35,11 +35,13 @@ def own_extractor(
     *,
     steps: int = STEPS,
     seed: int = SEED,
+    device: str = "cpu",
 ) -> Extractor:
     """Train a ResNet and take it after the last step, never the best one, so that no image decides a choice.
 
     The last tenth of each class by file name is held out; the description states the accuracy on it. Features are the
     globally averaged maps before the last layer. Training uses one thread, so that results do not depend on the cores.
+    What was trained on one device is not taken for what another would give.
 
     Raises:
         DataError: a class with fewer than 2 images.
@@ -52,7 +54,7 @@ def own_extractor(
     shape = ResNetConfig(num_classes=len(train.classes))
     training = ClassifierTraining(steps=steps, validate_every=steps, seed=seed)
     with one_thread(), torch.random.fork_rng(devices=[]):  # the training seeds the global generator
-        model, accuracy = _trained(train, shape, training, cache or cache_folder("extractors"), progress)
+        model, accuracy = _trained(train, shape, training, cache or cache_folder("extractors"), progress, device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = min(int(train.images.shape[1]), LARGEST_SIDE)
     description = (
@@ -63,11 +65,12 @@ def own_extractor(
 
 
 def _trained(
-    train: SceneSet, shape: ResNetConfig, training: ClassifierTraining, cache: Path, progress: Progress
+    train: SceneSet, shape: ResNetConfig, training: ClassifierTraining, cache: Path, progress: Progress, device: str
 ) -> tuple[ResNet, float]:
     """Return the network and its accuracy on the held-out tenth, from the cache if they are stored."""
     content = images_hash(train.images, train.labels)
     parts = [FORMAT, content, LARGEST_SIDE, shape.to_dict(), asdict(training), str(torch.__version__)]
+    parts += [] if device == "cpu" else [device]
     path = cache / f"{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
     known = ResNet(shape).eval()
     meta = load_weights(path, known)
@@ -79,7 +82,7 @@ def _trained(
     (seen, labels), validation = (
         (small_pixels(train.images[rows]), torch.from_numpy(train.labels[rows])) for rows in (kept, held)
     )
-    trained = train_classifier(seen, labels, validation, shape, training, progress=progress)
+    trained = train_classifier(seen, labels, validation, shape, training, progress=progress, device=device)
     store_weights(path, trained.model, {"accuracy": trained.accuracy})
     return trained.model, trained.accuracy
 

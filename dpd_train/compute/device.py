@@ -21,13 +21,19 @@ log = logging.getLogger(__name__)
 
 
 def use_device(name: str) -> torch.device:
-    """The device `cpu`, `cuda` or `auto`, which takes CUDA where it works and logs its choice.
+    """The device `cpu`, `cuda`, `mps` or `auto`, which takes CUDA where it works and logs its choice.
+
+    MPS, of Apple's processors, goes the same way as CUDA. No training has run on it in this project.
 
     Raises:
         InputError: another name.
-        ProviderError: `name` is cuda and PyTorch finds no CUDA device.
+        ProviderError: `name` is cuda or mps, and PyTorch finds no such device.
     """
     check_device(name)
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ProviderError("device mps: PyTorch finds none; use cpu, or a Mac with an Apple processor")
+        return torch.device("mps")
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = "PyTorch finds no CUDA device" if built else "this PyTorch was built without CUDA"
@@ -53,6 +59,8 @@ def has_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False  # not measured
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return not x86 or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
@@ -78,6 +86,8 @@ def hardware(device: torch.device) -> str:
         lines = []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     without = "" if has_bfloat16(device) else ", float32 for bfloat16"
+    if device.type == "mps":
+        return f"MPS of {platform.processor() or platform.machine()}{without}"
     return f"{named or platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores{without}"
 
 

@@ -78,7 +78,7 @@ def shorten() -> None:
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
     decoder.STEPS, decoder.IMAGES, decoder.HELD, starts.CANDIDATES = 2, 30, 6, 30
     private.MATCHING_STEPS, public.STEPS, public.DRAWN, budget.WIDTHS = 4, 2, 3, (8,)
-    own.own_extractor = lambda train, cache, progress: own_extractor(train, cache, progress, steps=3)
+    own.own_extractor = lambda train, cache, progress, device: own_extractor(train, cache, progress, steps=3)
 
 
 def releasing(path: Path) -> Callable[..., Release]:

@@ -33,7 +33,7 @@ def quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             import_module(module),
             "build_extractor",
-            lambda name, train, *, cache, progress: own_extractor(train, cache, progress, steps=30),
+            lambda name, train, *, cache, progress, device="cpu": own_extractor(train, cache, progress, steps=30),
         )
 
 

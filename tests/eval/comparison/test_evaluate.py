@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from importlib import import_module
@@ -11,6 +12,7 @@ from PIL import Image
 
 from dpd_eval import EvaluateConfig, Evaluation, Recipe, StudentInfo, ratio_verdict
 from dpd_eval import evaluate as compare
+from dpd_eval.comparison import plan
 from dpd_eval.comparison.arms import plan_trainings
 from dpd_eval.comparison.inputs import read_inputs
 from dpd_eval.comparison.repeats import ONE_BUNDLE
@@ -77,7 +79,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def use_quick_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extractor `own` after 30 steps instead of 1200."""
 
-    def build(name: str, train: SceneSet, *, cache: Path, progress: Callable[[int, int], None]) -> Extractor:
+    def build(
+        name: str, train: SceneSet, *, cache: Path, progress: Callable[[int, int], None], device: str
+    ) -> Extractor:
         assert name == "own"
         return own_extractor(train, cache, progress, steps=30)
 
@@ -110,6 +114,26 @@ def test_separable_set_does_well_and_shuffled_labels_do_not(folders, tmp_path):
     assert again["recipe"]["steps"] == 40
     assert again["students"]["convnet"]["multiply_adds"] > 0
     assert again["arms"][0]["oa_runs"] == list(ours.oa_runs)
+
+
+def test_trainings_in_other_processes_tell_their_progress_and_end_at_once(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "POLL_SECONDS", 0.1)
+    long = replace(RECIPE, steps=100_000)  # ten minutes
+    told: list[tuple[float, int, str]] = []
+
+    def interrupted(done: float, total: int, title: str) -> None:
+        told.append((done, total, title))
+        if done > 0:
+            raise KeyboardInterrupt
+
+    options = {"train": folders["train"], "test": folders["test"], "pairs": 2, "baselines": (), "metrics": False}
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([folders["good"]], **options, recipe=long, jobs=2, cache=tmp_path, progress=interrupted)
+    assert time.monotonic() - started < 60
+    done, total, title = told[-1]
+    assert 0 < done < 0.5
+    assert (total, title) == (2, "set, IPC 12, convnet, pair 0")
 
 
 def test_same_command_gives_the_same_numbers_with_any_number_of_jobs(folders, tmp_path):

@@ -196,6 +196,9 @@ def test_one_gather_applies_each_element() -> None:
 def test_a_device_that_is_not_there_is_an_error_and_auto_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputError, match="tpu"):
         use_device("tpu")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ProviderError, match="device mps: PyTorch finds none; use cpu"):
+            use_device("mps")
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ProviderError, match="device cuda"):
