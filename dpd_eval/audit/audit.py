@@ -37,6 +37,7 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.files import cache_folder
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.latents import encode_cached
+from dpd_train.compute.device import use_device
 from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading
 
@@ -59,6 +60,7 @@ class _Work:
     latents: tuple[Float32, Float32] | None
     private: Path | None
     cache: Path
+    device: str
     stage: Stage
 
     @property
@@ -87,6 +89,7 @@ def audit(
     extractor: str | None = None,
     private: Path | None = None,
     cache: Path | None = None,
+    device: str = "cpu",
     stage: Stage = lambda title: lambda done, total: None,
 ) -> Audit:
     """Measure what `path` reveals about the images it was trained on.
@@ -102,6 +105,7 @@ def audit(
             that no choice of features makes a verdict milder.
         private: folder for pictures and findings that show real images; None takes the run's private/audit, if any.
         cache: folder for the extractor, latents and the control; None takes the user's cache directory.
+        device: where the extractor and students are trained: cpu, cuda or auto, which takes CUDA if it works.
 
     Raises:
         InputError, DataError, BundleError: unusable arguments, data or bundle.
@@ -110,6 +114,7 @@ def audit(
     started = time.monotonic()
     check_inputs(path, train, holdout, run=run, held_out=held_out, images=images, seed=seed)
     check_further(extractor)
+    place = use_device(device).type
     subject = open_subject(path)
     encoder = find_encoder(subject, run)
     data = read_data(
@@ -125,7 +130,7 @@ def audit(
     extractors, encoded, controls_folder = _folders(cache)
     latents = None if encoder is None else _encode(encoder, data, encoded, stage)
     roots = tuple(folder for folder in (train, holdout) if folder is not None)
-    work = _Work(subject, data, roots, encoder, latents, private, controls_folder, stage)
+    work = _Work(subject, data, roots, encoder, latents, private, controls_folder, place, stage)
     images, seed = FEWEST_IMAGES if images is None else images, seed or 0
     untrained = build_extractor("untrained", data.train, cache=extractors, progress=stage("comparing T and H"))
     hold_out, comparable = comparable_test(data, untrained)
@@ -136,7 +141,7 @@ def audit(
     networks: list[Extractor] = []
     controls: list[Control] = []
     if comparable:
-        networks = _networks(extractor, data, extractors, stage)
+        networks = _networks(extractor, data, extractors, place, stage)
         compared, controls = _compare(work, networks, sets)
         tests += compared
     else:
@@ -167,11 +172,11 @@ def _folders(cache: Path | None) -> tuple[Path, ...]:
     return tuple(cache / name if cache else cache_folder(name) for name in ("extractors", "latents", "audit"))
 
 
-def _networks(further: str | None, data: AuditData, cache: Path, stage: Stage) -> list[Extractor]:
+def _networks(further: str | None, data: AuditData, cache: Path, device: str, stage: Stage) -> list[Extractor]:
     names = ["own"] if further is None else ["own", further]
     titles = (f"preparing the extractor {name}" for name in names)
     return [
-        build_extractor(name, data.train, cache=cache, progress=stage(title))
+        build_extractor(name, data.train, cache=cache, progress=stage(title), device=device)
         for name, title in zip(names, titles, strict=True)
     ]
 
@@ -208,7 +213,8 @@ def _compare(work: _Work, networks: list[Extractor], sets: list[AuditedImages]) 
         tests.append(not_run("decoded prototypes", ONLY_IMAGES))
     controls = set_controls(yardsticks, step)
     released = LabelledImages(sets[0].images, sets[0].labels)
-    by_students, replayed = student_tests(released, data, work.stage("training students of the images"))
+    bar = work.stage("training students of the images")
+    by_students, replayed = student_tests(released, data, bar, device=work.device)
     tests, controls = [*tests, *by_students], [*controls, *replayed]
     if model is None:
         tests.append(not_run("membership", ONLY_IMAGES))

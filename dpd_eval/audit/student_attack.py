@@ -72,7 +72,7 @@ class LabelledImages:
 
 
 def student_tests(
-    released: LabelledImages, data: AuditData, progress: Progress, *, recipe: Recipe = RECIPE
+    released: LabelledImages, data: AuditData, progress: Progress, *, recipe: Recipe = RECIPE, device: str = "cpu"
 ) -> tuple[list[Outcome], list[Control]]:
     """Attack the released images.
 
@@ -93,7 +93,7 @@ def student_tests(
     copied = train.drawn(each, 2)
     groups = []
     for done, part in enumerate((released.drawn(each, 3), first.drawn(each, 4), copied)):
-        groups.append(students_of(part, classes, recipe))
+        groups.append(students_of(part, classes, recipe, device))
         progress(done + 1, 3)
     of_released, of_held, of_copies = groups
     parts = (train.drawn(both, 0), second.drawn(both, 1), copied, second.drawn(each, 5))
@@ -134,13 +134,14 @@ def _hindrance(classes: int, half: int) -> str:
     return ""
 
 
-def students_of(part: LabelledImages, classes: int, recipe: Recipe = RECIPE) -> list[nn.Module]:
+def students_of(part: LabelledImages, classes: int, recipe: Recipe = RECIPE, device: str = "cpu") -> list[nn.Module]:
     """Students trained for the recipe's steps or EPOCHS, whichever is more, each with a seed of its own."""
     images, labels = part.images, part.labels
     if EPOCHS * len(images) > recipe.steps * recipe.batch:
         recipe = replace(recipe, steps=0, epochs=EPOCHS)
     with one_thread():
-        return [train_student(STUDENT, images, labels, classes, recipe, SEED + seed) for seed in range(STUDENTS)]
+        seeds = range(SEED, SEED + STUDENTS)
+        return [train_student(STUDENT, images, labels, classes, recipe, seed, device=device) for seed in seeds]
 
 
 @torch.no_grad()

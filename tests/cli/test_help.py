@@ -108,11 +108,12 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_runtime.generation.providers import PROVIDERS
     from dpd_runtime.sampling.solvers import SOLVERS
     from dpd_train.classifiers.encoder import METHOD
+    from dpd_train.config import DEVICES
     from dpd_train.federated.settings import Role
     from dpd_train.pretrain import STAGES
 
     yield from ((name, "--provider", PROVIDERS) for name in ("generate", "verify", "bench"))
-    yield from ((name, "--device", ("auto", "cpu", "cuda")) for name in ("train", "pretrain"))
+    yield from ((name, "--device", DEVICES) for name in ("train", "pretrain", "evaluate", "audit", "fit"))
     yield "train", "--preset", PRESETS
     yield "generate", "--format", FORMATS
     yield "generate", "--image-format", ENCODINGS

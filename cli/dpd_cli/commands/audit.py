@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Json, Overwrite, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, Overwrite, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
+from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def audit_command(
     private: Private = None,
     out: Out = None,
     overwrite: Overwrite = False,
+    device: Device = "auto",
     json_output: Json = False,
     *,
     given: Values,
@@ -69,6 +71,7 @@ def audit_command(
         dpd audit run --train scenes/ --val-per-class 100
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
+    check_device(device)
     check_out(subject, out, overwrite)
     for place in (out, private, subject if (subject / "run.json").is_file() else None):
         if place is not None:
@@ -95,6 +98,7 @@ def audit_command(
             reading=reading,
             extractor=extractor,
             private=private,
+            device=device,
             stage=stage,
         )
     _tell(result, write_record(result, subject, out), json_output)

@@ -101,6 +101,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         config,
         train=made.data,
         test="val",
+        device="auto",
         progress=lambda done, total, what: students(round(100 * done / total), 100),
         stage=stage,
     )
@@ -125,6 +126,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
             images=AUDIT_IMAGES,
             seed=made.asked.seed,
             reading=made.asked.reading,
+            device="auto",
             stage=stage,
         )
         write_record(result, made.unaudited, made.out)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from dpd_eval.audit.student_attack import RECIPE, LabelledImages, students_of
+from dpd_eval.extractors.own import own_extractor
 from dpd_eval.students.recipe import load_recipe
 from dpd_eval.students.training import train_and_test, train_student
 from dpd_train.bases.base import load_base
@@ -18,6 +20,7 @@ from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
+from dpd_train.images import SceneSet
 from dpd_train.prototypes.matching import Matching, Watcher, match_codes, measure, seeing, statistics
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
 from tests.pretended import DEVICE, MixedDevicesError, Rehearsal
@@ -27,6 +30,12 @@ Weights = dict[str, torch.Tensor]
 Train = Callable[[torch.device, Path], Weights]
 SHAPE = ResNetConfig(num_classes=2, widths=(8, 16), blocks=(1, 1))
 LABELS = torch.arange(8) % 2
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are compared, and the pretended device has no autocast."""
+    monkeypatch.setattr("dpd_train.compute.device.has_bfloat16", lambda device: False)
 
 
 def pixels() -> torch.Tensor:
@@ -105,11 +114,23 @@ def student(name: str) -> Train:
     return train
 
 
-def tested_student(device: torch.device, folder: Path) -> Weights:
+def student_with_test(device: torch.device, folder: Path) -> Weights:
     recipe = replace(load_recipe("quick"), steps=3, warmup=1, batch=4, full_steps=0)
     data = (pixels().numpy(), LABELS.numpy())
     confusion = train_and_test("convnet", data, data, 2, recipe, 0, device=str(device))
     return {"confusion": torch.from_numpy(confusion)}
+
+
+def extractor(device: torch.device, folder: Path) -> Weights:
+    scenes = SceneSet(("a", "b"), pixels().numpy(), LABELS.numpy(), (), ())
+    own = own_extractor(scenes, folder, steps=3, device=str(device))
+    return {"features": torch.from_numpy(own.features(scenes.images))}
+
+
+def attacking_student(device: torch.device, folder: Path) -> Weights:
+    recipe = replace(RECIPE, steps=3, batch=4, warmup=1)
+    part = LabelledImages(pixels()[:2].numpy(), LABELS[:2].numpy())
+    return dict(students_of(part, 2, recipe, str(device))[0].state_dict())
 
 
 TRAININGS: dict[str, Train] = {
@@ -120,7 +141,9 @@ TRAININGS: dict[str, Train] = {
     "matching": matching,
     "student convnet": student("convnet"),
     "student vit-tiny": student("vit-tiny"),
-    "student, tested": tested_student,
+    "student, tested": student_with_test,
+    "extractor own": extractor,
+    "student of an audit": attacking_student,
 }
 
 
