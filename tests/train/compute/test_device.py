@@ -356,20 +356,21 @@ def test_the_script_trains_in_pieces_and_sends_back_what_goes_on(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("machine", "capability", "expected"),
+    ("machine", "flags", "expected"),
     [
-        ("x86_64", "AVX2", torch.float32),  # PyTorch would emulate bfloat16, ten times slower
-        ("x86_64", "DEFAULT", torch.float32),
-        ("x86_64", "AVX512", torch.bfloat16),
-        ("AMD64", "AVX512_VNNI", torch.bfloat16),
-        ("aarch64", "DEFAULT", torch.bfloat16),
+        ("x86_64", ["avx2", "fma"], torch.float32),  # PyTorch would emulate bfloat16, ten times slower
+        ("x86_64", ["avx2", "avx512f", "avx512_vnni"], torch.float32),  # three times slower
+        ("x86_64", [], torch.float32),
+        ("x86_64", ["avx2", "avx512f", "avx512_bf16"], torch.bfloat16),
+        ("AMD64", ["amx_bf16", "amx_tile"], torch.bfloat16),
+        ("aarch64", [], torch.bfloat16),
     ],
 )
 def test_bfloat16_is_used_where_the_processor_has_it(
-    machine: str, capability: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    machine: str, flags: list[str], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("dpd_train.compute.device.cpu_flags", lambda: flags)
     with autocast("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
     with autocast("cpu", enabled=False):
