@@ -56,7 +56,7 @@ def use_device(name: str) -> torch.device:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16.
 
-    Without them PyTorch converts back and forth: a training step of a student took 10 times as long as in float32 on a CPU
+    Without them PyTorch converts back and forth: a student's training step took 10 times as long as in float32 on a CPU
     with AVX2 alone, and 3 times with AVX-512 but no avx512_bf16. GPUs before Ampere have none either.
     """
     if device.type == "cuda":

@@ -43,7 +43,7 @@ def check_command(
         dpd check sentinel2/ --bands 4,3,2 --stretch 2,98
     """
     require_torch("train", "eval")
-    from dpd_cli.distillation.planned import audit_remarks
+    from dpd_cli.distillation.planned import audit_remarks, held_images
     from dpd_runtime.machine.cores import idle_cores
     from dpd_train.config import TrainConfig
     from dpd_train.images import check_files
@@ -55,8 +55,9 @@ def check_command(
     counts = check_files(data, "train", options)
     look = look_at(data, options.reading)
     shared = shared_scenes(data, options.reading)
-    task = task_of(counts)
-    notes = [*remarks(counts, task), *audit_remarks(data, options, None)]
+    held = held_images(data, options, None)
+    task = task_of(counts, held=held)
+    notes = [*remarks(counts, task), *audit_remarks(held)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     with progress_bar("measuring") as progress:
         speed, slowed = speed_here(config, threads or idle_cores(), progress)

@@ -144,7 +144,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     counts = _checked_counts(asked, folder)
     look = look_at(Path(asked.data), asked.reading)
     look.check(Path(asked.data))
-    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick)
+    held = held_images(Path(asked.data), asked, asked.holdout)
+    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held)
     _check_codes(task, counts)
     threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:
@@ -160,7 +161,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         if asked.minutes is None and plan.total > 60 * usual * TOLERANCE:
             notes.append(f"on this machine it takes longer than the usual {usual:g} minutes")
     if not asked.quick:
-        notes += audit_remarks(Path(asked.data), asked, asked.holdout)
+        notes += audit_remarks(held)
     if asked.threads is None and threads < cores:
         notes.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
     return Distillation(
@@ -217,13 +218,19 @@ def _check_codes(task: "Task", counts: dict[str, int]) -> None:
         )
 
 
-def audit_remarks(data: Path, held_out: "HeldOut", holdout: str | None) -> list[str]:
-    """A line if the audit has few images that the bundle was not made from."""
-    from dpd_eval.audit.audit import FEWEST_IMAGES
+def held_images(data: Path, held_out: "HeldOut", holdout: str | None) -> int:
+    """How many images the audit compares with."""
     from dpd_train.images import check_files
 
     counts = check_files(Path(holdout), "all", held_out.elsewhere) if holdout else check_files(data, "val", held_out)
-    if (images := sum(counts.values())) >= FEWEST_IMAGES:
+    return sum(counts.values())
+
+
+def audit_remarks(images: int) -> list[str]:
+    """A line if the audit has few images that the bundle was not made from."""
+    from dpd_eval.audit.audit import FEWEST_IMAGES
+
+    if images >= FEWEST_IMAGES:
         return []
     return [
         f"the audit compares with {images} images; with so few a WARN is to be expected, as some tests and controls "

@@ -34,8 +34,9 @@ LATENT_CLASSIFIER_VIEWS = 0.32 * 64
 PERCEPTUAL_VIEWS = 1.2 * 3 * 64
 EXTRACTOR_VIEWS = 64 * 1200  # of evaluation and audit together
 EXPORT_VIEWS = 35_000.0
-AUDIT_VIEWS = 60_000.0 + 6 * 0.6 * STUDENT_VIEWS  # with six students of 600 steps, for 500 images
-AUDIT_IMAGES = 500
+AUDIT_VIEWS = 4.8  # for each image of the training, the hold-out and the set
+AUDIT_STUDENT_VIEWS = 6 * 0.6 * STUDENT_VIEWS  # six students of 600 steps, where the hold-out has AUDIT_HELD images
+AUDIT_IMAGES, AUDIT_HELD = 500, 100
 UNEVEN = 10  # times as many images in the largest class as in the smallest
 TOLERANCE = 1.05
 GUIDED = 2 * DEFAULT_SAMPLER.steps * DEFAULT_SAMPLER.candidates  # calls of the UNet for a sampled image
@@ -67,6 +68,7 @@ class Task:
 
     Args:
         images: of the training part, in all classes. smallest: of its smallest class.
+        held: images that the audit compares with.
         codes_only: the bundle holds codes and their decoder alone.
         quick: nothing is evaluated or audited.
     """
@@ -75,6 +77,7 @@ class Task:
     images: int
     smallest: int
     ipc: int
+    held: int = AUDIT_HELD
     codes_only: bool = False
     quick: bool = False
 
@@ -215,15 +218,20 @@ def fitting_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
 
 
 def task_of(
-    counts: Mapping[str, int], ipc: int | None = None, codes_only: bool | None = None, quick: bool = False
+    counts: Mapping[str, int],
+    ipc: int | None = None,
+    codes_only: bool | None = None,
+    quick: bool = False,
+    held: int = AUDIT_HELD,
 ) -> Task:
     """The task of data with these numbers of training images by class.
 
     Args:
+        held: images that the audit compares with.
         ipc, codes_only: as asked for; None for what suits the number of images. A quick look makes codes alone.
     """
-    smallest = min(counts.values())
-    task = Task(classes=len(counts), images=sum(counts.values()), smallest=smallest, ipc=ipc or USUAL_IPC, quick=quick)
+    images, smallest = sum(counts.values()), min(counts.values())
+    task = Task(classes=len(counts), images=images, smallest=smallest, ipc=ipc or USUAL_IPC, held=held, quick=quick)
     own = task.small or (quick and task.matched) if codes_only is None else codes_only
     return replace(task, ipc=ipc or (SMALL_IPC if task.small else USUAL_IPC), codes_only=own)
 
@@ -297,7 +305,9 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
         return seconds
     sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
     trainings = plan.pairs * ARMS * STUDENT_VIEWS * one_thread / speed.threads
+    compared = AUDIT_VIEWS * (task.images + task.held + AUDIT_IMAGES)
+    students = AUDIT_STUDENT_VIEWS if task.held >= AUDIT_HELD else 0
     return seconds | {
         "judging": EXTRACTOR_VIEWS * one_thread + trainings,
-        "audit and report": AUDIT_VIEWS * view + sampled * GUIDED * speed.call,
+        "audit and report": (compared + students) * view + sampled * GUIDED * speed.call,
     }

@@ -12,9 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpd_eval.audit.student_attack import FEWEST
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
 from dpd_train.run.planning.plan import (
+    AUDIT_HELD,
+    AUDIT_STUDENT_VIEWS,
+    AUDIT_VIEWS,
     FIXED_SHARE,
     MOST_MATCHING,
     MOST_TUNING,
@@ -203,6 +207,16 @@ def test_five_minutes_for_many_classes_are_refused() -> None:
     task = task_of({str(n): 50 for n in range(45)})
     with pytest.raises(InputError, match=r"--minutes 5: 45 classes need at least \d+ minutes on this machine; give"):
         fitting_plan(task, TWO_CORES, 5)
+
+
+def test_an_audit_takes_time_by_its_images_and_trains_students_where_the_hold_out_has_enough() -> None:
+    assert AUDIT_HELD == 2 * FEWEST, "images in each half of the hold-out"
+    few, enough, twice = (
+        estimated(full_plan(), replace(AID, images=images, held=held), TWO_CORES).seconds["audit and report"]
+        for images, held in ((1000, 99), (1000, 100), (2000, 100))
+    )
+    assert enough - few == pytest.approx(TWO_CORES.view * (AUDIT_STUDENT_VIEWS + AUDIT_VIEWS))
+    assert twice - enough == pytest.approx(TWO_CORES.view * 1000 * AUDIT_VIEWS)
 
 
 def test_a_quick_look_judges_and_audits_nothing() -> None:
