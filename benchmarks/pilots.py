@@ -227,23 +227,27 @@ class TorchUNet:
         return found
 
 
-def sampled(base: Base, candidates: int) -> SceneSet:
-    """IPC images of each class, sampled as the embedded bundle samples, with this base's UNet and text encoder."""
+def sampled(base: Base, ipc: int, **changes: Any) -> SceneSet:
+    """So many images of each class, sampled with this base's UNet and text encoder.
+
+    Args:
+        changes: fields of the `Sampler` with which the embedded bundle samples.
+    """
     bundle = load_bundle()
     with torch.no_grad():
         prompts, empty = (
             embed(base.text_encoder, base.tokenizer, list(texts)).numpy() for texts in (bundle.prompts, [""])
         )
     bundle = replace(bundle, prompt_embeddings=prompts, empty_embedding=empty[0])
-    sampler = replace(bundle.manifest.sampler.sampled(), candidates=candidates)
+    sampler = replace(bundle.manifest.sampler.sampled(), **changes)
     networks = replace(load_networks(bundle, Provider("cpu", ""), 1), unet=TorchUNet(base.unet))
     computer = BlockComputer(bundle, sampler, networks, seed=0)
     images, labels = [], []
     for scene in bundle.classes:
-        for number in range(IPC // BLOCK):
+        for number in range(ipc // BLOCK):
             block = Block(scene, number)
             images += [image.pixels for image in computer.images(block, computer.noise(block))]
-        labels += [scene.label] * IPC
+        labels += [scene.label] * ipc
     names = tuple(scene.name for scene in bundle.classes)
     return SceneSet(names, np.stack(images), np.array(labels, np.int64), (), ())
 
@@ -252,7 +256,7 @@ def judge(factor: str, of: Material) -> dict[str, Any]:
     """Metrics of first candidates, and students of the best of three, on one half of the validation images."""
     base, eurosat = pilot(factor, of), of.eurosat
     held = of.pool.held.only(np.arange(1000)[of.judged])
-    first, best = sampled(base, 1), sampled(base, 3)
+    first, best = (sampled(base, IPC, candidates=n) for n in (1, 3))
     teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
     named = np.array([teacher(pixels).argmax() for pixels in first.images]) == first.labels
     detail, real = (set_detail(factor, IPC, (x.images, x.labels), first.classes) for x in (first, held))

@@ -1,0 +1,127 @@
+"""How should a base sample images that are worth training on? Sets of several samplers, judged by students.
+
+    python benchmarks/samplers.py EUROSAT/train --base THIRD --arms today,plain --work W --out samplers.json
+    python benchmarks/samplers.py EUROSAT/train --base THIRD --arms plain --odd --work W --out odd.json
+
+A set has 200 images of each class; students see the first 10, 50 or all of them. Choices are made on the validation
+images of even number by file name, figures come from the others (`--odd`). The arms change one thing after another:
+
+    today       as the embedded bundle samples: guidance, a pull towards the prototype, the best of three candidates
+    first       today, but the first candidate
+    unpulled    first, without the pull
+    unguided    unpulled, without guidance
+    plain       unguided, without a gain on the mean of the noise: nothing but the model
+    plain30     plain, with twice the steps
+    even15      plain, with timesteps at even distances
+    plain best  plain, the best of three candidates
+    guided      plain, with guidance of 1.25 at all steps
+    codes 0.2   plain, begun at the fifty codes of each class with noise of strength 0.2, as the embedded bundle does
+    codes 0.4, codes 0.6   the same with more noise, so that more of the image is the model's
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pilots import sampled
+from result_file import tell
+
+from dpd_eval.comparison.plan import Training, run_plan
+from dpd_eval.extractors.choice import build_extractor
+from dpd_eval.metrics.detail import set_detail
+from dpd_eval.metrics.set_metrics import set_metrics
+from dpd_eval.statistics import overall_accuracy
+from dpd_eval.students.cache import default_folder
+from dpd_eval.students.recipe import load_recipe
+from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.generation.teacher import load_teacher
+from dpd_runtime.sampling.sampler import BlockGuidance
+from dpd_train.bases.base import load_base
+from dpd_train.held_out import HeldOut
+from dpd_train.images import SceneSet, read_scenes
+
+IPC, SIZES, STUDENTS = 200, (10, 50, 200), 3
+FREE = (BlockGuidance(),)
+UNPULLED = (BlockGuidance(guidance_scale=1.25, guidance_from=0.26),)
+PLAIN: dict[str, Any] = {"candidates": 1, "guidance": FREE, "mean_noise_gain": 1.0}
+ARMS: dict[str, dict[str, Any]] = {
+    "today": {},
+    "first": {"candidates": 1},
+    "unpulled": {"candidates": 1, "guidance": UNPULLED},
+    "unguided": {"candidates": 1, "guidance": FREE},
+    "plain": PLAIN,
+    "plain30": PLAIN | {"steps": 30},
+    "even15": PLAIN | {"timestep_power": 1.0},
+    "plain best": PLAIN | {"candidates": 3},
+    "guided": PLAIN | {"guidance": (BlockGuidance(guidance_scale=1.25),)},
+    "codes 0.2": PLAIN | {"guidance": (BlockGuidance(prototype_scale=1.0, prototype_until=0.8),)},
+    "codes 0.4": PLAIN | {"guidance": (BlockGuidance(prototype_scale=1.0, prototype_until=0.6),)},
+    "codes 0.6": PLAIN | {"guidance": (BlockGuidance(prototype_scale=1.0, prototype_until=0.4),)},
+}
+
+
+def kept(arm: str, base: Path, work: Path) -> SceneSet:
+    """The images of an arm, made once."""
+    path = work / f"{base.name} {arm}.npy"
+    bundle = load_bundle()
+    names, labels = tuple(scene.name for scene in bundle.classes), np.repeat(np.arange(len(bundle.classes)), IPC)
+    if not path.exists():
+        np.save(path, sampled(load_base(str(base)), IPC, **ARMS[arm]).images)
+    return SceneSet(names, np.load(path), labels, (), ())
+
+
+def judged(arm: str, images: SceneSet, train: SceneSet, held: SceneSet) -> dict[str, Any]:
+    """Students over the first images of each class, and metrics of them all."""
+    place = [np.flatnonzero(images.labels == label) for label in range(len(images.classes))]
+    recipe = replace(load_recipe("quick"), steps=1000)
+    accuracy = {}
+    for ipc in SIZES:
+        rows = np.concatenate([own[:ipc] for own in place])
+        plan = [Training(arm, "convnet", ipc, seed, ((images, rows),)) for seed in range(STUDENTS)]
+        outcomes, _ = run_plan(plan, held, recipe, 1, default_folder(), lambda *_: None)
+        accuracy[str(ipc)] = [round(overall_accuracy(outcome.confusion), 4) for outcome in outcomes]
+    teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
+    few = images.only(np.concatenate([own[:50] for own in place]))
+    named = np.array([teacher(pixels).argmax() for pixels in few.images]) == few.labels
+    detail, real = (set_detail(arm, None, (x.images, x.labels), few.classes) for x in (images, held))
+    untrained = build_extractor("untrained", train)
+    reference = (untrained.features(train.images), train.labels)
+    metrics = set_metrics(arm, IPC, (images.images, images.labels), reference, untrained, few.classes, seed=0)
+    return {
+        "students": accuracy,
+        "named right by the teacher": round(float(named.mean()), 4),
+        "power by octave ÷ real": [round(a / b, 3) for a, b in zip(detail.octaves, real.octaves, strict=True)],
+        "coverage and KID, untrained network": [round(metrics.coverage, 4), round(metrics.kid, 4)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--base", type=Path, default=Path("dpd_train/data/nano"))
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--odd", action="store_true", help="judge by the images of odd number")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    train, held = (
+        read_scenes(args.data, part=part, held_out=HeldOut(val_per_class=100, split="names"))
+        for part in ("train", "val")
+    )
+    held = held.only(np.arange(1 if args.odd else 0, len(held.images), 2))
+    found = {}
+    for arm in args.arms.split(","):
+        found[arm] = judged(arm, kept(arm, args.base, args.work), train, held)
+        print(arm, json.dumps(found[arm]), flush=True)
+    tell({"base": args.base.name, "half": "odd" if args.odd else "even", "arms": found}, args.out)
+
+
+if __name__ == "__main__":
+    main()
