@@ -3,7 +3,7 @@
     python benchmarks/samplers.py EUROSAT/train --base THIRD --arms today,plain --work W --out samplers.json
     python benchmarks/samplers.py EUROSAT/train --base THIRD --arms plain --odd --work W --out odd.json
 
-A set has 200 images of each class; students see the first 10, 50 or all of them. Choices are made on the validation
+A set has 200 images of each class; students see the first 50 or all of them. Choices are made on the validation
 images of even number by file name, figures come from the others (`--odd`). The arms change one thing after another:
 
     today       as the embedded bundle samples: guidance, a pull towards the prototype, the best of three candidates
@@ -45,7 +45,7 @@ from dpd_train.bases.base import load_base
 from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 
-IPC, SIZES, STUDENTS = 200, (10, 50, 200), 3
+IPC, SIZES, STUDENTS = 200, (50, 200), 3
 FREE = (BlockGuidance(),)
 UNPULLED = (BlockGuidance(guidance_scale=1.25, guidance_from=0.26),)
 PLAIN: dict[str, Any] = {"candidates": 1, "guidance": FREE, "mean_noise_gain": 1.0}

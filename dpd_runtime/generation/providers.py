@@ -56,7 +56,7 @@ def _automatic(attempt: Callable[[Provider], object], device: int | None, listed
     reasons = []
     for name in (*FLAVOURS, "cuda"):
         if name not in listed:
-            reasons += ["no GPU provider is installed"] if name == "cuda" else []
+            reasons += ["no GPU provider is installed"] if name == "cuda" and not reasons else []
             continue
         try:
             attempt(Provider(name, "", device))

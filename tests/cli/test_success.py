@@ -42,7 +42,12 @@ def test_generate_says_what_the_set_holds_and_what_comes_next(
     out = tmp_path / "my set"
     lines = printed(capsys, "generate", "--classes", "River", "--out", str(out), *options)
     assert found(lines, "images") == [images]
-    assert found(lines, "provider") == ["cpu (no GPU provider is installed); dpd doctor says which others work here"]
+    (provider,) = found(lines, "provider")
+    if find_spec("onnxruntime_ep_nv_tensorrt_rtx") is None:
+        assert provider == "cpu (no GPU provider is installed); dpd doctor says which others work here"
+    else:  # it says why this one does not work
+        assert provider.startswith("cpu (provider tensorrt-rtx: ")
+        assert "no GPU provider is installed" not in provider
     assert not any(word in "\n".join(lines) for word in ("CUDA", "onnxruntime", "Provider"))
     (step,) = found(lines, "next")
     if find_spec("torch") is None:

@@ -44,10 +44,10 @@ def trained_once() -> Iterator[None]:
     """Students of the same images are trained once for all tests."""
     known: dict[tuple[bytes, Recipe], list[nn.Module]] = {}
 
-    def students(part: LabelledImages, classes: int, recipe: Recipe) -> list[nn.Module]:
+    def students(part: LabelledImages, classes: int, recipe: Recipe, device: str) -> list[nn.Module]:
         key = (part.images.tobytes() + part.labels.tobytes(), recipe)
         if key not in known:
-            known[key] = students_of(part, classes, recipe)
+            known[key] = students_of(part, classes, recipe, device)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -113,6 +113,7 @@ main()
 def generated(megabytes: float, out: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """`dpd generate` in a process whose graphs share an arena of 0.9 times so much."""
     options = ["--steps", "3", "--candidates", "1", "--classes", "Forest", "--ipc", "10", "--provider", "cpu"]
+    options += ["--threads", "2"]  # the memory of a call depends on it
     command = [sys.executable, "-c", LIMITED, str(megabytes), "generate", *options, "--out", str(out), "--json"]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
