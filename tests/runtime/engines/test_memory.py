@@ -103,9 +103,11 @@ def test_a_row_has_the_same_bits_in_every_call_that_is_ever_made() -> None:
 LIMITED = """
 import sys
 import dpd_runtime.engines.onnxruntime as engines
+import dpd_runtime.generation.generate as generation
 from dpd_cli.main import main
 memory = int(float(sys.argv.pop(1)) * 2**20)
 engines.usable_memory = lambda: memory
+generation.usable_cores = lambda: 2  # the memory of a call depends on them
 main()
 """
 
@@ -113,7 +115,6 @@ main()
 def generated(megabytes: float, out: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """`dpd generate` in a process whose graphs share an arena of 0.9 times so much."""
     options = ["--steps", "3", "--candidates", "1", "--classes", "Forest", "--ipc", "10", "--provider", "cpu"]
-    options += ["--threads", "2"]  # the memory of a call depends on it
     command = [sys.executable, "-c", LIMITED, str(megabytes), "generate", *options, "--out", str(out), "--json"]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
