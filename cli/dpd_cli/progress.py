@@ -120,15 +120,16 @@ def progress_bar(title: str) -> Iterator[Update]:
 
 def _line_progress(title: str) -> Update:
     """Print a line a minute, and one at the end of a long stage."""
-    pace, printed = _Pace(), time.monotonic()
+    pace, printed, ended = _Pace(), time.monotonic(), False
 
     def update(done: int, total: int) -> None:
-        nonlocal printed
+        nonlocal printed, ended
         interrupts.check()
         words, now = pace.words(done, total), time.monotonic()
-        due = pace.elapsed >= LONG if done >= total else now - printed >= EVERY
+        due = pace.elapsed >= LONG and not ended if done >= total else now - printed >= EVERY
         if words and due:
             print(f"{title}: {done}/{total}, {words}", file=sys.stderr, flush=True)
             printed = now
+        ended = done >= total  # a count that is rounded reaches its end more than once
 
     return update

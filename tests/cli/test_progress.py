@@ -101,10 +101,11 @@ def test_a_long_stage_leaves_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with progress.stage_progress() as stage:
         for title, steps in (("long", 4), ("short", 1)):
             update = stage(title)
-            for step in range(steps):
+            for step in (*range(steps), steps - 1, steps - 1):  # a rounded count is at its end for a while
                 update(step + 1, steps)
     said = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"long: 4/4, in \d+ (s|min)", said[-1])
+    assert len([line for line in said if line.startswith("long: 4/4")]) == 1
 
 
 def test_the_end_is_a_time_of_day_and_on_another_day_its_name() -> None:
