@@ -20,7 +20,7 @@ def appearance(images: torch.Tensor) -> torch.Tensor:
     of T (Pourahmadi 1999: s² are variances, and T holds regressions of a channel on those before it).
     """
     bands, mean = _bands(images.double().nan_to_num(0.0).clamp(-1, 1))
-    rows, columns = torch.tril_indices(CHANNELS, CHANNELS, -1)
+    rows, columns = torch.tril_indices(CHANNELS, CHANNELS, -1, device=images.device)
     values = [mean.flatten(1)]
     for band in bands:
         root = torch.linalg.cholesky(_covariance(band))
@@ -50,8 +50,8 @@ def repainted(images: torch.Tensor, appearances: torch.Tensor) -> torch.Tensor:
 
 def _wanted_covariance(values: torch.Tensor) -> torch.Tensor:
     """[n, 3, 3] of the values [n, OF_BAND] of one band."""
-    rows, columns = torch.tril_indices(CHANNELS, CHANNELS, -1)
-    root = torch.eye(CHANNELS, dtype=values.dtype).repeat(len(values), 1, 1)
+    rows, columns = torch.tril_indices(CHANNELS, CHANNELS, -1, device=values.device)
+    root = torch.eye(CHANNELS, dtype=values.dtype, device=values.device).repeat(len(values), 1, 1)
     root[:, rows, columns] = values[:, CHANNELS:]
     root = root * values[:, None, :CHANNELS].exp()
     return root @ root.mT

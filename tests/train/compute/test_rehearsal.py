@@ -59,7 +59,9 @@ def classifier(device: torch.device, folder: Path) -> Weights:
 
 
 def autoencoder(device: torch.device, folder: Path) -> Weights:
-    training = AutoencoderTraining(steps=3, batch=2, spectral_weight=1.0)
+    training = AutoencoderTraining(
+        steps=3, batch=2, spectral_weight=1.0, latent_noise=0.1, appearance_weight=0.1, statistics_weight=0.1
+    )
     torch.manual_seed(0)
     vae, images = nano_vae(SIDE), pixels()
     return dict(train_autoencoder(vae, images, images[:2], training, folder, [network()], device=device).state_dict())
