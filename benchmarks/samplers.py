@@ -6,6 +6,7 @@
 A set has 200 images of each class; students see the first 50 or all of them. Choices are made on the validation
 images of even number by file name, figures come from the others (`--odd`). The arms change one thing after another:
 
+    bundle      the embedded bundle, whatever --base: fifty decoded codes, then re-noised ones
     today       as the embedded bundle samples: guidance, a pull towards the prototype, the best of three candidates
     first       today, but the first candidate
     unpulled    first, without the pull
@@ -39,6 +40,7 @@ from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.engines.engine import Provider
+from dpd_runtime.generation.generate import generate
 from dpd_runtime.generation.teacher import load_teacher
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_train.bases.base import load_base
@@ -71,7 +73,11 @@ def kept(arm: str, base: Path, work: Path) -> SceneSet:
     bundle = load_bundle()
     names, labels = tuple(scene.name for scene in bundle.classes), np.repeat(np.arange(len(bundle.classes)), IPC)
     if not path.exists():
-        np.save(path, sampled(load_base(str(base)), IPC, **ARMS[arm]).images)
+        if arm == "bundle":
+            images = np.stack([image.pixels for image in generate(bundle, ipc=IPC, provider="cpu")])
+        else:
+            images = sampled(load_base(str(base)), IPC, **ARMS[arm]).images
+        np.save(path, images)
     return SceneSet(names, np.load(path), labels, (), ())
 
 
@@ -104,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--base", type=Path, default=Path("dpd_train/data/nano"))
-    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arms", default=",".join(["bundle", *ARMS]))
     parser.add_argument("--odd", action="store_true", help="judge by the images of odd number")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)

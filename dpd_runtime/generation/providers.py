@@ -53,7 +53,7 @@ def choose_provider(
 
 def _automatic(attempt: Callable[[Provider], object], device: int | None, listed: tuple[str, ...]) -> Provider:
     """The first that works: those of TensorRT, CUDA, the CPU. The reason says why the others do not."""
-    reasons = []
+    reasons: list[str] = []
     for name in (*FLAVOURS, "cuda"):
         if name not in listed:
             reasons += ["no GPU provider is installed"] if name == "cuda" and not reasons else []
