@@ -257,27 +257,42 @@ def judge(factor: str, of: Material) -> dict[str, Any]:
     base, eurosat = pilot(factor, of), of.eurosat
     held = of.pool.held.only(np.arange(1000)[of.judged])
     first, best = (sampled(base, IPC, candidates=n) for n in (1, 3))
-    teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
-    named = np.array([teacher(pixels).argmax() for pixels in first.images]) == first.labels
-    detail, real = (set_detail(factor, IPC, (x.images, x.labels), first.classes) for x in (first, held))
-    untrained = build_extractor("untrained", eurosat)
-    metrics = set_metrics(
-        factor, IPC, (first.images, first.labels), (untrained.features(eurosat.images), eurosat.labels), untrained,
-        first.classes, seed=0,
-    )  # fmt: skip
-    whole, recipe = np.arange(len(best.labels)), load_recipe("quick")
-    plan = [Training(factor, "convnet", IPC, seed, ((best, whole),)) for seed in range(STUDENTS)]
-    outcomes, _ = run_plan(plan, held, recipe, 1, default_folder(), lambda *_: None)
     return {
-        "first candidates named right by the teacher": round(float(named.mean()), 4),
+        "first candidates named right by the teacher": named_right(first),
+        **image_metrics(factor, IPC, first, eurosat, held),
+        "students of the best of three": student_accuracies(factor, IPC, best, held),
+    }
+
+
+def named_right(images: SceneSet) -> float:
+    """The share of images whose class the embedded bundle's teacher names."""
+    teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
+    named = np.array([teacher(pixels).argmax() for pixels in images.images]) == images.labels
+    return round(float(named.mean()), 4)
+
+
+def image_metrics(name: str, ipc: int, images: SceneSet, train: SceneSet, held: SceneSet) -> dict[str, Any]:
+    """Detail beside held-out real images; coverage of real training images, and KID."""
+    detail, real = (set_detail(name, ipc, (x.images, x.labels), images.classes) for x in (images, held))
+    untrained = build_extractor("untrained", train)
+    reference = (untrained.features(train.images), train.labels)
+    metrics = set_metrics(name, ipc, (images.images, images.labels), reference, untrained, images.classes, seed=0)
+    return {
         "power by octave ÷ real": [round(a / b, 3) for a, b in zip(detail.octaves, real.octaves, strict=True)],
         "fine contrast ÷ real": {
-            name: round(detail.fine_contrast[name] / real.fine_contrast[name], 3) for name in first.classes
+            name: round(detail.fine_contrast[name] / real.fine_contrast[name], 3) for name in images.classes
         },
-        "kurtosis": {name: [round(detail.kurtosis[name], 2), round(real.kurtosis[name], 2)] for name in first.classes},
+        "kurtosis": {name: [round(detail.kurtosis[name], 2), round(real.kurtosis[name], 2)] for name in images.classes},
         "coverage and KID, untrained network": [round(metrics.coverage, 4), round(metrics.kid, 4)],
-        "students of the best of three": [overall_accuracy(outcome.confusion) for outcome in outcomes],
     }
+
+
+def student_accuracies(name: str, ipc: int, images: SceneSet, held: SceneSet) -> list[float]:
+    """Accuracies of students on the first `ipc` images of each class."""
+    place = [np.flatnonzero(images.labels == label)[:ipc] for label in range(len(images.classes))]
+    plan = [Training(name, "convnet", ipc, seed, ((images, np.concatenate(place)),)) for seed in range(STUDENTS)]
+    outcomes, _ = run_plan(plan, held, load_recipe("quick"), 1, default_folder(), lambda *_: None)
+    return [overall_accuracy(outcome.confusion) for outcome in outcomes]
 
 
 def errors_of(base: Base, of: Material) -> np.ndarray:

@@ -22,32 +22,22 @@ images of even number by file name, figures come from the others (`--odd`). The 
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pilots import sampled
+from pilots import image_metrics, named_right, sampled, student_accuracies
 from result_file import tell
 
-from dpd_eval.comparison.plan import Training, run_plan
-from dpd_eval.extractors.choice import build_extractor
-from dpd_eval.metrics.detail import set_detail
-from dpd_eval.metrics.set_metrics import set_metrics
-from dpd_eval.statistics import overall_accuracy
-from dpd_eval.students.cache import default_folder
-from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.engines.engine import Provider
 from dpd_runtime.generation.generate import generate
-from dpd_runtime.generation.teacher import load_teacher
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_train.bases.base import load_base
 from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
 
-IPC, SIZES, STUDENTS = 200, (50, 200), 3
+IPC, SIZES = 200, (50, 200)
 FREE = (BlockGuidance(),)
 UNPULLED = (BlockGuidance(guidance_scale=1.25, guidance_from=0.26),)
 PLAIN: dict[str, Any] = {"candidates": 1, "guidance": FREE, "mean_noise_gain": 1.0}
@@ -83,26 +73,11 @@ def kept(arm: str, base: Path, work: Path) -> SceneSet:
 
 def judged(arm: str, images: SceneSet, train: SceneSet, held: SceneSet) -> dict[str, Any]:
     """Students over the first images of each class, and metrics of them all."""
-    place = [np.flatnonzero(images.labels == label) for label in range(len(images.classes))]
-    recipe = replace(load_recipe("quick"), steps=1000)
-    accuracy = {}
-    for ipc in SIZES:
-        rows = np.concatenate([own[:ipc] for own in place])
-        plan = [Training(arm, "convnet", ipc, seed, ((images, rows),)) for seed in range(STUDENTS)]
-        outcomes, _ = run_plan(plan, held, recipe, 1, default_folder(), lambda *_: None)
-        accuracy[str(ipc)] = [round(overall_accuracy(outcome.confusion), 4) for outcome in outcomes]
-    teacher = load_teacher(load_bundle(), Provider("cpu", ""), 1)
-    few = images.only(np.concatenate([own[:50] for own in place]))
-    named = np.array([teacher(pixels).argmax() for pixels in few.images]) == few.labels
-    detail, real = (set_detail(arm, None, (x.images, x.labels), few.classes) for x in (images, held))
-    untrained = build_extractor("untrained", train)
-    reference = (untrained.features(train.images), train.labels)
-    metrics = set_metrics(arm, IPC, (images.images, images.labels), reference, untrained, few.classes, seed=0)
+    few = images.only(np.flatnonzero(np.arange(len(images.labels)) % IPC < SIZES[0]))
     return {
-        "students": accuracy,
-        "named right by the teacher": round(float(named.mean()), 4),
-        "power by octave ÷ real": [round(a / b, 3) for a, b in zip(detail.octaves, real.octaves, strict=True)],
-        "coverage and KID, untrained network": [round(metrics.coverage, 4), round(metrics.kid, 4)],
+        "students": {str(ipc): student_accuracies(arm, ipc, images, held) for ipc in SIZES},
+        "named right by the teacher": named_right(few),
+        **image_metrics(arm, IPC, images, train, held),
     }
 
 

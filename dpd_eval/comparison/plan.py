@@ -172,6 +172,7 @@ def _run_in_workers(
     context = multiprocessing.get_context("spawn")  # a forked process may hang in torch's thread pool
     workers = min(jobs, len(todo))
     shares = context.Array("d", len(todo), lock=False)  # each number has one writer
+    others = set(multiprocessing.active_children())  # of the program that called us
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(test, shares)) as pool:
         waiting = enumerate(todo)
         running: dict[Future[TrainingResult], tuple[int, str, Training]] = {}
@@ -191,7 +192,7 @@ def _run_in_workers(
                     tell({key: shares[number] for number, key, _ in running.values()})
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():  # leaving the pool would wait for their trainings
+            for worker in set(multiprocessing.active_children()) - others:  # leaving the pool would wait for them
                 worker.terminate()
             raise
 

@@ -1,6 +1,7 @@
 """Choose an extractor by name: see NAMES."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,7 @@ def build_extractor(
         DataError: a class with fewer than 2 images.
         DiskError: the cache cannot be written.
     """
-    if name == OWN:
-        from dpd_eval.extractors.own import own_extractor
-
-        return own_extractor(train, cache, progress, device=device)
-    return _builder(name)(train, cache, progress)
+    return _builder(name, device)(train, cache, progress)
 
 
 def check_name(name: str) -> None:
@@ -56,12 +53,13 @@ def check_name(name: str) -> None:
     Raises:
         InputError: an unknown name, or a folder that cannot be used.
     """
-    if name != OWN:
-        _builder(name)
+    _builder(name)
 
 
-def _builder(name: str) -> Build:
-    """What builds an extractor other than `own`; PyTorch is loaded when it is called."""
+def _builder(name: str, device: str = "cpu") -> Build:
+    """What builds the extractor; PyTorch is loaded when it is called."""
+    if name == OWN:
+        return partial(_own, device=device)
     if name == UNTRAINED:
         return _untrained
     if name.startswith(HUB) and len(name) > len(HUB):
@@ -72,6 +70,12 @@ def _builder(name: str) -> Build:
         raise InputError(f"no extractor {name!r}: there are {known} and {HUB}ID_OR_PATH")
     build: Build = load_extension("dpd.extractors", family)(argument)
     return build
+
+
+def _own(train: SceneSet, cache: Path | None, progress: Progress, device: str) -> "Extractor":
+    from dpd_eval.extractors.own import own_extractor
+
+    return own_extractor(train, cache, progress, device=device)
 
 
 def _untrained(train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":
