@@ -51,7 +51,7 @@ from dpd_eval.metrics.detail import set_detail
 from dpd_eval.metrics.set_metrics import set_metrics
 from dpd_eval.statistics import overall_accuracy, paired_difference
 from dpd_eval.students.cache import default_folder
-from dpd_eval.students.recipe import load_recipe
+from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.engines.engine import Provider
@@ -287,11 +287,13 @@ def image_metrics(name: str, ipc: int, images: SceneSet, train: SceneSet, held: 
     }
 
 
-def student_accuracies(name: str, ipc: int, images: SceneSet, held: SceneSet) -> list[float]:
-    """Accuracies of students on the first `ipc` images of each class."""
+def student_accuracies(
+    name: str, ipc: int, images: SceneSet, held: SceneSet, recipe: Recipe | None = None
+) -> list[float]:
+    """Accuracies of students, by default of the quick recipe, on the first `ipc` images of each class."""
     place = [np.flatnonzero(images.labels == label)[:ipc] for label in range(len(images.classes))]
     plan = [Training(name, "convnet", ipc, seed, ((images, np.concatenate(place)),)) for seed in range(STUDENTS)]
-    outcomes, _ = run_plan(plan, held, load_recipe("quick"), 1, default_folder(), lambda *_: None)
+    outcomes, _ = run_plan(plan, held, recipe or load_recipe("quick"), 1, default_folder(), lambda *_: None)
     return [overall_accuracy(outcome.confusion) for outcome in outcomes]
 
 

@@ -18,6 +18,9 @@ RUNTIME = find_spec("dpd_runtime")
 EMBEDDED = Path(str(RUNTIME and RUNTIME.origin)).parent / "data" / "eurosat64.dpd"
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch and no students")
 needs_bundle = pytest.mark.skipif(not EMBEDDED.is_file(), reason="the package holds no embedded bundle yet")
+no_plugin = pytest.mark.skipif(
+    find_spec("onnxruntime_ep_nv_tensorrt_rtx") is not None, reason="the plugin is installed"
+)
 
 
 def generate(arguments: list[str], environment: dict[str, str], folder: Path) -> tuple[int, str, Done]:
@@ -65,7 +68,7 @@ def dpd(verb: str, arguments: list[str], environment: dict[str, str], folder: Pa
             5,
             ["onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed", 'pip install "dpd-distill[rtx]"'],
             id="no-plugin",
-            marks=needs_bundle,
+            marks=[needs_bundle, no_plugin],
         ),
         pytest.param(["missing.dpd"], 2, ["missing.dpd", "no such bundle"], id="missing"),
         pytest.param(["notes.txt"], 3, ["notes.txt", "not a readable bundle"], id="no-zip"),
