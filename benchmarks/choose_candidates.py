@@ -102,10 +102,11 @@ def judged_pools(args: argparse.Namespace, bundle: Bundle, scenes: SceneSet, ext
                 path.parent.mkdir(parents=True, exist_ok=True)
                 noise = computer.noise(block)
                 assert noise is not None, "a sampled block has noise"
-                found, margins = computer._candidates(block, noise)
+                found, margins = computer._candidates([block], noise)
                 calls = [found[first : first + BLOCK] for first in range(0, len(found), BLOCK)]
                 images = [
-                    decode_latents(part, block, bundle, networks.decoder, sampler.compute_batch, 0) for part in calls
+                    decode_latents(part, block.rows(), bundle, networks.decoder, sampler.compute_batch, 0)
+                    for part in calls
                 ]
                 np.savez(path, images=np.stack(images), margins=margins.reshape(args.candidates, BLOCK))
             parts.append(np.load(path))

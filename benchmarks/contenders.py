@@ -65,7 +65,7 @@ def dpd(args: argparse.Namespace) -> Ready:
     def make(batch: int) -> None:
         block = Generation(bundle, ipc=10, sampler=sampler, provider="cpu").blocks()[0]
         computer = BlockComputer(bundle, replace(sampler, compute_batch=batch), networks(batch), 0)
-        computer.images(block, computer.noise(block))
+        computer.compute(block)
 
     def save(folder: Path) -> None:
         names = (bundle.classes[0].name,)

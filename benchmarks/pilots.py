@@ -245,8 +245,7 @@ def sampled(base: Base, ipc: int, **changes: Any) -> SceneSet:
     images, labels = [], []
     for scene in bundle.classes:
         for number in range(ipc // BLOCK):
-            block = Block(scene, number)
-            images += [image.pixels for image in computer.images(block, computer.noise(block))]
+            images += [image.pixels for image in computer.compute(Block(scene, number))]
         labels += [scene.label] * ipc
     names = tuple(scene.name for scene in bundle.classes)
     return SceneSet(names, np.stack(images), np.array(labels, np.int64), (), ())

@@ -69,7 +69,7 @@ class Model:
         made = []
         for done, block in enumerate(blocks):
             left = each - BLOCK * (done % len(numbers))
-            made += computer.images(block, computer.noise(block))[:left]
+            made += computer.compute(block)[:left]
             progress(done + 1, len(blocks))
         labels = np.array([image.label for image in made], np.int64)
         return np.stack([image.pixels for image in made]), labels

@@ -50,6 +50,10 @@ class Block:
     def indices(self) -> range:
         return range(self.number * BLOCK, (self.number + 1) * BLOCK)
 
+    def rows(self, candidates: int = 1) -> "list[Row]":
+        """A row for each candidate of each image, candidate-major."""
+        return [(self, index) for _ in range(candidates) for index in self.indices]
+
     def degenerate(self, seed: int, index: int, what: str) -> DegenerateImageError:
         """The error for image `index` of this block."""
         return DegenerateImageError(
@@ -57,18 +61,22 @@ class Block:
             "try another --seed, more --steps, or a bundle exported with --precision fp32"
         )
 
-    def check_finite(self, output: Float32, seed: int, rows: Sequence[int], graph: str) -> Float32:
-        """Return the output of one call of `graph` if all of it is finite.
 
-        Args:
-            output: a row for each of `rows`, or two halves of such rows (a guided call).
-            rows: row numbers, candidate-major: row r belongs to the block's image r mod 10.
+Row = tuple[Block, int]
+"""What a row of a network's call belongs to: an image, or one of its candidates, by its block and its index."""
 
-        Raises:
-            DegenerateImageError: it is not finite.
-        """
-        if not np.isfinite(output).all():
-            row = int(np.argmin(np.isfinite(output).reshape(len(output), -1).all(axis=1)))
-            index = self.indices[rows[row % len(rows)] % BLOCK]
-            raise self.degenerate(seed, index, f"{graph} gave NaN or infinite numbers")
-        return output
+
+def check_finite(output: Float32, seed: int, rows: Sequence[Row], graph: str) -> Float32:
+    """Return the output of one call of `graph` if all of it is finite.
+
+    Args:
+        output: a row for each of `rows`, or two halves of such rows (a guided call).
+
+    Raises:
+        DegenerateImageError: it is not finite.
+    """
+    if not np.isfinite(output).all():
+        row = int(np.argmin(np.isfinite(output).reshape(len(output), -1).all(axis=1)))
+        block, index = rows[row % len(rows)]
+        raise block.degenerate(seed, index, f"{graph} gave NaN or infinite numbers")
+    return output

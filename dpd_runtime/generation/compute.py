@@ -1,8 +1,8 @@
-"""Compute one block. Nothing here depends on files, on other blocks or on how many images are requested."""
+"""Compute blocks. Their images do not depend on files, on other blocks or on how many images are requested."""
 
 import logging
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice, product
 
 import numpy as np
 
@@ -10,12 +10,12 @@ from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.manifest import check_noise
 from dpd_runtime.errors import DegenerateImageError, InputError
-from dpd_runtime.generation.block import Block, Image
-from dpd_runtime.generation.decode import decode_latents, decode_prototypes, is_decoded
+from dpd_runtime.generation.block import Block, Image, Row, check_finite
+from dpd_runtime.generation.decode import decode_latents, decode_prototypes, is_decoded, prototypes_of
 from dpd_runtime.generation.networks import LATENT_CLASSIFIER, UNET, Networks, denoise, groups, latent_logits
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sample import margins, noise_draws, sample
-from dpd_runtime.sampling.sampler import BLOCK, Sampler, sampler_schedule
+from dpd_runtime.sampling.sampler import BLOCK, BlockGuidance, Sampler, sampler_schedule
 from dpd_runtime.sampling.solvers import SOLVERS, Step
 
 _log = logging.getLogger(__name__)
@@ -64,77 +64,104 @@ class BlockComputer:
             noise[:, row] = image_noise(self._seed, name, index, candidate, shape, draws, gain)
         return noise
 
-    def images(self, block: Block, noise: Float32 | None) -> list[Image]:
-        """The block's ten images: decoded prototypes, or for each index the sampled candidate with the best margin.
+    def together(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
+        """Consecutive blocks that share calls: as many as fill one call, with the same guidance."""
+        for (decoded, *_), alike in groupby(blocks, self._way):
+            rows = BLOCK * (1 if decoded else self._sampler.candidates)
+            while group := list(islice(alike, max(1, self._sampler.compute_batch // rows))):
+                yield group
+
+    def _way(self, block: Block) -> tuple[bool, bool, BlockGuidance]:
+        """Whether a block is decoded, whether its class has prototypes, and its guidance."""
+        decoded = is_decoded(block, self._sampler, self._bundle.manifest.latent_shape)
+        return decoded, len(block.scene_class.prototypes) > 0, self._sampler.guidance_for(block.number)
+
+    def compute(self, block: Block) -> list[Image]:
+        """The ten images of one block, as `images` gives them."""
+        return next(self.images([block], [self.noise(block)]))
+
+    def images(self, blocks: Sequence[Block], noises: Sequence[Float32 | None]) -> Iterator[list[Image]]:
+        """The ten images of each block: decoded prototypes, or for each index the candidate with the best margin.
 
         Args:
-            noise: what `noise` returns for this block.
+            blocks: some that `together` puts together. noises: what `noise` returns for each of them.
 
         Raises:
             DegenerateImageError: NaN, infinite or constant numbers, in float32 too.
         """
         try:
-            return self._images(block, noise)
+            found = self._images(blocks, noises)
         except DegenerateImageError as error:
+            if len(blocks) > 1:  # alone, the good ones keep their bits, as all calls have one size
+                for block, noise in zip(blocks, noises, strict=True):
+                    yield from self.images([block], [noise])
+                return
             if self._in_float32 is None:
                 raise
             _log.warning("%s; the block is computed again in float32", error)
-        if self._again is None:
-            self._again = BlockComputer(self._bundle, self._sampler, self._in_float32(), self._seed)
-        return self._again.images(block, noise)
+            if self._again is None:
+                self._again = BlockComputer(self._bundle, self._sampler, self._in_float32(), self._seed)
+            found = list(self._again.images(blocks, noises))
+        yield from found
 
-    def _images(self, block: Block, noise: Float32 | None) -> list[Image]:
+    def _images(self, blocks: Sequence[Block], noises: Sequence[Float32 | None]) -> list[list[Image]]:
         decoder, batch = self.networks.decoder, self._sampler.compute_batch
-        if noise is None:
-            pixels = decode_prototypes(block, self._bundle, decoder, batch, self._seed)
-            return self._finished(block, pixels, [(0, None)] * BLOCK)
-        latents, scores = self._candidates(block, noise)
-        table = scores.reshape(self._sampler.candidates, BLOCK)
-        chosen, columns = table.argmax(axis=0), np.arange(BLOCK)
-        pixels = decode_latents(latents[chosen * BLOCK + columns], block, self._bundle, decoder, batch, self._seed)
-        best = zip(chosen.tolist(), table[chosen, columns].tolist(), strict=True)
-        return self._finished(block, pixels, list(best))
+        if noises[0] is None:
+            pixels = decode_prototypes(blocks, self._bundle, decoder, batch, self._seed)
+            return self._finished(blocks, pixels, [(0, None)] * len(pixels))
+        latents, scores = self._candidates(blocks, np.concatenate([n for n in noises if n is not None], axis=1))
+        table = scores.reshape(len(blocks), self._sampler.candidates, BLOCK)
+        chosen = table.argmax(axis=1)
+        columns, of = np.arange(BLOCK), np.arange(len(blocks))[:, None]
+        kept = latents.reshape(*table.shape, *latents.shape[1:])[of, chosen, columns]
+        rows = [row for block in blocks for row in block.rows()]
+        pixels = decode_latents(np.concatenate(kept), rows, self._bundle, decoder, batch, self._seed)
+        best = zip(chosen.ravel().tolist(), table[of, chosen, columns].ravel().tolist(), strict=True)
+        return self._finished(blocks, pixels, list(best))
 
-    def _finished(self, block: Block, pixels: Images, chosen: Sequence[tuple[int, float | None]]) -> list[Image]:
-        """The images of a block, unless one is constant. chosen: candidate and margin of each."""
-        scene, images = block.scene_class, []
-        for index, view, (candidate, margin) in zip(block.indices, pixels, chosen, strict=True):
+    def _finished(
+        self, blocks: Sequence[Block], pixels: Images, chosen: Sequence[tuple[int, float | None]]
+    ) -> list[list[Image]]:
+        """The images of each block, unless one is constant. chosen: candidate and margin of each."""
+        images: list[list[Image]] = [[] for _ in blocks]
+        owners = ((place, index) for place, block in enumerate(blocks) for index in block.indices)
+        for (place, index), view, (candidate, margin) in zip(owners, pixels, chosen, strict=True):
+            scene = blocks[place].scene_class
             if view.min() == view.max():
-                raise block.degenerate(self._seed, index, "the image is constant")
+                raise blocks[place].degenerate(self._seed, index, "the image is constant")
             prototype = index % len(scene.prototypes) if len(scene.prototypes) else -1
             prompt = self._bundle.prompt(scene, index)
-            images.append(Image(view, scene.name, scene.label, index, prototype, prompt, candidate, margin))
+            images[place].append(Image(view, scene.name, scene.label, index, prototype, prompt, candidate, margin))
         return images
 
-    def _candidates(self, block: Block, noise: Float32) -> tuple[Float32, Float32]:
-        """Latents [candidates · 10, C, h, w] and their margins."""
-        bundle, scene = self._bundle, block.scene_class
-        guidance = self._sampler.guidance_for(block.number)
-        indices = [*block.indices] * self._sampler.candidates
-        prompts = np.array([scene.prompt_rows[i % len(scene.prompt_rows)] for i in indices])
-        prototypes = None
-        if len(scene.prototypes):
-            prototypes = scene.prototypes[[i % len(scene.prototypes) for i in indices]]
-        latents, scores = np.empty(noise.shape[1:], np.float32), np.empty(len(indices), np.float32)
-        for rows, _ in groups(len(indices), self._sampler.compute_batch):
+    def _candidates(self, blocks: Sequence[Block], noise: Float32) -> tuple[Float32, Float32]:
+        """Latents [blocks · candidates · 10, C, h, w] and their margins."""
+        bundle, guidance = self._bundle, self._sampler.guidance_for(blocks[0].number)
+        rows = [row for block in blocks for row in block.rows(self._sampler.candidates)]
+        texts = [block.scene_class.prompt_rows for block, _ in rows]
+        prompts = np.array([choice[index % len(choice)] for choice, (_, index) in zip(texts, rows, strict=True)])
+        prototypes = prototypes_of(rows) if len(blocks[0].scene_class.prototypes) else None
+        latents, scores = np.empty(noise.shape[1:], np.float32), np.empty(len(rows), np.float32)
+        for call, _ in groups(len(rows), self._sampler.compute_batch):
+            owners = [rows[place] for place in call]
 
-            def checked(noisy: Float32, timestep: int, context: Float32, rows: list[int] = rows) -> Float32:
-                output = denoise(self.networks.unet, noisy, timestep, context)
-                return block.check_finite(output, self._seed, rows, UNET)
+            def checked(noisy: Float32, timestep: int, context: Float32, owners: list[Row] = owners) -> Float32:
+                return check_finite(denoise(self.networks.unet, noisy, timestep, context), self._seed, owners, UNET)
 
             out = sample(
                 checked,
-                noise[0, rows],
-                bundle.prompt_embeddings[prompts[rows]],
+                noise[0, call],
+                bundle.prompt_embeddings[prompts[call]],
                 bundle.empty_embedding,
-                None if prototypes is None else prototypes[rows],
+                None if prototypes is None else prototypes[call],
                 self._steps,
                 self._advance,
                 bundle.schedule.prediction_type,
                 guidance,
-                noise[1:, rows],
+                noise[1:, call],
             )
-            latents[rows] = out
+            latents[call] = out
             logits = latent_logits(self.networks.latent_classifier, out, len(bundle.classes))
-            scores[rows] = margins(block.check_finite(logits, self._seed, rows, LATENT_CLASSIFIER), scene.label)
+            check_finite(logits, self._seed, owners, LATENT_CLASSIFIER)
+            scores[call] = margins(logits, [block.scene_class.label for block, _ in owners])
         return latents, scores

@@ -1,14 +1,16 @@
-"""From latents to pixels, and the short path of decoded images: a block's prototypes, given to the VAE decoder.
+"""From latents to pixels, and the short path of decoded images: blocks of prototypes, given to the VAE decoder.
 
 A decoded image needs neither noise nor the UNet nor the latent classifier: all its candidates would be equal.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.engines.engine import Engine
-from dpd_runtime.generation.block import Block
+from dpd_runtime.generation.block import Block, Row, check_finite
 from dpd_runtime.generation.networks import DECODER, decode, groups
 from dpd_runtime.sampling.noise import image_element
 from dpd_runtime.sampling.sample import to_uint8, turned
@@ -22,28 +24,35 @@ def is_decoded(block: Block, sampler: Sampler, latent_shape: tuple[int, ...]) ->
     return whole and sampler.guidance_for(block.number).decodes
 
 
-def decode_prototypes(block: Block, bundle: Bundle, decoder: Engine, batch: int, seed: int) -> Images:
-    """The pixels of a decoded block, uint8 [10, H, W, 3]. Matched codes are turned and mirrored by the seed.
+def decode_prototypes(blocks: Sequence[Block], bundle: Bundle, decoder: Engine, batch: int, seed: int) -> Images:
+    """The pixels of decoded blocks, uint8 [10 · blocks, H, W, 3]. Matched codes are turned and mirrored by the seed.
 
     Raises:
         DegenerateImageError: the decoder gives NaN or infinite numbers.
     """
-    scene = block.scene_class
-    latents = scene.prototypes[[index % len(scene.prototypes) for index in block.indices]]
-    pixels = decode_latents(latents, block, bundle, decoder, batch, seed)
-    if scene.prototype_kind != "matched":
-        return pixels
-    elements = [image_element(seed, scene.name, index) for index in block.indices]
-    return np.stack([turned(*pair) for pair in zip(pixels, elements, strict=True)])
+    rows = [row for block in blocks for row in block.rows()]
+    pixels = decode_latents(prototypes_of(rows), rows, bundle, decoder, batch, seed)
+    for view, (block, index) in zip(pixels, rows, strict=True):
+        if block.scene_class.prototype_kind == "matched":
+            view[:] = turned(view, image_element(seed, block.scene_class.name, index))
+    return pixels
 
 
-def decode_latents(latents: Float32, block: Block, bundle: Bundle, decoder: Engine, batch: int, seed: int) -> Images:
-    """The block's latents [10, C, h, w] → uint8 [10, H, W, 3], in calls of `batch` rows.
+def prototypes_of(rows: Sequence[Row]) -> Float32:
+    """The prototype of each row [rows, …]. Each class uses its own in turn."""
+    return np.stack([block.scene_class.prototypes[index % len(block.scene_class.prototypes)] for block, index in rows])
+
+
+def decode_latents(
+    latents: Float32, rows: Sequence[Row], bundle: Bundle, decoder: Engine, batch: int, seed: int
+) -> Images:
+    """Latents [rows, C, h, w] → uint8 [rows, H, W, 3], in calls of `batch` rows.
 
     Raises:
         DegenerateImageError: the decoder gives NaN or infinite numbers.
     """
     images = np.empty((len(latents), 3, *bundle.manifest.image_shape[:2]), np.float32)
-    for rows, _ in groups(len(latents), batch):
-        images[rows] = block.check_finite(decode(decoder, latents[rows], bundle.manifest), seed, rows, DECODER)
+    for call, _ in groups(len(latents), batch):
+        output = decode(decoder, latents[call], bundle.manifest)
+        images[call] = check_finite(output, seed, [rows[place] for place in call], DECODER)
     return to_uint8(images)

@@ -184,10 +184,10 @@ class Generation:
         return [Block(c, number) for c in self.classes for number in range(count)]
 
     def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
-        """The images of each block, in order. The noise of the next block is made at the same time."""
+        """The images of each block, in order. Blocks may share calls; the next noise is made at the same time."""
         computer = self.load()
-        for block, noise in ahead(blocks, computer.noise):
-            yield self._wanted(computer.images(block, noise))
+        for group, noises in ahead(computer.together(blocks), lambda group: [computer.noise(block) for block in group]):
+            yield from map(self._wanted, computer.images(group, noises))
 
     def compute(self, block: Block) -> list[Image]:
         """The block's images whose index is below ipc. The whole block is computed in any case.
@@ -195,8 +195,7 @@ class Generation:
         Raises:
             DegenerateImageError: NaN or constant pixels.
         """
-        computer = self.load()
-        return self._wanted(computer.images(block, computer.noise(block)))
+        return self._wanted(self.load().compute(block))
 
     def _wanted(self, images: list[Image]) -> list[Image]:
         return [image for image in images if image.index < self.ipc]

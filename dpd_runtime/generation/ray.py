@@ -139,9 +139,7 @@ def _compute(job: Job, name: str, number: int) -> list[Image] | str:
     try:
         generation = _opened(job)
         (scene,) = generation.bundle.select_classes((name,))
-        computer = generation.load()
-        block = Block(scene, number)
-        return computer.images(block, computer.noise(block))
+        return generation.load().compute(Block(scene, number))
     except DpdError as error:
         return str(error)
 

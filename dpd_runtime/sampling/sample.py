@@ -80,10 +80,11 @@ def noise_draws(steps: Sequence[Step]) -> int:
     return sum(step.noise > 0 for step in steps)
 
 
-def margins(logits: Float32, label: int) -> Float32:
-    """Logit of class `label` minus the best other logit, [B] (arXiv 2601.15829)."""
-    others = np.delete(logits, label, axis=1)
-    best: Float32 = logits[:, label] - others.max(axis=1)
+def margins(logits: Float32, labels: int | Sequence[int]) -> Float32:
+    """Logit of class `labels`, one for all rows or one for each, minus the best other logit, [B] (arXiv 2601.15829)."""
+    rows, others = np.arange(len(logits)), logits.copy()
+    others[rows, labels] = -np.inf
+    best: Float32 = logits[rows, labels] - others.max(axis=1)
     return best
 
 

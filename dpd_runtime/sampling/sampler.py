@@ -73,7 +73,8 @@ class Sampler:
     """Settings that determine how a block is computed.
 
     Args:
-        compute_batch: latents in one UNet call. It is fixed; a call is split only if memory is short.
+        compute_batch: latents in one call of a network; several blocks share a call if it is larger than a block. It is
+            fixed; a call is split only if memory is short.
         timestep_power: spacing of the timesteps (`dpd_runtime.sampling.schedule.Schedule`). 1 spaces them evenly.
         mean_noise_gain: gain on the mean of each channel of the start noise (`dpd_runtime.sampling.noise.widen_mean`).
     """

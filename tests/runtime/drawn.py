@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,12 @@ class Drawn(Generation):
             def noise(self, block: Block) -> npt.NDArray[np.float32]:
                 return np.zeros(0, np.float32)
 
-            def images(self, block: Block, noise: npt.NDArray[np.float32]) -> list[Image]:
-                drawing.blocks_computed += 1
-                return draw(block)
+            def together(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
+                return ([block] for block in blocks)
+
+            def images(self, blocks: Sequence[Block], noises: object) -> Iterator[list[Image]]:
+                drawing.blocks_computed += len(blocks)
+                yield from map(draw, blocks)
 
         return Computer()
 

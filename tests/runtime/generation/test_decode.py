@@ -81,9 +81,9 @@ def test_a_worker_loads_the_other_networks_with_the_first_block_that_needs_them(
     settings = replace(sampler, steps=5, candidates=1, guidance=(sampler.guidance[0], sampler.guidance[1]))
     computer = generation(ipc=1, sampler=settings).load()
     decoded, sampled = (generation(ipc=60, sampler=settings).blocks()[number] for number in (0, 5))
-    computer.images(decoded, computer.noise(decoded))
+    computer.compute(decoded)
     assert loaded == [DECODER]
-    images = computer.images(sampled, computer.noise(sampled))
+    images = computer.compute(sampled)
     assert sorted(loaded) == sorted(GRAPHS)
     assert all(image.margin is not None for image in images)
 
@@ -99,7 +99,7 @@ def test_a_broken_decoded_block_is_computed_again_in_float32(caplog: pytest.LogC
     broken = replace(good, decoder=Spoilt(good.decoder, row=4))
     computer = BlockComputer(opened(), opened().manifest.sampler, broken, 3, lambda: good)
     with caplog.at_level(logging.WARNING):
-        mended = computer.images(block, computer.noise(block))
+        mended = computer.compute(block)
     for image, expected in zip(mended, generation(), strict=True):
         np.testing.assert_array_equal(image.pixels, expected.pixels)
     (record,) = caplog.records
@@ -113,4 +113,4 @@ def test_a_broken_decoded_image_is_named(value: float, what: str) -> None:
     good, (block,) = load_networks(opened(), CPU, 1), generation().blocks()
     broken = replace(good, decoder=Spoilt(good.decoder, row=7, value=value))
     with pytest.raises(DegenerateImageError, match=rf"^class Forest, seed 3, index 7: {what}"):
-        BlockComputer(opened(), opened().manifest.sampler, broken, 3).images(block, None)
+        BlockComputer(opened(), opened().manifest.sampler, broken, 3).compute(block)

@@ -121,7 +121,7 @@ def test_what_float32_does_not_mend_ends_the_run() -> None:
     )
     block = Generation(opened(), ipc=1, classes=("Forest",), provider="cpu").blocks()[0]
     with pytest.raises(DegenerateImageError, match=r"^class Forest, seed 3, index 6: unet"):
-        computer.images(block, computer.noise(block))
+        computer.compute(block)
 
 
 @pytest.mark.parametrize(

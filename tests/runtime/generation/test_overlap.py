@@ -6,7 +6,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +131,14 @@ class Sleepy(Drawn):
             def noise(self, block: Block) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
                 return np.zeros(0, np.float32)
 
-            def images(self, block: Block, noise: object) -> list[Image]:
+            def together(self, blocks: Iterable[Block]) -> Iterator[list[Block]]:
+                return ([block] for block in blocks)
+
+            def images(self, blocks: Sequence[Block], noises: object) -> Iterator[list[Image]]:
                 drawing.before(drawing.blocks_computed)
                 time.sleep(0.02)
                 drawing.blocks_computed += 1
-                return draw(block)
+                yield from map(draw, blocks)
 
         return Computer()
 
