@@ -20,7 +20,8 @@ another:
     codes 0.2   plain, begun at the fifty codes of each class with noise of strength 0.2, as the embedded bundle does
     codes 0.4, codes 0.6   the same with more noise, so that more of the image is the model's
     codes 0.6 best         codes 0.6, the best of three candidates
-    set 0.6, set 0.6 best  the fifty codes decoded, then codes 0.6, or codes 0.6 best
+    set plain, set 0.6, set 0.6 best
+                           the fifty codes decoded, then plain, codes 0.6, or codes 0.6 best
     real                   random real images, decoded from their latents
 """
 
@@ -63,6 +64,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "codes 0.4": PLAIN | {"guidance": (BlockGuidance(prototype_scale=1.0, prototype_until=0.6),)},
     "codes 0.6": PLAIN | {"guidance": (NOISED,)},
     "codes 0.6 best": PLAIN | {"guidance": (NOISED,), "candidates": 3},
+    "set plain": PLAIN | {"guidance": (DECODED, BlockGuidance(from_block=5))},
     "set 0.6": PLAIN | {"guidance": (DECODED, replace(NOISED, from_block=5))},
     "set 0.6 best": PLAIN | {"guidance": (DECODED, replace(NOISED, from_block=5)), "candidates": 3},
 }

@@ -5,15 +5,12 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-out="${OUT:?names the folder that comes back}" site="${SITE:-/tmp/site}" python="${PYTHON:-python3}"
+source benchmarks/device/prepare.sh
 provider="${PROVIDER:-cuda}" bundle="${1:-dpd_runtime/data/eurosat64.dpd}"
-export PYTHONPATH="$site:$PWD:$PWD/cli:$PWD/export" PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/tmp/dpd-device/cache
-dpd() { "$python" -m dpd_cli "$@"; }
-step() { echo "== $*" | tee -a "$out/log"; }
 
 if [ "$provider" != cpu ]; then
     wheel="$("$python" benchmarks/device/runtime.py join)" || exit 1
-    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$site" "$wheel" .whl/*.whl || exit 1
+    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$site" "$wheel" || exit 1
     # the libraries that PyTorch brought lie in another folder than ours, where onnxruntime does not look
     libraries="$("$python" -c "import pathlib, sysconfig; root = pathlib.Path(sysconfig.get_path('purelib'), 'nvidia'); print(':'.join(map(str, root.glob('*/lib'))))")"
     export LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}"
@@ -24,18 +21,23 @@ step "doctor"
 dpd doctor --json >"$out/doctor.json" 2>>"$out/log"
 step "golden images"
 dpd verify "$bundle" --provider "$provider" --json >"$out/verify.json" 2>>"$out/log" || tail -n 3 "$out/log"
+said() { "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["set_hash"])' "$1"; }
 for kind in decoded sampled; do
-    options=(); [ "$kind" = sampled ] && options=(--candidates 3)
-    for run in 1 2; do
-        step "$kind set $run"
-        dpd generate "$bundle" --ipc 20 --provider "$provider" "${options[@]}" --out "/tmp/dpd-device/$kind$run" --json \
-            >"$out/$kind$run.json" 2>>"$out/log" || tail -n 3 "$out/log"
+    options=()
+    [ "$kind" = decoded ] || options=(--candidates 3)
+    for run in once twice resumed; do
+        step "$kind set, $run"
+        command=("$python" -m dpd_cli generate "$bundle" --ipc 20 --provider "$provider" "${options[@]}" --out "$work/$kind-$run" --json)
+        if [ "$run" = resumed ]; then # stop it after its first image, then go on
+            "${command[@]}" >/dev/null 2>>"$out/log" &
+            until [ -n "$(find "$work/$kind-$run" -name '*.png' -print -quit 2>/dev/null)" ] || ! kill -0 $! 2>/dev/null; do sleep 0.02; done
+            kill -TERM $! 2>/dev/null # bash starts it with SIGINT ignored
+            wait $!
+        fi
+        "${command[@]}" >"$out/$kind-$run.json" 2>>"$out/log" || tail -n 3 "$out/log"
     done
-    "$python" - "$out/$kind"1.json "$out/$kind"2.json <<'EOF' | tee -a "$out/log"
-import json, sys
-first, second = (json.load(open(path))["set_hash"] for path in sys.argv[1:])
-print("the same set hash twice" if first == second else f"two set hashes: {first[:12]} and {second[:12]}")
-EOF
+    hashes="$(for run in once twice resumed; do said "$out/$kind-$run.json"; done | sort -u)"
+    echo "$kind: $(wc -l <<<"$hashes") set hash of three runs: $hashes" | tee -a "$out/log"
 done
 step "bench"
 dpd bench "$bundle" --blocks 10 --provider "$provider" --json >"$out/bench-$provider.json" 2>>"$out/log" || tail -n 3 "$out/log"

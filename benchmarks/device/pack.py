@@ -21,7 +21,7 @@ WHEELS = ".whl"
 MIB = 2**20
 LIMIT = 64 * MIB  # of one call: working tree and carried paths
 # Packages that training imports and the machine lacks (it has zipp), in the versions of constraints.txt.
-MISSING = ("diffusers", "importlib-metadata")
+MISSING = ("diffusers", "importlib-metadata", "msgspec", "cryptography", "cffi", "pycparser")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 

@@ -8,22 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 stages="$1" minutes="$2"
 shift 2
-work="${WORK:-/tmp/dpd-device}" out="${OUT:?names the folder that comes back}" site="${SITE:-/tmp/site}"
-python="${PYTHON:-python3}"
-begun=$SECONDS
+source benchmarks/device/prepare.sh
 mkdir -p "$work/state"
-
-if [ -n "$(ls .whl/*.whl 2>/dev/null)" ] && [ ! -e "$site/installed" ]; then
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" .whl/*.whl
-    touch "$site/installed"
-fi
-export PYTHONPATH="$site:$PWD:$PWD/cli:$PWD/export" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1
-
-if [ ! -e "$work/unpacked" ]; then
-    rm -rf "$work/data"
-    "$python" benchmarks/device/unpack.py benchmarks/device/packed "$work/data"
-    touch "$work/unpacked"
-fi
 
 # What a warm machine holds is newer than what travelled, and has its optimisers.
 for file in benchmarks/device/state/*.safetensors; do
