@@ -4,7 +4,7 @@ from dpd_runtime.images.pictures import DECODERS, SUFFIXES
 from dpd_train.images.read import (
     check_files,
     common_size,
-    hash_test_part,
+    hash_part,
     image_sizes,
     natural_side,
     read_scenes,
@@ -38,7 +38,7 @@ __all__ = [
     "check_files",
     "common_size",
     "fingerprint",
-    "hash_test_part",
+    "hash_part",
     "image_sizes",
     "look_over",
     "natural_side",

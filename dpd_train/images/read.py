@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -129,22 +130,21 @@ def open_source(root: Path, groups: str | None = None, allow_outside: bool = Tru
     )
 
 
-def hash_test_part(root: Path, rendering: Rendering | None = None) -> dict[str, str]:
-    """Path → hash as in `SceneSet.hashes` of the test part, without decoding it; empty if there is none.
-
-    Unreadable files are left out.
+def hash_part(root: Path, part: Literal["train", "test"], rendering: Rendering | None = None) -> dict[str, str]:
+    """Path → hash as in `SceneSet.hashes`, without decoding the images. Unreadable files are left out.
 
     Args:
-        rendering: of the training images, so that equal images have equal hashes.
+        part: "train" with all images that could be held out; "test", which may be missing and is empty then.
+        rendering: of the training images, so that equal images have equal hashes; None for the files' own bytes.
 
     Raises:
         DataError: as `read_scenes` does.
     """
     source = open_source(root)
-    if "test" not in source.parts:
+    if part == "test" and "test" not in source.parts:
         return {}
     hashes = {}
-    for paths in files_of_part(source, reference_files(source), "test").values():
+    for paths in files_of_part(source, reference_files(source), part).values():
         for path in paths:
             content = read_bytes(path)
             if isinstance(content, bytes):

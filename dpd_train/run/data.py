@@ -18,7 +18,7 @@ from dpd_train.images import (
     Findings,
     SceneSet,
     fingerprint,
-    hash_test_part,
+    hash_part,
     image_sizes,
     look_over,
     read_scenes,
@@ -94,7 +94,7 @@ def read_parts(
     near: tuple[Finding, ...] = ()
     if not config.keep_near_duplicates:
         train, near = _without_near_duplicates(data, train)
-    findings = look_over({"train": train, "val": held}, {"test": hash_test_part(data, train.rendering)})
+    findings = look_over({"train": train, "val": held}, {"test": hash_part(data, "test", train.rendering)})
     findings = replace(findings, near=near)
     for message in findings.messages():
         log.warning(message)

@@ -88,12 +88,18 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     assert not (folder / "new-run").exists()
 
 
+def ledger(folder: Path) -> list[Path]:
+    return [*(folder / "state" / "dpd" / "releases").glob("*.json")]
+
+
 @pytest.fixture(scope="module")
 def made(folder: Path, process_environment: dict[str, str]) -> Done:
     """site.dpd: killed once before the release and once after it; the private images are away at the end."""
+    process_environment = process_environment | {"XDG_STATE_HOME": str(folder / "state")}
     begun = dpd(folder, process_environment, "scenes", "--out", "site.dpd", *options(folder), kill="public watchers:3")
     assert begun.returncode == -9, begun.stderr
     assert not (folder / "site-run" / "release.safetensors").exists()
+    assert not list(ledger(folder)), "nothing was released yet"
     killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill="matching:2")
     assert killed.returncode == -9, killed.stderr
     released = (folder / "site-run" / "release.safetensors").read_bytes()
@@ -123,6 +129,29 @@ def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Done
     assert "epsilon 60, delta 0.001, of one image" in made.stdout
     assert "only this file may leave" in made.stdout
     assert not list((folder / "site-run").rglob("*.png"))
+
+
+def test_the_ledger_knows_what_several_releases_cost_together(
+    made: Done, folder: Path, process_environment: dict[str, str]
+) -> None:
+    """One release of 72 images so far, although it was killed twice; the next one is not like the first."""
+    environment = process_environment | {"XDG_STATE_HOME": str(folder / "state")}
+    (entry,) = ledger(folder)
+    assert len(json.loads(entry.read_text())["images"]) == 72
+    most = ("--most-epsilon", "100")
+    refused = dpd(folder, environment, "scenes", "--out", "second.dpd", *options(folder), *most)
+    assert refused.returncode == 2, refused.stderr
+    words = "--most-epsilon 100: with 1 earlier release of 72 images of DATA this one would cost epsilon 105.66"
+    assert words in " ".join(refused.stderr.split()), refused.stderr
+    assert not (folder / "second-run").exists()
+    told = dpd(folder, environment, "scenes", "--out", "second.dpd", *options(folder), kill="public watchers:3")
+    assert "ledger        1 earlier release of 72 images of DATA: with this one epsilon 105.66" in told.stderr
+    assert ledger(folder) == [entry]
+    blocked = environment | {"XDG_STATE_HOME": str(next((folder / "scenes").rglob("*.*")))}
+    done = dpd(folder, blocked, "scenes", "--out", "third.dpd", *options(folder))
+    assert done.returncode == 5, done.stderr
+    assert "the ledger of releases cannot be written" in done.stderr
+    assert not (folder / "third-run").exists()
 
 
 def test_a_private_image_among_the_public_ones_is_found(

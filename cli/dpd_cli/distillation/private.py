@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dpd_train.bases.base import Base
     from dpd_train.classifiers.training import Labelled
     from dpd_train.images import SceneSet
+    from dpd_train.prototypes.private.ledger import Cost, Entry
     from dpd_train.prototypes.private.release import Release
 
 MATCHING_STEPS = 300  # for each ten codes of a class, as `dpd train` does
@@ -50,8 +51,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     from dpd_train.bases.folder import base_folder, base_sides, check_base
     from dpd_train.images import check_files
     from dpd_train.images.rasters import require_rasterio
-    from dpd_train.prototypes.private.apart import check_base_apart, check_places_apart
-    from dpd_train.prototypes.private.budget import check_budget
+    from dpd_train.prototypes.private.ledger import ledger_folder, open_ledger
     from dpd_train.run.folder import check_classes, working_side
 
     check_places(asked.folder, Path(asked.out))
@@ -68,16 +68,57 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
             )
     counts = check_files(Path(asked.data), "train", asked)
     check_classes(Path(asked.data), tuple(counts))
-    check_base_apart(asked.base, base, tuple(counts))
-    if asked.public is not None:
-        check_places_apart(Path(asked.data), Path(asked.public))
-    check_budget(asked.budget, counts)
+    asked = replace(asked, counts=counts)
+    _check_guarantee(asked)
     if asked.public is not None and (images := sum(check_files(Path(asked.public), "all").values())) < asked.ipc:
         raise InputError(f"--public {asked.public}: has {images} images, fewer than --ipc {asked.ipc}; add some")
-    asked = replace(asked, counts=counts)
+    open_ledger(ledger_folder())
+    _check_ledger(asked, _entry(asked))
     asked.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(asked.folder / STORED_PRIVATE, (json.dumps(asdict(asked), indent=1) + "\n").encode())
     return asked
+
+
+def _check_guarantee(asked: PrivateRequest) -> None:
+    """Check what the guarantee rests on; again where a distillation goes on, as folders may have changed.
+
+    Raises:
+        DataError, InputError: base or public images may have something of the private ones, or too few images for ε.
+    """
+    from dpd_train.bases.folder import base_folder
+    from dpd_train.prototypes.private.apart import check_base_apart, check_places_apart
+    from dpd_train.prototypes.private.budget import check_budget
+
+    check_base_apart(asked.base, base_folder(asked.base), tuple(asked.counts))
+    if asked.public is not None:
+        check_places_apart(Path(asked.data), Path(asked.public))
+    check_budget(asked.budget, asked.counts)
+
+
+def _entry(asked: PrivateRequest) -> "Entry":
+    """What the ledger will say of this release: all training images, as a later one may hold out others."""
+    from dpd_train.images import hash_part
+    from dpd_train.prototypes.private.budget import mu_of
+    from dpd_train.prototypes.private.ledger import entry_of
+
+    return entry_of(asked.identity, mu_of(asked.budget), hash_part(Path(asked.data), "train").values())
+
+
+def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
+    """What this and earlier releases cost together.
+
+    Raises:
+        InputError: more than --most-epsilon, or the ledger is damaged.
+    """
+    from dpd_train.prototypes.private.ledger import cost_of, ledger_folder, read_ledger
+
+    cost = cost_of(entry, read_ledger(ledger_folder()), asked.dp_delta)
+    if asked.most_epsilon is not None and cost.epsilon > asked.most_epsilon:
+        raise InputError(
+            f"--most-epsilon {asked.most_epsilon:g}: with {_earlier(cost)} this one would cost epsilon "
+            f"{cost.epsilon:g} together; nothing was released: take a smaller --dp"
+        )
+    return cost
 
 
 def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
@@ -102,7 +143,6 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
     import torch
 
     from dpd_runtime.machine.cores import idle_cores
-    from dpd_train.classifiers.training import labelled
     from dpd_train.compute.device import use_device
     from dpd_train.prototypes.matching import Matching
     from dpd_train.prototypes.private.apart import check_images_apart
@@ -116,11 +156,14 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"
         tell(f"private       {told}, which base {asked.base} must never have seen")
         private = _private_images(asked, base.resolution)
+        if private is not None:
+            _check_guarantee(asked)
+            _tell_cost(_check_ledger(asked, _entry(asked)), asked, tell)
         public = _public_images(asked, base.resolution, stage, tell)
         if private is not None:
             check_images_apart(None if asked.public is None else Path(asked.public), private.hashes, public.hashes)
         inputs = PrivateInputs(
-            private=_nothing_more if private is None else partial(labelled, private),
+            private=_nothing_more if private is None else partial(_handed_over, asked, private),
             counts=tuple(asked.counts.values()),
             public=public,
             base=base,
@@ -173,6 +216,32 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
     return scenes
 
 
+def _handed_over(asked: PrivateRequest, private: "SceneSet") -> "Labelled":
+    """The private images for their release, which is in the ledger before anything of it exists."""
+    from dpd_train.classifiers.training import labelled
+    from dpd_train.prototypes.private.ledger import ledger_folder, withdraw, write_entry
+
+    entry = _entry(asked)
+    write_entry(ledger_folder(), entry)  # before the check: of two distillations at once, each sees the other
+    try:
+        _check_ledger(asked, entry)
+    except InputError:
+        withdraw(ledger_folder(), entry)
+        raise
+    return labelled(private)
+
+
+def _tell_cost(cost: "Cost", asked: PrivateRequest, tell: Tell) -> None:
+    if cost.earlier:
+        tell(
+            f"ledger        {_earlier(cost)}: with this one epsilon {cost.epsilon:g}, delta {asked.dp_delta:g} together"
+        )
+
+
+def _earlier(cost: "Cost") -> str:
+    return f"{cost.earlier} earlier release{'s' * (cost.earlier != 1)} of {cost.shared} images of DATA"
+
+
 def _nothing_more() -> "Labelled":
     raise RuntimeError("the private images were asked for after their release")
 
@@ -202,7 +271,8 @@ def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
         epsilon=epsilon,
         delta=asked.dp_delta,
         unit=ONE_IMAGE,
-        mechanism="Gaussian noise on clipped class sums and one second moment, released once",
+        mechanism="Gaussian noise on clipped class sums, squared lengths and one second moment for each watcher, "
+        "released once",
         noise_multipliers={"class_sums_and_second_moment": release.noise / release.sensitivity},
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_runtime.command_line import option
@@ -96,6 +97,7 @@ class PrivateRequest(Request):
         dp, dp_delta: ε and δ.
         counts: class → number of private images, without the validation part, which is left for `dpd evaluate`. They
             are counted when the distillation begins.
+        identity: of this distillation in the ledger of releases, however often it is interrupted.
     """
 
     where: ClassVar[str] = "with --dp, which does not use it"
@@ -115,7 +117,14 @@ class PrivateRequest(Request):
         "start from them. Default: drawn scenes.",
         "<path>",
     )
+    most_epsilon: float | None = setting(
+        None,
+        "Privacy",
+        "With --dp: refuse where this and earlier releases of an image cost more than this epsilon together.",
+        "EPSILON",
+    )
     counts: dict[str, int] = field(default_factory=dict)
+    identity: str = field(default_factory=lambda: token_hex(8))
 
     def __post_init__(self) -> None:
         at_least_one("ipc", self.ipc)

@@ -79,6 +79,11 @@ def noise_of(budget: Budget, sensitivity: float) -> float:
     return sensitivity / (budget.mu * (1 - HEADROOM))
 
 
+def mu_of(budget: Budget) -> float:
+    """Sensitivity / noise of a release for this budget, slightly below `Budget.mu`."""
+    return 1 / noise_of(budget, 1.0)
+
+
 def spent(sensitivity: float, noise: float, delta: float) -> float:
     """The ε of the release, by the privacy loss distribution of dp-accounting, from the noise alone.
 

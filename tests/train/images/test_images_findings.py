@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from dpd_train.held_out import HeldOut
-from dpd_train.images import Finding, SceneSet, hash_test_part, look_over, read_scenes, write_quarantine
+from dpd_train.images import Finding, SceneSet, hash_part, look_over, read_scenes, write_quarantine
 from tests.train.painted import paint, tree
 
 
@@ -34,7 +34,7 @@ def test_copies_within_and_across_parts_are_told_apart(tmp_path: Path) -> None:
     copy(root / "train" / "Alpha" / "Alpha_1.png", root / "train" / "Beta" / "Aalike.png")
     copy(root / "train" / "Alpha" / "Alpha_2.png", root / "train" / "Beta" / "zzz.png")  # the last: validation
     (root / "train" / "Alpha" / "Alpha_3.png").write_bytes(b"")
-    found = look_over(parts_of(root), {"test": hash_test_part(root)})
+    found = look_over(parts_of(root), {"test": hash_part(root, "test")})
     assert found.shared == {("train", "val"): 1, ("train", "test"): 4}
     assert found.twice == 1
     assert set(found.copies) == {
@@ -69,11 +69,11 @@ def test_copies_within_and_across_parts_are_told_apart(tmp_path: Path) -> None:
 
 def test_unreadable_test_files_and_absent_test_parts(tmp_path: Path) -> None:
     root = tree(tmp_path / "flat")
-    assert hash_test_part(root) == {}
+    assert hash_part(root, "test") == {}
     tree(tmp_path / "parts" / "train")
     tree(tmp_path / "parts" / "test", count=1)
     (tmp_path / "parts" / "test" / "Beta" / "b.png").write_bytes(b"")
-    assert list(hash_test_part(tmp_path / "parts")) == ["test/Alpha/Alpha_0.png", "test/Beta/Beta_0.png"]
+    assert list(hash_part(tmp_path / "parts", "test")) == ["test/Alpha/Alpha_0.png", "test/Beta/Beta_0.png"]
 
 
 def test_links_out_of_the_folder_are_told(tmp_path: Path) -> None:

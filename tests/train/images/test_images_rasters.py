@@ -18,7 +18,7 @@ from dpd_train.images import (
     Reading,
     SceneSet,
     fingerprint,
-    hash_test_part,
+    hash_part,
     look_over,
     natural_side,
     parse_reading,
@@ -296,7 +296,7 @@ def test_test_images_that_were_trained_on_are_found_under_a_stretch(tmp_path: Pa
     (tmp_path / "test" / "Alpha" / "0.tif").rename(tmp_path / "test" / "Alpha" / "renamed.tif")
     write(tmp_path / "test" / "Beta" / "new.tif", np.full((5, 8, 8), 900, np.uint16))
     train = read_scenes(tmp_path, part="train", held_out=HeldOut(val_per_class=0, split="names"), reading=BANDS)
-    found = look_over({"train": train}, {"test": hash_test_part(tmp_path, train.rendering)})
+    found = look_over({"train": train}, {"test": hash_part(tmp_path, "test", train.rendering)})
     whole = read_scenes(tmp_path, part="test", reading=BANDS)
     assert len(set(whole.hashes) & set(train.hashes)) == 4
     assert found.shared == {("train", "test"): 4}
