@@ -123,15 +123,16 @@ class BlockComputer:
         self, blocks: Sequence[Block], pixels: Images, chosen: Sequence[tuple[int, float | None]]
     ) -> list[list[Image]]:
         """The images of each block, unless one is constant. chosen: candidate and margin of each."""
-        images: list[list[Image]] = [[] for _ in blocks]
-        owners = ((place, index) for place, block in enumerate(blocks) for index in block.indices)
-        for (place, index), view, (candidate, margin) in zip(owners, pixels, chosen, strict=True):
-            scene = blocks[place].scene_class
-            if view.min() == view.max():
-                raise blocks[place].degenerate(self._seed, index, "the image is constant")
-            prototype = index % len(scene.prototypes) if len(scene.prototypes) else -1
-            prompt = self._bundle.prompt(scene, index)
-            images[place].append(Image(view, scene.name, scene.label, index, prototype, prompt, candidate, margin))
+        images, rows = [], iter(zip(pixels, chosen, strict=True))
+        for block in blocks:
+            scene, of_block = block.scene_class, []
+            for index, (view, (candidate, margin)) in zip(block.indices, rows, strict=False):
+                if view.min() == view.max():
+                    raise block.degenerate(self._seed, index, "the image is constant")
+                prototype = index % len(scene.prototypes) if len(scene.prototypes) else -1
+                prompt = self._bundle.prompt(scene, index)
+                of_block.append(Image(view, scene.name, scene.label, index, prototype, prompt, candidate, margin))
+            images.append(of_block)
         return images
 
     def _candidates(self, blocks: Sequence[Block], noise: Float32) -> tuple[Float32, Float32]:
