@@ -175,10 +175,12 @@ def main() -> None:
         held_out=HeldOut(val_per_class=args.val_per_class, split="names"),
     )
     check_base_apart(args.base, base_folder(args.base), private.classes)
-    if args.public is not None:
+    if args.public is None:
+        public = drawn_images(base.resolution, 0)
+    else:
         check_places_apart(args.data, args.public)
-    public = drawn_images(base.resolution, 0) if args.public is None else read_public(args.public, base.resolution, 0)
-    check_images_apart(args.public, private.hashes, public.hashes)
+        public = read_public(args.public, base.resolution, 0)
+        check_images_apart(args.public, private, public)
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(torch.device("cpu")),

@@ -160,8 +160,8 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
             _check_guarantee(asked)
             _tell_cost(_check_ledger(asked, _entry(asked)), asked, tell)
         public = _public_images(asked, base.resolution, stage, tell)
-        if private is not None:
-            check_images_apart(None if asked.public is None else Path(asked.public), private.hashes, public.hashes)
+        if private is not None and asked.public is not None:
+            check_images_apart(Path(asked.public), private, public)
         inputs = PrivateInputs(
             private=_nothing_more if private is None else partial(_handed_over, asked, private),
             counts=tuple(asked.counts.values()),

@@ -1,11 +1,15 @@
 """The guarantee holds for images that base and public images have nothing of: what can be checked of that."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import read_object
+from dpd_train.images import SceneSet
+from dpd_train.images.structure import near_groups
 
 
 def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> None:
@@ -40,14 +44,25 @@ def check_places_apart(data: Path, public: Path) -> None:
         raise InputError(f"--public {public}: overlaps with DATA, {data}; give images that nobody has to protect")
 
 
-def check_images_apart(public: Path | None, private_hashes: Iterable[str], public_hashes: Iterable[str]) -> None:
-    """Refuse public images that are private ones, by the hashes of their files.
+def check_images_apart(public: Path, private: SceneSet, others: SceneSet) -> None:
+    """Refuse public images that are private ones, or near duplicates of some, in another encoding for instance.
+
+    All that it says is yes or no. Where it says nothing, that too tells that no private image is nearly a public one,
+    which is outside the guarantee.
+
+    Args:
+        private, others: images of one size; `others` are those of `public`.
 
     Raises:
         DataError: some are.
     """
-    if shared := len(set(private_hashes) & set(public_hashes)):
-        raise DataError(f"--public {public}: {shared} of its images are private ones; take them away")
+    images = np.concatenate([private.images, others.images])
+    groups = near_groups(images, [*private.hashes, *others.hashes])
+    if set(groups[: len(private.images)]) & set(groups[len(private.images) :]):
+        raise DataError(
+            f"--public {public}: shows something that private images show, or nearly; nothing was released: give "
+            "images from elsewhere"
+        )
 
 
 def _letters(name: str) -> str:
