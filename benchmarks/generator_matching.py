@@ -33,6 +33,7 @@ from pilots import image_metrics, named_right, student_accuracies
 from result_file import tell
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 
 from dpd_runtime.annotations import Images
 from dpd_runtime.bundle.bundle import load_bundle
@@ -109,18 +110,25 @@ class Material:
 
 @dataclass(frozen=True)
 class Eye:
-    """A network, how its features become z [n, COMPONENTS], and z of the real images of each class."""
+    """A network, how its features become z [n, COMPONENTS], and z of the real images of each class.
+
+    Args:
+        tells: whether its logits are worth listening to.
+    """
 
     network: Classifier
+    tells: bool
     mean: torch.Tensor
     whiten: torch.Tensor
     real: list[torch.Tensor]
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return (embed(maps_of(self.network, images)) - self.mean) @ self.whiten
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """z of images, and their logits."""
+        maps = maps_of(self.network, images)
+        return (embed(maps) - self.mean) @ self.whiten, self.network.head(maps[-1].float().mean(dim=(2, 3)))
 
 
-def opened(network: Classifier, of: Material) -> Eye:
+def opened(network: Classifier, of: Material, tells: bool = False) -> Eye:
     """Measure what an eye sees of the real images."""
     network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
@@ -129,7 +137,7 @@ def opened(network: Classifier, of: Material) -> Eye:
     variances, directions = torch.linalg.eigh(within.T @ within / len(within))
     whiten = directions[:, -COMPONENTS:] / variances[-COMPONENTS:].clamp_min(1e-10).sqrt()
     mean = torch.cat(features).mean(0)
-    return Eye(network, mean, whiten, [(part - mean) @ whiten for part in features])
+    return Eye(network, tells, mean, whiten, [(part - mean) @ whiten for part in features])
 
 
 def untrained(number: int, images: torch.Tensor) -> Classifier:
@@ -154,7 +162,8 @@ def eyes(of: Material) -> list[Eye]:
     shapes = residual_shapes(len(of.parts[0].classes))
     for number, steps in enumerate(TRAINED):
         training = ClassifierTraining(steps=steps, seed=8000 + number)
-        found.append(opened(train_classifier(*data, held, shapes[number * 4 % len(shapes)], training).model, of))
+        network = train_classifier(*data, held, shapes[number * 4 % len(shapes)], training).model
+        found.append(opened(network, of, tells=steps == max(TRAINED)))
     return found
 
 
@@ -193,7 +202,7 @@ def last_blocks(base: Base) -> list[nn.Parameter]:
     return [p.requires_grad_() for part in parts for p in part.parameters()]
 
 
-def train(arm: str, of: Material, steps: int) -> None:
+def train(arm: str, of: Material, steps: int, opinion: float) -> None:
     base, scale, each = of.base, float(of.base.vae.config.scaling_factor), IMAGES // len(of.names)
     watching = eyes(of) if arm == "matched" else []
     trained, classes = last_blocks(base), torch.arange(len(of.names)).repeat_interleave(each)
@@ -210,8 +219,11 @@ def train(arm: str, of: Material, steps: int) -> None:
             images = base.vae.decode(one_call(of, base, *drawn(of.codes, each, generator), classes) / scale).sample
             apart = torch.zeros(())
             for place in torch.randperm(len(watching), generator=generator)[:EYES_A_STEP].tolist():
-                for made, real in zip(watching[place](images).split(each), watching[place].real, strict=True):
+                z, logits = watching[place](images)
+                for made, real in zip(z.split(each), watching[place].real, strict=True):
                     apart = apart + distance(made, real, generator) / EYES_A_STEP / len(of.names)
+                if opinion and watching[place].tells:
+                    loss = loss + opinion * F.cross_entropy(logits, torch.tensor(of.labels).repeat_interleave(each))
             loss = loss + DISTANCE_SHARE * apart
             told["apart"] = float(apart.detach())
         optimizer.zero_grad()
@@ -273,6 +285,7 @@ def main() -> None:
     parser.add_argument("--classes", default=",".join(THREE), help="separated by commas, or all")
     parser.add_argument("--timestep", type=int, default=600)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--opinion", type=float, default=0.0, help="weight of the cross-entropy of trained eyes")
     parser.add_argument("--around", type=Path, help="200 images of each class by samplers.py; judge needs it")
     parser.add_argument("--from", type=int, default=0, dest="begin", help="the first image that is put in its place")
     parser.add_argument("--work", type=Path, required=True)
@@ -284,13 +297,13 @@ def main() -> None:
     of = Material(args.data, args.base, args.work, tuple(names), args.timestep)
     if args.stage == "train":
         for arm in args.arms.split(","):
-            train(arm, replace(of), args.steps)
+            train(arm, replace(of), args.steps, args.opinion)
         return
     held, found = of.parts[1].only(np.arange(0, len(of.parts[1].images), 2)), {}
     for arm in args.arms.split(","):
         found[arm] = judge(arm, of, args.around, args.begin, held)
         print(arm, json.dumps(found[arm]), flush=True)
-    settings = {name: str(getattr(args, name)) for name in ("base", "classes", "timestep", "steps", "begin")}
+    settings = {name: str(getattr(args, name)) for name in ("base", "classes", "timestep", "steps", "opinion", "begin")}
     tell({"settings": settings, "half": "even", "arms": found}, args.out)
 
 
