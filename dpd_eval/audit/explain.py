@@ -51,7 +51,7 @@ FAMILIES = (
     _Family(
         "nearer",
         "The nearest real image is a training image more often than it is for hold-out images.",
-        "fewer --steps and codes; --codes-only",
+        "more images of each class; fewer codes (--ipc); where the bundle also samples, fewer --steps or --codes-only",
     ),
     _Family(
         "artefact",
