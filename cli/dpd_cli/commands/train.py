@@ -4,6 +4,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dpd_train.federated.settings import Federated
 
 MACHINES = "Several machines"
+FIRST_SPEAKS_WITHIN = 10.0  # seconds after another of several processes met the same error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +216,7 @@ def _told_once(kind: type[Exception]) -> Iterator[None]:
         yield
     except kind as error:
         if os.environ.get("RANK", "0") != "0":
+            time.sleep(FIRST_SPEAKS_WITHIN)  # launchers end all processes as soon as one has ended
             sys.exit(getattr(error, "exit_code", 1))
         raise
 
