@@ -6,7 +6,7 @@
 An image is one call of the UNet from a code of the embedded bundle with noise. Trained are the UNet's last blocks, 48
 images a step; a pilot has three classes, t = 600 and 300 steps. The arms:
 
-    around      the set of --around, in which the images of all others take the place of these classes' (`--from`)
+    around      the set of --around itself; in it the other arms replace the images of their classes (from `--from` on)
     one-call    the base as it is: a mean over what could be, without detail
     diffusion   the loss of diffusion at this t on real latents, with the same steps
     matched     features of generated images have the distribution of real ones, in two eyes a step: the distance of
@@ -32,9 +32,11 @@ import torch
 from pilots import image_metrics, named_right, student_accuracies
 from result_file import tell
 from safetensors.torch import load_file, save_file
+from scene_lists import read_parts
 from torch import nn
 from torch.nn import functional as F
 
+from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_runtime.annotations import Images
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.sampling.schedule import add_noise, predicted_original
@@ -44,8 +46,7 @@ from dpd_train.captions.captions import embed as embed_texts
 from dpd_train.classifiers.network import Classifier, set_learning_rate
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, labelled, train_classifier
 from dpd_train.compute.checkpoint import step_generator
-from dpd_train.held_out import HeldOut
-from dpd_train.images import SceneSet, read_scenes, to_float
+from dpd_train.images import SceneSet, to_float
 from dpd_train.prototypes.matching.statistics import embed, maps_of
 from dpd_train.prototypes.matching.watchers import residual_shapes
 
@@ -67,10 +68,7 @@ class Material:
 
     @cached_property
     def parts(self) -> tuple[SceneSet, SceneSet]:
-        return tuple(  # type: ignore[return-value]
-            read_scenes(self.data, part=part, held_out=HeldOut(val_per_class=100, split="names"))
-            for part in ("train", "val")
-        )
+        return read_parts(self.data, 100)
 
     @cached_property
     def base(self) -> Base:
@@ -84,7 +82,7 @@ class Material:
 
     @cached_property
     def codes(self) -> list[torch.Tensor]:
-        """Scaled latents of each of the three classes."""
+        """Scaled latents of each class."""
         by_name = {scene.name: scene for scene in load_bundle().classes}
         return [torch.from_numpy(by_name[name].prototypes.astype(np.float32)) for name in self.names]
 
@@ -97,7 +95,7 @@ class Material:
 
     @cached_property
     def real(self) -> list[torch.Tensor]:
-        """Real images [n, 3, H, W] of each of the three classes."""
+        """Real images [n, 3, H, W] of each class."""
         train = self.parts[0]
         return [to_float(torch.from_numpy(train.images[train.labels == label])) for label in self.labels]
 
@@ -259,7 +257,7 @@ def of_classes(scenes: SceneSet, of: Material) -> SceneSet:
     return replace(own, classes=of.names, labels=np.searchsorted(of.labels, own.labels))
 
 
-def judge(arm: str, of: Material, around: Path, begin: int, held: SceneSet) -> dict[str, Any]:
+def judge(arm: str, of: Material, around: Path, begin: int, held: SceneSet, recipe: Recipe) -> dict[str, Any]:
     """Metrics of these classes' images, and students who see them in place of those of a whole set from `begin` on."""
     train, whole = of.parts[0], np.load(around).copy()
     labels = np.repeat(np.arange(len(train.classes)), IPC)
@@ -272,7 +270,7 @@ def judge(arm: str, of: Material, around: Path, begin: int, held: SceneSet) -> d
     return {
         "named right by the teacher": named_right(images.only(rows)),
         **image_metrics(arm, IPC, own, real, unseen),
-        "students": {str(ipc): student_accuracies(arm, ipc, images, held) for ipc in (50, IPC)},
+        "students": {str(ipc): student_accuracies(arm, ipc, images, held, recipe) for ipc in (50, IPC)},
     }
 
 
@@ -286,6 +284,7 @@ def main() -> None:
     parser.add_argument("--timestep", type=int, default=600)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--opinion", type=float, default=0.0, help="weight of the cross-entropy of trained eyes")
+    parser.add_argument("--student-steps", type=int, default=1000)
     parser.add_argument("--around", type=Path, help="200 images of each class by samplers.py; judge needs it")
     parser.add_argument("--from", type=int, default=0, dest="begin", help="the first image that is put in its place")
     parser.add_argument("--work", type=Path, required=True)
@@ -293,17 +292,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    names = tuple(scene.name for scene in load_bundle().classes) if args.classes == "all" else args.classes.split(",")
-    of = Material(args.data, args.base, args.work, tuple(names), args.timestep)
+    every = tuple(scene.name for scene in load_bundle().classes)
+    names = tuple(name for name in every if args.classes == "all" or name in args.classes.split(","))
+    of = Material(args.data, args.base, args.work, names, args.timestep)
     if args.stage == "train":
         for arm in args.arms.split(","):
             train(arm, replace(of), args.steps, args.opinion)
         return
+    recipe = replace(load_recipe("quick"), steps=args.student_steps)
     held, found = of.parts[1].only(np.arange(0, len(of.parts[1].images), 2)), {}
     for arm in args.arms.split(","):
-        found[arm] = judge(arm, of, args.around, args.begin, held)
+        found[arm] = judge(arm, of, args.around, args.begin, held, recipe)
         print(arm, json.dumps(found[arm]), flush=True)
-    settings = {name: str(getattr(args, name)) for name in ("base", "classes", "timestep", "steps", "opinion", "begin")}
+    settings = {
+        name: str(getattr(args, name))
+        for name in ("base", "classes", "timestep", "steps", "opinion", "begin", "student_steps")
+    }
     tell({"settings": settings, "half": "even", "arms": found}, args.out)
 
 

@@ -11,52 +11,24 @@ where it is stored.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pilots import image_metrics, named_right, student_accuracies
+from pixel_sets import trained_watchers
 from result_file import tell
+from scene_lists import read_parts
 
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.bases.base import Base, decode_in_parts, load_base
 from dpd_train.bases.latents import encode
-from dpd_train.classifiers.training import labelled
 from dpd_train.config import WATCHER_STEPS
-from dpd_train.held_out import HeldOut
-from dpd_train.images import SceneSet, read_scenes
-from dpd_train.prototypes.matching import (
-    Matching,
-    Watcher,
-    load_watchers,
-    match_codes,
-    measure,
-    seeing,
-    train_watchers,
-    view_seed,
-    with_logits,
-)
+from dpd_train.images import SceneSet
+from dpd_train.prototypes.matching import Matching, Watcher, match_codes
 from dpd_train.prototypes.matching.codes import LATER
 
 CODES, SEED = 50, 0
-CPU = torch.device("cpu")
-
-
-def watchers_of(train: SceneSet, held: SceneSet, work: Path, longest: int) -> list[Watcher]:
-    classes, own = len(train.classes), labelled(train)
-    folder = work / f"watchers-{longest}"
-    folder.mkdir(exist_ok=True)
-    train_watchers(folder, own, labelled(held), classes, SEED, tell_progress("watchers"), longest=longest)
-    found = []
-    for number, (network, logits) in enumerate(zip(load_watchers(folder, classes), with_logits(classes), strict=True)):
-        statistics = measure(network, *own, classes, view_seed(SEED, number), CPU)
-        found.append(Watcher(seeing(network, logits=logits), statistics))
-    return found
-
-
-def tell_progress(name: str) -> Any:
-    return lambda done, total: done % max(1, total // 20) or print(f"{name} {done}/{total}", flush=True)
 
 
 def further(base: Base, watchers: list[Watcher], start: torch.Tensor, steps: int, work: Path) -> np.ndarray:
@@ -91,17 +63,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    train, held = (
-        read_scenes(args.data, part=part, held_out=HeldOut(val_per_class=100, split="names"))
-        for part in ("train", "val")
-    )
+    train, held = read_parts(args.data, 100)
     base, bundle, classes = load_base(args.base), load_bundle(), len(train.classes)
     sizes = [int(size) for size in args.ipc.split(",")]
     samples = np.load(args.samples)
     samples = samples.reshape(classes, -1, *samples.shape[1:])[:, CODES : max(sizes)]
     start = encode(base.vae, np.concatenate(samples)) * float(base.vae.config.scaling_factor)
     start = start.reshape(classes, -1, *start.shape[1:])
-    codes = further(base, watchers_of(train, held, args.work, args.longest), start, args.steps, args.work)
+    watchers = trained_watchers(args.work / f"watchers-{args.longest}", train, held, SEED, args.longest)
+    codes = further(base, watchers, start, args.steps, args.work)
     first = np.stack([c.prototypes[np.arange(CODES) % len(c.prototypes)].astype(np.float32) for c in bundle.classes])
     together = np.concatenate([first, codes], axis=1)
     pixels = decode_in_parts(base, together.reshape(-1, *together.shape[2:]))

@@ -34,6 +34,7 @@ from dpd_train.classifiers.network import load_classifier
 from dpd_train.classifiers.training import labelled
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import autocast, hardware
+from dpd_train.config import WATCHER_STEPS
 from dpd_train.images import SceneSet, fingerprint, to_float
 from dpd_train.prototypes.matching import (
     Matching,
@@ -118,11 +119,13 @@ def matched(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: flo
     return match_codes(to_float(start), lambda pixels: pixels, watchers, setting, state=state).flatten(0, 1)
 
 
-def trained_watchers(folder: Path, train: SceneSet, held: SceneSet, seed: int) -> list[Watcher]:
+def trained_watchers(
+    folder: Path, train: SceneSet, held: SceneSet, seed: int, longest: int = WATCHER_STEPS
+) -> list[Watcher]:
     """The watchers of a run with this seed and their statistics; networks that `folder` holds are not trained again."""
     data, count = labelled(train), len(train.classes)
     folder.mkdir(parents=True, exist_ok=True)
-    train_watchers(folder, data, labelled(held), count, seed, lambda step, steps: None)
+    train_watchers(folder, data, labelled(held), count, seed, lambda step, steps: None, longest=longest)
     return [
         Watcher(seeing(network, logits=logits), measure(network, *data, count, view_seed(seed, i), CPU))
         for i, (network, logits) in enumerate(zip(load_watchers(folder, count), with_logits(count), strict=True))

@@ -36,6 +36,7 @@ import torch
 from ceiling import reconstructed
 from pilots import image_metrics, named_right, sampled, student_accuracies
 from result_file import tell
+from scene_lists import read_parts
 
 from dpd_eval.selection.methods import random_subset
 from dpd_eval.students.recipe import Recipe, load_recipe
@@ -43,8 +44,7 @@ from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.generation.generate import generate
 from dpd_runtime.sampling.sampler import DECODED, BlockGuidance
 from dpd_train.bases.base import load_base
-from dpd_train.held_out import HeldOut
-from dpd_train.images import SceneSet, read_scenes
+from dpd_train.images import SceneSet
 
 FREE = (BlockGuidance(),)
 UNPULLED = (BlockGuidance(guidance_scale=1.25, guidance_from=0.26),)
@@ -112,10 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    train, held = (
-        read_scenes(args.data, part=part, held_out=HeldOut(val_per_class=100, split="names"))
-        for part in ("train", "val")
-    )
+    train, held = read_parts(args.data, 100)
     held = held.only(np.arange(1 if args.odd else 0, len(held.images), 2))
     found, sizes = {}, [int(size) for size in args.ipc.split(",")]
     recipe = replace(load_recipe("quick"), steps=args.steps)

@@ -129,8 +129,13 @@ def check_writable(out: Path) -> None:
 
 def cache_folder(name: str) -> Path:
     """Return $XDG_CACHE_HOME/dpd/NAME or ~/.cache/dpd/NAME, without creating it."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "dpd" / name
+    return user_folder("XDG_CACHE_HOME", ".cache", name)
+
+
+def user_folder(variable: str, usual: str, name: str) -> Path:
+    """Return dpd/NAME in the folder that the environment variable names, or in `usual` of the home folder."""
+    root = os.environ.get(variable)
+    return (Path(root) if root else Path.home() / usual) / "dpd" / name
 
 
 def is_own(path: Path) -> bool:

@@ -6,13 +6,12 @@ from pathlib import Path
 from dpd_runtime.bundle.keys import PUBLIC_SUFFIX, read_public_key
 from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import is_foreign, others_may_write
+from dpd_runtime.files import is_foreign, others_may_write, user_folder
 
 
 def trusted_folder() -> Path:
     """Return $XDG_CONFIG_HOME/dpd/trusted or ~/.config/dpd/trusted, without creating it."""
-    root = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(root) if root else Path.home() / ".config") / "dpd" / "trusted"
+    return user_folder("XDG_CONFIG_HOME", ".config", "trusted")
 
 
 def trusted_keys(folder: Path | None = None) -> tuple[PublicKey, ...]:

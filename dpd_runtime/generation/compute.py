@@ -139,8 +139,8 @@ class BlockComputer:
         """Latents [blocks · candidates · 10, C, h, w] and their margins."""
         bundle, guidance = self._bundle, self._sampler.guidance_for(blocks[0].number)
         rows = [row for block in blocks for row in block.rows(self._sampler.candidates)]
-        texts = [block.scene_class.prompt_rows for block, _ in rows]
-        prompts = np.array([choice[index % len(choice)] for choice, (_, index) in zip(texts, rows, strict=True)])
+        scenes = [(block.scene_class, index) for block, index in rows]
+        prompts = np.array([scene.prompt_rows[index % len(scene.prompt_rows)] for scene, index in scenes])
         prototypes = prototypes_of(rows) if len(blocks[0].scene_class.prototypes) else None
         latents, scores = np.empty(noise.shape[1:], np.float32), np.empty(len(rows), np.float32)
         for call, _ in groups(len(rows), self._sampler.compute_batch):

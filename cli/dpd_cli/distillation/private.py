@@ -156,14 +156,17 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"
         tell(f"private       {told}, which base {asked.base} must never have seen")
         private = _private_images(asked, base.resolution)
+        hand_over = _nothing_more
         if private is not None:
             _check_guarantee(asked)
-            _tell_cost(_check_ledger(asked, _entry(asked)), asked, tell)
+            entry = _entry(asked)
+            _tell_cost(_check_ledger(asked, entry), asked, tell)
+            hand_over = partial(_handed_over, asked, entry, private)
         public = _public_images(asked, base.resolution, stage, tell)
         if private is not None and asked.public is not None:
             check_images_apart(Path(asked.public), private, public)
         inputs = PrivateInputs(
-            private=_nothing_more if private is None else partial(_handed_over, asked, private),
+            private=hand_over,
             counts=tuple(asked.counts.values()),
             public=public,
             base=base,
@@ -216,12 +219,11 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
     return scenes
 
 
-def _handed_over(asked: PrivateRequest, private: "SceneSet") -> "Labelled":
+def _handed_over(asked: PrivateRequest, entry: "Entry", private: "SceneSet") -> "Labelled":
     """The private images for their release, which is in the ledger before anything of it exists."""
     from dpd_train.classifiers.training import labelled
     from dpd_train.prototypes.private.ledger import ledger_folder, withdraw, write_entry
 
-    entry = _entry(asked)
     write_entry(ledger_folder(), entry)  # before the check: of two distillations at once, each sees the other
     try:
         _check_ledger(asked, entry)

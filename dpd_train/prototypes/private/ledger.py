@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dpd_runtime.errors import DiskError, InputError
-from dpd_runtime.files import read_object, write_atomically
+from dpd_runtime.files import read_object, user_folder, write_atomically
 from dpd_train.prototypes.private.budget import spent
 
 DIGITS = 16  # hexadecimal, of an image's hash
@@ -53,8 +53,7 @@ class Cost:
 
 def ledger_folder() -> Path:
     """Return $XDG_STATE_HOME/dpd/releases or ~/.local/state/dpd/releases, without creating it."""
-    root = os.environ.get("XDG_STATE_HOME")
-    return (Path(root) if root else Path.home() / ".local" / "state") / "dpd" / "releases"
+    return user_folder("XDG_STATE_HOME", ".local/state", "releases")
 
 
 def entry_of(identity: str, mu: float, hashes: Iterable[str]) -> Entry:
@@ -90,10 +89,9 @@ def cost_of(entry: Entry, ledger: Sequence[Entry], delta: float) -> Cost:
     Releases with Gaussian noise of μ₁, μ₂, … cost as much as one of √(μ₁² + μ₂² + …) (Dong, Roth & Su 2022, section 3),
     also where a later one is chosen by what an earlier one showed.
     """
-    others = [known for known in ledger if known.identity != entry.identity]
     own, squares, earlier = set(entry.images), dict[str, float](), 0
-    for known in others:
-        common = own & set(known.images)
+    for known in ledger:
+        common = own & set(known.images) if known.identity != entry.identity else set()
         earlier += bool(common)
         for image in common:
             squares[image] = squares.get(image, 0.0) + known.mu**2
