@@ -183,7 +183,10 @@ def _named_groups(source: Source, files: Files, held_out: HeldOut) -> dict[Path,
 def _divided(
     source: Source, files: Files, part: Part, held_out: HeldOut, rendering: Rendering | None
 ) -> dict[str, list[Path]]:
-    """The training or the validation part of training images."""
+    """The training or the validation part of training images.
+
+    Where content decides which images are held out, it decides their order too, so that a run does not depend on names.
+    """
     if held_out.split == "names":
         cuts = {name: len(paths) - held_out.of_class(len(paths)) for name, paths in files.items()}
         return {name: paths[: cuts[name]] if part == "train" else paths[cuts[name] :] for name, paths in files.items()}
@@ -193,7 +196,13 @@ def _divided(
     digests, near = contents(stamps(every), rendering)
     classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
     held = choose_groups(classes, joined(near, _named_groups(source, files, held_out)), held_out, source.root)
-    return {name: [path for path in paths if (path in held) == (part == "val")] for name, paths in files.items()}
+    unread = "~"  # behind every hash; these files are reported in the order of their names
+    return {
+        name: sorted(
+            (path for path in paths if (path in held) == (part == "val")), key=lambda path: digests.get(path, unread)
+        )
+        for name, paths in files.items()
+    }
 
 
 def settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:

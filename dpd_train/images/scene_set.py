@@ -33,7 +33,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """Images of one part, ordered by class and then by file name.
+    """Images of one part, ordered by class and then by file name, or by hash where the split goes by content.
 
     classes   names, sorted as strings; labels index them
     images    uint8 [n, H, W, 3], RGB, square
