@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dpd_runtime.bundle.privacy import PrivacyClaim
 from dpd_runtime.errors import BundleError, BundleVersionError
+from dpd_runtime.images.bands import MOST_BANDS, Band
 from dpd_runtime.machine.versions import __version__
 from dpd_runtime.sampling.sampler import BLOCK, BlockGuidance, Sampler
 from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
@@ -20,6 +21,8 @@ CODES_ONLY_VERSION = 2
 """Of codes-only bundles, so that a reader that knows only version 1 says that it is too old. All others have 1."""
 PRIVACY_VERSION = 3
 """Of codes-only bundles that claim differential privacy, for the same reason."""
+BANDS_VERSION = 4
+"""Of codes-only bundles whose images have other bands than red, green and blue."""
 MANIFEST_NAME = "bundle.json"
 AUDIT_NAME = "audit.json"
 VERDICTS = ("PASS", "WARN", "FAIL")
@@ -48,7 +51,7 @@ class Manifest:
     """The content of bundle.json.
 
     Args:
-        image_shape: (H, W, 3). latent_shape: (C, h, w).
+        image_shape: (H, W, 3), or (H, W, N) with `bands`. latent_shape: (C, h, w).
         scaling_factor: latents are divided by it before they are decoded.
         files: all other files of the bundle by path.
         tools: package versions at export. training: hash of the run's config, and package versions.
@@ -58,6 +61,7 @@ class Manifest:
         expires: last day (UTC) on which the bundle may be used, such as "2027-11-21"; empty for no end.
         codes_only: it holds matched codes and their decoder, and nothing that samples or judges images.
         privacy: only of a codes-only bundle without an audit and a fingerprint, which would come from the images.
+        bands: what the channels stand for; only of a codes-only bundle, empty for red, green and blue.
     """
 
     name: str
@@ -80,17 +84,18 @@ class Manifest:
     expires: str = ""
     codes_only: bool = False
     privacy: PrivacyClaim | None = None
+    bands: tuple[Band, ...] = ()
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
         """The manifest as JSON with sorted keys, so that equal manifests have equal bytes.
 
-        Serial, expiry, codes_only and privacy are left out where they say nothing, so that such a bundle keeps its
-        bytes.
+        Serial, expiry, codes_only, privacy and bands are left out where they say nothing, so that such a bundle keeps
+        its bytes.
         """
         content = asdict(self) | {"sampler": self.sampler.to_dict()}
-        for name in ("serial", "expires", "codes_only", "privacy"):
+        for name in ("serial", "expires", "codes_only", "privacy", "bands"):
             if not content[name]:
                 del content[name]
         return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
@@ -182,9 +187,9 @@ def parse_manifest(raw: bytes) -> Manifest:
     _require(isinstance(content, dict) and content.get("format") == FORMAT, f"its format is not {FORMAT!r}")
     version = content.get("format_version")
     _require(type(version) is int and version >= 1, f"format_version is {version!r}, not a number ≥ 1")
-    if version > PRIVACY_VERSION:
+    if version > BANDS_VERSION:
         raise BundleVersionError(
-            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {PRIVACY_VERSION}; "
+            f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {BANDS_VERSION}; "
             "pip install --upgrade dpd-distill"
         )
     _check_minimum_runtime(content.get("minimum_runtime", "0.1.0"))
@@ -202,8 +207,13 @@ def parse_manifest(raw: bytes) -> Manifest:
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
     if "privacy" in content:
         content["privacy"] = _build(PrivacyClaim, content["privacy"], "privacy")
+    if "bands" in content:
+        content["bands"] = _bands(content["bands"])
     manifest = _build(Manifest, content, "the manifest")
-    _require(manifest.image_shape[2] == 3, f"image_shape is {manifest.image_shape}, the last size must be 3")
+    channels = len(manifest.bands) or 3
+    _require(
+        manifest.image_shape[2] == channels, f"image_shape is {manifest.image_shape}, the last size must be {channels}"
+    )
     _require(0 <= manifest.opset <= 1000, "opset is not a number of 0 … 1000")
     _require(0 < manifest.scaling_factor <= 1e6, f"scaling_factor is {manifest.scaling_factor}")
     for name in ("tools", "licences"):
@@ -221,6 +231,17 @@ def parse_manifest(raw: bytes) -> Manifest:
     return manifest
 
 
+def _bands(content: object) -> tuple[Band, ...]:
+    _require(isinstance(content, list) and 0 < len(content) <= MOST_BANDS, f"bands are not 1 … {MOST_BANDS} bands")
+    assert isinstance(content, list)
+    bands = tuple(_build(Band, band, f"bands[{number}]") for number, band in enumerate(content))
+    for number, band in enumerate(bands):
+        _require(not (fault := band.fault()), f"bands[{number}]: its {fault}")
+    names = [band.name for band in bands]
+    _require(len({*names}) == len(names), f"bands have the names {names!r:.200}, which must differ")
+    return bands
+
+
 def _check_codes_only(manifest: Manifest) -> None:
     expected = CODES_ONLY_VERSION if manifest.codes_only else FORMAT_VERSION
     if manifest.privacy is not None:
@@ -230,6 +251,10 @@ def _check_codes_only(manifest: Manifest) -> None:
         _require(manifest.audit == UNAUDITED, "it claims privacy, but its audit tells about its images")
         _require("fingerprint" not in manifest.data, "it claims privacy, but its fingerprint tells about its images")
         expected = PRIVACY_VERSION
+    if manifest.bands:
+        _require(manifest.codes_only, "it has bands, which only codes_only bundles have")
+        _require(manifest.privacy is None, "it has bands and claims privacy, which no bundle does")
+        expected = BANDS_VERSION
     said = "codes_only" if manifest.codes_only else "not codes_only"
     _require(manifest.format_version == expected, f"it is {said}, with format_version {manifest.format_version}")
     decodes = all(guidance.decodes for guidance in manifest.sampler.guidance)
@@ -260,12 +285,13 @@ def check_noise(latent_shape: tuple[int, int, int], candidates: int, draws: int)
 def _check_sizes(manifest: Manifest) -> None:
     """Check sizes before anything is allocated: a few numbers in a file could ask for terabytes."""
     latents, pixels = math.prod(manifest.latent_shape), math.prod(manifest.image_shape[:2])
+    values = math.prod(manifest.image_shape)
     _require(
         latents <= MAX_LATENT_VALUES, f"latent_shape {manifest.latent_shape} has more than {MAX_LATENT_VALUES} values"
     )
     _require(pixels <= MAX_PIXELS, f"image_shape {manifest.image_shape} has more than {MAX_PIXELS} pixels")
     batch = manifest.sampler.compute_batch
     _require(
-        batch * max(4 * latents, 12 * pixels) <= MAX_BATCH_BYTES,
+        batch * 4 * max(latents, values) <= MAX_BATCH_BYTES,
         f"sampler.compute_batch is {batch}: images or latents of one call have more than {MAX_BATCH_BYTES} bytes",
     )

@@ -9,6 +9,7 @@ import shlex
 from typing import Any
 
 from dpd_runtime.bundle.bundle import embedded_bundle
+from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.command_line import option_words
 from dpd_runtime.dataset.formats import Output
 from dpd_runtime.dataset.formats.parquet import NAME as PARQUET_NAME
@@ -16,6 +17,7 @@ from dpd_runtime.dataset.formats.parquet import PLAIN
 from dpd_runtime.dataset.state import METADATA_NAME
 from dpd_runtime.engines.engine import FP32
 from dpd_runtime.generation.generate import Generation, sampler_settings
+from dpd_runtime.images.bands import Band
 
 CARD_NAME = "README.md"
 CLASSES_NAME = "classes.txt"
@@ -39,13 +41,15 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
     form = " ".join((output.format, *([output.encoding.name] if output.kind.encodes else ())))
     count = f"{len(generation)}, {generation.ipc} of each of {len(generation.classes)} classes"
     facts = {
-        "Images": f"{count}, {width} × {height} RGB, {form}",
+        "Images": f"{count}, {width} × {height} {channels_of(manifest)}, {form}",
         "Bundle": f"{quoted(manifest.name)}, hash `{bundle.hash}`",
         "Signature": quoted(bundle.signature.describe()),
         "Audit": quoted(manifest.audit),
         "Seed": f"`{generation.seed}`",
         "Set hash": f"`{set_hash}`",
     }
+    if manifest.bands:
+        facts["Bands"] = "; ".join(map(_band_line, manifest.bands))
     if manifest.privacy is not None:
         facts["Privacy, as the bundle claims"] = quoted(manifest.privacy.describe())
     licences = list(manifest.licences.items())
@@ -79,6 +83,20 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def channels_of(manifest: Manifest) -> str:
+    """What the channels are: RGB, or a number of bands."""
+    count = len(manifest.bands)
+    return f"{count} band{'s' * (count != 1)}" if count else "RGB"
+
+
+def _band_line(band: Band) -> str:
+    """Name, centre wavelength and limits of a band."""
+    unit = " dB" if band.decibels else ""
+    centre = f" at {band.wavelength:g} µm" if band.wavelength else ""
+    physical = f" ({quoted(band.unit)})" if band.unit else ""
+    return f"{quoted(band.name)}{centre}, {band.low:g} to {band.high:g}{unit}{physical}"
+
+
 def _front_matter(generation: Generation, output: Output) -> list[str]:
     """YAML whose values are JSON, which is YAML too. `datasets` takes the columns of image folders from `configs`."""
     lines = ["---", "license: other", "task_categories: [image-classification]"]
@@ -87,7 +105,7 @@ def _front_matter(generation: Generation, output: Output) -> list[str]:
         "webdataset": ["shard-*.tar"],
         "parquet": [PARQUET_NAME],
     }.get(output.format)
-    if paths is not None:
+    if paths is not None and not output.bands:  # no loader of image folders reads float32 bands
         lines += ["configs:", "- config_name: default"]
         lines.append(f"  data_files: {json.dumps([{'split': 'train', 'path': paths}])}")
         features = [f"  - {json.dumps(feature, ensure_ascii=False)}" for feature in _features(generation, output)]

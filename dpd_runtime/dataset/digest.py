@@ -16,9 +16,10 @@ class SetDigest:
         self._digest = hashlib.sha256()
 
     def update(self, name: str, index: int, pixels: Pixels) -> None:
-        """Add one image, uint8 [H, W, 3]."""
-        raw = name.encode()
-        self._digest.update(struct.pack("<I", len(raw)) + raw + struct.pack("<III", index, *pixels.shape[:2]))
+        """Add one image, uint8 [H, W, N]. The number of bands is part of the hash where it is not 3."""
+        raw, bands = name.encode(), pixels.shape[2:] if pixels.shape[2] != 3 else ()
+        sizes = (index, *pixels.shape[:2], *bands)
+        self._digest.update(struct.pack("<I", len(raw)) + raw + struct.pack(f"<{len(sizes)}I", *sizes))
         self._digest.update(np.ascontiguousarray(pixels).tobytes())
 
     def hexdigest(self) -> str:
@@ -26,7 +27,7 @@ class SetDigest:
 
 
 def set_hash(images: Iterable[tuple[str, int, Pixels]]) -> str:
-    """The set hash of (class name, index, uint8 [H, W, 3]) in any order."""
+    """The set hash of (class name, index, uint8 [H, W, N]) in any order."""
     digest = SetDigest()
     for entry in sorted(images, key=lambda entry: (entry[0].encode(), entry[1])):
         digest.update(*entry)

@@ -16,6 +16,7 @@ from dpd_runtime.dataset.state import METADATA_NAME, State
 from dpd_runtime.files import write_atomically
 from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME, pack_labels
+from dpd_runtime.images.bands import Band, picture
 from dpd_runtime.images.pictures import read_pixels
 from dpd_runtime.sampling.sampler import BLOCK
 
@@ -41,8 +42,8 @@ def complete(generation: Generation, out: Path, output: Output, state: State, la
     """
     classes = tuple(scene.name for scene in generation.bundle.classes)
     height, width, _ = generation.bundle.manifest.image_shape
-    contents = Contents(len(generation), classes, (height, width), output.encoding, label is not None)
-    gathered = _Gathered()
+    contents = Contents(len(generation), classes, (height, width), output.encoding, label is not None, output.bands)
+    gathered = _Gathered(output.bands)
     samples = gathered.watch(_samples(generation, out, output, state, label))
     if output.direct:
         packed: list[str] = []
@@ -66,7 +67,8 @@ def complete(generation: Generation, out: Path, output: Output, state: State, la
 class _Gathered:
     """Collects hash, metadata, soft labels and the rows of the contact sheet while the samples are packed."""
 
-    def __init__(self) -> None:
+    def __init__(self, bands: tuple[Band, ...]) -> None:
+        self.bands = bands
         self.digest = SetDigest()
         self.records: list[dict[str, Any]] = []
         self.rows: dict[str, list[Pixels]] = {}
@@ -79,7 +81,7 @@ class _Gathered:
             self.records.append(sample.record)
             row = self.rows.setdefault(name, [])
             if index < BLOCK:
-                row.append(sample.pixels)
+                row.append(picture(sample.pixels, self.bands))
             if sample.soft_label is not None:
                 self.soft_labels.append(sample.soft_label)
             yield sample

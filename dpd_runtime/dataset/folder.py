@@ -12,7 +12,7 @@ from typing import Any
 
 from dpd_runtime.dataset.card import CARD_NAME, CLASSES_NAME
 from dpd_runtime.dataset.croissant import CROISSANT_NAME
-from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, PNG, UNFINISHED_NAME, Output
+from dpd_runtime.dataset.formats import FORMATS, PNG, UNFINISHED_NAME, Output, file_suffix, waiting_encoding
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
 from dpd_runtime.errors import DiskError, OutputFolderError
@@ -106,7 +106,6 @@ def _is_part(path: Path, out: Path, header: dict[str, Any]) -> bool:
     """Whether a set with this header, finished or not, can have this file or folder."""
     where = final_name(path.relative_to(out).as_posix())
     kind = FORMATS.get(header.get("format", Output.format))
-    encoding = ENCODINGS.get(header.get("image_format", PNG.name), PNG)
     if where in OWN_NAMES or LOCK_FILE.fullmatch(where) or SHARD_STATE.fullmatch(where):
         return True
     if kind is not None and kind.files.fullmatch(where):
@@ -120,8 +119,9 @@ def _is_part(path: Path, out: Path, header: dict[str, Any]) -> bool:
         return False
     if not folder:
         return name in classes and path.is_dir()
-    suffix = re.escape(PNG.suffix if waiting else encoding.suffix)
-    return folder in classes and re.fullmatch(rf"{re.escape(folder)}_\d{{5,}}{suffix}", name) is not None
+    final = file_suffix(header.get("image_format", PNG.name))
+    suffix = waiting_encoding(bool(header.get("bands"))).suffix if waiting else final
+    return folder in classes and re.fullmatch(rf"{re.escape(folder)}_\d{{5,}}{re.escape(suffix)}", name) is not None
 
 
 def remove_set(out: Path) -> None:

@@ -68,6 +68,7 @@ def write_set(
         InputError: soft labels without a teacher, or this Pillow lacks the encoder.
         DiskError: the folder cannot be written, or the disk is full or gone. Finished images are kept.
     """
+    output = output.of(generation.bundle.manifest.bands)
     output.check()
     with disk_errors(out):
         check_output_folder(out)
@@ -178,6 +179,6 @@ class _Writing:
         """Write what people read. It is not among the hashed files, so it is written anew each time."""
         write_atomically(self.out / CLASSES_NAME, class_list(self.generation).encode())
         write_atomically(self.out / CARD_NAME, dataset_card(self.generation, self.output, set_hash).encode())
-        if self.output.format == "imagefolder":
+        if self.output.format == "imagefolder" and not self.output.bands:
             described = croissant(self.generation, self.output, set_hash)
             write_atomically(self.out / CROISSANT_NAME, described.encode())

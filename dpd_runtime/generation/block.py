@@ -16,7 +16,7 @@ class Image:
     """A generated image and where it comes from.
 
     Args:
-        pixels: uint8 [H, W, 3].
+        pixels: uint8 [H, W, N], N = 3 for RGB.
         prototype: its number within the class; −1 if the class has none.
         candidate: which of the candidates was kept; 0 for a decoded image.
         margin: the latent classifier's margin of that candidate; None for a decoded image, which has no other.

@@ -25,7 +25,7 @@ def is_decoded(block: Block, sampler: Sampler, latent_shape: tuple[int, ...]) ->
 
 
 def decode_prototypes(blocks: Sequence[Block], bundle: Bundle, decoder: Engine, batch: int, seed: int) -> Images:
-    """The pixels of decoded blocks, uint8 [10 · blocks, H, W, 3]. Matched codes are turned and mirrored by the seed.
+    """The pixels of decoded blocks, uint8 [10 · blocks, H, W, N]. Matched codes are turned and mirrored by the seed.
 
     Raises:
         DegenerateImageError: the decoder gives NaN or infinite numbers.
@@ -46,12 +46,13 @@ def prototypes_of(rows: Sequence[Row]) -> Float32:
 def decode_latents(
     latents: Float32, rows: Sequence[Row], bundle: Bundle, decoder: Engine, batch: int, seed: int
 ) -> Images:
-    """Latents [rows, C, h, w] → uint8 [rows, H, W, 3], in calls of `batch` rows.
+    """Latents [rows, C, h, w] → uint8 [rows, H, W, N], in calls of `batch` rows.
 
     Raises:
         DegenerateImageError: the decoder gives NaN or infinite numbers.
     """
-    images = np.empty((len(latents), 3, *bundle.manifest.image_shape[:2]), np.float32)
+    height, width, channels = bundle.manifest.image_shape
+    images = np.empty((len(latents), channels, height, width), np.float32)
     for call, _ in groups(len(latents), batch):
         output = decode(decoder, latents[call], bundle.manifest)
         images[call] = check_finite(output, seed, [rows[place] for place in call], DECODER)

@@ -94,6 +94,7 @@ def latent_logits(latent_classifier: Engine, latents: Float32, classes: int) -> 
 
 
 def decode(decoder: Engine, latents: Float32, manifest: Manifest) -> Float32:
-    """Call the VAE decoder once: scaled latents [n, C, h, w] → images [n, 3, H, W], nominally in [−1, 1]."""
-    shape = (len(latents), 3, *manifest.image_shape[:2])
+    """Call the VAE decoder once: scaled latents [n, C, h, w] → images [n, N, H, W], nominally in [−1, 1]."""
+    height, width, channels = manifest.image_shape
+    shape = (len(latents), channels, height, width)
     return run_to(decoder, DECODER, shape, latent_sample=latents / np.float32(manifest.scaling_factor))

@@ -38,7 +38,9 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
 
 
 def read_pixels(path: Path, most: int = MOST_PIXELS_OF_SET) -> Pixels | None:
-    """The pixels of an image file, uint8 [H, W, 3]; None if it is missing, damaged or no regular file.
+    """The pixels of an image file, uint8 [H, W, 3], or of an array of bands (.npy), uint8 [H, W, N].
+
+    None if it is missing, damaged or no regular file.
 
     Args:
         most: width times height; an image of more pixels is not decoded.
@@ -48,6 +50,9 @@ def read_pixels(path: Path, most: int = MOST_PIXELS_OF_SET) -> Pixels | None:
             if os.fstat(file.fileno()).st_size > MOST_BYTES:
                 return None
             content = file.read()
+        if path.suffix == ".npy":
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+            return array if array.dtype == np.uint8 and array.ndim == 3 else None
         with warnings.catch_warnings(action="ignore"), open_image(content) as image:  # the TIFF reader warns
             return np.asarray(image.convert("RGB")) if image.width * image.height <= most else None
     except Exception:  # decoders raise almost any type on damaged bytes

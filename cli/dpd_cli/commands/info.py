@@ -61,6 +61,8 @@ def _print_json(opened: "Bundle") -> None:
 
 def _print_bundle(opened: "Bundle") -> None:
     """Who signed it, what it makes and how."""
+    from dpd_runtime.dataset.card import channels_of
+
     manifest = opened.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
     print(f"signature   {opened.signature.describe()}")  # first: a bundle's author chose all texts below
@@ -71,7 +73,12 @@ def _print_bundle(opened: "Bundle") -> None:
     print(f"state       all hashes match; audit: {manifest.audit}")
     if manifest.privacy is not None:
         print(f"privacy     claimed: {manifest.privacy.describe()}")
-    print(f"images      {manifest.image_shape[0]} x {manifest.image_shape[1]} RGB, latents {manifest.latent_shape}")
+    height, width, _ = manifest.image_shape
+    print(f"images      {height} x {width} {channels_of(manifest)}, latents {manifest.latent_shape}")
+    for band in manifest.bands:
+        centre = f", {band.wavelength:g} µm" if band.wavelength else ""
+        unit = f" {band.unit}" if band.unit else ""
+        print(f"            band {band.name}: {band.low:g} to {band.high:g}{' dB' if band.decibels else unit}{centre}")
     print(
         f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"
     )

@@ -2,7 +2,7 @@
 
 from dpd_runtime.dataset.formats.encoding import ENCODINGS, PNG, Encoding
 from dpd_runtime.dataset.formats.format import Contents, Format, Sample, folder_name
-from dpd_runtime.dataset.formats.output import FORMATS, UNFINISHED_NAME, Output
+from dpd_runtime.dataset.formats.output import FORMATS, UNFINISHED_NAME, Output, file_suffix, waiting_encoding
 
 __all__ = [
     "ENCODINGS",
@@ -14,5 +14,7 @@ __all__ = [
     "Format",
     "Output",
     "Sample",
+    "file_suffix",
     "folder_name",
+    "waiting_encoding",
 ]

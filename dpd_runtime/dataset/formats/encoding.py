@@ -13,7 +13,7 @@ from dpd_runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Encoding:
-    """An image format.
+    """An image format of Pillow's.
 
     Args:
         quality: 1 … 100 for a lossy format, as in Pillow; None for a lossless one.
@@ -48,7 +48,18 @@ class Encoding:
             ) from error
 
 
+@dataclass(frozen=True)
+class Array(Encoding):
+    """NumPy's format, which holds any number of bands. Only unfinished sets have such files."""
+
+    def encode(self, pixels: Pixels) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, pixels, allow_pickle=False)
+        return buffer.getvalue()
+
+
 PNG = Encoding("png", ".png")
+NPY = Array("npy", ".npy")
 ENCODINGS = {
     encoding.name: encoding
     for encoding in (

@@ -8,11 +8,12 @@ from typing import Any
 
 from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.dataset.formats.encoding import Encoding
+from dpd_runtime.images.bands import Band
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its line of metadata.jsonl, pixels uint8 [H, W, 3], soft label float32 [C] or None."""
+    """One image: its line of metadata.jsonl, pixels uint8 [H, W, N], soft label float32 [C] or None."""
 
     record: dict[str, Any]
     pixels: Pixels
@@ -28,6 +29,7 @@ class Contents:
         classes: names of all classes of the bundle, by label.
         side: (height, width) of every image.
         soft_labels: whether the samples have soft labels.
+        bands: of the images; empty for RGB.
     """
 
     images: int
@@ -35,6 +37,7 @@ class Contents:
     side: tuple[int, int]
     encoding: Encoding
     soft_labels: bool
+    bands: tuple[Band, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def test_a_link_in_the_place_of_a_file(tmp_path: Path) -> None:
 
 @both
 def test_a_future_bundle(store: Store, tmp_path: Path) -> None:
-    error = refused(store(tmp_path, bundle_files(format_version=4)), "format version 4.*pip install --upgrade")
+    error = refused(store(tmp_path, bundle_files(format_version=5)), "format version 5.*pip install --upgrade")
     assert isinstance(error, BundleVersionError)
 
 

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from dpd_runtime.bundle.manifest import FileEntry, Manifest, parse_manifest, parse_sampler
 from dpd_runtime.errors import BundleError, BundleVersionError
+from dpd_runtime.images.bands import Band
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 
 MANIFEST = Manifest(
@@ -69,15 +71,59 @@ def test_evaluations_count_guided_ones_twice() -> None:
     assert plain.evaluations_per_latent(0) == 7
 
 
-@pytest.mark.parametrize("version", [4, 5, 10**9])
+@pytest.mark.parametrize("version", [5, 6, 10**9])
 def test_a_future_format_is_refused_as_such(version: int) -> None:
-    with pytest.raises(BundleVersionError, match=rf"format version {version}.*reads up to 3.*pip install --upgrade"):
+    with pytest.raises(BundleVersionError, match=rf"format version {version}.*reads up to 4.*pip install --upgrade"):
         parse_manifest(changed(("format_version",), version))
 
 
 def test_a_future_format_is_known_even_when_nothing_else_is() -> None:
     with pytest.raises(BundleVersionError):
-        parse_manifest(json.dumps({"format": "dpd-bundle", "format_version": 4, "chunks": []}).encode())
+        parse_manifest(json.dumps({"format": "dpd-bundle", "format_version": 5, "chunks": []}).encode())
+
+
+BANDS = (Band("B4", 0, 3000, 0.665), Band("VV", -25, 5, decibels=True))
+
+
+def of_bands(**changes: Any) -> bytes:
+    """A codes-only manifest of images with two bands."""
+    guidance = (BlockGuidance(0, prototype_scale=1.0, prototype_until=1.0),)
+    manifest = replace(
+        MANIFEST,
+        codes_only=True,
+        format_version=4,
+        image_shape=(16, 24, 2),
+        bands=BANDS,
+        sampler=Sampler(guidance=guidance),
+    )
+    return json.dumps(json.loads(manifest.to_json()) | changes).encode()
+
+
+def test_bands_come_back_and_other_manifests_do_not_mention_them() -> None:
+    again = parse_manifest(of_bands())
+    assert again.bands == BANDS
+    assert parse_manifest(again.to_json()) == again
+    assert b"bands" not in MANIFEST.to_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_shape": [16, 24, 3]}, "the last size must be 2"),
+        ({"format_version": 2}, "it is codes_only, with format_version 2"),
+        ({"codes_only": False}, "only codes_only bundles have"),
+        ({"bands": []}, "bands are not 1 … 64 bands"),
+        ({"bands": {}}, "bands are not 1 … 64 bands"),
+        ({"bands": [asdict(BANDS[0])] * 2}, "which must differ"),
+        ({"bands": [asdict(BANDS[0]), asdict(BANDS[1]) | {"high": -25.0}]}, r"bands\[1\]: its limits are"),
+        ({"bands": [asdict(BANDS[0]), asdict(BANDS[1]) | {"high": "5"}]}, r"bands\[1\].high has the wrong type"),
+        ({"bands": [asdict(BANDS[0]), asdict(BANDS[1]) | {"more": 1}]}, "unknown keys"),
+        ({"bands": [asdict(BANDS[0]), {"name": "VV"}]}, "missing"),
+    ],
+)
+def test_bands_that_do_not_fit_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        parse_manifest(of_bands(**changes))
 
 
 @pytest.mark.parametrize("needed", ["99.0.0", "0.10000.0"])

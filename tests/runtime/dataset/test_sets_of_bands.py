@@ -1,0 +1,155 @@
+"""A set of images with other bands than RGB: physical values in files, one set hash in each form, false colours."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image as PillowImage
+
+from dpd_runtime import Output
+from dpd_runtime.dataset import write as writing
+from dpd_runtime.dataset.digest import set_hash
+from dpd_runtime.dataset.folder import remove_set
+from dpd_runtime.dataset.write import DistilledSet, write_set
+from dpd_runtime.errors import InputError, MissingExtraError
+from dpd_runtime.generation.block import Block, Image
+from dpd_runtime.generation.compute import BlockComputer
+from dpd_runtime.images.bands import Band, physical
+from tests.runtime.drawn import CLASSES, SIDE, Drawn, draw, opened
+
+tifffile = pytest.importorskip("tifffile")
+BANDS = {
+    1: (Band("VV", -25, 5, decibels=True),),
+    4: tuple(Band(name, 0, 3000 + i, 0.5 + i / 10, "reflectance × 10⁴") for i, name in enumerate("abcd")),
+    13: tuple(Band(f"B{i}", -i, 2.5 + i) for i in range(13)),
+}
+
+
+def pixels(image: Image, bands: int) -> npt.NDArray[np.uint8]:
+    """The drawn image in as many bands, each darker than the one before."""
+    return np.stack([image.pixels[..., i % 3] - i for i in range(bands)], axis=-1).astype(np.uint8)
+
+
+class DrawnBands(Drawn):
+    def load(self) -> BlockComputer:
+        computer, count = super().load(), len(self.bundle.manifest.bands)
+        images = computer.images
+
+        def of_bands(blocks: Sequence[Block], noises: object) -> Iterator[list[Image]]:
+            for block in images(blocks, noises):  # type: ignore[arg-type]
+                yield [replace(image, pixels=pixels(image, count)) for image in block]
+
+        computer.images = of_bands  # type: ignore[method-assign]
+        return computer
+
+
+def drawn(count: int, ipc: int = 3) -> DrawnBands:
+    bundle = opened()
+    manifest = replace(bundle.manifest, bands=BANDS[count], image_shape=(SIDE, SIDE, count))
+    return DrawnBands(replace(bundle, manifest=manifest), ipc=ipc, seed=7, classes=CLASSES, provider="cpu", threads=1)
+
+
+def write(out: Path, count: int, output: Output = Output(), ipc: int = 3) -> DistilledSet:  # noqa: B008
+    return write_set(drawn(count, ipc), out, output=output)
+
+
+def expected(count: int) -> dict[tuple[str, int], npt.NDArray[np.uint8]]:
+    """Pixels by class and index."""
+    generation = drawn(count)
+    blocks = [Block(scene, 0) for scene in generation.classes]
+    return {(i.class_name, i.index): pixels(i, count) for block in blocks for i in draw(block) if i.index < 3}
+
+
+@pytest.mark.parametrize("count", BANDS)
+def test_geotiffs_hold_physical_values_and_what_each_band_is(count: int, tmp_path: Path) -> None:
+    result = write(tmp_path, count)
+    assert result.set_hash == set_hash((*where, values) for where, values in expected(count).items())
+    for (name, index), values in expected(count).items():
+        path = tmp_path / name / f"{name}_{index:05d}.tif"
+        with tifffile.TiffFile(path) as file:
+            np.testing.assert_array_equal(
+                file.asarray().reshape(count, SIDE, SIDE), physical(values, BANDS[count]).transpose(2, 0, 1)
+            )
+    dataset = json.loads((tmp_path / "dataset.json").read_text())
+    assert [band["name"] for band in dataset["bands"]] == [band.name for band in BANDS[count]]
+    assert dataset["image_format"] == "geotiff"
+    assert f"{SIDE} × {SIDE} {count} band" in (tmp_path / "README.md").read_text()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.suffix == ".npy"]
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("count", BANDS)
+def test_gdal_reads_the_names_units_and_values(count: int, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    write(tmp_path, count)
+    ((name, index), values), *_ = expected(count).items()
+    with rasterio.open(tmp_path / name / f"{name}_{index:05d}.tif") as file:
+        assert file.descriptions == tuple(band.name for band in BANDS[count])
+        assert [unit or "" for unit in file.units] == [band.unit for band in BANDS[count]]
+        assert file.dtypes == ("float32",) * count
+        np.testing.assert_array_equal(file.read().transpose(1, 2, 0), physical(values, BANDS[count]))
+
+
+@pytest.mark.parametrize("count", BANDS)
+def test_npz_holds_the_bits_and_what_they_stand_for(count: int, tmp_path: Path) -> None:
+    result = write(tmp_path, count, Output("npz"))
+    with np.load(tmp_path / "set.npz") as arrays:
+        order = sorted(expected(count).items(), key=lambda entry: (entry[0][0].encode(), entry[0][1]))
+        np.testing.assert_array_equal(arrays["images"], [values for _, values in order])
+        limits = zip(arrays["low"], arrays["high"], arrays["decibels"], arrays["band_names"], strict=True)
+        assert list(limits) == [(band.low, band.high, band.decibels, band.name) for band in BANDS[count]]
+    assert result.set_hash == write(tmp_path / "again", count).set_hash
+
+
+def test_the_contact_sheet_shows_false_colours(tmp_path: Path) -> None:
+    write(tmp_path, 4)
+    sheet = np.asarray(PillowImage.open(tmp_path / "contact_sheet.png"))
+    (_, values), *_ = expected(4).items()
+    corner = sheet[2 : 2 + SIDE, -(SIDE + 2) * 3 : -(SIDE + 2) * 2][:, :SIDE]
+    assert np.abs(corner.astype(int) - values[..., [2, 1, 0]]).mean() < 3  # bands a, b, c, d: 3, 2 and 1
+
+
+def test_an_unfinished_set_is_continued_and_a_finished_one_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(writing, "complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "set", 13)
+    assert len(list((tmp_path / "set/.unfinished").rglob("*.npy"))) == 6
+    (damaged, *_) = sorted((tmp_path / "set/.unfinished").rglob("*.npy"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    again = write(tmp_path / "set", 13)
+    assert again.computed == 3  # the block of the damaged image alone
+    assert again.set_hash == write(tmp_path / "fresh", 13).set_hash
+    assert write(tmp_path / "set", 13).computed == 0
+    remove_set(tmp_path / "set")
+    assert not list((tmp_path / "set").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (Output("parquet"), "--format parquet holds RGB, and this bundle has 13 bands: use imagefolder or npz"),
+        (Output("webdataset"), "--format webdataset holds RGB"),
+        (Output(image_format="jpeg"), "--image-format jpeg holds RGB, .* written as GeoTIFF: leave it out"),
+    ],
+)
+def test_forms_that_hold_rgb_alone_are_refused(output: Output, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        write(tmp_path / "set", 13, output)
+    assert not (tmp_path / "set").exists()
+
+
+def test_geotiffs_need_a_package_and_npz_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    with pytest.raises(MissingExtraError, match=r"tifffile is not installed: pip install \"dpd-distill\[bands\]\""):
+        write(tmp_path / "set", 4)
+    assert write(tmp_path / "arrays", 4, Output("npz")).images == 6
