@@ -1,4 +1,4 @@
-"""Read one file as a square RGB image with Pillow, or say why it cannot be read."""
+"""Read one file as a square image, RGB with Pillow, or say why it cannot be read."""
 
 import logging
 import unicodedata
@@ -15,6 +15,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.files import open_regular
+from dpd_runtime.images.bands import SENTINEL2_BANDS
 from dpd_runtime.images.pictures import DECODERS, open_image
 
 # Control characters, line and paragraph separators; bidirectional overrides, which display another name.
@@ -23,10 +24,10 @@ OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 MOST_BYTES = 2**31
 STRIP = 256  # rows
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-SENTINEL2 = (12, 13)  # bands of its products, in which 4, 3 and 2 are red, green and blue
 COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
-ToRgb = Callable[[bytes], Image.Image | str]
-"""A file's bytes → RGB image, or the reason why there is none; may raise anything that a decoder raises."""
+ToPixels = Callable[[bytes], Image.Image | Pixels | str]
+"""A file's bytes → RGB image or bands, uint8 [H, W, N]; or the reason why there are none. May raise anything that a
+decoder raises."""
 
 # What it logs about files of many bands is reported with the file's name in `SceneSet.rejected`.
 logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
@@ -63,24 +64,34 @@ def evenly_spaced(paths: Sequence[Path], most: int) -> list[Path]:
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
-def read_square(path: Path, resolution: int, to_rgb: ToRgb) -> tuple[bytes, Pixels] | str:
-    """The file's bytes and its middle square, resized (Lanczos), uint8 [resolution, resolution, 3]; or a reason."""
+def read_square(path: Path, resolution: int, to_pixels: ToPixels) -> tuple[bytes, Pixels] | str:
+    """The file's bytes and its middle square, resized (Lanczos), uint8 [resolution, resolution, 3]; or a reason.
+
+    Of images with bands, each band is resized by itself: [resolution, resolution, N].
+    """
     content = read_bytes(path)
     if isinstance(content, str):
         return content
     try:
         with _quiet():
-            rgb = to_rgb(content)
-        if isinstance(rgb, str):
-            return rgb
-        side = min(rgb.size)
-        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-        square = rgb if rgb.width == rgb.height else rgb.crop((left, top, left + side, top + side))
-        if side != resolution:
-            square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
-        return content, np.asarray(square, np.uint8)
+            image = to_pixels(content)
+        if isinstance(image, str):
+            return image
+        if isinstance(image, Image.Image):
+            return content, _middle(image, resolution)
+        bands = (Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(image, -1, 0))
+        return content, np.stack([_middle(band, resolution) for band in bands], axis=-1)
     except Exception as error:  # decoders raise almost any type on damaged bytes, and one bad file must not end a run
         return reason_of(error)
+
+
+def _middle(image: Image.Image, resolution: int) -> Pixels:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image if image.width == image.height else image.crop((left, top, left + side, top + side))
+    if side != resolution:
+        square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return np.asarray(square, np.uint8)
 
 
 def size_in_header(path: Path) -> tuple[int, int] | None:
@@ -116,7 +127,7 @@ def _many_bands(content: bytes) -> str | None:
     if bands < 4:
         return None
     stretch = " --stretch 2,98" if bits > 8 else ""
-    usual = "4,3,2" if bands in SENTINEL2 else "3,2,1"
+    usual = "4,3,2" if bands in SENTINEL2_BANDS else "3,2,1"
     return f"{bands} bands of {bits} bits: say which are red, green and blue, such as --bands {usual}{stretch}"
 
 

@@ -2,6 +2,7 @@
 
 from dpd_runtime.images.pictures import DECODERS, SUFFIXES
 from dpd_train.images.read import (
+    carried_bands,
     check_files,
     common_size,
     hash_part,
@@ -35,6 +36,7 @@ __all__ = [
     "Rejected",
     "Rendering",
     "SceneSet",
+    "carried_bands",
     "check_files",
     "common_size",
     "fingerprint",

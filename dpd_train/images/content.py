@@ -79,8 +79,8 @@ def _read(path: Path, key: str) -> list[list[str]] | None:
 def _compare(digests: Sequence[str], files: Mapping[str, Path], rendering: Rendering | None) -> list[list[str]]:
     from dpd_train.images.structure import near_groups  # loads PyTorch
 
-    to_rgb = reader(rendering)
-    results = {digest: read_square(files[digest], SIDE, to_rgb) for digest in digests}
+    to_pixels = reader(rendering)
+    results = {digest: read_square(files[digest], SIDE, to_pixels) for digest in digests}
     images = {digest: read[1] for digest, read in results.items() if not isinstance(read, str)}
     if not images:
         return []

@@ -17,7 +17,9 @@ from dpd_train.reading import PLAIN, Reading, parse_reading
 
 PER_CLASS = 20  # images of each class and part that are decoded
 SIDE = 32  # pixels to which they are reduced
+MANY = re.compile(r"\d+ bands of \d+ bits: say which ")
 HINT = re.compile(r"(?P<bands>--bands \d+(?:,\d+)*)?(?: ?(?P<stretch>--stretch [\d.:]+(?:,[\d.:]+)*))?")
+CARRIED = "--bands all carries all bands instead, in a codes-only bundle"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Look:
     sample: Sample
     suggestion: tuple[str, Sample] | None
 
+    @property
+    def all_bands(self) -> str:
+        """What else can be done with images of more bands than colours; empty where none is set aside for them."""
+        return CARRIED if any(MANY.match(one.reason) for one in self.sample.set_aside) else ""
+
     def remarks(self) -> list[str]:
         """What the user should know before hours of work, one line each."""
         lines = []
@@ -60,7 +67,7 @@ class Look:
         if self.suggestion is not None:
             options, sample = self.suggestion
             lines.append(f"with {options} {sample.usable} of {sample.images} are usable")
-        return lines
+        return [*lines, self.all_bands] if self.all_bands else lines
 
     def check(self, root: Path) -> None:
         """Check that a long run would use most of the data.
@@ -122,13 +129,13 @@ def _opened(root: Path) -> tuple[Source, dict[str, Files]]:
 
 
 def _decoded(source: Source, parts: Mapping[str, Files], reading: Reading) -> Sample:
-    to_rgb = reader(settled(reading, reference_files(source), source))
+    to_pixels = reader(settled(reading, reference_files(source), source))
     tried, set_aside = 0, []
     for part, files in parts.items():
         for paths in files.values():
             for path in evenly_spaced(paths, PER_CLASS):
                 tried += 1
-                square = read_square(path, SIDE, to_rgb)
+                square = read_square(path, SIDE, to_pixels)
                 if isinstance(square, str):
                     set_aside.append(Finding(part, name_in(source, path), square))
     return Sample(tried, tuple(set_aside))

@@ -2,37 +2,60 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dpd_runtime.errors import MissingExtraError
+from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS
+from dpd_runtime.images.pixels import printable
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
 DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "WEBP"]
 MOST_PIXELS = 2**26
 MOST_BYTES = 2**28
 """Of the bands that are read: a sparse file of a few kilobytes can claim gigabytes."""
+MOST_PAGES = 256
+Bands = tuple[int, ...] | tuple[str, ...] | Literal["all"] | None
+"""As in `Reading.bands`."""
 
 for name in ("rasterio._env", "rasterio._err"):  # GDAL logs about damaged files; what matters becomes a reason
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Which bands of a file were read.
+
+    numbers 1-based
+    names   as the file describes them; their numbers where it does not describe them, or two of its bands alike
+    units   of their values; empty where the file says none
+    of      how many bands the file has
+    """
+
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    of: int
+
+
+@dataclass(frozen=True)
 class Raster:
     """The chosen bands of an image's middle square.
 
-    values [bands, side, side] in the file's own type; bands is 1 or 3
+    values [bands, side, side] in the file's own type
     valid  bool [side, side]: finite and not marked as no data, in every band
+    layout which bands these are; None if that does not matter
     """
 
     values: npt.NDArray[Any]
     valid: npt.NDArray[np.bool_]
+    layout: Layout | None = None
 
     @property
     def kind(self) -> tuple[str, int]:
@@ -50,60 +73,151 @@ def require_rasterio() -> None:
         raise MissingExtraError("rasterio", "geo")
 
 
-def read_raster(content: bytes, bands: tuple[int, ...] | None) -> Raster | str:
+def read_raster(content: bytes, bands: Bands) -> Raster | str:
     """The bands of an image file, or the reason why they cannot be had.
 
-    bands: 1-based; None takes the image's colours where it has one or three bands, beside alpha.
+    bands: numbers (1-based), names or all of them. None takes the image's colours where it has one or three bands,
+        beside alpha.
     """
+    from rasterio._err import CPLE_BaseError  # which damaged tags raise, unlike damaged pixels
     from rasterio.errors import RasterioError
-    from rasterio.windows import Window
 
     try:
-        with _opened(content) as dataset:
-            chosen = _choose(dataset, bands)
-            if isinstance(chosen, str):
-                return chosen
+        with _opened(content) as dataset, ExitStack() as stack:
+            pages = _pages(dataset, bands, stack)
+            if isinstance(pages, str):
+                return pages
+            if any(_palette(page) for page in pages):
+                return "palette colours; convert to RGB"
+            layout = _choose(pages, bands)
+            if isinstance(layout, str):
+                return layout
             side = min(dataset.width, dataset.height)
             if side * side > MOST_PIXELS:
                 return "too many pixels for one image; cut it into tiles"
-            if (needed := _bytes_of(dataset, chosen, side)) > MOST_BYTES:
+            if (needed := _bytes_of(pages, layout, side)) > MOST_BYTES:
                 return f"{needed / 1e6:.0f} MB of pixels, more than {MOST_BYTES / 1e6:.0f}; cut it into tiles"
-            window = Window((dataset.width - side) // 2, (dataset.height - side) // 2, side, side)
-            values = dataset.read(chosen, window=window)
-            valid = (dataset.read_masks(chosen, window=window) > 0).all(axis=0)
-    except RasterioError:  # its message names a file in memory
+            values, valid = _read(pages, layout, side)
+    except (RasterioError, CPLE_BaseError):  # its message names a file in memory
         return f"damaged, cut short, or not readable as any of {', '.join(DRIVERS)}"
     if values.dtype.kind not in "uif":
         return f"{values.dtype} pixels have no brightness; convert them"
     valid &= np.isfinite(values).all(axis=0)
-    return Raster(values, valid) if valid.any() else "no pixel has data"
+    return Raster(values, valid, layout) if valid.any() else "no pixel has data"
 
 
-def _bytes_of(dataset: Any, bands: list[int], side: int) -> int:
-    return side**2 * sum(np.dtype(str(dataset.dtypes[band - 1])).itemsize for band in bands)
+def _pages(dataset: Any, bands: Bands, stack: ExitStack) -> list[Any] | str:
+    """The images that hold the bands: one, or the pages of a stack, each of which is one band."""
+    import rasterio
+
+    names = dataset.subdatasets
+    if len(names) < 2:
+        return [dataset]
+    many = f"multi-page: {len(names)} images"
+    if bands is None or dataset.count != 1:
+        return f"{many}; save the wanted one as its own file"
+    if len(names) > MOST_PAGES:
+        return f"{many}, more than {MOST_PAGES}; save the wanted ones as one file of bands"
+    pages = [stack.enter_context(rasterio.open(name, driver="GTiff")) for name in names]
+    if len({(page.count, page.shape, *page.dtypes) for page in pages}) > 1:
+        return f"{many} of several sizes or kinds, which are no bands of one; save the wanted one as its own file"
+    return pages
 
 
-def _choose(dataset: Any, bands: tuple[int, ...] | None) -> list[int] | str:
+def _palette(page: Any) -> bool:
     from rasterio.enums import ColorInterp
 
-    if len(dataset.subdatasets) > 1:
-        return f"multi-page: {len(dataset.subdatasets)} images; save the wanted one as its own file"
-    if ColorInterp.palette in dataset.colorinterp:
-        return "palette colours; convert to RGB"
-    count = dataset.count
-    if bands is not None:
-        return list(bands) if max(bands) <= count else f"has {count} band{'s' * (count != 1)}, no band {max(bands)}"
-    colours = [i + 1 for i, meaning in enumerate(dataset.colorinterp) if meaning != ColorInterp.alpha]
-    if len(colours) in (1, 3):
-        return colours
-    return f"has {len(colours)} bands; say with --bands which are red, green and blue"
+    return ColorInterp.palette in page.colorinterp
+
+
+def _read(pages: list[Any], layout: Layout, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Values [bands, side, side] of the middle square, and where all of them have data."""
+    from rasterio.windows import Window
+
+    window = Window((pages[0].width - side) // 2, (pages[0].height - side) // 2, side, side)
+    if len(pages) > 1:
+        chosen = [pages[number - 1] for number in layout.numbers]
+        values = np.stack([page.read(1, window=window) for page in chosen])
+        masks = np.stack([page.read_masks(1, window=window) for page in chosen])
+        return values, masks.min(axis=0) > 0
+    numbers = list(layout.numbers)
+    values = pages[0].read(numbers, window=window)
+    if _alpha_is_data(pages[0], numbers):
+        return values, np.ones(values.shape[1:], np.bool_)
+    return values, (pages[0].read_masks(numbers, window=window) > 0).all(axis=0)
+
+
+def _alpha_is_data(dataset: Any, numbers: list[int]) -> bool:
+    """Whether an alpha band is read as one of many: GDAL marks the fourth band of 8 bits so, which may be infrared."""
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    alpha = [dataset.colorinterp[number - 1] == ColorInterp.alpha for number in numbers]
+    masks = any(MaskFlags.alpha in dataset.mask_flag_enums[number - 1] for number in numbers)
+    return len(numbers) > 3 and any(alpha) and masks
+
+
+def _bytes_of(pages: list[Any], layout: Layout, side: int) -> int:
+    types = [dtype for page in pages for dtype in page.dtypes]
+    return side**2 * sum(np.dtype(str(types[number - 1])).itemsize for number in layout.numbers)
+
+
+def _choose(pages: list[Any], bands: Bands) -> Layout | str:
+    from rasterio.enums import ColorInterp
+
+    described = [_plain(text) for page in pages for text in page.descriptions]
+    count = len(described)
+    numbers: Sequence[int] | str
+    if isinstance(bands, tuple):
+        numbers = _numbers(bands, described)
+    elif bands == "all":
+        numbers = range(1, count + 1) if count <= MOST_BANDS else _too_many(count)
+    else:
+        numbers = [i + 1 for i, meaning in enumerate(pages[0].colorinterp) if meaning != ColorInterp.alpha]
+        if len(numbers) not in (1, 3):
+            return f"has {len(numbers)} bands; say with --bands which are red, green and blue"
+    if isinstance(numbers, str):
+        return numbers
+    names = [text or str(i) for i, text in enumerate(described, start=1)]
+    if len({*names}) < count:
+        names = [str(i) for i in range(1, count + 1)]
+    units = [_plain(text) for page in pages for text in page.units]
+    return Layout(tuple(numbers), tuple(names[i - 1] for i in numbers), tuple(units[i - 1] for i in numbers), count)
+
+
+def _too_many(count: int) -> str:
+    return f"has {count} bands, at most {MOST_BANDS} are carried; say with --bands which"
+
+
+def _numbers(bands: tuple[int, ...] | tuple[str, ...], described: list[str]) -> list[int] | str:
+    """The numbers of bands by number or by name; or what is missing."""
+    count, numbers = len(described), []
+    for band in bands:
+        if isinstance(band, int):
+            numbers.append(band)
+            continue
+        if described.count(band) > 1:
+            return f"has {described.count(band)} bands called {band!r}; say with --bands the numbers"
+        if band not in described:
+            known = ", ".join(text for text in described if text)
+            its = f"its bands are {known}" if known else f"none of its {count} bands has a name: give --bands numbers"
+            return f"has no band called {band!r}; {its}"
+        numbers.append(described.index(band) + 1)
+    if max(numbers) > count:
+        return f"has {count} band{'s' * (count != 1)}, no band {max(numbers)}"
+    return numbers
+
+
+def _plain(text: str | None) -> str:
+    """A text of the file; empty if it has none, or one that does not fit into a line of a record."""
+    stripped = (text or "").strip()
+    return stripped if len(stripped) <= LONGEST_BAND_NAME and printable(stripped) == stripped else ""
 
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Any]:
     """A rasterio dataset of bytes in memory, without side files that could change its pixels."""
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 
     with (
@@ -112,5 +226,6 @@ def _opened(content: bytes) -> Iterator[Any]:
         MemoryFile(content) as memory,
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NodataShadowWarning)
         with memory.open(driver=DRIVERS) as dataset:
             yield dataset

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from dpd_runtime.errors import DataError
+from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import printable, read_bytes, read_square, size_in_header
 from dpd_train.held_out import BY_CONTENT, HeldOut, choose_groups, joined
 from dpd_train.images.content import contents, stamps
@@ -91,6 +92,18 @@ def natural_side(root: Path) -> int:
         DataError: as `image_sizes` does.
     """
     return min(common_size(image_sizes(root)))
+
+
+def carried_bands(root: Path, reading: Reading) -> tuple[Band, ...]:
+    """The bands that images keep with this reading, from a sample of the training images; empty where they become RGB.
+
+    Raises:
+        DataError, MissingExtraError: as `read_scenes` does.
+    """
+    if not reading.carries:
+        return ()
+    source = open_source(root)
+    return settle(reading, reference_files(source), source.root).carried
 
 
 def common_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
@@ -215,8 +228,10 @@ def settled(reading: Reading | Rendering, files: Files, source: Source) -> Rende
 def _decode(
     source: Source, files: Files, part: Part, resolution: int, rendering: Rendering | None, allow_outside: bool
 ) -> SceneSet:
-    to_rgb = reader(rendering)
-    images = np.empty((sum(map(len, files.values())), resolution, resolution, 3), np.uint8)
+    gaps: list[bool] = []
+    to_pixels = reader(rendering, gaps)
+    channels = (len(rendering.carried) if rendering is not None else 0) or 3
+    images = np.empty((sum(map(len, files.values())), resolution, resolution, channels), np.uint8)
     labels: list[int] = []
     hashes: list[str] = []
     used: list[Path] = []
@@ -225,7 +240,7 @@ def _decode(
     for label, (name, paths) in enumerate(files.items()):
         already = len(rejected)
         for path in paths:
-            result = read_square(path, resolution, to_rgb)
+            result = read_square(path, resolution, to_pixels)
             if isinstance(result, str):
                 rejected.append(Rejected(name_in(source, path), result))
                 continue
@@ -245,6 +260,7 @@ def _decode(
         ()
         if allow_outside
         else tuple(name_in(source, path) for path in used if not path.resolve().is_relative_to(inside)),
+        tuple(gaps),
     )
 
 

@@ -1,10 +1,11 @@
-"""Turn bands and values into 8-bit RGB with one stretch for the whole data set, so that brightness is comparable."""
+"""Turn bands and values into 8 bits with one stretch for the whole data set, so that brightness is comparable."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,28 @@ from PIL import Image
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.pixels import ToRgb, evenly_spaced, pillow_rgb, printable, read_bytes, reason_of
-from dpd_train.images.rasters import Raster, read_raster, require_rasterio
+from dpd_runtime.images.bands import SENTINEL2, Band
+from dpd_runtime.images.pixels import ToPixels, evenly_spaced, pillow_rgb, printable, read_bytes, reason_of
+from dpd_train.images.rasters import Bands, Layout, Raster, read_raster, require_rasterio
 from dpd_train.reading import PERCENTILES, Reading
 
 SAMPLE_IMAGES = 512
 SAMPLE_SIDE = 64
+EIGHT_BITS = (0.0, 255.0)
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """A `Reading` with the limits of a data set: all that decides an image's RGB besides its bytes.
+    """A `Reading` with the limits of a data set: all that decides an image's pixels besides its bytes.
 
-    bands       1-based; None takes the images' own colours
+    bands       numbers, 1-based; None takes the images' own colours
     limits      (low, high) in pixel values that become 0 and 255, once or for each band; None keeps 8-bit values
     kind        pixel type and number of bands that every image must have; None: any (limits were given)
     percentiles that gave the limits, over `sampled` images; None if limits were given
+    carried     what the bands are where images keep them, [H, W, N]; empty: they become RGB
+    decibels    whether the limits are 10 · log10 of pixel values
+    names       that every image must give its `bands`; empty: any
+    of          how many bands every image must have; 0: any that has `bands`
     """
 
     bands: tuple[int, ...] | None
@@ -36,32 +43,79 @@ class Rendering:
     kind: tuple[str, int] | None = None
     percentiles: tuple[float, float] | None = None
     sampled: int = 0
+    carried: tuple[Band, ...] = ()
+    decibels: bool = False
+    names: tuple[str, ...] = ()
+    of: int = 0
 
-    def rgb(self, content: bytes) -> Image.Image | str:
-        """A file's bytes as a square RGB image, black where there is no data; or the reason why there is none."""
+    def pixels(self, content: bytes, gaps: list[bool] | None = None) -> Image.Image | Pixels | str:
+        """A file's bytes as a square RGB image, or with its bands, 0 where there is no data; or why there is none.
+
+        gaps: gets one more entry, whether pixels of the image have no data.
+        """
         raster = read_raster(content, self.bands)
-        if isinstance(raster, str):
-            return raster
+        reason = raster if isinstance(raster, str) else self._misfit(raster)
+        if isinstance(raster, str) or reason:
+            return reason
+        if self.decibels:
+            raster = in_decibels(raster)
+        share = float(raster.valid.mean())
+        if share == 0:
+            return "no pixel has a value above 0, and others have no decibels"
+        if self.carried and share < 0.5:
+            return f"{100 * (1 - share):.0f} % of its pixels have no data, more than half"
+        if gaps is not None:
+            gaps.append(share < 1)
+        if self.carried:
+            return np.stack(levels(raster, self.limits), axis=-1)
+        return Image.fromarray(stretched(raster, self.limits))
+
+    def _misfit(self, raster: Raster) -> str:
+        """Why an image does not fit the others; empty if it does."""
+        layout = raster.layout
+        if self.of and layout is not None and layout.of != self.of:
+            return f"has {_count(layout.of)} where the other images have {self.of}"
         if self.kind is not None and raster.kind != self.kind:
             return f"{_described(raster.kind)} where the other images have {_described(self.kind)}"
+        if self.names and layout is not None:
+            for number, name, usual in zip(layout.numbers, layout.names, self.names, strict=True):
+                if name != usual:
+                    return f"band {number} is called {name!r} where the other images have {usual!r}"
         if self.limits is not None and len(self.limits) not in (1, len(raster.values)):
             return f"{_described(raster.kind)}, the stretch is for {len(self.limits)} bands"
-        return Image.fromarray(stretched(raster, self.limits))
+        return ""
+
+    @property
+    def of_sets(self) -> "Rendering":
+        """The same limits for files that hold just the carried bands, in their order, in physical values of any kind.
+
+        Only where bands are carried; a distilled set of other images is RGB.
+        """
+        count = len(self.carried)
+        limits = tuple((band.low, band.high) for band in self.carried)
+        numbers = tuple(range(1, count + 1))
+        return replace(self, bands=numbers, limits=limits, kind=None, percentiles=None, sampled=0, of=count)
 
     def identity(self, content: bytes) -> str:
         """sha256 (hex) of a file's bytes, bands and limits, so that other pixels have another key in a cache."""
-        decisive = json.dumps([self.bands, self.limits], separators=(",", ":")).encode()
+        deciding: list[Any] = [self.bands, self.limits]
+        if self.carried or self.decibels:
+            deciding += [self.decibels, bool(self.carried)]
+        decisive = json.dumps(deciding, separators=(",", ":")).encode()
         return hashlib.sha256(b"dpd rendering\0" + decisive + b"\0" + hashlib.sha256(content).digest()).hexdigest()
 
     def record(self) -> dict[str, Any]:
         """The content for run.json; `stretch` is the value of `--stretch` that treats other images in the same way."""
-        return {
+        pairs = None if self.limits is None else [f"{low!r}:{high!r}" for low, high in self.limits]
+        stretch = None if pairs is None else "dB:" + pairs[0] if self.decibels else ",".join(pairs)
+        record = {
             "bands": None if self.bands is None else list(self.bands),
-            "stretch": None if self.limits is None else ",".join(f"{low!r}:{high!r}" for low, high in self.limits),
+            "stretch": stretch,
             "percentiles": None if self.percentiles is None else list(self.percentiles),
             "sampled_images": self.sampled,
             "pixel_type": None if self.kind is None else self.kind[0],
         }
+        return record | ({"carried": [band.to_dict() for band in self.carried]} if self.carried else {})
 
 
 def identity(content: bytes, rendering: Rendering | None) -> str:
@@ -69,45 +123,97 @@ def identity(content: bytes, rendering: Rendering | None) -> str:
     return hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
 
 
-def reader(rendering: Rendering | None) -> ToRgb:
-    """What turns a file's bytes into RGB; Pillow for None."""
-    return pillow_rgb if rendering is None else rendering.rgb
+def reader(rendering: Rendering | None, gaps: list[bool] | None = None) -> ToPixels:
+    """What turns a file's bytes into RGB or bands; Pillow for None. gaps: as in `Rendering.pixels`."""
+    return pillow_rgb if rendering is None else partial(rendering.pixels, gaps=gaps)
 
 
 def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:
-    """Find the limits of the stretch on a sample of `files` (paths by class), unless `reading` gives them.
+    """Find the bands and the limits of the stretch on a sample of `files` (paths by class), unless `reading` has them.
 
     The sample has up to 512 images, equally many from each class, evenly spaced in its order, and every n-th row and
     column of the middle square, at most 64 × 64 pixels per image. It depends only on names and content.
 
     Raises:
         MissingExtraError: rasterio is not installed.
-        DataError: no image of the sample can be read, or a band is constant over it.
+        DataError: no image of the sample can be read, or a band is constant over it; limits for another number of
+            bands.
     """
     require_rasterio()
-    if reading.limits is not None:
-        return Rendering(reading.bands, reading.limits)
+    by_layout = reading.carries or (reading.bands is not None and isinstance(reading.bands[0], str))
+    if reading.limits is not None and not by_layout:
+        return Rendering(_as_numbers(reading.bands), reading.limits, decibels=reading.decibels)
     rasters, first_reason = _sample(files, reading.bands)
     if not rasters:
         raise DataError(f"{root}: no image of the sample for the stretch can be read, first {first_reason}")
     kind = Counter(raster.kind for raster in rasters).most_common(1)[0][0]
-    if kind[0] == "uint8" and reading.percentiles is None:
-        return Rendering(reading.bands, None, kind)
-    percentiles = reading.percentiles or PERCENTILES
     alike = [raster for raster in rasters if raster.kind == kind]
-    limits = tuple(_limits(alike, band, percentiles) for band in range(kind[1]))
+    if not by_layout:
+        return _limited(Rendering(_as_numbers(reading.bands), None, kind), reading, alike, root)
+    layout = Counter(raster.layout for raster in alike).most_common(1)[0][0]
+    assert layout is not None  # of every file
+    alike = [raster for raster in alike if raster.layout == layout]
+    unlimited = Rendering(layout.numbers, None, kind, names=layout.names, of=layout.of * (reading.bands == "all"))
+    rendering = _limited(unlimited, reading, alike, root)
+    return _carrying(rendering, layout) if reading.carries else rendering
+
+
+def _as_numbers(bands: Bands) -> tuple[int, ...] | None:
+    """The bands of a reading that names none."""
+    return None if bands is None else tuple(int(band) for band in bands)
+
+
+def _limited(rendering: Rendering, reading: Reading, alike: Sequence[Raster], root: Path) -> Rendering:
+    """With the limits of a reading, or of these images, which are of the rendering's kind."""
+    assert rendering.kind is not None
+    dtype, count = rendering.kind
+    if reading.limits is not None:
+        if len(reading.limits) not in (1, count):
+            raise DataError(
+                f"{root}: the images have {_count(count)}, the stretch is for {len(reading.limits)}; give one "
+                "LOW:HIGH, or one for each"
+            )
+        return replace(rendering, limits=reading.limits, kind=None, decibels=reading.decibels)
+    if dtype == "uint8" and reading.percentiles is None:
+        return rendering
+    percentiles = reading.percentiles or PERCENTILES
+    limits = tuple(_limits(alike, band, percentiles) for band in range(count))
     for band, (low, high) in enumerate(limits):
         if not low < high:
-            number = reading.bands[band] if reading.bands else band + 1
+            number = rendering.bands[band] if rendering.bands else band + 1
             raise DataError(
                 f"{root}: band {number} is {low:g} at both percentiles {percentiles[0]:g} and {percentiles[1]:g} of "
                 "the sample; choose other bands, wider percentiles, or give --stretch LOW:HIGH"
             )
-    return Rendering(reading.bands, limits, kind, percentiles, len(alike))
+    return replace(rendering, limits=limits, percentiles=percentiles, sampled=len(alike))
+
+
+def _carrying(rendering: Rendering, layout: Layout) -> Rendering:
+    """The rendering of images that keep the bands of this layout."""
+    limits = rendering.limits or (EIGHT_BITS,)
+    pairs = limits * len(layout.names) if len(limits) == 1 else limits
+    carried = tuple(
+        Band(name, low, high, SENTINEL2.get(name, 0.0), unit, rendering.decibels)
+        for name, unit, (low, high) in zip(layout.names, layout.units, pairs, strict=True)
+    )
+    return replace(rendering, limits=limits, carried=carried)
+
+
+def in_decibels(raster: Raster) -> Raster:
+    """10 · log10 of the values in float64; values of 0 and less have none, and count as no data."""
+    valid = raster.valid & (raster.values > 0).all(axis=0)
+    values = np.where(valid, raster.values, 1).astype(np.float64)
+    return replace(raster, values=10 * np.log10(values), valid=valid)
 
 
 def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> Pixels:
-    """Stretch to uint8 [side, side, 3]: low becomes 0, high 255, linear between, clipped outside; no data is 0."""
+    """RGB, uint8 [side, side, 3], of three bands or one, as `levels` gives them."""
+    bands = levels(raster, limits)
+    return np.stack(bands if len(bands) == 3 else bands * 3, axis=-1)
+
+
+def levels(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> list[Pixels]:
+    """Each band in uint8 [side, side]: low becomes 0, high 255, linear between, clipped outside; no data is 0."""
     bands = []
     for band, values in enumerate(raster.values):
         if limits is None:
@@ -118,10 +224,10 @@ def stretched(raster: Raster, limits: tuple[tuple[float, float], ...] | None) ->
             grey = np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
             grey[~raster.valid] = 0
         bands.append(grey)
-    return np.stack(bands if len(bands) == 3 else bands * 3, axis=-1)
+    return bands
 
 
-def _sample(files: Mapping[str, Sequence[Path]], bands: tuple[int, ...] | None) -> tuple[list[Raster], str]:
+def _sample(files: Mapping[str, Sequence[Path]], bands: Bands) -> tuple[list[Raster], str]:
     """Thinned rasters, and the first file that could not be read with its reason."""
     share = max(1, SAMPLE_IMAGES // len(files))
     rasters, first_reason = [], ""
@@ -135,7 +241,7 @@ def _sample(files: Mapping[str, Sequence[Path]], bands: tuple[int, ...] | None) 
     return rasters, first_reason
 
 
-def _read(path: Path, bands: tuple[int, ...] | None) -> Raster | str:
+def _read(path: Path, bands: Bands) -> Raster | str:
     content = read_bytes(path)
     if isinstance(content, str):
         return content
@@ -146,7 +252,8 @@ def _read(path: Path, bands: tuple[int, ...] | None) -> Raster | str:
     if isinstance(raster, str):
         return raster
     every = -(-len(raster.valid) // SAMPLE_SIDE)
-    return Raster(raster.values[:, ::every, ::every].copy(), raster.valid[::every, ::every].copy())
+    thin = (slice(None, None, every),) * 2
+    return replace(raster, values=raster.values[:, *thin].copy(), valid=raster.valid[thin].copy())
 
 
 def _limits(rasters: Sequence[Raster], band: int, percentiles: tuple[float, float]) -> tuple[float, float]:
@@ -159,4 +266,8 @@ def _limits(rasters: Sequence[Raster], band: int, percentiles: tuple[float, floa
 
 
 def _described(kind: tuple[str, int]) -> str:
-    return f"{kind[1]} band{'s' * (kind[1] != 1)} of {kind[0]}"
+    return f"{_count(kind[1])} of {kind[0]}"
+
+
+def _count(bands: int) -> str:
+    return f"{bands} band{'s' * (bands != 1)}"

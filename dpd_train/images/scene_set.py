@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.files import write_atomically
+from dpd_runtime.images.bands import Band
 from dpd_train.images.rendering import Rendering
 
 if TYPE_CHECKING:
@@ -36,13 +37,14 @@ class SceneSet:
     """Images of one part, ordered by class and then by file name, or by hash where the split goes by content.
 
     classes   names, sorted as strings; labels index them
-    images    uint8 [n, H, W, 3], RGB, square
+    images    uint8 [n, H, W, 3], RGB, square; [n, H, W, N] where N `bands` are carried
     labels    int64 [n]
     hashes    sha256 (hex) of each file's bytes; with a `rendering`, `rendering.identity` of the bytes
     rejected  files that were left out
     paths     of each image, relative to the data folder; private, for run/private/ only
     rendering how bands and values became RGB; None for images that Pillow reads as they are
     outside   those of `paths` that are links to files outside the data folder
+    gaps      of each image, whether pixels of it have no data; empty where Pillow read them
     """
 
     classes: tuple[str, ...]
@@ -53,11 +55,18 @@ class SceneSet:
     paths: tuple[str, ...] = ()
     rendering: Rendering | None = None
     outside: tuple[str, ...] = ()
+    gaps: tuple[bool, ...] = ()
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """What the channels are; empty for RGB."""
+        return self.rendering.carried if self.rendering is not None else ()
 
     def only(self, rows: Sequence[int] | Int64) -> "SceneSet":
         """The images of these rows."""
         hashes, paths = (tuple(values[row] for row in rows if values) for values in (self.hashes, self.paths))
-        return replace(self, images=self.images[rows], labels=self.labels[rows], hashes=hashes, paths=paths)
+        gaps = tuple(self.gaps[row] for row in rows if self.gaps)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], hashes=hashes, paths=paths, gaps=gaps)
 
 
 def fingerprint(scenes: SceneSet) -> dict[str, object]:
@@ -76,7 +85,7 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
 
 
 def to_float(images: "torch.Tensor") -> "torch.Tensor":
-    """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [-1, 1]."""
+    """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [-1, 1]; N bands stay N."""
     return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
@@ -100,6 +109,7 @@ class Findings:
     twice    number of images under two classes of one part
     outside  used images that are links to files outside the data folder
     near     training images that were left out as near duplicates of others
+    gaps     part → number of used images with pixels that have no data
     """
 
     counts: dict[str, dict[str, int]]
@@ -109,6 +119,7 @@ class Findings:
     twice: int
     outside: tuple[str, ...]
     near: tuple[Finding, ...] = ()
+    gaps: Mapping[str, int] = field(default_factory=dict)
 
     def messages(self) -> list[str]:
         """One line for each thing that the user should know before training."""
@@ -135,6 +146,10 @@ class Findings:
             if mine:
                 plural = "s" * (len(mine) != 1)
                 lines.append(f"{len(mine)} file{plural} of {part} left out, first {mine[0].path}: {mine[0].reason}")
+        lines += [
+            f"{_images(count)} of {part} with pixels that have no data; these are 0 in every band"
+            for part, count in self.gaps.items()
+        ]
         return lines
 
 
@@ -169,6 +184,7 @@ def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, s
         _shared({part: scenes.hashes for part, scenes in parts.items()} | hashes_only),
         twice,
         tuple(path for scenes in parts.values() for path in scenes.outside),
+        gaps={part: sum(scenes.gaps) for part, scenes in parts.items() if any(scenes.gaps)},
     )
 
 

@@ -21,13 +21,15 @@ NEAR = 0.95
 945 two do, which show one runway. Copies at JPEG quality 90 have a median of 0.99 (EuroSAT, 64 px), brightened ones 1.
 """
 AXES = 256  # of the sketch
+EXACT = 1440  # values of a vector, those of three bands, up to which its axes are found exactly
+ROUNDS = 3  # in which the axes of longer vectors come close to these
 SAMPLED = 4096  # images that the axes are computed from
 BLOCK = 256
 ROUNDING = 1e-4
 
 
 def coarse(images: Images) -> torch.Tensor:
-    """Block means [n, 3, 16, 16] float32, 0 … 255, of images [n, H, W, 3]. They commute with `d4`."""
+    """Block means [n, N, 16, 16] float32, 0 … 255, of images [n, H, W, N]. They commute with `d4`."""
     parts = []
     for start in range(0, len(images), 256):
         pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + 256])).permute(0, 3, 1, 2).float()
@@ -36,7 +38,7 @@ def coarse(images: Images) -> torch.Tensor:
 
 
 def structure_of(means: torch.Tensor) -> Float32:
-    """Steps between neighbouring block means [n, 3, 16, 16], at length 1: [n, 1440].
+    """Steps between neighbouring block means [n, N, 16, 16], at length 1: [n, 480 N].
 
     The means themselves would not do: they consist mostly of a few broad gradients, which unrelated blurred images
     share.
@@ -45,12 +47,12 @@ def structure_of(means: torch.Tensor) -> Float32:
 
 
 def structure(images: Images) -> Float32:
-    """Unit vectors [n, 1440] of images [n, H, W, 3]; their cosine is the correlation of the steps."""
+    """Unit vectors [n, 480 N] of images [n, H, W, N]; their cosine is the correlation of the steps."""
     return structure_of(coarse(images))
 
 
 def orbit(images: Images, embed: Callable[[Images], Float32] = structure) -> Float32:
-    """Vectors [n, 8, D] of the eight views of each image [n, S, S, 3]."""
+    """Vectors [n, 8, D] of the eight views of each image [n, S, S, N]."""
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     views = (d4(pixels, element).permute(0, 2, 3, 1).contiguous().numpy() for element in range(ORDER))
     return np.stack([embed(view) for view in views], axis=1)
@@ -94,16 +96,24 @@ class _Sketch:
     axes: torch.Tensor
 
     def of(self, means: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Projections [n, AXES] and lengths of the remainders [n] of block means [n, 3, 16, 16]."""
+        """Projections [n, AXES] and lengths of the remainders [n] of block means [n, N, 16, 16]."""
         vectors = torch.from_numpy(structure_of(means))
         projected = vectors @ self.axes
         return projected, (vectors.square().sum(1) - projected.square().sum(1)).clamp_min(0).sqrt()
 
 
 def _sketch(means: torch.Tensor) -> _Sketch:
-    """The directions in which these images differ most."""
+    """The directions in which these images differ most; nearly those where exact ones would take minutes.
+
+    Any axes give the same pairs: worse ones only leave more to compare in full.
+    """
     some = torch.from_numpy(structure_of(means[:: -(-len(means) // SAMPLED)]))
-    return _Sketch(torch.linalg.eigh(some.T @ some).eigenvectors[:, -AXES:].contiguous())
+    if some.shape[1] <= EXACT:
+        return _Sketch(torch.linalg.eigh(some.T @ some).eigenvectors[:, -AXES:].contiguous())
+    axes = torch.randn(some.shape[1], AXES, generator=torch.Generator().manual_seed(0))
+    for _ in range(ROUNDS):
+        axes = torch.linalg.qr(some.T @ (some @ axes)).Q
+    return _Sketch(axes.contiguous())
 
 
 def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
@@ -114,7 +124,7 @@ def near_duplicates(images: Images, hashes: Sequence[str]) -> dict[int, int]:
     rest. Images of one colour are similar to nothing.
 
     Args:
-        images: uint8 [n, S, S, 3]. hashes: of their content [n].
+        images: uint8 [n, S, S, N]. hashes: of their content [n].
     """
     duplicates = _repeated(hashes)
     for pairs in _near_pairs(images, duplicates):

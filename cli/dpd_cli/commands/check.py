@@ -41,6 +41,7 @@ def check_command(
     Examples:
         dpd check scenes/
         dpd check sentinel2/ --bands 4,3,2 --stretch 2,98
+        dpd check sentinel2/ --bands all
     """
     require_torch("train", "eval")
     from dpd_cli.distillation.planned import audit_remarks, held_images
@@ -104,5 +105,7 @@ def _print(look: "Look", shared: Shared, counts: dict[str, int]) -> None:
     if look.suggestion is not None:
         options, sample = look.suggestion
         print(f"suggestion    {options}: {sample.usable} of {sample.images} are usable")
+    if look.all_bands:
+        print(f"bands         {look.all_bands}")
     for (first, second), count in shared.items():
         print(f"shared        {count} files of {second} show scenes of {first}: figures on {second} will be too good")

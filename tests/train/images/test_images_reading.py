@@ -1,6 +1,7 @@
 """Options of reading and the arithmetic of the stretch, without any file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import printable
 from dpd_train.images import PLAIN, Reading, Rendering, parse_reading
 from dpd_train.images.rasters import Raster
@@ -24,6 +26,12 @@ finite = st.floats(-1e6, 1e6, width=32)
         ("8", "1,99.5", Reading((8,), percentiles=(1, 99.5))),
         ("4, 3, 2", "0:3000", Reading((4, 3, 2), limits=((0, 3000),))),
         (None, "0:3000,-1:2.5e3,5:6", Reading(limits=((0, 3000), (-1, 2500), (5, 6)))),
+        ("B4, B3,B2", None, Reading(("B4", "B3", "B2"))),
+        ("4,B3", None, Reading(("4", "B3"))),
+        ("all", "2,98", Reading("all", percentiles=(2, 98))),
+        ("1,2", "0:1,2:3", Reading((1, 2), limits=((0, 1), (2, 3)))),
+        ("VV", "dB:-25:5", Reading(("VV",), limits=((-25, 5),), decibels=True)),
+        (None, "db:-25:5.5", Reading(limits=((-25, 5.5),), decibels=True)),
     ],
 )
 def test_options_are_understood(bands: str | None, stretch: str | None, expected: Reading) -> None:
@@ -34,9 +42,16 @@ def test_options_are_understood(bands: str | None, stretch: str | None, expected
 @pytest.mark.parametrize(
     ("bands", "stretch", "message"),
     [
-        ("4,3", None, "bands 4,3: give three band numbers"),
         ("0,1,2", None, "the first band is 1"),
-        ("red", None, "--bands red: give band numbers such as 4,3,2"),
+        ("B4,,B2", None, "--bands B4,,B2: give band numbers such as 4,3,2 .*, names such as B4,B3,B2, or all"),
+        ("1,2,3,2", None, "bands 1,2,3,2: band 2 stands there twice; give each band once"),
+        ("VV,VV", None, "bands VV,VV: band VV stands there twice"),
+        (",".join(map(str, range(1, 66))), None, "are 65, at most 64 are carried; leave some out"),
+        (None, "dB:-25:5,0:1", "stretch dB:-25:5,0:1: give one dB:LOW:HIGH for all bands"),
+        (None, "dB:5:-25", "stretch dB:5:-25: LOW must be below HIGH"),
+        (None, "dB:-400:5", "give decibels between -300 and 300"),
+        (None, "dB:2,98", "--stretch dB:2,98: give two percentiles .*, or decibels such as dB:-25:5"),
+        ("1,2,4,3", "0:1,0:1,0:1", "give one LOW:HIGH, or one for each of the bands"),
         ("", None, "--bands : give band numbers"),
         (None, "98,2", "stretch 98,2: give two percentiles"),
         (None, "2,101", "0 ≤ low < high ≤ 100"),
@@ -56,9 +71,19 @@ def test_options_without_sense_are_refused(bands: str | None, stretch: str | Non
         parse_reading(bands, stretch)
 
 
+@pytest.mark.parametrize(
+    ("bands", "carries"),
+    [(None, False), ("4", False), ("4,3,2", False), ("VV", False), ("all", True), ("1,2", True), ("B4,B3,B2,B8", True)],
+)
+def test_one_band_and_three_are_a_picture_and_others_are_carried(bands: str | None, carries: bool) -> None:
+    assert parse_reading(bands).carries is carries
+
+
 def test_percentiles_and_limits_exclude_each_other() -> None:
     with pytest.raises(InputError, match="give one of them"):
         Reading(percentiles=(2, 98), limits=((0, 1),))
+    with pytest.raises(InputError, match="decibels need limits"):
+        Reading(percentiles=(2, 98), decibels=True)
 
 
 @given(
@@ -92,7 +117,7 @@ def test_the_recorded_stretch_read_again_is_the_same(limits: list[tuple[float, f
     record = json.loads(json.dumps(settled.record()))
     again = parse_reading(",".join(map(str, record["bands"])), record["stretch"])
     assert (again.bands, again.limits) == (settled.bands, settled.limits)
-    assert Rendering(again.bands, again.limits).identity(content) == settled.identity(content)
+    assert Rendering(settled.bands, again.limits).identity(content) == settled.identity(content)
 
 
 def test_identity_follows_bytes_bands_and_limits() -> None:
@@ -100,6 +125,21 @@ def test_identity_follows_bytes_bands_and_limits() -> None:
     renderings = [Rendering(bands, limits) for bands in every_bands for limits in every_limits]
     identities = {rendering.identity(content) for rendering in renderings for content in (b"", b"a")}
     assert len(identities) == 18
+
+
+def test_identity_and_record_of_rgb_are_as_they_were_and_others_differ() -> None:
+    """Hashes in runs and caches of old must stay, so this one is written down."""
+    rgb = Rendering((4,), ((-25.0, 5.0),))
+    assert rgb.identity(b"a") == "ceaeab0874d6e2484084768e0f87beac64d271b89941fcfde05351b34db1ce27"
+    assert set(rgb.record()) == {"bands", "stretch", "percentiles", "sampled_images", "pixel_type"}
+    decibels = replace(rgb, decibels=True)
+    carried = replace(rgb, carried=(Band("VV", -25, 5),))
+    both = replace(decibels, carried=(Band("VV", -25, 5, decibels=True),))
+    assert len({one.identity(b"a") for one in (rgb, decibels, carried, both)}) == 4
+    assert decibels.record()["stretch"] == "dB:-25.0:5.0"
+    assert parse_reading("4", decibels.record()["stretch"]) == Reading((4,), limits=((-25, 5),), decibels=True)
+    assert both.record()["carried"] == [both.carried[0].to_dict()]
+    json.dumps(both.record())
 
 
 @given(text=st.text(st.characters(), max_size=20))

@@ -33,6 +33,7 @@ def test_a_sample_of_each_class_is_decoded_and_what_is_damaged_is_named(tmp_path
     assert damaged.path == "b/003.png"
     assert "not readable" in damaged.reason
     assert look.suggestion is None
+    assert look.all_bands == ""
     assert shared_scenes(tmp_path) == {}
     assert look.remarks()[0].startswith("1 of 24 images of a sample will be set aside, first b/003.png: not readable")
 
@@ -65,6 +66,8 @@ def test_bands_that_need_a_choice_get_a_suggestion_that_works(tmp_path: Path, ba
     options, sample = look.suggestion
     assert options == f"--bands {usual} --stretch 2,98"
     assert sample.usable == sample.images == 6
+    assert look.remarks()[-1] == "--bands all carries all bands instead, in a codes-only bundle"
+    assert look_at(tmp_path, parse_reading("all")).sample.usable == 6
     read = look_at(tmp_path, parse_reading(usual, "2,98"))
     assert (read.sample.usable, read.suggestion) == (6, None)
 
