@@ -30,8 +30,8 @@ from dpd_eval.audit.record import Audit, Audited, ComparedImages
 from dpd_eval.audit.set_tests import AuditedImages, near_copies, set_tests
 from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
 from dpd_eval.audit.student_attack import LabelledImages, student_tests
-from dpd_eval.audit.subject import Subject, open_subject
-from dpd_eval.extractors.choice import build_extractor
+from dpd_eval.audit.subject import Subject, open_subject, reading_of, with_images
+from dpd_eval.extractors.choice import build_extractor, check_extractor_bands
 from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.files import cache_folder
@@ -99,6 +99,7 @@ def audit(
         train: the training images T: the training part without the validation part (`held_out`).
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
         run: the run from which the bundle was exported; its VAE includes the encoder.
+        reading: of T and H; if it says nothing, a bundle of other bands than RGB is compared as its run read them.
         images: number of images to generate and test; None for FEWEST_IMAGES. Of a set all are tested.
         seed: for generating them; None for 0.
         extractor: as in `build_extractor`, whose features are compared in addition. The audit's own spaces stay, so
@@ -108,7 +109,7 @@ def audit(
         device: where the extractor and students are trained: cpu, cuda or auto, which takes CUDA if it works.
 
     Raises:
-        InputError, DataError, BundleError: unusable arguments, data or bundle.
+        InputError, DataError, BundleError: unusable arguments, data or bundle; other bands in T than in the subject.
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
@@ -117,15 +118,18 @@ def audit(
     place = use_device(device).type
     subject = open_subject(path)
     encoder = find_encoder(subject, run)
+    home = path if subject.kind == "run" else run
     data = read_data(
         train,
         holdout,
         classes=subject.classes,
         resolution=subject.side,
         held_out=held_out,
-        reading=reading,
+        reading=reading_of(subject, home, reading),
     )
-    home = path if subject.kind == "run" else run
+    subject = with_images(subject, path, data.train)
+    if extractor is not None:
+        check_extractor_bands(extractor, data.train)
     private = private or (None if home is None else home / "private" / "audit")
     extractors, encoded, controls_folder = _folders(cache)
     latents = None if encoder is None else _encode(encoder, data, encoded, stage)

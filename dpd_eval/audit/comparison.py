@@ -56,7 +56,7 @@ class Yardstick:
     shown: Compared
 
     def compare(self, images: Images, labels: Int64) -> Compared:
-        """Compare images uint8 [n, H, W, 3] in all eight views (D4)."""
+        """Compare images uint8 [n, H, W, C] in all eight views (D4)."""
         return compare(self.space, images, labels, self.train, self.held)
 
     def half(self, rows: Int64) -> Nearest:
@@ -142,13 +142,13 @@ def _yardstick(
 
 
 def compare(space: Space, images: Images, labels: Int64, train: Float32, held: Float32) -> Compared:
-    """Compare images uint8 [n, H, W, 3] in all eight views (D4) with T and H, given as unit vectors."""
+    """Compare images uint8 [n, H, W, C] in all eight views (D4) with T and H, given as unit vectors."""
     orbit = space.orbit(images)
     return Compared(labels, similarities(orbit, train), similarities(orbit, held))
 
 
 def turned(images: Images) -> Images:
-    """Rotate or flip each image [n, S, S, 3] at random (D4)."""
+    """Rotate or flip each image [n, S, S, C] at random (D4)."""
     elements = np.random.default_rng(SEED).integers(ORDER, size=len(images))
     views = [np.rot90(i[:, ::-1] if e >= 4 else i, e % 4) for i, e in zip(images, elements, strict=True)]
     return np.stack(views)

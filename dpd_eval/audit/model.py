@@ -27,7 +27,7 @@ class Model:
     Args:
         bundle: for a run, the bundle that an export would write, without files.
         networks: of a codes-only bundle, the decoder alone can be called.
-        teacher: images [B, 3, H, W] in [-1, 1] → logits; None if there is none.
+        teacher: images [B, C, H, W] in [-1, 1] → logits; None if there is none.
     """
 
     bundle: Bundle
@@ -40,7 +40,7 @@ class Model:
         return self.bundle.manifest.codes_only
 
     def decode(self, latents: Float32) -> Images:
-        """Scaled latents [n, C, h, w] → uint8 [n, H, W, 3]."""
+        """Scaled latents [n, C, h, w] → uint8 [n, H, W, C]."""
         decoder, manifest = self.networks.decoder, self.bundle.manifest
         parts = [decode(decoder, latents[i : i + CALL], manifest) for i in range(0, len(latents), CALL)]
         return to_uint8(np.concatenate(parts))

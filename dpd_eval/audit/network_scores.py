@@ -48,6 +48,6 @@ def _steps(latents: Float32) -> Float32:
 
 
 def reconstruction_score(images: Images, decoded: Images) -> Float:
-    """Return minus the mean squared error [n] of images [n, H, W, 3], in grey levels."""
+    """Return minus the mean squared error [n] of images [n, H, W, C], in grey levels."""
     errors = [np.square(a.astype(np.float64) - b).mean() for a, b in zip(images, decoded, strict=True)]
     return -np.array(errors)

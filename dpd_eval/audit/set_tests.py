@@ -13,6 +13,7 @@ from dpd_eval.audit.data import AuditData
 from dpd_eval.audit.outcome import Outcome
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.images.bands import Band, picture
 from dpd_train.images.structure import NEAR, orbit, similarities
 from dpd_train.prototypes.too_near import thresholds
 
@@ -59,9 +60,8 @@ def near_copies(audited: AuditedImages, data: AuditData, private: Path | None) -
     if not len(copies):
         return Outcome(name, 0.0, None, 0.0, "PASS", note)
     if private is not None:
-        write_worst_pairs(
-            private / f"{name}.png", audited.images[copies], data.train.images[ours[copies].argmax(axis=1)]
-        )
+        real = data.train.images[ours[copies].argmax(axis=1)]
+        write_worst_pairs(private / f"{name}.png", audited.images[copies], real, data.train.bands)
     of_held = int((nearest(data.held.images).max(axis=1) > NEAR).sum())
     note += f"; {of_held} of {len(data.held.labels)} of H are near duplicates of T too" if of_held else ""
     return Outcome(name, float(len(copies)), None, 0.0, "WARN" if of_held else "FAIL", note)
@@ -74,12 +74,16 @@ def _keep_worst(audited: AuditedImages, yardstick: Yardstick, compared: Compared
     rows = np.argsort(-beyond, kind="stable")
     nearest = yardstick.data.train.images[compared.to_train.argmax(axis=1)]
     name = re.sub(r",? |[:/]", "-", f"{audited.what}, {yardstick.name}")  # an extractor's name may be that of a folder
-    write_worst_pairs(private / f"{name}.png", audited.images[rows], nearest[rows])
+    write_worst_pairs(private / f"{name}.png", audited.images[rows], nearest[rows], yardstick.data.train.bands)
 
 
-def write_worst_pairs(path: Path, images: Images, nearest: Images) -> None:
-    """Draw the first 36 images, worst first, each above the most similar real image (in any of the eight views)."""
+def write_worst_pairs(path: Path, images: Images, nearest: Images, bands: tuple[Band, ...] = ()) -> None:
+    """Draw the first 36 images, worst first, each above the most similar real image (in any of the eight views).
+
+    Images of other bands than RGB are drawn as people see them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    images, nearest = (picture(some[: COLUMNS * ROWS], bands) for some in (images, nearest))
     rows = []
     for start in range(0, min(len(images), COLUMNS * ROWS), COLUMNS):
         part = slice(start, min(start + COLUMNS, COLUMNS * ROWS))

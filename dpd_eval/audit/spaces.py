@@ -10,7 +10,7 @@ from dpd_train.images.structure import orbit, structure, unit
 
 @dataclass(frozen=True)
 class Space:
-    """A map from images uint8 [n, H, W, 3] to unit vectors [n, D]; similarity is their cosine.
+    """A map from images uint8 [n, H, W, C] to unit vectors [n, D]; similarity is their cosine.
 
     Args:
         sees_through_vae: whether an image remains similar to itself after passing through a VAE.

@@ -51,7 +51,7 @@ RECIPE = Recipe(
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images uint8 [n, S, S, 3] with labels [n] in the data's order."""
+    """Images uint8 [n, S, S, C] with labels [n] in the data's order."""
 
     images: Images
     labels: Int64

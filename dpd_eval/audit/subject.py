@@ -1,21 +1,25 @@
 """The subject of an audit: a bundle, a run or a folder of labelled images, as networks, images and files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from dpd_eval.audit.kind import Kind, kind_of
 from dpd_eval.audit.model import Labels, Model
+from dpd_eval.bands import bands_of_set, check_bands, counted, set_reading
 from dpd_runtime.annotations import Images
 from dpd_runtime.bundle.archive import open_files
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
+from dpd_runtime.errors import InputError
 from dpd_runtime.generation.networks import load_networks
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import TEACHER
+from dpd_runtime.images.bands import Band
 from dpd_runtime.machine.cores import usable_cores
-from dpd_train.images import read_scenes
+from dpd_train.images import Reading, SceneSet, check_files, natural_side, parse_reading, read_scenes
+from dpd_train.run.finished import read_run
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Subject:
     Args:
         files: what leaves the site, by path; None for a run.
         trained_on: hash of the training images, if known.
+        bands: of its images; empty for RGB, None for a set without dataset.json, whose files decide.
         model: None for a set.
-        images: of a set, with their labels.
+        images: of a set, with their labels, as `with_images` reads them.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Subject:
     side: int
     files: Mapping[str, bytes] | None
     trained_on: str | None
+    bands: tuple[Band, ...] | None = ()
     model: Model | None = None
     images: tuple[Images, Labels] | None = None
 
@@ -72,19 +78,52 @@ def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files:
         side=bundle.manifest.image_shape[0],
         files=files,
         trained_on=bundle.manifest.data.get("fingerprint"),
+        bands=bundle.manifest.bands,
         model=model,
     )
 
 
 def _open_set(path: Path) -> Subject:
-    scenes = read_scenes(path, part="all")
     files = open_files(path)
     return Subject(
         name=path.resolve().name,
         kind="set",
-        classes=scenes.classes,
-        side=int(scenes.images.shape[1]),
+        classes=tuple(check_files(path, "all")),
+        side=natural_side(path),
         files={name: bytes(files[name]) for name in files},
         trained_on=None,
-        images=(scenes.images, scenes.labels),
+        bands=bands_of_set(path),
     )
+
+
+def reading_of(subject: Subject, run: Path | None, reading: Reading) -> Reading:
+    """How T is read: as the options say or, where they say nothing of the subject's bands, as its run read it.
+
+    Args:
+        run: that was audited or exported, if it is known.
+
+    Raises:
+        InputError: neither says it.
+    """
+    if not subject.bands or not reading.plain:
+        return reading
+    if run is None:
+        way_out = "give --bands all" + ("" if subject.kind == "set" else ", or --run RUN")
+        raise InputError(f"{subject.name} has {counted(len(subject.bands))}, --train is read as RGB: {way_out}")
+    config = read_run(run).record["config"]
+    return parse_reading(config.get("bands"), config.get("stretch"))
+
+
+def with_images(subject: Subject, path: Path, train: SceneSet) -> Subject:
+    """The subject beside T: a set with its images, read as they must be to be compared with it.
+
+    Raises:
+        InputError: it has other bands than T.
+        DataError: a set whose images cannot be used.
+    """
+    if subject.bands is not None:
+        check_bands(subject.name, subject.bands, train, "--train")
+    if subject.kind != "set":
+        return subject
+    scenes = read_scenes(path, part="all", resolution=subject.side, reading=set_reading(train))
+    return replace(subject, images=(scenes.images, scenes.labels))

@@ -19,15 +19,15 @@ from dpd_runtime.errors import DpdError, InputError
 from dpd_train.images import SceneSet
 
 
-def describe_student(name: str, classes: int, side: int) -> StudentInfo:
-    """Count a student's parameters and its multiply-adds for one image of `side` pixels.
+def describe_student(name: str, classes: int, side: int, in_channels: int = 3) -> StudentInfo:
+    """Count a student's parameters and its multiply-adds for one image of `side` pixels and so many bands.
 
     Raises:
         InputError: the student cannot be built, or cannot process such images.
     """
-    model = at_inference(build_student(name, classes, 0))
+    model = at_inference(build_student(name, classes, 0, in_channels))
     try:
-        cost = count_multiply_adds(model, side, side)
+        cost = count_multiply_adds(model, side, side, in_channels)
     except DpdError:
         raise
     except Exception as error:  # a hub model may raise anything

@@ -6,8 +6,8 @@ from typing import Literal
 
 from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs, check_set, check_sources
-from dpd_eval.extractors.choice import check_name
-from dpd_eval.selection.method import check_counts, check_ipc
+from dpd_eval.extractors.choice import check_extractor_bands, check_name
+from dpd_eval.selection.method import check_counts, check_ipc, check_look
 from dpd_eval.selection.methods import METHODS, find_method
 from dpd_eval.statistics import fewest_pairs
 from dpd_eval.students.names import check_student
@@ -66,6 +66,21 @@ def extractor_name(config: EvaluateConfig) -> str | None:
             f"--extractor {config.extractor} has no effect: there are no metrics, and no baseline uses features"
         )
     return None
+
+
+def check_sight(inputs: EvaluationInputs, config: EvaluateConfig) -> None:
+    """Check that all that looks at images can see their bands, before anything is trained. Students are built later.
+
+    Raises:
+        InputError: a baseline, an extractor or JPEGs that know RGB only, for images of other bands.
+    """
+    for name in config.baselines:
+        check_look(find_method(name), inputs.real)
+    if (extractor := extractor_name(config)) is not None:
+        check_extractor_bands(extractor, inputs.real)
+    bands = inputs.real.images.shape[-1]
+    if config.jpegs is not None and bands != 3:
+        raise InputError(f"--jpegs {config.jpegs:g}: a JPEG has 3 bands, these images have {bands}; leave it out")
 
 
 def compared_ipcs(inputs: EvaluationInputs, config: EvaluateConfig) -> tuple[int, ...]:

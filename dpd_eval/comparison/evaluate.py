@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from dpd_eval.comparison.alternatives import alternatives
 from dpd_eval.comparison.arms import describe_student, measure_arms, measure_detail, plan_trainings
-from dpd_eval.comparison.checks import check_evaluation, count_pairs, extractor_name, unused_images
+from dpd_eval.comparison.checks import check_evaluation, check_sight, count_pairs, extractor_name, unused_images
 from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.comparison.inputs import EvaluationInputs, read_inputs
 from dpd_eval.comparison.plan import PlanProgress, Training, run_plan
@@ -64,7 +64,8 @@ def evaluate(
         stage: progress of each stage before them.
 
     Raises:
-        InputError: an unknown student, baseline, extractor or recipe; a number out of range; nothing to compare.
+        InputError: an unknown student, baseline, extractor or recipe, or one that knows RGB only for images of other
+            bands; a number out of range; nothing to compare; a set with other bands than `train`.
         DataError: unreadable data, classes that differ, an IPC above a class's image count.
         DiskError: the cache cannot be written.
     """
@@ -190,8 +191,12 @@ def _open_study(
     check_evaluation(sets, config, train, test)
     wanted = extractor_name(config)
     inputs = read_inputs(sets, train, test, config.resolution, config, config.reading)
+    check_sight(inputs, config)
     pairs = count_pairs(inputs, config)
-    students = {name: describe_student(name, len(inputs.real.classes), inputs.side) for name in config.students}
+    students = {
+        name: describe_student(name, len(inputs.real.classes), inputs.side, inputs.real.images.shape[-1])
+        for name in config.students
+    }
     networks = _build_networks(inputs.real, wanted, build, stage)
     return _Study(config, recipe, inputs, pairs, repeats_of(sets), students, networks)
 

@@ -7,10 +7,20 @@ from typing import Literal
 
 import numpy as np
 
+from dpd_eval.bands import bands_of_set, check_bands, set_reading
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError
 from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
+from dpd_train.images import (
+    PLAIN,
+    Reading,
+    SceneSet,
+    check_files,
+    fingerprint,
+    natural_side,
+    read_scenes,
+    split_folders,
+)
 
 
 @dataclass(frozen=True)
@@ -88,15 +98,19 @@ def read_inputs(
     """Read all images at `resolution`; None takes the size of the first set.
 
     Args:
-        reading: for the real images. The stretch is computed on `train` and used for the test images too.
+        reading: for the real images. The stretch is computed on `train` and used for the test images too, and for
+            sets of the same bands.
 
     Raises:
         DataError: unreadable data, classes that differ, test images that were trained on.
+        InputError: a set with other bands than the training images.
     """
-    first = read_scenes(Path(sets[0]), part="all", resolution=resolution)
-    side = int(first.images.shape[1])
-    others = [read_scenes(Path(path), part="all", resolution=side) for path in sets[1:]]
+    side = natural_side(Path(sets[0])) if resolution is None else resolution
     real = read_scenes(train, part="train", resolution=side, held_out=held_out, reading=reading)
+    for path in sets:
+        if (bands := bands_of_set(Path(path))) is not None:
+            check_bands(f"SET {path}", bands, real, f"--train {train}")
+    distilled = [read_scenes(Path(path), part="all", resolution=side, reading=set_reading(real)) for path in sets]
     part = _test_part(test)
     tested = read_scenes(
         train if test == "val" else Path(test),
@@ -105,7 +119,7 @@ def read_inputs(
         held_out=held_out if test == "val" else held_out.elsewhere,
         reading=real.rendering or PLAIN,
     )
-    inputs = EvaluationInputs(tuple(str(path) for path in sets), (first, *others), real, tested, part)
+    inputs = EvaluationInputs(tuple(str(path) for path in sets), tuple(distilled), real, tested, part)
     _check_overlap(tested, real, f"--test {test}", f"--train {train}")
     _check_classes(tested.classes, real.classes, f"--test {test}", f"--train {train}")
     for name, scenes in zip(inputs.names, inputs.sets, strict=True):

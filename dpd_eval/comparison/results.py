@@ -103,11 +103,11 @@ class StudentInfo:
 class Evaluation:
     """The whole comparison.
 
-    test_part: "val", "test" or "all" (a folder without parts). reading: how bands became RGB, None for plain images.
-    teacher: description of the network that gave the soft labels. extractor: description of the network whose features
-    were used by baselines and metrics. repeated: what the intervals of differences and verdicts are over. verdicts:
-    about the ratio `at_least`. fingerprints: sha256 of the sorted content hashes of train, test and each set, and of
-    the weights of each `hf:` student. Fields with a default are absent in files of earlier versions.
+    test_part: "val", "test" or "all" (a folder without parts). reading: how bands became RGB or which are carried, None
+    for plain images. teacher: description of the network that gave the soft labels. extractor: description of the
+    network whose features were used by baselines and metrics. repeated: what the intervals of differences and verdicts
+    are over. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content hashes of train, test and
+    each set, and of the weights of each `hf:` student. Fields with a default are absent in files of earlier versions.
     """
 
     sets: tuple[str, ...]

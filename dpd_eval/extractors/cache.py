@@ -17,7 +17,7 @@ from dpd_train.compute.checkpoint import load_state
 
 
 def images_hash(images: Images, labels: Int64) -> str:
-    """sha256 over shape, pixels [n, H, W, 3] and labels [n], in their order (the order decides the batches)."""
+    """sha256 over shape, pixels [n, H, W, C] and labels [n], in their order (the order decides the batches)."""
     digest = hashlib.sha256(json.dumps(images.shape).encode())
     digest.update(images.tobytes())
     digest.update(labels.astype("<i8").tobytes())

@@ -40,10 +40,11 @@ def build_extractor(
         device: where `own` is trained. Features are computed on the CPU.
 
     Raises:
-        InputError: an unknown name, or a model that is missing or cannot be used.
+        InputError: an unknown name, or a model that is missing, cannot be used, or knows RGB only.
         DataError: a class with fewer than 2 images.
         DiskError: the cache cannot be written.
     """
+    check_extractor_bands(name, train)
     return _builder(name, device)(train, cache, progress)
 
 
@@ -54,6 +55,20 @@ def check_name(name: str) -> None:
         InputError: an unknown name, or a folder that cannot be used.
     """
     _builder(name)
+
+
+def check_extractor_bands(name: str, scenes: SceneSet) -> None:
+    """Check that an extractor can see the bands of these images.
+
+    Raises:
+        InputError: one that has learned from RGB, for images of other bands.
+    """
+    bands = scenes.images.shape[-1]
+    if bands != 3 and name not in (OWN, UNTRAINED):
+        raise InputError(
+            f"--extractor {name}: sees images of 3 bands, these have {bands}; give {OWN}, {UNTRAINED}, or three bands "
+            "(--bands 4,3,2)"
+        )
 
 
 def _builder(name: str, device: str = "cpu") -> Build:

@@ -12,7 +12,7 @@ from dpd_train.images.symmetry import ORDER, d4
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network as two functions of RGB images, uint8 [n, H, W, 3].
+    """A network as two functions of images, uint8 [n, H, W, 3] (RGB) or [n, H, W, C] (other bands).
 
     Args:
         name: as the user gave it.

@@ -51,7 +51,7 @@ def own_extractor(
     if counts.min() < 2:
         scarce = train.classes[int(counts.argmin())]
         raise DataError(f"class {scarce} has {counts.min()} training images: the extractor own needs at least 2")
-    shape = ResNetConfig(num_classes=len(train.classes))
+    shape = ResNetConfig(num_classes=len(train.classes), in_channels=train.images.shape[-1])
     training = ClassifierTraining(steps=steps, validate_every=steps, seed=seed)
     with one_thread(), torch.random.fork_rng(devices=[]):  # the training seeds the global generator
         model, accuracy = _trained(train, shape, training, cache or cache_folder("extractors"), progress, device)
@@ -94,9 +94,9 @@ def _last_tenth(labels: Int64) -> Int64:
 
 
 def small_pixels(images: Images, largest: int = LARGEST_SIDE) -> torch.Tensor:
-    """Convert square images to float32 [n, 3, S, S] in [-1, 1], S ≤ `largest` pixels."""
+    """Convert square images to float32 [n, C, S, S] in [-1, 1], S ≤ `largest` pixels."""
     side = min(images.shape[1], largest)
-    pixels = torch.empty(len(images), 3, side, side)
+    pixels = torch.empty(len(images), images.shape[-1], side, side)
     for i in range(0, len(images), BATCH):
         batch = to_float(torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])))
         if side < batch.shape[-1]:
@@ -109,7 +109,7 @@ def small_pixels(images: Images, largest: int = LARGEST_SIDE) -> torch.Tensor:
 def in_batches(
     compute: Callable[[torch.Tensor], torch.Tensor], images: Images, largest: int = LARGEST_SIDE
 ) -> torch.Tensor:
-    """What `compute` makes of images uint8 [n, H, W, 3], joined, on one thread.
+    """What `compute` makes of images uint8 [n, H, W, C], joined, on one thread.
 
     Args:
         compute: gets batches of `small_pixels` in channels_last.
@@ -120,7 +120,7 @@ def in_batches(
 
 
 def _pooled_features(model: ResNet, images: Images) -> torch.Tensor:
-    """The last map, averaged over positions [n, D], of images uint8 [n, H, W, 3]."""
+    """The last map, averaged over positions [n, D], of images uint8 [n, H, W, C]."""
     return in_batches(lambda batch: model.features(batch)[-1].mean(dim=(2, 3)), images)
 
 

@@ -30,7 +30,7 @@ def untrained_extractor(train: SceneSet) -> Extractor:
     rows = np.unique(np.linspace(0, len(train.images) - 1, FITTED).astype(np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = ResNet(ResNetConfig(num_classes=2))
+        model = ResNet(ResNetConfig(num_classes=2, in_channels=train.images.shape[-1]))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -60,7 +60,7 @@ def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
     (docs/results/neighbours.md).
 
     Args:
-        images: [n, 3, S, S] in [-1, 1].
+        images: [n, C, S, S] in [-1, 1].
 
     Returns:
         [n, 2 · Σ widths], the last width left out: the means of a stage, then its deviations.

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import nn
 
+from dpd_eval.bands import bands_of_set, described
 from dpd_eval.fitting.config import FitConfig
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
 from dpd_eval.students.backbone import open_backbone
@@ -57,8 +58,15 @@ def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:
     """
     recipe = load_recipe(config.recipe)
     check_student(config.network)
+    if bands := bands_of_set(distilled):
+        raise InputError(
+            f"{distilled} has {described(bands)}, and dpd fit trains on RGB: train a network of your own on its "
+            "GeoTIFF files, which hold physical values"
+        )
     if own is None and config.image_options != ImageOptions().image_options:
         raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
+    if config.reading.carries:
+        raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
     classes = check_files(distilled, "all")
     if own is not None:
         others = check_files(own, "train", config)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dpd_runtime.annotations import Images, Int64
 
 Float64 = NDArray[np.float64]
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
 KERNEL = np.array([0.25, 0.5, 0.25])  # binomial blur
 FLAT = 1e-6  # variance, in squared grey levels of 0 … 255, below which an image has no detail
 PART = 500  # images that are measured at once
@@ -38,7 +38,7 @@ class SetDetail:
 
 
 def set_detail(arm: str, ipc: int | None, labelled: tuple[Images, Int64], classes: tuple[str, ...]) -> SetDetail:
-    """Measure square images, uint8 [n, S, S, 3] with labels [n], that are at least 4 pixels wide."""
+    """Measure square images, uint8 [n, S, S, C] with labels [n], that are at least 4 pixels wide."""
     images, labels = labelled
     parts = [_measured(images[i : i + PART]) for i in range(0, len(images), PART)]
     octaves, deviation, kurtosis = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -55,11 +55,18 @@ def set_detail(arm: str, ipc: int | None, labelled: tuple[Images, Int64], classe
 
 def _measured(images: Images) -> tuple[Float64, Float64, Float64]:
     """Power by octave [n, octaves], deviation [n] and kurtosis [n] of what a blur takes away."""
-    levels = images.astype(np.float64) @ LUMA
+    levels = grey(images)
     fine = high_pass(levels)
     second, fourth = ((fine**power).mean(axis=(1, 2)) for power in (2, 4))
     kurtosis = np.where(second > FLAT, fourth / np.maximum(second, FLAT) ** 2, 3.0)
     return octave_power(levels), np.sqrt(second), kurtosis
+
+
+def grey(images: Images) -> Float64:
+    """Grey levels [n, H, W], 0 … 255: the luma of three bands, the mean of any other number."""
+    bands = images.shape[-1]
+    levels: Float64 = images.astype(np.float64) @ (LUMA if bands == len(LUMA) else np.full(bands, 1 / bands))
+    return levels
 
 
 def octave_power(levels: Float64) -> Float64:

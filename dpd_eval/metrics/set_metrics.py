@@ -71,7 +71,7 @@ def set_metrics(
     precision is therefore 1, and its density, coverage and mean-max cosine are slightly too high.
 
     Args:
-        generated: images uint8 [n, H, W, 3] and labels [n].
+        generated: images uint8 [n, H, W, C] and labels [n].
         reference: features [m, D] of the real images from the same extractor, and labels [m].
         classes: names that both labels index.
         seed: of KID's subsets.

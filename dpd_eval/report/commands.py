@@ -57,7 +57,7 @@ def generate_command(
             "classes": names if some else None,
             "provider": made.provider or None,
             "format": made.format if made.format != IMAGEFOLDER.name else None,
-            "image_format": made.image_format if made.image_format != PNG.name else None,
+            "image_format": made.image_format if made.image_format != PNG.name and not made.bands else None,
             "soft_labels": made.soft_labels,
             "expect": made.set_hash,
             "out": made.name,

@@ -1,7 +1,8 @@
 """The `dpd evaluate` command that reproduces an evaluation, and its recipe file if the package does not ship it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from dpd_eval.comparison.arm_names import (
     FULL_ARM,
@@ -19,6 +20,7 @@ from dpd_eval.report.evaluations import NamedEvaluation
 from dpd_eval.statistics import fewest_pairs
 from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
 from dpd_runtime.command_line import Option, option_words
+from dpd_train.reading import OF_PICTURE
 
 
 def evaluate_commands(evaluation: NamedEvaluation) -> list[Command]:
@@ -79,7 +81,7 @@ def _evaluate_options(evaluation: Evaluation, ipcs: list[int], pairs: int | None
             "split": evaluation.split if held_out else None,
             "groups": evaluation.groups,
             "resolution": evaluation.resolution,
-            "bands": reading.get("bands"),
+            "bands": _bands_option(reading),
             "stretch": reading.get("stretch"),
             "soft_labels": evaluation.labels == "soft",
             "extractor": extractor_of(evaluation.extractor),
@@ -87,6 +89,11 @@ def _evaluate_options(evaluation: Evaluation, ipcs: list[int], pairs: int | None
         }
     )
     return [*options, *(("--at-least", f"{ratio:g}") for ratio in ratios), ("--out", out)]
+
+
+def _bands_option(reading: Mapping[str, Any]) -> object:
+    """Numbers of the bands; `all` where a file's one or three bands are carried, as their numbers would mean RGB."""
+    return "all" if len(reading.get("carried", ())) in OF_PICTURE else reading.get("bands")
 
 
 def shipped_recipe(evaluation: Evaluation) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from dpd_eval.bands import described
 from dpd_eval.reading import convert, parse_json, read_file
 from dpd_eval.report.audits import NamedAudit, read_audit
 from dpd_eval.report.names import hide_all_paths, hide_paths
@@ -21,7 +22,7 @@ from dpd_runtime.strict_json import check_json_size
 class BundleRecord:
     """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch.
 
-    privacy: the differential privacy that it claims; empty for none.
+    bands: of its images in words; empty for RGB. privacy: the differential privacy that it claims; empty for none.
     """
 
     name: str
@@ -31,6 +32,7 @@ class BundleRecord:
     bytes: int
     files: int
     image_shape: tuple[int, int, int]
+    bands: str
     precision: str
     opset: int
     sampler: Sampler
@@ -88,6 +90,7 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         bytes=sum(entry.bytes for entry in manifest.files.values()),
         files=len(manifest.files),
         image_shape=manifest.image_shape,
+        bands=hide_paths(described(manifest.bands)) if manifest.bands else "",
         precision=manifest.precision,
         opset=manifest.opset,
         sampler=manifest.sampler,

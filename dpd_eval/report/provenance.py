@@ -31,6 +31,7 @@ def _settings(evaluation: NamedEvaluation) -> dict[str, Any]:
         ("test images", evaluation.test_images),
         ("classes", len(evaluation.classes)),
         ("image side, px", evaluation.resolution),
+        ("bands", [str(band["name"]) for band in (evaluation.reading or {}).get("carried", [])]),
         ("student seeds", seeds),
         ("labels", evaluation.labels),
         ("teacher", evaluation.teacher),

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dpd_eval.bands import bands_of_set, counted, shown
 from dpd_eval.reading import convert, parse_json, read_file
 from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, class_sheet
@@ -15,9 +16,13 @@ from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME
 from dpd_runtime.errors import DataError
+from dpd_runtime.images.bands import Band, picture
 from dpd_runtime.images.pictures import read_pixels
+from dpd_runtime.images.pixels import read_square, size_in_header
 from dpd_runtime.sampling.sampler import Sampler
-from dpd_train.images import SUFFIXES
+from dpd_train.images import SUFFIXES, Rendering
+from dpd_train.images.rasters import require_rasterio
+from dpd_train.images.rendering import reader
 
 SHOWN = 10
 
@@ -60,8 +65,14 @@ class SetRecord:
     format: str = IMAGEFOLDER.name
     image_format: str = PNG.name
     soft_labels: bool = False
+    bands: tuple[Band, ...] = ()
     sampler: Sampler | None = None
     classes: tuple[ClassSheet, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """How many bands there are and which of them people see; empty for RGB."""
+        return f"{counted(len(self.bands))}, shown by {shown(self.bands)}" if self.bands else ""
 
 
 def read_set(folder: Path, name: str) -> SetRecord:
@@ -69,6 +80,7 @@ def read_set(folder: Path, name: str) -> SetRecord:
 
     Raises:
         InputError: dataset.json is damaged.
+        MissingExtraError: a set of other bands than RGB, without rasterio.
         DataError: an image that dataset.json counts is missing or damaged.
     """
     where = str(folder / DATASET_NAME)
@@ -77,7 +89,10 @@ def read_set(folder: Path, name: str) -> SetRecord:
     # sets of `dpd select` (real_images) are private data and are not shown; a packed set has no image files
     pictured = not record.real_images and record.format == IMAGEFOLDER.name
     records = _metadata(folder / METADATA_NAME)
-    sheets = tuple(_class_sheet(folder, c, n, records, pictured) for c, n in content.get("counts", {}).items())
+    bands = bands_of_set(folder) or () if pictured else ()
+    if bands:
+        require_rasterio()
+    sheets = tuple(_class_sheet(folder, c, n, records, pictured, bands) for c, n in content.get("counts", {}).items())
     sampler = record.made_with.get("sampler")
     return replace(record, classes=sheets, sampler=parse_sampler(sampler) if isinstance(sampler, dict) else None)
 
@@ -97,12 +112,17 @@ def _metadata(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _class_sheet(
-    folder: Path, name: str, count: int, records: Mapping[str, list[dict[str, Any]]], pictured: bool
+    folder: Path,
+    name: str,
+    count: int,
+    records: Mapping[str, list[dict[str, Any]]],
+    pictured: bool,
+    bands: tuple[Band, ...],
 ) -> ClassSheet:
     own = records.get(name, [])
     margins = [r["margin"] for r in own if isinstance(r.get("margin"), int | float)]
     prompts = dict.fromkeys(hide_paths(str(r["prompt"])) for r in own[:SHOWN] if r.get("prompt"))
-    pixels = [_pixels(path) for path in _files(folder, name)] if pictured else []
+    pixels = [_pixels(path, bands) for path in _files(folder, name)] if pictured else []
     return ClassSheet(
         name=hide_paths(name),
         count=count,
@@ -127,8 +147,15 @@ def _files(folder: Path, class_name: str) -> list[Path]:
     return [path for path in files[:SHOWN] if path.resolve().parent == inside]
 
 
-def _pixels(path: Path) -> Any:
-    pixels = read_pixels(path)
+def _pixels(path: Path, bands: tuple[Band, ...]) -> Any:
+    pixels = _of_bands(path, bands) if bands else read_pixels(path)
     if pixels is None:
         raise DataError(f"{path}: cannot be read as an image; run the same dpd generate again to repair the set")
     return pixels
+
+
+def _of_bands(path: Path, bands: tuple[Band, ...]) -> Any:
+    """What people see of a GeoTIFF with physical values of these bands; None if it cannot be read."""
+    size, as_set = size_in_header(path), Rendering(None, None, carried=bands, decibels=bands[0].decibels).of_sets
+    square = "" if size is None else read_square(path, min(size), reader(as_set))
+    return None if isinstance(square, str) else picture(square[1], bands)

@@ -86,6 +86,20 @@ def highest_first(features: Features, count: int, generator: np.random.Generator
     return np.argsort(-features[:, 0], kind="stable")[:count].astype(np.int64)
 
 
+def check_look(method: Method, scenes: SceneSet) -> None:
+    """Check that a method that looks at images itself can see their bands.
+
+    Raises:
+        InputError: images of another number of bands than RGB.
+    """
+    bands = scenes.images.shape[-1]
+    if method.look is not None and bands != 3:
+        raise InputError(
+            f"{method.name}: looks at images of 3 bands, these have {bands}; leave it out, or give three bands "
+            "(--bands 4,3,2)"
+        )
+
+
 def check_ipc(
     method: Method, labels: Int64, ipc: int, classes: tuple[str, ...] | None = None, option: str = "--ipc"
 ) -> None:

@@ -62,12 +62,13 @@ def select_set(
 
     Raises:
         InputError: an unknown method, extractor or segmenter, an argument that is missing or has no effect,
-            `out` inside `data`.
+            `out` inside `data`, a reading that carries bands.
         DataError: unreadable data, a class with fewer than `ipc` images.
         OutputFolderError: `out` holds something else, or a set made with other settings.
     """
     chosen = find_method(method)
     _check_arguments(chosen, ipc, seed, extractor, segmenter)
+    _check_rgb(reading)
     _check_out(out, data)
     seed, count = seed or 0, 0 if ipc is None else ipc
     check_counts(chosen, check_files(data, "train", held_out), count)  # before images are opened
@@ -92,6 +93,14 @@ def select_set(
     if seen.picture is not None:
         write_atomically(out / DECISIONS_NAME, PNG.encode(seen.picture(rows)))
     return RealSet(out, len(rows), len(scenes.classes), digest, seen.network, len(scenes.rejected))
+
+
+def _check_rgb(reading: Reading) -> None:
+    if reading.carries:
+        raise InputError(
+            "--bands: dpd select writes RGB, and these are not three bands; give three, such as --bands 4,3,2, or "
+            "compare a set with real images of all bands by dpd evaluate --baselines"
+        )
 
 
 def _check_out(out: Path, data: Path) -> None:

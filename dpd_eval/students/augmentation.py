@@ -10,7 +10,7 @@ from dpd_train.images.symmetry import random_d4
 
 
 def augment(images: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Apply the recipe's symmetries, flips, crops and shifts to uint8 [B, 3, H, W]."""
+    """Apply the recipe's symmetries, flips, crops and shifts to uint8 [B, C, H, W]."""
     if recipe.d4:
         images = random_d4(images, generator)
     if recipe.flips:

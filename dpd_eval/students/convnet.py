@@ -28,7 +28,7 @@ class _Residual(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """[B, 3, H, W] in [-1, 1] → logits [B, num_classes], for any H and W (global average pooling).
+    """[B, in_channels, H, W] in [-1, 1] → logits [B, num_classes], for any H and W (global average pooling).
 
     Args:
         widths: channels of each stage; every stage halves the resolution.
@@ -40,9 +40,11 @@ class ConvNet(nn.Module):
         num_classes: int,
         widths: Sequence[int] = (16, 32, 64, 128),
         blocks: Sequence[int] = (0, 1, 2, 1),
+        *,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        channels = 3
+        channels = in_channels
         layers: list[nn.Module] = []
         for width, count in zip(widths, blocks, strict=True):
             layers.append(_Down(channels, width))

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Logits(nn.Module):
-    """[B, 3, H, W] in [-1, 1] → logits [B, num_classes] of a transformers model.
+    """[B, C, H, W] in [-1, 1] → logits [B, num_classes] of a transformers model.
 
     Position embeddings are interpolated if the model supports it, so that images of any size can be used.
     """

@@ -22,11 +22,12 @@ class _Float32(nn.Module):
             return out
 
 
-def mobilenetv2(num_classes: int) -> nn.Module:
+def mobilenetv2(num_classes: int, *, in_channels: int = 3) -> nn.Module:
     """Build a MobileNetV2 with 7.4 M multiply-adds at 64 px and 0.6 M parameters."""
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
     config = MobileNetV2Config(
+        num_channels=in_channels,
         depth_multiplier=0.5,
         finegrained_output=False,
         tf_padding=False,

@@ -25,7 +25,7 @@ def check_student(name: str) -> None:
         extension(name)
 
 
-def extension(name: str) -> "Callable[[int], nn.Module]":
+def extension(name: str) -> "Callable[..., nn.Module]":
     """Look up a student of another package, `NAME` or `NAME:ARGUMENT`; returns what builds it for a number of classes.
 
     Raises:
@@ -34,5 +34,5 @@ def extension(name: str) -> "Callable[[int], nn.Module]":
     family, colon, argument = name.partition(":")
     if family not in (offered := extension_names("dpd.students")) or (colon and not argument):
         raise InputError(f"no student {name!r}: there are {', '.join((*NAMES, *offered))} and {PREFIX}ID_OR_PATH")
-    build: Callable[[int], nn.Module] = load_extension("dpd.students", family)(argument)
+    build: Callable[..., nn.Module] = load_extension("dpd.students", family)(argument)
     return build

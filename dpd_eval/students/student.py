@@ -1,11 +1,13 @@
 """The table of students, and building one by name.
 
-A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]. No student is a network that
-made or chose images. To add a family, write its file, its name in `names` and a line in `STUDENTS`; or offer it from
-another package (docs/guides/extend.md). A student with `auxiliary_loss(criterion)` adds it to its loss after each call.
+A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]; one that is built with
+`in_channels` takes images of so many bands. No student is a network that made or chose images. To add a family, write
+its file, its name in `names` and a line in `STUDENTS`; or offer it from another package (docs/guides/extend.md). A
+student with `auxiliary_loss(criterion)` adds it to its loss after each call.
 """
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -16,8 +18,9 @@ from dpd_eval.students import mobilenetv2, resnet, vit
 from dpd_eval.students.convnet import ConvNet
 from dpd_eval.students.hub import PREFIX, build_hub_student, identity, is_hub
 from dpd_eval.students.names import NAMES, check_student, extension
+from dpd_runtime.errors import InputError
 
-STUDENTS: dict[str, Callable[[int], nn.Module]] = {
+STUDENTS: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
     "resnet": resnet.small,
     "resnet18": resnet.resnet18,
@@ -26,22 +29,38 @@ STUDENTS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def build_student(name: str, num_classes: int, seed: int) -> nn.Module:
+def build_student(name: str, num_classes: int, seed: int, in_channels: int = 3) -> nn.Module:
     """Build a student with new weights that depend on `seed` only. The global generator is not changed.
 
     Args:
         name: a key of `STUDENTS`; `hf:ID_OR_PATH`, which starts from the model's own weights; or a student of another
             package (`dpd.students`).
+        in_channels: bands of the images.
 
     Raises:
-        InputError: an unknown student, or a model that is not on this machine.
+        InputError: an unknown student, a model that is not on this machine, or one that knows RGB only.
     """
     check_student(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if is_hub(name):
+            _refuse_bands(name, in_channels)
             return build_hub_student(name, num_classes)
-        return (STUDENTS[name] if name in STUDENTS else extension(name))(num_classes)
+        build = STUDENTS[name] if name in STUDENTS else extension(name)
+        if in_channels == 3:
+            return build(num_classes)
+        if "in_channels" not in signature(build).parameters:
+            _refuse_bands(name, in_channels)
+        return build(num_classes, in_channels=in_channels)
+
+
+def _refuse_bands(name: str, in_channels: int) -> None:
+    """Refuse other images than RGB for a student that has learned from RGB, or is built for it."""
+    if in_channels != 3:
+        raise InputError(
+            f"student {name}: takes images of 3 bands, these have {in_channels}; give --students convnet, another of "
+            f"{', '.join(NAMES[1:])}, or three bands (--bands 4,3,2)"
+        )
 
 
 def at_inference(student: nn.Module) -> nn.Module:
@@ -65,8 +84,8 @@ def student_identity(name: str) -> str:
     return " ".join(parts)
 
 
-def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
-    """Count the multiply-adds of convolutions and linear layers for one [3, height, width] image.
+def count_multiply_adds(model: nn.Module, height: int, width: int, in_channels: int = 3) -> int:
+    """Count the multiply-adds of convolutions and linear layers for one [in_channels, height, width] image.
 
     A convolution costs output elements × (in_channels / groups) × kernel area, a linear layer in × out. Norms, pooling
     and the matrix products of attention are not counted.
@@ -85,7 +104,7 @@ def count_multiply_adds(model: nn.Module, height: int, width: int) -> int:
     model.eval()
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, height, width))
+            model(torch.zeros(1, in_channels, height, width))
     finally:
         for handle in handles:
             handle.remove()

@@ -78,7 +78,7 @@ def train_student(
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Build student `name` with new weights and train it, as `train_network`."""
-    model = build_student(name, num_classes, seed)
+    model = build_student(name, num_classes, seed, images.shape[-1])
     return train_network(model, images, labels, recipe, seed, progress, soft, device=device)
 
 
@@ -93,7 +93,7 @@ def train_network(
     *,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Train `model` on `images` [n, H, W, 3] and return it with the weights after the last step.
+    """Train `model` on `images` [n, H, W, C] and return it with the weights after the last step.
 
     The same arguments give the same weights on the same machine with the same number of threads. Batches are drawn and
     augmented on the CPU, so that they are the same on every device; the model comes back to the CPU.
@@ -138,7 +138,7 @@ def train_network(
 
 
 def predict(model: nn.Module, images: Images, precision: str, batch: int = 256) -> Int64:
-    """Predict the most likely class [n] of `images` [n, H, W, 3]."""
+    """Predict the most likely class [n] of `images` [n, H, W, C]."""
     predictions = []
     with torch.no_grad(), autocast("cpu", enabled=precision == "bf16"):
         for i in range(0, len(images), batch):

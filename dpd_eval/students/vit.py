@@ -5,7 +5,7 @@ from torch import nn
 from dpd_eval.students.logits import Logits
 
 
-def vit_tiny(num_classes: int) -> nn.Module:
+def vit_tiny(num_classes: int, *, in_channels: int = 3) -> nn.Module:
     """Build a ViT with 8 px patches, 4 layers of width 96 and 3 heads: 30 M multiply-adds at 64 px, 0.5 M parameters.
 
     DeiT-Ti (12 layers of width 192) would take ten times as long, and its patches are meant for 224 px.
@@ -13,6 +13,7 @@ def vit_tiny(num_classes: int) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
+        num_channels=in_channels,
         image_size=64,
         patch_size=8,
         hidden_size=96,

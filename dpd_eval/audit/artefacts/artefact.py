@@ -26,7 +26,7 @@ class Traces:
 
     Args:
         names: file names of the real images. roots: their folders.
-        images: uint8 [n, H, W, 3]. latents: [n, C, h, w], scaled; None without an encoder.
+        images: uint8 [n, H, W, C]. latents: [n, C, h, w], scaled; None without an encoder.
     """
 
     names: Sequence[str]

@@ -1,9 +1,13 @@
 """Find pictures and their metadata. A bundle has no pictures; those of a set have no EXIF, GPS or text data."""
 
 import warnings
+from io import BytesIO
+
+from PIL import TiffImagePlugin
 
 from dpd_eval.audit.artefacts.artefact import Artefact
 from dpd_runtime.images.pictures import open_image
+from dpd_runtime.images.pixels import TIFF_STARTS
 from dpd_train.images import SUFFIXES
 
 MARKS = {
@@ -23,6 +27,8 @@ TELLING = {
     0x013B: "Artist",
     GPS: "GPS",
 }
+ON_A_MAP = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation", 34735: "GeoKeyDirectory"}
+SAMPLE_FORMAT, FLOATS = 339, 3
 OF_FORMATS = ("dpi", "gamma", "compression", "jfif", "progressive", "loop", "background", "timestamp", "duration")
 
 
@@ -35,6 +41,8 @@ def find_pictures(name: str, content: bytes, *, of_set: bool) -> list[Artefact]:
 
 def _metadata(name: str, content: bytes) -> list[Artefact]:
     try:
+        if content.startswith(TIFF_STARTS) and (found := _values(name, content)) is not None:
+            return found
         with warnings.catch_warnings(action="ignore"), open_image(content) as image:
             tags = dict(image.getexif())
             texts = [key for key in image.info if isinstance(key, str) and not key.startswith(OF_FORMATS)]
@@ -42,3 +50,20 @@ def _metadata(name: str, content: bytes) -> list[Artefact]:
         return [Artefact(name, "a picture that cannot be opened", "")]
     artefacts = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
     return artefacts + [Artefact(name, "picture metadata", key) for key in texts if key != "exif"]
+
+
+def _values(name: str, content: bytes) -> list[Artefact] | None:
+    """Find metadata in a TIFF of physical values, which has tags that Pillow does not tell of.
+
+    A made-up scene lies nowhere, so a place on the map is that of a real image. None for a TIFF of other values.
+    """
+    start = 16 if content.startswith(TIFF_STARTS[2:]) else 8  # of a BigTIFF
+    tags = TiffImagePlugin.ImageFileDirectory_v2(content[:start])
+    file = BytesIO(content)
+    file.seek(tags.next)
+    with warnings.catch_warnings(action="ignore"):
+        tags.load(file)
+    if FLOATS not in tags.get(SAMPLE_FORMAT, ()):
+        return None
+    artefacts = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]
+    return artefacts + [Artefact(name, "a place on the map", label) for tag, label in ON_A_MAP.items() if tag in tags]

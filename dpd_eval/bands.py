@@ -1,0 +1,83 @@
+"""The bands of a set or a bundle beside those of the real images that it is judged with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpd_eval.reading import convert
+from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import read_object
+from dpd_runtime.images.bands import Band, shown_bands
+
+if TYPE_CHECKING:
+    from dpd_train.images import Reading, Rendering, SceneSet
+
+NAMED = 4  # bands that a sentence names
+AGAIN = "run the same dpd generate again"
+
+
+@dataclass(frozen=True)
+class _SetFile:
+    """What dataset.json says of bands."""
+
+    bands: tuple[Band, ...] = ()
+
+
+def bands_of_set(folder: Path) -> tuple[Band, ...] | None:
+    """The bands of a set as dataset.json has them, none for RGB; None for a folder without it, whose files decide.
+
+    Raises:
+        InputError: dataset.json is damaged.
+    """
+    path = folder / DATASET_NAME
+    if not path.is_file():
+        return None
+    bands = convert(read_object(path, f"{path}:", AGAIN), _SetFile, str(path)).bands
+    for number, band in enumerate(bands):
+        if fault := band.fault():
+            raise InputError(f"{path}: bands[{number}]: its {fault}; {AGAIN}")
+    return bands
+
+
+def check_bands(what: str, bands: Sequence[Band], real: "SceneSet", reference: str) -> None:
+    """Check that a set or a bundle has the bands of the real images, by their names.
+
+    Raises:
+        InputError: it has others.
+    """
+    if [band.name for band in bands] == [band.name for band in real.bands]:
+        return
+    ours, theirs = described(bands), described(real.bands)
+    way_out = "both need the same bands in one order, see --bands"
+    if not bands:
+        way_out = "leave out --bands all, or give what was made of these bands"
+    elif not real.bands:
+        way_out = "add --bands all"
+    raise InputError(f"{what} has {ours}, {reference} has {theirs}: {way_out}")
+
+
+def set_reading(real: "SceneSet") -> "Reading | Rendering":
+    """How the files of a distilled set are read beside these real images."""
+    from dpd_train.images import PLAIN
+
+    return real.rendering.of_sets if real.bands and real.rendering is not None else PLAIN
+
+
+def described(bands: Sequence[Band]) -> str:
+    """`RGB images`, `1 band (VV)` or `13 bands (B1, B2, B3, B4, …)`."""
+    if not bands:
+        return "RGB images"
+    names = ", ".join(band.name for band in bands[:NAMED]) + (", …" if len(bands) > NAMED else "")
+    return f"{counted(len(bands))} ({names})"
+
+
+def counted(bands: int) -> str:
+    return f"{bands} band{'s' * (bands != 1)}"
+
+
+def shown(bands: Sequence[Band]) -> str:
+    """Which bands a picture shows: `B4, B3 and B2 as red, green and blue`, or `VV in grey`."""
+    red, green, blue = (bands[place].name for place in shown_bands(bands))
+    return f"{red} in grey" if red == green == blue else f"{red}, {green} and {blue} as red, green and blue"
