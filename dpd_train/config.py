@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -190,6 +190,31 @@ class TrainConfig(ImageOptions):
                 )
         if self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
+        if self.reading.carries:
+            self._check_of_bands()
+
+    def _check_of_bands(self) -> None:
+        """Refuse what knows red, green and blue alone, and what needs a denoiser of the images' latents."""
+        usual = {field.name: field.default for field in fields(TrainConfig)}
+        refused = [name for name in OF_RGB if getattr(self, name) != usual[name]]
+        refused += ["tune_vae"] if self.tune_vae is False else []
+        refused += ["prototypes"] if self.prototypes not in (None, "matched") else []
+        if refused:
+            value = getattr(self, refused[0])
+            shown = option(refused[0]) if value is True else f"{option(refused[0])} {value}"
+            raise InputError(
+                f"{'--no-tune-vae' if value is False else shown} is for red, green and blue, and --bands {self.bands} "
+                "carries other bands: leave it out, or give three --bands"
+            )
+
+
+OF_RGB = ("captioner", "watchers", "crop", "segmenter", "lambda_cls", "prototype_noise")
+"""Options that cannot be used where images carry other bands than red, green and blue."""
+
+
+def for_bands(config: TrainConfig) -> TrainConfig:
+    """The config for images that carry other bands than RGB: a VAE of their own, matched codes, no denoiser."""
+    return replace(config, steps=0, tune_vae=True, prototypes="matched")
 
 
 def figure_of(method: str, text: str) -> float:
@@ -267,6 +292,10 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
 
 
 NO_EFFECT: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
+    "steps": (
+        lambda config: config.steps > 0 and config.reading.carries,
+        "on other bands than RGB, which no denoiser knows",
+    ),
     "judge_on": (lambda config: config.lambda_cls == 0, "without --lambda-cls"),
     "lora_rank": (lambda config: config.tune == "full", "with --tune full"),
     "vae_steps": (lambda config: config.tune_vae is False, "with --no-tune-vae"),

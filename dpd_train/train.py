@@ -17,7 +17,7 @@ from dpd_train.captions.captioners import check_captioner
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.distributed import ALONE, Team, Word
 from dpd_train.compute.tracking import Stopwatch, check_tracker, tracked
-from dpd_train.config import TrainConfig
+from dpd_train.config import TrainConfig, for_bands
 from dpd_train.diffusion.noise_levels import noise_levels
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
@@ -27,12 +27,13 @@ from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
 from dpd_train.run.folder import check_inputs, match_config
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
-from dpd_train.run.sheets import prototype_sheets, sample_sheet
+from dpd_train.run.sheets import code_sheet, prototype_sheets, sample_sheet
 from dpd_train.run.stages.classifiers import metrics, train_latent_classifier, train_teacher, wants_tuning
 from dpd_train.run.stages.prototypes import make_prototypes, prompts, with_prototype_kind
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
 from dpd_train.run.stages.vae import with_tuned_decoder
+from dpd_train.vae.bands import with_bands
 
 
 def silent(stage: str) -> Progress:
@@ -54,7 +55,9 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
         run = pruned(run, config.prune)
     pixels = run.pixels
     teacher = train_teacher(run, pixels)
-    tuned_vae = wants_tuning(run, base, teacher, pixels)
+    if run.data.train.bands:
+        base = with_bands(base, run.channels)
+    tuned_vae = bool(run.data.train.bands) or wants_tuning(run, base, teacher, pixels)
     if tuned_vae:
         base = with_tuned_decoder(run, base, pixels)
     latents = run.latents(base)
@@ -73,7 +76,9 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
         classes=run.classes,
         prompts=table,
         prototypes=made,
-        samples=sample_sheet(base, run.classes, table, config.seed, run.device),
+        samples=code_sheet(base, run.data.train, made.of_class)
+        if run.data.train.bands
+        else sample_sheet(base, run.classes, table, config.seed, run.device),
         sheets=prototype_sheets(base, run.data.train, rows, values.numpy(), made.of_class, run.device),
         metrics=measured,
     )
@@ -102,6 +107,8 @@ def _open(
     check_captioner(config.captioner)
     base = fitted(load_base(config.base), config)
     run_data = read_parts(data, config, base.resolution, device, progress)
+    if run_data.train.bands:
+        config = for_bands(config)
     config = with_prototype_kind(config, base, run_data, device)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
@@ -126,6 +133,8 @@ def _check_machine(config: TrainConfig, device: torch.device, team: Team, tracke
         raise InputError(
             "--grad-compression is for several processes, and this is one: start with accelerate launch, or --federated"
         )
+    if federated and config.reading.carries:
+        raise InputError(f"--federated tunes a denoiser of RGB, and --bands {config.bands} carries other bands")
     if federated and team.size > 1:
         raise InputError(f"--federated with {team.size} processes: each participant is one; start without a launcher")
     check_tracker(tracker)

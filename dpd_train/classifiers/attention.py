@@ -22,12 +22,14 @@ class AttentionConfig:
         width: channels of a token, a multiple of 4 and of `heads`.
         blocks: transformer blocks.
         heads: of each block.
+        in_channels: bands of the images, 3 for RGB.
     """
 
     num_classes: int
     width: int
     blocks: int
     heads: int
+    in_channels: int = 3
 
     def build(self) -> "AttentionNetwork":
         return AttentionNetwork(self)
@@ -56,14 +58,14 @@ class AttentionBlock(nn.Module):
 
 
 class AttentionNetwork(Classifier):
-    """Attention network: [B, 3, H, W] → logits [B, num_classes]. H and W are at least STRIDE."""
+    """Attention network: [B, in_channels, H, W] → logits [B, num_classes]. H and W are at least STRIDE."""
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
         self.config = config
         narrow = config.width // 2
         self.stem = nn.Sequential(
-            nn.Conv2d(3, narrow, 5, 4, 2, bias=False),
+            nn.Conv2d(config.in_channels, narrow, 5, 4, 2, bias=False),
             nn.BatchNorm2d(narrow),
             nn.ReLU(),
             nn.Conv2d(narrow, config.width, 3, 2, 1),

@@ -17,7 +17,7 @@ class ResNetConfig:
     """Shape of a residual classifier.
 
     Args:
-        in_channels: 3 for pixels in [-1, 1], the latent channels for latents.
+        in_channels: the bands of pixels in [-1, 1], 3 for RGB; the latent channels for latents.
         widths: channels of each stage; every stage after the first halves the resolution.
         blocks: residual blocks in each stage.
         stem_stride: 1 keeps full resolution in the first stage, 2 halves it.
@@ -152,9 +152,9 @@ def predict(model: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.T
     return logits.cpu()
 
 
-def teacher_shape(classes: int) -> ResNetConfig:
+def teacher_shape(classes: int, bands: int = 3) -> ResNetConfig:
     """Shape of the teacher on pixels, 0.44 M parameters."""
-    return ResNetConfig(num_classes=classes, widths=(32, 64, 128), blocks=(1, 2, 1), stem_stride=2)
+    return ResNetConfig(num_classes=classes, in_channels=bands, widths=(32, 64, 128), blocks=(1, 2, 1), stem_stride=2)
 
 
 def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:

@@ -51,7 +51,7 @@ def score_images(
     *,
     device: torch.device | str = "cpu",
 ) -> Float:
-    """`dual_depth_scores` [n] of images [n, 3, H, W] in [-1, 1], from training one small residual network on them.
+    """`dual_depth_scores` [n] of images [n, N, H, W] in [-1, 1], from training one small residual network on them.
 
     Deterministic on the CPU for a fixed number of threads.
     """
@@ -59,7 +59,8 @@ def score_images(
     batch = ClassifierTraining.batch
     interval = max(LEAST_STEPS, -(-len(data[0]) // batch))
     training = ClassifierTraining(steps=SNAPSHOTS * interval, batch=batch, validate_every=interval, seed=seed)
-    train_classifier(*data, data, teacher_shape(classes), training, progress, observe=snapshots.append, device=device)
+    shape = teacher_shape(classes, data[0].shape[1])
+    train_classifier(*data, data, shape, training, progress, observe=snapshots.append, device=device)
     return dual_depth_scores(torch.stack(snapshots).softmax(dim=2).numpy())
 
 

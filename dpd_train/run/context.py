@@ -1,13 +1,14 @@
 """What the stages of a run share, and what they hand to each other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpd_runtime.annotations import Pixels, Progress
+from dpd_runtime.images.bands import picture
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.captioners import describe_scenes
@@ -52,6 +53,11 @@ class Run:
         return self.data.train.classes
 
     @property
+    def channels(self) -> int:
+        """Of the images: 3 for RGB, else the number of bands."""
+        return int(self.data.train.images.shape[-1])
+
+    @property
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
 
@@ -78,6 +84,7 @@ class Run:
     def phrases(self, scenes: SceneSet, title: str) -> Phrases:
         """Phrases of each image, from the cache where an earlier session or run left them."""
         name, progress = self.config.captioner, self.progress(title)
+        scenes = replace(scenes, images=picture(scenes.images, scenes.bands))
         return describe_scenes(name, scenes, cache=self.cache, device=self.device, progress=progress)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import read_object
+from dpd_runtime.images.bands import Band
 from dpd_train.run.folder import resume_command
 
 
@@ -21,6 +22,11 @@ class FinishedRun:
     path: Path
     record: dict[str, Any]
     table: dict[str, Any]
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """What the channels of the images are; empty for RGB."""
+        return tuple(Band(**band) for band in self.record.get("rendering", {}).get("carried", ()))
 
 
 def read_run(path: Path) -> FinishedRun:

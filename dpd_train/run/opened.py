@@ -46,7 +46,7 @@ class OpenedRun:
         """The manifest of the run's networks as they are: float32, no graphs, no files."""
         return Manifest(
             name=self.run.path.resolve().name,
-            image_shape=(self.base.resolution, self.base.resolution, 3),
+            image_shape=(self.base.resolution, self.base.resolution, int(self.base.vae.config.out_channels)),
             latent_shape=self.latent_shape,
             scaling_factor=float(self.base.vae.config.scaling_factor),
             prediction_type=self.base.schedule.prediction_type,
@@ -55,6 +55,7 @@ class OpenedRun:
             opset=0,
             files={},
             data={"fingerprint": self.run.record["data"]["sha256"]},
+            bands=self.run.bands,
         )
 
 

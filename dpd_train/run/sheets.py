@@ -8,6 +8,7 @@ from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Images, Int64, Pixels
 from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.images.bands import Band, picture
 from dpd_runtime.sampling.noise import NoiseStream
 from dpd_runtime.sampling.sample import sample
 from dpd_runtime.sampling.sampler import BlockGuidance
@@ -40,6 +41,16 @@ def sample_sheet(base: Base, classes: tuple[str, ...], prompts: PromptTable, see
     return contact_sheet(lines)
 
 
+def code_sheet(base: Base, scenes: SceneSet, prototypes: Sequence[ClassPrototypes | None]) -> Pixels:
+    """A few decoded codes of each class, for a base that samples no images: a look without export."""
+    lines = [
+        (name, list(picture(decode_in_parts(base, own.latents[:6]), scenes.bands)))
+        for name, own in zip(scenes.classes, prototypes, strict=True)
+        if own is not None
+    ]
+    return contact_sheet(lines)
+
+
 def _nearest_images(latents: Float32, prototypes: Float32) -> Int64:
     """Row of the image nearest to each prototype, in the space of the clustering or of the block means."""
     side = prototypes.shape[2]
@@ -51,16 +62,19 @@ def _nearest_images(latents: Float32, prototypes: Float32) -> Int64:
     return nearest
 
 
-def _prototype_sheet(base: Base, prototypes: Float32, latents: Float32, images: Images) -> Pixels:
+def _prototype_sheet(
+    base: Base, prototypes: Float32, latents: Float32, images: Images, bands: tuple[Band, ...]
+) -> Pixels:
     """Decoded prototypes of one class above the real images nearest to them.
 
     Args:
-        prototypes: [K, C, h, w] or block means. latents: [n, C, h, w] of the class's images [n, H, W, 3].
+        prototypes: [K, C, h, w] or block means. latents: [n, C, h, w] of the class's images [n, H, W, N].
     """
     shown = prototypes[:COLUMNS]
     nearest = images[_nearest_images(latents, shown)]
     decoded = decode_in_parts(base, at_full_size(shown, latents.shape[2]))
-    return contact_sheet([("prototype", list(decoded)), ("nearest real", list(nearest))], size=images.shape[1])
+    rows = [(name, list(picture(row, bands))) for name, row in (("prototype", decoded), ("nearest real", nearest))]
+    return contact_sheet(rows, size=images.shape[1])
 
 
 def prototype_sheets(
@@ -78,7 +92,7 @@ def prototype_sheets(
     """
     with placed(base.vae, device):
         return {
-            name: _prototype_sheet(base, own.latents, latents[members], scenes.images[members])
+            name: _prototype_sheet(base, own.latents, latents[members], scenes.images[members], scenes.bands)
             for name, members, own in zip(scenes.classes, rows, prototypes, strict=True)
             if own is not None
         }

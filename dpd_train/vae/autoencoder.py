@@ -89,9 +89,8 @@ def spectral_loss(reconstructed: torch.Tensor, images: torch.Tensor, window: int
 
 
 def chroma_loss(reconstructed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """L1 of red − green and blue − green of [B, 3, H, W] after 4×4 averaging."""
-    error = F.avg_pool2d(reconstructed - images, 4)
-    return (error[:, ::2] - error[:, 1:2]).abs().mean()
+    """L1 of the differences of neighbouring bands of [B, N, H, W], N > 1, after 4×4 averaging."""
+    return F.avg_pool2d(reconstructed - images, 4).diff(dim=1).abs().mean()
 
 
 def perceptual_loss(reconstructed: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -281,7 +280,7 @@ def train_autoencoder(
     deadline: Deadline = NEVER,
     weights: torch.Tensor | None = None,
 ) -> AutoencoderKL:
-    """Train `vae` on `images` [n, H, W, 3] uint8, and resume from `state` if that file exists.
+    """Train `vae` on `images` [n, H, W, N] uint8, and resume from `state` if that file exists.
 
     Latents become nearly D4-equivariant: each batch is encoded, transformed in latent space, decoded and compared with
     the transformed images (EQ-VAE, 2502.09509). With `decoder_only` the encoder and quant_conv stay as they are.

@@ -27,7 +27,7 @@ from dpd_export.reference.layout import codes_only_files, layout_files
 from dpd_export.reference.reference import extent_of, make_reference
 from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.manifest import CODES_ONLY_VERSION, PRIVACY_VERSION, Manifest
+from dpd_runtime.bundle.manifest import BANDS_VERSION, CODES_ONLY_VERSION, PRIVACY_VERSION, Manifest
 from dpd_runtime.bundle.privacy import PrivacyClaim
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
@@ -139,9 +139,9 @@ def gather_codes(run: FinishedRun, sampler: Sampler, options: ExportOptions, pro
     """Decode the codes with PyTorch, and gather what a codes-only bundle holds."""
     opened = load_run(run)
     cases = cases_of(opened, fitted(sampler, opened.latent_shape[1]))
-    manifest = replace(
-        _manifest(opened, cases.sampler, options, None), codes_only=True, format_version=CODES_ONLY_VERSION
-    )
+    plain = _manifest(opened, cases.sampler, options, None)
+    version = BANDS_VERSION if plain.bands else CODES_ONLY_VERSION
+    manifest = replace(plain, codes_only=True, format_version=version)
     files = codes_only_files(run.path / "pipeline", run.table, opened.stored_prototypes)
     return _of_codes(opened.base, cases, files, manifest, progress)
 

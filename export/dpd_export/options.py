@@ -183,6 +183,11 @@ def check_export(
             codes-only bundle of a run without matched codes.
     """
     finished = read_run(run)
+    if finished.bands and not options.codes_only:
+        raise InputError(
+            f"{run}: its images have {len(finished.bands)} bands, and no denoiser knows these; export its codes: give "
+            "--codes-only"
+        )
     if options.codes_only:
         _check_codes(finished)
     _check_prototypes(finished, options)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
+    from dpd_runtime.images.bands import Band
     from dpd_train.config import TrainConfig
     from dpd_train.held_out import HeldOut
     from dpd_train.run.planning.plan import DistillPlan, Task
@@ -125,6 +126,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
     from dpd_runtime.machine.cores import idle_cores, usable_cores
+    from dpd_train.images import carried_bands
     from dpd_train.images.look import look_at
     from dpd_train.run.planning.plan import (
         MINUTES,
@@ -145,8 +147,9 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     look = look_at(Path(asked.data), asked.reading)
     look.check(Path(asked.data))
     held = held_images(Path(asked.data), asked, asked.holdout)
-    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held)
-    _check_codes(task, counts)
+    bands = carried_bands(Path(asked.data), asked.reading)
+    task = task_of(counts, asked.ipc, True if bands else asked.codes_only, asked.quick, held)
+    _check_codes(task, counts, "--bands" if bands else "--codes-only")
     threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:
         plan = read_distillation(Path(asked.plan)).plan
@@ -155,7 +158,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         from dpd_train.run.planning.speed import speed_here
 
         with progress_bar("measuring") as progress:
-            speed, notes = speed_here(training_config(asked, full_plan(1, 1), task.ipc), threads, progress)
+            config = training_config(asked, full_plan(1, 1), task.ipc)
+            speed, notes = speed_here(config, threads, progress, len(bands))
         usual = QUICK_MINUTES if asked.quick else MINUTES
         plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
         if asked.minutes is None and plan.total > 60 * usual * TOLERANCE:
@@ -173,9 +177,16 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         images=task.images,
         classes=task.classes,
         judged_ipc=task.judged_ipc,
-        notes=(*look.remarks(), *remarks(counts, task), *plan_remarks(task, plan), *notes),
+        notes=(*look.remarks(), *_band_remarks(bands), *remarks(counts, task), *plan_remarks(task, plan), *notes),
         plan=plan,
     )
+
+
+def _band_remarks(bands: Sequence["Band"]) -> list[str]:
+    """A line if images carry other bands than RGB."""
+    if not bands:
+        return []
+    return [f"images carry {len(bands)} band{'s' * (len(bands) != 1)}: a codes-only bundle with a VAE of its own"]
 
 
 def check_places(folder: Path, out: Path) -> None:
@@ -208,13 +219,15 @@ def _checked_counts(asked: Asked, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _check_codes(task: "Task", counts: dict[str, int]) -> None:
-    """Check that a bundle of codes alone gets some."""
+def _check_codes(task: "Task", counts: dict[str, int], why: str) -> None:
+    """Check that a bundle of codes alone, which `why` asks for, gets some."""
+    from dpd_train.run.folder import LEAST_MATCHED
+
     if task.codes_only and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
-            f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes; add some, "
-            "or leave it out"
+            f"{why}: class {least!r} has {task.smallest} training images, too few for matched codes, which need "
+            f"{LEAST_MATCHED}; add some, or leave it out"
         )
 
 

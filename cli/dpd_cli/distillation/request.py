@@ -87,6 +87,11 @@ class Asked(Request):
         if self.quick and self.holdout:
             raise InputError("--holdout has no effect with --quick, which audits nothing: leave it out")
         super().__post_init__()
+        if self.codes_only is False and self.reading.carries:
+            raise InputError(
+                f"--no-codes-only samples red, green and blue, and --bands {self.bands} carries other bands: leave it "
+                "out, or give three --bands"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,10 @@ class PrivateRequest(Request):
     def __post_init__(self) -> None:
         at_least_one("ipc", self.ipc)
         super().__post_init__()
+        if self.reading.carries:
+            raise InputError(
+                f"--dp is for red, green and blue, and --bands {self.bands} carries other bands: give three"
+            )
 
     @property
     def folder(self) -> Path:

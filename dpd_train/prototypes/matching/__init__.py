@@ -1,11 +1,12 @@
 """Matched codes: a few latents that stand for all images of a class (`--prototypes matched`).
 
-They start as sampled images and are optimised through the frozen decoder until features of networks, the watchers, have
-the same statistics as for all training images of the class. Real images enter only through these class statistics.
+They start as sampled images, or as noise for other bands than RGB, and are optimised through the frozen decoder until
+features of networks, the watchers, have the same statistics as for all training images of the class. Real images enter
+only through these class statistics.
 """
 
 from dpd_train.prototypes.matching.codes import Matching, See, Watcher, match_codes, seeing
-from dpd_train.prototypes.matching.start import starting_codes
+from dpd_train.prototypes.matching.start import gaussian_codes, starting_codes
 from dpd_train.prototypes.matching.statistics import Standard, Statistics, cut, embed, maps_of, measure
 from dpd_train.prototypes.matching.watchers import load_watchers, train_watchers, view_seed, with_logits
 
@@ -17,6 +18,7 @@ __all__ = [
     "Watcher",
     "cut",
     "embed",
+    "gaussian_codes",
     "load_watchers",
     "maps_of",
     "match_codes",

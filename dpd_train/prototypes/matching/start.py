@@ -1,4 +1,5 @@
-"""Starting codes of the matching: sampled images that the latent classifier selects. None is a real image."""
+"""Starting codes of the matching: sampled images that the latent classifier selects, or noise with the statistics of a
+class. None is a real image."""
 
 import numpy as np
 import torch
@@ -12,6 +13,21 @@ from dpd_train.bases.base import Base, torch_denoise
 from dpd_train.classifiers.network import ResNet, predict
 
 CALL = 20  # latents in one call of the UNet
+
+
+def gaussian_codes(latents: torch.Tensor, labels: torch.Tensor, classes: int, count: int, seed: int) -> torch.Tensor:
+    """Scaled latents [classes, count, C, h, w]: Gaussian, with mean and deviation of a class's latents at each place.
+
+    For a VAE whose latents the denoiser does not know.
+
+    Args:
+        latents: scaled, of the training images [n, C, h, w]. labels: [n].
+    """
+    generator, codes = torch.Generator().manual_seed(seed), []
+    for label in range(classes):
+        deviation, mean = torch.std_mean(latents[labels == label], dim=0)
+        codes.append(mean + deviation * torch.randn((count, *mean.shape), generator=generator))
+    return torch.stack(codes)
 
 
 def starting_codes(

@@ -20,10 +20,10 @@ LENGTHS = (10, 40, 150, WATCHER_STEPS)
 ATTENTION_LENGTHS = (40, 150, 600, 2000)
 
 
-def residual_shapes(classes: int) -> list[ResNetConfig]:
+def residual_shapes(classes: int, bands: int = 3) -> list[ResNetConfig]:
     """Five residual shapes, each once for every one of LENGTHS."""
     shapes = [
-        ResNetConfig(num_classes=classes, widths=widths, blocks=blocks, stem_stride=2)
+        ResNetConfig(num_classes=classes, in_channels=bands, widths=widths, blocks=blocks, stem_stride=2)
         for widths, blocks in (
             ((16, 32, 64, 128), (1, 1, 1, 1)),
             ((32, 64, 128), (1, 1, 1)),
@@ -35,18 +35,18 @@ def residual_shapes(classes: int) -> list[ResNetConfig]:
     return [shape for shape in shapes for _ in LENGTHS]
 
 
-def attention_shapes(classes: int) -> list[AttentionConfig]:
+def attention_shapes(classes: int, bands: int = 3) -> list[AttentionConfig]:
     """Two attention shapes, each once for every one of ATTENTION_LENGTHS. They see what convolutions do not."""
     shapes = [
-        AttentionConfig(num_classes=classes, width=width, blocks=blocks, heads=heads)
+        AttentionConfig(num_classes=classes, in_channels=bands, width=width, blocks=blocks, heads=heads)
         for width, blocks, heads in ((64, 3, 4), (96, 2, 3))
     ]
     return [shape for shape in shapes for _ in ATTENTION_LENGTHS]
 
 
-def watcher_shapes(classes: int) -> list[Shape[Classifier]]:
+def watcher_shapes(classes: int, bands: int = 3) -> list[Shape[Classifier]]:
     """All shapes, each as often as there are lengths of its training."""
-    return [*residual_shapes(classes), *attention_shapes(classes)]
+    return [*residual_shapes(classes, bands), *attention_shapes(classes, bands)]
 
 
 def with_logits(classes: int) -> list[bool]:
@@ -66,7 +66,7 @@ def view_seed(seed: int, number: int) -> int:
     return SEEDS * seed + number
 
 
-def watcher_plans(classes: int, seed: int, longest: int = WATCHER_STEPS) -> list[Plan]:
+def watcher_plans(classes: int, seed: int, longest: int = WATCHER_STEPS, bands: int = 3) -> list[Plan]:
     """Shape and training of each watcher of a run with this seed.
 
     Args:
@@ -76,7 +76,7 @@ def watcher_plans(classes: int, seed: int, longest: int = WATCHER_STEPS) -> list
     def scaled(steps: int) -> int:
         return max(1, round(steps * longest / WATCHER_STEPS))
 
-    residual, attention = residual_shapes(classes), attention_shapes(classes)
+    residual, attention = residual_shapes(classes, bands), attention_shapes(classes, bands)
     plans: list[Plan] = [
         (shape, ClassifierTraining(steps=scaled(LENGTHS[i % len(LENGTHS)]), seed=watcher_seed(seed, i)))
         for i, shape in enumerate(residual)
@@ -114,10 +114,10 @@ def train_watchers(
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    plans = watcher_plans(classes, seed, longest)
+    plans = watcher_plans(classes, seed, longest, data[0].shape[1])
     train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
 
 
-def load_watchers(folder: Path, classes: int) -> list[Classifier]:
+def load_watchers(folder: Path, classes: int, bands: int = 3) -> list[Classifier]:
     """Read what `train_watchers` wrote to `folder`, frozen."""
-    return load_pool(folder, NAME, watcher_shapes(classes))
+    return load_pool(folder, NAME, watcher_shapes(classes, bands))

@@ -23,6 +23,7 @@ from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watche
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
 from dpd_train.run.data import fitted
 from dpd_train.run.planning.plan import WorkSpeed
+from dpd_train.vae.bands import tune_for_bands, with_bands
 from dpd_train.vae.perceptual import perceptual_shapes
 from dpd_train.vae.tune import tune_decoder
 
@@ -53,16 +54,16 @@ def measure_speed(
 
     Args:
         base: at the run's resolution; it is changed, so it cannot be used afterwards.
-        config: for the batch of a fine-tuning step and its precision.
+        config: for the batch of a fine-tuning step and its precision, and whether images carry bands of their own.
     """
-    side, generator = base.resolution, torch.Generator().manual_seed(0)
-    images = 2 * torch.rand((IMAGES, 3, side, side), generator=generator) - 1
+    side, bands, generator = base.resolution, int(base.vae.config.in_channels), torch.Generator().manual_seed(0)
+    images = 2 * torch.rand((IMAGES, bands, side, side), generator=generator) - 1
     labels = torch.arange(IMAGES) % CLASSES
     latents = torch.randn((IMAGES, int(base.unet.config.in_channels), *[int(base.unet.config.sample_size)] * 2))
     training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         place = Path(folder)
-        few, shape = (images[:CLASSES], labels[:CLASSES]), teacher_shape(CLASSES)
+        few, shape = (images[:CLASSES], labels[:CLASSES]), teacher_shape(CLASSES, bands)
         kinds: dict[str, Callable[[], float]] = {
             "view": lambda: (
                 step_seconds(lambda tell: train_classifier(images, labels, few, shape, training, tell, device=device))
@@ -82,12 +83,16 @@ def measure_speed(
 
 
 def speed_here(
-    config: TrainConfig, threads: int, progress: Progress = lambda done, total: None
+    config: TrainConfig, threads: int, progress: Progress = lambda done, total: None, bands: int = 0
 ) -> tuple[WorkSpeed, list[str]]:
-    """The speed of this machine for runs with this config; and a line if other programs took its time."""
+    """The speed of this machine for runs with this config; and a line if other programs took its time.
+
+    Args:
+        bands: of images that carry others than RGB; 0 for RGB.
+    """
     torch.set_num_threads(threads)
-    share = share_of_a_core()
-    speed = measure_speed(fitted(load_base(config.base), config), config, use_device("auto"), progress)
+    share, base = share_of_a_core(), fitted(load_base(config.base), config)
+    speed = measure_speed(with_bands(base, bands) if bands else base, config, use_device("auto"), progress)
     if share >= IDLE:
         return speed, []
     return speed, [
@@ -111,7 +116,7 @@ def _matching_seconds(
     base: Base, latents: torch.Tensor, images: torch.Tensor, device: torch.device, place: Path
 ) -> float:
     watchers = []
-    for shape in watcher_shapes(CLASSES)[:: len(LENGTHS)]:
+    for shape in watcher_shapes(CLASSES, images.shape[1])[:: len(LENGTHS)]:
         network = shape.build().eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         width = embed(network.features(images[:1].to(device))).shape[1]
         zeros, ones = torch.zeros((CLASSES, width), device=device), torch.ones((CLASSES, width), device=device)
@@ -139,13 +144,12 @@ def _matching_seconds(
 
 
 def _decoder_seconds(base: Base, images: torch.Tensor, config: TrainConfig, device: torch.device, place: Path) -> float:
-    networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES)]
+    networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES, images.shape[1])]
     bytes_ = ((images.permute(0, 2, 3, 1) + 1) * 127.5).to(torch.uint8)
     short = TrainConfig(vae_steps=STEPS, seed=config.seed)
+    tune = tune_for_bands if config.reading.carries else tune_decoder
     return step_seconds(
-        lambda tell: tune_decoder(
-            base, (bytes_, bytes_[:CLASSES]), networks, short, place / "decoder", tell, device=device
-        )
+        lambda tell: tune(base, (bytes_, bytes_[:CLASSES]), networks, short, place / "decoder", tell, device=device)
     )
 
 

@@ -29,7 +29,7 @@ def train_teacher(run: Run, pixels: Parts) -> ResNet:
     return trained_classifier(
         run.out / "classifier",
         *pixels,
-        teacher_shape(len(run.classes)),
+        teacher_shape(len(run.classes), run.channels),
         ClassifierTraining(steps=run.config.teacher_steps, seed=run.config.seed + 1),
         run.progress("teacher"),
         state=run.state("classifier"),

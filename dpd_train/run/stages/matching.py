@@ -8,6 +8,7 @@ from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.images.bands import picture
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base
 from dpd_train.captions.captions import aggregate_prompts, embed
@@ -19,6 +20,7 @@ from dpd_train.config import extra_watchers
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
+    gaussian_codes,
     load_watchers,
     match_codes,
     measure,
@@ -37,10 +39,11 @@ from dpd_train.run.folder import matched_count
 def matched_prototypes(
     run: Run, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> tuple[list[ClassPrototypes], list[ClassPrototypes]]:
-    """The matched codes of each class, and the latents of the sampled images that they started from.
+    """The matched codes of each class, and the latents that they started from.
 
     Args:
-        latents: scaled, of the training images; they only decide which image's phrases go into which code's prompt.
+        latents: scaled, of the training images; they decide which image's phrases go into which code's prompt, and
+            where codes of other bands than RGB start.
         phrases: of each training image.
 
     Raises:
@@ -59,7 +62,11 @@ def matched_prototypes(
         deadline=run.deadline,
     )
     count = matched_count(config.ipc, min(map(len, rows)))
-    start = _start(run, base, latent_classifier, rows, phrases, count)
+    if run.data.train.bands:
+        labels = torch.from_numpy(run.data.train.labels)
+        start = gaussian_codes(latents, labels, len(run.classes), count, config.seed)
+    else:
+        start = _start(run, base, latent_classifier, rows, phrases, count)
     scale = float(base.vae.config.scaling_factor)
     base.vae.requires_grad_(False)
     with placed(base.vae, device):
@@ -79,8 +86,8 @@ def matched_prototypes(
 
 
 def _picture(run: Run, images: torch.Tensor) -> None:
-    """Write what the codes show so far: images [classes, k, 3, H, W] in [-1, 1]."""
-    pixels = [to_uint8(row.numpy()) for row in images]
+    """Write what the codes show so far: images [classes, k, N, H, W] in [-1, 1]."""
+    pixels = [picture(to_uint8(row.numpy()), run.data.train.bands) for row in images]
     path = run.out / "samples" / "matching.png"
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(contact_sheet([(name, list(row)) for name, row in zip(run.classes, pixels, strict=True)])).save(
@@ -110,7 +117,7 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     """The trained watchers, and encoders without labels that the config names, which name no class."""
     count, progress = len(run.classes), run.progress("statistics")
     encoders = [load_encoder(place).network for place in extra_watchers(run.config.watchers)]
-    own = zip(load_watchers(run.checkpoints, count), with_logits(count), strict=True)
+    own = zip(load_watchers(run.checkpoints, count, run.channels), with_logits(count), strict=True)
     kinds = [*((network, logits, False) for network, logits in own), *((encoder, False, True) for encoder in encoders)]
     watchers = []
     for i, (network, logits, extra) in enumerate(kinds):

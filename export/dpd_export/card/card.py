@@ -12,6 +12,7 @@ from dpd_export.card.history import base_section, commands_section, data_section
 from dpd_export.graphs.parity import GENERATED, HALF
 from dpd_export.options import PRECISIONS
 from dpd_runtime.bundle.manifest import Manifest
+from dpd_runtime.dataset.card import channels_of
 from dpd_runtime.sampling.sampler import BLOCK, largest_ipc
 
 CARD_NAME = "MODEL_CARD.md"
@@ -59,7 +60,7 @@ def what_section(content: CardContent) -> str:
 A codes-only bundle of dpd-distill: matched codes, and the decoder that makes one image from each. It holds no network
 that samples, reads text or judges. From it, `dpd generate` makes a labelled training set of \
 {len(content.classes["classes"])} classes with up to {most_images(content)} images of each, {height} x {width} pixels \
-RGB. The same seed gives
+{f"in {channels_of(manifest)}" if manifest.bands else "RGB"}. The same seed gives
 the same pixels on the same type of machine. It needs neither PyTorch nor the data."""
     return f"""# {line(manifest.name)}
 

@@ -1,0 +1,156 @@
+"""Scenes of any bands, from files to a site: VAE of their own, matched codes, a bundle, physical values again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from dpd_export import ExportOptions, export_run
+from dpd_export.options import check_export
+from dpd_runtime import Output, generate, load_bundle, write_set
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.errors import InputError
+from dpd_runtime.generation.replay import replay
+from dpd_runtime.images.bands import physical
+from dpd_train.bases.base import load_base
+from dpd_train.bases.latents import reconstruct
+from dpd_train.compute.device import one_thread
+from dpd_train.images import read_scenes, to_float
+from dpd_train.reading import parse_reading
+from dpd_train.train import train
+from dpd_train.vae.bands import with_bands
+from tests.tiny import CONFIG, drawn_scenes, tiny_base
+
+rasterio = pytest.importorskip("rasterio")
+pytest.importorskip("tifffile")
+pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+NAMES = {1: ("VV",), 4: ("B2", "B3", "B4", "B8"), 13: tuple(f"B{i}" for i in range(1, 14))}
+STRETCH = {1: "dB:-25:5", 4: None, 13: "0:10000"}
+IPC = 3
+
+
+def scenes_of_bands(folder: Path, count: int) -> Path:
+    """Drawn scenes as GeoTIFF: reflectance in uint16, or for one band backscatter in float32."""
+    for path in sorted(drawn_scenes(folder / "rgb", 24).rglob("*.png")):
+        rgb = np.asarray(Image.open(path).convert("RGB"), np.float64) / 255
+        mixed = np.stack([rgb[..., i % 3] ** (1 + i / 8) for i in range(count)])
+        values: npt.NDArray[np.generic] = (500 + 9000 * mixed).astype(np.uint16)
+        if count == 1:
+            values = (10 ** (3 * mixed - 2.5)).astype(np.float32)
+        target = folder / "scenes" / path.parent.name / f"{path.stem}.tif"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        height, width = rgb.shape[:2]
+        with rasterio.open(
+            target, "w", driver="GTiff", height=height, width=width, count=count, dtype=values.dtype
+        ) as file:
+            file.write(values)
+            file.descriptions = NAMES[count]
+    return folder / "scenes"
+
+
+@pytest.fixture(scope="module", params=[1, 4, 13])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """Number of bands, and a folder with scenes, a run and its bundle."""
+    count, folder = request.param, tmp_path_factory.mktemp("bands")
+    config = replace(
+        CONFIG,
+        base=str(tiny_base(folder)),
+        bands="all",
+        stretch=STRETCH[count],
+        ipc=IPC,
+        prototypes=None,
+        tune_vae=None,
+        vae_steps=30,
+        perceptual_steps=3,
+        watcher_steps=2,
+        matching_steps=4,
+        val_per_class=4,
+    )
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+        train(scenes_of_bands(folder, count), folder / "run", config, cache=folder / "cache")
+        export_run(folder / "run", folder / "site.dpd", ExportOptions(precision="fp32", codes_only=True))
+    return count, folder
+
+
+def test_the_bundle_says_what_the_bands_are(made: tuple[int, Path]) -> None:
+    count, folder = made
+    bundle = load_bundle(folder / "site.dpd")
+    manifest = bundle.manifest
+    assert (manifest.format_version, manifest.image_shape) == (4, (32, 32, count))
+    assert tuple(band.name for band in manifest.bands) == NAMES[count]
+    assert manifest.bands[-1].decibels == (count == 1)
+    assert {band.wavelength for band in manifest.bands if band.name == "B4"} <= {0.665}
+    if count == 13:
+        assert {(band.low, band.high) for band in manifest.bands} == {(0, 10000)}
+    assert sorted(bundle.files)[-1] == "vae_decoder/model.onnx"
+    assert f"in {count} band" in bytes(bundle.files["MODEL_CARD.md"]).decode()
+
+
+def test_its_images_are_pytorchs(made: tuple[int, Path]) -> None:
+    done = replay(load_bundle(made[1] / "site.dpd"), Provider("cpu", ""))
+    assert done is not None
+    assert done.psnr_db >= 40
+
+
+def test_the_vae_was_trained_on_the_bands(made: tuple[int, Path]) -> None:
+    count, folder = made
+    vae = load_base(str(folder / "run" / "pipeline")).vae
+    assert (vae.config.in_channels, vae.config.out_channels) == (count, count)
+    record = json.loads((folder / "run" / "run.json").read_text())
+    assert (record["config"]["steps"], record["config"]["prototypes"]) == (0, "matched")
+    assert record["metrics"]["decoder_tuned"]
+    reading = parse_reading("all", STRETCH[count])
+    images = to_float(torch.from_numpy(read_scenes(folder / "scenes", part="val", reading=reading).images))
+    before, after = with_bands(load_base(str(folder / "base")), count).vae, vae
+    errors = [float((reconstruct(one, images) - images).square().mean()) for one in (before, after)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_set_has_physical_values_that_are_read_as_the_same_pixels(made: tuple[int, Path], tmp_path: Path) -> None:
+    count, folder = made
+    bundle = load_bundle(folder / "site.dpd")
+    images = {(i.class_name, i.index): i.pixels for i in generate(bundle, ipc=IPC, provider="cpu")}
+    written = write_set(generate(bundle, ipc=IPC, provider="cpu"), tmp_path / "set")
+    assert written.images == len(images) == IPC * len(bundle.classes)
+    for (name, index), pixels in images.items():
+        assert pixels.shape == (32, 32, count)
+        with rasterio.open(tmp_path / "set" / name / f"{name}_{index:05d}.tif") as file:
+            np.testing.assert_array_equal(file.read().transpose(1, 2, 0), physical(pixels, bundle.manifest.bands))
+            assert file.descriptions == NAMES[count]
+    reading = parse_reading("all", STRETCH[count])
+    real = read_scenes(folder / "scenes", part="train", reading=reading)
+    assert real.rendering is not None
+    again = read_scenes(tmp_path / "set", part="all", reading=real.rendering.of_sets)
+    assert again.bands == real.bands == bundle.manifest.bands
+    for path, found in zip(again.paths, again.images, strict=True):
+        name, _, rest = path.partition("/")
+        np.testing.assert_array_equal(found, images[name, int(rest[-9:-4])])
+    arrays = write_set(generate(bundle, ipc=IPC, provider="cpu"), tmp_path / "arrays", output=Output("npz"))
+    assert arrays.set_hash == written.set_hash
+
+
+def test_only_codes_can_be_exported(made: tuple[int, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"have \d+ bands?, and no denoiser knows these.*--codes-only"):
+        check_export(made[1] / "run", tmp_path / "site.dpd", ExportOptions())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"captioner": "clip:some/model"}, "--captioner clip:some/model is for red, green and blue, and --bands all"),
+        ({"crop": "foreground"}, "--crop foreground"),
+        ({"lambda_cls": 0.1}, "--lambda-cls 0.1"),
+        ({"prototypes": "medoid"}, "--prototypes medoid"),
+        ({"tune_vae": False}, "--no-tune-vae"),
+        ({"watchers": "own,swimdiff:encoder"}, "--watchers"),
+    ],
+)
+def test_what_knows_rgb_alone_is_refused_by_name(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=f"{said}.*leave it out"):
+        replace(CONFIG, **{"tune_vae": None, "prototypes": None, "bands": "all"} | changes)  # type: ignore[arg-type]
