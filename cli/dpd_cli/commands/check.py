@@ -11,6 +11,7 @@ import typer
 from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import duration, progress_bar
 from dpd_cli.terminal import print_json
+from dpd_runtime.command_line import option_words
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check_command(
     from dpd_cli.distillation.planned import audit_remarks, held_images
     from dpd_runtime.machine.cores import idle_cores
     from dpd_train.config import TrainConfig
-    from dpd_train.images import check_files
+    from dpd_train.images import carried_bands, check_files
     from dpd_train.images.look import look_at, shared_scenes
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
     from dpd_train.run.planning.speed import speed_here
@@ -57,15 +58,16 @@ def check_command(
     look = look_at(data, options.reading)
     shared = shared_scenes(data, options.reading)
     held = held_images(data, options, None)
-    task = task_of(counts, held=held)
+    bands = carried_bands(data, options.reading)
+    task = task_of(counts, held=held, own_vae=bool(bands))
     notes = [*remarks(counts, task), *audit_remarks(held)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     with progress_bar("measuring") as progress:
-        speed, slowed = speed_here(config, threads or idle_cores(), progress)
+        speed, slowed = speed_here(config, threads or idle_cores(), progress, len(bands))
     plans = {
         "usual": make_plan(task, speed, MINUTES),
         "least": make_plan(task, speed, 0),
-        "quick": make_plan(task_of(counts, quick=True), speed, QUICK_MINUTES),
+        "quick": make_plan(task_of(counts, quick=True, own_vae=bool(bands)), speed, QUICK_MINUTES),
     }
     seconds = {name: plan.total for name, plan in plans.items()}
     notes += slowed
@@ -77,8 +79,10 @@ def check_command(
         print(f"note          {line}")
     print(f"time          dpd distill: {duration(seconds['usual'])}; at least {duration(seconds['least'])}")
     print(f"              dpd distill --quick: {duration(seconds['quick'])}")
-    way = f" {look.suggestion[0]}" if look.suggestion is not None else ""
-    print(f"next          dpd distill {shlex.quote(str(data))}{way} --out look.dpd --quick")
+    repeated = given_values(given, ImageOptions) | {"base": base if base != "nano" else None, "resolution": resolution}
+    words = [word for words in option_words(repeated) for word in words]
+    way = [*shlex.split(look.suggestion[0]), *words] if look.suggestion is not None else words
+    print(f"next          {shlex.join(['dpd', 'distill', str(data), *way, '--out', 'look.dpd', '--quick'])}")
 
 
 def _facts(look: "Look", shared: Shared) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     look.check(Path(asked.data))
     held = held_images(Path(asked.data), asked, asked.holdout)
     bands = carried_bands(Path(asked.data), asked.reading)
-    task = task_of(counts, asked.ipc, True if bands else asked.codes_only, asked.quick, held)
+    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held, own_vae=bool(bands))
     _check_codes(task, counts, "--bands" if bands else "--codes-only")
     threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:

@@ -71,6 +71,7 @@ class Task:
         held: images that the audit compares with.
         codes_only: the bundle holds codes and their decoder alone.
         quick: nothing is evaluated or audited.
+        own_vae: images carry other bands than RGB, for which a VAE is trained, and codes start as noise.
     """
 
     classes: int
@@ -80,6 +81,7 @@ class Task:
     held: int = AUDIT_HELD
     codes_only: bool = False
     quick: bool = False
+    own_vae: bool = False
 
     @property
     def matched(self) -> bool:
@@ -151,9 +153,10 @@ def full_plan(steps: int = 0, matching_steps: int = 0) -> DistillPlan:
     )
 
 
-def shortened(plan: DistillPlan, share: float) -> DistillPlan:
-    """The plan with `share` of the steps of its stages of fixed length, and of the pairs."""
-    names = ("teacher_steps", "latent_classifier_steps", "perceptual_steps", "vae_steps")
+def shortened(plan: DistillPlan, share: float, own_vae: bool = False) -> DistillPlan:
+    """The plan with `share` of the steps of its stages of fixed length, and of the pairs. A VAE that begins anew keeps
+    its steps, as all else hangs on it."""
+    names = ["teacher_steps", "latent_classifier_steps", "perceptual_steps"] + ([] if own_vae else ["vae_steps"])
     fewer = {name: max(1, round(share * getattr(plan, name))) for name in names}
     return replace(plan, **fewer, pairs=max(min(LEAST_PAIRS, plan.pairs), round(share * plan.pairs)))
 
@@ -173,12 +176,12 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     budget, plan = 60 * minutes, full_plan()
     if task.quick:
         plan = replace(plan, watcher_steps=QUICK_WATCHER_STEPS, pairs=0)
-    fixed, rest = (estimated(shortened(plan, share), task, speed).total for share in (1, 0))
+    fixed, rest = (estimated(shortened(plan, share, task.own_vae), task, speed).total for share in (1, 0))
     a_step = _matching(1, task, speed)
     least = task.least_matching * a_step
     share = min(FIXED_SHARE * (budget - rest), budget - rest - least) / (fixed - rest)
     if share < 1:
-        plan = shortened(plan, max(SHORTEST, share))
+        plan = shortened(plan, max(SHORTEST, share), task.own_vae)
         fixed = estimated(plan, task, speed).total
     left = max(0.0, budget - fixed)
     tuning = min(MOST_TUNING, int(max(0.0, min(TUNING_SHARE * left, left - least) if a_step else left) / speed.tuning))
@@ -223,17 +226,26 @@ def task_of(
     codes_only: bool | None = None,
     quick: bool = False,
     held: int = AUDIT_HELD,
+    own_vae: bool = False,
 ) -> Task:
     """The task of data with these numbers of training images by class.
 
     Args:
-        held: images that the audit compares with.
+        held: images that the audit compares with. own_vae: whether images carry other bands than RGB.
         ipc, codes_only: as asked for; None for what suits the number of images. A quick look makes codes alone.
     """
     images, smallest = sum(counts.values()), min(counts.values())
-    task = Task(classes=len(counts), images=images, smallest=smallest, ipc=ipc or USUAL_IPC, held=held, quick=quick)
-    own = task.small or (quick and task.matched) if codes_only is None else codes_only
-    return replace(task, ipc=ipc or (SMALL_IPC if task.small else USUAL_IPC), codes_only=own)
+    task = Task(
+        classes=len(counts),
+        images=images,
+        smallest=smallest,
+        ipc=ipc or USUAL_IPC,
+        held=held,
+        quick=quick,
+        own_vae=own_vae,
+    )
+    suited = task.small or (quick and task.matched) if codes_only is None else codes_only
+    return replace(task, ipc=ipc or (SMALL_IPC if task.small else USUAL_IPC), codes_only=own_vae or suited)
 
 
 def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
@@ -244,16 +256,22 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
     """
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     lines = []
-    if not task.matched:
+    if not task.matched and task.own_vae:
+        lines.append(
+            f"class {least!r} has {task.smallest} training images, and other bands than RGB are distilled as matched "
+            f"codes, which need {LEAST_MATCHED} in each class"
+        )
+    elif not task.matched:
         few = sum(count < LEAST_MATCHED for count in counts.values())
         lines.append(
             f"{few} of {task.classes} classes have fewer than {LEAST_MATCHED} training images, {least!r} has "
             f"{task.smallest}: prototypes are pooled and images are sampled, which is worth less than matched codes"
         )
     elif task.small and task.codes_only and not task.quick:
+        more = " overrides" if task.own_vae else " and --no-codes-only override"
         lines.append(
             f"class {least!r} has {task.smallest} training images, fewer than {SMALL}: {task.codes} codes per class in "
-            "a codes-only bundle, as networks trained on so few give them away; --ipc and --no-codes-only override it"
+            f"a codes-only bundle, as networks trained on so few give them away; --ipc{more} it"
         )
     elif task.codes < task.ipc:
         lines.append(
@@ -289,7 +307,8 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     seconds = {
         "reading and encoding": task.images * (speed.decoded / 2 + view),
         "teacher": 64 * plan.teacher_steps * view,
-        "VAE decoder": PERCEPTUAL_VIEWS * plan.perceptual_steps * view + plan.vae_steps * speed.decoder,
+        "VAE" if task.own_vae else "VAE decoder": PERCEPTUAL_VIEWS * plan.perceptual_steps * view
+        + plan.vae_steps * speed.decoder,
         "latent classifier": LATENT_CLASSIFIER_VIEWS * plan.latent_classifier_steps * view,
         "fine-tuning": plan.steps * speed.tuning,
     }
@@ -297,7 +316,7 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
         looked_at = max(STATISTICS_IMAGES, task.images)
         seconds |= {
             "watchers": (WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS + STATISTICS_VIEWS * looked_at) * view,
-            "starting images": task.classes * task.codes * GUIDED * speed.call,
+            "starting images": 0 if task.own_vae else task.classes * task.codes * GUIDED * speed.call,
             "matching": _matching(plan.matching_steps, task, speed),
         }
     seconds["export and verification"] = EXPORT_VIEWS * view

@@ -260,3 +260,18 @@ def test_a_tiny_base_is_measured_by_training_steps_alone(
         speed = measure_speed(load_base(str(tiny_base(folder))), CONFIG, torch.device("cpu"))
     assert all(0 < value < 10 for value in asdict(speed).values())
     assert len(caplog.records) == 1, "a validation after each step made fine-tuning seem 2.4 times as slow"
+
+
+def test_bands_of_their_own_get_all_steps_of_their_vae_and_neither_samples_nor_tuning() -> None:
+    task = task_of({"Cargo": 110, "Other": 25}, own_vae=True)
+    plan = make_plan(task, TWO_CORES, 10)
+    assert (task.codes_only, task.ipc, plan.steps) == (True, 5, 0)
+    assert plan.vae_steps == full_plan().vae_steps > make_plan(replace(task, own_vae=False), TWO_CORES, 10).vae_steps
+    assert plan.teacher_steps < full_plan().teacher_steps
+    assert plan.seconds["VAE"] > 0
+    assert plan.seconds["starting images"] == 0
+    (line,) = (line for line in remarks({"Cargo": 110, "Other": 25}, task) if "codes-only" in line)
+    assert line.endswith("--ipc overrides it")
+    (line,) = remarks({"Forest": 13, "River": 14}, task_of({"Forest": 13, "River": 14}, own_vae=True))
+    assert line.startswith("class 'Forest' has 13 training images")
+    assert "need 20 in each class" in line
