@@ -8,15 +8,14 @@ Only DATA is read, and each split holds out a random quarter of every class.
 
 vae   PSNR by band of held-out images, and a linear probe on their band statistics (mean and deviation of each band, and
       of its horizontal and vertical steps), trained on real images: on held-out real images, on their reconstructions,
-      and on red, green and blue alone. `own` is the VAE that a run trains, `threes` the base's untuned VAE, to which the
-      bands are given three at a time, at several times the codes.
+      and on red, green and blue alone. `own` is the VAE that a run trains, `threes` the base's untuned VAE, to which
+      the bands are given three at a time, at several times the codes.
 sets  one training, bundle and set for each split and reading, and students on it against as many random real images.
 
 --fewest lets codes be matched to classes with fewer images than `dpd train` wants. --work is private.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any

@@ -3,11 +3,14 @@
 import tempfile
 from dataclasses import replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dpd_runtime import embedded_bundle, load_bundle
@@ -116,6 +119,26 @@ def _drawn_scenes(per_class: int, seed: int) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), per_class=per_class, seed=seed, resolution=SIDE)
         return _read(Path(folder))
+
+
+BAND_NAMES = {1: ("VV",), 4: ("B2", "B3", "B4", "B8"), 13: tuple(f"B{i}" for i in range(1, 14))}
+
+
+def scenes_of_bands(folder: Path, count: int, per_class: int = 24) -> Path:
+    """Drawn scenes as GeoTIFF: reflectance in uint16, or for one band backscatter in float32. Needs rasterio."""
+    import rasterio
+
+    for name, content in _drawn_scenes(per_class, 0).items():
+        rgb = np.asarray(Image.open(BytesIO(content)).convert("RGB"), np.float64) / 255
+        mixed = np.stack([rgb[..., i % 3] ** (1 + i / 8) for i in range(count)])
+        values = (500 + 9000 * mixed).astype(np.uint16) if count > 1 else (10 ** (3 * mixed - 2.5)).astype(np.float32)
+        target = (folder / name).with_suffix(".tif")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shape = {"height": SIDE, "width": SIDE, "count": count, "dtype": values.dtype}
+        with rasterio.open(target, "w", driver="GTiff", **shape) as file:
+            file.write(values)
+            file.descriptions = BAND_NAMES[count]
+    return folder
 
 
 def _read(folder: Path) -> dict[str, bytes]:

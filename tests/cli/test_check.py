@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("diffusers")
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
-from tests.tiny import drawn_scenes, tiny_base
+from tests.tiny import drawn_scenes, scenes_of_bands, tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_it_says_what_the_data_are_like_and_writes_nothing(folder: Path, process
     assert "shared        1 files of test show scenes of train" in said
     assert "note          the audit compares with 12 images" in said
     assert "dpd distill --quick: " in said
-    assert said.splitlines()[-1] == "next          dpd distill scenes --out look.dpd --quick"
+    assert said.splitlines()[-1] == "next          dpd distill scenes --base base --out look.dpd --quick"
     assert sorted((folder / "scenes").rglob("*")) == before
 
 
@@ -56,3 +56,16 @@ def test_what_is_no_data_set_is_refused(folder: Path, process_environment: dict[
     done = check(folder, process_environment, "nothing")
     assert done.returncode == 2, done.stderr
     assert "nothing: no such folder" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_bands_are_planned_for_and_the_next_command_keeps_them(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    pytest.importorskip("rasterio")
+    scenes_of_bands(folder / "radar", 1)
+    done = check(folder, process_environment, "radar", "--bands", "all", "--stretch", "dB:-25:5")
+    assert done.returncode == 0, done.stderr
+    assert "note          images keep their bands: a codes-only bundle" in done.stdout
+    last = "next          dpd distill radar --bands all --stretch dB:-25:5 --base base --out look.dpd --quick"
+    assert done.stdout.splitlines()[-1] == last

@@ -18,7 +18,7 @@ from tests.cli.short_distill import shorten
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.runtime.test_examples import code_cells
-from tests.tiny import drawn_scenes, tiny_base
+from tests.tiny import drawn_scenes, scenes_of_bands, tiny_base
 
 STEPS = [f"{name}steps" for name in ("", "matching_", "teacher_", "latent_classifier_", "perceptual_", "vae_")]
 COUNTED = {"threads": 1, "ipc": 10, "codes_only": False, "images": 1, "classes": 1, "judged_ipc": 1}
@@ -202,6 +202,27 @@ def test_few_images_of_128_px_become_a_codes_only_bundle_by_the_shipped_base(
         assert picture.size == (128, 128)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_scenes_of_four_bands_are_distilled_judged_and_audited(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    pytest.importorskip("rasterio")
+    pytest.importorskip("tifffile")
+    scenes_of_bands(folder / "banded", 4, 26)
+    given = ("--base", base_of(folder), "--ipc", "2", "--threads", "1", "--bands", "all")
+    done = dpd(folder, process_environment, "banded", "--out", "bands.dpd", *given, "--json")
+    assert done.returncode in (0, 4), done.stderr
+    result = json.loads(done.stdout)
+    assert {arm["arm"] for arm in result["judged"]["arms"]} >= {"random", "herding"}
+    made = load_bundle(folder / "bands.dpd").manifest
+    assert [band.name for band in made.bands] == ["B2", "B3", "B4", "B8"]
+    assert made.audit == result["verdict"]
+    assert len([*(folder / "bands-run" / "set").rglob("*.tif")]) == 2 * 6
+    page = (folder / "bands-run" / "report.html").read_text(encoding="utf-8")
+    assert "4 bands, shown by B4, B3 and B2 as red, green and blue" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -212,7 +233,11 @@ def test_few_images_of_128_px_become_a_codes_only_bundle_by_the_shipped_base(
         (["scenes", "--out", "new.dpd", "--holdout", "half"], "--holdout"),
         (["scenes", "--out", "new.dpd", "--plan", "scenes"], "scenes: holds no distillation"),
         (["damaged", "--out", "new.dpd"], "of 40 images of a sample will be set aside, first River/River_0004.png: "),
-        (["heldout", "--out", "new.dpd", "--codes-only"], "training images, too few for matched codes; add some"),
+        (
+            ["heldout", "--out", "new.dpd", "--codes-only"],
+            "training images, too few for matched codes, which need 20; add some",
+        ),
+        (["scenes", "--out", "new.dpd", "--bands", "all", "--no-codes-only"], "--no-codes-only samples red, green and"),
         (["--resume", "--out", "new.dpd"], "new-run: holds no distillation; begin one with dpd distill DATA"),
         (["--resume", "--out", "new.dpd", "--ipc", "3"], "give only: dpd distill --resume --out new.dpd"),
     ],

@@ -71,6 +71,7 @@ def options(folder: Path) -> tuple[str, ...]:
         (["scenes", "--dp", "10", "--holdout", "others"], "--holdout has no effect with --dp"),
         (["scenes", "--dp", "10", "--codes-only"], "--codes-only has no effect with --dp"),
         (["scenes", "--dp", "10", "--stretch", "2,98"], "a stretch that does not depend on the images"),
+        (["scenes", "--dp", "10", "--bands", "all"], "--dp is for red, green and blue, and --bands all carries other"),
         (["scenes", "--dp", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
         (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--public", "scenes", *BASE], "overlaps with DATA"),
         (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of all these"),

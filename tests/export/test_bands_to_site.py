@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
 
 from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
@@ -24,33 +22,13 @@ from dpd_train.images import read_scenes, to_float
 from dpd_train.reading import parse_reading
 from dpd_train.train import train
 from dpd_train.vae.bands import with_bands
-from tests.tiny import CONFIG, drawn_scenes, tiny_base
+from tests.tiny import BAND_NAMES, CONFIG, scenes_of_bands, tiny_base
 
 rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("tifffile")
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-NAMES = {1: ("VV",), 4: ("B2", "B3", "B4", "B8"), 13: tuple(f"B{i}" for i in range(1, 14))}
 STRETCH = {1: "dB:-25:5", 4: None, 13: "0:10000"}
 IPC = 3
-
-
-def scenes_of_bands(folder: Path, count: int) -> Path:
-    """Drawn scenes as GeoTIFF: reflectance in uint16, or for one band backscatter in float32."""
-    for path in sorted(drawn_scenes(folder / "rgb", 24).rglob("*.png")):
-        rgb = np.asarray(Image.open(path).convert("RGB"), np.float64) / 255
-        mixed = np.stack([rgb[..., i % 3] ** (1 + i / 8) for i in range(count)])
-        values: npt.NDArray[np.generic] = (500 + 9000 * mixed).astype(np.uint16)
-        if count == 1:
-            values = (10 ** (3 * mixed - 2.5)).astype(np.float32)
-        target = folder / "scenes" / path.parent.name / f"{path.stem}.tif"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        height, width = rgb.shape[:2]
-        with rasterio.open(
-            target, "w", driver="GTiff", height=height, width=width, count=count, dtype=values.dtype
-        ) as file:
-            file.write(values)
-            file.descriptions = NAMES[count]
-    return folder / "scenes"
 
 
 @pytest.fixture(scope="module", params=[1, 4, 13])
@@ -73,7 +51,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
     with one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
-        train(scenes_of_bands(folder, count), folder / "run", config, cache=folder / "cache")
+        train(scenes_of_bands(folder / "scenes", count), folder / "run", config, cache=folder / "cache")
         export_run(folder / "run", folder / "site.dpd", ExportOptions(precision="fp32", codes_only=True))
     return count, folder
 
@@ -83,7 +61,7 @@ def test_the_bundle_says_what_the_bands_are(made: tuple[int, Path]) -> None:
     bundle = load_bundle(folder / "site.dpd")
     manifest = bundle.manifest
     assert (manifest.format_version, manifest.image_shape) == (4, (32, 32, count))
-    assert tuple(band.name for band in manifest.bands) == NAMES[count]
+    assert tuple(band.name for band in manifest.bands) == BAND_NAMES[count]
     assert manifest.bands[-1].decibels == (count == 1)
     assert {band.wavelength for band in manifest.bands if band.name == "B4"} <= {0.665}
     if count == 13:
@@ -122,7 +100,7 @@ def test_a_set_has_physical_values_that_are_read_as_the_same_pixels(made: tuple[
         assert pixels.shape == (32, 32, count)
         with rasterio.open(tmp_path / "set" / name / f"{name}_{index:05d}.tif") as file:
             np.testing.assert_array_equal(file.read().transpose(1, 2, 0), physical(pixels, bundle.manifest.bands))
-            assert file.descriptions == NAMES[count]
+            assert file.descriptions == BAND_NAMES[count]
     reading = parse_reading("all", STRETCH[count])
     real = read_scenes(folder / "scenes", part="train", reading=reading)
     assert real.rendering is not None

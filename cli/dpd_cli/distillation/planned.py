@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,6 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from dpd_runtime.images.bands import Band
     from dpd_train.config import TrainConfig
     from dpd_train.held_out import HeldOut
     from dpd_train.run.planning.plan import DistillPlan, Task
@@ -177,16 +176,9 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         images=task.images,
         classes=task.classes,
         judged_ipc=task.judged_ipc,
-        notes=(*look.remarks(), *_band_remarks(bands), *remarks(counts, task), *plan_remarks(task, plan), *notes),
+        notes=(*look.remarks(), *remarks(counts, task), *plan_remarks(task, plan), *notes),
         plan=plan,
     )
-
-
-def _band_remarks(bands: Sequence["Band"]) -> list[str]:
-    """A line if images carry other bands than RGB."""
-    if not bands:
-        return []
-    return [f"images carry {len(bands)} band{'s' * (len(bands) != 1)}: a codes-only bundle with a VAE of its own"]
 
 
 def check_places(folder: Path, out: Path) -> None:

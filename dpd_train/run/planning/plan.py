@@ -256,6 +256,8 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
     """
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     lines = []
+    if task.own_vae:
+        lines.append("images keep their bands: a codes-only bundle, with a VAE that is trained for them")
     if not task.matched and task.own_vae:
         lines.append(
             f"class {least!r} has {task.smallest} training images, and other bands than RGB are distilled as matched "
