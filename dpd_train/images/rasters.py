@@ -166,11 +166,9 @@ def _choose(pages: list[Any], bands: Bands) -> Layout | str:
 
     described = [_plain(text) for page in pages for text in page.descriptions]
     count = len(described)
-    numbers: Sequence[int] | str
-    if isinstance(bands, tuple):
-        numbers = _numbers(bands, described)
-    elif bands == "all":
-        numbers = range(1, count + 1) if count <= MOST_BANDS else _too_many(count)
+    numbers: list[int] | str
+    if bands is not None:
+        numbers = band_numbers(bands, described)
     else:
         numbers = [i + 1 for i, meaning in enumerate(pages[0].colorinterp) if meaning != ColorInterp.alpha]
         if len(numbers) not in (1, 3):
@@ -188,9 +186,16 @@ def _too_many(count: int) -> str:
     return f"has {count} bands, at most {MOST_BANDS} are carried; say with --bands which"
 
 
-def _numbers(bands: tuple[int, ...] | tuple[str, ...], described: list[str]) -> list[int] | str:
-    """The numbers of bands by number or by name; or what is missing."""
-    count, numbers = len(described), []
+def band_numbers(
+    bands: tuple[int, ...] | tuple[str, ...] | Literal["all"], described: Sequence[str]
+) -> list[int] | str:
+    """The numbers of bands by number or by name, or of all; or what is missing.
+
+    described: the name of each band of the file; empty where it has none.
+    """
+    count, numbers = len(described), list[int]()
+    if bands == "all":
+        return [*range(1, count + 1)] if count <= MOST_BANDS else _too_many(count)
     for band in bands:
         if isinstance(band, int):
             numbers.append(band)

@@ -11,6 +11,7 @@ from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import printable, read_bytes, read_square, size_in_header
 from dpd_train.held_out import BY_CONTENT, HeldOut, choose_groups, joined
+from dpd_train.images.arrays import array_size
 from dpd_train.images.content import contents, stamps
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
 from dpd_train.images.rendering import Rendering, identity, reader, settle
@@ -282,7 +283,7 @@ def _check_count(source: Source, part: Part, name: str, used: int, rejected: Seq
 
 def _sizes(files: Files, source: Source) -> Counter[tuple[int, int]]:
     every = [path for paths in files.values() for path in paths]
-    sizes = Counter(size for size in map(size_in_header, every) if size is not None)
+    sizes = Counter(size for path in every if (size := size_in_header(path) or array_size(path)) is not None)
     if not sizes:
         raise DataError(f"{source.root}: none of its {len(every)} image files can be opened; are they images?")
     return sizes

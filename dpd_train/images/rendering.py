@@ -16,6 +16,8 @@ from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import SENTINEL2, Band
 from dpd_runtime.images.pixels import ToPixels, evenly_spaced, pillow_rgb, printable, read_bytes, reason_of
+from dpd_train.images.arrays import START, read_array
+from dpd_train.images.arrays import WAY_OUT as ARRAY
 from dpd_train.images.rasters import Bands, Layout, Raster, read_raster, require_rasterio
 from dpd_train.reading import PERCENTILES, Reading
 
@@ -53,7 +55,7 @@ class Rendering:
 
         gaps: gets one more entry, whether pixels of the image have no data.
         """
-        raster = read_raster(content, self.bands)
+        raster = _raster(content, self.bands)
         reason = raster if isinstance(raster, str) else self._misfit(raster)
         if isinstance(raster, str) or reason:
             return reason
@@ -125,7 +127,15 @@ def identity(content: bytes, rendering: Rendering | None) -> str:
 
 def reader(rendering: Rendering | None, gaps: list[bool] | None = None) -> ToPixels:
     """What turns a file's bytes into RGB or bands; Pillow for None. gaps: as in `Rendering.pixels`."""
-    return pillow_rgb if rendering is None else partial(rendering.pixels, gaps=gaps)
+    return _plain if rendering is None else partial(rendering.pixels, gaps=gaps)
+
+
+def _plain(content: bytes) -> Image.Image | str:
+    return ARRAY if content.startswith(START) else pillow_rgb(content)
+
+
+def _raster(content: bytes, bands: Bands) -> Raster | str:
+    return read_array(content, bands) if content.startswith(START) else read_raster(content, bands)
 
 
 def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:
@@ -246,7 +256,7 @@ def _read(path: Path, bands: Bands) -> Raster | str:
     if isinstance(content, str):
         return content
     try:
-        raster = read_raster(content, bands)
+        raster = _raster(content, bands)
     except Exception as error:  # as in `read_square`, one bad file must not end a run
         return reason_of(error)
     if isinstance(raster, str):

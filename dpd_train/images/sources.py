@@ -10,6 +10,7 @@ from dpd_runtime.errors import DataError
 from dpd_runtime.images.pictures import SUFFIXES, is_image
 from dpd_runtime.images.pixels import printable
 from dpd_train.held_out import HeldOut
+from dpd_train.images.arrays import SUFFIX as ARRAY
 from dpd_train.images.scene_set import Part
 
 Files = Mapping[str, list[Path]]
@@ -169,6 +170,10 @@ def _is_class_folder(entry: Path) -> bool:
     return entry.is_dir() and not entry.name.startswith((".", "__"))
 
 
+def _is_scene(path: Path) -> bool:
+    return is_image(path) or (path.suffix.lower() == ARRAY and not path.name.startswith(".") and not path.is_dir())
+
+
 def _class_files(tree: Path) -> dict[str, list[Path]]:
     """The image files of each class, both sorted as strings."""
     folders = sorted((entry for entry in tree.iterdir() if _is_class_folder(entry)), key=lambda entry: entry.name)
@@ -185,11 +190,11 @@ def _class_files(tree: Path) -> dict[str, list[Path]]:
             raise DataError(
                 f"{printable(folder)}: the class name is not UTF-8 or has control characters; rename the folder"
             )
-        files[folder.name] = sorted((path for path in folder.iterdir() if is_image(path)), key=lambda path: path.name)
+        files[folder.name] = sorted(filter(_is_scene, folder.iterdir()), key=lambda path: path.name)
         if not files[folder.name]:
             raise DataError(
-                f"{folder}: class {folder.name!r} has no images ({' '.join(sorted(SUFFIXES))}) directly inside; "
-                "add some or remove the folder"
+                f"{folder}: class {folder.name!r} has no images ({' '.join([*sorted(SUFFIXES), ARRAY])}) directly "
+                "inside; add some or remove the folder"
             )
     if len(files) < 2:
         raise DataError(f"{tree}: holds one class only ({folders[0].name!r}); at least two class folders are needed")
