@@ -181,8 +181,8 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
     if data is not None:
         counts, _ = (check_files(data, part, config) for part in PARTS)
         check_classes(data, tuple(counts))
-        if config.prototypes == "matched" and not config.prune:
-            check_matched_counts(counts)
+        if (config.prototypes == "matched" or reading.carries) and not config.prune:
+            check_matched_counts(counts, reading.carries)
 
 
 def _check_encoders(places: Sequence[Path], side: int | None) -> None:
@@ -196,11 +196,12 @@ def _check_encoders(places: Sequence[Path], side: int | None) -> None:
             )
 
 
-def check_matched_counts(counts: Mapping[str, int]) -> None:
+def check_matched_counts(counts: Mapping[str, int], carried: bool = False) -> None:
     """Check that codes can be matched to every class.
 
     Args:
-        counts: class → number of training images.
+        counts: class → number of training images. carried: whether they have other bands than RGB, which are distilled
+            as matched codes only.
 
     Raises:
         DataError: a class has fewer images than LEAST_MATCHED.
@@ -208,8 +209,9 @@ def check_matched_counts(counts: Mapping[str, int]) -> None:
     for name, images in counts.items():
         if images < LEAST_MATCHED:
             raise DataError(
-                f"class {name!r} has {images} different training images, and --prototypes matched needs at least "
-                f"{LEAST_MATCHED} in each; add images, or use pooled"
+                f"class {name!r} has {images} different training images, and "
+                f"{'other bands than RGB need' if carried else '--prototypes matched needs'} at least "
+                f"{LEAST_MATCHED} in each; add images, or {'give three --bands' if carried else 'use pooled'}"
             )
 
 

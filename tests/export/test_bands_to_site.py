@@ -12,7 +12,7 @@ from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
 from dpd_runtime import Output, generate, load_bundle, write_set
 from dpd_runtime.engines.engine import Provider
-from dpd_runtime.errors import InputError
+from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.generation.replay import replay
 from dpd_runtime.images.bands import physical
 from dpd_train.bases.base import load_base
@@ -116,6 +116,16 @@ def test_a_set_has_physical_values_that_are_read_as_the_same_pixels(made: tuple[
 def test_only_codes_can_be_exported(made: tuple[int, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"have \d+ bands?, and no denoiser knows these.*--codes-only"):
         check_export(made[1] / "run", tmp_path / "site.dpd", ExportOptions())
+
+
+def test_classes_of_few_images_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = replace(CONFIG, base=str(tiny_base(tmp_path)), bands="all", tune_vae=None, prototypes=None)
+    scenes = scenes_of_bands(tmp_path / "scenes", 4, per_class=12)
+    with pytest.raises(
+        DataError, match=r"has 10 different .*, and other bands than RGB need at least 20.*three --bands"
+    ):
+        train(scenes, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     held = held_images(Path(asked.data), asked, asked.holdout)
     bands = carried_bands(Path(asked.data), asked.reading)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held, own_vae=bool(bands))
-    _check_codes(task, counts, "--bands" if bands else "--codes-only")
+    _check_codes(task, counts)
     threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:
         plan = read_distillation(Path(asked.plan)).plan
@@ -211,14 +211,14 @@ def _checked_counts(asked: Asked, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _check_codes(task: "Task", counts: dict[str, int], why: str) -> None:
-    """Check that a bundle of codes alone, which `why` asks for, gets some."""
+def _check_codes(task: "Task", counts: dict[str, int]) -> None:
+    """Check that a bundle of codes alone gets some."""
     from dpd_train.run.folder import LEAST_MATCHED
 
     if task.codes_only and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
-            f"{why}: class {least!r} has {task.smallest} training images, too few for matched codes, which need "
+            f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes, which need "
             f"{LEAST_MATCHED}; add some, or leave it out"
         )
 

@@ -39,7 +39,7 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
     if config.prune:
         sizes = [kept_count(size, pruned_share(config.prune)) for size in sizes]
     try:
-        check_matched_counts(dict(zip(data.train.classes, sizes, strict=True)))
+        check_matched_counts(dict(zip(data.train.classes, sizes, strict=True)), bool(data.train.bands))
         if not decoder_fits(base, device):
             raise InputError(
                 "--prototypes matched runs the VAE's decoder and its gradient thousands of times, which on a CPU suits "
