@@ -41,7 +41,7 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
     form = " ".join((output.format, *([output.encoding.name] if output.kind.encodes else ())))
     count = f"{len(generation)}, {generation.ipc} of each of {len(generation.classes)} classes"
     facts = {
-        "Images": f"{count}, {width} × {height} {channels_of(manifest)}, {form}",
+        "Images": f"{count}, {width} × {height}{',' if manifest.bands else ''} {channels_of(manifest)}, {form}",
         "Bundle": f"{quoted(manifest.name)}, hash `{bundle.hash}`",
         "Signature": quoted(bundle.signature.describe()),
         "Audit": quoted(manifest.audit),

@@ -74,7 +74,8 @@ def _print_bundle(opened: "Bundle") -> None:
     if manifest.privacy is not None:
         print(f"privacy     claimed: {manifest.privacy.describe()}")
     height, width, _ = manifest.image_shape
-    print(f"images      {height} x {width} {channels_of(manifest)}, latents {manifest.latent_shape}")
+    comma = "," if manifest.bands else ""
+    print(f"images      {height} x {width}{comma} {channels_of(manifest)}, latents {manifest.latent_shape}")
     for band in manifest.bands:
         centre = f", {band.wavelength:g} µm" if band.wavelength else ""
         unit = f" {band.unit}" if band.unit else ""

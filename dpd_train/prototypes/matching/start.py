@@ -16,17 +16,20 @@ CALL = 20  # latents in one call of the UNet
 
 
 def gaussian_codes(latents: torch.Tensor, labels: torch.Tensor, classes: int, count: int, seed: int) -> torch.Tensor:
-    """Scaled latents [classes, count, C, h, w]: Gaussian, with mean and deviation of a class's latents at each place.
+    """Scaled latents [classes, count, C, h, w]: Gaussian fields with the mean and the power spectrum of a class.
 
-    For a VAE whose latents the denoiser does not know.
+    For a VAE whose latents the denoiser does not know. Noise without a spectrum would decode to fine grain.
 
     Args:
         latents: scaled, of the training images [n, C, h, w]. labels: [n].
     """
     generator, codes = torch.Generator().manual_seed(seed), []
     for label in range(classes):
-        deviation, mean = torch.std_mean(latents[labels == label], dim=0)
-        codes.append(mean + deviation * torch.randn((count, *mean.shape), generator=generator))
+        own = latents[labels == label]
+        mean = own.mean((0, 2, 3), keepdim=True)
+        amplitude = torch.fft.fft2(own - mean, norm="ortho").abs().square().mean(0).sqrt()  # of all images together
+        noise = torch.randn((count, *own.shape[1:]), generator=generator)
+        codes.append(mean + torch.fft.ifft2(amplitude * torch.fft.fft2(noise)).real)
     return torch.stack(codes)
 
 

@@ -77,7 +77,7 @@ def test_geotiffs_hold_physical_values_and_what_each_band_is(count: int, tmp_pat
     dataset = json.loads((tmp_path / "dataset.json").read_text())
     assert [band["name"] for band in dataset["bands"]] == [band.name for band in BANDS[count]]
     assert dataset["image_format"] == "geotiff"
-    assert f"{SIDE} × {SIDE} {count} band" in (tmp_path / "README.md").read_text()
+    assert f"{SIDE} × {SIDE}, {count} band" in (tmp_path / "README.md").read_text()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.suffix == ".npy"]
 
 

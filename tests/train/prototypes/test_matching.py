@@ -20,6 +20,7 @@ from dpd_train.prototypes.matching import (
     Statistics,
     Watcher,
     embed,
+    gaussian_codes,
     match_codes,
     measure,
     seeing,
@@ -250,3 +251,21 @@ def test_codes_begin_as_the_clearest_of_the_models_own_candidates(
             logits = judge(torch.from_numpy(noise))
         best = int((logits[:, 1] - logits[:, 0]).argmax())
         np.testing.assert_allclose(codes[1, index], noise[best], rtol=0, atol=0)
+
+
+def test_noise_that_codes_start_from_has_the_mean_and_the_spectrum_of_its_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(60, 2, 24, 24, generator=generator), 5, stride=1)[..., :16, :16]
+    latents = torch.cat([3 + 2 * smooth, torch.randn(60, 2, 16, 16, generator=generator)])
+    codes = gaussian_codes(latents, torch.arange(2).repeat_interleave(60), 2, 400, 1)
+    assert codes.shape == (2, 400, 2, 16, 16)
+    for own, made in zip(latents.split(60), codes, strict=True):
+        torch.testing.assert_close(made.mean((0, 2, 3)), own.mean((0, 2, 3)), atol=0.02, rtol=0)
+        mean = own.mean((0, 2, 3), keepdim=True)
+        power, wanted = (torch.fft.fft2(values - mean).abs().square().mean(0) for values in (made, own))
+        assert (power / wanted - 1).abs().max() < 0.5  # 400 draws, 1,000 frequencies
+        assert (power / wanted).mean() == pytest.approx(1, abs=0.02)
+    again = gaussian_codes(latents, torch.arange(2).repeat_interleave(60), 2, 400, 1)
+    assert torch.equal(codes, again)
+    nearest = torch.cdist(codes[0].flatten(1), latents[:60].flatten(1)).min()
+    assert nearest > 0.5 * torch.cdist(latents[:60].flatten(1), latents[:60].flatten(1)).median()  # none is an image
