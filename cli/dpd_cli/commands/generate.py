@@ -44,6 +44,7 @@ NEXT = {
 }
 """What to do with a set of each format."""
 WITHOUT_TORCH = 'train on it as an ImageFolder; with pip install "dpd-distill[fit]" also: dpd fit {out} --out model'
+OF_BANDS = "train on its GeoTIFF files, or compare: dpd evaluate {out} --train DATA --test DATA --bands all"
 SAMPLES = "Setting this samples all images instead of decoding prototypes."
 
 Ipc = Annotated[int, under("Images", "Images per class.")]
@@ -250,8 +251,16 @@ def _print(
     else:
         print(f"set hash  {result.set_hash}")
         print(f"look at   {out}/contact_sheet.png")
-        way = NEXT[output.format] if output.format != "imagefolder" or find_spec("torch") is not None else WITHOUT_TORCH
-        print(f"next      {way.format(out=shlex.quote(str(out)), path=str(out))}")
+        print(f"next      {_way(generation, output).format(out=shlex.quote(str(out)), path=str(out))}")
+
+
+def _way(generation: "Generation", output: "Output") -> str:
+    """What to do with the set."""
+    if output.format != "imagefolder":
+        return NEXT[output.format]
+    if generation.bundle.manifest.bands:
+        return OF_BANDS
+    return NEXT["imagefolder"] if find_spec("torch") is not None else WITHOUT_TORCH
 
 
 def _kinds(sampler: "Sampler", ipc: int) -> str:

@@ -292,4 +292,5 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
         print(
             f"warning        the VAE costs more than 5 points, {tuned}: another base may suit better", file=sys.stderr
         )
-    print(f"next           dpd export {out} --out {out}.dpd")
+    codes = " --codes-only" if run.get("rendering", {}).get("carried") else ""
+    print(f"next           dpd export {out} --out {out}.dpd{codes}")
