@@ -7,11 +7,10 @@ three of them make a picture that people can look at.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from dpd_runtime.annotations import Float32, Images
+if TYPE_CHECKING:
+    from dpd_runtime.annotations import Float32, Images
 
 MOST_BANDS = 64
 LONGEST_BAND_NAME = 64
@@ -63,8 +62,10 @@ class Band:
         return asdict(self)
 
 
-def physical(images: Images, bands: Sequence[Band]) -> Float32:
+def physical(images: "Images", bands: Sequence[Band]) -> "Float32":
     """Physical values, float32 [..., N], of uint8 [..., N]: linear between the limits of each band."""
+    import numpy as np  # here, as --help imports this module
+
     low, high = (np.array([getattr(band, name) for band in bands], np.float64) for name in ("low", "high"))
     values = low + (high - low) * (images.astype(np.float64) / 255)
     decibels = np.array([band.decibels for band in bands])
@@ -91,6 +92,10 @@ def shown_bands(bands: Sequence[Band]) -> tuple[int, int, int]:
     return (3, 2, 1) if len(bands) in SENTINEL2_BANDS else (2, 1, 0)
 
 
-def picture(images: Images, bands: Sequence[Band]) -> Images:
+def picture(images: "Images", bands: Sequence[Band]) -> "Images":
     """What people see of images: uint8 [..., H, W, 3] of uint8 [..., H, W, N]. Without `bands` they are RGB already."""
-    return np.ascontiguousarray(images[..., list(shown_bands(bands))]) if bands else images
+    if not bands:
+        return images
+    import numpy as np
+
+    return np.ascontiguousarray(images[..., list(shown_bands(bands))])

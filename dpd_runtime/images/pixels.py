@@ -210,7 +210,8 @@ def _on_black(image: Image.Image) -> Image.Image | str:
 
 def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
     """The decoder's raw modes, such as RGB;16B: the only place where Pillow tells the depth."""
-    return [part.args if isinstance(part.args, str) else str(part.args[0]) for part in image.tile if part.args]
+    every = [args for _, _, _, args in image.tile]  # its entries have no names before Pillow 11
+    return [args if isinstance(args, str) else str(args[0]) for args in every if args]
 
 
 def _in_separate_planes(image: ImageFile.ImageFile) -> bool:
@@ -218,7 +219,7 @@ def _in_separate_planes(image: ImageFile.ImageFile) -> bool:
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or len(image.getbands()) == 1:
         return False
     deep = any(bits > 8 for bits in image.tag_v2.get(258, (1,)))
-    return deep and image.tag_v2.get(284) == 2 and any(part.codec_name == "raw" for part in image.tile)
+    return deep and image.tag_v2.get(284) == 2 and any(codec == "raw" for codec, *_ in image.tile)
 
 
 def _brightest(image: Image.Image) -> int:

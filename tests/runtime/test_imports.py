@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ def test_public_names_are_shown_before_anything_is_imported(
     assert python(listed, process_environment, tmp_path).stdout == "True\n"
 
 
+@pytest.mark.skipif(
+    tuple(map(int, version("typer").split(".")[:2])) < (0, 29), reason="older versions of typer load rich for help"
+)
 @pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]], ids=["dpd", "train", "evaluate"])
 def test_help_imports_little(command: list[str], process_environment: dict[str, str], tmp_path: Path) -> None:
     done = python(HELP, process_environment, tmp_path, *command, "--help")

@@ -142,6 +142,6 @@ def test_too_little_memory_is_one_line_and_exit_code_5(tmp_path: Path, process_e
     last = done.stderr.splitlines()[-1]
     assert last.startswith("dpd: ")
     assert "needs more memory than is available" in last
-    assert "even with 2 rows in a call" in last
+    assert "even with 2 rows in a call" in last or "Available memory of 0" in last  # which opens no graph
     assert done.stdout == ""
     assert not list((tmp_path / "none").rglob("*.png"))
