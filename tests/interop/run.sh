@@ -18,6 +18,6 @@ if [ ! -x "$folder/venv/bin/pytest" ]; then
     "$folder/venv/bin/pip" install --quiet --constraint "$root/constraints-optimum.txt" \
         "optimum-onnx[onnxruntime]" transformers diffusers torch onnxruntime pytest
 fi
-cd "$folder" # not the checkout: this environment has no dpd, and its tests need none
+cd "$folder" # not the checkout: this environment has no dpd, its tests need none, and its warnings are others'
 DPD_INTEROP="$folder/material" "$folder/venv/bin/python" -m pytest "$here/test_optimum.py" \
-    --noconftest -p no:cacheprovider --rootdir "$here" -o addopts= -v
+    --noconftest -p no:cacheprovider --rootdir "$here" -o addopts= -o filterwarnings= -v
