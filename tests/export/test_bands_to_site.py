@@ -43,7 +43,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         ipc=IPC,
         prototypes=None,
         tune_vae=None,
-        vae_steps=30,
+        vae_steps=120,
         perceptual_steps=3,
         watcher_steps=2,
         matching_steps=4,
