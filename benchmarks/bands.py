@@ -43,8 +43,9 @@ from dpd_train.images import SceneSet, read_scenes, to_float
 from dpd_train.reading import parse_reading
 from dpd_train.run import folder as folders
 from dpd_train.train import train
-from dpd_train.vae.bands import tune_for_bands, with_bands
+from dpd_train.vae.bands import with_bands
 from dpd_train.vae.perceptual import load_perceptual_networks, perceptual_training, train_perceptual_networks
+from dpd_train.vae.tune import tune_vae
 
 SIDE, HELD = 64, 4  # a quarter is held out
 
@@ -95,14 +96,14 @@ def in_threes(images: Images) -> Images:
 
 def of_vae(scenes: SceneSet, seed: int, steps: int, work: Path) -> dict[str, Any]:
     """The figures of one split."""
-    folder, config = work / f"vae{seed}", TrainConfig(vae_steps=steps, seed=seed)
+    folder, config = work / f"vae{seed}", TrainConfig(vae_steps=steps, seed=seed, bands="all")
     folder.mkdir(parents=True, exist_ok=True)
     kept, held = split(scenes, seed)
     count, begun = len(scenes.classes), time.monotonic()
     silent = lambda done, total: None  # noqa: E731
     networks = perceptual_training(config.perceptual_steps)
     train_perceptual_networks(folder, labelled(kept), labelled(held), count, networks, silent)
-    base = tune_for_bands(
+    base = tune_vae(
         with_bands(load_base("nano"), scenes.images.shape[-1]),
         (torch.from_numpy(kept.images), torch.from_numpy(held.images)),
         load_perceptual_networks(folder, count, scenes.images.shape[-1]),

@@ -9,7 +9,7 @@ from dpd_eval.reading import convert
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import read_object
-from dpd_runtime.images.bands import Band, shown_bands
+from dpd_runtime.images.bands import Band, counted, shown_bands
 
 if TYPE_CHECKING:
     from dpd_train.images import Reading, Rendering, SceneSet
@@ -71,10 +71,6 @@ def described(bands: Sequence[Band]) -> str:
         return "RGB images"
     names = ", ".join(band.name for band in bands[:NAMED]) + (", …" if len(bands) > NAMED else "")
     return f"{counted(len(bands))} ({names})"
-
-
-def counted(bands: int) -> str:
-    return f"{bands} band{'s' * (bands != 1)}"
 
 
 def shown(bands: Sequence[Band]) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dpd_eval.audit.kind import Kind, kind_of
 from dpd_eval.audit.model import Labels, Model
-from dpd_eval.bands import bands_of_set, check_bands, counted, set_reading
+from dpd_eval.bands import bands_of_set, check_bands, set_reading
 from dpd_runtime.annotations import Images
 from dpd_runtime.bundle.archive import open_files
 from dpd_runtime.bundle.bundle import load_bundle
@@ -16,7 +16,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.generation.networks import load_networks
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import TEACHER
-from dpd_runtime.images.bands import Band
+from dpd_runtime.images.bands import Band, counted
 from dpd_runtime.machine.cores import usable_cores
 from dpd_train.images import Reading, SceneSet, check_files, natural_side, parse_reading, read_scenes
 from dpd_train.run.finished import read_run

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dpd_eval.bands import bands_of_set, counted, shown
+from dpd_eval.bands import bands_of_set, shown
 from dpd_eval.reading import convert, parse_json, read_file
 from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, class_sheet
@@ -16,7 +16,7 @@ from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.bands import Band, picture
+from dpd_runtime.images.bands import Band, counted, picture
 from dpd_runtime.images.pictures import read_pixels
 from dpd_runtime.images.pixels import read_square, size_in_header
 from dpd_runtime.sampling.sampler import Sampler

@@ -17,7 +17,7 @@ from dpd_runtime.dataset.formats.parquet import PLAIN
 from dpd_runtime.dataset.state import METADATA_NAME
 from dpd_runtime.engines.engine import FP32
 from dpd_runtime.generation.generate import Generation, sampler_settings
-from dpd_runtime.images.bands import Band
+from dpd_runtime.images.bands import Band, counted
 
 CARD_NAME = "README.md"
 CLASSES_NAME = "classes.txt"
@@ -85,8 +85,7 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
 
 def channels_of(manifest: Manifest) -> str:
     """What the channels are: RGB, or a number of bands."""
-    count = len(manifest.bands)
-    return f"{count} band{'s' * (count != 1)}" if count else "RGB"
+    return counted(len(manifest.bands)) if manifest.bands else "RGB"
 
 
 def _band_line(band: Band) -> str:

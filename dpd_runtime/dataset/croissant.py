@@ -53,7 +53,7 @@ def croissant(generation: Generation, output: Output, set_hash: str) -> str:
                 "@type": "cr:FileSet",
                 "@id": "files",
                 "name": "files",
-                "encodingFormat": f"image/{'tiff' if output.bands else output.encoding.name}",
+                "encodingFormat": f"image/{output.encoding.name}",
                 "includes": f"*/*{output.encoding.suffix}",
             }
         ],

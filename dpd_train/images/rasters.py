@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpd_runtime.errors import MissingExtraError
-from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS
+from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS, counted
 from dpd_runtime.images.pixels import printable
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
@@ -208,7 +208,7 @@ def band_numbers(
             return f"has no band called {band!r}; {its}"
         numbers.append(described.index(band) + 1)
     if max(numbers) > count:
-        return f"has {count} band{'s' * (count != 1)}, no band {max(numbers)}"
+        return f"has {counted(count)}, no band {max(numbers)}"
     return numbers
 
 

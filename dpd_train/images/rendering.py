@@ -14,7 +14,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.bands import SENTINEL2, Band
+from dpd_runtime.images.bands import SENTINEL2, Band, counted
 from dpd_runtime.images.pixels import ToPixels, evenly_spaced, pillow_rgb, printable, read_bytes, reason_of
 from dpd_train.images.arrays import START, read_array
 from dpd_train.images.arrays import WAY_OUT as ARRAY
@@ -76,7 +76,7 @@ class Rendering:
         """Why an image does not fit the others; empty if it does."""
         layout = raster.layout
         if self.of and layout is not None and layout.of != self.of:
-            return f"has {_count(layout.of)} where the other images have {self.of}"
+            return f"has {counted(layout.of)} where the other images have {self.of}"
         if self.kind is not None and raster.kind != self.kind:
             return f"{_described(raster.kind)} where the other images have {_described(self.kind)}"
         if self.names and layout is not None:
@@ -180,7 +180,7 @@ def _limited(rendering: Rendering, reading: Reading, alike: Sequence[Raster], ro
     if reading.limits is not None:
         if len(reading.limits) not in (1, count):
             raise DataError(
-                f"{root}: the images have {_count(count)}, the stretch is for {len(reading.limits)}; give one "
+                f"{root}: the images have {counted(count)}, the stretch is for {len(reading.limits)}; give one "
                 "LOW:HIGH, or one for each"
             )
         return replace(rendering, limits=reading.limits, kind=None, decibels=reading.decibels)
@@ -276,8 +276,4 @@ def _limits(rasters: Sequence[Raster], band: int, percentiles: tuple[float, floa
 
 
 def _described(kind: tuple[str, int]) -> str:
-    return f"{_count(kind[1])} of {kind[0]}"
-
-
-def _count(bands: int) -> str:
-    return f"{bands} band{'s' * (bands != 1)}"
+    return f"{counted(kind[1])} of {kind[0]}"

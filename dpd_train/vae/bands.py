@@ -4,20 +4,14 @@ Its latents are new ones, which the base's denoiser does not know: from such a V
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import nn
 
-from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
-from dpd_train.classifiers.network import ResNet
-from dpd_train.compute.device import NEVER, Deadline
 from dpd_train.config import TrainConfig
-from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train.vae.autoencoder import AutoencoderTraining
 
 
 def bands_training(config: TrainConfig) -> AutoencoderTraining:
@@ -51,30 +45,3 @@ def _shaped_like(conv: nn.Conv2d, inputs: int, outputs: int, weight: torch.Tenso
     made.weight.copy_(weight)
     made.bias.copy_(bias)  # type: ignore[union-attr]
     return made.train(conv.training)
-
-
-def tune_for_bands(
-    base: Base,
-    images: tuple[torch.Tensor, torch.Tensor],
-    networks: Sequence[ResNet],
-    config: TrainConfig,
-    state: Path,
-    progress: Progress,
-    *,
-    device: torch.device | str = "cpu",
-    deadline: Deadline = NEVER,
-) -> Base:
-    """The base with encoder and decoder trained on the user's images of these bands.
-
-    Args:
-        base: as `with_bands` gives it. images: uint8 [n, H, W, N] of the training and the validation part.
-        networks: of the perceptual loss.
-
-    Raises:
-        TimeUp: the deadline passed; the state is saved.
-    """
-    training = bands_training(config)
-    vae: AutoencoderKL = train_autoencoder(
-        base.vae, *images, training, state, networks, progress=progress, device=device, deadline=deadline
-    )
-    return replace(base, vae=vae)

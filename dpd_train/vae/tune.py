@@ -1,4 +1,4 @@
-"""Training of the VAE's decoder alone: the nano base's settings, and the tuning on a user's images."""
+"""Training of the VAE on a user's images: its decoder, by the nano base's settings, or all of it for other bands."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.device import NEVER, Deadline
 from dpd_train.config import TrainConfig
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train.vae.bands import bands_training
 
 DECODER = AutoencoderTraining(
     steps=3000,
@@ -38,7 +39,7 @@ def decoder_training(config: TrainConfig) -> AutoencoderTraining:
     return replace(DECODER, steps=config.vae_steps, peak_rate=2e-4, seed=config.seed + 1)
 
 
-def tune_decoder(
+def tune_vae(
     base: Base,
     images: tuple[torch.Tensor, torch.Tensor],
     networks: Sequence[ResNet],
@@ -51,20 +52,24 @@ def tune_decoder(
 ) -> Base:
     """The base with a decoder trained on the user's images. The encoder, and so the latents, stay as they are.
 
+    Where images carry other bands than RGB, the encoder is trained too.
+
     Args:
-        images: uint8 [n, H, W, 3] of the training and the validation part.
+        base: for other bands as `with_bands` gives it. images: uint8 [n, H, W, N] of the training and the validation
+            part.
         networks: of the perceptual loss.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
+    carried = config.reading.carries
     vae = train_autoencoder(
         base.vae,
         *images,
-        decoder_training(config),
+        bands_training(config) if carried else decoder_training(config),
         state,
         networks,
-        decoder_only=True,
+        decoder_only=not carried,
         progress=progress,
         device=device,
         deadline=deadline,

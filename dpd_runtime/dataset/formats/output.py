@@ -12,7 +12,7 @@ from dpd_runtime.dataset.formats.npz import NPZ
 from dpd_runtime.dataset.formats.parquet import PARQUET
 from dpd_runtime.dataset.formats.webdataset import WEBDATASET
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.bands import Band
+from dpd_runtime.images.bands import Band, counted
 
 FORMATS = {known.name: known for known in (IMAGEFOLDER, WEBDATASET, PARQUET, NPZ)}
 OF_BANDS = (IMAGEFOLDER, NPZ)
@@ -47,12 +47,12 @@ class Output:
         if self.bands and self.kind not in OF_BANDS:
             names = " or ".join(known.name for known in OF_BANDS)
             raise InputError(
-                f"--format {self.format} holds RGB, and this bundle has {_counted(self.bands)}: use {names}"
+                f"--format {self.format} holds RGB, and this bundle has {counted(len(self.bands))}: use {names}"
             )
         if self.bands and self.image_format is not None:
             raise InputError(
-                f"--image-format {self.image_format} holds RGB, and this bundle has {_counted(self.bands)}, which are "
-                "written as GeoTIFF: leave it out"
+                f"--image-format {self.image_format} holds RGB, and this bundle has {counted(len(self.bands))}, which "
+                "are written as GeoTIFF: leave it out"
             )
         if self.image_format is None:
             return
@@ -132,7 +132,3 @@ def waiting_encoding(bands: bool) -> Encoding:
 def file_suffix(image_format: str) -> str:
     """The suffix of the images of a finished set, by the name of their encoding; that of PNG for an unknown name."""
     return ".tif" if image_format == "geotiff" else ENCODINGS.get(image_format, PNG).suffix
-
-
-def _counted(bands: tuple[Band, ...]) -> str:
-    return f"{len(bands)} band{'s' * (len(bands) != 1)}"

@@ -23,9 +23,9 @@ from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watche
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
 from dpd_train.run.data import fitted
 from dpd_train.run.planning.plan import WorkSpeed
-from dpd_train.vae.bands import tune_for_bands, with_bands
+from dpd_train.vae.bands import with_bands
 from dpd_train.vae.perceptual import perceptual_shapes
-from dpd_train.vae.tune import tune_decoder
+from dpd_train.vae.tune import tune_vae
 
 CLASSES, CODES, STEPS = 10, 10, 4  # of two classes a watcher's call is small, and a code seemed half again as slow
 IMAGES = CLASSES * CODES
@@ -146,10 +146,9 @@ def _matching_seconds(
 def _decoder_seconds(base: Base, images: torch.Tensor, config: TrainConfig, device: torch.device, place: Path) -> float:
     networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES, images.shape[1])]
     bytes_ = ((images.permute(0, 2, 3, 1) + 1) * 127.5).to(torch.uint8)
-    short = TrainConfig(vae_steps=STEPS, seed=config.seed)
-    tune = tune_for_bands if config.reading.carries else tune_decoder
+    short = TrainConfig(vae_steps=STEPS, seed=config.seed, bands=config.bands)
     return step_seconds(
-        lambda tell: tune(base, (bytes_, bytes_[:CLASSES]), networks, short, place / "decoder", tell, device=device)
+        lambda tell: tune_vae(base, (bytes_, bytes_[:CLASSES]), networks, short, place / "decoder", tell, device=device)
     )
 
 

@@ -5,9 +5,8 @@ import torch
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.run.context import Parts, Run
-from dpd_train.vae.bands import tune_for_bands
 from dpd_train.vae.perceptual import load_perceptual_networks, perceptual_training, train_perceptual_networks
-from dpd_train.vae.tune import tune_decoder
+from dpd_train.vae.tune import tune_vae
 
 
 def with_tuned_decoder(run: Run, base: Base, pixels: Parts) -> Base:
@@ -17,9 +16,8 @@ def with_tuned_decoder(run: Run, base: Base, pixels: Parts) -> Base:
         TimeUp: the deadline passed; the state is saved.
     """
     images = torch.from_numpy(run.data.train.images), torch.from_numpy(run.data.held.images)
-    tune = tune_for_bands if run.data.train.bands else tune_decoder
     progress, state = run.progress("VAE" if run.data.train.bands else "VAE decoder"), run.state("decoder")
-    return tune(
+    return tune_vae(
         base,
         images,
         _perceptual_networks(run, pixels),
