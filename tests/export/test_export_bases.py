@@ -1,23 +1,46 @@
 """Bases of the Stable Diffusion family: what `dpd train` accepts is exported, also in true half precision."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from benchmarks.export_sd import write_rest
 from dpd_export import ExportOptions, export_run
 from dpd_export.reference.reference import extent_of
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, fitted
 from dpd_train.bases.base import load_base
+from dpd_train.classifiers.network import ResNet, latent_classifier_shape, save_classifier, teacher_shape
 from tests.train.sd_like import sd_like
+
+CLASSES, LATENT = ("Forest", "River"), (4, 4, 4)
 
 
 def sd_run(folder: Path, version: int, prototypes: int, **unet: object) -> Path:
-    sd_like(folder / "run" / "pipeline", version=version, **unet)
-    write_rest(folder / "run", 4, prototypes)
-    return folder / "run"
+    """What a training of no steps leaves, with `prototypes` random prototypes for each class."""
+    run = folder / "run"
+    sd_like(run / "pipeline", version=version, **unet)
+    save_classifier(ResNet(teacher_shape(len(CLASSES))), run / "classifier")
+    save_classifier(ResNet(latent_classifier_shape(len(CLASSES), LATENT[0])), run / "latent_classifier")
+    latents = np.random.default_rng(0).normal(size=(len(CLASSES), prototypes, *LATENT)).astype(np.float32)
+    save_file({f"class.{i}": x for i, x in enumerate(latents) if prototypes}, run / "prototypes.safetensors")
+    counts = [10] * prototypes
+    classes = [
+        {"name": name, "prompt_rows": [row] * max(1, prototypes), "prototype_counts": counts}
+        for row, name in enumerate(CLASSES)
+    ]
+    prompts = [f"a satellite image of {name.lower()}" for name in CLASSES]
+    kind = "centroid" if prototypes else "none"
+    table = {"classes": classes, "prompts": prompts, "prototype_kind": kind, "private": False}
+    (run / "classes.json").write_text(json.dumps(table))
+    config = {"base": "random", "steps": 0, "batch": 1, "teacher_steps": 0, "latent_classifier_steps": 0, "seed": 0}
+    data = {"images": 20, "classes": dict.fromkeys(CLASSES, 10), "sha256": "0" * 64, "val_per_class": None}
+    record = {"config": config, "data": data, "metrics": {"denoiser": []}, "versions": {}, "seconds": 0}
+    (run / "run.json").write_text(json.dumps(record))
+    return run
 
 
 @pytest.mark.slow
