@@ -14,8 +14,9 @@ Each draw splits a random part of the data: T, a hold-out H, and fresh images of
     brightness    the fresh images, beside the brightest images as hold-out: WARN is right
     place         with --places: T and fresh images of its train.txt, H of its val.txt: WARN is right
 
-Only training parts of the data are read. Finished audits in --work, which is private, are not repeated. Audits of one
-draw share the students of H and of the copies of T, so that only the first one's seconds are those of an audit.
+Only training parts of the data are read, without near duplicates: a fresh one would show what an image of T shows.
+Finished audits in --work, which is private, are not repeated. Audits of one draw share the students of H and of the
+copies of T, so that only the first one's seconds are those of an audit.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from dpd_train.bases.base import decode_in_parts, load_base
 from dpd_train.bases.latents import encode
 from dpd_train.compute.device import hardware
 from dpd_train.images import SceneSet, read_scenes
+from dpd_train.images.structure import near_duplicates
 
 KINDS = {
     "fresh": ("PASS", "WARN"),
@@ -227,6 +229,8 @@ def main() -> None:
     for draw, data in product(range(args.draws), args.data):
         name = data.resolve().parts[-2]
         scenes = read_scenes(data, part="all", resolution=args.resolution)
+        near = near_duplicates(scenes.images, scenes.hashes)
+        scenes = scenes.only(np.setdiff1d(np.arange(len(scenes.labels)), list(near)))
         students.clear()
         for kind in args.kinds:
             place = args.work / f"{name}-{args.resolution}-{kind}-{draw}.json"
