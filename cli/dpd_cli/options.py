@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
@@ -211,8 +212,11 @@ def _value(config: type, name: str, value: Any) -> Any:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Split `a, b` into ("a", "b"). An empty text gives an empty tuple."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Split `a, b` into ("a", "b"). An empty text gives an empty tuple.
+
+    No name begins with a digit: in `convnet,groups:RGB=4,3,2` the last two belong to the name before them.
+    """
+    return tuple(part.strip() for part in re.split(r",(?!\s*\d)", text) if part.strip())
 
 
 def split_numbers(text: str, name: str, kind: type[Number]) -> tuple[Number, ...]:
@@ -224,7 +228,7 @@ def split_numbers(text: str, name: str, kind: type[Number]) -> tuple[Number, ...
     from dpd_runtime.errors import InputError
 
     try:
-        return tuple(kind(part) for part in split_names(text))
+        return tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError:
         numbers = "whole numbers" if kind is int else "numbers"
         raise InputError(f"{name} {text}: give {numbers} with commas between them, such as 10,50") from None

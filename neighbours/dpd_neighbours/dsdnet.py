@@ -64,12 +64,12 @@ class _Denoiser(nn.Module):
 class DsdNet(nn.Module):
     """A backbone with its branches. In training, `auxiliary_loss` is added to the loss after each call."""
 
-    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         self.backbone = backbone
         backbone.eval()  # running statistics stay as they are
         with torch.no_grad():
-            channels = [values.shape[1] for values in stage_maps(backbone, torch.zeros(2, 3, 64, 64))[0]]
+            channels = [values.shape[1] for values in stage_maps(backbone, torch.zeros(2, in_channels, 64, 64))[0]]
         backbone.train()
         deepest = channels[-1]
         self.target = nn.BatchNorm2d(deepest, affine=False)

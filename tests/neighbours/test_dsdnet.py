@@ -79,6 +79,14 @@ def test_results_give_the_backbones_cost() -> None:
     assert describe_student("dsdnet:resnet", 10, 64) == describe_student("resnet", 10, 64)
 
 
+def test_it_takes_as_many_bands_as_its_backbone() -> None:
+    model = build_student("dsdnet:convnet", 3, 0, 5)
+    assert model(torch.zeros(2, 5, 64, 64)).shape == (2, 3)
+    assert count_multiply_adds(model.at_inference(), 64, 64, 5) == count_multiply_adds(  # type: ignore[operator]
+        build_student("convnet", 3, 0, 5), 64, 64, 5
+    )
+
+
 def test_nothing_but_the_backbone_is_left_after_training() -> None:
     recipe = Recipe(name="short", steps=3, batch=4, optimizer="adamw", peak_rate=1e-3)
     pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
