@@ -2,6 +2,7 @@
 
     python benchmarks/bands.py vae EUROSAT_MS/train --splits 3 --work W --out vae.json
     python benchmarks/bands.py sets EUROSAT_MS/train --arms all/4,3,2 --fewest 10 --work W --out sets.json
+    python benchmarks/bands.py sets EUROSAT_MS/train --students "groups:RGB=4,3,2;NIR=8" --work W --out groups.json
     python benchmarks/bands.py sets SHIPS/train --stretch dB:-25:5 --work W --out ships.json
 
 Only DATA is read, and each split holds out a random quarter of every class.
@@ -160,7 +161,14 @@ def of_set(root: Path, scenes: SceneSet, seed: int, bands: str, args: argparse.N
     wrote = time.monotonic()
     judged = evaluate(
         [place / "set"],
-        EvaluateConfig(baselines=("random",), ipc=(ipc,), pairs=args.pairs, bands=bands, stretch=args.stretch, jobs=1),
+        EvaluateConfig(
+            students=tuple(args.students.split("/")),
+            baselines=("random",),
+            ipc=(ipc,),
+            pairs=args.pairs,
+            bands=bands,
+            stretch=args.stretch,
+        ),
         train=data,
         test="val",
     ).to_dict()
@@ -179,6 +187,7 @@ def main() -> None:
     parser.add_argument("what", choices=("vae", "sets"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--arms", default="all", help="readings, separated by /")
+    parser.add_argument("--students", default="convnet", help="separated by /")
     parser.add_argument("--stretch")
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--steps", type=int, default=TrainConfig().vae_steps)
