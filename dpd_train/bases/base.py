@@ -21,6 +21,8 @@ from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, wei
 
 DECODER_LIMIT = 10_000_000  # parameters of a VAE's decoder up to which a CPU can train it, or match codes through it
 DECODED = 6  # latents in one call of the decoder, if there may be many
+LARGE = 100_000_000  # parameters of a UNet from which a step is slow
+FIRST_MAP = 2**27  # bytes of a network's first map in one call: 512 px of Stable Diffusion's VAE, some ten GB in all
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,18 @@ def _scheduler(folder: Path) -> DDIMScheduler:
     return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True, **silent)
 
 
+def is_large(base: Base) -> bool:
+    """Whether the UNet has at least LARGE parameters."""
+    parameters: int = sum(p.numel() for p in base.unet.parameters())
+    return parameters >= LARGE
+
+
+def rows_a_call(network: AutoencoderKL | UNet2DConditionModel, side: int, most: int) -> int:
+    """Images or latents of `side` in one call, if there may be many: at most `most`, fewer if memory would not do."""
+    one = 4 * int(network.config.block_out_channels[0]) * side**2
+    return max(1, min(most, FIRST_MAP // one))
+
+
 def decoder_fits(base: Base, device: torch.device) -> bool:
     """Whether the VAE's decoder can run thousands of times with its gradient: on a GPU, or because it is small."""
     return device.type != "cpu" or sum(p.numel() for p in base.vae.decoder.parameters()) <= DECODER_LIMIT
@@ -125,8 +139,9 @@ def decode_images(base: Base, latents: Float32) -> Images:
 
 
 def decode_in_parts(base: Base, latents: Float32) -> Images:
-    """`decode_images`, DECODED at a time, so that the activations fit into memory."""
-    parts = [decode_images(base, latents[i : i + DECODED]) for i in range(0, len(latents), DECODED)]
+    """`decode_images` in several calls, so that the activations fit into memory."""
+    rows = rows_a_call(base.vae, latents.shape[-1] * base.downsampling, DECODED)
+    parts = [decode_images(base, latents[i : i + rows]) for i in range(0, len(latents), rows)]
     return np.concatenate(parts)
 
 

@@ -9,9 +9,12 @@ from diffusers import AutoencoderKL
 
 from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.files import is_own
+from dpd_train.bases.base import rows_a_call
 from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.compute.device import placed, to_device
 from dpd_train.images import to_float
+
+MOST = 64  # images in one call
 
 
 def weights_hash(module: torch.nn.Module) -> str:
@@ -27,13 +30,12 @@ def weights_hash(module: torch.nn.Module) -> str:
 def encode(
     vae: AutoencoderKL,
     images: Images,
-    batch: int = 64,
     progress: Progress = lambda done, total: None,
     *,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Posterior means [n, C, h, w] float32 on the CPU, unscaled, of uint8 images [n, H, W, 3]."""
-    device, parts = torch.device(device), []
+    device, parts, batch = torch.device(device), [], rows_a_call(vae, images.shape[2], MOST)
     with placed(vae, device):
         for i in range(0, len(images), batch):
             pixels = to_float(to_device(torch.from_numpy(images[i : i + batch]), device))
@@ -70,9 +72,9 @@ def encode_cached(
 
 
 @torch.no_grad()
-def reconstruct(vae: AutoencoderKL, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+def reconstruct(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     """Encode and decode float images [n, 3, H, W]; the result is clamped to [-1, 1]."""
-    parts = []
+    parts, batch = [], rows_a_call(vae, images.shape[3], MOST)
     for i in range(0, len(images), batch):
         latents = vae.encode(images[i : i + batch]).latent_dist.mode()
         parts.append(vae.decode(latents).sample)

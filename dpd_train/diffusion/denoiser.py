@@ -14,6 +14,7 @@ from transformers import CLIPTextModel
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.schedule import Schedule
+from dpd_train.bases.base import rows_a_call
 from dpd_train.captions.captions import CaptionTable
 from dpd_train.classifiers.network import learning_rate, rewarmed, set_learning_rate
 from dpd_train.compute.checkpoint import (
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MIN_SNR_GAMMA = 5.0  # 2303.09556; that of every state that does not say
 TRACK_EVERY = 10  # steps, as reading a loss waits for the GPU
+MOST = 100  # validation latents in one call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +107,9 @@ def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule
     timesteps = timesteps[torch.randperm(len(timesteps), generator=generator)]
     device = next(modules.parameters()).device
     losses = []
-    for i in range(0, len(data.latents), 100):
-        part = slice(i, i + 100)
+    rows = rows_a_call(modules["unet"], data.latents.shape[-1], MOST)
+    for i in range(0, len(data.latents), rows):
+        part = slice(i, i + rows)
         ids = to_device(data.captions.template[data.labels[part]], device)
         context = modules["text_encoder"](ids).last_hidden_state
         latents = to_device(data.latents[part], device)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dpd_runtime.annotations import Progress
-from dpd_train.bases.base import Base
+from dpd_train.bases.base import Base, is_large
 from dpd_train.classifiers.network import count_parameters, load_classifier
 from dpd_train.compute.device import NEVER, Deadline, norms_in_float32
 from dpd_train.compute.distributed import ALONE, Team
@@ -23,12 +23,6 @@ from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save
 
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]
-LARGE = 100_000_000  # parameters of a UNet; from here on adapters are trained by default
-
-
-def is_large(base: Base) -> bool:
-    """Whether the UNet has at least LARGE parameters."""
-    return count_parameters(base.unet) >= LARGE
 
 
 def tune_of(config: TrainConfig, base: Base) -> Tune:

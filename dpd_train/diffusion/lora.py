@@ -37,6 +37,10 @@ class Adapted(nn.Module):
     def network(self) -> nn.Module:
         return self._network[0]
 
+    @property
+    def config(self) -> Any:
+        return self.network.config
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._in_place:
             return self.network(*args, **kwargs)

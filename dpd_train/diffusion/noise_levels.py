@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from dpd_runtime.sampling.schedule import Schedule, predicted_original
-from dpd_train.bases.base import Base
+from dpd_train.bases.base import Base, is_large, rows_a_call
 from dpd_train.captions.attributes import caption
 from dpd_train.captions.captions import embed
 from dpd_train.classifiers.training import Labelled, evenly
@@ -20,7 +20,7 @@ from dpd_train.images.symmetry import ORDER, d4
 LEVELS = (500, 600, 700, 800, 900, 940, 960, 980, 999)
 """Timesteps of a schedule of 1,000; of another length their share of it counts."""
 LARGEST = 2048  # numbers of a latent, up to which a class's covariance is fitted
-MOST_LATENTS = 400  # validation latents, at most
+MOST_LATENTS, OF_LARGE = 400, 20  # validation latents, at most: a call of a large UNet takes seconds on a CPU
 Levels = dict[str, float]
 """The mean error of ẑ0 at each timestep, by its name as JSON has it."""
 Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
@@ -34,22 +34,28 @@ def levels_of(schedule: Schedule) -> tuple[int, ...]:
 
 @torch.no_grad()
 def original_errors(
-    predict: Predict, latents: torch.Tensor, schedule: Schedule, timesteps: tuple[int, ...], seed: int = 1
+    predict: Predict,
+    latents: torch.Tensor,
+    schedule: Schedule,
+    timesteps: tuple[int, ...],
+    seed: int = 1,
+    *,
+    call: int = 100,
 ) -> torch.Tensor:
     """Squared error of ẑ0, mean over its numbers, for each timestep and latent: [T, n].
 
     The noise of a latent depends on the seed alone, so that predictions are compared in pairs.
 
     Args:
-        latents: [n, C, h, w], scaled.
+        latents: [n, C, h, w], scaled. call: how many are predicted at once.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator)
     errors = torch.empty(len(timesteps), len(latents))
     for place, timestep in enumerate(timesteps):
         alpha, sigma = schedule.alpha_sigma(timestep)
-        for start in range(0, len(latents), 100):
-            rows = torch.arange(start, min(start + 100, len(latents)))
+        for start in range(0, len(latents), call):
+            rows = torch.arange(start, min(start + call, len(latents)))
             estimate = predict(alpha * latents[rows] + sigma * noise[rows], timestep, rows)
             errors[place, rows] = (estimate.float().cpu() - latents[rows]).square().mean(dim=(1, 2, 3))
     return errors
@@ -126,11 +132,12 @@ def noise_levels(
         train: latents [n, C, h, w], scaled, and labels, from which means and covariances are taken. Of latents with
             more than LARGEST numbers the Gaussian is left out, because its covariances would take minutes.
     """
-    latents, labels = evenly(held, MOST_LATENTS)
+    latents, labels = evenly(held, OF_LARGE if is_large(base) else MOST_LATENTS)
     schedule, timesteps = base.schedule, levels_of(base.schedule)
     with placed(base.unet, device):
         of_base = base_predict(base, labels, classes, device)
-        measured = {"denoiser": original_errors(of_base, latents, schedule, timesteps)}
+        call = rows_a_call(base.unet, latents.shape[-1], 100)
+        measured = {"denoiser": original_errors(of_base, latents, schedule, timesteps, call=call)}
     if latents[0].numel() <= LARGEST:
         gaussians = class_gaussians(*train, len(classes))
         measured["class Gaussian"] = original_errors(gaussians.predict(labels, schedule), latents, schedule, timesteps)

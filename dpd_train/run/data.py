@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from dpd_runtime.errors import DataError
-from dpd_train.bases.base import Base, at_resolution
+from dpd_train.bases.base import Base, at_resolution, is_large
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.fine_tune import is_large
 from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.images import (
     Finding,

@@ -13,10 +13,9 @@ from dpd_runtime.sampling.noise import NoiseStream
 from dpd_runtime.sampling.sample import sample
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_train.bases.base import Base, decode_images, decode_in_parts, torch_denoise
+from dpd_train.bases.base import Base, decode_images, decode_in_parts, is_large, torch_denoise
 from dpd_train.captions.captions import PromptTable, embed
 from dpd_train.compute.device import placed
-from dpd_train.diffusion.fine_tune import is_large
 from dpd_train.images import SceneSet
 from dpd_train.prototypes.prototypes import ClassPrototypes, at_full_size, block_means, cluster_features
 

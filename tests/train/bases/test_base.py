@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
@@ -15,10 +15,19 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import sample
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_train.bases.base import at_resolution, decode_images, fold_class_embedding, load_base, save_base, torch_denoise
+from dpd_train.bases.base import (
+    at_resolution,
+    decode_images,
+    fold_class_embedding,
+    load_base,
+    rows_a_call,
+    save_base,
+    torch_denoise,
+)
 from dpd_train.bases.folder import base_folder
+from dpd_train.bases.latents import encode
 from dpd_train.captions.captions import embed, tokenize
-from tests.train.sd_like import LENGTH, SIDE, sd_like
+from tests.train.sd_like import LENGTH, SD15, SIDE, sd_like
 
 PROMPT = "a satellite image of river"
 
@@ -121,6 +130,30 @@ def test_other_resolution_is_kept_by_the_saved_pipeline(tmp_path: Path) -> None:
     assert load_base(str(tmp_path / "pipeline")).resolution == 2 * SIDE
     latents = np.zeros((1, 4, 8, 8), np.float32)
     assert decode_images(base, latents).shape == (1, 2 * SIDE, 2 * SIDE, 3)
+
+
+@pytest.mark.parametrize("most", [1, 3, 64])
+def test_large_images_go_in_small_calls(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out does not depend on how many go in at once, and their first map is never larger than allowed."""
+    base = load_base(str(sd_like(tmp_path / "sd")))
+    images = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
+    together = encode(base.vae, images)
+    seen: list[int] = []
+    base.vae.encoder.conv_in.register_forward_hook(lambda _, inputs, maps: seen.append(maps.numel() * maps.itemsize))
+    one = 4 * 4 * SIDE**2  # bytes of its four channels
+    monkeypatch.setattr("dpd_train.bases.base.FIRST_MAP", most * one + one // 2)
+    torch.testing.assert_close(encode(base.vae, images), together)
+    assert max(seen) == min(most, 5) * one
+
+
+def test_calls_of_stable_diffusion_fit_and_those_of_nano_are_as_they_were() -> None:
+    nano = load_base("nano")
+    assert [rows_a_call(nano.vae, side, 64) for side in (64, 128)] == [64, 64]
+    assert rows_a_call(nano.unet, 16, 100) == 100
+    with torch.device("meta"):
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        vae = AutoencoderKL(**SD15.vae, **blocks)
+    assert [rows_a_call(vae, side, 64) for side in (256, 512, 768)] == [4, 1, 1]
 
 
 def test_half_precision_weights_alone_are_opened(tmp_path: Path) -> None:

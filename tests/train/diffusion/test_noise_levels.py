@@ -114,6 +114,18 @@ def test_a_base_stands_beside_its_classes_gaussians(tmp_path: Path) -> None:
     assert found["denoiser"]["600"] == pytest.approx(float((original - latents).square().mean()), rel=1e-3)
 
 
+def test_a_large_base_is_measured_on_few_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, labels = load_base(str(tiny_base(tmp_path))), torch.arange(2).repeat(30)
+    latents = torch.randn((60, base.vae.config.latent_channels, 8, 8), generator=torch.Generator().manual_seed(0))
+    calls: list[int] = []
+    base.unet.register_forward_hook(lambda _, inputs, output: calls.append(len(inputs[0])))
+    for limit, count in ((100_000_000, 60), (1, 20)):
+        monkeypatch.setattr("dpd_train.bases.base.LARGE", limit)
+        calls.clear()
+        noise_levels(base, (latents, labels), (latents, labels), ("Forest", "River"), torch.device("cpu"))
+        assert sum(calls) == len(LEVELS) * count
+
+
 def test_levels_follow_the_length_of_the_schedule() -> None:
     short = Schedule(COSINE.alphas_cumprod[::10], "v_prediction")
     assert levels_of(COSINE) == LEVELS
