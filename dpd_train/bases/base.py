@@ -22,7 +22,7 @@ from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, wei
 DECODER_LIMIT = 10_000_000  # parameters of a VAE's decoder up to which a CPU can train it, or match codes through it
 DECODED = 6  # latents in one call of the decoder, if there may be many
 LARGE = 100_000_000  # parameters of a UNet from which a step is slow
-FIRST_MAP = 2**27  # bytes of a network's first map in one call: 512 px of Stable Diffusion's VAE, some ten GB in all
+FIRST_MAP = 2**28  # bytes of a network's first map in one call, which takes about eight times as much in all
 
 
 @dataclass(frozen=True)
