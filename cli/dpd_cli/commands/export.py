@@ -221,10 +221,9 @@ def _print_parity(parity: dict[str, float]) -> None:
             continue
         row = f"  {graph:<28} {difference:>14.1e} {parity[graph + '#generated']:>17.1e}"
         print(row + (f" {parity[graph + '#half']:>26.1e}" if half else ""))
-    print(
-        f"images      {parity['end_to_end_psnr_db']:.1f} dB between the bundle's and PyTorch's "
-        f"({parity['end_to_end_images']:.0f} images; the worst {parity['end_to_end_worst_psnr_db']:.1f} dB)"
-    )
+    images, worst = parity["end_to_end_images"], parity["end_to_end_worst_psnr_db"]
+    compared = f"{images:.0f} images; the worst {worst:.1f} dB" if images > 1 else "one image"
+    print(f"images      {parity['end_to_end_psnr_db']:.1f} dB between the bundle's and PyTorch's ({compared})")
     if "teacher_agreement" not in parity:
         return  # a codes-only bundle has no teacher
     print(

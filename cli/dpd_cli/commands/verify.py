@@ -113,10 +113,8 @@ def _print(opened: "Bundle", provider: str, precision: str, done: "Replay | None
     if done is None:
         print("golden      none in this bundle (exported by an older dpd): images were not compared")
         return
-    print(
-        f"golden      {done.psnr_db:.1f} dB over {done.images} images, {done.worst_psnr_db:.1f} dB the worst; "
-        f"{precision} needs {done.limit_db:.0f} dB"
-    )
+    several = f"over {done.images} images, {done.worst_psnr_db:.1f} dB the worst" if done.images > 1 else "of one image"
+    print(f"golden      {done.psnr_db:.1f} dB {several}; {precision} needs {done.limit_db:.0f} dB")
     noise = "the exporter's noise" if done.noise_matches else "other noise than the exporter's"
     begun = "the bundle's codes" if manifest.codes_only else noise
     print(f"            on {provider} in {done.seconds:.1f} s, from {begun}")
