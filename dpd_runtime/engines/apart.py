@@ -149,11 +149,13 @@ class EngineProcess:
         self.kill()  # it may live on, and have closed its end or sent what is no message
         code = self._process.wait()
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        killed = "; the system kills a process that wants more memory than there is" if code == -KILLED else ""
-        return BundleError(
-            f"{name}: the process that computed it {ended}{killed}; "
-            "the graph is broken or hostile: do not use this bundle"
-        )
+        blame = "the graph is broken or hostile: do not use this bundle"
+        if code == -KILLED:
+            blame = (
+                "the system does that where memory runs out: end other programs, or use a machine with more; if "
+                f"memory was free, {blame}"
+            )
+        return BundleError(f"{name}: the process that computed it {ended}; {blame}")
 
 
 class _EngineApart:

@@ -12,7 +12,7 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import NAMES, Compilation, join_session
 from dpd_runtime.engines.site_cache import keep_model
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, ProviderError
-from dpd_runtime.machine.cores import usable_cores, usable_memory
+from dpd_runtime.machine.cores import memory_for_graphs, usable_cores
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.telemetry import import_onnxruntime
 
@@ -21,7 +21,6 @@ _OUT_OF_MEMORY = (
     *("out of memory", "ALLOC_FAILED"),  # CUDA, and cuBLAS and cuDNN
     "can't start new thread",
 )
-_MEMORY_SHARE = 0.9
 _log = logging.getLogger(__name__)
 SHAPE_OPS = frozenset(
     {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Reshape", "Add", "Sub", "Mul", "Div"}
@@ -61,11 +60,11 @@ def _placement(session: Any) -> list[tuple[str, str, str]] | None:
 
 @cache
 def _limit_memory() -> bool:
-    """Use one CPU arena for all graphs, limited to this machine's memory. Done once a process.
+    """Use one CPU arena for all graphs, limited to the memory that they may take. Done once a process.
 
     A small graph can request any amount of memory. Without the limit the kernel would kill this process or others.
     """
-    memory = usable_memory()
+    memory = memory_for_graphs()
     if memory is None:
         return False
     onnxruntime = import_onnxruntime()
@@ -73,7 +72,7 @@ def _limit_memory() -> bool:
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
     own = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
-    arena = onnxruntime.OrtArenaCfg({"max_mem": int(_MEMORY_SHARE * memory), **own})
+    arena = onnxruntime.OrtArenaCfg({"max_mem": memory, **own})
     onnxruntime.create_and_register_allocator(info, arena)
     return True
 

@@ -19,7 +19,7 @@ from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.host import HERE
 from dpd_runtime.engines.messages import receive, send
 from dpd_runtime.errors import DpdError, MemoryShortError
-from dpd_runtime.machine.cores import usable_memory
+from dpd_runtime.machine.cores import memory_for_graphs
 
 try:
     import resource
@@ -28,18 +28,19 @@ except ImportError:  # not on Windows
 
 CALLS = 4
 """Calls at the same time, from as many threads of the other process."""
-SHARE = 0.9
-"""Of this machine's memory, for everything that is not ONNX Runtime's arena too: strings, folded constants."""
 STACKS = 2**28  # bytes: the threads' stacks count, although they are hardly used
 
 
 def limit_memory() -> None:
-    """Let the system refuse this process more than SHARE of the memory, whatever asks for it; and no core dump."""
-    memory = usable_memory()
+    """Let the system refuse this process more memory than graphs may take, and a core dump.
+
+    The limit is also for what is not in ONNX Runtime's arena: strings, folded constants.
+    """
+    memory = memory_for_graphs()
     if resource is None or memory is None:
         return
     most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    wanted = int(SHARE * memory) + STACKS
+    wanted = memory + STACKS
     limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -116,6 +117,7 @@ def main() -> None:
             break
         server.drop(asked.pop("dropped"))
         pool.submit(answer, asked, arrays)
+        del arrays  # a graph may have gigabytes, and the next message may take long to come
     server.drop()  # what a provider compiled is written now
     os._exit(0)  # not waiting for a call that nobody waits for
 

@@ -12,6 +12,8 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 ROOT = Path("/")
+GRAPHS_SHARE = 0.9
+"""Of the memory that this process may use: what graphs may take."""
 LOOKED = 0.5
 """Seconds in which `idle_cores` looks at the other programs."""
 
@@ -65,13 +67,29 @@ def usable_memory(root: Path = ROOT) -> int | None:
     """Bytes of memory that this process may use, with the limits of ulimit; None if unknown."""
     texts = _settings(root, "", "", "memory.max") + _settings(root, "memory", "memory", "memory.limit_in_bytes")
     limits = [int(text) for text in texts if text.isdigit()]
-    for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemTotal:"):
-            limits.append(int(line.split()[1]) * 1024)
+    limits += [size for name, size in _memory_sizes(root).items() if name == "MemTotal"]
     if resource is not None:
         soft = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
         limits += [limit for limit in soft if limit != resource.RLIM_INFINITY]
     return min(limits, default=None)
+
+
+def memory_for_graphs(root: Path = ROOT) -> int | None:
+    """Bytes of memory that graphs may take: a share of `usable_memory`, less where other programs have it.
+
+    Without that, a large model beside other programs would be ended by the system, or end one of them. None if unknown.
+    """
+    memory, sizes = usable_memory(root), _memory_sizes(root)
+    if memory is None:
+        return None
+    free = sizes["MemAvailable"] + sizes.get("SwapFree", 0) if "MemAvailable" in sizes else memory
+    return min(int(GRAPHS_SHARE * memory), free)
+
+
+def _memory_sizes(root: Path) -> dict[str, int]:
+    """Bytes by name, as /proc/meminfo has them (proc(5))."""
+    lines = [re.match(r"(\w+): +(\d+) kB", line) for line in _read(root / "proc/meminfo").splitlines()]
+    return {match[1]: int(match[2]) * 1024 for match in lines if match}
 
 
 def _second_version(root: Path) -> Iterator[float]:

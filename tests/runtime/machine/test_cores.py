@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime.machine import cores as module
-from dpd_runtime.machine.cores import idle_cores, usable_cores, usable_memory
+from dpd_runtime.machine.cores import idle_cores, memory_for_graphs, usable_cores, usable_memory
 
 HERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU2, QUOTA, PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
@@ -106,6 +106,20 @@ def test_memory(tmp_path: Path) -> None:
     assert usable_memory(lay(tmp_path, {"proc/meminfo": "MemTotal:       1000 kB\nMemFree: 1 kB"})) == 1_024_000
     assert usable_memory(lay(tmp_path, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": "max"})) == 1_024_000
     assert usable_memory(lay(tmp_path, {"sys/fs/cgroup/memory.max": "500000"})) == 500_000
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "wanted"),
+    [
+        ("MemTotal: 1000 kB", 921_600),  # nine tenths
+        ("MemTotal: 1000 kB\nMemAvailable: 950 kB\nSwapFree: 0 kB", 921_600),
+        ("MemTotal: 1000 kB\nMemAvailable: 300 kB\nSwapFree: 100 kB", 409_600),
+        ("MemTotal: 1000 kB\nMemAvailable: 300 kB", 307_200),
+        ("MemTotal: lots", None),
+    ],
+)
+def test_graphs_may_take_what_other_programs_leave(tmp_path: Path, meminfo: str, wanted: int | None) -> None:
+    assert memory_for_graphs(lay(tmp_path, {"proc/meminfo": meminfo})) == wanted
 
 
 def test_here() -> None:
