@@ -52,7 +52,7 @@ class Server:
     def __init__(self) -> None:
         self._engines: dict[int, Engine] = {}
 
-    def answer(self, asked: Mapping[str, Any], arrays: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    def answer(self, asked: Mapping[str, Any], arrays: dict[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
         """Do what a message asks for.
 
         Raises:
@@ -73,15 +73,17 @@ class Server:
         for number in list(self._engines) if numbers is None else numbers:
             self._engines.pop(number, None)
 
-    def _load(self, asked: Mapping[str, Any], arrays: Mapping[str, Array]) -> Engine:
+    def _load(self, asked: Mapping[str, Any], arrays: dict[str, Array]) -> Engine:
+        """Load a graph, and empty `arrays`, whose content would be in memory twice."""
         shapes = {name: (tuple(low), tuple(usual), tuple(high)) for name, (low, usual, high) in asked["shapes"].items()}
         cache = None if asked["cache"] is None else Path(asked["cache"])
-        weights = {name: array.tobytes() for name, array in arrays.items() if name != "graph"}
+        contents = {name: arrays.pop(name).tobytes() for name in list(arrays)}
+        graph = contents.pop("graph")
         return HERE.load(
-            arrays["graph"].tobytes(),
+            graph,
             Provider(**asked["provider"]),
             asked["threads"],
-            weights or None,
+            contents or None,
             asked["name"],
             Compilation(shapes, cache),
             halves=asked["halves"],
