@@ -23,6 +23,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError, DpdError, InputError
+from dpd_runtime.images.pictures import is_image, open_image
 
 Masks = npt.NDArray[np.uint8]
 """Numbers of the mask's values [n, H, W], or of one image [H, W]."""
@@ -30,7 +31,7 @@ ValuesOption = Annotated[str, typer.Option("--values", help="The values of the m
 OutOption = Annotated[Path, typer.Option("--out", help="Folder that is made.")]
 PairOption = tuple[Path, Path]
 COLOURS = 3
-app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, help=(__doc__ or "").partition("\n")[0], rich_markup_mode=None)
 
 
 def mask_values(text: str) -> tuple[int, ...]:
@@ -50,12 +51,12 @@ def read_pair(image: Path, masks: Path, values: Sequence[int]) -> tuple[Images, 
     """An image [H, W, 3] and the numbers of its mask's values [H, W].
 
     Raises:
-        DataError: no mask, one of another size or with other values.
+        DataError: a damaged file; no mask, one of another size or with other values.
     """
     place = masks / f"{image.stem}.png"
     if not place.is_file():
         raise DataError(f"{image}: has no mask {place}")
-    pixels, mask = np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(place))
+    pixels, mask = np.asarray(_opened(image).convert("RGB")), np.asarray(_opened(place))
     if mask.shape != pixels.shape[:2]:
         raise DataError(f"{place}: has the shape {mask.shape}, its image {pixels.shape[:2]}")
     numbers = np.full(mask.shape, len(values), np.uint8)
@@ -64,6 +65,15 @@ def read_pair(image: Path, masks: Path, values: Sequence[int]) -> tuple[Images, 
     if (numbers == len(values)).any():
         raise DataError(f"{place}: has the value {mask[numbers == len(values)][0]}; --values declares {values}")
     return pixels, numbers
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        picture = open_image(path.read_bytes())
+        picture.load()
+    except Exception as error:  # decoders raise almost any type on damaged bytes
+        raise DataError(f"{path}: cannot be read as an image ({error})") from None
+    return picture
 
 
 def joined(pixels: Images, mask: Masks, count: int) -> Images:
@@ -96,12 +106,12 @@ def read_pairs(images: Path, masks: Path, values: Sequence[int], side: int) -> t
 
 
 def listed(images: Path) -> list[Path]:
-    """The files of a folder.
+    """The images of a folder, by their names.
 
     Raises:
         DataError: there are none.
     """
-    files = sorted(path for path in images.glob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in images.glob("*") if path.is_file() and is_image(path))
     if not files:
         raise DataError(f"{images}: has no images")
     return files

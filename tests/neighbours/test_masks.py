@@ -120,12 +120,15 @@ def test_a_set_of_the_real_pairs_is_worth_what_they_are(tmp_path: Path) -> None:
         (np.zeros((4, 5), np.uint8), r"0.png: has the shape \(4, 5\), its image \(32, 32\)"),
         (np.full((32, 32), 3, np.uint8), r"has the value 3; --values declares \(0, 7, 255\)"),
         (None, "has no mask"),
+        (b"no picture", "0.png: cannot be read as an image"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_named(tmp_path: Path, mask: np.ndarray | None, said: str) -> None:
+def test_a_mask_that_does_not_fit_is_named(tmp_path: Path, mask: np.ndarray | bytes | None, said: str) -> None:
     images, masks = write(tmp_path, 1, 0)
     (masks / "0.png").unlink()
-    if mask is not None:
+    if isinstance(mask, bytes):
+        (masks / "0.png").write_bytes(mask)
+    elif mask is not None:
         Image.fromarray(mask).save(masks / "0.png")
     with pytest.raises(DataError, match=said):
         run("pack", images, masks, "--values", "0,7,255", "--out", tmp_path / "out")
