@@ -24,7 +24,7 @@ class EvaluateConfig(ImageOptions):
         ("convnet",),
         "Model",
         "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
-        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18, groups:NAME=BANDS;NAME=BANDS or hf:ID_OR_PATH.",
+        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH; also groups:NAME=BANDS;NAME=BANDS.",
     )
     baselines: tuple[str, ...] = setting(
         ("random",),

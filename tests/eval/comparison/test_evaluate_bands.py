@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification
 
 from dpd_eval import EvaluateConfig, Evaluation, Recipe
 from dpd_eval import evaluate as compare
@@ -134,13 +135,19 @@ def test_what_knows_rgb_alone_says_so_before_anything_is_trained(options: dict[s
     check_sight(of_three, EvaluateConfig(**options))
 
 
-def test_students_of_rgb_say_so(
+def test_students_that_do_not_fit_the_bands_say_so_before_a_network_is_trained(
     folders: dict[int, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "_build_networks", lambda *_: pytest.fail("a network was trained"))
     real, distilled = folders[4]
-    with pytest.raises(InputError, match="student dsdnet:convnet: takes images of 3 bands, these have 4"):
-        evaluate([distilled], real, tmp_path, students=("convnet", "dsdnet:convnet"))
+    config = ViTConfig(image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    for name, said in (
+        (f"hf:{tmp_path / 'vit'}", "takes images of 3 bands, these have 4"),
+        ("groups:A=1,2;B=5", "no band 5: the images have 4"),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluate([distilled], real, tmp_path, students=("convnet", name))
 
 
 def test_the_built_in_methods_need_no_sight_of_their_own() -> None:
