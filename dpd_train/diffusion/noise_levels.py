@@ -20,6 +20,7 @@ from dpd_train.images.symmetry import ORDER, d4
 LEVELS = (500, 600, 700, 800, 900, 940, 960, 980, 999)
 """Timesteps of a schedule of 1,000; of another length their share of it counts."""
 LARGEST = 2048  # numbers of a latent, up to which a class's covariance is fitted
+MOST_A_CALL = 100  # latents
 MOST_LATENTS, OF_LARGE = 400, 20  # validation latents, at most: a call of a large UNet takes seconds on a CPU
 Levels = dict[str, float]
 """The mean error of ẑ0 at each timestep, by its name as JSON has it."""
@@ -40,7 +41,7 @@ def original_errors(
     timesteps: tuple[int, ...],
     seed: int = 1,
     *,
-    call: int = 100,
+    call: int = MOST_A_CALL,
 ) -> torch.Tensor:
     """Squared error of ẑ0, mean over its numbers, for each timestep and latent: [T, n].
 
@@ -136,7 +137,7 @@ def noise_levels(
     schedule, timesteps = base.schedule, levels_of(base.schedule)
     with placed(base.unet, device):
         of_base = base_predict(base, labels, classes, device)
-        call = rows_a_call(base.unet, latents.shape[-1], 100)
+        call = rows_a_call(base.unet, latents.shape[-1], MOST_A_CALL)
         measured = {"denoiser": original_errors(of_base, latents, schedule, timesteps, call=call)}
     if latents[0].numel() <= LARGEST:
         gaussians = class_gaussians(*train, len(classes))

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from dpd_eval.students.convnet import ConvNet
+from dpd_neighbours.self_distillation import disagreement, softened
 
-TEMPERATURE = 3.0
 LABELS, AGREEMENT = 1.0, 0.5
 """Weights of the groups' losses, which are averaged over the groups."""
 
@@ -74,10 +73,8 @@ class BandGroups(nn.Module):
         Args:
             criterion: logits [B, num_classes] → the loss with respect to that call's labels.
         """
-        teacher = F.softmax(self._together.detach().float() / TEMPERATURE, dim=1)
+        teacher = softened(self._together)
         total = torch.zeros((), device=teacher.device)
         for logits in self._said:
-            said = F.log_softmax(logits.float() / TEMPERATURE, dim=1)
-            agreement = TEMPERATURE**2 * F.kl_div(said, teacher, reduction="batchmean")
-            total = total + LABELS * criterion(logits.float()) + AGREEMENT * agreement
+            total = total + LABELS * criterion(logits.float()) + AGREEMENT * disagreement(logits, teacher)
         return total / len(self._said)

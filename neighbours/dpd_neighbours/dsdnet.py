@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from dpd_eval.students.convnet import ConvNet
 from dpd_eval.students.logits import Logits
+from dpd_neighbours.self_distillation import disagreement, softened
 
 LEVELS = 1000  # noise levels of a cosine schedule
 START = 500  # assumed noise level of a shallow map
 STEPS = 2  # DDIM steps from there
-TEMPERATURE = 3.0
 FEATURES, LOGITS, LABELS = 0.5, 0.5, 0.5
 """Weights of the three losses. The losses are averaged over the shallow stages."""
 
@@ -102,15 +102,14 @@ class DsdNet(nn.Module):
         Args:
             criterion: logits [B, num_classes] → the loss with respect to that call's labels.
         """
-        clean, teacher = self._deepest, F.softmax(self._logits.detach().float() / TEMPERATURE, dim=1)
+        clean, teacher = self._deepest, softened(self._logits)
         total = torch.zeros(())
         for shallow, head in zip(self._shallow, self.heads, strict=True):
             cleaned = self._cleaned(shallow)
             logits = head(cleaned.mean(dim=(2, 3))).float()
-            said = F.log_softmax(logits / TEMPERATURE, dim=1)
             total = total + self._denoising_loss(clean, shallow.detach())
             total = total + FEATURES * F.mse_loss(cleaned.float(), clean.float())
-            total = total + LOGITS * TEMPERATURE**2 * F.kl_div(said, teacher, reduction="batchmean")
+            total = total + LOGITS * disagreement(logits, teacher)
             total = total + LABELS * criterion(logits)
         return total / len(self._shallow)
 
