@@ -78,19 +78,20 @@ def read_square(path: Path, resolution: int, to_pixels: ToPixels) -> tuple[bytes
         if isinstance(image, str):
             return image
         if isinstance(image, Image.Image):
-            return content, _middle(image, resolution)
+            return content, middle(image, resolution)
         bands = (Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(image, -1, 0))
-        return content, np.stack([_middle(band, resolution) for band in bands], axis=-1)
+        return content, np.stack([middle(band, resolution) for band in bands], axis=-1)
     except Exception as error:  # decoders raise almost any type on damaged bytes, and one bad file must not end a run
         return reason_of(error)
 
 
-def _middle(image: Image.Image, resolution: int) -> Pixels:
+def middle(image: Image.Image, resolution: int, resampling: Image.Resampling = Image.Resampling.LANCZOS) -> Pixels:
+    """The middle square of an image, resized, uint8 [resolution, resolution, channels]; masks take NEAREST."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image if image.width == image.height else image.crop((left, top, left + side, top + side))
     if side != resolution:
-        square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+        square = square.resize((resolution, resolution), resampling)
     return np.asarray(square, np.uint8)
 
 

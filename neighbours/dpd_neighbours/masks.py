@@ -24,6 +24,7 @@ from PIL import Image
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError, DpdError, InputError
 from dpd_runtime.images.pictures import is_image, open_image
+from dpd_runtime.images.pixels import middle
 
 Masks = npt.NDArray[np.uint8]
 """Numbers of the mask's values [n, H, W], or of one image [H, W]."""
@@ -96,12 +97,8 @@ def read_pairs(images: Path, masks: Path, values: Sequence[int], side: int) -> t
     found: list[tuple[Images, Masks]] = []
     for path in listed(images):
         pixels, mask = read_pair(path, masks, values)
-        height, width = mask.shape
-        edge = min(height, width)
-        box = ((width - edge) // 2, (height - edge) // 2, (width + edge) // 2, (height + edge) // 2)
-        small = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS, box)
-        same = Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST, box)
-        found.append((np.asarray(small), np.asarray(same)))
+        small = middle(Image.fromarray(pixels), side)
+        found.append((small, middle(Image.fromarray(mask), side, Image.Resampling.NEAREST)))
     return np.stack([one for one, _ in found]), np.stack([one for _, one in found])
 
 
