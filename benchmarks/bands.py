@@ -37,16 +37,13 @@ from dpd_runtime.annotations import Images
 from dpd_runtime.images.bands import shown_bands
 from dpd_train.bases.base import load_base
 from dpd_train.bases.latents import reconstruct
-from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware
 from dpd_train.config import TrainConfig
 from dpd_train.images import SceneSet, read_scenes, to_float
 from dpd_train.reading import parse_reading
 from dpd_train.run import folder as folders
 from dpd_train.train import train
-from dpd_train.vae.bands import with_bands
-from dpd_train.vae.perceptual import load_perceptual_networks, perceptual_training, train_perceptual_networks
-from dpd_train.vae.tune import tune_vae
+from dpd_train.vae.bands import train_bands_vae, with_bands
 
 SIDE, HELD = 64, 4  # a quarter is held out
 
@@ -100,18 +97,10 @@ def of_vae(scenes: SceneSet, seed: int, steps: int, work: Path) -> dict[str, Any
     folder, config = work / f"vae{seed}", TrainConfig(vae_steps=steps, seed=seed, bands="all")
     folder.mkdir(parents=True, exist_ok=True)
     kept, held = split(scenes, seed)
-    count, begun = len(scenes.classes), time.monotonic()
-    silent = lambda done, total: None  # noqa: E731
-    networks = perceptual_training(config.perceptual_steps)
-    train_perceptual_networks(folder, labelled(kept), labelled(held), count, networks, silent)
-    base = tune_vae(
-        with_bands(load_base("nano"), scenes.images.shape[-1]),
-        (torch.from_numpy(kept.images), torch.from_numpy(held.images)),
-        load_perceptual_networks(folder, count, scenes.images.shape[-1]),
-        config,
-        folder / "vae.safetensors",
-        silent,
-    )
+    begun, state = time.monotonic(), folder / "vae.safetensors"
+    first = with_bands(load_base("nano"), scenes.images.shape[-1])
+    images = (torch.from_numpy(kept.images), torch.from_numpy(held.images))
+    base = train_bands_vae(first, images, config, state, lambda done, total: None)
     again = {
         "own": bits(reconstruct(base.vae, to_float(torch.from_numpy(held.images)))),
         "threes": in_threes(held.images),

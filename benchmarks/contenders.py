@@ -44,11 +44,15 @@ def dpd(args: argparse.Namespace) -> Ready:
     from dpd_runtime.generation.compute import BlockComputer
     from dpd_runtime.generation.generate import Generation, resolve_sampler
     from dpd_runtime.generation.networks import Networks, load_networks
+    from dpd_runtime.sampling.sampler import BlockGuidance
 
     bundle = dpd_runtime.load_bundle(args.bundle)
-    sampler = resolve_sampler(
-        bundle.manifest.sampler, steps=args.steps, solver="dpm++2m", candidates=1, guidance_scale=args.guidance
-    )
+    if not bundle.trusted:
+        raise SystemExit(
+            f"{args.bundle}: no trusted key signed it, so its graphs run in a process that is not measured"
+        )
+    sampler = resolve_sampler(bundle.manifest.sampler, steps=args.steps, solver="dpm++2m", candidates=1)
+    sampler = replace(sampler, guidance=(BlockGuidance(guidance_scale=args.guidance),))  # at every step, as theirs
 
     @cache
     def networks(batch: int) -> Networks:

@@ -2,6 +2,8 @@
 
     python benchmarks/generate.py RUN/pipeline --bundle BUNDLE --optimum VENV/bin/python --out generate.json
 
+A trusted key must have signed BUNDLE (`dpd keygen`, `dpd sign`; docs/guides/hand-over.md).
+
 Every contender runs in its own process with the same number of threads. Cold starts come first, in turn and
 `--repetitions` times: processes that end after the first evaluation of the UNet, then processes that end when their
 first ten images, made in one batch, are written as PNG (for dpd a complete set with every file flushed). Then all stay

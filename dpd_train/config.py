@@ -47,14 +47,22 @@ LEAST = {
 }
 
 
+def recorded_split(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The option that says how images were held out where a record does not, as older versions knew one way alone."""
+    return {} if "split" in config or config.get("val_per_class") is None else {"split": "names"}
+
+
 def repeating_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `dpd train`, by field, that repeat a run with this config in its run.json.
 
-    Defaults are among them, since the next version may change them. Versions that knew one way of holding images out
-    recorded none.
+    Defaults are among them, since the next version may change them. Values without effect are not, as `resolve` would
+    refuse them.
     """
-    names = {} if "split" in config or config.get("val_per_class") is None else {"split": "names"}
-    return names | dict(config)
+    known = {field.name for field in fields(TrainConfig)}
+    used = TrainConfig(**{name: value for name, value in config.items() if name in known})
+    return recorded_split(config) | {
+        name: value for name, value in config.items() if name not in NO_EFFECT or not NO_EFFECT[name][0](used)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +307,10 @@ NO_EFFECT: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
     "judge_on": (lambda config: config.lambda_cls == 0, "without --lambda-cls"),
     "lora_rank": (lambda config: config.tune == "full", "with --tune full"),
     "vae_steps": (lambda config: config.tune_vae is False, "with --no-tune-vae"),
-    "perceptual_steps": (lambda config: config.tune_vae is False, "with --no-tune-vae"),
+    "perceptual_steps": (
+        lambda config: config.tune_vae is False or config.reading.carries,
+        "with --no-tune-vae, or on other bands than RGB",
+    ),
     "matching_steps": (lambda config: config.prototypes not in (None, "matched"), "unless --prototypes is matched"),
     "k_min": (lambda config: config.prototypes == "none", "with --prototypes none"),
 }

@@ -32,8 +32,7 @@ from dpd_train.run.stages.classifiers import metrics, train_latent_classifier, t
 from dpd_train.run.stages.prototypes import make_prototypes, prompts, with_prototype_kind
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
-from dpd_train.run.stages.vae import with_tuned_decoder
-from dpd_train.vae.bands import with_bands
+from dpd_train.run.stages.vae import with_tuned_decoder, with_vae_of_bands
 
 
 def silent(stage: str) -> Progress:
@@ -55,10 +54,10 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
         run = pruned(run, config.prune)
     pixels = run.pixels
     teacher = train_teacher(run, pixels)
-    if run.data.train.bands:
-        base = with_bands(base, run.channels)
     tuned_vae = bool(run.data.train.bands) or wants_tuning(run, base, teacher, pixels)
-    if tuned_vae:
+    if run.data.train.bands:
+        base = with_vae_of_bands(run, base)
+    elif tuned_vae:
         base = with_tuned_decoder(run, base, pixels)
     latents = run.latents(base)
     classifiers = Classifiers(teacher, train_latent_classifier(run, latents))

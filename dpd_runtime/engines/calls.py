@@ -2,15 +2,27 @@
 a network called there would keep Ctrl-C waiting until the call has returned.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+THREADS = 8
+"""For calls of the main thread, which come one at a time; after an interrupt an earlier one may still run."""
 _running: dict[object, Callable[[], object]] = {}
 """How each call that is running now is told to stop."""
+
+
+@lru_cache(maxsize=1)
+def _threads(pid: int) -> ThreadPoolExecutor:
+    """Threads of this process, which wait for the next call: one that is made for each call costs half a millisecond,
+    as the libraries' buffers belong to it. A fork has none of them."""
+    return ThreadPoolExecutor(THREADS, "dpd-call")
 
 
 def interruptible(call: Callable[[], T], stop: Callable[[], object] = lambda: None) -> T:
@@ -31,7 +43,7 @@ def interruptible(call: Callable[[], T], stop: Callable[[], object] = lambda: No
             raised.append(error)
             returned.put(None)  # type: ignore[arg-type]
 
-    threading.Thread(target=work, name="dpd-call").start()
+    _threads(os.getpid()).submit(work)
     try:
         result = returned.get()
     except BaseException:  # what a signal's handler raised

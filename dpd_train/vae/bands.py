@@ -5,23 +5,29 @@ Its latents are new ones, which the base's denoiser does not know: from such a V
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
+from dpd_train.compute.device import NEVER, Deadline
 from dpd_train.config import TrainConfig
-from dpd_train.vae.autoencoder import AutoencoderTraining
+from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
 
 
 def bands_training(config: TrainConfig) -> AutoencoderTraining:
-    """The settings: mostly L1, as a site wants physical values back."""
+    """The settings: nearly L1 alone, as a site wants physical values back.
+
+    Spectral and perceptual losses, which the VAE of RGB has, cost decibels here and need networks to be trained first.
+    """
     return AutoencoderTraining(
         steps=config.vae_steps,
         batch=12,
         peak_rate=8e-4,
-        spectral_weight=1.0,
-        perceptual_weight=0.25,
+        gradient_weight=0.1,
+        perceptual_weight=0.0,
         scale_probability=0.0,
         seed=config.seed + 1,
     )
@@ -45,3 +51,26 @@ def _shaped_like(conv: nn.Conv2d, inputs: int, outputs: int, weight: torch.Tenso
     made.weight.copy_(weight)
     made.bias.copy_(bias)  # type: ignore[union-attr]
     return made.train(conv.training)
+
+
+def train_bands_vae(
+    base: Base,
+    images: tuple[torch.Tensor, torch.Tensor],
+    config: TrainConfig,
+    state: Path,
+    progress: Progress,
+    *,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> Base:
+    """The base with its VAE, encoder and decoder, trained on images of its bands.
+
+    Args:
+        base: as `with_bands` gives it. images: uint8 [n, H, W, N] of the training and the validation part.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    training = bands_training(config)
+    vae = train_autoencoder(base.vae, *images, training, state, progress=progress, device=device, deadline=deadline)
+    return replace(base, vae=vae)

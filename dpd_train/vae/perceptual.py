@@ -15,14 +15,12 @@ PERCEPTUAL_SEED = 100  # teacher and latent classifier use other seeds: no netwo
 NAME = "perceptual"
 
 
-def perceptual_shapes(classes: int, bands: int = 3) -> tuple[ResNetConfig, ...]:
+def perceptual_shapes(classes: int) -> tuple[ResNetConfig, ...]:
     """Three different shapes, so that a decoder cannot please one network by artefacts."""
     return (
-        ResNetConfig(num_classes=classes, in_channels=bands, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1),
-        ResNetConfig(num_classes=classes, in_channels=bands, widths=(32, 64, 96), blocks=(1, 1, 1), stem_stride=2),
-        ResNetConfig(
-            num_classes=classes, in_channels=bands, widths=(24, 48, 64, 96), blocks=(1, 1, 1, 1), stem_stride=2
-        ),
+        ResNetConfig(num_classes=classes, widths=(24, 48, 96), blocks=(1, 1, 1), stem_stride=1),
+        ResNetConfig(num_classes=classes, widths=(32, 64, 96), blocks=(1, 1, 1), stem_stride=2),
+        ResNetConfig(num_classes=classes, widths=(24, 48, 64, 96), blocks=(1, 1, 1, 1), stem_stride=2),
     )
 
 
@@ -31,9 +29,9 @@ def perceptual_training(steps: int) -> ClassifierTraining:
     return ClassifierTraining(steps=steps, colour_gain=0.03, seed=PERCEPTUAL_SEED)
 
 
-def load_perceptual_networks(folder: Path, classes: int, bands: int = 3) -> list[ResNet]:
+def load_perceptual_networks(folder: Path, classes: int) -> list[ResNet]:
     """Read what `train_perceptual_networks` wrote to `folder`, frozen."""
-    return load_pool(folder, NAME, perceptual_shapes(classes, bands))
+    return load_pool(folder, NAME, perceptual_shapes(classes))
 
 
 def train_perceptual_networks(
@@ -49,6 +47,6 @@ def train_perceptual_networks(
     weights: torch.Tensor | None = None,
 ) -> None:
     """Train the networks as `train_pool` does, each with its own seed."""
-    shapes = perceptual_shapes(classes, data[0].shape[1])
-    plans = [(shape, replace(training, seed=training.seed + i)) for i, shape in enumerate(shapes)]
+    shapes = enumerate(perceptual_shapes(classes))
+    plans = [(shape, replace(training, seed=training.seed + i)) for i, shape in shapes]
     train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline, weights=weights)

@@ -1,4 +1,4 @@
-"""Training of the VAE on a user's images: its decoder, by the nano base's settings, or all of it for other bands."""
+"""Training of the VAE's decoder on a user's images, by the settings of the nano base."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,6 @@ from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.device import NEVER, Deadline
 from dpd_train.config import TrainConfig
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
-from dpd_train.vae.bands import bands_training
 
 DECODER = AutoencoderTraining(
     steps=3000,
@@ -39,7 +38,7 @@ def decoder_training(config: TrainConfig) -> AutoencoderTraining:
     return replace(DECODER, steps=config.vae_steps, peak_rate=2e-4, seed=config.seed + 1)
 
 
-def tune_vae(
+def tune_decoder(
     base: Base,
     images: tuple[torch.Tensor, torch.Tensor],
     networks: Sequence[ResNet],
@@ -52,24 +51,20 @@ def tune_vae(
 ) -> Base:
     """The base with a decoder trained on the user's images. The encoder, and so the latents, stay as they are.
 
-    Where images carry other bands than RGB, the encoder is trained too.
-
     Args:
-        base: for other bands as `with_bands` gives it. images: uint8 [n, H, W, N] of the training and the validation
-            part.
+        images: uint8 [n, H, W, 3] of the training and the validation part.
         networks: of the perceptual loss.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    carried = config.reading.carries
     vae = train_autoencoder(
         base.vae,
         *images,
-        bands_training(config) if carried else decoder_training(config),
+        decoder_training(config),
         state,
         networks,
-        decoder_only=not carried,
+        decoder_only=True,
         progress=progress,
         device=device,
         deadline=deadline,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from dpd_runtime.errors import InputError
-from dpd_train.config import PRESETS, TrainConfig, preset_text, resolve
+from dpd_train.config import PRESETS, TrainConfig, preset_text, repeating_options, resolve
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -73,6 +73,24 @@ def test_values_without_effect_are_refused(given: dict[str, object], needed: dic
         resolve(None, given)
     name = next(iter(given))
     assert getattr(resolve(None, given | needed), name) == given[name]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"tune": "lora"},
+        {"lambda_cls": 0.1, "tune_vae": False},
+        {"prototypes": "none"},
+        {"bands": "all", "steps": 0},
+    ],
+)
+def test_the_options_of_a_record_repeat_its_run(given: dict[str, object]) -> None:
+    config = resolve(None, given)
+    repeated = resolve(None, repeating_options(asdict(config)))
+    used = set(repeating_options(asdict(config)))
+    assert {name: getattr(repeated, name) for name in used} == {name: getattr(config, name) for name in used}
+    assert {"seed", "batch", "teacher_steps"} < used
 
 
 def test_a_presets_own_values_may_be_idle() -> None:

@@ -309,8 +309,8 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     seconds = {
         "reading and encoding": task.images * (speed.decoded / 2 + view),
         "teacher": 64 * plan.teacher_steps * view,
-        "VAE" if task.own_vae else "VAE decoder": PERCEPTUAL_VIEWS * plan.perceptual_steps * view
-        + plan.vae_steps * speed.decoder,
+        "VAE" if task.own_vae else "VAE decoder": plan.vae_steps * speed.decoder
+        + (0 if task.own_vae else PERCEPTUAL_VIEWS * plan.perceptual_steps * view),
         "latent classifier": LATENT_CLASSIFIER_VIEWS * plan.latent_classifier_steps * view,
         "fine-tuning": plan.steps * speed.tuning,
     }

@@ -23,9 +23,9 @@ from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watche
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
 from dpd_train.run.data import fitted
 from dpd_train.run.planning.plan import WorkSpeed
-from dpd_train.vae.bands import with_bands
+from dpd_train.vae.bands import train_bands_vae, with_bands
 from dpd_train.vae.perceptual import perceptual_shapes
-from dpd_train.vae.tune import tune_vae
+from dpd_train.vae.tune import tune_decoder
 
 CLASSES, CODES, STEPS = 10, 10, 4  # of two classes a watcher's call is small, and a code seemed half again as slow
 IMAGES = CLASSES * CODES
@@ -144,12 +144,12 @@ def _matching_seconds(
 
 
 def _decoder_seconds(base: Base, images: torch.Tensor, config: TrainConfig, device: torch.device, place: Path) -> float:
-    networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES, images.shape[1])]
     bytes_ = ((images.permute(0, 2, 3, 1) + 1) * 127.5).to(torch.uint8)
-    short = TrainConfig(vae_steps=STEPS, seed=config.seed, bands=config.bands)
-    return step_seconds(
-        lambda tell: tune_vae(base, (bytes_, bytes_[:CLASSES]), networks, short, place / "decoder", tell, device=device)
-    )
+    parts, short, state = (bytes_, bytes_[:CLASSES]), TrainConfig(vae_steps=STEPS, seed=config.seed), place / "decoder"
+    if config.reading.carries:
+        return step_seconds(lambda tell: train_bands_vae(base, parts, short, state, tell, device=device))
+    networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES)]
+    return step_seconds(lambda tell: tune_decoder(base, parts, networks, short, state, tell, device=device))
 
 
 def _tuning_seconds(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dpd_export.card.content import CardContent, Record, facts, line, percent, table
 from dpd_runtime.command_line import option_words
-from dpd_train.config import repeating_options
+from dpd_train.config import recorded_split, repeating_options
 
 STAGES = ("perceptual", "autoencoder", "decoder", "denoiser")  # of `dpd pretrain`, in order
 STAGE_OPTIONS = {"steps": "steps", "batch": "batch", "rate": "peak_rate"}  # ending of the option: key in the config
@@ -121,7 +121,7 @@ def _pretrain_command(base: Record) -> str:
     config, sources = base["config"], [source["name"] for source in base["data"].get("sources", ())]
     places = [name if name.startswith("drawn:") else "DATA" for name in sources] or ["DATA"]
     names = ("start", "resolution", "val_per_class", "split", "shares", "latent_channels", "attention_levels")
-    options = repeating_options({name: config[name] for name in names if name in config})
+    options = recorded_split(config) | {name: config[name] for name in names if name in config}
     options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
     for stage in STAGES:
         options |= {f"{stage}_{end}": config.get(stage, {}).get(key) for end, key in STAGE_OPTIONS.items()}
