@@ -48,9 +48,7 @@ def dpd(args: argparse.Namespace) -> Ready:
 
     bundle = dpd_runtime.load_bundle(args.bundle)
     if not bundle.trusted:
-        raise SystemExit(
-            f"{args.bundle}: no trusted key signed it, so its graphs run in a process that is not measured"
-        )
+        raise SystemExit(f"{args.bundle}: has no trusted signature, so a process that is not measured runs its graphs")
     sampler = resolve_sampler(bundle.manifest.sampler, steps=args.steps, solver="dpm++2m", candidates=1)
     sampler = replace(sampler, guidance=(BlockGuidance(guidance_scale=args.guidance),))  # at every step, as theirs
 
