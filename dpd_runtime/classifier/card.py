@@ -6,16 +6,9 @@ from dpd_runtime.dataset.card import quoted
 
 def classifier_card(record: ClassifierRecord) -> str:
     """What the classifier is, how well it does, and how it is used with dpd and without."""
-    side, shares, training = record.side, record.validation, record.training
-    lines = [
-        "# Classifier",
-        "",
-        f"`dpd fit` trained it: {quoted(record.network)} for images of {side} × {side} pixels.",
-    ]
-    for name, what in (("set", "a distilled set"), ("own", "the site's own images")):
-        if name in training:
-            lines.append(f"- {training[name]['images']} images of {what}, content hash `{training[name]['sha256']}`")
-    lines += [f"- recipe {quoted(training['recipe']['name'])}, seed {training['seed']}", "", "## How good it is", ""]
+    side, shares = record.side, record.validation
+    lines = ["# Classifier", "", *(_released(record) if "privacy" in record.training else _fitted(record))]
+    lines += ["", "## How good it is", ""]
     if shares:
         ends = f"{100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
         lines.append(
@@ -38,3 +31,21 @@ def classifier_card(record: ClassifierRecord) -> str:
         *(f"{number}. {quoted(name)}" for number, name in enumerate(record.classes)),
     ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _fitted(record: ClassifierRecord) -> list[str]:
+    training = record.training
+    lines = [f"`dpd fit` trained it: {quoted(record.network)} for images of {record.side} × {record.side} pixels."]
+    for name, what in (("set", "a distilled set"), ("own", "the site's own images")):
+        if name in training:
+            lines.append(f"- {training[name]['images']} images of {what}, content hash `{training[name]['sha256']}`")
+    return [*lines, f"- recipe {quoted(training['recipe']['name'])}, seed {training['seed']}"]
+
+
+def _released(record: ClassifierRecord) -> list[str]:
+    claim = record.training["privacy"]
+    return [
+        f"`dpd distill --dp` made it: {quoted(record.network)}, for images of {record.side} × {record.side} pixels.",
+        f"({claim['epsilon']:.6g}, {claim['delta']:g})-differential privacy. Unit: {quoted(claim['unit'])}.",
+        "It was made from public images and what was released for the codes: both together have this one guarantee.",
+    ]

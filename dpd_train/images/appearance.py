@@ -13,20 +13,32 @@ FLOOR = 1e-4  # added to each variance, of images in [-1, 1]: less cannot be see
 
 
 def appearance(images: torch.Tensor) -> torch.Tensor:
-    """Appearances [n, WIDTH] float64 of images [n, 3, S, S] in [-1, 1], differentiable.
+    """Appearances [n, WIDTH] float64 of images [n, 3, S, S] in [-1, 1], differentiable. What is not finite is 0."""
+    return appearance_of_finite(images.double().nan_to_num(0.0))
+
+
+def appearance_of_finite(images: torch.Tensor) -> torch.Tensor:
+    """Appearances [n, WIDTH] of images [n, 3, S, S], in their own type.
 
     First the mean of each channel, then for each band, fine to coarse, its covariance [3, 3] over all pixels as
     unconstrained values: with covariance = T diag(s²) Tᵀ, T lower triangular with a diagonal of ones, ln s and the rest
     of T (Pourahmadi 1999: s² are variances, and T holds regressions of a channel on those before it).
     """
-    bands, mean = _bands(images.double().nan_to_num(0.0).clamp(-1, 1))
-    rows, columns = torch.tril_indices(CHANNELS, CHANNELS, -1, device=images.device)
-    values = [mean.flatten(1)]
-    for band in bands:
-        root = torch.linalg.cholesky(_covariance(band))
-        deviations = root.diagonal(dim1=1, dim2=2)
-        values += [deviations.log(), (root / deviations[:, None, :])[:, rows, columns]]
-    return torch.cat(values, dim=1)
+    bands, mean = _bands(images.clamp(-1, 1))
+    return torch.cat([mean.flatten(1), *(_unconstrained(_covariance(band)) for band in bands)], dim=1)
+
+
+def _unconstrained(covariance: torch.Tensor) -> torch.Tensor:
+    """ln s, then the rest of T by rows, [n, OF_BAND] of covariances [n, 3, 3]; by hand, as ONNX has no factorisation.
+
+    No variance is below FLOOR, which each covariance has on its diagonal; rounding in float32 could make one negative.
+    """
+    (a, _, _), (b, d, _), (c, e, f) = (row.unbind(1) for row in covariance.unbind(1))
+    of_b, of_c = b / a, c / a
+    second = (d - of_b * b).clamp_min(FLOOR)
+    of_e = (e - of_c * b) / second
+    third = (f - of_c * c - of_e.square() * second).clamp_min(FLOOR)
+    return torch.stack([0.5 * a.log(), 0.5 * second.log(), 0.5 * third.log(), of_b, of_c, of_e], dim=1)
 
 
 def repainted(images: torch.Tensor, appearances: torch.Tensor) -> torch.Tensor:

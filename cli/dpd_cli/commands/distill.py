@@ -113,14 +113,17 @@ def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_
 def _print_private(result: dict[str, Any], out: Path) -> None:
     privacy, quoted = result["privacy"], shlex.quote(str(out))
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['codes']} codes of each class")
-    print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']}")
-    print("              only this file may leave; each further run on the same images adds to epsilon,")
-    print("              even if it only serves a choice between runs")
+    classifier = Path(result["classifier"])
+    print(f"classifier    {out.with_name(classifier.name)}/, for dpd predict")
+    print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']},")
+    print("              for both together; nothing else may leave; each further run on the same images")
+    print("              adds to epsilon, even if it only serves a choice between runs")
     print(f"compare       dpd generate {quoted} --ipc {result['codes']} --out distilled, and here")
     print("              dpd evaluate distilled --train DATA --test val; its figures tell about the images: keep them")
     print(f"next          dpd keygen, dpd sign {quoted} --key KEY; at the site:")
     required = f"--require-signature --require-dp {privacy['epsilon']:g},{privacy['delta']:g}"
     print(f"              dpd generate {quoted} {required} --ipc {result['codes']} --out distilled")
+    print(f"              dpd predict {shlex.quote(str(out.with_name(classifier.name)))} IMAGES/ --out labels.csv")
 
 
 def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation":

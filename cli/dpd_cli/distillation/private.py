@@ -5,6 +5,7 @@ trained on them, nothing is chosen by them, and neither an evaluation nor an aud
 """
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,11 +19,12 @@ from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import write_atomically
 
 if TYPE_CHECKING:
-    from dpd_runtime.annotations import Float32
+    from dpd_runtime.annotations import Float32, Images
     from dpd_runtime.bundle.privacy import PrivacyClaim
     from dpd_train.bases.base import Base
     from dpd_train.classifiers.training import Labelled
     from dpd_train.images import SceneSet
+    from dpd_train.prototypes.private.classifier import ReleasedClassifier
     from dpd_train.prototypes.private.ledger import Cost, Entry
     from dpd_train.prototypes.private.release import Release
 
@@ -48,6 +50,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     Raises:
         DataError, InputError: unusable data, options or places, or too few images for epsilon; nothing is written then.
     """
+    from dpd_runtime.classifier.model import check_place
     from dpd_train.bases.folder import base_folder, base_sides, check_base
     from dpd_train.images import check_files
     from dpd_train.images.rasters import require_rasterio
@@ -55,6 +58,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     from dpd_train.run.folder import check_classes, working_side
 
     check_places(asked.folder, Path(asked.out))
+    check_place(asked.classifier, overwrite=False)
     _ = asked.options  # raises where no bundle can have this name
     base = base_folder(asked.base)
     check_base(asked.base, base)
@@ -176,7 +180,9 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         made = private_codes(inputs, asked.budget, matching, asked.ipc, stage, device=device)
         claim = _claim(made.release, asked)
         written = _export(asked, made.base, made.codes, claim, stage, tell)
-        result = written | {"codes": asked.ipc, "privacy": asdict(claim), "run": str(asked.folder)}
+        _write_classifier(asked, made.classifier, public.images[:2], claim)
+        places = {"run": str(asked.folder), "classifier": str(asked.classifier)}
+        result = written | {"codes": asked.ipc, "privacy": asdict(claim)} | places
         write_atomically(finished, (json.dumps(result, indent=1) + "\n").encode())
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
@@ -259,6 +265,30 @@ def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Upda
     if len(scenes.labels) < asked.ipc:
         raise DataError(f"--public {asked.public}: has {len(scenes.labels)} usable images, --ipc is {asked.ipc}")
     return scenes
+
+
+def _write_classifier(
+    asked: PrivateRequest, network: "ReleasedClassifier", examples: "Images", claim: "PrivacyClaim"
+) -> None:
+    """Write what names the classes' images, as `dpd fit` writes a classifier."""
+    from dpd_export.classifier import export_classifier
+    from dpd_runtime.classifier.card import classifier_card
+    from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
+    from dpd_runtime.machine.versions import package_versions, versions
+    from dpd_runtime.sealing.reseal import file_entry
+
+    with tempfile.TemporaryDirectory() as scratch:
+        compiled = export_classifier(network, examples, Path(scratch))
+        graph, entry = compiled.files[0].read_bytes(), file_entry(compiled.files[0])
+    made_by = {"privacy": asdict(claim), "images": sum(asked.counts.values()), "parity": compiled.random}
+    record = ClassifierRecord(
+        classes=tuple(asked.counts),
+        side=examples.shape[1],
+        graph=entry,
+        network="linear discriminants of released statistics",
+        training=made_by | {"versions": versions() | package_versions("torch", "onnx")},
+    )
+    write_classifier(asked.classifier, graph, record, classifier_card(record), overwrite=True)
 
 
 def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":

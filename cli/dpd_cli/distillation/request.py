@@ -144,6 +144,11 @@ class PrivateRequest(Request):
         return folder_of(Path(self.out))
 
     @property
+    def classifier(self) -> Path:
+        """The folder of the released classifier: `site-classifier` beside `site.dpd`."""
+        return Path(self.out).with_name(f"{Path(self.out).name.removesuffix('.dpd')}-classifier")
+
+    @property
     def budget(self) -> "Budget":
         from dpd_train.prototypes.private.budget import Budget
 

@@ -19,6 +19,7 @@ from dpd_train.images import SceneSet
 from dpd_train.prototypes.matching import Matching, Watcher, match_codes, seeing
 from dpd_train.prototypes.private.budget import Budget, suited_width
 from dpd_train.prototypes.private.candidates import Candidates
+from dpd_train.prototypes.private.classifier import ReleasedClassifier
 from dpd_train.prototypes.private.decoder import tuned_base
 from dpd_train.prototypes.private.limited_watchers import limited_watchers, see_appearance
 from dpd_train.prototypes.private.public import public_watchers
@@ -32,11 +33,13 @@ Stages = Callable[[str], Progress]
 
 @dataclass(frozen=True)
 class PrivateCodes:
-    """Matched codes [classes, K, C, h, w], the base that decodes them, and the release that they were matched to."""
+    """Matched codes [classes, K, C, h, w], the base that decodes them, the release that they were matched to, and a
+    classifier from that release."""
 
     codes: Float32
     base: Base
     release: Release
+    classifier: ReleasedClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ def private_codes(
             state=inputs.folder / MATCHING_STATE,
             device=device,
         )
-    return PrivateCodes(codes.numpy(), base, released)
+    return PrivateCodes(codes.numpy(), base, released, ReleasedClassifier(networks, released).eval())
 
 
 def _check_not_lost(folder: Path) -> None:

@@ -65,15 +65,18 @@ def chosen_starts(
 
 
 class Discriminant:
-    """Linear discriminant analysis (Fisher 1936) from released statistics: z [n, F] → scores [n, classes]."""
+    """Linear discriminant analysis (Fisher 1936) from released statistics: z [n, F] → scores [n, classes].
+
+    directions: [F, classes] and offsets: [classes], float64.
+    """
 
     def __init__(self, own: Statistics, released: Release) -> None:
         spread = within(own, released)
         ridge = RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=spread.dtype)
         means = own.class_means.double().cpu()
-        self._directions = torch.linalg.solve(spread + ridge, means.T)
-        self._offsets = (means * self._directions.T).sum(1) / 2
+        self.directions = torch.linalg.solve(spread + ridge, means.T)
+        self.offsets = (means * self.directions.T).sum(1) / 2
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = z @ self._directions - self._offsets
+        scores: torch.Tensor = z @ self.directions - self.offsets
         return scores

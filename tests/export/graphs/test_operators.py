@@ -1,5 +1,6 @@
 """The allow-list of operators is what `dpd export` emits: no graph of any kind needs another, and none is idle."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,12 @@ from dpd_runtime.bundle.graph_check import OPERATORS, OPERATORS_OF, check_graph
 from dpd_train.bases.base import Base, load_base
 from dpd_train.bases.nano import nano_unet
 from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.prototypes.private.budget import Budget
+from dpd_train.prototypes.private.classifier import ReleasedClassifier
+from dpd_train.prototypes.private.limited_watchers import limited_watchers
+from dpd_train.prototypes.private.release import release
 from tests.tiny import tiny_base
+from tests.train.prototypes.test_matching import network
 from tests.train.sd_like import sd_like
 
 Make = Callable[[Path], Iterable[ir.Model]]
@@ -124,6 +130,12 @@ def backbones(folder: Path) -> Iterable[ir.Model]:
         yield traced(open_backbone(str(folder / str(number)), 3))
 
 
+def released(folder: Path) -> Iterable[ir.Model]:
+    images, labels, networks = torch.rand(40, 3, 24, 24) * 2 - 1, torch.arange(40) % 2, [network(1)]
+    watchers = limited_watchers(networks, images, labels, 2, 8, 0)
+    return [traced(ReleasedClassifier(networks, release(watchers, images, labels, 2, Budget(epsilon=math.inf))))]
+
+
 CASES: dict[str, Make] = {
     "classifiers": lambda folder: [*of("classifier")(folder), *of("latent_classifier")(folder)],
     "VAE decoder": of("vae_decoder"),
@@ -135,6 +147,7 @@ CASES: dict[str, Make] = {
     "--dynamic-size": any_size,
     "dpd fit": students,
     "dpd fit --backbone": backbones,
+    "dpd distill --dp": released,
 }
 
 

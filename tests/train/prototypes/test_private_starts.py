@@ -8,16 +8,24 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ignore[import-untyped]
 
+from dpd_export.classifier import export_classifier
+from dpd_runtime.classifier.model import GRAPH_NAME, INPUT
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.execution_providers import Compilation
+from dpd_runtime.engines.host import HERE
 from dpd_runtime.errors import InputError
+from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base, load_base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.images.appearance import appearance
+from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.prototypes.herding import herded
 from dpd_train.prototypes.matching import Matching, Watcher, match_codes
 from dpd_train.prototypes.private import decoder, starts
 from dpd_train.prototypes.private.budget import Budget
 from dpd_train.prototypes.private.candidates import Candidates, within
+from dpd_train.prototypes.private.classifier import ReleasedClassifier
 from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
 from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
 from dpd_train.prototypes.private.public import drawn_images
@@ -118,6 +126,28 @@ def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
     judged = starts.Discriminant(found.appearance, found)(z).argmax(1).numpy()
     assert np.mean(judged == wanted) > 0.97
     assert np.mean(judged == labels.numpy()) > 0.97
+
+
+def test_the_classifier_is_the_mean_of_all_discriminants_and_views(
+    found: Release,
+    networks: list[ResNet],
+    watchers: LimitedWatchers,
+    private: tuple[torch.Tensor, torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    images, labels = private
+    classifier = ReleasedClassifier(networks, found).eval()
+    with torch.no_grad():
+        scores = classifier(images)
+        views = [d4(images, element) for element in range(ORDER)]
+        pairs = [*zip(watchers.of, found.statistics, strict=True)]
+        each = [starts.Discriminant(own, found)(watcher.z(view)) for watcher, own in pairs for view in views]
+    torch.testing.assert_close(scores, torch.stack(each).mean(0).float(), atol=1e-3, rtol=1e-3)
+    assert float((scores.argmax(1) == labels).float().mean()) > 0.97
+    export_classifier(classifier, to_uint8(images[:2].numpy()), tmp_path)
+    engine = HERE.load((tmp_path / GRAPH_NAME).read_bytes(), Provider("cpu", ""), 1, None, GRAPH_NAME, Compilation())
+    again = engine.run(**{INPUT: images.numpy()})
+    assert (again.argmax(1) == scores.argmax(1).numpy()).all()
 
 
 def test_starts_are_different_and_look_like_their_class(
