@@ -20,7 +20,7 @@ from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
 def bands_training(config: TrainConfig) -> AutoencoderTraining:
     """The settings: nearly L1 alone, as a site wants physical values back.
 
-    Spectral and perceptual losses, which the VAE of RGB has, cost decibels here and need networks to be trained first.
+    Spectral and perceptual losses, as of the VAE of RGB, gained nothing (docs/guides/bands.md) and need networks first.
     """
     return AutoencoderTraining(
         steps=config.vae_steps,
