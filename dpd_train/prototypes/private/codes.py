@@ -21,7 +21,7 @@ from dpd_train.prototypes.private.budget import Budget, suited_width
 from dpd_train.prototypes.private.candidates import Candidates
 from dpd_train.prototypes.private.classifier import ReleasedClassifier
 from dpd_train.prototypes.private.decoder import tuned_base
-from dpd_train.prototypes.private.limited_watchers import limited_watchers, see_appearance
+from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
 from dpd_train.prototypes.private.public import public_watchers
 from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
 from dpd_train.prototypes.private.starts import chosen_starts
@@ -109,13 +109,20 @@ def _released(
     inputs: PrivateInputs, networks: Sequence[ResNet], budget: Budget, seed: int, stage: Stages, device: torch.device
 ) -> Release:
     """What was released, now or in an earlier session."""
-    path, scenes = inputs.folder / RELEASE, inputs.public
+    path = inputs.folder / RELEASE
     if not path.exists():
-        pixels, width = labelled(_spread(scenes, MEASURED)), suited_width(budget, min(inputs.counts))
-        watchers = limited_watchers(networks, *pixels, len(scenes.classes), width, seed)
+        watchers = suited_watchers(inputs.public, networks, budget, min(inputs.counts), seed)
         progress = stage("release")
         release(watchers, *inputs.private(), len(inputs.counts), budget, progress=progress).save(path)
     return read_release(path, device)
+
+
+def suited_watchers(
+    public: SceneSet, networks: Sequence[ResNet], budget: Budget, fewest: int, seed: int
+) -> LimitedWatchers:
+    """What measures private images: as many values as suit the budget and the smallest class."""
+    pixels, width = labelled(_spread(public, MEASURED)), suited_width(budget, fewest)
+    return limited_watchers(networks, *pixels, len(public.classes), width, seed)
 
 
 def _spread(scenes: SceneSet, least: int) -> SceneSet:
