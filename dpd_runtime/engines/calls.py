@@ -6,10 +6,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 THREADS = 8
@@ -19,9 +21,11 @@ _running: dict[object, Callable[[], object]] = {}
 
 
 @lru_cache(maxsize=1)
-def _threads(pid: int) -> ThreadPoolExecutor:
+def _threads(pid: int) -> "ThreadPoolExecutor":
     """Threads of this process, which wait for the next call: one that is made for each call costs half a millisecond,
     as the libraries' buffers belong to it. A fork has none of them."""
+    from concurrent.futures import ThreadPoolExecutor  # here, as --help imports this module
+
     return ThreadPoolExecutor(THREADS, "dpd-call")
 
 
