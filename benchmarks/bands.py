@@ -43,7 +43,8 @@ from dpd_train.images import SceneSet, read_scenes, to_float
 from dpd_train.reading import parse_reading
 from dpd_train.run import folder as folders
 from dpd_train.train import train
-from dpd_train.vae.bands import train_bands_vae, with_bands
+from dpd_train.vae.autoencoder import train_autoencoder
+from dpd_train.vae.bands import bands_training, with_bands
 
 SIDE, HELD = 64, 4  # a quarter is held out
 
@@ -98,11 +99,11 @@ def of_vae(scenes: SceneSet, seed: int, steps: int, work: Path) -> dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     kept, held = split(scenes, seed)
     begun, state = time.monotonic(), folder / "vae.safetensors"
-    first = with_bands(load_base("nano"), scenes.images.shape[-1])
+    vae = with_bands(load_base("nano"), scenes.images.shape[-1]).vae
     images = (torch.from_numpy(kept.images), torch.from_numpy(held.images))
-    base = train_bands_vae(first, images, config, state, lambda done, total: None)
+    train_autoencoder(vae, *images, bands_training(config), state)
     again = {
-        "own": bits(reconstruct(base.vae, to_float(torch.from_numpy(held.images)))),
+        "own": bits(reconstruct(vae, to_float(torch.from_numpy(held.images)))),
         "threes": in_threes(held.images),
     }
     colours, real = list(shown_bands(scenes.bands)), (kept.images, kept.labels)

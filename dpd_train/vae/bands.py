@@ -5,16 +5,13 @@ Its latents are new ones, which the base's denoiser does not know: from such a V
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base
-from dpd_train.compute.device import NEVER, Deadline
 from dpd_train.config import TrainConfig
-from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train.vae.autoencoder import AutoencoderTraining
 
 
 def bands_training(config: TrainConfig) -> AutoencoderTraining:
@@ -51,26 +48,3 @@ def _shaped_like(conv: nn.Conv2d, inputs: int, outputs: int, weight: torch.Tenso
     made.weight.copy_(weight)
     made.bias.copy_(bias)  # type: ignore[union-attr]
     return made.train(conv.training)
-
-
-def train_bands_vae(
-    base: Base,
-    images: tuple[torch.Tensor, torch.Tensor],
-    config: TrainConfig,
-    state: Path,
-    progress: Progress,
-    *,
-    device: torch.device | str = "cpu",
-    deadline: Deadline = NEVER,
-) -> Base:
-    """The base with its VAE, encoder and decoder, trained on images of its bands.
-
-    Args:
-        base: as `with_bands` gives it. images: uint8 [n, H, W, N] of the training and the validation part.
-
-    Raises:
-        TimeUp: the deadline passed; the state is saved.
-    """
-    training = bands_training(config)
-    vae = train_autoencoder(base.vae, *images, training, state, progress=progress, device=device, deadline=deadline)
-    return replace(base, vae=vae)

@@ -1,6 +1,9 @@
 """A fitted classifier → ONNX, checked as a bundle's graphs are."""
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,8 +13,18 @@ from dpd_export.graphs.compile import Compiled, compile_graph
 from dpd_export.graphs.parity import probe
 from dpd_export.graphs.parts import Graph
 from dpd_runtime.annotations import Images
-from dpd_runtime.classifier.model import GRAPH_NAME, INPUT, OUTPUT, check_classifier_graph
+from dpd_runtime.classifier.card import classifier_card
+from dpd_runtime.classifier.model import (
+    GRAPH_NAME,
+    INPUT,
+    OUTPUT,
+    ClassifierRecord,
+    check_classifier_graph,
+    write_classifier,
+)
 from dpd_runtime.errors import InputError
+from dpd_runtime.machine.versions import package_versions, versions
+from dpd_runtime.sealing.reseal import file_entry
 from dpd_train.images import to_float
 
 
@@ -36,3 +49,39 @@ def export_classifier(network: nn.Module, examples: Images, folder: Path) -> Com
         raise InputError(f"this network cannot be written as ONNX ({reason}); use another one") from None
     check_classifier_graph((folder / GRAPH_NAME).read_bytes())
     return compiled
+
+
+def save_classifier(
+    out: Path,
+    network: nn.Module,
+    examples: Images,
+    *,
+    classes: tuple[str, ...],
+    described: str,
+    training: Mapping[str, Any],
+    validation: Mapping[str, float] = {},
+    overwrite: bool = False,
+) -> ClassifierRecord:
+    """Write the folder of a classifier: graph, record and card. Returns the record.
+
+    Args:
+        network, examples: as `export_classifier`. described: what the network is. training: how it was made; parity and
+            versions are added.
+
+    Raises:
+        InputError, ParityError, BundleError, DiskError: as `export_classifier` and `write_classifier`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        compiled = export_classifier(network, examples, Path(scratch))
+        graph, entry = compiled.files[0].read_bytes(), file_entry(compiled.files[0])
+    made_with = versions() | package_versions("torch", "transformers", "onnx")
+    record = ClassifierRecord(
+        classes=classes,
+        side=examples.shape[1],
+        graph=entry,
+        network=described,
+        validation=validation,
+        training={**training, "parity": compiled.random, "versions": made_with},
+    )
+    write_classifier(out, graph, record, classifier_card(record), overwrite=overwrite)
+    return record

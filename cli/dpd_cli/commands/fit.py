@@ -1,7 +1,6 @@
 """`dpd fit`: a distilled set → a classifier for use."""
 
 import shlex
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,30 +54,23 @@ def fit_command(
     import torch
 
     from dpd_eval.fitting.fit import fit
-    from dpd_export.classifier import export_classifier
-    from dpd_runtime.classifier.card import classifier_card
-    from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
-    from dpd_runtime.machine.versions import package_versions, versions
-    from dpd_runtime.sealing.reseal import file_entry
+    from dpd_export.classifier import save_classifier
 
     started = time.monotonic()
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:
         fitted = fit(distilled, config, own=own, device=device, progress=progress)
-    with tempfile.TemporaryDirectory() as scratch:
-        compiled = export_classifier(fitted.network, fitted.examples, Path(scratch))
-        graph, entry = compiled.files[0].read_bytes(), file_entry(compiled.files[0])
-    record = ClassifierRecord(
+    record = save_classifier(
+        out,
+        fitted.network,
+        fitted.examples,
         classes=fitted.classes,
-        side=fitted.side,
-        graph=entry,
-        network=config.described,
+        described=config.described,
+        training=fitted.training,
         validation=fitted.validation,
-        training=fitted.training
-        | {"parity": compiled.random, "versions": versions() | package_versions("torch", "transformers", "onnx")},
+        overwrite=overwrite,
     )
-    write_classifier(out, graph, record, classifier_card(record), overwrite=overwrite)
     _print(out, record, own, time.monotonic() - started, json_output)
 
 

@@ -5,7 +5,6 @@ trained on them, nothing is chosen by them, and neither an evaluation nor an aud
 """
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -180,7 +179,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         made = private_codes(inputs, asked.budget, matching, asked.ipc, stage, device=device)
         claim = _claim(made.release, asked)
         written = _export(asked, made.base, made.codes, claim, stage, tell)
-        _write_classifier(asked, made.classifier, public.images[:2], claim)
+        _save_classifier(asked, made.classifier, public.images[:2], claim)
         places = {"run": str(asked.folder), "classifier": str(asked.classifier)}
         result = written | {"codes": asked.ipc, "privacy": asdict(claim)} | places
         write_atomically(finished, (json.dumps(result, indent=1) + "\n").encode())
@@ -267,28 +266,20 @@ def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Upda
     return scenes
 
 
-def _write_classifier(
+def _save_classifier(
     asked: PrivateRequest, network: "ReleasedClassifier", examples: "Images", claim: "PrivacyClaim"
 ) -> None:
-    """Write what names the classes' images, as `dpd fit` writes a classifier."""
-    from dpd_export.classifier import export_classifier
-    from dpd_runtime.classifier.card import classifier_card
-    from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
-    from dpd_runtime.machine.versions import package_versions, versions
-    from dpd_runtime.sealing.reseal import file_entry
+    from dpd_export.classifier import save_classifier
 
-    with tempfile.TemporaryDirectory() as scratch:
-        compiled = export_classifier(network, examples, Path(scratch))
-        graph, entry = compiled.files[0].read_bytes(), file_entry(compiled.files[0])
-    made_by = {"privacy": asdict(claim), "images": sum(asked.counts.values()), "parity": compiled.random}
-    record = ClassifierRecord(
+    save_classifier(
+        asked.classifier,
+        network,
+        examples,
         classes=tuple(asked.counts),
-        side=examples.shape[1],
-        graph=entry,
-        network="linear discriminants of released statistics",
-        training=made_by | {"versions": versions() | package_versions("torch", "onnx")},
+        described="linear discriminants of released statistics",
+        training={"privacy": asdict(claim), "images": sum(asked.counts.values())},
+        overwrite=True,
     )
-    write_classifier(asked.classifier, graph, record, classifier_card(record), overwrite=True)
 
 
 def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":

@@ -146,7 +146,7 @@ class PrivateRequest(Request):
     @property
     def classifier(self) -> Path:
         """The folder of the released classifier: `site-classifier` beside `site.dpd`."""
-        return Path(self.out).with_name(f"{Path(self.out).name.removesuffix('.dpd')}-classifier")
+        return _beside(Path(self.out), "classifier")
 
     @property
     def budget(self) -> "Budget":
@@ -187,4 +187,8 @@ def at_least_one(name: str, value: int | None) -> None:
 
 def folder_of(out: Path) -> Path:
     """The folder of the distillation of the bundle `out`: `site-run` beside `site.dpd`."""
-    return out.with_name(f"{out.name.removesuffix('.dpd')}-run")
+    return _beside(out, "run")
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name.removesuffix('.dpd')}-{what}")

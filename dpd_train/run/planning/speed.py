@@ -23,9 +23,10 @@ from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watche
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
 from dpd_train.run.data import fitted
 from dpd_train.run.planning.plan import WorkSpeed
-from dpd_train.vae.bands import train_bands_vae, with_bands
+from dpd_train.vae.autoencoder import train_autoencoder
+from dpd_train.vae.bands import bands_training, with_bands
 from dpd_train.vae.perceptual import perceptual_shapes
-from dpd_train.vae.tune import tune_decoder
+from dpd_train.vae.tune import decoder_training
 
 CLASSES, CODES, STEPS = 10, 10, 4  # of two classes a watcher's call is small, and a code seemed half again as slow
 IMAGES = CLASSES * CODES
@@ -146,10 +147,13 @@ def _matching_seconds(
 def _decoder_seconds(base: Base, images: torch.Tensor, config: TrainConfig, device: torch.device, place: Path) -> float:
     bytes_ = ((images.permute(0, 2, 3, 1) + 1) * 127.5).to(torch.uint8)
     parts, short, state = (bytes_, bytes_[:CLASSES]), TrainConfig(vae_steps=STEPS, seed=config.seed), place / "decoder"
-    if config.reading.carries:
-        return step_seconds(lambda tell: train_bands_vae(base, parts, short, state, tell, device=device))
-    networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES)]
-    return step_seconds(lambda tell: tune_decoder(base, parts, networks, short, state, tell, device=device))
+    carries, networks = config.reading.carries, list[ResNet]()
+    if not carries:
+        networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES)]
+    training = bands_training(short) if carries else decoder_training(short)
+    return step_seconds(
+        lambda tell: train_autoencoder(base.vae, *parts, training, state, networks, not carries, tell, device=device)
+    )
 
 
 def _tuning_seconds(

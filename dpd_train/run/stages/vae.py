@@ -1,13 +1,17 @@
 """The stage that trains the VAE on the user's images: its decoder (`--tune-vae`), or all of it for other bands."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from dpd_train.bases.base import Base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.run.context import Parts, Run
-from dpd_train.vae.bands import train_bands_vae, with_bands
+from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train.vae.bands import bands_training, with_bands
 from dpd_train.vae.perceptual import load_perceptual_networks, perceptual_training, train_perceptual_networks
-from dpd_train.vae.tune import tune_decoder
+from dpd_train.vae.tune import decoder_training
 
 
 def with_tuned_decoder(run: Run, base: Base, pixels: Parts) -> Base:
@@ -16,9 +20,7 @@ def with_tuned_decoder(run: Run, base: Base, pixels: Parts) -> Base:
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    networks, progress, state = _perceptual_networks(run, pixels), run.progress("VAE decoder"), run.state("decoder")
-    device, deadline = run.device, run.deadline
-    return tune_decoder(base, _bytes(run), networks, run.config, state, progress, device=device, deadline=deadline)
+    return _trained(run, base, decoder_training(run.config), "VAE decoder", _perceptual_networks(run, pixels))
 
 
 def with_vae_of_bands(run: Run, base: Base) -> Base:
@@ -27,12 +29,26 @@ def with_vae_of_bands(run: Run, base: Base) -> Base:
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    begun, progress, state = with_bands(base, run.channels), run.progress("VAE"), run.state("decoder")
-    return train_bands_vae(begun, _bytes(run), run.config, state, progress, device=run.device, deadline=run.deadline)
+    return _trained(run, with_bands(base, run.channels), bands_training(run.config), "VAE")
 
 
-def _bytes(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(run.data.train.images), torch.from_numpy(run.data.held.images)
+def _trained(
+    run: Run, base: Base, training: AutoencoderTraining, stage: str, networks: Sequence[ResNet] | None = None
+) -> Base:
+    """The base with its VAE trained on the run's images; with networks of a perceptual loss, its decoder alone."""
+    vae = train_autoencoder(
+        base.vae,
+        torch.from_numpy(run.data.train.images),
+        torch.from_numpy(run.data.held.images),
+        training,
+        run.state("decoder"),
+        networks or (),
+        decoder_only=networks is not None,
+        progress=run.progress(stage),
+        device=run.device,
+        deadline=run.deadline,
+    )
+    return replace(base, vae=vae)
 
 
 def _perceptual_networks(run: Run, pixels: Parts) -> list[ResNet]:
