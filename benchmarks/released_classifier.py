@@ -26,12 +26,12 @@ from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware
 from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes, to_float
-from dpd_train.prototypes.private import release as releases
 from dpd_train.prototypes.private.apart import check_base_apart, check_images_apart, check_places_apart
 from dpd_train.prototypes.private.budget import Budget, check_budget, spent
 from dpd_train.prototypes.private.classifier import ReleasedClassifier
 from dpd_train.prototypes.private.codes import suited_watchers
 from dpd_train.prototypes.private.public import public_watchers, read_public
+from dpd_train.prototypes.private.release import totals_of, with_noise
 
 CALL = 100
 
@@ -66,7 +66,7 @@ def main() -> None:
     check_images_apart(args.public, private, public)
     args.work.mkdir(parents=True, exist_ok=True)
     networks = public_watchers(args.work, public, args.seed, lambda done, total: None, device=device)
-    counts = np.bincount(private.labels)
+    counts = torch.from_numpy(np.bincount(private.labels))
     tested = to_float(torch.from_numpy(val.images)), torch.from_numpy(val.labels)
     result: dict[str, Any] = {
         "hardware": hardware(device),
@@ -78,16 +78,13 @@ def main() -> None:
         "seed": args.seed,
         "epsilons": [],
     }
-    measured = releases._totals
     for epsilon in args.epsilon:
         budget = Budget(epsilon=epsilon, delta=args.delta)
         check_budget(budget, dict(zip(private.classes, counts.tolist(), strict=True)))
         watchers = suited_watchers(public, networks, budget, int(counts.min()), args.seed)
-        totals = measured(watchers, *labelled(private), torch.from_numpy(counts), lambda done, total: None)
-        releases._totals = lambda *_, totals=totals: totals  # type: ignore[misc]  # measured once for all releases
-        found, labels = [], torch.from_numpy(private.labels)
+        totals, found = totals_of(watchers, *labelled(private), counts, lambda done, total: None), []
         for _ in range(args.releases):
-            released = releases.release(watchers, torch.empty(0), labels, len(counts), budget)
+            released = with_noise(watchers, totals, counts, budget)
             found.append(right(ReleasedClassifier(networks, released).eval(), *tested))
         interval = t_interval([one["all"] for one in found])
         result["epsilons"].append(

@@ -84,6 +84,21 @@ def system_gauss(count: int) -> torch.Tensor:
     return torch.tensor([source.gauss(0.0, 1.0) for _ in range(count)], dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the private images, without noise.
+
+    Args:
+        sums: [classes, D], of each image's mean u over its views.
+        lengths: [classes, watchers], of the parts' squared lengths.
+        moments: [F, F] for each watcher, over all views.
+    """
+
+    sums: torch.Tensor
+    lengths: torch.Tensor
+    moments: list[torch.Tensor]
+
+
 @torch.no_grad()
 def release(
     watchers: LimitedWatchers,
@@ -103,10 +118,21 @@ def release(
         labels: [n]; every class has images.
     """
     counts = torch.bincount(labels, minlength=classes)
-    sensitivity = sensitivity_of(watchers.limit)
+    return with_noise(watchers, totals_of(watchers, images, labels, counts, progress), counts, budget, gauss)
+
+
+@torch.no_grad()
+def with_noise(
+    watchers: LimitedWatchers, totals: Totals, counts: torch.Tensor, budget: Budget, gauss: Gauss = system_gauss
+) -> Release:
+    """The release of these totals. Each call draws noise anew, and so is one more release.
+
+    Args:
+        counts: [classes], images of each class.
+    """
+    classes, sensitivity = len(counts), sensitivity_of(watchers.limit)
     noise = noise_of(budget, sensitivity)
     noise_of_moment = noise / moment_scale(int(counts.min()), classes)
-    totals = _totals(watchers, images, labels, counts, progress)
     means = (totals.sums + noise * gauss(totals.sums.numel()).view(totals.sums.shape)) / counts[:, None]
     added = noise / LENGTHS * gauss(totals.lengths.numel()).view(totals.lengths.shape)
     lengths = (totals.lengths + added) / counts[:, None]
@@ -130,24 +156,14 @@ def _shares(spreads: torch.Tensor) -> torch.Tensor:
     return shares / shares.mean()
 
 
-@dataclass(frozen=True)
-class _Totals:
-    """Sums over the private images, without noise.
+def totals_of(
+    watchers: LimitedWatchers, images: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor, progress: Progress
+) -> Totals:
+    """Add up what a release adds noise to.
 
     Args:
-        sums: [classes, D], of each image's mean u over its views.
-        lengths: [classes, watchers], of the parts' squared lengths.
-        moments: [F, F] for each watcher, over all views.
+        counts: [classes], images of each class.
     """
-
-    sums: torch.Tensor
-    lengths: torch.Tensor
-    moments: list[torch.Tensor]
-
-
-def _totals(
-    watchers: LimitedWatchers, images: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor, progress: Progress
-) -> _Totals:
     weights, classes = (1.0 / (len(counts) * counts.double()))[labels], len(counts)
     totals = None
     for first in range(0, len(images), CALL):
@@ -157,7 +173,7 @@ def _totals(
         if totals is None:
             moments = [torch.zeros(part.shape[2], part.shape[2], dtype=torch.float64) for part in parts]
             sums, lengths = torch.zeros(classes, views.shape[2]).double(), torch.zeros(classes, len(parts)).double()
-            totals = _Totals(sums, lengths, moments)
+            totals = Totals(sums, lengths, moments)
         totals.sums.index_add_(0, labels[rows], views.mean(0))
         squares = torch.stack([part.square().sum(2).mean(0) for part in parts], dim=1)
         totals.lengths.index_add_(0, labels[rows], squares)

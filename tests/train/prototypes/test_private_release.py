@@ -24,7 +24,7 @@ from dpd_train.prototypes.private.budget import (
     sensitivity_of,
 )
 from dpd_train.prototypes.private.limited_watchers import LimitedWatcher, LimitedWatchers, limited_watchers
-from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss
+from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss, with_noise
 from tests.train.prototypes.test_matching import CLASSES, coloured, decode, network, start
 
 WIDTH = 12
@@ -47,8 +47,8 @@ def changed(images: torch.Tensor, row: int, size: float, seed: int) -> torch.Ten
     return other
 
 
-def totals(watchers: LimitedWatchers, images: torch.Tensor, labels: torch.Tensor) -> mechanism._Totals:
-    return mechanism._totals(watchers, images, labels, torch.bincount(labels), lambda done, total: None)
+def totals(watchers: LimitedWatchers, images: torch.Tensor, labels: torch.Tensor) -> mechanism.Totals:
+    return mechanism.totals_of(watchers, images, labels, torch.bincount(labels), lambda done, total: None)
 
 
 @settings(max_examples=25, deadline=None)
@@ -226,9 +226,8 @@ def test_noise_makes_the_deviations_neither_larger_nor_smaller(
     budget, repeats = Budget(epsilon=30.0), 40  # little noise: no variance comes near 0
 
     def variances(gauss: Gauss, budget: Budget) -> torch.Tensor:
-        found = release(
-            watchers, images, labels, CLASSES, budget, gauss
-        ).watched  # appearances of one class are all alike
+        released = with_noise(watchers, seen, torch.bincount(labels), budget, gauss)
+        found = released.watched  # appearances of one class are all alike
         parts = zip(found, watchers.of[:-1], strict=True)
         return torch.cat([(own.class_deviations.double() / watcher.limit).square().mean(0) for own, watcher in parts])
 
@@ -236,8 +235,7 @@ def test_noise_makes_the_deviations_neither_larger_nor_smaller(
         drawn = seeded(seed)
         return lambda count: -drawn(count)
 
-    seen = totals(watchers, images, labels)  # the same each time
-    monkeypatch.setattr(mechanism, "_totals", lambda *given: seen)
+    seen = totals(watchers, images, labels)
     silent = variances(seeded(0), Budget(epsilon=math.inf))
     pairs = [variances(draw, budget) for seed in range(repeats) for draw in (seeded(seed), opposite(seed))]
     of_means = (noise_of(budget, sensitivity_of(watchers.limit)) / 200) ** 2
