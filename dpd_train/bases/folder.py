@@ -1,11 +1,13 @@
 """Find the folder of a base (`nano`, a folder or a hub id) and check its parts. Nothing is fetched."""
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.images.bands import Band
 from dpd_train.bases.hub import cached_snapshot, fetch_command
 
 KINDS = ("StableDiffusionPipeline", "Text2EarthDiffusionPipeline")
@@ -28,6 +30,7 @@ PLAIN_UNET = {
 
 
 SHIPPED_BASE = "nano"
+RECORD_NAME = "pretrain.json"  # of the training of a base, in its folder
 
 
 def nano_folder() -> Path:
@@ -105,6 +108,32 @@ def check_base(name: str, folder: Path) -> None:
             why = "; its weights are a pickle, which is never opened: take a model that has safetensors"
             raise InputError(f"base {name!r}: {error} is missing{why if pickled else again}") from None
     _check_sizes(name, folder)
+
+
+def known_bands(name: str) -> tuple[str, ...]:
+    """Names of the bands that the VAE of a base was trained on by `dpd pretrain --bands`; empty for RGB.
+
+    Raises:
+        InputError: there is no such base, or its record cannot be read.
+    """
+    folder = base_folder(name)
+    record = _config(name, folder, RECORD_NAME) if (folder / RECORD_NAME).is_file() else {}
+    return tuple(record.get("bands", ()))
+
+
+def check_base_bands(name: str, bands: Sequence[Band]) -> None:
+    """Check that the base can be used for images of these bands; empty for RGB.
+
+    Raises:
+        InputError: its VAE was trained on other ones.
+    """
+    known, asked = known_bands(name), tuple(band.name for band in bands)
+    if known and known != asked:
+        of = f"bands {', '.join(asked)}" if asked else "red, green and blue"
+        raise InputError(
+            f"base {name!r}: its VAE is for bands {', '.join(known)}, and the images have {of}; give the same --bands "
+            "in this order, or another --base"
+        )
 
 
 def base_sides(name: str, folder: Path) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.held_out import By, HeldOut
 from dpd_train.images import Part, SceneSet, check_files, fingerprint, natural_side, read_scenes
 from dpd_train.images.crops import ONE_OF_EACH, Crops, equal_shares, multi_scale
+from dpd_train.reading import PLAIN, Reading
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ class Sources:
     shares: how often training uses each source, up to a common factor. None: in proportion to the square root of its
         number of images, so that a small source is used more than its number says, and not learned by heart.
     crops: of images larger than the resolution; None resizes them as a whole.
+    reading: of the images; not of drawn ones. Each source has its own limits of the stretch.
     """
 
     data: tuple[str, ...]
@@ -41,6 +43,7 @@ class Sources:
     shares: tuple[float, ...] | None = None
     crops: Crops | None = None
     seed: int = 0
+    reading: Reading = PLAIN
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def read_pool(sources: Sources) -> Pool:
     check_sources(sources)
     names = _names(sources.data)
     read = [_read(place, count, sources) for place, count in zip(sources.data, _held_out(sources), strict=True)]
+    if len({tuple(band.name for band in source.train.bands) for source in read}) > 1:
+        raise InputError(f"--bands: {', '.join(names)} have different ones; give data with the same bands")
     train, held = _joined([source.train for source in read], names), _joined([source.held for source in read], names)
     ends = np.cumsum([0, *(len(source.held.labels) for source in read)]).tolist()
     held_of = {name: slice(*ends[i : i + 2]) for i, name in enumerate(names)}
@@ -118,7 +123,10 @@ def _read(place: str, held_out: int | None, sources: Sources) -> _Source:
         return _whole(train, held)
     side = max(resolution, natural_side(Path(place))) if crops else resolution
     chosen = HeldOut(val_per_class=held_out, split=sources.split)
-    train, held = (read_scenes(Path(place), part=part, resolution=side, held_out=chosen) for part in ("train", "val"))
+    train, held = (
+        read_scenes(Path(place), part=part, resolution=side, held_out=chosen, reading=sources.reading)
+        for part in ("train", "val")
+    )
     if crops is None or side == resolution:
         return _whole(train, held)
     cut, levels, of_image = multi_scale(train, resolution, seed, crops)
@@ -203,6 +211,10 @@ def check_sources(sources: Sources) -> None:
     Raises:
         InputError, DataError: as `read_pool`.
     """
+    if not sources.reading.plain and not sources.reading.carries:
+        raise InputError(
+            "--bands and --stretch are for a VAE of other bands than red, green and blue: give more bands, or all"
+        )
     count = len(sources.data)
     for option, values in (("val-per-class", sources.val_per_class), ("shares", sources.shares)):
         if isinstance(values, tuple) and len(values) != count:
@@ -212,6 +224,8 @@ def check_sources(sources: Sources) -> None:
     for place in sources.data:
         if place.startswith(DRAWN) and not place.removeprefix(DRAWN).isdecimal():
             raise InputError(f"{place}: give a whole number of scenes per class, such as {DRAWN}100")
+        if place.startswith(DRAWN) and not sources.reading.plain:
+            raise InputError(f"{place}: drawn scenes are red, green and blue; leave them out, or --bands and --stretch")
     for place, held_out in zip(sources.data, _held_out(sources), strict=True):
         if place.startswith(DRAWN):
             _drawn_counts(place, held_out)

@@ -19,7 +19,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import Base, load_base, save_base
-from dpd_train.bases.folder import base_folder
+from dpd_train.bases.folder import RECORD_NAME, base_folder
 from dpd_train.bases.latents import encode_cached
 from dpd_train.bases.nano import LATENT_CHANNELS, nano_scheduler, nano_text_encoder, nano_unet, nano_vae, with_attention
 from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
@@ -291,7 +291,7 @@ def pretrain(
                 metrics = _metrics(work, *trained)
                 if "save" in stages:
                     save_base(trained[0], out, state / "tokenizer", torch.float16)
-                    (out / "pretrain.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+                    (out / RECORD_NAME).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     except TimeUp as stop:
         log.info("%s: %s", stage, stop)
         return {"timing": timing, "unfinished": {"stage": stage, "step": stop.step, "steps": stop.steps}}

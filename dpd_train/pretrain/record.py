@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.files import write_atomically
-from dpd_train.bases.folder import base_folder
+from dpd_train.bases.folder import RECORD_NAME, base_folder
 
 
 class Timed:
@@ -41,7 +41,7 @@ def pieces(state: Path, start: str | None) -> list[str]:
     if path.exists():
         done: list[str] = json.loads(path.read_text(encoding="utf-8"))
         return done
-    record = base_folder(start) / "pretrain.json" if start else None
+    record = base_folder(start) / RECORD_NAME if start else None
     if record is None or not record.exists():
         return []
     before = json.loads(record.read_text(encoding="utf-8"))

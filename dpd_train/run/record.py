@@ -12,7 +12,7 @@ from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_train.bases.base import save_base
-from dpd_train.bases.folder import base_folder
+from dpd_train.bases.folder import RECORD_NAME, base_folder
 from dpd_train.compute.device import hardware
 from dpd_train.config import OWN
 from dpd_train.diffusion.fine_tune import tune_of
@@ -100,7 +100,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
 def _base_pretraining(folder: Path) -> dict[str, Any] | None:
     """The pretrain.json of a base that `dpd pretrain` made; None for others."""
     try:
-        content = json.loads((folder / "pretrain.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

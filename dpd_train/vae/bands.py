@@ -15,7 +15,7 @@ from dpd_train.vae.autoencoder import AutoencoderTraining
 
 
 def bands_training(config: TrainConfig) -> AutoencoderTraining:
-    """The settings: nearly L1 alone, as a site wants physical values back.
+    """The settings of a run and of `dpd pretrain --bands`: nearly L1 alone, as a site wants physical values back.
 
     Spectral and perceptual losses, as of the VAE of RGB, gained nothing (docs/guides/bands.md) and need networks first.
     """
@@ -32,7 +32,12 @@ def bands_training(config: TrainConfig) -> AutoencoderTraining:
 
 @torch.no_grad()
 def with_bands(base: Base, count: int) -> Base:
-    """The base with a VAE for images of `count` bands, not trained yet: each band is seen and made like grey."""
+    """The base with a VAE for images of `count` bands: its own, if it has so many (`dpd pretrain --bands`).
+
+    Else one that is not trained yet: each band is seen and made like grey.
+    """
+    if int(base.vae.config.in_channels) == count:
+        return base
     vae = copy.deepcopy(base.vae)
     first, last = vae.encoder.conv_in, vae.decoder.conv_out
     grey_in, grey_out = first.weight.sum(1, keepdim=True) / count, last.weight.mean(0, keepdim=True)

@@ -162,6 +162,7 @@ def test_help_states_the_defaults_of_a_federation_and_of_pretraining() -> None:
     for name in TRAININGS:
         steps = getattr(PretrainConfig(), name).steps
         assert f"Default: {steps}." in parameter("pretrain", f"--{name}-steps").help
+    assert f"With --bands: {TrainConfig().vae_steps}." in parameter("pretrain", "--autoencoder-steps").help
     defaults = SwimDiff()
     for name, field in FIELDS.items():
         assert f"Default: {getattr(defaults, field):g}." in parameter("pretrain", "--" + name.replace("_", "-")).help

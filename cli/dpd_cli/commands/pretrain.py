@@ -1,4 +1,4 @@
-"""`dpd pretrain`: a nano base from random weights, or an encoder for features."""
+"""`dpd pretrain`: a nano base from random weights, a VAE for other bands, or an encoder for features."""
 # ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
 from dataclasses import dataclass, replace
@@ -13,15 +13,17 @@ from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import check_writable
+from dpd_runtime.files import cache_folder, check_writable
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
 from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
 from dpd_train.pretrain import STAGES, TRAININGS  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.pretrain.config import PretrainConfig
     from dpd_train.pretrain.pool import Sources
+    from dpd_train.vae.autoencoder import AutoencoderTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +50,24 @@ class SourceOptions:
     crops: bool = setting(
         False, "Data", "Also train on square crops of images larger than --resolution, at several scales."
     )
+    bands: str | None = setting(
+        None,
+        "Data",
+        "Train only a VAE, for these bands, by number from 1 or by name, or all. It begins at that of --start, or else "
+        "of nano.",
+    )
+    stretch: str | None = setting(
+        None, "Data", "What becomes black and white in each band. Default: the percentiles 2,98."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Steps, batch and learning rate of each training. None is the value that made the base in this package."""
 
-    autoencoder_steps: int | None = setting(None, "Steps", "Steps of the joint VAE training. Default: 3000.")
+    autoencoder_steps: int | None = setting(
+        None, "Steps", "Steps of the joint VAE training. Default: 3000. With --bands: 800."
+    )
     decoder_steps: int | None = setting(None, "Steps", "Steps of the training of the decoder alone. Default: 3000.")
     denoiser_steps: int | None = setting(None, "Steps", "Steps of the diffusion training. Default: 8000.")
     perceptual_steps: int | None = setting(None, "Steps", "Steps of each perceptual network. Default: 800.")
@@ -124,6 +137,7 @@ def pretrain_command(
         dpd pretrain eurosat/train drawn:110 --val-per-class 100,10 --out base
         dpd pretrain DATA --out base --stage denoiser,save --threads 1
         dpd pretrain DATA --out base --device cuda --denoiser-batch 256
+        dpd pretrain sentinel2/ --bands all --out base13
         dpd pretrain eurosat/train --features swimdiff --out encoder
     """
     stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
@@ -134,28 +148,35 @@ def pretrain_command(
     shape = {"latent_channels": latent_channels, "attention_levels": attention_levels}
     base = {"start": start, **shape, "stage": None if stage == "all" else stage}
     features = wants_features(given[FeatureOptions], base | given[TrainingOptions])
+    sources = _sources(data, resolution, seed, given[SourceOptions])
+    _check_reading(sources, features, shape | {"stage": base["stage"]} | given[TrainingOptions])
     require_torch()
     check_writable(out)
-    sources = _sources(data, resolution, seed, given[SourceOptions])
     if features:
         running: dict[str, Any] = {"state": state, "device": device, "threads": threads, "max_minutes": max_minutes}
         pretrain_features_command(sources, out, given[FeatureOptions], **running, json_output=json_output)
         return
     _check_data(sources, start)
+    folder = state or cache_folder("pretrain") / out.resolve().name
     import torch
 
-    from dpd_runtime.files import cache_folder
+    from dpd_train.bases.folder import SHIPPED_BASE
     from dpd_train.compute.device import use_device
+    from dpd_train.pretrain.bands import pretrain_bands
     from dpd_train.pretrain.pretrain import pretrain
 
     log_to_console()
     if threads:
         torch.set_num_threads(threads)
-    config = _config(sources, start, latent_channels, attention_levels, given[TrainingOptions])
     place = use_device(device)
-    folder = state or cache_folder("pretrain") / out.resolve().name
     with stage_progress() as progress:
-        metrics = pretrain(data, out, folder, config, stages, progress, device=place, max_minutes=max_minutes)
+        if sources.reading.carries:
+            training, stages = _of_bands(seed, given[TrainingOptions]), ("autoencoder", "save")
+            bar, first = progress("VAE"), start or SHIPPED_BASE
+            metrics = pretrain_bands(sources, first, out, folder, training, bar, device=place, max_minutes=max_minutes)
+        else:
+            config = _config(sources, start, latent_channels, attention_levels, given[TrainingOptions])
+            metrics = pretrain(data, out, folder, config, stages, progress, device=place, max_minutes=max_minutes)
     _print(out, folder, stages, metrics, json_output)
 
 
@@ -198,7 +219,42 @@ def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any])
         shares=given["shares"],
         crops=Crops() if given["crops"] else None,
         seed=seed,
+        reading=parse_reading(given["bands"], given["stretch"]),
     )
+
+
+def _check_reading(sources: "Sources", features: bool, of_rgb: dict[str, Any]) -> None:
+    """Check the other options beside --bands, which trains only a VAE.
+
+    Args:
+        of_rgb: options of a base, None for those that were not given.
+
+    Raises:
+        InputError: an option that would be ignored.
+    """
+    if not sources.reading.carries:
+        return
+    given = ["features"] if features else []
+    given += ["crops"] if sources.crops is not None else []
+    given += [name for name, value in of_rgb.items() if value is not None and not name.startswith("autoencoder_")]
+    if given:
+        raise InputError(f"{option(given[0])} has no effect with --bands, which trains only a VAE: leave it out")
+
+
+def _of_bands(seed: int, given: dict[str, Any]) -> "AutoencoderTraining":
+    """Return the settings of a VAE for bands with the given steps, batch and rate."""
+    from dpd_train.config import TrainConfig
+    from dpd_train.vae.bands import bands_training
+
+    training: AutoencoderTraining = _changed(bands_training(TrainConfig(seed=seed)), "autoencoder", given)
+    return training
+
+
+def _changed(training: Any, name: str, given: dict[str, Any]) -> Any:
+    """Return the settings of the training `name` with its options that were given."""
+    fields = {"steps": "steps", "batch": "batch", "rate": "peak_rate"}
+    asked = {field: given[f"{name}_{what}"] for what, field in fields.items()}
+    return replace(training, **{field: value for field, value in asked.items() if value is not None})
 
 
 def _check_data(sources: "Sources", start: str | None) -> None:
@@ -232,12 +288,7 @@ def _config(
         shares=sources.shares,
         crops=sources.crops,
     )
-    for name in TRAININGS:
-        for what, field in (("steps", "steps"), ("batch", "batch"), ("rate", "peak_rate")):
-            value = given[f"{name}_{what}"]
-            if value is not None:
-                config = replace(config, **{name: replace(getattr(config, name), **{field: value})})
-    return config
+    return replace(config, **{name: _changed(getattr(config, name), name, given) for name in TRAININGS})
 
 
 def _print(out: Path, folder: Path, stages: tuple[str, ...], metrics: dict[str, Any], json_output: bool) -> None:

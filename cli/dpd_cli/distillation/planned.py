@@ -125,6 +125,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
     from dpd_runtime.machine.cores import idle_cores, usable_cores
+    from dpd_train.bases.folder import check_base_bands
     from dpd_train.images import carried_bands
     from dpd_train.images.look import look_at
     from dpd_train.run.planning.plan import (
@@ -147,6 +148,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     look.check(Path(asked.data))
     held = held_images(Path(asked.data), asked, asked.holdout)
     bands = carried_bands(Path(asked.data), asked.reading)
+    check_base_bands(asked.base, bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held, own_vae=bool(bands))
     _check_codes(task, counts)
     threads, notes = asked.threads or idle_cores(), list[str]()

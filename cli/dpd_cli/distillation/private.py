@@ -189,7 +189,9 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
 
 def _base(asked: PrivateRequest, device: Any) -> "Base":
     from dpd_train.bases.base import DECODER_LIMIT, at_resolution, decoder_fits, load_base
+    from dpd_train.bases.folder import check_base_bands
 
+    check_base_bands(asked.base, ())
     base = load_base(asked.base)
     if not decoder_fits(base, device):
         raise InputError(

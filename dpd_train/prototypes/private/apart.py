@@ -8,6 +8,7 @@ import numpy as np
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import read_object
+from dpd_train.bases.folder import RECORD_NAME
 from dpd_train.images import SceneSet
 from dpd_train.images.structure import near_groups
 
@@ -22,7 +23,7 @@ def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> None:
         InputError: see above.
     """
     known: set[str] = set()
-    for path in (folder / "pretrain.json", folder.parent / "run.json"):
+    for path in (folder / RECORD_NAME, folder.parent / "run.json"):
         if path.is_file():
             data = read_object(path, f"base {name!r}: {path.name}", "copy the base again").get("data")
             known |= {_letters(entry) for entry in (data.get("classes") or {})} if isinstance(data, dict) else set()
