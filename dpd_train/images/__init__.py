@@ -2,7 +2,6 @@
 
 from dpd_runtime.images.pictures import DECODERS, SUFFIXES
 from dpd_train.images.read import (
-    carried_bands,
     check_files,
     common_size,
     hash_part,
@@ -36,7 +35,6 @@ __all__ = [
     "Rejected",
     "Rendering",
     "SceneSet",
-    "carried_bands",
     "check_files",
     "common_size",
     "fingerprint",

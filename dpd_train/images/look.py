@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_runtime.errors import DataError, MissingExtraError
+from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import evenly_spaced, read_square
 from dpd_train.images.content import contents, stamps
 from dpd_train.images.read import name_in, open_source, settled
-from dpd_train.images.rendering import reader
+from dpd_train.images.rendering import Rendering, reader
 from dpd_train.images.scene_set import Finding
 from dpd_train.images.sources import Files, Source, reference_files
 from dpd_train.reading import PLAIN, Reading, parse_reading
@@ -44,11 +45,13 @@ class Look:
     Args:
         counts: part → class → files. A source without parts has "all".
         suggestion: options of the reading with which more of the sample is usable, and what it is then.
+        bands: that the images keep with this reading; empty where they become RGB.
     """
 
     counts: Mapping[str, Mapping[str, int]]
     sample: Sample
     suggestion: tuple[str, Sample] | None
+    bands: tuple[Band, ...]
 
     @property
     def all_bands(self) -> str:
@@ -87,7 +90,8 @@ def look_at(root: Path, reading: Reading = PLAIN) -> Look:
         MissingExtraError: the reading needs rasterio, which is not installed.
     """
     source, parts = _opened(root)
-    sample = _decoded(source, parts, reading)
+    rendering = settled(reading, reference_files(source), source)
+    sample = _decoded(source, parts, rendering)
     suggestion = _suggested(source, parts, sample) if reading.plain and sample.set_aside else None
     if not sample.usable and suggestion is None:
         first = sample.set_aside[0]
@@ -99,6 +103,7 @@ def look_at(root: Path, reading: Reading = PLAIN) -> Look:
         counts={part: {name: len(paths) for name, paths in files.items()} for part, files in parts.items()},
         sample=sample,
         suggestion=suggestion,
+        bands=rendering.carried if rendering is not None else (),
     )
 
 
@@ -128,8 +133,8 @@ def _opened(root: Path) -> tuple[Source, dict[str, Files]]:
     return source, {part: source.files(part) for part in source.parts} or {"all": source.files(None)}
 
 
-def _decoded(source: Source, parts: Mapping[str, Files], reading: Reading) -> Sample:
-    to_pixels = reader(settled(reading, reference_files(source), source))
+def _decoded(source: Source, parts: Mapping[str, Files], rendering: Rendering | None) -> Sample:
+    to_pixels = reader(rendering)
     tried, set_aside = 0, []
     for part, files in parts.items():
         for paths in files.values():
@@ -151,7 +156,8 @@ def _suggested(source: Source, parts: Mapping[str, Files], plain: Sample) -> tup
         assert match is not None
         bands, stretch = (text and text.split()[1] for text in (match["bands"], match["stretch"]))
         try:
-            sample = _decoded(source, parts, parse_reading(bands, stretch))
+            rendering = settled(parse_reading(bands, stretch), reference_files(source), source)
+            sample = _decoded(source, parts, rendering)
         except (DataError, MissingExtraError):  # no limits, or rasterio is not installed: the reason says what to do
             return None
         if sample.usable > plain.usable:

@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import printable, read_bytes, read_square, size_in_header
 from dpd_train.held_out import BY_CONTENT, HeldOut, choose_groups, joined
 from dpd_train.images.arrays import array_size
@@ -93,18 +92,6 @@ def natural_side(root: Path) -> int:
         DataError: as `image_sizes` does.
     """
     return min(common_size(image_sizes(root)))
-
-
-def carried_bands(root: Path, reading: Reading) -> tuple[Band, ...]:
-    """The bands that images keep with this reading, from a sample of the training images; empty where they become RGB.
-
-    Raises:
-        DataError, MissingExtraError: as `read_scenes` does.
-    """
-    if not reading.carries:
-        return ()
-    source = open_source(root)
-    return settle(reading, reference_files(source), source.root).carried
 
 
 def common_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:

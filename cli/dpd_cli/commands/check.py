@@ -47,8 +47,9 @@ def check_command(
     require_torch("train", "eval")
     from dpd_cli.distillation.planned import audit_remarks, held_images
     from dpd_runtime.machine.cores import idle_cores
+    from dpd_train.bases.folder import check_base_bands
     from dpd_train.config import TrainConfig
-    from dpd_train.images import carried_bands, check_files
+    from dpd_train.images import check_files
     from dpd_train.images.look import look_at, shared_scenes
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
     from dpd_train.run.planning.speed import speed_here
@@ -56,18 +57,18 @@ def check_command(
     options = ImageOptions(**given_values(given, ImageOptions))
     counts = check_files(data, "train", options)
     look = look_at(data, options.reading)
+    check_base_bands(base, look.bands)
     shared = shared_scenes(data, options.reading)
     held = held_images(data, options, None)
-    bands = carried_bands(data, options.reading)
-    task = task_of(counts, held=held, own_vae=bool(bands))
+    task = task_of(counts, held=held, own_vae=bool(look.bands))
     notes = [*remarks(counts, task), *audit_remarks(held)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     with progress_bar("measuring") as progress:
-        speed, slowed = speed_here(config, threads or idle_cores(), progress, len(bands))
+        speed, slowed = speed_here(config, threads or idle_cores(), progress, len(look.bands))
     plans = {
         "usual": make_plan(task, speed, MINUTES),
         "least": make_plan(task, speed, 0),
-        "quick": make_plan(task_of(counts, quick=True, own_vae=bool(bands)), speed, QUICK_MINUTES),
+        "quick": make_plan(task_of(counts, quick=True, own_vae=bool(look.bands)), speed, QUICK_MINUTES),
     }
     seconds = {name: plan.total for name, plan in plans.items()}
     notes += slowed

@@ -126,7 +126,6 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     """
     from dpd_runtime.machine.cores import idle_cores, usable_cores
     from dpd_train.bases.folder import check_base_bands
-    from dpd_train.images import carried_bands
     from dpd_train.images.look import look_at
     from dpd_train.run.planning.plan import (
         MINUTES,
@@ -147,9 +146,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     look = look_at(Path(asked.data), asked.reading)
     look.check(Path(asked.data))
     held = held_images(Path(asked.data), asked, asked.holdout)
-    bands = carried_bands(Path(asked.data), asked.reading)
-    check_base_bands(asked.base, bands)
-    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held, own_vae=bool(bands))
+    check_base_bands(asked.base, look.bands)
+    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held, own_vae=bool(look.bands))
     _check_codes(task, counts)
     threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:
@@ -160,7 +158,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
 
         with progress_bar("measuring") as progress:
             config = training_config(asked, full_plan(1, 1), task.ipc)
-            speed, notes = speed_here(config, threads, progress, len(bands))
+            speed, notes = speed_here(config, threads, progress, len(look.bands))
         usual = QUICK_MINUTES if asked.quick else MINUTES
         plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
         if asked.minutes is None and plan.total > 60 * usual * TOLERANCE:

@@ -20,7 +20,6 @@ from dpd_train.images import (
     Reading,
     Rendering,
     SceneSet,
-    carried_bands,
     fingerprint,
     hash_part,
     look_over,
@@ -28,6 +27,7 @@ from dpd_train.images import (
     read_scenes,
     to_float,
 )
+from dpd_train.images.look import look_at
 from dpd_train.images.rasters import read_raster
 from dpd_train.images.scene_set import Part
 from dpd_train.images.structure import EXACT, near_duplicates, near_groups, structure
@@ -88,8 +88,8 @@ def test_every_band_is_stretched_by_its_own_percentiles(count: int, tmp_path: Pa
     assert [band.name for band in scenes.bands] == [str(number) for number in range(1, count + 1)]
     np.testing.assert_allclose([(band.low, band.high) for band in scenes.bands], np.transpose([low, high]), rtol=1e-5)
     assert not any(band.fault() for band in scenes.bands)
-    assert carried_bands(tmp_path, Reading("all")) == scenes.bands
-    assert carried_bands(tmp_path, Reading((1,))) == ()
+    assert look_at(tmp_path, Reading("all")).bands == scenes.bands
+    assert look_at(tmp_path, Reading((1,))).bands == ()
     assert scenes.gaps == (False,) * 6
     assert look_over({"train": scenes}).messages() == []
 
