@@ -24,7 +24,7 @@ from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.selection.method import Look, Seen
 from dpd_eval.selection.methods import find_method
 from dpd_eval.students.cache import default_folder
-from dpd_eval.students.hub import is_hub
+from dpd_eval.students.pretrained import is_pretrained
 from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.student import student_identity
 from dpd_runtime.annotations import Float32, Int64, Progress
@@ -139,7 +139,7 @@ class _Study:
         config, inputs, networks = self.config, self.inputs, self.networks
         real, segmenter = inputs.real, config.segmenter
         found_by = [] if segmenter is None else [f"foreground: objects found by {describe_segmenter(segmenter)}"]
-        models = {name: student_identity(name) for name in self.students if is_hub(name)}
+        models = {name: student_identity(name) for name in self.students if is_pretrained(name)}
         return Evaluation(
             sets=inputs.names,
             train=train,

@@ -4,18 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
 from dpd_eval.students.hub import build_hub_student
-from dpd_runtime.annotations import Float32, Images, Int64
+from dpd_eval.students.logistic import features_of, fit_last_layer
+from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
-from dpd_train.images import to_float
 
-BATCH = 32
 PROCESSOR_NAME = "preprocessor_config.json"
 
 
@@ -45,9 +42,8 @@ class Backbone(nn.Module):
         logits: torch.Tensor = self.model(x * self.scale + self.shift)
         return logits
 
-    @torch.no_grad()
-    def features(self, images: Images) -> Float32:
-        """What the last layer sees of images [n, H, W, 3]: [n, D].
+    def seen(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last layer sees of images [B, 3, H, W]: [B, D].
 
         Raises:
             InputError: it sees more than one vector for an image.
@@ -55,14 +51,12 @@ class Backbone(nn.Module):
         seen: list[torch.Tensor] = []
         handle = self.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            for start in range(0, len(images), BATCH):
-                self(to_float(torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))))
+            self(x)
         finally:
             handle.remove()
-        if any(part.ndim != 2 for part in seen):
+        if seen[0].ndim != 2:
             raise InputError("--backbone: its last layer sees more than one vector for an image; use another model")
-        features: Float32 = torch.cat(seen).numpy()
-        return features
+        return seen[0]
 
     def fit_last_layer(self, images: Images, labels: Int64) -> None:
         """Set the last layer to the logistic regression of `labels` [n] on its standardised inputs.
@@ -70,15 +64,7 @@ class Backbone(nn.Module):
         Tuning all layers from a random last one would first undo what the others have learned (Kumar et al. 2022,
         2202.10054).
         """
-        features = self.eval().features(images)
-        mean, std = features.mean(axis=0), features.std(axis=0) + 1e-6
-        fitted = LogisticRegression(max_iter=1000).fit((features - mean) / std, labels)
-        weights, bias = fitted.coef_ / std, fitted.intercept_ - (fitted.coef_ / std) @ mean
-        if len(weights) == 1:  # of two classes it gives one vector
-            weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-        with torch.no_grad():
-            self.last.weight.copy_(torch.from_numpy(weights))
-            self.last.bias.copy_(torch.from_numpy(bias))
+        fit_last_layer(self.last, features_of(self.eval().seen, images), labels)
 
 
 def open_backbone(folder: str, num_classes: int) -> Backbone:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dpd_eval.extensions import extension_names, load_extension
-from dpd_eval.students.hub import PREFIX, find_folder, is_hub
+from dpd_eval.students.hub import PREFIX
+from dpd_eval.students.pretrained import PROBE, check_pretrained, is_pretrained
 from dpd_runtime.errors import InputError
+from dpd_train.config import FAMILY
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,8 +21,8 @@ def check_student(name: str) -> None:
     Raises:
         InputError: an unknown student, one that an extension refuses, or a model that is not on this machine.
     """
-    if is_hub(name):
-        find_folder(name)
+    if is_pretrained(name):
+        check_pretrained(name)
     elif name not in NAMES:
         extension(name)
 
@@ -33,6 +35,9 @@ def extension(name: str) -> "Callable[..., nn.Module]":
     """
     family, colon, argument = name.partition(":")
     if family not in (offered := extension_names("dpd.students")) or (colon and not argument):
-        raise InputError(f"no student {name!r}: there are {', '.join((*NAMES, *offered))} and {PREFIX}ID_OR_PATH")
+        known = ", ".join((*NAMES, *offered, f"{FAMILY}FOLDER"))
+        raise InputError(
+            f"no student {name!r}: there are {known} and {PREFIX}ID_OR_PATH, the last two also after {PROBE}"
+        )
     build: Callable[..., nn.Module] = load_extension("dpd.students", family)(argument)
     return build

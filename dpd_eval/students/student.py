@@ -3,7 +3,8 @@
 A student takes [B, 3, H, W] in [-1, 1], of any size, and returns logits [B, num_classes]; one that is built with
 `in_channels` takes images of so many bands. No student is a network that made or chose images. To add a family, write
 its file, its name in `names` and a line in `STUDENTS`; or offer it from another package (docs/guides/extend.md). A
-student with `auxiliary_loss(criterion)` adds it to its loss after each call.
+student with `auxiliary_loss(criterion)` adds it to its loss after each call; one with `fit(images, labels, soft)` is
+fitted by that instead of by a recipe.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from torch import nn
 from dpd_eval.extensions import extension_version
 from dpd_eval.students import mobilenetv2, resnet, vit
 from dpd_eval.students.convnet import ConvNet
-from dpd_eval.students.hub import PREFIX, build_hub_student, identity, is_hub
 from dpd_eval.students.names import NAMES, check_student, extension
+from dpd_eval.students.pretrained import build_pretrained, is_pretrained, pretrained_identity
 from dpd_runtime.errors import InputError
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {
@@ -33,8 +34,8 @@ def build_student(name: str, num_classes: int, seed: int, in_channels: int = 3) 
     """Build a student with new weights that depend on `seed` only. The global generator is not changed.
 
     Args:
-        name: a key of `STUDENTS`; `hf:ID_OR_PATH`, which starts from the model's own weights; or a student of another
-            package (`dpd.students`).
+        name: a key of `STUDENTS`; `hf:ID_OR_PATH`, `swimdiff:FOLDER` or `probe:` before one of these, which start from
+            the model's own weights; or a student of another package (`dpd.students`).
         in_channels: bands of the images.
 
     Raises:
@@ -43,9 +44,9 @@ def build_student(name: str, num_classes: int, seed: int, in_channels: int = 3) 
     check_student(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if is_hub(name):
+        if is_pretrained(name):
             _refuse_bands(name, in_channels)
-            return build_hub_student(name, num_classes)
+            return build_pretrained(name, num_classes)
         build = STUDENTS[name] if name in STUDENTS else extension(name)
         if in_channels == 3:
             return build(num_classes)
@@ -78,8 +79,9 @@ def student_identity(name: str) -> str:
         return name
     import transformers
 
-    parts = [PREFIX + identity(name) if is_hub(name) else name, f"transformers {transformers.__version__}"]
-    if name not in NAMES and not is_hub(name):
+    known = is_pretrained(name)
+    parts = [pretrained_identity(name) if known else name, f"transformers {transformers.__version__}"]
+    if name not in NAMES and not known:
         parts += [extension_version("dpd.students", name.partition(":")[0])]
     return " ".join(parts)
 

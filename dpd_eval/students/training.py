@@ -77,8 +77,12 @@ def train_student(
     *,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Build student `name` with new weights and train it, as `train_network`."""
+    """Build student `name` with new weights and train it, as `train_network`, or as it fits itself."""
     model = build_student(name, num_classes, seed, images.shape[-1])
+    fit: Any = getattr(model, "fit", None)
+    if fit is not None:
+        fit(images, labels, soft)
+        return model.eval()
     return train_network(model, images, labels, recipe, seed, progress, soft, device=device)
 
 

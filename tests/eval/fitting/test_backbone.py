@@ -13,6 +13,7 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from dpd_eval.students.backbone import Backbone, open_backbone
+from dpd_eval.students.logistic import features_of
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_train.images import to_float
@@ -70,7 +71,7 @@ def test_the_last_layer_is_the_logistic_regression_of_its_inputs(classes: int, t
     images, labels = drawn(classes)
     backbone = open_backbone(str(write_vit(tmp_path)), classes)
     backbone.fit_last_layer(images, labels)
-    features = backbone.features(images)
+    features = features_of(backbone.seen, images)
     scaled = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
     expected = LogisticRegression(max_iter=1000).fit(scaled, labels).predict_proba(scaled)
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_a_last_layer_for_each_token_is_refused(tmp_path: Path) -> None:
             return self.last(x.flatten(2)[:, :, :4]).mean(dim=1)
 
     with pytest.raises(InputError, match="sees more than one vector for an image"):
-        Backbone(Tokens(), None, MEAN, STD).features(drawn(2)[0])
+        features_of(Backbone(Tokens(), None, MEAN, STD).seen, drawn(2)[0])
 
 
 def test_the_processors_size_may_be_a_crop_or_a_shortest_edge(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Students that begin with an encoder: `swimdiff:FOLDER` tunes one that was trained without labels, as `hf:` tunes a
+transformers model, and `probe:` before either name fits one layer behind it and leaves the encoder as it is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpd_eval.students.hub import PREFIX, find_folder, identity, is_hub
+from dpd_runtime.errors import InputError
+from dpd_train.classifiers.encoder import check_encoder
+from dpd_train.config import FAMILY
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PROBE = "probe:"
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether the student begins with weights that have seen other images."""
+    return is_hub(name) or name.startswith((FAMILY, PROBE))
+
+
+def check_pretrained(name: str) -> None:
+    """Check the folder that the name of a pretrained student gives. Loads no PyTorch.
+
+    Raises:
+        InputError: nothing of that kind is there.
+    """
+    inner = name.removeprefix(PROBE)
+    if is_hub(inner):
+        find_folder(inner)
+    elif inner.startswith(FAMILY):
+        check_encoder(_folder(inner))
+    else:
+        raise InputError(f"student {name}: give {PROBE}{FAMILY}FOLDER or {PROBE}{PREFIX}ID_OR_PATH")
+
+
+def pretrained_identity(name: str) -> str:
+    """The name with the hash of the weights instead of a folder; results depend on it."""
+    inner = name.removeprefix(PROBE)
+    weights = (
+        PREFIX + identity(inner) if is_hub(inner) else FAMILY + str(check_encoder(_folder(inner))["weights_sha256"])
+    )
+    return (PROBE if name.startswith(PROBE) else "") + weights
+
+
+def build_pretrained(name: str, num_classes: int) -> "nn.Module":
+    """Build the student with a new last layer.
+
+    Raises:
+        InputError: as `check_pretrained`, or weights that cannot be used.
+    """
+    from torch import nn
+
+    from dpd_eval.students.backbone import open_backbone
+    from dpd_eval.students.hub import build_hub_student
+    from dpd_eval.students.probe import EncoderBody, HubBody, Probe
+    from dpd_train.classifiers.encoder import load_encoder
+
+    if name.startswith(PROBE):
+        inner = name.removeprefix(PROBE)
+        hub = HubBody(open_backbone(str(find_folder(inner)), num_classes)) if is_hub(inner) else None
+        body = hub or EncoderBody(load_encoder(_folder(inner)))
+        return Probe(body, body.width, num_classes)
+    if is_hub(name):
+        return build_hub_student(name, num_classes)
+    network = load_encoder(_folder(name)).network.requires_grad_()
+    network.head = nn.Linear(network.head.in_features, num_classes)
+    return network
+
+
+def _folder(name: str) -> Path:
+    return Path(name.removeprefix(FAMILY)).expanduser()

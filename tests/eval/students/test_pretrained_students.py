@@ -1,0 +1,125 @@
+"""Students that begin with an encoder: what is tuned, what stays, and a probe against scikit-learn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from transformers import ViTConfig, ViTForImageClassification
+
+from dpd_eval.extractors.choice import build_extractor
+from dpd_eval.students.names import check_student
+from dpd_eval.students.probe import Probe
+from dpd_eval.students.recipe import load_recipe
+from dpd_eval.students.student import build_student, student_identity
+from dpd_eval.students.training import predict, train_student
+from dpd_runtime.annotations import Images, Int64
+from dpd_runtime.errors import InputError
+from dpd_train.classifiers.encoder import save_encoder
+from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.images import SceneSet
+
+SIDE, CLASSES = 16, 3
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    torch.manual_seed(5)
+    save_encoder(ResNet(ResNetConfig(num_classes=4, widths=(4, 8, 8))), tmp_path / "enc", {"resolution": SIDE})
+    return tmp_path / "enc"
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    shape = {"image_size": SIDE, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32}
+    torch.manual_seed(3)
+    config = ViTConfig(num_hidden_layers=1, num_attention_heads=2, num_labels=5, **shape)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+def drawn(count: int, seed: int = 0) -> tuple[Images, Int64]:
+    """Noise whose brightness is the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    images = rng.integers(0, 80, (count, SIDE, SIDE, 3)) + 70 * labels[:, None, None, None]
+    return images.astype(np.uint8), labels
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_probe_is_scikit_learns_regression_on_what_the_extractor_sees(encoder: Path) -> None:
+    (images, labels), (others, _) = drawn(30), drawn(20, seed=1)
+    model = train_student(f"probe:swimdiff:{encoder}", images, labels, CLASSES, load_recipe("quick"), seed=0)
+    scenes = SceneSet(("a", "b", "c"), images, labels, (), ())
+    extractor = build_extractor(f"swimdiff:{encoder}", scenes)
+    seen, unseen = extractor.features(images), extractor.features(others)
+    mean, std = seen.mean(axis=0), seen.std(axis=0) + 1e-6
+    expected = LogisticRegression(max_iter=1000).fit((seen - mean) / std, labels).predict((unseen - mean) / std)
+    np.testing.assert_array_equal(predict(model, others, "fp32"), expected)
+
+
+def test_soft_labels_that_are_certain_are_hard_ones(encoder: Path) -> None:
+    images, labels = drawn(30)
+    probes = [build_student(f"probe:swimdiff:{encoder}", CLASSES, 0) for _ in range(3)]
+    soft = np.eye(CLASSES, dtype=np.float32)[labels]
+    for probe, given in zip(probes, (None, soft, 0.8 * soft + 0.2 / CLASSES), strict=True):
+        assert isinstance(probe, Probe)
+        probe.fit(images, labels, given)
+    hard, certain, unsure = (probe.last.weight.detach() for probe in probes)
+    torch.testing.assert_close(certain, hard, rtol=1e-3, atol=1e-4)
+    assert float(unsure.norm()) < 0.8 * float(hard.norm())
+
+
+@pytest.mark.parametrize("kind", ["swimdiff", "hf"])
+def test_a_probe_leaves_its_encoder_alone(kind: str, encoder: Path, vit: Path) -> None:
+    name = f"probe:{kind}:{encoder if kind == 'swimdiff' else vit}"
+    images, labels = drawn(30)
+    before = weights(build_student(name, CLASSES, 0))
+    after = weights(train_student(name, images, labels, CLASSES, load_recipe("quick"), seed=0))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"last.weight", "last.bias"}
+
+
+def test_an_encoder_is_tuned_from_its_weights_with_a_new_last_layer(encoder: Path) -> None:
+    name, other = f"swimdiff:{encoder}", build_student("convnet", CLASSES, 0)
+    first, again, second = (build_student(name, CLASSES, seed) for seed in (0, 0, 1))
+    assert first(torch.zeros(2, 3, 24, 24)).shape == (2, CLASSES)
+    a, b, c = weights(first), weights(again), weights(second)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert {key for key in a if not torch.equal(a[key], c[key])} == {"head.weight", "head.bias"}
+    assert all(parameter.requires_grad for parameter in first.parameters())
+    assert type(first) is not type(other)
+
+
+def test_the_key_of_a_training_has_the_weights_and_no_folder(encoder: Path, vit: Path) -> None:
+    for name in (f"swimdiff:{encoder}", f"hf:{vit}"):
+        plain, probe = student_identity(name), student_identity(f"probe:{name}")
+        assert probe == f"probe:{plain}"
+        assert str(encoder.parent) not in plain
+    before = student_identity(f"swimdiff:{encoder}")
+    torch.manual_seed(6)
+    save_encoder(ResNet(ResNetConfig(num_classes=4, widths=(4, 8, 8))), encoder, {"resolution": SIDE})
+    assert student_identity(f"swimdiff:{encoder}") != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("probe:convnet", "student probe:convnet: give probe:swimdiff:FOLDER or probe:hf:ID_OR_PATH"),
+        ("swimdiff:nothere", "swimdiff:nothere: no such folder"),
+        ("probe:swimdiff:nothere", "swimdiff:nothere: no such folder"),
+        ("probe:hf:no-such/model", "not in this machine's hub cache|no such"),
+    ],
+)
+def test_what_is_no_encoder_is_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_student(name)
+
+
+def test_other_bands_are_refused(encoder: Path) -> None:
+    with pytest.raises(InputError, match="takes images of 3 bands, these have 5"):
+        build_student(f"probe:swimdiff:{encoder}", CLASSES, 0, in_channels=5)
