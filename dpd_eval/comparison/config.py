@@ -24,8 +24,8 @@ class EvaluateConfig(ImageOptions):
         ("convnet",),
         "Model",
         "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
-        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18; pretrained swimdiff:FOLDER or hf:ID_OR_PATH, tuned as a whole "
-        "or with probe: before it; also groups:NAME=BANDS;NAME=BANDS.",
+        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH; also swimdiff:FOLDER, probe: before one "
+        "of the last two, and groups:NAME=BANDS;NAME=BANDS.",
     )
     baselines: tuple[str, ...] = setting(
         ("random",),

@@ -1,9 +1,9 @@
 """The options of `dpd fit`. Every field is an option; this module does not load PyTorch."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dpd_eval.students.hub import PREFIX
+from dpd_eval.students.pretrained import without_folder
 from dpd_runtime.errors import InputError
 from dpd_train.options import setting
 from dpd_train.reading import ImageOptions
@@ -54,4 +54,4 @@ class FitConfig(ImageOptions):
     @property
     def described(self) -> str:
         """The network as a record names it, without a local folder."""
-        return PREFIX + Path(self.backbone).name if self.backbone is not None else self.network
+        return without_folder(self.network)

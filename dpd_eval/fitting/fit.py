@@ -16,6 +16,7 @@ from dpd_eval.fitting.config import FitConfig
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
 from dpd_eval.students.backbone import open_backbone
 from dpd_eval.students.names import check_student
+from dpd_eval.students.pretrained import PROBE
 from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.training import predict, train_network, train_student
 from dpd_runtime.annotations import Images, Progress
@@ -57,6 +58,11 @@ def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:
         InputError, DataError: as `fit`.
     """
     recipe = load_recipe(config.recipe)
+    if config.network.startswith(PROBE):
+        raise InputError(
+            f"--student {config.network}: a probe is for dpd evaluate; leave out {PROBE}, or give --backbone FOLDER "
+            "--steps 0"
+        )
     check_student(config.network)
     if bands := bands_of_set(distilled):
         raise InputError(

@@ -35,6 +35,12 @@ def check_pretrained(name: str) -> None:
         raise InputError(f"student {name}: give {PROBE}{FAMILY}FOLDER or {PROBE}{PREFIX}ID_OR_PATH")
 
 
+def without_folder(name: str) -> str:
+    """The name of a student as a record gives it: of a folder on this machine the last part alone."""
+    family, colon, place = name.rpartition(":")
+    return family + colon + Path(place).name if is_pretrained(name) and Path(place).is_dir() else name
+
+
 def pretrained_identity(name: str) -> str:
     """The name with the hash of the weights instead of a folder; results depend on it."""
     inner = name.removeprefix(PROBE)

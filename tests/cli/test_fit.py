@@ -84,6 +84,7 @@ def test_json(folder: Path, process_environment: dict[str, str]) -> None:
         (("set", "--own", "others"), "--own others: its classes are not those of set, first B"),
         (("set", "--bands", "1"), "are for --own images; give some"),
         (("set", "--student", "alexnet"), "no student 'alexnet'"),
+        (("set", "--student", "probe:swimdiff:enc"), "a probe is for dpd evaluate"),
         (("set", "--out", "own"), "--out own exists; choose another --out"),
         (("set", "--out", "own", "--overwrite"), "own is not a classifier that dpd fit wrote"),
     ],

@@ -56,7 +56,7 @@ def test_the_example_is_installed_and_used(tmp_path: Path, process_environment: 
 
 
 def test_an_unknown_name_lists_those_that_there_are() -> None:
-    with pytest.raises(InputError, match=r"no student 'mine': there are convnet, .*dsdnet, groups and hf:ID_OR_PATH"):
+    with pytest.raises(InputError, match=r"no student 'mine': there are convnet, .*, groups, swimdiff:FOLDER and hf:"):
         check_student("mine")
     with pytest.raises(InputError, match=r"no student 'dsdnet:vit': there are dsdnet:convnet"):
         check_student("dsdnet:vit")

@@ -10,6 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.students.names import check_student
+from dpd_eval.students.pretrained import without_folder
 from dpd_eval.students.probe import Probe
 from dpd_eval.students.recipe import load_recipe
 from dpd_eval.students.student import build_student, student_identity
@@ -104,6 +105,13 @@ def test_the_key_of_a_training_has_the_weights_and_no_folder(encoder: Path, vit:
     torch.manual_seed(6)
     save_encoder(ResNet(ResNetConfig(num_classes=4, widths=(4, 8, 8))), encoder, {"resolution": SIDE})
     assert student_identity(f"swimdiff:{encoder}") != before
+
+
+def test_a_record_names_no_folder(encoder: Path, vit: Path) -> None:
+    assert without_folder(f"probe:swimdiff:{encoder}") == "probe:swimdiff:enc"
+    assert without_folder(f"hf:{vit}") == "hf:vit"
+    for name in ("convnet", "dsdnet:resnet", "hf:google/vit-base-patch16-224"):
+        assert without_folder(name) == name
 
 
 @pytest.mark.parametrize(
