@@ -16,6 +16,7 @@ from dpd_eval.selection.methods import find_method, select
 from dpd_eval.students.student import at_inference, build_student, count_multiply_adds
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.errors import DpdError, InputError
+from dpd_train.classifiers.network import count_parameters
 from dpd_train.images import SceneSet
 
 
@@ -35,7 +36,7 @@ def describe_student(name: str, classes: int, side: int, in_channels: int = 3) -
         raise InputError(
             f"student {name} cannot process images of {side} px ({reason}): give another --resolution"
         ) from None
-    return StudentInfo(cost, sum(p.numel() for p in model.parameters()))
+    return StudentInfo(cost, count_parameters(model))
 
 
 def plan_trainings(

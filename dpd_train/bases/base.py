@@ -18,6 +18,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import Denoise, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, weights_variant
+from dpd_train.classifiers.network import count_parameters
 
 DECODER_LIMIT = 10_000_000  # parameters of a VAE's decoder up to which a CPU can train it, or match codes through it
 DECODED = 6  # latents in one call of the decoder, if there may be many
@@ -94,8 +95,7 @@ def _scheduler(folder: Path) -> DDIMScheduler:
 
 def is_large(base: Base) -> bool:
     """Whether the UNet has at least LARGE parameters."""
-    parameters: int = sum(p.numel() for p in base.unet.parameters())
-    return parameters >= LARGE
+    return count_parameters(base.unet) >= LARGE
 
 
 def rows_a_call(network: AutoencoderKL | UNet2DConditionModel, side: int, most: int) -> int:
@@ -106,7 +106,7 @@ def rows_a_call(network: AutoencoderKL | UNet2DConditionModel, side: int, most: 
 
 def decoder_fits(base: Base, device: torch.device) -> bool:
     """Whether the VAE's decoder can run thousands of times with its gradient: on a GPU, or because it is small."""
-    return device.type != "cpu" or sum(p.numel() for p in base.vae.decoder.parameters()) <= DECODER_LIMIT
+    return device.type != "cpu" or count_parameters(base.vae.decoder) <= DECODER_LIMIT
 
 
 def at_resolution(base: Base, side: int) -> Base:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dpd_train.bases.base import Base
-from dpd_train.classifiers.network import ResNet
+from dpd_train.classifiers.network import ResNet, count_parameters
 
 Tensors = tuple[torch.Tensor, ...]
 """Inputs of one call, in the order of the graph's inputs."""
@@ -43,7 +43,7 @@ class Graph:
     @property
     def weights(self) -> int:
         """Number of parameters that the graph holds."""
-        return sum(p.numel() for p in self.module.parameters())
+        return count_parameters(self.module)
 
 
 class Unet(nn.Module):
