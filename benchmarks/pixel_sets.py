@@ -1,13 +1,15 @@
-"""Distil without a decoder: pixels matched as codes are, and distribution matching (Zhao and Bilen 2023).
+"""Other ways to distil: pixels matched as codes are, and distribution matching (Zhao and Bilen 2023).
 
     python benchmarks/pixel_sets.py DATA --val-per-class 100 --run RUN --method matched --rates 0.01,0.03,0.1 \
         --seeds 0,1 --work W --out pixel_sets.json
+    python benchmarks/pixel_sets.py DATA --val-per-class 100 --method distribution-matching --work W --out dm.json
 
-Both make ten images per class. `matched` is what `dpd train` does, with the same watchers, statistics, loss and steps,
+All make ten images per class. `matched` is what `dpd train` does, with the same watchers, statistics, loss and steps,
 but pixels are optimised instead of codes; it starts from sampled images of RUN. `distribution-matching` starts from
 random training images, as its paper does, and matches class means in a new untrained network at each step; the network
-is half as wide as the paper's, and augmentations are those that all students here see. The first seed decides the rate;
-then each seed is one set. Validation part, 8 pairs of students a set. Finished sets in --work are used again.
+is half as wide as the paper's, and augmentations are those that all students here see.
+`latent-distribution-matching` does that to latents of --base, which are decoded. The first seed decides the rate; then
+each seed is one set. Validation part, 8 pairs of students a set. Finished sets in --work are used again.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from dpd_eval import EvaluateConfig, evaluate
 from dpd_eval.statistics import t_interval
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import decode_in_parts, load_base
+from dpd_train.bases.latents import encode
 from dpd_train.captions.attributes import caption
 from dpd_train.captions.captions import embed
 from dpd_train.classifiers.network import load_classifier
@@ -61,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--val-per-class", type=int)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--run", type=Path, help="for matched")
+    parser.add_argument("--base", default="nano", help="for latent-distribution-matching")
     parser.add_argument("--method", choices=METHODS, required=True)
     parser.add_argument("--rates", default="0.01,0.03,0.1")
     parser.add_argument("--seeds", default="0,1")
@@ -97,7 +101,8 @@ def main() -> None:
 
 def made(args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float, seed: int) -> Path:
     """A folder with the set that was made with these arguments; it appears when all images are written."""
-    key = {"run": str(args.run.resolve()), "steps": args.steps, "images": fingerprint(train)["sha256"]}
+    source = args.base if args.run is None else str(args.run.resolve())
+    key = {"run": source, "steps": args.steps, "images": fingerprint(train)["sha256"]}
     out: Path = args.work / f"{args.method}-{rate}-{seed}-{digest(key)}"
     if not out.exists():
         part = out.with_suffix(".part")
@@ -144,21 +149,34 @@ def distribution_matched(
     args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float, seed: int
 ) -> torch.Tensor:
     """Images [classes · IPC, 3, H, W] whose class means are those of real batches in untrained networks."""
-    data, labels = labelled(train)
-    rows = [torch.nonzero(labels == label).flatten() for label in range(len(train.classes))]
+    return with_the_means_of(*labelled(train), rate, args.steps, seed)
+
+
+def latent_distribution_matched(
+    args: argparse.Namespace, train: SceneSet, held: SceneSet, rate: float, seed: int
+) -> torch.Tensor:
+    """The same for latents of the base, decoded."""
+    base = load_base(args.base)
+    latents = encode(base.vae, train.images) * float(base.vae.config.scaling_factor)
+    codes = with_the_means_of(latents, torch.from_numpy(train.labels), rate, args.steps, seed)
+    return to_float(torch.from_numpy(decode_in_parts(base, codes.numpy())))
+
+
+def with_the_means_of(data: torch.Tensor, labels: torch.Tensor, rate: float, steps: int, seed: int) -> torch.Tensor:
+    """IPC of each class [classes · IPC, C, H, W], begun at some of `data` [n, C, H, W], with the means of all of it."""
+    rows = [torch.nonzero(labels == label).flatten() for label in range(int(labels.max()) + 1)]
 
     def drawn(generator: torch.Generator, count: int) -> torch.Tensor:
         return data[torch.cat([own[torch.randperm(len(own), generator=generator)[:count]] for own in rows])]
 
-    pixels = drawn(torch.Generator().manual_seed(seed), IPC).requires_grad_()
-    optimizer = torch.optim.SGD([pixels], rate, momentum=MOMENTUM)
-    for step in range(args.steps):
+    made = drawn(torch.Generator().manual_seed(seed), IPC).requires_grad_()
+    optimizer = torch.optim.SGD([made], rate, momentum=MOMENTUM)
+    for step in range(steps):
         generator = step_generator(FIRST_SEED + seed, step)
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        network = untrained()
-        reals = drawn(generator, REALS)
+        network = untrained(data.shape[1])
         means = []
-        for images in (reals, pixels):
+        for images in (drawn(generator, REALS), made):
             seen = View(generator, len(images), images.shape[-1], CPU)(images)
             with autocast("cpu"):
                 features = network(seen).float().flatten(1)
@@ -168,22 +186,24 @@ def distribution_matched(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 100 == 0:
-            print(
-                f"distribution matching, rate {rate}, seed {seed}: {step}/{args.steps}, {loss.item():.4g}", flush=True
-            )
-    return pixels.detach()
+            print(f"distribution matching, rate {rate}, seed {seed}: {step}/{steps}, {loss.item():.4g}", flush=True)
+    return made.detach()
 
 
-def untrained() -> nn.Module:
+def untrained(in_channels: int) -> nn.Module:
     """The ConvNet of dataset distillation: three blocks of convolution, instance norm, ReLU and average pooling."""
     layers: list[nn.Module] = []
-    for channels in (3, WIDTH, WIDTH):
+    for channels in (in_channels, WIDTH, WIDTH):
         layers += [nn.Conv2d(channels, WIDTH, 3, padding=1), nn.GroupNorm(WIDTH, WIDTH), nn.ReLU(), nn.AvgPool2d(2)]
     return nn.Sequential(*layers)
 
 
 Made = Callable[[argparse.Namespace, SceneSet, SceneSet, float, int], torch.Tensor]
-METHODS: dict[str, Made] = {"matched": matched, "distribution-matching": distribution_matched}
+METHODS: dict[str, Made] = {
+    "matched": matched,
+    "distribution-matching": distribution_matched,
+    "latent-distribution-matching": latent_distribution_matched,
+}
 
 
 if __name__ == "__main__":
