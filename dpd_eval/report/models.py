@@ -50,7 +50,7 @@ class BundleRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run. config: as resolved by `dpd train`, with paths reduced to names. samples: of the fine-tuned model.
+    """A run. config: as resolved by `dpd train`, with paths reduced to names. samples: what `caption` says.
 
     images, prototypes: counts per class. noise_levels: error of ẑ0 of each predictor, by timestep.
     """
@@ -65,6 +65,7 @@ class RunRecord:
     versions: Mapping[str, str]
     seconds: float | None
     samples: Picture | None
+    caption: str
     audit_record: NamedAudit | None
 
 
@@ -116,6 +117,10 @@ def embedded_hash() -> tuple[str, Sampler] | None:
     return bundle.hash, bundle.manifest.sampler
 
 
+SAMPLED = "Images sampled by the fine-tuned model, before selection"
+DECODED = "Decoded codes in false colour, some of each class"  # bands that no denoiser knows
+
+
 @dataclass(frozen=True)
 class _RunFile:
     """What the page shows of run.json."""
@@ -137,7 +142,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     where = str(folder / "run.json")
     content = parse_json(read_file(folder / "run.json"), where)
     run = convert(hide_all_paths(content), _RunFile, where)
-    levels = run.metrics.pop("noise_levels", {})
+    levels, rendering = run.metrics.pop("noise_levels", {}), run.data.get("rendering")
     sample = folder / "samples" / "final.png"
     pixels = read_pixels(sample, MOST_PIXELS) if sample.is_file() else None
     audit = folder / "audit.json"
@@ -155,6 +160,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
         versions=run.versions,
         seconds=run.seconds,
         samples=None if pixels is None else embed(Image.fromarray(pixels)),
+        caption=DECODED if isinstance(rendering, dict) and rendering.get("carried") else SAMPLED,
         audit_record=read_audit(parse_json(read_file(audit), str(audit)), name, str(audit))
         if audit.is_file()
         else None,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dpd_eval.report.report import write_report
 from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
 from dpd_runtime import Output, generate, load_bundle, write_set
@@ -88,6 +89,13 @@ def test_the_vae_was_trained_on_the_bands(made: tuple[int, Path]) -> None:
     before, after = with_bands(load_base(str(folder / "base")), count).vae, vae
     errors = [float((reconstruct(one, images) - images).square().mean()) for one in (before, after)]
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_report_of_its_run_shows_decoded_codes(made: tuple[int, Path], tmp_path: Path) -> None:
+    write_report([made[1] / "run"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Decoded codes in false colour" in page
+    assert "sampled" not in page.replace("sampled_images", "").replace("sampled images", "")
 
 
 def test_a_set_has_physical_values_that_are_read_as_the_same_pixels(made: tuple[int, Path], tmp_path: Path) -> None:
