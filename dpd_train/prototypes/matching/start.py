@@ -16,9 +16,10 @@ CALL = 20  # latents in one call of the UNet
 
 
 def gaussian_codes(latents: torch.Tensor, labels: torch.Tensor, classes: int, count: int, seed: int) -> torch.Tensor:
-    """Scaled latents [classes, count, C, h, w]: Gaussian fields with the mean and the power spectrum of a class.
+    """Scaled latents [classes, count, C, h, w]: Gaussian fields with the mean and the cross-spectrum of a class.
 
-    For a VAE whose latents the denoiser does not know. Noise without a spectrum would decode to fine grain.
+    For a VAE whose latents the denoiser does not know. Noise without a spectrum would decode to fine grain, and
+    independent channels to what no image is: a decoder's channels are correlated.
 
     Args:
         latents: scaled, of the training images [n, C, h, w]. labels: [n].
@@ -27,10 +28,23 @@ def gaussian_codes(latents: torch.Tensor, labels: torch.Tensor, classes: int, co
     for label in range(classes):
         own = latents[labels == label]
         mean = own.mean((0, 2, 3), keepdim=True)
-        amplitude = torch.fft.fft2(own - mean, norm="ortho").abs().square().mean(0).sqrt()  # of all images together
-        noise = torch.randn((count, *own.shape[1:]), generator=generator)
-        codes.append(mean + torch.fft.ifft2(amplitude * torch.fft.fft2(noise)).real)
+        roots = _root(_channels_last(torch.fft.fft2((own - mean).double(), norm="ortho")))
+        noise = _channels_last(torch.fft.fft2(torch.randn((count, *own.shape[1:]), generator=generator).double()))
+        coloured = torch.einsum("hwij,nhwj->nhwi", roots, noise)
+        codes.append(mean + torch.fft.ifft2(coloured, dim=(1, 2)).real.permute(0, 3, 1, 2).to(mean.dtype))
     return torch.stack(codes)
+
+
+def _channels_last(values: torch.Tensor) -> torch.Tensor:
+    return values.permute(0, 2, 3, 1)
+
+
+def _root(spectra: torch.Tensor) -> torch.Tensor:
+    """Square roots [h, w, C, C] of the cross-spectrum of all images' spectra [n, h, w, C] together."""
+    covariance = torch.einsum("nhwi,nhwj->hwij", spectra, spectra.conj()) / len(spectra)
+    values, vectors = torch.linalg.eigh(covariance)
+    root: torch.Tensor = (vectors * values.clamp_min(0).sqrt()[..., None, :].to(vectors.dtype)) @ vectors.mH
+    return root
 
 
 def starting_codes(

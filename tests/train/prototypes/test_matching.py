@@ -256,7 +256,9 @@ def test_codes_begin_as_the_clearest_of_the_models_own_candidates(
 def test_noise_that_codes_start_from_has_the_mean_and_the_spectrum_of_its_class() -> None:
     generator = torch.Generator().manual_seed(0)
     smooth = torch.nn.functional.avg_pool2d(torch.randn(60, 2, 24, 24, generator=generator), 5, stride=1)[..., :16, :16]
-    latents = torch.cat([3 + 2 * smooth, torch.randn(60, 2, 16, 16, generator=generator)])
+    rough = torch.randn(60, 2, 16, 16, generator=generator)
+    rough[:, 1] = 0.6 * rough[:, 1] - 0.8 * rough[:, 0]
+    latents = torch.cat([3 + 2 * smooth, rough])
     codes = gaussian_codes(latents, torch.arange(2).repeat_interleave(60), 2, 400, 1)
     assert codes.shape == (2, 400, 2, 16, 16)
     for own, made in zip(latents.split(60), codes, strict=True):
@@ -267,5 +269,8 @@ def test_noise_that_codes_start_from_has_the_mean_and_the_spectrum_of_its_class(
         assert (power / wanted).mean() == pytest.approx(1, abs=0.02)
     again = gaussian_codes(latents, torch.arange(2).repeat_interleave(60), 2, 400, 1)
     assert torch.equal(codes, again)
+    for made, wanted in zip(codes, (0.0, -0.8), strict=True):  # how the two channels go together
+        a, b = (made[:, channel] - made[:, channel].mean() for channel in range(2))
+        assert float((a * b).mean() / (a.std() * b.std())) == pytest.approx(wanted, abs=0.05)
     nearest = torch.cdist(codes[0].flatten(1), latents[:60].flatten(1)).min()
     assert nearest > 0.5 * torch.cdist(latents[:60].flatten(1), latents[:60].flatten(1)).median()  # none is an image
