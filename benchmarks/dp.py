@@ -4,7 +4,7 @@
         --public ../shared/data/ucmerced/train --work /var/tmp/dp --out dp.json
 
 DATA is the private set. --base must not have seen it, nor the public images. Codes are made as `dpd distill --dp` makes
-them, once for each run: run i has noise, watchers, starts and matching of its own; epsilon inf has no noise. Students
+them, once for each run: run i has noise, watchers, images and a decoder of its own; epsilon inf has no noise. Students
 are tested on the validation part of DATA, never on test/, and intervals are over runs if there are several. Epsilon is
 for one image replaced by another of its class. The figures tell about DATA, so they have no guarantee.
 
@@ -38,7 +38,6 @@ from dpd_train.classifiers.training import labelled
 from dpd_train.compute.device import hardware, use_device
 from dpd_train.held_out import HeldOut
 from dpd_train.images import SceneSet, read_scenes
-from dpd_train.prototypes.matching import Matching
 from dpd_train.prototypes.private import decoder
 from dpd_train.prototypes.private import public as watchers
 from dpd_train.prototypes.private.apart import check_base_apart, check_images_apart, check_places_apart
@@ -78,8 +77,7 @@ def make_set(
         private=lambda: labelled(private), counts=tuple(counts), public=public, base=base, folder=folder
     )
     begun = time.perf_counter()
-    matching = Matching(steps=args.steps, seed=run)
-    made = private_codes(inputs, budget, matching, args.ipc, lambda title: lambda *_: None, device=use_device("auto"))
+    made = private_codes(inputs, budget, args.ipc, run, lambda title: lambda *_: None, device=use_device("auto"))
     images = decode_in_parts(made.base, made.codes.reshape(-1, *made.codes.shape[2:]))
     shutil.rmtree(out, ignore_errors=True)
     write_set(made.codes, images.reshape(len(counts), args.ipc, *images.shape[1:]), private.classes, out)
@@ -132,7 +130,7 @@ def measure(
 
 def check_same(args: argparse.Namespace) -> None:
     """End the program if --work holds what other arguments made."""
-    names = ("data", "base", "public", "delta", "ipc", "steps", "val_per_class")
+    names = ("data", "base", "public", "delta", "ipc", "val_per_class")
     decided, path = {name: str(getattr(args, name)) for name in names}, args.work / "arguments.json"
     args.work.mkdir(parents=True, exist_ok=True)
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != decided:
@@ -147,10 +145,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--public", type=Path, help="labelled public images; default: drawn scenes")
     parser.add_argument("--epsilon", type=float, nargs="+", default=[math.inf, 10.0, 1.0])
     parser.add_argument("--delta", type=float, default=1e-5)
-    parser.add_argument("--ipc", type=int, default=20)
+    parser.add_argument("--ipc", type=int, default=200)
     parser.add_argument("--runs", type=int, default=1, help="releases of each epsilon")
     parser.add_argument("--pairs", type=int, default=5, help="of students; a multiple of --runs")
-    parser.add_argument("--steps", type=int, default=300, help="of matching, for each ten codes of a class")
     parser.add_argument("--recipe", default="quick")
     parser.add_argument("--val-per-class", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -193,7 +190,6 @@ def main() -> None:
         "neighbours": "one image, replaced by another of its class",
         "delta": args.delta,
         "ipc": args.ipc,
-        "matching_steps": args.steps,
         "watcher_steps": watchers.STEPS,
         "decoder_steps": decoder.STEPS,
         "tested_on": "validation",

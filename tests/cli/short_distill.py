@@ -20,7 +20,6 @@ import torch
 
 import dpd_cli.commands.distill as command
 import dpd_cli.distillation.planned as planned
-import dpd_cli.distillation.private as private
 import dpd_eval.comparison.evaluate as evaluation
 import dpd_eval.extractors.own as own
 from dpd_cli import interrupts
@@ -28,7 +27,7 @@ from dpd_cli.main import main
 from dpd_cli.progress import Update
 from dpd_train.classifiers import training
 from dpd_train.prototypes.matching import codes, statistics
-from dpd_train.prototypes.private import budget, decoder, public, starts
+from dpd_train.prototypes.private import budget, choice, decoder, public
 from dpd_train.prototypes.private import codes as private_codes
 from dpd_train.prototypes.private.release import Release, read_release, release
 from dpd_train.run.planning import plan
@@ -76,8 +75,8 @@ def shorten() -> None:
     plan.AUDIT_IMAGES, statistics.VIEWS = 20, 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
-    decoder.STEPS, decoder.IMAGES, decoder.HELD, starts.CANDIDATES = 2, 30, 6, 30
-    private.MATCHING_STEPS, public.STEPS, public.DRAWN, budget.WIDTHS = 4, 2, 3, (8,)
+    decoder.STEPS, choice.LEAST, choice.CANDIDATES = 2, 30, 1
+    public.STEPS, public.DRAWN, budget.WIDTHS = 2, 3, (8,)
     own.own_extractor = lambda train, cache, progress, device: own_extractor(train, cache, progress, steps=3)
 
 

@@ -102,7 +102,7 @@ def made(folder: Path, process_environment: dict[str, str]) -> Done:
     assert begun.returncode == -9, begun.stderr
     assert not (folder / "site-run" / "release.safetensors").exists()
     assert not list(ledger(folder)), "nothing was released yet"
-    killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill="matching:2")
+    killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill="decoder:1")
     assert killed.returncode == -9, killed.stderr
     released = (folder / "site-run" / "release.safetensors").read_bytes()
     (folder / "scenes").rename(folder / "away")

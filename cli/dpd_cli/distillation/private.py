@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from dpd_train.prototypes.private.ledger import Cost, Entry
     from dpd_train.prototypes.private.release import Release
 
-MATCHING_STEPS = 300  # for each ten codes of a class, as `dpd train` does
 DONE = "result.json"
 
 
@@ -147,7 +146,6 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
 
     from dpd_runtime.machine.cores import idle_cores
     from dpd_train.compute.device import use_device
-    from dpd_train.prototypes.matching import Matching
     from dpd_train.prototypes.private.apart import check_images_apart
     from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
 
@@ -175,8 +173,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
             base=base,
             folder=asked.folder,
         )
-        matching = Matching(steps=MATCHING_STEPS, seed=asked.seed)
-        made = private_codes(inputs, asked.budget, matching, asked.ipc, stage, device=device)
+        made = private_codes(inputs, asked.budget, asked.ipc, asked.seed, stage, device=device)
         claim = _claim(made.release, asked)
         written = _export(asked, made.base, made.codes, claim, stage, tell)
         _save_classifier(asked, made.classifier, public.images[:2], claim)

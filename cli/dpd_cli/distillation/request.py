@@ -107,7 +107,7 @@ class PrivateRequest(Request):
 
     where: ClassVar[str] = "with --dp, which does not use it"
 
-    ipc: int = setting(10, "Images", "Codes per class.")
+    ipc: int = setting(200, "Images", "Codes per class.")
     dp: float = setting(
         None,
         "Privacy",
@@ -118,8 +118,8 @@ class PrivateRequest(Request):
     public: str | None = setting(
         None,
         "Privacy",
-        "With --dp: labelled images, of any classes, that need no protection. Networks are trained on them and codes "
-        "start from them. Default: drawn scenes.",
+        "With --dp: labelled images, of any classes, that need no protection. Networks are trained on them, and they "
+        "become the set, in other colours. Default: drawn scenes.",
         "<path>",
     )
     most_epsilon: float | None = setting(

@@ -1,7 +1,7 @@
 """Statistics of a network's features over a labelled set of images, aggregated over whole classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -59,10 +59,6 @@ class Statistics:
     class_means: torch.Tensor
     class_deviations: torch.Tensor
     second_moment: torch.Tensor
-
-    def uncut(self) -> "Statistics":
-        """The same numbers, for z that are not cut: of cut codes nobody sees how far they are beyond the limit."""
-        return replace(self, standard=replace(self.standard, limit=None))
 
 
 def maps_of(network: Classifier, images: torch.Tensor) -> list[torch.Tensor]:

@@ -9,8 +9,8 @@ from dpd_train.classifiers.network import ResNet
 from dpd_train.images.appearance import appearance_of_finite
 from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.prototypes.matching import Standard, Statistics, embed
+from dpd_train.prototypes.private.choice import Discriminant
 from dpd_train.prototypes.private.release import Release
-from dpd_train.prototypes.private.starts import Discriminant
 
 
 class ReleasedClassifier(nn.Module):

@@ -1,4 +1,4 @@
-"""From private images to codes: watchers of public images, one release, a decoder and starts for it, matching."""
+"""From private images to codes: watchers of public images, one release, images chosen by it, a decoder for them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,34 +7,32 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpd_runtime.annotations import Float32, Progress
+from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base
 from dpd_train.bases.latents import encode
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.training import Labelled, labelled
-from dpd_train.compute.device import placed
+from dpd_train.compute.checkpoint import load_state, save_state
 from dpd_train.images import SceneSet
-from dpd_train.prototypes.matching import Matching, Watcher, match_codes, seeing
 from dpd_train.prototypes.private.budget import Budget, suited_width
 from dpd_train.prototypes.private.candidates import Candidates
+from dpd_train.prototypes.private.choice import chosen_images
 from dpd_train.prototypes.private.classifier import ReleasedClassifier
 from dpd_train.prototypes.private.decoder import tuned_base
-from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
+from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limited_watchers
 from dpd_train.prototypes.private.public import public_watchers
 from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
-from dpd_train.prototypes.private.starts import chosen_starts
 
 MEASURED = 2000  # public images that scales and limits come from, at least, if there are so many; evenly spaced
-RELEASE, DECODER_STATE, MATCHING_STATE = "release.safetensors", "decoder.safetensors", "matching.safetensors"
+RELEASE, CHOSEN, DECODER_STATE = "release.safetensors", "chosen.safetensors", "decoder.safetensors"
 Stages = Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
 class PrivateCodes:
-    """Matched codes [classes, K, C, h, w], the base that decodes them, the release that they were matched to, and a
-    classifier from that release."""
+    """Codes [classes, K, C, h, w], the base that decodes them, the release that chose their images, and a classifier
+    from that release."""
 
     codes: Float32
     base: Base
@@ -62,7 +60,7 @@ class PrivateInputs:
 
 
 def private_codes(
-    inputs: PrivateInputs, budget: Budget, matching: Matching, ipc: int, stage: Stages, *, device: torch.device
+    inputs: PrivateInputs, budget: Budget, ipc: int, seed: int, stage: Stages, *, device: torch.device
 ) -> PrivateCodes:
     """Make `ipc` codes of each class, or go on where an earlier session was killed.
 
@@ -71,37 +69,43 @@ def private_codes(
     √2 μ. A session that is killed before they are stored has shown nothing to anybody.
 
     Args:
-        matching: its seed also decides watchers, projections, decoder and starts; noise has none.
+        seed: of watchers, projections, candidates and decoder; noise has none.
 
     Raises:
         InputError: the stored release is damaged, or missing although later stages have used it.
     """
     _check_not_lost(inputs.folder)
-    networks = public_watchers(inputs.folder, inputs.public, matching.seed, stage("public watchers"), device=device)
-    released = _released(inputs, networks, budget, matching.seed, stage, device)
-    candidates, seed = Candidates(released, labelled(inputs.public)[0]), matching.seed
+    networks = public_watchers(inputs.folder, inputs.public, seed, stage("public watchers"), device=device)
+    released = _released(inputs, networks, budget, seed, stage, device)
+    images = _chosen(inputs, networks, released, ipc, seed, stage, device)
     learned, progress = inputs.folder / DECODER_STATE, stage("decoder")
-    base = tuned_base(inputs.base, candidates, len(released.counts), networks, seed, learned, progress, device=device)
-    first = chosen_starts(networks, released, candidates, ipc, seed, stage("starting images"), device=device)
-    start, scale = _encoded(base, first, device), float(base.vae.config.scaling_factor)
-    pairs = zip(networks, released.watched, strict=True)
-    watchers = [Watcher(seeing(network, logits=False), own.uncut()) for network, own in pairs]
-    watchers.append(Watcher(see_appearance, released.appearance.uncut(), extra=True))
-    with placed(base.vae, device):
-        codes = match_codes(
-            start,
-            lambda codes: base.vae.decode(codes / scale).sample,
-            watchers,
-            matching,
-            stage("matching"),
-            state=inputs.folder / MATCHING_STATE,
-            device=device,
-        )
+    base = tuned_base(inputs.base, np.concatenate(images), networks, seed, learned, progress, device=device)
+    latents = encode(base.vae, np.concatenate(images), device=device)
+    codes = latents.view(*images.shape[:2], *latents.shape[1:]) * float(base.vae.config.scaling_factor)
     return PrivateCodes(codes.numpy(), base, released, ReleasedClassifier(networks, released).eval())
 
 
+def _chosen(
+    inputs: PrivateInputs,
+    networks: Sequence[ResNet],
+    released: Release,
+    ipc: int,
+    seed: int,
+    stage: Stages,
+    device: torch.device,
+) -> Images:
+    """The set's images [classes, ipc, H, W, 3], chosen now or in an earlier session."""
+    path = inputs.folder / CHOSEN
+    if not path.exists():
+        candidates, progress = Candidates(released, labelled(inputs.public)[0]), stage("choosing images")
+        images = chosen_images(networks, released, candidates, ipc, seed, progress, device=device)
+        save_state(path, {"images": torch.from_numpy(images)}, {})
+    stored: Images = load_state(path)[0]["images"].numpy()
+    return stored
+
+
 def _check_not_lost(folder: Path) -> None:
-    if any((folder / later).exists() for later in (DECODER_STATE, MATCHING_STATE)) and not (folder / RELEASE).exists():
+    if any((folder / later).exists() for later in (CHOSEN, DECODER_STATE)) and not (folder / RELEASE).exists():
         raise InputError(f"{folder / RELEASE}: is missing, and later stages have used it; {ANOTHER}")
 
 
@@ -128,9 +132,3 @@ def suited_watchers(
 def _spread(scenes: SceneSet, least: int) -> SceneSet:
     """At least so many images, evenly spaced, or all if there are fewer."""
     return scenes.only(np.arange(0, len(scenes.labels), max(1, len(scenes.labels) // least)))
-
-
-def _encoded(base: Base, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Scaled latents [classes, ipc, C, h, w] of images [classes, ipc, 3, H, W] in [-1, 1]."""
-    codes = encode(base.vae, to_uint8(images.flatten(0, 1).numpy()), device=device)
-    return codes.view(*images.shape[:2], *codes.shape[1:]) * float(base.vae.config.scaling_factor)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from dpd_runtime.errors import InputError
-from dpd_train.prototypes.matching import Matching, Standard, Watcher, match_codes, seeing
+from dpd_train.prototypes.matching import Standard
 from dpd_train.prototypes.private import limited_watchers as looking
 from dpd_train.prototypes.private import release as mechanism
 from dpd_train.prototypes.private.budget import (
@@ -25,7 +25,7 @@ from dpd_train.prototypes.private.budget import (
 )
 from dpd_train.prototypes.private.limited_watchers import LimitedWatcher, LimitedWatchers, limited_watchers
 from dpd_train.prototypes.private.release import Gauss, Release, read_release, release, system_gauss, with_noise
-from tests.train.prototypes.test_matching import CLASSES, coloured, decode, network, start
+from tests.train.prototypes.test_matching import CLASSES, coloured, network
 
 WIDTH = 12
 CPU = torch.device("cpu")
@@ -271,32 +271,6 @@ def test_a_release_is_read_as_it_was_written(watchers: LimitedWatchers, tmp_path
         assert torch.equal(one.class_means, other.class_means)
         assert torch.equal(one.second_moment, other.second_moment)
         torch.testing.assert_close(one.standard(features), other.standard(features))
-
-
-def test_codes_are_matched_to_what_was_released(tmp_path: Path) -> None:
-    """Images in reverse order of classes, the same noise: much budget gives other codes, little gives the same."""
-    seen, (images, labels) = coloured(30, 11), coloured(40, 1)
-    networks = [network(seed) for seed in (1, 2)]
-    limited = limited_watchers(networks, *seen, CLASSES, 96, 1)
-    wanted = 0.5 * (torch.arange(CLASSES) - 1.0)[:, None]
-
-    def colours(codes: torch.Tensor) -> torch.Tensor:
-        return decode(codes.flatten(0, 1)).mean((2, 3)).view(CLASSES, -1, 3).mean(1)
-
-    def matched(epsilon: float, name: str, labels: torch.Tensor) -> torch.Tensor:
-        found = release(limited, images, labels, CLASSES, Budget(epsilon=epsilon), seeded(1)).watched
-        watchers = [Watcher(seeing(one, logits=False), own.uncut()) for one, own in zip(networks, found, strict=True)]
-        state = tmp_path / f"{name} {epsilon}"
-        return colours(match_codes(start(10), decode, watchers, Matching(steps=150, rate=0.2), state=state))
-
-    def distance(left: torch.Tensor, right: torch.Tensor) -> float:
-        return float((left - right).abs().mean())
-
-    much, little = (matched(epsilon, "as they are", labels) for epsilon in (1000.0, 0.01))
-    assert distance(colours(start(10)), wanted) > 0.3
-    assert distance(much, wanted) < 0.15
-    assert distance(much, matched(1000.0, "reversed", CLASSES - 1 - labels)) > 0.4
-    assert distance(little, matched(0.01, "reversed", CLASSES - 1 - labels)) < 0.1
 
 
 def test_deviations_come_from_the_moment_without_its_noise() -> None:

@@ -1,11 +1,14 @@
-"""Where codes start: public images in the released colours of a class, and of them the most typical of it."""
+"""The images of a set with a guarantee: public ones in the released colours of a class, and of them those that a
+release takes for it and whose mean is its own. What follows the release costs no privacy."""
 
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from dpd_runtime.annotations import Progress
+from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.classifiers.network import Classifier
 from dpd_train.compute.checkpoint import step_generator
 from dpd_train.compute.device import to_device
@@ -15,23 +18,24 @@ from dpd_train.prototypes.private.candidates import Candidates, within
 from dpd_train.prototypes.private.limited_watchers import CALL, LimitedWatcher, LimitedWatchers
 from dpd_train.prototypes.private.release import Release
 
-CANDIDATES = 2000  # of each class
-TYPICAL = 10  # so many times as many as are needed: those that are surest of their class, which starts are herded from
+CANDIDATES = 50  # for each image of the set
+LEAST = 2000  # of each class
+TYPICAL = 10  # so many times as many as are needed: those that are surest of their class, which are herded
 RIDGE = 0.1  # share of the mean variance that is added to each
 
 
 @torch.no_grad()
-def chosen_starts(
+def chosen_images(
     networks: Sequence[Classifier],
     released: Release,
     candidates: Candidates,
-    ipc: int,
+    count: int,
     seed: int,
     progress: Progress,
     *,
     device: torch.device,
-) -> torch.Tensor:
-    """Starts [classes, ipc, 3, H, W] in [-1, 1] for what was released.
+) -> Images:
+    """Images [classes, count, H, W, 3] for what was released.
 
     Of the candidates whose log-probability of the class is highest, those are taken whose mean is nearest to its own.
     """
@@ -47,21 +51,26 @@ def chosen_starts(
         [Discriminant(own, released) for own in released.watched],
         Discriminant(released.appearance, released),
     )
-    starts = []
+    number, chosen = max(LEAST, CANDIDATES * count), []
     for label, mean in enumerate(torch.cat(means, dim=1)):
-        drawn, appearances = candidates.draw(label, CANDIDATES, step_generator(seed, label))
-        vectors = torch.cat([watchers.vectors(to_device(part, device)).cpu() for part in torch.split(drawn, CALL)])
-        parts = zip(discriminants, watchers.of, watchers.parts(vectors), strict=True)
-        opinions = [
-            by_appearance(appearances),
-            *(discriminant(part * watcher.limit) for discriminant, watcher, part in parts),
-        ]
-        sureness = torch.stack(opinions).mean(0).log_softmax(1)[:, label]
-        typical = sureness.argsort(descending=True, stable=True)[: TYPICAL * ipc]
-        chosen = herded(vectors[typical].numpy(), mean.numpy(), ipc)
-        starts.append(drawn[typical[chosen]])
+        generator = step_generator(seed, label)
+        pixels, vectors, sureness = [], [], []
+        for first in range(0, number, CALL):
+            drawn, appearances = candidates.draw(label, min(CALL, number - first), generator)
+            seen = watchers.vectors(to_device(drawn, device)).cpu()
+            parts = zip(discriminants, watchers.of, watchers.parts(seen), strict=True)
+            opinions = [
+                by_appearance(appearances),
+                *(discriminant(part * watcher.limit) for discriminant, watcher, part in parts),
+            ]
+            pixels.append(to_uint8(drawn.numpy()))
+            vectors.append(seen)
+            sureness.append(torch.stack(opinions).mean(0).log_softmax(1)[:, label])
+        typical = torch.cat(sureness).argsort(descending=True, stable=True)[: TYPICAL * count]
+        rows = typical[herded(torch.cat(vectors)[typical].numpy(), mean.numpy(), count)]
+        chosen.append(np.concatenate(pixels)[rows.numpy()])
         progress(label + 1, len(released.counts))
-    return torch.stack(starts)
+    return np.stack(chosen)
 
 
 class Discriminant:

@@ -1,14 +1,16 @@
-"""What follows a release: public images in the released colours, starts among them, and a decoder that learns them."""
+"""What follows a release: public images in the released colours, those that are chosen, and a decoder for them."""
 
 import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ignore[import-untyped]
 
 from dpd_export.classifier import export_classifier
+from dpd_runtime.annotations import Images
 from dpd_runtime.classifier.model import GRAPH_NAME, INPUT
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.execution_providers import Compilation
@@ -18,11 +20,11 @@ from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base, load_base
 from dpd_train.classifiers.network import ResNet
 from dpd_train.compute.checkpoint import step_generator
+from dpd_train.images import to_float
 from dpd_train.images.appearance import appearance
 from dpd_train.images.symmetry import ORDER, d4
 from dpd_train.prototypes.herding import herded
-from dpd_train.prototypes.matching import Matching, Watcher, match_codes
-from dpd_train.prototypes.private import decoder, starts
+from dpd_train.prototypes.private import choice, decoder
 from dpd_train.prototypes.private.budget import Budget
 from dpd_train.prototypes.private.candidates import Candidates, within
 from dpd_train.prototypes.private.classifier import ReleasedClassifier
@@ -31,7 +33,7 @@ from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limit
 from dpd_train.prototypes.private.public import drawn_images
 from dpd_train.prototypes.private.release import Release, release
 from tests.tiny import tiny_base
-from tests.train.prototypes.test_matching import CLASSES, SIDE, decode, network, start
+from tests.train.prototypes.test_matching import CLASSES, SIDE, network
 from tests.train.prototypes.test_private_release import seeded
 
 CPU = torch.device("cpu")
@@ -74,7 +76,7 @@ def found(watchers: LimitedWatchers, private: tuple[torch.Tensor, torch.Tensor])
     return release(watchers, *private, CLASSES, Budget(epsilon=math.inf), seeded(0))
 
 
-@pytest.mark.parametrize("later", ["decoder.safetensors", "matching.safetensors"])
+@pytest.mark.parametrize("later", ["chosen.safetensors", "decoder.safetensors"])
 def test_a_lost_release_is_said_before_anything_is_trained(
     later: str, tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +90,7 @@ def test_a_lost_release_is_said_before_anything_is_trained(
         folder=tmp_path,
     )
     with pytest.raises(InputError, match=r"release\.safetensors: is missing, and later stages have used it"):
-        private_codes(inputs, Budget(epsilon=1.0), Matching(steps=1), 2, lambda title: pytest.fail(title), device=CPU)
+        private_codes(inputs, Budget(epsilon=1.0), 2, 0, lambda title: pytest.fail(title), device=CPU)
     assert [path.name for path in tmp_path.iterdir()] == [later]
 
 
@@ -121,9 +123,9 @@ def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
 ) -> None:
     images, labels = private
     z = found.appearance.standard(see_appearance(images)[0]).double()
-    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=starts.RIDGE / (1 + starts.RIDGE))
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=choice.RIDGE / (1 + choice.RIDGE))
     wanted = reference.fit(z.numpy(), labels.numpy()).predict(z.numpy())
-    judged = starts.Discriminant(found.appearance, found)(z).argmax(1).numpy()
+    judged = choice.Discriminant(found.appearance, found)(z).argmax(1).numpy()
     assert np.mean(judged == wanted) > 0.97
     assert np.mean(judged == labels.numpy()) > 0.97
 
@@ -141,7 +143,7 @@ def test_the_classifier_is_the_mean_of_all_discriminants_and_views(
         scores = classifier(images)
         views = [d4(images, element) for element in range(ORDER)]
         pairs = [*zip(watchers.of, found.statistics, strict=True)]
-        each = [starts.Discriminant(own, found)(watcher.z(view)) for watcher, own in pairs for view in views]
+        each = [choice.Discriminant(own, found)(watcher.z(view)) for watcher, own in pairs for view in views]
     torch.testing.assert_close(scores, torch.stack(each).mean(0).float(), atol=1e-3, rtol=1e-3)
     assert float((scores.argmax(1) == labels).float().mean()) > 0.97
     export_classifier(classifier, to_uint8(images[:2].numpy()), tmp_path)
@@ -150,33 +152,60 @@ def test_the_classifier_is_the_mean_of_all_discriminants_and_views(
     assert (again.argmax(1) == scores.argmax(1).numpy()).all()
 
 
-def test_starts_are_different_and_look_like_their_class(
+def test_chosen_images_are_different_and_look_like_their_class(
     found: Release, public: torch.Tensor, networks: list[ResNet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starts, "CANDIDATES", 100)
+    monkeypatch.setattr(choice, "LEAST", 100)
+    monkeypatch.setattr(choice, "CALL", 30)
 
-    def chosen() -> torch.Tensor:
-        return starts.chosen_starts(networks, found, Candidates(found, public), 4, 7, lambda *_: None, device=CPU)
+    def chosen() -> Images:
+        return choice.chosen_images(networks, found, Candidates(found, public), 4, 7, lambda *_: None, device=CPU)
 
-    begun = chosen()
-    assert begun.shape == (CLASSES, 4, 3, SIDE, SIDE)
-    assert len(torch.unique(begun.flatten(0, 1).flatten(1), dim=0)) == 4 * CLASSES
-    judged = starts.Discriminant(found.appearance, found)(
-        found.appearance.standard(see_appearance(begun.flatten(0, 1))[0]).double()
-    )
+    images = chosen()
+    assert images.shape == (CLASSES, 4, SIDE, SIDE, 3)
+    flat = to_float(torch.from_numpy(np.concatenate(images)))
+    assert len(torch.unique(flat.flatten(1), dim=0)) == 4 * CLASSES
+    judged = choice.Discriminant(found.appearance, found)(found.appearance.standard(see_appearance(flat)[0]).double())
     assert judged.argmax(1).tolist() == [label for label in range(CLASSES) for _ in range(4)]
-    assert torch.equal(begun, chosen())
+    np.testing.assert_array_equal(images, chosen())
 
 
-def test_codes_take_on_the_released_appearance(found: Release, tmp_path: Path) -> None:
-    watcher = Watcher(see_appearance, found.appearance.uncut(), extra=True)
+def test_images_are_chosen_by_what_was_released(
+    watchers: LimitedWatchers,
+    public: torch.Tensor,
+    private: tuple[torch.Tensor, torch.Tensor],
+    networks: list[ResNet],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Classes in reverse order, the same noise: much budget gives other images, little gives the same."""
+    monkeypatch.setattr(choice, "LEAST", 100)
+    images, labels = private
 
-    def away(codes: torch.Tensor) -> float:
-        z = watcher.statistics.standard(see_appearance(decode(codes.flatten(0, 1)))[0]).view(CLASSES, -1, 27)
-        return float((z.mean(1) - watcher.statistics.class_means).square().mean())
+    def brightness(epsilon: float, labels: torch.Tensor) -> npt.NDArray[np.float64]:
+        found = release(watchers, images, labels, CLASSES, Budget(epsilon=epsilon), seeded(1))
+        candidates = Candidates(found, public)
+        chosen = choice.chosen_images(networks, found, candidates, 5, 7, lambda *_: None, device=CPU)
+        return chosen.mean((1, 2, 3, 4)) / 127.5 - 1
 
-    codes = match_codes(start(10), decode, [watcher], Matching(steps=100, rate=0.1), state=tmp_path / "state")
-    assert away(codes) < 0.5 * away(start(10))
+    def distance(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
+        return float(np.abs(left - right).mean())
+
+    much, little = (brightness(epsilon, labels) for epsilon in (1000.0, 0.01))
+    assert distance(much, 0.25 * (np.arange(CLASSES) - 1)) < 0.1
+    assert distance(much, brightness(1000.0, CLASSES - 1 - labels)) > 0.2
+    assert distance(little, brightness(0.01, CLASSES - 1 - labels)) < 0.05
+
+
+def test_more_images_are_chosen_from_more_candidates(
+    found: Release, public: torch.Tensor, networks: list[ResNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "LEAST", 100)
+    candidates, drawn = Candidates(found, public), []
+    draw = candidates.draw
+    monkeypatch.setattr(candidates, "draw", lambda label, count, g: drawn.append(count) or draw(label, count, g))
+    for count in (1, 4):
+        choice.chosen_images(networks, found, candidates, count, 7, lambda *_: None, device=CPU)
+    assert sum(drawn) == CLASSES * (100 + 4 * choice.CANDIDATES)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +213,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return load_base(str(tiny_base(tmp_path_factory.mktemp("base"))))
 
 
-def test_the_decoder_learns_the_released_colours_and_the_base_stays(
+def test_the_decoder_learns_the_images_and_the_base_stays(
     found: Release,
     public: torch.Tensor,
     networks: list[ResNet],
@@ -192,17 +221,14 @@ def test_the_decoder_learns_the_released_colours_and_the_base_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoder, "IMAGES", 60)
-    monkeypatch.setattr(decoder, "HELD", 6)
     monkeypatch.setattr(decoder, "STEPS", 60)
     monkeypatch.setattr(decoder, "RATE", 4e-3)
     candidates, before = Candidates(found, public), {k: v.clone() for k, v in base.vae.state_dict().items()}
+    images = torch.cat([candidates.draw(label, 20, step_generator(90, label))[0] for label in range(CLASSES)])
 
     def tuned() -> Base:
-        place = tmp_path / "decoder"
-        return decoder.tuned_base(base, candidates, CLASSES, networks, 3, place, lambda *_: None, device=CPU)
-
-    images = torch.cat([candidates.draw(label, 10, step_generator(90, label))[0] for label in range(CLASSES)])
+        pixels, place = to_uint8(images.numpy()), tmp_path / "decoder"
+        return decoder.tuned_base(base, pixels, networks, 3, place, lambda *_: None, device=CPU)
 
     def error(of: Base) -> float:
         with torch.no_grad():
@@ -215,7 +241,7 @@ def test_the_decoder_learns_the_released_colours_and_the_base_stays(
     assert all(torch.equal(value, again[name]) for name, value in learned.vae.state_dict().items()), "read, not redone"
 
 
-def test_starts_are_different_images_whose_mean_is_near_the_released_one() -> None:
+def test_herded_are_different_images_whose_mean_is_near_the_released_one() -> None:
     vectors = torch.randn((200, 4), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     mean = torch.tensor([0.5, 0.0, -0.5, 0.0], dtype=torch.float64)
     rows = herded(vectors.numpy(), mean.numpy(), 20)
