@@ -47,6 +47,7 @@ from dpd_train.vae.autoencoder import train_autoencoder
 from dpd_train.vae.bands import bands_training, with_bands
 
 SIDE, HELD = 64, 4  # a quarter is held out
+OF_ARM = ("arm", "student", "ipc", "images", "oa_mean", "oa_runs", "steps", "seconds")
 
 
 def split(scenes: SceneSet, seed: int) -> tuple[SceneSet, SceneSet]:
@@ -167,7 +168,7 @@ def of_set(root: Path, scenes: SceneSet, seed: int, bands: str, args: argparse.N
         "bundle_bytes": (place / "site.dpd").stat().st_size,
         "generation_seconds": round(wrote - made, 2),
         "seconds": round(time.monotonic() - begun),
-        "arms": judged["arms"],
+        "arms": [{name: arm[name] for name in OF_ARM} for arm in judged["arms"]],
         "differences": judged["differences"],
     }
 
