@@ -41,9 +41,9 @@ can change.
 
 {multipliers}
 
-The private images entered through these two statistics and nothing else. The noise came from the operating system. The
-codes began as public images and were matched to the statistics. Networks, scales and limits were made from public
-images. `dpd` made no choice on private ones.
+The private images entered through these statistics and nothing else. The noise came from the operating system. The
+codes are public images in the released colours of a class, chosen by the statistics. Networks, scales and limits were
+made from public images. `dpd` made no choice on private ones.
 
 - It holds if the base and the public images were never made from the private images.
 - Several images of one place are not one image: k of them have the guarantee of k times the change.
@@ -58,7 +58,8 @@ def _use(content: CardContent) -> str:
 For training classifiers of these classes where the real images must not go.
 
 - It knows these classes and {height} x {width} pixels. Noise hides what is rare in a class.
-- The images are computed by a network. They show no real place and are no evidence about any."""
+- The images are public ones in other colours, as a network gives them back: a car park may stand for a town. They show
+  none of the private places, and what may be done with the public images limits what may be done with these."""
 
 
 def _commands(content: CardContent) -> str:
