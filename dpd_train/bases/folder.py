@@ -117,8 +117,8 @@ def known_bands(name: str) -> tuple[str, ...]:
         InputError: there is no such base, or its record cannot be read.
     """
     folder = base_folder(name)
-    record = _config(name, folder, RECORD_NAME) if (folder / RECORD_NAME).is_file() else {}
-    return tuple(record.get("bands", ()))
+    bands = _config(name, folder, RECORD_NAME).get("bands") if (folder / RECORD_NAME).is_file() else None
+    return tuple(map(str, bands)) if isinstance(bands, list) else ()
 
 
 def check_base_bands(name: str, bands: Sequence[Band]) -> None:
@@ -134,6 +134,9 @@ def check_base_bands(name: str, bands: Sequence[Band]) -> None:
             f"base {name!r}: its VAE is for bands {', '.join(known)}, and the images have {of}; give the same --bands "
             "in this order, or another --base"
         )
+    channels, wanted = _config(name, base_folder(name), "vae/config.json").get("in_channels", 3), len(bands) or 3
+    if channels not in (3, wanted):
+        raise InputError(f"base {name!r}: its VAE is for {channels} bands, and the images have {wanted}; give another")
 
 
 def base_sides(name: str, folder: Path) -> tuple[int, int] | None:

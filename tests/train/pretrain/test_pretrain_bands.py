@@ -1,6 +1,7 @@
 """Pretraining a VAE for other bands: what is trained, what a run makes of it, and who may not use it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
-from dpd_train.bases.folder import known_bands
+from dpd_train.bases.folder import check_base_bands, known_bands
 from dpd_train.bases.latents import reconstruct
 from dpd_train.compute.device import one_thread
 from dpd_train.config import TrainConfig
@@ -96,5 +97,9 @@ def test_images_of_other_bands_are_refused(pretrained: Path, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"its VAE is for bands B2, .* and the images have bands B1, "):
         train(other, tmp_path / "run", replace(config, bands="all", prototypes=None, tune_vae=None))
     assert not (tmp_path / "run").exists()
+    shutil.copytree(pretrained / "base4", tmp_path / "unknown")
+    (tmp_path / "unknown" / "pretrain.json").unlink()  # such as the pipeline of a run
+    with pytest.raises(InputError, match="its VAE is for 4 bands, and the images have 3"):
+        check_base_bands(str(tmp_path / "unknown"), ())
     with pytest.raises(InputError, match="scenes, other have different ones"):
         pretrain_bands(sources(pretrained / "scenes", other), "nano", tmp_path / "base", tmp_path / "state", TRAINING)
