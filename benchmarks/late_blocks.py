@@ -26,6 +26,7 @@ from scene_lists import read_parts
 from torch.nn import functional as F
 
 from dpd_eval.comparison.plan import Training, run_plan
+from dpd_eval.selection.methods import random_subset
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.bundle.bundle import load_bundle
@@ -100,12 +101,6 @@ def judged(name: str, parts: list[SceneSet], held: SceneSet, steps: int) -> dict
     )
 
 
-def real(train: SceneSet, seed: int) -> SceneSet:
-    generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(train.labels == label) for label in range(len(train.classes))]
-    return train.only(np.concatenate([generator.choice(own, CODES, replace=False) for own in members]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -131,7 +126,7 @@ def main() -> None:
     }
     for arm in args.arms.split(","):
         if arm == "random":
-            parts = [real(train, seed) for seed in range(args.students)]
+            parts = [train.only(random_subset(train.labels, CODES, seed)) for seed in range(args.students)]
         else:
             codes = stored
             if arm != "stored":

@@ -49,7 +49,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
         DataError, InputError: unusable data, options or places, or too few images for epsilon; nothing is written then.
     """
     from dpd_runtime.classifier.model import check_place
-    from dpd_train.bases.folder import base_folder, base_sides, check_base
+    from dpd_train.bases.folder import base_folder, base_sides, check_base, check_base_bands
     from dpd_train.images import check_files
     from dpd_train.images.rasters import require_rasterio
     from dpd_train.prototypes.private.ledger import ledger_folder, open_ledger
@@ -60,6 +60,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     _ = asked.options  # raises where no bundle can have this name
     base = base_folder(asked.base)
     check_base(asked.base, base)
+    check_base_bands(asked.base, ())
     if sides := base_sides(asked.base, base):
         working_side(asked.base, *sides, asked.resolution)
     if not asked.reading.plain:
@@ -186,9 +187,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
 
 def _base(asked: PrivateRequest, device: Any) -> "Base":
     from dpd_train.bases.base import DECODER_LIMIT, at_resolution, decoder_fits, load_base
-    from dpd_train.bases.folder import check_base_bands
 
-    check_base_bands(asked.base, ())
     base = load_base(asked.base)
     if not decoder_fits(base, device):
         raise InputError(

@@ -39,7 +39,7 @@ See = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 class Watcher:
     """What codes are matched in, and its statistics of the training images.
 
-    extra: beside the run's own networks, such as an encoder without labels or an appearance.
+    extra: beside the run's own networks, such as an encoder without labels.
     """
 
     see: See
