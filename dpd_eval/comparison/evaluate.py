@@ -24,7 +24,7 @@ from dpd_eval.metrics.set_metrics import SetMetrics
 from dpd_eval.selection.method import Look, Seen
 from dpd_eval.selection.methods import find_method
 from dpd_eval.students.cache import default_folder
-from dpd_eval.students.pretrained import is_pretrained
+from dpd_eval.students.pretrained import PROBE, is_pretrained
 from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.student import student_identity
 from dpd_runtime.annotations import Float32, Int64, Progress
@@ -86,6 +86,8 @@ def evaluate(
         plan = label_softly(plan, networks.teacher(), real.classes, stage("computing soft labels"))
     folder = cache or default_folder()
     said += [] if place.type == "cpu" else [f"students were trained on {hardware(place)}"]
+    if any(name.startswith(PROBE) for name in study.students):
+        said.append(f"students {PROBE}… are fitted; recipe and steps are for the others")
     outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, place.type)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
     return study.result(str(train), str(test), arms, metrics, detail, [*said, *notes], started)

@@ -1,13 +1,17 @@
 """Students that begin with an encoder: what is tuned, what stays, and a probe against scikit-learn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from transformers import ViTConfig, ViTForImageClassification
 
+from dpd_eval import evaluate
+from dpd_eval.comparison.config import EvaluateConfig
 from dpd_eval.extractors.choice import build_extractor
 from dpd_eval.students.names import check_student
 from dpd_eval.students.pretrained import without_folder
@@ -105,6 +109,25 @@ def test_the_key_of_a_training_has_the_weights_and_no_folder(encoder: Path, vit:
     torch.manual_seed(6)
     save_encoder(ResNet(ResNetConfig(num_classes=4, widths=(4, 8, 8))), encoder, {"resolution": SIDE})
     assert student_identity(f"swimdiff:{encoder}") != before
+
+
+def test_an_evaluation_says_that_probes_follow_no_recipe(encoder: Path, tmp_path: Path) -> None:
+    for part, count in (("train", 12), ("set", 6)):
+        for number, (pixels, label) in enumerate(zip(*drawn(count, count), strict=True)):
+            folder = tmp_path / part / f"c{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    probe = f"probe:swimdiff:{encoder}"
+
+    def notes(*students: str) -> tuple[str, ...]:
+        config = EvaluateConfig(students=students, recipe="quick", pairs=1, ipc=(1,), baselines=(), metrics=False)
+        recipe = replace(load_recipe("quick"), steps=2, warmup=0)
+        return evaluate(
+            [tmp_path / "set"], config, train=tmp_path / "train", test="val", recipe=recipe, cache=tmp_path / "cache"
+        ).notes
+
+    assert "students probe:… are fitted; recipe and steps are for the others" in notes("convnet", probe)
+    assert not any("fitted" in note for note in notes("convnet"))
 
 
 def test_a_record_names_no_folder(encoder: Path, vit: Path) -> None:
