@@ -205,7 +205,8 @@ def _print(result: dict[str, Any], out: Path) -> None:
     if result["verdict"] == "FAIL":
         return
     print(f"next          dpd keygen, dpd sign {shlex.quote(str(out))} --key KEY; at the site:")
-    print(f"              dpd generate {shlex.quote(str(out))} --ipc {judged['arms'][0]['ipc']} --out distilled")
+    ipc = judged["arms"][0]["ipc"]
+    print(f"              dpd generate {shlex.quote(str(out))} --require-signature --ipc {ipc} --out distilled")
 
 
 def _print_times(result: dict[str, Any]) -> None:

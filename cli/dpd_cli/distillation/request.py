@@ -54,12 +54,14 @@ class Asked(Request):
     where: ClassVar[str] = "without --dp"
 
     ipc: int | None = setting(
-        None, "Images", "Images per class that the set is made for. Default: 10, or 5 where a class has fewer than 60."
+        None,
+        "Images",
+        "Images per class. Default: 10, or 5 where a class has fewer than 60 training images; with --dp 200.",
     )
     minutes: float | None = setting(
         None,
         "Running",
-        "Time for everything, which is kept. Default: 90, or 10 with --quick, or what this machine needs at least.",
+        "Time that the plan may take. Default: 90, or 10 with --quick, or what this machine needs at least.",
     )
     quick: bool = setting(
         False, "Running", "A first look: a bundle of codes and a picture, neither evaluated nor audited."
@@ -77,7 +79,7 @@ class Asked(Request):
         None,
         "Images",
         "Leave out whatever samples or judges images: a tenth of the size, and no more images than codes. Default: "
-        "where a class has fewer than 60 images.",
+        "where a class has fewer than 60 training images.",
     )
 
     def __post_init__(self) -> None:
