@@ -91,7 +91,10 @@ class OldBundleError(BundleError):
     """A bundle that has expired, or is older than another one of its name that this site has seen."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}; fetch the newest one, or pass --allow-older to use this one all the same")
+        super().__init__(
+            f"{path}: {reason}; fetch the newest one, or use this one all the same, with --allow-older of "
+            "dpd generate, info and verify"
+        )
 
 
 class RequirementError(BundleError):

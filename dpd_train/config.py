@@ -299,7 +299,14 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
-NO_EFFECT: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
+UNTUNED: tuple[Callable[["TrainConfig"], bool], str] = (
+    lambda config: config.steps == 0 or config.reading.carries,
+    "without fine-tuning (--steps 0, or other bands than RGB)",
+)
+OF_TUNING = ("batch", "micro_batch", "gradient_checkpointing", "precision", "peak_rate", "warmup", "schedule", "tune")
+NO_EFFECT: dict[str, tuple[Callable[[TrainConfig], bool], str]] = dict.fromkeys(
+    (*OF_TUNING, "lambda_cls", "grad_compression"), UNTUNED
+) | {
     "steps": (
         lambda config: config.steps > 0 and config.reading.carries,
         "on other bands than RGB, which no denoiser knows",
@@ -311,7 +318,11 @@ NO_EFFECT: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
         lambda config: config.tune_vae is False or config.reading.carries,
         "with --no-tune-vae, or on other bands than RGB",
     ),
-    "matching_steps": (lambda config: config.prototypes not in (None, "matched"), "unless --prototypes is matched"),
+    **dict.fromkeys(
+        ("watcher_steps", "matching_steps"),
+        (lambda config: config.prototypes not in (None, "matched"), "unless --prototypes is matched"),
+    ),
+    "ipc": (lambda config: config.prototypes == "none", "with --prototypes none"),
     "k_min": (lambda config: config.prototypes == "none", "with --prototypes none"),
 }
 """Options that can be idle, when they are, and why."""

@@ -25,11 +25,14 @@ class Audited:
 
 @dataclass(frozen=True)
 class ComparedImages:
-    """The real images. fingerprint: sha256 of the sorted content hashes of T."""
+    """The real images. fingerprint: sha256 of the sorted content hashes of T. The others: how T was told from its
+    validation part; no `--groups`, which tells what files are called."""
 
     train_images: int
     holdout_images: int
     fingerprint: str
+    val_per_class: int | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

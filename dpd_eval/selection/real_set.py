@@ -86,6 +86,7 @@ def select_set(
         seen = Seen(scenes, network.features(scenes.images), network.description)
     rows = select(method, seen.scenes, count, seed, seen.features)
     about: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed if chosen.uses_seed else None}
+    about |= {"val_per_class": held_out.val_per_class, "split": held_out.split, "groups": held_out.groups}
     about |= _describe(seen, rows)
     if overwrite:
         remove_set(out)

@@ -144,7 +144,10 @@ def parse_header(path: Path, raw: bytes) -> Header:
 def _fitting(path: Path, header: Header, key: Key | None) -> Key:
     wanted = "a passphrase: pass --passphrase-file" if header.kind == PASSPHRASE else "a key file: pass --key-file"
     if key is None or isinstance(key, bytes) is (header.kind == PASSPHRASE):
-        raise DecryptionError(f"{path} is encrypted with {wanted}, or load_bundle(path, key=…)")
+        raise DecryptionError(
+            f"{path} is encrypted with {wanted}, to dpd decrypt where this command has no such option; in Python: "
+            "load_bundle(path, key=…)"
+        )
     return key
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.calls import interruptible
 from dpd_runtime.engines.engine import Provider
@@ -146,6 +148,8 @@ class OnnxRuntimeEngine:
         if provider.name != "cpu" and (placed := _placement(self._session)) is not None:
             check_placement(placed, provider.name, theirs)
         self._output = self._session.get_outputs()[0].name
+        # a graph says whether it takes the timestep as a float
+        self._floats = frozenset(given.name for given in self._session.get_inputs() if given.type == "tensor(float)")
 
     def _compiled(
         self, graph: bytes, provider: Provider, threads: int | None, compilation: Compilation
@@ -168,6 +172,7 @@ class OnnxRuntimeEngine:
 
     def run(self, **inputs: Array) -> Array:
         options = import_onnxruntime().RunOptions()
+        inputs |= {name: inputs[name].astype(np.float32) for name in self._floats & {*inputs}}
         try:
             output: Array = interruptible(
                 lambda: self._session.run([self._output], inputs, options)[0],

@@ -13,6 +13,7 @@ from dpd_train.held_out import HeldOut
 from dpd_train.images.arrays import SUFFIX as ARRAY
 from dpd_train.images.scene_set import Part
 
+UNREAD = (".gif", ".jp2", ".heic", ".avif")  # images that no decoder here reads: left out with a reason, not in silence
 Files = Mapping[str, list[Path]]
 """The files of each class; classes sorted as strings, files by name."""
 
@@ -171,7 +172,8 @@ def _is_class_folder(entry: Path) -> bool:
 
 
 def _is_scene(path: Path) -> bool:
-    return is_image(path) or (path.suffix.lower() == ARRAY and not path.name.startswith(".") and not path.is_dir())
+    others = (ARRAY, *UNREAD)
+    return is_image(path) or (path.suffix.lower() in others and not path.name.startswith(".") and not path.is_dir())
 
 
 def _class_files(tree: Path) -> dict[str, list[Path]]:

@@ -81,6 +81,7 @@ def test_a_real_set(
     dataset = json.loads((out / "dataset.json").read_text())
     assert result["set_hash"] == dataset["set_hash"] == hash_by_hand(out)
     assert (result["images"], result["classes"], result["extractor"]) == (9, 3, None)
+    assert (dataset["val_per_class"], dataset["split"], dataset["groups"]) == (None, "content", None)
     assert result["real_images"] is dataset["real_images"] is True
 
     scenes = read_scenes(data, part="train")

@@ -65,7 +65,12 @@ def test_values_out_of_range_are_refused_by_their_option(given: dict[str, object
         ({"lora_rank": 8, "tune": "full"}, {"tune": "lora"}),
         ({"vae_steps": 5, "tune_vae": False}, {"tune_vae": True}),
         ({"matching_steps": 5, "prototypes": "pooled"}, {"prototypes": "matched"}),
+        ({"watcher_steps": 5, "prototypes": "none"}, {"prototypes": "matched"}),
         ({"k_min": 3, "prototypes": "none"}, {"prototypes": "pooled"}),
+        ({"ipc": 3, "prototypes": "none"}, {"prototypes": "pooled"}),
+        ({"batch": 8, "steps": 0}, {"steps": 10}),
+        ({"lambda_cls": 0.1, "steps": 0}, {"steps": 10}),
+        ({"precision": "fp32", "bands": "all"}, {"bands": "3,2,1"}),
     ],
 )
 def test_values_without_effect_are_refused(given: dict[str, object], needed: dict[str, object]) -> None:
@@ -90,7 +95,8 @@ def test_the_options_of_a_record_repeat_its_run(given: dict[str, object]) -> Non
     repeated = resolve(None, repeating_options(asdict(config)))
     used = set(repeating_options(asdict(config)))
     assert {name: getattr(repeated, name) for name in used} == {name: getattr(config, name) for name in used}
-    assert {"seed", "batch", "teacher_steps"} < used
+    assert {"seed", "teacher_steps"} < used
+    assert ("batch" in used) == (config.steps > 0)
 
 
 def test_a_presets_own_values_may_be_idle() -> None:

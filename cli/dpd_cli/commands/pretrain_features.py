@@ -25,7 +25,7 @@ class FeatureOptions:
         None,
         "Model",
         "Train an encoder without labels instead of a base, for --extractor and --watchers of other commands. Options "
-        "of the base's trainings then have no effect.",
+        "of the base's trainings are then refused.",
     )
     lambda_contrast: float | None = setting(
         None, "Model", "Weight of the contrast in the loss of --features. Default: 1."

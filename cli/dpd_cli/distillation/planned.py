@@ -187,13 +187,12 @@ def check_places(folder: Path, out: Path) -> None:
     Raises:
         InputError: something is there already, or nothing can be written there.
     """
-    from dpd_runtime.sealing.reseal import check_target
-
     if folder.exists() and any(folder.iterdir()):
         begun = (folder / STORED).exists() or (folder / STORED_PRIVATE).exists()
         way = f"continue it with: {resume_command(out)}, or " if begun else ""
         raise InputError(f"{folder} exists; {way}choose another --out")
-    check_target(out, overwrite=False)
+    if out.exists():
+        raise InputError(f"--out {out} exists; choose another --out")
     check_writable(out)
 
 

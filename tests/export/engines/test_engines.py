@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.numpy import save
 from torch import nn
 
 from dpd_export.engines import build_engines
@@ -47,18 +46,6 @@ RTX = FLAVOURS["tensorrt-rtx"]
 BATCH = 2  # compute_batch of the bundle below; with guidance the UNet gets twice as many
 UNET, DECODER, LATENT_CLASSIFIER, TEACHER = (f"{part}/model.onnx" for part in PARTS)
 ROWS = {"sample": (4, 8, 8), "latent_sample": (4, 8, 8), "latents": (4, 8, 8), "encoder_hidden_states": (32, 16)}
-
-
-class First(nn.Module):
-    """The first output of a diffusers module."""
-
-    def __init__(self, call: Any) -> None:
-        super().__init__()
-        self.call = call
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.call(*inputs, return_dict=False)[0]
-        return out
 
 
 def traced(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str) -> bytes:
@@ -103,27 +90,10 @@ def decoder_graph(base: Base, dtype: torch.dtype = torch.float32) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def parts(base: Base) -> dict[str, bytes]:
-    """All files of a small bundle except bundle.json: two classes without prototypes."""
-    generator = np.random.default_rng(0)
-    torch.manual_seed(0)
-    latents = torch.zeros(2, 4, 8, 8)
-    judge = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
-    teacher = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    unet = {"sample": latents, "timestep": torch.tensor(500), "encoder_hidden_states": torch.zeros(2, 32, 16)}
-    scheduler = {key: value for key, value in base.scheduler.config.items() if not key.startswith("_")}
-    prompts = {"embeddings": generator.standard_normal((2, 32, 16)), "empty": generator.standard_normal((32, 16))}
-    classes = [{"name": name, "prompt_rows": [row]} for row, name in enumerate(("Forest", "Sea"))]
-    return {
-        UNET: traced(First(base.unet), unet, "out_sample"),
-        DECODER: decoder_graph(base),
-        LATENT_CLASSIFIER: traced(judge, {"latents": latents}, "logits"),
-        TEACHER: traced(teacher, {"images": torch.zeros(2, 3, SIDE, SIDE)}, "logits"),
-        "scheduler/scheduler_config.json": json.dumps(scheduler).encode(),
-        "prompts.safetensors": save({name: value.astype(np.float32) for name, value in prompts.items()}),
-        "prototypes.safetensors": save({}),
-        "classes.json": json.dumps({"classes": classes, "prompts": ["a forest", "a sea"]}).encode(),
-    }
+def parts(tiny_bundle: Path) -> dict[str, bytes]:
+    """Files of a small bundle: graphs that a site accepts without a signature. No golden images of another sampler."""
+    files = load_bundle(tiny_bundle).files
+    return {name: bytes(files[name]) for name in files if name not in ("bundle.json", "golden.safetensors")}
 
 
 def write_bundle(path: Path, parts: Mapping[str, bytes], **changes: Any) -> Path:
@@ -188,7 +158,7 @@ def test_profiles_cover_the_batches_that_generating_passes(guidance: BlockGuidan
     sampler = replace(opened.manifest.sampler, guidance=(guidance,))
     recording = Recording(**{field.name: getattr(opened, field.name) for field in fields(Bundle)})
     object.__setattr__(recording, "seen", {})
-    images = list(Generation(recording, ipc=10, classes=("Sea",), sampler=sampler, provider="cpu"))
+    images = list(Generation(recording, ipc=10, classes=("Water",), sampler=sampler, provider="cpu"))
     assert len(images) == 10
     load_teacher(recording, Provider("cpu", "test"), 1)(images[0].pixels)
     manifest = replace(opened.manifest, sampler=sampler)
@@ -241,6 +211,20 @@ def test_int8_graphs_are_refused(parts: dict[str, bytes], tmp_path: Path) -> Non
     with pytest.raises(InputError, match="int8 graphs are for ONNX Runtime on a CPU; export with --precision fp16"):
         build_engines(path, tmp_path / "x.dpd", flavour="tensorrt-rtx", compute_capabilities=(89,))
     assert [file.name for file in tmp_path.iterdir()] == ["int8.dpd"]
+
+
+@needs_rtx
+def test_graphs_are_checked_before_tensorrt_reads_them(parts: dict[str, bytes], tmp_path: Path) -> None:
+    model = onnx.load_from_string(parts["latent_classifier/model.onnx"])
+    last = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = [f"{last}_before" if name == last else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Neg", [f"{last}_before"], [last]))
+    path = write_bundle(tmp_path / "odd.dpd", parts | {"latent_classifier/model.onnx": model.SerializeToString()})
+    options: dict[str, Any] = {"flavour": "tensorrt-rtx", "compute_capabilities": (89,)}
+    with pytest.raises(BundleError, match="operator 'Neg' without a trusted signature"):
+        build_engines(path, tmp_path / "x.dpd", parts=("latent_classifier",), **options)
+    assert [file.name for file in tmp_path.iterdir()] == ["odd.dpd"]
 
 
 @needs_rtx

@@ -404,6 +404,15 @@ def test_memory_beyond_the_machine_is_refused_and_not_taken() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_number_becomes_a_float_where_the_graph_takes_one() -> None:
+    """A timestep is int64, and some exporters make it a float."""
+    pytest.importorskip("onnxruntime")
+    engine = OnnxRuntimeEngine(relu().SerializeToString(), CPU, name="x.onnx")
+    found = engine.run(x=np.array([[-3, 500]], np.int64))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [[0.0, 500.0]])
+
+
 def test_a_graph_that_does_not_run_is_the_bundles_fault(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(BundleError, match=r"^x\.onnx cannot be run \("):

@@ -157,6 +157,8 @@ def test_unusable_images_are_listed_with_the_reason(tmp_path: Path) -> None:
     header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
     (bad / "bomb.png").write_bytes(header)
     (bad / "fake.png").symlink_to("/dev/zero")
+    frames[0].save(bad / "moving.gif", save_all=True, append_images=frames[1:])
+    (bad / "notes.txt").write_text("no image, and no reason")
 
     scenes = read_scenes(root, part="all")
     found = {Path(path).name: reason for path, reason in reasons(scenes).items()}
@@ -165,6 +167,7 @@ def test_unusable_images_are_listed_with_the_reason(tmp_path: Path) -> None:
     assert "damaged or unsupported" in found.pop("cut.png")
     assert "3 frames; save the wanted one" in found.pop("moving.png")
     assert "3 frames" in found.pop("pages.tif")
+    assert found.pop("moving.gif").startswith("not readable as any of JPEG")
     assert "values up to 4000 only" in found.pop("dark16.png")
     assert found.pop("text.png").startswith("not readable as any of JPEG")
     assert found.pop("script.png").startswith("not readable as any of JPEG")
