@@ -116,8 +116,8 @@ def check_codes(bundle: Bundle, ipc: int, sampler: Sampler) -> None:
     if ipc > most:
         scene = min(bundle.classes, key=lambda scene: len(scene.prototypes))
         raise InputError(
-            f"ipc is {ipc}: this codes-only bundle makes images from its codes alone and has enough for {most} of each "
-            f"class, fewest of class {scene.name}; ask for at most {most}, or {way_out}"
+            f"ipc is {ipc}: this codes-only bundle makes images from its codes alone, and class {scene.name} has "
+            f"{len(scene.prototypes)}, enough for {most} images; ask for at most {most}, or {way_out}"
         )
 
 

@@ -49,7 +49,7 @@ def test_it_makes_the_images_of_the_whole_bundle(bundle: Bundle, tmp_path: Path)
 
 def test_images_beyond_the_codes_are_refused(bundle: Bundle) -> None:
     assert len(generate(bundle, ipc=12, provider="cpu")) == 120
-    said = r"ipc is 13: this codes-only .* AnnualCrop has 12; ask for at most 12, or use a bundle exported without"
+    said = r"ipc is 13: .* AnnualCrop has 12, enough for 12 images; ask for at most 12, or use a bundle exported"
     with pytest.raises(InputError, match=said):
         generate(bundle, ipc=13, provider="cpu")
 
