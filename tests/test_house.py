@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dpd_runtime.machine.versions import __version__
+
 pytest.importorskip("importlinter")
 ROOT = Path(__file__).parents[1]
 ROOMS = {
@@ -102,6 +104,15 @@ def test_every_imported_package_is_declared() -> None:
     names = {"PIL": "pillow", "sklearn": "scikit_learn", "grpc": "grpcio"}
     found = {name for _, tree in sources() for name in imported(tree)} - set(sys.stdlib_module_names) - set(ROOMS)
     assert {names.get(name, name).lower() for name in found} - declared == set()
+
+
+def test_one_version_stands_everywhere() -> None:
+    """Where a release changes it (CONTRIBUTING.md)."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert __version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    news = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{version}] - " in news or f"\n## [Unreleased]\n\nWhat will be {version}.\n" in news
 
 
 def test_every_folder_says_what_it_holds() -> None:
