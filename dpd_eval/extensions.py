@@ -38,7 +38,7 @@ def load_extension(group: Group, name: str) -> Any:
     (point,) = points.values()
     try:
         return point.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the module of another package raises
         raise InputError(f"{name}: {_package(point)} offers it, but {point.value} cannot be loaded ({error})") from None
 
 

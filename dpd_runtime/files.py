@@ -114,6 +114,25 @@ def _check_folders(folder: Path, below: Path) -> None:
         check_plain(part)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def check_file_place(option: str, path: Path) -> None:
+    """Check, before a long computation, that a file may be written to `path`.
+
+    Raises:
+        InputError: its folder is not there, or `path` is a folder.
+        DiskError: as `check_writable`.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    check_writable(path)
+
+
 def check_writable(out: Path) -> None:
     """Check, before anything is computed, that a file or folder can be made at `out`, or the folder there be filled.
 

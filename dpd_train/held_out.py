@@ -17,7 +17,9 @@ from typing import Any, Literal, TypeVar
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.options import setting
 
-By = Literal["content", "names"]
+By = Literal["content", "files", "names"]
+"""content: by a hash of each file, near duplicates and groups together. files: each file by its own hash alone, so that
+one file that is replaced moves one other at most. names: the last ones."""
 File = TypeVar("File", bound=Hashable)
 LEAST = 2  # training images of a class that are left
 
@@ -36,7 +38,8 @@ class HeldOut:
     split: By = setting(
         "content",
         "Data",
-        "How validation images are chosen where DATA brings none: by a hash of each file, or the last file names.",
+        "How validation images are chosen where DATA brings none: by a hash of each file, with near duplicates on one "
+        "side (content); by that hash alone (files); the last file names (names). With --dp: files.",
     )
     groups: str | None = setting(
         None,
@@ -54,8 +57,8 @@ class HeldOut:
             raise InputError(f"--val-per-class is {self.val_per_class}: it must be at least 0")
         if self.groups is None:
             return
-        if self.split == "names":
-            raise InputError(f"--groups {self.groups} has no effect with --split names: leave one of them out")
+        if self.split != "content":
+            raise InputError(f"--groups {self.groups} has no effect with --split {self.split}: leave one of them out")
         try:
             re.compile(self.groups)
         except re.error as error:

@@ -41,9 +41,9 @@ def named(values: Iterable[str]) -> str:
     return "|".join(values)
 
 
-def under(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
+def under(panel: str, help: str, *names: str, metavar: str | None = None, min: int | None = None) -> Any:
     """Make an option under a heading of `--help`. `names` replace the name that follows from the parameter."""
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
+    return typer.Option(*names, help=help, metavar=metavar, min=min, rich_help_panel=panel)
 
 
 BundleOrEmbedded = Annotated[
@@ -122,7 +122,7 @@ Device = Annotated[
     str,
     under("Running", "Where PyTorch runs; auto takes CUDA if it works. mps is untested.", metavar="auto|cpu|cuda|mps"),
 ]
-Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.")]
+Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.", min=1)]
 MaxMinutes = Annotated[float | None, under("Running", "Stop at a checkpoint after this many minutes.")]
 Overwrite = Annotated[bool, under("Output", "Replace a bundle or a set that exists at --out.", "--overwrite")]
 Json = Annotated[bool, under("Output", "Print one JSON object.", "--json")]

@@ -84,13 +84,12 @@ def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files:
 
 
 def _open_set(path: Path) -> Subject:
-    files = open_files(path)
     return Subject(
         name=path.resolve().name,
         kind="set",
         classes=tuple(check_files(path, "all")),
         side=natural_side(path),
-        files={name: bytes(files[name]) for name in files},
+        files={str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()},
         trained_on=None,
         bands=bands_of_set(path),
     )

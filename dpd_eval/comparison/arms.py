@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+import numpy as np
+
 from dpd_eval.comparison.alternatives import Alternatives
 from dpd_eval.comparison.arm_names import FULL_ARM, HELD_OUT, SET_ARM, is_joint, is_own, joint_arm, own_arm
 from dpd_eval.comparison.inputs import EvaluationInputs
@@ -96,6 +98,9 @@ def measure_arms(
     for item in _first_pairs(plan):
         if item.images < FEWEST_IMAGES:
             notes.append(f"{item.arm}, IPC {item.ipc}: {item.images} images are too few for set metrics")
+            continue
+        if len(np.unique(item.data()[1])) < len(item.classes):
+            notes.append(f"{item.arm}, IPC {item.ipc}: a class has no image, so there are no set metrics")
             continue
         measured.append(set_metrics(item.arm, item.ipc, item.data(), real, extractor, item.classes, seed=0))
     return tuple(measured), notes

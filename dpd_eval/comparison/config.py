@@ -104,6 +104,8 @@ class EvaluateConfig(ImageOptions):
             raise InputError("--ipc: give one or more numbers ≥ 1, such as --ipc 10,50")
         if self.with_real and min(self.with_real) < 1:
             raise InputError(f"--with-real is {min(self.with_real)}: give numbers ≥ 1, such as --with-real 1,5")
+        if self.labels and self.soft_labels:
+            raise InputError("--labels has no effect with --soft-labels, which labels every image anew: leave one out")
         if self.jpegs is not None and not 0 < self.jpegs < math.inf:
             raise InputError(f"--jpegs is {self.jpegs:g}: give megabytes, such as 3.1")
         if self.pairs is not None and self.pairs < 1:

@@ -137,7 +137,8 @@ def fit(
         if config.steps != 0:
             network = train_network(backbone, images, labels, recipe, config.seed, progress, device=place)
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
-    training |= {"recipe": recipe.for_training(len(images)).to_dict(), "seed": config.seed}
+    followed = recipe.for_training(len(images)).to_dict() | ({"steps": 0} if config.steps == 0 else {})
+    training |= {"recipe": followed, "seed": config.seed}
     return Fitted(network.eval(), made.classes, images[:2], {} if held is None else _measure(network, held), training)
 
 

@@ -1,5 +1,6 @@
 """Three sentences for the person who releases: what may leave, what may not, and what nobody has decided."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,17 +27,28 @@ def release(inputs: Inputs) -> Release | None:
         return None
     by_bundle = {bundle.name: bundle.audit_record for bundle in bundles}
     others = [audit for audit in inputs.audits if audit not in by_bundle.values()]
-    verdicts = {bundle.name: bundle.audit for bundle in bundles if not bundle.privacy}
-    verdicts |= {audit.audited.name or audit.name: audit.verdict for audit in others}
+    verdicts = [(_claimed(b.name, b.audit_record), b.audit) for b in bundles if not b.privacy]
+    named = Counter([bundle.name for bundle in bundles] + [audit.audited.name for audit in others])
+    verdicts += [(_subject(audit, alone=named[audit.audited.name] == 1), audit.verdict) for audit in others]
 
     def judged(verdict: str) -> list[str]:
-        return [name for name, own in verdicts.items() if own == verdict]
+        return [name for name, own in verdicts if own == verdict]
 
     return Release(
         may=_may(judged("PASS"), judged("WARN"), [bundle for bundle in bundles if bundle.privacy]),
         may_not=_may_not(judged("FAIL"), unaudited(inputs), [s.name for s in sets if s.real_images]),
         undecided=_undecided([audit for audit in by_bundle.values() if audit is not None] + others),
     )
+
+
+def _subject(audit: NamedAudit, *, alone: bool) -> str:
+    """What an audit is about. Where several things have one name, the name of the audit tells them apart."""
+    name = audit.audited.name
+    return _claimed(name if name and alone else f"{name} ({audit.name})" if name else audit.name, audit)
+
+
+def _claimed(name: str, audit: NamedAudit | None) -> str:
+    return f"{name} (as the bundle claims)" if audit is not None and audit.claimed else name
 
 
 def unaudited(inputs: Inputs) -> list[str]:

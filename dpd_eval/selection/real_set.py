@@ -8,7 +8,7 @@ from dpd_eval.extractors.choice import build_extractor, check_name
 from dpd_eval.selection.folder import write_folder
 from dpd_eval.selection.method import Look, Method, Rows, Seen, check_counts, check_ipc
 from dpd_eval.selection.methods import find_method, select
-from dpd_runtime.dataset.folder import check_output_folder, remove_set
+from dpd_runtime.dataset.folder import DECISIONS_NAME, check_output_folder, remove_set
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable, write_atomically
@@ -18,8 +18,6 @@ from dpd_train.images import PLAIN, Reading, check_files, fingerprint, read_scen
 
 if TYPE_CHECKING:
     from dpd_eval.extractors.extractor import Extractor
-
-DECISIONS_NAME = "decisions.png"
 
 
 @dataclass(frozen=True)

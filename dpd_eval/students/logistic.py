@@ -11,6 +11,7 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.images import to_float
 
 BATCH = 32
+NEVER = 1e4  # by which the logit of a class without images lies below all others
 
 
 @torch.no_grad()
@@ -25,7 +26,8 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
     """Set `layer` to the logistic regression (L2, C = 1) of the labels on standardised features.
 
     Args:
-        features: [n, D]. labels: [n], each class at least once. soft: probabilities [n, C] to learn instead.
+        features: [n, D]. labels: [n]; a class that has none is never predicted. soft: probabilities [n, C] to learn
+            instead.
     """
     mean, std = features.mean(axis=0), features.std(axis=0) + 1e-6
     rows, weights = np.arange(len(labels)), None
@@ -37,5 +39,7 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
     if len(slopes) == 1:  # of two classes it gives one vector
         slopes, bias = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-bias, bias]) / 2
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(slopes))
-        layer.bias.copy_(torch.from_numpy(bias))
+        layer.weight.zero_()
+        layer.bias.fill_(float(bias.min()) - NEVER)
+        layer.weight[fitted.classes_] = torch.from_numpy(slopes).to(layer.weight.dtype)
+        layer.bias[fitted.classes_] = torch.from_numpy(bias).to(layer.bias.dtype)

@@ -118,10 +118,9 @@ def load_recipe(name: str) -> Recipe:
     if name.endswith(".toml"):
         try:
             text = Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(
-                f"recipe {name}: cannot be read ({error.strerror}); give the path of a TOML file"
-            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise InputError(f"recipe {name}: cannot be read ({said}); give the path of a TOML file") from None
     elif name in shipped_recipes():
         text = (resources.files("dpd_eval.students") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     else:

@@ -8,6 +8,7 @@ fitted by that instead of by a recipe.
 """
 
 from collections.abc import Callable
+from importlib.metadata import version
 from inspect import signature
 from typing import Any
 
@@ -18,7 +19,7 @@ from dpd_eval.extensions import extension_version
 from dpd_eval.students import mobilenetv2, resnet, vit
 from dpd_eval.students.convnet import ConvNet
 from dpd_eval.students.names import NAMES, check_student, extension
-from dpd_eval.students.pretrained import build_pretrained, is_pretrained, pretrained_identity
+from dpd_eval.students.pretrained import PROBE, build_pretrained, is_pretrained, pretrained_identity
 from dpd_runtime.errors import InputError
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {
@@ -81,6 +82,8 @@ def student_identity(name: str) -> str:
 
     known = is_pretrained(name)
     parts = [pretrained_identity(name) if known else name, f"transformers {transformers.__version__}"]
+    if name.startswith(PROBE):
+        parts += [f"scikit-learn {version('scikit-learn')}"]
     if name not in NAMES and not known:
         parts += [extension_version("dpd.students", name.partition(":")[0])]
     return " ".join(parts)

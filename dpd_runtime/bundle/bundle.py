@@ -244,7 +244,7 @@ def _schedule(files: Mapping[str, bytes], manifest: Manifest) -> Schedule:
     try:
         steps = SOLVERS[sampler.solver][0](schedule, sampler.steps)
         check_noise(manifest.latent_shape, sampler.candidates, sum(step.noise > 0 for step in steps))
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise BundleError(f"{MANIFEST_NAME}: sampler: {str(error)[:300]}; export the bundle again") from error
     return schedule
 

@@ -242,8 +242,8 @@ def _floats(contents: _Contents) -> dict[bytes, bool]:
         else:
             place = 1 if node.operator == "Where" else 0
             floats = len(node.inputs) > place and types.get(node.inputs[place], False)
-        for name in node.outputs:
-            learn(name, floats)
+        for place, name in enumerate(node.outputs):
+            learn(name, floats and not (place and node.operator == "MaxPool"))  # its second output: positions
     return types
 
 

@@ -124,6 +124,8 @@ def check_place(out: Path, overwrite: bool) -> None:
         InputError: `out` exists and is not a classifier that --overwrite may replace.
         DiskError: its folder cannot be written.
     """
+    if out.is_symlink():
+        raise InputError(f"--out {out} is a link; give the folder itself")
     check_writable(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return

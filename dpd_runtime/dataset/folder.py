@@ -21,9 +21,10 @@ from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
 from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 
 SHEET_NAME = "contact_sheet.png"
+DECISIONS_NAME = "decisions.png"  # of dpd select
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 OWN_NAMES = (
-    *(DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, SOFT_LABELS_NAME),
+    *(DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, DECISIONS_NAME, SOFT_LABELS_NAME),
     *(CARD_NAME, CLASSES_NAME, CROISSANT_NAME),
 )
 

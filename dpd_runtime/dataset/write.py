@@ -15,6 +15,7 @@ from dpd_runtime.dataset.folder import (
     disk_errors,
     finished_set,
     remove_partials,
+    remove_set,
     remove_unfinished,
 )
 from dpd_runtime.dataset.formats import Output, folder_name
@@ -55,11 +56,14 @@ def write_set(
     progress: Progress = lambda done, total: None,
     output: Output = PLAIN,
     shard: Shard = WHOLE,
+    *,
+    overwrite: bool = False,
 ) -> DistilledSet:
     """Write the missing images of `generation` to `out`, then the metadata. A second call does only what is left.
 
     Args:
         shard: this process's part of the set, if several processes share `out`. The last one finishes the set.
+        overwrite: delete a set that is at `out`, once nothing else stands in the way of the new one.
 
     Raises:
         OutputFolderError: `out` holds something else, or a set with other settings, or is being written.
@@ -76,6 +80,8 @@ def write_set(
     label = None
     if output.soft_labels:
         label = load_teacher(generation.bundle, generation.provider, generation.threads)
+    if overwrite:
+        remove_set(out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with Worker(out, shard) as worker:

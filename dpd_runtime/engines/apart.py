@@ -40,7 +40,10 @@ Answer = tuple[dict[str, Any], dict[str, Array]]
 
 
 def apart(bundle_hash: str) -> "EngineProcess":
-    """The process for the graphs of a bundle; started by the first call, and ended after that of another bundle."""
+    """The process for the graphs of a bundle; started by the first call and after one that has ended, and ended after
+    that of another bundle."""
+    if _process(bundle_hash, os.getpid()).ended:
+        _process.cache_clear()
     return _process(bundle_hash, os.getpid())
 
 
@@ -66,7 +69,7 @@ class EngineProcess:
         self._calls, self._engines = count(), count()
         self._answers = _Answers()
         self._dropped: deque[int] = deque()
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time, self._stopped = threading.Lock(), False
         threading.Thread(target=self._answers.read, args=(self._process,), daemon=True).start()
         weakref.finalize(self, _end, self._process, os.getpid())
 
@@ -99,19 +102,27 @@ class EngineProcess:
             "halves": halves,
         }
         parts = {"graph": graph, **(weights or {})}
-        self.ask(name, asked, {key: np.frombuffer(content, np.uint8) for key, content in parts.items()})
-        made = _EngineApart(self, number, name)
+        arrays = {key: np.frombuffer(content, np.uint8) for key, content in parts.items()}
+        self.ask(name, asked, arrays, provider)
+        made = _EngineApart(self, number, name, provider)
         weakref.finalize(made, self._dropped.append, number)
         return made
 
-    def ask(self, name: str, content: dict[str, Any], arrays: Mapping[str, Array] = {}) -> Answer:
+    def ask(
+        self,
+        name: str,
+        content: dict[str, Any],
+        arrays: Mapping[str, Array] = {},
+        provider: Provider | None = None,
+    ) -> Answer:
         """Send a message and wait for its answer.
 
         Args:
-            name: of the graph, for errors.
+            name: of the graph, for errors. provider: what computes it.
 
         Raises:
             BundleError: the process was ended by a signal, as by a graph that crashes; or the call takes too long.
+            ProviderError: it was ended so on a GPU, whose libraries can be the reason.
             DpdError: what the process answers with.
         """
         number = next(self._calls)
@@ -135,20 +146,29 @@ class EngineProcess:
         finally:
             self._answers.forget(number)
         if answer is None:
-            raise self._dead(name)
+            raise self._dead(name, provider)
         said, made = answer
         if "error" in said:
             kind = ERRORS.get(said["error"], BundleError)
             raise kind.__new__(kind, str(said["text"]))  # without its __init__, which may make the sentence
         return said, made
 
+    @property
+    def ended(self) -> bool:
+        return self._stopped or self._process.poll() is not None
+
     def kill(self) -> None:
+        self._stopped = True
         self._process.kill()
 
-    def _dead(self, name: str) -> DpdError:
-        self.kill()  # it may live on, and have closed its end or sent what is no message
+    def _dead(self, name: str, provider: Provider | None) -> DpdError:
+        if self._stopped:
+            return BundleError(f"{name}: the process that computed it was stopped; open the bundle again")
+        self._process.kill()  # it may live on, and have closed its end or sent what is no message
         code = self._process.wait()
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        if provider is not None and not provider.on_cpu:
+            return ProviderError(f"{name}: the process that ran it on {provider.name} {ended}; use --provider cpu")
         blame = "the graph is broken or hostile: do not use this bundle"
         if code == -KILLED:
             blame = (
@@ -161,11 +181,11 @@ class EngineProcess:
 class _EngineApart:
     """A graph in another process."""
 
-    def __init__(self, process: EngineProcess, number: int, name: str) -> None:
-        self._process, self._number, self._name = process, number, name
+    def __init__(self, process: EngineProcess, number: int, name: str, provider: Provider) -> None:
+        self._process, self._number, self._name, self._provider = process, number, name, provider
 
     def run(self, **inputs: Array) -> Array:
-        _, made = self._process.ask(self._name, {"what": "run", "engine": self._number}, inputs)
+        _, made = self._process.ask(self._name, {"what": "run", "engine": self._number}, inputs, self._provider)
         if "output" not in made:
             raise BundleError(f"{self._name} gave no output; export the bundle again")
         return made["output"]

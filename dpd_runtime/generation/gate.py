@@ -22,7 +22,12 @@ from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, read_cached, write_atomically
-from dpd_runtime.generation.networks import LATENT_CLASSIFIER, UNET, latent_logits, load_networks
+from dpd_runtime.generation.networks import (
+    LATENT_CLASSIFIER,
+    UNET,
+    latent_logits,
+    load_networks,
+)
 from dpd_runtime.generation.replay import replay, replay_decoder
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, versions
@@ -129,7 +134,9 @@ def _key(bundle: Bundle, provider: Provider, sampled: bool) -> dict[str, Any]:
     driver = nvidia_driver()
     gpu = driver.gpus[provider.device] if provider.device < len(driver.gpus) else None
     named = None if gpu is None else [gpu.name, gpu.compute_capability]
-    return key | {"driver": [driver.version, driver.cuda], "device": provider.device, "gpu": named}
+    # engines of the bundle itself are used if a trusted key signed it, which the bundle's hash does not tell
+    signed = {"trusted": bundle.signature.trusted}
+    return key | signed | {"driver": [driver.version, driver.cuda], "device": provider.device, "gpu": named}
 
 
 def _file(key: dict[str, Any]) -> str:

@@ -186,8 +186,12 @@ class Generation:
     def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
         """The images of each block, in order. Blocks may share calls; the next noise is made at the same time."""
         computer = self.load()
-        for group, noises in ahead(computer.together(blocks), lambda group: [computer.noise(block) for block in group]):
-            yield from map(self._wanted, computer.images(group, noises))
+        try:
+            for group, noises in ahead(computer.together(blocks), lambda group: [*map(computer.noise, group)]):
+                yield from map(self._wanted, computer.images(group, noises))
+        except (Exception, KeyboardInterrupt):
+            self._computer = None  # the process of its graphs may have ended
+            raise
 
     def compute(self, block: Block) -> list[Image]:
         """The block's images whose index is below ipc. The whole block is computed in any case.

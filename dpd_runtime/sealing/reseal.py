@@ -147,7 +147,7 @@ def _take_place(finished: Path, out: Path, aside: Path) -> None:
         out.replace(aside)
     try:
         finished.replace(out)
-    except OSError:
+    except BaseException:  # an interrupt too: the caller deletes what lies aside
         if aside.exists():
             aside.replace(out)
         raise

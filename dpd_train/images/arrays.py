@@ -60,7 +60,7 @@ def array_size(path: Path) -> tuple[int, int] | None:
     try:
         with open_regular(path) as file:
             member = _member(file)
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # the reason is reported when the file itself is read
         return None
     if isinstance(member, str):
         return None

@@ -84,7 +84,8 @@ def multi_scale(scenes: SceneSet, resolution: int, seed: int, crops: Crops) -> t
                 rows.append(row)
                 levels.append(level)
     stacked: Images = np.stack(images)
-    cropped = replace(scenes.only(rows), images=stacked, hashes=tuple(hashes))
+    small = replace(scenes, images=scenes.images[:, :1, :1])  # `only` would copy each whole image for each crop
+    cropped = replace(small.only(rows), images=stacked, hashes=tuple(hashes))
     return cropped, np.array(levels, np.int64), np.array(rows, np.int64)
 
 

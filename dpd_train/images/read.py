@@ -196,7 +196,8 @@ def _divided(
     every = [path for paths in files.values() for path in paths]
     digests, near = contents(stamps(every), rendering)
     classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
-    held = choose_groups(classes, joined(near, _named_groups(source, files, held_out)), held_out, source.root)
+    together = joined(near, _named_groups(source, files, held_out)) if held_out.split == "content" else {}
+    held = choose_groups(classes, together, held_out, source.root)
     unread = "~"  # behind every hash; these files are reported in the order of their names
     return {
         name: sorted(

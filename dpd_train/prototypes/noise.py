@@ -84,5 +84,5 @@ def guarantee(prototypes: Sequence[ClassPrototypes | None], deviation: float) ->
         "noise": deviation,
         "norm_limit": limit,
         "members": members,
-        "neighbours": "one image replaced, the clustering given",
+        "neighbours": "one image replaced, the clustering and which prototypes are too near to an image given",
     }

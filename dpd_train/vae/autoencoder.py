@@ -81,8 +81,9 @@ def spectral_loss(reconstructed: torch.Tensor, images: torch.Tensor, window: int
     """L1 between Fourier amplitudes of non-overlapping windows: blur costs, a shifted texture does not."""
     amplitudes = []
     for x in (reconstructed, images):
-        b, c, h, w = x.shape
+        b, c, h, w = x.shape  # what is left over at the lower and right edge does not count
         side = min(window, h, w)
+        x = x[..., : h // side * side, : w // side * side]
         tiles = x.reshape(b, c, h // side, side, w // side, side).transpose(3, 4)
         amplitudes.append(torch.fft.rfft2(tiles, norm="ortho").abs())
     return F.l1_loss(*amplitudes)

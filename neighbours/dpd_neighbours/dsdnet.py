@@ -103,7 +103,7 @@ class DsdNet(nn.Module):
             criterion: logits [B, num_classes] → the loss with respect to that call's labels.
         """
         clean, teacher = self._deepest, softened(self._logits)
-        total = torch.zeros(())
+        total = torch.zeros((), device=clean.device)
         for shallow, head in zip(self._shallow, self.heads, strict=True):
             cleaned = self._cleaned(shallow)
             logits = head(cleaned.mean(dim=(2, 3))).float()
@@ -114,16 +114,16 @@ class DsdNet(nn.Module):
         return total / len(self._shallow)
 
     def _denoising_loss(self, clean: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        levels = torch.randint(1, LEVELS, (len(clean),))
+        levels = torch.randint(1, LEVELS, (len(clean),)).to(clean.device)  # drawn on the CPU, so alike everywhere
         alpha = signal(levels)[:, None, None, None]
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * torch.randn(clean.shape)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * torch.randn(clean.shape).to(clean.device)
         return F.mse_loss(self.denoiser(noisy.to(clean.dtype), condition, levels).float(), clean.float())
 
     def _cleaned(self, shallow: torch.Tensor) -> torch.Tensor:
         """Run DDIM from START to 0. The shallow map is both the start and the condition."""
         now, levels = shallow, [START * (STEPS - i) // STEPS for i in range(STEPS + 1)]
         for level, following in pairwise(levels):
-            clean = self.denoiser(now, shallow, torch.full((len(now),), level))
+            clean = self.denoiser(now, shallow, torch.full((len(now),), level, device=now.device))
             alpha, after = (float(signal(torch.tensor(at))) for at in (level, following))
             noise = (now - alpha**0.5 * clean) / (1 - alpha) ** 0.5
             now = after**0.5 * clean + (1 - after) ** 0.5 * noise

@@ -39,6 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "base", folder / "known" / "pipeline")
     classes = {path.name.upper(): 12 for path in (folder / "scenes").iterdir()}
     (folder / "known" / "run.json").write_text(json.dumps({"data": {"classes": classes}}))
+    shutil.copytree(folder / "base", folder / "tuned" / "pipeline")  # on other images, from such a base
+    earlier = {"data": {"classes": {"others": 9}}, "base_pretraining": {"data": {"classes": classes}}}
+    (folder / "tuned" / "run.json").write_text(json.dumps(earlier))
     return folder
 
 
@@ -75,6 +78,10 @@ def options(folder: Path) -> tuple[str, ...]:
         (["scenes", "--dp", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
         (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--public", "scenes", *BASE], "overlaps with DATA"),
         (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of all these"),
+        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "tuned/pipeline"], "trained on images of all these"),
+        (["scenes", "--dp", "10", "--split", "content"], "move several images where one is replaced"),
+        (["scenes", "--dp", "10", "--groups", "s"], "--groups s has no effect with --split files"),
+        (["scenes", "--dp", "10", "--most-epsilon", "9"], "--most-epsilon 9 is below --dp 10"),
         (["scenes", "--public", "public"], "--public has no effect without --dp: leave it out"),
         (["scenes", "--dp-delta", "1e-6"], "--dp-delta has no effect without --dp: leave it out"),
         (["--dp", "10"], "DATA is missing"),
@@ -105,6 +112,13 @@ def made(folder: Path, process_environment: dict[str, str]) -> Done:
     killed = dpd(folder, process_environment, "--resume", "--out", "site.dpd", kill="decoder:1")
     assert killed.returncode == -9, killed.stderr
     released = (folder / "site-run" / "release.safetensors").read_bytes()
+    (folder / "public").rename(folder / "compared")
+    drawn_scenes(folder / "public", per_class=4, seed=301)
+    changed = dpd(folder, process_environment, "--resume", "--out", "site.dpd")
+    assert changed.returncode == 2, changed.stderr
+    assert "--public has changed since the release" in changed.stderr
+    shutil.rmtree(folder / "public")
+    (folder / "compared").rename(folder / "public")
     (folder / "scenes").rename(folder / "away")
     try:
         done = dpd(folder, process_environment, "--resume", "--out", "site.dpd")
@@ -125,7 +139,8 @@ def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Done
     assert (bundle.manifest.training, bundle.manifest.audit) == ({}, "unaudited")
     assert [len(scene.prototypes) for scene in bundle.classes] == [3] * 6
     card = bytes(bundle.files["MODEL_CARD.md"]).decode()
-    for word in ("accuracy", "seconds", "fingerprint |", "teacher", "wall time"):
+    assert "codes of public images, and the decoder" in card
+    for word in ("matched codes", "accuracy", "seconds", "fingerprint |", "teacher", "wall time"):
         assert word not in card.replace("no fingerprint and no accuracy", "")
     assert "| 0 | Fields | 10 | 3 |" in card
     assert "epsilon 60, delta 0.001, of one image" in made.stdout

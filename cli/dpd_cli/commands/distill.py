@@ -119,7 +119,8 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
     print("              for both together; nothing else may leave; each further run on the same images")
     print("              adds to epsilon, even if it only serves a choice between runs")
     print(f"compare       dpd generate {quoted} --ipc {result['codes']} --out distilled, and here")
-    print("              dpd evaluate distilled --train DATA --test val; its figures tell about the images: keep them")
+    print(f"              dpd evaluate distilled --train DATA --test val --split {result['split']};")
+    print("              its figures tell about the images: keep them")
     print(f"next          dpd keygen, dpd sign {quoted} --key KEY; at the site:")
     required = f"--require-signature --require-dp {privacy['epsilon']:g},{privacy['delta']:g}"
     print(f"              dpd generate {quoted} {required} --ipc {result['codes']} --out distilled")

@@ -10,8 +10,7 @@ from dpd_cli.options import Device, Json, Values, given_values, options_of, requ
 from dpd_cli.progress import Update, stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
-from dpd_runtime.errors import InputError
-from dpd_runtime.files import check_writable
+from dpd_runtime.files import check_file_place, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,12 +57,8 @@ def evaluate_command(
         dpd evaluate set/ --train data/train --test val --baselines random,full
         dpd evaluate set/ --train data/train --test val --students convnet,resnet
     """
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
-    if out is not None and out.is_dir():
-        raise InputError(f"--out {out}: is a folder; give the name of a file")
     if out is not None:
-        check_writable(out)
+        check_file_place("--out", out)
     config = EvaluateConfig(**given_values(given, EvaluateConfig))
     place = "val" if test == "val" else Path(test)
     require_torch()
@@ -92,7 +87,7 @@ def evaluate_command(
             stage=stage,
         )
     if out is not None:
-        out.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_atomically(out, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
     if json_output:
         print_json(result.to_dict())
     else:

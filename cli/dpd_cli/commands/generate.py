@@ -172,17 +172,14 @@ def _write(
     generation: "Generation", out: Path, output: "Output", part: "Part", overwrite: bool, json_output: bool
 ) -> "DistilledSet":
     """Write the set, and say what was written."""
-    from dpd_runtime.dataset.folder import remove_set
     from dpd_runtime.dataset.write import write_set
     from dpd_runtime.generation.teacher import check_teacher
 
     if output.soft_labels:
         check_teacher(generation.bundle)
-    if overwrite:
-        remove_set(out)
     started = time.monotonic()
     with progress_bar("generating") as progress:
-        result = write_set(generation, out, progress, output, part)
+        result = write_set(generation, out, progress, output, part, overwrite=overwrite)
     _print(result, generation, output, time.monotonic() - started, f"shard {part}: ", json_output)
     return result
 

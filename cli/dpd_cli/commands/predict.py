@@ -10,7 +10,7 @@ from dpd_cli.options import Gpu, Json, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import check_writable
+from dpd_runtime.files import check_file_place
 
 if TYPE_CHECKING:
     from dpd_runtime.classifier.label import Labelled
@@ -58,7 +58,7 @@ def predict_command(
         if path is not None and path.exists() and not overwrite:
             raise InputError(f"{name} {path} exists; give another name, or pass --overwrite")
         if path is not None:
-            check_writable(path)
+            check_file_place(name, path)
     if provider not in OFFERED:
         raise InputError(f"--provider {provider}: give {', '.join(OFFERED)}")
     classifier = open_classifier(model)

@@ -1,6 +1,7 @@
 """`dpd pretrain`: a nano base from random weights, a VAE for other bands, or an encoder for features."""
 # ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -157,7 +158,8 @@ def pretrain_command(
         pretrain_features_command(sources, out, given[FeatureOptions], **running, json_output=json_output)
         return
     _check_data(sources, start)
-    folder = state or cache_folder("pretrain") / out.resolve().name
+    own = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]  # two bases may have one name
+    folder = state or cache_folder("pretrain") / f"{out.resolve().name}-{own}"
     import torch
 
     from dpd_train.bases.folder import SHIPPED_BASE

@@ -15,7 +15,7 @@ from dpd_cli.distillation.planned import STORED_PRIVATE, Tell, check_places
 from dpd_cli.distillation.request import PrivateRequest
 from dpd_cli.progress import Update
 from dpd_runtime.errors import CheckError, DataError, InputError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import read_object, write_atomically
 
 if TYPE_CHECKING:
     from dpd_runtime.annotations import Float32, Images
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dpd_train.prototypes.private.ledger import Cost, Entry
     from dpd_train.prototypes.private.release import Release
 
-DONE = "result.json"
+DONE, MADE_WITH = "result.json", "made_with.json"
 
 
 def read_request(folder: Path) -> PrivateRequest:
@@ -73,7 +73,10 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     check_classes(Path(asked.data), tuple(counts))
     asked = replace(asked, counts=counts)
     _check_guarantee(asked)
-    if asked.public is not None and (images := sum(check_files(Path(asked.public), "all").values())) < asked.ipc:
+    if (
+        asked.public is not None
+        and (images := sum(check_files(Path(asked.public), "all", asked.elsewhere).values())) < asked.ipc
+    ):
         raise InputError(f"--public {asked.public}: has {images} images, fewer than --ipc {asked.ipc}; add some")
     open_ledger(ledger_folder())
     _check_ledger(asked, _entry(asked))
@@ -158,15 +161,16 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"
         tell(f"private       {told}, which base {asked.base} must never have seen")
         private = _private_images(asked, base.resolution)
+        _check_guarantee(asked)
         hand_over = _nothing_more
         if private is not None:
-            _check_guarantee(asked)
             entry = _entry(asked)
             _tell_cost(_check_ledger(asked, entry), asked, tell)
             hand_over = partial(_handed_over, asked, entry, private)
         public = _public_images(asked, base.resolution, stage, tell)
         if private is not None and asked.public is not None:
             check_images_apart(Path(asked.public), private, public)
+        _check_same(asked, base, public, released=private is None)
         inputs = PrivateInputs(
             private=hand_over,
             counts=tuple(asked.counts.values()),
@@ -179,10 +183,33 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         written = _export(asked, made.base, made.codes, claim, stage, tell)
         _save_classifier(asked, made.classifier, public.images[:2], claim)
         places = {"run": str(asked.folder), "classifier": str(asked.classifier)}
-        result = written | {"codes": asked.ipc, "privacy": asdict(claim)} | places
+        result = written | {"codes": asked.ipc, "split": asked.split, "privacy": asdict(claim)} | places
         write_atomically(finished, (json.dumps(result, indent=1) + "\n").encode())
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
+
+
+def _check_same(asked: PrivateRequest, base: "Base", public: "SceneSet", *, released: bool) -> None:
+    """Note what the release is made with, or check that what is made after it uses the same.
+
+    Raises:
+        InputError: base or public images have changed since. Nobody has compared these with the private ones.
+    """
+    from dpd_train.bases.latents import weights_hash
+    from dpd_train.images import fingerprint
+
+    path = asked.folder / MADE_WITH
+    made_with = {"base": weights_hash(base.vae), "public": fingerprint(public)["sha256"]}
+    if not released:
+        write_atomically(path, (json.dumps(made_with, indent=1) + "\n").encode())
+        return
+    changed = [name for name, digest in read_object(path, str(path), "begin again with another --out").items()
+               if made_with.get(name) != digest]  # fmt: skip
+    if changed:
+        raise InputError(
+            f"{asked.folder}: --{changed[0]} has changed since the release; give back what was there, or begin again "
+            "with another --out, which costs a second release"
+        )
 
 
 def _base(asked: PrivateRequest, device: Any) -> "Base":
@@ -206,8 +233,9 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
     import numpy as np
 
     from dpd_train.images import read_scenes
+    from dpd_train.prototypes.private.codes import RELEASE
 
-    if (asked.folder / "release.safetensors").exists():
+    if (asked.folder / RELEASE).exists():
         return None
     scenes = read_scenes(Path(asked.data), part="train", resolution=side, held_out=asked, reading=asked.reading)
     if scenes.rejected:
@@ -256,7 +284,7 @@ def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Upda
 
     if asked.public is None:
         return drawn_images(side, asked.seed, stage("drawn scenes"))
-    scenes = read_public(Path(asked.public), side, asked.seed, asked.reading)
+    scenes = read_public(Path(asked.public), side, asked.seed, asked.reading, asked.elsewhere)
     if scenes.rejected:
         tell(f"public        {len(scenes.rejected)} files left out, first {scenes.rejected[0].path}")
     if len(scenes.labels) < asked.ipc:

@@ -1,5 +1,6 @@
 """What `dpd distill` is asked for: its options, as the command line reads them and as a distillation stores them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
+from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
 from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -109,6 +111,7 @@ class PrivateRequest(Request):
 
     where: ClassVar[str] = "with --dp, which does not use it"
 
+    split: By = "files"
     ipc: int = setting(200, "Images", "Codes per class.")
     dp: float = setting(
         None,
@@ -136,6 +139,15 @@ class PrivateRequest(Request):
     def __post_init__(self) -> None:
         at_least_one("ipc", self.ipc)
         super().__post_init__()
+        if not re.fullmatch(r"[0-9a-f]{16}", self.identity):  # the name of a file in the ledger
+            raise TypeError("an identity of another form")
+        if self.split == "content":
+            raise InputError(
+                "--split content and --groups move several images where one is replaced, and the guarantee is for one: "
+                "leave them out of --dp"
+            )
+        if self.most_epsilon is not None and self.most_epsilon < self.dp:
+            raise InputError(f"--most-epsilon {self.most_epsilon:g} is below --dp {self.dp:g}: take a smaller --dp")
         if self.reading.carries:
             raise InputError(
                 f"--dp is for red, green and blue, and --bands {self.bands} carries other bands: give three"

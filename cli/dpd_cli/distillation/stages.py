@@ -7,7 +7,7 @@ from typing import Any
 
 from dpd_cli.distillation.planned import Distillation, Tell
 from dpd_cli.progress import Update
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import size_of, write_atomically
 
 Stage = Callable[[str], Update]
 
@@ -153,7 +153,7 @@ def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     table = json.loads((made.training / "classes.json").read_text("utf-8"))
     return {
         "out": str(made.out),
-        "bytes": sum(f.stat().st_size for f in made.out.rglob("*")) if made.out.is_dir() else made.out.stat().st_size,
+        "bytes": size_of(made.out),
         "bundle_hash": load_bundle(made.out, allow_older=True).hash,
         "prototypes": table["prototype_kind"],
         **judged,

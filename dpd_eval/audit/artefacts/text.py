@@ -22,6 +22,7 @@ def find_text(name: str, content: bytes, traces: Traces, *, of_set: bool) -> lis
     """Find file names (or their distinctive stems) of real images, and absolute paths."""
     readable = b"\n".join(READABLE.findall(content))
     words = {word.decode() for word in WORD.findall(readable)}
+    words |= {word.strip(".-") for word in words}  # at the end of a sentence
     words |= {PurePosixPath(word).stem for word in words}
     whole = content.decode("utf-8", "ignore") if name.endswith(TEXTS) else readable.decode()
     artefacts = [Artefact(name, "a file name of a real image", known) for known in _known(traces, words, whole, of_set)]

@@ -25,8 +25,10 @@ def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> None:
     known: set[str] = set()
     for path in (folder / RECORD_NAME, folder.parent / "run.json"):
         if path.is_file():
-            data = read_object(path, f"base {name!r}: {path.name}", "copy the base again").get("data")
-            known |= {_letters(entry) for entry in (data.get("classes") or {})} if isinstance(data, dict) else set()
+            record = read_object(path, f"base {name!r}: {path.name}", "copy the base again")
+            earlier = record.get("base_pretraining")
+            for data in (record.get("data"), earlier.get("data") if isinstance(earlier, dict) else None):
+                known |= {_letters(entry) for entry in (data.get("classes") or {})} if isinstance(data, dict) else set()
     if all(_letters(class_name) in known for class_name in classes):
         raise InputError(
             f"--base {name}: it was trained on images of all these classes. If they are these images, the guarantee "

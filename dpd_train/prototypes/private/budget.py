@@ -99,7 +99,11 @@ def spent(sensitivity: float, noise: float, delta: float) -> float:
 
 
 def noise_on_mean(budget: Budget, images: int, width: int) -> float:
-    """Expected norm of the noise on the mean of a class of so many images, in units of R: σ √D / (n R)."""
+    """Expected norm of the noise on the mean of a class of so many images, in units of R: σ √D / (n R).
+
+    D is of the watchers' values alone. The few of the appearance add a tenth to it at D = 128, and nothing to what is
+    spent.
+    """
     return 2 * math.sqrt(width) / (budget.mu * images)
 
 

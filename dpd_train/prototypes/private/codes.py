@@ -1,5 +1,6 @@
 """From private images to codes: watchers of public images, one release, images chosen by it, a decoder for them."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limit
 from dpd_train.prototypes.private.public import public_watchers
 from dpd_train.prototypes.private.release import ANOTHER, Release, read_release, release
 
-MEASURED = 2000  # public images that scales and limits come from, at least, if there are so many; evenly spaced
+MEASURED = 2000  # public images that scales and limits come from, if there are so many
 RELEASE, CHOSEN, DECODER_STATE = "release.safetensors", "chosen.safetensors", "decoder.safetensors"
 Stages = Callable[[str], Progress]
 
@@ -82,7 +83,8 @@ def private_codes(
     base = tuned_base(inputs.base, np.concatenate(images), networks, seed, learned, progress, device=device)
     latents = encode(base.vae, np.concatenate(images), device=device)
     codes = latents.view(*images.shape[:2], *latents.shape[1:]) * float(base.vae.config.scaling_factor)
-    return PrivateCodes(codes.numpy(), base, released, ReleasedClassifier(networks, released).eval())
+    on_cpu = [copy.deepcopy(network).cpu() for network in networks]  # it becomes a graph
+    return PrivateCodes(codes.numpy(), base, released, ReleasedClassifier(on_cpu, released).eval())
 
 
 def _chosen(
@@ -130,5 +132,6 @@ def suited_watchers(
 
 
 def _spread(scenes: SceneSet, least: int) -> SceneSet:
-    """At least so many images, evenly spaced, or all if there are fewer."""
-    return scenes.only(np.arange(0, len(scenes.labels), max(1, len(scenes.labels) // least)))
+    """So many images, or all if there are fewer; evenly spaced, but not by a whole number: crops come in an order."""
+    count = len(scenes.labels)
+    return scenes.only(np.linspace(0, count - 1, min(count, least)).astype(np.int64))

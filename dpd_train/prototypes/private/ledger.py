@@ -75,6 +75,8 @@ def read_ledger(folder: Path) -> list[Entry]:
         try:
             entry = Entry(**{**content, "images": tuple(content["images"])})
             good = math.isfinite(entry.mu) and entry.mu > 0 and entry.identity == path.stem
+            good = good and isinstance(entry.date, str) and isinstance(content["images"], list)
+            good = good and all(isinstance(image, str) and len(image) == DIGITS for image in entry.images)
         except (TypeError, KeyError, ValueError):
             good = False
         if not good:

@@ -10,6 +10,7 @@ from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.pool import Plan, load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, labelled
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
+from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
 from dpd_train.images.crops import Crops, crop_boxes, multi_scale
 from dpd_train.prototypes.matching.watchers import LENGTHS, residual_shapes, watcher_seed
@@ -35,7 +36,9 @@ def drawn_images(side: int, seed: int, progress: Progress = lambda done, total: 
     return SceneSet(classes=CLASSES, images=np.stack(images), labels=labels, hashes=(), rejected=())
 
 
-def read_public(place: Path, side: int, seed: int, reading: Reading = PLAIN) -> SceneSet:
+def read_public(
+    place: Path, side: int, seed: int, reading: Reading = PLAIN, held_out: HeldOut = BY_CONTENT
+) -> SceneSet:
     """Public images at `side` pixels. Larger ones come whole and in crops at several scales, so that networks see more.
 
     Where that would be more than MOST, random images are left out.
@@ -45,9 +48,10 @@ def read_public(place: Path, side: int, seed: int, reading: Reading = PLAIN) -> 
     """
     larger = min(natural_side(place), LARGEST * side)
     if larger <= side:
-        return _some(read_scenes(place, part="all", resolution=side, reading=reading), MOST, seed)
+        return _some(read_scenes(place, part="all", resolution=side, held_out=held_out, reading=reading), MOST, seed)
     of_each = sum(len(boxes) for boxes in crop_boxes(larger, side, "0", seed, Crops()))
-    scenes = _some(read_scenes(place, part="all", resolution=larger, reading=reading), MOST // of_each, seed)
+    scenes = read_scenes(place, part="all", resolution=larger, held_out=held_out, reading=reading)
+    scenes = _some(scenes, MOST // of_each, seed)
     return multi_scale(scenes, side, seed, Crops())[0]
 
 

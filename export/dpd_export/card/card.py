@@ -55,9 +55,10 @@ def what_section(content: CardContent) -> str:
     manifest = content.manifest
     height, width, _ = manifest.image_shape
     if manifest.codes_only:
+        codes = "codes of public images" if manifest.privacy else "matched codes"
         return f"""# {line(manifest.name)}
 
-A codes-only bundle of dpd-distill: matched codes, and the decoder that makes one image from each. It holds no network
+A codes-only bundle of dpd-distill: {codes}, and the decoder that makes one image from each. It holds no network
 that samples, reads text or judges. From it, `dpd generate` makes a labelled training set of \
 {len(content.classes["classes"])} classes with up to {most_images(content)} images of each, {height} x {width} pixels \
 {f"in {channels_of(manifest)}" if manifest.bands else "RGB"}. The same seed gives
@@ -152,7 +153,8 @@ def _care(content: CardContent) -> str:
 
 Members' latents were clipped to an L2 norm of {clip}, and Gaussian noise of standard deviation {deviation} was added
 to each value of their mean. For the replacement of one image this is {guarantee}-differential privacy, **given which
-images belong to which prototype**. Clustering, counts, prompts and networks have no such guarantee."""
+images belong to which prototype**, and which prototypes were dropped as too near to an image. Clustering, counts,
+prompts and networks have no such guarantee."""
     return text
 
 

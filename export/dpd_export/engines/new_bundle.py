@@ -20,6 +20,7 @@ from dpd_runtime.bundle.profiles import Profile, profile_of, row_shapes
 from dpd_runtime.bundle.verified import weights_of
 from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, EngineRecord, record_json
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import size_of
 from dpd_runtime.sealing.reseal import check_target, write_changed
 
 
@@ -113,7 +114,7 @@ def build_engines(
     return {
         "out": str(out),
         "bundle_hash": bundle_hash,
-        "bytes": _size(out),
+        "bytes": size_of(out),
         "flavour": kind.name,
         "builder_version": trt.__version__,
         "engines": [vars(engine) for engine in engines],
@@ -207,7 +208,3 @@ def _record(
         sha256=plan.sha256,
         bytes=plan.bytes,
     )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

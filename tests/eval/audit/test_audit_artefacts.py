@@ -110,6 +110,21 @@ def test_a_sets_pictures_may_be_pictures_but_not_tell(tmp_path: Path) -> None:
         assert any(what in finding.what for finding in findings), findings
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("thumbs.npy", b"head" + IMAGES[5].tobytes(), "bytes of pixels"),
+        ("real_1.png", picture("PNG"), "a picture outside the class folders"),
+        ("README.md", b"made from Forest_17.jpg. The end", "a file name"),
+        ("README.md", b"made from Forest_17.jpg...", "a file name"),
+    ],
+)
+def test_what_lies_beside_a_sets_pictures_is_found(name: str, content: bytes, what: str, tmp_path: Path) -> None:
+    plain = {"Sea/Sea_00000.png": picture("PNG"), "contact_sheet.png": picture("PNG")}
+    assert scan(plain, traces(tmp_path), of_set=True) == []
+    assert any(what in finding.what for finding in scan(plain | {name: content}, traces(tmp_path), of_set=True))
+
+
 def test_without_latents_the_scan_warns(tmp_path: Path) -> None:
     bare = Traces(NAMES, (), IMAGES)
     assert artefact_test(scan(clean(), bare), 5, bare).verdict == "WARN"

@@ -275,6 +275,20 @@ def test_nothing_leaves_after_a_failed_audit() -> None:
     assert said.may_not.endswith("; audit0, whose audit failed.")
 
 
+def test_a_failure_is_not_hidden_by_a_pass_of_the_same_name() -> None:
+    named = [record | {"audited": {"name": "set0", "kind": "set"}} for record in (audit("FAIL"), audit("PASS"))]
+    said = released(*named)
+    assert said.may.startswith("These may leave: set0 (audit1), as every test of the audit passed.")
+    assert said.may_not.endswith("; set0 (audit0), whose audit failed.")
+
+
+def test_a_verdict_that_a_bundle_claims_is_told_as_a_claim() -> None:
+    own = read_audit(audit("PASS"), "site", "x", claimed=True)
+    said = release(Inputs(audits=(own,)))
+    assert said is not None
+    assert said.may.startswith("These may leave: site (as the bundle claims), as every test")
+
+
 def test_a_pass_is_called_a_measurement() -> None:
     passed = audit("PASS")
     passed["tests"] = passed["tests"][:1]  # type: ignore[index]

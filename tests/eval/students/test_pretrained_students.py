@@ -1,6 +1,7 @@
 """Students that begin with an encoder: what is tuned, what stays, and a probe against scikit-learn."""
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_an_encoder_is_tuned_from_its_weights_with_a_new_last_layer(encoder: Pat
 def test_the_key_of_a_training_has_the_weights_and_no_folder(encoder: Path, vit: Path) -> None:
     for name in (f"swimdiff:{encoder}", f"hf:{vit}"):
         plain, probe = student_identity(name), student_identity(f"probe:{name}")
-        assert probe == f"probe:{plain}"
+        assert probe == f"probe:{plain} scikit-learn {version('scikit-learn')}"
         assert str(encoder.parent) not in plain
     before = student_identity(f"swimdiff:{encoder}")
     torch.manual_seed(6)

@@ -165,6 +165,34 @@ def test_a_call_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - begun < 10
 
 
+def test_a_process_that_was_stopped_is_told_and_replaced(tmp_path: Path) -> None:
+    bundle = load_bundle(codes_only(tmp_path / "codes.dpd"))
+    old = bundle.host
+    engine = bundle.engine("vae_decoder/model.onnx", CPU, 1)
+    old.kill()  # type: ignore[attr-defined]
+    with pytest.raises(BundleError, match="the process that computed it was stopped; open the bundle again"):
+        engine.run(latent_sample=np.zeros((2, *bundle.manifest.latent_shape), np.float32))
+    assert bundle.host is not old
+    assert len([*generate(bundle, ipc=1, provider="cpu")]) == len(bundle.classes)
+
+
+def test_an_interrupted_generation_can_be_asked_again(tmp_path: Path) -> None:
+    bundle = load_bundle(codes_only(tmp_path / "codes.dpd"))
+    generation = generate(bundle, ipc=1, provider="cpu")
+    generation.load()
+    bundle.host.kill()  # type: ignore[attr-defined]  # as an interrupt does
+    with pytest.raises(BundleError, match="was stopped"):
+        list(generation)
+    assert len([*generation]) == len(bundle.classes)
+
+
+def test_a_gpus_library_that_ends_the_process_is_the_providers_fault() -> None:
+    process = EngineProcess()
+    os.kill(process._process.pid, signal.SIGKILL)
+    with pytest.raises(ProviderError, match=r"^x\.onnx: the process that ran it on cuda was ended by SIGKILL; use"):
+        process.load(b"graph", Provider("cuda", "test", 0), 1, None, "x.onnx", Compilation())
+
+
 @linux
 def test_no_secret_is_in_the_other_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DPD_PASSPHRASE", "five secret words of mine")

@@ -1,6 +1,7 @@
 """Validation images that content decides: independent of names, with near duplicates and groups on one side."""
 
 import csv
+import hashlib
 import shutil
 from collections import Counter
 from io import BytesIO
@@ -139,6 +140,40 @@ def test_groups_are_held_out_whole(groups: list[tuple[str, int]], number: int) -
     assert not {group_of[i] for i in held if i in group_of} & {g for i, g in group_of.items() if i not in held}
     for members in classes.values():
         assert len(held & members.keys()) == number  # single files fill what no group does
+
+
+HASHES = st.integers(0, 10**6).map("{:06d}".format)
+
+
+@given(
+    hashes=st.lists(HASHES, min_size=4, max_size=40, unique=True),
+    place=st.integers(0, 39),
+    new=HASHES,
+    k=st.integers(1, 3),
+)
+def test_one_file_that_is_replaced_moves_one_other_at_most(hashes: list[str], place: int, new: str, k: int) -> None:
+    """By its own hash alone: what a guarantee for one image rests on."""
+    before, after = dict(enumerate(hashes)), dict(enumerate(hashes)) | {place % len(hashes): new}
+    alone = HeldOut(val_per_class=k, split="files")
+    kept = [{row: own[row] for row in own.keys() - choose_groups({"a": own}, {}, alone)} for own in (before, after)]
+    assert len(kept[0]) == len(kept[1]) == len(hashes) - k
+    assert len(set(kept[0].values()) - set(kept[1].values())) <= 1
+    assert len(set(kept[1].values()) - set(kept[0].values())) <= 1
+
+
+def test_by_files_near_duplicates_do_not_move_together(scenes: Path) -> None:
+    folder = next(iter(scenes.iterdir()))
+    first, *others = sorted(folder.iterdir())
+    for number, path in enumerate(others[: COUNT // 2]):
+        path.unlink()
+        Image.open(first).convert("RGB").save(path.with_suffix(".jpg"), "JPEG", quality=80 + number)
+    every = read_scenes(scenes, part="all")
+    expected = set()
+    for label in range(len(every.classes)):
+        own = [digest for digest, of in zip(every.hashes, every.labels, strict=True) if of == label]
+        expected |= {*sorted(own, key=lambda digest: hashlib.sha256(digest.encode()).hexdigest())[:2]}
+    assert {*read_scenes(scenes, part="val", held_out=HeldOut(val_per_class=2, split="files")).hashes} == expected
+    assert {*read_scenes(scenes, part="val", held_out=HeldOut(val_per_class=2)).hashes} != expected
 
 
 def test_joined_groups_are_the_components_of_all_partitions() -> None:

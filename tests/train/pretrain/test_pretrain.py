@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from torch.nn import functional as F
 
 from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae, with_attention
@@ -208,6 +209,17 @@ def test_d4_is_a_group_of_eight_different_maps() -> None:
     moved = random_d4(batch, torch.Generator().manual_seed(1))
     for before, after in zip(batch, moved, strict=True):
         assert any(torch.equal(d4(before, k), after) for k in range(ORDER))
+
+
+@pytest.mark.parametrize("side", [24, 40])
+def test_spectral_loss_takes_sides_that_no_window_divides(side: int) -> None:
+    """--resolution 48 and 80, at half size."""
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    whole = side // 16 * 16
+    assert float(spectral_loss(images, images)) == 0
+    blurred = F.avg_pool2d(images, 3, 1, 1)
+    cut = [x[..., :whole, :whole] for x in (blurred, images)]
+    assert float(spectral_loss(blurred, images)) == pytest.approx(float(spectral_loss(cut[0], cut[1])))
 
 
 def test_spectral_loss_sees_blur_but_no_shift_inside_a_window() -> None:
