@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from kept import digest, kept_arrays
+from likelihood_ratio import Bool, Float, Runs, balanced_parts, excesses, rate_of, ratios
 from result_file import tell
 from scene_lists import entries, read_parts, write_list
 
-from dpd_eval.audit.lira import Bool, Float, Runs, balanced_parts, excesses, rate_of, ratios
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_eval.audit.run_model import open_run

@@ -41,8 +41,8 @@ def overfitted_control(
     model: Model, data: AuditData, latents: tuple[Float32, Float32], cache: Path, stage: Stage
 ) -> list[Control]:
     """Test a denoiser that has memorised 50 images of T: the AUC of every score must detect their membership."""
-    (_, others), _ = sample(data, latents, OTHERS)
-    (known, _), _ = sample(data, latents, IMAGES)
+    _, others = sample(data, latents, OTHERS)
+    known, _ = sample(data, latents, IMAGES)
     assert known.latents is not None
     assert others.latents is not None
     names = [c.name for c in model.bundle.classes]
@@ -59,7 +59,7 @@ def overfitted_control(
 
 def averaged_codes_control(data: AuditData, latents: tuple[Float32, Float32]) -> list[Control]:
     """Test codes that are means of ten latents of T: the prototypes' score must detect the membership of these."""
-    (known, others), _ = sample(data, latents, OTHERS)
+    known, others = sample(data, latents, OTHERS)
     assert known.latents is not None
     assert others.latents is not None
     codes, owners = [], []

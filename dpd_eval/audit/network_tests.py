@@ -35,15 +35,15 @@ class AuditSample:
 
 def sample(
     data: AuditData, latents: tuple[Float32, Float32] | None, most: int = MOST
-) -> tuple[tuple[AuditSample, AuditSample], tuple[Int64, Int64]]:
-    """Choose members and others, with equal numbers of each class; also return their rows in T and H."""
+) -> tuple[AuditSample, AuditSample]:
+    """Choose members and others, with equal numbers of each class."""
     rows = data.members(most)
 
     def part(scenes: SceneSet, chosen: Int64, encoded: Float32 | None) -> AuditSample:
         return AuditSample(scenes.images[chosen], scenes.labels[chosen], None if encoded is None else encoded[chosen])
 
     encoded = latents or (None, None)
-    return (part(data.train, rows[0], encoded[0]), part(data.held, rows[1], encoded[1])), rows
+    return part(data.train, rows[0], encoded[0]), part(data.held, rows[1], encoded[1])
 
 
 def compare_denoiser(
@@ -66,7 +66,7 @@ def network_tests(
     Args:
         latents: of T and H, scaled.
     """
-    sides, _ = sample(data, latents)
+    sides = sample(data, latents)
     names = [c.name for c in model.bundle.classes]
     order = np.array([names.index(name) for name in data.classes])  # data's label → the bundle's
     labels = [order[side.labels] for side in sides]
@@ -84,7 +84,7 @@ def network_tests(
     tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)})
     if model.codes_only:
         return tests
-    fewer, _ = sample(data, latents, MOST_DENOISER)
+    fewer = sample(data, latents, MOST_DENOISER)
     prompts = model.class_prompts()[order]
     encoded = [(_latents(side), prompts[side.labels]) for side in fewer]
     paired = compare_denoiser(model.denoise, model.bundle.schedule, encoded, stage("scoring the denoiser"))

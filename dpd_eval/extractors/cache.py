@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors.torch import save
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import DiskError
-from dpd_runtime.files import is_own
+from dpd_runtime.files import is_own, write_atomically
 from dpd_train.compute.checkpoint import load_state
 
 
@@ -32,9 +31,7 @@ def store(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # the results remember training images
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+        write_atomically(path, content)
     except OSError as error:
         raise DiskError(
             f"{path.parent}: the result of a training cannot be stored ({error.strerror}); "

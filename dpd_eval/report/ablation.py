@@ -43,7 +43,11 @@ def _tables(group: Sequence[NamedEvaluation]) -> list[Table]:
 
 def _entry(evaluation: NamedEvaluation, first: NamedEvaluation, setting: Setting) -> tuple[Cell, Cell]:
     ours, other = evaluation.arm(SET_ARM, setting), first.arm(SET_ARM, setting)
-    return Cell(mean_and_spread(ours)), Cell("–") if evaluation is first else _against(ours, other)
+    if evaluation is first:
+        return Cell(mean_and_spread(ours)), Cell("–")
+    if "bundles" in (evaluation.repeated, first.repeated):  # pairs of one bundle are not independent
+        return Cell(mean_and_spread(ours)), Cell("several bundles")
+    return Cell(mean_and_spread(ours)), _against(ours, other)
 
 
 def _against(ours: ArmResult | None, first: ArmResult | None) -> Cell:

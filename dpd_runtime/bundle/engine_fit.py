@@ -11,7 +11,7 @@ from dpd_runtime.bundle.manifest import FileEntry
 from dpd_runtime.bundle.signature import Signature
 from dpd_runtime.engines.record import EngineRecord, engine_records
 from dpd_runtime.errors import ProviderError
-from dpd_runtime.machine.driver import working_driver
+from dpd_runtime.machine.driver import cuda_version, working_driver
 
 NEEDS_TRUST = "engines inside a bundle are native code and load only with a trusted signature"
 NOT_RUN = "they load where they fit; this project has run none on a GPU"
@@ -95,8 +95,7 @@ def mismatch(record: EngineRecord, site: Site, listed: Mapping[str, FileEntry]) 
     if record.os != site.os:
         return f"built for {record.os}; this is {site.os}"
     if site.driver_cuda // 1000 < record.cuda:
-        served = f"{site.driver_cuda // 1000}.{site.driver_cuda % 1000 // 10}"
-        return f"needs a driver for CUDA {record.cuda}; this driver supports CUDA {served}"
+        return f"needs a driver for CUDA {record.cuda}; this driver supports CUDA {cuda_version(site.driver_cuda)}"
     for path, sha256 in record.sources.items():
         if path not in listed or listed[path].sha256 != sha256:
             return f"built from another {path} than the bundle's"

@@ -39,7 +39,7 @@ deterministic and use plain tensors.
 OPERATORS = frozenset(name for names in OPERATORS_OF.values() for name in names.split())
 """Accepted operators of the ONNX domain in a graph that no trusted key has signed."""
 
-_DIVIDING = ("Div", "Mod")
+_DIVIDING = "Div"  # the one operator of OPERATORS that may divide whole numbers
 _FLOATS = frozenset({1, 10, 11, 16})  # onnx.TensorProto.DataType: float32, float16, float64, bfloat16
 _WHOLE = {6: 4, 7: 8}  # int32, int64: bytes of each
 _STRING = 8
@@ -122,13 +122,12 @@ def check_graph(
 
 @dataclass
 class _Node:
-    """A node, as far as the check of divisions needs it. number: of `to`. tensors: of `value`."""
+    """A node, as far as the check of divisions needs it. number: of `to`."""
 
     operator: str = ""
     inputs: list[bytes] = field(default_factory=list)
     outputs: list[bytes] = field(default_factory=list)
     number: int = 0
-    tensors: list["_Tensor"] = field(default_factory=list)
 
 
 @dataclass
@@ -199,7 +198,7 @@ def _read_attribute(content: memoryview, node: _Node, beside: int) -> None:
         elif field_number == 3 and isinstance(value, int):
             number = value
         elif field_number in (5, 10):
-            node.tensors.append(_read_tensor(_inner(value), beside))
+            _read_tensor(_inner(value), beside)
     if name == b"to":
         node.number = number
     if name in (b"value_string", b"value_strings") or (name == b"to" and number == _STRING):
@@ -210,13 +209,12 @@ def _check_operators(contents: _Contents, unusual: tuple[str, ...]) -> None:
     """Check what only a trusted signature may bring."""
     if unusual:
         raise _Refused(f"operator {unusual[0][:60]!r} without a trusted signature")
-    divisors = {node.inputs[1] for node in contents.nodes if node.operator in _DIVIDING and len(node.inputs) > 1}
+    divisors = {node.inputs[1] for node in contents.nodes if node.operator == _DIVIDING and len(node.inputs) > 1}
     if not divisors:
         return
     types = _floats(contents)
     for name in divisors:
         constants = [tensor for tensor in contents.tensors if tensor.name == name]
-        constants += [t for node in contents.nodes if name in node.outputs[:1] for t in node.tensors]
         safe = bool(constants) and all(_divides(tensor) for tensor in constants)
         if not (types.get(name, False) or safe):
             raise _Refused("an integer division by what is computed, by 0 or by -1")
@@ -247,16 +245,10 @@ def _floats(contents: _Contents) -> dict[bytes, bool]:
     return types
 
 
-def _constant_floats(node: _Node) -> bool:
-    return all(tensor.type in _FLOATS for tensor in node.tensors)
-
-
 _MADE_OF: dict[str, Callable[[_Node], bool]] = {
     "Cast": lambda node: node.number in _FLOATS,
-    "Constant": _constant_floats,
-    "ConstantOfShape": _constant_floats,
     "DequantizeLinear": lambda node: True,
-} | dict.fromkeys(("Shape", "Size", "QuantizeLinear", "Equal", "Not", "IsNaN"), lambda node: False)
+} | dict.fromkeys(("Shape", "QuantizeLinear", "Not", "IsNaN"), lambda node: False)
 """Operators whose output has another type than their first input."""
 
 

@@ -38,10 +38,9 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
     """The content of README.md: YAML front matter, then text. Equal sets have equal cards."""
     bundle, manifest = generation.bundle, generation.bundle.manifest
     height, width, _ = manifest.image_shape
-    form = " ".join((output.format, *([output.encoding.name] if output.kind.encodes else ())))
     count = f"{len(generation)}, {generation.ipc} of each of {len(generation.classes)} classes"
     facts = {
-        "Images": f"{count}, {width} × {height}{',' if manifest.bands else ''} {channels_of(manifest)}, {form}",
+        "Images": f"{count}, {width} × {height}{',' if manifest.bands else ''} {channels_of(manifest)}, {output.form}",
         "Bundle": f"{quoted(manifest.name)}, hash `{bundle.hash}`",
         "Signature": quoted(bundle.signature.describe()),
         "Audit": quoted(manifest.audit),

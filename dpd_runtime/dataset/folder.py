@@ -195,13 +195,14 @@ def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) ->
     dataset: dict[str, Any] = json.loads((out / DATASET_NAME).read_text(encoding="utf-8"))
     if dataset["made_with"] != header:
         raise other_settings(out, dataset["made_with"], header)
-    kind = " ".join((output.format, *([output.encoding.name] if output.kind.encodes else ())))
     for value, wanted, what in (
         (dataset.get("ipc"), ipc, f"{dataset.get('ipc')} images per class"),
         (dataset.get("soft_labels"), output.soft_labels, f"{'' if dataset.get('soft_labels') else 'no '}soft labels"),
     ):
         if value != wanted:
-            reason = f"holds a complete {kind} set with {what}, which cannot change because its pixels are not kept"
+            reason = (
+                f"holds a complete {output.form} set with {what}, which cannot change because its pixels are not kept"
+            )
             raise OutputFolderError(out, reason, removable=True)
     files = dict(dataset.get("files", {}))
     if METADATA_NAME not in files or any(file_hash(out / name) != digest for name, digest in files.items()):

@@ -121,7 +121,7 @@ def pillow_rgb(content: bytes) -> Image.Image | str:
 def _many_bands(content: bytes) -> str | None:
     """Say how a TIFF of four bands and more is read; None for other files."""
     try:
-        tags = _first_directory(BytesIO(content))
+        tags = first_directory(BytesIO(content))
         bands, bits = int(tags.get(277, 1)), max(tags.get(258, (1,)))
     except Exception:  # damaged
         return None
@@ -156,14 +156,14 @@ def _tiff_size(path: Path) -> tuple[int, int] | None:
     """Size from the first directory of a TIFF that Pillow does not open, such as one of thirteen bands."""
     try:
         with open_regular(path) as file:
-            tags = _first_directory(file)
+            tags = first_directory(file)
         width, height = int(tags[256]), int(tags[257])
     except Exception:
         return None
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _first_directory(file: BinaryIO) -> Mapping[int, Any]:
+def first_directory(file: BinaryIO) -> Mapping[int, Any]:
     """The tags of a TIFF's first image; empty for other files."""
     start = file.read(8)
     if not start.startswith(TIFF_STARTS):

@@ -54,11 +54,15 @@ class Driver:
             return self.problem
         if self.cuda // 1000 >= cuda_major:
             return None
-        served = f"{self.cuda // 1000}.{self.cuda % 1000 // 10}"
         floor = FIRST_DRIVER.get(cuda_major)
         needed = f"driver {floor} or newer" if floor else "a newer driver"
         version = self.version or "of unknown version"
-        return f"the driver ({version}) supports CUDA {served}; CUDA {cuda_major} needs {needed}"
+        return f"the driver ({version}) supports CUDA {cuda_version(self.cuda)}; CUDA {cuda_major} needs {needed}"
+
+
+def cuda_version(number: int) -> str:
+    """13020 → 13.2."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def nvidia_driver(libraries: Sequence[str] = LIBRARIES, module: Path = Path("/proc/driver/nvidia/version")) -> Driver:

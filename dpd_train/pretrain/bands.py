@@ -12,6 +12,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import at_resolution, load_base, save_base
 from dpd_train.bases.folder import RECORD_NAME, base_folder, check_base_bands
+from dpd_train.bases.latents import weights_hash
 from dpd_train.compute.device import Deadline, TimeUp, hardware
 from dpd_train.images import to_float
 from dpd_train.pretrain.pool import Sources, read_pool
@@ -48,9 +49,11 @@ def pretrain_bands(
     pool, device = read_pool(sources), torch.device(device)
     bands = pool.train.bands
     check_base_bands(start, bands)
-    base = at_resolution(with_bands(load_base(start), len(bands)), sources.resolution)
-    settings = asdict(training) | {"start": Path(start).name, "resolution": sources.resolution}
-    told = json.dumps([settings, pool.record], sort_keys=True)
+    first = load_base(start)
+    settings = {"autoencoder": asdict(training), "start": Path(start).name, "resolution": sources.resolution}
+    settings |= {"seed": sources.seed}
+    told = json.dumps([settings, pool.record, weights_hash(first.vae)], sort_keys=True)
+    base = at_resolution(with_bands(first, len(bands)), sources.resolution)
     own = state / f"bands-{hashlib.sha256(told.encode()).hexdigest()[:16]}"  # of these settings and images alone
     own.mkdir(parents=True, exist_ok=True)
     images, held = (torch.from_numpy(scenes.images) for scenes in (pool.train, pool.held))

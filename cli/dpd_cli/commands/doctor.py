@@ -21,6 +21,7 @@ def doctor_command(
     """
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
     from dpd_runtime.checks.doctor import examine_providers, nvidia_driver, this_machine
+    from dpd_runtime.machine.driver import cuda_version
 
     problem = None
     try:
@@ -45,7 +46,7 @@ def doctor_command(
         print(f"{finding.name:<13} {'works' if finding.usable else 'no':<6} {version:<14} {finding.reason}")
         if finding.needs is not None:
             print(f"{'':<20} needs {finding.needs}")
-    served = f", serves CUDA {driver.cuda // 1000}.{driver.cuda % 1000 // 10}" if driver.cuda else ""
+    served = f", serves CUDA {cuda_version(driver.cuda)}" if driver.cuda else ""
     print(f"driver        {driver.version or 'none'}{served}{'' if driver.problem is None else f': {driver.problem}'}")
     for gpu in driver.gpus:
         place = "" if gpu.pci_bus_id is None else f", PCI {gpu.pci_bus_id}"

@@ -3,11 +3,9 @@
 import warnings
 from io import BytesIO
 
-from PIL import TiffImagePlugin
-
 from dpd_eval.audit.artefacts.artefact import Artefact
 from dpd_runtime.images.pictures import open_image
-from dpd_runtime.images.pixels import TIFF_STARTS
+from dpd_runtime.images.pixels import TIFF_STARTS, first_directory
 from dpd_train.images import SUFFIXES
 
 MARKS = {
@@ -57,12 +55,7 @@ def _values(name: str, content: bytes) -> list[Artefact] | None:
 
     A made-up scene lies nowhere, so a place on the map is that of a real image. None for a TIFF of other values.
     """
-    start = 16 if content.startswith(TIFF_STARTS[2:]) else 8  # of a BigTIFF
-    tags = TiffImagePlugin.ImageFileDirectory_v2(content[:start])
-    file = BytesIO(content)
-    file.seek(tags.next)
-    with warnings.catch_warnings(action="ignore"):
-        tags.load(file)
+    tags = first_directory(BytesIO(content))
     if FLOATS not in tags.get(SAMPLE_FORMAT, ()):
         return None
     artefacts = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]

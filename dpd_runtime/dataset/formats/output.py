@@ -66,6 +66,11 @@ class Output:
             )
 
     @property
+    def form(self) -> str:
+        """Format and encoding in words, such as "imagefolder png"."""
+        return " ".join((self.format, *([self.encoding.name] if self.kind.encodes else ())))
+
+    @property
     def kind(self) -> Format:
         return FORMATS[self.format]
 

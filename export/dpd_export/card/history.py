@@ -123,6 +123,7 @@ def _pretrain_command(base: Record) -> str:
     names = ("start", "resolution", "val_per_class", "split", "shares", "latent_channels", "attention_levels")
     options = recorded_split(config) | {name: config[name] for name in names if name in config}
     options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
+    options |= {"bands": ",".join(base["bands"])} if "bands" in base else {}
     for stage in STAGES:
         options |= {f"{stage}_{end}": config.get(stage, {}).get(key) for end, key in STAGE_OPTIONS.items()}
     return _command(f"pretrain {' '.join(places)} --out BASE", options)

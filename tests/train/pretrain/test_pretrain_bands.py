@@ -45,6 +45,16 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_card_names_the_command_that_made_it(pretrained: Path) -> None:
+    from dpd_export.card.history import _pretrain_command
+
+    record = json.loads((pretrained / "base4" / "pretrain.json").read_text())
+    words = _pretrain_command(record).split()
+    assert words[:5] == ["dpd", "pretrain", "DATA", "--out", "BASE"]
+    for name, value in (("--bands", "B2,B3,B4,B8"), ("--autoencoder-steps", "120"), ("--seed", "0")):
+        assert words[words.index(name) + 1] == value
+
+
 def test_only_the_vae_is_trained_and_it_knows_the_bands(pretrained: Path) -> None:
     before, after = load_base(str(pretrained / "base")), load_base(str(pretrained / "base4"))
     assert (after.vae.config.in_channels, after.vae.config.out_channels) == (COUNT, COUNT)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dpd_eval.audit.lira import Runs, balanced_parts, excesses, rate_of, ratios
+from benchmarks.likelihood_ratio import Runs, balanced_parts, excesses, rate_of, ratios
 from dpd_eval.audit.membership import area_under_curve, true_positive_rate
 
 NORMAL = NormalDist()
