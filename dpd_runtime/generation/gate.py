@@ -22,12 +22,7 @@ from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
 from dpd_runtime.files import cache_folder, read_cached, write_atomically
-from dpd_runtime.generation.networks import (
-    LATENT_CLASSIFIER,
-    UNET,
-    latent_logits,
-    load_networks,
-)
+from dpd_runtime.generation.networks import LATENT_CLASSIFIER, UNET, latent_logits, load_networks
 from dpd_runtime.generation.replay import replay, replay_decoder
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, versions

@@ -87,11 +87,15 @@ def test_json(folder: Path, process_environment: dict[str, str]) -> None:
         (("set", "--student", "probe:swimdiff:enc"), "a probe is for dpd evaluate"),
         (("set", "--out", "own"), "--out own exists; choose another --out"),
         (("set", "--out", "own", "--overwrite"), "own is not a classifier that dpd fit wrote"),
+        (("set", "--out", "link", "--overwrite"), "--out link is a link; give the folder itself"),
+        (("set", "--threads", "0"), "greater than or equal to 1"),
     ],
 )
 def test_what_cannot_be_fitted(
     folder: Path, process_environment: dict[str, str], arguments: tuple[str, ...], words: str
 ) -> None:
+    if not (folder / "link").is_symlink():
+        (folder / "link").symlink_to("single")
     out = () if "--out" in arguments else ("--out", "never")
     done = run(folder, process_environment, "fit", *arguments, *out)
     assert done.returncode == 2, done.stderr

@@ -127,6 +127,17 @@ def test_a_folder_that_cannot_be_written_is_named(
 
 
 @needs_bundle
+def test_a_set_is_overwritten_only_by_one_that_can_be_made(process_environment: dict[str, str], tmp_path: Path) -> None:
+    assert run_dpd(["generate", "--ipc", "1", "--out", "set"], process_environment, tmp_path).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")}
+    wrong = ["--ipc", "1", "--out", "set", "--overwrite", "--solver", "lcm", "--steps", "60"]
+    found, line, _ = generate(wrong, process_environment, tmp_path)
+    assert found == 2
+    assert "it must be 1 … 50" in line
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")} == before
+
+
+@needs_bundle
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["plain", "overwrite"])
 def test_a_folder_with_other_content_is_left_alone(
     overwrite: list[str], process_environment: dict[str, str], tmp_path: Path

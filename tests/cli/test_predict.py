@@ -63,6 +63,10 @@ def test_agreement_is_said_where_all_folders_are_classes(folder: Path, process_e
     assert again.returncode == 2
     assert "--out labels.csv exists; give another name, or pass --overwrite" in again.stderr
     assert predict(folder, process_environment, "set", "--out", "labels.csv", "--overwrite").returncode == 0
+    for out, words in (("none/labels.csv", "the folder none does not exist"), ("set", "is a folder; give the name of")):
+        refused = predict(folder, process_environment, "set", "--out", out, "--overwrite")
+        assert refused.returncode == 2
+        assert f"--out {out}: {words}" in refused.stderr
 
 
 def test_images_of_another_size_and_colour_are_brought_to_the_classifiers(

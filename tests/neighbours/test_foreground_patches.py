@@ -48,6 +48,9 @@ def test_some_images_are_cut_and_a_picture_shows_which(data: Path, tmp_path: Pat
     assert 0 < about["cut"] == 22 - same < 22
     with Image.open(tmp_path / "set" / DECISIONS_NAME) as picture:
         assert picture.width > picture.height / 2
+    options = {"method": "foreground", "resolution": SMALL, "cache": tmp_path / "cache"}
+    again = select_set(data, tmp_path / "set", ipc=4, overwrite=True, **options)  # type: ignore[arg-type]
+    assert again.images == 8
 
 
 def test_images_of_the_students_size_have_no_patches(data: Path, tmp_path: Path) -> None:

@@ -203,9 +203,8 @@ def _check_same(asked: PrivateRequest, base: "Base", public: "SceneSet", *, rele
     if not released:
         write_atomically(path, (json.dumps(made_with, indent=1) + "\n").encode())
         return
-    changed = [name for name, digest in read_object(path, str(path), "begin again with another --out").items()
-               if made_with.get(name) != digest]  # fmt: skip
-    if changed:
+    before = read_object(path, str(path), "begin again with another --out")
+    if changed := [name for name, digest in made_with.items() if before.get(name) != digest]:
         raise InputError(
             f"{asked.folder}: --{changed[0]} has changed since the release; give back what was there, or begin again "
             "with another --out, which costs a second release"

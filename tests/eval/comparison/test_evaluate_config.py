@@ -2,8 +2,16 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import pytest
+
 from dpd_eval.comparison.config import BASELINES, EvaluateConfig
 from dpd_eval.selection.methods import METHODS
+from dpd_runtime.errors import InputError
+
+
+def test_named_labels_are_not_named_and_then_forgotten():
+    with pytest.raises(InputError, match="--labels has no effect with --soft-labels"):
+        EvaluateConfig(labels=True, soft_labels=True)
 
 
 def test_baselines_are_the_selection_methods():

@@ -80,6 +80,17 @@ def test_soft_labels_that_are_certain_are_hard_ones(encoder: Path) -> None:
     assert float(unsure.norm()) < 0.8 * float(hard.norm())
 
 
+def test_a_class_without_images_is_never_predicted(encoder: Path) -> None:
+    """As where nobody was named it."""
+    images, labels = drawn(30)
+    rows = labels != 1
+    name = f"probe:swimdiff:{encoder}"
+    model = train_student(name, images[rows], labels[rows], CLASSES, load_recipe("quick"), seed=0)
+    found = predict(model, images, "fp32")
+    assert set(found.tolist()) == {0, 2}
+    assert (found[rows] == labels[rows]).all()
+
+
 @pytest.mark.parametrize("kind", ["swimdiff", "hf"])
 def test_a_probe_leaves_its_encoder_alone(kind: str, encoder: Path, vit: Path) -> None:
     name = f"probe:{kind}:{encoder if kind == 'swimdiff' else vit}"
