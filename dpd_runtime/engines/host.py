@@ -12,6 +12,11 @@ from dpd_runtime.engines.split_calls import TwoCalls
 class Host(Protocol):
     """A process that has ONNX Runtime."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether it computes nothing more, and with it what was loaded there."""
+        ...
+
     def available_providers(self) -> tuple[str, ...]:
         """As `dpd_runtime.engines.execution_providers.available_providers`."""
         ...
@@ -40,6 +45,8 @@ class Host(Protocol):
 
 
 class _Here:
+    ended = False
+
     def available_providers(self) -> tuple[str, ...]:
         return available_providers()
 

@@ -159,6 +159,7 @@ class Generation:
         self.threads = threads or usable_cores()
         self.provider = choose_provider(provider, self._try, device, precision, listed=bundle.host.available_providers)
         self._computer: BlockComputer | None = None
+        self._host = bundle.host
 
     def __repr__(self) -> str:
         return (
@@ -186,12 +187,8 @@ class Generation:
     def stream(self, blocks: Iterable[Block]) -> Iterator[list[Image]]:
         """The images of each block, in order. Blocks may share calls; the next noise is made at the same time."""
         computer = self.load()
-        try:
-            for group, noises in ahead(computer.together(blocks), lambda group: [*map(computer.noise, group)]):
-                yield from map(self._wanted, computer.images(group, noises))
-        except (Exception, KeyboardInterrupt):
-            self._computer = None  # the process of its graphs may have ended
-            raise
+        for group, noises in ahead(computer.together(blocks), lambda group: [*map(computer.noise, group)]):
+            yield from map(self._wanted, computer.images(group, noises))
 
     def compute(self, block: Block) -> list[Image]:
         """The block's images whose index is below ipc. The whole block is computed in any case.
@@ -220,12 +217,13 @@ class Generation:
         pass_gate(self.bundle, provider, self.graphs, self.threads)
 
     def load(self) -> BlockComputer:
-        """Load the graphs that these images need, if this was not done yet.
+        """Load the graphs that these images need, if this was not done yet or the process that has them was stopped.
 
         Raises:
             InputError: the schedule does not allow this number of steps.
         """
-        if self._computer is None:
+        if self._computer is None or self._host.ended:
+            self._host = self.bundle.host
             networks = load_networks(self.bundle, self.provider, self.threads, self.graphs)
             self._computer = BlockComputer(self.bundle, self.sampler, networks, self.seed, self._in_float32())
         return self._computer

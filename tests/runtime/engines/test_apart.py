@@ -181,8 +181,6 @@ def test_an_interrupted_generation_can_be_asked_again(tmp_path: Path) -> None:
     generation = generate(bundle, ipc=1, provider="cpu")
     generation.load()
     bundle.host.kill()  # type: ignore[attr-defined]  # as an interrupt does
-    with pytest.raises(BundleError, match="was stopped"):
-        list(generation)
     assert len([*generation]) == len(bundle.classes)
 
 
