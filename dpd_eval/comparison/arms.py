@@ -99,10 +99,11 @@ def measure_arms(
         if item.images < FEWEST_IMAGES:
             notes.append(f"{item.arm}, IPC {item.ipc}: {item.images} images are too few for set metrics")
             continue
-        if len(np.unique(item.data()[1])) < len(item.classes):
+        data = item.data()
+        if len(np.unique(data[1])) < len(item.classes):
             notes.append(f"{item.arm}, IPC {item.ipc}: a class has no image, so there are no set metrics")
             continue
-        measured.append(set_metrics(item.arm, item.ipc, item.data(), real, extractor, item.classes, seed=0))
+        measured.append(set_metrics(item.arm, item.ipc, data, real, extractor, item.classes, seed=0))
     return tuple(measured), notes
 
 

@@ -172,7 +172,9 @@ class OnnxRuntimeEngine:
 
     def run(self, **inputs: Array) -> Array:
         options = import_onnxruntime().RunOptions()
-        inputs |= {name: inputs[name].astype(np.float32) for name in self._floats & {*inputs}}
+        inputs |= {
+            name: v.astype(np.float32) for name, v in inputs.items() if v.dtype.kind == "i" and name in self._floats
+        }
         try:
             output: Array = interruptible(
                 lambda: self._session.run([self._output], inputs, options)[0],
