@@ -4,9 +4,10 @@
         --public ../shared/data/ucmerced/train --work /var/tmp/dp --out dp.json
 
 DATA is the private set. --base must not have seen it, nor the public images. Codes are made as `dpd distill --dp` makes
-them, once for each run: run i has noise, watchers, images and a decoder of its own; epsilon inf has no noise. Students
-are tested on the validation part of DATA, never on test/, and intervals are over runs if there are several. Epsilon is
-for one image replaced by another of its class. The figures tell about DATA, so they have no guarantee.
+them, once for each run: run i has noise, watchers, images and a decoder of its own; epsilon inf has no noise. --first
+lets another machine make further ones. Students are tested on the validation part of DATA, never on test/, and
+intervals are over runs if there are several. Epsilon is for one image replaced by another of its class. The figures
+tell about DATA, so they have no guarantee.
 
 A second call with the same arguments goes on with what is in --work. OUT is written after each epsilon.
 """
@@ -107,7 +108,7 @@ def measure(
             check_budget(budget, counts)
         except DataError as refused:
             return facts | {"refused": str(refused)}
-    runs = [make_set(args, base, private, public, budget, run) for run in range(args.runs)]
+    runs = [make_set(args, base, private, public, budget, run) for run in range(args.first, args.first + args.runs)]
     config = EvaluateConfig(
         ipc=(args.ipc,),
         pairs=args.pairs,
@@ -147,6 +148,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--ipc", type=int, default=200)
     parser.add_argument("--runs", type=int, default=1, help="releases of each epsilon")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--pairs", type=int, default=5, help="of students; a multiple of --runs")
     parser.add_argument("--recipe", default="quick")
     parser.add_argument("--val-per-class", type=int, default=100)

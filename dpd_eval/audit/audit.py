@@ -285,12 +285,9 @@ def _artefacts(work: _Work) -> Outcome:
     subject, data = work.subject, work.data
     if subject.files is None:
         return not_run(ARTEFACTS, "a run does not leave the site: audit the bundle that is exported from it")
-    scenes = (data.train, data.held)
     latents = None if work.latents is None else np.concatenate(work.latents)
     factor = 1.0 if subject.model is None else subject.model.bundle.manifest.scaling_factor
-    names = [path for s in scenes for path in s.paths]
-    pixels = np.concatenate([s.images for s in scenes])
-    traces = Traces(names, work.roots, pixels, latents, factor)
+    traces = Traces(data.names, work.roots, data.pixels, latents, factor)
     findings = scan(subject.files, traces, of_set=subject.kind == "set")
     if findings and work.private is not None:
         work.private.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Part, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
@@ -24,6 +24,7 @@ class AuditData:
     Args:
         first, second: rows of H: H1 sets the thresholds, H2 is the negative control.
         notes: remarks on the data for the reader of the audit.
+        set_aside: validation images where H is other images; what leaves must not give them away either.
     """
 
     train: SceneSet
@@ -31,6 +32,7 @@ class AuditData:
     first: Rows
     second: Rows
     notes: tuple[str, ...]
+    set_aside: SceneSet | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -42,6 +44,20 @@ class AuditData:
         from dpd_train.images.structure import structure  # loads PyTorch
 
         return structure(self.train.images)
+
+    @property
+    def names(self) -> list[str]:
+        """File names of all private images: T, H and those set aside."""
+        return [path for part in self._parts for path in part.paths]
+
+    @property
+    def pixels(self) -> Images:
+        """All private images, uint8 [n, H, W, C], in the same order."""
+        return np.concatenate([part.images for part in self._parts])
+
+    @property
+    def _parts(self) -> list[SceneSet]:
+        return [part for part in (self.train, self.held, self.set_aside) if part is not None]
 
     def fingerprint(self) -> str:
         """Return the hash of T as in run.json and bundle.json."""
@@ -85,8 +101,12 @@ def read_data(
         DataError: unusable data, other classes, a hold-out that was trained on or has fewer than two images per class.
     """
     real = read_scenes(train, part="train", resolution=resolution, held_out=held_out, reading=reading)
+    validation = None
+    if holdout is None or held_out.val_per_class != 0:
+        validation = read_scenes(train, part="val", resolution=resolution, held_out=held_out, reading=reading)
     if holdout is None:
-        held = read_scenes(train, part="val", resolution=resolution, held_out=held_out, reading=reading)
+        assert validation is not None
+        held, validation = validation, None
     else:
         part: Part = "test" if "test" in split_folders(holdout) else "all"
         alike = real.rendering or PLAIN
@@ -101,7 +121,7 @@ def read_data(
         )
     if shared:
         notes.append(f"{shared} images of H that are also in T were left out")
-    return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes))
+    return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), validation)
 
 
 def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], held_out: HeldOut = BY_CONTENT) -> None:

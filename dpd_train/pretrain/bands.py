@@ -1,6 +1,5 @@
 """`dpd pretrain --bands`: the VAE of a base, trained on images of other bands; nothing else of the base changes."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,10 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import at_resolution, load_base, save_base
 from dpd_train.bases.folder import RECORD_NAME, base_folder, check_base_bands
-from dpd_train.bases.latents import weights_hash
 from dpd_train.compute.device import Deadline, TimeUp, hardware
 from dpd_train.images import to_float
 from dpd_train.pretrain.pool import Sources, read_pool
-from dpd_train.pretrain.record import Timed, add_piece, pieces
+from dpd_train.pretrain.record import Timed, add_piece, check_same, pieces
 from dpd_train.vae.autoencoder import AutoencoderTraining, reconstruction_metrics, train_autoencoder
 from dpd_train.vae.bands import with_bands
 
@@ -44,7 +42,7 @@ def pretrain_bands(
         steps} if time ran out.
 
     Raises:
-        InputError, DataError: unusable images, or a base for other bands.
+        InputError, DataError: unusable images, a base for other bands, or a state of something else.
     """
     pool, device = read_pool(sources), torch.device(device)
     bands = pool.train.bands
@@ -52,26 +50,25 @@ def pretrain_bands(
     first = load_base(start)
     settings = {"autoencoder": asdict(training), "start": Path(start).name, "resolution": sources.resolution}
     settings |= {"seed": sources.seed}
-    told = json.dumps([settings, pool.record, weights_hash(first.vae)], sort_keys=True)
     base = at_resolution(with_bands(first, len(bands)), sources.resolution)
-    own = state / f"bands-{hashlib.sha256(told.encode()).hexdigest()[:16]}"  # of these settings and images alone
-    own.mkdir(parents=True, exist_ok=True)
+    state.mkdir(parents=True, exist_ok=True)
+    check_same(state, pool.record, sources.resolution, sources.seed, first.vae)
     images, held = (torch.from_numpy(scenes.images) for scenes in (pool.train, pool.held))
     timed = Timed(progress)
     more: dict[str, Any] = {"progress": timed, "device": device, "deadline": Deadline(max_minutes)}
     try:
         train_autoencoder(
-            base.vae, images, held, training, own / "autoencoder.safetensors", weights=pool.weights, **more
+            base.vae, images, held, training, state / "autoencoder.safetensors", weights=pool.weights, **more
         )
     except TimeUp as stop:
         unfinished = {"stage": "autoencoder", "step": stop.step, "steps": stop.steps}
         return {"timing": {"autoencoder": timed.summary()}, "unfinished": unfinished}
     finally:
         if done := timed.summary()["steps"]:
-            add_piece(own, start, f"VAE of {len(bands)} bands: {done} of {training.steps} steps")
+            add_piece(state, start, f"VAE of {len(bands)} bands: {done} of {training.steps} steps")
     record = {
         "config": settings,
-        "pieces": pieces(own, start),
+        "pieces": pieces(state, start),
         "bands": [band.name for band in bands],
         "hardware": hardware(device),
         "versions": package_versions("torch", "diffusers", "transformers"),

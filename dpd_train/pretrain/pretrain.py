@@ -17,11 +17,10 @@ from transformers import CLIPTokenizer
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.bases.base import Base, load_base, save_base
 from dpd_train.bases.folder import RECORD_NAME, base_folder
-from dpd_train.bases.latents import encode_cached, weights_hash
+from dpd_train.bases.latents import encode_cached
 from dpd_train.bases.nano import LATENT_CHANNELS, nano_scheduler, nano_text_encoder, nano_unet, nano_vae, with_attention
 from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
 from dpd_train.captions.attributes import VOCABULARY, describe_many
@@ -35,7 +34,7 @@ from dpd_train.images import SceneSet, to_float
 from dpd_train.pretrain import STAGES, Stage
 from dpd_train.pretrain.config import PretrainConfig
 from dpd_train.pretrain.pool import Pool, read_pool
-from dpd_train.pretrain.record import Timed, add_piece, pieces
+from dpd_train.pretrain.record import Timed, add_piece, check_same, pieces
 from dpd_train.vae.autoencoder import reconstruction_metrics, train_autoencoder
 from dpd_train.vae.perceptual import load_perceptual_networks, train_perceptual_networks
 
@@ -250,23 +249,6 @@ def _judged(vae: AutoencoderKL, held: torch.Tensor) -> dict[str, float]:
     return reconstruction_metrics(vae, to_float(held[:: max(1, len(held) // 500)]))
 
 
-def _check_state(state: Path, pool: Pool, config: PretrainConfig) -> None:
-    """Note what a state is trained on, or check that it was the same: the base's record names these images.
-
-    Raises:
-        InputError: a state of other images or of another start.
-    """
-    path = state / "of.json"
-    start = None if config.start is None else weights_hash(load_base(config.start).vae)
-    told = {"data": pool.record, "resolution": config.resolution, "start": start}
-    if not path.exists():
-        write_atomically(path, (json.dumps(told, indent=1) + "\n").encode())
-    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(told)):
-        raise InputError(
-            f"{state}: holds the training of a base on other images, or from another --start; give another --state"
-        )
-
-
 def pretrain(
     data: Path | Sequence[str],
     out: Path,
@@ -292,7 +274,8 @@ def pretrain(
     deadline, timing = Deadline(max_minutes), {}
     state.mkdir(parents=True, exist_ok=True)
     pool = read_pool(config.sources((str(data),) if isinstance(data, str | Path) else tuple(data)))
-    _check_state(state, pool, config)
+    start = None if config.start is None else load_base(config.start).vae
+    check_same(state, pool.record, config.resolution, config.seed, start)
     work = _Work(pool=pool, config=config, state=state, device=torch.device(device), deadline=deadline)
     metrics: dict[str, Any] = {}
     stage: Stage = "perceptual"

@@ -1,12 +1,16 @@
-"""The record of a base's training: timing of a stage, and one line for each call."""
+"""The record of a base's training: what it is trained on, timing of a stage, and one line for each call."""
 
 import json
 import time
 from pathlib import Path
 
+from diffusers import AutoencoderKL
+
 from dpd_runtime.annotations import Progress
+from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
 from dpd_train.bases.folder import RECORD_NAME, base_folder
+from dpd_train.bases.latents import weights_hash
 
 
 class Timed:
@@ -51,3 +55,25 @@ def pieces(state: Path, start: str | None) -> list[str]:
 def add_piece(state: Path, start: str | None, line: str) -> None:
     """Add a line about this call to the list in the state."""
     write_atomically(state / "pieces.json", json.dumps([*pieces(state, start), line], indent=1).encode())
+
+
+def check_same(state: Path, data: dict[str, object], resolution: int, seed: int, start: AutoencoderKL | None) -> None:
+    """Note what a state is trained on, or check that it was the same: the base's record names these images.
+
+    Args:
+        data: `Pool.record`.
+        start: VAE that the training begins at.
+
+    Raises:
+        InputError: a state of other images, at another size, of another seed or from another start.
+    """
+    path = state / "of.json"
+    of_start = None if start is None else weights_hash(start)
+    told = {"data": data, "resolution": resolution, "seed": seed, "start": of_start}
+    if not path.exists():
+        write_atomically(path, (json.dumps(told, indent=1) + "\n").encode())
+    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(told)):
+        raise InputError(
+            f"{state}: holds the training of a base on other images or bands, or with another --seed or --start; give "
+            "another --state"
+        )

@@ -12,6 +12,10 @@ from safetensors.numpy import save
 
 from dpd_eval.audit.artefacts.artefact import Traces
 from dpd_eval.audit.artefacts.scan import artefact_test, scan
+from dpd_eval.audit.data import read_data
+from dpd_train.drawn_scenes import CLASSES
+from dpd_train.held_out import HeldOut
+from tests.tiny import drawn_scenes
 
 RNG = np.random.default_rng(0)
 LATENTS = RNG.normal(size=(6, 4, 8, 8)).astype(np.float32)
@@ -39,6 +43,15 @@ def test_a_clean_bundle_has_none(tmp_path: Path) -> None:
     files = clean()
     assert scan(files, traces(tmp_path)) == []
     assert artefact_test([], len(files), traces(tmp_path)).verdict == "PASS"
+
+
+@pytest.mark.parametrize("val_per_class", [0, 2])
+def test_a_validation_image_leaves_traces_beside_another_hold_out(tmp_path: Path, val_per_class: int) -> None:
+    scenes, other = drawn_scenes(tmp_path / "scenes", 6), drawn_scenes(tmp_path / "other", 6, seed=5)
+    held_out = HeldOut(val_per_class=val_per_class)
+    data = read_data(scenes, other, classes=CLASSES, resolution=32, held_out=held_out)
+    every = {str(path.relative_to(scenes)) for path in scenes.rglob("*.png")}
+    assert every <= {*data.names} and len(data.names) == len(data.pixels) == 2 * len(every)
 
 
 def with_text(content: bytes) -> bytes:
