@@ -51,7 +51,8 @@ def test_a_validation_image_leaves_traces_beside_another_hold_out(tmp_path: Path
     held_out = HeldOut(val_per_class=val_per_class)
     data = read_data(scenes, other, classes=CLASSES, resolution=32, held_out=held_out)
     every = {str(path.relative_to(scenes)) for path in scenes.rglob("*.png")}
-    assert every <= {*data.names} and len(data.names) == len(data.pixels) == 2 * len(every)
+    assert every <= {*data.names}
+    assert len(data.names) == len(data.pixels) == 2 * len(every)
 
 
 def with_text(content: bytes) -> bytes:
