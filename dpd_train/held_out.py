@@ -21,7 +21,7 @@ By = Literal["content", "files", "names"]
 """content: by a hash of each file, near duplicates and groups together. files: each file by its own hash alone, so that
 one file that is replaced moves one other at most. names: the last ones."""
 File = TypeVar("File", bound=Hashable)
-LEAST = 2  # training images of a class that are left
+LEAST = 2  # training images of a class
 
 
 @dataclass(frozen=True, kw_only=True)

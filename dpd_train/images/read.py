@@ -9,7 +9,7 @@ import numpy as np
 
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.pixels import printable, read_bytes, read_square, size_in_header
-from dpd_train.held_out import BY_CONTENT, HeldOut, choose_groups, joined
+from dpd_train.held_out import BY_CONTENT, LEAST, HeldOut, choose_groups, joined
 from dpd_train.images.arrays import array_size
 from dpd_train.images.content import contents, stamps
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
@@ -260,7 +260,7 @@ def name_in(source: Source, path: Path) -> str:
 
 
 def _check_count(source: Source, part: Part, name: str, used: int, rejected: Sequence[Rejected]) -> None:
-    least = 2 if part == "train" else 1
+    least = LEAST if part == "train" else 1
     if used >= least:
         return
     place = f"{source.root}: class {name!r} has {used} usable image{'' if used == 1 else 's'} in part {part!r}"

@@ -12,6 +12,7 @@ from dpd_runtime.errors import DataError
 from dpd_train.bases.base import Base, at_resolution, is_large
 from dpd_train.config import TrainConfig
 from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
+from dpd_train.held_out import LEAST
 from dpd_train.images import (
     Finding,
     Findings,
@@ -26,7 +27,6 @@ from dpd_train.images.structure import near_duplicates
 from dpd_train.run.folder import PARTS, check_classes, resizing, working_side
 
 log = logging.getLogger(__name__)
-LEAST = 2  # training images of a class, as in `read_scenes`
 
 
 def fitted(base: Base, config: TrainConfig) -> Base:
