@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,7 +39,7 @@ class HeldOut:
         "content",
         "Data",
         "How validation images are chosen where DATA brings none: by a hash of each file, with near duplicates on one "
-        "side (content); by that hash alone (files); the last file names (names). With --dp: files.",
+        "side (content); by that hash alone (files); the last file names (names).",
     )
     groups: str | None = setting(
         None,
@@ -78,8 +78,9 @@ class HeldOut:
 
     @property
     def given(self) -> bool:
-        """Whether any of them differs from its default."""
-        return self.held_out_options != BY_CONTENT.held_out_options
+        """Whether any of them differs from its default, which is another one where another default is declared."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return any(value != defaults[name] for name, value in self.held_out_options.items())
 
     def of_class(self, files: int) -> int:
         """The number of validation images that a class of `files` training images is to give."""

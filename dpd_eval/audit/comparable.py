@@ -4,7 +4,7 @@ What an audit says of T it says in comparison with H. If H was taken at another 
 T are nearer to T and networks know T better, without a memory of any single image. So this is tested first: a
 classifier two-sample test (Lopez-Paz & Oquab 2017, 1610.06545) of T and H within their classes, in the features of
 random weights, which nothing was trained to please. The classifier is a ridge regression, whose predictions of images
-left out have a closed form, so that 1,000 permutations of the labels give the exact distribution of chance.
+left out have a closed form, so that 1,000 permutations of the labels tell the distribution of chance.
 
 Scenes that look alike but lie elsewhere are seen in the structure of the images: of a half of H as many are nearer to T
 as to the other half, if all three show the same scenes.

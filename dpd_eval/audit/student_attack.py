@@ -118,7 +118,11 @@ def _with_power(test: Outcome, if_copied: Outcome) -> Outcome:
         return test
     note = f"{test.note}; {if_copied.value:.3f} if the set were copies of T"
     if test.verdict == if_copied.verdict == "PASS":
-        return replace(test, verdict="WARN", note=f"{note}, so it cannot FAIL: judge more images")
+        return replace(
+            test,
+            verdict="WARN",
+            note=f"{note}, so it cannot FAIL: give more images of a class, here and in the hold-out",
+        )
     return replace(test, note=note)
 
 

@@ -66,12 +66,17 @@ def _named(real: SceneSet, classifier: Callable[[SceneSet], Extractor]) -> tuple
     right = float((named.labels == others.labels).mean())
 
     def part(ipc: int, seed: int) -> Part:
-        rows = np.random.default_rng([seed, 1]).permutation(len(named.labels))[: ipc * len(real.classes)]
+        wanted = ipc * len(real.classes)
+        if wanted > len(named.labels):
+            raise DataError(
+                f"--labels: IPC {ipc} takes {wanted} images, half of the real are {len(named.labels)}: leave it out"
+            )
+        rows = np.random.default_rng([seed, 1]).permutation(len(named.labels))[:wanted]
         return named, np.sort(rows).astype(np.int64)
 
     return part, (
-        f"{LABELS_ARM}: images of one half of the real ones, named by a classifier of the other half, which is right "
-        f"in {100 * right:.1f} %"
+        f"{LABELS_ARM}: images of one half of the real ones, named by one classifier of the other half, which is right "
+        f"in {100 * right:.1f} %; intervals repeat neither"
     )
 
 

@@ -111,8 +111,10 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
     """
     ipcs = compared_ipcs(inputs, config)
     counts = {size: fewest_pairs(size) if config.pairs is None else config.pairs for size in ipcs}
-    if len(inputs.sets) > min(counts.values()):
-        wanted = len(inputs.sets)
+    wanted = len(inputs.sets)
+    if config.pairs is None and wanted <= min(counts.values()):  # each set counts as often as every other one
+        counts = {size: -(-count // wanted) * wanted for size, count in counts.items()}
+    if wanted > min(counts.values()):
         raise InputError(
             f"{wanted} sets are more than the default {min(counts.values())} pairs use: pass --pairs {wanted}"
         )

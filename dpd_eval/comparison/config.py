@@ -56,7 +56,11 @@ class EvaluateConfig(ImageOptions):
         "Images per class, separated by commas. Default: the size of the smallest class of SET and --train.",
     )
     recipe: str = setting("quick", "Model", "How each student is trained: quick, paper or the path of a .toml file.")
-    pairs: int | None = setting(None, "Running", "Number of paired runs. Default: 8 up to IPC 10, 5 above.")
+    pairs: int | None = setting(
+        None,
+        "Running",
+        "Number of paired runs. Default: 8 up to IPC 10, 5 above, or a few more, so that each SET is used as often.",
+    )
     at_least: float = setting(1.0, "Running", "Test whether SET reaches this share of each baseline's accuracy.")
     soft_labels: bool = setting(
         False,

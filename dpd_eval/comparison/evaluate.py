@@ -27,6 +27,7 @@ from dpd_eval.students.cache import default_folder
 from dpd_eval.students.pretrained import PROBE, is_pretrained
 from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_eval.students.student import student_identity
+from dpd_eval.students.training import in_float32
 from dpd_runtime.annotations import Float32, Int64, Progress
 from dpd_runtime.machine.versions import package_versions
 from dpd_train.compute.device import hardware, use_device
@@ -86,6 +87,8 @@ def evaluate(
         plan = label_softly(plan, networks.teacher(), real.classes, stage("computing soft labels"))
     folder = cache or default_folder()
     said += [] if place.type == "cpu" else [f"students were trained on {hardware(place)}"]
+    if in_float32(study.recipe, place.type):
+        said.append("students computed in float32, as the processor has no instructions for bfloat16")
     if any(name.startswith(PROBE) for name in study.students):
         said.append(f"students {PROBE}… are fitted; recipe and steps are for the others")
     outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, place.type)

@@ -15,7 +15,7 @@ from dpd_eval.extractors.cache import images_hash
 from dpd_eval.students.cache import TrainingResult, load_result, save_result, soft_labels_hash, training_key
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import student_identity
-from dpd_eval.students.training import train_and_test
+from dpd_eval.students.training import in_float32, train_and_test
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_train.images import SceneSet
 
@@ -122,6 +122,7 @@ def run_plan(
     test = (tested.images, tested.labels)
     test_hash = images_hash(*test)
     where = "" if device == "cpu" else f" on {device}"
+    where += " in float32" if in_float32(recipe, device) else ""
     identities = {name: student_identity(name) + where for name in dict.fromkeys(item.student for item in plan)}
     keys = [item.key(recipe, test_hash, identities[item.student]) for item in plan]
     known = {key: load_result(folder, key) for key in dict.fromkeys(keys)}

@@ -1,14 +1,21 @@
 """What an interval repeats: pairs of students or, where sets come from several trainings, the bundles."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.numpy import save
+
+from dpd_eval.comparison.arm_names import SET_ARM
 from dpd_eval.comparison.results import ArmResult
+from dpd_eval.selection.methods import find_method, method_names
 from dpd_eval.statistics import Unit, fewest_repeats
+from dpd_eval.students.pretrained import PROBE
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.files import read_object
 
+NO_PROTOTYPES = hashlib.sha256(save({})).hexdigest()
 ONE_BUNDLE = "all sets come from one bundle: the intervals repeat students, not the training that made the bundle"
 
 
@@ -17,8 +24,8 @@ class Repeats:
     """What the intervals of an evaluation are over.
 
     Args:
-        bundles: for each set, what its bundle shares with its signed and audited copies: the sha256 of the prototypes,
-            "" where it is not known.
+        bundles: for each set, what its bundle shares with its signed and audited copies: the sha256 of the prototypes.
+            The bundle's own hash where it has none, "" where nothing is known.
     """
 
     bundles: tuple[str, ...]
@@ -27,11 +34,17 @@ class Repeats:
     def unit(self) -> Unit:
         return "bundles" if all(self.bundles) and len(set(self.bundles)) > 1 else "pairs"
 
-    def groups(self, arm: ArmResult) -> list[str] | None:
-        """The bundle of each pair of this arm; None if each pair counts for itself."""
-        if self.unit == "pairs":
-            return None
-        return [self.bundles[seed % len(self.bundles)] for seed in arm.seeds]
+    def groups(self, arm: ArmResult, reference: ArmResult) -> list[Hashable] | None:
+        """What each pair is averaged over; None if each pair counts for itself.
+
+        It is the bundle, or the set where the pairs of one set are the same training again: a probe has no seed, and
+        neither has a choice such as herding.
+        """
+        which = [seed % len(self.bundles) for seed in arm.seeds]
+        if self.unit == "bundles":
+            return [self.bundles[number] for number in which]
+        chosen = reference.arm in method_names() and not find_method(reference.arm).uses_seed
+        return [*which] if arm.student.startswith(PROBE) and arm.arm == SET_ARM and chosen else None
 
     def notes(self, pairs: dict[int, int]) -> list[str]:
         """Notes on what is not repeated, and on IPCs with too few repeats. pairs: IPC → number of pairs."""
@@ -55,4 +68,9 @@ def repeats_of(sets: Sequence[Path]) -> Repeats:
     records = [Path(path) / DATASET_NAME for path in sets]
     again = "run the same dpd generate again"
     read = [read_object(path, f"{path}:", again) if path.is_file() else {} for path in records]
-    return Repeats(tuple(str(record.get("prototypes_sha256") or record.get("bundle_hash") or "") for record in read))
+    return Repeats(tuple(_bundle_of(record) for record in read))
+
+
+def _bundle_of(record: Mapping[str, object]) -> str:
+    prototypes = record.get("prototypes_sha256")
+    return str((prototypes if prototypes != NO_PROTOTYPES else None) or record.get("bundle_hash") or "")

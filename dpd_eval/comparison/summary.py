@@ -82,7 +82,7 @@ def differences(results: Sequence[ArmResult], repeats: Repeats) -> tuple[Differe
             reference=other.arm,
             student=ours.student,
             ipc=ours.ipc,
-            difference=paired_difference(ours.oa_runs, other.oa_runs, repeats.groups(ours)),
+            difference=paired_difference(ours.oa_runs, other.oa_runs, repeats.groups(ours, other)),
             ratio=ours.oa_mean / other.oa_mean if other.oa_mean else None,
         )
         for ours, other in _compared(results)
@@ -93,6 +93,6 @@ def verdicts(results: Sequence[ArmResult], repeats: Repeats, ratio: float) -> tu
     """Decide for the same arms whether the first reaches `ratio` times the OA of the second."""
     goals = []
     for ours, other in _compared(results):
-        verdict = ratio_verdict(ours.oa_runs, other.oa_runs, ratio, repeats.groups(ours))
+        verdict = ratio_verdict(ours.oa_runs, other.oa_runs, ratio, repeats.groups(ours, other))
         goals.append(Goal(ours.arm, other.arm, ours.student, ours.ipc, ratio, verdict.verdict, verdict.interval))
     return tuple(goals)

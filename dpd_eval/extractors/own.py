@@ -18,7 +18,7 @@ from dpd_runtime.errors import DataError
 from dpd_runtime.files import cache_folder
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
-from dpd_train.compute.device import one_thread
+from dpd_train.compute.device import has_bfloat16, one_thread
 from dpd_train.images import SceneSet, to_float
 
 FORMAT = 1  # increase this whenever the training gives other weights
@@ -71,6 +71,7 @@ def _trained(
     content = images_hash(train.images, train.labels)
     parts = [FORMAT, content, LARGEST_SIDE, shape.to_dict(), asdict(training), str(torch.__version__)]
     parts += [] if device == "cpu" else [device]
+    parts += [] if has_bfloat16(torch.device(device)) else ["float32"]
     path = cache / f"{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
     known = ResNet(shape).eval()
     meta = load_weights(path, known)

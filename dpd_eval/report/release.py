@@ -63,7 +63,7 @@ def unaudited(inputs: Inputs) -> list[str]:
 def _may(passed: list[str], warned: list[str], claimed: Sequence[BundleRecord]) -> str:
     parts = []
     if passed:
-        parts.append(f"{listed(passed)}, as every test of the audit passed")
+        parts.append(f"{listed(passed)}, as every test of the audit passed (its powers say which copies it would see)")
     if warned:
         parts.append(f"{listed(warned)}, if you accept what is undecided, as no test of the audit failed")
     if claimed:

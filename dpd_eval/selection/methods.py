@@ -95,6 +95,11 @@ METHODS: dict[str, Method] = {
 }
 
 
+def method_names() -> tuple[str, ...]:
+    """Names of all methods, here and in other packages (`dpd.selections`)."""
+    return (*METHODS, *extension_names("dpd.selections"))
+
+
 def find_method(name: str) -> Method:
     """Look up a method by name, here or in another package (`dpd.selections`).
 
@@ -103,8 +108,8 @@ def find_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    if name not in (offered := extension_names("dpd.selections")):
-        raise InputError(f"no selection method {name!r}: there are {', '.join((*METHODS, *offered))}")
+    if name not in (offered := method_names()):
+        raise InputError(f"no selection method {name!r}: there are {', '.join(offered)}")
     method: Method = load_extension("dpd.selections", name)
     return method
 

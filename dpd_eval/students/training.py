@@ -14,8 +14,13 @@ from dpd_eval.students.augmentation import augment, cutmix
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.student import at_inference, build_student
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_train.compute.device import autocast, decay_groups, one_thread, to_device
+from dpd_train.compute.device import autocast, decay_groups, has_bfloat16, one_thread, to_device
 from dpd_train.images import to_float
+
+
+def in_float32(recipe: Recipe, device: str) -> bool:
+    """Whether the device lacks instructions for what the recipe asks for, so that it computes in float32."""
+    return recipe.precision == "bf16" and not has_bfloat16(torch.device(device))
 
 
 def rate_at(step: int, recipe: Recipe) -> float:

@@ -21,8 +21,8 @@ Stamp = tuple[Path, int, int]
 
 
 @lru_cache(maxsize=4)
-def contents(files: tuple[Stamp, ...], rendering: Rendering | None) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Hash of the bytes of each file that can be read, and the least hash of its near duplicates, itself included.
+def hashes_of(files: tuple[Stamp, ...], rendering: Rendering | None) -> dict[Path, str]:
+    """Hash of the bytes of each file that can be read.
 
     Args:
         rendering: of the data set; its hashes are `Rendering.identity`.
@@ -32,9 +32,16 @@ def contents(files: tuple[Stamp, ...], rendering: Rendering | None) -> tuple[dic
         content = read_bytes(path)
         if isinstance(content, bytes):
             digests[path] = identity(content, rendering)
+    return digests
+
+
+@lru_cache(maxsize=4)
+def scenes_of(files: tuple[Stamp, ...], rendering: Rendering | None) -> dict[Path, str]:
+    """Each file's least hash among its near duplicates, itself included."""
+    digests = hashes_of(files, rendering)
     first = {digest: path for path, digest in digests.items()}
     group_of = {digest: min(group) for group in _near(first, rendering) for digest in group}
-    return digests, {path: group_of.get(digest, digest) for path, digest in digests.items()}
+    return {path: group_of.get(digest, digest) for path, digest in digests.items()}
 
 
 def stamps(files: Iterable[Path]) -> tuple[Stamp, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import evenly_spaced, read_square
-from dpd_train.images.content import contents, stamps
+from dpd_train.images.content import scenes_of, stamps
 from dpd_train.images.read import name_in, open_source, settled
 from dpd_train.images.rendering import Rendering, reader
 from dpd_train.images.scene_set import Finding
@@ -118,7 +118,7 @@ def shared_scenes(root: Path, reading: Reading = PLAIN) -> dict[tuple[str, str],
     if len(files) < 2:
         return {}
     every = stamps([path for paths in files.values() for path in paths])
-    _, scenes = contents(every, settled(reading, reference_files(source), source))
+    scenes = scenes_of(every, settled(reading, reference_files(source), source))
     names, shared = list(files), {}
     for i, first in enumerate(names):
         known = {scenes[path] for path in files[first] if path in scenes}

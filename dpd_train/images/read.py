@@ -1,7 +1,7 @@
 """Read labelled scenes from a folder tree or a list into memory."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from dpd_runtime.errors import DataError
 from dpd_runtime.images.pixels import printable, read_bytes, read_square, size_in_header
 from dpd_train.held_out import BY_CONTENT, LEAST, HeldOut, choose_groups, joined
 from dpd_train.images.arrays import array_size
-from dpd_train.images.content import contents, stamps
+from dpd_train.images.content import hashes_of, scenes_of, stamps
 from dpd_train.images.lists import LIST_SUFFIXES, open_list
 from dpd_train.images.rendering import Rendering, identity, reader, settle
 from dpd_train.images.scene_set import Part, Rejected, SceneSet
@@ -193,10 +193,12 @@ def _divided(
         return {name: paths[: cuts[name]] if part == "train" else paths[cuts[name] :] for name, paths in files.items()}
     if held_out.val_per_class == 0:
         return {name: [*paths] if part == "train" else [] for name, paths in files.items()}
-    every = [path for paths in files.values() for path in paths]
-    digests, near = contents(stamps(every), rendering)
+    every = stamps(path for paths in files.values() for path in paths)
+    digests = hashes_of(every, rendering)
     classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
-    together = joined(near, _named_groups(source, files, held_out)) if held_out.split == "content" else {}
+    together: dict[Path, Hashable] = {}
+    if held_out.split == "content":
+        together = joined(scenes_of(every, rendering), _named_groups(source, files, held_out))
     held = choose_groups(classes, together, held_out, source.root)
     unread = "~"  # behind every hash; these files are reported in the order of their names
     return {

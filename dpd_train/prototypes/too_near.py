@@ -39,16 +39,17 @@ def thresholds(held: Nearest, classes: int) -> Float:
 
     A class with ≥ 100 images has its own 99th percentile. The others have their median plus one margin: the 99th
     percentile over all classes after each class's median is subtracted. A class without images has the median of all.
+    Percentiles are those that a new image exceeds with a probability of 1 % (Weibull 1939; Hyndman & Fan 1996, type 6).
     """
     overall = float(np.median(held.values))
     medians = np.full(classes, overall)
     members = [np.flatnonzero(held.labels == label) for label in np.unique(held.labels)]
     for rows in members:
         medians[held.labels[rows[0]]] = np.median(held.values[rows])
-    limits: Float = medians + np.quantile(held.values - medians[held.labels], PERCENTILE)
+    limits: Float = medians + np.quantile(held.values - medians[held.labels], PERCENTILE, method="weibull")
     for rows in members:
         if len(rows) >= OF_ITS_OWN:
-            limits[held.labels[rows[0]]] = np.quantile(held.values[rows], PERCENTILE)
+            limits[held.labels[rows[0]]] = np.quantile(held.values[rows], PERCENTILE, method="weibull")
     return limits
 
 

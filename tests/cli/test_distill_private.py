@@ -36,6 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_base(folder)
     for name, per_class, seed in (("scenes", 12, 0), ("others", 12, 700), ("public", 4, 300)):
         drawn_scenes(folder / name, per_class=per_class, seed=seed)
+    shutil.copytree(folder / "scenes", folder / "more")  # and a class that no base knows
+    shutil.copytree(next((folder / "more").iterdir()), folder / "more" / "Clouds")
     shutil.copytree(folder / "base", folder / "known" / "pipeline")
     classes = {path.name.upper(): 12 for path in (folder / "scenes").iterdir()}
     (folder / "known" / "run.json").write_text(json.dumps({"data": {"classes": classes}}))
@@ -77,11 +79,13 @@ def options(folder: Path) -> tuple[str, ...]:
         (["scenes", "--dp", "10", "--bands", "all"], "--dp is for red, green and blue, and --bands all carries other"),
         (["scenes", "--dp", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
         (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--public", "scenes", *BASE], "overlaps with DATA"),
-        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of all these"),
-        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "tuned/pipeline"], "trained on images of all these"),
+        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of 6 of the 6"),
+        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "tuned/pipeline"], "trained on images of 6 of the 6"),
+        (["more", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of 6 of the 7"),
         (["scenes", "--dp", "10", "--split", "content"], "move several images where one is replaced"),
         (["scenes", "--dp", "10", "--groups", "s"], "--groups s has no effect with --split files"),
         (["scenes", "--dp", "10", "--most-epsilon", "9"], "--most-epsilon 9 is below --dp 10"),
+        (["scenes", "--dp", "10", "--most-epsilon", "nan"], "--most-epsilon nan is below --dp 10"),
         (["scenes", "--public", "public"], "--public has no effect without --dp: leave it out"),
         (["scenes", "--dp-delta", "1e-6"], "--dp-delta has no effect without --dp: leave it out"),
         (["--dp", "10"], "DATA is missing"),
@@ -164,6 +168,14 @@ def test_the_ledger_knows_what_several_releases_cost_together(
     told = dpd(folder, environment, "scenes", "--out", "second.dpd", *options(folder), kill="public watchers:3")
     assert "ledger        1 earlier release of 72 images of DATA: with this one epsilon 105.66" in told.stderr
     assert ledger(folder) == [entry]
+    shutil.copytree(folder / "site-run", folder / "kept")
+    for name in ("release.safetensors", "chosen.safetensors", "decoder.safetensors", "result.json"):
+        (folder / "site-run" / name).unlink()  # as in a copy of the folder from before the release
+    again = dpd(folder, environment, "--resume", "--out", "site.dpd", kill="release:1")
+    assert "ledger        1 earlier release of 72 images of DATA: with this one epsilon 105.66" in again.stderr
+    assert len(ledger(folder)) == 2
+    shutil.rmtree(folder / "site-run")
+    (folder / "kept").rename(folder / "site-run")
     blocked = environment | {"XDG_STATE_HOME": str(next((folder / "scenes").rglob("*.*")))}
     done = dpd(folder, blocked, "scenes", "--out", "third.dpd", *options(folder))
     assert done.returncode == 5, done.stderr

@@ -12,6 +12,7 @@ from dpd_cli.distillation.request import Asked, PrivateRequest, folder_of, reque
 from dpd_cli.options import Json, Scenes, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import duration, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
+from dpd_runtime.command_line import option_words
 from dpd_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
     print("              for both together; nothing else may leave; each further run on the same images")
     print("              adds to epsilon, even if it only serves a choice between runs")
     print(f"compare       dpd generate {quoted} --ipc {result['codes']} --out distilled, and here")
-    print(f"              dpd evaluate distilled --train DATA --test val --split {result['split']};")
+    same = shlex.join(word for words in option_words(result["read_with"]) for word in words)
+    print(f"              dpd evaluate distilled --train DATA --test val {same}".rstrip() + ";")
     print("              its figures tell about the images: keep them")
     print(f"next          dpd keygen, dpd sign {quoted} --key KEY; at the site:")
     required = f"--require-signature --require-dp {privacy['epsilon']:g},{privacy['delta']:g}"

@@ -1,7 +1,8 @@
 """`dpd distill --dp`: codes with differential privacy, by a path of its own that no figure of private images enters.
 
 The private images are read for their statistics, which `dpd_train.prototypes.private` releases once. No network is
-trained on them, nothing is chosen by them, and neither an evaluation nor an audit is run.
+trained on them, nothing that leaves is chosen by them, and neither an evaluation nor an audit is run. Whether anything
+leaves does depend on them: on damaged files, near duplicates among the public images, and the ledger.
 """
 
 import json
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from dpd_cli.distillation.planned import STORED_PRIVATE, Tell, check_places
@@ -81,12 +83,15 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     open_ledger(ledger_folder())
     _check_ledger(asked, _entry(asked))
     asked.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(asked.folder / STORED_PRIVATE, (json.dumps(asdict(asked), indent=1) + "\n").encode())
+    _store(asked)
     return asked
 
 
-def _check_guarantee(asked: PrivateRequest) -> None:
+def _check_guarantee(asked: PrivateRequest) -> list[str]:
     """Check what the guarantee rests on; again where a distillation goes on, as folders may have changed.
+
+    Returns:
+        the classes of which the base knows images, maybe of other places.
 
     Raises:
         DataError, InputError: base or public images may have something of the private ones, or too few images for ε.
@@ -95,10 +100,11 @@ def _check_guarantee(asked: PrivateRequest) -> None:
     from dpd_train.prototypes.private.apart import check_base_apart, check_places_apart
     from dpd_train.prototypes.private.budget import check_budget
 
-    check_base_apart(asked.base, base_folder(asked.base), tuple(asked.counts))
+    shared = check_base_apart(asked.base, base_folder(asked.base), tuple(asked.counts))
     if asked.public is not None:
         check_places_apart(Path(asked.data), Path(asked.public))
     check_budget(asked.budget, asked.counts)
+    return shared
 
 
 def _entry(asked: PrivateRequest) -> "Entry":
@@ -108,6 +114,25 @@ def _entry(asked: PrivateRequest) -> "Entry":
     from dpd_train.prototypes.private.ledger import entry_of
 
     return entry_of(asked.identity, mu_of(asked.budget), hash_part(Path(asked.data), "train").values())
+
+
+def _with_an_identity_of_its_own(asked: PrivateRequest) -> PrivateRequest:
+    """The request, with another identity if the ledger has this one although no release is here.
+
+    The release was deleted, or this folder is a copy from before it: the entry then stays, as an earlier release. After
+    a kill between entry and release this counts one too many.
+    """
+    from dpd_train.prototypes.private.ledger import ledger_folder, read_ledger
+
+    if all(entry.identity != asked.identity for entry in read_ledger(ledger_folder())):
+        return asked
+    asked = replace(asked, identity=token_hex(8))
+    _store(asked)
+    return asked
+
+
+def _store(asked: PrivateRequest) -> None:
+    write_atomically(asked.folder / STORED_PRIVATE, (json.dumps(asdict(asked), indent=1) + "\n").encode())
 
 
 def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
@@ -134,8 +159,10 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
         DataError: an image cannot be used, or is both private and public.
         InputError: the base's decoder is too large for a CPU, or another session works in the folder.
     """
-    from dpd_runtime.dataset.shards.file_lock import FileLock
+    from dpd_runtime.dataset.shards.file_lock import KEEPS_APART, FileLock
 
+    if not KEEPS_APART:
+        raise InputError("--dp needs file locks, which this system lacks: two sessions could release the images twice")
     lock = FileLock(asked.folder / "session.lock")
     if not lock.acquire():
         raise InputError(f"{asked.folder}: another dpd distill works there; two would release the images twice")
@@ -160,10 +187,14 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         base = _base(asked, device)
         told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"
         tell(f"private       {told}, which base {asked.base} must never have seen")
+        if shared := _check_guarantee(asked):
+            tell(f"note          base {asked.base} knows {', '.join(shared)}: if from yours, the guarantee is void")
         private = _private_images(asked, base.resolution)
-        _check_guarantee(asked)
         hand_over = _nothing_more
         if private is not None:
+            asked = _with_an_identity_of_its_own(asked)
+            if copies := len(private.hashes) - len({*private.hashes}):
+                tell(f"note          {copies} files are copies of others: the guarantee is for one file, not for both")
             entry = _entry(asked)
             _tell_cost(_check_ledger(asked, entry), asked, tell)
             hand_over = partial(_handed_over, asked, entry, private)
@@ -183,10 +214,18 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         written = _export(asked, made.base, made.codes, claim, stage, tell)
         _save_classifier(asked, made.classifier, public.images[:2], claim)
         places = {"run": str(asked.folder), "classifier": str(asked.classifier)}
-        result = written | {"codes": asked.ipc, "split": asked.split, "privacy": asdict(claim)} | places
+        result = written | {"codes": asked.ipc, "read_with": _read_with(asked), "privacy": asdict(claim)} | places
         write_atomically(finished, (json.dumps(result, indent=1) + "\n").encode())
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
+
+
+def _read_with(asked: PrivateRequest) -> dict[str, Any]:
+    """Options with which `dpd evaluate` tests on the images that were held out here; `val` in DATA needs none."""
+    from dpd_train.images import split_folders
+
+    unneeded = asked.held_out_options if "val" in split_folders(Path(asked.data)) else {}
+    return {name: value for name, value in asked.image_options.items() if name not in unneeded}
 
 
 def _check_same(asked: PrivateRequest, base: "Base", public: "SceneSet", *, released: bool) -> None:

@@ -146,7 +146,7 @@ class PrivateRequest(Request):
                 "--split content and --groups move several images where one is replaced, and the guarantee is for one: "
                 "leave them out of --dp"
             )
-        if self.most_epsilon is not None and self.most_epsilon < self.dp:
+        if self.most_epsilon is not None and not self.most_epsilon >= self.dp:
             raise InputError(f"--most-epsilon {self.most_epsilon:g} is below --dp {self.dp:g}: take a smaller --dp")
         if self.reading.carries:
             raise InputError(

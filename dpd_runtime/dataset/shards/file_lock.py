@@ -13,6 +13,8 @@ try:
 except ImportError:  # Windows: nothing keeps two processes apart there
     fcntl = None  # type: ignore[assignment]
 
+KEEPS_APART = fcntl is not None
+
 
 class FileLock:
     """An exclusive lock (flock; on NFS a server lock). `release` deletes the file; a killed process leaves it."""

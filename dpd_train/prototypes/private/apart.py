@@ -13,11 +13,14 @@ from dpd_train.images import SceneSet
 from dpd_train.images.structure import near_groups
 
 
-def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> None:
-    """Refuse a base whose record names all of these classes: it was probably trained on these images.
+def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> list[str]:
+    """Refuse a base whose record names half of these classes: it was probably trained on these images.
 
     Args:
         folder: of the base: one that `dpd pretrain` made has a record, and beside a run's pipeline is the run's.
+
+    Returns:
+        the classes that it names, fewer than half.
 
     Raises:
         InputError: see above.
@@ -29,11 +32,14 @@ def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> None:
             earlier = record.get("base_pretraining")
             for data in (record.get("data"), earlier.get("data") if isinstance(earlier, dict) else None):
                 known |= {_letters(entry) for entry in (data.get("classes") or {})} if isinstance(data, dict) else set()
-    if all(_letters(class_name) in known for class_name in classes):
+    shared = [class_name for class_name in classes if _letters(class_name) in known]
+    if 2 * len(shared) >= len(classes):
         raise InputError(
-            f"--base {name}: it was trained on images of all these classes. If they are these images, the guarantee "
-            "is void: take a base that has not seen them (dpd pretrain). If they are others, rename a class folder"
+            f"--base {name}: it was trained on images of {len(shared)} of the {len(classes)} classes, such as "
+            f"{shared[0]}. If yours are among them, the guarantee is void: take a base that has not seen them (dpd "
+            "pretrain). If they are others, rename class folders"
         )
+    return shared
 
 
 def check_places_apart(data: Path, public: Path) -> None:

@@ -43,11 +43,13 @@ can change.
 
 The private images entered through these statistics and nothing else. The noise came from the operating system. The
 codes are public images in the released colours of a class, chosen by the statistics. Networks, scales and limits were
-made from public images. `dpd` made no choice on private ones.
+made from public images. `dpd` chose nothing of this bundle by private ones.
 
 - It holds if the base and the public images were never made from the private images.
 - Several images of one place are not one image: k of them have the guarantee of k times the change.
 - Each further bundle from the same images tells more. Guarantees add up.
+- That this bundle exists tells that every private file could be read, that no public image was found to be nearly a
+  private one, and that the maker's limit allowed another release. The guarantee does not cover this.
 - There is no audit here, no fingerprint and no accuracy: such figures come from the private images."""
 
 

@@ -11,7 +11,7 @@ from dpd_eval.audit.bootstrap import widened
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test, own_share
 from dpd_eval.audit.outcome import Outcome, control, decide, not_run, overall, power
-from dpd_eval.audit.replication import exceedance, replication_test
+from dpd_eval.audit.replication import exceedance, expected_exceedance, replication_test
 from dpd_runtime.annotations import Float32
 from dpd_train.images.structure import closeness, similarities, unit
 from dpd_train.prototypes.too_near import Nearest, thresholds
@@ -47,11 +47,25 @@ def test_a_class_of_a_hundred_has_its_own_threshold_and_smaller_ones_share_a_mar
     large, small, tiny = rng.normal(5, 1, 200), rng.normal(0, 2, 60), rng.normal(-7, 2, 40)
     values, labels = np.concatenate([large, small, tiny]), np.repeat([0, 1, 2], (200, 60, 40))
     limits = thresholds(Nearest(values, labels), 4)
-    assert limits[0] == pytest.approx(np.quantile(large, 0.99))
+    ordered = np.sort(large)  # a new value exceeds the 199th of 200 with a probability of 2 / 201
+    assert limits[0] == pytest.approx(ordered[197] + 0.99 * (ordered[198] - ordered[197]))
     rest = np.concatenate([x - np.median(x) for x in (large, small, tiny)])
-    margin = np.quantile(rest, 0.99)
+    margin = np.quantile(rest, 0.99, method="weibull")
     assert limits[1:3] == pytest.approx([np.median(small) + margin, np.median(tiny) + margin])
     assert limits[3] == pytest.approx(np.median(values) + margin), "a class without images in H1"
+
+
+@pytest.mark.parametrize("counts", [(150, 150), (25,) * 10, (5,) * 10])
+def test_innocent_images_exceed_the_threshold_as_often_as_expected(counts: tuple[int, ...]) -> None:
+    rng, labels = np.random.default_rng(3), np.repeat(np.arange(len(counts)), counts)
+    shares = []
+    for _ in range(300):
+        first, second = (Nearest(rng.normal(labels, 1.0), labels) for _ in range(2))
+        shares.append(exceedance(second, thresholds(first, len(counts))))
+    error = np.std(shares) / 300**0.5
+    assert expected_exceedance(counts) == pytest.approx(np.mean(shares), abs=4 * error)
+    if min(counts) > 100:
+        assert expected_exceedance(counts) == pytest.approx(0.01, abs=0.001)
 
 
 @pytest.mark.slow

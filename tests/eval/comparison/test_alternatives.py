@@ -49,9 +49,11 @@ def test_a_site_has_images_and_the_classifiers_names_for_them(wrong: bool) -> No
     assert np.bincount(seen[0].labels).tolist() == [5, 5, 5]
     truth = real.labels[[real.hashes.index(one) for one in named.hashes]]
     np.testing.assert_array_equal(named.labels, (truth + wrong) % 3)
-    assert notes[0].endswith(f"which is right in {0 if wrong else 100:.1f} %")
+    assert f"which is right in {0 if wrong else 100:.1f} %; intervals repeat neither" in notes[0]
     others = arms["labels"](2, 1)[1]
     assert rows.tolist() != others.tolist(), "each pair's site has other images"
+    with pytest.raises(DataError, match="IPC 6 takes 18 images, half of the real are 15"):
+        arms["labels"](6, 0)
 
 
 def test_as_many_jpegs_travel_as_fit() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.held_out import HeldOut, choose_groups, joined
 from dpd_train.images import SceneSet, read_scenes
-from dpd_train.images.content import contents, stamps
+from dpd_train.images.content import scenes_of, stamps
 from tests.tiny import drawn_scenes
 
 COUNT = 12
@@ -116,14 +116,14 @@ def test_near_duplicates_come_from_the_cache_and_a_damaged_one_is_made_again(
     path = next(scenes.rglob("*.png"))
     Image.open(path).convert("RGB").save(path.with_name("copy.jpg"), quality=95)
     files = stamps(sorted(scenes.rglob("*.*g")))
-    wanted = contents(files, None)
-    assert wanted[1][path] == wanted[1][path.with_name("copy.jpg")]
+    wanted = scenes_of(files, None)
+    assert wanted[path] == wanted[path.with_name("copy.jpg")]
     (kept,) = (tmp_path / "cache/dpd/near-duplicates").iterdir()
     content = kept.read_bytes()
     for damaged in (b"", b"[]", b'{"key": 1}', content.replace(b'"groups"', b'"group"'), content):
         kept.write_bytes(damaged)
-        contents.cache_clear()
-        assert contents(files, None) == wanted
+        scenes_of.cache_clear()
+        assert scenes_of(files, None) == wanted
     assert kept.read_bytes() == content
 
 
