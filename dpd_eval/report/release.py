@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dpd_eval.audit.outcome import Outcome
 from dpd_eval.report.audits import NamedAudit
 from dpd_eval.report.inputs import Inputs
 from dpd_eval.report.models import BundleRecord
@@ -63,7 +64,7 @@ def unaudited(inputs: Inputs) -> list[str]:
 def _may(passed: list[str], warned: list[str], claimed: Sequence[BundleRecord]) -> str:
     parts = []
     if passed:
-        parts.append(f"{listed(passed)}, as every test of the audit passed (its powers say which copies it would see)")
+        parts.append(f"{listed(passed)}, as every test of the audit passed")
     if warned:
         parts.append(f"{listed(warned)}, if you accept what is undecided, as no test of the audit failed")
     if claimed:
@@ -85,10 +86,16 @@ def _may_not(failed: list[str], unaudited: list[str], real: list[str]) -> str:
     return f"These may not leave: {'; '.join(parts)}."
 
 
+def _passes_copies(test: Outcome) -> bool:
+    """Whether a set of nothing but copies would stay within the test's limit."""
+    return test.power is not None and test.threshold is not None and test.power.all_copied <= test.threshold
+
+
 def _undecided(audits: Sequence[NamedAudit]) -> str:
     if not audits:
         return "Everything is undecided: there is no audit."
     open_tests = [test.name for audit in audits for test in audit.tests if test.verdict == "WARN"]
+    blind = [test.name for audit in audits for test in audit.tests if test.verdict == "PASS" and _passes_copies(test)]
     not_run = [test.name for audit in audits for test in audit.tests if test.verdict == "NOT RUN"]
     controls = [control for audit in audits for control in audit.controls if control.verdict != control.expected]
     wrong = [control.name for control in controls if control.wrong]
@@ -96,6 +103,7 @@ def _undecided(audits: Sequence[NamedAudit]) -> str:
     parts = []
     for names, one, many in (
         (open_tests, "test did not decide", "tests did not decide"),
+        (blind, "test would pass copies of training images too", "tests would pass copies of training images too"),
         (not_run, "test did not run", "tests did not run"),
         (wrong, "control came out otherwise than it must", "controls came out otherwise than they must"),
         (imprecise, "control was too imprecise to decide", "controls were too imprecise to decide"),

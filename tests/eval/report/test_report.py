@@ -297,6 +297,16 @@ def test_a_pass_is_called_a_measurement() -> None:
     assert released(passed).undecided.endswith("A PASS is a measurement, not a proof.")
 
 
+def test_a_pass_that_copies_would_have_too_is_undecided() -> None:
+    record = audit("PASS")
+    test: dict[str, object] = record["tests"][0]  # type: ignore[index]
+    limit = test["threshold"]
+    for copied, words in ((limit, "1 test would pass copies of training images too"), (1e9, "left nothing undecided")):
+        power = {"all_copied": copied, "few_copied": 0.0, "most_copied": 1.0}
+        said = released(record | {"tests": [test | {"power": power}]})
+        assert words in said.undecided.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_controls_count_as_undecided() -> None:
     record = audit("WARN")
     replayed: dict[str, object] = record["controls"][0]  # type: ignore[index]
