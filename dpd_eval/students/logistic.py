@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import nn
 
 from dpd_runtime.annotations import Float32, Images, Int64
@@ -34,7 +35,8 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
     if soft is not None:
         rows, labels = np.nonzero(soft)  # an image counts for a class as much as it is of it
         weights = soft[rows, labels]
-    fitted = LogisticRegression(max_iter=1000).fit(((features - mean) / std)[rows], labels, sample_weight=weights)
+    with threadpool_limits(1):  # the order of summation depends on the threads
+        fitted = LogisticRegression(max_iter=1000).fit(((features - mean) / std)[rows], labels, sample_weight=weights)
     slopes, bias = fitted.coef_ / std, fitted.intercept_ - (fitted.coef_ / std) @ mean
     if len(slopes) == 1:  # of two classes it gives one vector
         slopes, bias = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-bias, bias]) / 2
