@@ -64,10 +64,13 @@ def _facts(evaluation: NamedEvaluation) -> dict[str, str]:
         "sets": ", ".join(evaluation.sets),
         "train": evaluation.train,
         "training images": plain(evaluation.train_images),
+        "split": evaluation.split,
+        "groups": evaluation.groups or "",
         "resolution": plain(evaluation.resolution),
         "labels": evaluation.labels,
         "teacher": evaluation.teacher or "",
     }
+    facts |= {f"version of {name}": number for name, number in evaluation.versions.items()}
     return facts | {f"recipe {key}": plain(value) for key, value in sorted(evaluation.recipe.to_dict().items())}
 
 
