@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 pytest.importorskip("dp_accounting")
+from dpd_cli.distillation.request import PrivateRequest
 from dpd_runtime import load_bundle
+from dpd_runtime.errors import DataError
+from dpd_train.images import check_files
 from tests.cli.test_distill import dpd
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
@@ -99,6 +103,15 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     assert done.returncode == 2, done.stderr
     assert words in " ".join(done.stderr.split())
     assert not (folder / "new-run").exists()
+
+
+def test_a_validation_part_that_data_bring_is_held_out(tmp_path: Path) -> None:
+    for part, count in (("train", 4), ("val", 2)):
+        drawn_scenes(tmp_path / part, per_class=count)
+    asked = PrivateRequest(data=str(tmp_path), out=str(tmp_path / "site.dpd"), dp=10.0)
+    assert set(check_files(tmp_path, "train", asked).values()) == {4}
+    with pytest.raises(DataError, match="holds val"):
+        check_files(tmp_path, "train", replace(asked, split="names"))
 
 
 def ledger(folder: Path) -> list[Path]:
