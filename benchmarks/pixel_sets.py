@@ -7,7 +7,8 @@
 All make ten images per class. `matched` is what `dpd train` does, with the same watchers, statistics, loss and steps,
 but pixels are optimised instead of codes; it starts from sampled images of RUN. `distribution-matching` starts from
 random training images, as its paper does, and matches class means in a new untrained network at each step; the network
-is half as wide as the paper's, and augmentations are those that all students here see.
+is half as wide as the paper's, and augmentations are those that all students here see, drawn for real and made images
+each (the paper's are shared).
 `latent-distribution-matching` does that to latents of --base, which are decoded. The first seed decides the rate; then
 each seed is one set. Validation part, 8 pairs of students a set. Finished sets in --work are used again.
 """

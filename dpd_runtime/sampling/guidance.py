@@ -11,7 +11,10 @@ def classifier_free(conditional: Array, unconditional: Array, guidance_scale: fl
 
 
 def towards_prototype(original: Array, prototypes: Array, scale: float) -> Array:
-    """Pull ẑ0 towards the prototypes: ẑ0' = ẑ0 + g · (p − ẑ0) (mode guidance, arXiv 2505.18963, written on ẑ0).
+    """Pull ẑ0 towards the prototypes: ẑ0' = ẑ0 + g · (p − ẑ0).
+
+    It is after mode guidance (arXiv 2505.18963), which adds λ σ_t (p − ẑ0) to z_t's mean: a constant weight on ẑ0 is
+    much weaker at high noise, and grows where that falls.
 
     Prototypes with smaller sides are block means (kind `pooled`). They change only the means of blocks:
     ẑ0' = ẑ0 + g · U(p − P(ẑ0)), with P average pooling and U nearest-neighbour upsampling.

@@ -35,11 +35,12 @@ class BlockGuidance:
 
     def guides(self, number: int, count: int) -> bool:
         """Whether step `number` (from 0) of `count` has classifier-free guidance."""
-        return self.guidance_scale > 1 and self.guidance_from * count <= number < self.guidance_until * count
+        first, end = (round(share * count, 6) for share in (self.guidance_from, self.guidance_until))  # 0.14 · 50 = 7
+        return self.guidance_scale > 1 and first <= number < end
 
     def pulls(self, number: int, count: int) -> bool:
         """Whether step `number` of `count` pulls ẑ0 or z_t towards the prototype."""
-        return max(self.prototype_scale, self.prototype_step) > 0 and number < self.prototype_until * count
+        return max(self.prototype_scale, self.prototype_step) > 0 and number < round(self.prototype_until * count, 6)
 
     def replaces(self, number: int, count: int) -> bool:
         """Whether step `number` of `count` replaces ẑ0 by the prototype, without calling the network."""

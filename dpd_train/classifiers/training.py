@@ -54,7 +54,7 @@ Noise = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 def evenly(data: Labelled, count: int) -> Labelled:
-    """At most about `count` of the images, evenly spaced."""
+    """Evenly spaced images: all of fewer than 2 · `count`, otherwise `count` to 2 · `count`."""
     every = max(1, len(data[0]) // count)
     return data[0][::every], data[1][::every]
 

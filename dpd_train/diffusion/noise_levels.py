@@ -21,7 +21,10 @@ LEVELS = (500, 600, 700, 800, 900, 940, 960, 980, 999)
 """Timesteps of a schedule of 1,000; of another length their share of it counts."""
 LARGEST = 2048  # numbers of a latent, up to which a class's covariance is fitted
 MOST_A_CALL = 100  # latents
-MOST_LATENTS, OF_LARGE = 400, 20  # validation latents, at most: a call of a large UNet takes seconds on a CPU
+MOST_LATENTS, OF_LARGE = (
+    400,
+    20,
+)  # validation latents, less than twice as many: a call of a large UNet takes seconds on a CPU
 Levels = dict[str, float]
 """The mean error of ẑ0 at each timestep, by its name as JSON has it."""
 Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
@@ -127,7 +130,7 @@ def base_predict(base: Base, labels: torch.Tensor, classes: tuple[str, ...], dev
 def noise_levels(
     base: Base, train: Labelled, held: Labelled, classes: tuple[str, ...], device: torch.device
 ) -> dict[str, Levels]:
-    """Errors of ẑ0 on at most MOST_LATENTS validation latents: of the base, and of mean and Gaussian of their class.
+    """Errors of ẑ0 on less than 2 · MOST_LATENTS validation latents: of the base, and of a class's mean and Gaussian.
 
     Args:
         train: latents [n, C, h, w], scaled, and labels, from which means and covariances are taken. Of latents with

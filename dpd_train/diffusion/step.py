@@ -135,7 +135,8 @@ def decoder_features(vae: AutoencoderKL, latents: torch.Tensor) -> list[torch.Te
 def decoder_loss(vae: AutoencoderKL, predicted: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """Latent perceptual loss (Berrada et al. 2025, eq. 5) of unscaled latents [B, C, h, w].
 
-    It is the squared distance of the decoder's features, each channel in units of its deviation in the clean image.
+    It is the squared distance of the decoder's features, each channel in units of its deviation in the clean image plus
+    0.01. Beyond five units an entry counts as 25, without a gradient.
     """
     losses = []
     with torch.no_grad():

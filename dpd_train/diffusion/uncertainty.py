@@ -9,6 +9,8 @@ from torch import nn
 class Uncertainty(nn.Module):
     """u of a noise level: with the loss e^−u · L + u it becomes ln E[L], so that every level counts by relative error.
 
+    L is all that has this weight: with `direction_weight` also that part of the loss.
+
     u is linear in random Fourier features of ln(σ / α) / 4, and 0 before training.
     """
 

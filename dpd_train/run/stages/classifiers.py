@@ -15,7 +15,7 @@ from dpd_train.diffusion.fine_tune import consistency_network
 from dpd_train.run.context import Classifiers, Parts, Run
 from dpd_train.vae.autoencoder import reconstruction_metrics
 
-RATED = 500  # images that the VAE is measured on, at most
+RATED = 500  # images that the VAE is measured on, less than twice as many
 MOST_LOST = 5.0  # percentage points that the teacher may lose on reconstructions by a decoder that is not tuned
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _train_on_noisy(run: Run, latents: Parts) -> None:
 
 
 def points_lost(base: Base, teacher: ResNet, data: Labelled) -> float:
-    """Percentage points of its accuracy that the teacher loses on reconstructions, on RATED images at most."""
+    """Percentage points of its accuracy that the teacher loses on reconstructions, on less than 2 · RATED images."""
     images, labels = evenly(data, RATED)
     return 100 * (accuracy(teacher, images, labels) - accuracy(teacher, reconstruct(base.vae, images), labels))
 

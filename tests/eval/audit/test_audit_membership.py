@@ -4,11 +4,12 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from diffusers import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from dpd_eval.audit.denoiser_scores import Query, denoiser_scores
+from dpd_eval.audit.denoiser_scores import Query, denoiser_scores, pia_score, secmi_score
 from dpd_eval.audit.membership import Scores, area_under_curve, membership_tests, true_positive_rate
 from dpd_eval.audit.network_scores import classifier_scores, prototype_score, reconstruction_score
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
@@ -87,6 +88,46 @@ def test_a_denoiser_that_knows_images_by_heart_gives_them_away(kind: str) -> Non
     for name in ("loss", "PIA", "SecMI"):
         assert area_under_curve(scores[0][name], scores[1][name]) > 0.95, name
     assert scores[0]["loss"] == pytest.approx(np.zeros(20), abs=1e-3), "it names the noise exactly"
+
+
+def test_the_scores_are_their_papers_formulas() -> None:
+    """With any function for a denoiser, written out for diffusers' schedule; four wrong formulas are told apart."""
+    abar = DDPMScheduler(**COSINE).alphas_cumprod.double().numpy()
+    latents = np.random.default_rng(0).normal(size=(5, 2, 4, 4))
+
+    def noise(z: np.ndarray, t: int) -> np.ndarray:  # type: ignore[type-arg]
+        return np.sin((1 + t / 300) * z + 0.3)  # type: ignore[no-any-return]
+
+    def mixed(z0: np.ndarray, eps: np.ndarray, t: int) -> np.ndarray:  # type: ignore[type-arg]
+        return np.sqrt(abar[t]) * z0 + np.sqrt(1 - abar[t]) * eps  # type: ignore[no-any-return]
+
+    def step(z: np.ndarray, t: int, end: int) -> np.ndarray:  # type: ignore[type-arg]
+        eps = noise(z, t)
+        return mixed((z - np.sqrt(1 - abar[t]) * eps) / np.sqrt(abar[t]), eps, end)
+
+    def pia(eps: np.ndarray, z_t: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return -(((noise(z_t, 200) - eps) ** 4).mean((1, 2, 3)) ** 0.25)  # type: ignore[no-any-return]
+
+    def secmi(z: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return -((step(step(z, 100, 110), 110, 100) - z) ** 2).mean((1, 2, 3))  # type: ignore[no-any-return]
+
+    first, path = noise(latents, 0), latents
+    for t in range(0, 100, 10):
+        path = step(path, t, t + 10)
+    query = Query(
+        lambda x, t, c: noise(x, t).astype(np.float32),
+        schedule("epsilon"),
+        latents.astype(np.float32),
+        np.zeros((5, 1, 1), np.float32),
+    )
+    assert pia_score(query) == pytest.approx(pia(first, mixed(latents, first, 200)), rel=1e-4)
+    assert secmi_score(query) == pytest.approx(secmi(path), rel=1e-3)
+    swapped = np.sqrt(1 - abar[200]) * latents + np.sqrt(abar[200]) * first
+    for wrong in (pia(noise(latents, 200), mixed(latents, first, 200)), pia(first, swapped)):
+        assert pia_score(query) != pytest.approx(wrong, rel=1e-2)
+    z0 = -((step(step(path, 100, 110), 110, 100) - latents) ** 2).mean((1, 2, 3))
+    for wrong in (secmi(latents), z0):
+        assert secmi_score(query) != pytest.approx(wrong, rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

@@ -47,7 +47,7 @@ def test_arms_of_one_ipc_have_equally_many_steps():
     paper = load_recipe("paper")
     assert paper.for_training(100).steps == 6250  # 100 images · 1000 epochs / 16
     assert paper.for_training(101).steps == 6313  # 6312.5: the last batch counts
-    assert paper.for_training(1050, full=True).steps == paper.full_steps
+    assert replace(paper, full_steps=0).for_training(1050).steps == paper.full_steps
     assert replace(paper, full_steps=0).for_training(160, full=True).steps == 10_000
     quick = load_recipe("quick")
     assert {quick.for_training(n).steps for n in (20, 500)} == {1000}

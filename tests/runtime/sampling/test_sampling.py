@@ -121,7 +121,14 @@ def test_the_doubled_batch_holds_prompts_first_then_the_empty_one() -> None:
 
 @pytest.mark.parametrize(
     ("interval", "count", "doubled"),
-    [((0.0, 1.0), 5, 5), ((0.2, 0.8), 5, 3), ((0.25, 0.75), 4, 2), ((0.5, 0.5), 4, 0), ((0.1, 0.5), 4, 1)],
+    [
+        ((0.0, 1.0), 5, 5),
+        ((0.2, 0.8), 5, 3),
+        ((0.25, 0.75), 4, 2),
+        ((0.5, 0.5), 4, 0),
+        ((0.1, 0.5), 4, 1),
+        ((0.0, 0.14), 50, 7),
+    ],
 )
 def test_guidance_acts_in_its_interval_and_costs_only_there(
     interval: tuple[float, float], count: int, doubled: int
