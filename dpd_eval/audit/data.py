@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +100,12 @@ def read_data(
     Raises:
         DataError: unusable data, other classes, a hold-out that was trained on or has fewer than two images per class.
     """
-    real = read_scenes(train, part="train", resolution=resolution, held_out=held_out, reading=reading)
-    validation = None
-    if holdout is None or held_out.val_per_class != 0:
-        validation = read_scenes(train, part="val", resolution=resolution, held_out=held_out, reading=reading)
+    read = partial(read_scenes, train, resolution=resolution, held_out=held_out, reading=reading)
+    real, set_aside = read(part="train"), None
     if holdout is None:
-        assert validation is not None
-        held, validation = validation, None
+        held = read(part="val")
     else:
+        set_aside = read(part="val") if held_out.val_per_class != 0 else None
         part: Part = "test" if "test" in split_folders(holdout) else "all"
         alike = real.rendering or PLAIN
         held = read_scenes(holdout, part=part, resolution=resolution, held_out=held_out.elsewhere, reading=alike)
@@ -121,7 +119,7 @@ def read_data(
         )
     if shared:
         notes.append(f"{shared} images of H that are also in T were left out")
-    return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), validation)
+    return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), set_aside)
 
 
 def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], held_out: HeldOut = BY_CONTENT) -> None:

@@ -21,10 +21,8 @@ LEVELS = (500, 600, 700, 800, 900, 940, 960, 980, 999)
 """Timesteps of a schedule of 1,000; of another length their share of it counts."""
 LARGEST = 2048  # numbers of a latent, up to which a class's covariance is fitted
 MOST_A_CALL = 100  # latents
-MOST_LATENTS, OF_LARGE = (
-    400,
-    20,
-)  # validation latents, less than twice as many: a call of a large UNet takes seconds on a CPU
+MOST_LATENTS, OF_LARGE = 400, 20
+"""Validation latents, less than twice as many. A call of a large UNet takes seconds on a CPU."""
 Levels = dict[str, float]
 """The mean error of ẑ0 at each timestep, by its name as JSON has it."""
 Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
