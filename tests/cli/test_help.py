@@ -13,7 +13,7 @@ from dpd_cli.commands.pretrain import TRAININGS
 from dpd_cli.commands.pretrain_features import FIELDS
 from dpd_cli.help import PANELS
 from dpd_cli.main import app, main
-from dpd_eval.comparison.config import BASELINES, EvaluateConfig
+from dpd_eval.comparison.config import EvaluateConfig
 from dpd_train.config import PRESETS, TrainConfig
 from dpd_train.options import choices
 
@@ -138,13 +138,6 @@ def test_help_names_what_is_accepted_and_nothing_else() -> None:
         sentence = re.search(r": ((?:[\w:-]+, )+[\w:-]+ or )hf:ID_OR_PATH", found.help)
         assert sentence is not None, found.help
         assert set(re.split(r", | or ", sentence[1])) - {""} == set(values), f"dpd {command} {option}"
-
-
-@needs_torch
-def test_a_list_of_baselines_is_the_selection_methods() -> None:
-    from dpd_eval.selection.methods import METHODS
-
-    assert tuple(METHODS) == BASELINES
 
 
 def test_the_check_of_values_can_fail() -> None:

@@ -22,6 +22,7 @@ from dpd_export import ExportOptions, export_run
 from dpd_export.graphs.compile import compile_graph
 from dpd_export.graphs.parity import GENERATED, HALF, check, probe
 from dpd_export.graphs.parts import Graph, graphs_of
+from dpd_export.options import INT8
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.errors import InputError, ParityError
@@ -56,10 +57,14 @@ def test_half_precision_is_measured_in_pytorch_too(half_bundle: Path) -> None:
 
 
 def test_parity_check_can_fail() -> None:
-    for bad in (2e-3, float("nan")):
-        with pytest.raises(ParityError, match="differs from PyTorch"):
-            check("unet/model.onnx", bad, "fp32")
-    check("unet/model.onnx", 2e-3, "fp16")
+    for precision, fits, bad in (("fp32", 9e-4, 2e-3), ("fp16", 1.9e-2, 2.1e-2), ("fp16-weights", 1.9e-2, 2.1e-2)):
+        check("unet/model.onnx", fits, precision)
+        for refused in (bad, float("nan"), float("inf")):
+            with pytest.raises(ParityError, match="differs from PyTorch"):
+                check("unet/model.onnx", refused, precision)
+    check("unet/model.onnx", 0.4, INT8)
+    with pytest.raises(ParityError, match="for int8"):
+        check("unet/model.onnx", 0.6, INT8)
     assert psnr(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)) == pytest.approx(0.0)
 
 
@@ -79,6 +84,12 @@ def test_graphs_are_clean_and_tell_nothing_of_this_machine(bundle: Path, name: s
     raw = bytes(load_bundle(bundle).files[f"{name}/model.onnx"])
     model = onnx.load_from_string(raw)
     onnx.checker.check_model(model)
+    assert (model.producer_name, model.producer_version) == ("dpd", "")
+    graph = model.graph
+    said = [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info]
+    assert [entry.name for entry in said if entry != model and (entry.doc_string or len(entry.metadata_props))] == []
+    assert not model.doc_string
+    assert not model.metadata_props
     assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
     assert next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) == 18
 

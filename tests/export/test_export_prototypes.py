@@ -1,8 +1,10 @@
 """Prototypes in a bundle: real images are refused, and block means pull block means."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
 from dpd_runtime import generate, load_bundle
+from dpd_runtime.annotations import Array
+from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_train.train import train
@@ -25,6 +30,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("medoid", "centroid", "pooled"):
         train(scenes, folder / kind, replace(config, prototypes=kind), cache=folder / "cache")  # type: ignore[arg-type]
     return folder
+
+
+def recording(engine_of: Callable[..., Engine], decoded: list[Array]) -> Callable[..., Engine]:
+    """`Bundle.engine`, whose decoder notes the latents that it decodes."""
+
+    class Recorder:
+        def __init__(self, engine: Engine) -> None:
+            self._engine = engine
+
+        def run(self, **inputs: Array) -> Array:
+            decoded.append(inputs["latent_sample"])
+            return self._engine.run(**inputs)
+
+    def recorded(bundle: Bundle, graph: str, *given: Any, **options: Any) -> Engine:
+        engine = engine_of(bundle, graph, *given, **options)
+        return Recorder(engine) if graph == "vae_decoder/model.onnx" else engine
+
+    return recorded
 
 
 @pytest.mark.parametrize(
@@ -59,14 +82,19 @@ def test_pooled_prototypes_pull_block_means_at_the_site(folder: Path, tmp_path: 
     assert scene.prototypes.shape[1:] == (4, 2, 2)
     assert bundle.manifest.latent_shape == (4, SIDE // 4, SIDE // 4)
     plain = resolve_sampler(bundle.manifest.sampler, steps=2, candidates=1)
-    images = {}
+    count, scaling = len(scene.prototypes), bundle.manifest.scaling_factor
     for pull in (0.0, 1.0):
         guidance = replace(plain.guidance[0], prototype_scale=pull, prototype_until=1.0)
-        sampler = replace(plain, guidance=(guidance,))
-        count = len(scene.prototypes)
-        made = [i.pixels.astype(float) for i in generate(bundle, ipc=1 + count, classes=(scene.name,), sampler=sampler)]
-        images[pull] = np.abs(made[0] - made[count]).mean()
-    assert 0 < images[1.0] < images[0.0]
+        decoded: list[Array] = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Bundle, "engine", recording(Bundle.engine, decoded))
+            sampler = replace(plain, guidance=(guidance,))
+            made = list(generate(bundle, ipc=1 + count, classes=(scene.name,), sampler=sampler))
+        latents = scaling * np.concatenate(decoded)[: 1 + count]
+        means = latents.reshape(1 + count, 4, 2, SIDE // 8, 2, SIDE // 8).mean(axis=(3, 5))
+        wanted = scene.prototypes[np.arange(1 + count) % count]
+        assert bool(np.abs(means - wanted).max() < 1e-3) is (pull == 1.0)
+        assert np.abs(made[0].pixels.astype(int) - made[count].pixels.astype(int)).max() > 0
 
 
 @pytest.mark.slow

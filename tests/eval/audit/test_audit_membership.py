@@ -1,5 +1,6 @@
 """Membership statistics, compared with scikit-learn and closed forms; scores of exactly known denoisers."""
 
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -9,10 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from dpd_eval.audit import comparable, replication
+from dpd_eval.audit.audit import FEWEST_IMAGES
 from dpd_eval.audit.denoiser_scores import Query, denoiser_scores, pia_score, secmi_score
-from dpd_eval.audit.membership import Scores, area_under_curve, membership_tests, true_positive_rate
+from dpd_eval.audit.membership import (
+    AUC_FAIL,
+    AUC_HARMLESS,
+    FALSE_POSITIVES,
+    TPR_FAIL,
+    Scores,
+    area_under_curve,
+    membership_tests,
+    true_positive_rate,
+)
+from dpd_eval.audit.nearer import MARGIN
 from dpd_eval.audit.network_scores import classifier_scores, prototype_score, reconstruction_score
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
+from dpd_train.images.structure import NEAR
 
 COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 numbers = st.lists(st.integers(0, 12), min_size=1, max_size=60)
@@ -52,6 +66,20 @@ def test_the_interval_of_the_area_holds_the_truth() -> None:
         assert area.interval is not None
         held += area.interval[0] <= truth <= area.interval[1]
     assert held >= 52
+
+
+def test_the_limits_are_those_of_the_page() -> None:
+    page = " ".join((Path(__file__).parents[3] / "docs/reference/privacy.md").read_text(encoding="utf-8").split())
+    assert f"An AUC passes below {AUC_HARMLESS} and fails above {AUC_FAIL:.2f}" in page
+    assert f"| AUC {AUC_HARMLESS} and {AUC_FAIL:.2f}; TPR at " in page
+    assert f"; TPR at {100 * FALSE_POSITIVES:.0f} % FPR {100 * TPR_FAIL:.0f} % |" in page
+    assert f"minus H2's share | {100 * replication.LIMIT:.0f} points |" in page
+    assert f"| {100 * MARGIN:.0f} points above the share that H2 has itself |" in page
+    assert f"with a structure cosine above {NEAR} to an image of T" in page
+    assert f"if its AUC is above {comparable.LIMIT} and above what {comparable.PERMUTATIONS:,} permutations" in page
+    assert comparable.CHANCE == 1 / 1000, "once in a thousand"
+    assert f"fewer than {100 * comparable.LEAST_SHARE:.0f} % are nearer to T than to H1" in page
+    assert f"with fewer than {FEWEST_IMAGES} tested images" in page
 
 
 def test_one_per_cent_of_few_is_not_measured() -> None:

@@ -1,5 +1,6 @@
 """A hold-out of the same images, and of images at another scale or in other colours; and what does not need one."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.images import SceneSet
+from tests.commands import dpd
 from tests.tiny import SIDE, drawn_scenes
 
 COUNT, HELD = 32, 16  # images of each class in T and in H
@@ -146,6 +148,19 @@ def test_copies_fail_beside_any_hold_out(folders: Path, held: str) -> None:
     found = audited(folders, "copies", held)
     assert found.verdict == "FAIL"
     assert found.reasons[0].startswith("FAIL of near duplicates of T, generated images")
+
+
+def test_the_command_ends_with_4_and_one_object(folders: Path, process_environment: dict[str, str]) -> None:
+    given = ["audit", "copies", "--train", "train", "--holdout", "away"]
+    done = dpd([*given, "--json"], process_environment, folders)
+    assert done.returncode == 4, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["verdict"], record["audited"]["name"]) == ("FAIL", "copies")
+    assert "near duplicates of T, generated images" in done.stderr.splitlines()[-1]
+    told = dpd(given, process_environment, folders)
+    assert told.returncode == 4, told.stderr
+    assert told.stdout.startswith("verdict    FAIL, ")
+    assert all(reason in told.stdout for reason in record["reasons"])
 
 
 @pytest.mark.slow

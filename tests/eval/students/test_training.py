@@ -1,3 +1,5 @@
+import math
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from dpd_eval.comparison.arm_names import FULL_ARM
 from dpd_eval.comparison.plan import Training, run_plan
 from dpd_eval.students.augmentation import cutmix, random_crop, random_flips, random_shift
 from dpd_eval.students.recipe import Recipe
-from dpd_eval.students.training import batches, predict, rate_at, train_student
+from dpd_eval.students.training import batches, predict, rate_at, train_network, train_student
 from dpd_train.images import SceneSet
 
 RECIPE = Recipe(
@@ -105,15 +107,52 @@ def test_staircase_equals_torch():
         reference.step()
 
 
-def test_plain_momentum_is_not_nesterovs():
-    data = scenes()
-    recipe = replace(RECIPE, optimizer="sgd", peak_rate=0.05)
-    models = [
-        train_student("convnet", data.images, data.labels, 3, replace(recipe, nesterov=nesterov), 0).state_dict()
-        for nesterov in (True, False, False)
-    ]
-    assert torch.equal(models[1]["head.weight"], models[2]["head.weight"])
-    assert not torch.equal(models[0]["head.weight"], models[1]["head.weight"])
+@pytest.mark.parametrize("optimizer", ["sgd", "plain sgd", "adamw"])
+def test_the_updates_are_those_of_the_papers_written_out(optimizer):
+    """CutMix (Yun et al. 2019), label smoothing, warm-up, cosine, decay of weights alone, SGD and AdamW, with none of
+    PyTorch's optimisers, losses or gradients."""
+    data, smoothing, decay, peak, steps, warmup = scenes(side=8), 0.2, 0.3, 0.02, 6, 2
+    recipe = Recipe(
+        name="written",
+        steps=steps,
+        batch=8,
+        optimizer="adamw" if optimizer == "adamw" else "sgd",
+        peak_rate=peak,
+        warmup=warmup,
+        weight_decay=decay,
+        label_smoothing=smoothing,
+        d4=False,
+        cutmix=1.0,
+        nesterov=optimizer != "plain sgd",
+    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    weight, bias = (value.detach().double().numpy().copy() for value in model[1].parameters())
+    drawn, moments, squares = generator(5), defaultdict(float), defaultdict(float)
+    stream = batches(len(data.images), 8, drawn)
+    for step in range(steps):
+        rows = next(stream)
+        torch.rand((), generator=drawn)  # whether to mix
+        mixed, order, kept = cutmix(torch.from_numpy(data.images)[rows].permute(0, 3, 1, 2), drawn)
+        x = mixed.flatten(1).double().numpy() / 127.5 - 1
+        one_hot = np.eye(3)[data.labels[rows]] * (1 - smoothing) + smoothing / 3
+        powers = np.exp(x @ weight.T + bias)
+        error = powers / powers.sum(1, keepdims=True) - (kept * one_hot + (1 - kept) * one_hot[order.numpy()])
+        rate = peak * (step + 1) / warmup if step < warmup else peak / 2 * (1 + math.cos(math.pi * (step - 2) / 4))
+        for name, value, gradient in (("weight", weight, error.T @ x / 8), ("bias", bias, error.mean(0))):
+            own_decay = decay if name == "weight" else 0.0
+            if optimizer == "adamw":
+                moments[name] = 0.9 * moments[name] + 0.1 * gradient
+                squares[name] = 0.999 * squares[name] + 0.001 * gradient**2
+                spread = np.sqrt(squares[name] / (1 - 0.999 ** (step + 1))) + 1e-8
+                value *= 1 - rate * own_decay
+                value -= rate * moments[name] / (1 - 0.9 ** (step + 1)) / spread
+            else:
+                gradient = gradient + own_decay * value
+                moments[name] = 0.9 * moments[name] + gradient
+                value -= rate * (gradient + 0.9 * moments[name] if optimizer == "sgd" else moments[name])
+    trained = train_network(model, data.images, data.labels, recipe, 5)
+    for found, value in zip(trained[1].parameters(), (weight, bias), strict=True):
+        np.testing.assert_allclose(found.detach().numpy(), value, atol=2e-5)
 
 
 def test_dropout_draws_depend_on_the_seed_alone():

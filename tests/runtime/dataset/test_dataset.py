@@ -82,6 +82,7 @@ def reference_hash(images: list[tuple[str, int, Pixels]]) -> str:
         height, width, channels = pixels.shape
         message += struct.pack("<I", len(raw)) + raw
         message += struct.pack("<I", index) + struct.pack("<I", height) + struct.pack("<I", width)
+        message += b"" if channels == 3 else struct.pack("<I", channels)
         message += bytes(int(pixels[y, x, c]) for y in range(height) for x in range(width) for c in range(channels))
     return hashlib.sha256(message).hexdigest()
 
@@ -95,6 +96,12 @@ def test_set_hash_is_that_of_the_design() -> None:
     tiny = np.array([[[1, 2, 3]]], np.uint8)
     by_hand = b"\x01\0\0\0A" + b"\x07\0\0\0" + b"\x01\0\0\0" * 2 + b"\x01\x02\x03"
     assert set_hash([("A", 7, tiny)]) == hashlib.sha256(by_hand).hexdigest()
+
+
+@pytest.mark.parametrize("bands", [1, 4])
+def test_set_hash_of_other_images_than_rgb_has_their_number_of_bands(bands: int) -> None:
+    images = [("A", index, np.random.default_rng(index).integers(0, 256, (2, 3, bands), np.uint8)) for index in (1, 0)]
+    assert set_hash(images) == reference_hash(images)
 
 
 @given(st.permutations(IMAGES))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,14 +20,12 @@ pytest.importorskip("onnxruntime")
 CLASSES = ("Forest", "River")
 
 
-def test_a_missing_ray_is_named() -> None:
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        from dpd_runtime.generation.ray import _ray
+def test_a_missing_ray_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpd_runtime.generation.ray import RayGeneration
 
-        with pytest.raises(MissingExtraError, match=r'ray is not installed: pip install "dpd-distill\[ray\]"'):
-            _ray()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r'ray is not installed: pip install "dpd-distill\[ray\]"'):
+        RayGeneration(load_bundle(bundle), ipc=1, provider="cpu").connect("local")
 
 
 @pytest.fixture(scope="module")

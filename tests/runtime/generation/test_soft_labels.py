@@ -29,10 +29,9 @@ def test_a_square_has_eight_symmetries_and_an_oblong_four() -> None:
 
 
 def test_probabilities_are_averaged_not_logits() -> None:
-    """A teacher that looks at one corner, which is white (1) in half of the views and black (-1) in the others."""
-    pixels = np.zeros((4, 4, 3), np.uint8)
-    pixels[0] = 255  # the first row: two of the four corners
-    pixels[3] = 0
+    """A teacher that looks at one corner, which is white (1) in three of four views and black (-1) in the others."""
+    pixels = np.full((4, 4, 3), 255, np.uint8)
+    pixels[3, 3] = 0
 
     def corner(views: Any) -> Any:
         assert views.shape == (8, 3, 4, 4)
@@ -42,7 +41,7 @@ def test_probabilities_are_averaged_not_logits() -> None:
     found = soft_label(corner, pixels)
     assert found.dtype == np.float32
     half = 1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(3.0))
-    np.testing.assert_allclose(found[0], (half[0] + half[1]) / 2, atol=1e-6)
+    np.testing.assert_allclose(found[0], (3 * half[0] + half[1]) / 4, atol=1e-6)
     pixels[:] = 255
     np.testing.assert_allclose(soft_label(corner, pixels), half, atol=1e-6)
     huge = soft_label(lambda views: np.tile(np.float32([1e4, 0]), (8, 1)), pixels)

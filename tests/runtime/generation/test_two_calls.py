@@ -1,6 +1,7 @@
 """Calls in two simultaneous halves: the result is complete and in order, and an error of a half ends the call."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +60,23 @@ def test_an_error_of_a_half_is_raised_when_both_have_ended(rows: int) -> None:
         ask(engine, rows)
     assert sorted(sums.sizes) == [rows // 2, (rows + 1) // 2]
     np.testing.assert_array_equal(ask(engine, 8), ask(Sums(), 8))  # it goes on
+
+
+def test_an_error_waits_for_the_other_half() -> None:
+    """The second half has three rows and takes a while."""
+    ended = threading.Event()
+
+    class Uneven:
+        def run(self, **inputs: Array) -> Array:
+            if len(inputs["x"]) == 4:
+                raise MemoryShortError("so many bytes")
+            time.sleep(0.2)
+            ended.set()
+            return inputs["x"]
+
+    with pytest.raises(MemoryShortError):
+        TwoCalls(Uneven()).run(x=np.zeros((7, 1), np.float32))
+    assert ended.is_set()
 
 
 def test_halves_that_do_not_fit_are_halved() -> None:

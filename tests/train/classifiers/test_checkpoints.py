@@ -1,5 +1,6 @@
 """A classifier's training that is killed continues from its last checkpoint to the same weights, bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,44 @@ def test_a_killed_training_continues_bit_for_bit(name: str, tmp_path: Path, monk
     assert steps == list(range(KILLED_AT + 1, TRAINING.steps + 1)), "it began again"
     assert all(torch.equal(value, whole[key]) for key, value in found.state_dict().items())
     assert not state.exists()
+
+
+def test_the_weights_of_the_best_validation_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracies 0.3, 0.9, 0.9, 0.5 at steps 3, 6, 9, 12: of equal ones the later counts."""
+    right, at = iter((6, 18, 18, 10)), []
+    _, labels = _data()
+
+    def answers(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        at.append({name: value.clone() for name, value in model.state_dict().items()})
+        named = torch.where(torch.arange(20) < next(right), labels, 1 - labels)
+        return torch.nn.functional.one_hot(named).float()
+
+    monkeypatch.setattr(classifiers, "predict", answers)
+    found = train_classifier(*_data(), _data(), SHAPE, replace(TRAINING, validate_every=3))
+    assert (found.step, found.accuracy) == (9, pytest.approx(0.9))
+    assert all(torch.equal(value, at[2][name]) for name, value in found.model.state_dict().items())
+    assert not torch.equal(at[2]["head.weight"], at[3]["head.weight"])
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.4])
+def test_labels_are_smoothed(smoothing: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of the last layer's bias is that of softmax minus smoothed labels."""
+    training = ClassifierTraining(steps=1, batch=8, bfloat16=False, warmup=0)
+    training = training if smoothing is None else replace(training, label_smoothing=smoothing)
+    share = 0.1 if smoothing is None else smoothing
+    seen: list[torch.Tensor] = []
+
+    def clipped(parameters: object, norm: float) -> None:
+        seen.extend(p.grad.clone() for p in model.parameters() if p.grad is not None and p.shape == (2,))
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    run = classifiers._Run(replace(SHAPE, dropout=0.0), training, torch.device("cpu"))
+    model, (inputs, labels) = run.model, _data()
+    with torch.no_grad():
+        probabilities = run.model.train()(inputs[:8]).softmax(1)
+    run.update(0, inputs[:8], labels[:8])
+    wanted = (1 - share) * torch.nn.functional.one_hot(labels[:8], 2) + share / 2
+    torch.testing.assert_close(seen[-1], (probabilities - wanted).mean(0), atol=1e-5, rtol=0)
 
 
 def test_without_the_random_state_the_weights_would_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Matched codes: losses against sums over single images, prefixes, resumed runs, and where codes begin."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,55 @@ def test_codes_take_on_the_colours_of_their_classes(watchers: list[Watcher], tmp
 
     assert away(begun) > 0.3
     assert away(codes) < 0.1
+
+
+def test_codes_follow_the_gradient_of_the_published_sum(tmp_path: Path) -> None:
+    """Of images of one colour, which every view leaves as they are: two blocks, by Adam on the loss written out."""
+    images, labels = coloured(40, 1)
+    seen = [seeing(m, logits=logits) for m, logits in ((network(1), True), (network(2), False))]
+    watchers = [Watcher(s, measure(network(i + 1), images, labels, CLASSES, 6, CPU)) for i, s in enumerate(seen)]
+    first = Weights(means=2.0, deviations=3.0, ridge=0.7, opinion=0.9, near_start=40.0)
+    later = Weights(means=0.6, deviations=5.0, ridge=1.3, opinion=1.7, near_start=20.0)
+    begun = torch.randn((CLASSES, 12, 3, 1, 1), generator=torch.Generator().manual_seed(7))
+
+    def one_colour(codes: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(codes).expand(-1, -1, SIDE, SIDE)
+
+    matching = Matching(steps=3, rate=0.1, first=first, later=later)
+    found = match_codes(begun, one_colour, watchers, matching, state=tmp_path / "state")
+    wanted = begun.clone()
+    for start, end, weights in ((0, 10, first), (10, 12, later)):
+        free = wanted[:, start:end].clone().requires_grad_()
+        adam = torch.optim.Adam([free], betas=(0.9, 0.95))
+        for step in range(3):
+            losses = []
+            for watcher in watchers:
+                features, logits = watcher.see(one_colour(torch.cat([wanted[:, :start], free], 1).flatten(0, 1)))
+                of_classes = watcher.statistics.standard(features).view(CLASSES, end, -1)
+                means, deviations = moment_losses(of_classes, watcher.statistics)
+                loss = weights.means * means + weights.deviations * deviations
+                loss = loss + weights.ridge * ridge_loss(of_classes, watcher.statistics)
+                if logits is not None:
+                    named = logits.float().log_softmax(1).view(CLASSES, end, CLASSES)[:, start:]
+                    loss = loss - weights.opinion * torch.stack([named[c, :, c] for c in range(CLASSES)]).mean()
+                losses.append(loss)
+            far = (free - begun[:, start:end]).square().mean()
+            adam.param_groups[0]["lr"] = 0.1 * (0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * step / 3)))
+            adam.zero_grad()
+            (sum(losses) / 2 + weights.near_start * far).backward()  # type: ignore[union-attr]
+            adam.step()
+        wanted[:, start:end] = free.detach()
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
+    assert (found - begun).abs().min() > 0.02
+
+
+def test_the_weights_are_those_of_the_page() -> None:
+    """docs/reference/training-method.md says them to who implements the method."""
+    path = Path(__file__).parents[3] / "docs/reference/training-method.md"
+    page = " ".join(path.read_text(encoding="utf-8").split())
+    assert f"+ {FIRST.opinion} cross-entropy under trained watchers, + {FIRST.near_start} the squared distance" in page
+    assert f"From the second ten on, means and deviations weigh {LATER.means:g}" in page
+    assert replace(FIRST, means=10, deviations=10) == LATER
 
 
 def test_a_later_block_leaves_the_earlier_ones_alone_and_completes_them(
