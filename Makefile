@@ -5,7 +5,7 @@ check:
 	ruff check
 	ruff format --check
 	mypy
-	PYTHONPATH=export:cli lint-imports
+	PYTHONPATH=export:cli:neighbours lint-imports
 
 test:
 	python -m pytest
@@ -28,10 +28,9 @@ format:
 	ruff check --fix
 	ruff format
 
-# from a clean build folder: setuptools would pack what an older build left there
+# of the last commit, the same bytes each time
 wheel:
-	rm -rf build
-	python -m pip wheel --no-deps --wheel-dir dist .
+	python airgap/wheel_of_commit.py dist
 
 # what a site without a network carries in: EXTRA=gpu or gpu-cuda12, PLATFORM=aarch64, PYTHON_VERSION=3.12
 wheelhouse:

@@ -3,9 +3,10 @@
     python airgap/lock.py                                           # all; needs the package index
     python airgap/lock.py --extra cpu --platform aarch64            # requirements-cpu-aarch64.lock alone
 
-Versions are those of constraints.txt. pip resolves each Python without downloading the wheels (`--dry-run --report`).
-It evaluates markers such as python_version for the Python and machine that run this script. No dependency of a site
-has such markers today; an install with `--require-hashes` elsewhere would name what is missing.
+Versions are those of constraints.txt; of CUDA's packages, which it does not name, the newest of the day. pip resolves
+each Python without downloading the wheels (`--dry-run --report`). It evaluates markers such as python_version for the
+Python and machine that run this script. No dependency of a site has such markers today; an install with
+`--require-hashes` elsewhere would name what is missing.
 """
 
 import argparse

@@ -6,7 +6,7 @@
     pip install --no-index --find-links wheelhouse --require-hashes -r wheelhouse/requirements.txt     # at the site
 
 Needs the package index, for Linux. Writes the wheels, requirements.txt (the lock and the hash of our own wheel),
-sbom.cdx.json (CycloneDX, with the embedded bundle as a component) and SHA256SUMS of all files.
+sbom.cdx.json (CycloneDX, with the embedded bundle and the base as components) and SHA256SUMS of all files.
 """
 
 import argparse
@@ -24,10 +24,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lock import EXTRAS, PLATFORMS, PYTHONS, ROOT, lock_file, platform_tags
+from wheel_of_commit import build_wheel
 
 HERE = platform.machine()
 SBOM_TOOL = "cyclonedx-bom==7.5.0"
-EMBEDDED = ROOT / "dpd_runtime/data/eurosat64.dpd"
+EMBEDDED, BASE = ROOT / "dpd_runtime/data/eurosat64.dpd", ROOT / "dpd_train/data/nano"
 
 
 def sha256(path: Path) -> str:
@@ -37,13 +38,6 @@ def sha256(path: Path) -> str:
 
 def pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"], check=True)
-
-
-def build_wheel(out: Path) -> Path:
-    """Build our own wheel, without files that an older build left in build/."""
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
-    pip("wheel", "--no-deps", "--wheel-dir", str(out), str(ROOT))
-    return next(out.glob("dpd_distill-*.whl"))
 
 
 def download(lock: Path, python: str, platform: str, out: Path) -> None:
@@ -84,7 +78,7 @@ def write_sbom(out: Path) -> None:
         command = [tool / "bin/cyclonedx-py", "environment", "--output-reproducible", "--output-file", target]
         subprocess.run([*command, site / "bin/python"], check=True)
     content = json.loads(target.read_text(encoding="utf-8"))
-    content["components"].append(embedded_component())
+    content["components"] += [embedded_component(), base_component()]
     target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -104,6 +98,21 @@ def embedded_component() -> dict[str, Any]:
     }
 
 
+def base_component() -> dict[str, Any]:
+    """The base that `dpd train` begins with, which is in the wheel too."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in BASE.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(BASE).as_posix()} {sha256(path)}\n".encode())
+    data = "EuroSAT (MIT), contains Copernicus Sentinel data; UC Merced (USGS, public domain)"
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": "base-nano",
+        "name": "nano",
+        "version": digest.hexdigest(),
+        "licenses": [{"license": {"name": f"base: Apache-2.0; data: {data}"}}],
+    }
+
+
 def write_sums(out: Path) -> int:
     """Write SHA256SUMS for `sha256sum -c`, and return the size of all files in bytes."""
     files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS")
@@ -116,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="New folder.")
     parser.add_argument("--extra", choices=EXTRAS, default="cpu")
-    parser.add_argument("--python", choices=PYTHONS, default=f"{sys.version_info.major}.{sys.version_info.minor}")
+    parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="VERSION")
     parser.add_argument("--platform", choices=PLATFORMS, default=HERE, help=f"Processor of the site. Default: {HERE}.")
     parser.add_argument("--wheel", type=Path, help="Our wheel, if it is already built.")
     parser.add_argument("--no-sbom", action="store_true", help="Leave out sbom.cdx.json; its tool downloads 40 MB.")
@@ -125,8 +134,12 @@ def main() -> None:
         parser.error(
             f"--extra {options.extra}: the package index has wheels for {', '.join(EXTRAS[options.extra])} only"
         )
+    if options.python not in PYTHONS:  # argparse does not compare a default with choices
+        parser.error(f"--python {options.python}: the locks have hashes for {', '.join(PYTHONS)}; name one of them")
     lock = lock_file(options.extra, options.platform)
     out: Path = options.out.resolve()
+    if out.exists():
+        parser.error(f"{out} exists; delete it, or name a new folder")
     out.mkdir(parents=True)
     wheel = build_wheel(out) if options.wheel is None else Path(shutil.copy(options.wheel, out))
     download(lock, options.python, options.platform, out)

@@ -1,6 +1,6 @@
 """Run the audit's prototype tests on each kind of prototype, with the shipped VAE.
 
-python benchmarks/audit_prototypes.py /work/data/eurosat/train --val-per-class 100 --out result.json
+python benchmarks/audit_prototypes.py EUROSAT/train --val-per-class 100 --out result.json
 
 With --drop-too-near, prototypes that `dpd train` would drop are dropped first, medoids too.
 """

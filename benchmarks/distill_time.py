@@ -1,7 +1,7 @@
 """What deserves the time of `dpd distill`: fine-tuning the UNet, or matching? Runs on AID's validation part.
 
-    dpd train /work/shared/data/aid10/train --out STATE/first --ipc 10 --steps 2660 --keep-checkpoints
-    python benchmarks/distill_time.py /work/shared/data/aid10/train --state STATE [--only tuned_300,untuned_300]
+    dpd train AID/train --out STATE/first --ipc 10 --steps 2660 --keep-checkpoints
+    python benchmarks/distill_time.py AID/train --state STATE [--only tuned_300,untuned_300]
 
 All runs have the classifiers, watchers and the tuned VAE decoder of `first`, and one thread. Those named untuned begin
 with the base's own UNet; it makes the images from which codes start. After a kill the same command continues. Each run

@@ -19,7 +19,8 @@ if not README.is_file() or not (ROOT / "docs").is_dir():
     pytest.skip("the documents are not here", allow_module_level=True)
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [README, *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")), *DOCS]
+AT_THE_ROOT = ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "THIRD_PARTY_NOTICES")
+PAGES = [*(ROOT / f"{name}.md" for name in AT_THE_ROOT), *DOCS]
 MOST_BYTES_OF_A_PICTURE = 300_000
 BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`(dpd [^`]+)`")
@@ -56,6 +57,8 @@ def broken_links(page: Path, text: str) -> list[str]:
         target = page.parent / path if path else page
         if not target.exists():
             broken.append(f"{link}: there is no such file")
+        elif target.is_dir():
+            broken.append(f"{link}: is a folder, which the site cannot show; name a file in it")
         elif anchor and anchor not in anchors(target.read_text(encoding="utf-8") if path else text):
             broken.append(f"{link}: there is no such heading")
     return broken

@@ -22,12 +22,13 @@ ROOMS = {
     "dpd_eval": ROOT,
     "dpd_export": ROOT / "export",
     "dpd_cli": ROOT / "cli",
+    "dpd_neighbours": ROOT / "neighbours",
 }
 
 
 def lint(folder: Path, *contracts: str) -> subprocess.CompletedProcess[str]:
     """Run import-linter on the rooms under `folder`."""
-    paths = os.pathsep.join(str(folder / part) for part in ("", "export", "cli"))
+    paths = os.pathsep.join(str(folder / part) for part in ("", "export", "cli", "neighbours"))
     chosen = [word for contract in contracts for word in ("--contract", contract)]
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     return subprocess.run(
@@ -64,6 +65,7 @@ def spoil(path: Path, module: str) -> None:
         ("eval", "dpd_eval/statistics.py", "dpd_eval.students.recipe"),
         ("export", "export/dpd_export/packing.py", "dpd_export.graphs.files"),
         ("cli", "cli/dpd_cli/terminal.py", "dpd_cli.main"),
+        ("rooms", "dpd_eval/statistics.py", "dpd_neighbours.students"),
         ("acyclic", "dpd_runtime/sampling/schedule.py", "dpd_runtime.sampling.guidance"),
     ],
 )
@@ -113,6 +115,19 @@ def test_one_version_stands_everywhere() -> None:
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     news = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"\n## [{version}] - " in news or f"\n## [Unreleased]\n\nWhat will be {version}.\n" in news
+
+
+def test_no_file_names_a_folder_of_somebodys_machine() -> None:
+    """Rule 14 of CONTRIBUTING.md: results and scripts name data by words such as EUROSAT, and folders by WORK."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout.decode()
+    if not listed:
+        pytest.skip("no git checkout")
+    local, found = re.compile(r"/work/|/var/tmp/dpd|/home/\w+/|/Users/"), []
+    for name in listed.split("\0")[:-1]:
+        path = ROOT / name  # tests name such folders to find them in reports and bundles
+        if not name.startswith("tests/") and path.suffix not in {".png", ".dpd", ".safetensors"} and path.is_file():
+            found += [name] if local.search(path.read_text("utf-8", "replace")) else []
+    assert found == []
 
 
 def test_every_folder_says_what_it_holds() -> None:

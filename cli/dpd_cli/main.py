@@ -152,9 +152,6 @@ def _explain(error: Exception) -> NoReturn:
             known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
             _fail(f"no such option {option}{_meant(option, known)}{hint}", 2)
         _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the output any more
-        sys.exit(0)
     if type(error).__name__ == "Abort":
         _end_interrupted()
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:

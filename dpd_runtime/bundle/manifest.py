@@ -170,10 +170,16 @@ def _shape(content: object, name: str, largest: int) -> tuple[int, int, int]:
 def _check_minimum_runtime(needed: object) -> None:
     good = isinstance(needed, str) and re.fullmatch(r"\d{1,6}(\.\d{1,6}){2}", needed, re.ASCII)
     _require(bool(good), f"minimum_runtime is {needed!r}, not a version such as 0.1.0")
-    if [int(n) for n in str(needed).split(".")] > [int(n) for n in __version__.split(".")]:
+    if _numbers(str(needed)) > _numbers(__version__):
         raise BundleVersionError(
             f"{MANIFEST_NAME}: it needs dpd-distill {needed}, this is {__version__}; pip install --upgrade dpd-distill"
         )
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers of a version, without what marks it as one before or after the release: 0.3.0rc1 → [0, 3, 0]."""
+    release = re.match(r"\d+(\.\d+)*", version, re.ASCII)
+    return [int(number) for number in release[0].split(".")] if release else []
 
 
 def parse_manifest(raw: bytes) -> Manifest:

@@ -69,11 +69,11 @@ def parse_record(raw: bytes) -> ClassifierRecord:
     content = parse_json(raw, RECORD_NAME)
     _require(isinstance(content, dict) and content.get("format") == FORMAT, "is not the record of a classifier")
     version = content.get("format_version")
-    if type(version) is int and version > FORMAT_VERSION:
+    _require(type(version) is int and version >= 1, "has no version")
+    if version > FORMAT_VERSION:
         raise ModelError(f"{RECORD_NAME}: has version {version}, this dpd knows {FORMAT_VERSION}; upgrade dpd-distill")
     known = {f.name for f in fields(ClassifierRecord)}
     _require(set(content) == known, f"has other keys than dpd fit writes: {sorted(set(content) ^ known)[:4]}")
-    _require(type(version) is int and version == FORMAT_VERSION, "has no version")
     classes, side = content["classes"], content["side"]
     _require(isinstance(classes, list) and 2 <= len(classes) <= MOST_CLASSES, f"needs 2 to {MOST_CLASSES} classes")
     _require(len({str(name) for name in classes}) == len(classes), "has a class twice")

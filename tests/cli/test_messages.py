@@ -385,3 +385,13 @@ def test_audit_says_what_is_wrong(
     assert [word for word in words if word not in line] == [], line
     assert done.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "notes.txt"]
+
+
+@pytest.mark.parametrize("arguments", [["info", "--json"], ["--help"]])
+def test_output_that_nobody_reads_ends_in_silence(arguments: list[str], process_environment: dict[str, str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "dpd_cli", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=process_environment, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import re
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -131,6 +132,16 @@ def test_a_bundle_that_needs_a_newer_runtime_is_refused(needed: str) -> None:
     with pytest.raises(BundleVersionError, match=rf"needs dpd-distill {needed}.*pip install --upgrade"):
         parse_manifest(changed(("minimum_runtime",), needed))
     assert parse_manifest(changed(("minimum_runtime",), "0.0.99")).minimum_runtime == "0.0.99"
+
+
+@pytest.mark.parametrize("version", ["0.3.0rc1", "0.3.0.dev2+g123", "0.3"])
+def test_a_version_before_its_release_reads_what_the_release_reads(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpd_runtime.bundle.manifest.__version__", version)
+    parse_manifest(changed(("minimum_runtime",), "0.2.9"))
+    with pytest.raises(BundleVersionError, match=rf"needs dpd-distill 0.3.1, this is {re.escape(version)}"):
+        parse_manifest(changed(("minimum_runtime",), "0.3.1"))
 
 
 CONTENT_RAW = json.dumps(CONTENT).encode()
