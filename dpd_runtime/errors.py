@@ -48,7 +48,10 @@ class NoBundleError(BundleError):
     exit_code = 2
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: no such bundle; give a .dpd file or a bundle folder")
+        if path.exists():
+            super().__init__(f"{path}: a pipe or device cannot be read as a bundle; save it to a file first")
+        else:
+            super().__init__(f"{path}: no such bundle; give a .dpd file or a bundle folder")
 
 
 class BundleHashError(BundleError):

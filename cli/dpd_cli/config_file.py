@@ -1,6 +1,6 @@
 """`--config FILE.toml` of every command: options as keys. The command line wins."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,18 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return kept, Path(files[0]) if files else None
 
 
-def read_config(path: Path, command: str, parameters: Sequence[Any]) -> dict[str, Any]:
+def read_config(path: Path, command: str, parameters: Sequence[Any], commands: Collection[str]) -> dict[str, Any]:
     """Read the values for a command, by parameter name.
 
     Keys may be written with - or _. A table with the command's name holds values for this command only. A list stands
     for its values separated by commas where the option is given once.
 
     Args:
-        parameters: the command's, as click describes them.
+        parameters: the command's, as click describes them. commands: names of all commands.
 
     Raises:
-        InputError: there is no such file, it is not TOML, or a key is not an option of the command.
+        InputError: there is no such file, it is not TOML, a table is not a command's, or a key is not an option of the
+            command.
     """
     import tomllib
 
@@ -55,6 +56,9 @@ def read_config(path: Path, command: str, parameters: Sequence[Any]) -> dict[str
         raise InputError(f"{OPTION} {path}: {error.strerror}; give a readable TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{OPTION} {path}: not TOML ({error})") from error
+    tables = {key for key, value in content.items() if isinstance(value, dict)}
+    if strange := sorted(tables - set(commands)):
+        raise InputError(f"{OPTION} {path}: [{strange[0]}] is no command of dpd; see dpd --help")
     own = content.pop(command, {})
     if not isinstance(own, dict):
         raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")

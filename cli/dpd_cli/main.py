@@ -1,6 +1,7 @@
 """The `dpd` command. Commands import their rooms when they run, so that help and `dpd generate` stay light."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -99,6 +100,9 @@ def _options(
 def main() -> None:
     """Run the command line. An error becomes one line and an exit code."""
     interrupts.install()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter of a class name shows its code instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(sys.argv[1:] or ["--help"])
     except KeyboardInterrupt:
@@ -119,11 +123,11 @@ def _run(arguments: list[str]) -> object:
     if not any(argument.startswith(OPTION) for argument in arguments):
         return app(arguments, standalone_mode=False)
     arguments, path = take_config(arguments)
-    commands = {command.name: command for command in typer.main.get_group(app).commands.values()}
+    commands = {str(command.name): command for command in typer.main.get_group(app).commands.values()}
     name = next((argument for argument in arguments if argument in commands), None)
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
-    values = read_config(path, name, commands[name].params)
+    values = read_config(path, name, commands[name].params, commands)
     return app(arguments, standalone_mode=False, default_map={name: values})
 
 
@@ -163,7 +167,7 @@ def _explain(error: Exception) -> NoReturn:
         )
     if isinstance(error, OSError):
         kept = "; what was finished is kept" if error.errno == errno.ENOSPC else ""
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}{kept}", 5)
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}{kept}", 5)
     _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)
 
 

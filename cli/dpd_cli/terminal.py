@@ -66,6 +66,7 @@ def signature_facts(bundle: "Bundle") -> dict[str, Any]:
 
 def freshness_lines(bundle: "Bundle") -> list[str]:
     """Say which serial and expiry a signed bundle has; nothing for one that no trusted key signed."""
+    from dpd_runtime.bundle.freshness import newest_serial
     from dpd_runtime.bundle.trusted import trusted_folder
 
     manifest = bundle.manifest
@@ -74,6 +75,8 @@ def freshness_lines(bundle: "Bundle") -> list[str]:
     if not manifest.serial:
         return ["no serial: this site cannot tell whether there is a newer one"]
     end = f", until {manifest.expires}" if manifest.expires else ""
+    if (newest := newest_serial(bundle.signature, manifest.name)) > manifest.serial:
+        return [f"serial {manifest.serial}{end}, older than {newest}, which stays the newest of this name here"]
     if bundle.remembered:
         return [f"serial {manifest.serial}{end}; from now on older ones of this name are refused here"]
     return [f"serial {manifest.serial}{end}; not remembered: {trusted_folder()} cannot be written"]

@@ -13,6 +13,7 @@ from dpd_eval.report.models import BundleRecord, RunRecord, read_bundle, read_ru
 from dpd_eval.report.names import hide_paths, short_names
 from dpd_eval.report.sets import SetRecord, read_set
 from dpd_eval.report.wording import plain
+from dpd_runtime.bundle.encryption import is_encrypted
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
 from dpd_runtime.dataset.state import DATASET_NAME, STATE_NAME
 from dpd_runtime.errors import InputError
@@ -90,6 +91,8 @@ def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     if path.suffix == ".dpd" or magic == b"PK\x03\x04":
         bundle = read_bundle(path, name)
         return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
+    if is_encrypted(path):
+        raise InputError(f"{path}: is encrypted, and a report shows what it reads; give what dpd decrypt makes of it")
     raise InputError(f"{path}: was not written by dpd; give {SUPPORTED}")
 
 

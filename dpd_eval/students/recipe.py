@@ -61,29 +61,30 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks = {
-            "steps": self.steps >= (0 if self.epochs else 1),
-            "epochs": self.epochs >= 0 and not (self.epochs and self.steps),
-            "full_steps": self.full_steps >= 0,
-            "batch": self.batch >= 2,
-            "optimizer": self.optimizer in ("adamw", "sgd"),
-            "peak_rate": self.peak_rate > 0,
-            "warmup": self.warmup >= 0 and (self.warmup < self.steps or self.epochs > 0),
-            "decay": self.decay in ("cosine", "linear", "multistep"),
-            "weight_decay": self.weight_decay >= 0,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "shift": self.shift >= 0,
-            "cutmix": 0 <= self.cutmix <= 1,
-            "precision": self.precision in ("bf16", "fp32"),
-            "crop": 0 < self.crop <= 1,
-            "flips": not (self.flips and self.d4),
-            "nesterov": self.nesterov or self.optimizer == "sgd",
+            "steps": (self.steps >= (0 if self.epochs else 1), "1 or more, or 0 with epochs"),
+            "epochs": (self.epochs >= 0 and not (self.epochs and self.steps), "0 or more, and 0 with steps"),
+            "full_steps": (self.full_steps >= 0, "0 or more"),
+            "batch": (self.batch >= 2, "2 or more"),
+            "optimizer": (self.optimizer in ("adamw", "sgd"), "adamw or sgd"),
+            "peak_rate": (self.peak_rate > 0, "above 0"),
+            "warmup": (
+                self.warmup >= 0 and (self.warmup < self.steps or self.epochs > 0),
+                f"0 to {self.steps - 1}, less than steps",
+            ),
+            "decay": (self.decay in ("cosine", "linear", "multistep"), "cosine, linear or multistep"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
+            "shift": (self.shift >= 0, "0 or more pixels"),
+            "cutmix": (0 <= self.cutmix <= 1, "0 to 1"),
+            "precision": (self.precision in ("bf16", "fp32"), "bf16 or fp32"),
+            "crop": (0 < self.crop <= 1, "above 0, to 1"),
+            "flips": (not (self.flips and self.d4), "false with d4, which includes them"),
+            "nesterov": (self.nesterov or self.optimizer == "sgd", "true but for sgd"),
         }
-        for field, good in checks.items():
+        for field, (good, range_) in checks.items():
             if not good:
-                raise InputError(
-                    f"recipe {self.name}: {field} = {getattr(self, field)!r} is out of range; "
-                    "dpd_eval/students/recipe.py lists the ranges"
-                )
+                value = getattr(self, field)
+                raise InputError(f"recipe {self.name}: {field} = {value!r} is out of range; give {range_}")
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)

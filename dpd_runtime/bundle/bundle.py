@@ -295,6 +295,10 @@ def load_bundle(
     path = embedded_bundle() if path is None else Path(path)
     try:
         return _load(path, key, trusted, allow_older)
+    except BundleError as error:
+        if not str(error).startswith(str(path)):  # it names a file of the bundle
+            error.args = (f"{path}: {error}",)
+        raise
     except MemoryError as error:
         raise MemoryShortError(
             f"{path}: reading this bundle needs more memory than this process may use; close other programs, "

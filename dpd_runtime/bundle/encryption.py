@@ -128,7 +128,7 @@ def parse_header(path: Path, raw: bytes) -> Header:
     _, version, kind, chunk, cost, block_size, lanes, salt = _FIELDS.unpack_from(raw)
     if version != VERSION:
         raise DecryptionError(
-            f"{path}: encryption version {version}, this runtime reads {VERSION}; pip install --upgrade dpd-distill"
+            f"{path}: encryption version {version}, this runtime reads {VERSION}; install a newer dpd-distill"
         )
     header = Header(kind, salt, chunk, cost, block_size, lanes)
     good = CHUNKS[0] <= chunk <= CHUNKS[1] and header.to_bytes() == raw[: _FIELDS.size]
@@ -145,8 +145,8 @@ def _fitting(path: Path, header: Header, key: Key | None) -> Key:
     wanted = "a passphrase: pass --passphrase-file" if header.kind == PASSPHRASE else "a key file: pass --key-file"
     if key is None or isinstance(key, bytes) is (header.kind == PASSPHRASE):
         raise DecryptionError(
-            f"{path} is encrypted with {wanted}, to dpd decrypt where this command has no such option; in Python: "
-            "load_bundle(path, key=…)"
+            f"{path} is encrypted with {wanted}; where a command has no such option, decrypt the file with dpd decrypt "
+            "first; in Python: load_bundle(path, key=…)"
         )
     return key
 

@@ -172,7 +172,7 @@ def _check_minimum_runtime(needed: object) -> None:
     _require(bool(good), f"minimum_runtime is {needed!r}, not a version such as 0.1.0")
     if _numbers(str(needed)) > _numbers(__version__):
         raise BundleVersionError(
-            f"{MANIFEST_NAME}: it needs dpd-distill {needed}, this is {__version__}; pip install --upgrade dpd-distill"
+            f"{MANIFEST_NAME}: it needs dpd-distill {needed}, this is {__version__}; install a newer dpd-distill"
         )
 
 
@@ -196,7 +196,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     if version > BANDS_VERSION:
         raise BundleVersionError(
             f"{MANIFEST_NAME}: format version {version!r}, this runtime reads up to {BANDS_VERSION}; "
-            "pip install --upgrade dpd-distill"
+            "install a newer dpd-distill"
         )
     _check_minimum_runtime(content.get("minimum_runtime", "0.1.0"))
     _require(isinstance(content.get("files"), dict), "files is not an object")

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import softmax
-from dpd_runtime.images.pictures import is_image
+from dpd_runtime.images.pictures import is_image, is_unread_image
 from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, printable, read_square
 from dpd_runtime.sampling.sample import from_uint8
 
@@ -27,6 +28,7 @@ OFFERED = ("auto", "cpu", "cuda")
 TOLERANCE = 2e-2  # of the largest logit: half precision is not used, other GPUs round differently
 ON_SHEET = 10  # images of each class
 COLUMNS = ("file", "class", "probability", "reason")
+OF_TRAINING = re.compile(r"[;:] (?=pass --|say which )")  # begins advice that only commands with --bands can take
 
 
 @dataclass(frozen=True)
@@ -77,20 +79,26 @@ class Labelled:
 def images_below(place: Path) -> list[Path]:
     """The image files of a folder and of the folders in it, sorted by path; or the file itself.
 
-    Hidden files, other suffixes and folders behind links are left out.
+    Images of formats that nothing here reads are among them, and get a reason. Hidden files, other suffixes and folders
+    behind links are left out.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a folder cannot be listed.
     """
     if place.is_file():
         return [place]
+    if not place.is_dir():
+        raise DataError(f"{place}: no such file or folder; give a folder of images")
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); grant the permission or remove it")
+
     files = []
-    for parent, folders, names in os.walk(place):
+    for parent, folders, names in os.walk(place, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [path for name in names if is_image(path := Path(parent, name))]
+        files += [path for name in names if is_image(path := Path(parent, name)) or is_unread_image(path)]
     if not files:
-        what = "holds no images" if place.is_dir() else "no such file or folder"
-        raise DataError(f"{place}: {what}; give a folder of images")
+        raise DataError(f"{place}: holds no images; give a folder of images")
     return sorted(files)
 
 
@@ -160,8 +168,14 @@ def _label_batch(classifier: Classifier, engine: Engine, files: Sequence[Path], 
     for path, image in zip(files, read, strict=True):
         file = printable(path.relative_to(below))
         if isinstance(image, str):
-            yield Label(file, reason=image)
+            yield Label(file, reason=_without_options(image))
             continue
         row = next(shares)
         best = int(row.argmax())
         yield Label(file, classifier.record.classes[best], float(row[best]))
+
+
+def _without_options(reason: str) -> str:
+    """The reason why an image cannot be read, with a way out that needs none of the training's options."""
+    said, *advice = OF_TRAINING.split(reason, maxsplit=1)
+    return f"{said}; convert it to 8-bit RGB as the training images were" if advice else reason

@@ -52,7 +52,7 @@ class DistilledSet:
 
 def write_set(
     generation: Generation,
-    out: Path,
+    out: str | Path,
     progress: Progress = lambda done, total: None,
     output: Output = PLAIN,
     shard: Shard = WHOLE,
@@ -72,7 +72,7 @@ def write_set(
         InputError: soft labels without a teacher, or this Pillow lacks the encoder.
         DiskError: the folder cannot be written, or the disk is full or gone. Finished images are kept.
     """
-    output = output.of(generation.bundle.manifest.bands)
+    out, output = Path(out), output.of(generation.bundle.manifest.bands)
     output.check()
     with disk_errors(out):
         check_output_folder(out)

@@ -3,6 +3,7 @@
 import io
 import os
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from dpd_runtime.files import open_regular
 # Only these decoders are used, whatever the file is called: EPS, for example, would start Ghostscript.
 DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+UNREAD = frozenset({".gif", ".jp2", ".heic", ".avif"})  # images that no decoder here reads: a reason, not silence
 MOST_PIXELS = 2**25  # Pillow needs up to 8 bytes for each, and a file of 8 KB can hold that many
 MOST_PIXELS_OF_SET = 2**24  # as in a bundle's manifest
 MOST_BYTES = 2**28
@@ -21,7 +23,16 @@ MOST_BYTES = 2**28
 
 def is_image(path: Path) -> bool:
     """Whether a file is read as an image where a folder is listed, by its name alone."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    return _is_file_of(path, SUFFIXES)
+
+
+def is_unread_image(path: Path) -> bool:
+    """Whether a file is an image, by its name alone, of a format that nothing here reads."""
+    return _is_file_of(path, UNREAD)
+
+
+def _is_file_of(path: Path, suffixes: Collection[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()
 
 
 def open_image(content: bytes) -> ImageFile.ImageFile:

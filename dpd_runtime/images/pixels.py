@@ -24,6 +24,8 @@ OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 MOST_BYTES = 2**31
 STRIP = 256  # rows
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+PHOTOMETRIC_RGB = 2  # of TIFF's tag 262: the first three bands are red, green and blue
+BRIGHT = 0.98  # share of the values below which one counts as bright: single glints do not make an image bright
 COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
 ToPixels = Callable[[bytes], Image.Image | Pixels | str]
 """A file's bytes → RGB image or bands, uint8 [H, W, N]; or the reason why there are none. May raise anything that a
@@ -110,25 +112,28 @@ def pillow_rgb(content: bytes) -> Image.Image | str:
         with open_image(content) as image:
             result = _to_rgb(image)
     except Exception as error:
-        if hint := _many_bands(content):
+        if hint := _many_bands(content, least=2):
             return hint
         if isinstance(error, UnidentifiedImageError) and content.startswith(TIFF_STARTS):
             return "a damaged TIFF, or one of other bands than grey or RGB: those are read with --bands"
         raise
-    return _many_bands(content) or result if isinstance(result, str) else result
+    return _many_bands(content, least=4) or result if isinstance(result, str) else result
 
 
-def _many_bands(content: bytes) -> str | None:
-    """Say how a TIFF of four bands and more is read; None for other files."""
+def _many_bands(content: bytes, least: int) -> str | None:
+    """Say how a TIFF of at least so many bands is read; None for other files, and fewer than four bands of 8 bits."""
     try:
         tags = first_directory(BytesIO(content))
-        bands, bits = int(tags.get(277, 1)), max(tags.get(258, (1,)))
+        bands, bits, photometric = int(tags.get(277, 1)), max(tags.get(258, (1,))), tags.get(262)
     except Exception:  # damaged
         return None
-    if bands < 4:
+    if bands < least or (bands < 4 and bits <= 8):
         return None
     stretch = " --stretch 2,98" if bits > 8 else ""
-    usual = "4,3,2" if bands in SENTINEL2_BANDS else "3,2,1"
+    if bands == 2:
+        return f"2 bands of {bits} bits: say which one is grey, such as --bands 1{stretch}"
+    in_order = bands == 3 or photometric == PHOTOMETRIC_RGB
+    usual = "1,2,3" if in_order else "4,3,2" if bands in SENTINEL2_BANDS else "3,2,1"
     return f"{bands} bands of {bits} bits: say which are red, green and blue, such as --bands {usual}{stretch}"
 
 
@@ -188,7 +193,7 @@ def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
         return _from_16_bit(np.asarray(image))
     if image.mode == "F":
         return "floating-point pixels have no known range; pass --stretch 2,98, or convert to 8 bits"
-    if colour16 and (high := _brightest(image)) < 16:
+    if colour16 and (high := _bright(image)) < 16:
         return _almost_black("colour", 256 * high + 255)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_black(image)
@@ -223,9 +228,10 @@ def _in_separate_planes(image: ImageFile.ImageFile) -> bool:
     return deep and image.tag_v2.get(284) == 2 and any(codec == "raw" for codec, *_ in image.tile)
 
 
-def _brightest(image: Image.Image) -> int:
-    """Highest value of the colours without alpha; of 16-bit colours Pillow keeps the upper byte."""
-    return int(np.asarray(image.convert("RGB")).max())
+def _bright(image: Image.Image) -> int:
+    """The value below which BRIGHT of the colours lie, without alpha; of 16-bit colours Pillow keeps the upper byte."""
+    counts = np.reshape(image.convert("RGB").histogram(), (3, 256)).sum(axis=0)
+    return int(np.searchsorted(counts.cumsum(), BRIGHT * counts.sum()))
 
 
 def _from_16_bit(values: npt.NDArray[np.integer]) -> Image.Image | str:
@@ -233,8 +239,9 @@ def _from_16_bit(values: npt.NDArray[np.integer]) -> Image.Image | str:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         return f"integer pixels from {low} to {high} have no known range; pass --stretch 2,98, or convert to 8 bits"
-    if high < 4096:
-        return _almost_black("grey", high)
+    bright = int(np.quantile(values, BRIGHT))
+    if bright < 4096:
+        return _almost_black("grey", bright)
     rounded = values.astype(np.uint32) + 128
     rounded //= 257  # no value lies in the middle between two results
     return Image.fromarray(rounded.astype(np.uint8)).convert("RGB")
@@ -242,4 +249,4 @@ def _from_16_bit(values: npt.NDArray[np.integer]) -> Image.Image | str:
 
 def _almost_black(what: str, high: int) -> str:
     way_out = "pass --stretch 2,98, or convert to 8 bits"
-    return f"16-bit {what} with values up to {high} only would turn almost black; {way_out}"
+    return f"16-bit {what} with most values up to {high} only would turn almost black; {way_out}"

@@ -7,7 +7,7 @@ from dpd_runtime.bundle.archive import FolderFiles, open_files, pack_zip
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.encryption import Key, decrypt, encrypt, is_encrypted
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.files import open_atomically
+from dpd_runtime.files import check_writable, open_atomically
 
 NO_KEY = "give --key-file or --passphrase-file, or set DPD_PASSPHRASE"
 
@@ -61,5 +61,6 @@ def decrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
 def _check_target(bundle: Path, out: Path, overwrite: bool) -> None:
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+    check_writable(out)
     if out.is_dir() or (out.exists() and (not overwrite or out.samefile(bundle))):
         raise InputError(f"{out} exists; choose another --out, or pass --overwrite for a file other than the bundle")

@@ -21,11 +21,18 @@ def require_signature(bundle: Bundle) -> None:
     Raises:
         RequirementError: none has.
     """
-    if not bundle.signature.trusted:
-        raise RequirementError(
-            f"{bundle.path}: a trusted signature is required; this bundle is {bundle.signature.describe()}; "
-            f"pass --trusted-key, or put the signer's .pub file into {trusted_folder()}"
+    signature = bundle.signature
+    if signature.trusted:
+        return
+    way_out = "ask its sender to sign it with dpd sign"
+    if signature.key_id is not None:
+        way_out = (
+            f"where you trust that key, pass its .pub file as --trusted-key, or without that option put it into "
+            f"{trusted_folder()}"
         )
+    raise RequirementError(
+        f"{bundle.path}: a trusted signature is required; this bundle is {signature.describe()}; {way_out}"
+    )
 
 
 def require_encrypted(path: Path) -> None:

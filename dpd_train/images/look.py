@@ -20,6 +20,7 @@ PER_CLASS = 20  # images of each class and part that are decoded
 SIDE = 32  # pixels to which they are reduced
 MANY = re.compile(r"\d+ bands of \d+ bits: say which ")
 HINT = re.compile(r"(?P<bands>--bands \d+(?:,\d+)*)?(?: ?(?P<stretch>--stretch [\d.:]+(?:,[\d.:]+)*))?")
+FORMATS = "save them in a format that dpd reads, or give --bands and --stretch"
 CARRIED = "--bands all carries all bands instead, in a codes-only bundle"
 
 
@@ -95,9 +96,10 @@ def look_at(root: Path, reading: Reading = PLAIN) -> Look:
     suggestion = _suggested(source, parts, sample) if reading.plain and sample.set_aside else None
     if not sample.usable and suggestion is None:
         first = sample.set_aside[0]
+        missing = first.reason in ("no such file", "broken link")
+        way_out = "correct the paths: relative to the list's folder, with /" if missing else FORMATS
         raise DataError(
-            f"{root}: none of {sample.images} images can be used, first {first.path}: {first.reason}; save them in a "
-            "format that dpd reads, or give --bands and --stretch"
+            f"{root}: none of {sample.images} images can be used, first {first.path}: {first.reason}; {way_out}"
         )
     return Look(
         counts={part: {name: len(paths) for name, paths in files.items()} for part, files in parts.items()},

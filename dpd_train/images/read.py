@@ -268,6 +268,8 @@ def _check_count(source: Source, part: Part, name: str, used: int, rejected: Seq
     place = f"{source.root}: class {name!r} has {used} usable image{'' if used == 1 else 's'} in part {part!r}"
     because = f" ({len(rejected)} rejected, first {rejected[0].path}: {rejected[0].reason})" if rejected else ""
     way_out = "add images" + {"train": " or hold out fewer for validation", "val": " or hold out more"}.get(part, "")
+    if rejected:
+        way_out = f"mend or remove what is rejected, or {way_out}"
     raise DataError(f"{place}{because}, at least {least} needed; {way_out}")
 
 

@@ -7,13 +7,12 @@ from typing import Protocol
 
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.pictures import SUFFIXES, is_image
+from dpd_runtime.images.pictures import SUFFIXES, is_image, is_unread_image
 from dpd_runtime.images.pixels import printable
 from dpd_train.held_out import HeldOut
 from dpd_train.images.arrays import SUFFIX as ARRAY
 from dpd_train.images.scene_set import Part
 
-UNREAD = (".gif", ".jp2", ".heic", ".avif")  # images that no decoder here reads: left out with a reason, not in silence
 Files = Mapping[str, list[Path]]
 """The files of each class; classes sorted as strings, files by name."""
 
@@ -172,8 +171,8 @@ def _is_class_folder(entry: Path) -> bool:
 
 
 def _is_scene(path: Path) -> bool:
-    others = (ARRAY, *UNREAD)
-    return is_image(path) or (path.suffix.lower() in others and not path.name.startswith(".") and not path.is_dir())
+    array = path.suffix.lower() == ARRAY and not path.name.startswith(".") and not path.is_dir()
+    return is_image(path) or is_unread_image(path) or array
 
 
 def _class_files(tree: Path) -> dict[str, list[Path]]:
@@ -194,6 +193,8 @@ def _class_files(tree: Path) -> dict[str, list[Path]]:
             )
         files[folder.name] = sorted(filter(_is_scene, folder.iterdir()), key=lambda path: path.name)
         if not files[folder.name]:
+            if _holds_folders(folder):
+                raise DataError(f"{folder}: holds folders and no images; give the folder whose folders are the classes")
             raise DataError(
                 f"{folder}: class {folder.name!r} has no images ({' '.join([*sorted(SUFFIXES), ARRAY])}) directly "
                 "inside; add some or remove the folder"

@@ -58,6 +58,17 @@ def test_what_is_no_data_set_is_refused(folder: Path, process_environment: dict[
     assert "nothing: no such folder" in done.stderr
 
 
+def test_classes_that_no_bundle_can_have_are_refused(folder: Path, process_environment: dict[str, str]) -> None:
+    """`dpd distill` would refuse them later."""
+    for name in ("River", "river"):
+        drawn_scenes(folder / "alike" / name, per_class=1)
+        for image in (folder / "alike" / name).rglob("*.png"):
+            image.rename(folder / "alike" / name / image.name)
+    done = check(folder, process_environment, "alike")
+    assert done.returncode == 2, done.stdout
+    assert "alike: classes 'River' and 'river' are one folder on some systems; rename one" in done.stderr
+
+
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_bands_are_planned_for_and_the_next_command_keeps_them(
     folder: Path, process_environment: dict[str, str]

@@ -19,6 +19,10 @@ def _dpd(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def read(config: Path, command: str) -> dict[str, Any]:
+    return read_config(config, command, COMMANDS[command].params, COMMANDS)
+
+
 def test_values_arrive_and_the_command_line_wins(tmp_path: Path, process_environment: dict[str, str]) -> None:
     config = tmp_path / "c.toml"
     config.write_text('batch = -3\n[train]\nk-min = -7\n[generate]\nsolver = "x"\n')
@@ -39,14 +43,23 @@ def test_unknown_option_is_named(tmp_path: Path, process_environment: dict[str, 
 def test_table_of_another_command_is_left_alone(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('seed = 1\n[train]\nseed = 2\n[evaluate]\nrecipe = "quick"\n')
-    assert read_config(config, "train", COMMANDS["train"].params) == {"seed": 2}
-    assert read_config(config, "generate", COMMANDS["generate"].params) == {"seed": 1}
+    assert read(config, "train") == {"seed": 2}
+    assert read(config, "generate") == {"seed": 1}
+
+
+def test_a_table_of_no_command_is_refused(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    """A misspelt name would drop what stands below it, such as a demand for a signature."""
+    config = tmp_path / "c.toml"
+    config.write_text("[genrate]\nrequire-signature = true\n")
+    code, said = _dpd(process_environment, "generate", "--config", str(config), "--out", str(tmp_path / "set"))
+    assert (code, said) == (2, f"dpd: --config {config}: [genrate] is no command of dpd; see dpd --help\n")
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_list_stands_for_values_with_commas_unless_the_option_can_be_repeated(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('[evaluate]\nipc = [10, 50]\nsets = ["a", "b"]\n[generate]\ntrusted-key = ["a.pub", "b.pub"]\n')
-    evaluate, generate = (read_config(config, name, COMMANDS[name].params) for name in ("evaluate", "generate"))
+    evaluate, generate = (read(config, name) for name in ("evaluate", "generate"))
     assert evaluate == {"ipc": "10,50", "sets": ["a", "b"]}
     assert generate == {"trusted_key": ["a.pub", "b.pub"]}
 
@@ -61,4 +74,4 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_bytes(b"\xff = ")
     with pytest.raises(InputError, match="not TOML"):
-        read_config(config, "train", [])
+        read(config, "train")

@@ -83,7 +83,9 @@ def test_a_plan_alone_writes_nothing_and_one_that_does_not_fit_is_refused(
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["total"] == pytest.approx(sum(plan["seconds"].values()))
-    assert "matching" in done.stderr
+    shown = dpd(folder, process_environment, *given, "--plan-only")
+    assert "  matching  " in shown.stdout
+    assert "--resume" not in shown.stdout + shown.stderr, "there is nothing to continue"
     refused = dpd(folder, process_environment, *given, "--minutes", "0.001")
     assert refused.returncode == 2, refused.stderr
     assert re.search(

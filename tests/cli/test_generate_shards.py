@@ -23,11 +23,18 @@ def test_the_last_shard_has_the_hash_and_checks_it(process_environment: dict[str
     assert "none yet: 1 images are left to other shards" in first.stdout
     assert not (tmp_path / "set" / "dataset.json").exists()
     wrong = dpd(["--shard", "0/2", "--out", "set", "--json", "--expect", "0" * 64], process_environment, tmp_path)
-    assert wrong.returncode == 1
+    assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "--expect is 000" in wrong.stderr
-    found = json.loads(wrong.stdout)
-    assert found["images"] == 2
-    assert found["set_hash"] == json.loads((tmp_path / "set" / "dataset.json").read_text())["set_hash"]
+    made = json.loads((tmp_path / "set" / "dataset.json").read_text())["set_hash"]
+    right = dpd(["--out", "set", "--json", "--expect", made.upper()], process_environment, tmp_path)
+    assert right.returncode == 0, right.stderr
+    found = json.loads(right.stdout)
+    assert (found["images"], found["set_hash"]) == (2, made)
+    assert {"bundle_hash", "audit", "signature", "trusted"} <= set(found)
+    short = dpd(["--out", "never", "--expect", "deadbeef"], process_environment, tmp_path)
+    assert short.returncode == 2
+    assert "--expect deadbeef: is no set hash, which has 64 hexadecimal digits" in short.stderr
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize(

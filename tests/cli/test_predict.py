@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 pytest.importorskip("onnxruntime")
+from dpd_runtime.classifier.label import images_below
+from dpd_runtime.errors import DataError
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.runtime.classifier.teacher import write_teacher
@@ -76,10 +80,30 @@ def test_images_of_another_size_and_colour_are_brought_to_the_classifiers(
     Image.new("L", (200, 90), 60).save(folder / "others" / "grey.png")
     Image.new("RGBA", (8, 8), (9, 90, 20, 255)).save(folder / "others" / "alpha.png")
     Image.fromarray(np.full((20, 20), 0.5, np.float32)).save(folder / "others" / "float.tif")
+    Image.new("L", (20, 20)).save(folder / "others" / "map.gif")
     done = predict(folder, process_environment, "others", "--out", "others.csv")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("2 images labelled")
-    assert "left out  1 files, first float.tif: floating-point pixels have no known range" in done.stdout
+    said = "floating-point pixels have no known range; convert it to 8-bit RGB as the training images were"
+    assert f"left out  2 files, first float.tif: {said}" in done.stdout, "no option of the training is advised"
+    with (folder / "others.csv").open(newline="") as file:
+        reasons = {line["file"]: line["reason"] for line in csv.DictReader(file)}
+    assert reasons["map.gif"].startswith("not readable as any of JPEG")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its images would be missing from the CSV without a word."""
+    (tmp_path / "images" / "River").mkdir(parents=True)
+    listed = os.scandir
+
+    def refused(place: Any) -> Any:
+        if str(place).endswith("River"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataError, match=r"River: cannot be listed \(Permission denied\); grant the permission"):
+        images_below(tmp_path / "images")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +114,7 @@ def test_images_of_another_size_and_colour_are_brought_to_the_classifiers(
         (("unreadable",), "none of 1 files can be read, first a.png: empty file"),
         (("set", "--provider", "openvino"), "--provider openvino: give auto, cpu, cuda"),
         (("set", "--provider", "cpu", "--device", "0"), "--device 0: give the number of a GPU"),
-        (("set", "--sheet", "set/River"), "--sheet set/River exists"),
+        (("set", "--sheet", "labels.jpg"), "--sheet labels.jpg: the sheet is a PNG; give a name that ends in .png"),
     ],
 )
 def test_what_cannot_be_labelled(

@@ -72,7 +72,7 @@ def test_what_a_site_demands_is_refused_before_anything_is_loaded(dpd: Dpd, tmp_
     for command in ("generate", "verify"):
         out = ("--out", "set") if command == "generate" else ()
         line = dpd(command, site.name, "--require-signature", *out, code=3)
-        assert "tiny.dpd: a trusted signature is required; this bundle is unsigned" in line
+        assert "tiny.dpd: a trusted signature is required; this bundle is unsigned; ask its sender to sign it" in line
         line = dpd(command, site.name, "--require-audit", *out, code=3)
         assert "tiny.dpd: a trusted signature is required; this bundle is unsigned" in line
     for command in ("generate", "verify", "info"):
@@ -84,6 +84,10 @@ def test_what_a_site_demands_is_refused_before_anything_is_loaded(dpd: Dpd, tmp_
     assert dpd("info", "site.dpde", "--require-encrypted", "--key-file", "secret.key")["name"] == "tiny"
     dpd("keygen", "lab")
     dpd("sign", site.name, "--key", "lab.key")
+    dpd("keygen", "others")
+    line = dpd("verify", site.name, "--require-signature", "--trusted-key", "others.pub", code=3)
+    assert "is signed by unknown key" in line
+    assert "where you trust that key, pass its .pub file as --trusted-key" in line
     for command in ("generate", "verify"):
         line = dpd(command, site.name, "--require-audit", "--trusted-key", "lab.pub", code=3)
         assert "tiny.dpd: an audit is required (PASS or WARN); this bundle is unaudited" in line

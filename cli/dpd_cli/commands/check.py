@@ -1,5 +1,6 @@
 """`dpd check`: what a data set is like, before the long run."""
 
+import re
 import shlex
 from collections import Counter
 from dataclasses import asdict
@@ -21,6 +22,7 @@ Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class fo
 Base = Annotated[str, under("Data", "Base model that dpd distill will use: nano, a diffusers folder or a hub id.")]
 Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the base's own.")]
 SHOWN = 5  # reasons that are named
+NUMBER = re.compile(r"\d+")  # reasons that differ in a number count as one
 Shared = dict[tuple[str, str], int]
 
 
@@ -51,11 +53,15 @@ def check_command(
     from dpd_train.config import TrainConfig
     from dpd_train.images import check_files
     from dpd_train.images.look import look_at, shared_scenes
+    from dpd_train.run.folder import check_classes, check_matched_counts
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
     from dpd_train.run.planning.speed import speed_here
 
     options = ImageOptions(**given_values(given, ImageOptions))
     counts = check_files(data, "train", options)
+    check_classes(data, tuple(counts))
+    if options.reading.carries:
+        check_matched_counts(counts, carried=True)
     look = look_at(data, options.reading)
     check_base_bands(base, look.bands)
     shared = shared_scenes(data, options.reading)
@@ -104,9 +110,12 @@ def _print(look: "Look", shared: Shared, counts: dict[str, int]) -> None:
         if part != "all":
             print(f"  {part:<12}{sum(of_class.values())} files")
     print(f"sample        {look.sample.usable} of {look.sample.images} images are usable")
-    for reason, count in Counter(one.reason for one in look.sample.set_aside).most_common(SHOWN):
-        first = next(one.path for one in look.sample.set_aside if one.reason == reason)
-        print(f"  set aside   {count}, such as {first}: {reason}")
+    alike = Counter(NUMBER.sub("", one.reason) for one in look.sample.set_aside)
+    for kind, count in alike.most_common(SHOWN):
+        example = next(one for one in look.sample.set_aside if NUMBER.sub("", one.reason) == kind)
+        print(f"  set aside   {count}, such as {example.path}: {example.reason}")
+    if more := len(look.sample.set_aside) - sum(count for _, count in alike.most_common(SHOWN)):
+        print(f"  set aside   {more} more, for other reasons")
     if look.suggestion is not None:
         options, sample = look.suggestion
         print(f"suggestion    {options}: {sample.usable} of {sample.images} are usable")

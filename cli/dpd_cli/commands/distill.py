@@ -73,7 +73,12 @@ def distill_command(
         if plan_only:
             if json_output:
                 print_json(asdict(distillation.plan) | {"total": distillation.plan.total, "notes": distillation.notes})
+            else:
+                print("\n".join(_plan_lines(distillation)))
             return
+        if data is not None:
+            for line in (*_plan_lines(distillation), f"interrupted?  {resume_command(out)}"):
+                _tell(line)
         distillation.store()
         with stage_progress() as stage:
             result = distil(distillation, stage, _tell)
@@ -130,7 +135,7 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
 
 
 def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation":
-    """The distillation to continue, or a new one with its plan, which is printed."""
+    """The distillation to continue, or a new one with its plan."""
     from dpd_cli.distillation.planned import begin, check_resumed, read_distillation, resumed_lines
 
     if data is None:
@@ -150,7 +155,6 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation
         request = replace(request, quick=repeated.asked.quick, **same)
     planned = begin(request, _tell)
     _log()  # only now: the steps that measure this machine are no news
-    _print_plan(planned)
     return planned
 
 
@@ -166,22 +170,18 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _print_plan(distillation: "Distillation") -> None:
-    from dpd_cli.distillation.planned import resume_command
-
+def _plan_lines(distillation: "Distillation") -> list[str]:
     plan, threads = distillation.plan, distillation.threads
-    _tell(f"data          {distillation.images} training images of {distillation.classes} classes")
-    for line in distillation.notes:
-        _tell(f"note          {line}")
-    _tell(f"plan          {duration(plan.total)} on {threads} thread{'s' * (threads > 1)}, until about:")
+    lines = [f"data          {distillation.images} training images of {distillation.classes} classes"]
+    lines += [f"note          {line}" for line in distillation.notes]
+    lines += [f"plan          {duration(plan.total)} on {threads} thread{'s' * (threads > 1)}, until about:"]
     passed = 0.0
     for name, seconds in plan.seconds.items():
         passed += seconds
-        _tell(f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}")
+        lines += [f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}"]
     matching = f", {plan.matching_steps} of matching" if "matching" in plan.seconds else ""
     students = f", {plan.pairs} pairs of students" if plan.pairs else ""
-    _tell(f"  {plan.steps} steps of fine-tuning{matching}{students}")
-    _tell(f"interrupted?  {resume_command(Path(distillation.asked.out))}")
+    return [*lines, f"  {plan.steps} steps of fine-tuning{matching}{students}"]
 
 
 def _print(result: dict[str, Any], out: Path) -> None:

@@ -1,5 +1,6 @@
 """`dpd generate`: a bundle → a distilled set."""
 
+import re
 import shlex
 import time
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from dpd_cli.options import (
     under,
 )
 from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import print_json
+from dpd_cli.terminal import print_json, signature_facts
 from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def generate_command(
 
     part, output = _part(shard, overwrite), Output(format_name, image_format, soft_labels)
     output.check()
+    expect = None if expect is None else _set_hash(expect)
     opened = open_bundle(
         bundle,
         key_file,
@@ -159,29 +161,40 @@ def generate_command(
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
     running: dict[str, Any] = {"provider": provider, "device": device, "precision": precision}
     generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, **running)
-    _check_hash(_write(generation, out, output, part, overwrite, json_output), expect)
-
-
-def _check_hash(result: "DistilledSet", expect: str | None) -> None:
-    """Raises SetHashError if the set has another hash than `expect`. A shard has none."""
-    if expect is not None and result.set_hash is not None and result.set_hash != expect:
-        raise SetHashError(result.set_hash, expect)
+    _write(generation, out, output, part, overwrite, expect, json_output)
 
 
 def _write(
-    generation: "Generation", out: Path, output: "Output", part: "Part", overwrite: bool, json_output: bool
-) -> "DistilledSet":
-    """Write the set, and say what was written."""
+    generation: "Generation",
+    out: Path,
+    output: "Output",
+    part: "Part",
+    overwrite: bool,
+    expect: str | None,
+    json_output: bool,
+) -> None:
+    """Write the set, compare its hash, which a shard does not have, and say what was written."""
     from dpd_runtime.dataset.write import write_set
-    from dpd_runtime.generation.teacher import check_teacher
+    from dpd_runtime.generation.teacher import SOFT_LABELS_NAME, check_teacher
 
     if output.soft_labels:
         check_teacher(generation.bundle)
+    labelled = (out / SOFT_LABELS_NAME).exists()
     started = time.monotonic()
     with progress_bar("generating") as progress:
         result = write_set(generation, out, progress, output, part, overwrite=overwrite)
-    _print(result, generation, output, time.monotonic() - started, f"shard {part}: ", json_output)
-    return result
+    seconds = time.monotonic() - started
+    if expect is not None and result.set_hash is not None and result.set_hash != expect:
+        raise SetHashError(result.set_hash, expect)
+    _print(result, generation, output, seconds, f"shard {part}: ", json_output)
+    if labelled and not output.soft_labels and not json_output:
+        print("labels    soft labels were removed; the same command with --soft-labels makes them again")
+
+
+def _set_hash(expect: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", expect.lower()):
+        raise InputError(f"--expect {expect}: is no set hash, which has 64 hexadecimal digits; dpd generate prints it")
+    return expect.lower()
 
 
 def _part(shard: str | None, overwrite: bool) -> "Part":
@@ -225,6 +238,9 @@ def _print(
             "network_calls": generation.network_calls,
             "provider": generation.provider.name,
             "set_hash": result.set_hash,
+            "bundle_hash": generation.bundle.hash,
+            "audit": generation.bundle.manifest.audit,
+            **signature_facts(generation.bundle),
         }
         print_json(facts)
         return
@@ -234,7 +250,7 @@ def _print(
     there = result.images - result.computed
     old = f", {there} were there already" if there else ""
     print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now{old})")
-    print(f"bundle    {bundle.manifest.name}, {bundle.manifest.audit}")
+    print(f"bundle    {bundle.manifest.name}, audit: {bundle.manifest.audit}")
     print(
         f"provider  {generation.provider.name} ({generation.provider.reason}); dpd doctor says which others work here"
     )

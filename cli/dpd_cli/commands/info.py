@@ -43,8 +43,13 @@ def info_command(
         return
     _print_bundle(opened)
     _print_content(opened)
-    given = "" if bundle is None else f"{shlex.quote(str(bundle))} "
-    print(f"next        dpd generate {given}--ipc {min(10, opened.largest_ipc or 10)} --out distilled")
+    words = ["dpd", "generate", *([] if bundle is None else [str(bundle)])]
+    for option, path in (("--key-file", key_file), ("--passphrase-file", passphrase_file)):
+        words += [] if path is None else [option, str(path)]
+    for path in trusted_key or ():
+        words += ["--trusted-key", str(path)]
+    words += ["--ipc", str(min(10, opened.largest_ipc or 10)), "--out", "distilled"]
+    print(f"next        {shlex.join(words)}")
 
 
 def _print_json(opened: "Bundle") -> None:

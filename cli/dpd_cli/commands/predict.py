@@ -54,6 +54,8 @@ def predict_command(
     from dpd_runtime.dataset.formats import PNG
     from dpd_runtime.files import write_atomically
 
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise InputError(f"--sheet {sheet}: the sheet is a PNG; give a name that ends in .png")
     for name, path in (("--out", out), ("--sheet", sheet)):
         if path is not None and path.exists() and not overwrite:
             raise InputError(f"{name} {path} exists; give another name, or pass --overwrite")

@@ -248,4 +248,4 @@ def _commands(content: CardContent) -> str:
 
 The first command checks every file's hash and describes the bundle. The second makes {ipc} images per class. The third
 needs the real images: it trains classifiers on the set and on real subsets of the same size.
-`pip install "dpd-distill[cpu]"` is enough for the first two."""
+The package `dpd-distill` with its extra `cpu`, from the maker's wheelhouse or clone, is enough for the first two."""

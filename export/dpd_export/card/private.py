@@ -73,4 +73,4 @@ def _commands(content: CardContent) -> str:
 
 The first command checks every file's hash and describes the bundle. The second makes {most} images per class. With
 `--require-signature --require-dp EPSILON,DELTA` it refuses a maker who is not trusted and a weaker claim than these.
-`pip install "dpd-distill[cpu]"` is enough for both."""
+The package `dpd-distill` with its extra `cpu`, from the maker's wheelhouse or clone, is enough for both."""

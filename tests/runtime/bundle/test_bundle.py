@@ -168,7 +168,7 @@ def test_one_flipped_byte_in_a_listed_file(store: Store, name: str, tmp_path: Pa
         content = bytearray(files[name])
         content[position] ^= 0x01
         files[name] = bytes(content)
-        error = refused(store(tmp_path, files), rf"^{name}: sha256 is .*bundle\.json says")
+        error = refused(store(tmp_path, files), rf": {name}: sha256 is .*bundle\.json says")
         assert isinstance(error, BundleHashError)
 
 
@@ -182,7 +182,7 @@ def test_one_changed_byte_anywhere_in_a_zip(tmp_path: Path, name: str, where: fl
     changed = bytearray(whole)
     changed[start + int(where * size)] ^= mask
     (tmp_path / "a.dpd").write_bytes(changed)
-    refused(tmp_path / "a.dpd", rf"^{name}: ")
+    refused(tmp_path / "a.dpd", rf": {name}: ")
 
 
 def test_bytes_all_over_the_manifest_in_a_zip(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_bytes_all_over_the_manifest_in_a_zip(tmp_path: Path) -> None:
         changed = bytearray(whole)
         changed[position] ^= 0x20
         (tmp_path / "a.dpd").write_bytes(changed)
-        refused(tmp_path / "a.dpd", r"^bundle\.json: its checksum does not match")
+        refused(tmp_path / "a.dpd", r": bundle\.json: its checksum does not match")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -209,7 +209,7 @@ def test_a_truncated_zip(tmp_path: Path, share: float) -> None:
 @pytest.mark.parametrize("name", LISTED)
 def test_a_truncated_or_longer_file(store: Store, name: str, tmp_path: Path) -> None:
     for content in (parts()[name][:-1], b"", parts()[name] + b"\0"):
-        refused(store(tmp_path, bundle_files() | {name: content}), rf"^{name}: {len(content)} bytes, bundle.json says")
+        refused(store(tmp_path, bundle_files() | {name: content}), rf": {name}: {len(content)} bytes, bundle.json says")
 
 
 @both
@@ -217,7 +217,7 @@ def test_a_truncated_or_longer_file(store: Store, name: str, tmp_path: Path) -> 
 def test_a_missing_file(store: Store, name: str, tmp_path: Path) -> None:
     files = bundle_files()
     del files[name]
-    refused(store(tmp_path, files), f"it has no {name}" if name == "bundle.json" else f"^{name} is missing")
+    refused(store(tmp_path, files), f"it has no {name}" if name == "bundle.json" else f": {name} is missing")
 
 
 @both
@@ -225,15 +225,15 @@ def test_a_missing_file(store: Store, name: str, tmp_path: Path) -> None:
 def test_a_required_file_that_is_not_listed(store: Store, name: str, tmp_path: Path) -> None:
     files = parts()
     content = files.pop(name)
-    refused(store(tmp_path, bundle_files(files)), rf"^{name} is not listed in bundle\.json")
+    refused(store(tmp_path, bundle_files(files)), rf": {name} is not listed in bundle\.json")
     refused(
-        store(tmp_path, bundle_files(files) | {name: content}), rf"^{name} is in the bundle but not in bundle\.json"
+        store(tmp_path, bundle_files(files) | {name: content}), rf": {name} is in the bundle but not in bundle\.json"
     )
 
 
 @both
 def test_a_file_too_many(store: Store, tmp_path: Path) -> None:
-    refused(store(tmp_path, bundle_files() | {"unet/evil.onnx": b"x"}), r"^unet/evil\.onnx is in the bundle but not in")
+    refused(store(tmp_path, bundle_files() | {"unet/evil.onnx": b"x"}), r": unet/evil\.onnx is in the bundle but not")
 
 
 @both
@@ -249,7 +249,7 @@ def test_listed_bytes_count_as_well_as_the_hash(store: Store, tmp_path: Path) ->
     files = parts()
     entries = {name: FileEntry(hashlib.sha256(c).hexdigest(), len(c)) for name, c in files.items()}
     entries["classes.json"] = FileEntry(entries["classes.json"].sha256, 10**12)
-    refused(store(tmp_path, bundle_files(files, files=entries)), r"^classes\.json: ")
+    refused(store(tmp_path, bundle_files(files, files=entries)), r": classes\.json: ")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside", "..\\outside", "a//b", "C:/a"])
@@ -280,7 +280,7 @@ def test_a_link_in_the_place_of_a_file(tmp_path: Path) -> None:
 
 @both
 def test_a_future_bundle(store: Store, tmp_path: Path) -> None:
-    error = refused(store(tmp_path, bundle_files(format_version=5)), "format version 5.*pip install --upgrade")
+    error = refused(store(tmp_path, bundle_files(format_version=5)), "format version 5.*install a newer dpd-distill")
     assert isinstance(error, BundleVersionError)
 
 
@@ -294,7 +294,7 @@ def test_a_sparse_file_of_terabytes_is_refused_unread(tmp_path: Path, monkeypatc
     folder = as_folder(tmp_path, bundle_files())
     with (folder / "unet/model.onnx").open("r+b") as file:
         file.truncate(2**43)
-    refused(folder, r"^unet/model\.onnx: 8796093022208 bytes, bundle\.json says 32")
+    refused(folder, r": unet/model\.onnx: 8796093022208 bytes, bundle\.json says 32")
     entries = json.loads((folder / "bundle.json").read_bytes())
     entries["files"]["unet/model.onnx"]["bytes"] = 2**43
     (folder / "bundle.json").write_text(json.dumps(entries))
@@ -358,7 +358,7 @@ def test_class_names_that_are_no_folder_names(name: object, tmp_path: Path) -> N
     with pytest.raises(BundleError, match="cannot be a folder name"):
         check_class_name(name)
     refused(
-        as_zip(tmp_path, bundle_files(parts(classes=with_class(name=name)))), r"^classes\.json: class name .*folder"
+        as_zip(tmp_path, bundle_files(parts(classes=with_class(name=name)))), r": classes\.json: class name .*folder"
     )
 
 
@@ -409,7 +409,7 @@ def test_wrong_class_tables(classes: object, message: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 100_000], ids=lambda raw: repr(raw[:5]))
 @pytest.mark.parametrize("name", ["classes.json", "scheduler/scheduler_config.json"])
 def test_what_is_no_json(name: str, raw: bytes, tmp_path: Path) -> None:
-    refused(as_zip(tmp_path, bundle_files(parts() | {name: raw})), rf"^{name} is not valid JSON")
+    refused(as_zip(tmp_path, bundle_files(parts() | {name: raw})), rf": {name} is not valid JSON")
 
 
 @pytest.mark.parametrize(
@@ -455,13 +455,13 @@ def spoilt(array: Any, value: float) -> Any:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_which_are_none(value: float, tmp_path: Path) -> None:
     bad = parts(prototypes={"class.0": spoilt(FOREST, value)})
-    refused(as_zip(tmp_path, bundle_files(bad)), r"^prototypes\.safetensors: tensor 'class\.0' is not finite")
+    refused(as_zip(tmp_path, bundle_files(bad)), r": prototypes\.safetensors: tensor 'class\.0' is not finite")
     for name, arrays in (
         ("embeddings", {"embeddings": spoilt(EMBEDDINGS, value), "empty": EMPTY}),
         ("empty", {"embeddings": EMBEDDINGS, "empty": spoilt(EMPTY, value)}),
     ):
         files = bundle_files(parts(prompts=arrays))
-        refused(as_zip(tmp_path, files), rf"^prompts\.safetensors: tensor '{name}' is not finite")
+        refused(as_zip(tmp_path, files), rf": prompts\.safetensors: tensor '{name}' is not finite")
 
 
 @pytest.mark.parametrize(

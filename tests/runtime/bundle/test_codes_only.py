@@ -74,7 +74,7 @@ def test_it_opens_with_codes_and_without_prompts(tmp_path: Path) -> None:
 def test_a_reader_of_version_1_says_that_it_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = codes_only(tmp_path / "codes.dpd")
     monkeypatch.setattr(manifests, "BANDS_VERSION", 1)
-    with pytest.raises(BundleVersionError, match="format version 2, this runtime reads up to 1; pip install --upgrade"):
+    with pytest.raises(BundleVersionError, match="format version 2, this runtime reads up to 1; install a newer"):
         load_bundle(path)
 
 

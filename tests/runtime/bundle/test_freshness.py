@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpd_cli.terminal import freshness_lines
 from dpd_runtime.bundle import freshness
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.manifest import MAX_SERIAL, is_day
@@ -62,7 +63,9 @@ def test_an_older_bundle_is_refused_once_a_newer_one_was_seen(store: Store, tmp_
     ) as raised:
         opened(old)
     assert raised.value.exit_code == 3
-    assert opened(old, allow_older=True).manifest.serial == 7
+    older = opened(old, allow_older=True)
+    assert older.manifest.serial == 7
+    assert freshness_lines(older) == ["serial 7, older than 8, which stays the newest of this name here"]
     with pytest.raises(OldBundleError):
         opened(old)
 

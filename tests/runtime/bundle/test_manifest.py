@@ -74,7 +74,7 @@ def test_evaluations_count_guided_ones_twice() -> None:
 
 @pytest.mark.parametrize("version", [5, 6, 10**9])
 def test_a_future_format_is_refused_as_such(version: int) -> None:
-    with pytest.raises(BundleVersionError, match=rf"format version {version}.*reads up to 4.*pip install --upgrade"):
+    with pytest.raises(BundleVersionError, match=rf"format version {version}.*reads up to 4.*install a newer"):
         parse_manifest(changed(("format_version",), version))
 
 
@@ -129,7 +129,7 @@ def test_bands_that_do_not_fit_are_refused(changes: dict[str, Any], said: str) -
 
 @pytest.mark.parametrize("needed", ["99.0.0", "0.10000.0"])
 def test_a_bundle_that_needs_a_newer_runtime_is_refused(needed: str) -> None:
-    with pytest.raises(BundleVersionError, match=rf"needs dpd-distill {needed}.*pip install --upgrade"):
+    with pytest.raises(BundleVersionError, match=rf"needs dpd-distill {needed}.*install a newer"):
         parse_manifest(changed(("minimum_runtime",), needed))
     assert parse_manifest(changed(("minimum_runtime",), "0.0.99")).minimum_runtime == "0.0.99"
 

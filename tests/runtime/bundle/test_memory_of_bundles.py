@@ -91,7 +91,7 @@ def test_tensors_count_four_times_and_graphs_twice(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(verified, "usable_memory", lambda: needed)
     load_bundle(path)
     monkeypatch.setattr(verified, "usable_memory", lambda: needed - 1)
-    with pytest.raises(BundleError, match=r"^the bundle needs .* GB of memory, this process may use"):
+    with pytest.raises(BundleError, match=r"tiny\.dpd: the bundle needs .* GB of memory, this process may use"):
         load_bundle(path)
 
 

@@ -67,7 +67,7 @@ def test_other_bundles_keep_their_bytes() -> None:
 
 def test_a_reader_of_version_2_says_that_it_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "BANDS_VERSION", 2)
-    with pytest.raises(BundleVersionError, match="format version 3, this runtime reads up to 2; pip install --upgrade"):
+    with pytest.raises(BundleVersionError, match="format version 3, this runtime reads up to 2; install a newer"):
         load_bundle(claiming(tmp_path / "private.dpd"))
 
 

@@ -97,7 +97,7 @@ def test_nobody_and_an_unknown_key_count_as_unsigned(store: Store, tmp_path: Pat
         sign()
         bundle = load_bundle(path, trusted=[public(OTHER)])
         assert not bundle.signature.trusted
-        with pytest.raises(RequirementError, match=r"signature is required; this bundle is .*; pass --trusted-key"):
+        with pytest.raises(RequirementError, match=r"required; this bundle is (unsigned; ask|.*unknown key)"):
             require_signature(bundle)
     assert bundle.signature.describe() == f"signed by unknown key {public(LAB).id}"
 
@@ -178,7 +178,7 @@ BROKEN: list[bytes] = [
 @pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[:20]))
 def test_what_is_no_signature_is_refused_whoever_is_trusted(raw: bytes, tmp_path: Path) -> None:
     path = as_folder(tmp_path, bundle_files() | {"bundle.sig": raw})
-    with pytest.raises(SignatureError, match=r"^bundle\.sig is not an ed25519 signature"):
+    with pytest.raises(SignatureError, match=r": bundle\.sig is not an ed25519 signature"):
         load_bundle(path, trusted=[])
 
 

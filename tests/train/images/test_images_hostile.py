@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from dpd_runtime.errors import DataError, MissingExtraError
+from dpd_runtime.images.pixels import pillow_rgb
 from dpd_train.images import Reading, natural_side, read_scenes, split_folders
 from tests.train.painted import greys, paint, reasons, tiff, tree
 
@@ -37,6 +38,10 @@ def png16(pixels: npt.NDArray[np.uint16]) -> bytes:
 def test_16_bit_colours_are_converted_or_rejected_but_never_black_or_garbled(tmp_path: Path) -> None:
     root = tree(tmp_path, count=1)
     bright, dark = np.full((3, 8, 8), 128 * 257, np.uint16), np.full((3, 8, 8), 3000, np.uint16)
+    glint = np.full((3, 8, 8), 2000, np.uint16)
+    glint[:, 3, 3] = 65535
+    grey = io.BytesIO()
+    Image.fromarray(glint[0]).save(grey, "PNG")
     seen = np.full((8, 8, 4), 65535, np.uint16)
     seen[..., :3] = 3000
     for name, content in {
@@ -49,6 +54,8 @@ def test_16_bit_colours_are_converted_or_rejected_but_never_black_or_garbled(tmp
         "planes8.tif": tiff(np.full((3, 8, 8), 99, np.uint8), planar=True),
         "float3.tif": tiff(bright.astype(np.float32)),
         "thirteen.tif": tiff(np.zeros((13, 8, 8), np.uint16)),
+        "glint.png": png16(glint.transpose(1, 2, 0)),
+        "grey_glint.png": grey.getvalue(),
     }.items():
         (root / "Beta" / name).write_bytes(content)
     scenes = read_scenes(root, part="all")
@@ -61,11 +68,11 @@ def test_16_bit_colours_are_converted_or_rejected_but_never_black_or_garbled(tmp
     }
     found = {Path(path).stem: reason for path, reason in reasons(scenes).items()}
     for name in ("dark", "dark_alpha"):
-        assert "16-bit colour with values up to 3071 only would turn almost black; pass --stretch 2,98" in found.pop(
-            name
-        )
+        said = "16-bit colour with most values up to 3071 only would turn almost black; pass --stretch 2,98"
+        assert said in found.pop(name)
     assert "separate planes, which Pillow misreads; pass --bands" in found.pop("planes")
-    assert found.pop("float3").endswith("those are read with --bands")
+    assert found.pop("float3").endswith("red, green and blue, such as --bands 1,2,3 --stretch 2,98")
+    assert found.pop("glint") == found.pop("grey_glint").replace("grey", "colour").replace("2000", "2047")
     assert found.pop("thirteen").endswith("such as --bands 4,3,2 --stretch 2,98")
     assert found == {}
 
@@ -197,3 +204,24 @@ def test_a_missing_backend_is_told_at_once(tmp_path: Path, monkeypatch: pytest.M
 def test_split_folders_of_what_is_not_there(tmp_path: Path) -> None:
     assert split_folders(tmp_path / "nowhere") == ()
     assert split_folders(paint(tmp_path / "one.png", 1)) == ()
+
+
+@pytest.mark.parametrize(
+    ("bands", "photometric", "options"),
+    [
+        (2, "minisblack", "--bands 1 --stretch 2,98"),
+        (3, "minisblack", "--bands 1,2,3 --stretch 2,98"),
+        (4, "rgb", "--bands 1,2,3 --stretch 2,98"),
+        (4, "minisblack", "--bands 3,2,1 --stretch 2,98"),
+        (13, "minisblack", "--bands 4,3,2 --stretch 2,98"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_a_geotiff_of_16_bits_says_which_options_read_it(
+    bands: int, photometric: str, options: str, tmp_path: Path
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    shape = {"height": 8, "width": 8, "count": bands, "dtype": "uint16", "photometric": photometric}
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **shape) as file:
+        file.write(np.full((bands, 8, 8), 2000, np.uint16))
+    assert str(pillow_rgb((tmp_path / "a.tif").read_bytes())).endswith(options)
