@@ -79,7 +79,7 @@ class Recipe:
             "precision": (self.precision in ("bf16", "fp32"), "bf16 or fp32"),
             "crop": (0 < self.crop <= 1, "above 0, to 1"),
             "flips": (not (self.flips and self.d4), "false with d4, which includes them"),
-            "nesterov": (self.nesterov or self.optimizer == "sgd", "true but for sgd"),
+            "nesterov": (self.nesterov or self.optimizer == "sgd", "true, or optimizer sgd"),
         }
         for field, (good, range_) in checks.items():
             if not good:
