@@ -69,7 +69,7 @@ class Recipe:
             "peak_rate": (self.peak_rate > 0, "above 0"),
             "warmup": (
                 self.warmup >= 0 and (self.warmup < self.steps or self.epochs > 0),
-                f"0 to {self.steps - 1}, less than steps",
+                "0 or more, and less than steps",
             ),
             "decay": (self.decay in ("cosine", "linear", "multistep"), "cosine, linear or multistep"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),

@@ -18,7 +18,7 @@ from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import softmax
-from dpd_runtime.images.pictures import is_image, is_unread_image
+from dpd_runtime.images.pictures import is_image
 from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, printable, read_square
 from dpd_runtime.sampling.sample import from_uint8
 
@@ -96,7 +96,7 @@ def images_below(place: Path) -> list[Path]:
     files = []
     for parent, folders, names in os.walk(place, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [path for name in names if is_image(path := Path(parent, name)) or is_unread_image(path)]
+        files += [path for name in names if is_image(path := Path(parent, name))]
     if not files:
         raise DataError(f"{place}: holds no images; give a folder of images")
     return sorted(files)

@@ -3,7 +3,6 @@
 import io
 import os
 import warnings
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,8 @@ MOST_BYTES = 2**28
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is read as an image where a folder is listed, by its name alone."""
-    return _is_file_of(path, SUFFIXES)
-
-
-def is_unread_image(path: Path) -> bool:
-    """Whether a file is an image, by its name alone, of a format that nothing here reads."""
-    return _is_file_of(path, UNREAD)
-
-
-def _is_file_of(path: Path, suffixes: Collection[str]) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()
+    """Whether a file counts as an image where a folder is listed, by its name alone. Those of UNREAD get a reason."""
+    return path.suffix.lower() in SUFFIXES | UNREAD and not path.name.startswith(".") and not path.is_dir()
 
 
 def open_image(content: bytes) -> ImageFile.ImageFile:

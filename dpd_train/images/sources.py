@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.pictures import SUFFIXES, is_image, is_unread_image
+from dpd_runtime.images.pictures import SUFFIXES, is_image
 from dpd_runtime.images.pixels import printable
 from dpd_train.held_out import HeldOut
 from dpd_train.images.arrays import SUFFIX as ARRAY
@@ -172,7 +172,7 @@ def _is_class_folder(entry: Path) -> bool:
 
 def _is_scene(path: Path) -> bool:
     array = path.suffix.lower() == ARRAY and not path.name.startswith(".") and not path.is_dir()
-    return is_image(path) or is_unread_image(path) or array
+    return is_image(path) or array
 
 
 def _class_files(tree: Path) -> dict[str, list[Path]]:

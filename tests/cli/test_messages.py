@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpd_runtime import embedded_bundle
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
+
+FROZEN = Path(__file__).parents[1] / "frozen"
 
 RUNTIME = find_spec("dpd_runtime")
 EMBEDDED = Path(str(RUNTIME and RUNTIME.origin)).parent / "data" / "eurosat64.dpd"
@@ -395,3 +398,29 @@ def test_output_that_nobody_reads_ends_in_silence(arguments: list[str], process_
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=process_environment, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_letter_that_the_terminal_lacks_is_shown_by_its_code(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    (tmp_path / "Fluß.dpd").symlink_to(embedded_bundle())
+    environment = process_environment | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "dpd_cli", "info", "Fluß.dpd"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"eurosat64: Flu\\xdf.dpd" in done.stdout
+
+
+def test_what_info_suggests_for_an_encrypted_bundle_opens_it(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    codes, lab = (FROZEN / name for name in ("format2.dpd", "lab.pub"))
+    for arguments in (
+        ["keygen", "--encryption", "site"],
+        ["encrypt", str(codes), "--out", "site.dpde", "--key-file", "site.key"],
+        ["info", "site.dpde", "--key-file", "site.key", "--trusted-key", str(lab)],
+    ):
+        done = run_dpd(arguments, process_environment, tmp_path)
+        assert done.returncode == 0, done.stderr
+    words = f"dpd generate site.dpde --key-file site.key --trusted-key {lab} --ipc 10 --out distilled"
+    assert done.stdout.splitlines()[-1] == f"next        {words}"

@@ -114,6 +114,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(monkeypatch: pytest.MonkeyPa
         (("unreadable",), "none of 1 files can be read, first a.png: empty file"),
         (("set", "--provider", "openvino"), "--provider openvino: give auto, cpu, cuda"),
         (("set", "--provider", "cpu", "--device", "0"), "--device 0: give the number of a GPU"),
+        (("set", "--sheet", "taken.png"), "--sheet taken.png exists"),
         (("set", "--sheet", "labels.jpg"), "--sheet labels.jpg: the sheet is a PNG; give a name that ends in .png"),
     ],
 )
@@ -123,6 +124,7 @@ def test_what_cannot_be_labelled(
     (folder / "empty").mkdir(exist_ok=True)
     (folder / "unreadable").mkdir(exist_ok=True)
     (folder / "unreadable" / "a.png").write_bytes(b"")
+    (folder / "taken.png").touch()
     done = predict(folder, process_environment, *arguments, "--out", "never.csv")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections import Counter
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,11 +110,13 @@ def _print(look: "Look", shared: Shared, counts: dict[str, int]) -> None:
         if part != "all":
             print(f"  {part:<12}{sum(of_class.values())} files")
     print(f"sample        {look.sample.usable} of {look.sample.images} images are usable")
-    alike = Counter(NUMBER.sub("", one.reason) for one in look.sample.set_aside)
-    for kind, count in alike.most_common(SHOWN):
-        example = next(one for one in look.sample.set_aside if NUMBER.sub("", one.reason) == kind)
-        print(f"  set aside   {count}, such as {example.path}: {example.reason}")
-    if more := len(look.sample.set_aside) - sum(count for _, count in alike.most_common(SHOWN)):
+    groups = defaultdict(list)
+    for one in look.sample.set_aside:
+        groups[NUMBER.sub("", one.reason)].append(one)
+    alike = sorted(groups.values(), key=len, reverse=True)
+    for group in alike[:SHOWN]:
+        print(f"  set aside   {len(group)}, such as {group[0].path}: {group[0].reason}")
+    if more := sum(map(len, alike[SHOWN:])):
         print(f"  set aside   {more} more, for other reasons")
     if look.suggestion is not None:
         options, sample = look.suggestion

@@ -15,6 +15,7 @@ from dpd_cli.options import (
     open_bundle,
 )
 from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
+from dpd_runtime.command_line import option_words
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -44,11 +45,11 @@ def info_command(
     _print_bundle(opened)
     _print_content(opened)
     words = ["dpd", "generate", *([] if bundle is None else [str(bundle)])]
-    for option, path in (("--key-file", key_file), ("--passphrase-file", passphrase_file)):
-        words += [] if path is None else [option, str(path)]
-    for path in trusted_key or ():
-        words += ["--trusted-key", str(path)]
-    words += ["--ipc", str(min(10, opened.largest_ipc or 10)), "--out", "distilled"]
+    options = option_words({"key_file": key_file, "passphrase_file": passphrase_file})
+    for key in trusted_key or ():
+        options += option_words({"trusted_key": key})
+    options += option_words({"ipc": min(10, opened.largest_ipc or 10), "out": "distilled"})
+    words += [word for option in options for word in option]
     print(f"next        {shlex.join(words)}")
 
 

@@ -122,6 +122,7 @@ def refused(path: Path, match: str) -> BundleError:
         load_bundle(path)
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path)), "it names the bundle"
     return caught.value
 
 
