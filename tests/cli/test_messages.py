@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpd_runtime import embedded_bundle
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 
@@ -403,7 +402,7 @@ def test_output_that_nobody_reads_ends_in_silence(arguments: list[str], process_
 def test_a_letter_that_the_terminal_lacks_is_shown_by_its_code(
     tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
-    (tmp_path / "Fluß.dpd").symlink_to(embedded_bundle())
+    (tmp_path / "Fluß.dpd").symlink_to(EMBEDDED)
     environment = process_environment | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "dpd_cli", "info", "Fluß.dpd"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
