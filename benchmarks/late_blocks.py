@@ -116,7 +116,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True, mode=0o700)
     train, held = read_parts(args.data, 100)
     rows = [train.classes.index(name) for name in args.classes.split(",")]
-    stored = np.stack([c.prototypes[:CODES].astype(np.float32) for c in load_bundle().classes])
+    of_class = [c.prototypes.astype(np.float32) for c in load_bundle().classes]
+    stored = np.stack([np.resize(own, (CODES, *own.shape[1:])) for own in of_class])  # one has 48: the first two twice
     even = held.only(np.arange(0, len(held.labels), 2))
     result: dict[str, Any] = {
         "hardware": hardware(torch.device("cpu")),

@@ -14,11 +14,9 @@ SIDE = 64
 
 
 def read_parts(data: Path, val_per_class: int | None) -> tuple[SceneSet, SceneSet]:
-    """The training part and the validation part of `data`, at 64 px."""
-    train, held = (
-        read_scenes(data, part=part, resolution=SIDE, held_out=HeldOut(val_per_class=val_per_class, split="names"))
-        for part in ("train", "val")
-    )
+    """The training part and the validation part of `data`, at 64 px; without a number, its own validation part."""
+    held_out = HeldOut() if val_per_class is None else HeldOut(val_per_class=val_per_class, split="names")
+    train, held = (read_scenes(data, part=part, resolution=SIDE, held_out=held_out) for part in ("train", "val"))
     return train, held
 
 
