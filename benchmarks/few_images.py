@@ -33,7 +33,7 @@ from dpd_eval.statistics import overall_accuracy, paired_difference
 from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime import generate, load_bundle
-from dpd_train.bases.base import Base, decode_in_parts, load_base
+from dpd_train.bases.base import Base, decode_in_parts, frozen_decoder, load_base
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.attributes import caption
 from dpd_train.captions.captions import embed
@@ -138,11 +138,9 @@ def codes_of(arm: str, of: Draw, codes: int, steps: int) -> np.ndarray:
     """[classes, codes, C, h, w]."""
     path = of.folder / f"{arm}-{codes}-{steps}.npy"
     if not path.exists():
-        scale = float(of.base.vae.config.scaling_factor)
-        of.base.vae.requires_grad_(False)
         found = match_codes(
             start_of(of, codes),
-            lambda latents: of.base.vae.decode(latents / scale).sample,
+            frozen_decoder(of.base),
             watchers_of(arm, of),
             Matching(steps=steps, seed=of.number),
             state=of.folder / f"{arm}-{codes}-{steps}.safetensors",

@@ -40,7 +40,7 @@ from dpd_eval.students.recipe import Recipe, load_recipe
 from dpd_runtime.annotations import Images
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.sampling.schedule import add_noise, predicted_original
-from dpd_train.bases.base import Base, decode_in_parts, load_base
+from dpd_train.bases.base import Base, decode_in_parts, frozen_decoder, load_base
 from dpd_train.bases.latents import encode_cached
 from dpd_train.captions.captions import embed as embed_texts
 from dpd_train.classifiers.network import Classifier, set_learning_rate
@@ -201,7 +201,7 @@ def last_blocks(base: Base) -> list[nn.Parameter]:
 
 
 def train(arm: str, of: Material, steps: int, opinion: float) -> None:
-    base, scale, each = of.base, float(of.base.vae.config.scaling_factor), IMAGES // len(of.names)
+    base, decode, each = of.base, frozen_decoder(of.base), IMAGES // len(of.names)
     watching = eyes(of) if arm == "matched" else []
     trained, classes = last_blocks(base), torch.arange(len(of.names)).repeat_interleave(each)
     optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
@@ -214,7 +214,7 @@ def train(arm: str, of: Material, steps: int, opinion: float) -> None:
         error = (one_call(of, base, latents, noise, classes) - latents).square().mean()
         loss, told = share * error, {"diffusion": float(error.detach())}
         if watching:
-            images = base.vae.decode(one_call(of, base, *drawn(of.codes, each, generator), classes) / scale).sample
+            images = decode(one_call(of, base, *drawn(of.codes, each, generator), classes))
             apart = torch.zeros(())
             for place in torch.randperm(len(watching), generator=generator)[:EYES_A_STEP].tolist():
                 z, logits = watching[place](images)

@@ -31,7 +31,7 @@ from dpd_eval.students.cache import default_folder
 from dpd_eval.students.recipe import load_recipe
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.sampling.sampler import BLOCK
-from dpd_train.bases.base import decode_in_parts, load_base
+from dpd_train.bases.base import decode_in_parts, frozen_decoder, load_base
 from dpd_train.classifiers.training import labelled
 from dpd_train.compute.checkpoint import save_state
 from dpd_train.compute.device import hardware
@@ -76,14 +76,11 @@ def of_classes(watcher: Watcher, rows: list[int]) -> Watcher:
 
 def matched_on(codes: np.ndarray, rows: list[int], watchers: list[Watcher], steps: int, state: Path) -> np.ndarray:
     """Scaled codes [classes, CODES, C, h, w] whose later blocks of the classes `rows` are matched on."""
-    base = load_base("nano")
-    base.vae.requires_grad_(False)
-    scale = float(base.vae.config.scaling_factor)
     start = torch.from_numpy(codes[rows])
     if not state.exists():
         save_state(state, {"codes": start}, {"step": steps})  # the first block is done
     settings = Matching(steps=steps, first=MOMENTS, later=MOMENTS, seed=SEED)
-    found = match_codes(start, lambda z: base.vae.decode(z / scale).sample, watchers, settings, state=state)
+    found = match_codes(start, frozen_decoder(load_base("nano")), watchers, settings, state=state)
     changed = codes.copy()
     changed[rows] = found.numpy()
     return changed

@@ -21,7 +21,7 @@ from scene_lists import read_parts
 
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.sampling.sampler import BLOCK
-from dpd_train.bases.base import Base, decode_in_parts, load_base
+from dpd_train.bases.base import Base, decode_in_parts, frozen_decoder, load_base
 from dpd_train.bases.latents import encode
 from dpd_train.config import WATCHER_STEPS
 from dpd_train.images import SceneSet
@@ -33,17 +33,14 @@ CODES, SEED = 50, 0
 
 def further(base: Base, watchers: list[Watcher], start: torch.Tensor, steps: int, work: Path) -> np.ndarray:
     """Scaled codes [classes, n, C, h, w] from a start of that shape."""
-    scale = float(base.vae.config.scaling_factor)
-    base.vae.requires_grad_(False)
+    decode = frozen_decoder(base)
     for number in range(start.shape[1] // BLOCK):
         path = work / f"block-{steps}-{number}.npy"
         if not path.exists():
             part = start[:, number * BLOCK : (number + 1) * BLOCK]
             settings = Matching(steps=steps, first=LATER, seed=SEED + 1 + number)
             state = work / f"block-{steps}-{number}.safetensors"
-            found = match_codes(
-                part, lambda latents: base.vae.decode(latents / scale).sample, watchers, settings, state=state
-            )
+            found = match_codes(part, decode, watchers, settings, state=state)
             np.save(path, found.numpy())
             print("block", number, flush=True)
     return np.concatenate([np.load(work / f"block-{steps}-{n}.npy") for n in range(start.shape[1] // BLOCK)], axis=1)

@@ -23,7 +23,7 @@ from scene_lists import read_parts
 from dpd_eval.audit.membership import Scores, membership_tests
 from dpd_eval.audit.network_scores import prototype_score
 from dpd_runtime.annotations import Float32
-from dpd_train.bases.base import load_base
+from dpd_train.bases.base import frozen_decoder, load_base
 from dpd_train.bases.folder import SHIPPED_BASE
 from dpd_train.bases.latents import encode_cached, weights_hash
 from dpd_train.compute.device import hardware
@@ -44,22 +44,21 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     train, held = read_parts(args.data, args.val_per_class)
-    vae = load_base(str(SHIPPED_BASE)).vae.eval().requires_grad_(False)
-    latents, others = (encode_cached(vae, s.images, s.hashes, args.work / "latents").numpy() for s in (train, held))
+    base, cache = load_base(str(SHIPPED_BASE)), args.work / "latents"
+    latents, others = (encode_cached(base.vae, s.images, s.hashes, cache).numpy() for s in (train, held))
     rng, classes = np.random.default_rng(args.seed), len(train.classes)
     rows = [np.sort(rng.permutation(np.flatnonzero(train.labels == label))[:IPC]) for label in range(classes)]
     start: Float32 = np.stack([latents[of_class] for of_class in rows])
-    scale = float(vae.config.scaling_factor)
     setting = Matching(steps=args.steps, seed=args.seed)
     key = {
         "setting": asdict(setting),
-        "base": weights_hash(vae),
+        "base": weights_hash(base.vae),
         "data": fingerprint(train),
         "rows": np.stack(rows).tolist(),
     }
     codes = match_codes(
         torch.from_numpy(start),
-        lambda z: vae.decode(z / scale).sample,
+        frozen_decoder(base),
         trained_watchers(args.work / f"watchers{args.seed}", train, held, args.seed),
         setting,
         lambda step, steps: print(step, steps, flush=True) if step % 50 == 0 else None,

@@ -24,7 +24,7 @@ from scene_lists import read_parts
 
 from dpd_eval.selection.methods import random_subset
 from dpd_runtime.sampling.sampler import BLOCK
-from dpd_train.bases.base import Base, decode_in_parts, load_base
+from dpd_train.bases.base import Base, decode_in_parts, frozen_decoder, load_base
 from dpd_train.compute.checkpoint import load_state
 from dpd_train.compute.device import hardware
 from dpd_train.images import SceneSet
@@ -35,10 +35,8 @@ SEED, STEPS = 0, 1000  # of a student
 
 def matched(base: Base, start: torch.Tensor, watchers: list[Watcher], steps: int, state: Path) -> np.ndarray:
     """Images [classes · K, H, W, 3] of codes [classes, K, C, h, w] that are matched for so many steps."""
-    base.vae.requires_grad_(False)
-    scale = float(base.vae.config.scaling_factor)
     settings = Matching(steps=steps, seed=SEED)
-    codes = match_codes(start, lambda z: base.vae.decode(z / scale).sample, watchers, settings, state=state)
+    codes = match_codes(start, frozen_decoder(base), watchers, settings, state=state)
     return decode_in_parts(base, codes.flatten(0, 1).numpy())
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,20 @@ def torch_denoise(base: Base) -> Denoise:
         return output
 
     return denoise
+
+
+def frozen_decoder(base: Base) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Scaled latents [B, C, h, w] → images [B, N, H, W] in about [-1, 1], with a gradient for the latents.
+
+    Freezes the VAE, in place.
+    """
+    vae, scale = base.vae.requires_grad_(False), float(base.vae.config.scaling_factor)
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = vae.decode(latents / scale).sample
+        return images
+
+    return decode
 
 
 @torch.no_grad()

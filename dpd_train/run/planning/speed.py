@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dpd_runtime.annotations import Progress
-from dpd_train.bases.base import Base, load_base
+from dpd_train.bases.base import Base, frozen_decoder, load_base
 from dpd_train.captions.captions import caption_table
 from dpd_train.classifiers.network import ResNet, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
@@ -124,14 +124,14 @@ def _matching_seconds(
         standard = Standard(zeros[0], ones[0])
         statistics = Statistics(standard, zeros, ones, torch.eye(width, device=device))
         watchers.append(Watcher(seeing(network, logits=True), statistics))
-    start, scale = latents.reshape(CLASSES, CODES, *latents.shape[1:]), float(base.vae.config.scaling_factor)
+    start = latents.reshape(CLASSES, CODES, *latents.shape[1:])
     trainable = [p for p in base.vae.parameters() if p.requires_grad]
-    base.vae.requires_grad_(False)
+    decode = frozen_decoder(base)
     with placed(base.vae, device):
         seconds = step_seconds(
             lambda tell: match_codes(
                 start,
-                lambda codes: base.vae.decode(codes / scale).sample,
+                decode,
                 watchers,
                 Matching(steps=STEPS),
                 tell,

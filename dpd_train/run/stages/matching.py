@@ -10,7 +10,7 @@ from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.images.bands import picture
 from dpd_runtime.sampling.sample import to_uint8
-from dpd_train.bases.base import Base
+from dpd_train.bases.base import Base, frozen_decoder
 from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.encoder import load_encoder
 from dpd_train.classifiers.network import ResNet
@@ -67,12 +67,10 @@ def matched_prototypes(
         start = gaussian_codes(latents, labels, len(run.classes), count, config.seed)
     else:
         start = _start(run, base, latent_classifier, rows, phrases, count)
-    scale = float(base.vae.config.scaling_factor)
-    base.vae.requires_grad_(False)
     with placed(base.vae, device):
         codes = match_codes(
             start,
-            lambda codes: base.vae.decode(codes / scale).sample,
+            frozen_decoder(base),
             _watchers(run, pixels[0]),
             Matching(steps=config.matching_steps, seed=config.seed),
             run.progress("matching"),

@@ -19,6 +19,7 @@ from dpd_train.bases.base import (
     at_resolution,
     decode_images,
     fold_class_embedding,
+    frozen_decoder,
     load_base,
     rows_a_call,
     save_base,
@@ -48,9 +49,8 @@ def _ours(folder: Path, noise: np.ndarray, steps: int, scale: float) -> np.ndarr
         base.schedule.prediction_type,
         BlockGuidance(guidance_scale=scale),
     )
-    scaled = torch.from_numpy(latents) / base.vae.config.scaling_factor
     with torch.no_grad():
-        images = base.vae.decode(scaled).sample
+        images = frozen_decoder(base)(torch.from_numpy(latents))
     return ((images + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
