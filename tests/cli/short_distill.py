@@ -70,7 +70,7 @@ def killing(stage: str, update: int) -> Callable[[], Any]:
 def shorten() -> None:
     usual = plan.full_plan
     plan.full_plan = lambda *steps: plan.shortened(replace(usual(*steps), watcher_steps=2), 0.004)
-    plan.QUICK_WATCHER_STEPS = 2
+    plan.SHORTEST_WATCHERS = 2
     plan.MOST_TUNING = plan.MOST_MATCHING = plan.LEAST_MATCHING = plan.SMALL_MATCHING = 6
     plan.AUDIT_IMAGES, statistics.VIEWS = 20, 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0

@@ -20,8 +20,9 @@ codes, and few matching steps begin nearer to their end with it. Codes alone are
 SMALL, SMALL_IPC, SMALL_MATCHING = 60, 5, 300
 """Below SMALL images a class, a class's own images show in whatever is trained on them. Then a bundle holds SMALL_IPC
 codes of each class and nothing else, matched in at least SMALL_MATCHING steps, which few codes make cheap."""
-QUICK_WATCHER_STEPS = 150
-"""Of a quick look: watchers are what takes most of its time, and a picture shows no difference."""
+SHORTEST_WATCHERS = 150
+"""Steps of the longest watchers in a quick look, and where time is short: a quarter of the usual ones, which are no
+better where matching gets the time instead (docs/results/training.md)."""
 MINUTES, QUICK_MINUTES = 90.0, 10.0
 USUAL_IPC = 10
 PAIRS, LEAST_PAIRS = 8, 2
@@ -154,11 +155,14 @@ def full_plan(steps: int = 0, matching_steps: int = 0) -> DistillPlan:
 
 
 def shortened(plan: DistillPlan, share: float, own_vae: bool = False) -> DistillPlan:
-    """The plan with `share` of the steps of its stages of fixed length, and of the pairs. A VAE that begins anew keeps
-    its steps, as all else hangs on it."""
+    """The plan with `share` of the steps of its stages of fixed length, and of the pairs; watchers keep at least
+    SHORTEST_WATCHERS. A VAE that begins anew keeps its steps, as all else hangs on it."""
     names = ["teacher_steps", "latent_classifier_steps", "perceptual_steps"] + ([] if own_vae else ["vae_steps"])
     fewer = {name: max(1, round(share * getattr(plan, name))) for name in names}
-    return replace(plan, **fewer, pairs=max(min(LEAST_PAIRS, plan.pairs), round(share * plan.pairs)))
+    least = min(SHORTEST_WATCHERS, plan.watcher_steps)
+    watchers = round(least + share * (plan.watcher_steps - least))
+    pairs = max(min(LEAST_PAIRS, plan.pairs), round(share * plan.pairs))
+    return replace(plan, **fewer, watcher_steps=watchers, pairs=pairs)
 
 
 def estimated(plan: DistillPlan, task: Task, speed: WorkSpeed) -> DistillPlan:
@@ -175,7 +179,7 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     """
     budget, plan = 60 * minutes, full_plan()
     if task.quick:
-        plan = replace(plan, watcher_steps=QUICK_WATCHER_STEPS, pairs=0)
+        plan = replace(plan, watcher_steps=SHORTEST_WATCHERS, pairs=0)
     fixed, rest = (estimated(shortened(plan, share, task.own_vae), task, speed).total for share in (1, 0))
     a_step = _matching(1, task, speed)
     least = task.least_matching * a_step

@@ -33,6 +33,7 @@ from dpd_train.run.planning.plan import (
     make_plan,
     plan_remarks,
     remarks,
+    shortened,
     task_of,
 )
 from dpd_train.run.planning.speed import IDLE, measure_speed, share_of_a_core, step_seconds
@@ -80,7 +81,8 @@ def test_a_plan_fits_into_the_time_or_is_the_shortest(task: Task, speed: WorkSpe
 @given(TASKS, SPEEDS, MINUTES, st.floats(1, 10))
 def test_more_time_never_gives_less(task: Task, speed: WorkSpeed, minutes: float, factor: float) -> None:
     less, more = (asdict(make_plan(task, speed, each)) for each in (minutes, factor * minutes))
-    for name in ("teacher_steps", "perceptual_steps", "vae_steps", "latent_classifier_steps", "pairs"):
+    names = ("teacher_steps", "perceptual_steps", "vae_steps", "latent_classifier_steps", "watcher_steps", "pairs")
+    for name in names:
         assert less[name] <= more[name], name
 
 
@@ -112,6 +114,14 @@ def test_ninety_minutes_on_two_idle_cores_are_full_stages_and_much_matching() ->
     assert plan.matching_steps > 300
     fixed = estimated(full_plan(), AID, TWO_CORES).total
     assert fixed < FIXED_SHARE * 90 * 60
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 1])
+def test_watchers_shrink_with_the_other_stages_to_a_quarter(share: float) -> None:
+    plan = shortened(full_plan(), share)
+    assert plan.watcher_steps == round(150 + share * 450)
+    assert shortened(plan, 0).watcher_steps == 150
+    assert shortened(replace(plan, watcher_steps=2), share).watcher_steps == 2
 
 
 def test_a_plan_is_the_config_of_a_training() -> None:
