@@ -9,8 +9,8 @@ stored      as they are
 moments     class means and deviations alone: no opinion of networks that see whether a code is clear
 kurtosis    the same, and at each step a further watcher, which sees log energy and log kurtosis of three octaves
 
-Students (`convnet`) of --steps see all fifty; the validation images of even number by file name judge, so that figures
-of what wins can come from the others. `random` are as many random real images, other ones for each student.
+Students (`convnet`) of --steps see all fifty; every second validation image judges, so that figures of what wins can
+come from the others. `random` are as many random real images, other ones for each student.
 """
 
 import argparse

@@ -116,6 +116,13 @@ def test_a_broken_link_is_found() -> None:
     ]
 
 
+def test_every_result_is_listed() -> None:
+    listed = (ROOT / "docs/results/index.md").read_text(encoding="utf-8")
+    results = {path.name for path in (ROOT / "benchmarks/results").glob("*.json")}
+    assert results
+    assert results == {Path(target).name for target in LINK.findall(listed) if target.endswith(".json")}
+
+
 def test_pictures_are_small() -> None:
     assert {
         name(p): p.stat().st_size for p in (ROOT / "docs").rglob("*.png") if p.stat().st_size > MOST_BYTES_OF_A_PICTURE
