@@ -27,7 +27,7 @@ from lock import EXTRAS, PLATFORMS, PYTHONS, ROOT, lock_file, platform_tags
 from wheel_of_commit import build_wheel
 
 HERE = platform.machine()
-SBOM_TOOL = "cyclonedx-bom==7.5.0"
+SBOM_TOOL, SBOM_NAME = "cyclonedx-bom==7.5.0", "sbom.cdx.json"
 EMBEDDED, BASE = ROOT / "dpd_runtime/data/eurosat64.dpd", ROOT / "dpd_train/data/nano"
 
 
@@ -74,7 +74,7 @@ def write_sbom(out: Path) -> None:
         ]
         pip("--python", str(site / "bin/python"), "install", *install)
         subprocess.run([tool / "bin/python", "-m", "pip", "install", "--quiet", SBOM_TOOL], check=True)
-        target = out / "sbom.cdx.json"
+        target = out / SBOM_NAME
         command = [tool / "bin/cyclonedx-py", "environment", "--output-reproducible", "--output-file", target]
         subprocess.run([*command, site / "bin/python"], check=True)
     content = json.loads(target.read_text(encoding="utf-8"))
@@ -113,12 +113,16 @@ def base_component() -> dict[str, Any]:
     }
 
 
+def digests(out: Path) -> dict[str, str]:
+    """sha256 of each file by its name, sorted."""
+    return {path.name: sha256(path) for path in sorted(out.iterdir())}
+
+
 def write_sums(out: Path) -> int:
-    """Write SHA256SUMS for `sha256sum -c`, and return the size of all files in bytes."""
-    files = sorted(path for path in out.iterdir() if path.name != "SHA256SUMS")
-    text = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
-    (out / "SHA256SUMS").write_text(text, encoding="utf-8")
-    return sum(path.stat().st_size for path in files)
+    """Write SHA256SUMS for `sha256sum -c`, and return the size of all other files in bytes."""
+    sums = digests(out)
+    (out / "SHA256SUMS").write_text("".join(f"{sums[name]}  {name}\n" for name in sums), encoding="utf-8")
+    return sum((out / name).stat().st_size for name in sums)
 
 
 def main() -> None:
@@ -147,7 +151,10 @@ def main() -> None:
     if options.platform != HERE:
         print(f"no sbom.cdx.json: wheels for {options.platform} cannot be installed on {HERE}", file=sys.stderr)
     elif not options.no_sbom:
-        write_sbom(out)
+        before = digests(out)
+        write_sbom(out)  # a tool of the package index, without hashes: what it could have changed is not handed over
+        if before != {name: digest for name, digest in digests(out).items() if name != SBOM_NAME}:
+            sys.exit(f"{out}: files changed while {SBOM_NAME} was made; delete the folder and do not use it")
     size = write_sums(out)
     print(f"{out}: {len(list(out.iterdir()))} files, {size / 1e6:.0f} MB")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dpd_runtime.errors import DiskError, InputError, OutputLinkError
-from dpd_runtime.strict_json import is_visible
+from dpd_runtime.text import is_visible
 
 PARTIAL = ".partial"
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
-def open_atomically(path: Path, below: Path | None = None) -> Iterator[BinaryIO]:
+def open_atomically(path: Path, below: Path | None = None, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary binary file beside `path`, which replaces `path` when the block ends without an error.
 
     Its name is random and new, so that nobody can put a link there before. If the process is killed, `path` is the old
@@ -35,6 +35,7 @@ def open_atomically(path: Path, below: Path | None = None) -> Iterator[BinaryIO]
 
     Args:
         below: a folder around `path`; the folders between them must not be symbolic links.
+        mode: permissions of a new file, from its creation on, less the umask.
 
     Raises:
         OutputLinkError: a folder between `below` and `path` is a link.
@@ -43,7 +44,8 @@ def open_atomically(path: Path, below: Path | None = None) -> Iterator[BinaryIO]
         _check_folders(path.parent, below)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
-        with partial.open("xb") as handle:  # O_CREAT | O_EXCL, which follows no link
+        # O_CREAT | O_EXCL, which follows no link; the handle knows its path, to which libraries may write
+        with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

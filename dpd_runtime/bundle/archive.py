@@ -16,7 +16,7 @@ from typing import BinaryIO
 from dpd_runtime.bundle.encryption import Key, decrypt, is_encrypted
 from dpd_runtime.bundle.zip_layout import MAX_ENTRIES, read_entries
 from dpd_runtime.errors import BundleError, InputError, NoBundleError
-from dpd_runtime.files import open_atomically
+from dpd_runtime.files import open_atomically, open_regular
 from dpd_runtime.machine.cores import usable_memory
 
 MAX_HOLES = 64 * 2**20
@@ -50,7 +50,7 @@ class FolderFiles(Mapping[str, memoryview]):
     def read(self, name: str) -> bytes:
         """The content of a file."""
         size = self.size(name)
-        with (self._root / name).open("rb") as file:
+        with open_regular(self._root / name, follow=False) as file:
             return file.read(size)  # not more, even if the file has grown since
 
     def size(self, name: str) -> int:
@@ -64,7 +64,7 @@ class FolderFiles(Mapping[str, memoryview]):
     def pieces(self, name: str) -> Iterator[bytes]:
         """The content of a file in pieces, so that it need not fit into memory."""
         left = self.size(name)
-        with (self._root / name).open("rb") as file:
+        with open_regular(self._root / name, follow=False) as file:
             while left > 0 and (piece := file.read(min(left, _PIECE))):
                 left -= len(piece)
                 yield piece

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from safetensors import SafetensorError
@@ -11,10 +11,13 @@ from safetensors.numpy import load as load_tensors
 from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import BundleError
 from dpd_runtime.files import equal_names, is_safe_name
-from dpd_runtime.sampling.prototype_kinds import fits
-from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
+from dpd_runtime.sampling.prototype_kinds import PrototypeKind, fits
+from dpd_runtime.strict_json import parse_json
+from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
 
 MAX_CLASSES = 10_000
+MAX_HEADER_BYTES = 2 * 2**20
+"""Of a safetensors file: each class has a tensor, and Python needs up to 40 times as much to hold their names."""
 RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar", "readme.md", "classes.txt")
 """Endings of the files beside the class folders of a set."""
 
@@ -116,6 +119,8 @@ def read_code_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) -
 
 
 def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
+    if int.from_bytes(files[name][:8], "little") > MAX_HEADER_BYTES:
+        raise BundleError(f"{name} has a header of more than {MAX_HEADER_BYTES} bytes; export the bundle again")
     # safetensors panics or hangs where memory ends in the middle of its work. This raises MemoryError before.
     np.empty(3 * len(files[name]) + 2**24, np.uint8)
     try:
@@ -135,6 +140,8 @@ def _classes(
 ) -> tuple[SceneClass, ...]:
     classes = []
     entries, kind = content["classes"], content.get("prototype_kind", "centroid")
+    if kind not in get_args(PrototypeKind):
+        raise BundleError("classes.json: prototypes of a kind that this version does not know; upgrade dpd-distill")
     if len(entries) > MAX_CLASSES:
         raise BundleError(f"classes.json: {len(entries)} classes, more than {MAX_CLASSES}")
     for label, entry in enumerate(entries):

@@ -66,6 +66,9 @@ _TYPE_REFUSED = {
     9: "optional values",
 }
 _LARGEST_SIDE = 2**31
+MOST_PARTS = 200_000
+"""Of a graph: nodes with their inputs and outputs, declared values, and constants with their fields. A part of two
+bytes takes up to two hundred here; a UNet of Stable Diffusion's size has 20,000 parts."""
 _SHORT_TYPE = 100  # bytes
 MAX_DIMENSIONS = 64
 """Of a tensor: NumPy's limit. Multiplying a list of any length takes time that grows with its square."""
@@ -150,16 +153,27 @@ class _Contents:
 
 def _read_contents(graph: memoryview, beside: int) -> _Contents:
     """Check everything in a graph but its operators."""
-    contents = _Contents()
+    contents, parts = _Contents(), 0
 
     def node(content: memoryview) -> None:
-        contents.nodes.append(_read_node(content, beside))
+        made = _read_node(content, beside)
+        contents.nodes.append(made)
+        count(1 + len(made.inputs) + len(made.outputs))
 
     def tensor(content: memoryview) -> None:
-        contents.tensors.append(_read_tensor(content, beside))
+        made = _read_tensor(content, beside)
+        contents.tensors.append(made)
+        count(1 + len(made.content))
 
     def value(content: memoryview) -> None:
         contents.values.append(_read_value(content))
+        count(1)
+
+    def count(more: int) -> None:
+        nonlocal parts
+        parts += more
+        if parts > MOST_PARTS:
+            raise _Refused(f"more than {MOST_PARTS} nodes, names and constants")
 
     checked = {1: node, 5: tensor, 11: value, 12: _read_value, 13: _read_value, 14: _check_plain, 16: _check_plain}
     _walk(graph, checked, _GRAPH_REFUSED)
@@ -212,10 +226,11 @@ def _check_operators(contents: _Contents, unusual: tuple[str, ...]) -> None:
     divisors = {node.inputs[1] for node in contents.nodes if node.operator == _DIVIDING and len(node.inputs) > 1}
     if not divisors:
         return
-    types = _floats(contents)
+    types, constants = _floats(contents), dict[bytes, list[_Tensor]]()
+    for tensor in contents.tensors:
+        constants.setdefault(tensor.name, []).append(tensor)
     for name in divisors:
-        constants = [tensor for tensor in contents.tensors if tensor.name == name]
-        safe = bool(constants) and all(_divides(tensor) for tensor in constants)
+        safe = name in constants and all(_divides(tensor) for tensor in constants[name])
         if not (types.get(name, False) or safe):
             raise _Refused("an integer division by what is computed, by 0 or by -1")
 

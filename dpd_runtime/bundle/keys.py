@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,12 +32,12 @@ def write_signing_pair(path: Path, passphrase: str | None = None) -> tuple[Path,
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     private, public = path.with_name(path.name + PRIVATE_SUFFIX), path.with_name(path.name + PUBLIC_SUFFIX)
-    if public.exists():
+    if os.path.lexists(public):
         raise InputError(f"{public} exists, and keys are never overwritten; choose another name")
     pair = Ed25519PrivateKey.generate()
     lock = to.BestAvailableEncryption(passphrase.encode()) if passphrase else to.NoEncryption()
-    _write_secret(private, pair.private_bytes(to.Encoding.PEM, to.PrivateFormat.PKCS8, lock))
-    public.write_bytes(pair.public_key().public_bytes(to.Encoding.PEM, to.PublicFormat.SubjectPublicKeyInfo))
+    _write_new(private, pair.private_bytes(to.Encoding.PEM, to.PrivateFormat.PKCS8, lock), 0o600)
+    _write_new(public, pair.public_key().public_bytes(to.Encoding.PEM, to.PublicFormat.SubjectPublicKeyInfo), 0o644)
     return private, PublicKey(public.stem, pair.public_key().public_bytes_raw())
 
 
@@ -47,15 +48,15 @@ def write_encryption_key(path: Path) -> Path:
         InputError: the file exists.
     """
     file = path.with_name(path.name + PRIVATE_SUFFIX)
-    _write_secret(file, secrets.token_bytes(KEY_BYTES))
+    _write_new(file, secrets.token_bytes(KEY_BYTES), 0o600)
     return file
 
 
-def _write_secret(path: Path, content: bytes) -> None:
-    """Write a new file that only the user can read, from its creation on."""
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a new file, never through a link. It has its mode from its creation on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:
         raise InputError(f"{path} exists, and keys are never overwritten; choose another name") from error
     with os.fdopen(handle, "wb") as file:
@@ -114,7 +115,7 @@ def read_public_key(path: Path) -> PublicKey:
         raise InputError(f"{path} is not a public key in PEM; give the .pub file that dpd keygen wrote") from error
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{path} is not an ed25519 public key; give the .pub file that dpd keygen wrote")
-    return PublicKey(path.stem, key.public_bytes_raw())
+    return PublicKey(printable(path.stem), key.public_bytes_raw())
 
 
 def read_encryption_key(path: Path) -> bytes:

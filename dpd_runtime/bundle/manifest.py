@@ -13,7 +13,8 @@ from dpd_runtime.errors import BundleError, BundleVersionError
 from dpd_runtime.images.bands import MOST_BANDS, Band
 from dpd_runtime.machine.versions import __version__
 from dpd_runtime.sampling.sampler import BLOCK, BlockGuidance, Sampler
-from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable, parse_json
+from dpd_runtime.strict_json import parse_json
+from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
 
 FORMAT = "dpd-bundle"
 FORMAT_VERSION = 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpd_runtime.errors import SignatureError
+from dpd_runtime.strict_json import each_key_once
 
 SIGNATURE_NAME = "bundle.sig"
 ALGORITHM = "ed25519"
@@ -71,7 +72,7 @@ def parse_signature(raw: bytes) -> tuple[str, bytes]:
     """
     broken = SignatureError(f"{SIGNATURE_NAME} is not an {ALGORITHM} signature of dpd sign; fetch the bundle again")
     try:
-        content = json.loads(raw) if len(raw) <= MAX_SIGNATURE_BYTES else None
+        content = json.loads(raw, object_pairs_hook=each_key_once) if len(raw) <= MAX_SIGNATURE_BYTES else None
     except (ValueError, RecursionError) as error:
         raise broken from error
     if not isinstance(content, dict) or set(content) != {"alg", "key_id", "sig"} or content["alg"] != ALGORITHM:

@@ -99,6 +99,8 @@ def _check_sizes(files: FolderFiles | ZipFiles, manifest: Manifest) -> None:
         raise BundleError(f"{equal[0]!r} and {equal[1]!r} are one file on some systems; do not use this bundle")
     for name, entry in manifest.files.items():
         check_entry_name(name)
+        if name.casefold() in (MANIFEST_NAME, SIGNATURE_NAME):
+            raise BundleError(f"{MANIFEST_NAME} lists {name}, which has no hash there; do not use this bundle")
         if name not in files:
             raise BundleError(f"{name} is missing from the bundle; fetch or export it again")
         if files.size(name) != entry.bytes:

@@ -13,16 +13,18 @@ import numpy as np
 
 from dpd_runtime.annotations import Array, Float32, Pixels, Progress
 from dpd_runtime.classifier.model import GRAPH_NAME, INPUT, Classifier
-from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.dataset.sheet import MOST_ROWS, contact_sheet
 from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import softmax
 from dpd_runtime.images.pictures import is_image
-from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, printable, read_square
+from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, read_square
 from dpd_runtime.sampling.sample import from_uint8
+from dpd_runtime.text import printable
 
-BATCH = 64
+BATCH, BATCH_PIXELS = 64, 64 * 256**2
+"""Images in one call, at most, and their pixels, unless one image has more."""
 OFFERED = ("auto", "cpu", "cuda")
 """Providers; those that compile a graph would take longer than the images."""
 TOLERANCE = 2e-2  # of the largest logit: half precision is not used, other GPUs round differently
@@ -146,13 +148,14 @@ def label_folder(
     """
     below = place if place.is_dir() else place.parent
     labels: list[Label] = []
-    for start in range(0, len(files), BATCH):
-        labels += _label_batch(classifier, engine, files[start : start + BATCH], below)
+    batch = max(1, min(BATCH, BATCH_PIXELS // classifier.record.side**2))
+    for start in range(0, len(files), batch):
+        labels += _label_batch(classifier, engine, files[start : start + batch], below)
         progress(len(labels), len(files))
     if all(label.name is None for label in labels):
         raise DataError(f"{place}: none of {len(files)} files can be read, first {labels[0].file}: {labels[0].reason}")
     shown = []
-    for name in classifier.record.classes:
+    for name in classifier.record.classes[:MOST_ROWS]:
         own = [path for path, label in zip(files, labels, strict=True) if label.name == name]
         again = [read_square(path, classifier.record.side, pillow_rgb) for path in evenly_spaced(own, ON_SHEET)]
         shown.append((name, [image[1] for image in again if not isinstance(image, str)]))
@@ -160,8 +163,9 @@ def label_folder(
 
 
 def _label_batch(classifier: Classifier, engine: Engine, files: Sequence[Path], below: Path) -> Iterator[Label]:
-    read = [read_square(path, classifier.record.side, pillow_rgb) for path in files]
-    pixels = [image[1] for image in read if not isinstance(image, str)]
+    squares = (read_square(path, classifier.record.side, pillow_rgb) for path in files)
+    read = [square if isinstance(square, str) else square[1] for square in squares]  # without the files' bytes
+    pixels = [image for image in read if not isinstance(image, str)]
     shares: Iterator[Array] = iter(())
     if pixels:
         shares = iter(softmax(logits_of(classifier, engine, from_uint8(np.stack(pixels)))))

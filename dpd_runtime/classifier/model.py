@@ -23,7 +23,8 @@ from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.host import Host
 from dpd_runtime.errors import InputError, ModelError
 from dpd_runtime.files import check_writable, is_safe_name, open_regular
-from dpd_runtime.strict_json import LONGEST_NAME, MAX_JSON_BYTES, is_readable, parse_json
+from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
+from dpd_runtime.text import LONGEST_NAME, is_readable
 
 GRAPH_NAME, RECORD_NAME, CARD_NAME = "model.onnx", "model.json", "README.md"
 INPUT, OUTPUT = "images", "logits"

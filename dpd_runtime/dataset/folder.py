@@ -16,7 +16,7 @@ from dpd_runtime.dataset.formats import FORMATS, PNG, UNFINISHED_NAME, Output, f
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
 from dpd_runtime.errors import DiskError, OutputFolderError
-from dpd_runtime.files import check_no_links, check_plain, final_name, is_foreign, open_regular
+from dpd_runtime.files import check_no_links, check_plain, final_name, is_foreign, is_safe_name, open_regular
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
 from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 
@@ -64,9 +64,10 @@ def check_output_folder(out: Path) -> None:
         raise OutputFolderError(out, "is a file, not a folder")
     if not out.is_dir():
         return
-    status = out.stat()
-    if is_foreign(status) and any(out.iterdir()):
-        raise OutputFolderError(out, f"belongs to another user (uid {status.st_uid}), who may have put images there")
+    for status, planted in ((out.stat(), any(out.iterdir())), (out.lstat(), out.is_symlink())):
+        if planted and is_foreign(status):
+            uid = status.st_uid
+            raise OutputFolderError(out, f"belongs to another user (uid {uid}), who may have put images there")
     other = not _is_ours(out) and any(not _is_early(path.name) for path in out.iterdir())
     if other and not _is_ours(out):  # checked again: a shard may have started in between
         raise OutputFolderError(out, "is not empty and is not a distilled set")
@@ -184,6 +185,12 @@ def file_hash(path: Path) -> str | None:
         return None
 
 
+def _are_whole(out: Path, hashes: dict[str, str]) -> bool:
+    """Whether all files are there as recorded. A record from elsewhere may name files outside, which are not opened."""
+    inside = all(is_safe_name(part) for name in hashes for part in name.split("/"))
+    return inside and all(file_hash(out / name) == digest for name, digest in hashes.items())
+
+
 def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) -> dict[str, Any] | None:
     """dataset.json of a complete and unchanged packed set; else None.
 
@@ -205,11 +212,11 @@ def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) ->
             )
             raise OutputFolderError(out, reason, removable=True)
     files = dict(dataset.get("files", {}))
-    if METADATA_NAME not in files or any(file_hash(out / name) != digest for name, digest in files.items()):
+    if METADATA_NAME not in files or not _are_whole(out, files):
         return None
     records = map(json.loads, (out / METADATA_NAME).read_text(encoding="utf-8").splitlines())
     images = {r["file_name"]: r["file_sha256"] for r in records if "file_sha256" in r}
-    if any(file_hash(out / name) != digest for name, digest in images.items()):
+    if not _are_whole(out, images):
         return None
     remove_unfinished(out)  # left behind if the process was killed at the very end
     return dataset

@@ -8,10 +8,15 @@ from PIL import Image, ImageDraw, ImageFont
 from dpd_runtime.annotations import Pixels
 
 GAP = 2
+MOST_ROWS, LONGEST_LABEL = 100, 40
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], size: int = 64) -> Pixels:
-    """A picture, uint8 [H, W, 3], with a row for each (class name, images). Each image has `size` × `size` pixels."""
+    """A picture, uint8 [H, W, 3], with a row for each (class name, images). Each image has `size` × `size` pixels.
+
+    It shows the first MOST_ROWS classes, as a bundle may have ten thousand, and LONGEST_LABEL letters of each name.
+    """
+    rows = [(name[:LONGEST_LABEL], images) for name, images in rows[:MOST_ROWS]]
     font = ImageFont.load_default(size=12)
     label_width = 8 + max(int(font.getlength(name)) for name, _ in rows)
     columns = max(len(images) for _, images in rows)

@@ -29,6 +29,7 @@ from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.messages import receive, send
 from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
+from dpd_runtime.text import printable
 
 CALL_SECONDS = 1800.0
 """The longest that one call of a graph, or its loading, may take. A trusted bundle has no limit."""
@@ -150,7 +151,7 @@ class EngineProcess:
         said, made = answer
         if "error" in said:
             kind = ERRORS.get(said["error"], BundleError)
-            raise kind.__new__(kind, str(said["text"]))  # without its __init__, which may make the sentence
+            raise kind.__new__(kind, printable(str(said["text"])))  # without its __init__, which may make the sentence
         return said, made
 
     @property

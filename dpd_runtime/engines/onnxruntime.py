@@ -17,6 +17,7 @@ from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, Provider
 from dpd_runtime.machine.cores import memory_for_graphs, usable_cores
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.telemetry import import_onnxruntime
+from dpd_runtime.text import printable
 
 _OUT_OF_MEMORY = (
     *("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc"),
@@ -164,7 +165,7 @@ class OnnxRuntimeEngine:
             compiler = import_onnxruntime().ModelCompiler(options, graph, embed_compiled_data_into_model=True)
             model: bytes = interruptible(compiler.compile_to_bytes)
         except Exception as error:  # as above
-            _log.warning("%s is compiled again at each start (%s)", self._name, " ".join(str(error).split())[:200])
+            _log.warning("%s is compiled again at each start (%s)", self._name, _line(error)[:200])
             return graph, compilation
         if compilation.cache is not None:
             keep_model(compilation.cache, graph, model)
@@ -186,12 +187,18 @@ class OnnxRuntimeEngine:
 
     def _explained(self, error: Exception) -> DpdError:
         """Our error for one of onnxruntime. On a CPU the bundle is the cause, unless memory is short."""
-        said = " ".join(str(error).split())
+        said = _line(error)
+        status = said.rpartition("Status Message:")[2]
         for words in _OUT_OF_MEMORY:
-            if words in said:
+            if words in status:
                 return MemoryShortError(
-                    f"{self._name} needs more memory than is available ({said[said.index(words) :][:160]})"
+                    f"{self._name} needs more memory than is available ({status[status.index(words) :][:160]})"
                 )
         if self._provider != "cpu":
             return ProviderError(f"{self._name} does not run on {self._provider} ({said[:300]}); use --provider cpu")
         return BundleError(f"{self._name} cannot be run ({said[:300]}); export the bundle again")
+
+
+def _line(error: Exception) -> str:
+    """What onnxruntime says, in one line. It names nodes, and the bundle's author chose their names."""
+    return printable(" ".join(str(error).split()))

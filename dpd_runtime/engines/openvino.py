@@ -16,6 +16,7 @@ from dpd_runtime.engines.engine import BF16, Provider
 from dpd_runtime.errors import DpdError, MemoryShortError, ProviderError
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.telemetry import import_openvino
+from dpd_runtime.text import printable
 
 _OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc", "bad allocation", "out of memory", "OUT_OF_RESOURCES")
 
@@ -96,7 +97,7 @@ class OpenVinoEngine:
 
     def _explained(self, error: Exception) -> DpdError:
         """Our error for one of openvino, whose messages name lines of its source first."""
-        said = " ".join(str(error).split())
+        said = printable(" ".join(str(error).split()))
         for words in _OUT_OF_MEMORY:
             if words in said:
                 reason = said[said.index(words) :][:160]

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from dpd_runtime.errors import BundleError
-from dpd_runtime.strict_json import LONGEST_NAME, is_readable
+from dpd_runtime.strict_json import parse_json
+from dpd_runtime.text import LONGEST_NAME, is_readable
 
 ENGINE_FOLDER = "engines/"
 ENGINE_SUFFIX, RECORD_SUFFIX = ".engine", ".json"
@@ -99,7 +100,7 @@ def parse_record(path: str, raw: bytes | memoryview) -> EngineRecord:
     if len(raw) > MAX_RECORD_BYTES:
         raise BundleError(f"{path} has {len(raw)} bytes, too many for an engine record; build the engines again")
     try:
-        content = json.loads(bytes(raw))
+        content = parse_json(bytes(raw), path)
         known = {field.name for field in fields(EngineRecord)}
         if set(content) != known or content["record_version"] != RECORD_VERSION:
             raise ValueError(f"not a record of version {RECORD_VERSION}")

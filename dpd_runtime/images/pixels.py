@@ -1,12 +1,11 @@
 """Read one file as a square image, RGB with Pillow, or say why it cannot be read."""
 
 import logging
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,10 +16,8 @@ from dpd_runtime.annotations import Pixels
 from dpd_runtime.files import open_regular
 from dpd_runtime.images.bands import SENTINEL2_BANDS
 from dpd_runtime.images.pictures import DECODERS, open_image
+from dpd_runtime.text import printable
 
-# Control characters, line and paragraph separators; bidirectional overrides, which display another name.
-UNSEEN = frozenset({"Cc", "Zl", "Zp"})
-OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 MOST_BYTES = 2**31
 STRIP = 256  # rows
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
@@ -33,16 +30,6 @@ decoder raises."""
 
 # What it logs about files of many bands is reported with the file's name in `SceneSet.rejected`.
 logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
-
-
-def printable(text: PurePath | str) -> str:
-    """`text` for a message: one line, with backslash escapes for bytes that are not UTF-8 and control characters."""
-    decoded = str(text).encode("utf-8", "backslashreplace").decode()
-    return "".join(_escaped(c) if c in OVERRIDES or unicodedata.category(c) in UNSEEN else c for c in decoded)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def read_bytes(path: Path) -> bytes | str:
@@ -182,9 +169,8 @@ def first_directory(file: BinaryIO) -> Mapping[int, Any]:
 
 
 def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # an MPO is a camera's JPEG with previews after the picture
-        return f"animated or multi-page: {frames} frames; save the wanted one as its own file"
+    if image.format != "MPO" and _has_second_frame(image):  # an MPO is a camera's JPEG with previews after the picture
+        return "animated or multi-page; save the wanted image as its own file"
     colour16 = any(part.startswith(COLOUR16) for part in _raw_modes(image))
     if _in_separate_planes(image):
         return "16-bit bands in separate planes, which Pillow misreads; pass --bands, or convert to 8 bits"
@@ -198,6 +184,16 @@ def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_black(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _has_second_frame(image: ImageFile.ImageFile) -> bool:
+    """Whether there is a second frame. To count them takes hours for a TIFF of a million pages."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
 
 
 def _on_black(image: Image.Image) -> Image.Image | str:

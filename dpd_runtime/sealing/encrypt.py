@@ -42,7 +42,7 @@ def encrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
 
 
 def decrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool = False) -> None:
-    """Decrypt a bundle to the .dpd file `out`, completely or not at all.
+    """Decrypt a bundle to the .dpd file `out`, which only this user can read, completely or not at all.
 
     Raises:
         DecryptionError: no key, a wrong key, or a changed file.
@@ -53,7 +53,7 @@ def decrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
     if not is_encrypted(bundle):
         raise InputError(f"{bundle} is not encrypted; use it as it is")
     _check_target(bundle, out, overwrite)
-    with open_atomically(out) as target:
+    with open_atomically(out, mode=0o600) as target:
         for piece in decrypt(bundle, key):
             target.write(piece)
 

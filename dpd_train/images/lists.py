@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_runtime.images.pixels import printable
+from dpd_runtime.text import printable
 from dpd_train.images.sources import Files
 
 LIST_SUFFIXES = frozenset({".csv", ".parquet"})

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS, counted
-from dpd_runtime.images.pixels import printable
+from dpd_runtime.text import printable
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
 DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "WEBP"]

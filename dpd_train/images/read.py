@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.pixels import printable, read_bytes, read_square, size_in_header
+from dpd_runtime.images.pixels import read_bytes, read_square, size_in_header
+from dpd_runtime.text import printable
 from dpd_train.held_out import BY_CONTENT, LEAST, HeldOut, choose_groups, joined
 from dpd_train.images.arrays import array_size
 from dpd_train.images.content import hashes_of, scenes_of, stamps

@@ -15,7 +15,8 @@ from PIL import Image
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import SENTINEL2, Band, counted
-from dpd_runtime.images.pixels import ToPixels, evenly_spaced, pillow_rgb, printable, read_bytes, reason_of
+from dpd_runtime.images.pixels import ToPixels, evenly_spaced, pillow_rgb, read_bytes, reason_of
+from dpd_runtime.text import printable
 from dpd_train.images.arrays import START, read_array
 from dpd_train.images.arrays import WAY_OUT as ARRAY
 from dpd_train.images.rasters import Bands, Layout, Raster, read_raster, require_rasterio

@@ -8,7 +8,7 @@ from typing import Protocol
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.pictures import SUFFIXES, is_image
-from dpd_runtime.images.pixels import printable
+from dpd_runtime.text import printable
 from dpd_train.held_out import HeldOut
 from dpd_train.images.arrays import SUFFIX as ARRAY
 from dpd_train.images.scene_set import Part

@@ -12,7 +12,7 @@ from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, decoding_sampler, suited_sampler
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.sealing.reseal import check_target
-from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_readable
+from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
 from dpd_train.run.finished import FinishedRun, read_run
 
 INT8 = "int8"

@@ -83,3 +83,11 @@ def test_bench_measures_each_kind_of_image_apart(process_environment: dict[str, 
         "latent_classifier": 3,
     }
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_shows_no_control_characters_of_a_file_name(process_environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x\x1b[2J").write_bytes(b"")
+    done = dpd(["doctor", "folder"], process_environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr

@@ -22,12 +22,13 @@ def doctor_command(
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
     from dpd_runtime.checks.doctor import examine_providers, nvidia_driver, this_machine
     from dpd_runtime.machine.driver import cuda_version
+    from dpd_runtime.text import printable
 
     problem = None
     try:
         opened = load_bundle(bundle or embedded_bundle())
     except Exception as error:  # a bundle that cannot be opened is a finding too
-        opened, problem = None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        opened, problem = None, printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
     machine, driver = this_machine(), nvidia_driver()
     findings = examine_providers(opened, driver)
     if json_output:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.images.pixels import pillow_rgb, printable, read_square, size_in_header
+from dpd_runtime.images.pixels import pillow_rgb, read_square, size_in_header
+from dpd_runtime.text import printable
 from dpd_train.images import SUFFIXES, SceneSet, common_size, fingerprint
 from dpd_train.images.crops import equal_shares, multi_scale
 from dpd_train.pretrain.pool import Sources, check_sources, read_pool

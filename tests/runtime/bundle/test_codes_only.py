@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,12 @@ def with_prompt_row(manifest: dict[str, Any], files: dict[str, bytes]) -> None:
     table = json.loads(files["classes.json"])
     table["classes"][0]["prompt_rows"] = [0] * 12
     files["classes.json"] = json.dumps(table).encode()
+
+
+def with_many_tensors(manifest: dict[str, Any], files: dict[str, bytes]) -> None:
+    """Python would take forty times as much memory for their names."""
+    empty = {f"t{number}": np.zeros(0, np.float32) for number in range(40_000)}
+    files["prototypes.safetensors"] = save(load(files["prototypes.safetensors"]) | empty)
 
 
 def sampled(manifest: dict[str, Any], files: dict[str, bytes]) -> None:
@@ -94,6 +102,12 @@ def test_a_reader_of_version_1_says_that_it_is_too_old(tmp_path: Path, monkeypat
         (lambda m, f: f.pop("vae_decoder/model.onnx"), r"vae_decoder/model\.onnx is not listed"),
         (lambda m, f: f.pop("prototypes.safetensors"), r"prototypes\.safetensors is not listed"),
         (with_table(prototype_kind="centroid"), "has matched codes in every class, and no prompts"),
+        (with_table(prototype_kind="zzz"), "prototypes of a kind that this version does not know"),
+        (with_table(prototype_kind=[]), "prototypes of a kind that this version does not know"),
+        (with_table(more=math.nan), "NaN is no number of JSON"),
+        (lambda m, f: f.update({"Bundle.Sig": b"{}"}), r"bundle\.json lists Bundle\.Sig, which has no hash there"),
+        (lambda m, f: f.update({"BUNDLE.JSON": b"{}"}), r"bundle\.json lists BUNDLE\.JSON, which has no hash there"),
+        (with_many_tensors, r"prototypes\.safetensors has a header of more than 2097152 bytes"),
         (with_table(prompts=["a forest"]), "has matched codes in every class, and no prompts"),
         (with_table(prompts=None), "has matched codes in every class, and no prompts"),
         (with_table(classes=None), r"classes\.json is incomplete"),
@@ -116,6 +130,7 @@ def test_copies_stay_codes_only(tmp_path: Path) -> None:
     signed = sign_bundle(tmp_path / "audited.dpd", Ed25519PrivateKey.from_private_bytes(bytes(32)), "lab")
     encrypt_bundle(tmp_path / "audited.dpd", tmp_path / "codes.dpde", "six random words")
     decrypt_bundle(tmp_path / "codes.dpde", tmp_path / "again.dpd", "six random words")
+    assert stat.S_IMODE((tmp_path / "again.dpd").stat().st_mode) == 0o600
     inside = load_bundle(tmp_path / "codes.dpde", "six random words")
     for bundle in (load_bundle(tmp_path / "again.dpd"), inside):
         assert (bundle.manifest.codes_only, bundle.manifest.audit, bundle.hash) == (True, "WARN", signed.hash)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dpd_runtime.bundle import graph_check
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
 from dpd_runtime.bundle.graph_check import OPERATORS, check_graph
 from dpd_runtime.engines.engine import Provider, run_to
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from dpd_runtime.errors import BundleError, ProviderError
+from dpd_runtime.errors import BundleError, MemoryShortError, ProviderError
 from tests.fuzz.wire import PLACES, WIDE, appended, field, varint
 
 onnx = pytest.importorskip("onnx")
@@ -426,3 +427,47 @@ def test_a_graph_that_does_not_run_is_the_bundles_fault(capfd: pytest.CaptureFix
         run_to(engine, "x.onnx", (1, 3), x=np.ones((1, 2), np.float32))
     np.testing.assert_array_equal(run_to(engine, "x.onnx", (1, 2), x=np.ones((1, 2), np.float32)), [[1.0, 1.0]])
     assert capfd.readouterr() == ("", "")  # onnxruntime's own talk would stand between the JSON of a command
+
+
+def test_a_graph_of_very_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes far more memory here than in the file: nodes, their names, values and the fields of constants."""
+    relus = [helper.make_node("Relu", ["x"], ["y"])] * 10
+    wide = helper.make_node("Concat", ["x"] * 27, ["y"], axis=0)
+    of = {"nodes": model(relus), "names": model([wide]), "values": relu(), "fields": relu()}
+    for _ in range(25):
+        of["values"].graph.input.append(helper.make_tensor_value_info("v", FLOAT, [1]))
+    unpacked = field(
+        5, field(8, b"n") + varint(2 << 3) + varint(7) + b"".join(varint(7 << 3) + b"\1" for _ in range(25))
+    )
+    contents = {name: made.SerializeToString() for name, made in of.items()}
+    contents["fields"] = appended(contents["fields"], (7,), unpacked)
+    for content in contents.values():
+        check_graph("x.onnx", content)
+    monkeypatch.setattr(graph_check, "MOST_PARTS", 28)
+    for content in contents.values():
+        with pytest.raises(BundleError, match=r"^x\.onnx: more than 28 nodes, names and constants"):
+            check_graph("x.onnx", content)
+
+
+def test_many_divisions_are_checked_in_little_time() -> None:
+    """A search of all constants for each of them would take a minute, and hours for a file of a few megabytes."""
+    count = 20_000
+    tensors = [helper.make_tensor(f"d{n}", onnx.TensorProto.INT64, [1], [2]) for n in range(count)]
+    nodes = [helper.make_node("Div", ["x", f"d{n}"], ["y"]) for n in range(count)]
+    content = model(nodes, tensors).SerializeToString()
+    began = time.process_time()
+    check_graph("x.onnx", content)
+    assert time.process_time() - began < 15
+
+
+def test_the_name_of_a_node_cannot_speak_to_the_terminal() -> None:
+    """ONNX Runtime names the node that fails, and a bundle's author chose its name."""
+    pytest.importorskip("onnxruntime")
+    name = "out of memory\x1b[2J\x1b]0;signed by lab\a"
+    shape = numpy_helper.from_array(np.array([7, 7], np.int64), "shape")
+    content = model([helper.make_node("Reshape", ["x", "shape"], ["y"], name=name)], [shape]).SerializeToString()
+    with pytest.raises(BundleError, match=r"^x\.onnx cannot be run") as caught:
+        OnnxRuntimeEngine(content, CPU, name="x.onnx").run(x=np.ones((1, 2), np.float32))
+    assert not isinstance(caught.value, MemoryShortError)
+    assert str(caught.value).isprintable()
+    assert r"\x1b[2J" in str(caught.value)

@@ -304,6 +304,19 @@ def test_a_new_pair(passphrase: str | None, tmp_path: Path) -> None:
     assert private.read_bytes() == before
 
 
+def test_a_new_pair_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "lab.pub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"lab\.pub exists, and keys are never overwritten"):
+        write_signing_pair(tmp_path / "lab")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_name_of_a_key_file_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
+    write_signing_pair(tmp_path / "lab")
+    renamed = (tmp_path / "lab.pub").rename(tmp_path / "l\x1b[2J\nab.pub")
+    assert read_public_key(renamed).name == r"l\x1b[2J\nab"
+
+
 def test_openssl_reads_our_keys(tmp_path: Path) -> None:
     """A second implementation signs and verifies with them."""
     private, _ = write_signing_pair(tmp_path / "lab")

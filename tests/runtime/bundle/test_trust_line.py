@@ -10,7 +10,7 @@ from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.bundle.manifest import UNAUDITED, VERDICTS, parse_manifest
 from dpd_runtime.errors import BundleError
 from dpd_runtime.sealing.reseal import write_audited
-from dpd_runtime.strict_json import LONGEST_NAME, LONGEST_TEXT, is_visible
+from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_visible
 from tests.commands import dpd
 from tests.runtime.bundle.test_bundle import CLASSES, Store, as_zip, both, bundle_files, manifest_of, parts
 from tests.runtime.bundle.test_manifest import changed
@@ -33,6 +33,10 @@ UNSEEN = {
     "variation selector": "\ufe0f",
     "Mongolian selector": "\u180b",
     "blank Braille": "\u2800",
+    "null notehead": "\U0001d159",
+    "Khitan filler": "\U00016fe4",
+    "Brahmi joiner": "\U0001107f",
+    "object replacement": "\ufffc",
 }
 unseen = pytest.mark.parametrize("letter", UNSEEN.values(), ids=UNSEEN)
 

@@ -366,3 +366,9 @@ def test_contact_sheet_with_rows_of_different_length() -> None:
     assert sheet.shape[0] == 3 * 10 + 2
     assert (sheet[2:10, -8 - 2 : -2] == 255).all()
     assert (sheet[12:20, -8 - 2 : -2] == 0).all()
+
+
+def test_a_contact_sheet_stays_small_whatever_a_bundle_names() -> None:
+    black = np.zeros((8, 8, 3), np.uint8)
+    whole = contact_sheet([("W" * 40, [black])] * 100, size=8)
+    assert np.array_equal(contact_sheet([("W" * 200, [black])] * 1000, size=8), whole)

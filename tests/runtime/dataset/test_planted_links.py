@@ -1,5 +1,7 @@
 """Another user of a shared folder plants links below --out: no file outside is read into, cut or replaced."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime import Output, write_set
-from dpd_runtime.dataset.folder import check_output_folder, remove_set
+from dpd_runtime.dataset.folder import check_output_folder, finished_set, remove_set
 from dpd_runtime.dataset.shards import Shard
 from dpd_runtime.dataset.shards.file_lock import FileLock
 from dpd_runtime.dataset.state import State
@@ -209,6 +211,25 @@ def test_a_set_that_another_user_has_prepared_is_not_finished(tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     os.chown(tmp_path / "empty", 65532, -1)
     assert write(tmp_path / "empty", Output()).images == 6
+    (tmp_path / "own").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    os.lchown(tmp_path / "link", 65532, -1)
+    with pytest.raises(OutputFolderError, match="belongs to another user"):
+        write(tmp_path / "link", Output())
+    assert files(tmp_path / "own") == {}
+
+
+def test_a_record_cannot_name_a_file_outside(tmp_path: Path, outside: Path) -> None:
+    """Its hash would say what the file holds."""
+    made = write(tmp_path / "out", Output("npz"))
+    record = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    secret = hashlib.sha256(SECRET).hexdigest()
+    for name in ("../outside/victim", str(outside / "victim")):
+        changed = record | {"files": record["files"] | {name: secret}}
+        (tmp_path / "out" / "dataset.json").write_text(json.dumps(changed))
+        assert finished_set(tmp_path / "out", record["made_with"], record["ipc"], Output("npz")) is None
+        assert write(tmp_path / "out", Output("npz")).set_hash == made.set_hash
+        assert name not in json.loads((tmp_path / "out" / "dataset.json").read_text())["files"]
 
 
 @pytest.mark.parametrize("output", [Output(), LOSSY, Output("npz")], ids=["png", "jpeg", "npz"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.images.bands import Band
-from dpd_runtime.images.pixels import printable
+from dpd_runtime.text import printable
 from dpd_train.images import PLAIN, Reading, Rendering, parse_reading
 from dpd_train.images.rasters import Raster
 from dpd_train.images.rendering import stretched

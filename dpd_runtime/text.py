@@ -1,0 +1,42 @@
+"""Texts that people read: which letters may stand in them, and how the others are shown."""
+
+import re
+import unicodedata
+from pathlib import PurePath
+
+LONGEST_NAME = 200
+LONGEST_TEXT = 2_000
+# Letters that cannot be seen although their Unicode categories (Lo, Mn, So) are those of visible ones: fillers, blanks,
+# joiners and variation selectors. str.isprintable() refuses Cc, Cf (zero width, bidirectional), Cs, Co, Cn, Zl, Zp and
+# all spaces but the usual one.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufffc"
+    "\U0001107f\U00016fe4\U0001d159\U000e0000-\U000e0fff]"
+)
+# Control characters, line and paragraph separators; bidirectional overrides, which display another name.
+_UNSEEN = frozenset({"Cc", "Zl", "Zp"})
+_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: PurePath | str) -> str:
+    """`text` for a message: one line, with backslash escapes for bytes that are not UTF-8 and control characters."""
+    decoded = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(_escaped(c) if c in _OVERRIDES or unicodedata.category(c) in _UNSEEN else c for c in decoded)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def is_visible(text: str) -> bool:
+    """Whether every letter can be seen: no control, formatting, private, unassigned or blank letters but the space."""
+    return text.isprintable() and not _INVISIBLE.search(text)
+
+
+def is_readable(content: object, longest: int = LONGEST_TEXT) -> bool:
+    """Whether all texts in parsed JSON are visible and have at most `longest` letters."""
+    if isinstance(content, dict):
+        return all(is_readable(key, longest) and is_readable(value, longest) for key, value in content.items())
+    if isinstance(content, list | tuple):
+        return all(is_readable(value, longest) for value in content)
+    return not isinstance(content, str) or (len(content) <= longest and is_visible(content))
