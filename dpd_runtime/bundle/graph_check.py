@@ -172,8 +172,7 @@ def _read_contents(graph: memoryview, beside: int) -> _Contents:
     def count(more: int) -> None:
         nonlocal parts
         parts += more
-        if parts > MOST_PARTS:
-            raise _Refused(f"more than {MOST_PARTS} nodes, names and constants")
+        _check_parts(parts)
 
     checked = {1: node, 5: tensor, 11: value, 12: _read_value, 13: _read_value, 14: _check_plain, 16: _check_plain}
     _walk(graph, checked, _GRAPH_REFUSED)
@@ -189,9 +188,13 @@ def _read_node(content: memoryview, beside: int) -> _Node:
     def attribute(message: memoryview) -> None:
         _read_attribute(message, made, beside)
 
+    def end(name: memoryview, names: list[bytes]) -> None:
+        names.append(bytes(name))
+        _check_parts(len(names))
+
     checked = {
-        1: lambda name: made.inputs.append(bytes(name)),
-        2: lambda name: made.outputs.append(bytes(name)),
+        1: lambda name: end(name, made.inputs),
+        2: lambda name: end(name, made.outputs),
         4: operator,
         5: attribute,
         7: _check_domain,
@@ -325,6 +328,11 @@ def _read_whole_type(content: memoryview) -> int:
     return kinds[0] if len(set(kinds)) == 1 else 0
 
 
+def _check_parts(count: int) -> None:
+    if count > MOST_PARTS:
+        raise _Refused(f"more than {MOST_PARTS} nodes, names and constants")
+
+
 def _check_shape(content: memoryview) -> None:
     _check_dimensions(len(_walk(content, {1: _check_plain}, {})))
 
@@ -355,6 +363,7 @@ def _read_tensor(content: memoryview, beside: int) -> _Tensor:
             made.name = bytes(_inner(value))
         elif number in (_RAW, _INT32_DATA, _INT64_DATA) and value is not None:
             made.content.append((number, value))
+            _check_parts(len(made.content))
         if number == 6 or made.type == _STRING:
             raise _Refused("strings")
     if any(size >= _LARGEST_SIDE for size in sizes) or math.prod(sizes) > 2 * (len(content) + beside):
