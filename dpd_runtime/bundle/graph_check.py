@@ -68,7 +68,7 @@ _TYPE_REFUSED = {
 _LARGEST_SIDE = 2**31
 MOST_PARTS = 200_000
 """Of a graph: nodes with their inputs and outputs, declared values, and constants with their fields. A part of two
-bytes takes up to two hundred here. The UNet of the embedded bundle has 3,256 parts."""
+bytes takes up to two hundred here. The UNet of the embedded bundle has 3,256 parts, Stable Diffusion 1.5's 8,619."""
 _SHORT_TYPE = 100  # bytes
 MAX_DIMENSIONS = 64
 """Of a tensor: NumPy's limit. Multiplying a list of any length takes time that grows with its square."""
