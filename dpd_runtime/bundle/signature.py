@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpd_runtime.errors import SignatureError
-from dpd_runtime.strict_json import each_key_once
+from dpd_runtime.errors import BundleError, SignatureError
+from dpd_runtime.strict_json import parse_json
 
 SIGNATURE_NAME = "bundle.sig"
 ALGORITHM = "ed25519"
@@ -72,8 +72,8 @@ def parse_signature(raw: bytes) -> tuple[str, bytes]:
     """
     broken = SignatureError(f"{SIGNATURE_NAME} is not an {ALGORITHM} signature of dpd sign; fetch the bundle again")
     try:
-        content = json.loads(raw, object_pairs_hook=each_key_once) if len(raw) <= MAX_SIGNATURE_BYTES else None
-    except (ValueError, RecursionError) as error:
+        content = parse_json(raw, SIGNATURE_NAME) if len(raw) <= MAX_SIGNATURE_BYTES else None
+    except BundleError as error:
         raise broken from error
     if not isinstance(content, dict) or set(content) != {"alg", "key_id", "sig"} or content["alg"] != ALGORITHM:
         raise broken

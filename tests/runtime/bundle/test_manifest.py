@@ -219,9 +219,17 @@ def test_what_is_no_number_of_json_is_refused(path: tuple[str | int, ...], value
         parse_manifest(changed(path, value))
 
 
-def test_a_number_beyond_floats_is_refused_by_name() -> None:
-    with pytest.raises(BundleError, match=r"^bundle\.json: .*scaling_factor"):
-        parse_manifest(changed(("scaling_factor",), "@").replace(b'"@"', b"1e999"))
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("scaling_factor",),
+        ("sampler", "mean_noise_gain"),
+        *(("sampler", "guidance", 0, name) for name in ("guidance_scale", "prototype_until", "guidance_from")),
+    ],
+)
+def test_a_number_beyond_floats_is_refused_by_name(path: tuple[str | int, ...]) -> None:
+    with pytest.raises(BundleError, match=rf"^bundle\.json: .*{path[-1]}"):
+        parse_manifest(changed(path, "@").replace(b'"@"', b"1e999"))
 
 
 @pytest.mark.parametrize(("path", "value", "message"), WRONG, ids=lambda v: None if isinstance(v, str) else repr(v))

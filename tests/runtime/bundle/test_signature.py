@@ -172,6 +172,7 @@ BROKEN: list[bytes] = [
     SIGNED[:-3] + b'", "more": 1}',
     SIGNED.replace(b'"key_id": "', b'"key_id": ["').replace(b'", "sig"', b'"], "sig"'),
     SIGNED + b" " * 5000,
+    SIGNED.replace(b"{", b'{"alg": "rsa", '),  # one key twice
 ]
 
 
