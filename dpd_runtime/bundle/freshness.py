@@ -8,17 +8,18 @@ import datetime
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.bundle.signature import Signature
 from dpd_runtime.bundle.trusted import check_owned, trusted_folder
 from dpd_runtime.errors import InputError, OldBundleError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.file_lock import FileLock
+from dpd_runtime.files import read_object, write_atomically
 
 MEMORY = "serials"
 """Name of the folder in the trusted folder that remembers serials."""
-LARGEST_MEMORY = 4096  # bytes of one of its files
 
 
 def today() -> str:
@@ -52,13 +53,10 @@ def newest_serial(signature: Signature, name: str) -> int:
     if not signature.trusted or not os.path.lexists(path):
         return 0
     check_owned(path)
-    try:
-        content = json.loads(path.read_bytes()[: LARGEST_MEMORY + 1])
-    except (OSError, ValueError, RecursionError):
-        content = None
-    serial = content.get("serial") if isinstance(content, dict) else None
+    way_out = "if you delete it, this site forgets the newest serial"
+    serial = read_object(path, str(path), way_out).get("serial")
     if type(serial) is not int or serial < 0:
-        raise InputError(f"{path}: no serial can be read; if you delete it, this site forgets the newest serial")
+        raise InputError(f"{path} has no serial; {way_out}")
     return serial
 
 
@@ -75,13 +73,20 @@ def remember(manifest: Manifest, signature: Signature) -> bool:
         return True
     path = _memory(signature, manifest.name)
     content = {"name": manifest.name, "key_id": signature.key_id, "serial": manifest.serial}
+    lock = FileLock(path.with_suffix(".lock"))
     try:
         _make_private(path.parent)
         check_owned(path.parent)
-        write_atomically(path, (json.dumps(content, sort_keys=True) + "\n").encode())
-        path.chmod(0o600)
+        with suppress(OSError):  # where there are no locks, it is still remembered
+            lock.acquire(wait=True)
+        if newest_serial(signature, manifest.name) < manifest.serial:  # another process may have seen a newer one
+            write_atomically(path, (json.dumps(content, sort_keys=True) + "\n").encode())
+            path.chmod(0o600)
     except (OSError, InputError):
         return False
+    finally:
+        with suppress(OSError):
+            lock.release()
     return True
 
 

@@ -159,7 +159,7 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
         DataError: an image cannot be used, or is both private and public.
         InputError: the base's decoder is too large for a CPU, or another session works in the folder.
     """
-    from dpd_runtime.dataset.shards.file_lock import KEEPS_APART, FileLock
+    from dpd_runtime.file_lock import KEEPS_APART, FileLock
 
     if not KEEPS_APART:
         raise InputError("--dp needs file locks, which this system lacks: two sessions could release the images twice")

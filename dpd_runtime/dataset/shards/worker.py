@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from dpd_runtime.dataset.shards.file_lock import FileLock
 from dpd_runtime.dataset.shards.shard import Shard
 from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.file_lock import FileLock
 from dpd_runtime.files import open_regular
 
 TURN = ".lock"

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dpd_runtime.bundle.manifest import MAX_SERIAL, is_day
 from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.bundle.trusted import trusted_folder
 from dpd_runtime.errors import BundleError, InputError, OldBundleError
+from dpd_runtime.file_lock import FileLock
 from dpd_runtime.sealing.reseal import write_changed
 from dpd_runtime.sealing.sign import sign_bundle
 from tests.runtime.bundle.test_bundle import Store, as_zip, both, bundle_files
@@ -131,8 +133,32 @@ def test_a_damaged_memory_is_not_taken_for_an_empty_one(content: bytes, tmp_path
     opened(path)
     (memory,) = (trusted_folder() / "serials").iterdir()
     memory.write_bytes(content)
-    with pytest.raises(InputError, match="no serial can be read; if you delete it, this site forgets"):
+    with pytest.raises(InputError, match="if you delete it, this site forgets the newest serial"):
         opened(path)
+
+
+def test_a_newer_serial_of_another_process_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both saw serial 1. The other one writes 6 while this one waits to write 5."""
+    opened(signed(tmp_path, 1))
+    (memory,) = (trusted_folder() / "serials").iterdir()
+    other, tried, acquire = FileLock(memory.with_suffix(".lock")), threading.Event(), FileLock.acquire
+    assert other.acquire()
+
+    def told(lock: FileLock, **options: bool) -> bool:
+        tried.set()
+        return acquire(lock, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", told)
+    path = signed(tmp_path, 5)
+    this = threading.Thread(target=opened, args=[path])
+    this.start()
+    assert tried.wait(60)
+    memory.write_text(json.dumps(json.loads(memory.read_text()) | {"serial": 6}))
+    other.release()
+    this.join(60)
+    assert not this.is_alive()
+    assert json.loads(memory.read_text())["serial"] == 6
+    assert list(memory.parent.iterdir()) == [memory]
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o002, 0o077], ids=oct)

@@ -13,9 +13,9 @@ import pytest
 from dpd_runtime import Output, write_set
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.shards import WHOLE, Shard, Worker, parse_shard
-from dpd_runtime.dataset.shards.file_lock import FileLock
 from dpd_runtime.dataset.write import DistilledSet
 from dpd_runtime.errors import DiskError, InputError, OutputFolderError
+from dpd_runtime.file_lock import FileLock
 from dpd_runtime.generation.block import Block
 from tests.runtime.drawn import Drawn, drawn, files, opened, write
 
