@@ -206,11 +206,12 @@ def is_foreign(status: os.stat_result) -> bool:
 def is_safe_name(name: str) -> bool:
     """Whether one part of a path is a visible name that no system or command line takes for something else.
 
-    Refused: `.` and `..`, separators of any system, invisible letters, a leading `-`, an ending dot or space, devices
-    of Windows, and the ending of unfinished files.
+    Refused: `.` and `..`, separators of any system, invisible letters, a leading `-` (an option), `=`, `+` or `@` (with
+    which a cell of labels.csv becomes a formula), an ending dot or space, devices of Windows, and the ending of
+    unfinished files.
     """
     good = bool(name) and is_visible(name) and not any(c in name for c in "/\\:") and name not in (".", "..")
-    good = good and not name.startswith("-") and name[-1:] not in (".", " ")
+    good = good and not name.startswith(("-", "=", "+", "@")) and name[-1:] not in (".", " ")
     return good and not _DEVICE.fullmatch(name) and not name.casefold().endswith(PARTIAL)
 
 

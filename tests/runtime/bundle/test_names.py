@@ -14,7 +14,7 @@ from tests.runtime.bundle.test_bundle import CLASSES, as_folder, as_zip, bundle_
 MISLEADING = [
     *("CON", "nul", "Aux.png", "COM1", "lpt9.txt", "com\u00b9", "PRN .x", "conin$"),
     *("x.partial", "x.PARTIAL", "Forest.0123456789abcdef.partial"),
-    *("-rf", "--help", "Forest.", "Forest ", "..", "."),
+    *("-rf", "--help", "=HYPERLINK(A1)", "+1", "@SUM(A1)", "Forest.", "Forest ", "..", "."),
     *("For\u200best", "For\u00adest", "\u3164", "Forest\ufe0f", "\u202etsero", "For\u2800est", "\u00a0Forest"),
 ]
 EQUAL = [
