@@ -47,6 +47,7 @@ from dpd_train.images import SceneSet, read_scenes, to_float
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
+    features_of,
     load_watchers,
     match_codes,
     measure,
@@ -113,7 +114,9 @@ def watchers_of(arm: str, of: Draw) -> list[Watcher]:
     train_pool(folder, NAME, watcher_plans(known, of.number), data, held, lambda done, total: None, weights=weights)
     networks = zip(load_watchers(folder, known), with_logits(known), strict=True)
     return [
-        Watcher(seeing(network, logits=logits), measure(network, *own, classes, view_seed(of.number, i), CPU))
+        Watcher(
+            seeing(network, logits=logits), measure(features_of(network), *own, classes, view_seed(of.number, i), CPU)
+        )
         for i, (network, logits) in enumerate(networks)
     ]
 

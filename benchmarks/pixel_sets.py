@@ -43,6 +43,7 @@ from dpd_train.images import SceneSet, fingerprint, to_float
 from dpd_train.prototypes.matching import (
     Matching,
     Watcher,
+    features_of,
     load_watchers,
     match_codes,
     measure,
@@ -133,7 +134,7 @@ def trained_watchers(
     folder.mkdir(parents=True, exist_ok=True)
     train_watchers(folder, data, labelled(held), count, seed, lambda step, steps: None, longest=longest)
     return [
-        Watcher(seeing(network, logits=logits), measure(network, *data, count, view_seed(seed, i), CPU))
+        Watcher(seeing(network, logits=logits), measure(features_of(network), *data, count, view_seed(seed, i), CPU))
         for i, (network, logits) in enumerate(zip(load_watchers(folder, count), with_logits(count), strict=True))
     ]
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dpd_runtime.command_line import option
@@ -23,7 +22,13 @@ Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 DEVICES = ("auto", "cpu", "cuda", "mps")
 WATCHER_STEPS = 600
-OWN, FAMILY = "own", "swimdiff:"
+OWN, FAMILY, HUB = "own", "swimdiff:", "hf:"
+PUBLISHED_IMAGES = 300
+"""Training images of each class behind the statistics of a published model, which sees them at its own, larger size."""
+WATCHERS_HELP = (
+    "Networks in whose features codes are matched, separated by commas: own, swimdiff:PATH for encoders from dpd "
+    "pretrain --features, and hf:ID_OR_PATH for published image models that are already on this machine."
+)
 """Watchers of the run's own; and what stands before the folder of an encoder."""
 
 LEAST = {
@@ -130,8 +135,7 @@ class TrainConfig(ImageOptions):
     watchers: str = setting(
         OWN,
         "Prototypes",
-        "Networks in whose features codes are matched, separated by commas: own, and swimdiff:PATH for encoders from "
-        "dpd pretrain --features.",
+        WATCHERS_HELP,
     )
     watcher_steps: int = setting(
         WATCHER_STEPS, "Prototypes", "Training steps of the longest watchers; the others' are in proportion."
@@ -343,17 +347,17 @@ def asked_for(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     return values | {name: value for name, value in given.items() if value is not None}
 
 
-def extra_watchers(text: str) -> tuple[Path, ...]:
-    """Read the folders of `--watchers own,swimdiff:PATH,...`.
+def extra_watchers(text: str) -> tuple[str, ...]:
+    """Read the further ones of `--watchers own,swimdiff:PATH,hf:ID_OR_PATH,...`, as they are written there.
 
     Raises:
         InputError: own is missing, a name is unknown, or one stands twice.
     """
     names = [part.strip() for part in text.split(",")]
-    folders = [name.removeprefix(FAMILY) for name in names if name.startswith(FAMILY) and name != FAMILY]
-    if sorted(names) != sorted({OWN, *(FAMILY + folder for folder in folders)}):
+    further = [name for name in names if name.startswith((FAMILY, HUB)) and name not in (FAMILY, HUB)]
+    if sorted(names) != sorted({OWN, *further}):
         raise InputError(
-            f"--watchers {text!r}: say own and, for each encoder once, swimdiff:PATH, as in own,swimdiff:encoder; an "
-            "encoder trained without labels judges no class, so own stays"
+            f"--watchers {text!r}: say own and, once each, swimdiff:PATH or hf:ID_OR_PATH, as in own,swimdiff:encoder; "
+            "networks that learned from other labels or none judge no class, so own stays"
         )
-    return tuple(Path(folder) for folder in folders)
+    return tuple(further)

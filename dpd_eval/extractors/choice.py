@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from dpd_eval.extensions import extension_names, load_extension
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
+from dpd_train.config import HUB
 from dpd_train.images import SceneSet
 
 if TYPE_CHECKING:
     from dpd_eval.extractors.extractor import Extractor
 
-OWN, UNTRAINED, HUB = "own", "untrained", "hf:"
+OWN, UNTRAINED = "own", "untrained"
 Build = Callable[[SceneSet, Path | None, Progress], "Extractor"]
 """(training part, cache folder, progress) → extractor."""
 

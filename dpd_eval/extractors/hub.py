@@ -11,7 +11,8 @@ from transformers import AutoImageProcessor, AutoModel
 from dpd_eval.extractors.extractor import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import cached_snapshot, first_sentence
+from dpd_train.bases.hub import cached_snapshot, first_sentence, public_name
+from dpd_train.config import HUB
 
 BATCH = 32
 
@@ -26,7 +27,7 @@ def hub_extractor(name: str) -> Extractor:
     Raises:
         InputError: no such model on this machine, pickled or missing weights, or not an image model.
     """
-    source = name.removeprefix("hf:")
+    source = name.removeprefix(HUB)
     here = Path(source).exists()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -55,9 +56,8 @@ def hub_extractor(name: str) -> Extractor:
     except Exception as error:  # other kinds of models fail in many ways
         reason = first_sentence(error)
         raise InputError(f"extractor {name}: gives no features of an image ({reason}); use an image model") from None
-    public = f"hf:{Path(source).name}" if here else name  # results contain no local folders
     kind = f"{type(model).__name__}, {'pooled' if pooled else 'mean'} features [{width}]"
-    return Extractor(name, f"{public}: {kind}, weights {short_hash(model)}", None, embed)
+    return Extractor(name, f"{public_name(source)}: {kind}, weights {short_hash(model)}", None, embed)
 
 
 @torch.no_grad()

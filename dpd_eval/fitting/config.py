@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from dpd_eval.students.hub import PREFIX
 from dpd_eval.students.pretrained import without_folder
 from dpd_runtime.errors import InputError
+from dpd_train.config import HUB
 from dpd_train.options import setting
 from dpd_train.reading import ImageOptions
 
@@ -49,7 +49,7 @@ class FitConfig(ImageOptions):
     @property
     def network(self) -> str:
         """The student's name; `hf:FOLDER` for a backbone."""
-        return PREFIX + self.backbone if self.backbone is not None else self.student or "convnet"
+        return HUB + self.backbone if self.backbone is not None else self.student or "convnet"
 
     @property
     def described(self) -> str:

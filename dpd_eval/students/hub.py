@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import check_model, first_sentence, model_folder, model_hash
+from dpd_train.config import HUB
 
 if TYPE_CHECKING:
     from torch import nn
 
-PREFIX = "hf:"
-
 
 def is_hub(name: str) -> bool:
-    return name.startswith(PREFIX) and len(name) > len(PREFIX)
+    return name.startswith(HUB) and len(name) > len(HUB)
 
 
 def find_folder(name: str) -> Path:
@@ -23,7 +22,7 @@ def find_folder(name: str) -> Path:
         InputError: the model is not on this machine (the message gives the command that downloads it), or its weights
             are not safetensors.
     """
-    source = name.removeprefix(PREFIX)
+    source = name.removeprefix(HUB)
     folder = model_folder(source)
     check_model(folder, source)
     return folder

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dpd_eval.extensions import extension_names, load_extension
-from dpd_eval.students.hub import PREFIX
 from dpd_eval.students.pretrained import PROBE, check_pretrained, is_pretrained
 from dpd_runtime.errors import InputError
-from dpd_train.config import FAMILY
+from dpd_train.config import FAMILY, HUB
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,8 +35,6 @@ def extension(name: str) -> "Callable[..., nn.Module]":
     family, colon, argument = name.partition(":")
     if family not in (offered := extension_names("dpd.students")) or (colon and not argument):
         known = ", ".join((*NAMES, *offered, f"{FAMILY}FOLDER"))
-        raise InputError(
-            f"no student {name!r}: there are {known} and {PREFIX}ID_OR_PATH, the last two also after {PROBE}"
-        )
+        raise InputError(f"no student {name!r}: there are {known} and {HUB}ID_OR_PATH, the last two also after {PROBE}")
     build: Callable[..., nn.Module] = load_extension("dpd.students", family)(argument)
     return build

@@ -4,10 +4,10 @@ transformers model, and `probe:` before either name fits one layer behind it and
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpd_eval.students.hub import PREFIX, find_folder, identity, is_hub
+from dpd_eval.students.hub import find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
 from dpd_train.classifiers.encoder import check_encoder
-from dpd_train.config import FAMILY
+from dpd_train.config import FAMILY, HUB
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ def check_pretrained(name: str) -> None:
     elif inner.startswith(FAMILY):
         check_encoder(_folder(inner))
     else:
-        raise InputError(f"student {name}: give {PROBE}{FAMILY}FOLDER or {PROBE}{PREFIX}ID_OR_PATH")
+        raise InputError(f"student {name}: give {PROBE}{FAMILY}FOLDER or {PROBE}{HUB}ID_OR_PATH")
 
 
 def without_folder(name: str) -> str:
@@ -44,9 +44,7 @@ def without_folder(name: str) -> str:
 def pretrained_identity(name: str) -> str:
     """The name with the hash of the weights instead of a folder; results depend on it."""
     inner = name.removeprefix(PROBE)
-    weights = (
-        PREFIX + identity(inner) if is_hub(inner) else FAMILY + str(check_encoder(_folder(inner))["weights_sha256"])
-    )
+    weights = HUB + identity(inner) if is_hub(inner) else FAMILY + str(check_encoder(_folder(inner))["weights_sha256"])
     return (PROBE if name.startswith(PROBE) else "") + weights
 
 

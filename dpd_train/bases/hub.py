@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
+from dpd_train.config import HUB
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,12 @@ def model_folder(source: str) -> Path:
         raise InputError(
             f"{source}: no such folder, and no model of that id on this machine; fetch it once: {fetch_command(source)}"
         ) from None
+
+
+def public_name(source: str) -> str:
+    """hf: and the id of a model or the last part of its folder, for records, which hold no local paths."""
+    folder = Path(source).expanduser()
+    return HUB + (folder.resolve().name if folder.is_dir() else source)
 
 
 def cached_snapshot(source: str) -> Path:

@@ -14,9 +14,10 @@ from dpd_runtime.command_line import option
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
+from dpd_train.bases.hub import check_model, model_folder, model_hash, public_name
 from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.classifiers.encoder import check_encoder, encoder_name
-from dpd_train.config import FAMILY, OWN, WATCHER_STEPS, TrainConfig, extra_watchers
+from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.images import Part, check_files, common_size
 from dpd_train.images.rasters import require_rasterio
@@ -85,7 +86,7 @@ def read_unfinished(out: Path, asked: Mapping[str, Any]) -> Unfinished | None:
     except (TypeError, InputError) as error:
         raise InputError(f"{out}: was begun by another version of dpd ({error}); choose another --out") from error
     for name, value in asked.items():
-        if (_placed(value) if name == "watchers" else value) != getattr(before, name):
+        if (placed_watchers(value) if name == "watchers" else value) != getattr(before, name):
             raise InputError(
                 f"{option(name)} {value}: the unfinished run in {out} has {getattr(before, name)}; leave the option "
                 "out to continue it, or choose another --out"
@@ -109,25 +110,42 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
     What came later is left out at its default, so that older records compare equal.
     """
     later = {"watchers": OWN, "watcher_steps": WATCHER_STEPS, "allow_outside": False}
-    values = asdict(config) | {"watchers": _placed(config.watchers)}
+    values = asdict(config) | {"watchers": placed_watchers(config.watchers)}
     return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
-def _placed(watchers: str) -> str:
+def placed_watchers(watchers: str) -> str:
     """The value of `--watchers` with absolute paths; the default has none."""
     if watchers == OWN:
         return OWN
-    return ",".join([OWN, *(f"{FAMILY}{place.absolute()}" for place in extra_watchers(watchers))])
+    return ",".join([OWN, *map(_absolute, extra_watchers(watchers))])
+
+
+def _absolute(watcher: str) -> str:
+    """The name of a further watcher with an absolute path; a hub id stays."""
+    family, colon, place = watcher.partition(":")
+    there = family + colon == FAMILY or Path(place).expanduser().is_dir()
+    return family + colon + str(Path(place).expanduser().absolute()) if there else watcher
 
 
 def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
-    """Name and hash of each encoder among the watchers.
+    """Name and hash of each further watcher.
 
     Raises:
-        InputError: as `check_encoder`.
+        InputError: as `check_encoder` and `check_model`.
     """
-    places = () if config.watchers == OWN else extra_watchers(config.watchers)
-    return [{"name": encoder_name(p), "weights_sha256": str(check_encoder(p)["weights_sha256"])} for p in places]
+    names = () if config.watchers == OWN else extra_watchers(config.watchers)
+    return [_hashed(name) for name in names]
+
+
+def _hashed(watcher: str) -> dict[str, str]:
+    if watcher.startswith(HUB):
+        source = watcher.removeprefix(HUB)
+        folder = model_folder(source)
+        check_model(folder, source)
+        return {"name": public_name(source), "weights_sha256": model_hash(folder)}
+    place = Path(watcher.removeprefix(FAMILY))
+    return {"name": encoder_name(place), "weights_sha256": str(check_encoder(place)["weights_sha256"])}
 
 
 def match_config(
@@ -150,7 +168,7 @@ def match_config(
         return
     if any(before.get(name, []) != content[name] for name in content):
         changed = [option(k) for k, v in content["config"].items() if before["config"].get(k) != v]
-        changed += ["encoder in --watchers"] if before.get("encoders", []) != content["encoders"] else []
+        changed += ["watcher in --watchers"] if before.get("encoders", []) != content["encoders"] else []
         had = f"another {', '.join(changed)}" if changed else "other data"
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
 
@@ -174,7 +192,7 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
     sides = base_sides(config.base, folder)
     side = working_side(config.base, *sides, config.resolution) if sides else config.resolution
     if config.watchers != OWN:
-        _check_encoders(extra_watchers(config.watchers), side)
+        _check_watchers(extra_watchers(config.watchers), side)
     reading = config.reading
     if not reading.plain:
         require_rasterio()
@@ -185,9 +203,13 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
             check_matched_counts(counts, reading.carries)
 
 
-def _check_encoders(places: Sequence[Path], side: int | None) -> None:
-    """Check that encoders watch images of the size that they know; `side` is None where it is not known yet."""
-    for place in places:
+def _check_watchers(names: Sequence[str], side: int | None) -> None:
+    """Check that further watchers are there, and encoders for images of this size; None where it is not known yet."""
+    for name in names:
+        if name.startswith(HUB):
+            _hashed(name)
+            continue
+        place = Path(name.removeprefix(FAMILY))
         own = check_encoder(place)["resolution"]
         if side not in (None, own):
             raise InputError(

@@ -12,6 +12,7 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 from dpd_runtime import load_bundle
+from dpd_train.bases.hub import model_hash
 from dpd_train.drawn_scenes import write_scenes
 from dpd_train.run.planning.plan import DistillPlan
 from tests.cli.short_distill import shorten
@@ -19,6 +20,7 @@ from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.runtime.test_examples import code_cells
 from tests.tiny import drawn_scenes, scenes_of_bands, tiny_base
+from tests.train.bases.test_published import resnet, saved
 
 STEPS = [f"{name}steps" for name in ("", "matching_", "teacher_", "latent_classifier_", "perceptual_", "vae_")]
 COUNTED = {"threads": 1, "ipc": 10, "codes_only": False, "images": 1, "classes": 1, "judged_ipc": 1}
@@ -63,7 +65,8 @@ def test_a_killed_distillation_continues(folder: Path, process_environment: dict
 
 
 def test_a_quick_look_is_neither_judged_nor_audited(folder: Path, process_environment: dict[str, str]) -> None:
-    given = ("--base", base_of(folder), "--ipc", "2", "--quick", "--threads", "1")
+    eyes = saved(folder / "eyes", resnet)
+    given = ("--base", base_of(folder), "--ipc", "2", "--quick", "--threads", "1", "--watchers", "own,hf:eyes")
     done = dpd(folder, process_environment, "scenes", "--out", "look.dpd", *given)
     assert done.returncode == 0, done.stderr
     assert "note          a quick look: stages are short, and nothing is evaluated or audited" in done.stderr
@@ -71,6 +74,8 @@ def test_a_quick_look_is_neither_judged_nor_audited(folder: Path, process_enviro
     made = load_bundle(folder / "look.dpd").manifest
     assert (made.audit, made.codes_only) == ("unaudited", True)
     assert (folder / "look-run" / "set" / "contact_sheet.png").is_file()
+    run = json.loads((folder / "look-run" / "training" / "run.json").read_text())
+    assert run["watchers"] == [{"name": "hf:eyes", "weights_sha256": model_hash(eyes)}]
     refused = run_dpd(["generate", "look.dpd", "--require-audit", "--out", "set"], process_environment, folder)
     assert refused.returncode == 3, refused.stderr
 

@@ -70,7 +70,7 @@ class Distillation:
 
 
 def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig":
-    own = {name: getattr(asked, name) for name in ("seed", "base", "resolution")}
+    own = {name: getattr(asked, name) for name in ("seed", "base", "resolution", "watchers")}
     return plan.config(ipc=ipc, **own, **asked.image_options)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
+from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
 from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
 from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
@@ -77,6 +78,7 @@ class Asked(Request):
         "Folder of an earlier distillation, whose plan is repeated: the same seed gives the same codes.",
         "<path>",
     )
+    watchers: str = setting(OWN, "Images", WATCHERS_HELP)
     codes_only: bool | None = setting(
         None,
         "Images",
@@ -186,6 +188,10 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
         if name not in known:
             raise InputError(f"{option(name)} has no effect {kind.where}: leave it out")
     places = {name: str(Path(given[name]).absolute()) for name in PATHS if name in given}
+    if "watchers" in given:
+        from dpd_train.run.folder import placed_watchers
+
+        places["watchers"] = placed_watchers(given["watchers"])
     return kind(**{**given, **places}, data=str(data.absolute()), out=str(out.absolute()))
 
 

@@ -21,7 +21,7 @@ from dpd_train.compute.checkpoint import (
 )
 from dpd_train.compute.device import NEVER, Deadline, autocast, checkpointed, on_cpu, restore_moments
 from dpd_train.prototypes.matching.losses import moment_losses, ridge_loss
-from dpd_train.prototypes.matching.statistics import Statistics, embed, maps_of
+from dpd_train.prototypes.matching.statistics import Features, Statistics, embed, maps_of
 from dpd_train.prototypes.matching.views import View
 
 CALL = 20  # codes decoded at a time
@@ -45,6 +45,11 @@ class Watcher:
     see: See
     statistics: Statistics
     extra: bool = False
+
+
+def seeing_only(features: Features) -> See:
+    """How a network sees that judges no class."""
+    return lambda images: (features(images), None)
 
 
 def seeing(network: Classifier, *, logits: bool) -> See:

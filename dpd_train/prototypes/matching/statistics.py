@@ -1,6 +1,6 @@
 """Statistics of a network's features over a labelled set of images, aggregated over whole classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ VIEWS = 8000  # least number of views that statistics are measured on; every ima
 CALL = 250
 FLOOR = 1e-3  # added to the scale of each feature
 LAST_SIDE = 2  # the last map is averaged to this many cells a side, as positions matter little
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+"""Images [n, 3, H, W] in [-1, 1] → features [n, f]."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +82,31 @@ def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(features, dim=1)
 
 
+def features_of(network: Classifier) -> Features:
+    """How a network in evaluation mode turns images into features."""
+    return lambda images: embed(maps_of(network, images))
+
+
 @torch.no_grad()
 def measure(
-    network: Classifier, images: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, device: torch.device
+    features: Features, images: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, device: torch.device
 ) -> Statistics:
     """Statistics over random views of all images [n, 3, H, W] in [-1, 1] with labels [n].
 
     Args:
-        network: in evaluation mode, on `device`, where the statistics are returned.
+        features: of a network on `device`, where the statistics are returned.
     """
     passes = -(-VIEWS // len(images))
     calls = -(-len(images) // CALL)
-    features, owners = [], []
+    found, owners = [], []
     for number in range(passes):
         generator = step_generator(seed, number)
         for call in range(calls):
             part = images[call::calls]  # from all classes, as they share a shift
             view = View(generator, len(part), part.shape[-1], device)
-            features.append(embed(maps_of(network, view(to_device(part, device)))))
+            found.append(features(view(to_device(part, device))))
             owners.append(labels[call::calls])
-    values, of_view = torch.cat(features), torch.cat(owners).to(device)
+    values, of_view = torch.cat(found), torch.cat(owners).to(device)
     scale, mean = torch.std_mean(values, dim=0)
     scale = scale + FLOOR
     values = (values - mean) / scale

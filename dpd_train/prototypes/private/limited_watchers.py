@@ -13,7 +13,7 @@ from dpd_train.classifiers.network import Classifier
 from dpd_train.compute.device import to_device
 from dpd_train.images.appearance import appearance
 from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.prototypes.matching import See, Standard, cut, measure, seeing
+from dpd_train.prototypes.matching import See, Standard, cut, features_of, measure, seeing
 from dpd_train.prototypes.matching.views import random_shifts, shifted
 
 CALL = 250  # images in one call
@@ -92,7 +92,7 @@ def limited_watchers(
     device = next(networks[0].parameters()).device
     limited = []
     for number, network in enumerate(networks):
-        standard = measure(network, images, labels, classes, seed + number, device).standard
+        standard = measure(features_of(network), images, labels, classes, seed + number, device).standard
         generator = torch.Generator().manual_seed(seed + number)
         shape = len(standard.mean), min(width // len(networks), len(standard.mean))
         projection, _ = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER
-from dpd_train.config import WATCHER_STEPS, TrainConfig
+from dpd_train.config import PUBLISHED_IMAGES, WATCHER_STEPS, TrainConfig
 from dpd_train.run.folder import LEAST_MATCHED, matched_count
 
 FIXED_SHARE = 0.6  # of the time that can be allotted; if stages of fixed length would take more, they are shortened
@@ -51,6 +51,7 @@ class WorkSpeed:
         view: one image forward and backward through the teacher.
         call: one latent through the UNet.
         decoded: one code through the VAE's decoder and four watchers, with its gradient.
+        published: one image through each published model that watches.
         tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder.
         threads: of PyTorch, from which trainings on one thread are estimated.
     """
@@ -60,6 +61,7 @@ class WorkSpeed:
     decoded: float
     tuning: float
     decoder: float
+    published: float = 0.0
     threads: int = 1
 
 
@@ -320,8 +322,9 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     }
     if task.matched:
         looked_at = max(STATISTICS_IMAGES, task.images)
+        own = (WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS + STATISTICS_VIEWS * looked_at) * view
         seconds |= {
-            "watchers": (WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS + STATISTICS_VIEWS * looked_at) * view,
+            "watchers": own + min(PUBLISHED_IMAGES * task.classes, task.images) * speed.published,
             "starting images": 0 if task.own_vae else task.classes * task.codes * GUIDED * speed.call,
             "matching": _matching(plan.matching_steps, task, speed),
         }

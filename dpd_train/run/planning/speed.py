@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,14 +12,25 @@ import torch
 
 from dpd_runtime.annotations import Progress
 from dpd_train.bases.base import Base, frozen_decoder, load_base
+from dpd_train.bases.published import PublishedModel, open_published
 from dpd_train.captions.captions import caption_table
 from dpd_train.classifiers.network import ResNet, teacher_shape
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.compute.device import placed, use_device
-from dpd_train.config import TrainConfig
+from dpd_train.config import HUB, TrainConfig, extra_watchers
 from dpd_train.diffusion.denoiser import LatentData, train_denoiser
 from dpd_train.diffusion.fine_tune import denoiser_training, frozen_norms_in_float32, trained_parts
-from dpd_train.prototypes.matching import Matching, Standard, Statistics, Watcher, embed, match_codes, seeing
+from dpd_train.prototypes.matching import (
+    Matching,
+    See,
+    Standard,
+    Statistics,
+    Watcher,
+    embed,
+    match_codes,
+    seeing,
+    seeing_only,
+)
 from dpd_train.prototypes.matching.watchers import LENGTHS, watcher_shapes
 from dpd_train.run.data import fitted
 from dpd_train.run.planning.plan import WorkSpeed
@@ -55,13 +66,16 @@ def measure_speed(
 
     Args:
         base: at the run's resolution; it is changed, so it cannot be used afterwards.
-        config: for the batch of a fine-tuning step and its precision, and whether images carry bands of their own.
+        config: for the batch of a fine-tuning step and its precision, whether images carry bands of their own, and
+            the published models that watch.
     """
     side, bands, generator = base.resolution, int(base.vae.config.in_channels), torch.Generator().manual_seed(0)
     images = 2 * torch.rand((IMAGES, bands, side, side), generator=generator) - 1
     labels = torch.arange(IMAGES) % CLASSES
     latents = torch.randn((IMAGES, int(base.unet.config.in_channels), *[int(base.unet.config.sample_size)] * 2))
     training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
+    names = [name for name in extra_watchers(config.watchers) if name.startswith(HUB)]
+    published = [open_published(name.removeprefix(HUB), device) for name in names]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         place = Path(folder)
         few, shape = (images[:CLASSES], labels[:CLASSES]), teacher_shape(CLASSES, bands)
@@ -71,7 +85,8 @@ def measure_speed(
                 / training.batch
             ),
             "call": lambda: _call_seconds(base, latents[: 2 * CODES], device),
-            "decoded": lambda: _matching_seconds(base, latents[: CLASSES * CODES], images, device, place),
+            "decoded": lambda: _matching_seconds(base, published, latents[: CLASSES * CODES], images, device, place),
+            "published": lambda: _published_seconds(published, images[:CLASSES], device),
             "decoder": lambda: _decoder_seconds(base, images, config, device, place),
             "tuning": lambda: _tuning_seconds(base, latents, labels, config, device, place),
         }
@@ -113,17 +128,39 @@ def _call_seconds(base: Base, latents: torch.Tensor, device: torch.device) -> fl
         return step_seconds(call) / len(latents)
 
 
+def _published_seconds(published: Sequence[PublishedModel], images: torch.Tensor, device: torch.device) -> float:
+    """Of one image through each model, without its gradient."""
+
+    def see(tell: Progress) -> None:
+        for step in range(STEPS):
+            for model in published:
+                model.features(images.to(device))
+            tell(step + 1, STEPS)
+
+    with torch.no_grad():
+        return step_seconds(see) / len(images) if published else 0.0
+
+
 def _matching_seconds(
-    base: Base, latents: torch.Tensor, images: torch.Tensor, device: torch.device, place: Path
+    base: Base,
+    published: Sequence[PublishedModel],
+    latents: torch.Tensor,
+    images: torch.Tensor,
+    device: torch.device,
+    place: Path,
 ) -> float:
     watchers = []
+
+    def add(see: See, width: int, *, extra: bool) -> None:
+        zeros, ones = torch.zeros((CLASSES, width), device=device), torch.ones((CLASSES, width), device=device)
+        statistics = Statistics(Standard(zeros[0], ones[0]), zeros, ones, torch.eye(width, device=device))
+        watchers.append(Watcher(see, statistics, extra))
+
     for shape in watcher_shapes(CLASSES, images.shape[1])[:: len(LENGTHS)]:
         network = shape.build().eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        width = embed(network.features(images[:1].to(device))).shape[1]
-        zeros, ones = torch.zeros((CLASSES, width), device=device), torch.ones((CLASSES, width), device=device)
-        standard = Standard(zeros[0], ones[0])
-        statistics = Statistics(standard, zeros, ones, torch.eye(width, device=device))
-        watchers.append(Watcher(seeing(network, logits=True), statistics))
+        add(seeing(network, logits=True), embed(network.features(images[:1].to(device))).shape[1], extra=False)
+    for model in published:
+        add(seeing_only(model.features), model.features(images[:2].to(device)).shape[1], extra=True)
     start = latents.reshape(CLASSES, CODES, *latents.shape[1:])
     trainable = [p for p in base.vae.parameters() if p.requires_grad]
     decode = frozen_decoder(base)

@@ -1,5 +1,7 @@
 """The stage of `dpd train --prototypes matched`: train watchers, measure their statistics, match codes to them."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -11,20 +13,25 @@ from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.images.bands import picture
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_train.bases.base import Base, frozen_decoder
+from dpd_train.bases.published import open_published
 from dpd_train.captions.captions import aggregate_prompts, embed
 from dpd_train.classifiers.encoder import load_encoder
 from dpd_train.classifiers.network import ResNet
 from dpd_train.classifiers.training import Labelled
 from dpd_train.compute.device import placed
-from dpd_train.config import extra_watchers
+from dpd_train.config import FAMILY, HUB, PUBLISHED_IMAGES, extra_watchers
 from dpd_train.prototypes.matching import (
+    Features,
     Matching,
+    See,
     Watcher,
+    features_of,
     gaussian_codes,
     load_watchers,
     match_codes,
     measure,
     seeing,
+    seeing_only,
     starting_codes,
     train_watchers,
     view_seed,
@@ -112,18 +119,36 @@ def _start(
 
 
 def _watchers(run: Run, train: Labelled) -> list[Watcher]:
-    """The trained watchers, and encoders without labels that the config names, which name no class."""
-    count, progress = len(run.classes), run.progress("statistics")
-    encoders = [load_encoder(place).network for place in extra_watchers(run.config.watchers)]
-    own = zip(load_watchers(run.checkpoints, count, run.channels), with_logits(count), strict=True)
-    kinds = [*((network, logits, False) for network, logits in own), *((encoder, False, True) for encoder in encoders)]
-    watchers = []
-    for i, (network, logits, extra) in enumerate(kinds):
-        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        statistics = measure(network, *train, count, view_seed(run.config.seed, i), run.device)
-        watchers.append(Watcher(seeing(network, logits=logits), statistics, extra))
-        progress(i + 1, len(kinds))
+    """The trained watchers, and the further ones that the config names, which judge no class."""
+    count, progress, device = len(run.classes), run.progress("statistics"), run.device
+    own = list(zip(load_watchers(run.checkpoints, count, run.channels), with_logits(count), strict=True))
+    further = extra_watchers(run.config.watchers)
+    watchers: list[Watcher] = []
+
+    def add(features: Features, see: See, images: Labelled, *, extra: bool) -> None:
+        statistics = measure(features, *images, count, view_seed(run.config.seed, len(watchers)), device)
+        watchers.append(Watcher(see, statistics, extra))
+        progress(len(watchers), len(own) + len(further))
+
+    for network, logits in own:
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        add(features_of(network), seeing(network, logits=logits), train, extra=False)
+    for name in further:
+        features, images = _further(name, train, run)
+        add(features, seeing_only(features), images, extra=True)
     return watchers
+
+
+def _further(name: str, train: Labelled, run: Run) -> tuple[Features, Labelled]:
+    """How a further watcher sees, and the training images that its statistics are measured on."""
+    if name.startswith(HUB):
+        order = np.random.default_rng(run.config.seed).permutation(len(train[1]))
+        labels = train[1].numpy()[order]
+        rows = np.concatenate([order[labels == label][:PUBLISHED_IMAGES] for label in range(len(run.classes))])
+        return open_published(name.removeprefix(HUB), run.device).features, (train[0][rows], train[1][rows])
+    encoder = load_encoder(Path(name.removeprefix(FAMILY))).network
+    encoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return features_of(encoder), train
 
 
 def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]:

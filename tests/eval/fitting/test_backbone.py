@@ -16,6 +16,7 @@ from dpd_eval.students.backbone import Backbone, open_backbone
 from dpd_eval.students.logistic import features_of
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
+from dpd_train.bases.published import Colours
 from dpd_train.images import to_float
 
 MEAN, STD = [0.48, 0.45, 0.4], [0.23, 0.22, 0.25]
@@ -84,9 +85,9 @@ def test_without_a_processor_images_stay_as_they_are(tmp_path: Path) -> None:
     folder = write_vit(tmp_path)
     (folder / "preprocessor_config.json").unlink()
     backbone = open_backbone(str(folder), 3)
-    assert backbone.side is None
+    assert backbone.colours.side is None
     images = torch.rand(1, 3, 16, 16) * 2 - 1
-    torch.testing.assert_close(images * backbone.scale + backbone.shift, images)
+    torch.testing.assert_close(backbone.colours(images), images)
 
 
 @pytest.mark.parametrize(
@@ -109,11 +110,11 @@ def test_a_last_layer_for_each_token_is_refused(tmp_path: Path) -> None:
             return self.last(x.flatten(2)[:, :, :4]).mean(dim=1)
 
     with pytest.raises(InputError, match="sees more than one vector for an image"):
-        features_of(Backbone(Tokens(), None, MEAN, STD).seen, drawn(2)[0])
+        features_of(Backbone(Tokens(), Colours(None, MEAN, STD)).seen, drawn(2)[0])
 
 
 def test_the_processors_size_may_be_a_crop_or_a_shortest_edge(tmp_path: Path) -> None:
     folder = write_vit(tmp_path)
     for size in ({"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}, {"size": 16}):
         (folder / "preprocessor_config.json").write_text(json.dumps(size))
-        assert open_backbone(str(folder), 3).side == 16
+        assert open_backbone(str(folder), 3).colours.side == 16

@@ -117,7 +117,7 @@ def test_nothing_there_and_something_there(folder: Path, tmp_path: Path) -> None
 
 def test_watchers_are_own_and_folders() -> None:
     assert extra_watchers("own") == ()
-    assert extra_watchers("own, swimdiff:a/b,swimdiff:c") == (Path("a/b"), Path("c"))
-    for text in ("", "swimdiff:a", "own,own", "own,swimdiff:", "own,mdfl", "own,swimdiff:a,swimdiff:a"):
-        with pytest.raises(InputError, match="say own and, for each encoder once, swimdiff:PATH"):
+    assert extra_watchers("own, swimdiff:a/b,hf:c/d") == ("swimdiff:a/b", "hf:c/d")
+    for text in ("", "swimdiff:a", "own,own", "own,swimdiff:", "own,hf:", "own,mdfl", "own,hf:a,hf:a"):
+        with pytest.raises(InputError, match="say own and, once each, swimdiff:PATH or hf:ID_OR_PATH"):
             extra_watchers(text)

@@ -21,7 +21,7 @@ from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.diffusion.consistency import ConsistencyClassifier
 from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
 from dpd_train.images import SceneSet
-from dpd_train.prototypes.matching import Matching, Watcher, match_codes, measure, seeing, statistics
+from dpd_train.prototypes.matching import Matching, Watcher, features_of, match_codes, measure, seeing, statistics
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
 from tests.pretended import DEVICE, MixedDevicesError, Rehearsal
 from tests.tiny import SIDE, latent_data, tiny_base
@@ -99,7 +99,7 @@ def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
 def matching(device: torch.device, folder: Path) -> Weights:
     base = load_base(str(tiny_base(folder.parent)))
     seen = network().to(device)
-    statistics = measure(seen, inputs(), LABELS, 2, 6, device)
+    statistics = measure(features_of(seen), inputs(), LABELS, 2, 6, device)
     watchers = [Watcher(seeing(seen, logits=True), statistics)] * 4
     start = torch.randn((2, 2, 4, 8, 8), generator=torch.Generator().manual_seed(7))
     vae = base.vae.to(device).requires_grad_(False)

@@ -21,6 +21,7 @@ from dpd_train.prototypes.matching import (
     Statistics,
     Watcher,
     embed,
+    features_of,
     gaussian_codes,
     match_codes,
     measure,
@@ -103,7 +104,7 @@ def coloured(per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_measured_statistics_are_those_of_the_features() -> None:
     images, labels = coloured(20, 0)
     model = network()
-    found = measure(model, images, labels, CLASSES, 5, CPU)
+    found = measure(features_of(model), images, labels, CLASSES, 5, CPU)
     with autocast("cpu"):
         features = embed(model.features(images))
     z = found.standard(features)
@@ -125,7 +126,7 @@ def test_statistics_are_of_all_symmetries_and_shifts() -> None:
     unshifted = embed(model.features(torch.cat(turned))).mean(0)
     everywhere = [shifted(view, down, right) for view in turned for down in reach for right in reach]
     wanted = embed(model.features(torch.cat(everywhere))).mean(0)
-    found = measure(model, images, torch.arange(60) % CLASSES, CLASSES, 5, CPU).standard.mean
+    found = measure(features_of(model), images, torch.arange(60) % CLASSES, CLASSES, 5, CPU).standard.mean
     assert (found - wanted).norm() < 0.3 * (unshifted - wanted).norm()
 
 
@@ -144,7 +145,10 @@ def decode(codes: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def watchers() -> list[Watcher]:
     images, labels = coloured(40, 1)
-    return [Watcher(seeing(m, logits=False), measure(m, images, labels, CLASSES, 6, CPU)) for m in map(network, (1, 2))]
+    return [
+        Watcher(seeing(m, logits=False), measure(features_of(m), images, labels, CLASSES, 6, CPU))
+        for m in map(network, (1, 2))
+    ]
 
 
 def start(count: int) -> torch.Tensor:
@@ -167,7 +171,9 @@ def test_codes_follow_the_gradient_of_the_published_sum(tmp_path: Path) -> None:
     """Of images of one colour, which every view leaves as they are: two blocks, by Adam on the loss written out."""
     images, labels = coloured(40, 1)
     seen = [seeing(m, logits=logits) for m, logits in ((network(1), True), (network(2), False))]
-    watchers = [Watcher(s, measure(network(i + 1), images, labels, CLASSES, 6, CPU)) for i, s in enumerate(seen)]
+    watchers = [
+        Watcher(s, measure(features_of(network(i + 1)), images, labels, CLASSES, 6, CPU)) for i, s in enumerate(seen)
+    ]
     first = Weights(means=2.0, deviations=3.0, ridge=0.7, opinion=0.9, near_start=40.0)
     later = Weights(means=0.6, deviations=5.0, ridge=1.3, opinion=1.7, near_start=20.0)
     begun = torch.randn((CLASSES, 12, 3, 1, 1), generator=torch.Generator().manual_seed(7))
@@ -246,7 +252,7 @@ def test_four_different_watchers_look_at_each_decoded_image(extra: tuple[int, ..
     images, labels = coloured(40, 1)
     networks = list(map(network, range(6)))
     watchers = [
-        Watcher(seeing(m, logits=i > 2), measure(m, images, labels, CLASSES, 6, CPU), i in extra)
+        Watcher(seeing(m, logits=i > 2), measure(features_of(m), images, labels, CLASSES, 6, CPU), i in extra)
         for i, m in enumerate(networks)
     ]
     seen: list[list[int]] = []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ from dpd_train.run.planning.plan import (
 )
 from dpd_train.run.planning.speed import IDLE, measure_speed, share_of_a_core, step_seconds
 from tests.tiny import CONFIG, tiny_base
+from tests.train.bases.test_published import resnet, saved
 
 seconds = st.floats(1e-5, 0.05)
 SPEEDS = st.builds(
@@ -268,8 +270,22 @@ def test_a_tiny_base_is_measured_by_training_steps_alone(
     folder = tmp_path_factory.mktemp("base")
     with caplog.at_level("INFO", "dpd_train.diffusion.denoiser"):
         speed = measure_speed(load_base(str(tiny_base(folder))), CONFIG, torch.device("cpu"))
-    assert all(0 < value < 10 for value in asdict(speed).values())
+    assert all(0 < value < 10 for name, value in asdict(speed).items() if name != "published")
+    assert speed.published == 0
     assert len(caplog.records) == 1, "a validation after each step made fine-tuning seem 2.4 times as slow"
+
+
+def test_a_published_model_is_timed_and_counted_where_it_watches(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    config = replace(CONFIG, watchers=f"own,hf:{saved(tmp_path / 'eyes', resnet)}", prototypes="matched")
+    speed = measure_speed(load_base(str(tiny_base(tmp_path))), config, torch.device("cpu"))
+    assert 0 < speed.published < 10
+    for images, seen in ((1170, 1170), (5000, 3000)):
+        task = replace(AID, images=images)
+        plain, watched = (
+            estimated(full_plan(), task, replace(TWO_CORES, published=value)).seconds for value in (0.0, 0.05)
+        )
+        assert watched["watchers"] - plain["watchers"] == pytest.approx(0.05 * seen)
 
 
 def test_bands_of_their_own_get_all_steps_of_their_vae_and_neither_samples_nor_tuning() -> None:

@@ -73,7 +73,7 @@ def test_watchers_without_effect_or_folder_are_refused(tmp_path: Path) -> None:
     config = TrainConfig(base=base, watchers=f"own,swimdiff:{tmp_path / 'x'}")
     with pytest.raises(InputError, match="x: no such folder; make it: dpd pretrain --features swimdiff"):
         check_inputs(scenes, tmp_path / "run", config)
-    with pytest.raises(InputError, match="say own and, for each encoder once, swimdiff:PATH"):
+    with pytest.raises(InputError, match="say own and, once each, swimdiff:PATH"):
         check_inputs(scenes, tmp_path / "run", replace(config, watchers="swimdiff:x"))
     other = replace(config, base=base, watchers=f"own,swimdiff:{encoder(tmp_path / 'other', side=2 * SIDE)}")
     with pytest.raises(InputError, match=f"it was trained at {2 * SIDE} px and this run works at {SIDE} px; train it"):
@@ -91,7 +91,7 @@ def test_a_run_does_not_go_on_with_another_encoder(tmp_path: Path) -> None:
         match_config(out, config, {})
     for path in encoder(tmp_path / "again", seed=1).iterdir():
         path.replace(place / path.name)
-    with pytest.raises(InputError, match="had another encoder in --watchers; use the same"):
+    with pytest.raises(InputError, match="had another watcher in --watchers; use the same"):
         match_config(out, config, {})
 
 

@@ -1,0 +1,138 @@
+"""Published image models as watchers: what they see, against transformers' own processor and outputs."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from dpd_runtime.errors import InputError
+from dpd_train.bases.hub import model_hash
+from dpd_train.bases.published import open_published
+from dpd_train.run.folder import check_inputs
+from dpd_train.train import train
+from tests.tiny import CONFIG, drawn_scenes, tiny_base
+
+SIDE = 32
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+
+
+def resnet() -> PreTrainedModel:
+    shape = {"embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**shape, num_labels=7))
+
+
+def vit(side: int = SIDE) -> PreTrainedModel:
+    shape = {"image_size": side, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32}
+    return ViTForImageClassification(ViTConfig(num_hidden_layers=6, num_attention_heads=2, **shape))
+
+
+def saved(folder: Path, build: Callable[[], PreTrainedModel], side: int | None = SIDE) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        build().save_pretrained(folder)
+    if side is not None:
+        ViTImageProcessor(size={"height": side, "width": side}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    return folder
+
+
+def pixels(count: int, seed: int = 0) -> torch.Tensor:
+    shape = (count, 3, SIDE, SIDE)
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("build", "channels"), [(resnet, [12, 8, 12]), (vit, [16] * 5)])
+def test_features_are_those_of_the_model_in_its_own_colours(
+    build: Callable[[], PreTrainedModel], channels: list[int], tmp_path: Path
+) -> None:
+    """The last layer's mean; then mean and deviation of each stage, or of four of a transformer's layers."""
+    folder, images = saved(tmp_path / "eyes", build), pixels(4)
+    found = open_published(str(folder)).features(images.float() / 127.5 - 1)
+    assert found.shape == (4, channels[0] + 2 * sum(channels[1:]))
+    seen = ViTImageProcessor.from_pretrained(folder)(list(images), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        out = AutoModel.from_pretrained(folder).eval()(pixel_values=seen, output_hidden_states=True)
+    last, layer = out.last_hidden_state, out.hidden_states[-1]
+    axes = (2, 3) if last.ndim == 4 else (1,)
+    torch.testing.assert_close(found[:, : channels[0]], last.mean(axes), rtol=1e-3, atol=1e-4)
+    width = channels[-1]
+    torch.testing.assert_close(found[:, -2 * width : -width], layer.mean(axes), rtol=1e-3, atol=1e-4)
+    deviation = (layer.var(axes) + 1e-4).sqrt()
+    torch.testing.assert_close(found[:, -width:], deviation, rtol=1e-3, atol=1e-4)
+
+
+def test_small_images_are_enlarged_to_the_model_s_size_with_a_gradient(tmp_path: Path) -> None:
+    """A transformer takes one size alone."""
+    folder = saved(tmp_path / "eyes", vit)
+    images = (pixels(2).float() / 127.5 - 1)[..., ::2, ::2].requires_grad_()
+    open_published(str(folder)).features(images).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    assert float(images.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("build", [resnet, vit])
+def test_parts_change_neither_features_nor_gradients(
+    build: Callable[[], PreTrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = open_published(str(saved(tmp_path / "eyes", build))), pixels(7).float() / 127.5 - 1
+    found = []
+    for call in (3, 100):
+        monkeypatch.setattr("dpd_train.bases.published.CALL", call)
+        seen = images.clone().requires_grad_()
+        features = model.features(seen)
+        features.square().sum().backward()  # type: ignore[no-untyped-call]
+        found.append((features.detach(), seen.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_watch_is_refused(tmp_path: Path) -> None:
+    text = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=20, **text)).save_pretrained(tmp_path / "words")
+    with pytest.raises(InputError, match="words: gives no layers of an image"):
+        open_published(str(tmp_path / "words"))
+    large = saved(tmp_path / "large", lambda: vit(2 * SIDE), side=None)
+    with pytest.raises(InputError, match=r"large: gives no layers of an image .* where it takes images of one size"):
+        open_published(str(large))
+    (large / "preprocessor_config.json").write_text(json.dumps({"size": 2 * SIDE}))
+    open_published(str(large))
+    (large / "preprocessor_config.json").write_text(json.dumps({"size": 0}))
+    with pytest.raises(InputError, match=r"large: .*preprocessor_config\.json cannot be used"):
+        open_published(str(large))
+
+
+def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("watchers.LENGTHS", (1,)),
+        ("watchers.ATTENTION_LENGTHS", (1,)),
+        ("statistics.VIEWS", 100),
+    ):
+        monkeypatch.setattr(f"dpd_train.prototypes.matching.{name}", value)
+    monkeypatch.setattr("dpd_train.run.stages.matching.PUBLISHED_IMAGES", 5)
+    place = saved(tmp_path / "eyes", resnet)
+    scenes, base = drawn_scenes(tmp_path / "scenes", per_class=24), str(tiny_base(tmp_path))
+    short = replace(CONFIG, base=base, prototypes="matched", ipc=2, matching_steps=2, steps=0)
+    with pytest.raises(InputError, match="nowhere: no such folder, and no model of that id"):
+        check_inputs(scenes, tmp_path / "run", replace(short, watchers="own,hf:nowhere"))
+    codes = []
+    for name, watchers in (("plain", "own"), ("seen", f"own,hf:{place}")):
+        record = train(scenes, tmp_path / name, replace(short, watchers=watchers), cache=tmp_path / "cache")
+        codes.append(load_file(tmp_path / name / "prototypes.safetensors"))
+    assert record["watchers"] == [{"name": "hf:eyes", "weights_sha256": model_hash(place)}]
+    assert record["config"]["watchers"] == "own,hf:eyes"
+    assert str(tmp_path) not in json.dumps(record["config"]["watchers"])
+    assert any(not torch.equal(values, codes[1][name]) for name, values in codes[0].items())
