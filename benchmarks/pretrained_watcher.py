@@ -8,6 +8,7 @@ Ten codes of each class of the embedded bundle, the validation part's every seco
 random     as many real images, other ones for each student
 rebuilt    the same images, encoded and decoded by the base's VAE
 stored     the codes as they are
+matchings  four further matchings, of benchmarks/matched/
 on         matched on for --steps, by the usual networks (trained for a quarter of their steps)
 watched    the same, and at each step a backbone of --watch in place of one of them
 
@@ -30,7 +31,7 @@ from dpd_eval.selection.methods import random_subset
 from dpd_eval.students.backbone import open_backbone
 from dpd_eval.students.probe import HubBody, Probe
 from dpd_runtime.annotations import Images
-from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_train.bases.base import decode_in_parts, frozen_decoder, load_base
 from dpd_train.bases.latents import encode
 from dpd_train.bases.published import open_published
@@ -41,7 +42,13 @@ from dpd_train.images import SceneSet, to_float
 from dpd_train.prototypes.matching import Matching, Watcher, match_codes, measure, seeing_only
 
 IPC, SEED, CALL = 10, 0, 50
+MATCHED = Path(__file__).parent / "matched"
 CPU = torch.device("cpu")
+
+
+def first_codes(bundle: Bundle) -> torch.Tensor:
+    """Scaled codes [classes, IPC, C, h, w]."""
+    return torch.stack([torch.from_numpy(c.prototypes[:IPC].astype(np.float32)) for c in bundle.classes])
 
 
 def watching(folder: str, train: SceneSet, per_class: int) -> Watcher:
@@ -76,7 +83,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--watch", default="", help="folders, separated by commas")
     parser.add_argument("--judges", required=True)
-    parser.add_argument("--arms", default="random,rebuilt,stored,on,watched")
+    parser.add_argument("--arms", default="random,rebuilt,stored,matchings,on,watched")
     parser.add_argument("--steps", type=int, default=100, help="of matching")
     parser.add_argument("--per-class", type=int, default=300, help="images behind the backbone's statistics")
     parser.add_argument("--students", type=int, default=3)
@@ -87,7 +94,7 @@ def main() -> None:
     train, held = read_parts(args.data, 100)
     even = held.only(np.arange(0, len(held.labels), 2))
     base = load_base("nano")
-    stored = torch.stack([torch.from_numpy(c.prototypes[:IPC].astype(np.float32)) for c in load_bundle().classes])
+    stored = first_codes(load_bundle())
     labels = np.repeat(np.arange(len(stored)), IPC)
     real = [train.images[random_subset(train.labels, IPC, seed)] for seed in range(args.students)]
     result: dict[str, Any] = {"hardware": hardware(CPU), "arms": {}}
@@ -108,6 +115,7 @@ def main() -> None:
             for part in real
         ],
         "stored": lambda: [pixels(stored)],
+        "matchings": lambda: [pixels(first_codes(load_bundle(path))) for path in sorted(MATCHED.glob("*.dpd"))],
         "on": lambda: [pixels(matched_on("on", []))],
         "watched": lambda: [
             pixels(
