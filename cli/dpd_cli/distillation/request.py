@@ -75,7 +75,7 @@ class Asked(Request):
     plan: str | None = setting(
         None,
         "Running",
-        "Folder of an earlier distillation, whose plan is repeated: the same seed gives the same codes.",
+        "Folder of an earlier distillation, whose plan is repeated: the same seed and watchers give the same codes.",
         "<path>",
     )
     watchers: str = setting(OWN, "Images", WATCHERS_HELP)
