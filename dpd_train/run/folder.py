@@ -207,7 +207,8 @@ def _check_watchers(names: Sequence[str], side: int | None) -> None:
     """Check that further watchers are there, and encoders for images of this size; None where it is not known yet."""
     for name in names:
         if name.startswith(HUB):
-            _hashed(name)
+            source = name.removeprefix(HUB)
+            check_model(model_folder(source), source)
             continue
         place = Path(name.removeprefix(FAMILY))
         own = check_encoder(place)["resolution"]
