@@ -3,20 +3,21 @@
     python benchmarks/imagenet_backbone.py W/lite0 && python benchmarks/imagenet_backbone.py W/lite1 --size 1
     python benchmarks/pretrained_watcher.py EUROSAT/train --watch W/lite0 --judges W/lite0,W/lite1 --work W --out o.json
 
-Ten codes of each class of the embedded bundle, the validation part's every second image, students of 1,000 steps.
+Ten codes of each class, of the embedded bundle (matching 0) and of those in benchmarks/matched/ (1 to 4), the
+validation part's every second image, students of 1,000 steps.
 
-random     as many real images, other ones for each student
-rebuilt    the same images, encoded and decoded by the base's VAE
-stored     the codes as they are
-matchings  four further matchings, of benchmarks/matched/
-on         matched on for --steps, by the usual networks (trained for a quarter of their steps)
-watched    the same, and at each step a backbone of --watch in place of one of them
+random   as many real images, other ones for each student
+rebuilt  the same images, encoded and decoded by the base's VAE
+stored   codes as they are, of each of --matchings
+on       the same, matched on for --steps by the usual networks (trained for a quarter of their steps)
+watched  the same, and at each step a backbone of --watch in place of one of them
 
 Judges: linear probes on each backbone of --judges, and `convnet` from scratch.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--watch", default="", help="folders, separated by commas")
     parser.add_argument("--judges", required=True)
-    parser.add_argument("--arms", default="random,rebuilt,stored,matchings,on,watched")
+    parser.add_argument("--arms", default="random,rebuilt,stored,on,watched")
+    parser.add_argument("--matchings", default="0")
     parser.add_argument("--steps", type=int, default=100, help="of matching")
     parser.add_argument("--per-class", type=int, default=300, help="images behind the backbone's statistics")
     parser.add_argument("--students", type=int, default=3)
@@ -94,19 +96,24 @@ def main() -> None:
     train, held = read_parts(args.data, 100)
     even = held.only(np.arange(0, len(held.labels), 2))
     base = load_base("nano")
-    stored = first_codes(load_bundle())
-    labels = np.repeat(np.arange(len(stored)), IPC)
+    paths = [None, *sorted(MATCHED.glob("*.dpd"))]
+    starts = {int(number): first_codes(load_bundle(paths[int(number)])) for number in args.matchings.split(",")}
+    labels = np.repeat(np.arange(len(train.classes)), IPC)
     real = [train.images[random_subset(train.labels, IPC, seed)] for seed in range(args.students)]
     result: dict[str, Any] = {"hardware": hardware(CPU), "arms": {}}
 
-    def matched_on(name: str, extra: list[Watcher]) -> torch.Tensor:
+    def matched_on(name: str, folders: list[str]) -> list[Images]:
         own = trained_watchers(args.work / f"watchers-{WATCHER_STEPS // 4}", train, held, SEED, WATCHER_STEPS // 4)
-        setting, state = Matching(steps=args.steps, seed=SEED), args.work / f"{name}-{args.steps}.safetensors"
-        tell_step = lambda step, steps: print(name, step, steps, flush=True)  # noqa: E731
-        return match_codes(stored, frozen_decoder(base), [*own, *extra], setting, tell_step, state=state)
+        watchers = [*own, *(watching(folder, train, args.per_class) for folder in folders)]
+        name = "-".join([name, *(Path(folder).name for folder in folders)])
+        setting, decode, found = Matching(steps=args.steps, seed=SEED), frozen_decoder(base), []
+        for number, start in starts.items():
+            state, tell_step = args.work / f"{name}-{number}-{args.steps}.safetensors", partial(print, name, number)
+            found.append(match_codes(start, decode, watchers, setting, tell_step, state=state))
+        return pixels(found)
 
-    def pixels(codes: torch.Tensor) -> Images:
-        return decode_in_parts(base, codes.flatten(0, 1).numpy())
+    def pixels(sets: Iterable[torch.Tensor]) -> list[Images]:
+        return [decode_in_parts(base, codes.flatten(0, 1).numpy()) for codes in sets]
 
     makers: dict[str, Callable[[], list[Images]]] = {
         "random": lambda: real,
@@ -114,23 +121,15 @@ def main() -> None:
             decode_in_parts(base, (encode(base.vae, part) * float(base.vae.config.scaling_factor)).numpy())
             for part in real
         ],
-        "stored": lambda: [pixels(stored)],
-        "matchings": lambda: [pixels(first_codes(load_bundle(path))) for path in sorted(MATCHED.glob("*.dpd"))],
-        "on": lambda: [pixels(matched_on("on", []))],
-        "watched": lambda: [
-            pixels(
-                matched_on(
-                    "watched-" + "-".join(Path(folder).name for folder in args.watch.split(",")),
-                    [watching(folder, train, args.per_class) for folder in args.watch.split(",")],
-                )
-            )
-        ],
+        "stored": lambda: pixels(starts.values()),
+        "on": lambda: matched_on("on", []),
+        "watched": lambda: matched_on("watched", args.watch.split(",")),
     }
     for arm in args.arms.split(","):
         parts = makers[arm]()
         judges = {Path(folder).name: probed(folder, parts, labels, even) for folder in args.judges.split(",")}
         sets = [SceneSet(train.classes, images, labels, (), ()) for images in parts]
-        students = judged(arm, (sets * args.students)[: args.students], even, 1000)
+        students = judged(arm, (sets * args.students)[: max(args.students, len(sets))], even, 1000)
         result["arms"][arm] = judges | {"convnet": students["all"]}
         print(arm, result["arms"][arm], flush=True)
         tell(result, args.out)

@@ -204,7 +204,7 @@ def fitting_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     """The plan that fills `minutes`.
 
     Raises:
-        InputError: the shortest one takes longer; the message says how long, and what would fit.
+        InputError: the shortest one takes longer; the message says how long, with which stage, and what would fit.
     """
 
     def fits(other: Task) -> bool:
@@ -212,7 +212,8 @@ def fitting_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
 
     if fits(task):
         return make_plan(task, speed, minutes)
-    least = math.ceil(make_plan(task, speed, 0).total / 60)
+    shortest = make_plan(task, speed, 0)
+    least, longest = math.ceil(shortest.total / 60), max(shortest.seconds, key=shortest.seconds.__getitem__)
     ways = [f"--minutes {least}"]
     ways += [f"--ipc {ipc}" for ipc in range(task.ipc - 1, 0, -1) if fits(replace(task, ipc=ipc))][:1]
     if task.matched and not task.codes_only and fits(replace(task, codes_only=True)):
@@ -221,8 +222,8 @@ def fitting_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
         ways.append("--quick, which evaluates and audits nothing")
     ways.append("fewer classes")
     raise InputError(
-        f"--minutes {minutes:g}: {task.classes} classes need at least {least} minutes on this machine; give "
-        f"{', or '.join(ways)}"
+        f"--minutes {minutes:g}: {task.classes} classes need at least {least} minutes on this machine, of which "
+        f"{longest} takes {math.ceil(shortest.seconds[longest] / 60)}; give {', or '.join(ways)}"
     )
 
 

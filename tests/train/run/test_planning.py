@@ -1,5 +1,6 @@
 """The planner of `dpd distill`: its arithmetic, what it says about the data, and its measurements."""
 
+import math
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from dpd_train.run.planning.plan import (
     AUDIT_STUDENT_VIEWS,
     AUDIT_VIEWS,
     FIXED_SHARE,
+    LEAST_MATCHING,
     MOST_MATCHING,
     MOST_TUNING,
     PAIRS,
@@ -217,8 +219,18 @@ def test_a_plan_is_kept_or_refused_with_what_would_fit(task: Task, speed: WorkSp
 
 def test_five_minutes_for_many_classes_are_refused() -> None:
     task = task_of({str(n): 50 for n in range(45)})
-    with pytest.raises(InputError, match=r"--minutes 5: 45 classes need at least \d+ minutes on this machine; give"):
+    with pytest.raises(
+        InputError, match=r"--minutes 5: 45 classes need at least \d+ minutes on this machine, of which"
+    ):
         fitting_plan(task, TWO_CORES, 5)
+
+
+def test_a_refusal_names_the_stage_that_takes_longest() -> None:
+    watched = replace(TWO_CORES, decoded=100 * TWO_CORES.decoded)  # as with large networks among the watchers
+    with pytest.raises(InputError, match=r"of which matching takes (\d+); give") as refused:
+        fitting_plan(AID, watched, 90)
+    [minutes] = re.findall(r"takes (\d+);", str(refused.value))
+    assert int(minutes) == math.ceil(LEAST_MATCHING * AID.classes * AID.codes * watched.decoded / 60)
 
 
 def test_an_audit_takes_time_by_its_images_and_trains_students_where_the_hold_out_has_enough() -> None:
