@@ -52,12 +52,17 @@ def first_codes(bundle: Bundle) -> torch.Tensor:
     return torch.stack([torch.from_numpy(c.prototypes[:IPC].astype(np.float32)) for c in bundle.classes])
 
 
-def watching(folder: str, train: SceneSet, per_class: int) -> Watcher:
-    """A backbone as a watcher, with statistics of views of `per_class` random training images of each class."""
-    features, (images, labels) = open_published(folder).features, labelled(train)
+def watching(folder: str, train: SceneSet, per_class: int, side: int | None) -> Watcher:
+    """A backbone as a watcher, with statistics of views of `per_class` random training images of each class.
+
+    Args:
+        side: of the images that it sees; None for its own.
+    """
+    model, (images, labels) = open_published(folder), labelled(train)
+    model.colours.side = side or model.colours.side
     rows = torch.from_numpy(random_subset(train.labels, per_class, SEED))
-    statistics = measure(features, images[rows], labels[rows], len(train.classes), SEED, CPU)
-    return Watcher(seeing_only(features), statistics, extra=True)
+    statistics = measure(model.features, images[rows], labels[rows], len(train.classes), SEED, CPU)
+    return Watcher(seeing_only(model.features), statistics, extra=True)
 
 
 def probed(folder: str, parts: list[Images], labels: np.ndarray, held: SceneSet) -> list[float]:
@@ -88,6 +93,7 @@ def main() -> None:
     parser.add_argument("--matchings", default="0")
     parser.add_argument("--steps", type=int, default=100, help="of matching")
     parser.add_argument("--per-class", type=int, default=300, help="images behind the backbone's statistics")
+    parser.add_argument("--side", type=int, help="of the images that --watch sees, in pixels; its own unless given")
     parser.add_argument("--students", type=int, default=3)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
@@ -104,7 +110,7 @@ def main() -> None:
 
     def matched_on(name: str, folders: list[str]) -> list[Images]:
         own = trained_watchers(args.work / f"watchers-{WATCHER_STEPS // 4}", train, held, SEED, WATCHER_STEPS // 4)
-        watchers = [*own, *(watching(folder, train, args.per_class) for folder in folders)]
+        watchers = [*own, *(watching(folder, train, args.per_class, args.side) for folder in folders)]
         name = "-".join([name, *(Path(folder).name for folder in folders)])
         setting, decode, found = Matching(steps=args.steps, seed=SEED), frozen_decoder(base), []
         for number, start in starts.items():
