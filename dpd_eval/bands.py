@@ -1,28 +1,17 @@
 """The bands of a set or a bundle beside those of the real images that it is judged with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpd_eval.reading import convert
-from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_eval.set_file import read_set_file
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import read_object
 from dpd_runtime.images.bands import Band, counted, shown_bands
 
 if TYPE_CHECKING:
     from dpd_train.images import Reading, Rendering, SceneSet
 
 NAMED = 4  # bands that a sentence names
-AGAIN = "run the same dpd generate again"
-
-
-@dataclass(frozen=True)
-class _SetFile:
-    """What dataset.json says of bands."""
-
-    bands: tuple[Band, ...] = ()
 
 
 def bands_of_set(folder: Path) -> tuple[Band, ...] | None:
@@ -31,14 +20,8 @@ def bands_of_set(folder: Path) -> tuple[Band, ...] | None:
     Raises:
         InputError: dataset.json is damaged.
     """
-    path = folder / DATASET_NAME
-    if not path.is_file():
-        return None
-    bands = convert(read_object(path, f"{path}:", AGAIN), _SetFile, str(path)).bands
-    for number, band in enumerate(bands):
-        if fault := band.fault():
-            raise InputError(f"{path}: bands[{number}]: its {fault}; {AGAIN}")
-    return bands
+    found = read_set_file(folder)
+    return None if found is None else found.bands
 
 
 def check_bands(what: str, bands: Sequence[Band], real: "SceneSet", reference: str) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from dpd_eval.bands import bands_of_set, described
 from dpd_eval.fitting.config import FitConfig
+from dpd_eval.set_file import read_set_file
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
 from dpd_eval.students.backbone import open_backbone
 from dpd_eval.students.names import check_student
@@ -22,6 +23,7 @@ from dpd_eval.students.training import predict, train_network, train_student
 from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.compute.device import use_device
+from dpd_train.config import HUB
 from dpd_train.images import SceneSet, check_files, fingerprint, image_sizes, read_scenes
 from dpd_train.reading import ImageOptions
 
@@ -49,6 +51,16 @@ class Fitted:
     @property
     def side(self) -> int:
         return int(self.examples.shape[1])
+
+
+def suits_backbones(distilled: Path) -> bool:
+    """Whether a published network watched the codes of a set; also for sets of other kinds, and for other folders.
+
+    Raises:
+        InputError: dataset.json is damaged.
+    """
+    found = read_set_file(distilled)
+    return found is None or found.watchers is None or any(name.startswith(HUB) for name in found.watchers)
 
 
 def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:

@@ -33,6 +33,7 @@ MAX_PIXELS = 2**24
 MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
 MAX_NOISE_BYTES = 2**29
 MAX_LICENCES = 100
+MAX_WATCHERS = 64
 MAX_SERIAL = 2**53 - 1  # every reader of JSON has it exactly
 MAX_GUIDANCE = 100  # entries; a bundle has three or so
 MAX_BLOCK = 2**32 // BLOCK  # the noise of an image depends on its index as 32 bits (docs/reference/bundle-format.md)
@@ -88,6 +89,11 @@ class Manifest:
     bands: tuple[Band, ...] = ()
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
+
+    @property
+    def watchers(self) -> tuple[str, ...]:
+        """Names of the networks, beside the run's own ones, in whose features codes were matched, such as hf:NAME."""
+        return tuple(watcher["name"] for watcher in self.training.get("watchers", ()))
 
     def to_json(self) -> bytes:
         """The manifest as JSON with sorted keys, so that equal manifests have equal bytes.
@@ -212,6 +218,10 @@ def parse_manifest(raw: bytes) -> Manifest:
     }
     for name in ("tools", "licences", "data", "training", "parity"):
         _require(isinstance(content.get(name, {}), dict), f"{name} is not an object")
+    watchers = content.get("training", {}).get("watchers", [])
+    listed = isinstance(watchers, list) and len(watchers) <= MAX_WATCHERS
+    listed = listed and all(isinstance(watcher, dict) and type(watcher.get("name")) is str for watcher in watchers)
+    _require(listed, f"training.watchers is no list of at most {MAX_WATCHERS} networks with a name")
     if "privacy" in content:
         content["privacy"] = _build(PrivacyClaim, content["privacy"], "privacy")
     if "bands" in content:

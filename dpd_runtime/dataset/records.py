@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.dataset.finish import Completed
 from dpd_runtime.dataset.formats import Output
 from dpd_runtime.engines.engine import Provider
@@ -56,6 +57,7 @@ def describe(generation: Generation, output: Output, completed: Completed) -> di
         "prototypes_sha256": manifest.files["prototypes.safetensors"].sha256,
         "signature": generation.bundle.signature.describe(),
         "audit": manifest.audit,
+        **_watchers(generation.bundle),
         "seed": generation.seed,
         "sampler": generation.sampler.to_dict(),
         "ipc": generation.ipc,
@@ -70,6 +72,12 @@ def describe(generation: Generation, output: Output, completed: Completed) -> di
         "cpu_flags": cpu_flags(),
         "versions": versions(),
     }
+
+
+def _watchers(bundle: Bundle) -> dict[str, Any]:
+    """The further networks that watched while codes were matched to images; nothing for other bundles."""
+    matched = any(scene.prototype_kind == "matched" for scene in bundle.classes)
+    return {"watchers": list(bundle.manifest.watchers)} if matched and bundle.manifest.privacy is None else {}
 
 
 def _choice(provider: Provider) -> dict[str, Any]:

@@ -236,7 +236,8 @@ def _manifest(opened: OpenedRun, sampler: Sampler, options: ExportOptions, prune
         licences=_licences(record["config"]["base"] == SHIPPED_BASE, options),
         data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
         training={"config_sha256": config_hash(record["config"]), "versions": record.get("versions", {})}
-        | ({"pruned": pruned.entries()} if pruned else {}),
+        | ({"pruned": pruned.entries()} if pruned else {})
+        | ({"watchers": record["watchers"]} if "watchers" in record else {}),
     )
 
 

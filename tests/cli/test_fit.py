@@ -11,6 +11,7 @@ pytest.importorskip("onnx")
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.eval.fitting.test_fit import RECIPE, write_set
+from tests.train.bases.test_published import resnet, saved
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +102,18 @@ def test_what_cannot_be_fitted(
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert not (folder / "never").exists()
+
+
+def test_a_backbone_is_warned_of_codes_that_no_published_network_watched(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    saved(folder / "eyes", resnet)
+    said = []
+    for number, watchers in enumerate(({}, {"watchers": []}, {"watchers": ["hf:eyes"]})):
+        write_set(folder / f"made{number}", 8)
+        (folder / f"made{number}" / "dataset.json").write_text(json.dumps(watchers))
+        given = ("--backbone", "eyes", "--steps", "0", "--threads", "1", "--out", f"head{number}")
+        done = run(folder, process_environment, "fit", f"made{number}", *given)
+        assert done.returncode == 0, done.stderr
+        said.append("no published network watched the codes of made1: a backbone learns little" in done.stderr)
+    assert said == [False, True, False]

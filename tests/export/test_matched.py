@@ -1,6 +1,8 @@
 """Matched codes from `dpd train` through the bundle: each of the first images is a decoded code."""
 
 import json
+import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from dpd_runtime import generate, load_bundle
+from dpd_eval.fitting.fit import suits_backbones
+from dpd_export import ExportOptions, export_run
+from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.sampling.noise import image_element
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, suited_sampler
@@ -128,3 +132,19 @@ def test_the_suited_sampler_decodes_whole_blocks_of_matched_prototypes_alone() -
         assert [g.begins_at_prototypes for g in guidance] == [True, True, False]
         assert [g.from_block for g in guidance] == [0, blocks, 10 * blocks]
         assert guidance[2] == replace(DEFAULT_SAMPLER.guidance_for(10 * blocks), from_block=10 * blocks)
+
+
+def test_networks_that_watched_are_named_at_the_site(matched: Path, tmp_path: Path) -> None:
+    shutil.copytree(matched / "run", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "watchers" not in record
+    seen = [{"name": "hf:eyes", "weights_sha256": "0123456789ab" + "0" * 52}]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"watchers": seen}))
+    export_run(tmp_path / "run", tmp_path / "seen.dpd", ExportOptions(precision="fp32", codes_only=True))
+    with zipfile.ZipFile(tmp_path / "seen.dpd") as archive:
+        assert "| network that watched | hf:eyes, weights 0123456789ab… |" in archive.read("MODEL_CARD.md").decode()
+    for bundle, names in ((tmp_path / "seen.dpd", ["hf:eyes"]), (matched / "codes.dpd", [])):
+        out = tmp_path / bundle.stem
+        write_set(generate(load_bundle(bundle), ipc=1, provider="cpu"), out)
+        assert json.loads((out / "dataset.json").read_text())["watchers"] == names
+        assert suits_backbones(out) == bool(names)

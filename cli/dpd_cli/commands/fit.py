@@ -1,6 +1,7 @@
 """`dpd fit`: a distilled set → a classifier for use."""
 
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,9 +54,15 @@ def fit_command(
     require_torch("fit")
     import torch
 
-    from dpd_eval.fitting.fit import fit
+    from dpd_eval.fitting.fit import fit, suits_backbones
     from dpd_export.classifier import save_classifier
 
+    if config.backbone is not None and not suits_backbones(distilled):
+        print(
+            f"warning     no published network watched the codes of {distilled}: a backbone learns little from them. "
+            "Where the bundle is made: dpd distill --watchers own,hf:MODEL",
+            file=sys.stderr,
+        )
     started = time.monotonic()
     if threads:
         torch.set_num_threads(threads)

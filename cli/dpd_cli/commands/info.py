@@ -92,6 +92,8 @@ def _print_bundle(opened: "Bundle") -> None:
     print(_sampler_line(opened))
     for told in prototype_ranges(manifest.sampler):
         print(f"            images {told}")
+    if manifest.watchers:
+        print(f"watched by  {', '.join(manifest.watchers)}")
 
 
 def _sampler_line(opened: "Bundle") -> str:

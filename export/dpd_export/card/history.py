@@ -40,12 +40,17 @@ def training_section(content: CardContent) -> str:
         *_losses(run["metrics"].get("denoiser")),
         ("teacher", f"at most {config['teacher_steps']} steps"),
         ("latent classifier", f"at most {config['latent_classifier_steps']} steps"),
+        *(("network that watched", _watcher(watcher)) for watcher in run.get("watchers", ())),
         ("wall time", _seconds(run)),
         ("hardware", run.get("hardware")),
         ("versions", _versions(run)),
         ("exported with", _versions({"versions": content.manifest.tools})),
     )
     return f"## Training\n\n{known}"
+
+
+def _watcher(watcher: Record) -> str:
+    return f"{line(watcher['name'])}, weights {watcher['weights_sha256'][:12]}…"
 
 
 def base_section(content: CardContent) -> str:

@@ -127,6 +127,18 @@ def test_bands_that_do_not_fit_are_refused(changes: dict[str, Any], said: str) -
         parse_manifest(of_bands(**changes))
 
 
+def test_networks_that_watched_have_names() -> None:
+    seen = {"watchers": [{"name": "hf:eyes", "weights_sha256": "0" * 64}, {"name": "swimdiff:own"}]}
+    assert parse_manifest(changed(("training",), seen)).watchers == ("hf:eyes", "swimdiff:own")
+    assert MANIFEST.watchers == ()
+
+
+@pytest.mark.parametrize("watchers", ["hf:eyes", {"name": "a"}, ["hf:eyes"], [{"name": 1}], [{}], [{"name": "a"}] * 65])
+def test_networks_that_watched_in_another_form_are_refused(watchers: object) -> None:
+    with pytest.raises(BundleError, match="watchers is no list of at most 64 networks with a name; export the bundle"):
+        parse_manifest(changed(("training",), {"watchers": watchers}))
+
+
 @pytest.mark.parametrize("needed", ["99.0.0", "0.10000.0"])
 def test_a_bundle_that_needs_a_newer_runtime_is_refused(needed: str) -> None:
     with pytest.raises(BundleVersionError, match=rf"needs dpd-distill {needed}.*install a newer"):

@@ -1,0 +1,42 @@
+"""What judges read of a set's dataset.json."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpd_eval.reading import convert
+from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import read_object
+from dpd_runtime.images.bands import Band
+
+AGAIN = "run the same dpd generate again"
+
+
+@dataclass(frozen=True)
+class SetFile:
+    """The bands and the watchers of a set.
+
+    Args:
+        bands: none for RGB.
+        watchers: names of the networks, beside the run's own ones, that watched while codes were matched; None for a
+            set of another kind, or one that an earlier version made.
+    """
+
+    bands: tuple[Band, ...] = ()
+    watchers: tuple[str, ...] | None = None
+
+
+def read_set_file(folder: Path) -> SetFile | None:
+    """Read dataset.json; None for a folder without it.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / DATASET_NAME
+    if not path.is_file():
+        return None
+    found = convert(read_object(path, f"{path}:", AGAIN), SetFile, str(path))
+    for number, band in enumerate(found.bands):
+        if fault := band.fault():
+            raise InputError(f"{path}: bands[{number}]: its {fault}; {AGAIN}")
+    return found
