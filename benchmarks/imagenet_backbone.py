@@ -69,9 +69,8 @@ def main() -> None:
 
     model.save_pretrained(args.out)
     processor = {"image_processor_type": "EfficientNetImageProcessor", "image_mean": MEAN, "image_std": STD}
-    (args.out / "preprocessor_config.json").write_text(
-        json.dumps(processor | {"size": {"height": SIDE, "width": SIDE}})
-    )
+    processor |= {"size": {"height": SIDE, "width": SIDE}, "include_top": False}
+    (args.out / "preprocessor_config.json").write_text(json.dumps(processor))
     print(f"{args.out}: logits differ from the package's by {differ:.2g} at most")
 
 

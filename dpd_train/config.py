@@ -354,10 +354,14 @@ def extra_watchers(text: str) -> tuple[str, ...]:
         InputError: own is missing, a name is unknown, or one stands twice.
     """
     names = [part.strip() for part in text.split(",")]
-    further = [name for name in names if name.startswith((FAMILY, HUB)) and name not in (FAMILY, HUB)]
-    if sorted(names) != sorted({OWN, *further}):
+    further = tuple(name for name in names if name.startswith((FAMILY, HUB)) and name not in (FAMILY, HUB))
+    faults = [f"{name!r} is none of them; a path holds no comma" for name in names if name not in (OWN, *further)]
+    faults += [f"{name!r} stands there twice" for name in names if names.count(name) > 1]
+    if OWN not in names:
+        faults.append("own is missing: networks that learned from other labels or none judge no class")
+    if faults:
         raise InputError(
-            f"--watchers {text!r}: say own and, once each, swimdiff:PATH or hf:ID_OR_PATH, as in own,swimdiff:encoder; "
-            "networks that learned from other labels or none judge no class, so own stays"
+            f"--watchers {text!r}: say own and, once each, swimdiff:PATH or hf:ID_OR_PATH, as in own,hf:MODEL; "
+            f"{faults[0]}"
         )
-    return tuple(further)
+    return further

@@ -14,6 +14,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder
 from dpd_train.bases.base import Base, load_base
 from dpd_train.bases.folder import check_base_bands
+from dpd_train.bases.published import check_published
 from dpd_train.captions.captioners import check_captioner
 from dpd_train.compute.device import Deadline, TimeUp
 from dpd_train.compute.distributed import ALONE, Team, Word
@@ -105,6 +106,7 @@ def _open(
     """
     check_inputs(data, out, config, resume=resume)
     check_captioner(config.captioner)
+    check_published(config.watchers)
     base = fitted(load_base(config.base), config)
     run_data = read_parts(data, config, base.resolution, device, progress)
     check_base_bands(config.base, run_data.train.bands)

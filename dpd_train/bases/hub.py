@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +84,13 @@ def check_model(folder: Path, source: str) -> str:
     again = "complete the folder" if Path(source).expanduser().is_dir() else f"fetch it again: {fetch_command(source)}"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{source}: its config.json is missing or names no model_type; {again}") from None
+        kind, of_timm = config.get("model_type"), "architecture" in config
+    except (OSError, ValueError, AttributeError):
+        kind, of_timm = None, False
+    if kind is None and of_timm:
+        raise InputError(f"{source}: is a model of timm; take one of transformers")
+    if kind is None:
+        raise InputError(f"{source}: its config.json is missing or names no model_type; {again}")
     if (folder / "adapter_config.json").exists():
         raise InputError(f"{source}: is an adapter for another model; merge the two and give the merged folder")
     absent = [name for name in _weight_files(folder) if not (folder / name).is_file()]
@@ -129,6 +134,19 @@ def opened(what: str, load: Callable[[], Any]) -> Any:
     except Exception as error:
         way_out = "install that" if isinstance(error, ImportError) else "take another model"
         raise InputError(f"{what}: cannot be loaded ({first_sentence(error)}); {way_out}") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' report of tensors that a model leaves unused from standard error."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def complete_model(what: str, model_class: Any, folder: Any, dtype: "torch.dtype", device: "torch.device") -> Any:

@@ -12,10 +12,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, first_sentence, model_folder, opened
+from dpd_train.bases.hub import check_model, first_sentence, model_folder, opened, quiet
 from dpd_train.compute.device import autocast
+from dpd_train.config import HUB, extra_watchers
 
 PROCESSOR_NAME = "preprocessor_config.json"
+PROCESSOR_NAMES = (PROCESSOR_NAME, "processor_config.json")
+MOST_SIDE = 4096
 LAYERS = 4
 """Layers that watch, of a model whose layers all have one shape."""
 CALL = 10
@@ -47,28 +50,55 @@ class Colours(nn.Module):
 
 
 def read_colours(folder: Path, what: str) -> Colours:
-    """Read a preprocessor_config.json; without one images stay as they are.
+    """Read what a processor of transformers does with an image; without its file images stay as they are.
 
     Args:
         what: names the model in messages.
 
     Raises:
-        InputError: the file cannot be used.
+        InputError: the file cannot be used, or asks for more than a square side and normalised colours.
     """
-    path, half = folder / PROCESSOR_NAME, [0.5, 0.5, 0.5]
-    if not path.is_file():
-        return Colours(None, half, half)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        size: Any = content.get("crop_size") or content.get("size")
-        if isinstance(size, dict):
-            size = size.get("height", size.get("shortest_edge"))
-        mean, std = (list(map(float, content.get(f"image_{name}") or half)) for name in ("mean", "std"))
-        if len(mean) != 3 or len(std) != 3 or not all(std) or not (size is None or 1 <= int(size) <= 4096):
-            raise ValueError("its values are out of range")
-        return Colours(None if size is None else int(size), mean, std)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{what}: {path} cannot be used ({error}); complete the model's folder") from None
+    for name in PROCESSOR_NAMES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if name != PROCESSOR_NAME:  # of a processor for images and texts
+                content = content["image_processor"]
+            return Colours(_side(content), *_mean_and_std(content))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{what}: {path} cannot be used ({error}); correct it, or take another model") from None
+    return Colours(None, [0.5] * 3, [0.5] * 3)
+
+
+def _side(content: dict[str, Any]) -> int | None:
+    """The side to which images are brought. A crop is no part of it: all of a scene is looked at."""
+    cropped = content.get("crop_size") if content.get("do_center_crop", True) else None
+    size = cropped or (content.get("size") if content.get("do_resize", True) else None)
+    if size is None:
+        return None
+    named = size if isinstance(size, dict) else {"height": size}
+    sides = [named[key] for key in ("height", "width", "shortest_edge") if named.get(key) is not None]
+    if len(set(sides)) != 1 or type(sides[0]) is not int or not 1 <= sides[0] <= MOST_SIDE:
+        raise ValueError(f"its size {size} is no one side of 1 to {MOST_SIDE} pixels")
+    return int(sides[0])
+
+
+def _mean_and_std(content: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Of each colour, in units of [0, 1]."""
+    for name, usual in (("do_flip_channel_order", False), ("do_rescale", True), ("rescale_offset", False)):
+        if content.get(name, usual) != usual:
+            raise ValueError(f"{name} is {content[name]}, which is not done here")
+    if not content.get("do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    mean, std = (content.get(f"image_{name}") or [0.5] * 3 for name in ("mean", "std"))
+    for name, values, least in (("image_mean", mean, 0.0), ("image_std", std, 0.01)):
+        numbers = isinstance(values, list) and len(values) == 3 and all(type(v) in (int, float) for v in values)
+        if not numbers or not all(least <= value <= 1 for value in values):
+            raise ValueError(f"{name} is {values}, not three numbers of {least:g} to 1")
+    twice = content.get("include_top", "EfficientNet" in str(content.get("image_processor_type")))  # it divides twice
+    return mean, [value * value for value in std] if twice else std
 
 
 @dataclass(frozen=True)
@@ -93,7 +123,7 @@ class PublishedModel:
             out = self.model(pixel_values=self.colours(images), output_hidden_states=True)
         found = [_places(out.last_hidden_state).mean(1)]
         for state in _stages(out.hidden_states):
-            variance, mean = torch.var_mean(_places(state), dim=1)
+            variance, mean = torch.var_mean(_places(state), dim=1, correction=0)
             found += [mean, (variance + FLOOR).sqrt()]
         return torch.cat(found, dim=1)
 
@@ -120,27 +150,49 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
         source: its folder, or its id in the local hub cache.
 
     Raises:
-        InputError: not on this machine, no safetensors, or a model that gives no layers of an image.
+        InputError: not on this machine, no safetensors, no file that says how images are shown to it, or a model that
+            gives no layers of an image, or other ones each time.
     """
     from transformers import AutoModel
 
     folder, what = model_folder(source), f"hf:{source}"
     check_model(folder, source)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    model, report = opened(
-        what,
-        lambda: AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options),
-    )
+    with quiet():
+        model, report = opened(
+            what,
+            lambda: AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options),
+        )
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # what is pooled is not looked at
     if missing:
         raise InputError(f"{what}: its weights lack {len(missing)} tensors, first {missing[0]}; use another model")
     model = getattr(model, "vision_model", model).eval().requires_grad_(False).to(device)
     found = PublishedModel(model, read_colours(folder, what).to(device))
     try:
-        found.features(torch.zeros((2, 3, 32, 32), device=device))
+        drawn = 2 * torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(device) - 1
+        first, second = found.features(drawn), found.features(drawn)
     except Exception as error:  # models of other things fail in many ways
         raise InputError(
             f"{what}: gives no layers of an image ({first_sentence(error)}); use an image model, with "
             f"{PROCESSOR_NAME} where it takes images of one size"
         ) from None
+    if found.colours.side is None:
+        raise InputError(
+            f"{what}: {folder} has no {PROCESSOR_NAME} that says how large its images are, and in which colours; "
+            "complete the folder"
+        )
+    if not first.isfinite().all() or not torch.allclose(first, second, rtol=1e-3, atol=1e-3):
+        fault = "other layers each time" if first.isfinite().all() else "numbers that are not finite"
+        raise InputError(f"{what}: gives {fault} for the same image; use another model")
     return found
+
+
+def check_published(watchers: str) -> None:
+    """Open each published model of `--watchers` before hours of work rest on it.
+
+    Raises:
+        InputError: as `open_published`.
+    """
+    for name in extra_watchers(watchers):
+        if name.startswith(HUB):
+            open_published(name.removeprefix(HUB))

@@ -125,7 +125,7 @@ def _absolute(watcher: str) -> str:
     """The name of a further watcher with an absolute path; a hub id stays."""
     family, colon, place = watcher.partition(":")
     there = family + colon == FAMILY or Path(place).expanduser().is_dir()
-    return family + colon + str(Path(place).expanduser().absolute()) if there else watcher
+    return family + colon + str(Path(place).expanduser().resolve()) if there else watcher
 
 
 def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
@@ -136,6 +136,11 @@ def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
     """
     names = () if config.watchers == OWN else extra_watchers(config.watchers)
     return [_hashed(name) for name in names]
+
+
+def stored_watchers(out: Path) -> list[dict[str, str]]:
+    """Name and hash of each further watcher as the run began with it: the folder may be another one by now."""
+    return list((_stored(out) or {}).get("encoders", []))
 
 
 def _hashed(watcher: str) -> dict[str, str]:
@@ -192,7 +197,7 @@ def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: b
     sides = base_sides(config.base, folder)
     side = working_side(config.base, *sides, config.resolution) if sides else config.resolution
     if config.watchers != OWN:
-        _check_watchers(extra_watchers(config.watchers), side)
+        _check_watchers(extra_watchers(placed_watchers(config.watchers)), side)
     reading = config.reading
     if not reading.plain:
         require_rasterio()
@@ -208,7 +213,10 @@ def _check_watchers(names: Sequence[str], side: int | None) -> None:
     for name in names:
         if name.startswith(HUB):
             source = name.removeprefix(HUB)
-            check_model(model_folder(source), source)
+            try:
+                check_model(model_folder(source), source)
+            except InputError as error:
+                raise InputError(f"--watchers {HUB}{error}") from None
             continue
         place = Path(name.removeprefix(FAMILY))
         own = check_encoder(place)["resolution"]

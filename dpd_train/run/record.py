@@ -17,7 +17,7 @@ from dpd_train.compute.device import hardware
 from dpd_train.config import OWN
 from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.run.context import Run, Trained
-from dpd_train.run.folder import further_watchers, recorded
+from dpd_train.run.folder import recorded, stored_watchers
 
 
 def write_run(out: Path, trained: Trained) -> None:
@@ -69,7 +69,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
     tuned, data, made = trained.tuned, run.data, trained.prototypes
     config, train = tuned.config, data.train
     chosen: dict[str, Any] = {"resolution": tuned.base.resolution, "tune": tune_of(config, tuned.base)}
-    watchers = further_watchers(config)
+    watchers = stored_watchers(run.out)
     if watchers:
         chosen["watchers"] = ",".join([OWN, *(watcher["name"] for watcher in watchers)])
     pretraining = _base_pretraining(base_folder(config.base))

@@ -99,6 +99,20 @@ def test_a_plan_alone_writes_nothing_and_one_that_does_not_fit_is_refused(
     assert not (folder / "planned-run").exists()
 
 
+def test_watchers_of_classes_with_too_few_images_are_refused_at_once(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    drawn_scenes(folder / "few", per_class=12)
+    saved(folder / "eyes", resnet)
+    given = ("few", "--base", base_of(folder), "--out", "few.dpd", "--watchers", "own,hf:eyes")
+    refused = dpd(folder, process_environment, *given, "--plan-only")
+    assert refused.returncode == 2, refused.stderr
+    assert "hf:eyes: class 'Fields' has 11 training images, too few for matched codes, which need 20" in (
+        refused.stderr.replace(str(folder) + "/", "")
+    )
+    assert "measures" not in refused.stdout + refused.stderr
+
+
 @pytest.mark.slow
 def test_a_distillation_killed_in_three_stages_ends_with_the_same_codes(
     folder: Path, process_environment: dict[str, str]

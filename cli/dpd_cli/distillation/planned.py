@@ -148,10 +148,14 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     held = held_images(Path(asked.data), asked, asked.holdout)
     check_base_bands(asked.base, look.bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held, own_vae=bool(look.bands))
-    _check_codes(task, counts)
+    _check_codes(task, counts, asked.watchers)
     threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:
-        plan = read_distillation(Path(asked.plan)).plan
+        repeated = read_distillation(Path(asked.plan))
+        plan = repeated.plan
+        if repeated.asked.watchers != asked.watchers:
+            had = f"{asked.plan} had --watchers {repeated.asked.watchers}"
+            notes.append(f"{had}, not {asked.watchers}: the times of the plan are not those of this run")
     else:
         tell("measures      this machine, with a few steps of each kind of work")
         from dpd_train.run.planning.speed import speed_here
@@ -210,14 +214,16 @@ def _checked_counts(asked: Asked, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _check_codes(task: "Task", counts: dict[str, int]) -> None:
-    """Check that a bundle of codes alone gets some."""
+def _check_codes(task: "Task", counts: dict[str, int], watchers: str) -> None:
+    """Check that codes can be matched where the options ask for them."""
+    from dpd_train.config import OWN
     from dpd_train.run.folder import LEAST_MATCHED
 
-    if task.codes_only and not task.matched:
+    asked = "--codes-only" if task.codes_only else f"--watchers {watchers}" if watchers != OWN else None
+    if asked is not None and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
-            f"--codes-only: class {least!r} has {task.smallest} training images, too few for matched codes, which need "
+            f"{asked}: class {least!r} has {task.smallest} training images, too few for matched codes, which need "
             f"{LEAST_MATCHED}; add some, or leave it out"
         )
 

@@ -1,9 +1,12 @@
 """Published image models as watchers: what they see, against transformers' own processor and outputs."""
 
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +14,25 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
+    BeitImageProcessorPil,
     BertConfig,
     BertModel,
+    CLIPImageProcessorPil,
+    EfficientNetImageProcessorPil,
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
+    ViTImageProcessorPil,
+    ViTMAEConfig,
+    ViTMAEModel,
 )
 
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import model_hash
-from dpd_train.bases.published import open_published
+from dpd_train.bases.published import open_published, read_colours
 from dpd_train.run.folder import check_inputs
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
@@ -35,6 +44,12 @@ MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 def resnet() -> PreTrainedModel:
     shape = {"embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_type": "basic"}
     return ResNetForImageClassification(ResNetConfig(**shape, num_labels=7))
+
+
+def broken() -> PreTrainedModel:
+    model = resnet()
+    model.resnet.embedder.embedder.convolution.weight.data.fill_(math.nan)
+    return model
 
 
 def vit(side: int = SIDE) -> PreTrainedModel:
@@ -72,7 +87,7 @@ def test_features_are_those_of_the_model_in_its_own_colours(
     torch.testing.assert_close(found[:, : channels[0]], last.mean(axes), rtol=1e-3, atol=1e-4)
     width = channels[-1]
     torch.testing.assert_close(found[:, -2 * width : -width], layer.mean(axes), rtol=1e-3, atol=1e-4)
-    deviation = (layer.var(axes) + 1e-4).sqrt()
+    deviation = (layer.var(axes, correction=0) + 1e-4).sqrt()
     torch.testing.assert_close(found[:, -width:], deviation, rtol=1e-3, atol=1e-4)
 
 
@@ -105,14 +120,83 @@ def test_what_cannot_watch_is_refused(tmp_path: Path) -> None:
     BertModel(BertConfig(vocab_size=20, **text)).save_pretrained(tmp_path / "words")
     with pytest.raises(InputError, match="words: gives no layers of an image"):
         open_published(str(tmp_path / "words"))
-    large = saved(tmp_path / "large", lambda: vit(2 * SIDE), side=None)
-    with pytest.raises(InputError, match=r"large: gives no layers of an image .* where it takes images of one size"):
-        open_published(str(large))
-    (large / "preprocessor_config.json").write_text(json.dumps({"size": 2 * SIDE}))
-    open_published(str(large))
-    (large / "preprocessor_config.json").write_text(json.dumps({"size": 0}))
-    with pytest.raises(InputError, match=r"large: .*preprocessor_config\.json cannot be used"):
-        open_published(str(large))
+    bare = saved(tmp_path / "bare", resnet, side=None)
+    with pytest.raises(InputError, match=r"bare: .* has no preprocessor_config\.json that says how large .*; complete"):
+        open_published(str(bare))
+    with pytest.raises(InputError, match="broken: gives numbers that are not finite for the same image"):
+        open_published(str(saved(tmp_path / "broken", broken)))
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    with pytest.raises(InputError, match="timm: is a model of timm; take one of transformers"):
+        open_published(str(tmp_path / "timm"))
+
+
+def test_a_model_that_hides_parts_at_random_is_refused(tmp_path: Path) -> None:
+    shape = {"image_size": SIDE, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    build = lambda: ViTMAEModel(ViTMAEConfig(num_attention_heads=2, **shape))  # noqa: E731
+    with pytest.raises(InputError, match="hiding: gives other layers each time for the same image"):
+        open_published(str(saved(tmp_path / "hiding", build)))
+
+
+def test_maps_of_one_place_have_no_deviation(tmp_path: Path) -> None:
+    model = open_published(str(saved(tmp_path / "eyes", resnet, side=8)))
+    found = model.features(pixels(2).float() / 127.5 - 1)
+    torch.testing.assert_close(found[:, -12:], torch.full((2, 12), 1e-2))
+
+
+def test_a_processor_for_images_and_texts_is_read(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "eyes", resnet)
+    processor = folder / "preprocessor_config.json"
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(processor.read_text())}))
+    images = pixels(2).float() / 127.5 - 1
+    before = open_published(str(folder)).features(images)
+    processor.unlink()
+    torch.testing.assert_close(open_published(str(folder)).features(images), before)
+
+
+@pytest.mark.parametrize(
+    ("build", "change"),
+    [
+        (EfficientNetImageProcessorPil, {"size": {"height": 24, "width": 24}}),  # its file has a crop that is not done
+        (BeitImageProcessorPil, {"size": {"height": 24, "width": 24}}),
+        (CLIPImageProcessorPil, {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}),
+        (ViTImageProcessorPil, {"size": {"height": 24, "width": 24}, "do_normalize": False}),
+    ],
+)
+def test_images_are_shown_as_by_the_models_own_processor(
+    build: Callable[..., Any], change: dict[str, object], tmp_path: Path
+) -> None:
+    processor = build(**change)
+    processor.save_pretrained(tmp_path)
+    images = np.full((1, 24, 24, 3), [200, 40, 90], dtype=np.uint8)
+    expected = processor(list(images), return_tensors="pt")["pixel_values"]
+    colours = read_colours(tmp_path, "--backbone")
+    assert colours.side == 24
+    found = colours(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": 0}, "size 0 is no one side"),
+        ({"size": True}, "size True is no one side"),
+        ({"size": {"height": 32, "width": 64}}, "is no one side of 1 to 4096 pixels"),
+        ({"size": {"longest_edge": 32}}, "is no one side"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order is True, which is not done here"),
+        ({"do_rescale": False}, "do_rescale is False"),
+        ({"image_mean": 0.5}, "image_mean is 0.5, not three numbers of 0 to 1"),
+        ({"image_mean": [123.7, 116.3, 103.5]}, "image_mean is"),
+        ({"image_std": [1e-30] * 3}, "image_std is"),
+        ({"image_mean": [math.nan] * 3}, "image_mean is"),
+    ],
+)
+def test_a_processor_that_is_not_followed_is_refused(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "eyes", resnet)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=rf"hf:.*eyes: .*preprocessor_config\.json cannot be used .*{re.escape(said)}"):
+        open_published(str(folder))
 
 
 def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +210,7 @@ def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pyt
     place = saved(tmp_path / "eyes", resnet)
     scenes, base = drawn_scenes(tmp_path / "scenes", per_class=24), str(tiny_base(tmp_path))
     short = replace(CONFIG, base=base, prototypes="matched", ipc=2, matching_steps=2, steps=0)
-    with pytest.raises(InputError, match="nowhere: no such folder, and no model of that id"):
+    with pytest.raises(InputError, match="--watchers hf:nowhere: no such folder, and no model of that id"):
         check_inputs(scenes, tmp_path / "run", replace(short, watchers="own,hf:nowhere"))
     codes = []
     for name, watchers in (("plain", "own"), ("seen", f"own,hf:{place}")):
@@ -136,3 +220,22 @@ def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pyt
     assert record["config"]["watchers"] == "own,hf:eyes"
     assert str(tmp_path) not in json.dumps(record["config"]["watchers"])
     assert any(not torch.equal(values, codes[1][name]) for name, values in codes[0].items())
+
+
+def test_a_run_looks_at_its_watchers_before_anything_is_trained(tmp_path: Path) -> None:
+    scenes, base, place = (
+        drawn_scenes(tmp_path / "scenes", per_class=24),
+        str(tiny_base(tmp_path)),
+        saved(tmp_path / "eyes", broken),
+    )
+    config = replace(CONFIG, base=base, prototypes="matched", watchers=f"own,hf:{place}")
+    with pytest.raises(InputError, match="eyes: gives numbers that are not finite"):
+        train(scenes, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+    twice = replace(config, watchers=f"own,hf:{place},hf:{tmp_path}/other/../eyes")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="eyes' stands there twice"):
+        check_inputs(scenes, tmp_path / "run", twice)
+    (tmp_path / "a,b").mkdir()
+    with pytest.raises(InputError, match="'b' is none of them; a path holds no comma"):
+        check_inputs(scenes, tmp_path / "run", replace(config, watchers=f"own,hf:{tmp_path}/a,b"))
