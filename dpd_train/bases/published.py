@@ -73,7 +73,7 @@ def read_colours(folder: Path, what: str) -> Colours:
 
 
 def _side(content: dict[str, Any]) -> int | None:
-    """The side to which images are brought. A crop is no part of it: all of a scene is looked at."""
+    """The side to which images are brought; where the processor crops, the crop's: all of a scene is looked at."""
     cropped = content.get("crop_size") if content.get("do_center_crop", True) else None
     size = cropped or (content.get("size") if content.get("do_resize", True) else None)
     if size is None:
