@@ -111,10 +111,12 @@ def main() -> None:
     def matched_on(name: str, folders: list[str]) -> list[Images]:
         own = trained_watchers(args.work / f"watchers-{WATCHER_STEPS // 4}", train, held, SEED, WATCHER_STEPS // 4)
         watchers = [*own, *(watching(folder, train, args.per_class, args.side) for folder in folders)]
-        name = "-".join([name, *(Path(folder).name for folder in folders)])
+        sides = [str(args.side)] if folders and args.side else []
+        name = "-".join([name, *(Path(folder).name for folder in folders), *sides])
         setting, decode, found = Matching(steps=args.steps, seed=SEED), frozen_decoder(base), []
         for number, start in starts.items():
-            state, tell_step = args.work / f"{name}-{number}-{args.steps}.safetensors", partial(print, name, number)
+            state = args.work / f"{name}-{number}-{args.steps}.safetensors"
+            tell_step = partial(print, name, number, flush=True)
             found.append(match_codes(start, decode, watchers, setting, tell_step, state=state))
         return pixels(found)
 

@@ -133,7 +133,9 @@ def test_a_damaged_memory_is_not_taken_for_an_empty_one(content: bytes, tmp_path
     opened(path)
     (memory,) = (trusted_folder() / "serials").iterdir()
     memory.write_bytes(content)
-    with pytest.raises(InputError, match="no serial can be read; if you delete it, this site forgets"):
+    with pytest.raises(
+        InputError, match="no serial can be read; if you delete it, this site forgets the newest serial"
+    ):
         opened(path)
 
 

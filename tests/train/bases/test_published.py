@@ -120,6 +120,14 @@ def test_what_cannot_watch_is_refused(tmp_path: Path) -> None:
     BertModel(BertConfig(vocab_size=20, **text)).save_pretrained(tmp_path / "words")
     with pytest.raises(InputError, match="words: gives no layers of an image"):
         open_published(str(tmp_path / "words"))
+    large = saved(tmp_path / "large", lambda: vit(2 * SIDE), side=None)
+    with pytest.raises(InputError, match=r"large: gives no layers of an image .* where it takes images of one size"):
+        open_published(str(large))
+    (large / "preprocessor_config.json").write_text(json.dumps({"size": 2 * SIDE}))
+    open_published(str(large))
+    (large / "preprocessor_config.json").write_text(json.dumps({"size": 0}))
+    with pytest.raises(InputError, match=r"large: .*preprocessor_config\.json cannot be used"):
+        open_published(str(large))
     bare = saved(tmp_path / "bare", resnet, side=None)
     with pytest.raises(InputError, match=r"bare: .* has no preprocessor_config\.json that says how large .*; complete"):
         open_published(str(bare))
