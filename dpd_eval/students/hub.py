@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, first_sentence, model_folder, model_hash
+from dpd_train.bases.hub import check_model, model_folder, model_hash, partial_model, refuse_random
 from dpd_train.config import HUB
 
 if TYPE_CHECKING:
@@ -45,27 +45,12 @@ def build_hub_student(name: str, num_classes: int) -> "nn.Module":
 
     from dpd_eval.students.logits import Logits
 
-    folder = find_folder(name)
-    try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            folder,
-            num_labels=num_classes,
-            ignore_mismatched_sizes=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers raises many types for a folder that it cannot use
-        raise InputError(
-            f"student {name}: cannot be opened as an image classifier ({first_sentence(error)}); use another model"
-        ) from None
-    body = sorted(key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}."))
-    if body:
-        raise InputError(f"student {name}: its weights lack {len(body)} tensors, first {body[0]}; use another model")
+    folder, what = find_folder(name), f"student {name} as an image classifier"
+    options = {"num_labels": num_classes, "ignore_mismatched_sizes": True}
+    model, missing = partial_model(what, AutoModelForImageClassification, folder, torch.float32, **options)
+    refuse_random(what, [key for key in missing if key.startswith(f"{model.base_model_prefix}.")])
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1].out_features != num_classes:
-        raise InputError(f"student {name}: its last layer is not linear; use another image classifier")
+        raise InputError(f"{what}: its last layer is not linear; take another model")
     linear[-1].reset_parameters()
     return Logits(model)

@@ -149,27 +149,53 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def complete_model(what: str, model_class: Any, folder: Any, dtype: "torch.dtype", device: "torch.device") -> Any:
+def partial_model(
+    what: str, model_class: Any, folder: Path, dtype: "torch.dtype", **options: Any
+) -> tuple[Any, list[str]]:
+    """A transformers model from safetensors, and the names of the tensors that its checkpoint lacks: these are random.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    options |= {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    with quiet():
+        model, report = opened(
+            what, lambda: model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+        )
+    return model, sorted(report["missing_keys"])
+
+
+def refuse_random(what: str, missing: list[str]) -> None:
+    """Raise an InputError if tensors that are used are missing."""
+    if missing:
+        raise InputError(f"{what}: its weights lack {len(missing)} tensors, first {missing[0]}; take another model")
+
+
+def complete_model(what: str, model_class: Any, folder: Path, dtype: "torch.dtype", device: "torch.device") -> Any:
     """A transformers model from safetensors, in evaluation mode.
 
     Raises:
-        InputError: it cannot be loaded, or its checkpoint lacks tensors, which would be random.
+        InputError: it cannot be loaded, or its checkpoint lacks tensors.
     """
-    model, report = opened(
-        what,
-        lambda: model_class.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=dtype,
-            output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        ),
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(f"{what}: its weights lack {len(missing)} tensors, first {missing[0]}; take another")
+    model, missing = partial_model(what, model_class, folder, dtype)
+    refuse_random(what, missing)
     return model.to(device).eval()
+
+
+def image_model(what: str, folder: Path) -> tuple[Any, bool]:
+    """A transformers model of images in evaluation mode, and whether its pooling layer was in the checkpoint.
+
+    Of a model for images and texts (CLIP) it is the part that sees images.
+
+    Raises:
+        InputError: it cannot be loaded, or its checkpoint lacks tensors of other layers than the pooling one.
+    """
+    import torch
+    from transformers import AutoModel
+
+    model, missing = partial_model(what, AutoModel, folder, torch.float32)
+    refuse_random(what, [name for name in missing if "pooler" not in name])
+    return getattr(model, "vision_model", model).eval(), not missing
 
 
 def first_sentence(error: Exception) -> str:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, first_sentence, model_folder, opened, quiet
+from dpd_train.bases.hub import check_model, first_sentence, image_model, model_folder
 from dpd_train.compute.device import autocast
 from dpd_train.config import HUB, extra_watchers
 
@@ -153,20 +153,10 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
         InputError: not on this machine, no safetensors, no file that says how images are shown to it, or a model that
             gives no layers of an image, or other ones each time.
     """
-    from transformers import AutoModel
-
     folder, what = model_folder(source), f"hf:{source}"
     check_model(folder, source)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    with quiet():
-        model, report = opened(
-            what,
-            lambda: AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options),
-        )
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # what is pooled is not looked at
-    if missing:
-        raise InputError(f"{what}: its weights lack {len(missing)} tensors, first {missing[0]}; use another model")
-    model = getattr(model, "vision_model", model).eval().requires_grad_(False).to(device)
+    model, _ = image_model(what, folder)  # what is pooled is not looked at
+    model = model.requires_grad_(False).to(device)
     found = PublishedModel(model, read_colours(folder, what).to(device))
     try:
         drawn = 2 * torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(device) - 1

@@ -254,8 +254,8 @@ def test_a_model_of_the_hub_comes_from_its_cache_alone(
     ("name", "words"),
     [
         ("cut", "weights lack 1 tensors.*layernorm"),
-        ("pickle", "model.safetensors"),
-        ("nowhere", "hf download"),
+        ("pickle", "its weights are a pickle; only safetensors are opened"),
+        ("nowhere", "no such folder; give the folder of a model"),
     ],
 )
 def test_hub_models_that_cannot_be_used(models: Path, name: str, words: str) -> None:
