@@ -1,7 +1,10 @@
 """What judges read of a set's dataset.json."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors.numpy import save
 
 from dpd_eval.reading import convert
 from dpd_runtime.dataset.state import DATASET_NAME
@@ -10,20 +13,30 @@ from dpd_runtime.files import read_object
 from dpd_runtime.images.bands import Band
 
 AGAIN = "run the same dpd generate again"
+NO_PROTOTYPES = hashlib.sha256(save({})).hexdigest()
 
 
 @dataclass(frozen=True)
 class SetFile:
-    """The bands and the watchers of a set.
+    """The bands, the watchers and the origin of a set.
 
     Args:
         bands: none for RGB.
         watchers: names of the networks, beside the run's own ones, that watched while codes were matched; None for a
             set of another kind, or one that an earlier version made.
+        bundle_hash, prototypes_sha256: of the bundle that it was generated from; None for a set of another kind.
     """
 
     bands: tuple[Band, ...] = ()
     watchers: tuple[str, ...] | None = None
+    bundle_hash: str | None = None
+    prototypes_sha256: str | None = None
+
+    @property
+    def matching(self) -> str:
+        """What stands for the matching that made its codes: their hash, or the bundle's if it has none; else empty."""
+        codes = None if self.prototypes_sha256 == NO_PROTOTYPES else self.prototypes_sha256
+        return codes or self.bundle_hash or ""
 
 
 def read_set_file(folder: Path) -> SetFile | None:

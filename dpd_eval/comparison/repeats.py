@@ -1,21 +1,16 @@
 """What an interval repeats: pairs of students or, where sets come from several trainings, the bundles."""
 
-import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from safetensors.numpy import save
 
 from dpd_eval.comparison.arm_names import SET_ARM
 from dpd_eval.comparison.results import ArmResult
 from dpd_eval.selection.methods import find_method, method_names
+from dpd_eval.set_file import read_set_file
 from dpd_eval.statistics import Unit, fewest_repeats
 from dpd_eval.students.pretrained import PROBE
-from dpd_runtime.dataset.state import DATASET_NAME
-from dpd_runtime.files import read_object
 
-NO_PROTOTYPES = hashlib.sha256(save({})).hexdigest()
 ONE_BUNDLE = "all sets come from one bundle: the intervals repeat students, not the training that made the bundle"
 
 
@@ -63,14 +58,7 @@ def repeats_of(sets: Sequence[Path]) -> Repeats:
     """Read from which bundle each set was generated; folders that `dpd generate` did not write have none.
 
     Raises:
-        InputError: a dataset.json that is no JSON object.
+        InputError: a dataset.json is damaged.
     """
-    records = [Path(path) / DATASET_NAME for path in sets]
-    again = "run the same dpd generate again"
-    read = [read_object(path, f"{path}:", again) if path.is_file() else {} for path in records]
-    return Repeats(tuple(_bundle_of(record) for record in read))
-
-
-def _bundle_of(record: Mapping[str, object]) -> str:
-    prototypes = record.get("prototypes_sha256")
-    return str((prototypes if prototypes != NO_PROTOTYPES else None) or record.get("bundle_hash") or "")
+    found = [read_set_file(Path(path)) for path in sets]
+    return Repeats(tuple(one.matching if one else "" for one in found))
