@@ -42,7 +42,12 @@ class ClassSheet:
 
 @dataclass(frozen=True, kw_only=True)
 class SetRecord:
-    """What the page shows of dataset.json, and of the images. real_images: by `dpd select`, so private."""
+    """What the page shows of dataset.json, and of the images.
+
+    Args:
+        watchers: as `dpd_eval.set_file.SetFile` has them.
+        real_images: chosen by `dpd select`, so private.
+    """
 
     name: str
     set_hash: str = ""
@@ -58,6 +63,7 @@ class SetRecord:
     made_with: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     cpu_flags: tuple[str, ...] = ()
+    watchers: tuple[str, ...] | None = None
     real_images: bool = False
     method: str | None = None
     extractor: str | None = None

@@ -475,6 +475,19 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("watchers", "words"), [([], "the run's own networks see"), (["hf:net"], "the run's own networks, hf:net see")]
+)
+def test_a_set_names_the_networks_that_watched(tmp_path: Path, watchers: list[str], words: str) -> None:
+    folder = write_set(tmp_path / "set0")
+    before, _ = made(tmp_path, folder)
+    assert "codes were matched" not in before.words()
+    said = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(said | {"watchers": watchers}))
+    page, _ = made(tmp_path, folder)
+    assert f"Its codes were matched in what {words}." in page.words()
+
+
+@pytest.mark.parametrize(
     "asked", [{}, {"steps": 7}, {"candidates": 3}, {"candidates": 1, "guidance_scale": 2.0}, {"solver": "ddim"}]
 )
 def test_the_command_of_a_set_asks_for_the_sampler_that_made_it(asked: dict[str, Any]) -> None:
