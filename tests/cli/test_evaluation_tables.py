@@ -1,6 +1,7 @@
 """What `dpd evaluate` prints: every figure where a reader looks for it."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,14 @@ def test_one_student_and_one_pair_need_no_second_table(capsys: pytest.CaptureFix
     assert "one pair, no interval" in shown
     assert "convnet, 1000 steps, soft labels" in " ".join(shown.split())
     assert ["set", "10", "20", "1", "80.00", "50.00", "0.250"] in [line.split() for line in shown.splitlines()]
+
+
+def test_a_model_in_a_folder_has_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    models = (f"probe:hf:{tmp_path}/net", "convnet")
+    print_evaluation(evaluation(*(arm(name, model, 0.8, 0.7) for model in models for name in ("set", "random"))))
+    print_evaluation(evaluation(*(arm(name, models[0], 0.8, 0.7) for name in ("set", "random"))))
+    shown = capsys.readouterr().out
+    assert str(tmp_path) not in "".join(shown.split())
+    assert "set − random (probe:hf:net, IPC 10)" in shown
+    assert ["set", "probe:hf:net"] in [line.split()[:2] for line in shown.splitlines()]

@@ -121,17 +121,24 @@ def _std(arm: "ArmResult") -> str:
     return "" if arm.oa_std is None else f"{100 * arm.oa_std:.2f}"
 
 
+def _shown(student: str) -> str:
+    """A student's name, of a folder the last part alone: tables are narrow."""
+    from dpd_eval.students.pretrained import without_folder
+
+    return without_folder(student)
+
+
 def _arms(result: "Evaluation") -> tuple[str, "Table"]:
     """Title and table of accuracies by arm. What all arms share, student or steps, is in the title alone."""
     about = [f"{result.test_images} test images", f"{result.resolution} px", f"recipe {result.recipe.name}"]
     students, steps = ({getattr(arm, name) for arm in result.arms} for name in ("student", "steps"))
-    about += [*students] if len(students) == 1 else []
+    about += map(_shown, students) if len(students) == 1 else []
     about += [f"{count} steps" for count in steps] if len(steps) == 1 else []
     texts = ("arm", "student") if len(students) > 1 else ("arm",)
     numbers = ("IPC", "images", *(("steps",) if len(steps) > 1 else ()), "pairs", "OA %", "± std", "AA %", "kappa")
     accuracies = table(texts, numbers)
     for arm in result.arms:
-        names = (arm.arm, arm.student)[: len(texts)]
+        names = (arm.arm, _shown(arm.student))[: len(texts)]
         counts = (arm.ipc, arm.images, *((arm.steps,) if len(steps) > 1 else ()), len(arm.oa_runs))
         figures = (f"{100 * arm.oa_mean:.2f}", _std(arm), f"{100 * arm.aa:.2f}", f"{arm.kappa:.3f}")
         accuracies.add_row(*names, *map(str, counts), *figures)
@@ -140,7 +147,7 @@ def _arms(result: "Evaluation") -> tuple[str, "Table"]:
 
 def _students(result: "Evaluation", ipc: int) -> "Table":
     cells = {(arm.arm, arm.student): f"{100 * arm.oa_mean:.2f} ± {_std(arm)}" for arm in result.arms if arm.ipc == ipc}
-    accuracies = table(("arm",), tuple(result.students))
+    accuracies = table(("arm",), tuple(map(_shown, result.students)))
     for name in dict.fromkeys(arm.arm for arm in result.arms):
         accuracies.add_row(name, *(cells[name, student].rstrip("± ") for student in result.students))
     return accuracies
@@ -155,7 +162,7 @@ def _comparisons(result: "Evaluation") -> list[str]:
             ends = f"95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f} over {gap.n} {result.repeated}"
         ratio = "" if row.ratio is None else f", ratio {row.ratio:.3f}"
         lines.append(
-            f"{row.arm} − {row.reference} ({row.student}, IPC {row.ipc}): {100 * gap.mean:+.2f} points, "
+            f"{row.arm} − {row.reference} ({_shown(row.student)}, IPC {row.ipc}): {100 * gap.mean:+.2f} points, "
             f"{ends}{ratio}; at least {goal.ratio:g} × {goal.reference}: {goal.verdict}"
         )
     return lines
