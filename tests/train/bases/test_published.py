@@ -33,6 +33,7 @@ from transformers import (
 from dpd_runtime.errors import InputError
 from dpd_train.bases.hub import model_hash
 from dpd_train.bases.published import open_published, read_colours
+from dpd_train.compute.device import autocast
 from dpd_train.run.folder import check_inputs
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
@@ -80,9 +81,9 @@ def test_features_are_those_of_the_model_in_its_own_colours(
     found = open_published(str(folder)).features(images.float() / 127.5 - 1)
     assert found.shape == (4, channels[0] + 2 * sum(channels[1:]))
     seen = ViTImageProcessor.from_pretrained(folder)(list(images), return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
+    with torch.no_grad(), autocast("cpu"):
         out = AutoModel.from_pretrained(folder).eval()(pixel_values=seen, output_hidden_states=True)
-    last, layer = out.last_hidden_state, out.hidden_states[-1]
+    last, layer = out.last_hidden_state.float(), out.hidden_states[-1].float()
     axes = (2, 3) if last.ndim == 4 else (1,)
     torch.testing.assert_close(found[:, : channels[0]], last.mean(axes), rtol=1e-3, atol=1e-4)
     width = channels[-1]
