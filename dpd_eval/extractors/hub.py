@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 from dpd_eval.extractors.extractor import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, first_sentence, image_model, model_folder, opened, public_name
+from dpd_train.bases.hub import find_model, first_sentence, image_model, opened, public_name
 from dpd_train.config import HUB
 
 BATCH = 32
@@ -27,8 +27,7 @@ def hub_extractor(name: str) -> Extractor:
         InputError: no such model on this machine, pickled or missing weights, or not an image model.
     """
     source, what = name.removeprefix(HUB), f"extractor {name}"
-    folder = model_folder(source)
-    check_model(folder, source)
+    folder, _ = find_model(source)
     # the PIL processor even if torchvision is installed: the two resize slightly differently
     local: dict[str, Any] = {"use_fast": False, "local_files_only": True, "trust_remote_code": False}
     processor = opened(what, lambda: AutoImageProcessor.from_pretrained(folder, **local))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, model_folder, model_hash, partial_model, refuse_random
+from dpd_train.bases.hub import find_model, model_hash, partial_model, refuse_random
 from dpd_train.config import HUB
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ def find_folder(name: str) -> Path:
         InputError: the model is not on this machine (the message gives the command that downloads it), or its weights
             are not safetensors.
     """
-    source = name.removeprefix(HUB)
-    folder = model_folder(source)
-    check_model(folder, source)
-    return folder
+    return find_model(name.removeprefix(HUB))[0]
 
 
 def identity(name: str) -> str:

@@ -18,8 +18,8 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", 
 DECISIVE = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
 
 
-def model_folder(source: str) -> Path:
-    """The folder of a model.
+def find_model(source: str) -> tuple[Path, str]:
+    """The folder of a transformers model with all its weights as safetensors, and its model type.
 
     transformers gets only folders: given an id, it asks the hub for an adapter in spite of `local_files_only`.
 
@@ -27,8 +27,14 @@ def model_folder(source: str) -> Path:
         source: a folder (`~` is the home folder), or the id of a repository in the local hub cache.
 
     Raises:
-        InputError: it is neither; the message has the command that fetches an id.
+        InputError: it is neither (the message has the command that fetches an id), or the folder has no config.json, is
+            an adapter, or lacks weights or has them as a pickle.
     """
+    folder = _folder(source)
+    return folder, _model_type(folder, source)
+
+
+def _folder(source: str) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -72,15 +78,7 @@ def fetch_command(source: str) -> str:
     return f"{online}hf download {source}"
 
 
-def check_model(folder: Path, source: str) -> str:
-    """The model type of a transformers folder with all its weights as safetensors.
-
-    Args:
-        source: the name that the user gave, for messages.
-
-    Raises:
-        InputError: no config.json, an adapter, missing weights, or weights that are a pickle.
-    """
+def _model_type(folder: Path, source: str) -> str:
     again = "complete the folder" if Path(source).expanduser().is_dir() else f"fetch it again: {fetch_command(source)}"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

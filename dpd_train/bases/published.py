@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, first_sentence, image_model, model_folder
+from dpd_train.bases.hub import find_model, first_sentence, image_model
 from dpd_train.compute.device import autocast
 from dpd_train.config import HUB, extra_watchers
 
@@ -153,8 +153,8 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
         InputError: not on this machine, no safetensors, no file that says how images are shown to it, or a model that
             gives no layers of an image, or other ones each time.
     """
-    folder, what = model_folder(source), f"hf:{source}"
-    check_model(folder, source)
+    folder, _ = find_model(source)
+    what = f"hf:{source}"
     model, _ = image_model(what, folder)  # what is pooled is not looked at
     model = model.requires_grad_(False).to(device)
     found = PublishedModel(model, read_colours(folder, what).to(device))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
+from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, model_hash, opened
 from dpd_train.captions.attributes import class_words
 from dpd_train.foreground.foreground import MAP, Masks
 
@@ -61,8 +61,7 @@ def find_segmenter(name: str) -> Segmenter:
         )
     folders = []
     for source, kinds, title in zip(sources, (DETECTORS, OUTLINERS), ("Grounding DINO", "SAM 2"), strict=True):
-        folder = model_folder(source)
-        kind = check_model(folder, source)
+        folder, kind = find_model(source)
         if kind not in kinds:
             raise InputError(f"--segmenter {source}: is a {kind!r} model; {title} is needed in this place")
         folders.append(folder)

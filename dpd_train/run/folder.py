@@ -14,7 +14,7 @@ from dpd_runtime.command_line import option
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
-from dpd_train.bases.hub import check_model, model_folder, model_hash, public_name
+from dpd_train.bases.hub import find_model, model_hash, public_name
 from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.classifiers.encoder import check_encoder, encoder_name
 from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers
@@ -132,7 +132,7 @@ def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
     """Name and hash of each further watcher.
 
     Raises:
-        InputError: as `check_encoder` and `check_model`.
+        InputError: as `check_encoder` and `find_model`.
     """
     names = () if config.watchers == OWN else extra_watchers(config.watchers)
     return [_hashed(name) for name in names]
@@ -146,8 +146,7 @@ def stored_watchers(out: Path) -> list[dict[str, str]]:
 def _hashed(watcher: str) -> dict[str, str]:
     if watcher.startswith(HUB):
         source = watcher.removeprefix(HUB)
-        folder = model_folder(source)
-        check_model(folder, source)
+        folder, _ = find_model(source)
         return {"name": public_name(source), "weights_sha256": model_hash(folder)}
     place = Path(watcher.removeprefix(FAMILY))
     return {"name": encoder_name(place), "weights_sha256": str(check_encoder(place)["weights_sha256"])}
@@ -212,9 +211,8 @@ def _check_watchers(names: Sequence[str], side: int | None) -> None:
     """Check that further watchers are there, and encoders for images of this size; None where it is not known yet."""
     for name in names:
         if name.startswith(HUB):
-            source = name.removeprefix(HUB)
             try:
-                check_model(model_folder(source), source)
+                find_model(name.removeprefix(HUB))
             except InputError as error:
                 raise InputError(f"--watchers {HUB}{error}") from None
             continue

@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
+from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, model_hash, opened
 from dpd_train.captions.captioners.captioner import Captioner, Describe, Phrases
 from dpd_train.captions.captioners.vocabulary import GROUPS, Group
 
@@ -35,8 +35,7 @@ def clip_captioner(source: str) -> Captioner:
         InputError: no such model on this machine, another kind of model, no safetensors.
     """
     name = f"captioner clip:{source}"
-    folder = model_folder(source)
-    kind = check_model(folder, source)
+    folder, kind = find_model(source)
     if kind not in KINDS:
         raise InputError(f"{name}: is a {kind!r} model; one of type {' or '.join(KINDS)} is needed")
     check_tokenizer(folder, source)

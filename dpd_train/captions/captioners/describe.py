@@ -16,7 +16,7 @@ import numpy as np
 from dpd_runtime.annotations import Pixels, Progress
 from dpd_runtime.errors import DiskError, InputError
 from dpd_runtime.files import is_own
-from dpd_train.bases.hub import check_model, model_folder
+from dpd_train.bases.hub import find_model
 from dpd_train.captions import attributes
 from dpd_train.captions.captioners.captioner import Captioner, Phrases
 from dpd_train.images import SceneSet
@@ -110,7 +110,7 @@ def check_captioner_source(name: str) -> None:
             f"no captioner {name!r}: there are attributes, clip:ID and vlm:ID, where ID is a folder or the id of a "
             "model"
         )
-    check_model(model_folder(source), source)
+    find_model(source)
 
 
 def describe_scenes(

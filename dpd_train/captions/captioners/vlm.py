@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_model, check_tokenizer, complete_model, model_folder, model_hash, opened
+from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, model_hash, opened
 from dpd_train.captions.captioners.answers import FORMAT, INSTRUCTION, MAX_LETTERS, MAX_PHRASES, MAX_WORDS, parse
 from dpd_train.captions.captioners.captioner import Captioner, Describe, Phrases
 
@@ -27,8 +27,7 @@ def vlm_captioner(source: str) -> Captioner:
         InputError: the model is not on this machine, is of another kind, or has no chat template or safetensors.
     """
     name = f"captioner vlm:{source}"
-    folder = model_folder(source)
-    kind = check_model(folder, source)
+    folder, kind = find_model(source)
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise InputError(f"{name}: is a {kind!r} model; an image-text-to-text model is needed")
     check_tokenizer(folder, source)
