@@ -1,5 +1,6 @@
 """Appearance of an image: its mean colour, and how its colours vary at several scales. Images in another's colours."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,11 +62,15 @@ def repainted(images: torch.Tensor, appearances: torch.Tensor) -> torch.Tensor:
 
 
 def _wanted_covariance(values: torch.Tensor) -> torch.Tensor:
-    """[n, 3, 3] of the values [n, OF_BAND] of one band."""
+    """[n, 3, 3] of the values [n, OF_BAND] of one band, cut to what a band in [-2, 2] can have: released values may be
+    noise alone, whose exponential overflows.
+    """
+    least, most = math.sqrt(FLOOR), 2.0
+    logs = values[:, :CHANNELS].clamp(math.log(least), math.log(most))
     rows, columns = torch.tril_indices(CHANNELS, CHANNELS, -1, device=values.device)
     root = torch.eye(CHANNELS, dtype=values.dtype, device=values.device).repeat(len(values), 1, 1)
-    root[:, rows, columns] = values[:, CHANNELS:]
-    root = root * values[:, None, :CHANNELS].exp()
+    root[:, rows, columns] = values[:, CHANNELS:].clamp(-most / least, most / least)
+    root = root * logs[:, None, :].exp()
     return root @ root.mT
 
 
