@@ -36,7 +36,7 @@ def sd_run(folder: Path, version: int, prototypes: int, **unet: object) -> Path:
     kind = "centroid" if prototypes else "none"
     table = {"classes": classes, "prompts": prompts, "prototype_kind": kind, "private": False}
     (run / "classes.json").write_text(json.dumps(table))
-    config = {"base": "random", "steps": 0, "batch": 1, "teacher_steps": 0, "latent_classifier_steps": 0, "seed": 0}
+    config = {"base": "random", "steps": 0, "batch": 1, "teacher_steps": 1, "latent_classifier_steps": 1, "seed": 0}
     data = {"images": 20, "classes": dict.fromkeys(CLASSES, 10), "sha256": "0" * 64, "val_per_class": None}
     record = {"config": config, "data": data, "metrics": {"denoiser": []}, "versions": {}, "seconds": 0}
     (run / "run.json").write_text(json.dumps(record))
