@@ -162,8 +162,12 @@ class ZipFiles(Mapping[str, memoryview]):
         return len(self._entries)
 
 
-def _refuse_holes(path: Path, files: Iterable[Path]) -> None:
-    """Check that a bundle is on the disk. A sparse file of a few bytes can take gigabytes of memory."""
+def refuse_holes(path: Path, files: Iterable[Path], what: str = "bundle") -> None:
+    """Check that a bundle is on the disk. A sparse file of a few bytes can take gigabytes of memory.
+
+    Raises:
+        BundleError: it is not.
+    """
     size = held = 0
     for file in files:
         length = file.stat().st_size
@@ -171,7 +175,7 @@ def _refuse_holes(path: Path, files: Iterable[Path]) -> None:
     if size - held > held + MAX_HOLES:
         raise BundleError(
             f"{path}: it claims {size / 1e6:.0f} MB, but the disk holds {held / 1e6:.0f} MB of them (sparse files); "
-            "do not use this bundle"
+            f"do not use this {what}"
         )
 
 
@@ -211,7 +215,7 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
     if not path.is_dir() and not path.is_file():  # reading a pipe would block
         raise NoBundleError(path)
     if is_encrypted(path):
-        _refuse_holes(path, [path])
+        refuse_holes(path, [path])
         _refuse_large(path)
         content = BytesIO()
         for piece in decrypt(path, key):
@@ -221,9 +225,9 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
         raise InputError(f"{path} is not encrypted, but a key was given; check the path, or leave the key out")
     if path.is_dir():
         files = FolderFiles(path)
-        _refuse_holes(path, map(files.source, files))
+        refuse_holes(path, map(files.source, files))
         return files
-    _refuse_holes(path, [path])
+    refuse_holes(path, [path])
     return ZipFiles(path)
 
 

@@ -13,7 +13,7 @@ from dpd_runtime.bundle.classes import SceneClass, read_class_table, read_code_t
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import Site, choose_engine, this_site
 from dpd_runtime.bundle.freshness import check_fresh, remember
-from dpd_runtime.bundle.graph_check import check_graph
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME, CheckedGraph, read_graph
 from dpd_runtime.bundle.manifest import (
     AUDIT_NAME,
     MANIFEST_NAME,
@@ -25,7 +25,7 @@ from dpd_runtime.bundle.manifest import (
 from dpd_runtime.bundle.profiles import largest_batch, shape_ranges
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
-from dpd_runtime.bundle.verified import WEIGHTS_NAME, verified_files, weights_of
+from dpd_runtime.bundle.verified import read_graphs, verified_files, weights_of, weights_size
 from dpd_runtime.engines.apart import apart
 from dpd_runtime.engines.context_model import context_model
 from dpd_runtime.engines.engine import Engine, Provider
@@ -55,6 +55,7 @@ class Bundle:
         hash: sha256 of bundle.json's bytes. It identifies the bundle.
         prompt_embeddings: [P, L, D]; empty_embedding: [L, D]. P, L and D are 0 in a codes-only bundle.
         files: content of all files but the engines, which are hashed in pieces and stay on the disk.
+        graphs: its graphs that were read so far.
         signature: who signed it, by the keys that were trusted when it was opened.
         key: the key with which it was decrypted; None if it is not encrypted.
         remembered: whether this site refuses older bundles of its name from now on.
@@ -69,6 +70,7 @@ class Bundle:
     prompt_embeddings: Float32
     empty_embedding: Float32
     files: Mapping[str, bytes]
+    graphs: dict[str, CheckedGraph] = field(default_factory=dict, repr=False, compare=False)
     signature: Signature = UNSIGNED
     key: Key | None = field(default=None, repr=False)
     remembered: bool = False
@@ -94,8 +96,8 @@ class Bundle:
         if graph not in self.files:
             way_out = "without --codes-only" if self.manifest.codes_only else "again"
             raise BundleError(f"{self.path}: this bundle holds no {graph}; export the run {way_out}")
+        self.check_graph(graph)
         content, weights = self.files[graph], self.files.get(weights_of(graph))
-        check_graph(graph, content, len(weights or b""), trusted=self.trusted)
         if provider.name == "openvino":
             if not self.trusted:
                 raise ProviderError(
@@ -120,6 +122,17 @@ class Bundle:
             compilation = Compilation(shapes, folder)
         beside = None if weights is None else {WEIGHTS_NAME: weights}
         return self.host.load(content, provider, threads, beside, graph, compilation, halves=halves)
+
+    def check_graph(self, graph: str) -> None:
+        """Read a graph, once, and check that it may run.
+
+        Raises:
+            BundleError: as `read_graph`; or it needs a trusted signature, which the bundle has not.
+        """
+        if graph not in self.graphs:
+            self.graphs[graph] = read_graph(graph, self.files[graph], weights_size(graph, self.files))
+        if not self.trusted:
+            self.graphs[graph].require_usual()
 
     @property
     def trusted(self) -> bool:
@@ -328,6 +341,7 @@ def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None, allo
         prompt_embeddings=table.prompt_embeddings,
         empty_embedding=table.empty_embedding,
         files=verified,
+        graphs=read_graphs(verified),
         signature=signature,
         key=key,
         remembered=remember(manifest, signature),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME, CheckedGraph, read_graph
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from dpd_runtime.bundle.signature import SIGNATURE_NAME
 from dpd_runtime.bundle.zip_layout import check_entry_name
@@ -16,12 +17,6 @@ from dpd_runtime.machine.cores import usable_memory
 TENSORS = ".safetensors"
 """These files need four times their bytes: twice for the file and its tensors, twice for float16 widened to float32.
 All others need twice their bytes, because ONNX Runtime copies the weights."""
-WEIGHTS_NAME = "model.onnx_data"
-"""The file beside `model.onnx` with its weights, if they are too large for a protobuf file."""
-# An ONNX tensor outside the file is a StringStringEntryProto {key: "location", value: PATH}: these bytes of protobuf.
-EXTERNAL_DATA = b"\n\x08location\x12"
-_KEY = b"location"
-_OUTSIDE = EXTERNAL_DATA + bytes([len(WEIGHTS_NAME)]) + WEIGHTS_NAME.encode()
 REQUIRED = (
     "unet/model.onnx",
     "vae_decoder/model.onnx",
@@ -52,8 +47,7 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
     Files are copied before they are hashed, so that the checked bytes are the ones that run.
 
     Raises:
-        BundleError: a file is missing, unlisted, changed, or refers to weights outside the bundle; or all of them are
-            too large for this machine's memory.
+        BundleError: a file is missing, unlisted or changed; or all of them are too large for this machine's memory.
     """
     listed = set(manifest.files) | {MANIFEST_NAME, SIGNATURE_NAME}
     for name in files:
@@ -73,9 +67,6 @@ def verified_files(files: FolderFiles | ZipFiles, manifest: Manifest) -> dict[st
             raise BundleHashError(name, digest, entry.sha256)
         verified[name] = content
     _check_complete(verified, codes_only=manifest.codes_only)
-    for name, content in verified.items():
-        if name.endswith(".onnx"):
-            _check_weights(name, content, verified)
     return verified
 
 
@@ -129,13 +120,18 @@ def weights_of(graph: str) -> str:
     return str(PurePosixPath(graph).with_name(WEIGHTS_NAME))
 
 
-def _check_weights(name: str, content: bytes, verified: Mapping[str, bytes]) -> None:
-    """Check that a graph's weights are in the graph itself or in the listed file beside it.
+def read_graphs(files: Mapping[str, bytes]) -> dict[str, CheckedGraph]:
+    """Read the graphs of a bundle that may name another file, which has no part in it. Others are read when they run.
 
-    Protobuf can write the same key in several ways; therefore every occurrence of the word counts.
+    A protobuf keeps a text in one piece, so a graph without the word `location` names no file.
+
+    Raises:
+        BundleError: as `read_graph`.
     """
-    outside = content.count(_OUTSIDE)
-    if content.count(_KEY) != outside or (outside and weights_of(name) not in verified):
-        raise BundleError(
-            f"{name} has weights outside itself that are not in {WEIGHTS_NAME} beside it; export the bundle again"
-        )
+    found = [name for name, content in files.items() if name.endswith(".onnx") and b"location" in content]
+    return {name: read_graph(name, files[name], weights_size(name, files)) for name in found}
+
+
+def weights_size(graph: str, files: Mapping[str, bytes]) -> int:
+    """Bytes of the file beside `graph` that may hold its weights; 0 without one."""
+    return len(files.get(weights_of(graph), b""))

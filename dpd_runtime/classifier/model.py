@@ -14,15 +14,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from dpd_runtime.bundle.archive import refuse_holes
 from dpd_runtime.bundle.graph_check import check_graph
 from dpd_runtime.bundle.manifest import FileEntry
-from dpd_runtime.bundle.verified import EXTERNAL_DATA
 from dpd_runtime.engines.apart import apart
 from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.host import Host
 from dpd_runtime.errors import InputError, ModelError
 from dpd_runtime.files import check_writable, is_safe_name, open_regular
+from dpd_runtime.machine.cores import usable_memory
 from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 from dpd_runtime.text import LONGEST_NAME, is_readable
 
@@ -31,6 +32,7 @@ INPUT, OUTPUT = "images", "logits"
 FORMAT, FORMAT_VERSION = "dpd-classifier", 1
 MOST_CLASSES, LARGEST_SIDE = 10_000, 4096
 MOST_BYTES = 2**31  # of the graph: protobuf's own limit
+COPIES = 3  # of the graph in memory: here, on its way to its process, and there
 AGAIN = "fit it again"
 
 
@@ -171,8 +173,9 @@ def open_classifier(folder: Path) -> Classifier:
     """
     if not (folder / RECORD_NAME).is_file():
         raise InputError(f"{folder}: no classifier, as it has no {RECORD_NAME}; give a folder that dpd fit wrote")
+    refuse_holes(folder, (path for path in (folder / RECORD_NAME, folder / GRAPH_NAME) if path.is_file()), "classifier")
     record = parse_record(_read(folder / RECORD_NAME, MAX_JSON_BYTES))
-    graph = _read(folder / GRAPH_NAME, MOST_BYTES)
+    graph = _read(folder / GRAPH_NAME, min(MOST_BYTES, (usable_memory() or MOST_BYTES) // COPIES))
     digest = hashlib.sha256(graph).hexdigest()
     if len(graph) != record.graph.bytes or digest != record.graph.sha256:
         raise ModelError(
@@ -187,11 +190,8 @@ def check_classifier_graph(graph: bytes) -> None:
     """Check a graph as one of a bundle that nobody signed.
 
     Raises:
-        ModelError: it has weights in another file.
-        BundleError: as `check_graph`.
+        BundleError: as `check_graph`. It has no file with weights beside it, so all of them must be in the graph.
     """
-    if EXTERNAL_DATA in graph:
-        raise ModelError(f"{GRAPH_NAME} has weights outside itself; {AGAIN}")
     check_graph(GRAPH_NAME, graph, maker="dpd fit")
 
 

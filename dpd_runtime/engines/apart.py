@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from collections import deque
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -28,12 +30,13 @@ from dpd_runtime.engines.calls import listed
 from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.messages import receive, send
-from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, MissingExtraError, ProviderError
+from dpd_runtime.errors import BundleError, DiskError, DpdError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.text import printable
 
 CALL_SECONDS = 1800.0
 """The longest that one call of a graph, or its loading, may take. A trusted bundle has no limit."""
-SECRETS = ("DPD_PASSPHRASE",)
+LEFT_OUT = ("DPD_PASSPHRASE", "PYTHONPATH")
+"""Variables that it does not get: a secret, and places that may be relative, which START gives as they are here."""
 KILLED = 9  # SIGKILL, which Windows has not
 START = "import sys; sys.path[:] = {path!r}; from dpd_runtime.engines.worker import main; main()"
 ERRORS = {kind.__name__: kind for kind in (BundleError, MemoryShortError, MissingExtraError, ProviderError)}
@@ -57,16 +60,13 @@ class EngineProcess:
     """A `Host` that is another process."""
 
     def __init__(self) -> None:
-        """Raises MissingExtraError if onnxruntime is not installed."""
+        """Raises:
+        MissingExtraError: onnxruntime is not installed.
+        DiskError: no temporary folder can be made.
+        """
         if find_spec("onnxruntime") is None:
             raise MissingExtraError("onnxruntime", "cpu")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", START.format(path=sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if os.environ.get("DPD_DEBUG") else subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if name not in SECRETS},
-        )
+        self._process = _started()
         self._calls, self._engines = count(), count()
         self._answers = _Answers()
         self._dropped: deque[int] = deque()
@@ -99,7 +99,7 @@ class EngineProcess:
             "provider": asdict(provider),
             "threads": threads,
             "shapes": dict(compilation.shapes),
-            "cache": None if compilation.cache is None else str(compilation.cache),
+            "cache": compilation.cache and str(compilation.cache.absolute()),
             "halves": halves,
         }
         parts = {"graph": graph, **(weights or {})}
@@ -177,6 +177,25 @@ class EngineProcess:
                 f"memory was free, {blame}"
             )
         return BundleError(f"{name}: the process that computed it {ended}; {blame}")
+
+
+def _started() -> "subprocess.Popen[bytes]":
+    """Start the process in a folder that is deleted at once: no relative path leads to a file, or can make one."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="dpd-", ignore_cleanup_errors=True) as empty:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-c", START.format(path=[str(Path(place).absolute()) for place in sys.path])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if os.environ.get("DPD_DEBUG") else subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name not in LEFT_OUT},
+                cwd=empty,
+            )
+    except OSError as error:
+        raise DiskError(
+            f"a process for graphs without a trusted signature cannot be started ({error.strerror}); "
+            "set TMPDIR to a folder that can be written, or use a bundle that a trusted key signed"
+        ) from error
 
 
 class _EngineApart:

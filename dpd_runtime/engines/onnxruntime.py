@@ -53,10 +53,8 @@ def check_placement(nodes: Iterable[tuple[str, str, str]], provider: str, theirs
         )
 
 
-def _placement(session: Any) -> list[tuple[str, str, str]] | None:
-    """Provider, operator and name of each node. None before onnxruntime 1.24, which does not tell."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return None
+def _placement(session: Any) -> list[tuple[str, str, str]]:
+    """Provider, operator and name of each node."""
     parts = session.get_provider_graph_assignment_info()
     return [(part.ep_name, node.op_type, node.name) for part in parts for node in part.get_nodes()]
 
@@ -81,8 +79,6 @@ def _limit_memory() -> bool:
 
 
 def _add_weights(options: Any, weights: Mapping[str, bytes]) -> None:
-    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-        raise ProviderError("weights of more than 2 GB need a newer onnxruntime: pip install --upgrade onnxruntime")
     names, contents = list(weights), list(weights.values())
     options.add_external_initializers_from_files_in_memory(names, contents, [len(content) for content in contents])
 
@@ -136,7 +132,7 @@ class OnnxRuntimeEngine:
             # the built-in fallback would print to stdout and try the CPU
             self._session = interruptible(
                 lambda: onnxruntime.InferenceSession(graph, options, providers=joined, enable_fallback=0),
-                lambda: getattr(options, "set_load_cancellation_flag", bool)(True),  # not before 1.21
+                lambda: options.set_load_cancellation_flag(True),
             )
         except Exception as error:  # onnxruntime's errors have no other common base class
             raise self._explained(error) from error
@@ -146,8 +142,8 @@ class OnnxRuntimeEngine:
                 f"({nvidia_driver().problem or 'CUDA or cuDNN libraries missing?'}) and would run on the CPU; "
                 "use --provider cpu to accept that"
             )
-        if provider.name != "cpu" and (placed := _placement(self._session)) is not None:
-            check_placement(placed, provider.name, theirs)
+        if provider.name != "cpu":
+            check_placement(_placement(self._session), provider.name, theirs)
         self._output = self._session.get_outputs()[0].name
         # a graph says whether it takes the timestep as a float
         self._floats = frozenset(given.name for given in self._session.get_inputs() if given.type == "tensor(float)")

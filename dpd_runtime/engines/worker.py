@@ -1,5 +1,6 @@
 """The process that computes graphs which no trusted key has signed. `dpd_runtime.engines.apart` starts it and speaks
-with it over its standard input and output. It gets graphs and arrays; it never sees the bundle, its keys, or a path.
+with it over its standard input and output. It gets graphs and arrays; it never sees the bundle, its keys, or a path,
+and its working folder is empty.
 """
 
 import os

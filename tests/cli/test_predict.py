@@ -12,10 +12,14 @@ from PIL import Image
 
 pytest.importorskip("onnxruntime")
 from dpd_runtime.classifier.label import images_below
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import DataError
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
+from tests.runtime.bundle.test_weights_outside import SECRET, spelled, spelling_graph
 from tests.runtime.classifier.teacher import write_teacher
+from tests.runtime.classifier.test_model import with_graph
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +139,23 @@ def test_a_folder_that_is_no_classifier(folder: Path, process_environment: dict[
     done = run_dpd(["predict", "set", "set", "--out", "never.csv"], process_environment, folder)
     assert done.returncode == 2
     assert "set: no classifier, as it has no model.json; give a folder that dpd fit wrote" in done.stderr
+
+
+def test_a_hostile_classifier_reads_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_environment: dict[str, str]
+) -> None:
+    """labels.csv spelled a file of the working folder, one byte a picture. The control: ONNX Runtime does read it."""
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_bytes(SECRET)
+    graph = spelling_graph("secret", len(SECRET))
+    assert spelled(OnnxRuntimeEngine(graph, Provider("cpu", "")), len(SECRET)) == SECRET
+    folder = write_teacher(tmp_path)
+    with_graph(folder, graph, side=1, classes=[f"{byte:03}" for byte in range(256)])
+    Path("images").mkdir()
+    for place in range(len(SECRET)):
+        Image.new("RGB", (2, 2), (place, place, place)).save(Path("images", f"{place:03}.png"))
+    done = run_dpd(["predict", "teacher", "images", "--out", "labels.csv"], process_environment, tmp_path)
+    assert done.returncode == 3
+    assert "model.onnx" in done.stderr
+    assert not Path("labels.csv").exists()

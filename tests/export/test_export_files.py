@@ -10,7 +10,7 @@ import torch
 from dpd_export.graphs.parts import Unet, VaeDecoder, VaeEncoder
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.verified import WEIGHTS_NAME
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.generation.replay import replay

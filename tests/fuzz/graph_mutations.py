@@ -251,8 +251,13 @@ UNUSUAL = (
     lambda number, content: varint(number << 3) + b"\x80" * 10 + b"\1",
     lambda number, content: varint(number << 3) + varint(len(content), 10),
     lambda number, content: field(0, content),
+    lambda number, content: field(number + 70, content),  # fields that no version of ONNX has
+    lambda number, content: varint(number + 70 << 3) + varint(2**40),
 )
-"""Ways to write a field which parsers read differently."""
+"""Ways to write a field which parsers read differently, or skip."""
+SINGLE = {"model": (), "node": (7, 1), "tensor": (7, 5), "input": (7, 11), "type": (7, 11, 2)}
+PARTS = {"model": 2, "node": 3, "tensor": 8, "input": 2, "type": 1}
+"""A field with one value, of messages that every graph has; twice, it is a message in parts."""
 
 
 POLYGLOTS = (
@@ -267,7 +272,23 @@ def graph_wire(draw: st.DrawFn, material: Material) -> Material:
     name = draw(st.sampled_from(GRAPHS))
     if draw(st.integers(0, 7)) == 0:
         return material.with_file(name, draw(st.sampled_from(POLYGLOTS)) + material.files[name])
+    if draw(st.integers(0, 7)) == 0:
+        kind = draw(st.sampled_from(sorted(PARTS)))
+        part = field(PARTS[kind], draw(st.binary(max_size=20)))
+        return material.with_file(name, appended(material.files[name], SINGLE[kind], part + part))
+    if draw(st.integers(0, 7)) == 0:
+        wide = varint(2 << 3) + varint(2**32 + draw(st.integers(0, 16)))
+        return material.with_file(name, appended(material.files[name], (7, 5), wide))
     operator = st.sampled_from([operator.encode() for operator, _ in STRANGE])
     unusual = draw(st.sampled_from(UNUSUAL))(draw(st.integers(1, 30)), draw(operator | st.binary(max_size=20)))
     place = draw(st.sampled_from(sorted(PLACES.values())))
     return material.with_file(name, appended(material.files[name], place, unusual))
+
+
+@st.composite
+def classifier_graphs(draw: st.DrawFn, material: Material) -> bytes:
+    """The graph of a classifier, changed in any of the ways above."""
+    whole = Material(dict.fromkeys(GRAPHS, material.teacher), {})
+    ways = [graph_bytes(whole), graph_models(whole), graph_wire(whole), hostile_graphs(whole)]
+    found = draw(st.one_of([*ways, hostile_graphs(whole, (add_external,))]))
+    return next((graph for graph in found.files.values() if graph != material.teacher), material.teacher)

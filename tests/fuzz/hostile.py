@@ -6,6 +6,7 @@ An attacker changes the tiny bundle and writes hashes that hold. The kinds:
 - tensor headers, values, bytes: headers that declare what is not there, other types and shapes, damage.
 - graph bytes, models, wire: damaged protobuf; changed ONNX models; fields that parsers read differently, and the mark
   of ONNX Runtime's own format.
+- classifiers: such graphs in the folder of a classifier, which labels an image.
 - hostile graphs: wild indices, traps of the processor, strings, tensors of any size.
 - zip bytes, entries, overlaps, hiding: numbers, names, links and methods; bytes that belong to two entries or to none,
   extra fields, comments, flags and counts.
@@ -23,9 +24,9 @@ from hypothesis import strategies as st
 
 from tests.fuzz.archive_mutations import folders, hiding, overlapping, zip_bytes, zip_entries
 from tests.fuzz.claim_mutations import golden, guidance, listed_sizes, names, sparse_tensors, trust_lines
-from tests.fuzz.graph_mutations import graph_bytes, graph_models, graph_wire, hostile_graphs
+from tests.fuzz.graph_mutations import classifier_graphs, graph_bytes, graph_models, graph_wire, hostile_graphs
 from tests.fuzz.json_mutations import json_texts, json_values
-from tests.fuzz.material import Files, Material, as_folder, as_zip
+from tests.fuzz.material import Files, Material, as_classifier, as_folder, as_zip
 from tests.fuzz.tensor_mutations import tensor_bytes, tensor_headers, tensor_values
 
 Hostile = tuple[str, Callable[[Path], Path]]
@@ -61,6 +62,12 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
         "folders": folders(material),
         "sparse tensors": sparse_tensors(material),
     }
+    classes = tuple(entry["name"] for entry in material.json_of("classes.json")["classes"])
+    side = material.manifest["image_shape"][0]
+
+    def classifier(graph: bytes) -> Hostile:
+        return "classifiers", lambda folder: as_classifier(folder, graph, classes, side)
+
     made = [st.builds(_packed, st.just(kind), found, st.booleans()) for kind, found in contents.items()]
     stored = [st.tuples(st.just(kind), store) for kind, store in containers.items()]
-    return st.one_of([*made, made[0], made[-1], *stored])
+    return st.one_of([*made, made[0], made[-1], *stored, classifier_graphs(material).map(classifier)])

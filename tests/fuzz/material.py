@@ -6,8 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dpd_runtime.bundle.archive import write_zip
 from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle.manifest import FileEntry
+from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
 from dpd_runtime.strict_json import parse_json
 
 Files = dict[str, bytes]
@@ -18,10 +22,12 @@ LEFT_OUT = ("classifier/", "text_encoder/", "tokenizer/", "MODEL_CARD.md")  # no
 class Material:
     """Args:
     files: every file but bundle.json. manifest: the content of that, whose `files` is made anew.
+    teacher: the graph of its classifier, which a site's classifier is made of.
     """
 
     files: Files
     manifest: dict[str, Any]
+    teacher: bytes = b""
 
     def sealed(self) -> Files:
         """All files of the bundle; the manifest lists what is there."""
@@ -43,7 +49,7 @@ def read_material(bundle: Path) -> Material:
     files = {name: bytes(c) for name, c in opened.files.items() if not name.startswith(LEFT_OUT)}
     manifest: dict[str, Any] = parse_json(opened.manifest.to_json(), "bundle.json")
     sampler = manifest["sampler"] | {"steps": 2, "candidates": 1, "compute_batch": 2}
-    return Material(files, manifest | {"sampler": sampler})
+    return Material(files, manifest | {"sampler": sampler}, bytes(opened.files["classifier/model.onnx"]))
 
 
 def as_zip(folder: Path, files: Files) -> Path:
@@ -62,3 +68,18 @@ def as_folder(folder: Path, files: Files) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return root
+
+
+def as_classifier(folder: Path, graph: bytes, classes: tuple[str, ...], side: int) -> Path:
+    """A folder as `dpd fit` writes it, beside one image for it."""
+    record = ClassifierRecord(
+        classes=classes,
+        side=side,
+        graph=FileEntry(hashlib.sha256(graph).hexdigest(), len(graph)),
+        network="teacher",
+        training={"set": {"images": 5, "sha256": "0" * 64}, "recipe": {"name": "quick"}, "seed": 0},
+    )
+    write_classifier(folder / "hostile", graph, record, "")
+    (folder / "images").mkdir()
+    Image.new("RGB", (side, side), (90, 120, 60)).save(folder / "images" / "a.png")
+    return folder / "hostile"

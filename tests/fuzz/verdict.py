@@ -10,6 +10,8 @@ from pathlib import Path
 
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.classifier.label import images_below, label_folder, load_engine
+from dpd_runtime.classifier.model import RECORD_NAME, open_classifier
 from dpd_runtime.dataset.write import write_set
 from dpd_runtime.engines import apart
 from dpd_runtime.engines.record import engine_records
@@ -21,7 +23,9 @@ CPU_SECONDS = 20.0
 MEMORY_MB = 2_200
 GATE = "not its golden images"
 """Outcome of a bundle whose networks and golden images contradict each other: exit code 1, and nothing is written."""
-HARMLESS = ("refused", "refused while running", "the same set", "another set", "no image", "memory", GATE)
+LABELS = "labels"
+"""Outcome of a classifier that runs: whatever it says of an image."""
+HARMLESS = ("refused", "refused while running", "the same set", "another set", "no image", "memory", LABELS, GATE)
 AUDITS = ("PASS", "WARN", "FAIL", "unaudited")
 UNTRUSTED = r"unsigned|signed by unknown key [0-9a-f]{32}"
 MISLEADING = r"(?i)(con|nul|aux|prn|com\d|lpt\d)( *\..*)?|-.*|.*\.partial|.*[. ]"
@@ -43,7 +47,14 @@ class Verdict:
 
 
 def generated(path: Path, out: Path) -> str:
-    """The set hash of one image, after everything that `dpd info`, `verify` and `generate` read has been read."""
+    """The set hash of one image, after everything that `dpd info`, `verify` and `generate` read has been read.
+
+    LABELS of a classifier, which labels the image beside it.
+    """
+    if (path / RECORD_NAME).is_file():
+        classifier, images = open_classifier(path), path.parent / "images"
+        label_folder(classifier, load_engine(classifier, "cpu", None, 1)[1], images, images_below(images))
+        return LABELS
     bundle = load_bundle(path)
     signature = bundle.signature.describe()
     if bundle.manifest.audit not in AUDITS or not re.fullmatch(UNTRUSTED, signature):
@@ -67,7 +78,8 @@ def judged(path: Path, folder: Path, untouched: str) -> Verdict:
     reset_peak()
     base = peak_bytes()
     try:
-        outcome = "the same set" if generated(path, out) == untouched else "another set"
+        found = generated(path, out)
+        outcome = LABELS if found == LABELS else "the same set" if found == untouched else "another set"
     except DegenerateImageError as error:
         outcome, said = "no image", str(error)
     except CheckError as error:

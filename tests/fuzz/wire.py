@@ -1,5 +1,7 @@
 """Protobuf written by hand: what no library writes, put into a message at any depth of a model."""
 
+from collections.abc import Callable
+
 WIDE = 2**29
 """A parser that keeps 32 bits of a tag reads field n + WIDE as field n."""
 PLACES = {
@@ -47,8 +49,13 @@ def unvarint(message: bytes, at: int) -> tuple[int, int]:
 
 def appended(message: bytes, place: tuple[int, ...], extra: bytes) -> bytes:
     """The message with `extra` at the end of the first message at `place`, which is added where there is none."""
+    return changed(message, place, lambda content: content + extra)
+
+
+def changed(message: bytes, place: tuple[int, ...], change: Callable[[bytes], bytes]) -> bytes:
+    """The message with another content of the first message at `place`, which is empty where there is none."""
     if not place:
-        return message + extra
+        return change(message)
     at = 0
     while at < len(message):
         begin = at
@@ -56,11 +63,11 @@ def appended(message: bytes, place: tuple[int, ...], extra: bytes) -> bytes:
         if tag & 7 == 2:
             size, at = unvarint(message, at)
             if tag >> 3 == place[0]:
-                inner = appended(message[at : at + size], place[1:], extra)
+                inner = changed(message[at : at + size], place[1:], change)
                 return message[:begin] + field(place[0], inner) + message[at + size :]
             at += size
         elif tag & 7 == 0:
             _, at = unvarint(message, at)
         else:
             at += {1: 8, 5: 4}[tag & 7]
-    return message + field(place[0], appended(b"", place[1:], extra))
+    return message + field(place[0], changed(b"", place[1:], change))

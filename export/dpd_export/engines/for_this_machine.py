@@ -5,7 +5,7 @@ typed. The plugin of TensorRT for RTX compiles strongly typed networks itself. N
 """
 
 from dpd_export.engines.flavours import check_capabilities, flavour_of, import_flavour
-from dpd_export.engines.new_bundle import Build, built, check_part, check_precision
+from dpd_export.engines.new_bundle import Build, built, check_precision
 from dpd_export.engines.profiles import check_parts
 from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.bundle import Bundle
@@ -24,7 +24,7 @@ def build_for_this_machine(bundle: Bundle, provider: Provider, progress: Progres
 
     Raises:
         InputError: another GPU than the first, or a graph that the builder refuses.
-        BundleError: `check_part` refuses a graph.
+        BundleError: as `Bundle.check_graph`.
         MissingExtraError: TensorRT is not installed.
         ProviderError: there is no GPU, or no trusted key signed the bundle.
     """
@@ -47,7 +47,7 @@ def build_for_this_machine(bundle: Bundle, provider: Provider, progress: Progres
         name = f"{part}/model.onnx"
         graph = bundle.files[name]
         if kept_model(folder, graph) is None:
-            check_part(bundle, part)
+            bundle.check_graph(name)
             plan, record = built(Build(part, profile_of(part, bundle.manifest), here), kind, trt, bundle)
             keep_model(folder, graph, context_model(record, bytes(plan.content), NAMES[provider.name]))
     progress(len(parts), len(parts))

@@ -15,9 +15,7 @@ from dpd_export.engines.profiles import check_parts
 from dpd_export.options import INT8
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.engine_fit import this_os
-from dpd_runtime.bundle.graph_check import check_graph
 from dpd_runtime.bundle.profiles import Profile, profile_of, row_shapes
-from dpd_runtime.bundle.verified import weights_of
 from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, EngineRecord, record_json
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import size_of
@@ -84,7 +82,7 @@ def build_engines(
 
     Raises:
         InputError: unknown names, something at `out`, or a graph that the builder refuses. Nothing is left then.
-        BundleError: `check_part` refuses a graph.
+        BundleError: as `Bundle.check_graph`.
         MissingExtraError, ProviderError: TensorRT is not installed, or there is no GPU for `tensorrt`.
     """
     kind = flavour_of(flavour)
@@ -95,7 +93,7 @@ def build_engines(
     wanted = check_capabilities(kind, trt, compute_capabilities)
     chosen = check_parts(parts, opened.files)
     for part in chosen:
-        check_part(opened, part)
+        opened.check_graph(f"{part}/model.onnx")  # before TensorRT's parser, which runs in this process, sees it
     groups = [wanted] if portable else [(one,) for one in wanted]
     builds = [Build(part, profile_of(part, opened.manifest), group) for group in groups for part in chosen]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,16 +134,6 @@ def check_precision(precision: str) -> None:
     """
     if precision == INT8:  # uint8 activations, which TensorRT does not take
         raise InputError("int8 graphs are for ONNX Runtime on a CPU; export with --precision fp16 for TensorRT engines")
-
-
-def check_part(bundle: Bundle, part: str) -> None:
-    """Check the graph of a part before TensorRT's parser, which runs in this process, sees it.
-
-    Raises:
-        BundleError: as `check_graph`.
-    """
-    name = f"{part}/model.onnx"
-    check_graph(name, bundle.files[name], len(bundle.files.get(weights_of(name), b"")), trusted=bundle.trusted)
 
 
 def built(build: Build, flavour: Flavour, trt: Any, bundle: Bundle) -> tuple[Plan, EngineRecord]:

@@ -15,8 +15,7 @@ from dpd_export.graphs.parts import Graph, Tensors
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_export.graphs.trace import export_graph, store_weights_as_half
 from dpd_export.options import INT8, LARGEST_FILE
-from dpd_runtime.bundle.graph_check import check_graph
-from dpd_runtime.bundle.verified import WEIGHTS_NAME
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME, check_graph
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 

@@ -6,7 +6,7 @@ import onnx
 from onnxscript import ir
 
 from dpd_export.options import LARGEST_FILE
-from dpd_runtime.bundle.verified import WEIGHTS_NAME
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
 
 SMALLEST_OUTSIDE = 1024  # bytes; smaller tensors stay in the graph, where shape inference reads them
 

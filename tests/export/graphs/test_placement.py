@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, shape_inference
 
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle.verified import WEIGHTS_NAME, weights_of
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
+from dpd_runtime.bundle.verified import weights_of
 from dpd_runtime.engines.execution_providers import NAMES
 from dpd_runtime.engines.onnxruntime import check_placement
 from dpd_runtime.errors import ProviderError

@@ -1,6 +1,7 @@
 """Graphs that loop, are random, or declare tensors larger than their bytes are refused before they are loaded."""
 
 import time
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -308,10 +309,156 @@ def test_unusual_protobuf_is_refused_in_every_message(place: tuple[int, ...], ex
         check_graph("x.onnx", appended(good, place, extra))
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES.values() if place != (7, 5, 13)])
-def test_an_unknown_field_is_accepted(place: tuple[int, ...]) -> None:
-    """A later version of ONNX may add fields. Control of the test above: the refusal is about how it is written."""
-    check_graph("x.onnx", appended(declared(2).SerializeToString(), place, field(100, b"x")))
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+@pytest.mark.parametrize("trusted", [False, True], ids=["unsigned", "signed"])
+def test_an_unknown_field_is_refused_in_every_message(place: tuple[int, ...], trusted: bool) -> None:
+    """Parsers skip it, so it can stand between the words that a check looks for."""
+    good = declared(2).SerializeToString()
+    with pytest.raises(BundleError, match=r"^x\.onnx: field 100 of .*, which this dpd does not know; dpd export"):
+        check_graph("x.onnx", appended(good, place, field(100, b"x")), trusted=trusted)
+
+
+def test_the_reader_knows_every_field_of_onnx() -> None:
+    """Each field of onnx's own descriptors: accepted with its type, or refused by what it is. None is left out."""
+    messages = {
+        "ModelProto": graph_check._MODEL,
+        "GraphProto": graph_check._GRAPH,
+        "NodeProto": graph_check._NODE,
+        "AttributeProto": graph_check._ATTRIBUTE,
+        "TensorProto": graph_check._TENSOR,
+        "ValueInfoProto": graph_check._VALUE,
+        "TypeProto": graph_check._TYPE,
+        "TypeProto.Tensor": graph_check._TENSOR_TYPE,
+        "TensorShapeProto": graph_check._SHAPE,
+        "TensorShapeProto.Dimension": graph_check._DIMENSION,
+        "OperatorSetIdProto": graph_check._OPSET,
+        "StringStringEntryProto": graph_check._ENTRY,
+        "TensorAnnotation": graph_check._QUANTISED,
+    }
+    wire = {"string": 2, "bytes": 2, "message": 2, "float": 5, "double": 1}
+    types = {1: "double", 2: "float", 9: "string", 11: "message", 12: "bytes"}
+    for name, message in messages.items():
+        described = onnx.ModelProto.DESCRIPTOR.file.message_types_by_name[name.split(".")[0]]
+        for inner in name.split(".")[1:]:
+            described = described.nested_types_by_name[inner]
+        assert {f.number for f in described.fields} == message.numbers, name
+        for f in described.fields:
+            if f.number in message.refused:
+                continue
+            tag, many = f.number << 3 | wire.get(types.get(f.type, ""), 0), f.is_repeated
+            kind = message.kinds[tag]
+            assert (kind in (graph_check._ONCE, graph_check._ONCE_SHORT)) is not many, f.full_name
+            short = f.type in (f.TYPE_INT32, f.TYPE_ENUM)
+            assert (kind in (graph_check._ONCE_SHORT, graph_check._SHORTS)) is short, f.full_name
+
+
+@pytest.mark.parametrize(
+    ("place", "extra"),
+    [
+        ((), field(2, b"a") + field(2, b"b")),
+        ((7, 1), field(3, b"a") + field(3, b"b")),
+        ((7, 1, 5), field(5, field(1, b"\2")) + field(5, field(1, b"\2"))),
+        ((7, 5), field(8, b"again")),
+        ((7, 11), field(2, b"")),
+        ((7, 11, 2), field(1, b"")),
+        ((7, 11, 2, 1), field(2, b"")),
+    ],
+    ids=["a producer", "a name", "a tensor", "the name of a tensor", "a type", "a tensor's type", "a shape"],
+)
+def test_a_message_in_parts_is_refused(place: tuple[int, ...], extra: bytes) -> None:
+    """Protobuf makes one of them, so the whole can be what no part is."""
+    with pytest.raises(BundleError, match=r"^x\.onnx: a message in parts, of which parsers make one; dpd export"):
+        check_graph("x.onnx", appended(declared(2).SerializeToString(), place, extra))
+
+
+def test_dimensions_and_bytes_in_parts_are_counted_together() -> None:
+    """65 dimensions and 2^40 values in two halves of one tensor. The control: protobuf joins them."""
+    half = b"".join(varint(1 << 3) + varint(1) for _ in range(33))
+    tensor = field(5, varint(2 << 3) + varint(1) + half) + field(5, half)
+    dims = appended(model([helper.make_node("Relu", ["x"], ["y"])]).SerializeToString(), (7, 1, 5), field(1, b"v"))
+    joined = onnx.load_model_from_string(appended(dims, (7, 1, 5), tensor))
+    assert len(joined.graph.node[0].attribute[0].t.dims) == 66
+    with pytest.raises(BundleError, match=r"^x\.onnx: a message in parts"):
+        check_graph("x.onnx", appended(dims, (7, 1, 5), tensor))
+    large = b"".join(field(5, varint(1 << 3) + varint(2**20)) for _ in range(2))
+    with pytest.raises(BundleError, match=r"^x\.onnx: (a message in parts|a tensor of shape)"):
+        check_graph("x.onnx", appended(dims, (7, 1, 5), large))
+
+
+TO_STRING = onnx.helper.make_attribute("to", 2**32 + onnx.TensorProto.STRING)
+
+
+def test_a_number_has_the_bits_of_its_field() -> None:
+    """A parser that keeps 32 of 64 bits reads 2^32 + 8 as 8, a string."""
+    cast = model([helper.make_node("Cast", ["x"], ["y"])])
+    cast.graph.node[0].attribute.append(TO_STRING)
+    with pytest.raises(BundleError, match=r"^x\.onnx: an element type of more than 32 bits"):
+        check_graph("x.onnx", cast.SerializeToString(), trusted=True)
+    wide = varint(2**32 + onnx.TensorProto.STRING)
+    good = relu().SerializeToString()
+    for place, number in (((7, 5), 2), ((7, 13, 2, 1), 1), ((7, 1, 5), 20), ((7, 5), 14)):
+        with pytest.raises(BundleError, match=r"^x\.onnx: a number of more than 32 bits"):
+            check_graph("x.onnx", appended(good, place, varint(number << 3) + wide), trusted=True)
+    numbers = varint(2**32) + varint(7)
+    for written in (field(5, numbers), varint(5 << 3) + varint(2**32)):
+        with pytest.raises(BundleError, match=r"^x\.onnx: a number of more than 32 bits"):
+            check_graph("x.onnx", appended(good, (7, 5), varint(2 << 3) + varint(6) + written), trusted=True)
+
+
+def test_numbers_below_zero_of_32_bits_are_accepted() -> None:
+    tensor = helper.make_tensor("i", onnx.TensorProto.INT32, [3], [-(2**31), -1, 2**31 - 1])
+    check_graph("x.onnx", model([helper.make_node("Relu", ["x"], ["y"])], [tensor]).SerializeToString())
+
+
+def test_two_attributes_of_one_name_are_refused() -> None:
+    """The check of divisions would see one of them, ONNX Runtime the other."""
+    cast = model([helper.make_node("Cast", ["x"], ["y"], to=FLOAT)])
+    cast.graph.node[0].attribute.append(helper.make_attribute("to", onnx.TensorProto.INT64))
+    with pytest.raises(BundleError, match=r"^x\.onnx: a node with two attributes of one name"):
+        check_graph("x.onnx", cast.SerializeToString())
+
+
+def test_packed_numbers_are_read_as_protobuf_reads_them() -> None:
+    values = [0, 1, 127, 128, 2**31, 2**63 - 1, -1, -(2**63), 300] * 40_000  # beyond one piece
+    packed = onnx.TensorProto(int64_data=values).SerializeToString()
+    (number, content), *rest = list(graph_check._Reader(0)._read(memoryview(packed), graph_check._TENSOR))
+    assert (number, rest) == (7, [])
+    found = np.concatenate(list(graph_check._numbers(content)))
+    np.testing.assert_array_equal(found.view(np.int64), values)
+
+
+@pytest.mark.parametrize("made", ["raw", "packed", "packed int32"])
+def test_a_divisor_takes_no_more_memory_than_its_bytes(made: str) -> None:
+    """As Python's lists they took 25 times the file."""
+    count, kind = 2_000_000, onnx.TensorProto.INT32 if made.endswith("32") else onnx.TensorProto.INT64
+    whole = dividing(np.full(1, 2, np.int64))
+    tensor = whole.graph.initializer[0]
+    tensor.Clear()
+    tensor.name, tensor.data_type = "d", kind
+    tensor.dims.append(count)
+    if made == "raw":
+        tensor.raw_data = np.full(count, 2, np.int64).tobytes()
+    else:
+        (tensor.int32_data if kind == onnx.TensorProto.INT32 else tensor.int64_data).extend([2] * count)
+    content = whole.SerializeToString()
+    began = time.process_time()
+    check_graph("x.onnx", content)
+    assert time.process_time() - began < 3
+    tracemalloc.start()
+    try:
+        check_graph("x.onnx", content)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_small_fields_end_soon() -> None:
+    """Two bytes each: 10 MB of them would take seconds, 2 GB an hour."""
+    extra = (varint(8 << 3) + b"\1") * (graph_check.MOST_FIELDS + 1)
+    began = time.process_time()
+    with pytest.raises(BundleError, match=r"^x\.onnx: more than 500000 fields"):
+        check_graph("x.onnx", appended(relu().SerializeToString(), (7, 1, 5), extra))
+    assert time.process_time() - began < 5
 
 
 def polyglot() -> bytes:
@@ -346,11 +493,12 @@ def test_a_shape_cannot_hide_behind_a_zero_of_another_type() -> None:
 
 def test_a_second_location_of_weights_is_refused() -> None:
     """Of two values protobuf keeps the last; the check of the bundle's files finds the first."""
-    entry = field(1, b"location") + field(2, b"model.onnx_data")
+    entry, outside = field(1, b"location") + field(2, b"model.onnx_data"), varint(14 << 3) + b"\1"
     good = declared(2).SerializeToString()
-    check_graph("x.onnx", appended(good, (7, 5), field(13, entry)))
-    with pytest.raises(BundleError, match="described in an unusual way"):
-        check_graph("x.onnx", appended(good, (7, 5), field(13, entry + field(2, b"/etc/passwd"))))
+    check_graph("x.onnx", appended(good, (7, 5), field(13, entry) + outside), beside=8)
+    for more in (field(13, entry + field(2, b"/etc/passwd")), field(13, entry) * 2):
+        with pytest.raises(BundleError, match="has weights outside itself described in an unusual way"):
+            check_graph("x.onnx", appended(good, (7, 5), more + outside), beside=8)
 
 
 def test_many_dimensions_are_refused_at_once() -> None:

@@ -1,7 +1,9 @@
 """Weights in a file beside their graph are loaded from the verified bytes only. Also: zip entries beyond 2 GB."""
 
 import struct
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 
 from dpd_runtime.bundle.archive import open_files, write_zip
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.verified import WEIGHTS_NAME
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME, check_graph
+from dpd_runtime.engines.apart import EngineProcess
+from dpd_runtime.engines.engine import Engine, Provider
+from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dpd_runtime.errors import BundleError
+from tests.fuzz.wire import appended, changed, field, varint
 from tests.runtime.bundle.test_bundle import as_zip, bundle_files, parts
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -68,6 +73,122 @@ def test_another_spelling_of_the_same_protobuf_is_refused(tmp_path: Path) -> Non
     assert len(evil) == len(plain)
     with pytest.raises(BundleError, match="has weights outside itself"):
         bundle(tmp_path, content.replace(plain, evil), WEIGHT.tobytes())
+
+
+PLACE = (7, 5, 13)
+
+
+def hidden(content: bytes) -> bytes:
+    """The same graph; between key and value of the place of its weights stands a field that every parser skips."""
+    (key, value) = (field(1, b"location"), b"\x12")
+
+    def between(entry: bytes) -> bytes:
+        assert entry.startswith(key + value)
+        return key + field(99, b"x") + entry[len(key) :]
+
+    return changed(content, PLACE, between)
+
+
+SPELLINGS: dict[str, Callable[[str], bytes]] = {
+    "plain": graph,
+    "a field between": lambda place: hidden(graph(place)),
+    "in two parts": lambda place: appended(graph(), PLACE, field(2, place.encode())),
+    "said twice": lambda place: appended(
+        graph(), PLACE[:2], field(PLACE[2], field(1, b"location") + field(2, place.encode()))
+    ),
+    "without saying that it is elsewhere": lambda place: changed(
+        graph(place), PLACE[:2], lambda tensor: tensor.replace(varint(14 << 3) + b"\1", b"")
+    ),
+}
+
+
+@pytest.mark.parametrize("beside", [0, 24])
+@pytest.mark.parametrize("place", ["secret", "*/_ORT_MEM_ADDR_/*", "/etc/passwd"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_graph_reads_no_file_however_the_place_is_written(spelling: str, place: str, beside: int) -> None:
+    pytest.importorskip("onnx")
+    for trusted in (False, True):
+        with pytest.raises(BundleError, match=r"^x\.onnx(: field 99| has weights outside itself)"):
+            check_graph("x.onnx", SPELLINGS[spelling](place), beside, trusted=trusted)
+
+
+def test_weights_outside_need_a_file_with_weights() -> None:
+    pytest.importorskip("onnx")
+    check_graph("x.onnx", graph(), 24)
+    with pytest.raises(BundleError, match=r"^x\.onnx has weights outside itself that are not in model\.onnx_data"):
+        check_graph("x.onnx", graph(), trusted=True)
+
+
+def test_the_hidden_place_is_hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control of the tests above: ONNX Runtime itself reads the file, and the output spells it."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_bytes(WEIGHT.tobytes())
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(hidden(graph("secret")), options, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"x": np.eye(2, dtype=np.float32)})[0], WEIGHT)
+
+
+def spelling_graph(location: str, size: int) -> bytes:
+    """Images [n, 3, 1, 1] → logits [n, 256]: the byte of a file that lies where the grey of the image says.
+
+    No optimisation of ONNX Runtime looks at bytes, so it opens the file with any of them.
+    """
+    onnx = pytest.importorskip("onnx")
+    helper, proto = onnx.helper, onnx.TensorProto
+    data = proto(name="data", data_type=proto.UINT8, dims=[size], data_location=proto.EXTERNAL)
+    data.external_data.add(key="location", value=location)
+    constants = {
+        "half": np.float32(127.5),
+        "centre": np.float32(128),  # a cast cuts off what follows the point
+        "every": np.arange(256, dtype=np.float32),
+        "column": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Mul", ["mean", "half"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "centre"], ["grey"]),
+        helper.make_node("Cast", ["grey"], ["index"], to=proto.INT64),
+        helper.make_node("Gather", ["data", "index"], ["byte"]),
+        helper.make_node("Cast", ["byte"], ["number"], to=proto.FLOAT),
+        helper.make_node("Unsqueeze", ["number", "column"], ["row"]),
+        helper.make_node("Sub", ["every", "row"], ["far"]),
+        helper.make_node("Mul", ["far", "far"], ["farther"]),
+        helper.make_node("Sub", ["half", "farther"], ["logits"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("images", proto.FLOAT, ["n", 3, 1, 1]),
+        helper.make_tensor_value_info("logits", proto.FLOAT, ["n", 256]),
+    ]
+    tensors = [data, *(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())]
+    made = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    content: bytes = helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    ).SerializeToString()
+    return hidden(content)
+
+
+def spelled(engine: Engine, size: int) -> bytes:
+    images = np.repeat(np.arange(size, dtype=np.float32).reshape(-1, 1, 1, 1) / 127.5 - 1, 3, axis=1)
+    return bytes(engine.run(images=images).argmax(axis=1).tolist())
+
+
+SECRET = b"user:x:1000:"
+
+
+def test_the_process_apart_finds_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second line of defence. The control: unchecked and in this process, the graph spells a file."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_bytes(SECRET)
+    content = spelling_graph("secret", len(SECRET))
+    assert spelled(OnnxRuntimeEngine(content, CPU), len(SECRET)) == SECRET
+    process = EngineProcess()
+    with pytest.raises(BundleError, match=r"x\.onnx cannot be run"):
+        process.load(content, CPU, 1, None, "x.onnx", Compilation())
+    if sys.platform == "linux":
+        assert str(Path(f"/proc/{process._process.pid}/cwd").readlink()).endswith("(deleted)")
 
 
 @pytest.mark.parametrize(

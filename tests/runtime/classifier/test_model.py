@@ -3,14 +3,17 @@
 import hashlib
 import json
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpd_runtime.classifier import model
 from dpd_runtime.classifier.model import check_place, open_classifier, parse_record
 from dpd_runtime.errors import BundleError, InputError, ModelError
+from tests.runtime.bundle.test_weights_outside import SPELLINGS
 from tests.runtime.classifier.teacher import write_teacher
 
 
@@ -81,6 +84,41 @@ def test_a_graph_that_may_do_more_is_refused_although_its_hash_is_right(folder: 
     with pytest.raises(
         BundleError, match=r"ScatterND.*dpd fit makes no such graph: upgrade dpd-distill or run dpd fit"
     ):
+        open_classifier(folder)
+
+
+def with_graph(folder: Path, graph: bytes, **more: Any) -> None:
+    """The classifier with another graph, whose hash is right."""
+    (folder / "model.onnx").write_bytes(graph)
+    listed = {"sha256": hashlib.sha256(graph).hexdigest(), "bytes": len(graph)}
+    changed(folder, lambda record: record.update({"graph": listed, **more}))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_graph_whose_weights_lie_elsewhere_is_refused(folder: Path, spelling: str) -> None:
+    """No file belongs to a classifier but its graph, however the graph names one."""
+    pytest.importorskip("onnx")
+    with_graph(folder, SPELLINGS[spelling]("model.json"))
+    with pytest.raises(BundleError, match=r"^model\.onnx(: field 99| has weights outside itself).*run dpd fit again"):
+        open_classifier(folder)
+
+
+def test_a_graph_of_holes_is_refused_before_it_is_read(folder: Path) -> None:
+    """4 kB on the disk; reading and hashing them took 649 MB."""
+    with (folder / "model.onnx").open("wb") as file:
+        file.truncate(600_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=r"it claims 60. MB, but the disk holds .* \(sparse files\)"):
+            open_classifier(folder)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_graph_beyond_the_memory_is_refused_before_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "usable_memory", lambda: 2_000_000)
+    with pytest.raises(ModelError, match=r"model\.onnx has 770911 bytes, more than 666666"):
         open_classifier(folder)
 
 

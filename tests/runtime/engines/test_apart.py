@@ -30,7 +30,7 @@ from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.host import HERE, Host
 from dpd_runtime.engines.messages import DTYPES, receive, send
 from dpd_runtime.engines.worker import Server
-from dpd_runtime.errors import BundleError, MemoryShortError, MissingExtraError, ProviderError
+from dpd_runtime.errors import BundleError, DiskError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.sealing.sign import sign_bundle
 from tests.commands import dpd
 from tests.runtime.drawn import codes_only, opened, quick_bundle
@@ -203,6 +203,30 @@ def test_no_secret_is_in_the_other_process(monkeypatch: pytest.MonkeyPatch, tmp_
     links = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
     assert not any("codes.dpd" in str(link) for link in links)
     del engine
+
+
+def test_it_starts_whatever_the_paths_of_python_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    """Its working folder is deleted, so a relative path of PYTHONPATH leads nowhere there."""
+    code = "from dpd_runtime.engines.apart import EngineProcess; print(EngineProcess().available_providers())"
+    relative = os.pathsep.join(os.path.relpath(place, tmp_path) for place in sys.path if place)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=process_environment | {"PYTHONPATH": os.pathsep + relative},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'cpu'" in done.stdout
+
+
+def test_without_a_temporary_folder_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(DiskError, match=r"cannot be started \(No such file or directory\); set TMPDIR to a folder"):
+        EngineProcess()
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.annotations import Array
+from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
 from dpd_runtime.bundle.signature import Signature
-from dpd_runtime.bundle.verified import WEIGHTS_NAME
 from dpd_runtime.engines import openvino as engines
 from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.engines.engine import Provider
