@@ -130,7 +130,7 @@ def test_long_texts(path: tuple[str, ...], value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["p" * (LONGEST_TEXT + 1), "\n".join("ab"), 10**3000], ids=["long", "lines", "number"]
+    "prompt", ["p" * (LONGEST_TEXT + 1), "\n".join("ab"), 10**29], ids=["long", "lines", "number"]
 )
 def test_prompts_that_fill_the_screen(prompt: object, tmp_path: Path) -> None:
     classes = CLASSES | {"prompts": ["a forest", prompt, "dark forest"]}
