@@ -72,7 +72,7 @@ class Reading:
         if self.decibels and max(map(abs, limits[0])) > DECIBELS:
             raise InputError(f"stretch {shown}: give decibels between -{DECIBELS:g} and {DECIBELS:g}")
         if not all(float32_holds(low, high) for low, high in limits):
-            raise InputError(f"stretch {shown}: float32 cannot hold LOW and HIGH as two numbers; bring them nearer to 0")
+            raise InputError(f"stretch {shown}: float32 does not hold LOW and HIGH as two numbers; bring them nearer")
 
     @property
     def plain(self) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PARTS = ("train", "val", "test")
-# Foreign text is matched by it. So no part of it gives back what it took (++), and what begins like a path is taken up to
-# its end, whether there is a name in it or not: each letter is read once, however often paths seem to begin.
+# Foreign text is matched by it. So no part of it gives back what it took (++), and what begins like a path is taken up
+# to its end, whether there is a name in it or not: each letter is read once, however often paths seem to begin.
 _PATH = re.compile(
     r"(?P<url>https?://\S++)"
     r"|(?:file:/{2}|(?<![\w.\-/\\<])(?:~\w*+|[A-Za-z]:)?[/\\]|(?<![\w./])\.{1,2}[/\\])"
