@@ -11,6 +11,8 @@ from dpd_runtime.files import open_regular
 from dpd_runtime.strict_json import MAX_JSON_BYTES, loads
 
 MAX_BYTES = 64 * 2**20
+MOST_CELLS = 500_000
+"""Of a table, which takes 20 µs for each: a short record can name many rows and, apart from them, many columns."""
 T = TypeVar("T")
 
 
@@ -45,6 +47,16 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{where}: contains a {type(content).__name__}, not an object; give a file that dpd wrote")
     return content
+
+
+def check_cells(cells: int, where: str) -> None:
+    """Check the size of tables before they are made.
+
+    Raises:
+        InputError: more than MOST_CELLS.
+    """
+    if cells > MOST_CELLS:
+        raise InputError(f"{where}: would fill {cells} cells of tables, more than {MOST_CELLS}; give a smaller record")
 
 
 def convert(content: Any, kind: type[T], where: str) -> T:

@@ -87,8 +87,8 @@ def check_command(
     print(f"              dpd distill --quick: {duration(seconds['quick'])}")
     repeated = given_values(given, ImageOptions) | {"base": base if base != "nano" else None, "resolution": resolution}
     suggested = look.suggestion[0].split() if look.suggestion is not None else []
-    options = [*option_words(repeated), ("--out", "look.dpd"), ("--quick",)]
-    print(f"next          {shown(['dpd', 'distill', data, *suggested], options)}")
+    repeating = [*option_words(repeated), ("--out", "look.dpd"), ("--quick",)]
+    print(f"next          {shown(['dpd', 'distill', str(data), *suggested], repeating)}")
 
 
 def _facts(look: "Look", shared: Shared) -> dict[str, Any]:

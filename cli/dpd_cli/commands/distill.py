@@ -128,7 +128,7 @@ def _print_private(result: dict[str, Any], out: Path) -> None:
     print(f"              {shown(evaluated, option_words(result['read_with']))};")
     print("              its figures tell about the images: keep them")
     _print_signing(out, codes, ("--require-dp", f"{privacy['epsilon']:g},{privacy['delta']:g}"))
-    labelled = ["dpd", "predict", out.with_name(classifier.name), "IMAGES/", "--out", "labels.csv"]
+    labelled = ["dpd", "predict", str(out.with_name(classifier.name)), "IMAGES/", "--out", "labels.csv"]
     print(f"              {shown(labelled)}")
 
 

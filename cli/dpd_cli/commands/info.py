@@ -43,7 +43,7 @@ def info_command(
         return
     _print_bundle(opened)
     _print_content(opened)
-    words = ["dpd", "generate", *([] if bundle is None else [bundle])]
+    words = ["dpd", "generate", *([] if bundle is None else [str(bundle)])]
     options = option_words({"key_file": key_file, "passphrase_file": passphrase_file})
     for key in trusted_key or ():
         options += option_words({"trusted_key": key})
