@@ -1,7 +1,6 @@
 """Files written completely or not at all, JSON objects, file names, output folders without links, the cache folder."""
 
 import errno
-import json
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dpd_runtime.errors import DiskError, InputError, OutputLinkError
+from dpd_runtime.strict_json import loads
 from dpd_runtime.text import is_visible
 
 PARTIAL = ".partial"
@@ -236,7 +236,7 @@ def read_object(path: Path, name: str, way_out: str) -> dict[str, Any]:
         InputError: the file cannot be read, or is something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{name} cannot be read ({error}); {way_out}") from error
     if not isinstance(content, dict):

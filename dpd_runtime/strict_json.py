@@ -1,4 +1,4 @@
-"""Strict reading of JSON from outside: keys once, bounded depth and size."""
+"""Strict reading of JSON from outside: keys once, finite numbers, bounded depth and size."""
 
 import json
 from typing import Any
@@ -9,6 +9,8 @@ MAX_DEPTH = 32
 MAX_JSON_BYTES = 8 * 2**20
 """Of every JSON file of a bundle: ten thousand classes fit, and Python needs up to 25 times as much to hold it."""
 MAX_KEYS = 10_000  # of one object: as many as a bundle has files, the longest object that dpd writes
+LARGEST = 1e30
+"""Of every number: float32 holds it, and so does what is computed from a few of them."""
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -33,6 +35,36 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _number(text: str) -> float:
+    if not abs(value := float(text)) <= LARGEST:
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _whole(text: str) -> int:
+    _number(text)
+    return int(text)
+
+
+def loads(raw: str | bytes) -> Any:
+    """Parse foreign JSON, as `json.loads` does.
+
+    Raises:
+        ValueError: not JSON, which has no NaN or Infinity; a number beyond LARGEST, which `json` would make infinite or
+            a whole number of any length; a duplicate key, or more than MAX_KEYS keys in an object; nested deeper than
+            MAX_DEPTH.
+    """
+    try:
+        content = json.loads(
+            raw, object_pairs_hook=each_key_once, parse_constant=_no_constant, parse_float=_number, parse_int=_whole
+        )
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
+    if depth_of(content) > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    return content
+
+
 def depth_of(content: object) -> int:
     """Nesting depth of lists and objects, found without recursion."""
     depth, level = 0, [content]
@@ -54,16 +86,12 @@ def parse_json(raw: bytes, name: str) -> Any:
     """Parse JSON of a bundle.
 
     Raises:
-        BundleError: not JSON, which has no NaN or Infinity; larger than MAX_JSON_BYTES, a duplicate key, more than
-            MAX_KEYS keys in an object, or nested deeper than MAX_DEPTH.
+        BundleError: larger than MAX_JSON_BYTES, or what `loads` refuses.
     """
     check_json_size(len(raw), name)
     try:
-        content = json.loads(raw, object_pairs_hook=each_key_once, parse_constant=_no_constant)
-        if depth_of(content) > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-    except (ValueError, RecursionError) as error:
+        return loads(raw)
+    except ValueError as error:
         raise BundleError(
             f"{name} is not valid JSON ({error}): it was changed or damaged; fetch or export it again"
         ) from error
-    return content

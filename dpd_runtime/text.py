@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import PurePath
 
 LONGEST_NAME = 200
@@ -15,6 +16,8 @@ _INVISIBLE = re.compile(
 )
 # Control characters, line and paragraph separators; bidirectional overrides, which display another name.
 _UNSEEN = frozenset({"Cc", "Zl", "Zp"})
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # OWASP's, with their full-width forms
+_SEPARATORS = frozenset(',;\t"\r\n')  # of any program: where it takes another one, a cell begins behind it
 _OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -40,3 +43,18 @@ def is_readable(content: object, longest: int = LONGEST_TEXT) -> bool:
     if isinstance(content, list | tuple):
         return all(is_readable(value, longest) for value in content)
     return not isinstance(content, str) or (len(content) <= longest and is_visible(content))
+
+
+def csv_line(cells: Iterable[str]) -> str:
+    """A line of a CSV file, whose cells no spreadsheet takes for formulas.
+
+    A text that begins with =, +, -, @, a tab or the end of a line gets an apostrophe before it, as OWASP advises and
+    spreadsheets show texts; so does a text that begins with an apostrophe. Who takes one leading apostrophe away has
+    each text as it was.
+    """
+    return ",".join(map(_cell, cells)) + "\n"
+
+
+def _cell(text: str) -> str:
+    safe = f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+    return '"{}"'.format(safe.replace('"', '""')) if _SEPARATORS & set(safe) else safe

@@ -61,12 +61,14 @@ def repeating_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `dpd train`, by field, that repeat a run with this config in its run.json.
 
     Defaults are among them, since the next version may change them. Values without effect are not, as `resolve` would
-    refuse them.
+    refuse them, nor what is no option: anybody may have written a record.
     """
     known = {field.name for field in fields(TrainConfig)}
     used = TrainConfig(**{name: value for name, value in config.items() if name in known})
     return recorded_split(config) | {
-        name: value for name, value in config.items() if name not in NO_EFFECT or not NO_EFFECT[name][0](used)
+        name: value
+        for name, value in config.items()
+        if name in known and (name not in NO_EFFECT or not NO_EFFECT[name][0](used))
     }
 
 

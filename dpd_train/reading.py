@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.bands import DECIBELS, MOST_BANDS
+from dpd_runtime.images.bands import DECIBELS, MOST_BANDS, float32_holds
 from dpd_train.held_out import HeldOut
 from dpd_train.options import setting
 
@@ -71,6 +71,8 @@ class Reading:
             raise InputError(f"stretch {shown}: LOW must be below HIGH, both finite")
         if self.decibels and max(map(abs, limits[0])) > DECIBELS:
             raise InputError(f"stretch {shown}: give decibels between -{DECIBELS:g} and {DECIBELS:g}")
+        if not all(float32_holds(low, high) for low, high in limits):
+            raise InputError(f"stretch {shown}: float32 does not hold LOW and HIGH as two numbers; bring them nearer")
 
     @property
     def plain(self) -> bool:

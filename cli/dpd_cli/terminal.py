@@ -29,7 +29,7 @@ class Interrupted(DpdError):
 
 def print_json(content: dict[str, Any]) -> None:
     """Print exactly one JSON object on stdout."""
-    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
 
 
 def table(texts: tuple[str, ...], numbers: tuple[str, ...]) -> "Table":

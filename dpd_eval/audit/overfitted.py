@@ -75,7 +75,7 @@ def overfitted_denoiser(
         torch.manual_seed(FORMAT)
         network = Memory((latents.shape[1], latents.shape[2], latents.shape[3]))
     parts = [FORMAT, STEPS, BATCH, WIDTH, PEAK_RATE, str(latents.shape), schedule.alphas_cumprod, torch.__version__]
-    content = json.dumps([*parts[:-1], str(parts[-1])]).encode() + latents.tobytes()
+    content = json.dumps([*parts[:-1], str(parts[-1])], allow_nan=False).encode() + latents.tobytes()
     path = cache / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
     meta = load_weights(path, network)
     cached = meta is not None

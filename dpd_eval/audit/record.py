@@ -91,7 +91,7 @@ def write_record(result: Audit, subject: Path, out: Path | None) -> dict[str, st
     """
     if result.audited.kind == "run":
         path = subject / AUDIT_NAME
-        write_atomically(path, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
         return {"audit": str(path)}
     if out is None:
         return {}

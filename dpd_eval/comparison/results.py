@@ -13,6 +13,9 @@ from dpd_eval.students.recipe import Recipe
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 Ipc = Annotated[int, Meta(ge=1)]
+Few = Meta(max_length=1_000)
+"""Of what the page compares with each other, which takes the square of the number; evaluations have a tenth of it."""
+Many = Meta(max_length=10_000)
 
 
 class Setting(NamedTuple):
@@ -110,11 +113,11 @@ class Evaluation:
     each set, and of the weights of each `hf:` student. Fields with a default are absent in files of earlier versions.
     """
 
-    sets: tuple[str, ...]
+    sets: Annotated[tuple[str, ...], Few]
     train: str
     test: str
     test_part: str
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Many]
     train_images: Count
     test_images: Count
     val_per_class: Count | None
@@ -126,15 +129,15 @@ class Evaluation:
     teacher: str | None
     extractor: str | None
     recipe: Recipe
-    students: dict[str, StudentInfo]
-    arms: tuple[ArmResult, ...]
+    students: Annotated[dict[str, StudentInfo], Few]
+    arms: Annotated[tuple[ArmResult, ...], Few]
     repeated: Unit = "pairs"
-    differences: tuple[Difference, ...]
+    differences: Annotated[tuple[Difference, ...], Few]
     at_least: float
-    verdicts: tuple[Goal, ...]
-    metrics: tuple[SetMetrics, ...]
-    detail: tuple[SetDetail, ...] = ()
-    notes: tuple[str, ...]
+    verdicts: Annotated[tuple[Goal, ...], Few]
+    metrics: Annotated[tuple[SetMetrics, ...], Few]
+    detail: Annotated[tuple[SetDetail, ...], Few] = ()
+    notes: Annotated[tuple[str, ...], Few]
     fingerprints: dict[str, str]
     versions: dict[str, str]
     seconds: float

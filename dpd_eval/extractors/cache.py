@@ -17,7 +17,7 @@ from dpd_train.compute.checkpoint import load_state
 
 def images_hash(images: Images, labels: Int64) -> str:
     """sha256 over shape, pixels [n, H, W, C] and labels [n], in their order (the order decides the batches)."""
-    digest = hashlib.sha256(json.dumps(images.shape).encode())
+    digest = hashlib.sha256(json.dumps(images.shape, allow_nan=False).encode())
     digest.update(images.tobytes())
     digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()
@@ -46,7 +46,7 @@ def store_weights(path: Path, network: torch.nn.Module, meta: dict[str, Any]) ->
         DiskError: the folder cannot be written.
     """
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    store(path, save(weights, {"meta": json.dumps(meta)}))
+    store(path, save(weights, {"meta": json.dumps(meta, allow_nan=False)}))
 
 
 def load_weights(path: Path, network: torch.nn.Module) -> dict[str, Any] | None:

@@ -72,7 +72,10 @@ def _trained(
     parts = [FORMAT, content, LARGEST_SIDE, shape.to_dict(), asdict(training), str(torch.__version__)]
     parts += [] if device == "cpu" else [device]
     parts += [] if has_bfloat16(torch.device(device)) else ["float32"]
-    path = cache / f"{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+    path = (
+        cache
+        / f"{hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]}.safetensors"
+    )
     known = ResNet(shape).eval()
     meta = load_weights(path, known)
     if meta is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpd_eval.audit.record import Audit
-from dpd_eval.reading import convert
+from dpd_eval.reading import check_cells, convert
 from dpd_eval.report.names import hide_all_paths
 
 
@@ -43,6 +43,8 @@ def read_timings(content: Mapping[str, Any], name: str, where: str) -> Timings:
     """Read `{"timings": [{column: value}, …], "hardware": …}`.
 
     Raises:
-        InputError: `timings` is not a list of objects of numbers and texts.
+        InputError: `timings` is not a list of objects of numbers and texts, or has too many of them.
     """
-    return convert(hide_all_paths({**content, "name": name}), Timings, where)
+    timings = convert(hide_all_paths({**content, "name": name}), Timings, where)
+    check_cells(len(timings.timings) * len(timings.columns), where)
+    return timings

@@ -1,13 +1,12 @@
 """Command lines that reproduce the results, quoted for a shell. Paths are reduced to names."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpd_eval.extractors.choice import OWN
 from dpd_eval.report.models import BundleRecord, RunRecord
 from dpd_eval.report.sets import SetRecord
-from dpd_runtime.command_line import Option, option_words
+from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.generation.generate import sampler_settings
@@ -23,8 +22,7 @@ class Command:
 
 def shell(words: Sequence[str], options: Sequence[Option]) -> str:
     """Format a command with one option per line, ready to paste."""
-    head = " ".join(map(shlex.quote, words))
-    return " \\\n    ".join([head, *(" ".join([option[0], *map(shlex.quote, option[1:])]) for option in options)])
+    return shown(words, options, between=" \\\n    ")
 
 
 def folder(name: str) -> str:

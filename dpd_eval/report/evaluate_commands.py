@@ -22,6 +22,9 @@ from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
 from dpd_runtime.command_line import Option, option_words
 from dpd_train.reading import OF_PICTURE
 
+OF_SET = {"--ipc", "--seed"}
+"""Options of `dpd generate` by which a committed result may name a set. Anybody may have written others there."""
+
 
 def evaluate_commands(evaluation: NamedEvaluation) -> list[Command]:
     """Return one command, or one for each number of pairs if the IPCs have different numbers.
@@ -49,11 +52,13 @@ def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
     """Turn `eurosat64.dpd --ipc 50 --seed 0` into the folder `set0` and the command that makes it."""
     names, commands = [], []
     for i, text in enumerate(sets):
-        if " --" not in text:
+        bundle, *options = text.split() or [text]
+        pairs = list(zip(options[::2], options[1::2], strict=False))
+        if not options or len(options) % 2 or not {name for name, _ in pairs} <= OF_SET:
             names.append(folder(text))
             continue
         names.append(f"set{i}")
-        line = shell(["dpd", "generate", *text.split()], [("--out", f"set{i}")])
+        line = shell(["dpd", "generate", folder(bundle)], [*pairs, ("--out", f"set{i}")])
         commands.append(Command(f"Generate: set{i}", line))
     return names, commands
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpd_eval.comparison.results import Evaluation
-from dpd_eval.reading import convert
+from dpd_eval.reading import check_cells, convert
 from dpd_eval.report.names import PARTS, hide_all_paths, short_name, short_names
 
 
@@ -30,6 +30,7 @@ def read_evaluation(
         InputError: a value that is missing or of the wrong type, naming it.
     """
     evaluation = convert(content, Evaluation, where)
+    check_cells(_cells_of(evaluation), where)
     sets = short_names(evaluation.sets) if evaluation.sets else ()
     known = dict(zip((*evaluation.sets, evaluation.train, evaluation.test), (*sets, "", ""), strict=True))
     known = {path: short or short_name(path) for path, short in known.items() if path}
@@ -37,6 +38,14 @@ def read_evaluation(
     shown |= {"sets": sets, "train": known.get(evaluation.train, ""), "name": name, "context": context}
     shown["test"] = evaluation.test if evaluation.test in PARTS else known.get(evaluation.test, "")
     return convert(shown, NamedEvaluation, where)
+
+
+def _cells_of(evaluation: Evaluation) -> int:
+    """Cells of the tables by class, and of the two confusion matrices of each setting, at most."""
+    arms, settings = evaluation.arms, len(evaluation.settings())
+    classes = len({name for arm in arms for name in arm.class_accuracy})
+    matrix = max((len(arm.confusion) for arm in arms), default=0)
+    return settings * (len(evaluation.arm_names()) * max(1, classes) + 2 * matrix**2)
 
 
 def _replace(text: str, known: Mapping[str, str]) -> str:

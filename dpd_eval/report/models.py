@@ -1,14 +1,14 @@
 """Read run folders and bundles."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from dpd_eval.bands import described
-from dpd_eval.reading import convert, parse_json, read_file
+from dpd_eval.reading import check_cells, convert, parse_json, read_file
 from dpd_eval.report.audits import NamedAudit, read_audit
 from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
@@ -16,6 +16,7 @@ from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
 from dpd_runtime.images.pictures import MOST_PIXELS, read_pixels
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import check_json_size
+from dpd_train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,10 @@ def read_run(folder: Path, name: str) -> RunRecord:
     content = parse_json(read_file(folder / "run.json"), where)
     run = convert(hide_all_paths(content), _RunFile, where)
     levels, rendering = run.metrics.pop("noise_levels", {}), run.data.get("rendering")
+    noise_levels = convert(levels, dict[str, dict[str, float]], f"{where}: metrics.noise_levels")
+    check_cells(len(noise_levels) * len({step for errors in noise_levels.values() for step in errors}), where)
+    known = {option.name for option in fields(TrainConfig)}
+    convert({name: value for name, value in run.config.items() if name in known}, TrainConfig, f"{where}: config")
     sample = folder / "samples" / "final.png"
     pixels = read_pixels(sample, MOST_PIXELS) if sample.is_file() else None
     audit = folder / "audit.json"
@@ -156,7 +161,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
         images=convert(run.data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
         prototypes=run.prototypes,
         metrics={key: float(value) for key, value in _flat(run.metrics).items() if _is_number(value)},
-        noise_levels=convert(levels, dict[str, dict[str, float]], f"{where}: metrics.noise_levels"),
+        noise_levels=noise_levels,
         versions=run.versions,
         seconds=run.seconds,
         samples=None if pixels is None else embed(Image.fromarray(pixels)),

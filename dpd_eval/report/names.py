@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PARTS = ("train", "val", "test")
+# Foreign text is matched by it. So no part of it gives back what it took (++), and what begins like a path is taken up
+# to its end, whether there is a name in it or not: each letter is read once, however often paths seem to begin.
 _PATH = re.compile(
-    r"(?P<url>https?://\S+)"
-    r"|(?:file:/{2,3}|(?<![\w.\-/\\<])(?:~\w*|[A-Za-z]:)?[/\\]{1,2}|(?<![\w./])(?:\.{1,2}[/\\])+)"
-    r"(?:[^\s/\\'\"`,;<>|()]+[/\\])*(?P<last>[^\s/\\'\"`,;:<>|()]+)[/\\]?"
+    r"(?P<url>https?://\S++)"
+    r"|(?:file:/{2}|(?<![\w.\-/\\<])(?:~\w*+|[A-Za-z]:)?[/\\]|(?<![\w./])\.{1,2}[/\\])"
+    r"(?P<names>(?:(?!https?://)[^\s'\"`,;<>|()])*+)"
 )
 
 
@@ -17,8 +19,18 @@ def hide_paths(text: str) -> str:
 
     Unprintable characters (controls, bidirectional marks) become U+FFFD, because they could disguise a command line.
     """
-    shown = _PATH.sub(lambda match: match["url"] or match["last"], text)
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in shown)
+    shown = _PATH.sub(_last_name, text)
+    return shown if shown.isprintable() else "".join(c if c.isprintable() or c == "\n" else "�" for c in shown)
+
+
+def _last_name(match: re.Match[str]) -> str:
+    """The last name of a path, with what follows it behind a colon, such as the number of a line."""
+    if match["url"]:
+        return match[0]
+    path = match["names"].rstrip("/\\:")
+    name = path[max(path.rfind("/"), path.rfind("\\")) + 1 :]
+    colons = match["names"][len(path) :].replace("/", "").replace("\\", "")
+    return name + colons if name not in ("", ".", "..") else match[0]
 
 
 def hide_all_paths(content: Any) -> Any:

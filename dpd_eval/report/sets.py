@@ -1,6 +1,5 @@
 """Read a distilled set: its dataset.json, and pictures of each class."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,12 @@ from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME
 from dpd_runtime.errors import DataError
+from dpd_runtime.files import is_safe_name
 from dpd_runtime.images.bands import Band, counted, picture
 from dpd_runtime.images.pictures import read_pixels
 from dpd_runtime.images.pixels import read_square, size_in_header
 from dpd_runtime.sampling.sampler import Sampler
+from dpd_runtime.strict_json import loads
 from dpd_train.images import SUFFIXES, Rendering
 from dpd_train.images.rasters import require_rasterio
 from dpd_train.images.rendering import reader
@@ -110,9 +111,9 @@ def _metadata(path: Path) -> dict[str, list[dict[str, Any]]]:
     by_class: dict[str, list[dict[str, Any]]] = {}
     for number, line in enumerate(read_file(path).decode("utf-8", "replace").splitlines(), 1):
         try:
-            record = json.loads(line)
+            record = loads(line)
             by_class.setdefault(str(record["class"]), []).append(record)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise DataError(f"{path}: line {number} is damaged; run the command that made the set again") from None
     return by_class
 
@@ -142,7 +143,7 @@ def _class_sheet(
 
 def _files(folder: Path, class_name: str) -> list[Path]:
     """List the first images of a class by file name; links that leave the set's folder are ignored."""
-    inside = (folder / class_name).resolve()
+    inside = (folder / class_name).resolve() if is_safe_name(class_name) else folder
     if inside.parent != folder.resolve():
         raise DataError(f"{folder / DATASET_NAME}: class {class_name!r} is not a folder of the set; generate it again")
     files = [path for path in sorted(inside.glob("*")) if path.suffix.lower() in SUFFIXES]

@@ -78,8 +78,10 @@ def write_folder(
         "made_with": header,
         "state": "complete",
     }
-    write_atomically(out / METADATA_NAME, "".join(json.dumps(record) + "\n" for record in records).encode())
+    write_atomically(
+        out / METADATA_NAME, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+    )
     write_atomically(out / SHEET_NAME, PNG.encode(contact_sheet(sheet)))
-    write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
+    write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1, allow_nan=False) + "\n").encode())
     (out / STATE_NAME).unlink()
     return digest

@@ -30,7 +30,7 @@ def default_folder() -> Path:
 
 def soft_labels_hash(soft: Float32) -> str:
     """Return the sha256 over shape and values of soft labels [n, C]."""
-    return hashlib.sha256(json.dumps(soft.shape).encode() + soft.astype("<f4").tobytes()).hexdigest()
+    return hashlib.sha256(json.dumps(soft.shape, allow_nan=False).encode() + soft.astype("<f4").tobytes()).hexdigest()
 
 
 def training_key(
@@ -52,7 +52,7 @@ def training_key(
     parts = [FORMAT, train_hash, test_hash, num_classes, student, recipe.key_dict(), seed, str(torch.__version__)]
     if soft_hash is not None:
         parts.append(soft_hash)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def load_result(folder: Path, key: str) -> TrainingResult | None:
@@ -76,5 +76,5 @@ def save_result(folder: Path, key: str, result: TrainingResult) -> None:
     Raises:
         DiskError: the folder cannot be written.
     """
-    text = json.dumps({"key": key, "confusion": result.confusion.tolist(), "seconds": result.seconds})
+    text = json.dumps({"key": key, "confusion": result.confusion.tolist(), "seconds": result.seconds}, allow_nan=False)
     store(folder / f"{key}.json", text.encode())

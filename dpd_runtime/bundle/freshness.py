@@ -84,7 +84,7 @@ def remember(manifest: Manifest, signature: Signature) -> bool:
         with suppress(OSError):  # where there are no locks, it is still remembered
             lock.acquire(wait=True)
         if newest_serial(signature, manifest.name) < manifest.serial:  # another process may have seen a newer one
-            write_atomically(path, (json.dumps(content, sort_keys=True) + "\n").encode())
+            write_atomically(path, (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode())
             path.chmod(0o600)
     except (OSError, InputError):
         return False

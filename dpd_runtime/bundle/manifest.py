@@ -105,7 +105,7 @@ class Manifest:
         for name in ("serial", "expires", "codes_only", "privacy", "bands"):
             if not content[name]:
                 del content[name]
-        return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+        return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -61,7 +61,7 @@ UNSIGNED = Signature()
 def signature_json(key: PublicKey, signature: bytes) -> bytes:
     """The content of bundle.sig."""
     content = {"alg": ALGORITHM, "key_id": key.id, "sig": signature.hex()}
-    return (json.dumps(content, sort_keys=True) + "\n").encode()
+    return (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def parse_signature(raw: bytes) -> tuple[str, bytes]:

@@ -20,7 +20,8 @@ LONGEST_PATH = 255
 MAX_DIRECTORY = 8 * 2**20
 """Largest central directory of a zip in bytes. `zipfile` needs about twenty times as much memory for it."""
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-_RECORD_BYTES = 46  # of the central directory, without name and extra field
+_RECORD = struct.Struct("<4s6H3I5H2I")  # of the central directory, without name and extra field
+_VERSION64 = 45  # that a reader needs for sizes and places beyond 4 GB
 _END = struct.Struct("<4s4H2IH")  # of the central directory: the last bytes of the file
 _END64, _LOCATOR64 = struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 _IN_EXTRA = 0xFFFFFFFF  # a size in a local header whose value is in the extra field (zip64)
@@ -42,19 +43,21 @@ def read_entries(path: Path, file: BinaryIO, content: mmap.mmap | memoryview) ->
     begin, end, count = _directory(content)
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
-    records = sum(_RECORD_BYTES + len(info.orig_filename.encode()) + len(info.extra) for info in infos)
+    records = sum(_RECORD.size + len(info.orig_filename.encode()) + len(info.extra) for info in infos)
     if len(infos) != count or records != end - begin:
         raise ValueError("its directory does not have the length that it states")
     if count > MAX_ENTRIES:
         raise BundleError(f"{path}: more than {MAX_ENTRIES} entries; this is not a bundle")
     entries: dict[str, Entry] = {}
+    record = begin
     for info in infos:
         if info.filename in entries:
             raise BundleError(f"{path}: entry {info.filename!r} occurs twice; do not use this bundle")
-        check_entry_name(info.filename)
+        check_entry_name(info.orig_filename)  # `filename` ends at a NUL
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
             raise BundleError(f"{path}: entry {info.filename!r} is not a plain file; do not use this bundle")
-        entries[info.filename] = (_content_start(path, info, content), info.file_size, info.CRC)
+        entries[info.filename] = (_content_start(path, info, record, content), info.file_size, info.CRC)
+        record += _RECORD.size + len(info.orig_filename.encode()) + len(info.extra)
         if info.flag_bits & ~_UTF8 or info.volume or info.comment or info.extra not in _extras(info):
             raise BundleError(
                 f"{path}: entry {info.filename!r} is encrypted or has a comment, flags or fields that a bundle does "
@@ -93,8 +96,12 @@ def _extras(info: zipfile.ZipInfo) -> tuple[bytes, ...]:
     return (b"", *(struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) for numbers in contents))
 
 
-def _content_start(path: Path, info: zipfile.ZipInfo, content: mmap.mmap | memoryview) -> int:
-    """Where an entry's bytes begin. Its local header must agree with the central directory."""
+def _content_start(path: Path, info: zipfile.ZipInfo, record: int, content: mmap.mmap | memoryview) -> int:
+    """Where an entry's bytes begin. Its local header must agree with the central directory in all that both hold.
+
+    Args:
+        record: where the directory's record of the entry begins.
+    """
     damaged = BundleError(
         f"{path}: entry {info.filename!r} is damaged, compressed or encrypted; fetch the bundle again"
     )
@@ -103,9 +110,9 @@ def _content_start(path: Path, info: zipfile.ZipInfo, content: mmap.mmap | memor
         raise damaged
     if not 0 <= start <= len(content) - _LOCAL_HEADER.size:
         raise damaged
-    magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL_HEADER.unpack_from(
-        content, start
-    )
+    magic, version, *both, packed, size, name_length, extra_length = _LOCAL_HEADER.unpack_from(content, start)
+    listed, _, needed, *in_directory = _RECORD.unpack_from(content, record)
+    flags, method, _, _, crc = both
     name_start = start + _LOCAL_HEADER.size
     extra_start = name_start + name_length
     offset = extra_start + extra_length
@@ -113,9 +120,11 @@ def _content_start(path: Path, info: zipfile.ZipInfo, content: mmap.mmap | memor
     if packed == size == _IN_EXTRA:
         packed = size = total
         extra = struct.pack("<HHQQ", 1, 16, total, total)
-    same = (magic, flags, method) == (b"PK\x03\x04", info.flag_bits, info.compress_type)
+    same = (magic, listed) == (b"PK\x03\x04", b"PK\x01\x02") and both == in_directory[:5]
+    same = same and needed == (max(version, _VERSION64) if info.extra else version)  # a place beyond 4 GB has one field
+    same = same and (flags, method) == (info.flag_bits, info.compress_type)
     same = same and (crc, packed, size) == (info.CRC, total, total) and content[extra_start:offset] == extra
-    if not same or content[name_start:extra_start] != info.filename.encode() or offset + total > len(content):
+    if not same or content[name_start:extra_start] != info.orig_filename.encode() or offset + total > len(content):
         raise damaged
     return int(offset)
 

@@ -1,9 +1,6 @@
 """Label images with a classifier, without PyTorch."""
 
-import csv
-import io
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from dpd_runtime.generation.teacher import softmax
 from dpd_runtime.images.pictures import is_image
 from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, read_square
 from dpd_runtime.sampling.sample import from_uint8
-from dpd_runtime.text import printable
+from dpd_runtime.text import csv_line, printable
 
 BATCH, BATCH_PIXELS = 64, 64 * 256**2
 """Images in one call, at most, and their pixels, unless one image has more."""
@@ -30,7 +27,8 @@ OFFERED = ("auto", "cpu", "cuda")
 TOLERANCE = 2e-2  # of the largest logit: half precision is not used, other GPUs round differently
 ON_SHEET = 10  # images of each class
 COLUMNS = ("file", "class", "probability", "reason")
-OF_TRAINING = re.compile(r"[;:] (?=pass --|say which )")  # begins advice that only commands with --bands can take
+OF_TRAINING = ("; pass --", ": pass --", "; say which ", ": say which ")
+"""Begins advice that only commands with --bands can take."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,11 @@ class Labelled:
 
     def to_csv(self) -> bytes:
         """One line for each file, in UTF-8."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        lines = [csv_line(COLUMNS)]
         for label in self.labels:
             probability = "" if label.name is None else f"{label.probability:.4f}"
-            writer.writerow((label.file, label.name or "", probability, label.reason))
-        return text.getvalue().encode()
+            lines.append(csv_line((label.file, label.name or "", probability, label.reason)))
+        return "".join(lines).encode()
 
 
 def images_below(place: Path) -> list[Path]:
@@ -181,5 +177,5 @@ def _label_batch(classifier: Classifier, engine: Engine, files: Sequence[Path], 
 
 def _without_options(reason: str) -> str:
     """The reason why an image cannot be read, with a way out that needs none of the training's options."""
-    said, *advice = OF_TRAINING.split(reason, maxsplit=1)
-    return f"{said}; convert it to 8-bit RGB as the training images were" if advice else reason
+    begins = [place for advice in OF_TRAINING if (place := reason.find(advice)) >= 0]
+    return f"{reason[: min(begins)]}; convert it to 8-bit RGB as the training images were" if begins else reason

@@ -5,12 +5,11 @@ Names and licences come from the bundle, whose author may be anybody: they are c
 
 import json
 import re
-import shlex
 from typing import Any
 
 from dpd_runtime.bundle.bundle import embedded_bundle
 from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.command_line import option_words
+from dpd_runtime.command_line import option_words, shown
 from dpd_runtime.dataset.formats import Output
 from dpd_runtime.dataset.formats.parquet import NAME as PARQUET_NAME
 from dpd_runtime.dataset.formats.parquet import PLAIN
@@ -105,8 +104,11 @@ def _front_matter(generation: Generation, output: Output) -> list[str]:
     }.get(output.format)
     if paths is not None and not output.bands:  # no loader of image folders reads float32 bands
         lines += ["configs:", "- config_name: default"]
-        lines.append(f"  data_files: {json.dumps([{'split': 'train', 'path': paths}])}")
-        features = [f"  - {json.dumps(feature, ensure_ascii=False)}" for feature in _features(generation, output)]
+        lines.append(f"  data_files: {json.dumps([{'split': 'train', 'path': paths}], allow_nan=False)}")
+        features = [
+            f"  - {json.dumps(feature, ensure_ascii=False, allow_nan=False)}"
+            for feature in _features(generation, output)
+        ]
         if output.format == "imagefolder":
             lines += ["  features: &features", *features, "dataset_info:", "  features: *features"]
         else:
@@ -156,7 +158,7 @@ def _command(generation: Generation, output: Output) -> str:
         "image_format": output.image_format,
         "soft_labels": output.soft_labels,
     }
-    command = shlex.join([*words, *(word for words_of in option_words(options) for word in words_of)])
+    command = shown(words, option_words(options))
     return command if len(command) <= LONGEST_COMMAND else "dpd generate   # with options that are too long for here"
 
 

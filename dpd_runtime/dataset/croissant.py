@@ -82,7 +82,7 @@ def croissant(generation: Generation, output: Output, set_hash: str) -> str:
             },
         ],
     }
-    return json.dumps(content, indent=1) + "\n"
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def _field(name: str, kind: str, source: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def complete(generation: Generation, out: Path, output: Output, state: State, la
     if not output.direct and not packed:
         for record in gathered.records:
             record["file_sha256"] = file_hash(out / record["file_name"])
-    write_atomically(out / METADATA_NAME, "".join(json.dumps(r) + "\n" for r in gathered.records).encode())
+    write_atomically(
+        out / METADATA_NAME, "".join(json.dumps(r, allow_nan=False) + "\n" for r in gathered.records).encode()
+    )
     write_atomically(out / SHEET_NAME, PNG.encode(contact_sheet(list(gathered.rows.items()))))
     if label is not None:
         write_atomically(out / SOFT_LABELS_NAME, pack_labels(gathered.soft_labels, classes))

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, 
 from dpd_runtime.errors import DiskError, OutputFolderError
 from dpd_runtime.files import check_no_links, check_plain, final_name, is_foreign, is_safe_name, open_regular
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
-from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
+from dpd_runtime.strict_json import MAX_JSON_BYTES, loads, parse_json
 
 SHEET_NAME = "contact_sheet.png"
 DECISIONS_NAME = "decisions.png"  # of dpd select
@@ -85,9 +84,9 @@ def _headers(out: Path) -> list[dict[str, Any]]:
     for name in (STATE_NAME, DATASET_NAME):
         check_plain(out / name)
     if (out / STATE_NAME).exists():
-        headers.append(json.loads((out / STATE_NAME).read_text(encoding="utf-8").split("\n", 1)[0]))
+        headers.append(loads((out / STATE_NAME).read_text(encoding="utf-8").split("\n", 1)[0]))
     if (out / DATASET_NAME).exists():
-        headers.append(json.loads((out / DATASET_NAME).read_text(encoding="utf-8"))["made_with"])
+        headers.append(loads((out / DATASET_NAME).read_text(encoding="utf-8"))["made_with"])
     for header in headers:
         if not {"bundle", "seed", "sampler", "classes"} <= set(header):
             raise KeyError("header")
@@ -199,7 +198,7 @@ def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) ->
     """
     if (out / STATE_NAME).exists() or not (out / DATASET_NAME).exists():
         return None
-    dataset: dict[str, Any] = json.loads((out / DATASET_NAME).read_text(encoding="utf-8"))
+    dataset: dict[str, Any] = loads((out / DATASET_NAME).read_text(encoding="utf-8"))
     if dataset["made_with"] != header:
         raise other_settings(out, dataset["made_with"], header)
     for value, wanted, what in (
@@ -214,7 +213,7 @@ def finished_set(out: Path, header: dict[str, Any], ipc: int, output: Output) ->
     files = dict(dataset.get("files", {}))
     if METADATA_NAME not in files or not _are_whole(out, files):
         return None
-    records = map(json.loads, (out / METADATA_NAME).read_text(encoding="utf-8").splitlines())
+    records = map(loads, (out / METADATA_NAME).read_text(encoding="utf-8").splitlines())
     images = {r["file_name"]: r["file_sha256"] for r in records if "file_sha256" in r}
     if not _are_whole(out, images):
         return None

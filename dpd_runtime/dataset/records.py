@@ -27,7 +27,7 @@ def header_of(generation: Generation, output: Output) -> dict[str, Any]:
         "machine": {"versions": versions(), "cpu_flags": cpu_flags(), **_gpu(generation)},  # on others bits may differ
         **output.header(),
     }
-    return dict(json.loads(json.dumps(header)))
+    return dict(json.loads(json.dumps(header, allow_nan=False)))
 
 
 def record_of(image: Image, name: str, seed: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dpd_runtime.dataset.shards import WHOLE, Shard
 from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.files import NO_FOLLOW, write_atomically
 from dpd_runtime.images.pictures import read_pixels
+from dpd_runtime.strict_json import loads
 
 DATASET_NAME = "dataset.json"
 METADATA_NAME = "metadata.jsonl"
@@ -29,7 +30,7 @@ def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
     """The records up to the first damaged line."""
     for line in lines:
         try:
-            record = json.loads(line)
+            record = loads(line)
         except ValueError:
             return
         if not isinstance(record, dict) or type(record.get("index")) is not int or "file_name" not in record:
@@ -54,7 +55,7 @@ class State:
             OutputFolderError: another header, or more than `ipc` images per class.
         """
         self.out, self.path = out, out / STATE_NAME
-        self.header: dict[str, Any] = json.loads(json.dumps(header))
+        self.header: dict[str, Any] = json.loads(json.dumps(header, allow_nan=False))
         self.records: dict[str, dict[str, Any]] = {}
         self._add(self._common())
         self.read_shards()
@@ -98,7 +99,7 @@ class State:
         lines = self._lines(self.out / STATE_NAME)
         if lines or not (self.out / DATASET_NAME).exists():
             return lines
-        finished = json.loads((self.out / DATASET_NAME).read_text(encoding="utf-8"))
+        finished = loads((self.out / DATASET_NAME).read_text(encoding="utf-8"))
         kept = []
         if (self.out / METADATA_NAME).exists():
             kept = (self.out / METADATA_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -110,19 +111,19 @@ class State:
             return []
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         try:
-            return [json.loads(lines[0]), *_records(lines[1:])]
+            return [loads(lines[0]), *_records(lines[1:])]
         except (ValueError, IndexError):
             return []
 
     def _write(self, path: Path, records: list[dict[str, Any]]) -> None:
         lines = [self.header, *records]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        write_atomically(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Add finished images, on the disk when this returns."""
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_FOLLOW, 0o666)
         with os.fdopen(descriptor, "ab") as handle:
-            handle.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            handle.write("".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
             handle.flush()
             os.fsync(handle.fileno())
         self.records |= {record["file_name"]: record for record in records}

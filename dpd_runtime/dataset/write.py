@@ -176,7 +176,7 @@ class _Writing:
         completed = complete(self.generation, out, self.output, state, label)
         dataset = describe(self.generation, self.output, completed) | {"made_with": self.header, "state": "complete"}
         self.write_texts(completed.set_hash)
-        write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1) + "\n").encode())
+        write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1, allow_nan=False) + "\n").encode())
         (out / STATE_NAME).unlink()
         remove_unfinished(out)
         return DistilledSet(out, completed.images, len(self.generation.classes), computed, completed.set_hash)

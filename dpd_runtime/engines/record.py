@@ -88,7 +88,7 @@ class EngineRecord:
 
 def record_json(record: EngineRecord) -> bytes:
     """The record as JSON with sorted keys, so that equal records have equal bytes."""
-    return (json.dumps(asdict(record), indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+    return (json.dumps(asdict(record), indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
 def parse_record(path: str, raw: bytes | memoryview) -> EngineRecord:

@@ -135,7 +135,7 @@ def _key(bundle: Bundle, provider: Provider, sampled: bool) -> dict[str, Any]:
 
 
 def _file(key: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".json"
+    return hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32] + ".json"
 
 
 def _remembered(key: dict[str, Any]) -> GoldenVerdict | None:
@@ -160,6 +160,8 @@ def _remember(key: dict[str, Any], verdict: GoldenVerdict) -> None:
     try:
         folder = cache_folder(CACHE)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(folder / _file(key), (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+        write_atomically(
+            folder / _file(key), (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        )
     except OSError:
         return

@@ -5,6 +5,7 @@ three of them make a picture that people can look at.
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,12 @@ class Band:
         """What is wrong with it, as the end of a sentence that begins with its place; empty if nothing is."""
         if not 0 < len(self.name) <= LONGEST_BAND_NAME:
             return f"name has {len(self.name)} characters, it must be 1 … {LONGEST_BAND_NAME}"
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        if not -math.inf < self.low < self.high < math.inf:
             return f"limits are {self.low} and {self.high}: the first must be below the second, both finite"
         if self.decibels and not -DECIBELS <= self.low < self.high <= DECIBELS:
             return f"limits are {self.low} and {self.high} dB, they must lie in -{DECIBELS} … {DECIBELS}"
+        if not float32_holds(self.low, self.high):
+            return f"limits are {self.low} and {self.high}: float32 cannot hold them as two numbers"
         if not 0 <= self.wavelength <= 1e6:
             return f"wavelength is {self.wavelength} µm, it must be 0 … 1e6"
         return ""
@@ -60,6 +63,15 @@ class Band:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def float32_holds(low: float, high: float) -> bool:
+    """Whether both are finite in float32, as which a site gets them back, and the first is below the second there."""
+    try:
+        narrow = struct.unpack("<2f", struct.pack("<2f", float(low), float(high)))
+    except OverflowError:  # a float too large for float32, or a whole number too large for a float
+        return False
+    return math.isfinite(narrow[0]) and narrow[0] < narrow[1] < math.inf
 
 
 def counted(bands: int) -> str:

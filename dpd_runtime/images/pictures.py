@@ -10,6 +10,7 @@ from PIL import Image, ImageFile
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.files import open_regular
+from dpd_runtime.images.effort import excess
 
 # Only these decoders are used, whatever the file is called: EPS, for example, would start Ghostscript.
 DECODERS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
@@ -31,10 +32,13 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
     Raises:
         PIL.UnidentifiedImageError: not in one of the formats.
         PIL.Image.DecompressionBombError: more than 2**25 pixels.
+        ValueError: it would take far longer than its pixels do.
     """
     image = Image.open(io.BytesIO(content), formats=DECODERS)
     if image.width * image.height > MOST_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels")
+    if reason := excess(content):
+        raise ValueError(reason)
     return image
 
 

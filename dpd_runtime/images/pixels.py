@@ -15,12 +15,12 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.files import open_regular
 from dpd_runtime.images.bands import SENTINEL2_BANDS
+from dpd_runtime.images.effort import TIFF_STARTS
 from dpd_runtime.images.pictures import DECODERS, open_image
 from dpd_runtime.text import printable
 
 MOST_BYTES = 2**31
 STRIP = 256  # rows
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 PHOTOMETRIC_RGB = 2  # of TIFF's tag 262: the first three bands are red, green and blue
 BRIGHT = 0.98  # share of the values below which one counts as bright: single glints do not make an image bright
 COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")

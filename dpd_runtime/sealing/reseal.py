@@ -64,7 +64,7 @@ def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict:
     if record.get("verdict") != verdict:
         raise ValueError(f"the record's verdict is {record.get('verdict')!r}, not {verdict}")
     check_auditable(bundle)
-    raw = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+    raw = (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     return write_changed(bundle, out, {AUDIT_NAME: raw}, audit=verdict)
 
 

@@ -198,7 +198,9 @@ def _forget_last_call(tokenizer: CLIPTokenizer) -> None:
 def _load_as_float32(path: Path) -> None:
     """Write float32 to the config: transformers loads in the dtype of the config, diffusers in float32."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(content | {"dtype": "float32"}, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def _remove_local_paths(folder: Path) -> None:
@@ -207,7 +209,7 @@ def _remove_local_paths(folder: Path) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and {"_name_or_path", "name_or_path"} & set(content):
             kept = {k: v for k, v in content.items() if k not in ("_name_or_path", "name_or_path")}
-            path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(kept, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

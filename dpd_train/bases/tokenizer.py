@@ -48,9 +48,9 @@ def build_tokenizer(phrases: Sequence[str], folder: Path) -> CLIPTokenizer:
         "unk_token": END,
         "pad_token": END,
     }
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, allow_nan=False), encoding="utf-8")
     return load_tokenizer(folder)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import read_object, write_atomically
+from dpd_runtime.strict_json import loads
 from dpd_train.config import FAMILY
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def save_encoder(network: "ResNet", folder: Path, record: dict[str, Any]) -> Non
     write_atomically(folder / WEIGHTS, weights)
     files = {"config_sha256": shape, "weights_sha256": weights}
     content = {"method": METHOD} | {name: hashlib.sha256(value).hexdigest() for name, value in files.items()} | record
-    write_atomically(folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(folder / RECORD, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def check_encoder(folder: Path) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def load_encoder(folder: Path) -> Encoder:
         for name, key in ((CONFIG, "config_sha256"), (WEIGHTS, "weights_sha256"))
     )
     try:
-        network = ResNet(shape_from_json(json.loads(shape)))
+        network = ResNet(shape_from_json(loads(shape)))
         network.load_state_dict(load(weights))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         reason = str(error).splitlines()[0]

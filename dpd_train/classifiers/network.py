@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dpd_runtime.files import write_atomically
+from dpd_runtime.strict_json import loads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:
 
 def shape_to_json(config: ResNetConfig) -> bytes:
     """The content of config.json."""
-    return (json.dumps(asdict(config), indent=1) + "\n").encode()
+    return (json.dumps(asdict(config), indent=1, allow_nan=False) + "\n").encode()
 
 
 def shape_from_json(content: dict[str, Any]) -> ResNetConfig:
@@ -196,7 +197,7 @@ def save_classifier(model: ResNet, folder: Path) -> None:
 
 def load_classifier(folder: Path) -> ResNet:
     """Read what `save_classifier` wrote, in evaluation mode."""
-    model = ResNet(shape_from_json(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+    model = ResNet(shape_from_json(loads((folder / "config.json").read_text(encoding="utf-8"))))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
 

@@ -16,7 +16,7 @@ def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     with open_atomically(path) as file:  # whose name is random; the bytes of a large state do not fit into memory twice
-        save_file(content, file.name, {"meta": json.dumps(meta)})
+        save_file(content, file.name, {"meta": json.dumps(meta, allow_nan=False)})
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -94,7 +94,7 @@ class Stopwatch:
     def keep(self) -> None:
         """Store the times."""
         self._written = time.monotonic()
-        write_atomically(self._path, json.dumps(self.times()).encode())
+        write_atomically(self._path, json.dumps(self.times(), allow_nan=False).encode())
 
     def unfinished(self, stop: "TimeUp") -> dict[str, Any]:
         """Store the times. Returns the stage, its step and the seconds for the caller."""

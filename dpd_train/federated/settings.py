@@ -141,7 +141,7 @@ class Settings:
     config: dict[str, Any]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), allow_nan=False)
 
     def applied(self, config: TrainConfig) -> TrainConfig:
         """A site's config with the values that the server decided."""

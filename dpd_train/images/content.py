@@ -69,7 +69,7 @@ def _near(files: Mapping[str, Path], rendering: Rendering | None) -> list[list[s
     groups = _compare(digests, files, rendering)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, json.dumps({"key": key, "groups": groups}).encode())
+        write_atomically(path, json.dumps({"key": key, "groups": groups}, allow_nan=False).encode())
     except OSError as error:
         log.info("%s cannot be written, so near duplicates are looked for again next time: %s", path, error)
     return groups

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS, counted
+from dpd_runtime.images.effort import MOST_PAGES, excess
 from dpd_runtime.text import printable
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
@@ -20,7 +21,6 @@ DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "WEBP"]
 MOST_PIXELS = 2**26
 MOST_BYTES = 2**28
 """Of the bands that are read: a sparse file of a few kilobytes can claim gigabytes."""
-MOST_PAGES = 256
 Bands = tuple[int, ...] | tuple[str, ...] | Literal["all"] | None
 """As in `Reading.bands`."""
 
@@ -82,6 +82,8 @@ def read_raster(content: bytes, bands: Bands) -> Raster | str:
     from rasterio._err import CPLE_BaseError  # which damaged tags raise, unlike damaged pixels
     from rasterio.errors import RasterioError
 
+    if reason := excess(content):
+        return reason
     try:
         with _opened(content) as dataset, ExitStack() as stack:
             pages = _pages(dataset, bands, stack)

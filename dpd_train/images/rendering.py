@@ -104,7 +104,7 @@ class Rendering:
         deciding: list[Any] = [self.bands, self.limits]
         if self.carried or self.decibels:
             deciding += [self.decibels, bool(self.carried)]
-        decisive = json.dumps(deciding, separators=(",", ":")).encode()
+        decisive = json.dumps(deciding, separators=(",", ":"), allow_nan=False).encode()
         return hashlib.sha256(b"dpd rendering\0" + decisive + b"\0" + hashlib.sha256(content).digest()).hexdigest()
 
     def record(self) -> dict[str, Any]:

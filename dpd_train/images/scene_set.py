@@ -1,8 +1,6 @@
 """The images of one part in memory, what a run may say about them, and the findings of reading them."""
 
-import csv
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -15,6 +13,7 @@ import numpy as np
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.files import write_atomically
 from dpd_runtime.images.bands import Band
+from dpd_runtime.text import csv_line
 from dpd_train.images.rendering import Rendering
 
 if TYPE_CHECKING:
@@ -193,11 +192,8 @@ def write_quarantine(path: Path, findings: Findings) -> None:
     lines = [*findings.rejected, *findings.near, *findings.copies]
     if not lines:
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["part", "path", "reason"])
-    writer.writerows((line.part, line.path, line.reason) for line in lines)
-    write_atomically(path, text.getvalue().encode())
+    rows = [("part", "path", "reason"), *((line.part, line.path, line.reason) for line in lines)]
+    write_atomically(path, "".join(map(csv_line, rows)).encode())
 
 
 def _images(count: int) -> str:

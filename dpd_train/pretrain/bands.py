@@ -76,5 +76,5 @@ def pretrain_bands(
         "autoencoder": reconstruction_metrics(base.vae, to_float(held)),
     }
     save_base(base, out, base_folder(start) / "tokenizer", torch.float16)
-    (out / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (out / RECORD_NAME).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return record | {"timing": {"autoencoder": timed.summary()}}

@@ -293,7 +293,9 @@ def pretrain(
                 metrics = _metrics(work, *trained)
                 if "save" in stages:
                     save_base(trained[0], out, state / "tokenizer", torch.float16)
-                    (out / RECORD_NAME).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+                    (out / RECORD_NAME).write_text(
+                        json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+                    )
     except TimeUp as stop:
         log.info("%s: %s", stage, stop)
         return {"timing": timing, "unfinished": {"stage": stage, "step": stop.step, "steps": stop.steps}}

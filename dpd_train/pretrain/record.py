@@ -54,7 +54,9 @@ def pieces(state: Path, start: str | None) -> list[str]:
 
 def add_piece(state: Path, start: str | None, line: str) -> None:
     """Add a line about this call to the list in the state."""
-    write_atomically(state / "pieces.json", json.dumps([*pieces(state, start), line], indent=1).encode())
+    write_atomically(
+        state / "pieces.json", json.dumps([*pieces(state, start), line], indent=1, allow_nan=False).encode()
+    )
 
 
 def check_same(state: Path, data: dict[str, object], resolution: int, seed: int, start: AutoencoderKL | None) -> None:
@@ -71,8 +73,8 @@ def check_same(state: Path, data: dict[str, object], resolution: int, seed: int,
     of_start = None if start is None else weights_hash(start)
     told = {"data": data, "resolution": resolution, "seed": seed, "start": of_start}
     if not path.exists():
-        write_atomically(path, (json.dumps(told, indent=1) + "\n").encode())
-    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(told)):
+        write_atomically(path, (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
+    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(told, allow_nan=False)):
         raise InputError(
             f"{state}: holds the training of a base on other images or bands, or with another --seed or --start; give "
             "another --state"

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.command_line import option
+from dpd_runtime.command_line import option, shown
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import check_writable, equal_names, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
@@ -53,7 +52,7 @@ def check_run_folder(out: Path, resume: bool) -> None:
 
 def resume_command(out: Path) -> str:
     """The command that continues the run in `out`, with its own options and data."""
-    return f"dpd train --resume --out {shlex.quote(str(out))}"
+    return shown(["dpd", "train", "--resume", "--out", out])
 
 
 @dataclass(frozen=True)
@@ -163,12 +162,14 @@ def match_config(
     Raises:
         InputError: another config or other data.
     """
-    content = json.loads(json.dumps({"config": recorded(config), "data": data, "encoders": further_watchers(config)}))
+    content = json.loads(
+        json.dumps({"config": recorded(config), "data": data, "encoders": further_watchers(config)}, allow_nan=False)
+    )
     before = _stored(out)
     if before is None:
         places = [None if place is None else str(place.absolute()) for place in (source, cache)]
         content |= dict(zip(PLACES, places, strict=True))
-        write_atomically(out / STORED, json.dumps(content).encode())
+        write_atomically(out / STORED, json.dumps(content, allow_nan=False).encode())
         return
     if any(before.get(name, []) != content[name] for name in content):
         changed = [option(k) for k, v in content["config"].items() if before["config"].get(k) != v]

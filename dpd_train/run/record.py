@@ -11,6 +11,7 @@ from safetensors.torch import save
 from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
+from dpd_runtime.strict_json import loads
 from dpd_train.bases.base import save_base
 from dpd_train.bases.folder import RECORD_NAME, base_folder
 from dpd_train.compute.device import hardware
@@ -32,7 +33,7 @@ def write_run(out: Path, trained: Trained) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, sheet in trained.sheets.items():
             Image.fromarray(sheet).save(folder / f"{name}.png")
-    lines = "".join(json.dumps(entry) + "\n" for entry in tuned.history)
+    lines = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in tuned.history)
     (out / "log.jsonl").write_text(lines, encoding="utf-8")
 
 
@@ -53,7 +54,7 @@ def _write_prototypes(out: Path, trained: Trained) -> None:
             for name, rows, own in zip(trained.classes, table.rows, prototypes, strict=True)
         ],
     }
-    (out / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (out / "classes.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     tensors = {f"class.{i}": torch.from_numpy(p.latents) for i, p in enumerate(prototypes) if p is not None}
     marked = {"private": PRIVATE_KINDS[kind]} if private else None
     write_atomically(out / "prototypes.safetensors", save(tensors, marked))
@@ -61,7 +62,7 @@ def _write_prototypes(out: Path, trained: Trained) -> None:
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
     """Write run.json, which marks the run as finished."""
-    write_atomically(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_atomically(out / "run.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def run_record(run: Run, trained: Trained) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
 def _base_pretraining(folder: Path) -> dict[str, Any] | None:
     """The pretrain.json of a base that `dpd pretrain` made; None for others."""
     try:
-        content = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        content = loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -255,4 +255,6 @@ def _licences(shipped: bool, options: ExportOptions) -> dict[str, str]:
 def config_hash(config: dict[str, Any]) -> str:
     """sha256 of run.json's `config` as JSON with sorted keys and no spaces; of the base's path only the last part."""
     named = config | {"base": PurePosixPath(str(config["base"])).name}
-    return hashlib.sha256(json.dumps(named, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(named, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()

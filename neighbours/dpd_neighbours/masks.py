@@ -187,7 +187,7 @@ def compare(
                 scores[name].append(100 * mean_iou(tested[1], segment(model, tested[0]), len(declared)))
         interval = paired_difference(scores["set"], scores["random"])
         result[str(number)] = scores | {"difference": [interval.mean, interval.low, interval.high]}
-    typer.echo(json.dumps(result))
+    typer.echo(json.dumps(result, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def training_scores(
 
     content = images_hash(train.images, train.labels)
     parts = [FORMAT, "tdds", content, LARGEST_SIDE, SNAPSHOTS, WINDOW, str(torch.__version__)]
-    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).hexdigest()
     path = (cache or cache_folder("extractors")) / f"{digest[:32]}.safetensors"
     with suppress(SafetensorError, KeyError):
         stored = load(read_cached(path) or b"")["scores"]

@@ -3,18 +3,22 @@
 import json
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from PIL import Image
 
 pytest.importorskip("diffusers")
 pytest.importorskip("dp_accounting")
+from dpd_cli.distillation.private import _entry, _handed_over
 from dpd_cli.distillation.request import PrivateRequest
 from dpd_runtime import load_bundle
-from dpd_runtime.errors import DataError
-from dpd_train.images import check_files
+from dpd_runtime.errors import DataError, InputError
+from dpd_train.images import check_files, read_scenes
+from dpd_train.prototypes.private.ledger import cost_of, entry_of, ledger_folder, read_ledger
 from tests.cli.test_distill import dpd
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
@@ -112,6 +116,40 @@ def test_a_validation_part_that_data_bring_is_held_out(tmp_path: Path) -> None:
     assert set(check_files(tmp_path, "train", asked).values()) == {4}
     with pytest.raises(DataError, match="holds val"):
         check_files(tmp_path, "train", replace(asked, split="names"))
+
+
+@pytest.mark.parametrize("most", [None, 15.0])
+def test_two_copies_of_a_folder_are_two_releases(
+    most: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have one identity, and both looked into the ledger before either had released anything."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    data = tmp_path / "scenes"
+    drawn_scenes(data, per_class=4)
+    scenes = read_scenes(data, part="train", resolution=16)
+    copies = [
+        PrivateRequest(data=str(data), out=str(tmp_path / name / "site.dpd"), dp=10.0, most_epsilon=most)
+        for name in ("a", "b")
+    ]
+    copies[1] = replace(copies[1], identity=copies[0].identity)
+    for copy in copies:
+        copy.folder.mkdir(parents=True)
+    entries, together = [_entry(copy) for copy in copies], Barrier(2)
+
+    def released(number: int) -> bool:
+        together.wait()
+        try:
+            _handed_over(copies[number], entries[number], scenes)
+        except InputError as error:
+            return "--most-epsilon 15: with 1 earlier release of 24 images" not in str(error)
+        return True
+
+    with ThreadPoolExecutor(2) as threads:  # a lock of the kernel keeps open files apart, not processes
+        assert sorted(threads.map(released, (0, 1))) == [most is None, True]
+    known = read_ledger(ledger_folder())
+    assert len(known) == len({entry.identity for entry in known}) == (2 if most is None else 1)
+    if most is None:
+        assert cost_of(entry_of("next", 1.0, scenes.hashes), known, 1e-5).earlier == 2
 
 
 def ledger(folder: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """`dpd check`: what a data set is like, before the long run."""
 
 import re
-import shlex
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import duration, progress_bar
 from dpd_cli.terminal import print_json
-from dpd_runtime.command_line import option_words
+from dpd_runtime.command_line import option_words, shown
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -87,9 +86,9 @@ def check_command(
     print(f"time          dpd distill: {duration(seconds['usual'])}; at least {duration(seconds['least'])}")
     print(f"              dpd distill --quick: {duration(seconds['quick'])}")
     repeated = given_values(given, ImageOptions) | {"base": base if base != "nano" else None, "resolution": resolution}
-    words = [word for words in option_words(repeated) for word in words]
-    way = [*shlex.split(look.suggestion[0]), *words] if look.suggestion is not None else words
-    print(f"next          {shlex.join(['dpd', 'distill', str(data), *way, '--out', 'look.dpd', '--quick'])}")
+    suggested = look.suggestion[0].split() if look.suggestion is not None else []
+    repeating = [*option_words(repeated), ("--out", "look.dpd"), ("--quick",)]
+    print(f"next          {shown(['dpd', 'distill', str(data), *suggested], repeating)}")
 
 
 def _facts(look: "Look", shared: Shared) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`dpd distill`: scenes → an audited bundle and a report, in a given time."""
 
 import logging
-import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from dpd_cli.distillation.request import Asked, PrivateRequest, folder_of, reque
 from dpd_cli.options import Json, Scenes, Values, given_values, options_of, require_torch, under
 from dpd_cli.progress import duration, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
-from dpd_runtime.command_line import option_words
+from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,21 +116,26 @@ def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_
 
 
 def _print_private(result: dict[str, Any], out: Path) -> None:
-    privacy, quoted = result["privacy"], shlex.quote(str(out))
+    privacy, codes = result["privacy"], result["codes"]
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['codes']} codes of each class")
     classifier = Path(result["classifier"])
     print(f"classifier    {out.with_name(classifier.name)}/, for dpd predict")
     print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']},")
     print("              for both together; nothing else may leave; each further run on the same images")
     print("              adds to epsilon, even if it only serves a choice between runs")
-    print(f"compare       dpd generate {quoted} --ipc {result['codes']} --out distilled, and here")
-    same = shlex.join(word for words in option_words(result["read_with"]) for word in words)
-    print(f"              dpd evaluate distilled --train DATA --test val {same}".rstrip() + ";")
+    print(f"compare       {shown(['dpd', 'generate', out, '--ipc', str(codes), '--out', 'distilled'])}, and here")
+    evaluated = ["dpd", "evaluate", "distilled", "--train", "DATA", "--test", "val"]
+    print(f"              {shown(evaluated, option_words(result['read_with']))};")
     print("              its figures tell about the images: keep them")
-    print(f"next          dpd keygen, dpd sign {quoted} --key KEY; at the site:")
-    required = f"--require-signature --require-dp {privacy['epsilon']:g},{privacy['delta']:g}"
-    print(f"              dpd generate {quoted} {required} --ipc {result['codes']} --out distilled")
-    print(f"              dpd predict {shlex.quote(str(out.with_name(classifier.name)))} IMAGES/ --out labels.csv")
+    _print_signing(out, codes, ("--require-dp", f"{privacy['epsilon']:g},{privacy['delta']:g}"))
+    labelled = ["dpd", "predict", str(out.with_name(classifier.name)), "IMAGES/", "--out", "labels.csv"]
+    print(f"              {shown(labelled)}")
+
+
+def _print_signing(out: Path, ipc: int, *required: Option) -> None:
+    options = [("--require-signature",), *required, ("--ipc", str(ipc)), ("--out", "distilled")]
+    print(f"next          dpd keygen, {shown(['dpd', 'sign', out, '--key', 'KEY'])}; at the site:")
+    print(f"              {shown(['dpd', 'generate', out], options)}")
 
 
 def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation":
@@ -207,9 +211,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
     _print_times(result)
     if result["verdict"] == "FAIL":
         return
-    print(f"next          dpd keygen, dpd sign {shlex.quote(str(out))} --key KEY; at the site:")
-    ipc = judged["arms"][0]["ipc"]
-    print(f"              dpd generate {shlex.quote(str(out))} --require-signature --ipc {ipc} --out distilled")
+    _print_signing(out, judged["arms"][0]["ipc"])
 
 
 def _print_times(result: dict[str, Any]) -> None:

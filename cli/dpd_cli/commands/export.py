@@ -9,6 +9,7 @@ import typer
 from dpd_cli.options import Json, Overwrite, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import engine_lines, print_engines, print_json
+from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, InputError
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def _print(result: dict[str, Any], out: Path, options: "ExportOptions") -> None:
         print_engines(result["engines"])
     print("state       unaudited, unsigned")
     ipc = 10 if result["largest_ipc"] is None else result["largest_ipc"]
-    print(f"next        dpd verify {out} · dpd generate {out} --ipc {ipc} --out distilled")
+    made = shown(["dpd", "generate", out, "--ipc", str(ipc), "--out", "distilled"])
+    print(f"next        {shown(['dpd', 'verify', out])} · {made}")
 
 
 def _check_engines(trt: bool, flavour: str | None, capability: str | None, precision: str) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """`dpd fit`: a distilled set → a classifier for use."""
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from dpd_cli.options import Device, Json, Threads, Values, given_values, options
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
+from dpd_runtime.command_line import shown
 
 if TYPE_CHECKING:
     from dpd_runtime.classifier.model import ClassifierRecord
@@ -96,4 +96,4 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
     elif own is None:
         print("accuracy    not measured: give some labelled images of this site with --own")
     print(f"classifier  {out}/, {record.network}, {record.graph.bytes / 1e6:.1f} MB, {record.side} px, {seconds:.0f} s")
-    print(f"next        dpd predict {shlex.quote(str(out))} IMAGES/ --out labels.csv")
+    print(f"next        {shown(['dpd', 'predict', out, 'IMAGES/', '--out', 'labels.csv'])}")

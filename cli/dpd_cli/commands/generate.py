@@ -1,7 +1,6 @@
 """`dpd generate`: a bundle → a distilled set."""
 
 import re
-import shlex
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +26,7 @@ from dpd_cli.options import (
 )
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json, signature_facts
+from dpd_runtime.command_line import shown
 from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _print(
     else:
         print(f"set hash  {result.set_hash}")
         print(f"look at   {out}/contact_sheet.png")
-        print(f"next      {_way(generation, output).format(out=shlex.quote(str(out)), path=str(out))}")
+        print(f"next      {_way(generation, output).format(out=shown([out]), path=str(out))}")
 
 
 def _way(generation: "Generation", output: "Output") -> str:

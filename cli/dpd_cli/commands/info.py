@@ -1,6 +1,5 @@
 """`dpd info`: what a bundle holds."""
 
-import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from dpd_cli.options import (
     open_bundle,
 )
 from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
-from dpd_runtime.command_line import option_words
+from dpd_runtime.command_line import option_words, shown
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -49,8 +48,7 @@ def info_command(
     for key in trusted_key or ():
         options += option_words({"trusted_key": key})
     options += option_words({"ipc": min(10, opened.largest_ipc or 10), "out": "distilled"})
-    words += [word for option in options for word in option]
-    print(f"next        {shlex.join(words)}")
+    print(f"next        {shown(words, options)}")
 
 
 def _print_json(opened: "Bundle") -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dpd_cli.options import Device, Json, MaxMinutes, Scenes, Threads, Values, named, options_of, require_torch, under
 from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
+from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, InputError
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
 from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
@@ -292,5 +293,6 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
         print(
             f"warning        the VAE costs more than 5 points, {tuned}: another base may suit better", file=sys.stderr
         )
-    codes = " --codes-only" if run.get("rendering", {}).get("carried") else ""
-    print(f"next           dpd export {out} --out {out}.dpd{codes}")
+    carried = run.get("rendering", {}).get("carried")
+    options = [("--out", f"{out}.dpd"), *([("--codes-only",)] if carried else [])]
+    print(f"next           {shown(['dpd', 'export', out], options)}")

@@ -1,7 +1,6 @@
 """A planned distillation: what was asked for and its plan, as they are stored in its folder."""
 
 import json
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dpd_cli.distillation.request import Asked, Request, folder_of
 from dpd_cli.progress import progress_bar
+from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
 
@@ -66,7 +66,7 @@ class Distillation:
         """Make the folder, and write the plan into it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = asdict(self) | {"folder": None}
-        write_atomically(self.folder / STORED, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomically(self.folder / STORED, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig":
@@ -76,7 +76,7 @@ def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig
 
 def resume_command(out: Path) -> str:
     """The command that continues the distillation of `out`."""
-    return f"dpd distill --resume --out {shlex.quote(str(out))}"
+    return shown(["dpd", "distill", "--resume", "--out", out])
 
 
 def read_distillation(folder: Path) -> Distillation:

@@ -132,7 +132,9 @@ def _with_an_identity_of_its_own(asked: PrivateRequest) -> PrivateRequest:
 
 
 def _store(asked: PrivateRequest) -> None:
-    write_atomically(asked.folder / STORED_PRIVATE, (json.dumps(asdict(asked), indent=1) + "\n").encode())
+    write_atomically(
+        asked.folder / STORED_PRIVATE, (json.dumps(asdict(asked), indent=1, allow_nan=False) + "\n").encode()
+    )
 
 
 def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
@@ -215,7 +217,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         _save_classifier(asked, made.classifier, public.images[:2], claim)
         places = {"run": str(asked.folder), "classifier": str(asked.classifier)}
         result = written | {"codes": asked.ipc, "read_with": _read_with(asked), "privacy": asdict(claim)} | places
-        write_atomically(finished, (json.dumps(result, indent=1) + "\n").encode())
+        write_atomically(finished, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
 
@@ -240,7 +242,7 @@ def _check_same(asked: PrivateRequest, base: "Base", public: "SceneSet", *, rele
     path = asked.folder / MADE_WITH
     made_with = {"base": weights_hash(base.vae), "public": fingerprint(public)["sha256"]}
     if not released:
-        write_atomically(path, (json.dumps(made_with, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(made_with, indent=1, allow_nan=False) + "\n").encode())
         return
     before = read_object(path, str(path), "begin again with another --out")
     if changed := [name for name, digest in made_with.items() if before.get(name) != digest]:
@@ -289,16 +291,18 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
 
 
 def _handed_over(asked: PrivateRequest, entry: "Entry", private: "SceneSet") -> "Labelled":
-    """The private images for their release, which is in the ledger before anything of it exists."""
-    from dpd_train.classifiers.training import labelled
-    from dpd_train.prototypes.private.ledger import ledger_folder, withdraw, write_entry
+    """The private images for their release, which is in the ledger before anything of it exists.
 
-    write_entry(ledger_folder(), entry)  # before the check: of two distillations at once, each sees the other
-    try:
+    Of two distillations at once the second one sees the first, also where its folder is a copy of the other's, which
+    then has the same identity.
+    """
+    from dpd_train.classifiers.training import labelled
+    from dpd_train.prototypes.private.ledger import alone, ledger_folder, write_entry
+
+    with alone(ledger_folder()):
+        entry = replace(entry, identity=_with_an_identity_of_its_own(asked).identity)
         _check_ledger(asked, entry)
-    except InputError:
-        withdraw(ledger_folder(), entry)
-        raise
+        write_entry(ledger_folder(), entry)
     return labelled(private)
 
 

@@ -25,7 +25,9 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
             tell(f"stage {number}/{len(works)}     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
             work(made, timed, tell)
             watch.keep()
-        write_atomically(finished, (json.dumps(_result(made, watch.times()), indent=1) + "\n").encode())
+        write_atomically(
+            finished, (json.dumps(_result(made, watch.times()), indent=1, allow_nan=False) + "\n").encode()
+        )
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
 
@@ -130,7 +132,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
             stage=stage,
         )
         write_record(result, made.unaudited, made.out)
-        write_atomically(place, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
+        write_atomically(place, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
     inputs = [made.folder / "evaluation.json", made.folder / "set", made.out, made.training]
     write_report(inputs, made.folder / "report.html")
     made.unaudited.unlink(missing_ok=True)

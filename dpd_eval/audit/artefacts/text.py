@@ -43,6 +43,6 @@ def _known(traces: Traces, words: set[str], whole: str, of_set: bool) -> list[st
             distinctive = len(stem) >= 6 and any(c.isdigit() for c in stem)
             hit = base in words or (distinctive and stem in words)
         else:
-            hit = base in whole or json.dumps(base)[1:-1] in whole
+            hit = base in whole or json.dumps(base, allow_nan=False)[1:-1] in whole
         names += [full] if hit else []
     return names

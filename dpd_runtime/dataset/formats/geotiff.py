@@ -62,4 +62,5 @@ def gdal_metadata(bands: tuple[Band, ...]) -> str:
 
 
 def _plain(text: str) -> str:
-    return escape(text).encode("ascii", "xmlcharrefreplace").decode()
+    """Escaped twice, as GDAL reads the XML and then replaces what looks like an entity once more."""
+    return escape(escape(text)).encode("ascii", "xmlcharrefreplace").decode()

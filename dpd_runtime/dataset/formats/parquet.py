@@ -55,7 +55,9 @@ def _schema(pyarrow: Any, contents: Contents) -> Any:
             "length": count,
             "_type": "Sequence",
         }
-    return pyarrow.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    return pyarrow.schema(
+        columns, metadata={"huggingface": json.dumps({"info": {"features": features}}, allow_nan=False)}
+    )
 
 
 def _row(sample: Sample, contents: Contents) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def _members(sample: Sample, contents: Contents) -> Iterator[tuple[str, bytes]]:
     key = name.removesuffix(contents.encoding.suffix)
     yield name, contents.encoding.encode(sample.pixels)
     yield f"{key}.cls", str(sample.record["label"]).encode()
-    yield f"{key}.json", json.dumps(sample.record).encode()
+    yield f"{key}.json", json.dumps(sample.record, allow_nan=False).encode()
     if sample.soft_label is not None:
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, sample.soft_label, allow_pickle=False)

@@ -27,6 +27,7 @@ _POSITIONS = _words(
     "left right top bottom upper lower north south east west northern southern eastern western "
     "northeast northwest southeast southwest corner corners center centre middle background foreground"
 )
+LONGEST_ANSWER = 10_000  # letters that are read, far more than MAX_PHRASES phrases need
 _STOCK = re.compile(r"(?:satellite|aerial|overhead|bird's[- ]eye) (?:image|imagery|photo|photograph|picture|view)\b")
 _PHRASE = re.compile(r"[a-z]+(?:[ '-][a-z]+)*")
 
@@ -37,7 +38,7 @@ def parse(answer: str) -> tuple[str, ...]:
     Phrases are left out if they have digits or other signs, more than MAX_WORDS words or MAX_LETTERS letters, a
     negation or a position, or if they only say that this is a satellite image.
     """
-    text = unicodedata.normalize("NFKC", answer.rpartition("</think>")[2]).lower().replace("’", "'")
+    text = unicodedata.normalize("NFKC", answer.rpartition("</think>")[2][:LONGEST_ANSWER]).lower().replace("’", "'")
     text = re.sub(r"[^,;.\n:]*:", "", text)  # labels, as "land cover:"
     phrases: dict[str, None] = {}
     for piece in re.split(r"[,;.!?|/()\[\]\n•]+", text):

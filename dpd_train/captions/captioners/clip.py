@@ -40,7 +40,9 @@ def clip_captioner(source: str) -> Captioner:
         raise InputError(f"{name}: is a {kind!r} model; one of type {' or '.join(KINDS)} is needed")
     check_tokenizer(folder, source)
     _readers(name, folder)
-    words = hashlib.sha256(json.dumps([CLEAR, [asdict(group) for group in GROUPS]]).encode()).hexdigest()
+    words = hashlib.sha256(
+        json.dumps([CLEAR, [asdict(group) for group in GROUPS]], allow_nan=False).encode()
+    ).hexdigest()
     return Captioner("clip", lambda: model_hash(folder), words, BATCH, lambda device: _load(name, folder, device))
 
 

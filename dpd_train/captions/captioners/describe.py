@@ -38,7 +38,7 @@ class StoredPhrases:
     """
 
     def __init__(self, cache: Path, kind: str, model: str, words: str) -> None:
-        key = hashlib.sha256(json.dumps([kind, model, words]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([kind, model, words], allow_nan=False).encode()).hexdigest()
         self.path = cache / "captions" / f"{kind}-{key[:32]}.jsonl"
 
     def read(self) -> dict[str, Phrases]:
@@ -67,7 +67,9 @@ class StoredPhrases:
             DiskError: they cannot be written.
         """
         entries = zip(images, phrases, strict=True)
-        lines = "".join(json.dumps({"image": image, "phrases": words}) + "\n" for image, words in entries)
+        lines = "".join(
+            json.dumps({"image": image, "phrases": words}, allow_nan=False) + "\n" for image, words in entries
+        )
         try:
             folder = self.path.parent
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -33,7 +33,7 @@ def vlm_captioner(source: str) -> Captioner:
     check_tokenizer(folder, source)
     _processor(name, folder)
     limits = [FORMAT, INSTRUCTION, MAX_PHRASES, MAX_WORDS, MAX_LETTERS, NEW_TOKENS]
-    words = hashlib.sha256(json.dumps(limits).encode()).hexdigest()
+    words = hashlib.sha256(json.dumps(limits, allow_nan=False).encode()).hexdigest()
     return Captioner("vlm", lambda: model_hash(folder), words, BATCH, lambda device: _load(name, folder, device))
 
 

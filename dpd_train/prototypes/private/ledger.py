@@ -9,11 +9,13 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dpd_runtime.errors import DiskError, InputError
+from dpd_runtime.file_lock import FileLock
 from dpd_runtime.files import read_object, user_folder, write_atomically
 from dpd_train.prototypes.private.budget import spent
 
@@ -115,22 +117,40 @@ def open_ledger(folder: Path) -> None:
         raise _unwritable(folder, error) from error
 
 
-def write_entry(folder: Path, entry: Entry) -> None:
-    """Add an entry, or replace that of the same distillation.
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep all others from the ledger, or wait for them: what is read in it stays true until the entry is written.
 
     Raises:
         DiskError: as `open_ledger`.
     """
     open_ledger(folder)
+    lock = FileLock(folder / "ledger.lock")
     try:
-        write_atomically(folder / f"{entry.identity}.json", (json.dumps(asdict(entry)) + "\n").encode())
+        lock.acquire(wait=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def withdraw(folder: Path, entry: Entry) -> None:
-    """Take away an entry of which nothing was released."""
-    (folder / f"{entry.identity}.json").unlink(missing_ok=True)
+def write_entry(folder: Path, entry: Entry) -> None:
+    """Add an entry, within `alone`.
+
+    Raises:
+        DiskError: as `open_ledger`.
+        RuntimeError: the ledger has this identity. To replace it would forget a release.
+    """
+    if (folder / f"{entry.identity}.json").exists():
+        raise RuntimeError(f"the ledger of releases has {entry.identity}")
+    try:
+        write_atomically(
+            folder / f"{entry.identity}.json", (json.dumps(asdict(entry), allow_nan=False) + "\n").encode()
+        )
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def _unwritable(folder: Path, error: OSError) -> DiskError:

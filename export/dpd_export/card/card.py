@@ -46,7 +46,9 @@ def front_matter(manifest: Manifest) -> str:
     licence = manifest.licences.get("base", "unstated")
     known = licence.lower() in HUB_LICENCES
     entries = [f"license: {licence.lower() if known else 'other'}"]
-    entries += [] if known else [f"license_name: {json.dumps(line(licence))}"]  # a JSON string is a YAML string
+    entries += (
+        [] if known else [f"license_name: {json.dumps(line(licence), allow_nan=False)}"]
+    )  # a JSON string is a YAML string
     entries += ["library_name: dpd-distill", "tags:", *(f"- {tag}" for tag in TAGS)]
     return "\n".join(("---", *entries, "---"))
 

@@ -1,10 +1,9 @@
 """The card's sections on data and training, from run.json, without folders of the training machine."""
 
-import shlex
 from collections.abc import Sequence
 
 from dpd_export.card.content import CardContent, Record, facts, line, percent, table
-from dpd_runtime.command_line import option_words
+from dpd_runtime.command_line import option_words, shown
 from dpd_train.config import recorded_split, repeating_options
 
 STAGES = ("perceptual", "autoencoder", "decoder", "denoiser")  # of `dpd pretrain`, in order
@@ -138,7 +137,7 @@ def _command(verb: str, options: Record) -> str:
     """`dpd VERB` with every option that has a value; BASE stands for a folder of the training machine."""
     places = {name: "BASE" for name in ("base", "start") if options.get(name) not in (None, "nano")}
     words = option_words({**options, **places})
-    return " ".join(["dpd", verb, *(shlex.quote(" ".join(word.split())) for option in words for word in option)])
+    return shown(["dpd", *verb.split()], [tuple(" ".join(word.split()) for word in option) for option in words])
 
 
 def _losses(history: Sequence[Record] | None) -> list[tuple[str, object]]:

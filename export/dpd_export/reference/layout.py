@@ -37,7 +37,9 @@ def layout_files(opened: OpenedRun, *, vae_encoder: bool) -> dict[str, bytes]:
     tokenizer = opened.base.tokenizer
     special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     special |= {"pad_token": tokenizer.pad_token, "unk_token": tokenizer.unk_token}
-    files["tokenizer/special_tokens_map.json"] = (json.dumps(special, indent=1, sort_keys=True) + "\n").encode()
+    files["tokenizer/special_tokens_map.json"] = (
+        json.dumps(special, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    ).encode()
     prompts = opened.prompts.astype(np.float16)
     files["prompts.safetensors"] = save({"embeddings": prompts[:-1], "empty": prompts[-1]})
     return files | {"prototypes.safetensors": _prototypes(opened.stored_prototypes)}
@@ -51,7 +53,9 @@ def codes_only_files(pipeline: Path, table: dict[str, Any], codes: Mapping[str, 
     """
     classes = [entry | {"prompt_rows": []} for entry in table["classes"]]
     files = {target: (pipeline / CONFIGS[target]).read_bytes() for target in CODES_ONLY_CONFIGS}
-    files["classes.json"] = (json.dumps(table | {"prompts": [], "classes": classes}, indent=1) + "\n").encode()
+    files["classes.json"] = (
+        json.dumps(table | {"prompts": [], "classes": classes}, indent=1, allow_nan=False) + "\n"
+    ).encode()
     return files | {"prototypes.safetensors": _prototypes(codes)}
 
 

@@ -1,12 +1,16 @@
 """`dpd report` and the audit's scan on sets of strangers: no other program, no memory, no traceback."""
 
+import html
 import io
 import json
 import math
 import os
+import re
+import shlex
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -17,6 +21,7 @@ from PIL import Image
 
 from dpd_eval.audit.artefacts.layout import check_layout, check_table
 from dpd_eval.audit.artefacts.pictures import find_pictures
+from dpd_eval.report.names import hide_paths
 from dpd_eval.report.report import write_report
 from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.dataset.folder import packed_format
@@ -216,3 +221,98 @@ def test_prototype_counts_that_are_no_numbers(counts: object) -> None:
 def test_a_set_whose_description_is_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "dataset.json")
     assert packed_format(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["a\0b", "../other", "", ".", "a/b", "-rf", "=1+1", "a\u202eb"])
+def test_a_class_whose_name_is_no_folder(name: str, tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", ("A", "B"))
+    content = json.loads((folder / "dataset.json").read_text())
+    content["counts"] = {name: 1}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is not a folder of the set") as caught:
+        write_report([folder], tmp_path / "page.html")
+    assert caught.value.exit_code == 2
+    assert "\0" not in str(caught.value)
+
+
+def run_folder(tmp_path: Path, content: object) -> Path:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    return tmp_path / "run"
+
+
+def shown_commands(page: Path) -> list[list[str]]:
+    """The words of each command of the page, as a shell reads them."""
+    found = re.findall(r'<pre tabindex="0"><code>(dpd .*?)</code>', page.read_text(), re.S)
+    return [shlex.split(html.unescape(line).replace("\\\n", "")) for line in found]
+
+
+@pytest.mark.parametrize(
+    "key", ["x; touch RAN; #", "x$(touch RAN)", "x`touch RAN`", "x\ntouch RAN", "x' y", "overwrite"]
+)
+def test_keys_of_a_foreign_record_are_no_words_of_a_command(key: str, tmp_path: Path) -> None:
+    run = run_folder(tmp_path, {"config": {"base": "nano", "seed": 3, "groups": "a; touch RAN", key: 1}})
+    write_report([run], tmp_path / "page.html")
+    trained = next(words for words in shown_commands(tmp_path / "page.html") if words[:2] == ["dpd", "train"])
+    assert trained[2:] == ["DATA", "--base", "nano", "--seed", "3", "--groups", "a; touch RAN", "--out", "run"]
+
+
+@pytest.mark.parametrize("config", [{"ipc": "x"}, {"seed": [1]}, {"base": {}}, {"ipc": -1}, {"bands": "7;,"}])
+def test_a_foreign_config_of_wrong_types_is_an_input_error(config: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        write_report([run_folder(tmp_path, {"config": {"base": "nano", **config}})], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 400, "NaN"])
+def test_numbers_that_are_not_finite(number: str, tmp_path: Path) -> None:
+    run = run_folder(tmp_path, {"seconds": "@"})
+    (run / "run.json").write_text((run / "run.json").read_text().replace('"@"', number))
+    with pytest.raises(InputError, match=r"too large a number|no number of JSON"):
+        write_report([run], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"timings": [{f"c{i}": 1} for i in range(5_000)]},
+        {"config": {}, "metrics": {"noise_levels": {f"w{i}": {f"t{i}": 0.5} for i in range(9_000)}}},
+    ],
+    ids=["timings", "noise levels"],
+)
+def test_tables_of_many_rows_by_many_columns_are_refused(content: dict[str, object], tmp_path: Path) -> None:
+    """A short record: 5,000 rows, each with a column of its own, are 25 million cells."""
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    path = tmp_path / "r.json" if "timings" in content else run_folder(tmp_path, content)
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"would fill \d+ cells of tables"):
+        write_report([path], tmp_path / "page.html")
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize(
+    "unit", ["/:", "./", "../", "~/", "file:///", "C:\\", "/a//", "'/:", "http:/", ":\\\\", "/.", "~a"]
+)
+def test_texts_of_many_paths_take_a_time_in_proportion(unit: str) -> None:
+    """40 kB of them took nine seconds."""
+    text = unit * (200_000 // len(unit))
+    began = time.process_time()
+    hide_paths(text)
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see /home/ann/euro/test: 3 files", "see test: 3 files"),
+        ("/home//ann/x", "x"),
+        ("file:///srv/data/a.json:12", "a.json:12"),
+        ("(C:\\Users\\ann\\run)", "(run)"),
+        ("../../ann/run/", "run"),
+        ("/a /:/:/: /", "a /:/:/: /"),
+        ("at https://example.org/a/b, /srv/c", "at https://example.org/a/b, c"),
+        ("/srv/x:https://example.org/a", "x:https://example.org/a"),
+        ("and/or, 3/4, a/b", "and/or, 3/4, a/b"),
+    ],
+)
+def test_paths_become_their_last_name(text: str, shown: str) -> None:
+    assert hide_paths(text) == shown

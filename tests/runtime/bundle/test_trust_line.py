@@ -129,9 +129,7 @@ def test_long_texts(path: tuple[str, ...], value: object) -> None:
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize(
-    "prompt", ["p" * (LONGEST_TEXT + 1), "\n".join("ab"), 10**3000], ids=["long", "lines", "number"]
-)
+@pytest.mark.parametrize("prompt", ["p" * (LONGEST_TEXT + 1), "\n".join("ab"), 10**29], ids=["long", "lines", "number"])
 def test_prompts_that_fill_the_screen(prompt: object, tmp_path: Path) -> None:
     classes = CLASSES | {"prompts": ["a forest", prompt, "dark forest"]}
     with pytest.raises(BundleError, match=r"classes\.json: a prompt"):

@@ -13,6 +13,8 @@ from tests.fuzz.archive_mutations import inserted
 
 FILES = {"bundle.json": b'{"a": 1}', "unet/model.onnx": bytes(range(256))}
 HIDDEN = b"#!/bin/sh\nexec evil\n"
+BOTH = {"version": 4, "time": 10, "date": 12}
+"""What stands in both headers of an entry without a reader noticing, by its place in the local one."""
 
 
 @pytest.fixture
@@ -58,6 +60,55 @@ def with_count(raw: bytes) -> bytes:
 def with_first_disk(raw: bytes) -> bytes:
     at = raw.index(b"PK\x01\x02") + 34
     return raw[:at] + b"\1\0" + raw[at + 2 :]
+
+
+def with_other_local(offset: int) -> Callable[[bytes], bytes]:
+    """The local header of the first entry has another value than the directory, which most readers do not notice."""
+
+    def change(raw: bytes) -> bytes:
+        return raw[:offset] + bytes([raw[offset] ^ 1]) + raw[offset + 1 :]
+
+    return change
+
+
+def with_other_record(offset: int) -> Callable[[bytes], bytes]:
+    return lambda raw: with_other_local(raw.index(b"PK\x01\x02") + offset)(raw)
+
+
+OTHERWISE = [
+    *(pytest.param(with_other_local(at), id=f"local {what}") for what, at in BOTH.items()),
+    *(pytest.param(with_other_record(at + 2), id=f"directory {what}") for what, at in BOTH.items()),
+]
+
+
+@pytest.mark.parametrize("change", OTHERWISE)
+def test_headers_of_one_entry_that_differ(change: Callable[[bytes], bytes], raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.dpd").write_bytes(change(raw))
+    with zipfile.ZipFile(tmp_path / "a.dpd") as archive:  # control: others read it
+        assert archive.read("unet/model.onnx") == FILES["unet/model.onnx"]
+    with pytest.raises(BundleError, match=r"'bundle\.json' is damaged") as caught:
+        open_files(tmp_path / "a.dpd")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_name_that_goes_on_behind_a_nul(local: bool, raw: bytes, tmp_path: Path) -> None:
+    """`zipfile` ends a name at a NUL, and so do some readers; others see what follows."""
+    longer, at = b"bundle.json\0../../evil", raw.index(b"PK\x01\x02")
+    begin, record, end = raw[:at], raw[at : at + 46], raw[at + 57 :]
+    if local:
+        begin = begin[:26] + struct.pack("<H", len(longer)) + begin[28:30] + longer + begin[41:]
+    record = record[:28] + struct.pack("<H", len(longer)) + record[30:]
+    more = (len(longer) - 11) * local
+    rest = bytearray(end)
+    struct.pack_into("<I", rest, end.index(b"PK\x01\x02") + 42, raw.index(b"PK\x03\x04", 4) + more)
+    size, place = struct.unpack_from("<2I", end, end.index(b"PK\x05\x06") + 12)
+    struct.pack_into("<2I", rest, end.index(b"PK\x05\x06") + 12, size + len(longer) - 11, place + more)
+    (tmp_path / "a.dpd").write_bytes(begin + record + longer + rest)
+    with zipfile.ZipFile(tmp_path / "a.dpd") as archive:  # control
+        assert set(archive.namelist()) == set(FILES)
+    with pytest.raises(BundleError, match="has an unsafe path"):
+        open_files(tmp_path / "a.dpd")
 
 
 HOSTILE = [

@@ -14,6 +14,7 @@ from dpd_runtime import Output
 from dpd_runtime.dataset import write as writing
 from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.dataset.folder import remove_set
+from dpd_runtime.dataset.formats.geotiff import GeoTiff
 from dpd_runtime.dataset.write import DistilledSet, write_set
 from dpd_runtime.errors import InputError, MissingExtraError
 from dpd_runtime.generation.block import Block, Image
@@ -93,6 +94,20 @@ def test_gdal_reads_the_names_units_and_values(count: int, tmp_path: Path) -> No
         assert [unit or "" for unit in file.units] == [band.unit for band in BANDS[count]]
         assert file.dtypes == ("float32",) * count
         np.testing.assert_array_equal(file.read().transpose(1, 2, 0), physical(values, BANDS[count]))
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize(
+    "name", ["A&B", "&amp;", "&amp;lt;", "&lt;b&gt;", "<b>", '"B8"', "&quot;'", "&#38;", "&#233;é", "Größe <µm>", "]]>"]
+)
+def test_gdal_reads_each_name_as_it_is(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tifffile")
+    rasterio = pytest.importorskip("rasterio")
+    bands = (Band(name, 0, 1, unit=name), Band("B2", 0, 1))
+    (tmp_path / "a.tif").write_bytes(GeoTiff("geotiff", ".tif", bands=bands).encode(np.zeros((4, 4, 2), np.uint8)))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.descriptions == (name, "B2")
+        assert file.units[0] == name
 
 
 @pytest.mark.parametrize("count", BANDS)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpd_runtime.images.bands import SENTINEL2, Band, physical, picture, shown_bands
@@ -37,6 +37,30 @@ def test_decibels_become_backscatter_and_the_bits_come_back() -> None:
     assert found[-1, -1, 0] == pytest.approx(10**0.5)
     again = 255 * (10 * np.log10(found.astype(np.float64)) + 25) / 30
     np.testing.assert_array_equal(np.rint(again), pixels)
+
+
+@given(
+    low=st.floats() | st.integers(-(10**400), 10**400),
+    high=st.floats() | st.integers(-(10**400), 10**400),
+    decibels=st.booleans(),
+)
+@example(low=-3.4e38, high=3.4e38, decibels=False)
+@example(low=0, high=3.5e38, decibels=False)  # infinite in float32
+@example(low=-300, high=300, decibels=True)
+@example(low=0, high=10**400, decibels=False)
+@example(low=1.0, high=1.0 + 1e-12, decibels=False)  # one number in float32
+def test_limits_that_are_accepted_give_finite_values_that_differ(low: float, high: float, decibels: bool) -> None:
+    band = Band("B8", low, high, decibels=decibels)
+    if band.fault():
+        return
+    found = physical(np.array([[[0], [255]]], np.uint8), [band])
+    assert np.isfinite(found).all()
+    assert decibels or found[0, 0, 0] < found[0, 1, 0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 3.5e38), (-1e39, 0), (0, 10**400), (1.0, 1.0 + 1e-12), (0, 1e-60)])
+def test_limits_that_float32_does_not_hold(low: float, high: float) -> None:
+    assert "float32 cannot hold them as two numbers" in Band("B8", low, high).fault()
 
 
 def test_bands_are_mixed_by_nothing() -> None:

@@ -17,12 +17,12 @@ from dpd_train.prototypes.private.budget import Budget, mu_of, spent
 from dpd_train.prototypes.private.ledger import (
     DIGITS,
     Entry,
+    alone,
     cost_of,
     entry_of,
     ledger_folder,
     open_ledger,
     read_ledger,
-    withdraw,
     write_entry,
 )
 
@@ -70,13 +70,15 @@ def test_entries_are_kept_for_this_user_alone(tmp_path: Path, monkeypatch: pytes
     assert folder == tmp_path / "dpd" / "releases"
     assert read_ledger(folder) == []
     first, second = entry("first", 1.0, "a", "b"), entry("second", 0.5, "c")
-    for one in (first, second, first):
-        write_entry(folder, one)
+    for one in (first, second):
+        with alone(folder):
+            write_entry(folder, one)
     assert sorted(read_ledger(folder), key=lambda one: one.identity) == [first, second]
     assert folder.stat().st_mode & 0o077 == 0
     assert set(first.images) == {"a" * DIGITS, "b" * DIGITS}
-    withdraw(folder, first)
-    assert read_ledger(folder) == [second]
+    with pytest.raises(RuntimeError, match="the ledger of releases has first"):
+        write_entry(folder, first)
+    assert [path.name for path in sorted(folder.iterdir())] == ["first.json", "second.json"], "no lock is left"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,6 @@ def test_a_damaged_entry_is_not_passed_over(content: str, tmp_path: Path) -> Non
 
 def test_a_ledger_that_cannot_be_written_stops_the_release(tmp_path: Path) -> None:
     (tmp_path / "dpd").write_text("a file")
-    for write in (open_ledger, lambda folder: write_entry(folder, entry("x", 1.0, "a"))):
+    for write in (open_ledger, lambda folder: alone(folder).__enter__()):
         with pytest.raises(DiskError, match=r"cannot be written .*so nothing was released; get the permission, or set"):
             write(tmp_path / "dpd" / "releases")
