@@ -25,7 +25,7 @@ HARMLESS = ("refused", "refused while running", "the same set", "another set", "
 AUDITS = ("PASS", "WARN", "FAIL", "unaudited")
 UNTRUSTED = r"unsigned|signed by unknown key [0-9a-f]{32}"
 MISLEADING = r"(?i)(con|nul|aux|prn|com\d|lpt\d)( *\..*)?|-.*|.*\.partial|.*[. ]"
-WRITTEN = (".png", ".json", ".jsonl", ".md", ".txt")
+WRITTEN = (".png", ".tif", ".json", ".jsonl", ".md", ".txt")
 
 
 @dataclass(frozen=True)
