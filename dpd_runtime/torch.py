@@ -7,11 +7,14 @@
 """
 
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpd_runtime.annotations import Pixels
+from dpd_runtime.bundle.budget import check_budget
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.generation.block import Block
@@ -56,7 +59,7 @@ class DistilledImages(IterableDataset[tuple[Any, int]]):
             mixed: images among which each worker shuffles: a block has one class, a batch should have many.
 
         Raises:
-            BundleError: the bundle cannot be opened.
+            BundleError: the bundle cannot be opened; from a pass, its images would take too much memory.
             InputError: ipc or seed is out of range, a class is unknown, or a codes-only bundle has fewer codes.
         """
         check_request(ipc, seed)
@@ -86,9 +89,10 @@ class DistilledImages(IterableDataset[tuple[Any, int]]):
             threads=max(1, usable_cores() // count),
         )
         draws = np.random.default_rng([self.seed, number])
-        waiting: list[tuple[torch.Tensor, int]] = []
+        check_budget(self.bundle, generation.sampler, self.mixed * prod(self.bundle.manifest.image_shape))
+        waiting: list[tuple[Pixels, int]] = []
         for images in generation.stream(self.blocks(number, count)):
-            waiting += [(torch.from_numpy(image.pixels).permute(2, 0, 1) / 255, image.label) for image in images]
+            waiting += [(image.pixels.copy(), image.label) for image in images]  # a view would keep its whole block
             while len(waiting) > self.mixed:
                 yield self._given(*waiting.pop(int(draws.integers(len(waiting)))))
         while waiting:
@@ -103,5 +107,6 @@ class DistilledImages(IterableDataset[tuple[Any, int]]):
                     yield Block(self.classes[chosen], row)
                 place += 1
 
-    def _given(self, image: torch.Tensor, label: int) -> tuple[Any, int]:
+    def _given(self, pixels: Pixels, label: int) -> tuple[Any, int]:
+        image = torch.from_numpy(pixels).permute(2, 0, 1) / 255
         return (image if self.transform is None else self.transform(image)), label

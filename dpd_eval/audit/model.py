@@ -42,8 +42,8 @@ class Model:
     def decode(self, latents: Float32) -> Images:
         """Scaled latents [n, C, h, w] → uint8 [n, H, W, C]."""
         decoder, manifest = self.networks.decoder, self.bundle.manifest
-        parts = [decode(decoder, latents[i : i + CALL], manifest) for i in range(0, len(latents), CALL)]
-        return to_uint8(np.concatenate(parts))
+        parts = (latents[i : i + CALL] for i in range(0, len(latents), CALL))
+        return np.concatenate([to_uint8(decode(decoder, part, manifest)) for part in parts])
 
     def denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
         """As `dpd_runtime.sampling.sample.Denoise`, in calls of CALL."""

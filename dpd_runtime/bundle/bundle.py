@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
+from dpd_runtime.bundle.budget import check_budget
 from dpd_runtime.bundle.classes import SceneClass, read_class_table, read_code_table
 from dpd_runtime.bundle.encryption import Key
 from dpd_runtime.bundle.engine_fit import Site, choose_engine, this_site
@@ -22,7 +23,7 @@ from dpd_runtime.bundle.manifest import (
     check_noise,
     parse_manifest,
 )
-from dpd_runtime.bundle.profiles import largest_batch, shape_ranges
+from dpd_runtime.bundle.profiles import largest_batch, output_row, shape_ranges
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import read_graphs, verified_files, weights_of, weights_size
@@ -90,12 +91,14 @@ class Bundle:
             halves: let ONNX Runtime make each call as two simultaneous ones, with so many threads each.
 
         Raises:
-            BundleError: there is no such graph, `check_graph` refuses it, or it cannot be run.
+            BundleError: there is no such graph, `check_graph` refuses it, it cannot be run, or the bundle's images do
+                not fit into this process (`check_budget`).
             MissingExtraError, ProviderError: the provider is not installed, or does not work here.
         """
         if graph not in self.files:
             way_out = "without --codes-only" if self.manifest.codes_only else "again"
             raise BundleError(f"{self.path}: this bundle holds no {graph}; export the run {way_out}")
+        check_budget(self, self.manifest.sampler)
         self.check_graph(graph)
         content, weights = self.files[graph], self.files.get(weights_of(graph))
         if provider.name == "openvino":
@@ -121,7 +124,8 @@ class Bundle:
             content, weights = (content, weights) if built is None else (built, None)
             compilation = Compilation(shapes, folder)
         beside = None if weights is None else {WEIGHTS_NAME: weights}
-        return self.host.load(content, provider, threads, beside, graph, compilation, halves=halves)
+        row = output_row(graph, self.manifest, len(self.classes))
+        return self.host.load(content, provider, threads, beside, graph, compilation, halves=halves, row=row)
 
     def check_graph(self, graph: str) -> None:
         """Read a graph, once, and check that it may run.

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
 from dpd_runtime.annotations import Float32
+from dpd_runtime.bundle.tensors import read_tensors
 from dpd_runtime.errors import BundleError
 from dpd_runtime.files import equal_names, is_safe_name
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind, fits
@@ -16,8 +15,6 @@ from dpd_runtime.strict_json import parse_json
 from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
 
 MAX_CLASSES = 10_000
-MAX_HEADER_BYTES = 2 * 2**20
-"""Of a safetensors file: each class has a tensor, and Python needs up to 40 times as much to hold their names."""
 RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar", "readme.md", "classes.txt")
 """Endings of the files beside the class folders of a set."""
 
@@ -119,16 +116,8 @@ def read_code_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) -
 
 
 def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
-    if int.from_bytes(files[name][:8], "little") > MAX_HEADER_BYTES:
-        raise BundleError(f"{name} has a header of more than {MAX_HEADER_BYTES} bytes; export the bundle again")
-    # safetensors panics or hangs where memory ends in the middle of its work. This raises MemoryError before.
-    np.empty(3 * len(files[name]) + 2**24, np.uint8)
-    try:
-        tensors = load_tensors(files[name])
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise BundleError(f"{name} is not a safetensors file ({error}); export the bundle again") from error
     out = {}
-    for key, value in tensors.items():
+    for key, value in read_tensors(files[name], name).items():
         if value.dtype not in (np.float16, np.float32) or not np.isfinite(value).all():
             raise BundleError(f"{name}: tensor {key!r} is not finite float16 or float32; export the bundle again")
         out[key] = value.astype(np.float32, copy=False)

@@ -30,6 +30,7 @@ VERDICTS = ("PASS", "WARN", "FAIL")
 UNAUDITED = "unaudited"
 MAX_LATENT_VALUES = 2**22  # of one image: 16 times those of 16 channels at 1024 pixels
 MAX_PIXELS = 2**24
+MAX_IMAGE_BYTES = 2**27  # all bands, one byte each
 MAX_BATCH_BYTES = 2**31  # of one call's latents, and of one call's images
 MAX_NOISE_BYTES = 2**29
 MAX_LICENCES = 100
@@ -307,6 +308,9 @@ def _check_sizes(manifest: Manifest) -> None:
         latents <= MAX_LATENT_VALUES, f"latent_shape {manifest.latent_shape} has more than {MAX_LATENT_VALUES} values"
     )
     _require(pixels <= MAX_PIXELS, f"image_shape {manifest.image_shape} has more than {MAX_PIXELS} pixels")
+    _require(
+        values <= MAX_IMAGE_BYTES, f"image_shape {manifest.image_shape} has more than {MAX_IMAGE_BYTES} bytes an image"
+    )
     batch = manifest.sampler.compute_batch
     _require(
         batch * 4 * max(latents, values) <= MAX_BATCH_BYTES,

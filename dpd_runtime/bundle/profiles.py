@@ -65,6 +65,18 @@ def row_shapes(manifest: Manifest, embedding: Shape) -> dict[str, Shape]:
     }
 
 
+def output_row(graph: str, manifest: Manifest, classes: int) -> Shape | None:
+    """The shape of one row of a graph's output; None for a graph that `dpd generate` does not call."""
+    height, width, channels = manifest.image_shape
+    rows: dict[str, Shape] = {
+        "unet": manifest.latent_shape,
+        "vae_decoder": (channels, height, width),
+        "latent_classifier": (classes,),
+        "classifier": (classes,),
+    }
+    return rows.get(PurePosixPath(graph).parts[0])
+
+
 def shape_ranges(graph: str, manifest: Manifest, embedding: Shape) -> Mapping[str, ShapeRange]:
     """The shapes of a graph's inputs; none for a graph that no provider compiles, such as the text encoder."""
     part = PurePosixPath(graph).parts[0]

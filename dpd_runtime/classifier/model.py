@@ -117,7 +117,8 @@ class Classifier:
             MissingExtraError, ProviderError: the provider is not installed, or does not work here.
             BundleError: it cannot be run.
         """
-        return self.host.load(self.graph, provider, threads, None, GRAPH_NAME, Compilation())
+        row = (len(self.record.classes),)
+        return self.host.load(self.graph, provider, threads, None, GRAPH_NAME, Compilation(), row=row)
 
 
 def check_place(out: Path, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.dataset.digest import SetDigest
 from dpd_runtime.dataset.folder import SHEET_NAME, file_hash
 from dpd_runtime.dataset.formats import PNG, Contents, Output, Sample, folder_name
-from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.dataset.sheet import MOST_ROWS, contact_sheet, tile
 from dpd_runtime.dataset.state import METADATA_NAME, State
 from dpd_runtime.files import write_atomically
 from dpd_runtime.generation.generate import Generation
@@ -67,7 +67,11 @@ def complete(generation: Generation, out: Path, output: Output, state: State, la
 
 
 class _Gathered:
-    """Collects hash, metadata, soft labels and the rows of the contact sheet while the samples are packed."""
+    """Collects hash, metadata, soft labels and the rows of the contact sheet while the samples are packed.
+
+    Args:
+        rows: the tiles of each class that the sheet shows: ten thousand classes of large images would fill the memory.
+    """
 
     def __init__(self, bands: tuple[Band, ...]) -> None:
         self.bands = bands
@@ -81,9 +85,10 @@ class _Gathered:
             name, index = sample.record["class"], sample.record["index"]
             self.digest.update(name, index, sample.pixels)
             self.records.append(sample.record)
-            row = self.rows.setdefault(name, [])
-            if index < BLOCK:
-                row.append(picture(sample.pixels, self.bands))
+            if len(self.rows) < MOST_ROWS or name in self.rows:
+                row = self.rows.setdefault(name, [])
+                if index < BLOCK:
+                    row.append(tile(picture(sample.pixels, self.bands)))
             if sample.soft_label is not None:
                 self.soft_labels.append(sample.soft_label)
             yield sample

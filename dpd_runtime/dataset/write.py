@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_runtime.annotations import Progress
+from dpd_runtime.bundle.budget import check_budget, label_bytes
 from dpd_runtime.dataset.card import CARD_NAME, CLASSES_NAME, class_list, dataset_card
 from dpd_runtime.dataset.croissant import CROISSANT_NAME, croissant
 from dpd_runtime.dataset.finish import Label, complete
@@ -69,6 +70,7 @@ def write_set(
         OutputFolderError: `out` holds something else, or a set with other settings, or is being written.
         OutputLinkError: a link or a special file below `out`.
         MissingExtraError: a package that `output` needs is not installed.
+        BundleError: its images or soft labels would take too much memory.
         InputError: soft labels without a teacher, or this Pillow lacks the encoder.
         DiskError: the folder cannot be written, or the disk is full or gone. Finished images are kept.
     """
@@ -79,6 +81,8 @@ def write_set(
     generation.load()  # errors appear before anything is written
     label = None
     if output.soft_labels:
+        bundle = generation.bundle
+        check_budget(bundle, generation.sampler, label_bytes(bundle, len(generation)))
         label = load_teacher(generation.bundle, generation.provider, generation.threads)
     if overwrite:
         remove_set(out)

@@ -15,10 +15,11 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import count
+from math import prod
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,9 +28,10 @@ import numpy as np
 
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.calls import listed
-from dpd_runtime.engines.engine import Engine, Provider
+from dpd_runtime.engines.engine import FLOAT_BYTES, Engine, Provider, fitting, misfit
 from dpd_runtime.engines.execution_providers import Compilation
-from dpd_runtime.engines.messages import receive, send
+from dpd_runtime.engines.messages import LARGEST, TooLargeError, receive_arrays, receive_content, send
+from dpd_runtime.engines.split_calls import count_rows
 from dpd_runtime.errors import BundleError, DiskError, DpdError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.text import printable
 
@@ -90,6 +92,7 @@ class EngineProcess:
         compilation: Compilation,
         *,
         halves: bool = False,
+        row: tuple[int, ...] | None = None,
     ) -> Engine:
         number = next(self._engines)
         asked = {
@@ -105,7 +108,7 @@ class EngineProcess:
         parts = {"graph": graph, **(weights or {})}
         arrays = {key: np.frombuffer(content, np.uint8) for key, content in parts.items()}
         self.ask(name, asked, arrays, provider)
-        made = _EngineApart(self, number, name, provider)
+        made = _EngineApart(self, number, name, provider, row)
         weakref.finalize(made, self._dropped.append, number)
         return made
 
@@ -115,24 +118,27 @@ class EngineProcess:
         content: dict[str, Any],
         arrays: Mapping[str, Array] = {},
         provider: Provider | None = None,
+        most: int = 0,
     ) -> Answer:
         """Send a message and wait for its answer.
 
         Args:
             name: of the graph, for errors. provider: what computes it.
+            most: bytes of the arrays that the answer may have. An answer with more ends the process.
 
         Raises:
             BundleError: the process was ended by a signal, as by a graph that crashes; or the call takes too long.
+            TooLargeError: the answer has more bytes than `most`.
             ProviderError: it was ended so on a GPU, whose libraries can be the reason.
             DpdError: what the process answers with.
         """
         number = next(self._calls)
-        call = self._answers.expect(number)
+        call = self._answers.expect(number, most)
         try:
             with self._one_at_a_time:
                 dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
                 send(self._process.stdin, content | {"call": number, "dropped": dropped}, arrays)  # type: ignore[arg-type]
-            answer = listed(lambda: call.get(timeout=CALL_SECONDS), self.kill)
+            answer = listed(lambda: call.answer.get(timeout=CALL_SECONDS), self.kill)
         except Empty:
             self.kill()
             raise BundleError(
@@ -146,7 +152,10 @@ class EngineProcess:
             raise
         finally:
             self._answers.forget(number)
-        if answer is None:
+        if isinstance(answer, TooLargeError) and most:
+            self.kill()
+            raise answer
+        if not isinstance(answer, tuple):
             raise self._dead(name, provider)
         said, made = answer
         if "error" in said:
@@ -201,44 +210,69 @@ def _started() -> "subprocess.Popen[bytes]":
 class _EngineApart:
     """A graph in another process."""
 
-    def __init__(self, process: EngineProcess, number: int, name: str, provider: Provider) -> None:
+    def __init__(
+        self, process: EngineProcess, number: int, name: str, provider: Provider, row: tuple[int, ...] | None
+    ) -> None:
         self._process, self._number, self._name, self._provider = process, number, name, provider
+        self._row = row
 
     def run(self, **inputs: Array) -> Array:
-        _, made = self._process.ask(self._name, {"what": "run", "engine": self._number}, inputs, self._provider)
+        """Raises BundleError for an output of another shape than is known, before it is read if it is larger."""
+        shape = None if self._row is None else (count_rows(inputs), *self._row)
+        most = LARGEST if shape is None else FLOAT_BYTES * prod(shape)
+        asked = {"what": "run", "engine": self._number}
+        try:
+            _, made = self._process.ask(self._name, asked, inputs, self._provider, most)
+        except TooLargeError as error:
+            raise misfit(self._name, str(error), shape) from error
         if "output" not in made:
             raise BundleError(f"{self._name} gave no output; export the bundle again")
-        return made["output"]
+        return made["output"] if shape is None else fitting(made["output"], self._name, shape)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One that waits for its answer. most: bytes of the arrays that the answer may have."""
+
+    most: int
+    answer: "SimpleQueue[Answer | TooLargeError | None]" = field(default_factory=SimpleQueue)
 
 
 class _Answers:
     """Hands each answer to the call that waits for it; None to all once there will be no more."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, SimpleQueue[Answer | None]] = {}
+        self._waiting: dict[int, _Call] = {}
         self._ended = False
 
-    def expect(self, number: int) -> SimpleQueue[Answer | None]:
-        call: SimpleQueue[Answer | None] = SimpleQueue()
-        self._waiting[number] = call
+    def expect(self, number: int, most: int) -> _Call:
+        call = self._waiting[number] = _Call(most)
         if self._ended:
-            call.put(None)
+            call.answer.put(None)
         return call
 
     def forget(self, number: int) -> None:
-        del self._waiting[number]
+        self._waiting.pop(number, None)
 
     def read(self, process: "subprocess.Popen[bytes]") -> None:
-        """Read answers until the process ends, or sends what is none."""
+        """Read answers until the process ends, or sends what is none: a second answer, or one that nobody waits for,
+        which would fill this process."""
         try:
             while True:
-                said, made = receive(process.stdout)  # type: ignore[arg-type]
-                if (call := self._waiting.get(said.pop("call"))) is not None:
-                    call.put((said, made))
+                said = receive_content(process.stdout)  # type: ignore[arg-type]
+                number = said.pop("call")
+                call = self._waiting[number]
+                try:
+                    made = receive_arrays(process.stdout, said.pop("arrays"), call.most)  # type: ignore[arg-type]
+                except TooLargeError as error:
+                    call.answer.put(error)
+                    raise
+                self.forget(number)
+                call.answer.put((said, made))
         except (EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
             self._ended = True
             for call in list(self._waiting.values()):
-                call.put(None)
+                call.answer.put(None)
 
 
 def _end(process: "subprocess.Popen[bytes]", pid: int) -> None:

@@ -9,6 +9,8 @@ from dpd_runtime.annotations import Array
 from dpd_runtime.errors import BundleError
 
 PRECISIONS = FP32, BF16 = "fp32", "bf16"
+FLOAT_BYTES = 4
+"""Of the widest number that a graph may give: what dpd holds of it is known before the call."""
 
 
 class Engine(Protocol):
@@ -29,10 +31,26 @@ def run_to(engine: Engine, graph: str, shape: tuple[int, ...], **inputs: Array) 
         BundleError: another type or shape.
     """
     output = engine.run(**inputs)
-    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or output.shape != shape:
-        kind = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise BundleError(f"{graph} gave {kind} instead of floats {list(shape)}; export the bundle again")
+    if not isinstance(output, np.ndarray):
+        raise misfit(graph, type(output).__name__, shape)
+    return fitting(output, graph, shape)
+
+
+def fitting(output: Array, graph: str, shape: tuple[int, ...]) -> Array:
+    """Return an output of `graph` that has floats of this shape, of FLOAT_BYTES or fewer.
+
+    Raises:
+        BundleError: another type or shape.
+    """
+    if output.dtype.kind != "f" or output.dtype.itemsize > FLOAT_BYTES or output.shape != shape:
+        raise misfit(graph, f"{output.dtype} {list(output.shape)}", shape)
     return output
+
+
+def misfit(graph: str, given: str, shape: tuple[int, ...] | None) -> BundleError:
+    """The error for an output of `graph` that is not what was asked for. shape: None if any of a usual size was."""
+    wanted = "an output of a usual size" if shape is None else f"floats {list(shape)}"
+    return BundleError(f"{graph} gave {given} instead of {wanted}; export the bundle again")
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,14 @@ class Host(Protocol):
         compilation: Compilation,
         *,
         halves: bool = False,
+        row: tuple[int, ...] | None = None,
     ) -> Engine:
         """Load a graph. Arguments and errors are those of `OnnxRuntimeEngine`.
 
         Args:
             halves: make each call as two, with so many threads each (`TwoCalls`).
+            row: the shape of the output for one row of the inputs, if it is known. An engine of another process raises
+                BundleError for any other output, and does not read it where it is larger.
         """
         ...
 
@@ -63,6 +66,7 @@ class _Here:
         compilation: Compilation,
         *,
         halves: bool = False,
+        row: tuple[int, ...] | None = None,
     ) -> Engine:
         engine = OnnxRuntimeEngine(graph, provider, threads, weights, name=name, compilation=compilation)
         return TwoCalls(engine) if halves else engine

@@ -15,7 +15,8 @@ import numpy as np
 from dpd_runtime.annotations import Array
 
 LONGEST = 2**20  # bytes of JSON
-LARGEST = 2**31  # bytes of one array that an untrusted process sends
+LARGEST = 2**31  # bytes of all arrays that an untrusted process sends, where nothing tells how many there will be
+MOST_AXES = 64  # of NumPy
 DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8", "bool")
 _LENGTH = struct.Struct("<I")
 
@@ -30,11 +31,26 @@ def send(stream: BinaryIO, content: Mapping[str, Any], arrays: Mapping[str, Arra
     stream.flush()
 
 
-def receive(stream: BinaryIO, largest: int = LARGEST) -> tuple[dict[str, Any], dict[str, Array]]:
+class TooLargeError(ValueError):
+    """An array of more bytes than were asked for. The text is its type and shape, such as "float32 [8, 100000]"."""
+
+
+def receive(stream: BinaryIO, most: int = LARGEST) -> tuple[dict[str, Any], dict[str, Array]]:
     """Read a message.
 
     Args:
-        largest: bytes of one array.
+        most: bytes of all its arrays together.
+
+    Raises:
+        EOFError: the stream ends.
+        ValueError: not a message.
+    """
+    content = receive_content(stream)
+    return content, receive_arrays(stream, content.pop("arrays"), most)
+
+
+def receive_content(stream: BinaryIO) -> dict[str, Any]:
+    """Read the first part of a message: its content, with the key "arrays".
 
     Raises:
         EOFError: the stream ends.
@@ -43,14 +59,30 @@ def receive(stream: BinaryIO, largest: int = LARGEST) -> tuple[dict[str, Any], d
     (length,) = _LENGTH.unpack(_read(stream, _LENGTH.size))
     if length > LONGEST:
         raise ValueError(f"a message of {length} bytes")
-    content = json.loads(_read(stream, length))
-    arrays = {}
-    for name, dtype, shape in content.pop("arrays"):
-        size = math.prod(shape) * np.dtype(dtype).itemsize if dtype in DTYPES else -1
-        if not all(type(side) is int and side >= 0 for side in shape) or not 0 <= size <= largest:
-            raise ValueError(f"an array of {dtype} {shape}")
+    content: dict[str, Any] = json.loads(_read(stream, length))
+    return content
+
+
+def receive_arrays(stream: BinaryIO, listed: Any, most: int) -> dict[str, Array]:
+    """Read the arrays of a message, which are `listed` in its content, if they have at most so many bytes together.
+
+    Raises:
+        EOFError: the stream ends.
+        TooLargeError: more bytes. None of the array that goes beyond `most` was read.
+        ValueError: no list of arrays.
+    """
+    arrays, left = {}, most
+    for name, dtype, shape in listed:
+        # the types first: Python multiplies texts and lists as well, into gigabytes
+        good = dtype in DTYPES and isinstance(shape, list) and len(shape) <= MOST_AXES
+        if not good or not all(type(side) is int and side >= 0 for side in shape):
+            raise ValueError(f"a message with an array of {dtype!r:.40} {shape!r:.200}")
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size > left:
+            raise TooLargeError(f"{dtype} {shape!r:.200}")
+        left -= size
         arrays[name] = np.frombuffer(_read(stream, size), dtype).reshape(shape)
-    return content, arrays
+    return arrays
 
 
 def _read(stream: BinaryIO, size: int) -> bytearray:

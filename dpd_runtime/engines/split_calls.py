@@ -37,7 +37,7 @@ class FewerRows:
         """Raises:
         MemoryShortError: not even LEAST rows fit.
         """
-        rows = _count(inputs)
+        rows = count_rows(inputs)
         while True:
             calls = rows if self.most is None else min(rows, self.most)
             try:
@@ -51,12 +51,18 @@ class FewerRows:
                 _log.warning("%s; continuing with %d rows in a call instead of %d", error, self.most, calls)
 
     def _in_parts(self, inputs: Mapping[str, Array], rows: int, most: int) -> Array:
-        outputs = []
+        whole: Array | None = None
         for start in range(0, rows, most):
             part = np.arange(start, start + most)
             part[part >= rows] = start
-            outputs.append(self._engine.run(**_take(inputs, part)))
-        return np.concatenate(outputs)[:rows]
+            output = self._engine.run(**_take(inputs, part))
+            if output.shape[:1] != (most,) or (whole is not None and output.shape[1:] != whole.shape[1:]):
+                return output  # which `run_to` refuses
+            if whole is None:  # filled part by part: memory is short, and a list of the parts would be there twice
+                whole = np.empty((rows, *output.shape[1:]), output.dtype)
+            whole[start : start + most] = output[: rows - start]
+        assert whole is not None
+        return whole
 
 
 class TwoCalls:
@@ -74,7 +80,7 @@ class TwoCalls:
 
     def run(self, **inputs: Array) -> Array:
         """Run both halves. An error of either is raised after both have ended, an interrupt at once."""
-        rows = _count(inputs)
+        rows = count_rows(inputs)
         if rows < 2 * LEAST:
             return self._engine.run(**inputs)
         first, second = np.split(np.arange(rows), [(rows + 1) // 2])
@@ -84,10 +90,14 @@ class TwoCalls:
         except Exception:
             with_it.exception()
             raise
-        return np.concatenate([output, with_it.result()])
+        other = with_it.result()
+        if not output.ndim or output.shape[1:] != other.shape[1:]:
+            return output  # which `run_to` refuses
+        return np.concatenate([output, other])
 
 
-def _count(inputs: Mapping[str, Array]) -> int:
+def count_rows(inputs: Mapping[str, Array]) -> int:
+    """The rows of a call."""
     return max((len(value) for value in inputs.values() if value.ndim), default=0)
 
 

@@ -66,22 +66,32 @@ def sample_case(network: Denoise, case: Case) -> tuple[Float32, Float32]:
 
 
 Decode = Callable[[Float32], Images]
-"""Scaled latents [n, C, h, w] → uint8 [n, H, W, 3]."""
+"""Scaled latents [n, C, h, w] → uint8 [n, H, W, N], or the part of each image that is wanted."""
 
 
-def bundle_networks(bundle: Bundle, provider: Provider, threads: int | None = None) -> tuple[Denoise, Decode]:
-    """UNet and VAE decoder of a bundle on one provider. NaN becomes mid grey."""
-    return partial(denoise, bundle.engine(UNET, provider, threads)), bundle_decoder(bundle, provider, threads)
+def bundle_networks(
+    bundle: Bundle, provider: Provider, threads: int | None = None, part: Callable[[Images], Images] = lambda all_: all_
+) -> tuple[Denoise, Decode]:
+    """UNet and VAE decoder of a bundle on one provider. NaN becomes mid grey. part: as in `bundle_decoder`."""
+    return partial(denoise, bundle.engine(UNET, provider, threads)), bundle_decoder(bundle, provider, threads, part)
 
 
-def bundle_decoder(bundle: Bundle, provider: Provider, threads: int | None = None) -> Decode:
-    """The VAE decoder alone."""
+def bundle_decoder(
+    bundle: Bundle, provider: Provider, threads: int | None = None, part: Callable[[Images], Images] = lambda all_: all_
+) -> Decode:
+    """The VAE decoder alone.
+
+    Args:
+        part: what is kept of the images [n, H, W, N] of a call.
+    """
     decoder, batch = bundle.engine(DECODER, provider, threads), bundle.manifest.sampler.compute_batch
 
     def decode_all(latents: Float32) -> Images:
         images = []
         for rows, own in groups(len(latents), batch):
-            images.append(to_uint8(np.nan_to_num(decode(decoder, latents[rows], bundle.manifest)[:own])))
+            output = decode(decoder, latents[rows], bundle.manifest)[:own]
+            images.append(np.concatenate([part(to_uint8(np.nan_to_num(row[None]))) for row in output]))
+            del output  # before the next one comes
         return np.concatenate(images)
 
     return decode_all

@@ -7,6 +7,7 @@ from itertools import groupby, islice, product
 import numpy as np
 
 from dpd_runtime.annotations import Float32, Images
+from dpd_runtime.bundle.budget import check_budget
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.manifest import check_noise
 from dpd_runtime.errors import DegenerateImageError, InputError
@@ -38,6 +39,7 @@ class BlockComputer:
 
         Raises:
             InputError: the schedule does not allow this number of steps.
+            BundleError: the images would take too much memory.
         """
         make_steps, self._advance = SOLVERS[sampler.solver]
         try:
@@ -45,6 +47,7 @@ class BlockComputer:
             check_noise(bundle.manifest.latent_shape, sampler.candidates, noise_draws(self._steps))
         except ValueError as error:
             raise InputError(f"--steps {sampler.steps} with {sampler.solver}: {error}") from error
+        check_budget(bundle, sampler)
         self._bundle, self._sampler, self.networks, self._seed = bundle, sampler, networks, seed
         self._in_float32 = in_float32
         self._again: BlockComputer | None = None

@@ -51,9 +51,10 @@ def decode_latents(
     Raises:
         DegenerateImageError: the decoder gives NaN or infinite numbers.
     """
-    height, width, channels = bundle.manifest.image_shape
-    images = np.empty((len(latents), channels, height, width), np.float32)
-    for call, _ in groups(len(latents), batch):
+    pixels = np.empty((len(latents), *bundle.manifest.image_shape), np.uint8)
+    for call, own in groups(len(latents), batch):
         output = decode(decoder, latents[call], bundle.manifest)
-        images[call] = check_finite(output, seed, [rows[place] for place in call], DECODER)
-    return to_uint8(images)
+        check_finite(output, seed, [rows[place] for place in call], DECODER)
+        pixels[call[:own]] = to_uint8(output[:own])
+        del output  # before the next one comes
+    return pixels

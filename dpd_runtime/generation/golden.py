@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from dpd_runtime.annotations import Array, Float32, Pixels
 from dpd_runtime.bundle.bundle import Bundle
+from dpd_runtime.bundle.tensors import read_tensors
 from dpd_runtime.errors import BundleError
 from dpd_runtime.generation.cases import Case
 from dpd_runtime.sampling.sample import noise_draws
@@ -18,6 +18,7 @@ from dpd_runtime.strict_json import parse_json
 
 GOLDEN_NAME = "golden.safetensors"
 MAX_STEPS = 1000
+MAX_IMAGES = 16  # four times as many as `dpd export` writes
 LARGEST_SIDE = 128  # pixels: the middle of larger images is kept, so that the file stays below 300 kB
 
 
@@ -75,10 +76,10 @@ def golden_decodes(bundle: Bundle) -> tuple[Float32, Pixels] | None:
     raw = bundle.files.get(GOLDEN_NAME)
     if raw is None:
         return None
+    tensors = read_tensors(raw, GOLDEN_NAME)
     try:
-        tensors = load(raw)
-        codes = GoldenCodes(tuple(_labels(tensors["labels"])), tensors["images"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        codes = GoldenCodes(_labels(tensors["labels"]), tensors["images"])
+    except (KeyError, ValueError) as error:
         raise BundleError(f"{GOLDEN_NAME} cannot be read ({error}); export the bundle again") from error
     if not _fit(codes.labels, codes.images, bundle):
         raise BundleError(f"{GOLDEN_NAME} does not fit this bundle; export the bundle again")
@@ -100,28 +101,37 @@ def golden_of(bundle: Bundle) -> Golden | None:
     raw = bundle.files.get(GOLDEN_NAME)
     if raw is None:
         return None
+    tensors = read_tensors(raw, GOLDEN_NAME)
     try:
-        tensors, facts = load(raw), _header(raw)["__metadata__"]
+        facts = _header(raw)["__metadata__"]
         golden = Golden(
-            labels=tuple(_labels(tensors["labels"])),
-            **{name: tensors[name].astype(np.float32) for name in ("noise", "halfway", "latents")},
+            labels=_labels(tensors["labels"]),
+            **{name: _widened(name, tensors[name]) for name in ("noise", "halfway", "latents")},
             images=tensors["images"],
             seed=int(facts["seed"]),
             solver=facts["solver"],
             steps=int(facts["steps"]),
         )
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{GOLDEN_NAME} cannot be read ({error}); export the bundle again") from error
     _check(golden, bundle)
     return golden
 
 
-def _labels(tensor: Array) -> list[int]:
+def _labels(tensor: Array) -> tuple[int, ...]:
     """The labels, whatever type the file stores them in: one that is no whole number has no meaning."""
     if tensor.dtype.kind not in "iu" or tensor.ndim != 1:
         raise ValueError(f"labels are {tensor.dtype} {list(tensor.shape)}, not a list of whole numbers")
-    labels: list[int] = tensor.tolist()
-    return labels
+    if len(tensor) > MAX_IMAGES:
+        raise ValueError(f"{len(tensor)} images, more than {MAX_IMAGES}")
+    return tuple(tensor.tolist())
+
+
+def _widened(name: str, tensor: Array) -> Float32:
+    """As float32. A type of fewer bits would take more memory than was computed from the size of the file."""
+    if tensor.dtype not in (np.float16, np.float32):
+        raise ValueError(f"{name} is {tensor.dtype}, not float16 or float32")
+    return tensor.astype(np.float32, copy=False)
 
 
 def _header(raw: bytes) -> dict[str, Any]:

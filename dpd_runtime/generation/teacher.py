@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from dpd_runtime.annotations import Array, Float32, Pixels
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.engine import Provider, run_to
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.sampling.sample import from_uint8
 
@@ -65,9 +65,12 @@ def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[
     check_teacher(bundle)
     engine = bundle.engine(TEACHER, provider, threads)
 
+    def logits(views: Float32) -> Float32:
+        return run_to(engine, TEACHER, (len(views), len(bundle.classes)), images=views)
+
     def label(pixels: Pixels) -> Float32:
-        probabilities = soft_label(lambda views: engine.run(images=views), pixels)
-        if probabilities.shape != (len(bundle.classes),) or not np.isfinite(probabilities).all():
+        probabilities = soft_label(logits, pixels)
+        if not np.isfinite(probabilities).all():
             raise BundleError(
                 f"{TEACHER} gave no probabilities for {len(bundle.classes)} classes; export the bundle again"
             )

@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -60,6 +61,17 @@ def image_noise(
     seed: int, class_name: str, index: int, candidate: int, shape: tuple[int, int, int], draws: int, mean_gain: float
 ) -> Float32:
     """[1 + draws, C, h, w]: start noise after `widen_mean`, then the noise that a stochastic solver adds."""
+    noise = np.empty((1 + draws, *shape), np.float32)
+    for row, part in zip(noise, noise_parts(seed, class_name, index, candidate, shape, draws, mean_gain), strict=True):
+        row[:] = part
+    return noise
+
+
+def noise_parts(
+    seed: int, class_name: str, index: int, candidate: int, shape: tuple[int, int, int], draws: int, mean_gain: float
+) -> Iterator[Float32]:
+    """The rows of `image_noise`, one after the other."""
     stream = NoiseStream(seed, class_name, index, candidate)
-    start = widen_mean(stream.normal(shape), mean_gain)
-    return np.stack([start, *(stream.normal(shape) for _ in range(draws))])
+    yield widen_mean(stream.normal(shape), mean_gain)
+    for _ in range(draws):
+        yield stream.normal(shape)

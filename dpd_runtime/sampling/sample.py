@@ -102,10 +102,22 @@ def turned(pixels: Pixels, element: int) -> Pixels:
 
 def from_uint8(images: Images) -> Float32:
     """uint8 NHWC → float32 NCHW in [-1, 1], as classifiers see images."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1))
+    count, height, width, channels = images.shape
+    floats = np.empty((count, channels, height, width), np.float32)
+    for row, pixels in zip(floats, images, strict=True):
+        row[:] = pixels.transpose(2, 0, 1)
+    floats /= np.float32(127.5)
+    floats -= np.float32(1)
+    return floats
 
 
 def to_uint8(images: Float32) -> Images:
-    """float32 NCHW in [-1, 1] → uint8 NHWC."""
-    scaled = np.rint((np.clip(images, -1, 1) + 1) * 127.5)
-    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))
+    """float32 NCHW in [-1, 1] → uint8 NHWC. Images are converted one by one, so that few floats are there twice."""
+    count, channels, height, width = images.shape
+    pixels = np.empty((count, height, width, channels), np.uint8)
+    for view, image in zip(pixels, images, strict=True):
+        scaled = np.clip(image, -1, 1).astype(np.float32, copy=False)
+        scaled += 1
+        scaled *= 127.5
+        view[:] = np.rint(scaled, out=scaled).transpose(1, 2, 0)
+    return pixels

@@ -33,6 +33,7 @@ from tests.fuzz.archive_mutations import inserted
 from tests.fuzz.graph_mutations import POLYGLOTS, before_the_output
 from tests.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.fuzz.wire import WIDE, appended, field, varint
+from tests.runtime.bundle.test_budget import of_bands, padded
 from tests.runtime.engines.test_interrupt import children, slow_bundle, wait_until_busy
 
 LONGEST, MOST = 2.0, 500
@@ -214,6 +215,20 @@ def pipe_in_a_folder(material: Material, folder: Path) -> list[str]:
     return ["verify", str(root)]
 
 
+def many_bands(material: Material, folder: Path) -> list[str]:
+    """Images of 64 bands, each 67 MB as floats, from 4 kB of graph: another bundle, in format 4."""
+    path = as_zip(folder, of_bands(64, 512, 8).sealed())
+    return ["generate", str(path), "--out", str(folder / "out"), "--ipc", "1"]
+
+
+def golden_header(material: Material) -> Material:
+    return material.with_file(GOLDEN, padded(material.files[GOLDEN], 20 * 2**20))
+
+
+def golden_images(material: Material) -> Material:
+    return golden(material, images=np.zeros((10**6, 1, 1, 3), np.uint8), labels=np.zeros(10**6, np.uint8))
+
+
 def claiming(**noise: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
     claim = {"epsilon": 1.0, "delta": 1e-5, "unit": "one image", "mechanism": "none", "noise_multipliers": noise}
     return lambda _: {"privacy": claim, "codes_only": True, "format_version": 3}
@@ -299,6 +314,10 @@ ATTACKS = [
     Attack(15, "pipe in a bundle folder", pipe_in_a_folder),
     manifest(15, "noise of 1e-200", claiming(sums=1e-200)),
     manifest(15, "noise of 1e200", claiming(sums=1e200)),
+    Attack(16, "64 bands × a 67 MB image", many_bands),
+    manifest(16, "images of 16 M pixels", lambda m: {"image_shape": [4096, 4096, 3]}),
+    with_files(16, "golden header of 20 MB", golden_header),
+    with_files(16, "a million golden images", golden_images),
     plain(15, "--require-dp of a claim", "--require-dp", "100", code=3),
     plain(15, "--require-audit of a claim", "--require-audit", code=3),
 ]

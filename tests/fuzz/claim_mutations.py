@@ -115,11 +115,17 @@ def golden(draw: st.DrawFn, material: Material) -> Files:
         drawn = [draw(numbers) for _ in range(draw(st.sampled_from([len(tensors["labels"]), 0, 1, 1000])))]
         with np.errstate(all="ignore"):
             tensors["labels"] = np.array(drawn, np.float64).astype(kind)
+    count = draw(st.sampled_from([*6 * [0], 3, 16, 17, 10**6]))
+    if count:  # more images, of which the smallest take no bytes
+        tensors["labels"] = np.zeros(count, np.uint8)
+        tensors["images"] = np.zeros((count, *draw(st.sampled_from([(1, 1, 3), (0, 0, 3)]))), np.uint8)
     if draw(st.booleans()):
         tensors["noise"] = np.repeat(tensors["noise"], draw(st.sampled_from([2, 3])), axis=0)
     solver = draw(st.sampled_from(["ddim", "dpm++2m", "lcm", "tcd", "euler", "unipc", "", "x"]))
     steps = draw(st.sampled_from([*6 * ["2"], "0", "-1", "1000", "1001", "9" * 30, "x"]))
     facts = {"seed": draw(st.sampled_from(SEEDS)), "solver": solver, "steps": steps}
+    if draw(st.sampled_from([*5 * [False], True])):  # a header of 2 to 20 MB
+        tensors |= {f"t{number}": np.zeros(0, np.uint8) for number in range(draw(st.sampled_from([30_000, 300_000])))}
     return material.with_file(name, save(tensors, facts)).sealed()
 
 
@@ -134,3 +140,33 @@ def guidance(draw: st.DrawFn, material: Material) -> Files:
         value = draw(st.sampled_from([0, 1, -1, 2**32, 10**400, np.inf, np.nan, 0.5, 50, 51, None, "1", True]))
         entries[draw(st.integers(0, count - 1))][key] = value
     return Material(material.files, material.manifest | {"sampler": sampler | {"guidance": entries}}).sealed()
+
+
+@st.composite
+def sizes(draw: st.DrawFn, material: Material) -> Files:
+    """Numbers within their limits that ask for much: images, latents, candidates, calls. Half of them in format 4, a
+    codes-only bundle of many bands, of the same networks."""
+    manifest = json.loads(json.dumps(material.manifest))
+    files = dict(material.files)
+    sides = st.sampled_from([1, 31, 32, 64, 512, 512, 1024, 4096])
+    bands = draw(st.sampled_from([0, 0, 1, 3, 13, 64]))
+    manifest["image_shape"] = [draw(sides), draw(sides), bands or 3]
+    manifest["sampler"]["compute_batch"] = draw(st.sampled_from([1, 2, 2, 16, 1024]))
+    if bands:
+        kept = ("vae_decoder/", "scheduler/", "classes.json", "prototypes.safetensors")
+        files = {name: content for name, content in files.items() if name.startswith(kept)}
+        table = material.json_of("classes.json")
+        rows, shape = draw(st.sampled_from([1, 1, 11])), manifest["latent_shape"]
+        classes = [entry | {"prompt_rows": [], "prototype_counts": [1] * rows} for entry in table["classes"]]
+        codes = {f"class.{label}": np.ones((rows, *shape), np.float16) for label in range(len(classes))}
+        table |= {"prompts": [], "prototype_kind": "matched", "classes": classes}
+        files |= {"classes.json": json.dumps(table).encode(), "prototypes.safetensors": save(codes)}
+        manifest |= {"codes_only": True, "format_version": 4, "audit": "unaudited"}
+        manifest["bands"] = [{"name": f"B{number}", "low": 0.0, "high": 1.0} for number in range(bands)]
+        decoding = {"from_block": 0, "prototype_scale": 1.0, "prototype_until": 1.0}
+        manifest["sampler"] |= {"candidates": 1, "guidance": [decoding]}
+    else:
+        manifest["sampler"]["candidates"] = draw(st.sampled_from([1, 64]))
+        if draw(st.booleans()):
+            manifest["latent_shape"] = [4, draw(st.sampled_from([8, 64, 1024])), draw(st.sampled_from([8, 64, 1024]))]
+    return Material(files, manifest).sealed()

@@ -14,7 +14,8 @@ An attacker changes the tiny bundle and writes hashes that hold. The kinds:
 - listed sizes: sizes and hashes in the manifest that are none.
 - trust lines: verdicts that audit.json does not give, texts that pretend, invisible letters, signatures of anybody.
 - names: classes and files called like devices, options, unfinished files, or like each other.
-- golden, guidance: labels, seeds, steps and entries out of range.
+- golden, guidance: labels, seeds, steps and entries out of range; headers and images by the million.
+- sizes: images, bands, latents, candidates and calls within their limits that ask for much; format 4.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tests.fuzz.archive_mutations import folders, hiding, overlapping, zip_bytes, zip_entries
-from tests.fuzz.claim_mutations import golden, guidance, listed_sizes, names, sparse_tensors, trust_lines
+from tests.fuzz.claim_mutations import golden, guidance, listed_sizes, names, sizes, sparse_tensors, trust_lines
 from tests.fuzz.graph_mutations import classifier_graphs, graph_bytes, graph_models, graph_wire, hostile_graphs
 from tests.fuzz.json_mutations import json_texts, json_values
 from tests.fuzz.material import Files, Material, as_classifier, as_folder, as_zip
@@ -51,6 +52,7 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
         "names": names(material),
         "golden": golden(material),
         "guidance": guidance(material),
+        "sizes": sizes(material),
         "graph wire": graph_wire(material).map(Material.sealed),
         "hostile graphs": hostile_graphs(material).map(Material.sealed),
     }

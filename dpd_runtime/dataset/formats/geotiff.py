@@ -24,10 +24,14 @@ class GeoTiff(Encoding):
         """The file's bytes for pixels uint8 [H, W, N]. Equal pixels give equal bytes."""
         import tifffile
 
+        height, width, count = pixels.shape
+        values = np.empty((count, height, width), np.float32)
+        for top, row in enumerate(pixels):  # `physical` computes in float64
+            values[:, top] = physical(row, self.bands).T
         buffer = io.BytesIO()
         tifffile.imwrite(
             buffer,
-            np.ascontiguousarray(physical(pixels, self.bands).transpose(2, 0, 1)),
+            values,
             photometric="minisblack",
             planarconfig="separate" if len(self.bands) > 1 else None,
             compression="zlib",

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.files import open_atomically
 
 NAME = "set.parquet"
-ROW_GROUP = 100  # images in memory at a time
+ROW_GROUP = 100  # images in memory at a time, or fewer that have MOST_BYTES together
+MOST_BYTES = 2**28
 PLAIN = {
     "index": "int32",
     "prototype": "int32",
@@ -71,11 +73,12 @@ def _row(sample: Sample, contents: Contents) -> dict[str, Any]:
 
 
 def pack(samples: Iterator[Sample], out: Path, contents: Contents) -> list[str]:
-    """Write set.parquet with ROW_GROUP images in each row group."""
+    """Write set.parquet with ROW_GROUP images in each row group, fewer of large images."""
     pyarrow = _pyarrow()
     schema = _schema(pyarrow, contents)
+    count = max(1, min(ROW_GROUP, MOST_BYTES // (3 * prod(contents.side))))
     with open_atomically(out / NAME) as handle, pyarrow.parquet.ParquetWriter(handle, schema) as writer:
-        while rows := [_row(sample, contents) for sample in islice(samples, ROW_GROUP)]:
+        while rows := [_row(sample, contents) for sample in islice(samples, count)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
     return [NAME]
 

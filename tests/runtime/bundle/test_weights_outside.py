@@ -20,7 +20,7 @@ from dpd_runtime.errors import BundleError
 from tests.fuzz.wire import appended, changed, field, varint
 from tests.runtime.bundle.test_bundle import as_zip, bundle_files, parts
 
-WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
+WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)  # as many columns as `parts` has classes
 CPU = Provider("cpu", "")
 
 
@@ -28,10 +28,10 @@ def graph(location: str = WEIGHTS_NAME, **entries: str) -> bytes:
     """y = x @ w with w outside."""
     onnx = pytest.importorskip("onnx")
     helper, proto = onnx.helper, onnx.TensorProto
-    weight = proto(name="w", data_type=proto.FLOAT, dims=[2, 3], data_location=proto.EXTERNAL)
+    weight = proto(name="w", data_type=proto.FLOAT, dims=[3, 2], data_location=proto.EXTERNAL)
     for key, value in ({"location": location} | entries).items():
         weight.external_data.add(key=key, value=value)
-    x, y = (helper.make_tensor_value_info(n, proto.FLOAT, ["n", width]) for n, width in (("x", 2), ("y", 3)))
+    x, y = (helper.make_tensor_value_info(n, proto.FLOAT, ["n", width]) for n, width in (("x", 3), ("y", 2)))
     body = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
     content: bytes = helper.make_model(
         body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
@@ -48,7 +48,7 @@ def bundle(tmp_path: Path, content: bytes, weights: bytes | None) -> Bundle:
 def test_they_are_loaded_from_the_bundle(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     opened = bundle(tmp_path, graph(), WEIGHT.tobytes())
-    x = np.array([[1.0, 2.0]], np.float32)
+    x = np.array([[1.0, 2.0, 3.0]], np.float32)
     np.testing.assert_array_equal(opened.engine("classifier/model.onnx", CPU).run(x=x), x @ WEIGHT)
 
 

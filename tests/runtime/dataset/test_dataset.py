@@ -16,7 +16,9 @@ from PIL import Image
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.dataset.digest import set_hash
+from dpd_runtime.dataset.finish import _Gathered
 from dpd_runtime.dataset.folder import check_output_folder, remove_set
+from dpd_runtime.dataset.formats import Sample
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import State
 from dpd_runtime.errors import OutputFolderError
@@ -372,3 +374,16 @@ def test_a_contact_sheet_stays_small_whatever_a_bundle_names() -> None:
     black = np.zeros((8, 8, 3), np.uint8)
     whole = contact_sheet([("W" * 40, [black])] * 100, size=8)
     assert np.array_equal(contact_sheet([("W" * 200, [black])] * 1000, size=8), whole)
+
+
+def test_the_tiles_of_a_sheet_are_kept_and_not_the_images() -> None:
+    """Ten thousand classes of large images would fill the memory while a set is written."""
+    names, side = [f"class {number:03}" for number in range(120)], 200
+    images = {(name, index): pixels_of(name, index, side, side) for name in names for index in range(2)}
+    gathered = _Gathered(())
+    samples = (Sample({"class": name, "index": index}, pixels, None) for (name, index), pixels in images.items())
+    assert len(list(gathered.watch(samples))) == 240
+    rows = list(gathered.rows.items())
+    assert sum(pixels.nbytes for _, row in rows for pixels in row) == 2 * 100 * 64 * 64 * 3
+    whole = [(name, [images[name, index] for index in range(2)]) for name in names]
+    assert np.array_equal(contact_sheet(rows), contact_sheet(whole))

@@ -206,6 +206,16 @@ def test_packing_holds_few_images_at_a_time(name: str, tmp_path: Path, monkeypat
     assert peaks[2] < peaks[1] + 40 * one_image, "400 images more in memory would be ten times as much"
 
 
+def test_row_groups_of_large_images_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred images of the largest size would take gigabytes."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("dpd_runtime.dataset.formats.parquet.MOST_BYTES", 7 * 32 * 32 * 3 + 1)
+    contents = Contents(20, ("a",), (32, 32), ENCODINGS["png"], False)
+    FORMATS["parquet"].pack(samples(20), tmp_path, contents)
+    found = parquet.ParquetFile(tmp_path / "set.parquet").metadata
+    assert [found.row_group(number).num_rows for number in range(found.num_row_groups)] == [7, 7, 6]
+
+
 def test_shards_are_filled_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpd_runtime.dataset.formats.webdataset.SHARD", 4)
     contents = Contents(10, ("a",), (32, 32), ENCODINGS["png"], False)

@@ -1,6 +1,8 @@
 """A set of images with other bands than RGB: physical values in files, one set hash in each form, false colours."""
 
+import io
 import json
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,3 +173,21 @@ def test_geotiffs_need_a_package_and_npz_does_not(tmp_path: Path, monkeypatch: p
     with pytest.raises(MissingExtraError, match=r"tifffile is not installed: pip install \"dpd-distill\[bands\]\""):
         write(tmp_path / "set", 4)
     assert write(tmp_path / "arrays", 4, Output("npz")).images == 6
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_an_image_is_encoded_in_bounded_memory(count: int) -> None:
+    """Its physical values are computed in float64: row by row, as a whole image of 64 bands would take gigabytes."""
+    tifffile = pytest.importorskip("tifffile", reason="the extra bands is not installed")
+    image = np.random.default_rng(0).integers(0, 256, (300, 200, count), dtype=np.uint8)
+    encoding = GeoTiff("geotiff", ".tif", bands=BANDS[count])
+    encoding.encode(image)  # imports
+    tracemalloc.start()
+    try:
+        content = encoding.encode(image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    found = tifffile.imread(io.BytesIO(content)).reshape(count, 300, 200)
+    np.testing.assert_array_equal(found, np.moveaxis(physical(image, BANDS[count]), -1, 0))
+    assert peak < 15 * image.size + 2**20

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from dpd_runtime.engines.apart import EngineProcess
 from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.host import HERE, Host
-from dpd_runtime.engines.messages import DTYPES, receive, send
+from dpd_runtime.engines.messages import DTYPES, TooLargeError, receive, send
 from dpd_runtime.engines.worker import Server
 from dpd_runtime.errors import BundleError, DiskError, MemoryShortError, MissingExtraError, ProviderError
 from dpd_runtime.sealing.sign import sign_bundle
@@ -378,12 +379,78 @@ def test_messages_arrive_as_they_were(arrays: dict[str, Any], content: dict[str,
         [["x", "float32", [-1, -4]]],
         [["x", "float32", [True]]],
         [["x", "float32", [2**31, 2**31, 0]], ["y", "uint8", [2**31 + 1]]],
+        [["x", "uint8", [10**7, "hundreds of megabytes"]]],
+        [["x", "uint8", [10**6, [0] * 20]]],
+        [["x", "uint8", [1] * 65]],
+        [["x", "uint8", {"1": 1}]],
+        [["x", ["uint8"], [1]]],
     ],
     ids=str,
 )
 def test_a_message_that_asks_for_too_much_is_none(listed: list[Any]) -> None:
     raw = json.dumps({"arrays": listed}).encode()
-    with pytest.raises(ValueError, match="array"):
-        receive(io.BytesIO(len(raw).to_bytes(4, "little") + raw))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"array|^(float32|uint8) \["):
+            receive(io.BytesIO(len(raw).to_bytes(4, "little") + raw))
+        assert tracemalloc.get_traced_memory()[1] < 10**6, "it was read, or multiplied"
+    finally:
+        tracemalloc.stop()
     with pytest.raises(ValueError, match="a message of"):
         receive(io.BytesIO(b"\xff\xff\xff\x7f" + raw))
+
+
+def test_the_arrays_of_a_message_are_bounded_together() -> None:
+    stream = io.BytesIO()
+    send(stream, {}, {"x": np.zeros(600, np.float32), "y": np.zeros(600, np.float32)})
+    stream.seek(0)
+    assert set(receive(stream, 4800)[1]) == {"x", "y"}
+    stream.seek(0)
+    with pytest.raises(TooLargeError, match=r"^float32 \[600\]$"):
+        receive(stream, 4799)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "said"),
+    [
+        ([("ReduceMean", ["x"], ["y"])], {}, r"float32 \[1, 1\]"),
+        ([("Expand", ["x", "s"], ["y"])], {"s": np.array([3, 2])}, r"float32 \[3, 2\]"),
+        ([("Expand", ["x", "s"], ["y"])], {"s": np.array([2**24, 2])}, r"float32 \[16777216, 2\]"),
+    ],
+    ids=["smaller", "larger", "134 MB"],
+)
+def test_an_output_of_another_size_is_not_read(nodes: list[Any], constants: dict[str, Any], said: str) -> None:
+    """What this process reads is known before the call, so that a graph cannot fill it."""
+    engine = EngineProcess().load(graph(nodes, constants), CPU, 1, None, "x.onnx", Compilation(), row=(2,))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=rf"^x\.onnx gave {said} instead of floats \[1, 2\]; export"):
+            engine.run(x=np.ones((1, 2), np.float32))
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
+FLOOD = """
+import sys
+sys.path[:] = {path!r}
+from dpd_runtime.engines.messages import receive, send
+import numpy as np
+answers = sys.stdout.buffer
+while True:
+    asked, _ = receive(sys.stdin.buffer, sys.maxsize)
+    run = asked["what"] == "run"
+    for _ in range(5000 if run else 1):  # one answer is asked for
+        send(answers, {{"call": asked["call"]}}, {{"output": np.ones((1, 2**16), np.float32)}} if run else {{}})
+"""
+
+
+def test_a_second_answer_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be in an attacker's hands, and answer again and again."""
+    monkeypatch.setattr(apart, "START", FLOOD)
+    process = EngineProcess()
+    engine = process.load(b"graph", CPU, 1, None, "x.onnx", Compilation(), row=(2**16,))
+    assert engine.run(x=np.ones((1, 2), np.float32)).shape == (1, 2**16)
+    with pytest.raises(BundleError, match="the process that computed it"):
+        engine.run(x=np.ones((1, 2), np.float32))
+    process.kill()

@@ -16,7 +16,7 @@ from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import BundleError, CheckError
-from dpd_runtime.generation.cases import bundle_networks, sample_case
+from dpd_runtime.generation.cases import bundle_decoder, bundle_networks, sample_case
 from dpd_runtime.generation.golden import GOLDEN_NAME, Golden, golden_case, golden_of, middle
 from dpd_runtime.generation.networks import groups
 from dpd_runtime.generation.replay import check_replay, psnr, replay
@@ -123,9 +123,17 @@ def test_golden_images_of_another_bundle_are_refused(embedded: Bundle, golden: G
         golden_of(with_golden(embedded, replace(golden, **change).to_bytes()))
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x02\0\0\0\0\0\0\0{}", b"\xff" * 64])
-def test_what_is_no_golden_file_is_refused(embedded: Bundle, content: bytes) -> None:
-    with pytest.raises(BundleError, match=r"golden\.safetensors cannot be read"):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be read"),
+        (b"garbage", "has a header of more than"),
+        (b"\x02\0\0\0\0\0\0\0{}", "cannot be read"),
+        (b"\xff" * 64, "has a header of more than"),
+    ],
+)
+def test_what_is_no_golden_file_is_refused(embedded: Bundle, content: bytes, said: str) -> None:
+    with pytest.raises(BundleError, match=rf"golden\.safetensors {said}"):
         golden_of(with_golden(embedded, content))
 
 
@@ -207,3 +215,44 @@ def test_the_command(
     if kind == "none":
         said = dpd(command[:-1], process_environment, tmp_path).stdout
         assert "golden      none in this bundle" in said
+
+
+def test_the_psnr_is_that_of_all_pixels_together() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(0, 256, (2, 5, 7, 9, 3), dtype=np.uint8)
+    mse = np.mean((ours.astype(np.float64) - theirs) ** 2)
+    assert psnr(ours, theirs) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-12)
+    assert psnr(ours, ours) == 99.0
+
+
+def test_only_the_middle_of_large_images_is_kept(embedded: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they are decoded, so that a small file does not stand for many large images."""
+    latents = np.random.default_rng(0).normal(size=(5, *embedded.manifest.latent_shape)).astype(np.float32)
+    whole = bundle_decoder(embedded, CPU, 1)(latents)
+    monkeypatch.setattr("dpd_runtime.generation.golden.LARGEST_SIDE", 20)
+    np.testing.assert_array_equal(bundle_decoder(embedded, CPU, 1, middle)(latents), whole[:, 22:42, 22:42])
+
+
+def test_more_golden_images_than_anyone_writes_are_refused(embedded: Bundle, golden: Golden) -> None:
+    most = {"noise": 1, "halfway": 0, "latents": 0, "images": 0}
+    for count in (16, 17):
+        many = replace(
+            golden,
+            labels=(1,) * count,
+            **{name: np.repeat(getattr(golden, name)[..., :1, :, :, :], count, axis) for name, axis in most.items()},
+        )
+        if count == 16:
+            assert golden_of(with_golden(embedded, many.to_bytes())) is not None
+        else:
+            with pytest.raises(BundleError, match=r"golden\.safetensors cannot be read \(17 images, more than 16"):
+                golden_of(with_golden(embedded, many.to_bytes()))
+
+
+def test_latents_in_fewer_bits_are_refused(embedded: Bundle, golden: Golden) -> None:
+    """As float32 they would take more memory than the size of the file tells."""
+    tensors = load(golden.to_bytes())
+    hostile = save(
+        tensors | {"noise": tensors["noise"].astype(np.int8)}, {"seed": "5", "solver": "dpm++2m", "steps": "2"}
+    )
+    with pytest.raises(BundleError, match=r"golden\.safetensors cannot be read \(noise is int8"):
+        golden_of(with_golden(embedded, hostile))

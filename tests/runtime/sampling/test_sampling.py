@@ -1,5 +1,6 @@
 """`sample` with analytic denoisers, whose ẑ0 is known, encoded as ε, v or z0."""
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.sampling.sample import margins, noise_draws, sample, to_uint8, turned
+from dpd_runtime.sampling.sample import from_uint8, margins, noise_draws, sample, to_uint8, turned
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling.schedule import PREDICTION_TYPES, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
@@ -280,3 +281,22 @@ def test_to_uint8_inverts_the_scaling_of_every_byte_and_moves_channels_last() ->
     pixels = np.arange(256 * 3, dtype=np.uint32).reshape(2, 16, 8, 3).astype(np.uint8)
     scaled = (pixels.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2)
     assert np.array_equal(to_uint8(scaled), pixels)
+
+
+def test_pixels_and_floats_are_those_of_the_formulas_in_little_memory() -> None:
+    """Image by image: beside the result, little more than one image is there as floats."""
+    rng = np.random.default_rng(0)
+    floats = rng.normal(size=(24, 5, 40, 60)).astype(np.float32)
+    pixels = np.rint((np.clip(floats, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    again = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    for convert, source, expected in ((to_uint8, floats, pixels), (from_uint8, pixels, again)):
+        tracemalloc.start()
+        try:
+            found = convert(source)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+        assert found.flags.c_contiguous
+        assert peak < found.nbytes + 3 * floats[0].nbytes
