@@ -53,12 +53,11 @@ def _described_sets(sets: Sequence[str]) -> tuple[list[str], list[Command]]:
     names, commands = [], []
     for i, text in enumerate(sets):
         bundle, *options = text.split() or [text]
-        pairs = list(zip(options[::2], options[1::2], strict=False))
-        if not options or len(options) % 2 or not {name for name, _ in pairs} <= OF_SET:
+        if not options or len(options) % 2 or not {*options[::2]} <= OF_SET:
             names.append(folder(text))
             continue
         names.append(f"set{i}")
-        line = shell(["dpd", "generate", folder(bundle)], [*pairs, ("--out", f"set{i}")])
+        line = shell(["dpd", "generate", folder(bundle), *options], [("--out", f"set{i}")])
         commands.append(Command(f"Generate: set{i}", line))
     return names, commands
 

@@ -18,7 +18,8 @@ MOST_SCANNED = 2**29
 MOST_PAGES = 256
 JPEG_START = b"\xff\xd8"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-STRIP_BYTES, TILE_BYTES = 279, 325  # tags with the bytes of each strip or tile
+PIECES = ((273, 279), (324, 325))  # tags with the places and bytes of strips, and of tiles
+CUT_SHORT = "a TIFF that is cut short"
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not zeros after 0xff, nor restarts, which stand in coded data
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SCAN, _END, _BARE = 0xDA, 0xD9, frozenset({0x01, 0xD8})
@@ -64,9 +65,11 @@ def _excess_of_tiff(content: bytes) -> str:
             file.seek(tags.next)
             with warnings.catch_warnings(action="ignore"):
                 tags.load(file)
-            claimed += sum(sum(tags.get(name, ())) for name in (STRIP_BYTES, TILE_BYTES))
+            pieces = [piece for names in PIECES for piece in zip(*(tags.get(name, ()) for name in names), strict=False)]
+            claimed += sum(size for _, size in pieces)
             if claimed > len(content):
-                return "a TIFF whose strips or tiles share bytes, or are cut off; save it again"
+                cut = any(begin + size > len(content) for begin, size in pieces)
+                return CUT_SHORT if cut else "a TIFF whose strips or tiles share bytes; save it again"
     except Exception:  # damaged tags raise almost any type
         return "a TIFF with damaged tags"
     return ""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS, counted
-from dpd_runtime.images.effort import MOST_PAGES, excess
+from dpd_runtime.images.effort import CUT_SHORT, MOST_PAGES, excess
 from dpd_runtime.text import printable
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
@@ -82,8 +82,9 @@ def read_raster(content: bytes, bands: Bands) -> Raster | str:
     from rasterio._err import CPLE_BaseError  # which damaged tags raise, unlike damaged pixels
     from rasterio.errors import RasterioError
 
+    damaged = f"damaged, cut short, or not readable as any of {', '.join(DRIVERS)}"
     if reason := excess(content):
-        return reason
+        return damaged if reason == CUT_SHORT else reason
     try:
         with _opened(content) as dataset, ExitStack() as stack:
             pages = _pages(dataset, bands, stack)
@@ -101,7 +102,7 @@ def read_raster(content: bytes, bands: Bands) -> Raster | str:
                 return f"{needed / 1e6:.0f} MB of pixels, more than {MOST_BYTES / 1e6:.0f}; cut it into tiles"
             values, valid = _read(pages, layout, side)
     except (RasterioError, CPLE_BaseError):  # its message names a file in memory
-        return f"damaged, cut short, or not readable as any of {', '.join(DRIVERS)}"
+        return damaged
     if values.dtype.kind not in "uif":
         return f"{values.dtype} pixels have no brightness; convert them"
     valid &= np.isfinite(values).all(axis=0)
