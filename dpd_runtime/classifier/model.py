@@ -60,7 +60,7 @@ class ClassifierRecord:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
+        return (json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def parse_record(raw: bytes) -> ClassifierRecord:

@@ -24,7 +24,7 @@ _LENGTH = struct.Struct("<I")
 def send(stream: BinaryIO, content: Mapping[str, Any], arrays: Mapping[str, Array] = {}) -> None:
     """Write a message. The arrays' types are among DTYPES."""
     listed = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
-    raw = json.dumps({**content, "arrays": listed}).encode()
+    raw = json.dumps({**content, "arrays": listed}, allow_nan=False).encode()
     stream.write(_LENGTH.pack(len(raw)) + raw)
     for array in arrays.values():
         stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

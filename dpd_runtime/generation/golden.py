@@ -145,7 +145,7 @@ def _in_order(raw: bytes) -> bytes:
     """The same file with sorted metadata. safetensors writes its entries in a random order."""
     header, length = _header(raw), int.from_bytes(raw[:8], "little")
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     return raw[:8] + text.ljust(length) + raw[8 + length :]
 
 

@@ -82,4 +82,4 @@ def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[
 
 def pack_labels(labels: list[Float32], classes: tuple[str, ...]) -> bytes:
     """The bytes of soft_labels.safetensors: `soft_labels` float32 [n, C] in the order of metadata.jsonl."""
-    return save({"soft_labels": np.stack(labels)}, {"classes": json.dumps(classes)})
+    return save({"soft_labels": np.stack(labels)}, {"classes": json.dumps(classes, allow_nan=False)})
