@@ -15,7 +15,7 @@ from PIL import Image
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import SENTINEL2, Band, counted
-from dpd_runtime.images.pixels import ToPixels, evenly_spaced, pillow_rgb, read_bytes, reason_of
+from dpd_runtime.images.pixels import ALONE, Alike, ToPixels, evenly_spaced, pillow_rgb, read_bytes, reason_of
 from dpd_runtime.text import printable
 from dpd_train.images.arrays import START, read_array
 from dpd_train.images.arrays import WAY_OUT as ARRAY
@@ -67,6 +67,8 @@ class Rendering:
             return "no pixel has a value above 0, and others have no decibels"
         if self.carried and share < 0.5:
             return f"{100 * (1 - share):.0f} % of its pixels have no data, more than half"
+        if raster.scaled and self.limits is not None and _outside(raster, self.limits):
+            return f"all values lie outside of the stretch, which is for those after {raster.scaled} of its tags"
         if gaps is not None:
             gaps.append(share < 1)
         if self.carried:
@@ -84,6 +86,8 @@ class Rendering:
             for number, name, usual in zip(layout.numbers, layout.names, self.names, strict=True):
                 if name != usual:
                     return f"band {number} is called {name!r} where the other images have {usual!r}"
+        if self.limits is None and raster.bits:
+            return f"{raster.bits} bits a sample (tag 258); pass --stretch 0:{2**raster.bits - 1}"
         if self.limits is not None and len(self.limits) not in (1, len(raster.values)):
             return f"{_described(raster.kind)}, the stretch is for {len(self.limits)} bands"
         return ""
@@ -126,13 +130,17 @@ def identity(content: bytes, rendering: Rendering | None) -> str:
     return hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
 
 
-def reader(rendering: Rendering | None, gaps: list[bool] | None = None) -> ToPixels:
-    """What turns a file's bytes into RGB or bands; Pillow for None. gaps: as in `Rendering.pixels`."""
-    return _plain if rendering is None else partial(rendering.pixels, gaps=gaps)
+def reader(rendering: Rendering | None, files: Alike = ALONE, gaps: list[bool] | None = None) -> ToPixels:
+    """What turns a file's bytes into RGB or bands; Pillow for None.
+
+    Args:
+        files: what Pillow's reader should know of the data set. gaps: as in `Rendering.pixels`.
+    """
+    return partial(_plain, files=files, gaps=gaps) if rendering is None else partial(rendering.pixels, gaps=gaps)
 
 
-def _plain(content: bytes) -> Image.Image | str:
-    return ARRAY if content.startswith(START) else pillow_rgb(content)
+def _plain(content: bytes, files: Alike, gaps: list[bool] | None) -> Image.Image | str:
+    return ARRAY if content.startswith(START) else pillow_rgb(content, files, gaps)
 
 
 def _raster(content: bytes, bands: Bands) -> Raster | str:
@@ -236,6 +244,13 @@ def levels(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> li
             grey[~raster.valid] = 0
         bands.append(grey)
     return bands
+
+
+def _outside(raster: Raster, limits: tuple[tuple[float, float], ...]) -> bool:
+    """Whether no valid value of any band lies between its limits."""
+    pairs = limits * len(raster.values) if len(limits) == 1 else limits
+    seen = (values[raster.valid] for values in raster.values)
+    return all(values.max() <= low or values.min() >= high for values, (low, high) in zip(seen, pairs, strict=True))
 
 
 def _sample(files: Mapping[str, Sequence[Path]], bands: Bands) -> tuple[list[Raster], str]:
