@@ -44,7 +44,8 @@ class Tags:
     scaled       `scale 0.0001 and offset 0` where a band's values are not the stored ones; else empty
     colours      the 1-based numbers of the bands called red, green and blue; None without such names
     masked       whether a mask is stored beside the image
-    fault        why the values cannot be told by any reader; empty if they can
+    unclear      what is wrong with the value for no data; empty if nothing is
+    fault        why Pillow cannot give the values as a picture; empty if it can
     """
 
     bands: int
@@ -56,6 +57,7 @@ class Tags:
     scaled: str
     colours: tuple[int, int, int] | None
     masked: bool
+    unclear: str
     fault: str
 
     @property
@@ -97,6 +99,7 @@ def read_tags(content: bytes) -> Tags | None:
         scaled=_scaled(items),
         colours=(called["red"], called["green"], called["blue"]) if {*COLOURS} <= {*called} else None,
         masked=masked,
+        unclear=unclear,
         fault=pages or unclear or ("" if reads else f"colours of kind {photometric} in tag 262; convert to RGB"),
     )
 

@@ -78,17 +78,20 @@ def require_rasterio() -> None:
         raise MissingExtraError("rasterio", "geo")
 
 
-def read_raster(content: bytes, bands: Bands) -> Raster | str:
+def read_raster(content: bytes, bands: Bands, masks: bool = True) -> Raster | str:
     """The bands of an image file, or the reason why they cannot be had.
 
     bands: numbers (1-based), names or all of them. None takes the image's colours where it has one or three bands,
         beside alpha.
+    masks: as in `dpd_runtime.images.pixels.Alike`.
     """
     from rasterio._err import CPLE_BaseError  # which damaged tags raise, unlike damaged pixels
     from rasterio.errors import RasterioError
 
     try:
         tags = _tags(content)
+        if tags is not None and tags.unclear:
+            return tags.unclear
         with _opened(content) as dataset, ExitStack() as stack:
             pages = _pages(dataset, bands, stack)
             if isinstance(pages, str):
@@ -103,7 +106,7 @@ def read_raster(content: bytes, bands: Bands) -> Raster | str:
                 return "too many pixels for one image; cut it into tiles"
             if (needed := _bytes_of(pages, layout, side)) > MOST_BYTES:
                 return f"{needed / 1e6:.0f} MB of pixels, more than {MOST_BYTES / 1e6:.0f}; cut it into tiles"
-            values, valid = _read(pages, layout, side)
+            values, valid = _read(pages, layout, side, masks)
             scales = _scales(pages, layout)
     except (RasterioError, CPLE_BaseError):  # its message names a file in memory
         return f"damaged, cut short, or not readable as any of {', '.join(DRIVERS)}"
@@ -174,7 +177,7 @@ def _other_colours(pages: list[Any]) -> str:
     return "palette" if ColorInterp.palette in meanings else "CMYK" if ColorInterp.cyan in meanings else ""
 
 
-def _read(pages: list[Any], layout: Layout, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+def _read(pages: list[Any], layout: Layout, side: int, masks: bool) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Values [bands, side, side] of the middle square, and where all of them have data."""
     from rasterio.windows import Window
 
@@ -182,16 +185,16 @@ def _read(pages: list[Any], layout: Layout, side: int) -> tuple[npt.NDArray[Any]
     if len(pages) > 1:
         chosen = [pages[number - 1] for number in layout.numbers]
         values = np.stack([page.read(1, window=window) for page in chosen])
-        masks = np.stack([page.read_masks(1, window=window) for page in chosen])
-        return values, masks.min(axis=0) > 0
+        valid = np.stack([page.read_masks(1, window=window) for page in chosen])
+        return values, valid.min(axis=0) > 0
     numbers = list(layout.numbers)
     values = pages[0].read(numbers, window=window)
-    if _alpha_is_data(pages[0], numbers, window):
+    if _alpha_is_data(pages[0], numbers, window, masks):
         return values, np.ones(values.shape[1:], np.bool_)
     return values, (pages[0].read_masks(numbers, window=window) > 0).all(axis=0)
 
 
-def _alpha_is_data(dataset: Any, numbers: list[int], window: Any) -> bool:
+def _alpha_is_data(dataset: Any, numbers: list[int], window: Any, masks: bool) -> bool:
     """Whether an alpha band hides nothing: it is read as one of many, or it is no mask.
 
     GDAL marks the fourth band of 8 bits so, which may be infrared.
@@ -201,7 +204,8 @@ def _alpha_is_data(dataset: Any, numbers: list[int], window: Any) -> bool:
     if not any(MaskFlags.alpha in dataset.mask_flag_enums[number - 1] for number in numbers):
         return False
     alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1
-    return (alpha in numbers and len(numbers) > 3) or not is_mask(dataset.read(alpha, window=window))
+    one_of_many = alpha in numbers and len(numbers) > 3
+    return one_of_many or not masks or not is_mask(dataset.read(alpha, window=window))
 
 
 def _bytes_of(pages: list[Any], layout: Layout, side: int) -> int:
