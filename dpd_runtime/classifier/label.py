@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -16,7 +17,7 @@ from dpd_runtime.errors import CheckError, DataError
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import softmax
 from dpd_runtime.images.pictures import is_image
-from dpd_runtime.images.pixels import evenly_spaced, pillow_rgb, read_square
+from dpd_runtime.images.pixels import ToPixels, alike, evenly_spaced, pillow_rgb, read_square
 from dpd_runtime.sampling.sample import from_uint8
 from dpd_runtime.text import csv_line, printable
 
@@ -43,11 +44,15 @@ class Label:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labels of a folder, in the order of its files, and a contact sheet with a row for each class."""
+    """The labels of a folder, in the order of its files, and a contact sheet with a row for each class.
+
+    notes: what the user should know of how the files were read.
+    """
 
     labels: tuple[Label, ...]
     sheet: Pixels
     classes: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def unread(self) -> tuple[Label, ...]:
@@ -143,23 +148,30 @@ def label_folder(
         DataError: none that can be read.
     """
     below = place if place.is_dir() else place.parent
+    together, gaps = alike(files), list[bool]()
+    to_pixels = partial(pillow_rgb, files=together, gaps=gaps)
     labels: list[Label] = []
     batch = max(1, min(BATCH, BATCH_PIXELS // classifier.record.side**2))
     for start in range(0, len(files), batch):
-        labels += _label_batch(classifier, engine, files[start : start + batch], below)
+        labels += _label_batch(classifier, engine, files[start : start + batch], below, to_pixels)
         progress(len(labels), len(files))
     if all(label.name is None for label in labels):
         raise DataError(f"{place}: none of {len(files)} files can be read, first {labels[0].file}: {labels[0].reason}")
+    notes = [together.note] if together.note else []
+    if holes := sum(gaps):
+        notes.append(f"{holes} images have pixels without data, which are black; their labels are less certain")
     shown = []
     for name in classifier.record.classes[:MOST_ROWS]:
         own = [path for path, label in zip(files, labels, strict=True) if label.name == name]
-        again = [read_square(path, classifier.record.side, pillow_rgb) for path in evenly_spaced(own, ON_SHEET)]
+        again = [read_square(path, classifier.record.side, to_pixels) for path in evenly_spaced(own, ON_SHEET)]
         shown.append((name, [image[1] for image in again if not isinstance(image, str)]))
-    return Labelled(tuple(labels), contact_sheet(shown), classifier.record.classes)
+    return Labelled(tuple(labels), contact_sheet(shown), classifier.record.classes, tuple(notes))
 
 
-def _label_batch(classifier: Classifier, engine: Engine, files: Sequence[Path], below: Path) -> Iterator[Label]:
-    squares = (read_square(path, classifier.record.side, pillow_rgb) for path in files)
+def _label_batch(
+    classifier: Classifier, engine: Engine, files: Sequence[Path], below: Path, to_pixels: ToPixels
+) -> Iterator[Label]:
+    squares = (read_square(path, classifier.record.side, to_pixels) for path in files)
     read = [square if isinstance(square, str) else square[1] for square in squares]  # without the files' bytes
     pixels = [image for image in read if not isinstance(image, str)]
     shares: Iterator[Array] = iter(())

@@ -11,13 +11,14 @@ import warnings
 
 from PIL import TiffImagePlugin
 
+from dpd_runtime.images.tags import TIFF_STARTS
+
 MOST_SCANS = 100
 """Of a JPEG, as in libtiff and GDAL; progressive ones have about ten."""
 MOST_SCANNED = 2**29
 """Scans times pixels: a decoder takes a nanosecond or more for each."""
 MOST_PAGES = 256
 JPEG_START = b"\xff\xd8"
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 PIECES = ((273, 279), (324, 325))  # tags with the places and bytes of strips, and of tiles
 CUT_SHORT = "a TIFF that is cut short"
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not zeros after 0xff, nor restarts, which stand in coded data

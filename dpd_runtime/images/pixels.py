@@ -1,12 +1,13 @@
 """Read one file as a square image, RGB with Pillow, or say why it cannot be read."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +15,22 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.files import open_regular
-from dpd_runtime.images.bands import SENTINEL2_BANDS
-from dpd_runtime.images.effort import TIFF_STARTS
 from dpd_runtime.images.pictures import DECODERS, open_image
+from dpd_runtime.images.tags import MULTI_PAGE, TIFF_STARTS, WHITE_IS_ZERO, Tags, first_directory, is_mask, read_tags
 from dpd_runtime.text import printable
 
 MOST_BYTES = 2**31
 STRIP = 256  # rows
-PHOTOMETRIC_RGB = 2  # of TIFF's tag 262: the first three bands are red, green and blue
 BRIGHT = 0.98  # share of the values below which one counts as bright: single glints do not make an image bright
+DARK = 2**12
+CONTRAST = 2**14
+"""Least distance of the 2nd and the 98th percentile of 16-bit values, of 65536: a quarter of the grey levels."""
+SAMPLE, SAMPLE_VALUES = 256, 4096  # files, and values of each
 COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16", "LA;16")
+WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+LEVELS = range(256)
+Values = npt.NDArray[np.uint16]
+Void = npt.NDArray[np.bool_]
 ToPixels = Callable[[bytes], Image.Image | Pixels | str]
 """A file's bytes → RGB image or bands, uint8 [H, W, N]; or the reason why there are none. May raise anything that a
 decoder raises."""
@@ -93,35 +100,95 @@ def size_in_header(path: Path) -> tuple[int, int] | None:
         return _tiff_size(path)
 
 
-def pillow_rgb(content: bytes) -> Image.Image | str:
-    """RGB, 8 bits; or the reason why there is no meaningful conversion."""
+@dataclass(frozen=True)
+class Alike:
+    """What files have in common that one alone does not tell: water looks as grey in every range.
+
+    span   2nd and 98th percentile of the values of their 16-bit images; None: of each image by itself
+    masks  False where most of their bands that are marked as alpha are no masks, so that none is
+    unread files with bands beyond their colours, of the files that were looked at
+    """
+
+    span: tuple[int, int] | None = None
+    masks: bool = True
+    unread: tuple[int, int] = (0, 0)
+
+    @property
+    def note(self) -> str:
+        """What the user should know of the bands that are not read; empty if all are."""
+        beyond, files = self.unread
+        many = "all files" if beyond == files else f"{beyond} of {files} files"
+        return f"{many} of a sample have bands beyond their colours, which are not read" if beyond else ""
+
+
+ALONE = Alike()
+
+
+def alike(paths: Sequence[Path]) -> Alike:
+    """Look at up to 256 of the files, at even distances. It depends only on their order and content."""
+    spans: list[Values] = []
+    masks: list[bool] = []
+    beyond, looked = 0, evenly_spaced(paths, SAMPLE)
+    for path in looked:
+        if not _may_need_others(path) or isinstance(content := read_bytes(path), str):
+            continue
+        try:
+            with _quiet(), open_image(content) as image:
+                tags, deep = read_tags(content), _is_deep(image)
+                if (tags is not None and (tags.fault or _unread(tags))) or _in_separate_planes(image):
+                    continue
+                image.load()
+                alpha = _alpha(image, tags)
+                masked = alpha is not None and is_mask(np.asarray(alpha))
+                beyond += not masked if alpha is not None else _bands_beyond(image, tags)
+                if alpha is not None:
+                    masks.append(masked)
+                if deep and not (image.mode.startswith("I") and _without_range(image, tags)):
+                    values = _seen(*_values_16(image, content, tags))
+                    if len(values) and not _eight_bits(values):
+                        spans.append(values[:: -(-len(values) // SAMPLE_VALUES)])
+        except Exception:  # the reason is reported when the file itself is read
+            continue
+    return Alike(
+        span=_span(np.concatenate(spans)) if spans else None,
+        masks=2 * sum(masks) >= len(masks),
+        unread=(beyond, len(looked)),
+    )
+
+
+def pillow_rgb(content: bytes, files: Alike = ALONE, gaps: list[bool] | None = None) -> Image.Image | str:
+    """RGB, 8 bits; or the reason why there is no meaningful conversion.
+
+    Args:
+        files: what is known of those among which this one lies.
+        gaps: gets one more entry for an image, whether pixels of it have no data or are transparent; they are black.
+    """
     try:
         with open_image(content) as image:
-            result = _to_rgb(image)
+            result = _to_rgb(image, content, files)
     except Exception as error:
         if hint := _many_bands(content, least=2):
             return hint
         if isinstance(error, UnidentifiedImageError) and content.startswith(TIFF_STARTS):
             return "a damaged TIFF, or one of other bands than grey or RGB: those are read with --bands"
         raise
-    return _many_bands(content, least=4) or result if isinstance(result, str) else result
+    if isinstance(result, str):
+        return _many_bands(content, least=4) or result
+    if gaps is not None:
+        gaps.append(result[1])
+    return result[0]
 
 
 def _many_bands(content: bytes, least: int) -> str | None:
     """Say how a TIFF of at least so many bands is read; None for other files, and fewer than four bands of 8 bits."""
     try:
-        tags = first_directory(BytesIO(content))
-        bands, bits, photometric = int(tags.get(277, 1)), max(tags.get(258, (1,))), tags.get(262)
+        tags = read_tags(content)
     except Exception:  # damaged
         return None
-    if bands < least or (bands < 4 and bits <= 8):
+    if tags is None or tags.bands < least or (tags.bands < 4 and tags.bits <= 8 and tags.colours is None):
         return None
-    stretch = " --stretch 2,98" if bits > 8 else ""
-    if bands == 2:
-        return f"2 bands of {bits} bits: say which one is grey, such as --bands 1{stretch}"
-    in_order = bands == 3 or photometric == PHOTOMETRIC_RGB
-    usual = "1,2,3" if in_order else "4,3,2" if bands in SENTINEL2_BANDS else "3,2,1"
-    return f"{bands} bands of {bits} bits: say which are red, green and blue, such as --bands {usual}{stretch}"
+    which = "which one is grey" if tags.bands == 2 else "which are red, green and blue"
+    return f"{tags.bands} bands of {tags.bits} bits: say {which}, such as {tags.options}"
 
 
 def reason_of(error: Exception) -> str:
@@ -155,35 +222,48 @@ def _tiff_size(path: Path) -> tuple[int, int] | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def first_directory(file: BinaryIO) -> Mapping[int, Any]:
-    """The tags of a TIFF's first image; empty for other files."""
-    start = file.read(8)
-    if not start.startswith(TIFF_STARTS):
-        return {}
-    start += file.read(8) if start.startswith(TIFF_STARTS[2:]) else b""
-    tags = TiffImagePlugin.ImageFileDirectory_v2(start)
-    file.seek(tags.next)
-    with _quiet():
-        tags.load(file)
-    return tags
+def _may_need_others(path: Path) -> bool:
+    """Whether an image is one that `Alike` tells something of, by its header."""
+    try:
+        with open_regular(path) as file, _quiet(), Image.open(file, formats=DECODERS) as image:
+            tiff = isinstance(image, TiffImagePlugin.TiffImageFile) and int(image.tag_v2.get(277, 1)) not in (1, 3)
+            return image.mode in WITH_ALPHA or tiff or _is_deep(image)
+    except Exception:  # the reason is reported when the file itself is read
+        return False
 
 
-def _to_rgb(image: ImageFile.ImageFile) -> Image.Image | str:
-    if image.format != "MPO" and _has_second_frame(image):  # an MPO is a camera's JPEG with previews after the picture
-        return "animated or multi-page; save the wanted image as its own file"
-    colour16 = any(part.startswith(COLOUR16) for part in _raw_modes(image))
+def _to_rgb(image: ImageFile.ImageFile, content: bytes, files: Alike) -> tuple[Image.Image, bool] | str:
+    """RGB, and whether pixels of it are black because they have no data; or a reason."""
+    tags = read_tags(content)
+    if tags is None and image.format != "MPO" and _has_second_frame(image):
+        return MULTI_PAGE  # an MPO is a camera's JPEG with previews after the picture
+    if tags is not None and (fault := tags.fault or _unread(tags)):
+        return fault
     if _in_separate_planes(image):
         return "16-bit bands in separate planes, which Pillow misreads; pass --bands, or convert to 8 bits"
+    deep = _is_deep(image)
     image.load()
-    if image.mode.startswith("I"):
-        return _from_16_bit(np.asarray(image))
     if image.mode == "F":
         return "floating-point pixels have no known range; pass --stretch 2,98, or convert to 8 bits"
-    if colour16 and (high := _bright(image)) < 16:
-        return _almost_black("colour", 256 * high + 255)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        return _on_black(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode.startswith("I") and (reason := _without_range(image, tags)):
+        return reason
+    if deep:
+        return _from_16_bit(image, content, tags, files)
+    void = _void(_levels(image), _no_data_level(image, tags))
+    return _on_black(image, content, tags, files, void)
+
+
+def _unread(tags: Tags) -> str:
+    """Why Pillow's pixels are not the values that the tags tell of; empty if they are."""
+    if tags.masked:
+        return f"a mask is stored beside the image (tag 254), which Pillow does not read; pass {tags.options}"
+    if tags.scaled:
+        return f"its values are physical by {tags.scaled} in tag 42112; pass {tags.options}"
+    if tags.signed and tags.bits <= 8:
+        return f"signed integers (tag 339) have no known range; pass {tags.options}, or convert to 8 bits"
+    if tags.colours not in (None, (1, 2, 3)):
+        return f"tag 42112 gives its colours another order than tag 262; pass {tags.options}"
+    return ""
 
 
 def _has_second_frame(image: ImageFile.ImageFile) -> bool:
@@ -196,18 +276,97 @@ def _has_second_frame(image: ImageFile.ImageFile) -> bool:
     return True
 
 
-def _on_black(image: Image.Image) -> Image.Image | str:
+def _on_black(
+    image: Image.Image, content: bytes, tags: Tags | None, files: Alike, void: Void | None
+) -> tuple[Image.Image, bool] | str:
     """Aerial tiles are black where they have no data; colours under transparency are arbitrary.
+
+    void: bool [H, W], further pixels without data.
+    """
+    alpha, gaps = _alpha(image, tags), False
+    if (alpha is None and "transparency" in image.info) or (
+        alpha is not None and files.masks and is_mask(np.asarray(alpha))
+    ):
+        composed = _composed(image, 255 if alpha is None else int(np.asarray(alpha).max()))
+        if isinstance(composed, str):
+            return composed
+        canvas, gaps = composed
+    elif image.mode in WITH_ALPHA:
+        canvas = _colours_alone(image, content)
+    else:
+        canvas = image if image.mode == "RGB" else image.convert("RGB")
+    if void is None or not void.any():
+        return canvas, gaps
+    if void.all():
+        return "no pixel has data"
+    pixels = np.array(canvas)
+    pixels[void] = 0
+    return Image.fromarray(pixels), True
+
+
+def _composed(image: Image.Image, opaque: int) -> tuple[Image.Image, bool] | str:
+    """On black, and whether anything is transparent. opaque: the value of alpha that hides nothing.
 
     In strips, because each step makes a copy of four bytes a pixel.
     """
-    canvas, visible = Image.new("RGB", image.size), False
+    canvas, visible, whole = Image.new("RGB", image.size), False, True
     for top in range(0, image.height, STRIP):
         with_alpha = image.crop((0, top, image.width, min(top + STRIP, image.height))).convert("RGBA")
-        visible = visible or with_alpha.getchannel("A").getextrema() != (0, 0)
+        least, most = with_alpha.getchannel("A").getextrema()
+        visible, whole = visible or most != 0, whole and least != 0
+        if 0 < opaque < 255:
+            with_alpha.putalpha(with_alpha.getchannel("A").point([min(255, level * 255 // opaque) for level in LEVELS]))
         black = Image.new("RGBA", with_alpha.size, (0, 0, 0, 255))
         canvas.paste(Image.alpha_composite(black, with_alpha).convert("RGB"), (0, top))
-    return canvas if visible else "fully transparent"
+    return (canvas, not whole) if visible else "fully transparent"
+
+
+def _alpha(image: Image.Image, tags: Tags | None) -> Image.Image | None:
+    """The band that is marked as alpha; None without one."""
+    if image.mode not in WITH_ALPHA or (tags is not None and not tags.alpha):
+        return None
+    return image.getchannel(len(image.getbands()) - 1)
+
+
+def _colours_alone(image: Image.Image, content: bytes) -> Image.Image:
+    """The colours as they are stored, of an image whose last band is no mask."""
+    with _quiet(), open_image(content) as header:
+        associated = any("RGBa" in mode for mode in _raw_modes(header))
+    if associated:  # Pillow has divided the colours by that band
+        image = _decoded_again(content, {"RGBa": "RGBA"})
+    colours = image.convert("RGBA") if image.mode == "PA" else image
+    bands = colours.split()[:-1]
+    return Image.merge("RGB", bands if len(bands) == 3 else bands * 3)
+
+
+def _bands_beyond(image: Image.Image, tags: Tags | None) -> bool:
+    """Whether a TIFF has more bands than Pillow gives, or one that something else than alpha is said of."""
+    return tags is not None and (tags.bands > len(image.getbands()) or image.mode in WITH_ALPHA)
+
+
+def _levels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """What a value for no data is compared with: the colours [H, W, bands] without alpha, or the palette's index."""
+    levels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    levels = levels.reshape(*levels.shape[:2], -1)
+    return levels[..., :-1] if image.mode in WITH_ALPHA else levels
+
+
+def _no_data_level(image: Image.Image, tags: Tags | None) -> int | None:
+    """The value for no data as Pillow gives it, which makes fewer than 8 bits eight and white the largest value."""
+    if tags is None or tags.no_data is None:
+        return None
+    most = (1 << tags.bits) - 1
+    if not (tags.no_data.is_integer() and 0 <= tags.no_data <= most):
+        return None
+    value = int(tags.no_data)
+    if image.mode not in ("1", "L"):
+        return value
+    return 255 // most * (most - value if tags.photometric == WHITE_IS_ZERO else value)
+
+
+def _void(values: npt.NDArray[np.generic], no_data: float | Sequence[float] | None) -> Void | None:
+    """Where all bands of values [H, W, bands] have the value for no data, bool [H, W]; None without such a value."""
+    return None if no_data is None else (values == np.asarray(no_data)).all(axis=-1)
 
 
 def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
@@ -224,23 +383,122 @@ def _in_separate_planes(image: ImageFile.ImageFile) -> bool:
     return deep and image.tag_v2.get(284) == 2 and any(codec == "raw" for codec, *_ in image.tile)
 
 
-def _bright(image: Image.Image) -> int:
-    """The value below which BRIGHT of the colours lie, without alpha; of 16-bit colours Pillow keeps the upper byte."""
-    counts = np.reshape(image.convert("RGB").histogram(), (3, 256)).sum(axis=0)
-    return int(np.searchsorted(counts.cumsum(), BRIGHT * counts.sum()))
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether the values have 16 bits."""
+    return image.mode.startswith("I") or any(part.startswith(COLOUR16) for part in _raw_modes(image))
 
 
-def _from_16_bit(values: npt.NDArray[np.integer]) -> Image.Image | str:
-    """Map 0…65535 to 0…255; stretching each image by itself would lose differences in brightness."""
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
+def _without_range(image: Image.Image, tags: Tags | None) -> str:
+    """Why integers have no known range; empty for those of 16 bits without a sign."""
+    low, high = np.asarray(image.getextrema(), np.int64).tolist()
+    if low < 0 or high > 65535 or (tags is not None and (tags.signed or tags.bits > 16)):
         return f"integer pixels from {low} to {high} have no known range; pass --stretch 2,98, or convert to 8 bits"
-    bright = int(np.quantile(values, BRIGHT))
-    if bright < 4096:
+    return ""
+
+
+def _from_16_bit(
+    image: ImageFile.ImageFile, content: bytes, tags: Tags | None, files: Alike
+) -> tuple[Image.Image, bool] | str:
+    """Map 0…65535 to 0…255; stretching each image by itself would lose differences in brightness."""
+    if not image.mode.startswith("I"):
+        return _from_16_bit_colour(image, content, tags, files)
+    values, void = _values_16(image, content, tags)
+    seen = _seen(values, void)
+    if not len(seen):
+        return "no pixel has data"
+    bright = int(np.quantile(seen, BRIGHT))
+    if bright < DARK:
         return _almost_black("grey", bright)
-    rounded = values.astype(np.uint32) + 128
+    if reason := _flat("grey", seen, files):
+        return reason
+    rounded = values[..., 0].astype(np.uint32) + 128
     rounded //= 257  # no value lies in the middle between two results
-    return Image.fromarray(rounded.astype(np.uint8)).convert("RGB")
+    if void is not None:
+        rounded[void] = 0
+    return Image.fromarray(rounded.astype(np.uint8)).convert("RGB"), void is not None and bool(void.any())
+
+
+def _from_16_bit_colour(
+    image: ImageFile.ImageFile, content: bytes, tags: Tags | None, files: Alike
+) -> tuple[Image.Image, bool] | str:
+    """Of each colour Pillow keeps the upper byte; the lower ones are decoded where they decide something."""
+    levels, void = _levels(image), None
+    if (tags is not None and tags.no_data is not None) or "transparency" in image.info:
+        _, void = _values_16(image, content, tags)
+        image.info.pop("transparency", None)
+    seen = _seen(levels, void)
+    if not len(seen):
+        return "no pixel has data"
+    counts = np.bincount(seen, minlength=256)
+    if (high := int(np.searchsorted(counts.cumsum(), BRIGHT * counts.sum()))) < DARK // 256:
+        return _almost_black("colour", 256 * high + 255)
+    low, high = files.span or _span(256 * seen.astype(np.uint32))
+    if high - low < CONTRAST + 256:  # then the lower bytes matter
+        values, _ = _values_16(image, content, tags)
+        if reason := _flat("colour", _seen(values, void), files):
+            return reason
+    return _on_black(image, content, tags, files, void)
+
+
+def _values_16(image: Image.Image, content: bytes, tags: Tags | None) -> tuple[Values, Void | None]:
+    """The values of an image of 16 bits [H, W, bands] without alpha, white the largest, and where it has no data."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.uint16)[..., None]
+    else:
+        values = 256 * _levels(image).astype(np.uint16) + _levels(_lower_bytes(content))
+    no_data = image.info.get("transparency") if tags is None else tags.no_data
+    void = _void(values, no_data)
+    return 65535 - values if tags is not None and tags.photometric == WHITE_IS_ZERO else values, void
+
+
+def _lower_bytes(content: bytes) -> Image.Image:
+    """The lower bytes of 16-bit colours: what Pillow keeps if it is told the other order of bytes."""
+    native = "B" if sys.byteorder == "little" else "L"
+    return _decoded_again(content, {";16L": ";16B", ";16B": ";16L", ";16N": f";16{native}"})
+
+
+def _decoded_again(content: bytes, raw_modes: Mapping[str, str]) -> Image.Image:
+    """The image decoded with other raw modes: each name in one is replaced by what it stands for."""
+    with _quiet(), open_image(content) as image:
+        tiles: list[Any] = []
+        for entry in image.tile:
+            codec, box, offset, args = entry
+            given: list[Any] = [args] if isinstance(args, str) else list(args or ())
+            for name in [name for name in raw_modes if name in given[0]][:1]:
+                given[0] = given[0].replace(name, raw_modes[name])
+            again = given[0] if isinstance(args, str) else tuple(given)
+            named = hasattr(entry, "_replace")  # since Pillow 11
+            tiles.append(entry._replace(args=again) if named else (codec, box, offset, again))
+        image.tile = tiles
+        image.load()
+        return image.copy()
+
+
+def _seen(values: npt.NDArray[Any], void: Void | None) -> npt.NDArray[Any]:
+    """The values of pixels that have data, in one row."""
+    return (values if void is None else values[~void]).ravel()
+
+
+def _span(values: npt.NDArray[Any]) -> tuple[int, int]:
+    low, high = (int(value) for value in np.quantile(values, (1 - BRIGHT, BRIGHT)))
+    return low, high
+
+
+def _eight_bits(values: npt.NDArray[Any]) -> bool:
+    """Whether 16-bit values are 8 bits written twice or before a zero, so that nothing is lost with the lower byte."""
+    return not (values % 257).any() or not (values & 255).any()
+
+
+def _flat(what: str, values: Values, files: Alike) -> str:
+    """Why 16-bit values would leave few grey levels; empty if they leave many, or if they were 8 bits before."""
+    low, high = files.span or _span(values)
+    if high - low >= CONTRAST or _eight_bits(values):
+        return ""
+    all_of = "" if files.span is None else " of all files"
+    return (
+        f"16-bit {what} with most values{all_of} from {low} to {high} would keep {(high - low) // 257 + 1} of 256 grey "
+        "levels; pass --stretch 2,98, or --stretch 0:65535 if that is their range, or convert to 8 bits"
+    )
 
 
 def _almost_black(what: str, high: int) -> str:

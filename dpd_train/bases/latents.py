@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
@@ -55,10 +56,12 @@ def encode_cached(
 ) -> torch.Tensor:
     """Scaled latents [n, C, h, w] on the CPU, from the cache if the same images were encoded before.
 
-    One file holds one image set in its order. Its name is the hash of the content hashes and the encoder's weights.
+    One file holds one image set in its order. Its name is the hash of the content hashes, the pixels, which a later
+    version may read otherwise from the same files, and the encoder's weights.
     """
     encoder = weights_hash(vae.encoder) + weights_hash(vae.quant_conv)
-    key = hashlib.sha256("\n".join([*hashes, str(images.shape), encoder]).encode()).hexdigest()
+    pixels = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+    key = hashlib.sha256("\n".join([*hashes, str(images.shape), pixels, encoder]).encode()).hexdigest()
     path = cache / f"{key[:32]}.safetensors"
     scaling_factor = float(vae.config.scaling_factor)
     if is_own(path):

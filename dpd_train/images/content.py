@@ -15,7 +15,7 @@ from dpd_train.images.rendering import Rendering, identity, reader
 
 log = logging.getLogger(__name__)
 SIDE = 64  # pixels at which images are compared, whatever size they are used at
-FORMAT = 1  # increase this whenever other images become near duplicates
+FORMAT = 2  # increase this whenever other images become near duplicates
 Stamp = tuple[Path, int, int]
 """A file with its time and size, so that a change is seen."""
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_runtime.images.bands import Band
-from dpd_runtime.images.pixels import evenly_spaced, read_square
+from dpd_runtime.images.pixels import ALONE, Alike, evenly_spaced, read_square
 from dpd_train.images.content import scenes_of, stamps
-from dpd_train.images.read import name_in, open_source, settled
+from dpd_train.images.read import known, name_in, notes_of, open_source, settled
 from dpd_train.images.rendering import Rendering, reader
 from dpd_train.images.scene_set import Finding
 from dpd_train.images.sources import Files, Source, reference_files
@@ -47,12 +47,14 @@ class Look:
         counts: part → class → files. A source without parts has "all".
         suggestion: options of the reading with which more of the sample is usable, and what it is then.
         bands: that the images keep with this reading; empty where they become RGB.
+        notes: what the user should know of how the files are read.
     """
 
     counts: Mapping[str, Mapping[str, int]]
     sample: Sample
     suggestion: tuple[str, Sample] | None
     bands: tuple[Band, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def all_bands(self) -> str:
@@ -71,7 +73,7 @@ class Look:
         if self.suggestion is not None:
             options, sample = self.suggestion
             lines.append(f"with {options} {sample.usable} of {sample.images} are usable")
-        return [*lines, self.all_bands] if self.all_bands else lines
+        return [*lines, *self.notes, *([self.all_bands] if self.all_bands else [])]
 
     def check(self, root: Path) -> None:
         """Check that a long run would use most of the data.
@@ -92,7 +94,8 @@ def look_at(root: Path, reading: Reading = PLAIN) -> Look:
     """
     source, parts = _opened(root)
     rendering = settled(reading, reference_files(source), source)
-    sample = _decoded(source, parts, rendering)
+    together = known(rendering, reference_files(source))
+    sample = _decoded(source, parts, rendering, together)
     suggestion = _suggested(source, parts, sample) if reading.plain and sample.set_aside else None
     if not sample.usable and suggestion is None:
         first = sample.set_aside[0]
@@ -106,6 +109,7 @@ def look_at(root: Path, reading: Reading = PLAIN) -> Look:
         sample=sample,
         suggestion=suggestion,
         bands=rendering.carried if rendering is not None else (),
+        notes=notes_of(together),
     )
 
 
@@ -135,8 +139,10 @@ def _opened(root: Path) -> tuple[Source, dict[str, Files]]:
     return source, {part: source.files(part) for part in source.parts} or {"all": source.files(None)}
 
 
-def _decoded(source: Source, parts: Mapping[str, Files], rendering: Rendering | None) -> Sample:
-    to_pixels = reader(rendering)
+def _decoded(
+    source: Source, parts: Mapping[str, Files], rendering: Rendering | None, together: Alike = ALONE
+) -> Sample:
+    to_pixels = reader(rendering, together)
     tried, set_aside = 0, []
     for part, files in parts.items():
         for paths in files.values():

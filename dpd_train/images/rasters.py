@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS, counted
 from dpd_runtime.images.effort import CUT_SHORT, MOST_PAGES, excess
+from dpd_runtime.images.tags import COLOURS, WHITE_IS_ZERO, Tags, is_mask, read_tags
 from dpd_runtime.text import printable
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
@@ -48,14 +49,18 @@ class Layout:
 class Raster:
     """The chosen bands of an image's middle square.
 
-    values [bands, side, side] in the file's own type
+    values [bands, side, side] in the file's own type; physical, and floats, where it gives a scale or an offset
     valid  bool [side, side]: finite and not marked as no data, in every band
     layout which bands these are; None if that does not matter
+    bits   of each value, where fewer than its type has; else 0
+    scaled as `Tags.scaled`
     """
 
     values: npt.NDArray[Any]
     valid: npt.NDArray[np.bool_]
     layout: Layout | None = None
+    bits: int = 0
+    scaled: str = ""
 
     @property
     def kind(self) -> tuple[str, int]:
@@ -73,11 +78,12 @@ def require_rasterio() -> None:
         raise MissingExtraError("rasterio", "geo")
 
 
-def read_raster(content: bytes, bands: Bands) -> Raster | str:
+def read_raster(content: bytes, bands: Bands, masks: bool = True) -> Raster | str:
     """The bands of an image file, or the reason why they cannot be had.
 
     bands: numbers (1-based), names or all of them. None takes the image's colours where it has one or three bands,
         beside alpha.
+    masks: as in `dpd_runtime.images.pixels.Alike`.
     """
     from rasterio._err import CPLE_BaseError  # which damaged tags raise, unlike damaged pixels
     from rasterio.errors import RasterioError
@@ -86,12 +92,15 @@ def read_raster(content: bytes, bands: Bands) -> Raster | str:
     if reason := excess(content):
         return damaged if reason == CUT_SHORT else reason
     try:
+        tags = _tags(content)
+        if tags is not None and tags.unclear:
+            return tags.unclear
         with _opened(content) as dataset, ExitStack() as stack:
             pages = _pages(dataset, bands, stack)
             if isinstance(pages, str):
                 return pages
-            if any(_palette(page) for page in pages):
-                return "palette colours; convert to RGB"
+            if kind := _other_colours(pages):
+                return f"{kind} colours; convert to RGB"
             layout = _choose(pages, bands)
             if isinstance(layout, str):
                 return layout
@@ -100,13 +109,49 @@ def read_raster(content: bytes, bands: Bands) -> Raster | str:
                 return "too many pixels for one image; cut it into tiles"
             if (needed := _bytes_of(pages, layout, side)) > MOST_BYTES:
                 return f"{needed / 1e6:.0f} MB of pixels, more than {MOST_BYTES / 1e6:.0f}; cut it into tiles"
-            values, valid = _read(pages, layout, side)
+            values, valid = _read(pages, layout, side, masks)
+            scales = _scales(pages, layout)
     except (RasterioError, CPLE_BaseError):  # its message names a file in memory
         return damaged
     if values.dtype.kind not in "uif":
         return f"{values.dtype} pixels have no brightness; convert them"
+    bits = tags.bits if tags is not None and tags.bits < 8 * values.dtype.itemsize else 0
+    if tags is not None and tags.photometric == WHITE_IS_ZERO:
+        if values.dtype not in (np.uint8, np.uint16) or scales:
+            return "0 is white by tag 262, which has a meaning for 8 and 16 bits alone; convert it so that 0 is black"
+        values = np.array(2**tags.bits - 1, values.dtype) - values
+    if scales:
+        values = _physical(values, scales)
     valid &= np.isfinite(values).all(axis=0)
-    return Raster(values, valid, layout) if valid.any() else "no pixel has data"
+    said = next((f"scale {scale:g} and offset {offset:g}" for scale, offset in scales if (scale, offset) != (1, 0)), "")
+    return Raster(values, valid, layout, bits, said) if valid.any() else "no pixel has data"
+
+
+def _tags(content: bytes) -> Tags | None:
+    """The tags of a TIFF; None where there are none, or GDAL may still read what is damaged."""
+    try:
+        return read_tags(content)
+    except Exception:
+        return None
+
+
+def _scales(pages: list[Any], layout: Layout) -> list[tuple[float, float]]:
+    """Scale and offset of each chosen band; empty if no value changes by them."""
+    every = [pair for page in pages for pair in zip(page.scales, page.offsets, strict=True)]
+    chosen = [every[number - 1] for number in layout.numbers]
+    return chosen if any(pair != (1, 0) for pair in chosen) else []
+
+
+def _physical(values: npt.NDArray[Any], scales: list[tuple[float, float]]) -> npt.NDArray[Any]:
+    """Physical values, stored value · scale + offset, in float32 where that tells all stored values apart."""
+    scaled = np.empty(values.shape, _physical_type(values.dtype))
+    for band, (scale, offset) in enumerate(scales):
+        scaled[band] = values[band].astype(np.float64) * scale + offset
+    return scaled
+
+
+def _physical_type(dtype: npt.DTypeLike) -> npt.DTypeLike:
+    return np.float32 if np.dtype(dtype).itemsize <= 2 else np.float64
 
 
 def _pages(dataset: Any, bands: Bands, stack: ExitStack) -> list[Any] | str:
@@ -127,13 +172,15 @@ def _pages(dataset: Any, bands: Bands, stack: ExitStack) -> list[Any] | str:
     return pages
 
 
-def _palette(page: Any) -> bool:
+def _other_colours(pages: list[Any]) -> str:
+    """The name of colours that are no bands of light; empty for bands. GDAL gives CMYK of 8 bits as RGB."""
     from rasterio.enums import ColorInterp
 
-    return ColorInterp.palette in page.colorinterp
+    meanings = {meaning for page in pages for meaning in page.colorinterp}
+    return "palette" if ColorInterp.palette in meanings else "CMYK" if ColorInterp.cyan in meanings else ""
 
 
-def _read(pages: list[Any], layout: Layout, side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+def _read(pages: list[Any], layout: Layout, side: int, masks: bool) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Values [bands, side, side] of the middle square, and where all of them have data."""
     from rasterio.windows import Window
 
@@ -141,27 +188,34 @@ def _read(pages: list[Any], layout: Layout, side: int) -> tuple[npt.NDArray[Any]
     if len(pages) > 1:
         chosen = [pages[number - 1] for number in layout.numbers]
         values = np.stack([page.read(1, window=window) for page in chosen])
-        masks = np.stack([page.read_masks(1, window=window) for page in chosen])
-        return values, masks.min(axis=0) > 0
+        valid = np.stack([page.read_masks(1, window=window) for page in chosen])
+        return values, valid.min(axis=0) > 0
     numbers = list(layout.numbers)
     values = pages[0].read(numbers, window=window)
-    if _alpha_is_data(pages[0], numbers):
+    if _alpha_is_data(pages[0], numbers, window, masks):
         return values, np.ones(values.shape[1:], np.bool_)
     return values, (pages[0].read_masks(numbers, window=window) > 0).all(axis=0)
 
 
-def _alpha_is_data(dataset: Any, numbers: list[int]) -> bool:
-    """Whether an alpha band is read as one of many: GDAL marks the fourth band of 8 bits so, which may be infrared."""
+def _alpha_is_data(dataset: Any, numbers: list[int], window: Any, masks: bool) -> bool:
+    """Whether an alpha band hides nothing: it is read as one of many, or it is no mask.
+
+    GDAL marks the fourth band of 8 bits so, which may be infrared.
+    """
     from rasterio.enums import ColorInterp, MaskFlags
 
-    alpha = [dataset.colorinterp[number - 1] == ColorInterp.alpha for number in numbers]
-    masks = any(MaskFlags.alpha in dataset.mask_flag_enums[number - 1] for number in numbers)
-    return len(numbers) > 3 and any(alpha) and masks
+    if not any(MaskFlags.alpha in dataset.mask_flag_enums[number - 1] for number in numbers):
+        return False
+    alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1
+    one_of_many = alpha in numbers and len(numbers) > 3
+    return one_of_many or not masks or not is_mask(dataset.read(alpha, window=window))
 
 
 def _bytes_of(pages: list[Any], layout: Layout, side: int) -> int:
-    types = [dtype for page in pages for dtype in page.dtypes]
-    return side**2 * sum(np.dtype(str(types[number - 1])).itemsize for number in layout.numbers)
+    types = [np.dtype(str(dtype)) for page in pages for dtype in page.dtypes]
+    scaled = bool(_scales(pages, layout))
+    chosen = [types[number - 1] for number in layout.numbers]
+    return side**2 * sum(np.dtype(_physical_type(dtype) if scaled else dtype).itemsize for dtype in chosen)
 
 
 def _choose(pages: list[Any], bands: Bands) -> Layout | str:
@@ -173,7 +227,10 @@ def _choose(pages: list[Any], bands: Bands) -> Layout | str:
     if bands is not None:
         numbers = band_numbers(bands, described)
     else:
-        numbers = [i + 1 for i, meaning in enumerate(pages[0].colorinterp) if meaning != ColorInterp.alpha]
+        meanings = [meaning.name for meaning in pages[0].colorinterp]
+        numbers = [i + 1 for i, meaning in enumerate(meanings) if meaning != ColorInterp.alpha.name]
+        if len(numbers) == len(COLOURS) and {*COLOURS} <= {*meanings}:
+            numbers = [meanings.index(colour) + 1 for colour in COLOURS]
         if len(numbers) not in (1, 3):
             return f"has {len(numbers)} bands; say with --bands which are red, green and blue"
     if isinstance(numbers, str):

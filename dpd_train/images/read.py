@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.pixels import read_bytes, read_square, size_in_header
+from dpd_runtime.images.pixels import ALONE, Alike, alike, read_bytes, read_square, size_in_header
 from dpd_runtime.text import printable
 from dpd_train.held_out import BY_CONTENT, LEAST, HeldOut, choose_groups, joined
 from dpd_train.images.arrays import array_size
@@ -60,7 +60,8 @@ def read_scenes(
         files = _divided(source, files, part, held_out, rendering)
     if resolution is None:
         resolution = min(common_size(_sizes(reference, source)))
-    return _decode(source, files, part, resolution, rendering, held_out.allow_outside)
+    together = known(rendering, reference)
+    return _decode(source, files, part, resolution, rendering, together, held_out.allow_outside)
 
 
 def check_files(root: Path, part: Part, held_out: HeldOut = BY_CONTENT) -> dict[str, int]:
@@ -217,11 +218,27 @@ def settled(reading: Reading | Rendering, files: Files, source: Source) -> Rende
     return None if reading.plain else settle(reading, files, source.root)
 
 
+def known(rendering: Rendering | None, files: Files) -> Alike:
+    """What Pillow's reader should know of a data set with these training images; nothing where there is a rendering."""
+    return alike([path for paths in files.values() for path in paths]) if rendering is None else ALONE
+
+
+def notes_of(together: Alike) -> tuple[str, ...]:
+    """What the user should know of how Pillow reads the files, one line each."""
+    return (f"{together.note}; --bands all keeps them",) if together.note else ()
+
+
 def _decode(
-    source: Source, files: Files, part: Part, resolution: int, rendering: Rendering | None, allow_outside: bool
+    source: Source,
+    files: Files,
+    part: Part,
+    resolution: int,
+    rendering: Rendering | None,
+    together: Alike,
+    allow_outside: bool,
 ) -> SceneSet:
     gaps: list[bool] = []
-    to_pixels = reader(rendering, gaps)
+    to_pixels = reader(rendering, together, gaps)
     channels = (len(rendering.carried) if rendering is not None else 0) or 3
     images = np.empty((sum(map(len, files.values())), resolution, resolution, channels), np.uint8)
     labels: list[int] = []
@@ -253,6 +270,7 @@ def _decode(
         if allow_outside
         else tuple(name_in(source, path) for path in used if not path.resolve().is_relative_to(inside)),
         tuple(gaps),
+        notes_of(together),
     )
 
 

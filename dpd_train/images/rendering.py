@@ -15,7 +15,7 @@ from PIL import Image
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import SENTINEL2, Band, counted
-from dpd_runtime.images.pixels import ToPixels, evenly_spaced, pillow_rgb, read_bytes, reason_of
+from dpd_runtime.images.pixels import ALONE, Alike, ToPixels, alike, evenly_spaced, pillow_rgb, read_bytes, reason_of
 from dpd_runtime.text import printable
 from dpd_train.images.arrays import START, read_array
 from dpd_train.images.arrays import WAY_OUT as ARRAY
@@ -39,6 +39,7 @@ class Rendering:
     decibels    whether the limits are 10 · log10 of pixel values
     names       that every image must give its `bands`; empty: any
     of          how many bands every image must have; 0: any that has `bands`
+    masks       as in `dpd_runtime.images.pixels.Alike`
     """
 
     bands: tuple[int, ...] | None
@@ -50,13 +51,14 @@ class Rendering:
     decibels: bool = False
     names: tuple[str, ...] = ()
     of: int = 0
+    masks: bool = True
 
     def pixels(self, content: bytes, gaps: list[bool] | None = None) -> Image.Image | Pixels | str:
         """A file's bytes as a square RGB image, or with its bands, 0 where there is no data; or why there is none.
 
         gaps: gets one more entry, whether pixels of the image have no data.
         """
-        raster = _raster(content, self.bands)
+        raster = _raster(content, self.bands, self.masks)
         reason = raster if isinstance(raster, str) else self._misfit(raster)
         if isinstance(raster, str) or reason:
             return reason
@@ -67,6 +69,8 @@ class Rendering:
             return "no pixel has a value above 0, and others have no decibels"
         if self.carried and share < 0.5:
             return f"{100 * (1 - share):.0f} % of its pixels have no data, more than half"
+        if raster.scaled and self.limits is not None and _outside(raster, self.limits):
+            return f"all values lie outside of the stretch, which is for those after {raster.scaled} of its tags"
         if gaps is not None:
             gaps.append(share < 1)
         if self.carried:
@@ -84,6 +88,8 @@ class Rendering:
             for number, name, usual in zip(layout.numbers, layout.names, self.names, strict=True):
                 if name != usual:
                     return f"band {number} is called {name!r} where the other images have {usual!r}"
+        if self.limits is None and raster.bits:
+            return f"{raster.bits} bits a sample (tag 258); pass --stretch 0:{2**raster.bits - 1}"
         if self.limits is not None and len(self.limits) not in (1, len(raster.values)):
             return f"{_described(raster.kind)}, the stretch is for {len(self.limits)} bands"
         return ""
@@ -104,6 +110,8 @@ class Rendering:
         deciding: list[Any] = [self.bands, self.limits]
         if self.carried or self.decibels:
             deciding += [self.decibels, bool(self.carried)]
+        if not self.masks:
+            deciding.append("no masks")
         decisive = json.dumps(deciding, separators=(",", ":"), allow_nan=False).encode()
         return hashlib.sha256(b"dpd rendering\0" + decisive + b"\0" + hashlib.sha256(content).digest()).hexdigest()
 
@@ -126,17 +134,21 @@ def identity(content: bytes, rendering: Rendering | None) -> str:
     return hashlib.sha256(content).hexdigest() if rendering is None else rendering.identity(content)
 
 
-def reader(rendering: Rendering | None, gaps: list[bool] | None = None) -> ToPixels:
-    """What turns a file's bytes into RGB or bands; Pillow for None. gaps: as in `Rendering.pixels`."""
-    return _plain if rendering is None else partial(rendering.pixels, gaps=gaps)
+def reader(rendering: Rendering | None, files: Alike = ALONE, gaps: list[bool] | None = None) -> ToPixels:
+    """What turns a file's bytes into RGB or bands; Pillow for None.
+
+    Args:
+        files: what Pillow's reader should know of the data set. gaps: as in `Rendering.pixels`.
+    """
+    return partial(_plain, files=files, gaps=gaps) if rendering is None else partial(rendering.pixels, gaps=gaps)
 
 
-def _plain(content: bytes) -> Image.Image | str:
-    return ARRAY if content.startswith(START) else pillow_rgb(content)
+def _plain(content: bytes, files: Alike, gaps: list[bool] | None) -> Image.Image | str:
+    return ARRAY if content.startswith(START) else pillow_rgb(content, files, gaps)
 
 
-def _raster(content: bytes, bands: Bands) -> Raster | str:
-    return read_array(content, bands) if content.startswith(START) else read_raster(content, bands)
+def _raster(content: bytes, bands: Bands, masks: bool) -> Raster | str:
+    return read_array(content, bands) if content.startswith(START) else read_raster(content, bands, masks)
 
 
 def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) -> Rendering:
@@ -152,20 +164,22 @@ def settle(reading: Reading, files: Mapping[str, Sequence[Path]], root: Path) ->
     """
     require_rasterio()
     by_layout = reading.carries or (reading.bands is not None and isinstance(reading.bands[0], str))
+    masks = alike([path for paths in files.values() for path in paths]).masks
     if reading.limits is not None and not by_layout:
-        return Rendering(_as_numbers(reading.bands), reading.limits, decibels=reading.decibels)
-    rasters, first_reason = _sample(files, reading.bands)
+        return Rendering(_as_numbers(reading.bands), reading.limits, decibels=reading.decibels, masks=masks)
+    rasters, first_reason = _sample(files, reading.bands, masks)
     if not rasters:
         raise DataError(f"{root}: no image of the sample for the stretch can be read, first {first_reason}")
     kind = Counter(raster.kind for raster in rasters).most_common(1)[0][0]
-    alike = [raster for raster in rasters if raster.kind == kind]
+    fitting = [raster for raster in rasters if raster.kind == kind]
     if not by_layout:
-        return _limited(Rendering(_as_numbers(reading.bands), None, kind), reading, alike, root)
-    layout = Counter(raster.layout for raster in alike).most_common(1)[0][0]
+        return _limited(Rendering(_as_numbers(reading.bands), None, kind, masks=masks), reading, fitting, root)
+    layout = Counter(raster.layout for raster in fitting).most_common(1)[0][0]
     assert layout is not None  # of every file
-    alike = [raster for raster in alike if raster.layout == layout]
-    unlimited = Rendering(layout.numbers, None, kind, names=layout.names, of=layout.of * (reading.bands == "all"))
-    rendering = _limited(unlimited, reading, alike, root)
+    fitting = [raster for raster in fitting if raster.layout == layout]
+    of = layout.of * (reading.bands == "all")
+    unlimited = Rendering(layout.numbers, None, kind, names=layout.names, of=of, masks=masks)
+    rendering = _limited(unlimited, reading, fitting, root)
     return _carrying(rendering, layout) if reading.carries else rendering
 
 
@@ -174,7 +188,7 @@ def _as_numbers(bands: Bands) -> tuple[int, ...] | None:
     return None if bands is None else tuple(int(band) for band in bands)
 
 
-def _limited(rendering: Rendering, reading: Reading, alike: Sequence[Raster], root: Path) -> Rendering:
+def _limited(rendering: Rendering, reading: Reading, fitting: Sequence[Raster], root: Path) -> Rendering:
     """With the limits of a reading, or of these images, which are of the rendering's kind."""
     assert rendering.kind is not None
     dtype, count = rendering.kind
@@ -188,7 +202,7 @@ def _limited(rendering: Rendering, reading: Reading, alike: Sequence[Raster], ro
     if dtype == "uint8" and reading.percentiles is None:
         return rendering
     percentiles = reading.percentiles or PERCENTILES
-    limits = tuple(_limits(alike, band, percentiles) for band in range(count))
+    limits = tuple(_limits(fitting, band, percentiles) for band in range(count))
     for band, (low, high) in enumerate(limits):
         if not low < high:
             number = rendering.bands[band] if rendering.bands else band + 1
@@ -196,7 +210,7 @@ def _limited(rendering: Rendering, reading: Reading, alike: Sequence[Raster], ro
                 f"{root}: band {number} is {low:g} at both percentiles {percentiles[0]:g} and {percentiles[1]:g} of "
                 "the sample; choose other bands, wider percentiles, or give --stretch LOW:HIGH"
             )
-    return replace(rendering, limits=limits, percentiles=percentiles, sampled=len(alike))
+    return replace(rendering, limits=limits, percentiles=percentiles, sampled=len(fitting))
 
 
 def _carrying(rendering: Rendering, layout: Layout) -> Rendering:
@@ -238,13 +252,20 @@ def levels(raster: Raster, limits: tuple[tuple[float, float], ...] | None) -> li
     return bands
 
 
-def _sample(files: Mapping[str, Sequence[Path]], bands: Bands) -> tuple[list[Raster], str]:
+def _outside(raster: Raster, limits: tuple[tuple[float, float], ...]) -> bool:
+    """Whether no valid value of any band lies between its limits."""
+    pairs = limits * len(raster.values) if len(limits) == 1 else limits
+    seen = (values[raster.valid] for values in raster.values)
+    return all(values.max() <= low or values.min() >= high for values, (low, high) in zip(seen, pairs, strict=True))
+
+
+def _sample(files: Mapping[str, Sequence[Path]], bands: Bands, masks: bool) -> tuple[list[Raster], str]:
     """Thinned rasters, and the first file that could not be read with its reason."""
     share = max(1, SAMPLE_IMAGES // len(files))
     rasters, first_reason = [], ""
     for paths in files.values():
         for path in evenly_spaced(paths, share):
-            raster = _read(path, bands)
+            raster = _read(path, bands, masks)
             if isinstance(raster, Raster):
                 rasters.append(raster)
             else:
@@ -252,12 +273,12 @@ def _sample(files: Mapping[str, Sequence[Path]], bands: Bands) -> tuple[list[Ras
     return rasters, first_reason
 
 
-def _read(path: Path, bands: Bands) -> Raster | str:
+def _read(path: Path, bands: Bands, masks: bool) -> Raster | str:
     content = read_bytes(path)
     if isinstance(content, str):
         return content
     try:
-        raster = _raster(content, bands)
+        raster = _raster(content, bands, masks)
     except Exception as error:  # as in `read_square`, one bad file must not end a run
         return reason_of(error)
     if isinstance(raster, str):

@@ -43,7 +43,8 @@ class SceneSet:
     paths     of each image, relative to the data folder; private, for run/private/ only
     rendering how bands and values became RGB; None for images that Pillow reads as they are
     outside   those of `paths` that are links to files outside the data folder
-    gaps      of each image, whether pixels of it have no data; empty where Pillow read them
+    gaps      of each image, whether pixels of it have no data
+    notes     what the user should know of how the files are read
     """
 
     classes: tuple[str, ...]
@@ -55,6 +56,7 @@ class SceneSet:
     rendering: Rendering | None = None
     outside: tuple[str, ...] = ()
     gaps: tuple[bool, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -109,6 +111,7 @@ class Findings:
     outside  used images that are links to files outside the data folder
     near     training images that were left out as near duplicates of others
     gaps     part → number of used images with pixels that have no data
+    notes    what the user should know of how the files are read
     """
 
     counts: dict[str, dict[str, int]]
@@ -119,6 +122,7 @@ class Findings:
     outside: tuple[str, ...]
     near: tuple[Finding, ...] = ()
     gaps: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def messages(self) -> list[str]:
         """One line for each thing that the user should know before training."""
@@ -149,7 +153,7 @@ class Findings:
             f"{_images(count)} of {part} with pixels that have no data; these are 0 in every band"
             for part, count in self.gaps.items()
         ]
-        return lines
+        return [*lines, *self.notes]
 
 
 def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, str]] = NOTHING) -> Findings:
@@ -184,6 +188,7 @@ def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, s
         twice,
         tuple(path for scenes in parts.values() for path in scenes.outside),
         gaps={part: sum(scenes.gaps) for part, scenes in parts.items() if any(scenes.gaps)},
+        notes=tuple(dict.fromkeys(note for scenes in parts.values() for note in scenes.notes)),
     )
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError, DpdError, InputError
 from dpd_runtime.images.pictures import is_image, open_image
-from dpd_runtime.images.pixels import middle
+from dpd_runtime.images.pixels import middle, pillow_rgb
 
 Masks = npt.NDArray[np.uint8]
 """Numbers of the mask's values [n, H, W], or of one image [H, W]."""
@@ -57,7 +57,7 @@ def read_pair(image: Path, masks: Path, values: Sequence[int]) -> tuple[Images, 
     place = masks / f"{image.stem}.png"
     if not place.is_file():
         raise DataError(f"{image}: has no mask {place}")
-    pixels, mask = np.asarray(_opened(image).convert("RGB")), np.asarray(_opened(place))
+    pixels, mask = np.asarray(_rgb(image)), np.asarray(_opened(place))
     if mask.shape != pixels.shape[:2]:
         raise DataError(f"{place}: has the shape {mask.shape}, its image {pixels.shape[:2]}")
     numbers = np.full(mask.shape, len(values), np.uint8)
@@ -66,6 +66,17 @@ def read_pair(image: Path, masks: Path, values: Sequence[int]) -> tuple[Images, 
     if (numbers == len(values)).any():
         raise DataError(f"{place}: has the value {mask[numbers == len(values)][0]}; --values declares {values}")
     return pixels, numbers
+
+
+def _rgb(path: Path) -> Image.Image:
+    """Colours, as every command reads them."""
+    try:
+        picture = pillow_rgb(path.read_bytes())
+    except Exception as error:  # decoders raise almost any type on damaged bytes
+        picture = str(error)
+    if isinstance(picture, str):
+        raise DataError(f"{path}: cannot be read as an image ({picture})")
+    return picture
 
 
 def _opened(path: Path) -> Image.Image:

@@ -66,7 +66,7 @@ def check_command(
     shared = shared_scenes(data, options.reading)
     held = held_images(data, options, None)
     task = task_of(counts, held=held, own_vae=bool(look.bands))
-    notes = [*remarks(counts, task), *audit_remarks(held)]
+    notes = [*look.notes, *remarks(counts, task), *audit_remarks(held)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     with progress_bar("measuring") as progress:
         speed, slowed = speed_here(config, threads or idle_cores(), progress, len(look.bands))

@@ -88,6 +88,7 @@ def _print(
                 "unreadable": len(labelled.unread),
                 "counts": labelled.counts(),
                 "agreement": agreed,
+                "notes": list(labelled.notes),
                 "provider": provider.name,
                 "seconds": round(seconds, 2),
             }
@@ -99,6 +100,8 @@ def _print(
     if labelled.unread:
         first = labelled.unread[0]
         print(f"left out  {len(labelled.unread)} files, first {first.file}: {first.reason}")
+    for note in labelled.notes:
+        print(f"note      {note}")
     if agreed is not None:
         print(f"agreement {100 * agreed:.1f} % have the name of their folder")
     if sheet is not None:

@@ -4,9 +4,8 @@ import warnings
 from io import BytesIO
 
 from dpd_eval.audit.artefacts.artefact import Artefact
-from dpd_runtime.images.effort import TIFF_STARTS
 from dpd_runtime.images.pictures import open_image
-from dpd_runtime.images.pixels import first_directory
+from dpd_runtime.images.tags import TIFF_STARTS, first_directory
 from dpd_train.images import SUFFIXES
 
 MARKS = {

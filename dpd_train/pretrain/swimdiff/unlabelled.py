@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.images.pixels import pillow_rgb, read_square, size_in_header
+from dpd_runtime.images.pixels import alike, pillow_rgb, read_square, size_in_header
 from dpd_runtime.text import printable
 from dpd_train.images import SUFFIXES, SceneSet, common_size, fingerprint
 from dpd_train.images.crops import equal_shares, multi_scale
@@ -122,9 +123,11 @@ def _read_flat(folder: Path, sources: Sources) -> tuple[SceneSet, Int64, Int64]:
     if sources.crops is not None:
         sizes = Counter(size for size in map(size_in_header, files) if size is not None)
         side = max(side, min(common_size(sizes))) if sizes else side
-    images, hashes = [], []
+    images, hashes, together = [], [], alike(files)
+    if together.note:
+        log.warning(together.note)
     for path in files:
-        square = read_square(path, side, pillow_rgb)
+        square = read_square(path, side, partial(pillow_rgb, files=together))
         if isinstance(square, str):
             log.warning("%s left out: %s", printable(path.name), square)
             continue

@@ -439,7 +439,7 @@ def test_a_set_of_other_bands_is_rejected(tmp_path: Path) -> None:
 def test_what_gdal_calls_its_colours_decides_nothing_of_many_bands(tmp_path: Path) -> None:
     """As PNG with alpha, whose fourth band hides pixels of a picture: as bands they are all there."""
     rgba = np.random.default_rng(1).integers(1, 256, (8, 8, 4)).astype(np.uint8)
-    rgba[:3, :, 3] = 0
+    rgba[:3, :, 3], rgba[3:, :, 3] = 0, 255
     for name in ("Alpha/0", "Beta/0"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()
