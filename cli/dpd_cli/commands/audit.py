@@ -10,6 +10,7 @@ from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
+from dpd_runtime.images.folders import check_apart
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -76,6 +77,9 @@ def audit_command(
     for place in (out, private, subject if (subject / "run.json").is_file() else None):
         if place is not None:
             check_writable(place)
+    for data in (train, holdout):
+        if private is not None and data is not None:
+            check_apart("--private", private, data)
     require_torch("cpu")
     from dpd_eval.audit.kind import check_further, check_inputs
 
