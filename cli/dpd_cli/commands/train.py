@@ -287,6 +287,8 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
         print(f"left out       {run['rejected']} files; reasons in {out}/private/quarantine.csv")
     if run["near_duplicates"]:
         print(f"duplicates     {run['near_duplicates']} near duplicates left out, listed in the same file")
+    if "scenes" in run:
+        print(f"scenes         {run['data']['images']} training images, {sum(run['scenes'].values())} distinct scenes")
     if lost > 5:
         tuned = "although its decoder was tuned" if metrics["decoder_tuned"] else "try --tune-vae"
         print(
