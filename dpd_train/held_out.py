@@ -86,10 +86,10 @@ class HeldOut:
         defaults = {field.name: field.default for field in fields(self)}
         return any(value != defaults[name] for name, value in self.held_out_options.items())
 
-    def of_class(self, scenes: int) -> int:
-        """The number of scenes that a class of `scenes` training images, near duplicates counted once, is to give."""
-        wanted = max(1, scenes // 10) if self.val_per_class is None else self.val_per_class
-        return min(wanted, scenes)
+    def of_class(self, images: int) -> int:
+        """The number of validation images that a class of `images` training images is to give."""
+        wanted = max(1, images // 10) if self.val_per_class is None else self.val_per_class
+        return min(wanted, images)
 
     def group_of(self, path: Path) -> str:
         """The group that the file's name gives: the first bracket of the regular expression, or all that it matches.

@@ -88,6 +88,19 @@ class Counted:
         images, scenes = sum(self.images.values()), sum(self.scenes.values())
         return f"{images} images" + (f", {scenes} distinct scenes" if scenes < images else "")
 
+    def check(self, root: Path) -> None:
+        """Check that training images show enough scenes.
+
+        Raises:
+            DataError: a class has only one.
+        """
+        for name, count in self.scenes.items():
+            if count < LEAST:
+                raise DataError(
+                    f"{root}: the {self.images[name]} training images of class {name!r} are near duplicates of one "
+                    f"another, and at least {LEAST} different ones are needed; add images"
+                )
+
 
 def count_scenes(
     root: Path, part: Part, held_out: HeldOut = BY_CONTENT, reading: Reading | Rendering = PLAIN
@@ -110,10 +123,8 @@ def count_scenes(
     scenes = scenes_of(stamps(path for paths in files.values() for path in paths), rendering)
     if divides(source, part, held_out):
         files = _divided(source, files, part, held_out, rendering)
-    return Counted(
-        {name: len(paths) for name, paths in files.items()},
-        {name: len({scenes.get(path, str(path)) for path in paths}) for name, paths in files.items()},
-    )
+    shown = {name: len({scenes.get(path, str(path)) for path in paths}) for name, paths in files.items()}
+    return Counted({name: len(paths) for name, paths in files.items()}, shown)
 
 
 def image_sizes(root: Path) -> Counter[tuple[int, int]]:
@@ -242,7 +253,8 @@ def _divided(
     if held_out.split == "content":
         scenes = scenes_of(every, rendering)
         together = joined(scenes, _named_groups(source, files, held_out))
-    held = choose_groups(classes, together, held_out, source.root, scenes)
+    counted = scenes if held_out.val_per_class is not None else {}  # a share is the same of files and of scenes
+    held = choose_groups(classes, together, held_out, source.root, counted)
     unread = "~"  # behind every hash; these files are reported in the order of their names
     return {
         name: sorted(

@@ -65,6 +65,7 @@ def check_command(
     with progress_bar("looking for near duplicates"):
         shared = shared_scenes(data, options.reading)
         counted, held = count_scenes(data, "train", options, options.reading), held_images(data, options, None)
+    counted.check(data)
     counts = counted.scenes
     if options.reading.carries:
         check_matched_counts(counts, carried=True)

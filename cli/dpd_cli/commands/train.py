@@ -175,6 +175,8 @@ def _continued(
     before = read_unfinished(out, asked)
     if before is not None:
         config, data, cache_dir = before.config, data or before.data, cache_dir or before.cache
+    if data is None and before is None:
+        raise InputError(f"DATA is missing: {out} holds no unfinished run; begin one: dpd train DATA --out {out}")
     if data is None:
         raise InputError(f"DATA is missing: {out} does not say where its images are; give their folder")
     return config, data, cache_dir

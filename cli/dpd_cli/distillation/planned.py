@@ -151,6 +151,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     look.check(data)
     with progress_bar("looking for near duplicates"):
         counted, held = count_scenes(data, "train", asked, asked.reading), held_images(data, asked, asked.holdout)
+    counted.check(data)
     counts = counted.scenes
     check_base_bands(asked.base, look.bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from dpd_runtime.errors import DataError
+from dpd_runtime.images.folders import OF_SYSTEMS
 from dpd_train.images import check_files, read_scenes, split_folders
+from dpd_train.images.lists import EMPTY
+from dpd_train.images.sources import PART_NAMES
 from tests.train.painted import greys, paint, tree
 
 HOLDS = re.compile(r"holds (\d+) images?\b")
@@ -126,3 +129,14 @@ def test_every_image_is_accounted_for(tmp_path: Path, seed: int, caplog: pytest.
         return
     told = sum(int(HOLDS.search(record.getMessage())[1]) for record in caplog.records)  # type: ignore[index]
     assert read + told == sum(1 for _ in tmp_path.rglob("*.png"))
+
+
+def test_the_page_names_what_is_understood() -> None:
+    """docs/reference/data.md, of folders and lists."""
+    page = Path("docs/reference/data.md").read_text(encoding="utf-8").casefold()
+    words = {
+        *(name for names in PART_NAMES.values() for name in names),
+        *OF_SYSTEMS,
+        *(EMPTY - {"NAN", "NULL", "#N/A"}),
+    }
+    assert sorted(word for word in words if f"`{word.casefold()}`" not in page) == []

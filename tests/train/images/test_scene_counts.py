@@ -76,8 +76,11 @@ def test_groups_count_the_scenes_in_them() -> None:
 
 def test_a_class_of_one_scene_is_refused_before_training(tmp_path: Path) -> None:
     data = originals(tmp_path, 2, 8)
+    with pytest.raises(DataError, match="the 8 training images of class 'Fields' are near duplicates of one another"):
+        count_scenes(data, "train").check(data)
+    count_scenes(data, "all").check(data)
     with pytest.raises(DataError, match="no group of its files can be held out and leave 2 training images"):
-        count_scenes(data, "train")
+        count_scenes(data, "train", HeldOut(val_per_class=1))
 
 
 def test_augmented_data_are_small_data(tmp_path: Path) -> None:
