@@ -10,7 +10,6 @@ from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
-from dpd_runtime.images.folders import check_apart
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -72,6 +71,8 @@ def audit_command(
         dpd audit run --train scenes/ --val-per-class 100
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
+    from dpd_runtime.images.folders import check_apart
+
     check_device(device)
     check_out(subject, out, overwrite)
     for place in (out, private, subject if (subject / "run.json").is_file() else None):
