@@ -27,6 +27,11 @@ def printable(text: PurePath | str) -> str:
     return "".join(_escaped(c) if c in _OVERRIDES or unicodedata.category(c) in _UNSEEN else c for c in decoded)
 
 
+def composed(name: str) -> str:
+    """`name` with composed letters (NFC). macOS decomposes those of file names, which then look the same and differ."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

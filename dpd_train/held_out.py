@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from dpd_runtime.errors import DataError, InputError
@@ -22,6 +23,7 @@ By = Literal["content", "files", "names"]
 one file that is replaced moves one other at most. names: the last ones."""
 File = TypeVar("File", bound=Hashable)
 LEAST = 2  # training images of a class
+ALONE: Mapping[Any, Hashable] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,9 @@ class HeldOut:
     """
 
     val_per_class: int | None = setting(
-        None, "Data", "Validation images per class. Default: a tenth of the class, at least 1."
+        None,
+        "Data",
+        "Validation images per class; near duplicates count once. Default: a tenth of the class, at least 1.",
     )
     split: By = setting(
         "content",
@@ -82,10 +86,10 @@ class HeldOut:
         defaults = {field.name: field.default for field in fields(self)}
         return any(value != defaults[name] for name, value in self.held_out_options.items())
 
-    def of_class(self, files: int) -> int:
-        """The number of validation images that a class of `files` training images is to give."""
-        wanted = max(1, files // 10) if self.val_per_class is None else self.val_per_class
-        return min(wanted, files)
+    def of_class(self, images: int) -> int:
+        """The number of validation images that a class of `images` training images is to give."""
+        wanted = max(1, images // 10) if self.val_per_class is None else self.val_per_class
+        return min(wanted, images)
 
     def group_of(self, path: Path) -> str:
         """The group that the file's name gives: the first bracket of the regular expression, or all that it matches.
@@ -126,16 +130,19 @@ def choose_groups(
     groups: Mapping[File, Hashable],
     held_out: HeldOut,
     place: object = "DATA",
+    scenes: Mapping[File, Hashable] = ALONE,
 ) -> set[File]:
     """Choose the files that are held out, whole groups at a time, in an order that only their content decides.
 
-    A group is taken if no class then gives more than its number. A class that gives nothing in this way gives its
-    smallest group, so that it has validation images.
+    A group is taken if no class then gives more than its number, and several files only if two scenes are left. A class
+    that gives nothing in this way gives its smallest group, so that it has validation images. Files of one scene count
+    as one.
 
     Args:
         classes: class → file → hash of its content.
         groups: file → group; a file that is missing is a group of its own.
         place: of the data, for messages.
+        scenes: file → scene that it shows, within a group; a file that is missing shows one of its own.
 
     Raises:
         DataError: no group of a class can be held out and leave two training images.
@@ -144,12 +151,16 @@ def choose_groups(
     for name, files in classes.items():
         for file in files:
             members[groups.get(file, (name, file))].append((name, file))
-    counts = {group: Counter(name for name, _ in files) for group, files in members.items()}
+    shown = {group: {(name, scenes.get(file, (file,))) for name, file in files} for group, files in members.items()}
+    counts = {group: Counter(name for name, _ in scenes) for group, scenes in shown.items()}
+    rest = Counter[str]()
+    for of_class in counts.values():
+        rest.update(of_class)
     order = {group: _digest(classes[name][file] for name, file in files) for group, files in members.items()}
     waiting = sorted(members, key=lambda group: order[group])
-    left = {name: held_out.of_class(len(files)) for name, files in classes.items()}
+    left = {name: held_out.of_class(rest[name]) for name in classes}
     wanting = sorted(name for name, number in left.items() if number)
-    rest = {name: len(files) for name, files in classes.items()}
+    every = dict(rest)
     taken: set[File] = set()
 
     def take(group: Hashable) -> None:
@@ -160,10 +171,11 @@ def choose_groups(
             rest[name] -= number
 
     for group in [*waiting]:
-        if all(number <= left[name] for name, number in counts[group].items()):
+        one = len(members[group]) == 1
+        if all(n <= left[name] and (one or rest[name] - n >= LEAST) for name, n in counts[group].items()):
             take(group)
     for name in wanting:
-        if rest[name] < len(classes[name]):
+        if rest[name] < every[name]:
             continue
         possible = [
             group

@@ -72,5 +72,7 @@ def read_config(path: Path, command: str, parameters: Sequence[Any], commands: C
 
 def _value(parameter: Any, value: Any) -> tuple[str, Any]:
     """The name of a parameter, and its value as the command line would have it."""
+    from dpd_runtime.command_line import joined
+
     once = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
-    return parameter.name, ",".join(map(str, value)) if once and isinstance(value, list) else value
+    return parameter.name, joined(value) if once and isinstance(value, list) else value

@@ -10,7 +10,17 @@ import numpy as np
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import PLAIN, Part, Reading, SceneSet, check_files, fingerprint, read_scenes, split_folders
+from dpd_train.images import (
+    PLAIN,
+    Part,
+    Reading,
+    SceneSet,
+    check_files,
+    count_scenes,
+    fingerprint,
+    read_scenes,
+    split_folders,
+)
 
 SEED = 9  # for the halves of H and the samples of T
 MOST_SHARED = 0.1  # share of H that may be copies of T: these are left out; a larger share is an error
@@ -112,13 +122,18 @@ def read_data(
     source = _source(holdout)
     _check_classes(classes, real.classes, held.classes, source)
     held, shared = _without_copies(held, real, source)
-    notes = [f"H is {source}: {len(held.labels)} images; T has {len(real.labels)}"]
+    held, repeated = _one_of_each_scene(held)
+    shown = sum(count_scenes(train, "train", held_out, real.rendering or reading).scenes.values())
+    of_train = f"{len(real.labels)}" + (f", which show {shown} distinct scenes" if shown < len(real.labels) else "")
+    notes = [f"H is {source}: {len(held.labels)} images; T has {of_train}"]
     if holdout is None:
         notes.append(
             "H was used to choose when trainings stop: its losses are slightly lower than those of unseen images"
         )
     if shared:
         notes.append(f"{shared} images of H that are also in T were left out")
+    if repeated:
+        notes.append(f"{repeated} images of H were left out as turned, mirrored or near duplicates of others in H")
     return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), set_aside)
 
 
@@ -159,6 +174,16 @@ def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneS
     return held.only(np.flatnonzero(kept)), shared
 
 
+def _one_of_each_scene(held: SceneSet) -> tuple[SceneSet, int]:
+    """H with one image of each scene, and the number of others: H1 and H2 share none, and numbers of images decide what
+    a test can tell.
+    """
+    from dpd_train.images.structure import near_duplicates  # loads PyTorch
+
+    near = near_duplicates(held.images, held.hashes)
+    return (held.only([row for row in range(len(held.labels)) if row not in near]), len(near)) if near else (held, 0)
+
+
 def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Rows]:
     """Split each class into random halves."""
     rng = np.random.default_rng(SEED)
@@ -167,7 +192,8 @@ def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Ro
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < 2:
             raise DataError(
-                f"{source}: class {name} has {len(rows)} usable images: an audit needs at least 2 per class"
+                f"{source}: class {name} has {len(rows)} usable images, near duplicates counted once: an audit needs "
+                "at least 2 per class"
             )
         first.append(rows[: len(rows) // 2])
         second.append(rows[len(rows) // 2 :])

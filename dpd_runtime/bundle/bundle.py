@@ -27,6 +27,7 @@ from dpd_runtime.bundle.profiles import largest_batch, output_row, shape_ranges
 from dpd_runtime.bundle.signature import SIGNATURE_NAME, UNSIGNED, PublicKey, Signature, check_signature
 from dpd_runtime.bundle.trusted import trusted_keys
 from dpd_runtime.bundle.verified import read_graphs, verified_files, weights_of, weights_size
+from dpd_runtime.command_line import joined
 from dpd_runtime.engines.apart import apart
 from dpd_runtime.engines.context_model import context_model
 from dpd_runtime.engines.engine import Engine, Provider
@@ -219,7 +220,8 @@ class Bundle:
         known = [c.name for c in self.classes]
         for name in names:
             if name not in known:
-                raise InputError(f"class {name!r} is not in the bundle, which has {', '.join(known)}")
+                have = ", ".join(joined([one]) for one in known)
+                raise InputError(f"class {name!r} is not in the bundle, which has {have}")
             if names.count(name) > 1:
                 raise InputError(f"class {name!r} is named twice: name it once")
         return tuple(c for c in self.classes if c.name in names)

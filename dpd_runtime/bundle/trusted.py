@@ -15,7 +15,7 @@ def trusted_folder() -> Path:
 
 
 def trusted_keys(folder: Path | None = None) -> tuple[PublicKey, ...]:
-    """Read all .pub files of `folder`; None for the user's trusted folder.
+    """Read all .pub files of `folder`; None for the user's trusted folder. Hidden files, as macOS leaves, are no keys.
 
     Raises:
         InputError: a file is not a public key, or somebody else could change it (see `check_owned`).
@@ -24,7 +24,7 @@ def trusted_keys(folder: Path | None = None) -> tuple[PublicKey, ...]:
     if not folder.is_dir():
         return ()
     check_owned(folder)
-    paths = sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX)
+    paths = sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX and not path.name.startswith("."))
     for path in paths:
         check_owned(path)
     return tuple(read_public_key(path) for path in paths)

@@ -1,6 +1,6 @@
 """Label images with a classifier, without PyTorch."""
 
-import os
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import softmax
-from dpd_runtime.images.pictures import is_image
+from dpd_runtime.images.folders import image_files, passed_over
 from dpd_runtime.images.pixels import ToPixels, alike, evenly_spaced, pillow_rgb, read_square
 from dpd_runtime.sampling.sample import from_uint8
-from dpd_runtime.text import csv_line, printable
+from dpd_runtime.text import composed, csv_line, printable
 
+_log = logging.getLogger(__name__)
 BATCH, BATCH_PIXELS = 64, 64 * 256**2
 """Images in one call, at most, and their pixels, unless one image has more."""
 OFFERED = ("auto", "cpu", "cuda")
@@ -65,10 +66,11 @@ class Labelled:
     def agreement(self) -> float | None:
         """The share of labels that are the names of their folders; None unless every folder has a class's name."""
         read = [label for label in self.labels if label.name is not None]
-        folders = [PurePath(label.file).parent.name for label in read]
-        if not set(folders) <= set(self.classes):
+        folders = [composed(PurePath(label.file).parent.name) for label in read]
+        if not set(folders) <= set(map(composed, self.classes)):
             return None
-        return sum(label.name == folder for label, folder in zip(read, folders, strict=True)) / len(read)
+        pairs = ((label.name or "", folder) for label, folder in zip(read, folders, strict=True))
+        return sum(composed(name) == folder for name, folder in pairs) / len(read)
 
     def to_csv(self) -> bytes:
         """One line for each file, in UTF-8."""
@@ -82,8 +84,8 @@ class Labelled:
 def images_below(place: Path) -> list[Path]:
     """The image files of a folder and of the folders in it, sorted by path; or the file itself.
 
-    Images of formats that nothing here reads are among them, and get a reason. Hidden files, other suffixes and folders
-    behind links are left out.
+    Images of formats that nothing here reads are among them, and get a reason. Hidden files, other suffixes, folders
+    behind links and a set's own pictures are left out; so are folders that dpd made, which the log names.
 
     Raises:
         DataError: there is none, or a folder cannot be listed.
@@ -92,17 +94,15 @@ def images_below(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise DataError(f"{place}: no such file or folder; give a folder of images")
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); grant the permission or remove it")
-
-    files = []
-    for parent, folders, names in os.walk(place, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [path for name in names if is_image(path := Path(parent, name))]
+    try:
+        files = sorted(image_files(place, lambda folder, what: _log.warning("%s", passed_over(folder, what))))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror}); grant the permission or remove it"
+        ) from error
     if not files:
         raise DataError(f"{place}: holds no images; give a folder of images")
-    return sorted(files)
+    return files
 
 
 def load_engine(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.command_line import option
+from dpd_runtime.command_line import listed_names, option
 from dpd_runtime.errors import BundleError, DpdError, InputError
 from dpd_runtime.strict_json import parse_json
 from dpd_train.config import TrainConfig
@@ -100,7 +100,7 @@ def federated_part(given: dict[str, Any]) -> Federated | None:
     if needless:
         raise InputError(f"{option(needless[0])} has no effect on a client: the server decides it")
     if "classes" in options:
-        options["classes"] = tuple(part.strip() for part in options["classes"].split(","))
+        options["classes"] = listed_names(options["classes"])
     return Federated(role=cast(Role, role), address=address, **options)
 
 

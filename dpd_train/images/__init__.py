@@ -2,8 +2,10 @@
 
 from dpd_runtime.images.pictures import DECODERS, SUFFIXES
 from dpd_train.images.read import (
+    Counted,
     check_files,
     common_size,
+    count_scenes,
     hash_part,
     image_sizes,
     natural_side,
@@ -28,6 +30,7 @@ __all__ = [
     "DECODERS",
     "PLAIN",
     "SUFFIXES",
+    "Counted",
     "Finding",
     "Findings",
     "Part",
@@ -37,6 +40,7 @@ __all__ = [
     "SceneSet",
     "check_files",
     "common_size",
+    "count_scenes",
     "fingerprint",
     "hash_part",
     "image_sizes",

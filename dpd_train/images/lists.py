@@ -1,6 +1,9 @@
 """CSV and Parquet lists of images with columns path, label and, if there are parts, split."""
 
 import csv
+import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -8,12 +11,14 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_runtime.text import printable
-from dpd_train.images.sources import Files
+from dpd_runtime.text import composed, printable
+from dpd_train.images.sources import PART_NAMES, Files, part_called
 
 LIST_SUFFIXES = frozenset({".csv", ".parquet"})
 NEEDED, SPLIT = ("path", "label"), "split"
-SPLITS = ("train", "val", "test")
+EMPTY = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "null", "NULL", "None", "NA", "N/A", "#N/A"})
+"""What pandas, R, databases and spreadsheets write where a cell is empty."""
+NUMBER = re.compile(r"\d+(\.0*)?")
 DELIMITERS = (",", ";", "\t")
 MOST_ROWS = 10_000_000
 
@@ -37,7 +42,7 @@ class SceneList:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return tuple(name for name in SPLITS if name in self.by_part)
+        return tuple(name for name in PART_NAMES if name in self.by_part)
 
     def name(self, part: str) -> str:
         return f"split {part}"
@@ -71,7 +76,7 @@ def open_list(path: Path, groups: str | None = None, allow_outside: bool = False
     by_part: dict[str | None, dict[str, list[Path]]] = {}
     for number, row in rows:
         place = f"{path}, row {number}"
-        name, label = _path(row["path"], place, allow_outside), _label(row["label"], place)
+        name, label = _path(row["path"], path.parent, place, allow_outside), _label(row["label"], place)
         if name in first_row:
             raise DataError(
                 f"{place}: {printable(name)} is already in row {first_row[name]}; list each image once, "
@@ -80,10 +85,11 @@ def open_list(path: Path, groups: str | None = None, allow_outside: bool = False
         first_row[name] = number
         part = _split(row[SPLIT], place) if SPLIT in row else None
         if groups is not None and groups in row:
-            group_of[path.parent / name] = str(row[groups])
+            group_of[path.parent / name] = _group(row[groups], groups, place)
         by_part.setdefault(part, {}).setdefault(label, []).append(path.parent / name)
     if not by_part:
         raise DataError(f"{path}: lists no images")
+    _check_numbers(path, {label for files in by_part.values() for label in files})
     return SceneList(path, {part: _sorted(files) for part, files in by_part.items()}, group_of)
 
 
@@ -91,9 +97,16 @@ def _sorted(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
     return {label: sorted(files[label], key=str) for label in sorted(files)}
 
 
-def _path(value: object, place: str, allow_outside: bool) -> Path:
+def _path(value: object, folder: Path, place: str, allow_outside: bool) -> Path:
+    """The path as it is written or, where no such file is there, without blanks around it or with letters composed in
+    another way.
+    """
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{place}: has no path")
+    bare = value.strip()
+    spellings = dict.fromkeys([value, bare, *(unicodedata.normalize(form, bare) for form in ("NFC", "NFD"))])
+    if len(spellings) > 1:
+        value = next((path for path in spellings if os.path.lexists(folder / path)), bare)
     name = PurePosixPath(value)
     if not allow_outside and (name.is_absolute() or ".." in name.parts):
         raise DataError(
@@ -107,14 +120,40 @@ def _label(value: object, place: str) -> str:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not text.strip() or printable(text.strip()) != text.strip():
         raise DataError(f"{place}: label {value!r} is not a class name; give a word or a whole number")
-    return text.strip()
+    name = composed(text.strip())
+    if name in EMPTY:
+        raise DataError(
+            f"{place}: label {name!r} is what an empty cell becomes; fill in the class or remove the row, or give the "
+            "class another name"
+        )
+    if name.startswith("[") and name.endswith("]"):
+        raise DataError(f"{place}: label {name!r:.80} is a list of labels; give one")
+    return name
+
+
+def _group(value: object, column: str, place: str) -> str:
+    group = "" if value is None else str(value).strip()
+    if not group or group in EMPTY:
+        raise DataError(f"{place}: has no {column}, by which --groups keeps images together; fill it in")
+    return group
+
+
+def _check_numbers(path: Path, labels: Iterable[str]) -> None:
+    """Refuse labels that are one number in two ways, as 1, 01 and 1.0 are."""
+    of_number: dict[float, str] = {}
+    for label in sorted(labels):
+        if NUMBER.fullmatch(label) and of_number.setdefault(float(label), label) != label:
+            raise DataError(
+                f"{path}: labels {of_number[float(label)]!r} and {label!r} are one number; write it in one way"
+            )
 
 
 def _split(value: object, place: str) -> str:
-    text = str(value).strip()
-    if text not in SPLITS:
-        raise DataError(f"{place}: split {text!r} is none of {', '.join(SPLITS)}")
-    return text
+    text = "" if value is None else str(value).strip()
+    part = part_called(text)
+    if part is None:
+        raise DataError(f"{place}: split {text!r} is none of {', '.join(PART_NAMES)}")
+    return part
 
 
 def _columns(header: Sequence[str], path: Path, groups: str | None) -> dict[str, int]:
@@ -145,8 +184,8 @@ def _csv_rows(path: Path, groups: str | None) -> Iterator[Row]:
             header = [name.strip() for name in next(lines, [])]
             places = _columns(header, path, groups)
             for line in lines:
-                if not line:
-                    continue
+                if not any(map(str.strip, line)):
+                    continue  # a spreadsheet writes commas for rows without content
                 if len(line) != len(header):
                     raise DataError(
                         f"{path}, row {lines.line_num}: has {len(line)} fields, the first line {len(header)}; put a "

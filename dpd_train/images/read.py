@@ -1,7 +1,8 @@
 """Read labelled scenes from a folder tree or a list into memory."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -75,6 +76,56 @@ def check_files(root: Path, part: Part, held_out: HeldOut = BY_CONTENT) -> dict[
     """
     source = open_source(root, held_out.groups, held_out.allow_outside)
     return _counts(source, files_of_part(source, reference_files(source), part), part, held_out)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The images of one part by class, and how many scenes they show: turned, mirrored and near duplicates are one."""
+
+    images: Mapping[str, int]
+    scenes: Mapping[str, int]
+
+    def __str__(self) -> str:
+        images, scenes = sum(self.images.values()), sum(self.scenes.values())
+        return f"{images} images" + (f", {scenes} distinct scenes" if scenes < images else "")
+
+    def check(self, root: Path) -> None:
+        """Check that training images show enough scenes.
+
+        Raises:
+            DataError: a class has only one.
+        """
+        for name, count in self.scenes.items():
+            if count < LEAST:
+                raise DataError(
+                    f"{root}: the {self.images[name]} training images of class {name!r} are near duplicates of one "
+                    f"another, and at least {LEAST} different ones are needed; add images"
+                )
+
+
+def count_scenes(
+    root: Path, part: Part, held_out: HeldOut = BY_CONTENT, reading: Reading | Rendering = PLAIN
+) -> Counted:
+    """Count the images of a part and the scenes that they show, as numbers of scenes decide what can be made of them.
+
+    All images are decoded to find near duplicates, which the cache keeps.
+
+    Args:
+        root, part, held_out, reading: as `read_scenes` takes them.
+
+    Raises:
+        DataError, MissingExtraError: as `read_scenes` does.
+    """
+    source = open_source(root, held_out.groups, held_out.allow_outside)
+    reference = reference_files(source)
+    files = files_of_part(source, reference, part)
+    _counts(source, files, part, held_out)
+    rendering = settled(reading, reference, source)
+    scenes = scenes_of(stamps(path for paths in files.values() for path in paths), rendering)
+    if divides(source, part, held_out):
+        files = _divided(source, files, part, held_out, rendering)
+    shown = {name: len({scenes.get(path, str(path)) for path in paths}) for name, paths in files.items()}
+    return Counted({name: len(paths) for name, paths in files.items()}, shown)
 
 
 def image_sizes(root: Path) -> Counter[tuple[int, int]]:
@@ -198,10 +249,13 @@ def _divided(
     every = stamps(path for paths in files.values() for path in paths)
     digests = hashes_of(every, rendering)
     classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
-    together: dict[Path, Hashable] = {}
+    scenes: Mapping[Path, Hashable] = {}
+    together: Mapping[Path, Hashable] = {}
     if held_out.split == "content":
-        together = joined(scenes_of(every, rendering), _named_groups(source, files, held_out))
-    held = choose_groups(classes, together, held_out, source.root)
+        scenes = scenes_of(every, rendering)
+        together = joined(scenes, _named_groups(source, files, held_out))
+    counted = scenes if held_out.val_per_class is not None else {}  # a share is the same of files and of scenes
+    held = choose_groups(classes, together, held_out, source.root, counted)
     unread = "~"  # behind every hash; these files are reported in the order of their names
     return {
         name: sorted(

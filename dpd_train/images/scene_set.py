@@ -45,6 +45,7 @@ class SceneSet:
     outside   those of `paths` that are links to files outside the data folder
     gaps      of each image, whether pixels of it have no data
     notes     what the user should know of how the files are read
+    scenes    of each image, the hash of the first one that shows its scene; empty where each shows one of its own
     """
 
     classes: tuple[str, ...]
@@ -57,6 +58,7 @@ class SceneSet:
     outside: tuple[str, ...] = ()
     gaps: tuple[bool, ...] = ()
     notes: tuple[str, ...] = ()
+    scenes: tuple[str, ...] = ()
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -65,9 +67,11 @@ class SceneSet:
 
     def only(self, rows: Sequence[int] | Int64) -> "SceneSet":
         """The images of these rows."""
-        hashes, paths = (tuple(values[row] for row in rows if values) for values in (self.hashes, self.paths))
+        per_image = (self.hashes, self.paths, self.scenes)
+        hashes, paths, scenes = (tuple(values[row] for row in rows if values) for values in per_image)
         gaps = tuple(self.gaps[row] for row in rows if self.gaps)
-        return replace(self, images=self.images[rows], labels=self.labels[rows], hashes=hashes, paths=paths, gaps=gaps)
+        images, labels = self.images[rows], self.labels[rows]
+        return replace(self, images=images, labels=labels, hashes=hashes, paths=paths, gaps=gaps, scenes=scenes)
 
 
 def fingerprint(scenes: SceneSet) -> dict[str, object]:

@@ -1,18 +1,29 @@
 """Sources of labelled images: what folder trees and lists have in common, how files are split, and folder trees."""
 
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
+from dpd_runtime.images.folders import OF_SETS, SET, image_files, is_hidden, made_by_dpd, passed_over
 from dpd_runtime.images.pictures import SUFFIXES, is_image
-from dpd_runtime.text import printable
+from dpd_runtime.text import composed, printable
 from dpd_train.held_out import HeldOut
 from dpd_train.images.arrays import SUFFIX as ARRAY
 from dpd_train.images.scene_set import Part
 
+log = logging.getLogger(__name__)
+PART_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""What the folders and splits of each part are called, in lower case."""
 Files = Mapping[str, list[Path]]
 """The files of each class; classes sorted as strings, files by name."""
 
@@ -118,15 +129,24 @@ def _same_classes(source: Source, part: str, reference: Files) -> Files:
     return files
 
 
+def part_called(name: str) -> str | None:
+    """The part that a folder or split of this name is, in whatever case; None for any other name."""
+    return next((part for part, names in PART_NAMES.items() if name.casefold() in names), None)
+
+
 @dataclass(frozen=True)
 class FolderTree:
     """A class-per-folder tree, with train/ val/ test/ around the classes or not.
 
-    Links are followed wherever they lead. Hidden files and files with other suffixes are ignored.
+    Links are followed wherever they lead. Hidden files and folders, and files with other suffixes, are ignored; folders
+    that dpd made are passed over. Any other image that no class holds is told or refused.
+
+    Args:
+        folders: of the parts, as they are called: `valid/` is val.
     """
 
     root: Path
-    parts: tuple[str, ...]
+    folders: Mapping[str, Path]
     groups: Mapping[Path, str] = field(default_factory=dict)
     whole = "folder"
     classes = "class folders"
@@ -135,14 +155,18 @@ class FolderTree:
     def folder(self) -> Path:
         return self.root
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(part for part in PART_NAMES if part in self.folders)
+
     def name(self, part: str) -> str:
-        return f"{part}/"
+        return f"{self.folders[part].name if part in self.folders else part}/"
 
     def place(self, part: str) -> str:
-        return str(self.root / part)
+        return str(self.folders[part])
 
     def files(self, part: str | None) -> Files:
-        tree = self.root if part is None else self.root / part
+        tree = self.root if part is None else self.folders[part]
         try:
             return _class_files(tree)
         except OSError as error:
@@ -150,24 +174,117 @@ class FolderTree:
 
 
 def open_tree(root: Path) -> FolderTree:
-    """Find the parts of a tree.
+    """Find the parts of a tree, and account for what is beside them.
 
     Raises:
-        DataError: a folder cannot be listed.
+        DataError: a folder cannot be listed, `root` is another result of ours than a set, two folders are one part, or
+            images beside the parts seem to belong to one.
     """
+    made = made_by_dpd(root)
+    if made not in (None, SET):
+        raise DataError(f"{root}: is {made}, and holds no class folders; give the folder of the images")
     try:
-        return FolderTree(root, tuple(name for name in ("train", "val", "test") if _holds_folders(root / name)))
+        folders = subfolders(root)
+        parts: dict[str, Path] = {}
+        for folder in folders:
+            part = part_called(folder.name)
+            if part is None or not subfolders(folder):
+                continue  # with images directly inside and no folders it is a class
+            if part in parts:
+                raise DataError(
+                    f"{root}: {parts[part].name}/ and {folder.name}/ would both be the part {part}; put their images "
+                    "into one of them"
+                )
+            parts[part] = folder
+        if parts:
+            _account(root, parts, [folder for folder in folders if folder not in parts.values()])
+        return FolderTree(root, parts)
     except OSError as error:
         raise _unreadable(root, error) from error
 
 
-def _holds_folders(folder: Path) -> bool:
-    """Whether a folder called train, val or test is a part; with images directly inside it is a class."""
-    return folder.is_dir() and any(_is_class_folder(entry) for entry in folder.iterdir())
+def _account(root: Path, parts: Mapping[str, Path], others: Sequence[Path]) -> None:
+    """Tell of the images beside the parts; refuse those that seem to be meant for a part."""
+    _tell_loose(root, f"beside {_list(folder.name for folder in parts.values())}")
+    known = {composed(folder.name) for part in parts.values() for folder in subfolders(part)}
+    for other in others:
+        count, first = _images_in([other], root)
+        if not count:
+            continue
+        found = f"{root}: {other.name}/ holds {_images(count)}, first {first},"
+        if composed(other.name) in known:
+            there = parts.get("train", next(iter(parts.values()))).name
+            raise DataError(f"{found} beside {there}/, which has this class too; move them into {there}/{other.name}")
+        if part_called(other.name) == "val":
+            raise DataError(
+                f"{found} but no class folders; put them into {other.name}/CLASS, or move {other.name}/ away"
+            )
+        if known & {composed(entry.name) for entry in other.iterdir()}:
+            raise DataError(
+                f"{found} of the same classes, and its name is no part's; call it "
+                f"{' or '.join(f'{part}/' for part in PART_NAMES if part not in parts) or 'otherwise'}, or move it away"
+            )
+        _tell(
+            f"{printable(other)} holds {_images(count)}, first {first}: they are not read, as it is beside "
+            f"{_list(folder.name for folder in parts.values())} and no part"
+        )
 
 
-def _is_class_folder(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith((".", "__"))
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(f"{name}/" for name in names)
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+@lru_cache(maxsize=4096)
+def _tell(line: str) -> None:
+    """Log a line once, however often the data are opened."""
+    log.warning(line)
+
+
+def _tell_loose(folder: Path, where: str) -> None:
+    """Tell of images directly inside a folder of classes or parts; those of a distilled set are its own pictures."""
+    made = made_by_dpd(folder) == SET
+    loose = sorted(p.name for p in folder.iterdir() if _is_scene(p) and not (made and p.name in OF_SETS))
+    if loose:
+        _tell(
+            f"{printable(folder)} holds {_images(len(loose))} {where}, first {printable(loose[0])}: they are not read; "
+            "put them into the folder of a class"
+        )
+
+
+def _images_in(folders: Sequence[Path], below: Path) -> tuple[int, str]:
+    """The number of images in folders, however deep, and the first one's path relative to `below`."""
+    found = sorted(str(path.relative_to(below)) for folder in folders for path in _all_images(folder))
+    return len(found), printable(found[0]) if found else ""
+
+
+def _all_images(folder: Path) -> Iterator[Path]:
+    return image_files(folder, lambda path, what: _tell(passed_over(path, what)), _is_scene, links=True)
+
+
+def subfolders(tree: Path) -> list[Path]:
+    """The folders in `tree` that may be classes or parts, by name: neither hidden nor ours.
+
+    A distilled set with the name of a part was put there by somebody, and is one.
+    """
+    found = []
+    with os.scandir(tree) as entries:
+        visible = [entry for entry in entries if not is_hidden(entry.name)]
+        names = [entry.name for entry in visible if entry.is_dir(follow_symlinks=False) or entry.is_symlink()]
+    for entry in filter(Path.is_dir, (tree / name for name in sorted(names))):
+        made = made_by_dpd(entry)
+        if made is not None and not (made == SET and part_called(entry.name)):
+            _tell(passed_over(entry, made))
+        elif entry.name.startswith("__"):
+            count, first = _images_in([entry], tree)
+            if count:
+                _tell(f"{printable(entry)} holds {_images(count)}, first {first}: not read, as its name begins with __")
+        else:
+            found.append(entry)
+    return found
 
 
 def _is_scene(path: Path) -> bool:
@@ -177,7 +294,7 @@ def _is_scene(path: Path) -> bool:
 
 def _class_files(tree: Path) -> dict[str, list[Path]]:
     """The image files of each class, both sorted as strings."""
-    folders = sorted((entry for entry in tree.iterdir() if _is_class_folder(entry)), key=lambda entry: entry.name)
+    folders = subfolders(tree)
     if not folders and (packed := packed_format(tree)):
         raise DataError(
             f"{tree}: is a distilled set of format {packed}, and only image folders are read here; make one with "
@@ -185,23 +302,55 @@ def _class_files(tree: Path) -> dict[str, list[Path]]:
         )
     if not folders:
         raise DataError(f"{tree}: holds no class folders; put each class's images into a folder with the class's name")
+    _tell_loose(tree, "beside the class folders")
     files = {}
     for folder in folders:
         if printable(folder.name) != folder.name:
             raise DataError(
                 f"{printable(folder)}: the class name is not UTF-8 or has control characters; rename the folder"
             )
-        files[folder.name] = sorted(filter(_is_scene, folder.iterdir()), key=lambda path: path.name)
-        if not files[folder.name]:
-            if _holds_folders(folder):
-                raise DataError(f"{folder}: holds folders and no images; give the folder whose folders are the classes")
+        name = composed(folder.name)
+        if name in files:
             raise DataError(
-                f"{folder}: class {folder.name!r} has no images ({' '.join([*sorted(SUFFIXES), ARRAY])}) directly "
-                "inside; add some or remove the folder"
+                f"{tree}: two folders read {name!r} and differ in how letters are composed ({name!a} and "
+                f"{folder.name!a} or the like); move their images into one"
             )
+        files[name] = sorted(filter(_is_scene, folder.iterdir()), key=lambda path: path.name)
+        _check_depth(folder, len(files[name]))
     if len(files) < 2:
-        raise DataError(f"{tree}: holds one class only ({folders[0].name!r}); at least two class folders are needed")
-    return files
+        raise DataError(f"{tree}: holds one class only ({next(iter(files))!r}); at least two class folders are needed")
+    return {name: files[name] for name in sorted(files)}
+
+
+def _check_depth(folder: Path, direct: int) -> None:
+    """Refuse a class folder without images directly inside, or with some deeper.
+
+    Args:
+        direct: number of images directly inside.
+
+    Raises:
+        DataError: it is one.
+    """
+    inside = folder.parent.resolve()
+    deeper = [one for one in subfolders(folder) if not (one.is_symlink() and one.resolve().is_relative_to(inside))]
+    count, first = _images_in(deeper, folder)  # what a link leads to inside the data is read there
+    list_them = "name them in a .csv list of paths and labels"
+    if count and direct:
+        raise DataError(
+            f"{folder}: has {_images(direct)} directly inside and {count} in folders inside, first {first}, which "
+            f"nothing would read; move them up into {folder.name}/ or out of the data, or {list_them}"
+        )
+    if count:
+        raise DataError(
+            f"{folder}: has no images directly inside and {count} in folders inside, first {first}; if {folder.name!r} "
+            f"is the class, move them up into it or {list_them}; if the folders inside are the classes or parts, give "
+            f"{folder}"
+        )
+    if not direct:
+        raise DataError(
+            f"{folder}: class {folder.name!r} has no images ({' '.join([*sorted(SUFFIXES), ARRAY])}) directly "
+            "inside; add some or remove the folder"
+        )
 
 
 def _unreadable(folder: Path, error: OSError) -> DataError:

@@ -91,7 +91,9 @@ def read_parts(
     check_classes(data, train.classes)
     of_all = fingerprint(train)
     near: tuple[Finding, ...] = ()
-    if not config.keep_near_duplicates:
+    if config.keep_near_duplicates:
+        train = _with_scenes(train)
+    else:
         train, near = _without_near_duplicates(data, train)
     findings = look_over({"train": train, "val": held}, {"test": hash_part(data, "test", train.rendering)})
     findings = replace(findings, near=near)
@@ -116,9 +118,15 @@ def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tu
     return kept, tuple(Finding("train", names[row], f"left out, near {names[of]}") for row, of in left_out.items())
 
 
+def _with_scenes(scenes: SceneSet) -> SceneSet:
+    """The images with their scenes, where all are trained on."""
+    first = near_duplicates(scenes.images, scenes.hashes)
+    return replace(scenes, scenes=tuple(scenes.hashes[first.get(row, row)] for row in range(len(scenes.hashes))))
+
+
 def rows_by_class(scenes: SceneSet) -> list[np.ndarray[Any, Any]]:
-    """Rows of each class's images without copies, as a mean of ten copies would be that image."""
-    _, first = np.unique(np.array(scenes.hashes), return_index=True)
+    """Rows of each class's images, one of each scene, as a mean of ten copies would be that image."""
+    _, first = np.unique(np.array(scenes.scenes or scenes.hashes), return_index=True)
     different = np.zeros(len(scenes.labels), bool)
     different[first] = True
     return [np.flatnonzero((scenes.labels == label) & different) for label in range(len(scenes.classes))]

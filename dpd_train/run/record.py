@@ -18,6 +18,7 @@ from dpd_train.compute.device import hardware
 from dpd_train.config import OWN
 from dpd_train.diffusion.fine_tune import tune_of
 from dpd_train.run.context import Run, Trained
+from dpd_train.run.data import RunData, rows_by_class
 from dpd_train.run.folder import recorded, stored_watchers
 
 
@@ -80,6 +81,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
         **({"rendering": train.rendering.record()} if train.rendering else {}),
         "rejected": len(data.findings.rejected),
         "near_duplicates": None if config.keep_near_duplicates else len(data.findings.near),
+        **({} if config.prune else _scenes(data)),
         **({"images_after_pruning": len(train.labels)} if config.prune else {}),
         **({"crop": data.cropped.record} if data.cropped else {}),
         "prototypes": {
@@ -96,6 +98,12 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
         **({"federated": tuned.federated} if tuned.federated else {}),
         **({"processes": run.team.size} if run.team.size > 1 else {}),
     }
+
+
+def _scenes(data: RunData) -> dict[str, Any]:
+    """{"scenes": class → distinct scenes of the training images} where they are fewer than the images; else nothing."""
+    scenes = {name: len(rows) for name, rows in zip(data.train.classes, rows_by_class(data.train), strict=True)}
+    return {"scenes": scenes} if sum(scenes.values()) < int(str(data.fingerprint["images"])) else {}
 
 
 def _base_pretraining(folder: Path) -> dict[str, Any] | None:

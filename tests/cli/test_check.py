@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("diffusers")
 from tests.commands import Done
@@ -80,3 +81,23 @@ def test_bands_are_planned_for_and_the_next_command_keeps_them(
     assert "note          images keep their bands: a codes-only bundle" in done.stdout
     last = "next          dpd distill radar --bands all --stretch dB:-25:5 --base base --out look.dpd --quick"
     assert done.stdout.splitlines()[-1] == last
+
+
+def test_turned_copies_are_counted_once(folder: Path, process_environment: dict[str, str]) -> None:
+    for image in drawn_scenes(folder / "drawn", per_class=24).rglob("*.png"):
+        (folder / "copies" / image.parent.name).mkdir(parents=True, exist_ok=True)
+        for turn in range(4):
+            place = folder / "copies" / image.parent.name / f"{image.stem}_{turn}.png"
+            Image.open(image).convert("RGB").rotate(90 * turn).save(place)
+    said = {}
+    for name in ("drawn", "copies"):
+        done = check(folder, process_environment, name, "--json")
+        assert done.returncode == 0, done.stderr
+        said[name] = json.loads(done.stdout)
+    assert said["copies"]["scenes"] == said["drawn"]["scenes"] == said["drawn"]["train"]
+    assert said["copies"]["train"] == {name: 4 * count for name, count in said["drawn"]["train"].items()}
+    first, *rest = said["copies"]["notes"]
+    assert first.startswith("training part: 528 images, 132 distinct scenes; turned, mirrored and near duplicates")
+    assert rest[:1] == said["drawn"]["notes"][:1], "the same codes-only bundle of as many codes"
+    assert "has 22 training images, fewer than 60: 5 codes per class in a codes-only bundle" in rest[0]
+    assert any(line.startswith("the audit compares with 48 images, 12 distinct scenes;") for line in rest)

@@ -71,11 +71,16 @@ def audit_command(
         dpd audit run --train scenes/ --val-per-class 100
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
+    from dpd_runtime.images.folders import check_apart
+
     check_device(device)
     check_out(subject, out, overwrite)
     for place in (out, private, subject if (subject / "run.json").is_file() else None):
         if place is not None:
             check_writable(place)
+    for data in (train, holdout):
+        if private is not None and data is not None:
+            check_apart("--private", private, data)
     require_torch("cpu")
     from dpd_eval.audit.kind import check_further, check_inputs
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,27 +47,29 @@ def check_command(
         dpd check sentinel2/ --bands all
     """
     require_torch("train", "eval")
-    from dpd_cli.distillation.planned import audit_remarks, held_images
+    from dpd_cli.distillation.planned import audit_remarks, held_images, scene_remarks
     from dpd_runtime.machine.cores import idle_cores
     from dpd_train.bases.folder import check_base_bands
     from dpd_train.config import TrainConfig
-    from dpd_train.images import check_files
+    from dpd_train.images import check_files, count_scenes
     from dpd_train.images.look import look_at, shared_scenes
     from dpd_train.run.folder import check_classes, check_matched_counts
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
     from dpd_train.run.planning.speed import speed_here
 
     options = ImageOptions(**given_values(given, ImageOptions))
-    counts = check_files(data, "train", options)
-    check_classes(data, tuple(counts))
-    if options.reading.carries:
-        check_matched_counts(counts, carried=True)
+    check_classes(data, tuple(check_files(data, "train", options)))
     look = look_at(data, options.reading)
     check_base_bands(base, look.bands)
-    shared = shared_scenes(data, options.reading)
-    held = held_images(data, options, None)
-    task = task_of(counts, held=held, own_vae=bool(look.bands))
-    notes = [*look.notes, *remarks(counts, task), *audit_remarks(held)]
+    with progress_bar("looking for near duplicates"):
+        shared = shared_scenes(data, options.reading)
+        counted, held = count_scenes(data, "train", options, options.reading), held_images(data, options, None)
+    counted.check(data)
+    counts = counted.scenes
+    if options.reading.carries:
+        check_matched_counts(counts, carried=True)
+    task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
+    notes = [*scene_remarks(counted), *remarks(counts, task), *audit_remarks(held)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     with progress_bar("measuring") as progress:
         speed, slowed = speed_here(config, threads or idle_cores(), progress, len(look.bands))
@@ -78,9 +81,10 @@ def check_command(
     seconds = {name: plan.total for name, plan in plans.items()}
     notes += slowed
     if json_output:
-        print_json(_facts(look, shared) | {"train": counts, "notes": notes, "seconds": seconds})
+        facts = {"train": counted.images, "scenes": counted.scenes, "notes": notes, "seconds": seconds}
+        print_json(_facts(look, shared) | facts)
         return
-    _print(look, shared, counts)
+    _print(look, shared, counted.images)
     for line in notes:
         print(f"note          {line}")
     print(f"time          dpd distill: {duration(seconds['usual'])}; at least {duration(seconds['least'])}")
@@ -101,7 +105,7 @@ def _sample(sample: "Sample") -> dict[str, Any]:
     return asdict(sample) | {"usable": sample.usable}
 
 
-def _print(look: "Look", shared: Shared, counts: dict[str, int]) -> None:
+def _print(look: "Look", shared: Shared, counts: Mapping[str, int]) -> None:
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     print(f"data          {len(counts)} classes with {each} training images, {sum(counts.values())} in all")

@@ -93,7 +93,7 @@ def distill_command(
 
 def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_output: bool) -> None:
     from dpd_cli.distillation.planned import check_resumed, resume_command, resumed_lines
-    from dpd_cli.distillation.private import begin_privately, distil_privately, read_request
+    from dpd_cli.distillation.private import begin_privately, distil_privately, read_request, repeated_scenes
 
     require_torch("export", "cpu", "dp")
     if data is None:
@@ -103,6 +103,8 @@ def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_
             _tell(line)
     else:
         request = begin_privately(request_of(PrivateRequest, data, out, asked))
+        for line in repeated_scenes(request):
+            _tell(line)
     _log()
     try:
         with stage_progress() as stage:

@@ -26,7 +26,7 @@ from dpd_cli.options import (
 )
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json, signature_facts
-from dpd_runtime.command_line import shown
+from dpd_runtime.command_line import listed_names, shown
 from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ SAMPLES = "Setting this samples all images instead of decoding prototypes."
 
 Ipc = Annotated[int, under("Images", "Images per class.")]
 Seed = Annotated[int, under("Images", "Random seed. The same seed gives the same pixels.")]
-Classes = Annotated[str | None, under("Images", "Names of classes, separated by commas. Default: all.")]
+Classes = Annotated[
+    str | None,
+    under("Images", "Names of classes, separated by commas, one that has a comma in double quotes. Default: all."),
+]
 SoftLabels = Annotated[
     bool, under("Images", "Add class probabilities from the bundle's teacher to every image.", "--soft-labels")
 ]
@@ -212,7 +215,7 @@ def _generation(
     from dpd_runtime.generation.generate import generate, resolve_sampler
 
     options["sampler"] = resolve_sampler(opened.manifest.sampler, **sampling)
-    options["classes"] = None if classes is None else tuple(name.strip() for name in classes.split(","))
+    options["classes"] = None if classes is None else listed_names(classes, [one.name for one in opened.classes])
     if ray is None:
         return generate(opened, **options)
     if options["device"] is not None:

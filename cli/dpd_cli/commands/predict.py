@@ -53,6 +53,7 @@ def predict_command(
     from dpd_runtime.classifier.model import open_classifier
     from dpd_runtime.dataset.formats import PNG
     from dpd_runtime.files import write_atomically
+    from dpd_runtime.images.folders import check_apart
 
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise InputError(f"--sheet {sheet}: the sheet is a PNG; give a name that ends in .png")
@@ -64,6 +65,8 @@ def predict_command(
     if provider not in OFFERED:
         raise InputError(f"--provider {provider}: give {', '.join(OFFERED)}")
     classifier = open_classifier(model)
+    if sheet is not None:
+        check_apart("--sheet", sheet, images)
     files = images_below(images)
     chosen, engine = load_engine(classifier, provider, device, threads)
     started = time.monotonic()

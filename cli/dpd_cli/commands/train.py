@@ -176,6 +176,8 @@ def _continued(
     before = read_unfinished(out, asked)
     if before is not None:
         config, data, cache_dir = before.config, data or before.data, cache_dir or before.cache
+    if data is None and before is None:
+        raise InputError(f"DATA is missing: {out} holds no unfinished run; begin one: dpd train DATA --out {out}")
     if data is None:
         raise InputError(f"DATA is missing: {out} does not say where its images are; give their folder")
     return config, data, cache_dir
@@ -288,6 +290,8 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
         print(f"left out       {run['rejected']} files; reasons in {out}/private/quarantine.csv")
     if run["near_duplicates"]:
         print(f"duplicates     {run['near_duplicates']} near duplicates left out, listed in the same file")
+    if "scenes" in run:
+        print(f"scenes         {run['data']['images']} training images, {sum(run['scenes'].values())} distinct scenes")
     if lost > 5:
         tuned = "although its decoder was tuned" if metrics["decoder_tuned"] else "try --tune-vae"
         print(

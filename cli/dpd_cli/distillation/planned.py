@@ -1,7 +1,7 @@
 """A planned distillation: what was asked for and its plan, as they are stored in its folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ from dpd_runtime.files import check_writable, write_atomically
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
     from dpd_train.held_out import HeldOut
+    from dpd_train.images import Counted
+    from dpd_train.reading import ImageOptions
     from dpd_train.run.planning.plan import DistillPlan, Task
 
 STORED = "plan.json"
@@ -27,7 +29,7 @@ class Distillation:
     """A planned distillation.
 
     Args:
-        ipc, codes_only: as asked for, or what suits the number of images. notes: lines about data and plan.
+        ipc, codes_only: as asked for, or what suits the number of scenes. notes: lines about data and plan.
     """
 
     folder: Path
@@ -126,6 +128,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     """
     from dpd_runtime.machine.cores import idle_cores, usable_cores
     from dpd_train.bases.folder import check_base_bands
+    from dpd_train.images import count_scenes
     from dpd_train.images.look import look_at
     from dpd_train.run.planning.plan import (
         MINUTES,
@@ -142,12 +145,16 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     out, cores = Path(asked.out), usable_cores()
     folder = folder_of(out)
     check_places(folder, out)
-    counts = _checked_counts(asked, folder)
-    look = look_at(Path(asked.data), asked.reading)
-    look.check(Path(asked.data))
-    held = held_images(Path(asked.data), asked, asked.holdout)
+    data = Path(asked.data)
+    _check_data(asked, folder)
+    look = look_at(data, asked.reading)
+    look.check(data)
+    with progress_bar("looking for near duplicates"):
+        counted, held = count_scenes(data, "train", asked, asked.reading), held_images(data, asked, asked.holdout)
+    counted.check(data)
+    counts = counted.scenes
     check_base_bands(asked.base, look.bands)
-    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, held, own_vae=bool(look.bands))
+    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
     threads, notes = asked.threads or idle_cores(), list[str]()
     if asked.plan is not None:
@@ -177,10 +184,10 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         threads=threads,
         ipc=task.ipc,
         codes_only=task.codes_only,
-        images=task.images,
+        images=sum(counted.images.values()),
         classes=task.classes,
         judged_ipc=task.judged_ipc,
-        notes=(*look.remarks(), *remarks(counts, task), *plan_remarks(task, plan), *notes),
+        notes=(*look.remarks(), *scene_remarks(counted), *remarks(counts, task), *plan_remarks(task, plan), *notes),
         plan=plan,
     )
 
@@ -200,21 +207,19 @@ def check_places(folder: Path, out: Path) -> None:
     check_writable(out)
 
 
-def _checked_counts(asked: Asked, folder: Path) -> dict[str, int]:
-    """Check the data. Returns the number of training images by class."""
+def _check_data(asked: Asked, folder: Path) -> None:
+    """Check the data before an image is opened."""
     from dpd_train.images import check_files
     from dpd_train.run.folder import check_inputs
     from dpd_train.run.planning.plan import USUAL_IPC, full_plan
 
     data = Path(asked.data)
     check_inputs(data, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
-    counts = check_files(data, "train", asked)
     if asked.holdout:
-        _check_holdout(Path(asked.holdout), set(counts), asked.elsewhere)
-    return counts
+        _check_holdout(Path(asked.holdout), set(check_files(data, "train", asked)), asked.elsewhere)
 
 
-def _check_codes(task: "Task", counts: dict[str, int], watchers: str) -> None:
+def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None:
     """Check that codes can be matched where the options ask for them."""
     from dpd_train.config import OWN
     from dpd_train.run.folder import LEAST_MATCHED
@@ -228,22 +233,30 @@ def _check_codes(task: "Task", counts: dict[str, int], watchers: str) -> None:
         )
 
 
-def held_images(data: Path, held_out: "HeldOut", holdout: str | None) -> int:
-    """How many images the audit compares with."""
-    from dpd_train.images import check_files
+def held_images(data: Path, options: "ImageOptions", holdout: str | None) -> "Counted":
+    """The images that the audit compares with."""
+    from dpd_train.images import count_scenes
 
-    counts = check_files(Path(holdout), "all", held_out.elsewhere) if holdout else check_files(data, "val", held_out)
-    return sum(counts.values())
+    if holdout:
+        return count_scenes(Path(holdout), "all", options.elsewhere, options.reading)
+    return count_scenes(data, "val", options, options.reading)
 
 
-def audit_remarks(images: int) -> list[str]:
-    """A line if the audit has few images that the bundle was not made from."""
+def scene_remarks(counted: "Counted") -> list[str]:
+    """A line if training images show scenes that others show too."""
+    if sum(counted.scenes.values()) == sum(counted.images.values()):
+        return []
+    return [f"training part: {counted}; turned, mirrored and near duplicates count once, and one of each is trained on"]
+
+
+def audit_remarks(held: "Counted") -> list[str]:
+    """A line if the audit has few scenes that the bundle was not made from."""
     from dpd_eval.audit.audit import FEWEST_IMAGES
 
-    if images >= FEWEST_IMAGES:
+    if sum(held.scenes.values()) >= FEWEST_IMAGES:
         return []
     return [
-        f"the audit compares with {images} images; with so few a WARN is to be expected, as some tests and controls "
+        f"the audit compares with {held}; with so few a WARN is to be expected, as some tests and controls "
         "cannot decide: --holdout or --val-per-class gives it more"
     ]
 

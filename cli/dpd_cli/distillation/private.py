@@ -87,6 +87,16 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     return asked
 
 
+def repeated_scenes(asked: PrivateRequest) -> list[str]:
+    """A line if images show scenes that others show too, for the user alone: it depends on the private images."""
+    from dpd_train.images import count_scenes
+
+    counted = count_scenes(Path(asked.data), "train", asked, asked.reading)
+    if sum(counted.scenes.values()) == sum(counted.images.values()):
+        return []
+    return [f"note          {counted}: epsilon is for one image, and a scene that is in k of them has k times as much"]
+
+
 def _check_guarantee(asked: PrivateRequest) -> list[str]:
     """Check what the guarantee rests on; again where a distillation goes on, as folders may have changed.
 

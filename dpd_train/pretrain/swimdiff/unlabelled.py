@@ -16,6 +16,7 @@ from dpd_runtime.images.pixels import alike, pillow_rgb, read_square, size_in_he
 from dpd_runtime.text import printable
 from dpd_train.images import SUFFIXES, SceneSet, common_size, fingerprint
 from dpd_train.images.crops import equal_shares, multi_scale
+from dpd_train.images.sources import subfolders
 from dpd_train.pretrain.pool import Sources, check_sources, read_pool
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def _flat_folder(sources: Sources) -> Path | None:
     if len(sources.data) > 1 or not path.is_dir():
         return None
     try:
-        folders = any(entry.is_dir() and not entry.name.startswith((".", "__")) for entry in path.iterdir())
-        return None if folders or not _files(path) else path
+        return None if subfolders(path) or not _files(path) else path
     except OSError as error:
         raise DataError(f"{path}: cannot be listed ({error.strerror or error})") from error
 

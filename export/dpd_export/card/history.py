@@ -19,6 +19,7 @@ def data_section(content: CardContent) -> str:
         ("held out for validation", "max(1, n // 10) of each class" if held is None else f"{held} of each class"),
         ("files left out as unusable", content.run.get("rejected")),
         ("near duplicates left out of training", content.run.get("near_duplicates")),
+        ("distinct scenes", sum(content.run["scenes"].values()) if "scenes" in content.run else None),
         *((f"licence of the {part}", licence) for part, licence in sorted(manifest.licences.items())),
     )
     return f"""## Data

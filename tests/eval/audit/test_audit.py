@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dpd_eval.audit.audit import audit
 from dpd_eval.audit.data import read_data
@@ -188,6 +189,27 @@ def test_samples_are_as_many_of_each_class_on_both_sides(folder: Path) -> None:
     counts = [np.bincount(s.labels[r]).tolist() for s, r in ((data.train, members), (data.held, others))]
     assert counts[0] == counts[1] == [2] * len(classes)
     assert sorted([*data.first, *data.second]) == list(range(len(data.held.labels)))
+
+
+def test_the_hold_out_has_one_image_of_each_scene(folder: Path, tmp_path: Path) -> None:
+    """Turned copies in H would make its halves alike, and its intervals narrower than they are."""
+    classes = open_subject(folder / "tiny.dpd").classes
+    for image in (folder / "scenes").rglob("*.png"):
+        (tmp_path / "turned" / image.parent.name).mkdir(parents=True, exist_ok=True)
+        for turn in range(2):
+            place = tmp_path / "turned" / image.parent.name / f"{image.stem}_{turn}.png"
+            Image.open(image).convert("RGB").rotate(90 * turn).save(place)
+    plain, turned = (
+        read_data(data, None, classes=classes, resolution=32, held_out=HeldOut(val_per_class=2))
+        for data in (folder / "scenes", tmp_path / "turned")
+    )
+    assert np.bincount(turned.held.labels).tolist() == np.bincount(plain.held.labels).tolist() == [2] * len(classes)
+    assert len(turned.train.labels) == 2 * len(plain.train.labels), "each of them is looked for"
+    assert plain.notes[0] == f"H is the validation part of --train: 12 images; T has {len(plain.train.labels)}"
+    assert turned.notes[0] == f"H is the validation part of --train: 12 images; T has {len(turned.train.labels)}, " + (
+        f"which show {len(plain.train.labels)} distinct scenes"
+    )
+    assert "12 images of H were left out as turned, mirrored or near duplicates of others in H" in turned.notes
 
 
 def test_the_control_is_trained_once(tmp_path: Path) -> None:

@@ -227,6 +227,8 @@ def test_the_trusted_folder(tmp_path: Path, own_config: Path) -> None:
     _, key = write_signing_pair(tmp_path / "somebody")
     (tmp_path / "somebody.pub").rename(trusted_folder() / "somebody.pub")
     (trusted_folder() / "notes.txt").write_text("no key")
+    for name in ("._somebody.pub", ".DS_Store", "Thumbs.db", "desktop.ini"):  # what other systems leave
+        (trusted_folder() / name).write_bytes(b"\0\5\x16\7")
     assert trusted_keys() == (key,)
     assert not load_bundle(path).signature.trusted
     sign_bundle(path, read_signing_key(tmp_path / "somebody.key"), "somebody")

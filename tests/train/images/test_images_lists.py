@@ -174,8 +174,11 @@ def test_listed_files_that_cannot_be_used_are_rejected_with_the_reason(tmp_path:
         ),
         (("path", "label"), ("", "Alpha"), r"row \d+: has no path"),
         (("path", "label"), ("Alpha/new.png", " "), r"row \d+: label ' ' is not a class name"),
+        (("path", "label"), ("Alpha/new.png", "nan"), r"row \d+: label 'nan' is what an empty cell becomes; fill in"),
+        (("path", "label"), ("Alpha/new.png", " <NA>"), r"row \d+: label '<NA>' is what an empty cell becomes"),
+        (("path", "label"), ("Alpha/new.png", "['Alpha', 'Road']"), r"label .* is a list of labels; give one"),
         (("path", "label"), ("Alpha/new.png", "a\x1b[31m"), r"label 'a\\x1b\[31m' is not a class name"),
-        (("path", "label", "split"), ("Alpha/new.png", "Alpha", "dev"), r"split 'dev' is none of train, val, test"),
+        (("path", "label", "split"), ("Alpha/new.png", "Alpha", "hold"), r"split 'hold' is none of train, val, test"),
         (("path", "label", "label"), None, r"name the columns path, label and, .* once each"),
         (("file", "class"), None, r"name the columns path, label .* found file, class"),
     ],
@@ -241,3 +244,53 @@ def test_lists_with_another_separator_are_read(separator: str, tmp_path: Path) -
     assert found.paths == expected.paths
     assert found.classes == expected.classes
     np.testing.assert_array_equal(found.images, expected.images)
+
+
+@both
+def test_blanks_and_composed_letters_around_paths_and_labels(tmp_path: Path, write: Write) -> None:
+    """The file that is written there is meant; else the one without blanks, or with letters composed in another way."""
+    decomposed = "Fore\u0302t"
+    for number, name in enumerate([f"{decomposed}/a.png", f"{decomposed}/b.png", " Mer.png", "Mer.png", "two.png"]):
+        paint(tmp_path / name, 10 * number)
+    rows = [["For\u00eat/a.png", "For\u00eat"], [f" {decomposed}/b.png", decomposed]]
+    rows += [[" Mer.png", " Mer"], ["Mer.png", "Mer"], ["two.png  ", "Mer "]]
+    scenes = read_scenes(write(tmp_path, ["path", "label"], rows), part="all")
+    assert scenes.classes == ("For\u00eat", "Mer")
+    assert sorted(greys(scenes)[:2]) == [0, 10]
+    assert sorted(greys(scenes)[2:]) == [20, 30, 40]
+    with pytest.raises(DataError, match=r"two\.png is already in row"):
+        read_scenes(write(tmp_path, ["path", "label"], [*rows, ["\ttwo.png", "Mer"]]), part="all")
+
+
+@both
+def test_parts_of_a_list_have_their_usual_names(tmp_path: Path, write: Write) -> None:
+    tree(tmp_path)
+    parts = ("Training", "training", "dev", "Testing")
+    rows = [[f"{name}/{name}_{index}.png", name, parts[index]] for name in ("Alpha", "Beta") for index in range(4)]
+    path = write(tmp_path, ["path", "label", "split"], rows)
+    found = {part: greys(read_scenes(path, part=part)) for part in ("train", "val", "test")}  # type: ignore[arg-type]
+    assert found == {"train": [0, 1, 100, 101], "val": [2, 102], "test": [3, 103]}
+
+
+@both
+@pytest.mark.parametrize("names", [("1", "01"), ("2", "2.0"), ("0", "00")])
+def test_one_number_in_two_ways_is_refused(tmp_path: Path, write: Write, names: tuple[str, str]) -> None:
+    rows = [[path, names[label == "Alpha"]] for path, label in rows_of(tree(tmp_path))]
+    with pytest.raises(DataError, match=r"labels '[\d.]+' and '[\d.]+' are one number; write it in one way"):
+        read_scenes(write(tmp_path, ["path", "label"], rows), part="all")
+
+
+@both
+@pytest.mark.parametrize("empty", ["", " ", "nan"])
+def test_an_empty_group_is_no_group(tmp_path: Path, write: Write, empty: str) -> None:
+    rows = [[*row, "a" if number % 2 else "b"] for number, row in enumerate(rows_of(tree(tmp_path, count=6)))]
+    path = write(tmp_path, ["path", "label", "tile"], rows)
+    assert len(read_scenes(path, part="all", held_out=HeldOut(groups="tile")).labels) == 12
+    rows[3][2] = empty
+    with pytest.raises(DataError, match=r"row \d+: has no tile, by which --groups keeps images together; fill it in"):
+        read_scenes(write(tmp_path, ["path", "label", "tile"], rows), part="all", held_out=HeldOut(groups="tile"))
+
+
+def test_rows_without_content_are_no_rows(tmp_path: Path) -> None:
+    path = write_csv(tree(tmp_path), ["path", "label"], [*rows_of(tmp_path), ["", ""], [" ", ""]])
+    assert len(read_scenes(path, part="all").labels) == 8
