@@ -12,7 +12,7 @@ from typing import Any
 from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import BundleError, DataError, InputError
-from dpd_runtime.files import check_writable, equal_names, write_atomically
+from dpd_runtime.files import check_writable, equal_names, expanded, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.bases.hub import find_model, model_hash, public_name
 from dpd_train.captions.captioners import check_captioner_source
@@ -124,8 +124,8 @@ def placed_watchers(watchers: str) -> str:
 def _absolute(watcher: str) -> str:
     """The name of a further watcher with an absolute path; a hub id stays."""
     family, colon, place = watcher.partition(":")
-    there = family + colon == FAMILY or Path(place).expanduser().is_dir()
-    return family + colon + str(Path(place).expanduser().resolve()) if there else watcher
+    there = family + colon == FAMILY or expanded(place).is_dir()
+    return family + colon + str(expanded(place).resolve()) if there else watcher
 
 
 def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
