@@ -26,7 +26,7 @@ from dpd_cli.options import (
     under,
 )
 from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import print_json, signature_facts
+from dpd_cli.terminal import freshness_lines, print_json, signature_facts
 from dpd_runtime.errors import InputError, SetHashError
 
 if TYPE_CHECKING:
@@ -247,6 +247,9 @@ def _print(
     bundle, sampler = generation.bundle, generation.sampler
     whose = "" if result.set_hash else shard
     print(f"signature {bundle.signature.describe()}")  # first: a bundle's author chose its name
+    if bundle.manifest.serial and not bundle.remembered:
+        for line in freshness_lines(bundle):
+            print(f"          {line}")
     there = result.images - result.computed
     old = f", {there} were there already" if there else ""
     print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now{old})")
