@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dpd_runtime.errors import DiskError, InputError, OutputLinkError
+from dpd_runtime.errors import DiskError, DpdError, InputError, OutputLinkError
 from dpd_runtime.text import is_visible
 
 PARTIAL = ".partial"
@@ -84,8 +84,12 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if hasattr(error, "exit_code"):  # one of ours, or of the command line: it says what happened
+            raise
         fault = disk_fault(error)
-        if fault is None or fault.filename is not None or isinstance(error, DiskError):
+        if fault is None and getattr(error, "errno", None) is None and _refusal(path, 0)[1] == FULL:
+            fault = OSError(errno.ENOSPC, FULL)  # numpy, PIL's TIFF, PyTorch and GDAL do not say why
+        if fault is None or fault.filename is not None:
             raise
         raise OSError(fault.errno, os.strerror(fault.errno or 0), str(path)) from error
 
@@ -96,7 +100,7 @@ def disk_fault(error: BaseException) -> OSError | None:
     It is the error itself, the one that it was raised from, or one of which only the text is left: safetensors says
     "I/O error: No space left on device (os error 28)" and is no OSError.
     """
-    seen: BaseException | None = error
+    seen: BaseException | None = None if isinstance(error, DpdError) else error  # which says what happened
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in DISK_FAULTS:
             return seen
@@ -198,19 +202,18 @@ def check_writable(out: Path, room: int = 0) -> None:
         )
 
 
-def check_cache(folder: Path, variable: str = CACHE_VARIABLE, option: str = "") -> None:
+def check_cache(folder: Path, way: str = f"set {CACHE_VARIABLE} to a folder that can") -> None:
     """Check, before anything is computed, that a folder of `user_folder` can be made and filled.
 
     Args:
-        variable: of the environment, that names another place. option: that does so, if there is one.
+        way: how to choose another one.
 
     Raises:
         DiskError: it cannot.
     """
     nearest, reason = _refusal(folder, 0)
     if reason:
-        place = f"set {variable} to a folder that can{f', or give {option}' if option else ''}"
-        raise DiskError(f"{folder}: the folder {nearest} cannot be written ({reason}); {place}, or {_way(reason)}")
+        raise DiskError(f"{folder}: the folder {nearest} cannot be written ({reason}); {way}, or {_way(reason)}")
 
 
 def _refusal(out: Path, room: int) -> tuple[Path, str]:

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dpd_runtime.files import read_cached, write_atomically
+from dpd_runtime.files import naming, read_cached, write_atomically
 
 HASH_BYTES = 32
 MODEL_SUFFIX = ".onnx"
@@ -34,8 +34,9 @@ def working_folder(sealed: Path | None) -> Path:
     """
     folder = Path(tempfile.mkdtemp(prefix="dpd-engines-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, content in _content(sealed).items():
-        (folder / name).write_bytes(content)
+    with naming(folder):
+        for name, content in _content(sealed).items():
+            (folder / name).write_bytes(content)
     return folder
 
 
