@@ -6,9 +6,7 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -221,6 +219,9 @@ def _refusal(out: Path, room: int) -> tuple[Path, str]:
 
     The system's answer about permissions does not know quotas and full disks: a file without a name is written.
     """
+    import shutil
+    import tempfile  # not for --help
+
     folder = out.absolute()
     while not os.path.lexists(folder):  # unlike Path.exists no error below a folder that is closed to us
         folder = folder.parent

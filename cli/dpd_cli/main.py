@@ -139,9 +139,11 @@ def _check_command(arguments: list[str]) -> None:
 
 
 def _meant(word: str, known: list[str]) -> str:
-    """Suggest the known words that begin with `word`, else the most similar one."""
-    begun = [name for name in known if name.startswith(word) and len(word.lstrip("-")) > 1]
-    suggestions = begun[:3] or get_close_matches(word, known, n=1)
+    """Suggest the known words that begin with `word`, else the most similar one; dashes make no two words similar."""
+    bare = {name.lstrip("-"): name for name in known}
+    plain = word.lstrip("-")
+    begun = [bare[name] for name in bare if name.startswith(plain) and len(plain) > 1]
+    suggestions = begun[:3] or [bare[name] for name in get_close_matches(plain, bare, n=1)]
     return f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
 
 

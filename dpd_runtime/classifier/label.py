@@ -13,6 +13,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Array, Float32, Pixels, Progress
 from dpd_runtime.classifier.model import GRAPH_NAME, INPUT, Classifier
+from dpd_runtime.dataset.folder import OWN_NAMES, is_set
 from dpd_runtime.dataset.sheet import MOST_ROWS, contact_sheet
 from dpd_runtime.engines.engine import Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError
@@ -81,8 +82,8 @@ class Labelled:
 def images_below(place: Path) -> list[Path]:
     """The image files of a folder and of the folders in it, sorted by path; or the file itself.
 
-    Images of formats that nothing here reads are among them, and get a reason. Hidden files, other suffixes and folders
-    behind links are left out.
+    Images of formats that nothing here reads are among them, and get a reason. Hidden files, other suffixes, folders
+    behind links, and a distilled set's own files, as its contact sheet, are left out.
 
     Raises:
         DataError: there is none, or a folder cannot be listed.
@@ -98,7 +99,8 @@ def images_below(place: Path) -> list[Path]:
     files = []
     for parent, folders, names in os.walk(place, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [path for name in names if is_image(path := Path(parent, name))]
+        own = OWN_NAMES if set(names) & set(OWN_NAMES) and is_set(Path(parent)) else ()
+        files += [path for name in names if name not in own and is_image(path := Path(parent, name))]
     if not files:
         raise DataError(f"{place}: holds no images; give a folder of images")
     return sorted(files)

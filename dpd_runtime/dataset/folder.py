@@ -15,7 +15,7 @@ from dpd_runtime.dataset.croissant import CROISSANT_NAME
 from dpd_runtime.dataset.formats import FORMATS, PNG, UNFINISHED_NAME, Output, file_suffix, waiting_encoding
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
-from dpd_runtime.errors import DiskError, DpdError, OutputFolderError
+from dpd_runtime.errors import DiskError, DpdError, OutputFolderError, OutputLinkError
 from dpd_runtime.files import (
     FULL,
     check_no_links,
@@ -102,6 +102,14 @@ def _headers(out: Path) -> list[dict[str, Any]]:
         if not {"bundle", "seed", "sampler", "classes"} <= set(header):
             raise KeyError("header")
     return headers
+
+
+def is_set(folder: Path) -> bool:
+    """Whether a folder is a distilled set, finished or not, whoever wrote it; False where that cannot be read."""
+    try:
+        return any((folder / name).is_file() for name in (STATE_NAME, DATASET_NAME)) and _is_ours(folder)
+    except (OSError, OutputLinkError):
+        return False
 
 
 def _is_ours(out: Path) -> bool:

@@ -100,6 +100,25 @@ def _model_type(folder: Path, source: str) -> str:
     return str(kind)
 
 
+def image_processor(what: str, folder: Path) -> Any:
+    """The image processor of a model that resizes by PIL, also where torchvision is installed, which resizes otherwise.
+
+    Args:
+        what: it is for, in messages.
+
+    Raises:
+        InputError: as `opened`.
+    """
+    from importlib.util import find_spec
+
+    from transformers import AutoImageProcessor
+
+    # transformers 5 calls it a backend; before, unknown names were ignored
+    by_pil = {"backend": "pil"} if find_spec("transformers.image_processing_backends") else {"use_fast": False}
+    local: dict[str, Any] = {**by_pil, "local_files_only": True, "trust_remote_code": False}
+    return opened(what, lambda: AutoImageProcessor.from_pretrained(folder, **local))
+
+
 def check_tokenizer(folder: Path, source: str) -> None:
     """Check that the folder has a tokenizer; transformers 5 makes an empty one if its files are missing.
 
