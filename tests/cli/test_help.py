@@ -197,11 +197,11 @@ def test_no_text_names_a_file_that_a_wheel_has_not() -> None:
 
 def test_the_search_for_such_files_finds_one(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(
-        '"""docs/a.md."""\nX = 1\n"""docs/b.md."""\n'
-        'def sign_command():\n    """See docs/c.md."""\n    """docs/d.md"""\n    raise E(f"{X}: docs/e.md")\n'
-        'def f():\n    """docs/g.md."""\n'
+        '"""airgap/a.py."""\nX = 1\n"""airgap/b.py."""\n'
+        'def sign_command():\n    """See airgap/c.py."""\n    """airgap/d.py"""\n    raise E(f"{X}: airgap/e.py")\n'
+        'def f():\n    """airgap/g.py."""\n'
     )
     assert [REPOSITORY.findall(text) for text in said(tmp_path / "a.py") if text != ""] == [
-        ["docs/c.md"],
-        ["docs/e.md"],
+        ["airgap/c.py"],
+        ["airgap/e.py"],
     ]
