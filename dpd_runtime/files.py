@@ -228,7 +228,7 @@ def _refusal(out: Path, room: int) -> tuple[Path, str]:
     if not folder.is_dir():
         folder = folder.parent  # a file is replaced by another one beside it
     if not os.access(folder, os.W_OK | os.X_OK):
-        return folder, "it is read-only" if os.access(folder, os.X_OK) else "it is closed to this user"
+        return folder, "this user has no permission"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(TRIED))
