@@ -1,6 +1,9 @@
 """The errors of dpd. Each class has an exit code of the command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from dpd_runtime.installation import install_command
 
 
 class DpdError(Exception):
@@ -118,7 +121,9 @@ class AuditError(DpdError, AssertionError):
         said = [f"{len(failed)} of its tests: {failed[0]}"] if failed else []
         said += [f"{len(broken)} of its controls: {broken[0]}"] if broken else []
         advice = "do not share it" if failed else "the audit proves nothing"
-        super().__init__(f"audit verdict FAIL, {' and '.join(said)}; {advice}; docs/reference/privacy.md has remedies")
+        super().__init__(
+            f"audit verdict FAIL, {' and '.join(said)}; {advice}; the page Privacy of the documentation has remedies"
+        )
 
 
 class ParityError(CheckError):
@@ -140,12 +145,18 @@ class DegenerateImageError(DpdError, ArithmeticError):
 
 
 class MissingExtraError(DpdError, ImportError):
-    """A package that is not installed."""
+    """Packages that are not installed. The message has the one line that installs all of them.
+
+    Args:
+        packages: one, or all that are missing. extras: that bring them, such as "train,cpu".
+    """
 
     exit_code = 5
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f'{package} is not installed: pip install "dpd-distill[{extra}]"')
+    def __init__(self, packages: str | Sequence[str], extras: str) -> None:
+        names = [packages] if isinstance(packages, str) else list(packages)
+        verb = "is" if len(names) == 1 else "are"
+        super().__init__(f"{', '.join(names)} {verb} not installed: {install_command(extras)}")
 
 
 class ProviderError(DpdError, RuntimeError):

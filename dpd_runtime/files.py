@@ -1,4 +1,4 @@
-"""Files written completely or not at all, JSON objects, file names, output folders without links, the cache folder."""
+"""Files written completely or not at all, full disks, the user's folders, JSON objects, file names, no links."""
 
 import errno
 import logging
@@ -13,7 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dpd_runtime.errors import DiskError, InputError, OutputLinkError
+from dpd_runtime.errors import DiskError, DpdError, InputError, OutputLinkError
 from dpd_runtime.strict_json import loads
 from dpd_runtime.text import is_visible
 
@@ -22,6 +22,11 @@ _log = logging.getLogger(__name__)
 _PARTIAL_END = re.compile(r"(\.[0-9a-f]{16})?\.partial$")
 # Windows opens a device for these names, whatever ending they have.
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.I)
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+"""Numbers of errors that a disk makes: full, over the quota, read-only, a file too large for it, broken."""
+FULL = "the disk is full"
+CACHE_VARIABLE = "XDG_CACHE_HOME"
+TRIED = 4096  # bytes that are written to see whether a folder can be filled
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Flags of os.open: fail for a symbolic link, and do not wait for the other end of a pipe."""
 
@@ -45,7 +50,10 @@ def open_atomically(path: Path, below: Path | None = None, mode: int = 0o666) ->
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         # O_CREAT | O_EXCL, which follows no link; the handle knows its path, to which libraries may write
-        with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as handle:
+        with (
+            naming(path),
+            open(partial, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as handle,
+        ):
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -59,6 +67,47 @@ def write_atomically(path: Path, content: bytes, below: Path | None = None) -> N
     """Replace `path` in one step, as `open_atomically` does."""
     with open_atomically(path, below) as handle:
         handle.write(content)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let the error of a full or broken disk name what was being written, where it names no file itself.
+
+    Libraries write with errors of their own, and Python's `write` knows no name: whoever opens a file or fills a folder
+    by them does it within this.
+
+    Raises:
+        OSError: of the disk, with its number and `path`, whatever error told of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "exit_code"):  # one of ours, or of the command line: it says what happened
+            raise
+        fault = disk_fault(error)
+        if fault is None and getattr(error, "errno", None) is None and _refusal(path, 0)[1] == FULL:
+            fault = OSError(errno.ENOSPC, FULL)  # numpy, PIL's TIFF, PyTorch and GDAL do not say why
+        if fault is None or fault.filename is not None:
+            raise
+        raise OSError(fault.errno, os.strerror(fault.errno or 0), str(path)) from error
+
+
+def disk_fault(error: BaseException) -> OSError | None:
+    """The fault of a disk (see `DISK_FAULTS`) behind an error; None for another error.
+
+    It is the error itself, the one that it was raised from, or one of which only the text is left: safetensors says
+    "I/O error: No space left on device (os error 28)" and is no OSError.
+    """
+    seen: BaseException | None = None if isinstance(error, DpdError) else error  # which says what happened
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in DISK_FAULTS:
+            return seen
+        text = str(seen)
+        for number in DISK_FAULTS:
+            if os.strerror(number) in text or re.search(rf"\b(os error|errno) {number}\b", text, re.I):
+                return OSError(number, os.strerror(number))
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None
 
 
 def final_name(name: str) -> str:
@@ -135,28 +184,116 @@ def check_file_place(option: str, path: Path) -> None:
     check_writable(path)
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, room: int = 0) -> None:
     """Check, before anything is computed, that a file or folder can be made at `out`, or the folder there be filled.
 
+    Args:
+        room: bytes that will be written there at least.
+
     Raises:
-        DiskError: the nearest folder that exists is read-only.
+        DiskError: the nearest folder that exists is read-only, or its disk is full.
     """
-    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    if folder.is_file():
+    folder, reason = _refusal(out, room)
+    if reason:
+        raise DiskError(
+            f"{out}: the folder {folder} cannot be written ({reason}); choose another --out, or {_way(reason)}"
+        )
+
+
+def check_cache(folder: Path, way: str = f"set {CACHE_VARIABLE} to a folder that can") -> None:
+    """Check, before anything is computed, that a folder of `user_folder` can be made and filled.
+
+    Args:
+        way: how to choose another one.
+
+    Raises:
+        DiskError: it cannot.
+    """
+    nearest, reason = _refusal(folder, 0)
+    if reason:
+        raise DiskError(f"{folder}: the folder {nearest} cannot be written ({reason}); {way}, or {_way(reason)}")
+
+
+def _refusal(out: Path, room: int) -> tuple[Path, str]:
+    """The nearest folder that exists, and why nothing can be written there; an empty text if it can.
+
+    The system's answer about permissions does not know quotas and full disks: a file without a name is written.
+    """
+    import shutil
+    import tempfile  # not for --help
+
+    folder = out.absolute()
+    while not os.path.lexists(folder):  # unlike Path.exists no error below a folder that is closed to us
+        folder = folder.parent
+    if not folder.is_dir():
         folder = folder.parent  # a file is replaced by another one beside it
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise DiskError(f"{out}: the folder {folder} cannot be written; choose another --out, or get the permission")
+        return folder, "this user has no permission"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(TRIED))
+            file.flush()
+            os.fsync(file.fileno())
+        disk = shutil.disk_usage(folder)
+    except OSError as error:
+        return folder, FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
+    if disk.total and disk.free < room:  # some network disks say nothing
+        return folder, f"{FULL}: {disk.free / 1e6:.0f} MB are free, and at least {room / 1e6:.0f} MB are needed"
+    return folder, ""
+
+
+def _way(reason: str) -> str:
+    return "free space there" if reason.startswith(FULL) else "get the permission"
+
+
+def home_folder() -> Path | None:
+    """The user's home folder; None where HOME is not set and the user id has no name, as in many containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the user's home folder for a leading ~; as it is where there is no such folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def cache_folder(name: str) -> Path:
-    """Return $XDG_CACHE_HOME/dpd/NAME or ~/.cache/dpd/NAME, without creating it."""
-    return user_folder("XDG_CACHE_HOME", ".cache", name)
+    """Return $XDG_CACHE_HOME/dpd/NAME or ~/.cache/dpd/NAME, without creating it.
+
+    Raises:
+        DiskError: as `user_folder`.
+    """
+    return user_folder(CACHE_VARIABLE, ".cache", name)
+
+
+def spare_cache(name: str) -> Path | None:
+    """`cache_folder` for what only saves time: None where there is no home folder, and the work is done each time."""
+    try:
+        return cache_folder(name)
+    except DiskError:
+        return None
 
 
 def user_folder(variable: str, usual: str, name: str) -> Path:
-    """Return dpd/NAME in the folder that the environment variable names, or in `usual` of the home folder."""
-    root = os.environ.get(variable)
-    return (Path(root) if root else Path.home() / usual) / "dpd" / name
+    """Return dpd/NAME in the folder that the environment variable names, or in `usual` of the home folder.
+
+    Raises:
+        DiskError: the variable is not set, and there is no home folder.
+    """
+    if root := os.environ.get(variable):
+        return Path(root) / "dpd" / name
+    if (home := home_folder()) is None:
+        user = f"user id {os.getuid()}" if hasattr(os, "getuid") else "this user"
+        raise DiskError(
+            f"there is no home folder for dpd/{name}: HOME is not set, and {user} has no name here; set {variable} (or "
+            "HOME) to a folder that can be written"
+        )
+    return home / usual / "dpd" / name
 
 
 def is_own(path: Path) -> bool:

@@ -104,7 +104,7 @@ def _open(
     Raises:
         DataError, InputError: unusable data, base or output folder, or options that do not fit them.
     """
-    check_inputs(data, out, config, resume=resume)
+    check_inputs(data, out, config, resume=resume, cache=cache)
     check_captioner(config.captioner)
     check_published(config.watchers)
     base = fitted(load_base(config.base), config)

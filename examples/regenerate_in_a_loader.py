@@ -2,7 +2,7 @@
 
     python examples/regenerate_in_a_loader.py site.dpd --epochs 10 --ipc 50 --workers 2
 
-Needs PyTorch and dpd-distill[cpu]. Every epoch takes another seed, and so other images.
+Needs PyTorch and the extra cpu. Every epoch takes another seed, and so other images.
 """
 
 import argparse

@@ -3,12 +3,15 @@
 import inspect
 import os
 import textwrap
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dpd_cli.config_file import OPTION
+from dpd_runtime.files import naming
 
 DEBUG = "--debug"
 DEBUG_HELP = (DEBUG, "Show the traceback of an error.")
@@ -33,7 +36,16 @@ PANELS = (
 
 
 class Verb(TyperCommand):
-    """A command whose help is plain text under headings. No name of an option is cut, at any width."""
+    """A command whose help is plain text under headings. No name of an option is cut, at any width.
+
+    The error of a full disk that names no file, as of libraries that write by themselves, names the command's --out.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        out = ctx.params.get("out")
+        with naming(out) if isinstance(out, Path) else nullcontext():
+            return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """List the required options, `[OPTIONS]` and the arguments."""

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first ends the command where it can be continued, the second one at once.
+"""Ctrl-C: the first ends the command where it can be continued, the second one at once. A closed terminal is a first.
 
 Python raises KeyboardInterrupt wherever it happens to be. In a library's `__del__` or callback it is lost, and the
 command would go on for hours. So the handler remembers it, and `check` raises it again between two steps.
@@ -6,6 +6,7 @@ command would go on for hours. So the handler remembers it, and `check` raises i
 
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 
 INTERRUPTED = 130
@@ -13,11 +14,14 @@ _asked = False
 
 
 def install() -> None:
-    """Handle SIGINT, unless it is ignored as under nohup, and SIGTERM, which torchrun handles itself."""
+    """Handle SIGINT and SIGHUP, unless ignored as under nohup, and SIGTERM; torchrun handles the last two itself."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _handle)
-    if "WORLD_SIZE" not in os.environ:  # it ends its processes itself, also in a call that no handler interrupts
-        signal.signal(signal.SIGTERM, _handle)
+    if "WORLD_SIZE" in os.environ:  # it ends its processes itself, also in a call that no handler interrupts
+        return
+    signal.signal(signal.SIGTERM, _handle)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _hang_up)
 
 
 def check() -> None:
@@ -26,10 +30,17 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def _hang_up(number: int, frame: FrameType | None) -> None:
+    """Handle a terminal that is closed: its shell and the system tell each process of it, which is one wish."""
+    if not _asked:
+        _handle(number, frame)
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
     global _asked
     if _asked:
-        os.write(2, b"dpd: left at once; what was finished is kept\n")
+        with suppress(OSError):  # a terminal that is gone
+            os.write(2, b"dpd: left at once; what was finished is kept\n")
         os._exit(INTERRUPTED)
     _asked = True
     raise KeyboardInterrupt

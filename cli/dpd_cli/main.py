@@ -1,7 +1,6 @@
 """The `dpd` command. Commands import their rooms when they run, so that help and `dpd generate` stay light."""
 
 import errno
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from dpd_cli import interrupts
+from dpd_cli import interrupts, streams
 from dpd_cli.commands.audit import audit_command
 from dpd_cli.commands.bench import bench_command
 from dpd_cli.commands.check import check_command
@@ -37,6 +36,7 @@ from dpd_cli.help import DEBUG, Verb, Verbs
 from dpd_cli.interrupts import INTERRUPTED
 from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
+from dpd_runtime.files import FULL, disk_fault
 
 LONGEST_ERROR = 4_000
 RESUMABLE = "interrupted; run the same command again to continue"
@@ -100,11 +100,11 @@ def _options(
 def main() -> None:
     """Run the command line. An error becomes one line and an exit code."""
     interrupts.install()
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter of a class name shows its code instead
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    streams.prepare()
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that we start import nothing from the working folder either
     try:
         code = _run(sys.argv[1:] or ["--help"])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         _end_interrupted()
     except Exception as error:
@@ -139,9 +139,11 @@ def _check_command(arguments: list[str]) -> None:
 
 
 def _meant(word: str, known: list[str]) -> str:
-    """Suggest the known words that begin with `word`, else the most similar one."""
-    begun = [name for name in known if name.startswith(word) and len(word.lstrip("-")) > 1]
-    suggestions = begun[:3] or get_close_matches(word, known, n=1)
+    """Suggest the known words that begin with `word`, else the most similar one; dashes make no two words similar."""
+    bare = {name.lstrip("-"): name for name in known}
+    plain = word.lstrip("-")
+    begun = [bare[name] for name in bare if name.startswith(plain) and len(plain) > 1]
+    suggestions = begun[:3] or [bare[name] for name in get_close_matches(plain, bare, n=1)]
     return f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
 
 
@@ -165,10 +167,24 @@ def _explain(error: Exception) -> NoReturn:
             "programs, raise the limit (ulimit -v, the container's), make smaller batches or use a machine with more",
             5,
         )
-    if isinstance(error, OSError):
-        kept = "; what was finished is kept" if error.errno == errno.ENOSPC else ""
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}{kept}", 5)
+    if isinstance(error, BrokenPipeError) and error.filename == streams.RESULTS:
+        sys.exit(1)  # nobody reads any more, and nobody would read why
+    fault = disk_fault(error) or (error if isinstance(error, OSError) else None)
+    if fault is not None:
+        _fail(_of_the_system(fault), 5)
     _fail(f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug", 1)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refused, and the way out."""
+    where, reason = error.filename or "output", error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: {FULL} ({reason}); free space there, or choose another place; what was finished is kept"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}: {reason}; get the permission, or choose another place"
+    if "temporary directory" in reason:  # Python's own sentence, which lists where it looked
+        return f"{reason}; set TMPDIR to a folder that can be written"
+    return f"{where}: {reason}"
 
 
 def _end_interrupted() -> NoReturn:

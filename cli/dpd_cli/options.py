@@ -28,7 +28,6 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "dp": ("dp_accounting",),
 }
-EXTRAS["fit"] = (*EXTRAS["train"], *EXTRAS["export"], *EXTRAS["cpu"])
 """Packages of each extra that commands check before they start."""
 
 Number = TypeVar("Number", int, float)
@@ -235,19 +234,22 @@ def split_numbers(text: str, name: str, kind: type[Number]) -> tuple[Number, ...
 
 
 def require_torch(*extras: str) -> None:
-    """Check extras by name and then `train`, and silence the advice that its libraries print.
+    """Check extras by name and `train`, and silence the advice that its libraries print.
 
     Raises:
-        MissingExtraError: a package is not installed; the message names the extra that brings it.
+        MissingExtraError: packages are not installed; the message names all, and all extras that bring them.
     """
     from importlib.util import find_spec
 
     from dpd_runtime.errors import MissingExtraError
 
-    for extra in (*extras, "train"):
-        for package in EXTRAS[extra]:
-            if find_spec(package) is None:
-                raise MissingExtraError(package, extra)
+    missing = {
+        extra: absent
+        for extra in dict.fromkeys(("train", *extras))
+        if (absent := [package for package in EXTRAS[extra] if find_spec(package) is None])
+    }
+    if missing:
+        raise MissingExtraError([name for absent in missing.values() for name in absent], ",".join(missing))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

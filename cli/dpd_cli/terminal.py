@@ -66,8 +66,8 @@ def signature_facts(bundle: "Bundle") -> dict[str, Any]:
 
 def freshness_lines(bundle: "Bundle") -> list[str]:
     """Say which serial and expiry a signed bundle has; nothing for one that no trusted key signed."""
-    from dpd_runtime.bundle.freshness import newest_serial
-    from dpd_runtime.bundle.trusted import trusted_folder
+    from dpd_runtime.bundle.freshness import day_of, is_of_future, newest_serial, today
+    from dpd_runtime.bundle.trusted import place_of_trust
 
     manifest = bundle.manifest
     if not bundle.signature.trusted:
@@ -79,7 +79,12 @@ def freshness_lines(bundle: "Bundle") -> list[str]:
         return [f"serial {manifest.serial}{end}, older than {newest}, which stays the newest of this name here"]
     if bundle.remembered:
         return [f"serial {manifest.serial}{end}; from now on older ones of this name are refused here"]
-    return [f"serial {manifest.serial}{end}; not remembered: {trusted_folder()} cannot be written"]
+    if is_of_future(manifest.serial):
+        return [
+            f"serial {manifest.serial}{end}; not remembered, as it was signed on {day_of(manifest.serial)} by the "
+            f"signer's clock, and this machine's says {today()}: set the one that is wrong"
+        ]
+    return [f"serial {manifest.serial}{end}; not remembered: {place_of_trust()} cannot be written"]
 
 
 def prototype_ranges(sampler: "Sampler") -> list[str]:

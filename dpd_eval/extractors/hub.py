@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor
 
 from dpd_eval.extractors.extractor import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import find_model, first_sentence, image_model, opened, public_name
+from dpd_train.bases.hub import find_model, first_sentence, image_model, image_processor, public_name
 from dpd_train.config import HUB
 
 BATCH = 32
@@ -28,9 +27,7 @@ def hub_extractor(name: str) -> Extractor:
     """
     source, what = name.removeprefix(HUB), f"extractor {name}"
     folder, _ = find_model(source)
-    # the PIL processor even if torchvision is installed: the two resize slightly differently
-    local: dict[str, Any] = {"use_fast": False, "local_files_only": True, "trust_remote_code": False}
-    processor = opened(what, lambda: AutoImageProcessor.from_pretrained(folder, **local))
+    processor = image_processor(what, folder)
     model, pooled = image_model(what, folder)
     embed = partial(_embed, model, processor, pooled)
     try:

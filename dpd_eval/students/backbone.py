@@ -1,7 +1,5 @@
 """A transformers image classifier with its own weights as the start of a training."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -9,6 +7,7 @@ from dpd_eval.students.hub import build_hub_student
 from dpd_eval.students.logistic import features_of, fit_last_layer
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
 from dpd_train.bases.published import Colours, read_colours
 from dpd_train.config import HUB
 
@@ -59,4 +58,4 @@ def open_backbone(folder: str, num_classes: int) -> Backbone:
         InputError: as `build_hub_student`, or a preprocessor_config.json that cannot be used.
     """
     model = build_hub_student(f"{HUB}{folder}", num_classes)
-    return Backbone(model, read_colours(Path(folder).expanduser(), "--backbone"))
+    return Backbone(model, read_colours(expanded(folder), "--backbone"))

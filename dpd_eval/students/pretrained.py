@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dpd_eval.students.hub import find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
 from dpd_train.classifiers.encoder import check_encoder
 from dpd_train.config import FAMILY, HUB
 
@@ -74,4 +75,4 @@ def build_pretrained(name: str, num_classes: int) -> "nn.Module":
 
 
 def _folder(name: str) -> Path:
-    return Path(name.removeprefix(FAMILY)).expanduser()
+    return expanded(name.removeprefix(FAMILY))

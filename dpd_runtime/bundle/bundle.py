@@ -37,7 +37,7 @@ from dpd_runtime.engines.openvino import OpenVinoEngine
 from dpd_runtime.engines.record import engine_records, is_engine
 from dpd_runtime.engines.site_cache import kept_model, working_folder
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MemoryShortError, ProviderError
-from dpd_runtime.files import cache_folder
+from dpd_runtime.files import spare_cache
 from dpd_runtime.sampling.sampler import largest_ipc, sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
@@ -157,9 +157,10 @@ class Bundle:
         """
         return this_site(provider.name, self.host.flavour_version(provider.name), provider.device)
 
-    def engine_cache(self, site: Site) -> Path:
-        """The file in the user's cache with what a provider compiled of this bundle on this machine."""
-        return cache_folder("engines") / self.hash / f"{site.folder}.cache"
+    def engine_cache(self, site: Site) -> Path | None:
+        """The file in the user's cache with what a provider compiled of this bundle here; None without a cache."""
+        folder = spare_cache("engines")
+        return None if folder is None else folder / self.hash / f"{site.folder}.cache"
 
     def engine_hashes(self, provider: Provider, graphs: Collection[str]) -> dict[str, str | None]:
         """sha256 of the compiled models of these graphs on this machine; None for one that each start compiles anew.

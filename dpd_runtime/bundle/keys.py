@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import naming
 from dpd_runtime.text import printable
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:
         raise InputError(f"{path} exists, and keys are never overwritten; choose another name") from error
-    with os.fdopen(handle, "wb") as file:
+    with naming(path), os.fdopen(handle, "wb") as file:
         file.write(content)
 
 

@@ -5,23 +5,40 @@ from pathlib import Path
 
 from dpd_runtime.bundle.keys import PUBLIC_SUFFIX, read_public_key
 from dpd_runtime.bundle.signature import PublicKey
-from dpd_runtime.errors import InputError
-from dpd_runtime.files import is_foreign, others_may_write, user_folder
+from dpd_runtime.errors import DiskError, InputError
+from dpd_runtime.files import home_folder, is_foreign, others_may_write, user_folder
 
 
 def trusted_folder() -> Path:
-    """Return $XDG_CONFIG_HOME/dpd/trusted or ~/.config/dpd/trusted, without creating it."""
+    """Return $XDG_CONFIG_HOME/dpd/trusted or ~/.config/dpd/trusted, without creating it.
+
+    Raises:
+        DiskError: there is no home folder.
+    """
     return user_folder("XDG_CONFIG_HOME", ".config", "trusted")
+
+
+def place_of_trust() -> str:
+    """The trusted folder in words, for messages."""
+    try:
+        return str(trusted_folder())
+    except DiskError:
+        return "~/.config/dpd/trusted (there is no home folder here: set XDG_CONFIG_HOME)"
 
 
 def trusted_keys(folder: Path | None = None) -> tuple[PublicKey, ...]:
     """Read all .pub files of `folder`; None for the user's trusted folder. Hidden files, as macOS leaves, are no keys.
 
+    There are no keys without a folder that this user reaches, as where there is no home folder or it is another user's.
+
     Raises:
         InputError: a file is not a public key, or somebody else could change it (see `check_owned`).
     """
-    folder = trusted_folder() if folder is None else folder
-    if not folder.is_dir():
+    try:
+        folder = trusted_folder() if folder is None else folder
+        if not folder.is_dir():
+            return ()
+    except (DiskError, PermissionError):
         return ()
     check_owned(folder)
     paths = sorted(path for path in folder.iterdir() if path.suffix == PUBLIC_SUFFIX and not path.name.startswith("."))
@@ -42,7 +59,7 @@ def check_owned(path: Path) -> None:
     """
     if not hasattr(os, "getuid"):
         return
-    real, home = path.resolve(), Path.home().resolve()
+    real, home = path.resolve(), home_folder()
     for part in (real, *real.parents):
         status = part.stat()
         if is_foreign(status):
@@ -52,5 +69,5 @@ def check_owned(path: Path) -> None:
             )
         if others_may_write(status):
             raise InputError(f"{part}: others may write there, so it cannot be trusted; chmod go-w {part}")
-        if part == home:
+        if home is not None and part == home.resolve():
             return

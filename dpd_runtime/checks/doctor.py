@@ -20,6 +20,7 @@ from dpd_runtime.engines.host import HERE
 from dpd_runtime.errors import DpdError, MissingExtraError
 from dpd_runtime.generation.networks import LATENT_CLASSIFIER, decode, latent_logits, smallest_graph
 from dpd_runtime.generation.providers import PROVIDERS
+from dpd_runtime.installation import install_command
 from dpd_runtime.machine.cores import usable_cores, usable_memory
 from dpd_runtime.machine.driver import FIRST_DRIVER, Driver, nvidia_driver
 from dpd_runtime.machine.versions import cpu_flags, processor, versions
@@ -110,7 +111,7 @@ def _examine(name: str, bundle: Bundle | None, driver: Driver) -> ProviderFindin
         if find_spec(module) is None:
             return str(MissingExtraError(package, extra))
         if name == "cuda" and "cuda" not in (HERE if bundle is None else bundle.host).available_providers():
-            return 'onnxruntime is installed without CUDA: pip uninstall onnxruntime, pip install "dpd-distill[gpu]"'
+            return f"onnxruntime is installed without CUDA: pip uninstall onnxruntime, {install_command('gpu')}"
         if name not in ON_CPU and (said := driver.too_old_for(cuda or 0)) is not None:
             return said
         return "no bundle could be opened to try it" if bundle is None else _run(name, bundle)

@@ -22,7 +22,7 @@ from dpd_runtime.engines.engine import Engine, Provider
 from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.host import Host
 from dpd_runtime.errors import InputError, ModelError
-from dpd_runtime.files import check_writable, is_safe_name, open_regular
+from dpd_runtime.files import check_writable, is_safe_name, naming, open_regular
 from dpd_runtime.machine.cores import usable_memory
 from dpd_runtime.strict_json import MAX_JSON_BYTES, parse_json
 from dpd_runtime.text import LONGEST_NAME, is_readable
@@ -155,8 +155,9 @@ def write_classifier(out: Path, graph: bytes, record: ClassifierRecord, card: st
     try:
         finished = scratch / out.name  # not the folder itself, which others may not read
         finished.mkdir()
-        for name, content in ((GRAPH_NAME, graph), (RECORD_NAME, record.to_json()), (CARD_NAME, card.encode())):
-            (finished / name).write_bytes(content)
+        with naming(out):
+            for name, content in ((GRAPH_NAME, graph), (RECORD_NAME, record.to_json()), (CARD_NAME, card.encode())):
+                (finished / name).write_bytes(content)
         if out.is_dir():
             shutil.rmtree(out)
         finished.replace(out)

@@ -14,8 +14,17 @@ from dpd_runtime.dataset.croissant import CROISSANT_NAME
 from dpd_runtime.dataset.formats import FORMATS, PNG, UNFINISHED_NAME, Output, file_suffix, waiting_encoding
 from dpd_runtime.dataset.shards import LOCK_FILE, WHOLE, Worker
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, STATE_NAME, other_settings
-from dpd_runtime.errors import DiskError, OutputFolderError
-from dpd_runtime.files import check_no_links, check_plain, final_name, is_foreign, is_safe_name, open_regular
+from dpd_runtime.errors import DiskError, DpdError, OutputFolderError
+from dpd_runtime.files import (
+    FULL,
+    check_no_links,
+    check_plain,
+    disk_fault,
+    final_name,
+    is_foreign,
+    is_safe_name,
+    open_regular,
+)
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
 from dpd_runtime.strict_json import MAX_JSON_BYTES, loads, parse_json
 
@@ -33,10 +42,11 @@ def disk_errors(out: Path) -> Iterator[None]:
     """Turn an OSError of writing to `out` into a DiskError that says what to do."""
     try:
         yield
-    except DiskError:
-        raise
-    except OSError as error:
-        raise _disk_error(error, out) from error
+    except Exception as error:
+        fault = disk_fault(error) or (error if isinstance(error, OSError) and not isinstance(error, DpdError) else None)
+        if fault is None:
+            raise
+        raise _disk_error(fault, out) from error
 
 
 def _disk_error(error: OSError, out: Path) -> DiskError:
@@ -47,8 +57,8 @@ def _disk_error(error: OSError, out: Path) -> DiskError:
             f"{folder}: this folder cannot be written ({reason}); choose another --out, or make the folder writable "
             "and run the same command again"
         )
-    if error.errno == errno.ENOSPC:
-        reason = "the disk is full"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = FULL
     return DiskError(f"{out}: {reason}; finished images are kept; run the same command again to continue")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dpd_runtime.files import read_cached, write_atomically
+from dpd_runtime.files import naming, read_cached, write_atomically
 
 HASH_BYTES = 32
 MODEL_SUFFIX = ".onnx"
@@ -26,12 +26,17 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
 
 @cache
-def working_folder(sealed: Path) -> Path:
-    """The private folder (mode 0700) of this process for a cache file, with its content if that holds its own hash."""
+def working_folder(sealed: Path | None) -> Path:
+    """The private folder (mode 0700) of this process for a cache file, with its content if that holds its own hash.
+
+    Args:
+        sealed: None for a process that keeps nothing for later ones.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dpd-engines-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, content in _content(sealed).items():
-        (folder / name).write_bytes(content)
+    with naming(folder):
+        for name, content in _content(sealed).items():
+            (folder / name).write_bytes(content)
     return folder
 
 
@@ -55,8 +60,10 @@ def _model_name(graph: bytes) -> str:
     return hashlib.sha256(graph).hexdigest() + MODEL_SUFFIX
 
 
-def seal(sealed: Path) -> bool:
+def seal(sealed: Path | None) -> bool:
     """Write this process's folder to the cache file. Returns False where the cache cannot be written or is empty."""
+    if sealed is None:
+        return False
     files = {path.name: path for path in working_folder(sealed).iterdir() if path.is_file() and not path.is_symlink()}
     content = {name: np.fromfile(path, np.uint8) for name, path in sorted(files.items()) if _SAFE.fullmatch(name)}
     if not content:
@@ -70,9 +77,9 @@ def seal(sealed: Path) -> bool:
     return True
 
 
-def _content(sealed: Path) -> dict[str, bytes]:
+def _content(sealed: Path | None) -> dict[str, bytes]:
     """The files in a cache file; none if it is missing, damaged or of another user."""
-    raw = read_cached(sealed)
+    raw = None if sealed is None else read_cached(sealed)
     if raw is None or hashlib.sha256(raw[HASH_BYTES:]).digest() != raw[:HASH_BYTES]:
         return {}
     try:

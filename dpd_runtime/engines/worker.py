@@ -93,7 +93,9 @@ class Server:
 
 def main() -> None:
     """Answer messages until the other process ends or closes its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the other one decides
+    for name in ("SIGINT", "SIGHUP"):  # Ctrl-C and its end reach all processes of a terminal; the other one decides
+        if number := getattr(signal, name, None):  # Windows has no SIGHUP
+            signal.signal(number, signal.SIG_IGN)
     limit_memory()
     asking = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")

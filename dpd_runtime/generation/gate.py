@@ -21,7 +21,7 @@ from dpd_runtime.engines.execution_providers import FLAVOURS
 from dpd_runtime.engines.openvino import gpu_of_openvino
 from dpd_runtime.engines.site_cache import seal
 from dpd_runtime.errors import CheckError
-from dpd_runtime.files import cache_folder, read_cached, write_atomically
+from dpd_runtime.files import read_cached, spare_cache, write_atomically
 from dpd_runtime.generation.networks import LATENT_CLASSIFIER, UNET, latent_logits, load_networks
 from dpd_runtime.generation.replay import replay, replay_decoder
 from dpd_runtime.machine.driver import nvidia_driver
@@ -79,11 +79,11 @@ def measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> 
     return verdict
 
 
-def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path, GoldenVerdict | None]:
+def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path | None, GoldenVerdict | None]:
     """Compile all graphs of generation for this machine's GPU, check the golden images, and keep both in the cache.
 
     Returns:
-        The file in the cache, and the verdict; None for a bundle without golden images.
+        The file in the cache, None where there is no place for it; and the verdict, None without golden images.
 
     Raises:
         CheckError, MissingExtraError, ProviderError: as `pass_gate`.
@@ -140,7 +140,8 @@ def _file(key: dict[str, Any]) -> str:
 
 def _remembered(key: dict[str, Any]) -> GoldenVerdict | None:
     """The answer in the cache; None if there is none that can be read."""
-    raw = read_cached(cache_folder(CACHE) / _file(key))
+    folder = spare_cache(CACHE)
+    raw = None if folder is None else read_cached(folder / _file(key))
     if raw is None:
         return None
     try:
@@ -157,8 +158,10 @@ def _remembered(key: dict[str, Any]) -> GoldenVerdict | None:
 def _remember(key: dict[str, Any], verdict: GoldenVerdict) -> None:
     """Write the answer to the cache. On a disk that cannot be written the provider is asked again next time."""
     content = {"key": key, "psnr_db": verdict.psnr_db, "limit_db": verdict.limit_db}
+    folder = spare_cache(CACHE)
+    if folder is None:
+        return
     try:
-        folder = cache_folder(CACHE)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(
             folder / _file(key), (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

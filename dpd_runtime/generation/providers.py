@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dpd_runtime.engines.engine import BF16, FP32, PRECISIONS, Provider
 from dpd_runtime.engines.execution_providers import FLAVOURS, NAMES, available_providers
 from dpd_runtime.errors import CheckError, InputError, MissingExtraError, ProviderError
+from dpd_runtime.installation import install_command
 
 _log = logging.getLogger(__name__)
 PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
@@ -45,7 +46,7 @@ def choose_provider(
     if requested in ("cpu", "cuda") and requested not in (available := listed()):
         raise ProviderError(
             f"provider {requested}: the installed onnxruntime has {', '.join(available)}; "
-            'run pip uninstall onnxruntime, then pip install "dpd-distill[gpu]"'
+            f"run pip uninstall onnxruntime, then {install_command('gpu')}"
         )
     attempt(chosen)
     return chosen

@@ -7,6 +7,8 @@ from pathlib import Path
 
 __version__ = "0.2.0"
 """Of this code; pyproject.toml has the same."""
+RELEASED = "2026-11-29"
+"""The day of the newest numbered part of CHANGELOG.md: no clock that is right shows an earlier one."""
 
 
 def package_versions(*names: str) -> dict[str, str]:

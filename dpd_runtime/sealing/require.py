@@ -5,7 +5,7 @@ from pathlib import Path
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.encryption import is_encrypted
 from dpd_runtime.bundle.privacy import ONE_IMAGE
-from dpd_runtime.bundle.trusted import trusted_folder
+from dpd_runtime.bundle.trusted import place_of_trust
 from dpd_runtime.errors import InputError, RequirementError
 
 AUDITED = ("PASS", "WARN")
@@ -28,7 +28,7 @@ def require_signature(bundle: Bundle) -> None:
     if signature.key_id is not None:
         way_out = (
             f"where you trust that key, pass its .pub file as --trusted-key, or without that option put it into "
-            f"{trusted_folder()}"
+            f"{place_of_trust()}"
         )
     raise RequirementError(
         f"{bundle.path}: a trusted signature is required; this bundle is {signature.describe()}; {way_out}"

@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import naming
 from dpd_runtime.sampling.sample import Denoise, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_train.bases.folder import TOKENIZER_FILES, base_folder, check_base, weights_variant
@@ -180,11 +181,12 @@ def save_base(base: Base, folder: Path, tokenizer_source: Path, dtype: torch.dty
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    _load_as_float32(folder / "text_encoder" / "config.json")
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer_source / name, folder / "tokenizer" / name)
-    _remove_local_paths(folder)
+    with naming(folder):
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        _load_as_float32(folder / "text_encoder" / "config.json")
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer_source / name, folder / "tokenizer" / name)
+        _remove_local_paths(folder)
 
 
 def _forget_last_call(tokenizer: CLIPTokenizer) -> None:

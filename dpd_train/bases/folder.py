@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
 from dpd_runtime.images.bands import Band
 from dpd_train.bases.hub import cached_snapshot, fetch_command
 
@@ -46,7 +47,7 @@ def base_folder(name: str) -> Path:
     """
     if name == SHIPPED_BASE:
         return nano_folder()
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.exists():
         return folder
     from huggingface_hub.errors import HFValidationError  # only here: it takes a quarter of a second
@@ -89,7 +90,7 @@ def check_base(name: str, folder: Path) -> None:
     Raises:
         InputError: another kind of model, a missing file, or weights that exist only as a pickle.
     """
-    again = f"; fetch it: {fetch_base(name)}" if name != SHIPPED_BASE and not Path(name).expanduser().exists() else ""
+    again = f"; fetch it: {fetch_base(name)}" if name != SHIPPED_BASE and not expanded(name).exists() else ""
     if not (folder / "model_index.json").is_file():
         hint = again or f"; supported: {SUPPORTED}"
         raise InputError(f"base {name!r}: {folder / 'model_index.json'} is missing{hint}")

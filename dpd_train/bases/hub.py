@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
 from dpd_train.config import HUB
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def find_model(source: str) -> tuple[Path, str]:
 
 
 def _folder(source: str) -> Path:
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -54,7 +55,7 @@ def _folder(source: str) -> Path:
 
 def public_name(source: str) -> str:
     """hf: and the id of a model or the last part of its folder, for records, which hold no local paths."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     return HUB + (folder.resolve().name if folder.is_dir() else source)
 
 
@@ -79,7 +80,7 @@ def fetch_command(source: str) -> str:
 
 
 def _model_type(folder: Path, source: str) -> str:
-    again = "complete the folder" if Path(source).expanduser().is_dir() else f"fetch it again: {fetch_command(source)}"
+    again = "complete the folder" if expanded(source).is_dir() else f"fetch it again: {fetch_command(source)}"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind, of_timm = config.get("model_type"), "architecture" in config
@@ -97,6 +98,25 @@ def _model_type(folder: Path, source: str) -> str:
     if absent:
         raise InputError(f"{source}: {absent[0]} is missing; {again}")
     return str(kind)
+
+
+def image_processor(what: str, folder: Path) -> Any:
+    """The image processor of a model that resizes by PIL, also where torchvision is installed, which resizes otherwise.
+
+    Args:
+        what: it is for, in messages.
+
+    Raises:
+        InputError: as `opened`.
+    """
+    from importlib.util import find_spec
+
+    from transformers import AutoImageProcessor
+
+    # transformers 5 calls it a backend; before, unknown names were ignored
+    by_pil = {"backend": "pil"} if find_spec("transformers.image_processing_backends") else {"use_fast": False}
+    local: dict[str, Any] = {**by_pil, "local_files_only": True, "trust_remote_code": False}
+    return opened(what, lambda: AutoImageProcessor.from_pretrained(folder, **local))
 
 
 def check_tokenizer(folder: Path, source: str) -> None:

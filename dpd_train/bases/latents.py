@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.errors import DiskError
 from dpd_runtime.files import is_own
 from dpd_train.bases.base import rows_a_call
 from dpd_train.compute.checkpoint import load_state, save_state
@@ -58,6 +59,9 @@ def encode_cached(
 
     One file holds one image set in its order. Its name is the hash of the content hashes, the pixels, which a later
     version may read otherwise from the same files, and the encoder's weights.
+
+    Raises:
+        DiskError: the cache cannot be written.
     """
     encoder = weights_hash(vae.encoder) + weights_hash(vae.quant_conv)
     pixels = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
@@ -69,8 +73,14 @@ def encode_cached(
         if meta.get("key") == key:
             return tensors["latents"] * scaling_factor
     latents = encode(vae, images, progress=progress, device=device)
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # latents decode to the images
-    save_state(path, {"latents": latents}, {"key": key})
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # latents decode to the images
+        save_state(path, {"latents": latents}, {"key": key})
+    except OSError as error:
+        raise DiskError(
+            f"{cache}: latents cannot be stored ({error.strerror}); free space there, or set XDG_CACHE_HOME to another "
+            "folder (dpd train: --cache-dir)"
+        ) from error
     return latents * scaling_factor
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, model_hash, opened
+from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
 from dpd_train.captions.attributes import class_words
 from dpd_train.foreground.foreground import MAP, Masks
 
@@ -106,6 +106,7 @@ def _detector(folder: Path, device: "torch.device") -> "Callable[[Images, str], 
     processor = opened(
         what, lambda: AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
+    processor.image_processor = image_processor(what, folder)
     model = complete_model(what, AutoModelForZeroShotObjectDetection, folder, torch.float32, device)
 
     @torch.no_grad()

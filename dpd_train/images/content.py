@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpd_runtime.files import cache_folder, is_own, write_atomically
+from dpd_runtime.files import is_own, spare_cache, write_atomically
 from dpd_runtime.images.pixels import read_bytes, read_square
 from dpd_train.images.rendering import Rendering, identity, reader
 
@@ -63,7 +63,10 @@ def _near(files: Mapping[str, Path], rendering: Rendering | None) -> list[list[s
     """
     digests = sorted(files)
     key = hashlib.sha256("\n".join([str(FORMAT), *digests]).encode()).hexdigest()
-    path = cache_folder("near-duplicates") / f"{key[:32]}.json"
+    folder = spare_cache("near-duplicates")
+    if folder is None:
+        return _compare(digests, files, rendering)
+    path = folder / f"{key[:32]}.json"
     if is_own(path) and (known := _read(path, key)) is not None:
         return known
     groups = _compare(digests, files, rendering)

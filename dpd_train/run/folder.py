@@ -11,7 +11,7 @@ from typing import Any
 from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.command_line import option, shown
 from dpd_runtime.errors import BundleError, DataError, InputError
-from dpd_runtime.files import check_writable, equal_names, write_atomically
+from dpd_runtime.files import cache_folder, check_cache, check_writable, equal_names, expanded, write_atomically
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.bases.hub import find_model, model_hash, public_name
 from dpd_train.captions.captioners import check_captioner_source
@@ -123,8 +123,8 @@ def placed_watchers(watchers: str) -> str:
 def _absolute(watcher: str) -> str:
     """The name of a further watcher with an absolute path; a hub id stays."""
     family, colon, place = watcher.partition(":")
-    there = family + colon == FAMILY or Path(place).expanduser().is_dir()
-    return family + colon + str(Path(place).expanduser().resolve()) if there else watcher
+    there = family + colon == FAMILY or expanded(place).is_dir()
+    return family + colon + str(expanded(place).resolve()) if there else watcher
 
 
 def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
@@ -178,22 +178,31 @@ def match_config(
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
 
 
-def check_inputs(data: Path | None, out: Path, config: TrainConfig, *, resume: bool = False) -> None:
+def check_inputs(
+    data: Path | None, out: Path, config: TrainConfig, *, resume: bool = False, cache: Path | None = None
+) -> None:
     """Check all that needs no network and no pixel, in less than a second.
 
     Args:
         data: None for a federated server without images.
+        cache: folder of latents that was given; None for the user's.
 
     Raises:
         DataError, InputError: as `dpd_train.train.train`.
+        DiskError: the run or the cache cannot be written.
     """
     check_run_folder(out, resume)
     check_writable(out)
+    if cache is not None:
+        check_cache(cache, "choose another --cache-dir")
+    elif data is not None:
+        check_cache(cache_folder("latents"))
     check_captioner_source(config.captioner)
     if config.segmenter is not None:
         check_segmenter(config.segmenter)
     folder = base_folder(config.base)
     check_base(config.base, folder)
+    check_writable(out, room=min((path.stat().st_size for path in (folder / "unet").glob("*.safetensors")), default=0))
     sides = base_sides(config.base, folder)
     side = working_side(config.base, *sides, config.resolution) if sides else config.resolution
     if config.watchers != OWN:

@@ -21,6 +21,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.bundle.manifest import Manifest
 from dpd_runtime.bundle.signature import Signature
+from dpd_runtime.files import naming
 from dpd_runtime.sampling.sampler import largest_ipc
 
 Tell = Callable[[str], None]
@@ -118,8 +119,9 @@ def _write(
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        compiled, manifest = _assemble(inputs, card, scratch / "bundle", options, tell)
-        place(scratch / "bundle", out)
+        with naming(out):
+            compiled, manifest = _assemble(inputs, card, scratch / "bundle", options, tell)
+            place(scratch / "bundle", out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     inputs.step()

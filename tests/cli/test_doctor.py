@@ -22,7 +22,17 @@ def test_doctor_prints_one_object(process_environment: dict[str, str], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("argument", ["nothing.dpd", "notes.txt", "."])
+@pytest.mark.parametrize("argument", ["nothing.dpd", "tensorrt", "no/folder"])
+def test_doctor_does_not_try_what_is_not_there(
+    argument: str, process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    for more in ((), ("--json",)):
+        done = dpd(["doctor", argument, *more], process_environment, tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"dpd: {argument}: no such bundle; give a .dpd file or a bundle folder\n"
+
+
+@pytest.mark.parametrize("argument", ["notes.txt", "."])
 def test_doctor_does_not_fall_ill(argument: str, process_environment: dict[str, str], tmp_path: Path) -> None:
     """Neither a broken bundle, nor a missing onnxruntime, nor torch that breaks on import stops it."""
     (tmp_path / "notes.txt").write_text("not a bundle")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime import Output
+from dpd_runtime.installation import install_command
 from tests.commands import dpd
 from tests.runtime.drawn import write
 
@@ -62,7 +63,7 @@ def test_missing_pyarrow_is_said_before_the_old_set_is_deleted(
     before = sorted(tmp_path.rglob("*"))
     done = dpd(["generate", *FEW, "--format", "parquet", "--overwrite", "--out", "set"], environment, tmp_path)
     assert done.returncode == 5
-    assert done.stderr == 'dpd: pyarrow is not installed: pip install "dpd-distill[parquet]"\n'
+    assert done.stderr == f"dpd: pyarrow is not installed: {install_command('parquet')}\n"
     assert sorted(tmp_path.rglob("*")) == before
 
 

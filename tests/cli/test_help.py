@@ -1,8 +1,10 @@
 """What --help shows: every name of an option whole, every word, and what an option accepts, as the code has it."""
 
+import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -159,3 +161,47 @@ def test_help_states_the_defaults_of_a_federation_and_of_pretraining() -> None:
     defaults = SwimDiff()
     for name, field in FIELDS.items():
         assert f"Default: {getattr(defaults, field):g}." in parameter("pretrain", "--" + name.replace("_", "-")).help
+
+
+REPOSITORY = re.compile(
+    r"\b(?:docs|tests|benchmarks|recipes|examples|airgap|neighbours)/[\w/-]+(?:\.\w+)*|\b(?:CONTRIBUTING|SECURITY|CHANGELOG)\.md\b"
+    r"|\b(?:constraints|requirements)[\w-]*\.(?:toml|txt|lock)\b"
+)
+"""Files of a checkout, which a wheel has not."""
+
+
+def said(path: Path) -> Iterator[str]:
+    """The texts of a module that people can be shown: all but comments and docstrings of what is no command."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hidden = set()
+    for node in ast.walk(tree):
+        found = getattr(node, "body", None)
+        body = found if isinstance(found, list) else []  # a lambda's is one expression
+        for before, after in zip([None, *body], body, strict=False):
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                shown_as_help = isinstance(node, ast.FunctionDef) and node.name.endswith("_command") and before is None
+                hidden |= set() if shown_as_help else {id(after.value)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in hidden:
+            yield node.value
+
+
+def test_no_text_names_a_file_that_a_wheel_has_not() -> None:
+    """Help texts and messages are read where only the wheel is."""
+    rooms = ("dpd_cli", "dpd_eval", "dpd_export", "dpd_neighbours", "dpd_runtime", "dpd_train")
+    places = [Path(str(find_spec(room).origin)).parent for room in rooms]  # type: ignore[union-attr]
+    texts = [(path.name, text) for place in places for path in place.rglob("*.py") for text in said(path)]
+    assert len(texts) > 5000
+    assert [(name, text[:80]) for name, text in texts if REPOSITORY.search(text)] == []
+
+
+def test_the_search_for_such_files_finds_one(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        '"""airgap/a.py."""\nX = 1\n"""airgap/b.py."""\n'
+        'def sign_command():\n    """See airgap/c.py."""\n    """airgap/d.py"""\n    raise E(f"{X}: airgap/e.py")\n'
+        'def f():\n    """airgap/g.py."""\n'
+    )
+    assert [REPOSITORY.findall(text) for text in said(tmp_path / "a.py") if text != ""] == [
+        ["airgap/c.py"],
+        ["airgap/e.py"],
+    ]

@@ -59,6 +59,7 @@ def dpd(verb: str, arguments: list[str], environment: dict[str, str], folder: Pa
         ),
         pytest.param(["--steps", "0"], 2, ["steps is 0", "1 … 1000"], id="steps", marks=needs_bundle),
         pytest.param(["--sed", "3"], 2, ["no such option --sed; did you mean --seed?; see"], id="option"),
+        pytest.param(["--model", "x"], 2, ["no such option --model; see"], id="option-of-dashes"),
         pytest.param(["--cand", "3"], 2, ["no such option --cand; did you mean --candidates?"], id="begun-option"),
         pytest.param(["--qqq"], 2, ["no such option --qqq; see", "generate --help"], id="unlike-any-option"),
         pytest.param(["--format", "jpeg"], 2, ["'jpeg' is unknown", "use --image-format jpeg"], id="format"),
@@ -68,7 +69,7 @@ def dpd(verb: str, arguments: list[str], environment: dict[str, str], folder: Pa
         pytest.param(
             ["--provider", "tensorrt-rtx"],
             5,
-            ["onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed", 'pip install "dpd-distill[rtx]"'],
+            ["onnxruntime-ep-nv-tensorrt-rtx-cu13 is not installed", "pip install", '[rtx]"'],
             id="no-plugin",
             marks=[needs_bundle, no_plugin],
         ),
@@ -191,14 +192,14 @@ def test_evaluate_says_what_is_wrong_before_it_reads_an_image(
         pytest.param(
             ["--flavour", "tensorrt"],
             5,
-            ["tensorrt is not installed", 'pip install "dpd-distill[trt]"'],
+            ["tensorrt is not installed", "pip install", '[trt]"'],
             id="no-tensorrt",
             marks=pytest.mark.skipif(find_spec("tensorrt") is not None, reason="tensorrt is installed"),
         ),
         pytest.param(
             ["--compute-capability", "89"],
             5,
-            ["tensorrt-rtx is not installed", 'pip install "dpd-distill[rtx-build]"'],
+            ["tensorrt-rtx is not installed", "pip install", '[rtx-build]"'],
             id="no-rtx",
             marks=pytest.mark.skipif(find_spec("tensorrt_rtx") is not None, reason="tensorrt-rtx is installed"),
         ),

@@ -62,7 +62,8 @@ def test_the_module_for_pytorch_says_what_to_install(process_environment: dict[s
     absent = "import sys; sys.modules['torch'] = None; import dpd_runtime.torch"  # None: as if it were not installed
     done = python(absent, process_environment, tmp_path)
     assert done.returncode == 1
-    assert 'torch is not installed: pip install "dpd-distill[train]"' in done.stderr
+    assert "torch is not installed: pip install" in done.stderr
+    assert '[train]"' in done.stderr
 
 
 def test_public_names_are_shown_before_anything_is_imported(

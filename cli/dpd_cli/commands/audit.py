@@ -9,7 +9,7 @@ from dpd_cli.options import Device, Json, Overwrite, Values, given_values, optio
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import check_writable
+from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -82,6 +82,7 @@ def audit_command(
         if private is not None and data is not None:
             check_apart("--private", private, data)
     require_torch("cpu")
+    check_cache(cache_folder("audit"))
     from dpd_eval.audit.kind import check_further, check_inputs
 
     options = ImageOptions(**given_values(given, ImageOptions))

@@ -42,7 +42,7 @@ def demo_command(
     def dpd(*arguments: str) -> dict[str, object]:
         """Run one command, as a user would type it."""
         print("$ dpd " + " ".join(arguments), file=sys.stderr)
-        command = [sys.executable, "-m", "dpd_cli", *arguments, "--json"]
+        command = [sys.executable, "-P", "-m", "dpd_cli", *arguments, "--json"]
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         except KeyboardInterrupt:

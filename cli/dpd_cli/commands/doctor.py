@@ -13,7 +13,7 @@ def doctor_command(
     """Show which providers work here, and why others do not.
 
     Every provider runs the bundle's smallest graph. Cores, memory and versions are shown too. The exit code is 0
-    whatever is found. No network and no PyTorch are used.
+    whatever is found, and 2 if there is no BUNDLE of that name. No network and no PyTorch are used.
 
     Examples:
         dpd doctor
@@ -21,12 +21,15 @@ def doctor_command(
     """
     from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
     from dpd_runtime.checks.doctor import examine_providers, nvidia_driver, this_machine
+    from dpd_runtime.errors import NoBundleError
     from dpd_runtime.machine.driver import cuda_version
     from dpd_runtime.text import printable
 
     problem = None
     try:
         opened = load_bundle(bundle or embedded_bundle())
+    except NoBundleError:  # what is not there cannot be tried: a mistyped path, or a word that is no bundle
+        raise
     except Exception as error:  # a bundle that cannot be opened is a finding too
         opened, problem = None, printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
     machine, driver = this_machine(), nvidia_driver()

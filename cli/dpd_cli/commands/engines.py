@@ -88,6 +88,7 @@ def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[st
     from dpd_runtime.engines.engine import Provider
     from dpd_runtime.engines.execution_providers import FLAVOURS
     from dpd_runtime.engines.site_cache import kept_models, working_folder
+    from dpd_runtime.files import cache_folder, check_cache
     from dpd_runtime.generation.gate import compile_here
     from dpd_runtime.machine.cores import usable_cores
 
@@ -95,6 +96,7 @@ def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[st
         raise InputError(f"{' and '.join(ignored)} without --out: the engines are for this machine; add --out")
     if flavour not in FLAVOURS:
         raise InputError(f"flavour {flavour!r} is unknown: use {' or '.join(FLAVOURS)}")
+    check_cache(cache_folder("engines"))
     opened, provider, started = load_bundle(bundle), Provider(flavour, "requested", device), time.monotonic()
     if flavour == "tensorrt":
         from dpd_export.engines import build_for_this_machine
@@ -102,7 +104,7 @@ def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[st
         with progress_bar("building engines") as progress:
             build_for_this_machine(opened, provider, progress)
     file, verdict = compile_here(opened, provider, usable_cores())
-    seconds, size = time.monotonic() - started, file.stat().st_size if file.is_file() else 0
+    seconds, size = time.monotonic() - started, file.stat().st_size if file and file.is_file() else 0
     kept = kept_models(working_folder(file))
     if json_output:
         golden = {} if verdict is None else {"psnr_db": verdict.psnr_db, "limit_db": verdict.limit_db}

@@ -10,7 +10,7 @@ from dpd_cli.options import Device, Json, Values, given_values, options_of, requ
 from dpd_cli.progress import Update, stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
-from dpd_runtime.files import check_file_place, write_atomically
+from dpd_runtime.files import cache_folder, check_cache, check_file_place, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,6 +67,7 @@ def evaluate_command(
 
     check_evaluation(sets, config, train, place)  # type: ignore[arg-type]
     check_device(device)
+    check_cache(cache_folder("evaluate"))
     from dpd_eval import evaluate  # loads PyTorch
 
     with stage_progress() as stage:

@@ -45,7 +45,7 @@ SamplerChanges = Annotated[
     str,
     under(
         "Bundle",
-        "Changes to the bundle's sampler, such as steps=20,guidance_scale=2; docs/guides/export.md lists them.",
+        "Changes to the bundle's sampler, such as steps=20,guidance_scale=2; the guide Export lists them.",
     ),
 ]
 VaeEncoder = Annotated[bool, under("Bundle", "Add the VAE's encoder.", "--vae-encoder")]

@@ -51,7 +51,7 @@ def fit_command(
 
     config = FitConfig(**given_values(given, FitConfig))
     check_place(out, overwrite)
-    require_torch("fit")
+    require_torch("export", "cpu")
     import torch
 
     from dpd_eval.fitting.fit import fit, suits_backbones

@@ -25,9 +25,10 @@ from dpd_cli.options import (
     under,
 )
 from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import print_json, signature_facts
+from dpd_cli.terminal import freshness_lines, print_json, signature_facts
 from dpd_runtime.command_line import listed_names, shown
 from dpd_runtime.errors import InputError, SetHashError
+from dpd_runtime.installation import install_command
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -44,7 +45,7 @@ NEXT = {
     "npz": "read set.npz in Python: numpy.load",
 }
 """What to do with a set of each format."""
-WITHOUT_TORCH = 'train on it as an ImageFolder; with pip install "dpd-distill[fit]" also: dpd fit {out} --out model'
+WITHOUT_TORCH = "train on it as an ImageFolder; with {install} also: dpd fit {out} --out model"
 OF_BANDS = "train on its GeoTIFF files, or compare: dpd evaluate {out} --train DATA --test DATA --bands all"
 SAMPLES = "Setting this samples all images instead of decoding prototypes."
 
@@ -98,7 +99,7 @@ Ray = Annotated[
     str | None,
     under(
         "Several machines",
-        'Compute on a Ray cluster: its address, or local. Needs pip install "dpd-distill[ray]".',
+        "Compute on a Ray cluster: its address, or local. Needs the extra ray.",
         metavar="ADDRESS",
     ),
 ]
@@ -250,6 +251,9 @@ def _print(
     bundle, sampler = generation.bundle, generation.sampler
     whose = "" if result.set_hash else shard
     print(f"signature {bundle.signature.describe()}")  # first: a bundle's author chose its name
+    if bundle.manifest.serial and not bundle.remembered:
+        for line in freshness_lines(bundle):
+            print(f"          {line}")
     there = result.images - result.computed
     old = f", {there} were there already" if there else ""
     print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now{old})")
@@ -267,16 +271,17 @@ def _print(
     else:
         print(f"set hash  {result.set_hash}")
         print(f"look at   {out}/contact_sheet.png")
-        print(f"next      {_way(generation, output).format(out=shown([out]), path=str(out))}")
+        print(f"next      {_way(generation, output, out)}")
 
 
-def _way(generation: "Generation", output: "Output") -> str:
+def _way(generation: "Generation", output: "Output", out: Path) -> str:
     """What to do with the set."""
+    words = NEXT["imagefolder"] if find_spec("torch") is not None else WITHOUT_TORCH
     if output.format != "imagefolder":
-        return NEXT[output.format]
-    if generation.bundle.manifest.bands:
-        return OF_BANDS
-    return NEXT["imagefolder"] if find_spec("torch") is not None else WITHOUT_TORCH
+        words = NEXT[output.format]
+    elif generation.bundle.manifest.bands:
+        words = OF_BANDS
+    return words.format(out=shown([out]), path=str(out), install=install_command("fit"))
 
 
 def _kinds(sampler: "Sampler", ipc: int) -> str:

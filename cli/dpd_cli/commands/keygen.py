@@ -33,7 +33,7 @@ def keygen_command(
         dpd keygen --encryption site
     """
     from dpd_runtime.bundle.keys import PUBLIC_SUFFIX, read_passphrase, write_encryption_key, write_signing_pair
-    from dpd_runtime.bundle.trusted import trusted_folder
+    from dpd_runtime.bundle.trusted import place_of_trust
 
     if encryption:
         if passphrase_file:
@@ -50,5 +50,5 @@ def keygen_command(
         print_json({"secret": str(secret), "public": str(public_file), "key_id": public.id})
         return
     print(f"secret  {secret}: for dpd sign --key; keep it here")
-    print(f"public  {public_file}: a site trusts it if it is in {trusted_folder()}, or with --trusted-key")
+    print(f"public  {public_file}: a site trusts it if it is in {place_of_trust()}, or with --trusted-key")
     print(f"key id  {public.id}")

@@ -14,7 +14,7 @@ from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import cache_folder, check_writable
+from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
 from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
@@ -160,6 +160,7 @@ def pretrain_command(
     _check_data(sources, start)
     own = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]  # two bases may have one name
     folder = state or cache_folder("pretrain") / f"{out.resolve().name}-{own}"
+    check_cache(folder, "choose another --state")
     import torch
 
     from dpd_train.bases.folder import SHIPPED_BASE

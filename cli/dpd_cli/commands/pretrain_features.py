@@ -82,6 +82,7 @@ def pretrain_features_command(
     json_output: bool,
 ) -> None:
     """Check what was asked for, train the encoder, and print what was made."""
+    from dpd_runtime.files import cache_folder, check_cache
     from dpd_train.classifiers.encoder import check_new
     from dpd_train.pretrain.swimdiff.unlabelled import check_images
 
@@ -89,16 +90,17 @@ def pretrain_features_command(
     check_new(out)
     check_images(sources)
     require_torch()
+    folder = state or cache_folder("pretrain") / out.resolve().name
+    check_cache(folder, "choose another --state")
     import torch
 
-    from dpd_runtime.files import cache_folder
     from dpd_train.compute.device import use_device
     from dpd_train.pretrain.swimdiff.features import pretrain_features
 
     log_to_console()
     if threads:
         torch.set_num_threads(threads)
-    place, folder = use_device(device), state or cache_folder("pretrain") / out.resolve().name
+    place = use_device(device)
     with stage_progress() as progress:
         bar = progress("encoder without labels")
         made = pretrain_features(sources, out, folder, training, bar, device=place, max_minutes=max_minutes)

@@ -23,7 +23,8 @@ def sign_command(
         int | None,
         under(
             "Security",
-            "Number of this version: sites refuse smaller ones. Default: the time in seconds since 1970.",
+            "Number of this version: sites refuse smaller ones. Default: the time in seconds since 1970, if this "
+            "machine's clock agrees with the last serial and the dates of files.",
             metavar="N",
         ),
     ] = None,
@@ -52,10 +53,14 @@ def sign_command(
     signed = sign_bundle(bundle, read_signing_key(key, passphrase), key.stem, serial=serial, expires=expires)
     if json_output:
         facts = {"hash": signed.hash, "key_id": signed.key.id, "audit": signed.audit}
-        print_json({"bundle": str(bundle), **facts, "serial": signed.serial, "expires": signed.expires})
+        print_json(
+            {"bundle": str(bundle), **facts, "serial": signed.serial, "expires": signed.expires, "note": signed.note}
+        )
         return
     print(f"bundle  {bundle}")
     print(f"hash    {signed.hash}")
     print(f"signed  by {key.stem} ({signed.key.id})")
     print(f"serial  {signed.serial}, {f'until {expires}' if expires else 'without an end'}")
+    if signed.note:
+        print(f"        {signed.note}")
     print(f"audit   {signed.audit}")

@@ -95,7 +95,7 @@ def train_command(
             config, data, cache_dir = _continued(out, asked_for(preset, given[TrainConfig]), config, data, cache_dir)
         check_device(device)
         require_torch()
-        _check_inputs(data, out, config, resume)
+        _check_inputs(data, out, config, resume, cache_dir)
         chosen = _device(device, threads, part is not None)
     if data is None:
         assert part is not None
@@ -183,14 +183,14 @@ def _continued(
     return config, data, cache_dir
 
 
-def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool) -> None:
+def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool, cache: Path | None) -> None:
     """Check paths, names, counts and a sample of the images. Of several processes only the leader looks at --out."""
     from dpd_train.compute.launcher import started_processes
     from dpd_train.images.look import look_at
     from dpd_train.run.folder import check_inputs
 
     if started_processes() == 1:
-        check_inputs(data, out, config, resume=resume)
+        check_inputs(data, out, config, resume=resume, cache=cache)
         if data is not None and not resume:
             look_at(data, config.reading).check(data)
 

@@ -2,9 +2,10 @@
 
 import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dpd_eval.audit.artefacts.artefact import Artefact, Traces
+from dpd_runtime.files import home_folder
 
 READABLE = re.compile(rb"[\x20-\x7e]{6,}")
 WORD = re.compile(rb"[\w.\-]+")
@@ -26,7 +27,8 @@ def find_text(name: str, content: bytes, traces: Traces, *, of_set: bool) -> lis
     words |= {PurePosixPath(word).stem for word in words}
     whole = content.decode("utf-8", "ignore") if name.endswith(TEXTS) else readable.decode()
     artefacts = [Artefact(name, "a file name of a real image", known) for known in _known(traces, words, whole, of_set)]
-    roots = {str(root) for root in (*(r.resolve() for r in traces.roots), Path.home()) if len(root.parts) > 2}
+    places = (*(root.resolve() for root in traces.roots), home_folder())
+    roots = {str(root) for root in places if root is not None and len(root.parts) > 2}
     paths = {match.decode("utf-8", "replace") for match in PATH.findall(readable)}
     paths |= {root for root in roots if root in whole}
     return artefacts + [Artefact(name, "a path", path) for path in sorted(paths)]

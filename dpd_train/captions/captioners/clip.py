@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, model_hash, opened
+from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
 from dpd_train.captions.captioners.captioner import Captioner, Describe, Phrases
 from dpd_train.captions.captioners.vocabulary import GROUPS, Group
 
@@ -69,7 +69,7 @@ def _readers(name: str, folder: Path) -> tuple[Any, Any]:
     """Image processor and tokenizer."""
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     return (
-        opened(name, lambda: AutoImageProcessor.from_pretrained(folder, **local)),
+        image_processor(name, folder),
         opened(name, lambda: AutoTokenizer.from_pretrained(folder, **local)),
     )
 

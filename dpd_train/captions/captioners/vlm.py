@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, model_hash, opened
+from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
 from dpd_train.captions.captioners.answers import FORMAT, INSTRUCTION, MAX_LETTERS, MAX_PHRASES, MAX_WORDS, parse
 from dpd_train.captions.captioners.captioner import Captioner, Describe, Phrases
 
@@ -41,6 +41,7 @@ def _processor(name: str, folder: Path) -> Any:
     processor = opened(
         name, lambda: AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
+    processor.image_processor = image_processor(name, folder)
     if getattr(processor, "chat_template", None) is None:
         raise InputError(f"{name}: has no chat template; take an instruction-tuned model")
     processor.tokenizer.padding_side = "left"  # the answer follows the prompt directly

@@ -7,6 +7,7 @@ types, shapes), and the engine's first bytes and size after it.
 import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.profiles import Profile
 from dpd_runtime.engines.record import EngineInput, EngineOutput
 from dpd_runtime.errors import CheckError, InputError
-from dpd_runtime.files import cache_folder, read_cached, write_atomically
+from dpd_runtime.files import read_cached, spare_cache, write_atomically
 
 TURING = 75
 
@@ -157,8 +158,9 @@ def _refusal(flavour: Flavour, graph: str, capabilities: tuple[int, ...], errors
     return f"{graph}: {flavour.name} cannot build it for compute capability {named}{hint}: {reason}"
 
 
-def _timing_file(name: str, version: str, capability: int) -> Path:
-    return cache_folder("tensorrt-timings") / f"{name}-{version}-{capability}.cache"
+def _timing_file(name: str, version: str, capability: int) -> Path | None:
+    folder = spare_cache("tensorrt-timings")
+    return None if folder is None else folder / f"{name}-{version}-{capability}.cache"
 
 
 def _load_timings(config: Any, name: str, version: str, capability: int) -> None:
@@ -168,15 +170,15 @@ def _load_timings(config: Any, name: str, version: str, capability: int) -> None
     Never executed on this project's machines, where `tensorrt` cannot be installed.
     """
     path = _timing_file(name, version, capability)
-    cache = config.create_timing_cache(read_cached(path) or b"")
+    cache = config.create_timing_cache((path and read_cached(path)) or b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
 
 
 def _keep_timings(config: Any, name: str, version: str, capability: int) -> None:
     """Store the builder's timings in a folder that only this user can read, since native code reads them."""
-    cache = config.get_timing_cache()
-    if cache is None:
+    cache, path = config.get_timing_cache(), _timing_file(name, version, capability)
+    if cache is None or path is None:
         return
-    path = _timing_file(name, version, capability)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomically(path, bytes(cache.serialize()))
+    with suppress(OSError):  # a later build measures again
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, bytes(cache.serialize()))

@@ -50,11 +50,18 @@ def import_flavour(flavour: Flavour) -> Any:
 
     Raises:
         MissingExtraError: it is not installed; the message has the line that installs it.
+        ProviderError: a version whose engines ONNX Runtime does not load.
     """
     try:
-        return import_module(flavour.module)
+        module = import_module(flavour.module)
     except (ImportError, OSError) as error:  # OSError: the library that the bindings load is missing
         raise MissingExtraError(flavour.name, flavour.extra) from error
+    if flavour.name == "tensorrt" and not str(module.__version__).startswith("10."):
+        raise ProviderError(
+            f"tensorrt {module.__version__} is installed, and ONNX Runtime loads engines of TensorRT 10 only: "
+            'pip install "tensorrt-cu13>=10.13,<11"'
+        )
+    return module
 
 
 def cuda_major(flavour: Flavour) -> int:

@@ -54,7 +54,10 @@ class Network:
             reason = self._parser.get_error(0).desc() if self._parser.num_errors else "no reason given"
             raise InputError(f"{graph}: TensorRT's parser refuses it ({reason[:200]}); export the bundle again")
         if not self.definition.get_flag(typed):
-            raise InputError(f"{graph}: this TensorRT makes no strongly typed networks; install a newer one")
+            raise InputError(
+                f"{graph}: {trt.__name__} {trt.__version__} does not say that its networks are strongly typed; install "
+                "a version with which engines were tried (docs: Engines)"
+            )
 
     @property
     def inputs(self) -> list[Any]:

@@ -3,7 +3,9 @@
 import datetime
 import json
 import os
+import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.bundle.trusted import trusted_folder
 from dpd_runtime.errors import BundleError, InputError, OldBundleError
 from dpd_runtime.file_lock import FileLock
+from dpd_runtime.machine.versions import RELEASED, __version__
 from dpd_runtime.sealing.reseal import write_changed
 from dpd_runtime.sealing.sign import sign_bundle
 from tests.runtime.bundle.test_bundle import Store, as_zip, both, bundle_files
@@ -227,3 +230,143 @@ def test_a_changed_copy_is_signed_as_a_newer_one(tmp_path: Path) -> None:
     assert not load_bundle(tmp_path / "new.dpd").signature.trusted
     sign_bundle(tmp_path / "new.dpd", LAB, "lab", serial=6)
     assert opened(tmp_path / "new.dpd").remembered
+
+
+NOW = int(datetime.datetime(2027, 3, 1, 12, tzinfo=datetime.UTC).timestamp())
+YEARS = 365 * 86_400
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets this machine's clock, and the dates of files that are signed to NOW."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(trusted_folder().parent / "state"))
+    monkeypatch.setattr("dpd_runtime.sealing.sign._written", lambda path: NOW)
+
+    def set_to(seconds: float) -> None:
+        monkeypatch.setattr("time.time", lambda: seconds)
+
+    set_to(NOW)
+    return set_to
+
+
+def test_a_signers_clock_that_was_ahead_locks_no_site_out(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    ahead = signed(tmp_path / "..", NOW + 4 * YEARS)
+    bundle = opened(ahead)
+    assert (bundle.signature.trusted, bundle.remembered) == (True, False)
+    (line,) = freshness_lines(bundle)
+    assert "not remembered, as it was signed on 2031-02-28 by the signer's clock, and this machine's says 2027" in line
+    clock(NOW + 3600)
+    assert opened(signed(tmp_path, NOW + 3000)).remembered, "the next one, signed after the clock was put right"
+    assert not opened(ahead).remembered
+
+
+def test_a_day_between_two_clocks_is_usual(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    assert opened(signed(tmp_path, NOW + 86_000)).remembered
+    assert not opened(signed(tmp_path, NOW + 87_000)).remembered
+
+
+@pytest.mark.parametrize("serial", [20270301, 2027030112000, MAX_SERIAL])
+def test_a_number_of_the_signers_own_is_no_time(serial: int, tmp_path: Path, clock: Callable[[float], None]) -> None:
+    assert opened(signed(tmp_path, serial)).remembered
+
+
+@pytest.mark.parametrize("seconds", [0.0, 9 * 365 * 86_400.0, NOW - 0.5 * YEARS])
+def test_a_site_whose_battery_is_dead_is_neither_locked_out_nor_rolled_back(
+    seconds: float, tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    """The clock shows 1970, 1978, or a day before this version: it is surely wrong and decides nothing."""
+    clock(seconds)
+    assert opened(signed(tmp_path, NOW, expires="2027-06-01")).remembered
+    assert opened(signed(tmp_path, NOW + 5)).remembered
+    old = signed(tmp_path, NOW)
+    with pytest.raises(OldBundleError, match=f"its serial is {NOW}, and this site has seen serial {NOW + 5}"):
+        opened(old)
+
+
+def test_a_memory_of_the_future_counts_and_the_way_out_is_said(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    """Another clock now must not roll a site back; version 0.2 remembered such serials."""
+    clock(NOW + 4 * YEARS)
+    opened(signed(tmp_path, NOW + 4 * YEARS))
+    clock(NOW)
+    (memory,) = (trusted_folder() / "serials").iterdir()
+    path = signed(tmp_path, NOW)
+    with pytest.raises(OldBundleError) as raised:
+        opened(path)
+    for words in (", of 2031-02-28, while this machine's clock says 2027-03-01: set it", f"delete {memory}, and"):
+        assert words in str(raised.value)
+    memory.unlink()
+    assert opened(path).remembered
+
+
+def test_what_expired_before_this_version_is_expired_whatever_the_clock_says(
+    tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    clock(0.0)
+    path = signed(tmp_path, 1, expires="2026-11-01")
+    with pytest.raises(OldBundleError, match="it expired on 2026-11-01, today is"):
+        opened(path)
+
+
+def test_the_day_of_the_release_is_that_of_the_changelog() -> None:
+    """Before a release both are changed (CONTRIBUTING.md)."""
+    text = (Path(__file__).parents[3] / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(\d[\d.]*)\] - (\S+)$", text, re.M)
+    assert newest is not None
+    assert newest.groups() == (__version__, RELEASED)
+
+
+@both
+def test_a_clock_that_the_dates_of_files_contradict_signs_nothing(
+    store: Store, tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    path = store(tmp_path, bundle_files())
+    before = [(p, p.read_bytes()) for p in sorted([path, *path.rglob("*")]) if p.is_file()]
+    for seconds, said in (
+        (86_400, "clock says 1970-01-02, but .* 2027-03-01: set the clock"),
+        (NOW - 2 * 86_400, "clock says 2027-02-27, but .* 2027-03-01: set the clock"),
+        (NOW + 4 * YEARS, "clock says 2031-02-28, and nothing here is younger than 2027-03-01"),
+    ):
+        clock(seconds)
+        with pytest.raises(InputError, match=rf"{said}.* --serial {seconds}$"):
+            sign_bundle(path, LAB, "lab")
+        assert [(p, p.read_bytes()) for p, _ in before] == before
+        assert sign_bundle(store(tmp_path / "..", bundle_files()), LAB, "lab", serial=seconds).serial == seconds
+    clock(NOW + YEARS / 2)
+    sign_bundle(store(tmp_path, bundle_files(name="later")), LAB, "lab")
+
+
+def test_a_serial_is_greater_than_the_last_one_of_the_key_and_name(
+    tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    def sign(serial: int | None = None, *, key: Ed25519PrivateKey = LAB, name: str = "tiny") -> int:
+        return sign_bundle(as_zip(tmp_path, bundle_files(name=name)), key, "lab", serial=serial).serial
+
+    assert [sign(), sign()] == [NOW, NOW + 1], "within one second"
+    clock(NOW - 3600)
+    assert sign() == NOW + 2, "a clock that was put back a little"
+    assert sign(key=OTHER) == NOW - 3600
+    assert sign(name="another") == NOW - 3600
+    clock(NOW)
+    assert sign(NOW + 4 * YEARS) == NOW + 4 * YEARS
+    with pytest.raises(InputError) as raised:
+        sign()
+    assert f"is {NOW + 4 * YEARS} of 2031-02-28: set the clock if it is behind" in str(raised.value)
+    ways = [int(number) for number in re.findall(r"--serial (\d+)", str(raised.value))]
+    assert ways == [NOW, NOW + 4 * YEARS + 1]
+    assert [sign(ways[0]), sign()] == [NOW, NOW + 1], "what was decided holds"
+
+
+def test_a_serial_that_sites_will_not_like_is_told(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    def note(serial: int | None) -> str:
+        return sign_bundle(as_zip(tmp_path, bundle_files()), LAB, "lab", serial=serial).note
+
+    assert note(9) == ""
+    assert note(7) == "sites that saw serial 9 of this name refuse this one"
+    assert note(2027030101).startswith("read as a time, this serial is 2034-03-26: sites use the bundle and do not")
+    assert note(9_000_000_000) == ""
+
+
+def test_a_signer_without_a_place_to_remember_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert sign_bundle(as_zip(tmp_path, bundle_files()), LAB, "lab").serial > NOW - YEARS

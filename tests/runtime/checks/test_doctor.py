@@ -10,6 +10,7 @@ import pytest
 
 from dpd_runtime.checks.doctor import ON_CPU, Driver, examine_providers, nvidia_driver, this_machine
 from dpd_runtime.generation.providers import PROVIDERS
+from dpd_runtime.installation import install_command
 from dpd_runtime.machine.driver import Gpu
 from tests.runtime.drawn import opened
 
@@ -85,7 +86,7 @@ def test_every_provider_is_judged_and_the_cpu_really_ran() -> None:
     assert findings["cpu"].usable
     assert findings["cpu"].reason == "ran latent_classifier/model.onnx of eurosat64"
     assert findings["openvino"].usable == (find_spec("openvino") is not None)
-    assert findings["openvino"].usable or findings["openvino"].reason.endswith('pip install "dpd-distill[openvino]"')
+    assert findings["openvino"].usable or findings["openvino"].reason.endswith(install_command("openvino"))
     assert not any(f.usable for name, f in findings.items() if name not in ON_CPU)
     for finding in findings.values():
         assert "\n" not in finding.reason
@@ -98,7 +99,7 @@ def test_tensorrt_is_never_called_usable_by_its_package_alone(monkeypatch: pytes
     findings = {f.name: f for f in examine_providers(opened(), GOOD)}
     assert not findings["tensorrt"].usable
     assert not findings["tensorrt-rtx"].usable
-    assert findings["tensorrt"].reason == 'onnxruntime-gpu is not installed: pip install "dpd-distill[trt]"'
+    assert findings["tensorrt"].reason == f"onnxruntime-gpu is not installed: {install_command('trt')}"
 
 
 def test_whatever_goes_wrong_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Labels of a folder: the same in calls of any size, which large images make small."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from dpd_runtime.annotations import Array
 from dpd_runtime.classifier import label
 from dpd_runtime.classifier.label import images_below, label_folder, load_engine
 from dpd_runtime.classifier.model import open_classifier
+from tests.commands import dpd
 from tests.runtime.classifier.teacher import write_teacher
 
 pytest.importorskip("onnxruntime")
@@ -39,3 +41,22 @@ def test_a_call_takes_fewer_images_where_they_are_large(tmp_path: Path, monkeypa
     monkeypatch.setattr(label, "BATCH_PIXELS", 1)
     assert labelled() == whole
     assert sizes == [7, 3, 3, 1, *[1] * 7]
+
+
+def test_a_sets_own_pictures_are_no_images_of_it(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    """Only a set's: people have pictures of these names too."""
+    made = dpd(["generate", "--ipc", "2", "--classes", "Forest,River", "--out", "a/set"], process_environment, tmp_path)
+    assert made.returncode == 0, made.stderr
+    names = sorted(path.name for path in (tmp_path / "a" / "set").glob("*/*.png"))
+    assert len(names) == 4
+    assert (tmp_path / "a" / "set" / "contact_sheet.png").is_file()
+    for place in (tmp_path / "a", tmp_path / "a" / "set"):
+        assert sorted(path.name for path in images_below(place)) == names
+    for folder, record in (("no", None), ("foreign", "{}"), ("broken", "{")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(tmp_path / "a" / "set" / "contact_sheet.png", tmp_path / folder)
+        if record is not None:
+            (tmp_path / folder / "dataset.json").write_text(record)
+        assert [path.name for path in images_below(tmp_path / folder)] == ["contact_sheet.png"], folder
+    sheet = tmp_path / "a" / "set" / "contact_sheet.png"
+    assert images_below(sheet) == [sheet], "who names it wants it"

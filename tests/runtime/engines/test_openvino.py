@@ -237,7 +237,7 @@ def test_it_tells_nobody_that_it_is_used(process_environment: dict[str, str], tm
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
-    with pytest.raises(MissingExtraError, match=r'openvino is not installed: pip install "dpd-distill\[openvino\]"'):
+    with pytest.raises(MissingExtraError, match=r'openvino is not installed: pip install .*\[openvino\]"'):
         import_openvino.__wrapped__()
     assert "openvino_telemetry" not in sys.modules
 
