@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 import typer
 
 from dpd_runtime.command_line import option
+from dpd_runtime.errors import InputError
 from dpd_train.options import choices  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ def named(values: Iterable[str]) -> str:
 def under(panel: str, help: str, *names: str, metavar: str | None = None, min: int | None = None) -> Any:
     """Make an option under a heading of `--help`. `names` replace the name that follows from the parameter."""
     return typer.Option(*names, help=help, metavar=metavar, min=min, rich_help_panel=panel)
+
+
+def named_after(place: Path, ending: str) -> Path:
+    """Where a result goes that nobody gave a place: beside what it is made of, and named after it.
+
+    `scenes/` and `-run` give `scenes-run`, and so does `scenes.csv`.
+    """
+    place = place.absolute()
+    name = place.stem if place.is_file() else place.name
+    if not name:
+        raise InputError(f"{place}: nothing lies beside it; say where the result goes, with --out")
+    found = place.with_name(f"{name}{ending}")
+    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
 
 
 BundleOrEmbedded = Annotated[

@@ -43,6 +43,7 @@ from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.strict_json import check_json_size, parse_json
 
+USUAL_IPC = 10
 EMBEDDED_BUNDLE = "eurosat64.dpd"
 EMBEDDED_HASH = "968d31de7b8da726bbb3a4b94346b474bf704ead93e18695f5c82b86204bc84d"
 """Of the embedded bundle, which is trusted as this package is."""
@@ -190,6 +191,11 @@ class Bundle:
     def largest_ipc(self) -> int | None:
         """The most images of a class that a codes-only bundle makes; None for other bundles, which make any number."""
         return largest_ipc([len(scene.prototypes) for scene in self.classes]) if self.manifest.codes_only else None
+
+    @property
+    def usual_ipc(self) -> int:
+        """The images of a class that are made where nobody says how many: 10, or all that a codes-only bundle makes."""
+        return min(USUAL_IPC, self.largest_ipc or USUAL_IPC)
 
     def prompt(self, scene: SceneClass, index: int) -> str:
         """Return the prompt of image `index` of a class; an empty text if the bundle is codes-only."""

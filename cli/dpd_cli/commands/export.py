@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Json, Overwrite, require_torch, under
+from dpd_cli.options import Json, Overwrite, named_after, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import engine_lines, print_engines, print_json
 from dpd_runtime.command_line import shown
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 DEFAULT_FLAVOUR = "tensorrt-rtx"
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of dpd train.")]
-Out = Annotated[Path, under("Bundle", "The bundle: a .dpd file, or a folder if the name has no .dpd ending.")]
+Out = Annotated[
+    Path | None,
+    under("Bundle", "The bundle: a .dpd file, or a folder if the name has no .dpd ending. Default: RUN.dpd."),
+]
 Precision = Annotated[
     str,
     under(
@@ -75,7 +78,7 @@ CodesOnly = Annotated[
 
 def export_command(
     run: Run,
-    out: Out,
+    out: Out = None,
     precision: Precision = "fp16",
     trt: Trt = False,
     flavour: Flavour = None,
@@ -98,12 +101,14 @@ def export_command(
     Every graph is compared with PyTorch before the bundle is written.
 
     Examples:
+        dpd export scenes-run
         dpd export run --out site.dpd
         dpd export run --out folder --precision fp32
         dpd export run --out codes.dpd --codes-only
         dpd export run --out site.dpd --trt --compute-capability 86,89
     """
     require_torch("export", "cpu")
+    out = named_after(run, ".dpd") if out is None else out
     capabilities = _check_engines(trt, flavour, compute_capability, precision)
     from dpd_export.options import ExportOptions, check_export
 

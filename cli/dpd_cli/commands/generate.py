@@ -49,7 +49,9 @@ WITHOUT_TORCH = "train on it as an ImageFolder; with {install} also: dpd fit {ou
 OF_BANDS = "train on its GeoTIFF files, or compare: dpd evaluate {out} --train DATA --test DATA --bands all"
 SAMPLES = "Setting this samples all images instead of decoding prototypes."
 
-Ipc = Annotated[int, under("Images", "Images per class.")]
+Ipc = Annotated[
+    int | None, under("Images", "Images per class. Default: 10, or as many as a bundle of fewer codes makes.")
+]
 Seed = Annotated[int, under("Images", "Random seed. The same seed gives the same pixels.")]
 Classes = Annotated[
     str | None,
@@ -107,7 +109,7 @@ Ray = Annotated[
 
 def generate_command(
     bundle: BundleOrEmbedded = None,
-    ipc: Ipc = 10,
+    ipc: Ipc = None,
     out: Out = Path("distilled"),
     seed: Seed = 0,
     classes: Classes = None,
@@ -141,6 +143,7 @@ def generate_command(
 
     Examples:
         dpd generate --ipc 10 --out distilled
+        dpd generate site.dpd
         dpd generate site.dpd --ipc 50 --seed 3 --out set3
         dpd generate site.dpd --ipc 50 --format parquet --soft-labels --out table
         dpd generate site.dpd --ipc 500 --shard 3/16 --out /shared/set
@@ -164,6 +167,7 @@ def generate_command(
     )
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
     running: dict[str, Any] = {"provider": provider, "device": device, "precision": precision}
+    ipc = opened.usual_ipc if ipc is None else ipc
     generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, **running)
     _write(generation, out, output, part, overwrite, expect, json_output)
 

@@ -47,7 +47,7 @@ def info_command(
     options = option_words({"key_file": key_file, "passphrase_file": passphrase_file})
     for key in trusted_key or ():
         options += option_words({"trusted_key": key})
-    options += option_words({"ipc": min(10, opened.largest_ipc or 10), "out": "distilled"})
+    options += option_words({"ipc": opened.usual_ipc, "out": "distilled"})
     print(f"next        {shown(words, options)}")
 
 

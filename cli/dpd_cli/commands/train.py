@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dpd_cli.options import Device, Json, MaxMinutes, Scenes, Threads, Values, named, options_of, require_torch, under
+from dpd_cli.options import (
+    Device,
+    Json,
+    MaxMinutes,
+    Scenes,
+    Threads,
+    Values,
+    named,
+    named_after,
+    options_of,
+    require_torch,
+    under,
+)
 from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import shown
@@ -45,7 +57,10 @@ class FederatedOptions:
     tls_key: Path | None = setting(None, MACHINES, "Server: the PEM key of its certificate.")
 
 
-Out = Annotated[Path, under("Output", "Run directory: a new one, or an unfinished one with --resume.")]
+Out = Annotated[
+    Path | None,
+    under("Output", "Run directory: a new one, or an unfinished one with --resume. Default: DATA-run, beside DATA."),
+]
 PresetName = Annotated[
     str | None, under("Running", "Prepared set of values. Options that are given win over it.", metavar=named(PRESETS))
 ]
@@ -61,8 +76,8 @@ CacheDir = Annotated[
 
 @options_of(TrainConfig, FederatedOptions)
 def train_command(
-    out: Out,
     data: Scenes = None,
+    out: Out = None,
     preset: PresetName = None,
     resume: Resume = False,
     max_minutes: MaxMinutes = None,
@@ -80,6 +95,7 @@ def train_command(
     The run directory also holds a teacher, a latent classifier and prompts, which dpd export needs.
 
     Examples:
+        dpd train scenes/
         dpd train scenes/ --out run
         dpd train eurosat/ --out run --val-per-class 100 --steps 2000
         dpd train ucmerced/ --out run --preset standard --max-minutes 60
@@ -91,6 +107,7 @@ def train_command(
     places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
     with _told_once(DpdError):
         config, part = _configs(given, preset, places | {"max_minutes": max_minutes}, data)
+        out = _place(data) if out is None else out
         if resume and part is None:
             config, data, cache_dir = _continued(out, asked_for(preset, given[TrainConfig]), config, data, cache_dir)
         check_device(device)
@@ -114,6 +131,17 @@ def train_command(
         tracker=tracker,
         federated=part,
     )
+
+
+def _place(data: Path | None) -> Path:
+    """The run directory of a command without --out.
+
+    Raises:
+        InputError: DATA is missing, after which it would be named.
+    """
+    if data is None:
+        raise InputError("--out is missing: without DATA, after which a run is named, say which run directory is meant")
+    return named_after(data, "-run")
 
 
 def _train(
