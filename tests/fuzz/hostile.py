@@ -72,4 +72,5 @@ def hostile(material: Material) -> st.SearchStrategy[Hostile]:
 
     made = [st.builds(_packed, st.just(kind), found, st.booleans()) for kind, found in contents.items()]
     stored = [st.tuples(st.just(kind), store) for kind, store in containers.items()]
-    return st.one_of([*made, made[0], made[-1], *stored, classifier_graphs(material).map(classifier)])
+    classifiers = [classifier_graphs(material).map(classifier)] if material.teacher else []
+    return st.one_of([*made, made[0], made[-1], *stored, *classifiers])

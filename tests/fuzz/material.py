@@ -22,7 +22,7 @@ LEFT_OUT = ("classifier/", "text_encoder/", "tokenizer/", "MODEL_CARD.md")  # no
 class Material:
     """Args:
     files: every file but bundle.json. manifest: the content of that, whose `files` is made anew.
-    teacher: the graph of its classifier, which a site's classifier is made of.
+    teacher: the graph of its classifier, which a site's classifier is made of; empty where it has none.
     """
 
     files: Files
@@ -49,7 +49,7 @@ def read_material(bundle: Path) -> Material:
     files = {name: bytes(c) for name, c in opened.files.items() if not name.startswith(LEFT_OUT)}
     manifest: dict[str, Any] = parse_json(opened.manifest.to_json(), "bundle.json")
     sampler = manifest["sampler"] | {"steps": 2, "candidates": 1, "compute_batch": 2}
-    return Material(files, manifest | {"sampler": sampler}, bytes(opened.files["classifier/model.onnx"]))
+    return Material(files, manifest | {"sampler": sampler}, bytes(opened.files.get("classifier/model.onnx", b"")))
 
 
 def as_zip(folder: Path, files: Files) -> Path:

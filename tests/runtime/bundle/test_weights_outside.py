@@ -127,7 +127,8 @@ def test_the_hidden_place_is_hostile(tmp_path: Path, monkeypatch: pytest.MonkeyP
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(hidden(graph("secret")), options, providers=["CPUExecutionProvider"])
-    np.testing.assert_array_equal(session.run(None, {"x": np.eye(2, dtype=np.float32)})[0], WEIGHT)
+    found = session.run(None, {"x": np.eye(3, dtype=np.float32)})[0]
+    np.testing.assert_array_equal(found.ravel(), WEIGHT.ravel())
 
 
 def spelling_graph(location: str, size: int) -> bytes:

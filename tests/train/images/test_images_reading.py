@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.bands import Band
+from dpd_runtime.images.bands import Band, float32_holds
 from dpd_runtime.text import printable
 from dpd_train.images import PLAIN, Reading, Rendering, parse_reading
 from dpd_train.images.rasters import Raster
@@ -113,6 +113,7 @@ def test_each_band_has_its_own_limits() -> None:
 @given(limits=st.lists(st.tuples(finite, st.floats(1e-3, 1e6)), min_size=3, max_size=3), content=st.binary())
 def test_the_recorded_stretch_read_again_is_the_same(limits: list[tuple[float, float]], content: bytes) -> None:
     pairs = tuple((low, low + width) for low, width in limits)
+    assume(all(float32_holds(*pair) for pair in pairs))  # others are refused, as a site could not tell them apart
     settled = Rendering((4, 3, 2), pairs, ("uint16", 3), (2, 98), 7)
     record = json.loads(json.dumps(settled.record()))
     again = parse_reading(",".join(map(str, record["bands"])), record["stretch"])
