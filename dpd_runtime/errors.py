@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpd_runtime.installation import install_command
-
 
 class DpdError(Exception):
     """Base of every error that dpd raises on purpose. The message is one line for the user."""
@@ -154,6 +152,8 @@ class MissingExtraError(DpdError, ImportError):
     exit_code = 5
 
     def __init__(self, packages: str | Sequence[str], extras: str) -> None:
+        from dpd_runtime.installation import install_command  # here, as --help imports this module
+
         names = [packages] if isinstance(packages, str) else list(packages)
         verb = "is" if len(names) == 1 else "are"
         super().__init__(f"{', '.join(names)} {verb} not installed: {install_command(extras)}")

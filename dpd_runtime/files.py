@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dpd_runtime.errors import DiskError, DpdError, InputError, OutputLinkError
-from dpd_runtime.strict_json import loads
 from dpd_runtime.text import is_visible
 
 PARTIAL = ".partial"
@@ -372,6 +371,8 @@ def read_object(path: Path, name: str, way_out: str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or is something else.
     """
+    from dpd_runtime.strict_json import loads  # here, as --help imports this module
+
     try:
         content = loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from dpd_cli import interrupts, streams
+from dpd_cli import interrupts
 from dpd_cli.commands.audit import audit_command
 from dpd_cli.commands.bench import bench_command
 from dpd_cli.commands.check import check_command
@@ -100,7 +100,7 @@ def _options(
 def main() -> None:
     """Run the command line. An error becomes one line and an exit code."""
     interrupts.install()
-    streams.prepare()
+    interrupts.prepare_streams()
     os.environ["PYTHONSAFEPATH"] = "1"  # processes that we start import nothing from the working folder either
     try:
         code = _run(sys.argv[1:] or ["--help"])
@@ -167,7 +167,7 @@ def _explain(error: Exception) -> NoReturn:
             "programs, raise the limit (ulimit -v, the container's), make smaller batches or use a machine with more",
             5,
         )
-    if isinstance(error, BrokenPipeError) and error.filename == streams.RESULTS:
+    if isinstance(error, BrokenPipeError) and error.filename == interrupts.RESULTS:
         sys.exit(1)  # nobody reads any more, and nobody would read why
     fault = disk_fault(error) or (error if isinstance(error, OSError) else None)
     if fault is not None:

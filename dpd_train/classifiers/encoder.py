@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import read_object, write_atomically
-from dpd_runtime.strict_json import loads
 from dpd_train.config import FAMILY
 
 if TYPE_CHECKING:
@@ -98,6 +97,7 @@ def load_encoder(folder: Path) -> Encoder:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    from dpd_runtime.strict_json import loads  # here, as --help imports this module
     from dpd_train.classifiers.network import ResNet, shape_from_json
 
     record, place = check_encoder(folder), f"{FAMILY}{folder}"

@@ -51,14 +51,3 @@ def test_train_places_its_run_beside_the_scenes(tmp_path: Path, process_environm
     done = dpd(["train", "--resume"], process_environment, tmp_path)
     assert done.returncode == 2
     assert "--out is missing" in done.stderr
-
-
-def test_export_places_the_bundle_beside_the_run(
-    tiny_trained: Path, tmp_path: Path, process_environment: dict[str, str]
-) -> None:
-    """As above."""
-    (tmp_path / "scenes-run").symlink_to(tiny_trained)
-    (tmp_path / "scenes-run.dpd").write_text("something else")
-    done = dpd(["export", "scenes-run"], process_environment, tmp_path)
-    assert done.returncode == 2
-    assert "scenes-run.dpd" in done.stderr

@@ -281,8 +281,8 @@ def test_output_to_a_full_disk_is_an_error_in_one_line(
 
 TALKING = """
 import sys
-from dpd_cli import streams
-streams.prepare()
+from dpd_cli import interrupts
+interrupts.prepare_streams()
 for _ in range(3):
     print("step", file=sys.stderr, flush=True)
 open("done", "w").close()

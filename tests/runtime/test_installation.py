@@ -109,6 +109,8 @@ def test_a_command_names_all_extras_in_one_line(process_environment: dict[str, s
 
 def test_no_text_of_ours_takes_the_name_from_an_index() -> None:
     """Only the forms of `install_command` name it together with extras."""
+    if not (ROOT / "README.md").is_file():
+        pytest.skip("a wheel has no pages")
     sources = [
         path for room in ("dpd_*", "cli", "export", "neighbours", "examples") for path in ROOT.glob(f"{room}/**/*")
     ]

@@ -28,7 +28,6 @@ from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import freshness_lines, print_json, signature_facts
 from dpd_runtime.command_line import listed_names, shown
 from dpd_runtime.errors import InputError, SetHashError
-from dpd_runtime.installation import install_command
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -280,6 +279,8 @@ def _print(
 
 def _way(generation: "Generation", output: "Output", out: Path) -> str:
     """What to do with the set."""
+    from dpd_runtime.installation import install_command
+
     words = NEXT["imagefolder"] if find_spec("torch") is not None else WITHOUT_TORCH
     if output.format != "imagefolder":
         words = NEXT[output.format]

@@ -309,7 +309,10 @@ def test_what_expired_before_this_version_is_expired_whatever_the_clock_says(
 
 def test_the_day_of_the_release_is_that_of_the_changelog() -> None:
     """Before a release both are changed (CONTRIBUTING.md)."""
-    text = (Path(__file__).parents[3] / "CHANGELOG.md").read_text(encoding="utf-8")
+    changes = Path(__file__).parents[3] / "CHANGELOG.md"
+    if not changes.is_file():
+        pytest.skip("a wheel has no change log")
+    text = changes.read_text(encoding="utf-8")
     newest = re.search(r"^## \[(\d[\d.]*)\] - (\S+)$", text, re.M)
     assert newest is not None
     assert newest.groups() == (__version__, RELEASED)

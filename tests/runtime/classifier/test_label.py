@@ -11,6 +11,7 @@ from dpd_runtime.annotations import Array
 from dpd_runtime.classifier import label
 from dpd_runtime.classifier.label import images_below, label_folder, load_engine
 from dpd_runtime.classifier.model import open_classifier
+from dpd_runtime.errors import DataError
 from tests.commands import dpd
 from tests.runtime.classifier.teacher import write_teacher
 
@@ -50,8 +51,9 @@ def test_a_sets_own_pictures_are_no_images_of_it(tmp_path: Path, process_environ
     names = sorted(path.name for path in (tmp_path / "a" / "set").glob("*/*.png"))
     assert len(names) == 4
     assert (tmp_path / "a" / "set" / "contact_sheet.png").is_file()
-    for place in (tmp_path / "a", tmp_path / "a" / "set"):
-        assert sorted(path.name for path in images_below(place)) == names
+    assert sorted(path.name for path in images_below(tmp_path / "a" / "set")) == names
+    with pytest.raises(DataError, match="holds no images"):  # a set among other images is passed over
+        images_below(tmp_path / "a")
     for folder, record in (("no", None), ("foreign", "{}"), ("broken", "{")):
         (tmp_path / folder).mkdir()
         shutil.copy(tmp_path / "a" / "set" / "contact_sheet.png", tmp_path / folder)
