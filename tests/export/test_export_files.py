@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime import InferenceSession
 
 from dpd_export.graphs.parts import Unet, VaeDecoder, VaeEncoder
 from dpd_runtime import load_bundle
@@ -53,8 +54,9 @@ def test_heights_and_widths_vary(run: Path, half_bundle: Path) -> None:
         "vae_encoder": (VaeEncoder(base.vae), {"sample": images}),
     }
     for part, (module, inputs) in cases.items():
-        engine = bundle.engine(f"{part}/model.onnx", CPU)
-        found = engine.run(**{name: value.numpy() for name, value in inputs.items()})
+        # ONNX Runtime itself: the bundle's engines take one size only, that of its images
+        session = InferenceSession(half_bundle / part / "model.onnx", providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
         expected = module(*inputs.values()).numpy()
         np.testing.assert_allclose(found, expected, atol=5e-3 * np.abs(expected).max())
 
