@@ -69,6 +69,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def beside_idle(seconds: float, idle: float | None) -> str:
+    """Say what takes `seconds` at the present load would take on idle cores, where that is clearly less."""
+    if idle is None or idle > 0.9 * seconds:
+        return ""
+    return f" beside other programs, {duration(idle)} on idle cores"
+
+
 def time_of_day(seconds: float) -> str:
     """The local time in so many seconds: `18:26`, or `Fri 18:26` on another day."""
     now = datetime.now()

@@ -91,6 +91,12 @@ class Stopwatch:
         """What a record says: the seconds of all sessions, and of each stage."""
         return {"seconds": self.seconds, "stages": {title: round(spent, 1) for title, spent in self.stages.items()}}
 
+    def end(self, title: str) -> None:
+        """Let what passed since the last step of a stage count for `title`."""
+        now = time.monotonic()
+        self.stages[title] = self.stages.get(title, 0.0) + now - self._moved
+        self._moved = now
+
     def keep(self) -> None:
         """Store the times."""
         self._written = time.monotonic()

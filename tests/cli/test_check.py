@@ -50,6 +50,7 @@ def test_json_has_the_same(folder: Path, process_environment: dict[str, str]) ->
     assert found["train"]["River"] == 20
     assert found["shared"] == [{"part": "train", "with": "test", "files": 1}]
     assert found["seconds"]["quick"] < found["seconds"]["usual"]
+    assert all(0 < found["idle_seconds"][name] <= 1.001 * seconds for name, seconds in found["seconds"].items())
     assert len(found["sample"]["set_aside"]) == found["sample"]["images"] - found["sample"]["usable"]
 
 

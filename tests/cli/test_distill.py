@@ -64,13 +64,23 @@ def test_a_killed_distillation_continues(folder: Path, process_environment: dict
     assert made.manifest.codes_only
 
 
-def test_a_quick_look_is_neither_judged_nor_audited(folder: Path, process_environment: dict[str, str]) -> None:
+def test_a_quick_look_compares_one_pair_of_students_and_is_not_audited(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
     eyes = saved(folder / "eyes", resnet)
     given = ("--base", base_of(folder), "--ipc", "2", "--quick", "--threads", "1", "--watchers", "own,hf:eyes")
     done = dpd(folder, process_environment, "scenes", "--out", "look.dpd", *given)
     assert done.returncode == 0, done.stderr
-    assert "note          a quick look: stages are short, and nothing is evaluated or audited" in done.stderr
-    assert "quick look    neither evaluated nor audited" in done.stdout
+    said = "note          a quick look: stages are short, one pair of students is compared, and nothing is audited"
+    assert said in done.stderr
+    assert done.stderr.index("data          132 training images of 6 classes") < done.stderr.index(said)
+    assert "quick look    not audited" in done.stdout
+    for arm in ("the set, 2 images per class", "2 real images per class, drawn at random", "all real images"):
+        assert re.search(rf"^  students on {arm} +\d+\.\d %$", done.stdout, re.MULTILINE), done.stdout
+    result = json.loads((folder / "look-run" / "result.json").read_text())
+    assert set(result["planned"]) == set(result["spent"])
+    assert result["spent"]["judging"] > 0
+    assert sum(result["spent"].values()) == pytest.approx(result["seconds"], abs=2)
     made = load_bundle(folder / "look.dpd").manifest
     assert (made.audit, made.codes_only) == ("unaudited", True)
     assert (folder / "look-run" / "set" / "contact_sheet.png").is_file()
@@ -88,8 +98,12 @@ def test_a_plan_alone_writes_nothing_and_one_that_does_not_fit_is_refused(
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["total"] == pytest.approx(sum(plan["seconds"].values()))
+    assert plan["longest"] == pytest.approx(plan["total"] + sum(plan["perhaps"].values()))
+    assert 0 < plan["idle"] <= plan["total"] * 1.001
     shown = dpd(folder, process_environment, *given, "--plan-only")
     assert "  matching  " in shown.stdout
+    assert re.search(r"  VAE decoder .*  more, if the teacher loses over 5 points by the VAE", shown.stdout)
+    assert shown.stdout.startswith("data          132 training images of 6 classes\n")
     assert "--resume" not in shown.stdout + shown.stderr, "there is nothing to continue"
     refused = dpd(folder, process_environment, *given, "--minutes", "0.001")
     assert refused.returncode == 2, refused.stderr

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
-from dpd_cli.progress import duration, progress_bar
+from dpd_cli.progress import beside_idle, duration, progress_bar
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option_words, shown
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
@@ -48,47 +48,54 @@ def check_command(
     """
     require_torch("train", "eval")
     from dpd_cli.distillation.planned import audit_remarks, held_images, scene_remarks
-    from dpd_runtime.machine.cores import idle_cores
+    from dpd_runtime.machine.cores import idle_cores, usable_cores
     from dpd_train.bases.folder import check_base_bands
     from dpd_train.config import TrainConfig
     from dpd_train.images import check_files, count_scenes
     from dpd_train.images.look import look_at, shared_scenes
     from dpd_train.run.folder import check_classes, check_matched_counts
-    from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
-    from dpd_train.run.planning.speed import speed_here
+    from dpd_train.run.planning.kept import speed_here
+    from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
 
+    say = _silent if json_output else _say
     options = ImageOptions(**given_values(given, ImageOptions))
-    check_classes(data, tuple(check_files(data, "train", options)))
+    files = check_files(data, "train", options)
+    check_classes(data, tuple(files))
     look = look_at(data, options.reading)
     check_base_bands(base, look.bands)
+    say(*_of_files(files, look))
     with progress_bar("looking for near duplicates"):
         shared = shared_scenes(data, options.reading)
         counted, held = count_scenes(data, "train", options, options.reading), held_images(data, options, None)
     counted.check(data)
     counts = counted.scenes
+    for (first, second), count in shared.items():
+        say(f"shared        {count} files of {second} show scenes of {first}: figures on {second} will be too good")
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
     notes = [*scene_remarks(counted), *remarks(counts, task), *audit_remarks(held)]
+    say(*(f"note          {line}" for line in notes))
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
+    threads = threads or idle_cores()
     with progress_bar("measuring") as progress:
-        speed, slowed = speed_here(config, threads or idle_cores(), progress, len(look.bands))
+        alone, share = speed_here(config, threads, progress, say, len(look.bands))
+    speed = alone.beside_others(share)
     plans = {
         "usual": make_plan(task, speed, MINUTES),
         "least": make_plan(task, speed, 0),
         "quick": make_plan(task_of(counts, quick=True, own_vae=bool(look.bands)), speed, QUICK_MINUTES),
     }
     seconds = {name: plan.total for name, plan in plans.items()}
-    notes += slowed
+    idle = {name: on_idle_cores(each, share, threads, usable_cores()) for name, each in seconds.items()}
     if json_output:
         facts = {"train": counted.images, "scenes": counted.scenes, "notes": notes, "seconds": seconds}
+        facts["idle_seconds"] = idle
         print_json(_facts(look, shared) | facts)
         return
-    _print(look, shared, counted.images)
-    for line in notes:
-        print(f"note          {line}")
-    print(f"time          dpd distill: {duration(seconds['usual'])}; at least {duration(seconds['least'])}")
-    print(f"              dpd distill --quick: {duration(seconds['quick'])}")
+    usual, quick = (f"{duration(seconds[name])}{beside_idle(seconds[name], idle[name])}" for name in ("usual", "quick"))
+    print(f"time          dpd distill: {usual}; at least {duration(seconds['least'])}")
+    print(f"              dpd distill --quick: {quick}")
     repeated = given_values(given, ImageOptions) | {"base": base if base != "nano" else None, "resolution": resolution}
     suggested = look.suggestion[0].split() if look.suggestion is not None else []
     repeating = [*option_words(repeated), ("--out", "look.dpd"), ("--quick",)]
@@ -105,26 +112,34 @@ def _sample(sample: "Sample") -> dict[str, Any]:
     return asdict(sample) | {"usable": sample.usable}
 
 
-def _print(look: "Look", shared: Shared, counts: Mapping[str, int]) -> None:
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _silent(*lines: str) -> None:
+    pass
+
+
+def _of_files(counts: Mapping[str, int], look: "Look") -> Iterator[str]:
+    """What the files are like, one line each."""
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    print(f"data          {len(counts)} classes with {each} training images, {sum(counts.values())} in all")
+    yield f"data          {len(counts)} classes with {each} training images, {sum(counts.values())} in all"
     for part, of_class in look.counts.items():
         if part != "all":
-            print(f"  {part:<12}{sum(of_class.values())} files")
-    print(f"sample        {look.sample.usable} of {look.sample.images} images are usable")
+            yield f"  {part:<12}{sum(of_class.values())} files"
+    yield f"sample        {look.sample.usable} of {look.sample.images} images are usable"
     groups = defaultdict(list)
     for one in look.sample.set_aside:
         groups[NUMBER.sub("", one.reason)].append(one)
     alike = sorted(groups.values(), key=len, reverse=True)
     for group in alike[:SHOWN]:
-        print(f"  set aside   {len(group)}, such as {group[0].path}: {group[0].reason}")
+        yield f"  set aside   {len(group)}, such as {group[0].path}: {group[0].reason}"
     if more := sum(map(len, alike[SHOWN:])):
-        print(f"  set aside   {more} more, for other reasons")
+        yield f"  set aside   {more} more, for other reasons"
     if look.suggestion is not None:
         options, sample = look.suggestion
-        print(f"suggestion    {options}: {sample.usable} of {sample.images} are usable")
+        yield f"suggestion    {options}: {sample.usable} of {sample.images} are usable"
     if look.all_bands:
-        print(f"bands         {look.all_bands}")
-    for (first, second), count in shared.items():
-        print(f"shared        {count} files of {second} show scenes of {first}: figures on {second} will be too good")
+        yield f"bands         {look.all_bands}"

@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dpd_cli import interrupts
 from dpd_cli.distillation.request import Asked, PrivateRequest, folder_of, request_of
 from dpd_cli.options import Json, Scenes, Values, given_values, options_of, require_torch, under
-from dpd_cli.progress import duration, log_to_console, stage_progress
+from dpd_cli.progress import beside_idle, duration, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from dpd_cli.distillation.planned import Distillation
+    from dpd_cli.distillation.planned import Distillation, Tell
 
 LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.vae")
+
+ARMS = {
+    "set": "the set, {ipc} images per class",
+    "random": "{ipc} real images per class, drawn at random",
+    "herding": "{ipc} real images per class, chosen by herding",
+    "full": "all real images",
+}
 
 Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
 PlanOnly = Annotated[bool, under("Running", "Print the plan and stop. Nothing is written.", "--plan-only")]
@@ -68,10 +75,10 @@ def distill_command(
         return
     require_torch("export", "eval", "cpu")
     try:
-        distillation = _begun(data, out, asked)
+        distillation = _begun(data, out, asked, print if plan_only and not json_output else _tell)
         if plan_only:
             if json_output:
-                print_json(asdict(distillation.plan) | {"total": distillation.plan.total, "notes": distillation.notes})
+                print_json(_plan_facts(distillation))
             else:
                 print("\n".join(_plan_lines(distillation)))
             return
@@ -140,8 +147,8 @@ def _print_signing(out: Path, ipc: int, *required: Option) -> None:
     print(f"              {shown(['dpd', 'generate', out], options)}")
 
 
-def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation":
-    """The distillation to continue, or a new one with its plan."""
+def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") -> "Distillation":
+    """The distillation to continue, or a new one with its plan, whose data and notes are told."""
     from dpd_cli.distillation.planned import begin, check_resumed, read_distillation, resumed_lines
 
     if data is None:
@@ -159,7 +166,7 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation
         repeated = read_distillation(Path(request.plan))
         same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
         request = replace(request, quick=repeated.asked.quick, **same)
-    planned = begin(request, _tell)
+    planned = begin(request, tell)
     _log()  # only now: the steps that measure this machine are no news
     return planned
 
@@ -178,30 +185,43 @@ def _tell(line: str) -> None:
 
 def _plan_lines(distillation: "Distillation") -> list[str]:
     plan, threads = distillation.plan, distillation.threads
-    lines = [f"data          {distillation.images} training images of {distillation.classes} classes"]
-    lines += [f"note          {line}" for line in distillation.notes]
-    lines += [f"plan          {duration(plan.total)} on {threads} thread{'s' * (threads > 1)}, until about:"]
+    beside = beside_idle(plan.total, distillation.idle)
+    lines = [f"plan          {duration(plan.total)} on {threads} thread{'s' * (threads > 1)}{beside}, until about:"]
     passed = 0.0
     for name, seconds in plan.seconds.items():
         passed += seconds
         lines += [f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}"]
+    for name, seconds in plan.perhaps.items():
+        lines += [f"  {name:<24} {duration(seconds):>10}  more, if the teacher loses over 5 points by the VAE"]
     matching = f", {plan.matching_steps} of matching" if "matching" in plan.seconds else ""
     students = f", {plan.pairs} pairs of students" if plan.pairs else ""
     return [*lines, f"  {plan.steps} steps of fine-tuning{matching}{students}"]
 
 
+def _plan_facts(distillation: "Distillation") -> dict[str, Any]:
+    plan = distillation.plan
+    return asdict(plan) | {
+        "total": plan.total,
+        "longest": plan.longest,
+        "idle": distillation.idle,
+        "notes": distillation.notes,
+    }
+
+
 def _print(result: dict[str, Any], out: Path) -> None:
-    judged = result["judged"]
+    judged, quick = result["judged"], result["verdict"] == "unaudited"
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['prototypes']} prototypes")
-    if judged is None:
-        _print_times(result)
-        print("quick look    neither evaluated nor audited: a site that asks for --require-audit refuses this bundle")
-        print("next          dpd distill DATA --out OTHER, without --quick")
-        return
     for arm in judged["arms"]:
         spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
-        print(f"  students on {arm['arm']:<12} {100 * arm['oa_mean']:.1f} %{spread}, IPC {arm['ipc']}")
+        what = ARMS.get(arm["arm"], arm["arm"]).format(ipc=arm["ipc"])
+        print(f"  students on {what:<44} {100 * arm['oa_mean']:.1f} %{spread}")
     print(f"  of {judged['test_images']} validation images, which no training has seen")
+    if quick:
+        print("  one student for each line: a first impression, which another seed may turn by some points")
+        _print_times(result)
+        print("quick look    not audited: a site that asks for --require-audit refuses this bundle")
+        print("next          dpd distill DATA --out OTHER, without --quick")
+        return
     for row in judged["differences"]:
         low, high = row["difference"]["low"], row["difference"]["high"]
         ends = "" if low is None else f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} points"

@@ -30,6 +30,7 @@ class Distillation:
 
     Args:
         ipc, codes_only: as asked for, or what suits the number of scenes. notes: lines about data and plan.
+        idle: seconds that the plan takes on idle cores; None for one that another distillation had.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Distillation:
     judged_ipc: int
     notes: tuple[str, ...]
     plan: "DistillPlan"
+    idle: float | None = None
 
     @property
     def out(self) -> Path:
@@ -121,14 +123,14 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     """Check the data, measure this machine, and plan. Nothing is written.
 
     Args:
-        tell: prints a line.
+        tell: prints a line. What the data are like is told before this machine is measured.
 
     Raises:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
     from dpd_runtime.machine.cores import idle_cores, usable_cores
     from dpd_train.bases.folder import check_base_bands
-    from dpd_train.images import count_scenes
+    from dpd_train.images import check_files, count_scenes
     from dpd_train.images.look import look_at
     from dpd_train.run.planning.plan import (
         MINUTES,
@@ -137,6 +139,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         fitting_plan,
         full_plan,
         make_plan,
+        on_idle_cores,
         plan_remarks,
         remarks,
         task_of,
@@ -147,6 +150,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     check_places(folder, out)
     data = Path(asked.data)
     _check_data(asked, folder)
+    files = check_files(data, "train", asked)
+    tell(f"data          {sum(files.values())} training images of {len(files)} classes")
     look = look_at(data, asked.reading)
     look.check(data)
     with progress_bar("looking for near duplicates"):
@@ -156,28 +161,36 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     check_base_bands(asked.base, look.bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
-    threads, notes = asked.threads or idle_cores(), list[str]()
+    threads, idle = asked.threads or idle_cores(), None
+    notes = [*look.remarks(), *scene_remarks(counted), *remarks(counts, task)]
+    if not asked.quick:
+        notes += audit_remarks(held)
+    for line in notes:
+        tell(f"note          {line}")
+    of_plan = list[str]()
     if asked.plan is not None:
         repeated = read_distillation(Path(asked.plan))
         plan = repeated.plan
         if repeated.asked.watchers != asked.watchers:
             had = f"{asked.plan} had --watchers {repeated.asked.watchers}"
-            notes.append(f"{had}, not {asked.watchers}: the times of the plan are not those of this run")
+            of_plan.append(f"{had}, not {asked.watchers}: the times of the plan are not those of this run")
     else:
-        tell("measures      this machine, with a few steps of each kind of work")
-        from dpd_train.run.planning.speed import speed_here
+        from dpd_train.run.planning.kept import speed_here
 
         with progress_bar("measuring") as progress:
             config = training_config(asked, full_plan(1, 1), task.ipc)
-            speed, notes = speed_here(config, threads, progress, len(look.bands))
+            alone, share = speed_here(config, threads, progress, tell, len(look.bands))
+        speed = alone.beside_others(share)
         usual = QUICK_MINUTES if asked.quick else MINUTES
         plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
-        if asked.minutes is None and plan.total > 60 * usual * TOLERANCE:
-            notes.append(f"on this machine it takes longer than the usual {usual:g} minutes")
-    if not asked.quick:
-        notes += audit_remarks(held)
+        idle = on_idle_cores(plan.total, share, threads, cores)
+        if asked.minutes is None and plan.longest > 60 * usual * TOLERANCE:
+            of_plan.append(f"on this machine it takes longer than the usual {usual:g} minutes")
     if asked.threads is None and threads < cores:
-        notes.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
+        of_plan.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
+    of_plan = [*plan_remarks(task, plan), *of_plan]
+    for line in of_plan:
+        tell(f"note          {line}")
     return Distillation(
         folder=folder,
         asked=asked,
@@ -187,8 +200,9 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         images=sum(counted.images.values()),
         classes=task.classes,
         judged_ipc=task.judged_ipc,
-        notes=(*look.remarks(), *scene_remarks(counted), *remarks(counts, task), *plan_remarks(task, plan), *notes),
+        notes=(*notes, *of_plan),
         plan=plan,
+        idle=idle,
     )
 
 

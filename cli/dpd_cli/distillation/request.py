@@ -67,7 +67,7 @@ class Asked(Request):
         "Time that the plan may take. Default: 90, or 10 with --quick, or what this machine needs at least.",
     )
     quick: bool = setting(
-        False, "Running", "A first look: a bundle of codes and a picture, neither evaluated nor audited."
+        False, "Running", "A first look: a bundle of codes, a picture and one pair of students, without an audit."
     )
     holdout: str | None = setting(
         None, "Data", "Images that are not in DATA, for the audit. Default: the validation part of DATA.", "<path>"

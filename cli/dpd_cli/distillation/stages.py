@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,40 @@ from dpd_cli.progress import Update
 from dpd_runtime.files import size_of, write_atomically
 
 Stage = Callable[[str], Update]
+COUNTED_FOR = {
+    "1": "reading and encoding",
+    "2": "export and verification",
+    "3": "judging",
+    "4": "audit and report",
+}
+"""What a part of the distillation counts for in the plan, but for the stages that are in it themselves."""
+QUICK = COUNTED_FOR | {"4": "judging"}
 
 
 def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     """Make everything that is not there yet. Returns the facts for the user."""
     from dpd_train.compute.tracking import Stopwatch
 
-    watch, number = Stopwatch(made.folder / "seconds.json"), 0
-    works = (_train, _export, _look) if made.asked.quick else (_train, _export, _judge, _audit)
-    timed = watch.around(lambda title: stage(f"{number}/{len(works)} {title}"))
+    watch = Stopwatch(made.folder / "seconds.json")
+    works = (_train, _export, _judge, _look if made.asked.quick else _audit)
+    timed = watch.around(stage)
     finished = made.folder / "result.json"
     if not finished.exists():
         for number, work in enumerate(works, start=1):
             tell(f"stage {number}/{len(works)}     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
-            work(made, timed, tell)
+            part = f"{number}/{len(works)}"
+            work(made, partial(_part, timed, part), tell)
+            watch.end(f"{part} the rest")
             watch.keep()
         write_atomically(
             finished, (json.dumps(_result(made, watch.times()), indent=1, allow_nan=False) + "\n").encode()
         )
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
+
+
+def _part(stage: Stage, part: str, title: str) -> Update:
+    return stage(f"{part} {title}")
 
 
 def _train(made: Distillation, stage: Stage, tell: Tell) -> None:
@@ -64,21 +79,13 @@ def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
 
 
 def _look(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Generate a set to look at, which is neither evaluated nor audited."""
+    """Write a report of what is not audited."""
     from dpd_eval.report.report import write_report
 
     if not made.out.exists():
-        _write_set(made, stage)
         made.unaudited.replace(made.out)
-    write_report([made.folder / "set", made.out, made.training], made.folder / "report.html")
-
-
-def _write_set(made: Distillation, stage: Stage) -> Path:
-    from dpd_runtime import generate, load_bundle, write_set
-
-    bundle, images = load_bundle(made.unaudited), made.folder / "set"
-    write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
-    return images
+    inputs = [made.folder / "evaluation.json", made.folder / "set", made.out, made.training]
+    write_report(inputs, made.folder / "report.html")
 
 
 def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
@@ -88,10 +95,13 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         return
     from dpd_eval import evaluate
     from dpd_eval.comparison.config import EvaluateConfig
+    from dpd_runtime import generate, load_bundle, write_set
 
-    images = _write_set(made, stage)
+    bundle, images = load_bundle(made.unaudited), made.folder / "set"
+    write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
     config = EvaluateConfig(
-        baselines=("random", "herding"),
+        baselines=("random", "full" if made.asked.quick else "herding"),
+        metrics=not made.asked.quick,
         ipc=(made.judged_ipc,),
         pairs=made.plan.pairs,
         **made.asked.image_options,
@@ -141,26 +151,26 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
 def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
     from dpd_runtime.bundle.bundle import load_bundle
+    from dpd_train.run.planning.plan import spent_by_stage
 
     def read(name: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((made.folder / f"{name}.json").read_text("utf-8"))
         return content
 
-    if made.asked.quick:
-        judged: dict[str, Any] = {"judged": None, "verdict": "unaudited", "reasons": []}
-    else:
-        evaluation, audit = read("evaluation"), read("audit")
-        judged = {"judged": {name: evaluation[name] for name in ("arms", "differences", "test_images")}}
-        judged |= {name: audit[name] for name in ("verdict", "reasons")}
+    evaluation = read("evaluation")
+    audit = {"verdict": "unaudited", "reasons": []} if made.asked.quick else read("audit")
     table = json.loads((made.training / "classes.json").read_text("utf-8"))
     return {
         "out": str(made.out),
         "bytes": size_of(made.out),
         "bundle_hash": load_bundle(made.out, allow_older=True).hash,
         "prototypes": table["prototype_kind"],
-        **judged,
+        "judged": {name: evaluation[name] for name in ("arms", "differences", "test_images")},
+        **{name: audit[name] for name in ("verdict", "reasons")},
         **times,
         "planned_seconds": made.plan.total,
+        "planned": {**made.plan.seconds, **made.plan.perhaps},
+        "spent": spent_by_stage(made.plan, times["stages"], QUICK if made.asked.quick else COUNTED_FOR),
         "report": str(made.folder / "report.html"),
         "set": str(made.folder / "set"),
         "run": str(made.folder),
@@ -173,7 +183,7 @@ def failed_audit(result: dict[str, Any]) -> None:
     Raises:
         AuditError: the verdict is FAIL.
     """
-    if result["judged"] is None:
+    if result["verdict"] == "unaudited":
         return
     from dpd_eval.audit.record import check_verdict, read_audit
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dpd_runtime.errors import InputError
@@ -25,8 +25,8 @@ SHORTEST_WATCHERS = 150
 better where matching gets the time instead (docs/results/training.md)."""
 MINUTES, QUICK_MINUTES = 90.0, 10.0
 USUAL_IPC = 10
-PAIRS, LEAST_PAIRS = 8, 2
-ARMS = 3  # the set, random images, herding
+PAIRS, LEAST_PAIRS, QUICK_PAIRS = 8, 2, 1
+ARMS = 3  # the set, random images, and herding or, in a quick look, all images
 STUDENT_VIEWS = 0.34 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.view`
 WATCHER_VIEWS = 0.74 * 64 * 5 * 800 + 0.37 * 64 * 2 * 2790  # five residual and two attention shapes, steps of each
 STATISTICS_VIEWS = 0.37 * 20 + 0.3 * 8  # for each image that statistics are measured on
@@ -45,14 +45,15 @@ GUIDED = 2 * DEFAULT_SAMPLER.steps * DEFAULT_SAMPLER.candidates  # calls of the 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkSpeed:
-    """Seconds of one unit of work on this machine, with all its threads and under the load of the moment.
+    """Seconds of one unit of work on this machine.
 
     Args:
         view: one image forward and backward through the teacher.
         call: one latent through the UNet.
         decoded: one code through the VAE's decoder and four watchers, with its gradient.
         published: one image through each published model that watches.
-        tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder.
+        tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder, 0 for one that is too
+            large for it.
         threads: of PyTorch, from which trainings on one thread are estimated.
     """
 
@@ -64,6 +65,11 @@ class WorkSpeed:
     published: float = 0.0
     threads: int = 1
 
+    def beside_others(self, share: float) -> "WorkSpeed":
+        """The speed where each thread gets this share of a core, and other programs the rest."""
+        own = {name: value / share for name, value in asdict(self).items() if name != "threads"}
+        return WorkSpeed(**own, threads=self.threads)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -73,7 +79,7 @@ class Task:
         images: of the training part, in all classes. smallest: of its smallest class.
         held: images that the audit compares with.
         codes_only: the bundle holds codes and their decoder alone.
-        quick: nothing is evaluated or audited.
+        quick: one pair of students is compared, and nothing is audited.
         own_vae: images carry other bands than RGB, for which a VAE is trained, and codes start as noise.
     """
 
@@ -118,6 +124,7 @@ class DistillPlan:
 
     Args:
         seconds: estimated, by stage, in the order in which they run.
+        perhaps: of stages that run only where the images turn out to need them. The time suffices for them, too.
     """
 
     steps: int
@@ -129,15 +136,21 @@ class DistillPlan:
     watcher_steps: int = WATCHER_STEPS
     pairs: int
     seconds: Mapping[str, float]
+    perhaps: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
-        """Estimated seconds of all stages."""
+        """Estimated seconds of the stages that run in any case."""
         return sum(self.seconds.values())
+
+    @property
+    def longest(self) -> float:
+        """Estimated seconds of all stages."""
+        return self.total + sum(self.perhaps.values())
 
     def config(self, **others: Any) -> TrainConfig:
         """The config of the training that this plan describes, with values of other fields."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("pairs", "seconds")}
+        own = {name: value for name, value in asdict(self).items() if name not in ("pairs", "seconds", "perhaps")}
         return TrainConfig(**own, **others)
 
 
@@ -167,9 +180,36 @@ def shortened(plan: DistillPlan, share: float, own_vae: bool = False) -> Distill
     return replace(plan, **fewer, watcher_steps=watchers, pairs=pairs)
 
 
+def on_idle_cores(seconds: float, share: float, threads: int, cores: int) -> float:
+    """What takes `seconds` with so many threads, each with this share of a core, on idle cores with a thread each."""
+    return seconds * share * _together(threads) / _together(cores)
+
+
+def _together(threads: int) -> float:
+    """How many times as fast as one thread so many are."""
+    return max(1.0, 0.8 * threads)
+
+
+def spent_by_stage(plan: DistillPlan, titles: Mapping[str, float], works: Mapping[str, str]) -> dict[str, float]:
+    """Seconds that a distillation took, by the stages of its plan.
+
+    Args:
+        titles: what was shown while it ran, such as "1/4 watchers" → seconds.
+        works: "1" → the stage that everything else in this part of the distillation counts for.
+    """
+    spent = dict.fromkeys([*plan.seconds, *plan.perhaps], 0.0)
+    for title, seconds in titles.items():
+        number, _, name = title.partition(" ")
+        name = "VAE decoder" if name == "perceptual networks" else name
+        stage = name if name in spent else works[number.partition("/")[0]]
+        spent[stage] = round(spent.get(stage, 0.0) + seconds, 1)
+    return spent
+
+
 def estimated(plan: DistillPlan, task: Task, speed: WorkSpeed) -> DistillPlan:
     """The plan with the seconds of its stages."""
-    return replace(plan, seconds=_seconds(plan, task, speed))
+    seconds, perhaps = _seconds(plan, task, speed), _perhaps(plan, task, speed)
+    return replace(plan, seconds={name: spent for name, spent in seconds.items() if spent}, perhaps=perhaps)
 
 
 def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
@@ -181,14 +221,14 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     """
     budget, plan = 60 * minutes, full_plan()
     if task.quick:
-        plan = replace(plan, watcher_steps=SHORTEST_WATCHERS, pairs=0)
-    fixed, rest = (estimated(shortened(plan, share, task.own_vae), task, speed).total for share in (1, 0))
+        plan = replace(plan, watcher_steps=SHORTEST_WATCHERS, pairs=QUICK_PAIRS)
+    fixed, rest = (estimated(shortened(plan, share, task.own_vae), task, speed).longest for share in (1, 0))
     a_step = _matching(1, task, speed)
     least = task.least_matching * a_step
     share = min(FIXED_SHARE * (budget - rest), budget - rest - least) / (fixed - rest)
     if share < 1:
         plan = shortened(plan, max(SHORTEST, share), task.own_vae)
-        fixed = estimated(plan, task, speed).total
+        fixed = estimated(plan, task, speed).longest
     left = max(0.0, budget - fixed)
     tuning = min(MOST_TUNING, int(max(0.0, min(TUNING_SHARE * left, left - least) if a_step else left) / speed.tuning))
     if task.codes_only:
@@ -208,22 +248,23 @@ def fitting_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     """
 
     def fits(other: Task) -> bool:
-        return make_plan(other, speed, minutes).total <= 60 * minutes * TOLERANCE
+        return make_plan(other, speed, minutes).longest <= 60 * minutes * TOLERANCE
 
     if fits(task):
         return make_plan(task, speed, minutes)
     shortest = make_plan(task, speed, 0)
-    least, longest = math.ceil(shortest.total / 60), max(shortest.seconds, key=shortest.seconds.__getitem__)
+    stages = {**shortest.seconds, **shortest.perhaps}
+    least, longest = math.ceil(shortest.longest / 60), max(stages, key=stages.__getitem__)
     ways = [f"--minutes {least}"]
     ways += [f"--ipc {ipc}" for ipc in range(task.ipc - 1, 0, -1) if fits(replace(task, ipc=ipc))][:1]
     if task.matched and not task.codes_only and fits(replace(task, codes_only=True)):
         ways.append("--codes-only")
     if not task.quick and fits(replace(task, quick=True, codes_only=task.matched)):
-        ways.append("--quick, which evaluates and audits nothing")
+        ways.append("--quick, which audits nothing")
     ways.append("fewer classes")
     raise InputError(
         f"--minutes {minutes:g}: {task.classes} classes need at least {least} minutes on this machine, of which "
-        f"{longest} takes {math.ceil(shortest.seconds[longest] / 60)}; give {', or '.join(ways)}"
+        f"{longest} takes {math.ceil(stages[longest] / 60)}; give {', or '.join(ways)}"
     )
 
 
@@ -300,7 +341,7 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
 def plan_remarks(task: Task, plan: DistillPlan) -> list[str]:
     """What is unusual about the plan, one line each."""
     if task.quick:
-        return ["a quick look: stages are short, and nothing is evaluated or audited"]
+        return ["a quick look: stages are short, one pair of students is compared, and nothing is audited"]
     if plan.pairs < PAIRS:
         return [f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}"]
     return []
@@ -310,30 +351,37 @@ def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
     return steps * task.classes * task.codes * speed.decoded
 
 
+def _perhaps(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float]:
+    """Estimated seconds of tuning the decoder, which only a trained teacher can ask for."""
+    if task.own_vae or not speed.decoder:
+        return {}
+    networks = PERCEPTUAL_VIEWS * plan.perceptual_steps * speed.view
+    return {"VAE decoder": networks + plan.vae_steps * speed.decoder}
+
+
 def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float]:
-    """Estimated seconds of each stage; stages of matching only where codes can be matched."""
-    view, one_thread = speed.view, speed.view * max(1.0, 0.8 * speed.threads)
+    """Estimated seconds of each stage that runs in any case; stages of matching only where codes can be matched."""
+    view, one_thread = speed.view, speed.view * _together(speed.threads)
     seconds = {
         "reading and encoding": task.images * (speed.decoded / 2 + view),
         "teacher": 64 * plan.teacher_steps * view,
-        "VAE" if task.own_vae else "VAE decoder": plan.vae_steps * speed.decoder
-        + (0 if task.own_vae else PERCEPTUAL_VIEWS * plan.perceptual_steps * view),
+        "VAE": plan.vae_steps * speed.decoder if task.own_vae else 0,
         "latent classifier": LATENT_CLASSIFIER_VIEWS * plan.latent_classifier_steps * view,
         "fine-tuning": plan.steps * speed.tuning,
     }
     if task.matched:
-        looked_at = max(STATISTICS_IMAGES, task.images)
-        own = (WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS + STATISTICS_VIEWS * looked_at) * view
+        looked_at = STATISTICS_VIEWS * max(STATISTICS_IMAGES, task.images)
         seconds |= {
-            "watchers": own + min(PUBLISHED_IMAGES * task.classes, task.images) * speed.published,
+            "watchers": WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS * view,
             "starting images": 0 if task.own_vae else task.classes * task.codes * GUIDED * speed.call,
+            "statistics": looked_at * view + min(PUBLISHED_IMAGES * task.classes, task.images) * speed.published,
             "matching": _matching(plan.matching_steps, task, speed),
         }
     seconds["export and verification"] = EXPORT_VIEWS * view
-    if task.quick:
-        return seconds
-    sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
     trainings = plan.pairs * ARMS * STUDENT_VIEWS * one_thread / speed.threads
+    if task.quick:
+        return seconds | {"judging": trainings}
+    sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
     compared = AUDIT_VIEWS * (task.images + task.held + AUDIT_IMAGES)
     students = AUDIT_STUDENT_VIEWS if task.held >= AUDIT_HELD else 0
     return seconds | {

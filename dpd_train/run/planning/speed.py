@@ -1,6 +1,5 @@
-"""Measure how fast this machine is: a few steps of each kind of work, on random images."""
+"""Measure how fast this machine is on idle cores: a few steps of each kind of work, on random images."""
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dpd_runtime.annotations import Progress
-from dpd_train.bases.base import Base, frozen_decoder, load_base
+from dpd_train.bases.base import Base, decoder_fits, frozen_decoder, load_base
 from dpd_train.bases.published import PublishedModel, open_published
 from dpd_train.captions.captions import caption_table
 from dpd_train.classifiers.network import ResNet, teacher_shape
@@ -41,22 +40,20 @@ from dpd_train.vae.tune import decoder_training
 
 CLASSES, CODES, STEPS = 10, 10, 4  # of two classes a watcher's call is small, and a code seemed half again as slow
 IMAGES = CLASSES * CODES
-WATCHED, IDLE = 0.5, 0.9  # seconds in which other programs are looked for; share of a core from which on there are none
-
-
-def share_of_a_core() -> float:
-    """The share of a core that this process gets while it computes: 1 on an idle machine."""
-    begun, computed = time.perf_counter(), time.thread_time()
-    while time.perf_counter() < begun + WATCHED:
-        pass
-    return (time.thread_time() - computed) / (time.perf_counter() - begun)
 
 
 def step_seconds(train: Callable[[Progress], object]) -> float:
-    """Median seconds of a step of `train`, which reports each step. The first one, which warms up, does not count."""
-    ends: list[float] = []
-    train(lambda done, total: ends.append(time.perf_counter()))
-    return statistics.median(later - before for before, later in pairwise(ends))
+    """Seconds of a step of `train`, which reports each step, on idle cores.
+
+    The first step, which warms up, does not count. Of the others the quickest does: other programs only add. Where
+    they add to all steps, the seconds of computing tell what is left without them.
+    """
+    ends: list[tuple[float, float]] = []
+    train(lambda done, total: ends.append((time.perf_counter(), time.process_time())))
+    cores = max(1.0, 0.8 * torch.get_num_threads())
+    return min(
+        min(later - before, (computed - earlier) / cores) for (before, earlier), (later, computed) in pairwise(ends)
+    )
 
 
 def measure_speed(
@@ -78,6 +75,7 @@ def measure_speed(
     published = [open_published(name.removeprefix(HUB), device) for name in names]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         place = Path(folder)
+        tuned = config.reading.carries or decoder_fits(base, device)
         few, shape = (images[:CLASSES], labels[:CLASSES]), teacher_shape(CLASSES, bands)
         kinds: dict[str, Callable[[], float]] = {
             "view": lambda: (
@@ -87,7 +85,7 @@ def measure_speed(
             "call": lambda: _call_seconds(base, latents[: 2 * CODES], device),
             "decoded": lambda: _matching_seconds(base, published, latents[: CLASSES * CODES], images, device, place),
             "published": lambda: _published_seconds(published, images[:CLASSES], device),
-            "decoder": lambda: _decoder_seconds(base, images, config, device, place),
+            "decoder": lambda: _decoder_seconds(base, images, config, device, place) if tuned else 0.0,
             "tuning": lambda: _tuning_seconds(base, latents, labels, config, device, place),
         }
         seconds = {}
@@ -98,22 +96,15 @@ def measure_speed(
         return WorkSpeed(**seconds, threads=torch.get_num_threads())
 
 
-def speed_here(
-    config: TrainConfig, threads: int, progress: Progress = lambda done, total: None, bands: int = 0
-) -> tuple[WorkSpeed, list[str]]:
-    """The speed of this machine for runs with this config; and a line if other programs took its time.
+def speed_of(config: TrainConfig, threads: int, progress: Progress, bands: int = 0) -> WorkSpeed:
+    """Measure this machine for runs with this config.
 
     Args:
         bands: of images that carry others than RGB; 0 for RGB.
     """
     torch.set_num_threads(threads)
-    share, base = share_of_a_core(), fitted(load_base(config.base), config)
-    speed = measure_speed(with_bands(base, bands) if bands else base, config, use_device("auto"), progress)
-    if share >= IDLE:
-        return speed, []
-    return speed, [
-        f"other programs took {1 - share:.0%} of a core while this machine was measured; without them it is faster"
-    ]
+    base = fitted(load_base(config.base), config)
+    return measure_speed(with_bands(base, bands) if bands else base, config, use_device("auto"), progress)
 
 
 def _call_seconds(base: Base, latents: torch.Tensor, device: torch.device) -> float:
