@@ -9,11 +9,12 @@ import numpy as np
 from dpd_eval.selection.method import Rows
 from dpd_runtime.annotations import Progress
 from dpd_runtime.dataset.digest import set_hash
-from dpd_runtime.dataset.folder import SHEET_NAME, remove_partials
+from dpd_runtime.dataset.folder import remove_partials
 from dpd_runtime.dataset.formats import PNG, folder_name
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
 from dpd_runtime.files import write_atomically
+from dpd_runtime.images.folders import SHEET_NAME
 from dpd_runtime.machine.versions import package_versions, versions
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_train.images import SceneSet

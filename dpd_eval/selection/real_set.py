@@ -8,10 +8,11 @@ from dpd_eval.extractors.choice import build_extractor, check_name
 from dpd_eval.selection.folder import write_folder
 from dpd_eval.selection.method import Look, Method, Rows, Seen, check_counts, check_ipc
 from dpd_eval.selection.methods import find_method, select
-from dpd_runtime.dataset.folder import DECISIONS_NAME, check_output_folder, remove_set
+from dpd_runtime.dataset.folder import check_output_folder, remove_set
 from dpd_runtime.dataset.formats import PNG
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable, write_atomically
+from dpd_runtime.images.folders import DECISIONS_NAME
 from dpd_train.foreground.cropping import Stage, check_segmenter
 from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading, check_files, fingerprint, read_scenes

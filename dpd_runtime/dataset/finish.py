@@ -9,7 +9,7 @@ from typing import Any
 
 from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.dataset.digest import SetDigest
-from dpd_runtime.dataset.folder import SHEET_NAME, file_hash
+from dpd_runtime.dataset.folder import file_hash
 from dpd_runtime.dataset.formats import PNG, Contents, Output, Sample, folder_name
 from dpd_runtime.dataset.sheet import MOST_ROWS, contact_sheet, tile
 from dpd_runtime.dataset.state import METADATA_NAME, State
@@ -17,6 +17,7 @@ from dpd_runtime.files import write_atomically
 from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME, pack_labels
 from dpd_runtime.images.bands import Band, picture
+from dpd_runtime.images.folders import SHEET_NAME
 from dpd_runtime.images.pictures import read_pixels
 from dpd_runtime.sampling.sampler import BLOCK
 

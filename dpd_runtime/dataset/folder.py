@@ -26,14 +26,14 @@ from dpd_runtime.files import (
     open_regular,
 )
 from dpd_runtime.generation.teacher import SOFT_LABELS_NAME
+from dpd_runtime.images.folders import OF_SETS
 from dpd_runtime.strict_json import MAX_JSON_BYTES, loads, parse_json
 
-SHEET_NAME = "contact_sheet.png"
-DECISIONS_NAME = "decisions.png"  # of dpd select
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 OWN_NAMES = (
-    *(DATASET_NAME, METADATA_NAME, STATE_NAME, SHEET_NAME, DECISIONS_NAME, SOFT_LABELS_NAME),
+    *(DATASET_NAME, METADATA_NAME, STATE_NAME, SOFT_LABELS_NAME),
     *(CARD_NAME, CLASSES_NAME, CROISSANT_NAME),
+    *sorted(OF_SETS),
 )
 
 

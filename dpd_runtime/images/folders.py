@@ -1,6 +1,5 @@
 """What is no image of a user in a folder of images: hidden entries of any system, and folders that dpd made."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,14 +7,15 @@ from pathlib import Path
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import open_regular
 from dpd_runtime.images.pictures import is_image
-from dpd_runtime.strict_json import MAX_JSON_BYTES
+from dpd_runtime.strict_json import MAX_JSON_BYTES, loads
 from dpd_runtime.text import printable
 
 OF_SYSTEMS = frozenset(
     {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
 )
 """Folders that macOS, Synology, Windows, Linux and Python make by themselves, in lower case. Some hold thumbnails."""
-OF_SETS = frozenset({"contact_sheet.png", "decisions.png"})
+SHEET_NAME, DECISIONS_NAME = "contact_sheet.png", "decisions.png"  # the second is of dpd select
+OF_SETS = frozenset({SHEET_NAME, DECISIONS_NAME})
 """Pictures of a whole set beside its class folders."""
 _HEADER = {"bundle", "seed", "sampler", "classes"}
 SET = "a distilled set"
@@ -115,7 +115,7 @@ def _first_object(path: Path) -> dict[str, object] | None:
     try:
         with open_regular(path) as file:
             raw = file.readline(MAX_JSON_BYTES) if path.suffix == ".jsonl" else file.read(MAX_JSON_BYTES + 1)
-        content = json.loads(raw) if len(raw) <= MAX_JSON_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        content = loads(raw) if len(raw) <= MAX_JSON_BYTES else None
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

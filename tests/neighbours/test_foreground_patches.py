@@ -13,8 +13,8 @@ from dpd_eval.comparison.evaluate import evaluate
 from dpd_eval.extractors.own import own_extractor
 from dpd_eval.selection.real_set import select_set
 from dpd_eval.students.recipe import Recipe
-from dpd_runtime.dataset.folder import DECISIONS_NAME
 from dpd_runtime.errors import InputError
+from dpd_runtime.images.folders import DECISIONS_NAME
 from dpd_train.images import read_scenes
 from tests.squares import write_squares
 

@@ -9,7 +9,7 @@ from dpd_eval.audit.artefacts.layout import check_layout, check_table
 from dpd_eval.audit.artefacts.pictures import find_pictures
 from dpd_eval.audit.artefacts.text import find_text
 from dpd_eval.audit.outcome import Outcome
-from dpd_runtime.dataset.folder import SHEET_NAME
+from dpd_runtime.images.folders import SHEET_NAME
 from dpd_runtime.images.pictures import SUFFIXES
 
 __all__ = ["Artefact", "Traces", "artefact_test", "scan"]
