@@ -1,5 +1,6 @@
 """`dpd train`: a labelled scene set → a run directory (docs/guides/train.md)."""
 
+import logging
 import shutil
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +25,7 @@ from dpd_train.diffusion.noise_levels import noise_levels
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.images import write_quarantine
+from dpd_train.remarks import network_remarks
 from dpd_train.run.context import Classifiers, Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
 from dpd_train.run.folder import check_inputs, match_config
@@ -35,6 +37,8 @@ from dpd_train.run.stages.prototypes import make_prototypes, prompts, with_proto
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
 from dpd_train.run.stages.vae import with_tuned_decoder, with_vae_of_bands
+
+log = logging.getLogger(__name__)
 
 
 def silent(stage: str) -> Progress:
@@ -113,6 +117,10 @@ def _open(
     if run_data.train.bands:
         config = for_bands(config)
     config = with_prototype_kind(config, base, run_data, device)
+    if not run_data.train.bands:  # others leave as codes alone
+        different = dict(zip(run_data.train.classes, map(len, rows_by_class(run_data.train)), strict=True))
+        for line in network_remarks(different, matched=config.prototypes == "matched"):
+            log.info(line)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)

@@ -17,7 +17,8 @@ from dpd_runtime.errors import InputError
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
 
-LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.vae")
+LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.prototypes.matching", "dpd_train.vae")
+LOOPS += ("dpd_train.run.data", "dpd_train.train")
 
 Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
 PlanOnly = Annotated[bool, under("Running", "Print the plan and stop. Nothing is written.", "--plan-only")]
@@ -165,7 +166,9 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any]) -> "Distillation
 
 
 def _log() -> None:
-    """Show log records, without those of the training loops: `dpd train` shows them, here stages have progress."""
+    """Show log records, without those of the training loops, as stages have progress here, and of what the plan says.
+    `dpd train` shows them.
+    """
     log_to_console()
     for name in LOOPS:
         logging.getLogger(name).setLevel(logging.WARNING)

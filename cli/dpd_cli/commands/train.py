@@ -295,6 +295,8 @@ def _print_run(out: Path, run: dict[str, Any], json_output: bool) -> None:
 
 
 def _print_finished(out: Path, run: dict[str, Any]) -> None:
+    from dpd_train.run.finished import told_of_networks
+
     metrics = run["metrics"]
     rebuilt = 100 * metrics["teacher_oa_on_reconstructions"]
     lost = 100 * metrics["teacher_oa_on_the_same_images"] - rebuilt
@@ -325,6 +327,10 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
         print(
             f"warning        the VAE costs more than 5 points, {tuned}: another base may suit better", file=sys.stderr
         )
+    few = told_of_networks(run)
     carried = run.get("rendering", {}).get("carried")
-    options = [("--out", f"{out}.dpd"), *([("--codes-only",)] if carried else [])]
+    if few and not carried:
+        print(f"warning        {few[0]}", file=sys.stderr)
+    alone = carried or (few and run["config"]["prototypes"] == "matched")
+    options = [("--out", f"{out}.dpd"), *([("--codes-only",)] if alone else [])]
     print(f"next           {shown(['dpd', 'export', out], options)}")

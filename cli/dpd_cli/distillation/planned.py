@@ -130,6 +130,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     from dpd_train.bases.folder import check_base_bands
     from dpd_train.images import count_scenes
     from dpd_train.images.look import look_at
+    from dpd_train.run.folder import fate_of_scenes
     from dpd_train.run.planning.plan import (
         MINUTES,
         QUICK_MINUTES,
@@ -174,6 +175,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
         if asked.minutes is None and plan.total > 60 * usual * TOLERANCE:
             notes.append(f"on this machine it takes longer than the usual {usual:g} minutes")
+    notes = [*fate_of_scenes(look.sample.sides, asked.base, asked.resolution), *notes]
     if not asked.quick:
         notes += audit_remarks(held)
     if asked.threads is None and threads < cores:
