@@ -24,7 +24,7 @@ from dpd_cli.options import (
     require_torch,
     under,
 )
-from dpd_cli.progress import log_to_console, stage_progress
+from dpd_cli.progress import NumberedStages, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, InputError
@@ -149,7 +149,7 @@ def _train(
 ) -> None:
     """Call `train` in each of the processes that were started, and print what the first one made."""
     from dpd_train.compute.distributed import PeerError, joined
-    from dpd_train.train import silent, train
+    from dpd_train.train import train
 
     with (
         _told_once(PeerError),
@@ -157,7 +157,10 @@ def _train(
         joined(device) as team,
         stage_progress() if team.leads else nullcontext() as stages,
     ):
-        run = train(data, out, config, device=device, progress=stages or silent, team=team, **options)
+        if stages is not None:
+            numbered = NumberedStages(stages)
+            options |= {"progress": numbered, "announce": numbered.announce}
+        run = train(data, out, config, device=device, team=team, **options)
     if team.leads:
         _print_run(out, run, json_output)
 
