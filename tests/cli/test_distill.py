@@ -88,7 +88,8 @@ def test_a_plan_alone_writes_nothing_and_one_that_does_not_fit_is_refused(
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["total"] == pytest.approx(sum(plan["seconds"].values()))
-    shown = dpd(folder, process_environment, *given, "--plan-only")
+    shown = dpd(folder, process_environment, *given, "--plan-only", "--resolution", "16")
+    assert "note          scenes of 32 px are reduced to 16 x 16 px, as --resolution says" in shown.stdout
     assert "  matching  " in shown.stdout
     assert "--resume" not in shown.stdout + shown.stderr, "there is nothing to continue"
     refused = dpd(folder, process_environment, *given, "--minutes", "0.001")
