@@ -50,7 +50,9 @@ def test_json_has_the_same(folder: Path, process_environment: dict[str, str]) ->
     found = json.loads(done.stdout)
     assert found["train"]["River"] == 20
     assert found["shared"] == [{"part": "train", "with": "test", "files": 1}]
-    assert found["notes"][0].startswith("scenes of 32 px are reduced to 16 x 16 px, as --resolution says: the set shows")
+    assert found["notes"][0].startswith(
+        "scenes of 32 px are reduced to 16 x 16 px, as --resolution says: the set shows"
+    )
     assert found["sample"]["sides"] == {"least": 32, "median": 32, "most": 32, "cut": False}
     assert found["seconds"]["quick"] < found["seconds"]["usual"]
     assert len(found["sample"]["set_aside"]) == found["sample"]["images"] - found["sample"]["usable"]

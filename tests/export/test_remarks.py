@@ -13,7 +13,7 @@ from dpd_runtime import load_bundle
 from dpd_train.remarks import COST, bundle_remarks
 from tests.commands import dpd
 
-FEW = "class 'Buildings' has 24 training images, fewer than 60: networks trained on so few give them away"
+FEW = "class 'Fields' has 24 training images, fewer than 60: networks trained on so few give them away"
 REDUCED = "scenes of 100 to 128 px, median 128, are cut to their middle square and reduced to 32 x 32 px"
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -313,9 +314,14 @@ def test_resume_alone_continues_with_the_stored_data_and_options(
     def dpd(*arguments: str) -> Done:
         return run_dpd(["train", *arguments], process_environment, tmp_path)
 
-    assert dpd("scenes", "--out", "whole", *options).returncode == 0
+    whole = dpd("scenes", "--out", "whole", *options)
+    assert whole.returncode == 0, whole.stderr
+    few = "class 'Fields' has 8 training images, fewer than 60: networks trained on so few give them away; add images"
+    assert f"warning        {few}" in whole.stderr
+    assert whole.stderr.index(few) < whole.stderr.index("stage 1 of "), "said first"
     begun = dpd("scenes", "--out", "cut", "--max-minutes", "0", *options)
     assert begun.returncode == 0, begun.stderr
+    assert re.search(r"^stage 1 of \d+: teacher, a classifier of your images", begun.stderr, re.MULTILINE)
     assert "time is up     teacher is at step 1 of 6" in begun.stdout
     assert begun.stdout.splitlines()[-1].split(maxsplit=1) == ["next", "dpd train --resume --out cut"]
     other = dpd("--resume", "--out", "cut", "--teacher-steps", "7")

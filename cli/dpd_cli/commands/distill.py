@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
 
 LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.prototypes.matching", "dpd_train.vae")
-LOOPS += ("dpd_train.run.data", "dpd_train.train")
+PLANNED = ("dpd_train.run.data", "dpd_train.train")
 
 Out = Annotated[Path, under("Output", "The bundle. The folder NAME-run beside it holds everything else.")]
 PlanOnly = Annotated[bool, under("Running", "Print the plan and stop. Nothing is written.", "--plan-only")]
@@ -170,7 +170,7 @@ def _log() -> None:
     `dpd train` shows them.
     """
     log_to_console()
-    for name in LOOPS:
+    for name in (*LOOPS, *PLANNED):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
