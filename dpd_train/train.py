@@ -1,5 +1,6 @@
 """`dpd train`: a labelled scene set → a run directory (docs/guides/train.md)."""
 
+import logging
 import shutil
 from dataclasses import asdict
 from functools import partial
@@ -24,17 +25,21 @@ from dpd_train.diffusion.noise_levels import noise_levels
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.images import write_quarantine
+from dpd_train.remarks import network_remarks
 from dpd_train.run.context import Classifiers, Run, Stages, Trained
 from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
 from dpd_train.run.folder import check_inputs, match_config
 from dpd_train.run.ranks import assist
 from dpd_train.run.record import run_record, write_record, write_run
 from dpd_train.run.sheets import code_sheet, prototype_sheets, sample_sheet
+from dpd_train.run.stages.ahead import Announce, stages_ahead
 from dpd_train.run.stages.classifiers import metrics, train_latent_classifier, train_teacher, wants_tuning
 from dpd_train.run.stages.prototypes import make_prototypes, prompts, with_prototype_kind
 from dpd_train.run.stages.pruning import pruned
 from dpd_train.run.stages.tuning import fine_tuned, tuned_here
 from dpd_train.run.stages.vae import with_tuned_decoder, with_vae_of_bands
+
+log = logging.getLogger(__name__)
 
 
 def silent(stage: str) -> Progress:
@@ -42,8 +47,11 @@ def silent(stage: str) -> Progress:
     return lambda step, steps: None
 
 
-def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
+def _train(run: Run, base: Base, federated: Federated | None, announce: Announce) -> dict[str, Any]:
     """Run all stages, each from where an earlier session left it, and write what they made.
+
+    Args:
+        announce: as in `train`.
 
     Returns:
         the content of run.json except the times.
@@ -51,15 +59,18 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
     Raises:
         TimeUp: the deadline passed.
     """
-    config = run.config
+    config, bands = run.config, bool(run.data.train.bands)
+    ahead = partial(stages_ahead, config, bands=bands, federated=federated.role if federated else None)
+    announce(ahead(tuned_decoder=bool(config.tune_vae)))
     if config.prune:
         run = pruned(run, config.prune)
     pixels = run.pixels
     teacher = train_teacher(run, pixels)
-    tuned_vae = bool(run.data.train.bands) or wants_tuning(run, base, teacher, pixels)
-    if run.data.train.bands:
+    tuned_vae = bands or wants_tuning(run, base, teacher, pixels)
+    if bands:
         base = with_vae_of_bands(run, base)
     elif tuned_vae:
+        announce(ahead(tuned_decoder=True))
         base = with_tuned_decoder(run, base, pixels)
     latents = run.latents(base)
     classifiers = Classifiers(teacher, train_latent_classifier(run, latents))
@@ -78,7 +89,7 @@ def _train(run: Run, base: Base, federated: Federated | None) -> dict[str, Any]:
         prompts=table,
         prototypes=made,
         samples=code_sheet(base, run.data.train, made.of_class)
-        if run.data.train.bands
+        if bands
         else sample_sheet(base, run.classes, table, config.seed, run.device),
         sheets=prototype_sheets(base, run.data.train, rows, values.numpy(), made.of_class, run.device),
         metrics=measured,
@@ -113,6 +124,10 @@ def _open(
     if run_data.train.bands:
         config = for_bands(config)
     config = with_prototype_kind(config, base, run_data, device)
+    if not run_data.train.bands:  # others leave as codes alone
+        different = dict(zip(run_data.train.classes, map(len, rows_by_class(run_data.train)), strict=True))
+        for line in network_remarks(different, matched=config.prototypes == "matched"):
+            log.info(line)
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
@@ -154,6 +169,7 @@ def train(
     device: torch.device | str = "cpu",
     max_minutes: float | None = None,
     progress: Stages = silent,
+    announce: Announce = lambda ahead: None,
     team: Team = ALONE,
     tracker: str | None = None,
     federated: Federated | None = None,
@@ -163,6 +179,8 @@ def train(
     Args:
         cache: folder for latents and captions of single images.
         max_minutes: stop at a checkpoint after this time; the same call with `resume` continues.
+        announce: gets the stages that will run, before the first one; and again once the teacher has decided that the
+            VAE's decoder is trained, which `config.tune_vae` left open.
         team: its processes all call this with the same arguments, and can read `out` and the base.
         tracker: name of one that accelerate knows; it gets losses and learning rate.
         federated: tune together with other sites; a server's own images are not tuned on.
@@ -196,7 +214,7 @@ def train(
                 track=track,
             )
             try:
-                record = _train(run, base, federated) | watch.times()
+                record = _train(run, base, federated, announce) | watch.times()
             except TimeUp as stop:
                 return watch.unfinished(stop)
         write_record(out, record)

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TextIO
@@ -100,6 +100,32 @@ def stage_progress() -> Iterator[Callable[[str], Update]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         yield lambda title: _bar(bars, title)
+
+
+class NumberedStages:
+    """Stages by their place among those that will run, which are announced first; others keep their titles."""
+
+    def __init__(self, stages: Callable[[str], Update]) -> None:
+        self._stages, self._ahead = stages, list[str]()
+
+    def announce(self, ahead: Mapping[str, str]) -> None:
+        """Print the stages that are new, with what they are for.
+
+        Args:
+            ahead: title → meaning of all stages of the run, in their order.
+        """
+        known, self._ahead = self._ahead, list(ahead)
+        for title, meaning in ahead.items():
+            if title not in known:
+                print(f"{self._numbered(title)}, {meaning}", file=sys.stderr, flush=True)
+
+    def __call__(self, title: str) -> Update:
+        return self._stages(self._numbered(title))
+
+    def _numbered(self, title: str) -> str:
+        if title not in self._ahead:
+            return title
+        return f"stage {self._ahead.index(title) + 1} of {len(self._ahead)}: {title}"
 
 
 def _bar(bars: "Progress", title: str) -> Update:

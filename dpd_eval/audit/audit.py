@@ -40,6 +40,7 @@ from dpd_train.bases.latents import encode_cached
 from dpd_train.compute.device import use_device
 from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading
+from dpd_train.remarks import bundle_remarks
 
 FEWEST_IMAGES = 500
 OTHER_IMAGES = "the hold-out is not comparable"
@@ -157,7 +158,7 @@ def audit(
         reasons=reasons(tests, controls),
         tests=tuple(tests),
         controls=tuple(controls),
-        notes=(*data.notes, *codes_only),
+        notes=(*data.notes, *codes_only, *([] if bundle is None else bundle_remarks(bundle))),
         audited=Audited(subject.name, subject.kind, bundle.hash if bundle else None),
         images=len(sets[0].images),
         seed=None if bundle is None else seed,

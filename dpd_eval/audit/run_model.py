@@ -10,7 +10,7 @@ import torch
 from dpd_eval.audit.model import Model
 from dpd_runtime.annotations import Array
 from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.classes import SceneClass
+from dpd_runtime.bundle.classes import SceneClass, images_behind
 from dpd_runtime.generation.networks import Networks
 from dpd_runtime.sampling.sampler import fitted, sampler_schedule, suited_sampler
 from dpd_train.run.finished import read_run
@@ -49,7 +49,14 @@ def _as_bundle(opened: OpenedRun) -> Bundle:
     table = opened.run.table
     sampler = fitted(suited_sampler(table), opened.latent_shape[1])
     classes = tuple(
-        SceneClass(entry["name"], label, tuple(entry["prompt_rows"]), prototypes, table["prototype_kind"])
+        SceneClass(
+            entry["name"],
+            label,
+            tuple(entry["prompt_rows"]),
+            prototypes,
+            table["prototype_kind"],
+            images_behind(table["prototype_kind"], entry["prototype_counts"]),
+        )
         for label, (entry, prototypes) in enumerate(zip(table["classes"], opened.prototypes, strict=True))
     )
     return Bundle(

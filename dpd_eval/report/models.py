@@ -17,6 +17,9 @@ from dpd_runtime.images.pictures import MOST_PIXELS, read_pixels
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import check_json_size
 from dpd_train.config import TrainConfig
+from dpd_train.remarks import recorded_sides, size_remarks
+
+SIDES = "scene_sides"
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class BundleRecord:
     """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch.
 
     bands: of its images in words; empty for RGB. privacy: the differential privacy that it claims; empty for none.
+    size: what became of the scenes' size; empty where they kept it, or where the bundle does not tell.
     """
 
     name: str
@@ -43,6 +47,7 @@ class BundleRecord:
     licences: Mapping[str, str]
     tools: Mapping[str, str]
     data: Mapping[str, Any]
+    size: str
     audit: str
     privacy: str
     audit_record: NamedAudit | None
@@ -54,11 +59,13 @@ class RunRecord:
     """A run. config: as resolved by `dpd train`, with paths reduced to names. samples: what `caption` says.
 
     images, prototypes: counts per class. noise_levels: error of ẑ0 of each predictor, by timestep.
+    size: as of a bundle.
     """
 
     name: str
     config: Mapping[str, Any]
     data: Mapping[str, Any]
+    size: str
     images: Mapping[str, float]
     prototypes: Mapping[str, float]
     metrics: Mapping[str, float]
@@ -101,7 +108,8 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         parity=hide_all_paths(manifest.parity),
         licences=hide_all_paths(manifest.licences),
         tools=hide_all_paths(manifest.tools),
-        data=hide_all_paths(manifest.data),
+        data=hide_all_paths({name: value for name, value in manifest.data.items() if name != SIDES}),
+        size="; ".join(_told(manifest.data.get(SIDES), manifest.image_shape[0])),
         audit=hide_paths(str(manifest.audit)),
         privacy="" if manifest.privacy is None else hide_paths(manifest.privacy.describe()),
         audit_record=audit,
@@ -157,7 +165,8 @@ def read_run(folder: Path, name: str) -> RunRecord:
     return RunRecord(
         name=name,
         config=run.config,
-        data={key: value for key, value in _flat(run.data).items() if not key.startswith("classes ")},
+        data={key: value for key, value in _flat(run.data).items() if not key.startswith(("classes ", f"{SIDES} "))},
+        size="" if "crop" in content else "; ".join(_told(run.data.get(SIDES), run.config.get("resolution"))),
         images=convert(run.data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
         prototypes=run.prototypes,
         metrics={key: float(value) for key, value in _flat(run.metrics).items() if _is_number(value)},
@@ -170,6 +179,12 @@ def read_run(folder: Path, name: str) -> RunRecord:
         if audit.is_file()
         else None,
     )
+
+
+def _told(record: object, side: object) -> list[str]:
+    """What became of the size of scenes in images of `side` px; nothing where it is not recorded."""
+    sides = recorded_sides(record)
+    return [] if sides is None or type(side) is not int else size_remarks(sides, side)
 
 
 def _is_number(value: object) -> bool:

@@ -68,6 +68,7 @@ def bundle_tables(bundle: BundleRecord) -> list[Table]:
     classes = tuple(cells(name, number, bundle.prompts[name]) for name, number in bundle.prototypes.items())
     facts = [(f"difference from PyTorch: {part}", value) for part, value in bundle.parity.items()]
     facts += [(f"data: {name}", value) for name, value in bundle.data.items()]
+    facts += [("data: size", bundle.size)] if bundle.size else []
     facts += [(f"licence: {part}", text) for part, text in bundle.licences.items()]
     return [
         Table(
@@ -82,8 +83,9 @@ def bundle_tables(bundle: BundleRecord) -> list[Table]:
 
 def run_tables(run: RunRecord) -> list[Table]:
     """Make a table of the metrics in run.json, and one of images and prototypes per class."""
-    facts = [(name.replace("_", " "), value) for name, value in run.metrics.items()]
+    facts: list[tuple[str, object]] = [(name.replace("_", " "), value) for name, value in run.metrics.items()]
     facts += [(f"data: {name.replace('_', ' ')}", value) for name, value in run.data.items() if value is not None]
+    facts += [("data: size", run.size)] if run.size else []
     classes = list(dict.fromkeys([*run.images, *run.prototypes]))
     rows = tuple(cells(name, *(plain(counts.get(name)) for counts in (run.images, run.prototypes))) for name in classes)
     shown = [pairs_table(f"Metrics of {run.name}, on validation images", facts)] if facts else []

@@ -29,6 +29,7 @@ class SceneClass:
         prototypes: [K, C, h, w] float32 scaled latents, K ≥ 0. Image i uses prototype i mod K. Prototypes of kind
             `pooled` are block means, with smaller sides.
         prototype_kind: a `dpd_runtime.sampling.prototype_kinds.PrototypeKind`, the same for all classes.
+        training_images: different images behind matched codes; None where the bundle does not tell.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SceneClass:
     prompt_rows: tuple[int, ...]
     prototypes: Float32
     prototype_kind: str
+    training_images: int | None = None
 
     @property
     def distinct_prototypes(self) -> int:
@@ -115,6 +117,18 @@ def read_code_table(files: Mapping[str, bytes], latent_shape: tuple[int, ...]) -
     return ClassTable(classes, (), np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32))
 
 
+def images_behind(kind: str, counts: object) -> int | None:
+    """Different training images of a class, which all stand behind each of its matched codes; None if that is unknown.
+
+    Args:
+        counts: of images behind each prototype, as classes.json has them. Of other kinds than matched codes they are of
+            clusters, some of which may have been left out.
+    """
+    if kind != "matched" or not isinstance(counts, list) or not counts:
+        return None
+    return max(counts) if all(type(count) is int and count >= 0 for count in counts) else None
+
+
 def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Float32]:
     out = {}
     for key, value in read_tensors(files[name], name).items():
@@ -145,7 +159,8 @@ def _classes(
             raise BundleError(f"classes.json: class {name} refers to prompts that prompts.safetensors does not hold")
         if len(rows) != (max(1, len(latents)) if prompts else 0):
             raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
-        classes.append(SceneClass(name, label, rows, latents, kind))
+        images = images_behind(kind, entry.get("prototype_counts"))
+        classes.append(SceneClass(name, label, rows, latents, kind, images))
     equal = equal_names(scene.name for scene in classes)
     if equal is not None or len(classes) < 2:
         same = f"; {equal[0]!r} and {equal[1]!r} are one folder on some systems" if equal else ""

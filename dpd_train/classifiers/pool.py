@@ -1,6 +1,5 @@
 """Several small classifiers of one data set, trained one after another and stored in a folder."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from dpd_train.classifiers.network import Classifier, Network, Shape, weights_to
 from dpd_train.classifiers.training import ClassifierTraining, Labelled, train_classifier
 from dpd_train.compute.device import NEVER, Deadline, TimeUp
 
-log = logging.getLogger(__name__)
 Plan = tuple[Shape[Classifier], ClassifierTraining]
 
 
@@ -41,15 +39,18 @@ def train_pool(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     weights: torch.Tensor | None = None,
-) -> None:
+) -> list[float]:
     """Train the networks and write their weights to `folder`, named `name` and number. Finished ones are skipped.
 
     weights: of the training images, see `draw_rows`.
 
+    Returns:
+        accuracy on the validation part of each network that was trained now.
+
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    total = sum(training.steps for _, training in plans)
+    total, accuracies = sum(training.steps for _, training in plans), list[float]()
     for i, (shape, training) in enumerate(plans):
         kept, unfinished = _weights(folder, name, i), folder / f"{name}{i}.unfinished.safetensors"
         done = sum(before.steps for _, before in plans[:i])
@@ -69,6 +70,7 @@ def train_pool(
             )
         except TimeUp as stop:
             raise TimeUp(done + stop.step, total) from stop
-        log.info("%s network %d: %.4f on validation", name, i, trained.accuracy)
+        accuracies.append(trained.accuracy)
         write_atomically(kept, weights_to_bytes(trained.model))
         unfinished.unlink(missing_ok=True)
+    return accuracies

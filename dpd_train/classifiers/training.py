@@ -203,7 +203,7 @@ def train_classifier(
             logits = predict(run.model, held)
             observe(logits)
             accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
-            log.info("step %d loss %.3f validation accuracy %.4f", step + 1, loss.item(), accuracy)
+            log.debug("step %d loss %.3f validation accuracy %.4f", step + 1, loss.item(), accuracy)
             run.keep_if_best(accuracy, step + 1)
     run.model.load_state_dict(run.best)
     return TrainedClassifier(run.model.cpu().eval(), run.accuracy, run.step)

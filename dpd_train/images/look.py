@@ -10,11 +10,12 @@ from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import ALONE, Alike, evenly_spaced, read_square
 from dpd_train.images.content import scenes_of, stamps
-from dpd_train.images.read import known, name_in, notes_of, open_source, settled
+from dpd_train.images.read import known, name_in, notes_of, open_source, settled, size_of
 from dpd_train.images.rendering import Rendering, reader
 from dpd_train.images.scene_set import Finding
 from dpd_train.images.sources import Files, Source, reference_files
 from dpd_train.reading import PLAIN, Reading, parse_reading
+from dpd_train.remarks import SceneSides, sides_of
 
 PER_CLASS = 20  # images of each class and part that are decoded
 SIDE = 32  # pixels to which they are reduced
@@ -28,11 +29,13 @@ CARRIED = "--bands all carries all bands instead, in a codes-only bundle"
 class Sample:
     """Decoded images of every class and part.
 
-    images: how many were tried. set_aside: those that cannot be used, with the reason.
+    images: how many were tried. set_aside: those that cannot be used, with the reason. sides: of the usable ones; None
+    without any, or where no header tells a size.
     """
 
     images: int
     set_aside: tuple[Finding, ...]
+    sides: SceneSides | None = None
 
     @property
     def usable(self) -> int:
@@ -143,7 +146,7 @@ def _decoded(
     source: Source, parts: Mapping[str, Files], rendering: Rendering | None, together: Alike = ALONE
 ) -> Sample:
     to_pixels = reader(rendering, together)
-    tried, set_aside = 0, []
+    tried, set_aside, sizes = 0, [], Counter[tuple[int, int]]()
     for part, files in parts.items():
         for paths in files.values():
             for path in evenly_spaced(paths, PER_CLASS):
@@ -151,7 +154,9 @@ def _decoded(
                 square = read_square(path, SIDE, to_pixels)
                 if isinstance(square, str):
                     set_aside.append(Finding(part, name_in(source, path), square))
-    return Sample(tried, tuple(set_aside))
+                elif (size := size_of(path)) is not None:
+                    sizes[size] += 1
+    return Sample(tried, tuple(set_aside), sides_of(sizes) if sizes else None)
 
 
 def _suggested(source: Source, parts: Mapping[str, Files], plain: Sample) -> tuple[str, Sample] | None:

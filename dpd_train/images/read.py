@@ -328,6 +328,11 @@ def _decode(
     )
 
 
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels of an image or an array from its header; None if it has none."""
+    return size_in_header(path) or array_size(path)
+
+
 def name_in(source: Source, path: Path) -> str:
     """The file's name for messages: relative to the data, absolute outside."""
     inside = path.is_relative_to(source.folder)
@@ -348,7 +353,7 @@ def _check_count(source: Source, part: Part, name: str, used: int, rejected: Seq
 
 def _sizes(files: Files, source: Source) -> Counter[tuple[int, int]]:
     every = [path for paths in files.values() for path in paths]
-    sizes = Counter(size for path in every if (size := size_in_header(path) or array_size(path)) is not None)
+    sizes = Counter(size for path in every if (size := size_of(path)) is not None)
     if not sizes:
         raise DataError(f"{source.root}: none of its {len(every)} image files can be opened; are they images?")
     return sizes

@@ -24,7 +24,8 @@ from dpd_train.images import (
     read_scenes,
 )
 from dpd_train.images.structure import near_duplicates
-from dpd_train.run.folder import PARTS, check_classes, resizing, working_side
+from dpd_train.remarks import SceneSides, sides_of
+from dpd_train.run.folder import PARTS, check_classes, fate_of_scenes, working_side
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,14 @@ class RunData:
         fingerprint: `images.fingerprint` of all training images, near duplicates included, as an audit must look for
             each of them.
         cropped: `train` with patches, their number and a picture; None if all images are whole.
+        sides: of the files with training images, held-out ones included.
     """
 
     train: SceneSet
     held: SceneSet
     findings: Findings
     fingerprint: dict[str, object]
+    sides: SceneSides
     cropped: Cropped | None = None
 
 
@@ -82,11 +85,12 @@ def read_parts(
         DataError: unusable data, a class name that no bundle can hold, or a class of near duplicates of one image.
         InputError: `--crop` of images that are not larger.
     """
-    reading = config.reading
+    reading, sides = config.reading, sides_of(image_sizes(data))
     if config.crop is not None:
         side_to_cut(data, side)  # before minutes of decoding
-    elif config.resolution is None and (told := resizing(image_sizes(data), side, config.base)):
-        log.info(told)
+    else:
+        for line in fate_of_scenes(sides, config.base, config.resolution, side):
+            log.info(line)
     train, held = (read_scenes(data, part=part, resolution=side, held_out=config, reading=reading) for part in PARTS)
     check_classes(data, train.classes)
     of_all = fingerprint(train)
@@ -100,9 +104,9 @@ def read_parts(
     for message in findings.messages():
         log.warning(message)
     if config.crop is None:
-        return RunData(train, held, findings, of_all)
+        return RunData(train, held, findings, of_all, sides)
     cut = cropped(data, train, config, segmenter=config.segmenter, reading=reading, stage=stage, device=device)
-    return RunData(cut.scenes, held, findings, of_all, cut)
+    return RunData(cut.scenes, held, findings, of_all, sides, cut)
 
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:

@@ -1,5 +1,6 @@
 """A finished run: its record and class table, read without PyTorch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import read_object
 from dpd_runtime.images.bands import Band
+from dpd_train.remarks import network_remarks, recorded_sides, size_remarks
 from dpd_train.run.folder import resume_command
 
 
@@ -27,6 +29,21 @@ class FinishedRun:
     def bands(self) -> tuple[Band, ...]:
         """What the channels of the images are; empty for RGB."""
         return tuple(Band(**band) for band in self.record.get("rendering", {}).get("carried", ()))
+
+
+def told_of_size(record: Mapping[str, Any]) -> list[str]:
+    """What became of the size of a run's scenes, from its run.json; nothing where that does not say.
+
+    With --crop patches of the run's side were cut out of larger scenes.
+    """
+    sides = recorded_sides(record["data"].get("scene_sides"))
+    return [] if sides is None or record.get("crop") else size_remarks(sides, record["config"]["resolution"])
+
+
+def told_of_networks(record: Mapping[str, Any]) -> list[str]:
+    """A line if a run's networks were trained on few images of a class, from its run.json."""
+    counts = record.get("scenes") or record["data"]["classes"]
+    return network_remarks(counts, matched=record["config"].get("prototypes") == "matched")
 
 
 def read_run(path: Path) -> FinishedRun:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from dpd_train.captions.captioners import check_captioner_source
 from dpd_train.classifiers.encoder import check_encoder, encoder_name
 from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.images import Part, check_files, common_size
+from dpd_train.images import Part, check_files
 from dpd_train.images.rasters import require_rasterio
+from dpd_train.remarks import SceneSides, other_side, size_remarks
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
@@ -292,19 +292,21 @@ def working_side(name: str, native: int, multiple: int, wanted: int | None) -> i
     return wanted
 
 
-def resizing(sizes: Counter[tuple[int, int]], side: int, base: str) -> str | None:
-    """Say that images are brought to the side of the base `base`; None if all of them have it.
+def fate_of_scenes(sides: SceneSides | None, base: str, resolution: int | None, side: int | None = None) -> list[str]:
+    """What a run with this base makes of the size of its scenes, what that costs and what else could be had.
 
     Args:
-        sizes: number of images of each (width, height), at least one.
+        sides: of the scenes; None where no header tells them. resolution: `--resolution`.
+        side: that the base works at; None for what its configs say.
+
+    Raises:
+        InputError: there is no such base, or `resolution` does not suit it.
     """
-    if set(sizes) == {(side, side)}:
-        return None
-    width, height = common_size(sizes)
-    others = len(sizes) - 1
-    more = f" and {others} other size{'s' * (others > 1)}" if others else ""
-    square = "" if all(w == h for w, h in sizes) else "cut to their middle square and "
-    return (
-        f"images of {width} x {height}{more} are {square}resized to {side} x {side}, the size of base {base}; "
-        "--resolution asks for another"
-    )
+    own = base_sides(base, base_folder(base))
+    if side is None:
+        side = working_side(base, *own, resolution) if own else resolution
+    if sides is None or side is None:
+        return []
+    if resolution is not None:
+        return size_remarks(sides, side, ", as --resolution says")
+    return size_remarks(sides, side, f", the size of base {base}") + (other_side(sides, side, own[1]) if own else [])

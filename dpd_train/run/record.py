@@ -77,7 +77,7 @@ def run_record(run: Run, trained: Trained) -> dict[str, Any]:
     pretraining = _base_pretraining(base_folder(config.base))
     return {
         "config": recorded(config) | chosen,
-        "data": data.fingerprint | config.held_out_options,
+        "data": data.fingerprint | config.held_out_options | {"scene_sides": data.sides.record()},
         **({"rendering": train.rendering.record()} if train.rendering else {}),
         "rejected": len(data.findings.rejected),
         "near_duplicates": None if config.keep_near_duplicates else len(data.findings.near),

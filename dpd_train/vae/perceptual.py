@@ -1,5 +1,6 @@
 """Networks of the VAE's perceptual loss, trained on the same images for this purpose and never shipped."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dpd_train.classifiers.pool import load_pool, train_pool
 from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 
+log = logging.getLogger(__name__)
 PERCEPTUAL_SEED = 100  # teacher and latent classifier use other seeds: no network rates what it helped to train
 NAME = "perceptual"
 
@@ -49,4 +51,10 @@ def train_perceptual_networks(
     """Train the networks as `train_pool` does, each with its own seed."""
     shapes = enumerate(perceptual_shapes(classes))
     plans = [(shape, replace(training, seed=training.seed + i)) for i, shape in shapes]
-    train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline, weights=weights)
+    accuracies = train_pool(
+        folder, NAME, plans, data, validation, progress, device=device, deadline=deadline, weights=weights
+    )
+    if accuracies:
+        log.info(
+            "perceptual networks name %s of the validation images right", ", ".join(f"{a:.1%}" for a in accuracies)
+        )

@@ -34,7 +34,7 @@ from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import Sampler, decoding_sampler, fitted, sampler_schedule
 from dpd_train.bases.base import Base
 from dpd_train.bases.folder import SHIPPED_BASE
-from dpd_train.run.finished import FinishedRun
+from dpd_train.run.finished import FinishedRun, told_of_size
 from dpd_train.run.opened import OpenedRun, load_run
 
 TOOLS = ("dpd-distill", "torch", "onnx", "onnxscript", "diffusers")
@@ -227,6 +227,7 @@ def _of_codes(
 def _manifest(opened: OpenedRun, sampler: Sampler, options: ExportOptions, pruned: Pruned | None) -> Manifest:
     plain, record = opened.manifest(sampler), opened.run.record
     marks = {"private_prototypes": True} if opened.run.table.get("prototype_kind") in PRIVATE_KINDS else {}
+    sides = {"scene_sides": record["data"]["scene_sides"]} if told_of_size(record) else {}
     return replace(
         plain,
         name=options.name or plain.name,
@@ -234,7 +235,7 @@ def _manifest(opened: OpenedRun, sampler: Sampler, options: ExportOptions, prune
         opset=OPSET,
         tools=_tools(),
         licences=_licences(record["config"]["base"] == SHIPPED_BASE, options),
-        data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks},
+        data={"images": record["data"]["images"], "fingerprint": record["data"]["sha256"], **marks, **sides},
         training={"config_sha256": config_hash(record["config"]), "versions": record.get("versions", {})}
         | ({"pruned": pruned.entries()} if pruned else {})
         | ({"watchers": record["watchers"]} if "watchers" in record else {}),

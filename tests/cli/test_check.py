@@ -37,6 +37,7 @@ def test_it_says_what_the_data_are_like_and_writes_nothing(folder: Path, process
     assert "data          6 classes with 22 training images, 132 in all" in said
     assert "  set aside   1, such as train/Road/" in said
     assert "shared        1 files of test show scenes of train" in said
+    assert "note          scenes of" not in said, "they have the size of the base"
     assert "note          the audit compares with 12 images" in said
     assert "dpd distill --quick: " in said
     assert said.splitlines()[-1] == "next          dpd distill scenes --base base --out look.dpd --quick"
@@ -44,11 +45,15 @@ def test_it_says_what_the_data_are_like_and_writes_nothing(folder: Path, process
 
 
 def test_json_has_the_same(folder: Path, process_environment: dict[str, str]) -> None:
-    done = check(folder, process_environment, "scenes", "--json", "--val-per-class", "4")
+    done = check(folder, process_environment, "scenes", "--json", "--val-per-class", "4", "--resolution", "16")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["train"]["River"] == 20
     assert found["shared"] == [{"part": "train", "with": "test", "files": 1}]
+    assert found["notes"][0].startswith(
+        "scenes of 32 px are reduced to 16 x 16 px, as --resolution says: the set shows"
+    )
+    assert found["sample"]["sides"] == {"least": 32, "median": 32, "most": 32, "cut": False}
     assert found["seconds"]["quick"] < found["seconds"]["usual"]
     assert all(0 < found["idle_seconds"][name] <= 1.001 * seconds for name, seconds in found["seconds"].items())
     assert len(found["sample"]["set_aside"]) == found["sample"]["images"] - found["sample"]["usable"]

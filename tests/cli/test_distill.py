@@ -100,7 +100,8 @@ def test_a_plan_alone_writes_nothing_and_one_that_does_not_fit_is_refused(
     assert plan["total"] == pytest.approx(sum(plan["seconds"].values()))
     assert plan["longest"] == pytest.approx(plan["total"] + sum(plan["perhaps"].values()))
     assert 0 < plan["idle"] <= plan["total"] * 1.001
-    shown = dpd(folder, process_environment, *given, "--plan-only")
+    shown = dpd(folder, process_environment, *given, "--plan-only", "--resolution", "16")
+    assert "note          scenes of 32 px are reduced to 16 x 16 px, as --resolution says" in shown.stdout
     assert "  matching  " in shown.stdout
     assert re.search(r"  VAE decoder .*  more, if the teacher loses over 5 points by the VAE", shown.stdout)
     assert shown.stdout.startswith("data          132 training images of 6 classes\n")

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -313,9 +314,14 @@ def test_resume_alone_continues_with_the_stored_data_and_options(
     def dpd(*arguments: str) -> Done:
         return run_dpd(["train", *arguments], process_environment, tmp_path)
 
-    assert dpd("scenes", "--out", "whole", *options).returncode == 0
+    whole = dpd("scenes", "--out", "whole", *options)
+    assert whole.returncode == 0, whole.stderr
+    few = "class 'Fields' has 8 training images, fewer than 60: networks trained on so few give them away; add images"
+    assert f"warning        {few}" in whole.stderr
+    assert whole.stderr.index(few) < whole.stderr.index("stage 1 of "), "said first"
     begun = dpd("scenes", "--out", "cut", "--max-minutes", "0", *options)
     assert begun.returncode == 0, begun.stderr
+    assert re.search(r"^stage 1 of \d+: teacher, a classifier of your images", begun.stderr, re.MULTILINE)
     assert "time is up     teacher is at step 1 of 6" in begun.stdout
     assert begun.stdout.splitlines()[-1].split(maxsplit=1) == ["next", "dpd train --resume --out cut"]
     other = dpd("--resume", "--out", "cut", "--teacher-steps", "7")
@@ -368,7 +374,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_images_of_several_sizes_are_resized_to_the_base_with_one_line(
+def test_what_becomes_of_the_size_of_images_is_said_and_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from dpd_train.drawn_scenes import write_scenes
@@ -380,16 +386,20 @@ def test_images_of_several_sizes_are_resized_to_the_base_with_one_line(
     config = replace(config, teacher_steps=2, latent_classifier_steps=2, prototypes="none")
     with caplog.at_level(logging.INFO):
         record = train(tmp_path / "large", tmp_path / "run", config, cache=tmp_path / "cache")
-    said = [line for line in caplog.messages if "resized" in line]
-    assert said == [
-        "images of 128 x 128 and 1 other size are cut to their middle square and resized to 32 x 32, the size of base "
-        f"{config.base}; --resolution asks for another"
-    ]
+    said = [line for line in caplog.messages if line.startswith(("scenes of", "--resolution"))]
+    assert said[0] == (
+        "scenes of 60 to 128 px, median 128, are cut to their middle square and reduced to 32 x 32 px, the size of "
+        f"base {config.base}: the set shows nothing finer"
+    )
+    assert said[1].startswith("--resolution 64 keeps more: a step takes about 4 times as long")
     assert record["config"]["resolution"] == 32
+    assert record["data"]["scene_sides"] == {"least": 60, "median": 128, "most": 128, "cut": True}
     caplog.clear()
     with caplog.at_level(logging.INFO):
         record = train(tmp_path / "large", tmp_path / "run64", replace(config, resolution=64), cache=tmp_path / "cache")
-    assert not [line for line in caplog.messages if "resized" in line], "asked for"
+    said = [line for line in caplog.messages if line.startswith(("scenes of", "--resolution"))]
+    assert len(said) == 1
+    assert "resized to 64 x 64 px, as --resolution says" in said[0]
     assert record["config"]["resolution"] == 64
     with Image.open(tmp_path / "run64" / "samples" / "final.png") as sheet:
         assert sheet.height >= 6 * 64

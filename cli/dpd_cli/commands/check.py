@@ -53,7 +53,7 @@ def check_command(
     from dpd_train.config import TrainConfig
     from dpd_train.images import check_files, count_scenes
     from dpd_train.images.look import look_at, shared_scenes
-    from dpd_train.run.folder import check_classes, check_matched_counts
+    from dpd_train.run.folder import check_classes, check_matched_counts, fate_of_scenes
     from dpd_train.run.planning.kept import speed_here
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
 
@@ -74,7 +74,8 @@ def check_command(
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
-    notes = [*scene_remarks(counted), *remarks(counts, task), *audit_remarks(held)]
+    fate = fate_of_scenes(look.sample.sides, base, resolution)
+    notes = [*fate, *scene_remarks(counted), *remarks(counts, task), *audit_remarks(held)]
     say(*(f"note          {line}" for line in notes))
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     threads = threads or idle_cores()

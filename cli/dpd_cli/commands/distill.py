@@ -17,7 +17,8 @@ from dpd_runtime.errors import InputError
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation, Tell
 
-LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.vae")
+LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.prototypes.matching", "dpd_train.vae")
+PLANNED = ("dpd_train.run.data", "dpd_train.train")
 
 ARMS = {
     "set": "the set, {ipc} images per class",
@@ -172,9 +173,11 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") ->
 
 
 def _log() -> None:
-    """Show log records, without those of the training loops: `dpd train` shows them, here stages have progress."""
+    """Show log records, without those of the training loops, as stages have progress here, and of what the plan says.
+    `dpd train` shows them.
+    """
     log_to_console()
-    for name in LOOPS:
+    for name in (*LOOPS, *PLANNED):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

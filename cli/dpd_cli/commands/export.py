@@ -1,6 +1,7 @@
 """`dpd export`: a run → a bundle."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,11 +10,12 @@ import typer
 from dpd_cli.options import Json, Overwrite, named_after, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import engine_lines, print_engines, print_json
-from dpd_runtime.command_line import shown
+from dpd_runtime.command_line import option_words, shown
 from dpd_runtime.errors import DpdError, InputError
 
 if TYPE_CHECKING:
     from dpd_export.options import ExportOptions
+    from dpd_train.run.finished import FinishedRun
 
 DEFAULT_FLAVOUR = "tensorrt-rtx"
 
@@ -111,6 +113,7 @@ def export_command(
     out = named_after(run, ".dpd") if out is None else out
     capabilities = _check_engines(trt, flavour, compute_capability, precision)
     from dpd_export.options import ExportOptions, check_export
+    from dpd_train.run.finished import told_of_networks, told_of_size
 
     options = ExportOptions(
         precision=precision,
@@ -125,7 +128,11 @@ def export_command(
         prune=prune,
         codes_only=codes_only,
     )
-    check_export(run, out, options, overwrite=overwrite)
+    finished, _ = check_export(run, out, options, overwrite=overwrite)
+    for line in told_of_size(finished.record):
+        print(f"note        {line}", file=sys.stderr)
+    for line in [] if codes_only else told_of_networks(finished.record):
+        print(f"warning     {line}", file=sys.stderr, flush=True)
     result = _export(run, out, options, overwrite)
     if trt:
         engines = _build_engines(out, flavour or DEFAULT_FLAVOUR, capabilities)
@@ -133,7 +140,7 @@ def export_command(
     if json_output:
         print_json(result)
     else:
-        _print(result, out, options)
+        _print(result, out, options, finished)
 
 
 def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> 
         )
 
 
-def _print(result: dict[str, Any], out: Path, options: "ExportOptions") -> None:
+def _print(result: dict[str, Any], out: Path, options: "ExportOptions", run: "FinishedRun") -> None:
     kind = f", codes-only: at most --ipc {result['largest_ipc']}" if options.codes_only else ""
     print(f"bundle      {out}  {result['bytes'] / 1e6:.1f} MB, {options.precision}{kind}")
     print(f"hash        {result['bundle_hash']}")
@@ -165,6 +172,19 @@ def _print(result: dict[str, Any], out: Path, options: "ExportOptions") -> None:
     ipc = 10 if result["largest_ipc"] is None else result["largest_ipc"]
     made = shown(["dpd", "generate", out, "--ipc", str(ipc), "--out", "distilled"])
     print(f"next        {shown(['dpd', 'verify', out])} · {made}")
+    print(f"            before it leaves: {_audit_command(out, run)}")
+
+
+def _audit_command(out: Path, run: "FinishedRun") -> str:
+    """The audit of the bundle at `out` beside the images of its run, which are read as the run read them."""
+    from dpd_train.config import recorded_split
+    from dpd_train.reading import ImageOptions
+
+    config = recorded_split(run.record["config"]) | run.record["config"]
+    usual = asdict(ImageOptions())
+    read = {name: config[name] for name in usual if config.get(name, usual[name]) != usual[name]}
+    given = {"train": "DATA", **read, "run": run.path, "out": "audited.dpd"}
+    return shown(["dpd", "audit", out], option_words(given))
 
 
 def _check_engines(trt: bool, flavour: str | None, capability: str | None, precision: str) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from dpd_runtime.command_line import option_words, shown
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
+    from dpd_runtime.bundle.manifest import Manifest
 
 
 def info_command(
@@ -66,6 +67,7 @@ def _print_json(opened: "Bundle") -> None:
 def _print_bundle(opened: "Bundle") -> None:
     """Who signed it, what it makes and how."""
     from dpd_runtime.dataset.card import channels_of
+    from dpd_train.remarks import bundle_remarks
 
     manifest = opened.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
@@ -75,11 +77,15 @@ def _print_bundle(opened: "Bundle") -> None:
     print(f"{manifest.name}: {opened.path}")
     print(f"hash        {opened.hash}")
     print(f"state       all hashes match; audit: {manifest.audit}")
+    for line in bundle_remarks(opened):
+        print(f"warning     {line}")
     if manifest.privacy is not None:
         print(f"privacy     claimed: {manifest.privacy.describe()}")
     height, width, _ = manifest.image_shape
     comma = "," if manifest.bands else ""
     print(f"images      {height} x {width}{comma} {channels_of(manifest)}, latents {manifest.latent_shape}")
+    for line in _told_of_size(manifest):
+        print(f"            {line}")
     for band in manifest.bands:
         centre = f", {band.wavelength:g} µm" if band.wavelength else ""
         unit = f" {band.unit}" if band.unit else ""
@@ -92,6 +98,14 @@ def _print_bundle(opened: "Bundle") -> None:
         print(f"            images {told}")
     if manifest.watchers:
         print(f"watched by  {', '.join(manifest.watchers)}")
+
+
+def _told_of_size(manifest: "Manifest") -> list[str]:
+    """What the scenes lost on the way to this size; nothing where the bundle does not tell."""
+    from dpd_train.remarks import recorded_sides, size_remarks
+
+    sides = recorded_sides(manifest.data.get("scene_sides"))
+    return [] if sides is None else size_remarks(sides, manifest.image_shape[0])
 
 
 def _sampler_line(opened: "Bundle") -> str:

@@ -24,7 +24,7 @@ from dpd_cli.options import (
     require_torch,
     under,
 )
-from dpd_cli.progress import log_to_console, stage_progress
+from dpd_cli.progress import NumberedStages, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, InputError
@@ -149,7 +149,7 @@ def _train(
 ) -> None:
     """Call `train` in each of the processes that were started, and print what the first one made."""
     from dpd_train.compute.distributed import PeerError, joined
-    from dpd_train.train import silent, train
+    from dpd_train.train import train
 
     with (
         _told_once(PeerError),
@@ -157,7 +157,10 @@ def _train(
         joined(device) as team,
         stage_progress() if team.leads else nullcontext() as stages,
     ):
-        run = train(data, out, config, device=device, progress=stages or silent, team=team, **options)
+        if stages is not None:
+            numbered = NumberedStages(stages)
+            options |= {"progress": numbered, "announce": numbered.announce}
+        run = train(data, out, config, device=device, team=team, **options)
     if team.leads:
         _print_run(out, run, json_output)
 
@@ -295,6 +298,8 @@ def _print_run(out: Path, run: dict[str, Any], json_output: bool) -> None:
 
 
 def _print_finished(out: Path, run: dict[str, Any]) -> None:
+    from dpd_train.run.finished import told_of_networks
+
     metrics = run["metrics"]
     rebuilt = 100 * metrics["teacher_oa_on_reconstructions"]
     lost = 100 * metrics["teacher_oa_on_the_same_images"] - rebuilt
@@ -325,6 +330,10 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
         print(
             f"warning        the VAE costs more than 5 points, {tuned}: another base may suit better", file=sys.stderr
         )
+    few = told_of_networks(run)
     carried = run.get("rendering", {}).get("carried")
-    options = [("--out", f"{out}.dpd"), *([("--codes-only",)] if carried else [])]
+    if few and not carried:
+        print(f"warning        {few[0]}", file=sys.stderr)
+    alone = carried or (few and run["config"]["prototypes"] == "matched")
+    options = [("--out", f"{out}.dpd"), *([("--codes-only",)] if alone else [])]
     print(f"next           {shown(['dpd', 'export', out], options)}")

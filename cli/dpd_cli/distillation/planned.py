@@ -132,6 +132,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     from dpd_train.bases.folder import check_base_bands
     from dpd_train.images import check_files, count_scenes
     from dpd_train.images.look import look_at
+    from dpd_train.run.folder import fate_of_scenes
     from dpd_train.run.planning.plan import (
         MINUTES,
         QUICK_MINUTES,
@@ -162,7 +163,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
     threads, idle = asked.threads or idle_cores(), None
-    notes = [*look.remarks(), *scene_remarks(counted), *remarks(counts, task)]
+    fate = fate_of_scenes(look.sample.sides, asked.base, asked.resolution)
+    notes = [*fate, *look.remarks(), *scene_remarks(counted), *remarks(counts, task)]
     if not asked.quick:
         notes += audit_remarks(held)
     for line in notes:

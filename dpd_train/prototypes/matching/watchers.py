@@ -1,5 +1,6 @@
 """Watchers: the networks whose features codes are matched in. Several shapes, briefly to fully trained, not shipped."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from dpd_train.classifiers.training import ClassifierTraining, Labelled
 from dpd_train.compute.device import NEVER, Deadline
 from dpd_train.config import WATCHER_STEPS
 
+log = logging.getLogger(__name__)
 FIRST_SEED = 300  # classifiers, perceptual networks and students of run seed 0 use lower seeds
 SEEDS = 1000  # watchers and views of each run have this many seeds to themselves
 NAME = "watcher"
@@ -115,7 +117,15 @@ def train_watchers(
         TimeUp: the deadline passed; the state is saved.
     """
     plans = watcher_plans(classes, seed, longest, data[0].shape[1])
-    train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
+    accuracies = train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
+    if accuracies:
+        log.info(
+            "%d watchers are trained: codes are matched in what they see. They name %.0f to %.0f %% of the validation "
+            "images right, as some learn for a few steps only, on purpose",
+            len(accuracies),
+            100 * min(accuracies),
+            100 * max(accuracies),
+        )
 
 
 def load_watchers(folder: Path, classes: int, bands: int = 3) -> list[Classifier]:

@@ -8,6 +8,7 @@ from typing import Any
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_train.config import PUBLISHED_IMAGES, WATCHER_STEPS, TrainConfig
+from dpd_train.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks
 from dpd_train.run.folder import LEAST_MATCHED, matched_count
 
 FIXED_SHARE = 0.6  # of the time that can be allotted; if stages of fixed length would take more, they are shortened
@@ -17,9 +18,9 @@ MOST_TUNING, MOST_MATCHING, LEAST_MATCHING = 1500, 2000, 100  # steps
 """On AID's validation part the set is worth 1.09 to 1.18 × random with 300 or 850 matching steps, with 2,660 steps of
 fine-tuning or none; matchings differ by as much (docs/results/training.md). Fine-tuning makes better images beyond the
 codes, and few matching steps begin nearer to their end with it. Codes alone are made without it."""
-SMALL, SMALL_IPC, SMALL_MATCHING = 60, 5, 300
-"""Below SMALL images a class, a class's own images show in whatever is trained on them. Then a bundle holds SMALL_IPC
-codes of each class and nothing else, matched in at least SMALL_MATCHING steps, which few codes make cheap."""
+SMALL_IPC, SMALL_MATCHING = 5, 300
+"""Below SMALL images a class a bundle holds SMALL_IPC codes of each class and nothing else, matched in at least
+SMALL_MATCHING steps, which few codes make cheap."""
 SHORTEST_WATCHERS = 150
 """Steps of the longest watchers in a quick look, and where time is short: a quarter of the usual ones, which are no
 better where matching gets the time instead (docs/results/training.md)."""
@@ -34,7 +35,7 @@ STATISTICS_IMAGES = 8000  # at least
 LATENT_CLASSIFIER_VIEWS = 0.32 * 64
 PERCEPTUAL_VIEWS = 1.2 * 3 * 64
 EXTRACTOR_VIEWS = 64 * 1200  # of evaluation and audit together
-EXPORT_VIEWS = 35_000.0
+EXPORT_VIEWS, CODES_VIEWS = 35_000.0, 5_000.0  # of a whole bundle, and of codes with their decoder
 AUDIT_VIEWS = 4.8  # for each image of the training, the hold-out and the set
 AUDIT_STUDENT_VIEWS = 6 * 0.6 * STUDENT_VIEWS  # six students of 600 steps, where the hold-out has AUDIT_HELD images
 AUDIT_IMAGES, AUDIT_HELD = 500, 100
@@ -320,8 +321,8 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
     elif task.small and task.codes_only and not task.quick:
         more = " overrides" if task.own_vae else " and --no-codes-only override"
         lines.append(
-            f"class {least!r} has {task.smallest} training images, fewer than {SMALL}: {task.codes} codes per class in "
-            f"a codes-only bundle, as networks trained on so few give them away; --ipc{more} it"
+            f"{few_images(counts)}: {task.codes} codes per class in a codes-only bundle, as {GIVEN_AWAY}; "
+            f"--ipc{more} it"
         )
     elif task.codes < task.ipc:
         lines.append(
@@ -330,6 +331,8 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
         )
     if task.judged_ipc < task.ipc and not task.codes_only and not task.quick:
         lines.append(f"students are compared at IPC {task.judged_ipc}: class {least!r} has no more real images")
+    if not task.codes_only:
+        lines += network_remarks(counts, matched=task.matched)
     if counts[most] >= UNEVEN * task.smallest:
         lines.append(
             f"classes are uneven, from {task.smallest} images in {least!r} to {counts[most]} in {most!r}: every class "
@@ -377,7 +380,7 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
             "statistics": looked_at * view + min(PUBLISHED_IMAGES * task.classes, task.images) * speed.published,
             "matching": _matching(plan.matching_steps, task, speed),
         }
-    seconds["export and verification"] = EXPORT_VIEWS * view
+    seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view
     trainings = plan.pairs * ARMS * STUDENT_VIEWS * one_thread / speed.threads
     if task.quick:
         return seconds | {"judging": trainings}

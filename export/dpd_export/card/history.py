@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dpd_export.card.content import CardContent, Record, facts, line, percent, table
 from dpd_runtime.command_line import option_words, shown
 from dpd_train.config import recorded_split, repeating_options
+from dpd_train.run.finished import told_of_size
 
 STAGES = ("perceptual", "autoencoder", "decoder", "denoiser")  # of `dpd pretrain`, in order
 STAGE_OPTIONS = {"steps": "steps", "batch": "batch", "rate": "peak_rate"}  # ending of the option: key in the config
@@ -22,11 +23,13 @@ def data_section(content: CardContent) -> str:
         ("distinct scenes", sum(content.run["scenes"].values()) if "scenes" in content.run else None),
         *((f"licence of the {part}", licence) for part, licence in sorted(manifest.licences.items())),
     )
+    said = [f"{line[0].upper()}{line[1:]}.\n" for line in told_of_size(content.run)]
+    fate = "".join([*said, "\n"] if said else [])
     return f"""## Data
 
 {known}
 
-The fingerprint is the sha256 over the sorted sha256 of the training files. The bundle contains no file names."""
+{fate}The fingerprint is the sha256 over the sorted sha256 of the training files. The bundle contains no file names."""
 
 
 def training_section(content: CardContent) -> str:
