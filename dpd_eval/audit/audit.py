@@ -21,7 +21,7 @@ from dpd_eval.audit.controls import (
 )
 from dpd_eval.audit.data import AuditData, read_data
 from dpd_eval.audit.encoder import AuditVae, find_encoder
-from dpd_eval.audit.explain import reasons
+from dpd_eval.audit.explain import reasons, summary
 from dpd_eval.audit.kind import check_further, check_inputs
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
@@ -154,6 +154,7 @@ def audit(
     codes_only = (CODES_ONLY,) if subject.model and subject.model.codes_only else ()
     return Audit(
         verdict=overall(tests, controls),
+        summary=summary(tests, controls, len(data.held.labels)),
         reasons=reasons(tests, controls),
         tests=tuple(tests),
         controls=tuple(controls),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dpd_eval.audit.data import SEED, AuditData
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.nearer import OwnShare, own_share
-from dpd_eval.audit.outcome import Outcome
+from dpd_eval.audit.outcome import FewHeld, Outcome
 from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Int64
 from dpd_train.images.structure import orbit, similarities, structure
@@ -92,7 +92,8 @@ def comparable_test(data: AuditData, extractor: Extractor) -> tuple[Outcome, boo
         return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}: H shows other images than T"), False
     if samples.reach > LIMIT:
         needed = round(samples.images * ((samples.reach - 0.5) / (LIMIT - 0.5)) ** 2)
-        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}"), True
+        few = FewHeld(needed / samples.images) if samples.images == len(data.held.labels) else None
+        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}", few=few), True
     return Outcome(NAME, samples.auc, None, LIMIT, "PASS", note), True
 
 

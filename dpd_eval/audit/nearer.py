@@ -124,4 +124,5 @@ def nearer_test(
     note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
     note += f"; the hold-out's own share is {own.value:.3f}" if own is not INNOCENT_SHARE else ""
     of_copies = None if copied is None else power(copied, own.value, (low, high))
-    return decide(name, value, (low, high), own.value + MARGIN, note=note, power=of_copies)
+    of_held = sizes[1] <= min(to_train.shape)
+    return decide(name, value, (low, high), own.value + MARGIN, note=note, power=of_copies, of_held=of_held)
