@@ -1,6 +1,6 @@
 """Read run folders and bundles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from dpd_eval.report.audits import NamedAudit, read_audit
 from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
+from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.images.pictures import MOST_PIXELS, read_pixels
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import check_json_size
@@ -23,7 +24,7 @@ from dpd_train.config import TrainConfig
 class BundleRecord:
     """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch.
 
-    bands: of its images in words; empty for RGB. privacy: the differential privacy that it claims; empty for none.
+    signature: who signed it, in words. bands: of its images in words; empty for RGB. privacy: the differential privacy that it claims; empty for none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class BundleRecord:
     privacy: str
     audit_record: NamedAudit | None
     trusted: bool
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,16 @@ class RunRecord:
     audit_record: NamedAudit | None
 
 
-def read_bundle(path: Path, name: str) -> BundleRecord:
+def read_bundle(path: Path, name: str, trusted: Sequence[PublicKey] | None = None) -> BundleRecord:
     """Read a bundle after checking all its hashes.
+
+    Args:
+        trusted: as `load_bundle`.
 
     Raises:
         BundleError: a bundle that is damaged, changed, incomplete or of a later format version.
     """
-    bundle = load_bundle(path, allow_older=True)
+    bundle = load_bundle(path, None, trusted, allow_older=True)
     manifest = bundle.manifest
     raw = bundle.files.get("audit.json")
     audit = None
@@ -106,6 +111,7 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         privacy="" if manifest.privacy is None else hide_paths(manifest.privacy.describe()),
         audit_record=audit,
         trusted=bundle.trusted,
+        signature=hide_paths(bundle.signature.describe()),
     )
 
 

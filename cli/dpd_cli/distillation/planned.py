@@ -60,6 +60,12 @@ class Distillation:
     def unaudited(self) -> Path:
         return self.folder / "unaudited.dpd"
 
+    @property
+    def results(self) -> dict[str, Path]:
+        """What its report shows, by what it is. A first look is not evaluated."""
+        evaluation = {} if self.asked.quick else {"evaluation": self.folder / "evaluation.json"}
+        return evaluation | {"set": self.folder / "set", "bundle": self.out, "training run": self.training}
+
     def config(self) -> "TrainConfig":
         """The config of the training."""
         return training_config(self.asked, self.plan, self.ipc)

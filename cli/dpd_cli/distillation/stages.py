@@ -70,7 +70,7 @@ def _look(made: Distillation, stage: Stage, tell: Tell) -> None:
     if not made.out.exists():
         _write_set(made, stage)
         made.unaudited.replace(made.out)
-    write_report([made.folder / "set", made.out, made.training], made.folder / "report.html")
+    write_report(list(made.results.values()), made.folder / "report.html")
 
 
 def _write_set(made: Distillation, stage: Stage) -> Path:
@@ -133,8 +133,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
         )
         write_record(result, made.unaudited, made.out)
         write_atomically(place, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
-    inputs = [made.folder / "evaluation.json", made.folder / "set", made.out, made.training]
-    write_report(inputs, made.folder / "report.html")
+    write_report(list(made.results.values()), made.folder / "report.html")
     made.unaudited.unlink(missing_ok=True)
 
 
