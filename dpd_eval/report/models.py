@@ -24,7 +24,8 @@ from dpd_train.config import TrainConfig
 class BundleRecord:
     """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch.
 
-    signature: who signed it, in words. bands: of its images in words; empty for RGB. privacy: the differential privacy that it claims; empty for none.
+    signature: who signed it, in words.
+    bands: of its images in words; empty for RGB. privacy: the differential privacy that it claims; empty for none.
     """
 
     name: str

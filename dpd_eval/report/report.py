@@ -29,7 +29,8 @@ def write_report(paths: Sequence[Path], out: Path, trusted: Sequence[PublicKey] 
         trusted: keys whose signatures of bundles count; None for those in the user's trusted folder.
 
     Raises:
-        InputError: a path that dpd did not write, damaged content, keys without a bundle, an `out` that is a folder or one of the inputs.
+        InputError: a path that dpd did not write, damaged content, keys without a bundle, an `out` that is a folder or
+            one of the inputs.
         BundleError: a bundle that does not verify.
         DiskError: `out` cannot be written.
     """
