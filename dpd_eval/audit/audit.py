@@ -36,6 +36,7 @@ from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.files import cache_folder
 from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.text import counted
 from dpd_train.bases.latents import encode_cached
 from dpd_train.compute.device import use_device
 from dpd_train.held_out import BY_CONTENT, HeldOut
@@ -270,7 +271,7 @@ def _enough(audited: AuditedImages) -> list[Outcome]:
     count, wanted = len(audited.images), FEWEST_IMAGES
     if count >= wanted:
         return []
-    note = f"{count} images: at least {wanted} are needed to detect a share of two per cent"
+    note = f"{counted(count, 'image')}: at least {wanted} are needed to detect a share of two per cent"
     return [Outcome("number of images", float(count), None, float(wanted), "WARN", note)]
 
 

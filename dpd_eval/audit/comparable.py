@@ -21,6 +21,7 @@ from dpd_eval.audit.nearer import OwnShare, own_share
 from dpd_eval.audit.outcome import FewHeld, Outcome
 from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.text import counted
 from dpd_train.images.structure import orbit, similarities, structure
 
 NAME = "comparable hold-out"
@@ -85,7 +86,9 @@ def comparable_test(data: AuditData, extractor: Extractor) -> tuple[Outcome, boo
     rows = data.members(MOST)
     sides = [extractor.features(s.images[chosen]) for s, chosen in zip((data.train, data.held), rows, strict=True)]
     samples = two_samples(sides[0], sides[1], (data.train.labels[rows[0]], data.held.labels[rows[1]]))
-    note = f"{samples.images} images of each side; chance reaches {samples.reach:.3f} once in {1 / CHANCE:.0f}"
+    note = (
+        f"{counted(samples.images, 'image')} of each side; chance reaches {samples.reach:.3f} once in {1 / CHANCE:.0f}"
+    )
     share = _share_of_second(data)
     note += f"; of H2 {share.value:.0%} are nearer to T than to H1"
     if samples.auc > max(LIMIT, samples.reach) or share.interval[1] < LEAST_SHARE:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dpd_eval.audit.comparable import NAME as COMPARABLE
 from dpd_eval.audit.comparable import WOULD_TELL
 from dpd_eval.audit.outcome import Control, Outcome
+from dpd_runtime.text import counted
 
 WORDS = {
     "T": "the training images",
@@ -127,31 +128,31 @@ def summary(tests: Sequence[Outcome], controls: Sequence[Control], held: int | N
     failed = [test for test in tests if test.verdict == "FAIL"]
     lines = []
     if wrong := [control for control in controls if control.wrong]:
-        told = f"{len(wrong)} of {_count(len(controls), 'control')} came out otherwise than it must"
+        told = f"{len(wrong)} of {counted(len(controls), 'control')} came out otherwise than it must"
         lines.append(f"Proved: nothing, as {told}. {A_CONTROL}")
     if failed:
         meanings = dict.fromkeys(family.meaning for test in failed if (family := family_of(test.name)))
         found = " ".join(meanings) or f"{failed[0].name}{_others(failed)}."
-        lines.append(f"Found by {len(failed)} of {_count(len(tests), 'test')}: {found}")
+        lines.append(f"Found by {len(failed)} of {counted(len(tests), 'test')}: {found}")
     elif not wrong:
         lines.append("Found: nothing.")
     still = [test for test in tests if test.verdict in ("WARN", "NOT RUN")]
     if few := [test for test in still if test.few is not None]:
-        lines.append(f"Undecided: {len(few)} of {_count(len(tests), 'test')}, {_too_few(few, held)}.")
+        lines.append(f"Undecided: {len(few)} of {counted(len(tests), 'test')}, {_too_few(few, held)}.")
     causes: dict[str, int] = {}
     for test in still:
         if test.few is None:
             causes[_cause(test)] = causes.get(_cause(test), 0) + 1
-    lines += [f"Undecided: {number} of {_count(len(tests), 'test')}. {cause}" for cause, number in causes.items()]
+    lines += [f"Undecided: {number} of {counted(len(tests), 'test')}. {cause}" for cause, number in causes.items()]
     if unclear := [c for c in controls if not c.wrong and c.verdict != c.expected]:
-        told = f"{len(unclear)} of {_count(len(controls), 'control')}"
+        told = f"{len(unclear)} of {counted(len(controls), 'control')}"
         lines.append(f"Undecided: {told}. {A_CONTROL}")
     return tuple(lines) if still or unclear or wrong else (*lines, "Undecided: nothing that this audit measures.")
 
 
 def _too_few(few: Sequence[Outcome], held: int | None) -> str:
     """Why tests are open that H is too small for, and the number that would do by the rules of those that name one."""
-    have = "as the hold-out is small" if held is None else f"as the hold-out has {_count(held, 'image')}"
+    have = "as the hold-out is small" if held is None else f"as the hold-out has {counted(held, 'image')}"
     known = [test.few.times for test in few if test.few is not None and test.few.times is not None]
     if held is None or not known:
         return f"{have}; how many would do is open"
@@ -206,12 +207,12 @@ def reasons(tests: Sequence[Outcome], controls: Sequence[Control]) -> tuple[str,
     wrong = [control.name for control in controls if control.wrong]
     if wrong:
         all_lines.insert(
-            0, f"FAIL of {_count(len(wrong), 'control')} ({wrong[0]}): {CONTROL} What usually helps: {MORE_IMAGES}."
+            0, f"FAIL of {counted(len(wrong), 'control')} ({wrong[0]}): {CONTROL} What usually helps: {MORE_IMAGES}."
         )
     undecided = [c.name for c in controls if not c.wrong and c.verdict != c.expected]
     if undecided:
         all_lines.append(
-            f"WARN of {_count(len(undecided), 'control')} ({undecided[0]}): undecided, or not run. "
+            f"WARN of {counted(len(undecided), 'control')} ({undecided[0]}): undecided, or not run. "
             f"What usually helps: {MORE_IMAGES}."
         )
     return tuple(all_lines)
@@ -229,7 +230,3 @@ def _line(verdict: str, family: _Family, tests: Sequence[Outcome]) -> str:
 
 def _others(tests: Sequence[Outcome]) -> str:
     return f" and {len(tests) - 1} more" if len(tests) > 1 else ""
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dpd_eval.audit.bootstrap import REPLICATES, generators, percentile_ends, resampled, widened
 from dpd_eval.audit.outcome import FewHeld, Outcome, decide, not_run
+from dpd_runtime.text import counted
 
 AUC_HARMLESS, AUC_FAIL = 0.55, 0.60
 TPR_FAIL = 0.03
@@ -68,7 +69,10 @@ def _both(name: str, scores: Scores, of_held: bool, seed: int) -> list[Outcome]:
     rated = f"{name}: TPR at 1 % FPR"
     if len(others) < FEWEST:
         few = FewHeld(FEWEST / len(others)) if of_held else None
-        return [*tests, not_run(rated, f"{len(others)} hold-out images: one per cent needs at least {FEWEST}", few)]
+        return [
+            *tests,
+            not_run(rated, f"{counted(len(others), 'hold-out image')}: one per cent needs at least {FEWEST}", few),
+        ]
     rate = true_positive_rate(members, others)
     ends = widened(percentile_ends(rates), round(rate * len(members)), len(members))
     return [*tests, decide(rated, rate, ends, TPR_FAIL, note=note, of_held=of_held)]

@@ -13,6 +13,7 @@ from dpd_cli.options import Json, Threads, Values, given_values, options_of, req
 from dpd_cli.progress import duration, progress_bar
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option_words, shown
+from dpd_runtime.text import counted
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -108,10 +109,10 @@ def _sample(sample: "Sample") -> dict[str, Any]:
 def _print(look: "Look", shared: Shared, counts: Mapping[str, int]) -> None:
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    print(f"data          {len(counts)} classes with {each} training images, {sum(counts.values())} in all")
+    print(f"data          {counted(len(counts), 'class')} with {each} training images, {sum(counts.values())} in all")
     for part, of_class in look.counts.items():
         if part != "all":
-            print(f"  {part:<12}{sum(of_class.values())} files")
+            print(f"  {part:<12}{counted(sum(of_class.values()), 'file')}")
     print(f"sample        {look.sample.usable} of {look.sample.images} images are usable")
     groups = defaultdict(list)
     for one in look.sample.set_aside:
@@ -127,4 +128,7 @@ def _print(look: "Look", shared: Shared, counts: Mapping[str, int]) -> None:
     if look.all_bands:
         print(f"bands         {look.all_bands}")
     for (first, second), count in shared.items():
-        print(f"shared        {count} files of {second} show scenes of {first}: figures on {second} will be too good")
+        print(
+            f"shared        {counted(count, f'file of {second} shows scenes', f'files of {second} show scenes')} of "
+            f"{first}: figures on {second} will be too good"
+        )

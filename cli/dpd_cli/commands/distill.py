@@ -13,6 +13,7 @@ from dpd_cli.progress import duration, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation
@@ -119,7 +120,7 @@ def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_
 
 def _print_private(result: dict[str, Any], out: Path) -> None:
     privacy, codes = result["privacy"], result["codes"]
-    print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['codes']} codes of each class")
+    print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {counted(result['codes'], 'code')} of each class")
     classifier = Path(result["classifier"])
     print(f"classifier    {out.with_name(classifier.name)}/, for dpd predict")
     print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']},")
@@ -178,16 +179,18 @@ def _tell(line: str) -> None:
 
 def _plan_lines(distillation: "Distillation") -> list[str]:
     plan, threads = distillation.plan, distillation.threads
-    lines = [f"data          {distillation.images} training images of {distillation.classes} classes"]
+    lines = [
+        f"data          {counted(distillation.images, 'training image')} of {counted(distillation.classes, 'class')}"
+    ]
     lines += [f"note          {line}" for line in distillation.notes]
-    lines += [f"plan          {duration(plan.total)} on {threads} thread{'s' * (threads > 1)}, until about:"]
+    lines += [f"plan          {duration(plan.total)} on {counted(threads, 'thread')}, until about:"]
     passed = 0.0
     for name, seconds in plan.seconds.items():
         passed += seconds
         lines += [f"  {name:<24} {duration(seconds):>10}  {duration(passed):>12}"]
     matching = f", {plan.matching_steps} of matching" if "matching" in plan.seconds else ""
-    students = f", {plan.pairs} pairs of students" if plan.pairs else ""
-    return [*lines, f"  {plan.steps} steps of fine-tuning{matching}{students}"]
+    students = f", {counted(plan.pairs, 'pair')} of students" if plan.pairs else ""
+    return [*lines, f"  {counted(plan.steps, 'step')} of fine-tuning{matching}{students}"]
 
 
 def _print(result: dict[str, Any], out: Path) -> None:
@@ -201,7 +204,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
     for arm in judged["arms"]:
         spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
         print(f"  students on {arm['arm']:<12} {100 * arm['oa_mean']:.1f} %{spread}, IPC {arm['ipc']}")
-    print(f"  of {judged['test_images']} validation images, which no training has seen")
+    print(f"  of {counted(judged['test_images'], 'validation image')}, which no training has seen")
     for row in judged["differences"]:
         low, high = row["difference"]["low"], row["difference"]["high"]
         ends = "" if low is None else f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} points"

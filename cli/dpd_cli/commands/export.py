@@ -11,6 +11,7 @@ from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import engine_lines, print_engines, print_json
 from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, EnginesError, InputError
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_export.engines import WantedEngines
@@ -258,8 +259,7 @@ def _print_pruned(pruned: dict[str, Any]) -> None:
 def _print_times(name: str, before: dict[int, float], after: dict[int, float]) -> None:
     for threads, whole in before.items():
         times = f"{whole / after[threads]:.2f} times as fast"
-        many = "s" * (threads > 1)
-        print(f"            {threads} thread{many}: {after[threads]:.0f} ms, {name} {whole:.0f} ms ({times})")
+        print(f"            {counted(threads, 'thread')}: {after[threads]:.0f} ms, {name} {whole:.0f} ms ({times})")
 
 
 def _print_parity(parity: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from dpd_cli.progress import progress_bar
 from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
@@ -234,7 +235,8 @@ def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None
     if asked is not None and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
-            f"{asked}: class {least!r} has {task.smallest} training images, too few for matched codes, which need "
+            f"{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched codes, "
+            "which need "
             f"{LEAST_MATCHED}; add some, or leave it out"
         )
 
