@@ -96,8 +96,8 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
     )
     if shares:
         ends = f"95 % interval {100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
-        held = counted(int(shares["images"]), "held-out image")
-        print(f"accuracy    {100 * shares['oa']:.1f} % of {held} of the site's own ({ends})")
+        held = counted(int(shares["images"]), "own image that was held out", "own images that were held out")
+        print(f"accuracy    {100 * shares['oa']:.1f} % of {held} ({ends})")
     elif own is None:
         print("accuracy    not measured: give some labelled images of this site with --own")
     print(f"classifier  {out}/, {record.network}, {record.graph.bytes / 1e6:.1f} MB, {record.side} px, {seconds:.0f} s")
