@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from dpd_eval.set_file import read_set_file
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.bands import Band, counted, shown_bands
+from dpd_runtime.images.bands import Band, shown_bands
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_train.images import Reading, Rendering, SceneSet
@@ -53,7 +54,7 @@ def described(bands: Sequence[Band]) -> str:
     if not bands:
         return "RGB images"
     names = ", ".join(band.name for band in bands[:NAMED]) + (", …" if len(bands) > NAMED else "")
-    return f"{counted(len(bands))} ({names})"
+    return f"{counted(len(bands), 'band')} ({names})"
 
 
 def shown(bands: Sequence[Band]) -> str:

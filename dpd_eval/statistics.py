@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import counted
 
 
 def confusion_matrix(true: Int64, predicted: Int64, num_classes: int) -> Int64:
@@ -90,7 +91,9 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
 
 def _pair(first: Sequence[float], second: Sequence[float]) -> list[tuple[float, float]]:
     if len(first) != len(second):
-        raise InputError(f"{len(first)} values against {len(second)}: a paired comparison needs equal numbers")
+        raise InputError(
+            f"{counted(len(first), 'value')} against {len(second)}: a paired comparison needs equal numbers"
+        )
     return list(zip(first, second, strict=True))
 
 

@@ -165,6 +165,10 @@ class ProviderError(DpdError, RuntimeError):
     exit_code = 5
 
 
+class EnginesError(ProviderError):
+    """Engines that were asked for beside a bundle and could not be built. The bundle is complete without them."""
+
+
 class MemoryShortError(ProviderError, MemoryError):
     """A bundle or a call of a graph that needs more memory than this process or its device has."""
 

@@ -27,6 +27,34 @@ def printable(text: PurePath | str) -> str:
     return "".join(_escaped(c) if c in _OVERRIDES or unicodedata.category(c) in _UNSEEN else c for c in decoded)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with what it counts: `1 image`, `10 images`, `2 training classes`.
+
+    Args:
+        one: of one. many: of several or none, where words change too: "file shows", "files show". None for the plural.
+    """
+    return f"{number} {one if number == 1 else many or plural(one)}"
+
+
+def plural(noun: str) -> str:
+    """Of a noun, which may have words before it: `class` → `classes`, `copy` → `copies`."""
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}s"
+
+
+def differing(names: Iterable[str]) -> str:
+    """What is not the same: `another seed, provider and other classes`. The name of an option is one, as --steps."""
+
+    def is_plural(name: str) -> bool:
+        word = name.split()[0]
+        return word.endswith("s") and not word.startswith("--")
+
+    kept = list(names)
+    single, several = ([name for name in kept if is_plural(name) == wanted] for wanted in (False, True))
+    return " and ".join(f"{word} {', '.join(own)}" for word, own in (("another", single), ("other", several)) if own)
+
+
 def composed(name: str) -> str:
     """`name` with composed letters (NFC). macOS decomposes those of file names, which then look the same and differ."""
     return unicodedata.normalize("NFC", name)

@@ -95,10 +95,10 @@ def prototype_ranges(sampler: "Sampler") -> list[str]:
     if not guidance[0].decodes:
         return []
     ends = [BLOCK * later.from_block for later in guidance[1:]]
-    decoded = "of a class are its prototypes, decoded and turned by the seed"
+    decoded = "its prototypes, decoded and turned by the seed"
     if not ends:
-        return [f"all {decoded}"]
-    lines = [f"0 to {ends[0] - 1} {decoded}"]
+        return [f"all those of a class are {decoded}"]
+    lines = [f"0 to {ends[0] - 1} of a class are {decoded}"]
     if guidance[1].begins_at_prototypes:
         last = f"{ends[0]} to {ends[1] - 1}" if len(ends) > 1 else f"from {ends[0]} on"
         lines.append(f"{last} are the same, re-noised")

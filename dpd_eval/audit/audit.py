@@ -21,7 +21,7 @@ from dpd_eval.audit.controls import (
 )
 from dpd_eval.audit.data import AuditData, read_data
 from dpd_eval.audit.encoder import AuditVae, find_encoder
-from dpd_eval.audit.explain import reasons
+from dpd_eval.audit.explain import reasons, summary
 from dpd_eval.audit.kind import check_further, check_inputs
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
@@ -36,6 +36,7 @@ from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.files import cache_folder
 from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.text import counted
 from dpd_train.bases.latents import encode_cached
 from dpd_train.compute.device import use_device
 from dpd_train.held_out import BY_CONTENT, HeldOut
@@ -155,6 +156,7 @@ def audit(
     codes_only = (CODES_ONLY,) if subject.model and subject.model.codes_only else ()
     return Audit(
         verdict=overall(tests, controls),
+        summary=summary(tests, controls, len(data.held.labels)),
         reasons=reasons(tests, controls),
         tests=tuple(tests),
         controls=tuple(controls),
@@ -270,7 +272,7 @@ def _enough(audited: AuditedImages) -> list[Outcome]:
     count, wanted = len(audited.images), FEWEST_IMAGES
     if count >= wanted:
         return []
-    note = f"{count} images: at least {wanted} are needed to detect a share of two per cent"
+    note = f"{counted(count, 'image')}: at least {wanted} are needed to detect a share of two per cent"
     return [Outcome("number of images", float(count), None, float(wanted), "WARN", note)]
 
 

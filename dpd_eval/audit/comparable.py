@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from dpd_eval.audit.data import SEED, AuditData
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.nearer import OwnShare, own_share
-from dpd_eval.audit.outcome import Outcome
+from dpd_eval.audit.outcome import FewHeld, Outcome
 from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Int64
+from dpd_runtime.text import counted
 from dpd_train.images.structure import orbit, similarities, structure
 
 NAME = "comparable hold-out"
@@ -85,14 +86,17 @@ def comparable_test(data: AuditData, extractor: Extractor) -> tuple[Outcome, boo
     rows = data.members(MOST)
     sides = [extractor.features(s.images[chosen]) for s, chosen in zip((data.train, data.held), rows, strict=True)]
     samples = two_samples(sides[0], sides[1], (data.train.labels[rows[0]], data.held.labels[rows[1]]))
-    note = f"{samples.images} images of each side; chance reaches {samples.reach:.3f} once in {1 / CHANCE:.0f}"
+    note = (
+        f"{counted(samples.images, 'image')} of each side; chance reaches {samples.reach:.3f} once in {1 / CHANCE:.0f}"
+    )
     share = _share_of_second(data)
     note += f"; of H2 {share.value:.0%} are nearer to T than to H1"
     if samples.auc > max(LIMIT, samples.reach) or share.interval[1] < LEAST_SHARE:
         return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}: H shows other images than T"), False
     if samples.reach > LIMIT:
         needed = round(samples.images * ((samples.reach - 0.5) / (LIMIT - 0.5)) ** 2)
-        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}"), True
+        few = FewHeld(needed / samples.images) if samples.images == len(data.held.labels) else None
+        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}", few=few), True
     return Outcome(NAME, samples.auc, None, LIMIT, "PASS", note), True
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.text import counted
 from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import (
     PLAIN,
@@ -124,16 +125,19 @@ def read_data(
     held, shared = _without_copies(held, real, source)
     held, repeated = _one_of_each_scene(held)
     shown = sum(count_scenes(train, "train", held_out, real.rendering or reading).scenes.values())
-    of_train = f"{len(real.labels)}" + (f", which show {shown} distinct scenes" if shown < len(real.labels) else "")
-    notes = [f"H is {source}: {len(held.labels)} images; T has {of_train}"]
+    of_train = f"{len(real.labels)}" + (
+        f", which show {counted(shown, 'distinct scene')}" if shown < len(real.labels) else ""
+    )
+    notes = [f"H is {source}: {counted(len(held.labels), 'image')}; T has {of_train}"]
     if holdout is None:
         notes.append(
             "H was used to choose when trainings stop: its losses are slightly lower than those of unseen images"
         )
     if shared:
-        notes.append(f"{shared} images of H that are also in T were left out")
+        notes.append(f"{counted(shared, 'image of H is', 'images of H are')} also in T, and left out")
     if repeated:
-        notes.append(f"{repeated} images of H were left out as turned, mirrored or near duplicates of others in H")
+        out = counted(repeated, "image of H was", "images of H were")
+        notes.append(f"{out} left out as turned, mirrored or near duplicates of others in H")
     return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), set_aside)
 
 
@@ -168,8 +172,9 @@ def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneS
     kept = np.array([digest not in known for digest in held.hashes], dtype=bool)
     shared = int((~kept).sum())
     if shared > MOST_SHARED * len(kept):
+        are = "is a training image" if shared == 1 else "are training images"
         raise DataError(
-            f"{source}: {shared} of its {len(kept)} images are training images; give images that were not trained on"
+            f"{source}: {shared} of its {counted(len(kept), 'image')} {are}; give images that were not trained on"
         )
     return held.only(np.flatnonzero(kept)), shared
 
@@ -192,7 +197,8 @@ def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Ro
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < 2:
             raise DataError(
-                f"{source}: class {name} has {len(rows)} usable images, near duplicates counted once: an audit needs "
+                f"{source}: class {name} has {counted(len(rows), 'usable image')}, near duplicates counted once: an "
+                "audit needs "
                 "at least 2 per class"
             )
         first.append(rows[: len(rows) // 2])

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_eval.audit.bootstrap import REPLICATES, generators, percentile_ends, resampled, widened
-from dpd_eval.audit.outcome import Outcome, decide, not_run
+from dpd_eval.audit.outcome import FewHeld, Outcome, decide, not_run
+from dpd_runtime.text import counted
 
 AUC_HARMLESS, AUC_FAIL = 0.55, 0.60
 TPR_FAIL = 0.03
@@ -39,15 +40,21 @@ def true_positive_rate(members: Float, others: Float, false_positives: float = F
     return float((members > np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]).mean())
 
 
-def membership_tests(name: str, scores: Mapping[str, Scores], *, seed: int = 0) -> list[Outcome]:
-    """Test the AUC and the TPR at 1 % FPR of each score; members and others are resampled 1,000 times."""
+def membership_tests(
+    name: str, scores: Mapping[str, Scores], *, held: int | None = None, seed: int = 0
+) -> list[Outcome]:
+    """Test the AUC and the TPR at 1 % FPR of each score; members and others are resampled 1,000 times.
+
+    Args:
+        held: hold-out images that there are. If the others are all of them, more would decide what is open.
+    """
     tests = []
     for score, values in scores.items():
-        tests += _both(f"membership of the {name}, {score}", values, seed)
+        tests += _both(f"membership of the {name}, {score}", values, len(values.others) == held, seed)
     return tests
 
 
-def _both(name: str, scores: Scores, seed: int) -> list[Outcome]:
+def _both(name: str, scores: Scores, of_held: bool, seed: int) -> list[Outcome]:
     members, others = scores.members, scores.others
     areas, rates = np.empty(REPLICATES), np.empty(REPLICATES)
     for number, generator in enumerate(generators(seed)):
@@ -55,10 +62,17 @@ def _both(name: str, scores: Scores, seed: int) -> list[Outcome]:
         areas[number], rates[number] = area_under_curve(ours, theirs), true_positive_rate(ours, theirs)
     note = f"{len(members)} of T, {len(others)} of H"
     area = area_under_curve(members, others)
-    tests = [decide(f"{name}: AUC", area, percentile_ends(areas), AUC_FAIL, harmless=AUC_HARMLESS, note=note)]
+    ends = percentile_ends(areas)
+    tests = [
+        decide(f"{name}: AUC", area, ends, AUC_FAIL, harmless=AUC_HARMLESS, note=note, of_held=of_held),
+    ]
     rated = f"{name}: TPR at 1 % FPR"
     if len(others) < FEWEST:
-        return [*tests, not_run(rated, f"{len(others)} hold-out images: one per cent needs at least {FEWEST}")]
+        few = FewHeld(FEWEST / len(others)) if of_held else None
+        return [
+            *tests,
+            not_run(rated, f"{counted(len(others), 'hold-out image')}: one per cent needs at least {FEWEST}", few),
+        ]
     rate = true_positive_rate(members, others)
     ends = widened(percentile_ends(rates), round(rate * len(members)), len(members))
-    return [*tests, decide(rated, rate, ends, TPR_FAIL, note=note)]
+    return [*tests, decide(rated, rate, ends, TPR_FAIL, note=note, of_held=of_held)]

@@ -15,6 +15,7 @@ from scipy.special import gammaln  # type: ignore[import-untyped]
 from dpd_eval.audit.bootstrap import REPLICATES, generators, resampled
 from dpd_eval.audit.outcome import Ends, Outcome, decide, power
 from dpd_runtime.annotations import Float32
+from dpd_runtime.text import counted
 
 NAME = "nearer to T than to H"
 INNOCENT = 0.5  # of images that are as near to T as to H
@@ -121,7 +122,8 @@ def nearer_test(
     low = value - math.hypot(value - ends[0], own.interval[1] - own.value)
     high = value + math.hypot(ends[1] - value, own.value - own.interval[0])
     sizes = to_train.shape[1], to_held.shape[1]
-    note = f"{to_train.shape[0]} images, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
+    note = f"{counted(to_train.shape[0], 'image')}, {min(sizes)} on each side, of {sizes[0]} in T and {sizes[1]} in H"
     note += f"; the hold-out's own share is {own.value:.3f}" if own is not INNOCENT_SHARE else ""
     of_copies = None if copied is None else power(copied, own.value, (low, high))
-    return decide(name, value, (low, high), own.value + MARGIN, note=note, power=of_copies)
+    of_held = sizes[1] <= min(to_train.shape)
+    return decide(name, value, (low, high), own.value + MARGIN, note=note, power=of_copies, of_held=of_held)

@@ -70,25 +70,26 @@ def network_tests(
     names = [c.name for c in model.bundle.classes]
     order = np.array([names.index(name) for name in data.classes])  # data's label → the bundle's
     labels = [order[side.labels] for side in sides]
-    tests = _teacher(model, sides, labels)
+    held = len(data.held.labels)
+    tests = _teacher(model, sides, labels, held)
     if encoder is None or latents is None:
         reason = "no encoder: give --run RUN, the run from which the bundle was exported"
         parts = ("VAE decoder", "prototypes") if model.codes_only else PARTS
         return [*tests, *(not_run(f"membership of the {part}", reason) for part in parts)]
-    tests += _prototypes(model, sides, labels)
+    tests += _prototypes(model, sides, labels, held)
     if not model.codes_only:
         logits = [logits_of(model.networks.latent_classifier, "latents", _latents(side)) for side in sides]
         scores = [classifier_scores(*both) for both in zip(logits, labels, strict=True)]
-        tests += membership_tests("latent classifier", _paired(scores))
+        tests += membership_tests("latent classifier", _paired(scores), held=held)
     decoded = [reconstruction_score(side.images, model.decode(_latents(side))) for side in sides]
-    tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)})
+    tests += membership_tests("VAE decoder", {"reconstruction": Scores(*decoded)}, held=held)
     if model.codes_only:
         return tests
     fewer = sample(data, latents, MOST_DENOISER)
     prompts = model.class_prompts()[order]
     encoded = [(_latents(side), prompts[side.labels]) for side in fewer]
     paired = compare_denoiser(model.denoise, model.bundle.schedule, encoded, stage("scoring the denoiser"))
-    return tests + membership_tests("denoiser", paired)
+    return tests + membership_tests("denoiser", paired, held=held)
 
 
 def _latents(side: AuditSample) -> Float32:
@@ -96,20 +97,20 @@ def _latents(side: AuditSample) -> Float32:
     return side.latents
 
 
-def _teacher(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int64]) -> list[Outcome]:
+def _teacher(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int64], held: int) -> list[Outcome]:
     if model.teacher is None:
         return []  # the bundle has no teacher
     logits = [logits_of(model.teacher, "images", from_uint8(side.images)) for side in sides]
     scores = [classifier_scores(*both) for both in zip(logits, labels, strict=True)]
-    return membership_tests("teacher", _paired(scores))
+    return membership_tests("teacher", _paired(scores), held=held)
 
 
-def _prototypes(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int64]) -> list[Outcome]:
+def _prototypes(model: Model, sides: Sequence[AuditSample], labels: Sequence[Int64], held: int) -> list[Outcome]:
     latents, owners = model.prototypes()
     if not len(latents):
         return []
     scores = [prototype_score(_latents(s), own, latents, owners) for s, own in zip(sides, labels, strict=True)]
-    return membership_tests("prototypes", {"correlation": Scores(*scores)})
+    return membership_tests("prototypes", {"correlation": Scores(*scores)}, held=held)
 
 
 def _paired(scores: Sequence[dict[str, NDArray[np.floating]]]) -> dict[str, Scores]:

@@ -34,12 +34,24 @@ def power(all_copied: float, innocent: float, interval: Ends) -> Power:
 
 
 @dataclass(frozen=True)
+class FewHeld:
+    """A test that is open because H is small.
+
+    Args:
+        times: as many images of H as this would do, by the test's own rule; None where the rule names no number.
+    """
+
+    times: float | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One line of audit.json. It becomes part of the bundle, so `note` contains nothing about a single real image.
 
     Args:
         interval: 95 %, from the bootstrap. threshold: the limit above which the test fails.
         power: where the test compares images.
+        few: where H decides nothing as it is small; not stored.
     """
 
     name: str
@@ -49,10 +61,11 @@ class Outcome:
     verdict: Verdict
     note: str = ""
     power: Power | None = None
+    few: FewHeld | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Convert for JSON; `power` and `note` are left out where there is none."""
-        fields: dict[str, Any] = _rounded(asdict(self))
+        fields: dict[str, Any] = _rounded({key: value for key, value in asdict(self).items() if key != "few"})
         return {key: value for key, value in fields.items() if value or key not in ("power", "note")}
 
 
@@ -73,6 +86,7 @@ def decide(
     harmless: float | None = None,
     note: str = "",
     power: Power | None = None,
+    of_held: bool = False,
 ) -> Outcome:
     """Return FAIL if the whole interval is above the limit, PASS if none of it is above `harmless`, otherwise WARN.
 
@@ -80,22 +94,24 @@ def decide(
 
     Args:
         harmless: a lower limit; None takes `limit`.
+        of_held: whether the interval is as wide as it is because H is small, so that more images of H would narrow it.
     """
     goal = limit if harmless is None else harmless
     if interval[0] > limit:
         return Outcome(name, value, interval, limit, "FAIL", note, power)
     if interval[1] <= goal:
         return Outcome(name, value, interval, limit, "PASS", note, power)
+    times = None
     if value < goal:
-        times = ((interval[1] - value) / (goal - value)) ** 2  # an interval's width falls with the root of the number
-        if times <= MOST_TIMES:
-            note = f"{note}; about {times:.1f} times as many images would decide".removeprefix("; ")
-    return Outcome(name, value, interval, limit, "WARN", note, power)
+        would = ((interval[1] - value) / (goal - value)) ** 2  # an interval's width falls with the root of the number
+        if would <= MOST_TIMES:
+            times, note = would, f"{note}; about {would:.1f} times as many images would decide".removeprefix("; ")
+    return Outcome(name, value, interval, limit, "WARN", note, power, FewHeld(times) if of_held else None)
 
 
-def not_run(name: str, reason: str) -> Outcome:
+def not_run(name: str, reason: str, few: FewHeld | None = None) -> Outcome:
     """Return the outcome of a test that could not run; the verdict of the audit is then at best WARN."""
-    return Outcome(name, None, None, None, "NOT RUN", reason)
+    return Outcome(name, None, None, None, "NOT RUN", reason, few=few)
 
 
 def is_wrong(verdict: str, expected: str) -> bool:

@@ -40,6 +40,7 @@ class Audit:
     """Result of an audit. It has no paths and nothing about a single real image.
 
     Args:
+        summary: what was found and what is undecided, in sentences for a newcomer.
         reasons: why the verdict is not PASS, in plain words; the most important first.
         notes: remarks on the data that a reader of the tests needs.
         images, seed: how many images were judged, and the seed of those that a bundle generated.
@@ -48,6 +49,7 @@ class Audit:
     """
 
     verdict: Literal["PASS", "WARN", "FAIL"]
+    summary: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     tests: tuple[Outcome, ...]
     controls: tuple[Control, ...]

@@ -17,7 +17,7 @@ from dpd_eval.audit.bootstrap import (
     resampled_by_class,
     widened,
 )
-from dpd_eval.audit.outcome import Outcome, decide, not_run, power
+from dpd_eval.audit.outcome import FewHeld, Outcome, decide, not_run, power
 from dpd_train.prototypes.too_near import Float, Nearest, thresholds
 
 LIMIT = 0.02  # for the share of images minus the share of H2
@@ -64,7 +64,8 @@ def replication_test(
         NOT RUN if H1 has fewer than FEWEST images.
     """
     if len(first) < FEWEST:
-        return not_run(name, f"thresholds need {FEWEST} images, half of the hold-out is {len(first)}: give more")
+        reason = f"thresholds need {FEWEST} images, half of the hold-out is {len(first)}: give more"
+        return not_run(name, reason, FewHeld(FEWEST / len(first)))
 
     usual = expected_exceedance(tuple(np.bincount(first.labels, minlength=classes).tolist()))
 
@@ -90,4 +91,12 @@ def replication_test(
     note = f"{100 * share:.1f} % of {len(images)} above the threshold, {100 * expected:.1f} % {beside}"
     ends = widened(percentile_ends(replicates), round(share * len(images)), len(images), expected)
     of_copies = None if copies is None else power(exceedance(copies, limits) - expected, 0.0, ends)
-    return decide(name, share - expected, ends, LIMIT, note=note, power=of_copies)
+    return decide(
+        name,
+        share - expected,
+        ends,
+        LIMIT,
+        note=note,
+        power=of_copies,
+        of_held=second is not None and len(second) <= len(images),
+    )

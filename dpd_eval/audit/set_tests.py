@@ -14,6 +14,7 @@ from dpd_eval.audit.outcome import Outcome
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.images.bands import Band, picture
+from dpd_runtime.text import counted
 from dpd_train.images.structure import NEAR, orbit, similarities
 from dpd_train.prototypes.too_near import thresholds
 
@@ -56,7 +57,7 @@ def near_copies(audited: AuditedImages, data: AuditData, private: Path | None) -
 
     name, ours = f"near duplicates of T, {audited.what}", nearest(audited.images)
     copies = np.flatnonzero(ours.max(axis=1) > NEAR)
-    note = f"of {len(ours)} images"
+    note = f"of {counted(len(ours), 'image')}"
     if not len(copies):
         return Outcome(name, 0.0, None, 0.0, "PASS", note)
     if private is not None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from dpd_eval.audit.data import SEED, AuditData, Rows
 from dpd_eval.audit.membership import Scores, membership_tests
-from dpd_eval.audit.outcome import Control, Outcome, control, not_run
+from dpd_eval.audit.outcome import Control, FewHeld, Outcome, control, not_run
 from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
 from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.training import train_student
@@ -86,7 +86,8 @@ def student_tests(
     train = LabelledImages(data.train.images, data.train.labels).small
     first, second = (_part(data, rows) for rows in (data.first, data.second))
     if reason := _hindrance(classes, len(first.labels)):
-        missing = [not_run(f"membership of the {name}", reason) for name in (NAME, REPLAYED, CALIBRATION)]
+        few = FewHeld(FEWEST / len(first.labels)) if classes > 1 else None
+        missing = [not_run(f"membership of the {name}", reason, few) for name in (NAME, REPLAYED, CALIBRATION)]
         return missing[:1], [control(missing[1], "FAIL"), control(missing[2], "PASS")]
     counts = [np.bincount(part.labels, minlength=classes) for part in (released, first, train, second)]
     each, both = np.min(counts, axis=0), np.minimum(*counts[2:])
@@ -101,7 +102,7 @@ def student_tests(
 
     def attack(name: str, students: Sequence[nn.Module], *sides: tuple[LabelledImages, Float]) -> list[Outcome]:
         scores = (log_odds(students, part) - expected for part, expected in sides)
-        return membership_tests(name, {"log-odds": Scores(*scores)})
+        return membership_tests(name, {"log-odds": Scores(*scores)}, held=len(second.labels))
 
     tests = attack(NAME, of_released, members, others)
     if_copied = attack(NAME, of_copies, members, others)
@@ -121,6 +122,7 @@ def _with_power(test: Outcome, if_copied: Outcome) -> Outcome:
         return replace(
             test,
             verdict="WARN",
+            few=None,
             note=f"{note}, so it cannot FAIL: give more images of a class, here and in the hold-out",
         )
     return replace(test, note=note)

@@ -16,8 +16,9 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.generation.networks import load_networks
 from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.generation.teacher import TEACHER
-from dpd_runtime.images.bands import Band, counted
+from dpd_runtime.images.bands import Band
 from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.text import counted
 from dpd_train.images import Reading, SceneSet, check_files, natural_side, parse_reading, read_scenes
 from dpd_train.run.finished import read_run
 
@@ -108,7 +109,7 @@ def reading_of(subject: Subject, run: Path | None, reading: Reading) -> Reading:
         return reading
     if run is None:
         way_out = "give --bands all" + ("" if subject.kind == "set" else ", or --run RUN")
-        raise InputError(f"{subject.name} has {counted(len(subject.bands))}, --train is read as RGB: {way_out}")
+        raise InputError(f"{subject.name} has {counted(len(subject.bands), 'band')}, --train is read as RGB: {way_out}")
     config = read_run(run).record["config"]
     return parse_reading(config.get("bands"), config.get("stretch"))
 

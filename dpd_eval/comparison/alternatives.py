@@ -16,6 +16,7 @@ from dpd_eval.selection.methods import random_subset
 from dpd_runtime.annotations import Images
 from dpd_runtime.dataset.formats import Encoding
 from dpd_runtime.errors import DataError
+from dpd_runtime.text import counted
 from dpd_train.images import SceneSet
 
 QUALITY = 90
@@ -54,7 +55,9 @@ def _named(real: SceneSet, classifier: Callable[[SceneSet], Extractor]) -> tuple
     """
     smallest = int(np.bincount(real.labels).min())
     if smallest < 4:
-        raise DataError(f"--labels: a class has {smallest} real images, too few for two halves; leave it out")
+        raise DataError(
+            f"--labels: a class has {counted(smallest, 'real image')}, too few for two halves; leave it out"
+        )
     halves = [np.flatnonzero(real.labels == label) for label in range(len(real.classes))]
     rng = np.random.default_rng(0)
     learned = np.sort(np.concatenate([rng.permutation(rows)[: len(rows) // 2] for rows in halves]))

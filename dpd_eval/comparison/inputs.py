@@ -10,6 +10,7 @@ import numpy as np
 from dpd_eval.bands import bands_of_set, check_bands, set_reading
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError
+from dpd_runtime.text import counted
 from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import (
     PLAIN,
@@ -77,11 +78,14 @@ class EvaluationInputs:
         for name, scenes in named:
             shared = len(test_hashes.intersection(scenes.hashes))
             if shared:
-                notes.append(f"{shared} test images are also in {name}, byte for byte: the accuracies are too high")
+                notes.append(
+                    f"{counted(shared, 'test image is', 'test images are')} also in {name}, byte for byte: the "
+                    "accuracies are too high"
+                )
         for name, scenes in (*named, ("--test", self.test)):
             if scenes.rejected:
                 notes.append(
-                    f"{name}: {len(scenes.rejected)} files left out, first {scenes.rejected[0].path}: "
+                    f"{name}: {counted(len(scenes.rejected), 'file')} left out, first {scenes.rejected[0].path}: "
                     f"{scenes.rejected[0].reason}"
                 )
         return notes
@@ -139,7 +143,8 @@ def check_set(name: str, counts: Mapping[str, int], largest: int) -> None:
     smallest = min(counts, key=lambda name: counts[name])
     if largest > counts[smallest]:
         raise DataError(
-            f"SET {name}: class {smallest} has {counts[smallest]} images, --ipc asks for {largest}: give --ipc "
+            f"SET {name}: class {smallest} has {counted(counts[smallest], 'image')}, --ipc asks for {largest}: give "
+            "--ipc "
             f"{counts[smallest]} or less, or generate more images"
         )
 

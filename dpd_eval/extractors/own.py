@@ -16,6 +16,7 @@ from dpd_eval.extractors.extractor import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import cache_folder
+from dpd_runtime.text import counted
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.classifiers.training import ClassifierTraining, train_classifier
 from dpd_train.compute.device import has_bfloat16, one_thread
@@ -50,7 +51,9 @@ def own_extractor(
     counts = np.bincount(train.labels, minlength=len(train.classes))
     if counts.min() < 2:
         scarce = train.classes[int(counts.argmin())]
-        raise DataError(f"class {scarce} has {counts.min()} training images: the extractor own needs at least 2")
+        raise DataError(
+            f"class {scarce} has {counted(counts.min(), 'training image')}: the extractor own needs at least 2"
+        )
     shape = ResNetConfig(num_classes=len(train.classes), in_channels=train.images.shape[-1])
     training = ClassifierTraining(steps=steps, validate_every=steps, seed=seed)
     with one_thread(), torch.random.fork_rng(devices=[]):  # the training seeds the global generator

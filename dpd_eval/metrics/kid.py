@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from dpd_runtime.annotations import Float32
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import counted
 
 SUBSETS = 100
 LARGEST_SUBSET = 1000
@@ -66,7 +67,7 @@ def kernel_distance(
     sizes = min(len(generated) // 2, largest), min(len(reference) // 2, largest)
     if min(sizes) < 2:
         fewest = min(len(generated), len(reference))
-        raise InputError(f"KID of {fewest} images: it needs at least {FEWEST_IMAGES} on each side")
+        raise InputError(f"KID of {counted(fewest, 'image')}: it needs at least {FEWEST_IMAGES} on each side")
     if subsets < 2:
         raise InputError(f"KID from {subsets} subsets: its spread needs at least 2")
     rng = np.random.default_rng(seed)

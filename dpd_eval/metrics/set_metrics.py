@@ -14,6 +14,7 @@ from dpd_eval.metrics.kid import kernel_distance
 from dpd_eval.metrics.prdc import NEIGHBOURS, neighbour_shares
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_eval.extractors.extractor import Extractor  # and PyTorch, which a report does without
@@ -83,7 +84,7 @@ def set_metrics(
     real, real_labels = reference
     if len(images) < FEWEST_IMAGES:
         raise InputError(
-            f"arm {arm!r} at IPC {ipc} has {len(images)} images: set metrics need at least {FEWEST_IMAGES}"
+            f"arm {arm!r} at IPC {ipc} has {counted(len(images), 'image')}: set metrics need at least {FEWEST_IMAGES}"
         )
     features = extractor.features(images)
     if features.ndim != 2 or features.shape[1:] != real.shape[1:]:

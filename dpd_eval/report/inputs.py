@@ -15,12 +15,13 @@ from dpd_eval.report.sets import SetRecord, read_set
 from dpd_eval.report.wording import plain
 from dpd_runtime.bundle.encryption import is_encrypted
 from dpd_runtime.bundle.manifest import MANIFEST_NAME
+from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.dataset.state import DATASET_NAME, STATE_NAME
 from dpd_runtime.errors import InputError
 
 SUPPORTED = (
     "a JSON file of dpd evaluate, dpd audit or dpd bench, the folder of a distilled set, "
-    "a bundle (.dpd or folder), or a run folder"
+    "a bundle (.dpd or folder), a run folder, or the folder of dpd distill"
 )
 
 
@@ -45,14 +46,19 @@ class Inputs:
     benches: tuple[Timings, ...] = ()
 
 
+Keys = Sequence[PublicKey] | None
 Record = NamedEvaluation | SetRecord | BundleRecord | RunRecord | NamedAudit | Timings
 
 
-def read_inputs(paths: Sequence[Path]) -> Inputs:
+def read_inputs(paths: Sequence[Path], trusted: Keys = None) -> Inputs:
     """Read all paths.
 
+    Args:
+        trusted: keys whose signatures of bundles count; None for those in the user's trusted folder.
+
     Raises:
-        InputError: no path, a path given twice, a path that dpd did not write, or a file with wrong content.
+        InputError: no path, a path given twice, a path that dpd did not write, a file with wrong content, or keys where
+            no path is a bundle.
         BundleError: a bundle that does not verify.
     """
     if not paths:
@@ -64,9 +70,11 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     files: list[InputFile] = []
     records: list[Record] = []
     for path, name in zip(paths, short_names([str(path) for path in resolved]), strict=True):
-        file, entries = _read(path, name)
+        file, entries = _read(path, name, trusted)
         files.append(file)
         records += entries
+    if trusted is not None and not any(isinstance(record, BundleRecord) for record in records):
+        raise InputError("--trusted-key has no effect: none of the paths is a bundle; leave it out")
     audits = [r.audit_record for r in records if isinstance(r, BundleRecord | RunRecord) and r.audit_record]
     return Inputs(
         files=tuple(files),
@@ -79,30 +87,30 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     )
 
 
-def _read(path: Path, name: str) -> tuple[InputFile, list[Record]]:
+def _read(path: Path, name: str, trusted: Keys) -> tuple[InputFile, list[Record]]:
     if path.is_dir():
-        return _read_folder(path, name)
+        return _read_folder(path, name, trusted)
     if not path.is_file():  # opening a pipe would wait for its other end
         raise InputError(f"{path}: {'is no regular file' if path.exists() else 'does not exist'}; give {SUPPORTED}")
     if path.suffix == ".json":
-        return _read_json(path, name)
+        return _read_json(path, name, trusted)
     with path.open("rb") as file:
         magic = file.read(4)
     if path.suffix == ".dpd" or magic == b"PK\x03\x04":
-        bundle = read_bundle(path, name)
+        bundle = read_bundle(path, name, trusted)
         return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
     if is_encrypted(path):
         raise InputError(f"{path}: is encrypted, and a report shows what it reads; give what dpd decrypt makes of it")
     raise InputError(f"{path}: was not written by dpd; give {SUPPORTED}")
 
 
-def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
+def _read_folder(path: Path, name: str, trusted: Keys) -> tuple[InputFile, list[Record]]:
     if (path / DATASET_NAME).is_file():
         record = read_set(path, name)
         kind = "real subset" if record.real_images else "distilled set"
         return InputFile(name, kind, "pixels (set hash)", record.set_hash), [record]
     if (path / MANIFEST_NAME).is_file():
-        bundle = read_bundle(path, name)
+        bundle = read_bundle(path, name, trusted)
         return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
     if (path / "run.json").is_file():
         digest = hashlib.sha256(read_file(path / "run.json")).hexdigest()
@@ -112,9 +120,9 @@ def _read_folder(path: Path, name: str) -> tuple[InputFile, list[Record]]:
     raise InputError(f"{path}: contains no {DATASET_NAME}, {MANIFEST_NAME} or run.json; give {SUPPORTED}")
 
 
-def _read_json(path: Path, name: str) -> tuple[InputFile, list[Record]]:
+def _read_json(path: Path, name: str, trusted: Keys) -> tuple[InputFile, list[Record]]:
     if path.name in (DATASET_NAME, MANIFEST_NAME, "run.json"):
-        return _read_folder(path.parent, short_names([str(path.resolve().parent)])[0])
+        return _read_folder(path.parent, short_names([str(path.resolve().parent)])[0], trusted)
     if path.resolve().parent.name == "private" and (path.resolve().parents[1] / "run.json").exists():
         raise InputError(f"{path}: is in a run's private folder, which a report must not show")
     raw = read_file(path)

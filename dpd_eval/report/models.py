@@ -1,6 +1,6 @@
 """Read run folders and bundles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from dpd_eval.report.audits import NamedAudit, read_audit
 from dpd_eval.report.names import hide_all_paths, hide_paths
 from dpd_eval.report.pictures import Picture, embed
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
+from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.images.pictures import MOST_PIXELS, read_pixels
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import check_json_size
@@ -26,6 +27,7 @@ SIDES = "scene_sides"
 class BundleRecord:
     """A bundle. prototypes: count per class. parity: largest difference of each graph from PyTorch.
 
+    signature: who signed it, in words.
     bands: of its images in words; empty for RGB. privacy: the differential privacy that it claims; empty for none.
     size: what became of the scenes' size; empty where they kept it, or where the bundle does not tell.
     """
@@ -52,6 +54,7 @@ class BundleRecord:
     privacy: str
     audit_record: NamedAudit | None
     trusted: bool
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,16 @@ class RunRecord:
     audit_record: NamedAudit | None
 
 
-def read_bundle(path: Path, name: str) -> BundleRecord:
+def read_bundle(path: Path, name: str, trusted: Sequence[PublicKey] | None = None) -> BundleRecord:
     """Read a bundle after checking all its hashes.
+
+    Args:
+        trusted: as `load_bundle`.
 
     Raises:
         BundleError: a bundle that is damaged, changed, incomplete or of a later format version.
     """
-    bundle = load_bundle(path, allow_older=True)
+    bundle = load_bundle(path, None, trusted, allow_older=True)
     manifest = bundle.manifest
     raw = bundle.files.get("audit.json")
     audit = None
@@ -114,6 +120,7 @@ def read_bundle(path: Path, name: str) -> BundleRecord:
         privacy="" if manifest.privacy is None else hide_paths(manifest.privacy.describe()),
         audit_record=audit,
         trusted=bundle.trusted,
+        signature=hide_paths(bundle.signature.describe()),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dpd_eval.audit.explain import LEGEND, summary
 from dpd_eval.comparison.arm_names import FULL_ARM, SET_ARM
 from dpd_eval.report import accuracy_tables, metric_tables, record_tables
 from dpd_eval.report.ablation import ablations
@@ -110,6 +111,7 @@ def _verdicts(inputs: Inputs) -> dict[str, Any] | None:
         "unaudited": not_audited,
         "claims": claims,
         "open": comparisons <= FEW,
+        "legend": LEGEND,
     }
 
 
@@ -154,7 +156,9 @@ def _metrics(evaluation: NamedEvaluation) -> dict[str, Any]:
 
 def _audit(audit: NamedAudit) -> dict[str, Any]:
     tables = [record_tables.audit_table(audit, controls) for controls in (False, True)]
-    return {"audit": audit, "tables": [table for table in tables if table]}
+    tables.append(record_tables.power_table(audit))
+    found = audit.summary or summary(audit.tests, audit.controls, None)  # records of 0.2.0 have no summary
+    return {"audit": audit, "summary": found, "legend": LEGEND, "tables": [table for table in tables if table]}
 
 
 def _models(inputs: Inputs) -> dict[str, Any] | None:

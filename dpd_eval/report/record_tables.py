@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from dpd_eval.audit.outcome import Outcome, Power
+from dpd_eval.audit.explain import numbered_notes
+from dpd_eval.audit.outcome import Outcome
 from dpd_eval.comparison.arm_names import FULL_ARM
 from dpd_eval.report.audits import NamedAudit, Timings
 from dpd_eval.report.evaluations import NamedEvaluation
@@ -12,29 +13,33 @@ from dpd_eval.report.wording import duration, plain
 
 
 def audit_table(audit: NamedAudit, controls: bool) -> Table | None:
+    """Make a table of the tests or the controls. Below it stands each note once, as many tests share their notes."""
     entries = audit.controls if controls else audit.tests
     if not entries:
         return None
     caption = "Controls: tests on cases with a known verdict" if controls else f"Tests of {audit.name}"
-    columns = ("control" if controls else "test", "value", "95 % interval", "limit", "verdict", "")
-    noted = any(entry.note or entry.power for entry in entries)
-    rows = tuple(_audit_row(entry)[: None if noted else 5] for entry in entries)
-    return Table(caption, columns if noted else columns[:5], rows, text_columns=frozenset({4, 5}))
+    columns = ("control" if controls else "test", "value", "95 % interval", "limit", "verdict", "note")
+    notes, marks = numbered_notes(entries)
+    rows = tuple(_audit_row(entry, mark)[: None if notes else 5] for entry, mark in zip(entries, marks, strict=True))
+    shown = columns if notes else columns[:5]
+    return Table(caption, shown, rows, text_columns=frozenset({4}), numbered=tuple(notes))
 
 
-def _audit_row(entry: Outcome) -> tuple[Cell, ...]:
+def _audit_row(entry: Outcome, mark: str) -> tuple[Cell, ...]:
     ends = "–" if entry.interval is None else f"{plain(entry.interval[0])} to {plain(entry.interval[1])}"
     verdict = Cell(entry.verdict, entry.verdict.lower() if entry.verdict in ("PASS", "WARN", "FAIL") else "")
-    note = "; ".join(filter(None, (entry.note, _power(entry.power))))
-    return cells(entry.name, plain(entry.value), ends, plain(entry.threshold), verdict, note)
+    return cells(entry.name, plain(entry.value), ends, plain(entry.threshold), verdict, mark)
 
 
-def _power(power: Power | None) -> str:
-    """What the test would score if images were copies; empty where the audit does not say."""
-    if power is None:
-        return ""
-    said = f"if all images were copies of T: {plain(power.all_copied)}, one in twenty: {plain(power.few_copied)}"
-    return f"{said}; copies not excluded: {100 * power.most_copied:.0f} % of the images"
+def power_table(audit: NamedAudit) -> Table | None:
+    """Make a table of what tests would score if images were copies; None where the audit does not say."""
+    powers = [(test.name, test.power) for test in audit.tests if test.power is not None]
+    rows = tuple(
+        cells(name, plain(power.all_copied), plain(power.few_copied), f"{100 * power.most_copied:.0f} %")
+        for name, power in powers
+    )
+    columns = ("test", "all copied", "one in twenty", "copies not excluded")
+    return Table("Power: what copies of T would score", columns, rows) if rows else None
 
 
 def timing_table(evaluations: Sequence[NamedEvaluation]) -> Table | None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dpd_eval.audit.explain import in_words
 from dpd_eval.audit.outcome import Outcome
 from dpd_eval.report.audits import NamedAudit
 from dpd_eval.report.inputs import Inputs
@@ -110,7 +111,7 @@ def _undecided(audits: Sequence[NamedAudit]) -> str:
     ):
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            parts.append(f"{count(len(names), one, many)} ({', '.join(names[:NAMED])}{more})")
+            parts.append(f"{count(len(names), one, many)} ({', '.join(map(in_words, names[:NAMED]))}{more})")
     if not parts:
         return "The audit left nothing undecided that it can measure. A PASS is a measurement, not a proof."
     first = next((reason for audit in audits for reason in audit.reasons), "")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dpd_eval.report.inputs import read_inputs
 from dpd_eval.report.page import render
+from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.errors import DiskError, InputError
 from dpd_runtime.files import check_writable, write_atomically
 
@@ -19,15 +20,17 @@ class Report:
     sections: tuple[str, ...]
 
 
-def write_report(paths: Sequence[Path], out: Path) -> Report:
+def write_report(paths: Sequence[Path], out: Path, trusted: Sequence[PublicKey] | None = None) -> Report:
     """Read every path and write the page. Equal inputs give equal bytes. Nothing in a run's private/ is opened.
 
     Args:
         paths: JSON files of evaluations, audits or timings, folders of distilled sets, bundles, run folders.
         out: the HTML file; an existing file is replaced.
+        trusted: keys whose signatures of bundles count; None for those in the user's trusted folder.
 
     Raises:
-        InputError: a path that dpd did not write, damaged content, an `out` that is a folder or one of the inputs.
+        InputError: a path that dpd did not write, damaged content, keys without a bundle, an `out` that is a folder or
+            one of the inputs.
         BundleError: a bundle that does not verify.
         DiskError: `out` cannot be written.
     """
@@ -38,7 +41,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Report:
     if out.resolve() in [path.resolve() for path in paths]:
         raise InputError(f"--out {out}: is one of the inputs; choose another name")
     check_writable(out)
-    page, sections = render(read_inputs(paths))
+    page, sections = render(read_inputs(paths, trusted))
     content = page.encode()
     try:
         write_atomically(out, content)

@@ -16,11 +16,12 @@ from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
 from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import is_safe_name
-from dpd_runtime.images.bands import Band, counted, picture
+from dpd_runtime.images.bands import Band, picture
 from dpd_runtime.images.pictures import read_pixels
 from dpd_runtime.images.pixels import read_square, size_in_header
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import loads
+from dpd_runtime.text import counted
 from dpd_train.images import SUFFIXES, Rendering
 from dpd_train.images.rasters import require_rasterio
 from dpd_train.images.rendering import reader
@@ -79,7 +80,7 @@ class SetRecord:
     @property
     def shown(self) -> str:
         """How many bands there are and which of them people see; empty for RGB."""
-        return f"{counted(len(self.bands))}, shown by {shown(self.bands)}" if self.bands else ""
+        return f"{counted(len(self.bands), 'band')}, shown by {shown(self.bands)}" if self.bands else ""
 
 
 def read_set(folder: Path, name: str) -> SetRecord:

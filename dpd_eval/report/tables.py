@@ -23,7 +23,7 @@ class Cell:
 class Table:
     """A table. heads: number of header cells per row. text_columns: columns with words; the others have numbers.
 
-    dense: small type for many narrow columns. turned: vertical column names.
+    dense: small type for many narrow columns. turned: vertical column names. numbered: notes that cells name by number.
     """
 
     caption: str
@@ -31,6 +31,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     heads: int = 1
     note: str = ""
+    numbered: tuple[str, ...] = ()
     dense: bool = False
     turned: bool = False
     text_columns: frozenset[int] = field(default_factory=frozenset)

@@ -1,6 +1,7 @@
 """Format numbers and arms for the page: percent, points, seconds, bytes, words."""
 
 from dpd_eval.comparison.arm_names import is_joint, is_own, jpeg_megabytes, own_part
+from dpd_runtime.text import plural
 
 MINUS, SPACE = "−", "\N{NO-BREAK SPACE}"
 ARMS = {
@@ -64,7 +65,7 @@ def grouped(number: float) -> str:
 
 def count(number: int, one: str, many: str | None = None) -> str:
     """Format as `1 pair`, `8 pairs`, `12 000 images`."""
-    return grouped(number) + SPACE + (one if number == 1 else many or one + "s")
+    return grouped(number) + SPACE + (one if number == 1 else many or plural(one))
 
 
 def listed(words: list[str]) -> str:

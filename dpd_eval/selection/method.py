@@ -9,6 +9,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.text import counted
 from dpd_train.held_out import HeldOut
 from dpd_train.images import Reading, SceneSet
 
@@ -134,7 +135,8 @@ def check_counts(method: Method, counts: Mapping[str, int], ipc: int, option: st
     for name, count in counts.items():
         if ipc > count:
             raise DataError(
-                f"class {name} has {count} real images, {option} asks for {ipc}: give {option} {count} or less"
+                f"class {name} has {counted(count, 'real image')}, {option} asks for {ipc}: give {option} {count} "
+                "or less"
             )
 
 

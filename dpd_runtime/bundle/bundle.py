@@ -42,6 +42,7 @@ from dpd_runtime.sampling.sampler import largest_ipc, sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.strict_json import check_json_size, parse_json
+from dpd_runtime.text import counted
 
 USUAL_IPC = 10
 EMBEDDED_BUNDLE = "eurosat64.dpd"
@@ -81,7 +82,7 @@ class Bundle:
     def __repr__(self) -> str:
         height, width, _ = self.manifest.image_shape
         return (
-            f"Bundle({self.manifest.name!r}, {len(self.classes)} classes, {width} × {height} pixels, "
+            f"Bundle({self.manifest.name!r}, {counted(len(self.classes), 'class')}, {width} × {height} pixels, "
             f"{self.signature.describe()}, audit {self.manifest.audit}, hash {self.hash[:12]}…)"
         )
 

@@ -12,7 +12,7 @@ from dpd_runtime.errors import BundleError
 from dpd_runtime.files import equal_names, is_safe_name
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind, fits
 from dpd_runtime.strict_json import parse_json
-from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
+from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, counted, is_readable
 
 MAX_CLASSES = 10_000
 RESERVED = (".json", ".jsonl", ".png", ".safetensors", ".parquet", ".npz", ".tar", "readme.md", "classes.txt")
@@ -158,7 +158,10 @@ def _classes(
         if (prompts and not rows) or any(type(r) is not int or not 0 <= r < prompts for r in rows):
             raise BundleError(f"classes.json: class {name} refers to prompts that prompts.safetensors does not hold")
         if len(rows) != (max(1, len(latents)) if prompts else 0):
-            raise BundleError(f"classes.json: class {name} has {len(rows)} prompts for {len(latents)} prototypes")
+            raise BundleError(
+                f"classes.json: class {name} has {counted(len(rows), 'prompt')} for "
+                f"{counted(len(latents), 'prototype')}"
+            )
         images = images_behind(kind, entry.get("prototype_counts"))
         classes.append(SceneClass(name, label, rows, latents, kind, images))
     equal = equal_names(scene.name for scene in classes)

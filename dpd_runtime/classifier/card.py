@@ -2,6 +2,7 @@
 
 from dpd_runtime.classifier.model import GRAPH_NAME, INPUT, ClassifierRecord
 from dpd_runtime.dataset.card import quoted
+from dpd_runtime.text import counted
 
 
 def classifier_card(record: ClassifierRecord) -> str:
@@ -38,7 +39,9 @@ def _fitted(record: ClassifierRecord) -> list[str]:
     lines = [f"`dpd fit` trained it: {quoted(record.network)} for images of {record.side} × {record.side} pixels."]
     for name, what in (("set", "a distilled set"), ("own", "the site's own images")):
         if name in training:
-            lines.append(f"- {training[name]['images']} images of {what}, content hash `{training[name]['sha256']}`")
+            lines.append(
+                f"- {counted(training[name]['images'], 'image')} of {what}, content hash `{training[name]['sha256']}`"
+            )
     return [*lines, f"- recipe {quoted(training['recipe']['name'])}, seed {training['seed']}"]
 
 

@@ -19,7 +19,7 @@ from dpd_runtime.generation.teacher import softmax
 from dpd_runtime.images.folders import image_files, passed_over
 from dpd_runtime.images.pixels import ToPixels, alike, evenly_spaced, pillow_rgb, read_square
 from dpd_runtime.sampling.sample import from_uint8
-from dpd_runtime.text import composed, csv_line, printable
+from dpd_runtime.text import composed, counted, csv_line, printable
 
 _log = logging.getLogger(__name__)
 BATCH, BATCH_PIXELS = 64, 64 * 256**2
@@ -156,10 +156,13 @@ def label_folder(
         labels += _label_batch(classifier, engine, files[start : start + batch], below, to_pixels)
         progress(len(labels), len(files))
     if all(label.name is None for label in labels):
-        raise DataError(f"{place}: none of {len(files)} files can be read, first {labels[0].file}: {labels[0].reason}")
+        raise DataError(
+            f"{place}: none of {counted(len(files), 'file')} can be read, first {labels[0].file}: {labels[0].reason}"
+        )
     notes = [together.note] if together.note else []
     if holes := sum(gaps):
-        notes.append(f"{holes} images have pixels without data, which are black; their labels are less certain")
+        have = counted(holes, "image has", "images have")
+        notes.append(f"{have} pixels without data, which are black; such labels are less certain")
     shown = []
     for name in classifier.record.classes[:MOST_ROWS]:
         own = [path for path, label in zip(files, labels, strict=True) if label.name == name]

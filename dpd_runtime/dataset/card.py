@@ -16,7 +16,8 @@ from dpd_runtime.dataset.formats.parquet import PLAIN
 from dpd_runtime.dataset.state import METADATA_NAME
 from dpd_runtime.engines.engine import FP32
 from dpd_runtime.generation.generate import Generation, sampler_settings
-from dpd_runtime.images.bands import Band, counted
+from dpd_runtime.images.bands import Band
+from dpd_runtime.text import counted
 
 CARD_NAME = "README.md"
 CLASSES_NAME = "classes.txt"
@@ -37,7 +38,7 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
     """The content of README.md: YAML front matter, then text. Equal sets have equal cards."""
     bundle, manifest = generation.bundle, generation.bundle.manifest
     height, width, _ = manifest.image_shape
-    count = f"{len(generation)}, {generation.ipc} of each of {len(generation.classes)} classes"
+    count = f"{len(generation)}, {generation.ipc} of each of {counted(len(generation.classes), 'class')}"
     facts = {
         "Images": f"{count}, {width} × {height}{',' if manifest.bands else ''} {channels_of(manifest)}, {output.form}",
         "Bundle": f"{quoted(manifest.name)}, hash `{bundle.hash}`",
@@ -83,7 +84,7 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
 
 def channels_of(manifest: Manifest) -> str:
     """What the channels are: RGB, or a number of bands."""
-    return counted(len(manifest.bands)) if manifest.bands else "RGB"
+    return counted(len(manifest.bands), "band") if manifest.bands else "RGB"
 
 
 def _band_line(band: Band) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from dpd_runtime.dataset.formats import Output
 from dpd_runtime.generation.generate import Generation
 from dpd_runtime.machine.versions import __version__
+from dpd_runtime.text import counted
 
 CROISSANT_NAME = "croissant.json"
 FOLDER = "([^/]+)(?:/[^/]+)?$"
@@ -44,7 +45,8 @@ def croissant(generation: Generation, output: Output, set_hash: str) -> str:
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": bundle.manifest.name,
-        "description": f"Distilled training set of {len(generation)} images, {generation.ipc} of each class, generated "
+        "description": f"Distilled training set of {counted(len(generation), 'image')}, {generation.ipc} of each "
+        "class, generated "
         f"by dpd {__version__} from the bundle {bundle.hash} with seed {generation.seed}. Set hash {set_hash}.",
         "license": [f"{part}: {text}" for part, text in bundle.manifest.licences.items()] or ["unknown"],
         "version": "1.0.0",

@@ -13,6 +13,7 @@ from dpd_runtime.errors import OutputFolderError
 from dpd_runtime.files import NO_FOLLOW, write_atomically
 from dpd_runtime.images.pictures import read_pixels
 from dpd_runtime.strict_json import loads
+from dpd_runtime.text import counted, differing
 
 DATASET_NAME = "dataset.json"
 METADATA_NAME = "metadata.jsonl"
@@ -22,8 +23,8 @@ SHARD_STATE = re.compile(r"state-\d+-of-\d+\.jsonl")
 
 def other_settings(out: Path, header: dict[str, Any], wanted: dict[str, Any]) -> OutputFolderError:
     """The error for a set whose header differs."""
-    different = ", ".join(key for key in {**wanted, **header} if header.get(key) != wanted.get(key))
-    return OutputFolderError(out, f"holds a set made with another {different}", removable=True)
+    different = differing(key for key in {**wanted, **header} if header.get(key) != wanted.get(key))
+    return OutputFolderError(out, f"holds a set made with {different}", removable=True)
 
 
 def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
@@ -60,7 +61,7 @@ class State:
         self._add(self._common())
         self.read_shards()
         if any(record["index"] >= ipc for record in self.records.values()):
-            raise OutputFolderError(out, f"holds more than {ipc} images per class", removable=True)
+            raise OutputFolderError(out, f"holds more than {counted(ipc, 'image')} per class", removable=True)
         if alone:
             self.join_shards()
         elif not (out / STATE_NAME).exists():  # others have come, but none has started

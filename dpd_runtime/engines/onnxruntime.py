@@ -17,7 +17,7 @@ from dpd_runtime.errors import BundleError, DpdError, MemoryShortError, Provider
 from dpd_runtime.machine.cores import memory_for_graphs, usable_cores
 from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.telemetry import import_onnxruntime
-from dpd_runtime.text import printable
+from dpd_runtime.text import counted, printable
 
 _OUT_OF_MEMORY = (
     *("Failed to allocate memory", "Available memory of", "bad allocation", "bad_alloc"),
@@ -48,7 +48,7 @@ def check_placement(nodes: Iterable[tuple[str, str, str]], provider: str, theirs
     elsewhere = [f"{op} {name}" for placed, op, name in nodes if placed != theirs and op not in SHAPE_OPS]
     if elsewhere:
         raise ProviderError(
-            f"provider {provider}: {len(elsewhere)} nodes would run elsewhere, such as {elsewhere[0]}; "
+            f"provider {provider}: {counted(len(elsewhere), 'node')} would run elsewhere, such as {elsewhere[0]}; "
             "use --provider cpu, or another version of onnxruntime-gpu"
         )
 

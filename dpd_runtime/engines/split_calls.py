@@ -13,6 +13,7 @@ import numpy as np
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.engine import Engine
 from dpd_runtime.errors import MemoryShortError
+from dpd_runtime.text import counted
 
 LEAST = 2
 """Rows of the smallest call. For a single row ONNX Runtime uses other kernels, whose last bits differ."""
@@ -45,7 +46,7 @@ class FewerRows:
             except MemoryShortError as error:
                 if calls <= LEAST:
                     raise MemoryShortError(
-                        f"{error}, even with {calls} rows in a call; free memory or use a machine with more"
+                        f"{error}, even with {counted(calls, 'row')} in a call; free memory or use a machine with more"
                     ) from error
                 self.most = max(LEAST, calls // 2)
                 _log.warning("%s; continuing with %d rows in a call instead of %d", error, self.most, calls)

@@ -21,6 +21,7 @@ from dpd_runtime.generation.providers import choose_provider
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
 from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.text import counted
 
 MAX_IPC = 1_000_000
 
@@ -117,7 +118,7 @@ def check_codes(bundle: Bundle, ipc: int, sampler: Sampler) -> None:
         scene = min(bundle.classes, key=lambda scene: len(scene.prototypes))
         raise InputError(
             f"ipc is {ipc}: this codes-only bundle makes images from its codes alone, and class {scene.name} has "
-            f"{len(scene.prototypes)}, enough for {most} images; ask for at most {most}, or {way_out}"
+            f"{len(scene.prototypes)}, enough for {counted(most, 'image')}; ask for at most {most}, or {way_out}"
         )
 
 
@@ -163,8 +164,9 @@ class Generation:
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({self.bundle.manifest.name!r}, {len(self)} images: {self.ipc} of each of "
-            f"{len(self.classes)} classes, seed {self.seed}, on {self.provider.name})"
+            f"{type(self).__name__}({self.bundle.manifest.name!r}, {counted(len(self), 'image')}: {self.ipc} of "
+            "each of "
+            f"{counted(len(self.classes), 'class')}, seed {self.seed}, on {self.provider.name})"
         )
 
     def __len__(self) -> int:

@@ -74,11 +74,6 @@ def float32_holds(low: float, high: float) -> bool:
     return math.isfinite(narrow[0]) and narrow[0] < narrow[1] < math.inf
 
 
-def counted(bands: int) -> str:
-    """`1 band`, `13 bands`."""
-    return f"{bands} band{'s' * (bands != 1)}"
-
-
 def physical(images: "Images", bands: Sequence[Band]) -> "Float32":
     """Physical values, float32 [..., N], of uint8 [..., N]: linear between the limits of each band."""
     import numpy as np  # here, as --help imports this module

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dpd_runtime.sampling.schedule import Schedule
+from dpd_runtime.text import counted
 
 BLOCK = 10
 """Images of one class that are computed together (docs/guides/generate.md)."""
@@ -90,7 +91,8 @@ class Sampler:
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{guidance.kind} from block {guidance.from_block} on" for guidance in self.guidance)
-        return f"Sampler({self.solver}, {self.steps} steps, {self.candidates} candidates; images {kinds})"
+        steps, candidates = counted(self.steps, "step"), counted(self.candidates, "candidate")
+        return f"Sampler({self.solver}, {steps}, {candidates}; images {kinds})"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, without a prototype_step of 0, so that such bundles and sets keep their bytes."""

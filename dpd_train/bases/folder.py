@@ -9,6 +9,7 @@ from typing import Any
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
 from dpd_runtime.images.bands import Band
+from dpd_runtime.text import counted
 from dpd_train.bases.hub import cached_snapshot, fetch_command
 
 KINDS = ("StableDiffusionPipeline", "Text2EarthDiffusionPipeline")
@@ -137,7 +138,9 @@ def check_base_bands(name: str, bands: Sequence[Band]) -> None:
         )
     channels, wanted = _config(name, base_folder(name), "vae/config.json").get("in_channels", 3), len(bands) or 3
     if channels not in (3, wanted):
-        raise InputError(f"base {name!r}: its VAE is for {channels} bands, and the images have {wanted}; give another")
+        raise InputError(
+            f"base {name!r}: its VAE is for {counted(channels, 'band')}, and the images have {wanted}; give another"
+        )
 
 
 def base_sides(name: str, folder: Path) -> tuple[int, int] | None:

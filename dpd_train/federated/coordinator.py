@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from dpd_runtime.text import counted
 from dpd_train.bases.base import Base
 from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.config import TrainConfig, compression_ratio
@@ -90,6 +91,6 @@ class Coordinator:
 def _check(loss: float, images: int, fewest: int, number: int) -> None:
     if not fewest <= images <= MOST_IMAGES or not abs(loss) <= MOST_LOSS:  # false for nan too
         raise UpdateError(
-            f"site {number} reports a loss of {loss:g} on {images} images; a finite loss on {fewest} to "
+            f"site {number} reports a loss of {loss:g} on {counted(images, 'image')}; a finite loss on {fewest} to "
             f"{MOST_IMAGES:,} images is possible: its training has failed"
         )

@@ -20,6 +20,7 @@ from flwr.common import Code, EvaluateIns, FitIns, Parameters
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import DpdError, InputError
+from dpd_runtime.text import counted
 from dpd_train.compute.distributed import PeerError
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.packet import from_npy
@@ -112,7 +113,7 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
         if not self.error and good < self.clients:
             gone = self.clients - good
             self.error = PeerError(
-                f"{gone} of {self.clients} sites went away in round {server_round}, their messages say why; "
+                f"{gone} of {counted(self.clients, 'site')} went away in round {server_round}, their messages say why; "
                 "start all again"
             )
         return self.error is None
@@ -190,7 +191,11 @@ def take_part(inputs: SiteInputs, part: Federated) -> TrainingSite:
         raise PeerError(f"the server at {part.address} has gone, or speaks with another certificate") from error
     site = answers.site
     if site is None or site.shared.rounds < site.settings.rounds:
-        done = f"after {site.shared.rounds} of {site.settings.rounds} rounds" if site else "before this site took part"
+        done = (
+            f"after {site.shared.rounds} of {counted(site.settings.rounds, 'round')}"
+            if site
+            else "before this site took part"
+        )
         raise PeerError(f"the server at {part.address} ended {done}, its message says why; start all again")
     return site
 

@@ -10,6 +10,7 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from dpd_runtime.text import counted
 from dpd_train.compute.neighbourhoods import CODES, Chosen, bitmap_bytes, neighbourhoods
 from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.federated.settings import UpdateError
@@ -71,7 +72,9 @@ def unpacked(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sende
 
 def _from_layers(arrays: Sequence[NDArray[Any]], shapes: Sequence[torch.Size], sender: str) -> list[torch.Tensor]:
     if [a.shape for a in arrays] != [tuple(s) for s in shapes] or any(a.dtype != np.float32 for a in arrays):
-        raise UpdateError(f"{sender} sent {len(arrays)} layers of other shapes or types than the {len(shapes)} here")
+        raise UpdateError(
+            f"{sender} sent {counted(len(arrays), 'layer')} of other shapes or types than the {len(shapes)} here"
+        )
     return [torch.from_numpy(np.array(array)) for array in arrays]
 
 

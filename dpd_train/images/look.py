@@ -9,6 +9,7 @@ from pathlib import Path
 from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_runtime.images.bands import Band
 from dpd_runtime.images.pixels import ALONE, Alike, evenly_spaced, read_square
+from dpd_runtime.text import counted
 from dpd_train.images.content import scenes_of, stamps
 from dpd_train.images.read import known, name_in, notes_of, open_source, settled, size_of
 from dpd_train.images.rendering import Rendering, reader
@@ -70,7 +71,8 @@ class Look:
         if self.sample.set_aside:
             first, tried = self.sample.set_aside[0], self.sample.images
             lines.append(
-                f"{len(self.sample.set_aside)} of {tried} images of a sample will be set aside, first {first.path}: "
+                f"{len(self.sample.set_aside)} of {counted(tried, 'image')} of a sample will be set aside, first "
+                f"{first.path}: "
                 f"{first.reason}; see dpd check"
             )
         if self.suggestion is not None:
@@ -105,7 +107,8 @@ def look_at(root: Path, reading: Reading = PLAIN) -> Look:
         missing = first.reason in ("no such file", "broken link")
         way_out = "correct the paths: relative to the list's folder, with /" if missing else FORMATS
         raise DataError(
-            f"{root}: none of {sample.images} images can be used, first {first.path}: {first.reason}; {way_out}"
+            f"{root}: none of {counted(sample.images, 'image')} can be used, first {first.path}: {first.reason}; "
+            f"{way_out}"
         )
     return Look(
         counts={part: {name: len(paths) for name, paths in files.items()} for part, files in parts.items()},

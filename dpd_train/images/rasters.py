@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dpd_runtime.errors import MissingExtraError
-from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS, counted
+from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS
 from dpd_runtime.images.effort import CUT_SHORT, MOST_PAGES, excess
 from dpd_runtime.images.tags import COLOURS, WHITE_IS_ZERO, Tags, is_mask, read_tags
-from dpd_runtime.text import printable
+from dpd_runtime.text import counted, printable
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
 DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "WEBP"]
@@ -232,7 +232,7 @@ def _choose(pages: list[Any], bands: Bands) -> Layout | str:
         if len(numbers) == len(COLOURS) and {*COLOURS} <= {*meanings}:
             numbers = [meanings.index(colour) + 1 for colour in COLOURS]
         if len(numbers) not in (1, 3):
-            return f"has {len(numbers)} bands; say with --bands which are red, green and blue"
+            return f"has {counted(len(numbers), 'band')}; say with --bands which are red, green and blue"
     if isinstance(numbers, str):
         return numbers
     names = [text or str(i) for i, text in enumerate(described, start=1)]
@@ -264,11 +264,15 @@ def band_numbers(
             return f"has {described.count(band)} bands called {band!r}; say with --bands the numbers"
         if band not in described:
             known = ", ".join(text for text in described if text)
-            its = f"its bands are {known}" if known else f"none of its {count} bands has a name: give --bands numbers"
+            its = (
+                f"its bands are {known}"
+                if known
+                else f"none of its {counted(count, 'band')} has a name: give --bands numbers"
+            )
             return f"has no band called {band!r}; {its}"
         numbers.append(described.index(band) + 1)
     if max(numbers) > count:
-        return f"has {counted(count)}, no band {max(numbers)}"
+        return f"has {counted(count, 'band')}, no band {max(numbers)}"
     return numbers
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.pixels import ALONE, Alike, alike, read_bytes, read_square, size_in_header
-from dpd_runtime.text import printable
+from dpd_runtime.text import counted, printable
 from dpd_train.held_out import BY_CONTENT, LEAST, HeldOut, choose_groups, joined
 from dpd_train.images.arrays import array_size
 from dpd_train.images.content import hashes_of, scenes_of, stamps
@@ -87,7 +87,7 @@ class Counted:
 
     def __str__(self) -> str:
         images, scenes = sum(self.images.values()), sum(self.scenes.values())
-        return f"{images} images" + (f", {scenes} distinct scenes" if scenes < images else "")
+        return f"{counted(images, 'image')}" + (f", {counted(scenes, 'distinct scene')}" if scenes < images else "")
 
     def check(self, root: Path) -> None:
         """Check that training images show enough scenes.
@@ -343,7 +343,7 @@ def _check_count(source: Source, part: Part, name: str, used: int, rejected: Seq
     least = LEAST if part == "train" else 1
     if used >= least:
         return
-    place = f"{source.root}: class {name!r} has {used} usable image{'' if used == 1 else 's'} in part {part!r}"
+    place = f"{source.root}: class {name!r} has {counted(used, 'usable image')} in part {part!r}"
     because = f" ({len(rejected)} rejected, first {rejected[0].path}: {rejected[0].reason})" if rejected else ""
     way_out = "add images" + {"train": " or hold out fewer for validation", "val": " or hold out more"}.get(part, "")
     if rejected:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.bands import SENTINEL2, Band, counted
+from dpd_runtime.images.bands import SENTINEL2, Band
 from dpd_runtime.images.pixels import ALONE, Alike, ToPixels, alike, evenly_spaced, pillow_rgb, read_bytes, reason_of
-from dpd_runtime.text import printable
+from dpd_runtime.text import counted, printable
 from dpd_train.images.arrays import START, read_array
 from dpd_train.images.arrays import WAY_OUT as ARRAY
 from dpd_train.images.rasters import Bands, Layout, Raster, read_raster, require_rasterio
@@ -81,7 +81,7 @@ class Rendering:
         """Why an image does not fit the others; empty if it does."""
         layout = raster.layout
         if self.of and layout is not None and layout.of != self.of:
-            return f"has {counted(layout.of)} where the other images have {self.of}"
+            return f"has {counted(layout.of, 'band')} where the other images have {self.of}"
         if self.kind is not None and raster.kind != self.kind:
             return f"{_described(raster.kind)} where the other images have {_described(self.kind)}"
         if self.names and layout is not None:
@@ -91,7 +91,7 @@ class Rendering:
         if self.limits is None and raster.bits:
             return f"{raster.bits} bits a sample (tag 258); pass --stretch 0:{2**raster.bits - 1}"
         if self.limits is not None and len(self.limits) not in (1, len(raster.values)):
-            return f"{_described(raster.kind)}, the stretch is for {len(self.limits)} bands"
+            return f"{_described(raster.kind)}, the stretch is for {counted(len(self.limits), 'band')}"
         return ""
 
     @property
@@ -195,7 +195,7 @@ def _limited(rendering: Rendering, reading: Reading, fitting: Sequence[Raster], 
     if reading.limits is not None:
         if len(reading.limits) not in (1, count):
             raise DataError(
-                f"{root}: the images have {counted(count)}, the stretch is for {len(reading.limits)}; give one "
+                f"{root}: the images have {counted(count, 'band')}, the stretch is for {len(reading.limits)}; give one "
                 "LOW:HIGH, or one for each"
             )
         return replace(rendering, limits=reading.limits, kind=None, decibels=reading.decibels)
@@ -298,4 +298,4 @@ def _limits(rasters: Sequence[Raster], band: int, percentiles: tuple[float, floa
 
 
 def _described(kind: tuple[str, int]) -> str:
-    return f"{counted(kind[1])} of {kind[0]}"
+    return f"{counted(kind[1], 'band')} of {kind[0]}"

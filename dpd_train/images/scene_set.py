@@ -13,7 +13,7 @@ import numpy as np
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.files import write_atomically
 from dpd_runtime.images.bands import Band
-from dpd_runtime.text import csv_line
+from dpd_runtime.text import counted, csv_line
 from dpd_train.images.rendering import Rendering
 
 if TYPE_CHECKING:
@@ -131,30 +131,32 @@ class Findings:
     def messages(self) -> list[str]:
         """One line for each thing that the user should know before training."""
         lines = [
-            f"{second} shares {_images(count)} with {first}, byte for byte: figures on {second} are too high"
+            f"{second} shares {counted(count, 'image')} with {first}, byte for byte: figures on {second} are too high"
             for (first, second), count in self.shared.items()
         ]
         if self.twice:
             lines.append(
-                f"{_images(self.twice)} under two classes at once, byte for byte: the labels contradict each other"
+                f"{counted(self.twice, 'image')} under two classes at once, byte for byte: the labels contradict "
+                "each other"
             )
         if self.outside:
             lines.append(
-                f"links to files outside the data folder: {_images(len(self.outside))}, first {self.outside[0]}; "
+                f"links to files outside the data folder: {counted(len(self.outside), 'image')}, first "
+                f"{self.outside[0]}; "
                 "remove those that are not meant"
             )
         if self.near:
             lines.append(
-                f"{_images(len(self.near))} of train left out as near duplicates of others, first {self.near[0].path}; "
+                f"{counted(len(self.near), 'image')} of train left out as near duplicates of others, first "
+                f"{self.near[0].path}; "
                 "--keep-near-duplicates keeps them"
             )
         for part in self.counts:
             mine = [finding for finding in self.rejected if finding.part == part]
             if mine:
-                plural = "s" * (len(mine) != 1)
-                lines.append(f"{len(mine)} file{plural} of {part} left out, first {mine[0].path}: {mine[0].reason}")
+                lines.append(f"{counted(len(mine), 'file')} of {part} left out, first {mine[0].path}: {mine[0].reason}")
         lines += [
-            f"{_images(count)} of {part} with pixels that have no data; these are 0 in every band"
+            f"{counted(count, 'image')} of {part} with pixels that have no data; these are 0 in every band"
             for part, count in self.gaps.items()
         ]
         return [*lines, *self.notes]
@@ -203,10 +205,6 @@ def write_quarantine(path: Path, findings: Findings) -> None:
         return
     rows = [("part", "path", "reason"), *((line.part, line.path, line.reason) for line in lines)]
     write_atomically(path, "".join(map(csv_line, rows)).encode())
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'s' * (count != 1)}"
 
 
 def _copy_of(path: str, first_part: str, part: str, other_class: bool) -> str:

@@ -12,7 +12,7 @@ from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.folders import OF_SETS, SET, image_files, is_hidden, made_by_dpd, passed_over
 from dpd_runtime.images.pictures import SUFFIXES, is_image
-from dpd_runtime.text import composed, printable
+from dpd_runtime.text import composed, counted, printable
 from dpd_train.held_out import HeldOut
 from dpd_train.images.arrays import SUFFIX as ARRAY
 from dpd_train.images.scene_set import Part
@@ -211,7 +211,7 @@ def _account(root: Path, parts: Mapping[str, Path], others: Sequence[Path]) -> N
         count, first = _images_in([other], root)
         if not count:
             continue
-        found = f"{root}: {other.name}/ holds {_images(count)}, first {first},"
+        found = f"{root}: {other.name}/ holds {counted(count, 'image')}, first {first},"
         if composed(other.name) in known:
             there = parts.get("train", next(iter(parts.values()))).name
             raise DataError(f"{found} beside {there}/, which has this class too; move them into {there}/{other.name}")
@@ -225,17 +225,13 @@ def _account(root: Path, parts: Mapping[str, Path], others: Sequence[Path]) -> N
                 f"{' or '.join(f'{part}/' for part in PART_NAMES if part not in parts) or 'otherwise'}, or move it away"
             )
         _tell(
-            f"{printable(other)} holds {_images(count)}, first {first}: they are not read, as it is beside "
+            f"{printable(other)} holds {counted(count, 'image')}, first {first}: they are not read, as it is beside "
             f"{_list(folder.name for folder in parts.values())} and no part"
         )
 
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(f"{name}/" for name in names)
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'s' * (count != 1)}"
 
 
 @lru_cache(maxsize=4096)
@@ -250,7 +246,8 @@ def _tell_loose(folder: Path, where: str) -> None:
     loose = sorted(p.name for p in folder.iterdir() if _is_scene(p) and not (made and p.name in OF_SETS))
     if loose:
         _tell(
-            f"{printable(folder)} holds {_images(len(loose))} {where}, first {printable(loose[0])}: they are not read; "
+            f"{printable(folder)} holds {counted(len(loose), 'image')} {where}, first {printable(loose[0])}: they "
+            "are not read; "
             "put them into the folder of a class"
         )
 
@@ -281,7 +278,8 @@ def subfolders(tree: Path) -> list[Path]:
         elif entry.name.startswith("__"):
             count, first = _images_in([entry], tree)
             if count:
-                _tell(f"{printable(entry)} holds {_images(count)}, first {first}: not read, as its name begins with __")
+                held = counted(count, "image")
+                _tell(f"{printable(entry)} holds {held}, first {first}: not read, as its name begins with __")
         else:
             found.append(entry)
     return found
@@ -337,7 +335,8 @@ def _check_depth(folder: Path, direct: int) -> None:
     list_them = "name them in a .csv list of paths and labels"
     if count and direct:
         raise DataError(
-            f"{folder}: has {_images(direct)} directly inside and {count} in folders inside, first {first}, which "
+            f"{folder}: has {counted(direct, 'image')} directly inside and {count} in folders inside, first "
+            f"{first}, which "
             f"nothing would read; move them up into {folder.name}/ or out of the data, or {list_them}"
         )
     if count:

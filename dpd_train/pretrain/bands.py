@@ -9,6 +9,7 @@ import torch
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.text import counted
 from dpd_train.bases.base import at_resolution, load_base, save_base
 from dpd_train.bases.folder import RECORD_NAME, base_folder, check_base_bands
 from dpd_train.compute.device import Deadline, TimeUp, hardware
@@ -65,7 +66,9 @@ def pretrain_bands(
         return {"timing": {"autoencoder": timed.summary()}, "unfinished": unfinished}
     finally:
         if done := timed.summary()["steps"]:
-            add_piece(state, start, f"VAE of {len(bands)} bands: {done} of {training.steps} steps")
+            add_piece(
+                state, start, f"VAE of {counted(len(bands), 'band')}: {done} of {counted(training.steps, 'step')}"
+            )
     record = {
         "config": settings,
         "pieces": pieces(state, start),

@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.text import counted
 from dpd_train.bases.base import Base, load_base, save_base
 from dpd_train.bases.folder import RECORD_NAME, base_folder
 from dpd_train.bases.latents import encode_cached
@@ -220,7 +221,8 @@ def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
         return
     training = getattr(work.config, stage)
     line = (
-        f"{stage}: {timing['steps']} of {training.steps} steps of {training.batch} images, peak rate "
+        f"{stage}: {timing['steps']} of {counted(training.steps, 'step')} of {counted(training.batch, 'image')}, "
+        "peak rate "
         f"{training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
     )
     add_piece(work.state, work.config.start, line)

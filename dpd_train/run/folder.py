@@ -11,6 +11,7 @@ from dpd_runtime.bundle.classes import check_class_name
 from dpd_runtime.command_line import option, shown
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable, equal_names, expanded, write_atomically
+from dpd_runtime.text import differing
 from dpd_train.bases.folder import base_folder, base_sides, check_base
 from dpd_train.bases.hub import find_model, model_hash, public_name
 from dpd_train.captions.captioners import check_captioner_source
@@ -174,7 +175,7 @@ def match_config(
     if any(before.get(name, []) != content[name] for name in content):
         changed = [option(k) for k, v in content["config"].items() if before["config"].get(k) != v]
         changed += ["watcher in --watchers"] if before.get("encoders", []) != content["encoders"] else []
-        had = f"another {', '.join(changed)}" if changed else "other data"
+        had = differing(changed) or "other data"
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
 
 

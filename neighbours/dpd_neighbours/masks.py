@@ -25,6 +25,7 @@ from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError, DpdError, InputError
 from dpd_runtime.images.pictures import is_image, open_image
 from dpd_runtime.images.pixels import middle, pillow_rgb
+from dpd_runtime.text import counted
 
 Masks = npt.NDArray[np.uint8]
 """Numbers of the mask's values [n, H, W], or of one image [H, W]."""
@@ -144,7 +145,7 @@ def pack(images: Path, masks: Path, values: ValuesOption, out: OutOption) -> Non
         place = out / f"mostly_{most}" / f"{path.stem}.npz"
         place.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(place, bands=joined(pixels, mask, len(numbers)))
-    typer.echo(f"{len(listed(images))} scenes of {COLOURS + len(numbers)} bands in {out}")
+    typer.echo(f"{counted(len(listed(images)), 'scene')} of {counted(COLOURS + len(numbers), 'band')} in {out}")
 
 
 @app.command()
@@ -163,7 +164,7 @@ def unpack(arrays: Path, values: ValuesOption, out: OutOption) -> None:
         pixels, mask = parted(bands[row])
         Image.fromarray(pixels).save(out / "images" / f"{place:05d}.png")
         Image.fromarray(np.array(numbers, np.uint8)[mask]).save(out / "masks" / f"{place:05d}.png")
-    typer.echo(f"{len(order)} images and masks in {out}")
+    typer.echo(f"{counted(len(order), 'image')} and masks in {out}")
 
 
 @app.command()
@@ -188,7 +189,9 @@ def compare(
     result: dict[str, Any] = {}
     for number in [int(part) for part in numbers.split(",")]:
         if number > min(len(of_set[0]), len(real[0])):
-            raise InputError(f"--numbers {number}: the set has {len(of_set[0])} images, --train {len(real[0])}")
+            raise InputError(
+                f"--numbers {number}: the set has {counted(len(of_set[0]), 'image')}, --train {len(real[0])}"
+            )
         scores: dict[str, list[float]] = {"set": [], "random": []}
         for seed in range(repeats):
             rows = np.random.default_rng(seed).permutation(len(real[0]))[:number]

@@ -36,7 +36,7 @@ def test_it_says_what_the_data_are_like_and_writes_nothing(folder: Path, process
     said = done.stdout
     assert "data          6 classes with 22 training images, 132 in all" in said
     assert "  set aside   1, such as train/Road/" in said
-    assert "shared        1 files of test show scenes of train" in said
+    assert "shared        1 file of test shows scenes of train" in said
     assert "note          scenes of" not in said, "they have the size of the base"
     assert "note          the audit compares with 12 images" in said
     assert "dpd distill --quick: " in said

@@ -86,6 +86,9 @@ def test_a_quick_look_compares_one_pair_of_students_and_is_not_audited(
     assert (folder / "look-run" / "set" / "contact_sheet.png").is_file()
     run = json.loads((folder / "look-run" / "training" / "run.json").read_text())
     assert run["watchers"] == [{"name": "hf:eyes", "weights_sha256": model_hash(eyes)}]
+    again = run_dpd(["report", "look-run", "--out", "again.html"], process_environment, folder)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "again.html").read_bytes() == (folder / "look-run" / "report.html").read_bytes()
     refused = run_dpd(["generate", "look.dpd", "--require-audit", "--out", "set"], process_environment, folder)
     assert refused.returncode == 3, refused.stderr
 

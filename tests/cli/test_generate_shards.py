@@ -19,8 +19,8 @@ def dpd(arguments: list[str], environment: dict[str, str], folder: Path) -> Done
 def test_the_last_shard_has_the_hash_and_checks_it(process_environment: dict[str, str], tmp_path: Path) -> None:
     first = dpd(["--shard", "1/2", "--out", "set"], process_environment, tmp_path)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.startswith("signature unsigned\nshard 1/2: 1 images of 2 classes in set/ (1 computed now)")
-    assert "none yet: 1 images are left to other shards" in first.stdout
+    assert first.stdout.startswith("signature unsigned\nshard 1/2: 1 image of 2 classes in set/ (1 computed now)")
+    assert "none yet: 1 image is left to other shards" in first.stdout
     assert not (tmp_path / "set" / "dataset.json").exists()
     wrong = dpd(["--shard", "0/2", "--out", "set", "--json", "--expect", "0" * 64], process_environment, tmp_path)
     assert (wrong.returncode, wrong.stdout) == (1, "")

@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(monkeypatch: pytest.MonkeyPa
     [
         (("missing",), "missing: no such file or folder; give a folder of images"),
         (("empty",), "empty: holds no images; give a folder of images"),
-        (("unreadable",), "none of 1 files can be read, first a.png: empty file"),
+        (("unreadable",), "none of 1 file can be read, first a.png: empty file"),
         (("set", "--provider", "openvino"), "--provider openvino: give auto, cpu, cuda"),
         (("set", "--provider", "cpu", "--device", "0"), "--device 0: give the number of a GPU"),
         (("set", "--sheet", "taken.png"), "--sheet taken.png exists"),

@@ -16,4 +16,6 @@ def test_a_line_for_each_way_of_making_images_of_prototypes() -> None:
 def test_where_images_are_sampled_nothing_is_said() -> None:
     assert prototype_ranges(DEFAULT_SAMPLER) == []
     assert len(prototype_ranges(Sampler(guidance=(DECODED, BlockGuidance(from_block=3))))) == 1
-    assert prototype_ranges(Sampler(guidance=(DECODED,)))[0].startswith("all of a class")
+    assert prototype_ranges(Sampler(guidance=(DECODED,)))[0].startswith(
+        "all those of a class are its prototypes, decoded"
+    )

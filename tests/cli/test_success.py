@@ -31,9 +31,9 @@ def found(lines: list[str], name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "images"),
     [
-        (["--ipc", "1"], "all decoded"),
+        (["--ipc", "1"], "all are decoded"),
         (["--ipc", "52"], "0 to 49 decoded, 50 to 51 re-noised of each class"),
-        (["--ipc", "1", "--steps", "2", "--candidates", "1"], "all sampled"),
+        (["--ipc", "1", "--steps", "2", "--candidates", "1"], "all are sampled"),
     ],
 )
 def test_generate_says_what_the_set_holds_and_what_comes_next(

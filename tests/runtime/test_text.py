@@ -1,4 +1,4 @@
-"""Cells of our CSV files: no spreadsheet takes one for a formula, and each text can be had back."""
+"""Texts for people: plurals, and cells of our CSV files, which no spreadsheet takes for a formula."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.classifier.label import Label, Labelled
-from dpd_runtime.text import csv_line
+from dpd_runtime.text import counted, csv_line, differing
 
 FORMULAS = ["=1+1", "+1", "-1.png", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", '="a"', '=HYPERLINK("x",1)']
 
@@ -51,3 +51,25 @@ def test_labels_have_no_formulas_in_any_column() -> None:
         ["'=cmd|' /C calc'!A0.png", "Forest", "0.5000", ""],
         ["b.png", "", "", "'@damaged; =1"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("noun", "several"),
+    [("image", "images"), ("class", "classes"), ("copy", "copies"), ("training image", "training images"),
+     ("day", "days"), ("batch", "batches"), ("pair", "pairs")],
+)  # fmt: skip
+def test_one_is_singular_and_any_other_number_plural(noun: str, several: str) -> None:
+    assert counted(1, noun) == f"1 {noun}"
+    for number in (0, 2, 10):
+        assert counted(number, noun) == f"{number} {several}"
+    assert counted(1, "file shows", "files show") == "1 file shows"
+    assert counted(0, "file shows", "files show") == "0 files show"
+
+
+def test_what_differs_is_another_one_or_others() -> None:
+    assert differing([]) == ""
+    assert differing(["seed"]) == "another seed"
+    assert differing(["bundle", "provider"]) == "another bundle, provider"
+    assert differing(["classes"]) == "other classes"
+    assert differing(["seed", "classes"]) == "another seed and other classes"
+    assert differing(["--steps", "watcher in --watchers"]) == "another --steps, watcher in --watchers"

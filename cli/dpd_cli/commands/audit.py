@@ -1,5 +1,6 @@
 """`dpd audit`: what a bundle, a run or a set reveals about its training images."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
+    from dpd_eval.audit.outcome import Outcome
     from dpd_eval.audit.record import Audit
 
 Subject = Annotated[Path, typer.Argument(metavar="SUBJECT", help="A bundle, a run directory or a distilled set.")]
@@ -139,32 +141,53 @@ def _tell(result: "Audit", written: dict[str, str], json_output: bool) -> None:
 
 
 def _print(result: "Audit") -> None:
+    """What was found, the verdict with its reasons, and then the details."""
     from rich.console import Console
 
+    from dpd_eval.audit.explain import LEGEND, numbered_notes
+
     console = Console()
-    console.print(f"verdict    {result.verdict}, {result.seconds:.0f} s", highlight=False)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for line in result.summary:
+        say(line)
+    say(f"\nverdict    {result.verdict}, {result.seconds:.0f} s")
     for reason in result.reasons:
-        console.print(f"           {reason}", highlight=False, markup=False, soft_wrap=True)
-    for title, rows in (
-        ("tests", [(test, test.verdict) for test in result.tests]),
-        ("controls", [(c, f"{c.verdict} (expected {c.expected})") for c in result.controls]),
-    ):
+        say(f"           {reason}")
+    say(f"\n{LEGEND}")
+    for note in result.notes:
+        say(f"note: {note}")
+    ran = [test for test in result.tests if test.verdict != "NOT RUN"]
+    notes, marks = numbered_notes([replace(test, note="") if test.verdict == "PASS" else test for test in ran])
+    shown = table(("name",), ("value", "95 % interval", "limit"))
+    shown.add_column("verdict")
+    shown.add_column("note")
+    for test, mark in zip(ran, marks, strict=True):
+        shown.add_row(*_cells(test), test.verdict, mark)
+    print_table(console, "\ntests that ran", shown)
+    for number, note in enumerate(notes, start=1):
+        say(f"{number:>3}  {note}")
+    if result.controls:
         shown = table(("name",), ("value", "95 % interval", "limit"))
         shown.add_column("verdict")
-        for test, verdict in rows:
-            ends = "" if test.interval is None else f"{test.interval[0]:.3f} to {test.interval[1]:.3f}"
-            value, limit = ("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold))
-            shown.add_row(test.name, value, ends, limit, verdict)
-        if rows:
-            print_table(console, title, shown)
+        for control in result.controls:
+            shown.add_row(*_cells(control), f"{control.verdict} (expected {control.expected})")
+        print_table(console, "\ncontrols", shown)
     shown = table(("name",), ("all", "1 in 20", "share not excluded"))
     for test in result.tests:
         if test.power is not None:
             scores = (f"{test.power.all_copied:.3f}", f"{test.power.few_copied:.3f}")
             shown.add_row(test.name, *scores, f"{100 * test.power.most_copied:.0f} %")
     if shown.rows:
-        print_table(console, "power: what copies of T would score", shown)
-    for note in (*result.notes, *(f"{t.name}: {t.note}" for t in result.tests if t.verdict != "PASS")):
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        print_table(console, "\npower: what copies of T would score", shown)
     if result.private is not None:
-        console.print(f"private    {result.private} shows real images", highlight=False, markup=False, soft_wrap=True)
+        say(f"private    {result.private} shows real images")
+
+
+def _cells(test: "Outcome") -> tuple[str, str, str, str]:
+    """Name, value, interval and limit."""
+    ends = "" if test.interval is None else f"{test.interval[0]:.3f} to {test.interval[1]:.3f}"
+    value, limit = ("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold))
+    return test.name, value, ends, limit

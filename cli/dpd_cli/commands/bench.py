@@ -6,6 +6,7 @@ from typing import Annotated
 from dpd_cli.options import BundleOrEmbedded, Json, Provider, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
+from dpd_runtime.text import counted
 
 
 def bench_command(
@@ -32,12 +33,12 @@ def bench_command(
     if json_output:
         print_json(asdict(result))
         return
-    print(f"{result.bundle} on {result.provider}, {result.threads} threads")
+    print(f"{result.bundle} on {result.provider}, {counted(result.threads, 'thread')}")
     for name, speed in (("decoded", result.decoded), ("re-noised", result.renoised), ("sampled", result.sampled)):
         if speed is None:
             print(f"{name:<12} none: the bundle makes no such images")
             continue
-        rate = f"{speed.images} images in {speed.seconds:.1f} s, {speed.images_per_second:.2f} per second"
+        rate = f"{counted(speed.images, 'image')} in {speed.seconds:.1f} s, {speed.images_per_second:.2f} per second"
         print(f"{name:<12} {rate}, {speed.network_calls:g} UNet evaluations per latent")
     print(f"loading      {result.load_seconds:.2f} s")
     kind = "decoded" if result.sampled is None else "sampled"

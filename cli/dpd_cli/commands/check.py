@@ -13,6 +13,7 @@ from dpd_cli.options import Json, Threads, Values, given_values, options_of, req
 from dpd_cli.progress import beside_idle, duration, progress_bar
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option_words, shown
+from dpd_runtime.text import counted
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -66,16 +67,17 @@ def check_command(
     say(*_of_files(files, look))
     with progress_bar("looking for near duplicates"):
         shared = shared_scenes(data, options.reading)
-        counted, held = count_scenes(data, "train", options, options.reading), held_images(data, options, None)
-    counted.check(data)
-    counts = counted.scenes
+        found, held = count_scenes(data, "train", options, options.reading), held_images(data, options, None)
+    found.check(data)
+    counts = found.scenes
     for (first, second), count in shared.items():
-        say(f"shared        {count} files of {second} show scenes of {first}: figures on {second} will be too good")
+        show = counted(count, f"file of {second} shows scenes", f"files of {second} show scenes")
+        say(f"shared        {show} of {first}: figures on {second} will be too good")
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
     fate = fate_of_scenes(look.sample.sides, base, resolution)
-    notes = [*fate, *scene_remarks(counted), *remarks(counts, task), *audit_remarks(held)]
+    notes = [*fate, *scene_remarks(found), *remarks(counts, task), *audit_remarks(held)]
     say(*(f"note          {line}" for line in notes))
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     threads = threads or idle_cores()
@@ -90,7 +92,7 @@ def check_command(
     seconds = {name: plan.total for name, plan in plans.items()}
     idle = {name: on_idle_cores(each, share, threads, usable_cores()) for name, each in seconds.items()}
     if json_output:
-        facts = {"train": counted.images, "scenes": counted.scenes, "notes": notes, "seconds": seconds}
+        facts = {"train": found.images, "scenes": found.scenes, "notes": notes, "seconds": seconds}
         facts["idle_seconds"] = idle
         print_json(_facts(look, shared) | facts)
         return
@@ -126,10 +128,10 @@ def _of_files(counts: Mapping[str, int], look: "Look") -> Iterator[str]:
     """What the files are like, one line each."""
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    yield f"data          {len(counts)} classes with {each} training images, {sum(counts.values())} in all"
+    yield f"data          {counted(len(counts), 'class')} with {each} training images, {sum(counts.values())} in all"
     for part, of_class in look.counts.items():
         if part != "all":
-            yield f"  {part:<12}{sum(of_class.values())} files"
+            yield f"  {part:<12}{counted(sum(of_class.values()), 'file')}"
     yield f"sample        {look.sample.usable} of {look.sample.images} images are usable"
     groups = defaultdict(list)
     for one in look.sample.set_aside:

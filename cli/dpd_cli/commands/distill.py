@@ -13,6 +13,7 @@ from dpd_cli.progress import beside_idle, duration, log_to_console, stage_progre
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation, Tell
@@ -21,9 +22,9 @@ LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.prototypes.m
 PLANNED = ("dpd_train.run.data", "dpd_train.train")
 
 ARMS = {
-    "set": "the set, {ipc} images per class",
-    "random": "{ipc} real images per class, drawn at random",
-    "herding": "{ipc} real images per class, chosen by herding",
+    "set": "the set, {images} per class",
+    "random": "{real} per class, drawn at random",
+    "herding": "{real} per class, chosen by herding",
     "full": "all real images",
 }
 
@@ -127,7 +128,7 @@ def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_
 
 def _print_private(result: dict[str, Any], out: Path) -> None:
     privacy, codes = result["privacy"], result["codes"]
-    print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['codes']} codes of each class")
+    print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {counted(result['codes'], 'code')} of each class")
     classifier = Path(result["classifier"])
     print(f"classifier    {out.with_name(classifier.name)}/, for dpd predict")
     print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']},")
@@ -189,7 +190,7 @@ def _tell(line: str) -> None:
 def _plan_lines(distillation: "Distillation") -> list[str]:
     plan, threads = distillation.plan, distillation.threads
     beside = beside_idle(plan.total, distillation.idle)
-    lines = [f"plan          {duration(plan.total)} on {threads} thread{'s' * (threads > 1)}{beside}, until about:"]
+    lines = [f"plan          {duration(plan.total)} on {counted(threads, 'thread')}{beside}, until about:"]
     passed = 0.0
     for name, seconds in plan.seconds.items():
         passed += seconds
@@ -197,8 +198,8 @@ def _plan_lines(distillation: "Distillation") -> list[str]:
     for name, seconds in plan.perhaps.items():
         lines += [f"  {name:<24} {duration(seconds):>10}  more, if the teacher loses over 5 points by the VAE"]
     matching = f", {plan.matching_steps} of matching" if "matching" in plan.seconds else ""
-    students = f", {plan.pairs} pairs of students" if plan.pairs else ""
-    return [*lines, f"  {plan.steps} steps of fine-tuning{matching}{students}"]
+    students = f", {counted(plan.pairs, 'pair')} of students" if plan.pairs else ""
+    return [*lines, f"  {counted(plan.steps, 'step')} of fine-tuning{matching}{students}"]
 
 
 def _plan_facts(distillation: "Distillation") -> dict[str, Any]:
@@ -216,9 +217,10 @@ def _print(result: dict[str, Any], out: Path) -> None:
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['prototypes']} prototypes")
     for arm in judged["arms"]:
         spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
-        what = ARMS.get(arm["arm"], arm["arm"]).format(ipc=arm["ipc"])
+        each = {"images": counted(arm["ipc"], "image"), "real": counted(arm["ipc"], "real image")}
+        what = ARMS.get(arm["arm"], arm["arm"]).format(**each)
         print(f"  students on {what:<44} {100 * arm['oa_mean']:.1f} %{spread}")
-    print(f"  of {judged['test_images']} validation images, which no training has seen")
+    print(f"  of {counted(judged['test_images'], 'validation image')}, which no training has seen")
     if quick:
         print("  one student for each line: a first impression, which another seed may turn by some points")
         _print_times(result)

@@ -11,6 +11,7 @@ from dpd_cli.progress import Update, stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.files import cache_folder, check_cache, check_file_place, write_atomically
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,10 +132,10 @@ def _shown(student: str) -> str:
 
 def _arms(result: "Evaluation") -> tuple[str, "Table"]:
     """Title and table of accuracies by arm. What all arms share, student or steps, is in the title alone."""
-    about = [f"{result.test_images} test images", f"{result.resolution} px", f"recipe {result.recipe.name}"]
+    about = [f"{counted(result.test_images, 'test image')}", f"{result.resolution} px", f"recipe {result.recipe.name}"]
     students, steps = ({getattr(arm, name) for arm in result.arms} for name in ("student", "steps"))
     about += map(_shown, students) if len(students) == 1 else []
-    about += [f"{count} steps" for count in steps] if len(steps) == 1 else []
+    about += [f"{counted(count, 'step')}" for count in steps] if len(steps) == 1 else []
     texts = ("arm", "student") if len(students) > 1 else ("arm",)
     numbers = ("IPC", "images", *(("steps",) if len(steps) > 1 else ()), "pairs", "OA %", "± std", "AA %", "kappa")
     accuracies = table(texts, numbers)

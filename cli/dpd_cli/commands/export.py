@@ -11,9 +11,11 @@ from dpd_cli.options import Json, Overwrite, named_after, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import engine_lines, print_engines, print_json
 from dpd_runtime.command_line import option_words, shown
-from dpd_runtime.errors import DpdError, InputError
+from dpd_runtime.errors import DpdError, EnginesError, InputError
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
+    from dpd_export.engines import WantedEngines
     from dpd_export.options import ExportOptions
     from dpd_train.run.finished import FinishedRun
 
@@ -33,13 +35,26 @@ Precision = Annotated[
         metavar="fp32|fp16|fp16-weights|int8",
     ),
 ]
-Trt = Annotated[bool, under("Engines", "Also build TensorRT engines, as dpd engines does.", "--trt")]
+Trt = Annotated[
+    bool,
+    under(
+        "Engines",
+        "Also build TensorRT engines, as dpd engines does. If that fails, the bundle is written without them, and the "
+        "exit code is 5.",
+        "--trt",
+    ),
+]
 Flavour = Annotated[
     str | None,
     under("Engines", f"With --trt: kind of engines. Default: {DEFAULT_FLAVOUR}.", metavar="tensorrt-rtx|tensorrt"),
 ]
 ComputeCapability = Annotated[
-    str | None, under("Engines", "With --trt: GPU types for tensorrt-rtx, such as 75,86,89,120.")
+    str | None,
+    under(
+        "Engines",
+        "With --trt: GPU types for tensorrt-rtx, such as 86,89,120 for RTX 30, 40 and 50. Default: the GPU of this "
+        "machine, or one engine for all.",
+    ),
 ]
 Name = Annotated[str | None, under("Bundle", "Name of the bundle. Default: the run's.")]
 DataLicence = Annotated[str, under("Bundle", "Licence of the training data, for the manifest.")]
@@ -107,11 +122,12 @@ def export_command(
         dpd export run --out site.dpd
         dpd export run --out folder --precision fp32
         dpd export run --out codes.dpd --codes-only
+        dpd export run --out site.dpd --trt
         dpd export run --out site.dpd --trt --compute-capability 86,89
     """
     require_torch("export", "cpu")
     out = named_after(run, ".dpd") if out is None else out
-    capabilities = _check_engines(trt, flavour, compute_capability, precision)
+    wanted = _wanted(trt, flavour, compute_capability, precision)
     from dpd_export.options import ExportOptions, check_export
     from dpd_train.run.finished import told_of_networks, told_of_size
 
@@ -133,14 +149,25 @@ def export_command(
         print(f"note        {line}", file=sys.stderr)
     for line in [] if codes_only else told_of_networks(finished.record):
         print(f"warning     {line}", file=sys.stderr, flush=True)
-    result = _export(run, out, options, overwrite)
-    if trt:
-        engines = _build_engines(out, flavour or DEFAULT_FLAVOUR, capabilities)
-        result |= {"bytes": engines["bytes"], "bundle_hash": engines["bundle_hash"], "engines": engines}
+    if wanted is not None:
+        for line in _engine_lines(wanted):
+            print(line, file=sys.stderr, flush=True)
+    result, faults = _export(run, out, options, overwrite), [] if wanted is None else list(wanted.faults)
+    if wanted is not None and not faults:
+        try:
+            engines = _build_engines(out, wanted)
+            result |= {"bytes": engines["bytes"], "bundle_hash": engines["bundle_hash"], "engines": engines}
+        except DpdError as error:
+            faults.append(str(error))
     if json_output:
         print_json(result)
     else:
         _print(result, out, options, finished)
+    if wanted is not None and faults:
+        raise EnginesError(
+            f"no engines for {wanted.describe().partition(' for ')[2]}: {'; '.join(faults)}; the bundle {out} is "
+            f"complete without them; later: {_later(out, wanted)}"
+        )
 
 
 def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> dict[str, Any]:
@@ -187,32 +214,50 @@ def _audit_command(out: Path, run: "FinishedRun") -> str:
     return shown(["dpd", "audit", out], option_words(given))
 
 
-def _check_engines(trt: bool, flavour: str | None, capability: str | None, precision: str) -> tuple[int, ...]:
-    """Check that engines can be built, before the minutes that an export takes."""
+def _wanted(trt: bool, flavour: str | None, capability: str | None, precision: str) -> "WantedEngines | None":
+    """What to build, or what hinders it, before the minutes that an export takes; None without --trt."""
     given = [option for option, value in (("--flavour", flavour), ("--compute-capability", capability)) if value]
     if not trt and given:
         raise InputError(f"{' and '.join(given)} without --trt: no engine would be built; add --trt")
     if not trt:
-        return ()
-    from dpd_export.engines import check_engines
+        return None
+    from dpd_export.engines import wanted_engines
     from dpd_export.engines.flavours import parse_capabilities
 
-    capabilities = parse_capabilities(capability) if capability else ()
-    check_engines(flavour or DEFAULT_FLAVOUR, capabilities, precision)
-    return capabilities
+    named = parse_capabilities(capability) if capability else ()
+    return wanted_engines(flavour or DEFAULT_FLAVOUR, named, precision)
 
 
-def _build_engines(out: Path, flavour: str, capabilities: tuple[int, ...]) -> dict[str, Any]:
-    """Add engines to the finished bundle. If that fails, the bundle stays as it is, and the error says so."""
+def _engine_lines(wanted: "WantedEngines") -> list[str]:
+    """What is built for which cards, or everything that is in the way, on stderr before the export."""
+    jetson = "" if not wanted.flavour.ahead_of_time else "; a Jetson uses the CPU"
+    lines = [f"engines     {wanted.describe()}{jetson}"]
+    if wanted.faults:
+        lines += [f"            cannot be built here: {fault}" for fault in wanted.faults]
+        lines.append("            the bundle is written without engines")
+    return lines
+
+
+def _later(out: Path, wanted: "WantedEngines") -> str:
+    """The command that adds the engines later."""
+    stem = out.name.removesuffix(".dpd")
+    beside = out.with_name(f"{stem}-trt{out.name.removeprefix(stem)}")
+    return shown(["dpd", "engines", out, *wanted.options, "--out", beside])
+
+
+def _build_engines(out: Path, wanted: "WantedEngines") -> dict[str, Any]:
+    """Add engines to the finished bundle. If that fails, the bundle stays as it is."""
     from dpd_export.engines import build_engines
 
-    try:
-        return build_engines(
-            out, out, flavour=flavour, compute_capabilities=capabilities, overwrite=True, progress=engine_lines()
-        )
-    except DpdError as error:
-        error.args = (f"{error}; the bundle {out} is complete without engines",)
-        raise
+    return build_engines(
+        out,
+        out,
+        flavour=wanted.flavour.name,
+        compute_capabilities=wanted.capabilities if wanted.flavour.ahead_of_time else (),
+        portable=wanted.portable,
+        overwrite=True,
+        progress=engine_lines(),
+    )
 
 
 def _print_int8(graph: str, size: int, measured: dict[str, Any]) -> None:
@@ -234,8 +279,7 @@ def _print_pruned(pruned: dict[str, Any]) -> None:
 def _print_times(name: str, before: dict[int, float], after: dict[int, float]) -> None:
     for threads, whole in before.items():
         times = f"{whole / after[threads]:.2f} times as fast"
-        many = "s" * (threads > 1)
-        print(f"            {threads} thread{many}: {after[threads]:.0f} ms, {name} {whole:.0f} ms ({times})")
+        print(f"            {counted(threads, 'thread')}: {after[threads]:.0f} ms, {name} {whole:.0f} ms ({times})")
 
 
 def _print_parity(parity: dict[str, float]) -> None:

@@ -12,6 +12,7 @@ from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.command_line import shown
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_runtime.classifier.model import ClassifierRecord
@@ -89,10 +90,14 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
         print_json(facts | {"images": images, "validation": dict(shares) or None, "seconds": round(seconds, 2)})
         return
     more = f" and {training['own']['images']} own ones" if "own" in training else ""
-    print(f"trained on  {training['set']['images']} images of the set{more}, {len(record.classes)} classes")
+    print(
+        f"trained on  {counted(training['set']['images'], 'image')} of the set{more}, "
+        f"{counted(len(record.classes), 'class')}"
+    )
     if shares:
         ends = f"95 % interval {100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
-        print(f"accuracy    {100 * shares['oa']:.1f} % of {shares['images']} own images that were held out ({ends})")
+        held = counted(int(shares["images"]), "own image that was held out", "own images that were held out")
+        print(f"accuracy    {100 * shares['oa']:.1f} % of {held} ({ends})")
     elif own is None:
         print("accuracy    not measured: give some labelled images of this site with --own")
     print(f"classifier  {out}/, {record.network}, {record.graph.bytes / 1e6:.1f} MB, {record.side} px, {seconds:.0f} s")

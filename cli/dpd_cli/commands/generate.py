@@ -28,6 +28,7 @@ from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import freshness_lines, print_json, signature_facts
 from dpd_runtime.command_line import listed_names, shown
 from dpd_runtime.errors import InputError, SetHashError
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -259,7 +260,10 @@ def _print(
             print(f"          {line}")
     there = result.images - result.computed
     old = f", {there} were there already" if there else ""
-    print(f"{whose}{result.images} images of {result.classes} classes in {out}/ ({result.computed} computed now{old})")
+    print(
+        f"{whose}{counted(result.images, 'image')} of {counted(result.classes, 'class')} in {out}/ "
+        f"({result.computed} computed now{old})"
+    )
     print(f"bundle    {bundle.manifest.name}, audit: {bundle.manifest.audit}")
     print(
         f"provider  {generation.provider.name} ({generation.provider.reason}); dpd doctor says which others work here"
@@ -270,7 +274,8 @@ def _print(
     calls = generation.network_calls * sampler.candidates
     print(f"time      {seconds:.1f} s, {calls:.3g} UNet evaluations per kept image")
     if result.set_hash is None:
-        print(f"set hash  none yet: {result.left} images are left to other shards; the last shard finishes the set")
+        left = counted(result.left, "image is", "images are")
+        print(f"set hash  none yet: {left} left to other shards; the last shard finishes the set")
     else:
         print(f"set hash  {result.set_hash}")
         print(f"look at   {out}/contact_sheet.png")
@@ -299,7 +304,7 @@ def _kinds(sampler: "Sampler", ipc: int) -> str:
             starts.setdefault(guidance.kind, BLOCK * guidance.from_block)
     ends = [*list(starts.values())[1:], ipc]
     if len(starts) == 1:
-        return f"all {next(iter(starts))}"
+        return f"all are {next(iter(starts))}"
     return (
         ", ".join(f"{start} to {end - 1} {kind}" for (kind, start), end in zip(starts.items(), ends, strict=True))
         + " of each class"

@@ -15,6 +15,7 @@ from dpd_cli.options import (
 )
 from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
 from dpd_runtime.command_line import option_words, shown
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
@@ -91,7 +92,8 @@ def _print_bundle(opened: "Bundle") -> None:
         unit = f" {band.unit}" if band.unit else ""
         print(f"            band {band.name}: {band.low:g} to {band.high:g}{' dB' if band.decibels else unit}{centre}")
     print(
-        f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in {len(manifest.files)} files"
+        f"precision   {manifest.precision}, opset {manifest.opset}, {size / 1e6:.1f} MB in "
+        f"{counted(len(manifest.files), 'file')}"
     )
     print(_sampler_line(opened))
     for told in prototype_ranges(manifest.sampler):
@@ -114,7 +116,7 @@ def _sampler_line(opened: "Bundle") -> str:
         return f"codes-only  no UNet, text encoder or judges; at most --ipc {opened.largest_ipc}, all of them decoded"
     guidance = sampler.first_sampled()
     return (
-        f"sampler     {sampler.solver}, {sampler.steps} steps, {sampler.candidates} candidates, "
+        f"sampler     {sampler.solver}, {counted(sampler.steps, 'step')}, {counted(sampler.candidates, 'candidate')}, "
         f"guidance {guidance.guidance_scale}, prototype pull {guidance.pull}, "
         f"timestep power {sampler.timestep_power:g}, noise gain {sampler.mean_noise_gain:g}"
     )

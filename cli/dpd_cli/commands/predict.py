@@ -11,6 +11,7 @@ from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_file_place
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_runtime.classifier.label import Labelled
@@ -97,12 +98,12 @@ def _print(
             }
         )
         return
-    print(f"{named} images labelled in {out}, {seconds:.1f} s on {provider.name}")
+    print(f"{counted(named, 'image')} labelled in {out}, {seconds:.1f} s on {provider.name}")
     for name, count in labelled.counts().items():
         print(f"  {count:>6} {name}")
     if labelled.unread:
         first = labelled.unread[0]
-        print(f"left out  {len(labelled.unread)} files, first {first.file}: {first.reason}")
+        print(f"left out  {counted(len(labelled.unread), 'file')}, first {first.file}: {first.reason}")
     for note in labelled.notes:
         print(f"note      {note}")
     if agreed is not None:

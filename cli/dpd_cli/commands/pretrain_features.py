@@ -10,6 +10,7 @@ from dpd_cli.progress import log_to_console, stage_progress
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import counted
 from dpd_train.options import choices, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ def pretrain_features_command(
         )
     else:
         last = made["losses"][-1]
-        print(f"encoder       {out}/, {made['parameters'] / 1e6:.1f} M parameters, {made['data']['images']} images")
+        print(
+            f"encoder       {out}/, {made['parameters'] / 1e6:.1f} M parameters, "
+            f"{counted(made['data']['images'], 'image')}"
+        )
         print(f"losses        contrast {last['contrast']:.3f}, diffusion {last['diffusion']:.4f}")
         print(f"features      deviation {last['feature_std']:.2f}, where 0 is collapse and 1 the most")
         print(f"next          --extractor swimdiff:{out}, or dpd train --watchers own,swimdiff:{out}")

@@ -20,6 +20,7 @@ from dpd_cli.options import (
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json
 from dpd_eval.comparison.config import BASELINES  # noqa: TID253 -- loads no PyTorch
+from dpd_runtime.text import counted
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -119,11 +120,14 @@ def _print(result: "RealSet", data: Path, method: str, seconds: float, json_outp
             }
         )
         return
-    print(f"{result.images} real images of {result.classes} classes in {result.out}/, chosen by {method}")
+    print(
+        f"{counted(result.images, 'real image')} of {counted(result.classes, 'class')} in {result.out}/, chosen by "
+        f"{method}"
+    )
     if result.extractor is not None:
         print(f"{'teacher ' if method == 'foreground' else 'features'}  {result.extractor}")
     if result.rejected:
-        print(f"left out  {result.rejected} files of {data} that could not be read")
+        print(f"left out  {counted(result.rejected, 'file')} of {data} that could not be read")
     print(f"time      {seconds:.1f} s")
     print(f"set hash  {result.set_hash}")
     print(f"look at   {result.out}/contact_sheet.png{', decisions.png' if method == 'foreground' else ''}")

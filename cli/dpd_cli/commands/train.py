@@ -28,6 +28,7 @@ from dpd_cli.progress import NumberedStages, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, InputError
+from dpd_runtime.text import counted
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
 from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
 
@@ -278,7 +279,7 @@ def _serve(out: Path, config: TrainConfig, part: "Federated", device: "torch.dev
         return
     federated = run["federated"]
     sent, dense = (federated[name] / 1e6 for name in ("sent_bytes", "dense_bytes"))
-    done = f"{federated['rounds']} rounds of {federated['clients']} sites"
+    done = f"{counted(federated['rounds'], 'round')} of {counted(federated['clients'], 'site')}"
     print(f"run            {out}/ after {done}: the tuned base, no classifiers and no prototypes")
     print(f"updates        {sent:.1f} MB received ({dense:.1f} MB as plain float32)")
     print(f"next           on a machine with images: dpd train DATA --base {out}/pipeline --steps 0 --out RUN")
@@ -307,9 +308,12 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
     print("prototypes     " + ", ".join(f"{name} {count}" for name, count in run["prototypes"].items()))
     if run["prototypes_too_near"]:
         fate = "reset to start " if run["config"]["prototypes"] == "matched" else "dropped        "
-        print(f"{fate}{run['prototypes_too_near']} prototypes that decoded too close to a training image")
+        print(f"{fate}{counted(run['prototypes_too_near'], 'prototype')} that decoded too close to a training image")
     if crop := run.get("crop"):
-        print(f"cut            {crop['cut']} of {crop['images']} training images; look at {out}/private/decisions.png")
+        print(
+            f"cut            {crop['cut']} of {counted(crop['images'], 'training image')}; look at "
+            f"{out}/private/decisions.png"
+        )
         print("warning        dpd audit compares whole images and does not find a copied patch", file=sys.stderr)
     if noise := run.get("prototype_privacy"):
         print(f"noise          epsilon {noise['epsilon']:.3g} at delta {noise['delta']:g}, given the clustering")
@@ -320,11 +324,14 @@ def _print_finished(out: Path, run: dict[str, Any]) -> None:
     psnr = metrics["vae"]["psnr"]
     print(f"VAE            {psnr:.1f} dB; teacher on reconstructions {rebuilt:.1f} %, {lost:.1f} points less")
     if run["rejected"]:
-        print(f"left out       {run['rejected']} files; reasons in {out}/private/quarantine.csv")
+        print(f"left out       {counted(run['rejected'], 'file')}; reasons in {out}/private/quarantine.csv")
     if run["near_duplicates"]:
         print(f"duplicates     {run['near_duplicates']} near duplicates left out, listed in the same file")
     if "scenes" in run:
-        print(f"scenes         {run['data']['images']} training images, {sum(run['scenes'].values())} distinct scenes")
+        print(
+            f"scenes         {counted(run['data']['images'], 'training image')}, "
+            f"{counted(sum(run['scenes'].values()), 'distinct scene')}"
+        )
     if lost > 5:
         tuned = "although its decoder was tuned" if metrics["decoder_tuned"] else "try --tune-vae"
         print(

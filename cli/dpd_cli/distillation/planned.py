@@ -11,6 +11,7 @@ from dpd_cli.progress import progress_bar
 from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
@@ -61,6 +62,16 @@ class Distillation:
     @property
     def unaudited(self) -> Path:
         return self.folder / "unaudited.dpd"
+
+    @property
+    def results(self) -> dict[str, Path]:
+        """What its report shows, by what it is."""
+        return {
+            "evaluation": self.folder / "evaluation.json",
+            "set": self.folder / "set",
+            "bundle": self.out,
+            "training run": self.training,
+        }
 
     def config(self) -> "TrainConfig":
         """The config of the training."""
@@ -152,19 +163,19 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     data = Path(asked.data)
     _check_data(asked, folder)
     files = check_files(data, "train", asked)
-    tell(f"data          {sum(files.values())} training images of {len(files)} classes")
+    tell(f"data          {counted(sum(files.values()), 'training image')} of {counted(len(files), 'class')}")
     look = look_at(data, asked.reading)
     look.check(data)
     with progress_bar("looking for near duplicates"):
-        counted, held = count_scenes(data, "train", asked, asked.reading), held_images(data, asked, asked.holdout)
-    counted.check(data)
-    counts = counted.scenes
+        found, held = count_scenes(data, "train", asked, asked.reading), held_images(data, asked, asked.holdout)
+    found.check(data)
+    counts = found.scenes
     check_base_bands(asked.base, look.bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
     threads, idle = asked.threads or idle_cores(), None
     fate = fate_of_scenes(look.sample.sides, asked.base, asked.resolution)
-    notes = [*fate, *look.remarks(), *scene_remarks(counted), *remarks(counts, task)]
+    notes = [*fate, *look.remarks(), *scene_remarks(found), *remarks(counts, task)]
     if not asked.quick:
         notes += audit_remarks(held)
     for line in notes:
@@ -199,7 +210,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         threads=threads,
         ipc=task.ipc,
         codes_only=task.codes_only,
-        images=sum(counted.images.values()),
+        images=sum(found.images.values()),
         classes=task.classes,
         judged_ipc=task.judged_ipc,
         notes=(*notes, *of_plan),
@@ -244,7 +255,8 @@ def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None
     if asked is not None and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
-            f"{asked}: class {least!r} has {task.smallest} training images, too few for matched codes, which need "
+            f"{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched codes, "
+            "which need "
             f"{LEAST_MATCHED}; add some, or leave it out"
         )
 
@@ -258,11 +270,11 @@ def held_images(data: Path, options: "ImageOptions", holdout: str | None) -> "Co
     return count_scenes(data, "val", options, options.reading)
 
 
-def scene_remarks(counted: "Counted") -> list[str]:
+def scene_remarks(found: "Counted") -> list[str]:
     """A line if training images show scenes that others show too."""
-    if sum(counted.scenes.values()) == sum(counted.images.values()):
+    if sum(found.scenes.values()) == sum(found.images.values()):
         return []
-    return [f"training part: {counted}; turned, mirrored and near duplicates count once, and one of each is trained on"]
+    return [f"training part: {found}; turned, mirrored and near duplicates count once, and one of each is trained on"]
 
 
 def audit_remarks(held: "Counted") -> list[str]:

@@ -18,6 +18,7 @@ from dpd_cli.distillation.request import PrivateRequest
 from dpd_cli.progress import Update
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import read_object, write_atomically
+from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_runtime.annotations import Float32, Images
@@ -79,7 +80,9 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
         asked.public is not None
         and (images := sum(check_files(Path(asked.public), "all", asked.elsewhere).values())) < asked.ipc
     ):
-        raise InputError(f"--public {asked.public}: has {images} images, fewer than --ipc {asked.ipc}; add some")
+        raise InputError(
+            f"--public {asked.public}: has {counted(images, 'image')}, fewer than --ipc {asked.ipc}; add some"
+        )
     open_ledger(ledger_folder())
     _check_ledger(asked, _entry(asked))
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +200,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         torch.set_num_threads(asked.threads or idle_cores())
         device = use_device("auto")
         base = _base(asked, device)
-        told = f"{sum(asked.counts.values())} images of {len(asked.counts)} classes"
+        told = f"{counted(sum(asked.counts.values()), 'image')} of {counted(len(asked.counts), 'class')}"
         tell(f"private       {told}, which base {asked.base} must never have seen")
         if shared := _check_guarantee(asked):
             tell(f"note          base {asked.base} knows {', '.join(shared)}: if from yours, the guarantee is void")
@@ -206,7 +209,10 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         if private is not None:
             asked = _with_an_identity_of_its_own(asked)
             if copies := len(private.hashes) - len({*private.hashes}):
-                tell(f"note          {copies} files are copies of others: the guarantee is for one file, not for both")
+                tell(
+                    f"note          {counted(copies, 'file is a copy of another', 'files are copies of others')}: "
+                    "the guarantee is for one file, not for both"
+                )
             entry = _entry(asked)
             _tell_cost(_check_ledger(asked, entry), asked, tell)
             hand_over = partial(_handed_over, asked, entry, private)
@@ -324,7 +330,7 @@ def _tell_cost(cost: "Cost", asked: PrivateRequest, tell: Tell) -> None:
 
 
 def _earlier(cost: "Cost") -> str:
-    return f"{cost.earlier} earlier release{'s' * (cost.earlier != 1)} of {cost.shared} images of DATA"
+    return f"{counted(cost.earlier, 'earlier release')} of {counted(cost.shared, 'image')} of DATA"
 
 
 def _nothing_more() -> "Labelled":
@@ -338,9 +344,11 @@ def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Upda
         return drawn_images(side, asked.seed, stage("drawn scenes"))
     scenes = read_public(Path(asked.public), side, asked.seed, asked.reading, asked.elsewhere)
     if scenes.rejected:
-        tell(f"public        {len(scenes.rejected)} files left out, first {scenes.rejected[0].path}")
+        tell(f"public        {counted(len(scenes.rejected), 'file')} left out, first {scenes.rejected[0].path}")
     if len(scenes.labels) < asked.ipc:
-        raise DataError(f"--public {asked.public}: has {len(scenes.labels)} usable images, --ipc is {asked.ipc}")
+        raise DataError(
+            f"--public {asked.public}: has {counted(len(scenes.labels), 'usable image')}, --ipc is {asked.ipc}"
+        )
     return scenes
 
 

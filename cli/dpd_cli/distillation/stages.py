@@ -84,8 +84,7 @@ def _look(made: Distillation, stage: Stage, tell: Tell) -> None:
 
     if not made.out.exists():
         made.unaudited.replace(made.out)
-    inputs = [made.folder / "evaluation.json", made.folder / "set", made.out, made.training]
-    write_report(inputs, made.folder / "report.html")
+    write_report(list(made.results.values()), made.folder / "report.html")
 
 
 def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
@@ -143,8 +142,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
         )
         write_record(result, made.unaudited, made.out)
         write_atomically(place, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
-    inputs = [made.folder / "evaluation.json", made.folder / "set", made.out, made.training]
-    write_report(inputs, made.folder / "report.html")
+    write_report(list(made.results.values()), made.folder / "report.html")
     made.unaudited.unlink(missing_ok=True)
 
 

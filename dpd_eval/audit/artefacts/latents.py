@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from dpd_eval.audit.artefacts.artefact import Artefact, Traces
+from dpd_runtime.text import counted
 from dpd_train.images.structure import similarities, unit
 from dpd_train.images.symmetry import ORDER, d4
 
@@ -34,7 +35,7 @@ def find_tensors(name: str, content: bytes, traces: Traces) -> list[Artefact]:
             rows = _like_latents(values.reshape(-1, *values.shape[-3:]).astype(np.float32), traces.latents)
         elif values.dtype == np.uint8 and values.shape[-3:] == traces.images.shape[1:]:
             rows = _like_images(values.reshape(-1, *values.shape[-3:]), traces.images)
-        artefacts += [Artefact(name, "a real image or its latent", f"{rows} rows of {key}")] if rows else []
+        artefacts += [Artefact(name, "a real image or its latent", f"{counted(rows, 'row')} of {key}")] if rows else []
     return artefacts
 
 

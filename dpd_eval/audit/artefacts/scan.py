@@ -11,6 +11,7 @@ from dpd_eval.audit.artefacts.text import find_text
 from dpd_eval.audit.outcome import Outcome
 from dpd_runtime.images.folders import SHEET_NAME
 from dpd_runtime.images.pictures import SUFFIXES
+from dpd_runtime.text import counted
 
 __all__ = ["Artefact", "Traces", "artefact_test", "scan"]
 NAME = "artefact scan"
@@ -38,4 +39,6 @@ def artefact_test(findings: list[Artefact], files: int, traces: Traces) -> Outco
         note = "; ".join(f"{what} in {file} ({count})" for (what, file), count in sorted(kinds.items())[:8])
         return Outcome(NAME, float(len(findings)), None, 0.0, "FAIL", note)
     looked = "names, paths, pictures, pixels" + ("; no latents (no encoder)" if traces.latents is None else ", latents")
-    return Outcome(NAME, 0.0, None, 0.0, "WARN" if traces.latents is None else "PASS", f"{files} files: {looked}")
+    return Outcome(
+        NAME, 0.0, None, 0.0, "WARN" if traces.latents is None else "PASS", f"{counted(files, 'file')}: {looked}"
+    )

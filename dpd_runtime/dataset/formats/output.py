@@ -12,7 +12,8 @@ from dpd_runtime.dataset.formats.npz import NPZ
 from dpd_runtime.dataset.formats.parquet import PARQUET
 from dpd_runtime.dataset.formats.webdataset import WEBDATASET
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.bands import Band, counted
+from dpd_runtime.images.bands import Band
+from dpd_runtime.text import counted
 
 FORMATS = {known.name: known for known in (IMAGEFOLDER, WEBDATASET, PARQUET, NPZ)}
 OF_BANDS = (IMAGEFOLDER, NPZ)
@@ -47,11 +48,12 @@ class Output:
         if self.bands and self.kind not in OF_BANDS:
             names = " or ".join(known.name for known in OF_BANDS)
             raise InputError(
-                f"--format {self.format} holds RGB, and this bundle has {counted(len(self.bands))}: use {names}"
+                f"--format {self.format} holds RGB, and this bundle has {counted(len(self.bands), 'band')}: use {names}"
             )
         if self.bands and self.image_format is not None:
             raise InputError(
-                f"--image-format {self.image_format} holds RGB, and this bundle has {counted(len(self.bands))}, which "
+                f"--image-format {self.image_format} holds RGB, and this bundle has "
+                f"{counted(len(self.bands), 'band')}, which "
                 "are written as GeoTIFF: leave it out"
             )
         if self.image_format is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dpd_runtime.bundle.privacy import MOST_EPSILON
 from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.text import counted
 from dpd_train.prototypes.noise import DELTA, HALVINGS, delta_of
 
 WIDTHS = (1024, 512, 256, 128)  # values of an image's vector, over all watchers together
@@ -152,7 +153,8 @@ def check_budget(budget: Budget, counts: Mapping[str, int]) -> None:
     if images < needed:
         noise, sampling = noise_on_mean(budget, images, WIDTHS[-1]), sampling_error(images)
         raise DataError(
-            f"--dp {epsilon:g}: class {name!r} has {images} training images, and the noise would move its mean by "
+            f"--dp {epsilon:g}: class {name!r} has {counted(images, 'training image')}, and the noise would move "
+            "its mean by "
             f"{noise:.2f} in units of the largest norm (limit: {MOST_NOISE:g}; sampling: {sampling:.2f}): the codes "
-            f"would show noise; it needs {needed} images, or take a larger epsilon, or leave the class out"
+            f"would show noise; it needs {counted(needed, 'image')}, or take a larger epsilon, or leave the class out"
         )

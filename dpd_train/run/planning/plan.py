@@ -7,6 +7,7 @@ from typing import Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER
+from dpd_runtime.text import counted
 from dpd_train.config import PUBLISHED_IMAGES, WATCHER_STEPS, TrainConfig
 from dpd_train.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks
 from dpd_train.run.folder import LEAST_MATCHED, matched_count
@@ -264,8 +265,8 @@ def fitting_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
         ways.append("--quick, which audits nothing")
     ways.append("fewer classes")
     raise InputError(
-        f"--minutes {minutes:g}: {task.classes} classes need at least {least} minutes on this machine, of which "
-        f"{longest} takes {math.ceil(stages[longest] / 60)}; give {', or '.join(ways)}"
+        f"--minutes {minutes:g}: {counted(task.classes, 'class')} need at least {counted(least, 'minute')} on this "
+        f"machine, of which {longest} takes {math.ceil(stages[longest] / 60)}; give {', or '.join(ways)}"
     )
 
 
@@ -309,7 +310,8 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
         lines.append("images keep their bands: a codes-only bundle, with a VAE that is trained for them")
     if not task.matched and task.own_vae:
         lines.append(
-            f"class {least!r} has {task.smallest} training images, and other bands than RGB are distilled as matched "
+            f"class {least!r} has {counted(task.smallest, 'training image')}, and other bands than RGB are "
+            "distilled as matched "
             f"codes, which need {LEAST_MATCHED} in each class"
         )
     elif not task.matched:
@@ -321,12 +323,13 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
     elif task.small and task.codes_only and not task.quick:
         more = " overrides" if task.own_vae else " and --no-codes-only override"
         lines.append(
-            f"{few_images(counts)}: {task.codes} codes per class in a codes-only bundle, as {GIVEN_AWAY}; "
+            f"{few_images(counts)}: {counted(task.codes, 'code')} per class in a codes-only bundle, as {GIVEN_AWAY}; "
             f"--ipc{more} it"
         )
     elif task.codes < task.ipc:
         lines.append(
-            f"class {least!r} has {task.smallest} training images: {task.codes} matched codes per class, further "
+            f"class {least!r} has {counted(task.smallest, 'training image')}: {counted(task.codes, 'matched code')} "
+            "per class, further "
             "images are re-noised"
         )
     if task.judged_ipc < task.ipc and not task.codes_only and not task.quick:
@@ -335,7 +338,8 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
         lines += network_remarks(counts, matched=task.matched)
     if counts[most] >= UNEVEN * task.smallest:
         lines.append(
-            f"classes are uneven, from {task.smallest} images in {least!r} to {counts[most]} in {most!r}: every class "
+            f"classes are uneven, from {counted(task.smallest, 'image')} in {least!r} to {counts[most]} in "
+            f"{most!r}: every class "
             "gets equally many codes, and those of small classes rest on few images"
         )
     return lines
@@ -346,7 +350,10 @@ def plan_remarks(task: Task, plan: DistillPlan) -> list[str]:
     if task.quick:
         return ["a quick look: stages are short, one pair of students is compared, and nothing is audited"]
     if plan.pairs < PAIRS:
-        return [f"little time: stages are shortened, and {plan.pairs} pairs of students are compared, not {PAIRS}"]
+        return [
+            f"little time: stages are shortened, and {counted(plan.pairs, 'pair')} of students are compared, not "
+            f"{PAIRS}"
+        ]
     return []
 
 

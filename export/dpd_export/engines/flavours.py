@@ -34,6 +34,22 @@ FLAVOURS = {
 }
 
 
+CARDS = {75: "RTX 20", 80: "A100", 86: "RTX 30", 89: "RTX 40", 120: "RTX 50", 121: "GB10"}
+"""What people call the compute capabilities that tensorrt-rtx builds for."""
+
+
+def named_cards(capabilities: tuple[int, ...]) -> str:
+    """Compute capabilities as people know them: "RTX 30 (86), RTX 40 (89)"."""
+    return ", ".join(f"{CARDS[one]} ({one})" if one in CARDS else str(one) for one in capabilities)
+
+
+def known_capabilities(trt: Any) -> tuple[int, ...]:
+    """What tensorrt-rtx builds for, in ascending order: as its module says, or, for None, as the tested version did."""
+    if trt is None:
+        return tuple(CARDS)
+    return tuple(sorted(int(name[2:]) for name in trt.ComputeCapability.__members__ if name.startswith("SM")))
+
+
 def flavour_of(name: str) -> Flavour:
     """Look up a flavour by name.
 
@@ -97,10 +113,13 @@ def check_capabilities(flavour: Flavour, trt: Any, wanted: tuple[int, ...]) -> t
         ProviderError: `tensorrt` without a GPU.
     """
     if flavour.ahead_of_time:
-        known = sorted(int(name[2:]) for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
+        known = known_capabilities(trt)
         listed = ", ".join(map(str, known))
         if not wanted:
-            raise InputError(f"{flavour.name} builds ahead of time: say for which GPUs, --compute-capability {listed}")
+            raise InputError(
+                f"{flavour.name} builds ahead of time: say for which GPUs, --compute-capability {listed}, which are "
+                f"{named_cards(known)}"
+            )
         for capability in wanted:
             if capability not in known:
                 raise InputError(

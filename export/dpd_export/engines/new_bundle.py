@@ -119,13 +119,6 @@ def build_engines(
     }
 
 
-def check_engines(flavour: str, compute_capabilities: tuple[int, ...], precision: str) -> None:
-    """Check that engines can be built here, and raise what `build_engines` would raise if not."""
-    kind = flavour_of(flavour)
-    check_capabilities(kind, import_flavour(kind), compute_capabilities)
-    check_precision(precision)
-
-
 def check_precision(precision: str) -> None:
     """Refuse bundles whose graphs are not for TensorRT.
 

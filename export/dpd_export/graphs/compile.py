@@ -18,6 +18,7 @@ from dpd_export.options import INT8, LARGEST_FILE
 from dpd_runtime.bundle.graph_check import WEIGHTS_NAME, check_graph
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.text import counted
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Compiled:
             parts.append(f"{self.whole_bytes / self.bytes:.1f} times smaller than in fp32")
             for threads, milliseconds in self.speed.whole_ms.items():
                 times = milliseconds / self.speed.small_ms[threads]
-                parts.append(f"{times:.1f} times as fast on {threads} thread{'s' if threads > 1 else ''}")
+                parts.append(f"{times:.1f} times as fast on {counted(threads, 'thread')}")
         if self.unusual:
             parts.append(f"sites accept {', '.join(self.unusual)} only in a signed bundle")
         return ", ".join(parts)

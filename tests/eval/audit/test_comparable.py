@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from dpd_eval.audit.audit import RESTING, audit
 from dpd_eval.audit.comparable import LIMIT, comparable_test, two_samples
 from dpd_eval.audit.data import AuditData, _halves
-from dpd_eval.audit.explain import reasons
+from dpd_eval.audit.explain import LEGEND, reasons
 from dpd_eval.audit.record import Audit
 from dpd_eval.audit.set_tests import AuditedImages, near_copies
 from dpd_eval.extractors.untrained import untrained_extractor
@@ -159,8 +159,11 @@ def test_the_command_ends_with_4_and_one_object(folders: Path, process_environme
     assert "near duplicates of T, generated images" in done.stderr.splitlines()[-1]
     told = dpd(given, process_environment, folders)
     assert told.returncode == 4, told.stderr
-    assert told.stdout.startswith("verdict    FAIL, ")
-    assert all(reason in told.stdout for reason in record["reasons"])
+    assert record["summary"][0].endswith("Images show what a training image shows, almost point by point.")
+    parts = [*record["summary"], "verdict    FAIL, ", *record["reasons"], LEGEND, "tests that ran"]
+    assert told.stdout.startswith("Found by 1 of ")
+    places = [told.stdout.index(part) for part in parts]
+    assert places == sorted(places), "in plain words, then the verdict and its reasons, then the details"
 
 
 @pytest.mark.slow

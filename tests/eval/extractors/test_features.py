@@ -157,7 +157,7 @@ def test_large_images_are_reduced(tmp_path: Path) -> None:
 
 def test_own_says_what_it_cannot_do(tmp_path: Path) -> None:
     scarce = replace(TRAIN, images=TRAIN.images[:41], labels=TRAIN.labels[:41])
-    with pytest.raises(DataError, match="class Red has 1 training images: the extractor own needs at least 2"):
+    with pytest.raises(DataError, match="class Red has 1 training image: the extractor own needs at least 2"):
         own_extractor(scarce, tmp_path, steps=1)
     (tmp_path / "file").touch()
     steps: list[int] = []

@@ -248,6 +248,35 @@ def test_what_a_foreign_set_or_bundle_says_of_itself_is_a_claim(tmp_path: Path) 
     assert "as the bundle claims" not in page.words()
 
 
+def test_the_part_on_an_audit_begins_with_what_was_found(tmp_path: Path) -> None:
+    """As the record says it, or as its tests do in a record without a summary. Letters are defined beside it."""
+    old = audit("WARN")
+    now = old | {"summary": ["Found: nothing.", "Undecided: 1 of 2 tests, as the hold-out has 20 images."]}
+    for record, lines in (
+        (now, "Found: nothing. Undecided: 1 of 2 tests, as the hold-out has 20 images."),
+        (old, "Found: nothing. Undecided: 1 of 2 tests. The interval holds the limit: "),
+    ):
+        page, _ = made(tmp_path, write_json(tmp_path / "audit.json", record))
+        part = page.words().split("Privacy audit")[-1].replace("\N{NO-BREAK SPACE}", " ").split()
+        assert " ".join(part).startswith(lines)
+        assert "H1 and H2 are random halves" in " ".join(part)
+
+
+def test_notes_that_tests_share_stand_once_below_their_table(tmp_path: Path) -> None:
+    shared = "1500 of T, 1500 of H"
+    tests = [
+        {"name": f"t{i}", "value": 0.5, "interval": None, "threshold": 0.6, "verdict": "WARN", "note": shared}
+        for i in range(20)
+    ]
+    power = {"all_copied": 0.7, "few_copied": 0.51, "most_copied": 0.2}
+    tests[3] |= {"note": f"{shared}; about 2.0 times as many", "power": power}
+    page, html = made(tmp_path, write_json(tmp_path / "audit.json", audit() | {"tests": tests}))
+    assert html.count(shared) == 1
+    words = " ".join(page.words().split())
+    assert "t3 0.5 – 0.6 WARN 1, 2" in words
+    assert "t3 0.7 0.51 20 %" in words
+
+
 # -- what may leave
 
 
@@ -313,8 +342,8 @@ def test_controls_count_as_undecided() -> None:
     wrong, imprecise = replayed | {"verdict": "PASS"}, replayed | {"expected": "PASS", "verdict": "WARN"}
     said = released(record | {"tests": [], "controls": [wrong, imprecise], "reasons": ["The controls say nothing."]})
     words = said.undecided.replace("\N{NO-BREAK SPACE}", " ")
-    assert "1 control came out otherwise than it must (a set that replays T)" in words
-    assert "1 control was too imprecise to decide (a set that replays T)" in words
+    assert "1 control came out otherwise than it must (a set that replays the training images)" in words
+    assert "1 control was too imprecise to decide (a set that replays the training images)" in words
     assert words.endswith(" The controls say nothing.")
 
 
