@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from dpd_cli.progress import NumberedStages
+from dpd_train.compute.device import one_thread
+from dpd_train.run.stages.ahead import stages_ahead
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
@@ -33,7 +35,8 @@ def went_through(
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), **FEW | options)
     scenes = drawn_scenes(tmp_path / "scenes", per_class)
     cache = tmp_path / "cache"
-    record = train(scenes, tmp_path / "run", config, cache=cache, progress=progress, announce=announce)
+    with one_thread():
+        record = train(scenes, tmp_path / "run", config, cache=cache, progress=progress, announce=announce)
     return announced, moved, record
 
 
@@ -42,7 +45,6 @@ def went_through(
     [
         {"steps": 2, "judge_on": "latents", "lambda_cls": 0.1},
         {"steps": 2, "judge_on": "pixels", "lambda_cls": 0.1},
-        {"prune": "tdds:0.2", "prototypes": "none"},
     ],
 )
 def test_a_run_goes_through_the_stages_that_it_announced(options: dict[str, Any], tmp_path: Path) -> None:
@@ -72,6 +74,24 @@ def test_a_decoder_that_the_teacher_asks_for_is_announced_then(tmp_path: Path) -
     first, second = map(list, announced)
     assert [title for title in second if title not in first] == ["perceptual networks", "VAE decoder"]
     assert second == moved
+
+
+def test_stages_that_will_not_run_are_not_listed() -> None:
+    """Against the paths through a run that are too long for a test, or need sites and bands."""
+
+    def listed(*, bands: bool = False, federated: str | None = None, **options: Any) -> list[str]:
+        config = replace(CONFIG, **options)
+        return list(stages_ahead(config, bands=bands, tuned_decoder=False, federated=federated))
+
+    assert listed(prune="tdds:0.2")[:2] == ["scoring the training images", "teacher"]
+    carried = listed(bands=True, prototypes="matched", steps=0)
+    assert carried[:3] == ["teacher", "VAE", "encoding"]
+    assert "starting images" not in carried, "codes start as noise"
+    noisy = {"judge_on": "latents", "lambda_cls": 0.1}
+    assert listed(federated="client", **noisy)[-2:] == ["classifier of noisy latents", "federated tuning"]
+    server = listed(federated="server", **noisy)
+    assert server[-1] == "federated tuning"
+    assert "classifier of noisy latents" not in server, "it trains none"
 
 
 def test_the_command_numbers_stages_by_their_place(capsys: pytest.CaptureFixture[str]) -> None:
