@@ -64,7 +64,8 @@ def check_command(
     check_classes(data, tuple(files))
     look = look_at(data, options.reading)
     check_base_bands(base, look.bands)
-    say(*_of_files(files, look))
+    fate = fate_of_scenes(look.sample.sides, base, resolution)
+    say(*_of_files(files, look), *(f"note          {line}" for line in fate))
     with progress_bar("looking for near duplicates"):
         shared = shared_scenes(data, options.reading)
         found, held = count_scenes(data, "train", options, options.reading), held_images(data, options, None)
@@ -76,8 +77,7 @@ def check_command(
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
-    fate = fate_of_scenes(look.sample.sides, base, resolution)
-    notes = [*fate, *scene_remarks(found), *remarks(counts, task), *audit_remarks(held)]
+    notes = [*scene_remarks(found), *remarks(counts, task), *audit_remarks(held)]
     say(*(f"note          {line}" for line in notes))
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
     threads = threads or idle_cores()
@@ -92,7 +92,7 @@ def check_command(
     seconds = {name: plan.total for name, plan in plans.items()}
     idle = {name: on_idle_cores(each, share, threads, usable_cores()) for name, each in seconds.items()}
     if json_output:
-        facts = {"train": found.images, "scenes": found.scenes, "notes": notes, "seconds": seconds}
+        facts = {"train": found.images, "scenes": found.scenes, "notes": [*fate, *notes], "seconds": seconds}
         facts["idle_seconds"] = idle
         print_json(_facts(look, shared) | facts)
         return

@@ -166,6 +166,9 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     tell(f"data          {counted(sum(files.values()), 'training image')} of {counted(len(files), 'class')}")
     look = look_at(data, asked.reading)
     look.check(data)
+    fate = fate_of_scenes(look.sample.sides, asked.base, asked.resolution)
+    for line in fate:
+        tell(f"note          {line}")
     with progress_bar("looking for near duplicates"):
         found, held = count_scenes(data, "train", asked, asked.reading), held_images(data, asked, asked.holdout)
     found.check(data)
@@ -174,8 +177,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
     threads, idle = asked.threads or idle_cores(), None
-    fate = fate_of_scenes(look.sample.sides, asked.base, asked.resolution)
-    notes = [*fate, *look.remarks(), *scene_remarks(found), *remarks(counts, task)]
+    notes = [*look.remarks(), *scene_remarks(found), *remarks(counts, task)]
     if not asked.quick:
         notes += audit_remarks(held)
     for line in notes:
@@ -213,7 +215,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         images=sum(found.images.values()),
         classes=task.classes,
         judged_ipc=task.judged_ipc,
-        notes=(*notes, *of_plan),
+        notes=(*fate, *notes, *of_plan),
         plan=plan,
         idle=idle,
     )
