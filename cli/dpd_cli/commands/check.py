@@ -53,11 +53,11 @@ def check_command(
     from dpd_train.config import TrainConfig
     from dpd_train.images import check_files, count_scenes
     from dpd_train.images.look import look_at, shared_scenes
-    from dpd_train.run.folder import check_classes, check_matched_counts
+    from dpd_train.run.folder import check_base_at, check_classes, check_matched_counts
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
-    from dpd_train.run.planning.speed import speed_here
 
     options = ImageOptions(**given_values(given, ImageOptions))
+    check_base_at(base, resolution)
     check_classes(data, tuple(check_files(data, "train", options)))
     look = look_at(data, options.reading)
     check_base_bands(base, look.bands)
@@ -71,6 +71,8 @@ def check_command(
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
     notes = [*scene_remarks(counted), *remarks(counts, task), *audit_remarks(held)]
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
+    from dpd_train.run.planning.speed import speed_here  # loads PyTorch: only when all that is given is good
+
     with progress_bar("measuring") as progress:
         speed, slowed = speed_here(config, threads or idle_cores(), progress, len(look.bands))
     plans = {

@@ -12,6 +12,7 @@ from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.command_line import shown
+from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.classifier.model import ClassifierRecord
@@ -50,11 +51,15 @@ def fit_command(
     from dpd_runtime.classifier.model import check_place
 
     config = FitConfig(**given_values(given, FitConfig))
+    check_device(device)
     check_place(out, overwrite)
     require_torch("export", "cpu")
+    from dpd_eval.fitting.checks import check_fit, suits_backbones
+
+    check_fit(distilled, config, own)
     import torch
 
-    from dpd_eval.fitting.fit import fit, suits_backbones
+    from dpd_eval.fitting.fit import fit
     from dpd_export.classifier import save_classifier
 
     if config.backbone is not None and not suits_backbones(distilled):

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
+from dpd_eval.fitting.checks import check_fit
 from dpd_eval.fitting.config import FitConfig
-from dpd_eval.fitting.fit import check_fit, fit
+from dpd_eval.fitting.fit import fit
 from dpd_eval.students.recipe import load_recipe
 from dpd_eval.students.training import predict, train_student
 from dpd_runtime.errors import DataError, InputError
