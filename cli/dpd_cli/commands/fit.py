@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,14 +92,25 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
     if json_output:
         facts: dict[str, Any] = {"out": str(out), "classes": list(record.classes), "side": record.side}
         images = {name: training[name]["images"] for name in ("set", "own") if name in training}
-        print_json(facts | {"images": images, "validation": dict(shares) or None, "seconds": round(seconds, 2)})
+        facts |= {"images": images, "validation": dict(shares) or None, "set_check": training.get("set_check")}
+        print_json(facts | {"seconds": round(seconds, 2)})
         return
     more = f" and {training['own']['images']} own ones" if "own" in training else ""
     print(f"trained on  {training['set']['images']} images of the set{more}, {len(record.classes)} classes")
     if shares:
-        ends = f"95 % interval {100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
-        print(f"accuracy    {100 * shares['oa']:.1f} % of {shares['images']} own images that were held out ({ends})")
+        print(f"accuracy    {_accuracy(shares, 'own images that were held out')}")
+    elif checked := training.get("set_check"):
+        print(f"accuracy    {_accuracy(checked, 'images that were held out from the set itself')},")
+        print(
+            f"            of a second training with {checked['steps']} steps on the others; the classifier has seen all"
+        )
+        print("            real images may differ: give some labelled images of this site with --own")
     elif own is None:
-        print("accuracy    not measured: give some labelled images of this site with --own")
+        print("accuracy    not measured, as the set has too few images; give some of this site, labelled, with --own")
     print(f"classifier  {out}/, {record.network}, {record.graph.bytes / 1e6:.1f} MB, {record.side} px, {seconds:.0f} s")
     print(f"next        {shown(['dpd', 'predict', out, 'IMAGES/', '--out', 'labels.csv'])}")
+
+
+def _accuracy(shares: Mapping[str, float], images: str) -> str:
+    ends = f"95 % interval {100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
+    return f"{100 * shares['oa']:.1f} % of {shares['images']} {images} ({ends})"
