@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import duration, progress_bar
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option_words, shown
@@ -46,7 +46,8 @@ def check_command(
         dpd check sentinel2/ --bands 4,3,2 --stretch 2,98
         dpd check sentinel2/ --bands all
     """
-    require_torch("train", "eval")
+    options = ImageOptions(**given_values(given, ImageOptions))
+    require_torch("train", "eval", *extras_of(options.reading, data))
     from dpd_cli.distillation.planned import audit_remarks, held_images, scene_remarks
     from dpd_runtime.machine.cores import idle_cores
     from dpd_train.bases.folder import check_base_bands
@@ -56,7 +57,6 @@ def check_command(
     from dpd_train.run.folder import check_base_at, check_classes, check_matched_counts
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, remarks, task_of
 
-    options = ImageOptions(**given_values(given, ImageOptions))
     check_base_at(base, resolution)
     check_classes(data, tuple(check_files(data, "train", options)))
     look = look_at(data, options.reading)

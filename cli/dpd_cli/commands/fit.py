@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Device, Json, Threads, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
@@ -54,7 +54,7 @@ def fit_command(
     config = FitConfig(**given_values(given, FitConfig))
     check_device(device)
     check_place(out, overwrite)
-    require_torch("export", "cpu")
+    require_torch("export", "cpu", *extras_of(config.reading, own))
     from dpd_eval.fitting.checks import check_fit, suits_backbones
 
     check_fit(distilled, config, own)

@@ -18,6 +18,7 @@ from dpd_cli.options import (
     Scenes,
     Threads,
     Values,
+    extras_of,
     named,
     named_after,
     options_of,
@@ -113,7 +114,7 @@ def train_command(
         if resume and part is None:
             config, data, cache_dir = _continued(out, asked_for(preset, given[TrainConfig]), config, data, cache_dir)
         check_device(device)
-        require_torch()
+        require_torch(*extras_of(config.reading, data))
         check_tracker(tracker)
         _check_inputs(data, out, config, resume, cache_dir)
         chosen = _device(device, threads, part is not None)
