@@ -7,10 +7,11 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from dpd_eval.reading import convert
-from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import read_object
 from dpd_runtime.images.bands import Band
+from dpd_runtime.strict_json import loads
 
 AGAIN = "run the same dpd generate again"
 NO_PROTOTYPES = hashlib.sha256(save({})).hexdigest()
@@ -52,4 +53,24 @@ def read_set_file(folder: Path) -> SetFile | None:
     for number, band in enumerate(found.bands):
         if fault := band.fault():
             raise InputError(f"{path}: bands[{number}]: its {fault}; {AGAIN}")
+    return found
+
+
+def prototypes_of(folder: Path) -> dict[str, int]:
+    """The prototype from which each image of a set was made, by its path; empty for other folders.
+
+    Raises:
+        InputError: metadata.jsonl is damaged.
+    """
+    path, found = folder / METADATA_NAME, dict[str, int]()
+    if not path.is_file():
+        return found
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            record = loads(line)
+            prototype = record.get("prototype")
+            if type(prototype) is int and prototype >= 0:
+                found[str(record["file_name"])] = prototype
+        except (ValueError, KeyError, AttributeError):
+            raise InputError(f"{path}: line {number} is damaged; {AGAIN}") from None
     return found

@@ -152,11 +152,11 @@ class MissingExtraError(DpdError, ImportError):
     exit_code = 5
 
     def __init__(self, packages: str | Sequence[str], extras: str) -> None:
-        from dpd_runtime.installation import install_command  # here, as --help imports this module
+        from dpd_runtime.installation import before_it, install_command  # here, as --help imports this module
 
         names = [packages] if isinstance(packages, str) else list(packages)
         verb = "is" if len(names) == 1 else "are"
-        super().__init__(f"{', '.join(names)} {verb} not installed: {install_command(extras)}")
+        super().__init__(f"{', '.join(names)} {verb} not installed: {install_command(extras)}{before_it(names)}")
 
 
 class ProviderError(DpdError, RuntimeError):

@@ -183,6 +183,20 @@ def check_file_place(option: str, path: Path) -> None:
     check_writable(path)
 
 
+def check_above(path: Path, way: str = "choose another place") -> None:
+    """Check that no file is where a folder above `path` must be.
+
+    Args:
+        way: how to choose another one.
+
+    Raises:
+        InputError: one is.
+    """
+    nearest = next(above for above in path.absolute().parents if os.path.lexists(above))
+    if nearest.exists() and not nearest.is_dir():
+        raise InputError(f"{nearest}: is a file, where a folder must be; {way}")
+
+
 def check_writable(out: Path, room: int = 0) -> None:
     """Check, before anything is computed, that a file or folder can be made at `out`, or the folder there be filled.
 
@@ -190,8 +204,10 @@ def check_writable(out: Path, room: int = 0) -> None:
         room: bytes that will be written there at least.
 
     Raises:
+        InputError: what should be a folder above `out` is a file.
         DiskError: the nearest folder that exists is read-only, or its disk is full.
     """
+    check_above(out)
     folder, reason = _refusal(out, room)
     if reason:
         raise DiskError(
@@ -206,8 +222,10 @@ def check_cache(folder: Path, way: str = f"set {CACHE_VARIABLE} to a folder that
         way: how to choose another one.
 
     Raises:
+        InputError: a file is there, or above it.
         DiskError: it cannot.
     """
+    check_above(folder / "content", way)
     nearest, reason = _refusal(folder, 0)
     if reason:
         raise DiskError(f"{folder}: the folder {nearest} cannot be written ({reason}); {way}, or {_way(reason)}")

@@ -6,10 +6,13 @@
 import json
 import re
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 NAME = "dpd-distill"
+TORCH_FOR_CPU = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 HERE = Path(__file__).parents[1]
 
 
@@ -33,6 +36,13 @@ def install_command(extras: str) -> str:
         f'pip install --no-index --find-links WHEELS "{NAME}[{extras}]", where WHEELS is a folder with our wheel and '
         "those that it needs"
     )
+
+
+def before_it(packages: Sequence[str]) -> str:
+    """What comes before `install_command` where PyTorch is missing: on Linux an index gives the build for CUDA."""
+    if "torch" not in packages or not sys.platform.startswith("linux") or "--no-index" in install_command("train"):
+        return ""
+    return f"; without a CUDA GPU this comes before it, or several GB of CUDA are fetched: {TORCH_FOR_CPU}"
 
 
 def _is_checkout(folder: Path) -> bool:

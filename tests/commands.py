@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 ROOT = str(Path(__file__).parents[1])
 SECONDS = 1200  # a command that runs longer hangs; `dpd demo` takes ten minutes on two busy cores
 COMMAND = "dpd_cli.main:main"
-HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "matplotlib")
+HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "scipy", "matplotlib")
 WITH_PYTORCH = ("distill", "train", "export", "audit", "evaluate", "select", "pretrain", "demo", "fit")
 FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit.audit", "dpd_eval.comparison.evaluate", "dpd_export.bundle")
 

@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +56,27 @@ def test_changes_that_are_not_committed_are_refused(checkout: Path, tmp_path: Pa
     (checkout / "small" / "kept.txt").write_text("changed")
     with pytest.raises(SystemExit, match=r"small/kept\.txt and 0 more files differ from the last commit"):
         script().build_wheel(tmp_path / "dist", checkout)
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["our setup.py", "without it"])
+def test_nothing_that_lies_in_build_comes_into_a_wheel(fresh: bool, checkout: Path, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    if fresh:
+        shutil.copy(SCRIPT.parents[1] / "setup.py", checkout)
+    (checkout / "build" / "lib" / "small").mkdir(parents=True)
+    (checkout / "build" / "lib" / "small" / "stray.py").write_text("")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    program = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True, env=os.environ | {"TMPDIR": str(temporary)})
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = {name for name in wheel.namelist() if "dist-info" not in name}
+    assert names == {"small/__init__.py", "small/kept.txt"} | (set() if fresh else {"small/stray.py"})
+    assert list(temporary.iterdir()) == [], "nothing is left behind"
+    shutil.rmtree(checkout / "build")
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    assert (checkout / "build").exists() != fresh
 
 
 @pytest.mark.slow  # pip downloads setuptools

@@ -20,6 +20,7 @@ from dpd_train.options import choices  # noqa: TID253 -- loads no PyTorch
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
     from dpd_runtime.bundle.encryption import Key
+    from dpd_train.reading import Reading
 
 PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
 EXTRAS = {
@@ -28,6 +29,8 @@ EXTRAS = {
     "eval": ("scipy", "jinja2", "msgspec"),
     "cpu": ("onnxruntime",),
     "dp": ("dp_accounting",),
+    "geo": ("rasterio",),
+    "parquet": ("pyarrow",),
 }
 """Packages of each extra that commands check before they start."""
 
@@ -245,6 +248,12 @@ def split_numbers(text: str, name: str, kind: type[Number]) -> tuple[Number, ...
     except ValueError:
         numbers = "whole numbers" if kind is int else "numbers"
         raise InputError(f"{name} {text}: give {numbers} with commas between them, such as 10,50") from None
+
+
+def extras_of(reading: "Reading", *data: Path | None) -> tuple[str, ...]:
+    """The extras that images of these places and bands need: of --bands or --stretch, and of Parquet lists."""
+    tables = any(place is not None and place.suffix.lower() == ".parquet" for place in data)
+    return (*(() if reading.plain else ("geo",)), *(("parquet",) if tables else ()))
 
 
 def require_torch(*extras: str) -> None:

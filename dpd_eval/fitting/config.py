@@ -43,6 +43,8 @@ class FitConfig(ImageOptions):
             raise InputError("--student and --backbone: a model has one network; give one of them")
         if self.steps is not None and self.steps < (0 if self.backbone else 1):
             raise InputError(f"--steps is {self.steps}: give at least {0 if self.backbone else 1}")
+        if self.resolution is not None and self.resolution < 1:
+            raise InputError(f"--resolution is {self.resolution}: give at least 1")
         if self.seed < 0:
             raise InputError(f"--seed is {self.seed}: it must be at least 0")
 

@@ -3,32 +3,32 @@
 The training is that of an evaluation's students, so that an evaluation says what to expect.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import nn
 
-from dpd_eval.bands import bands_of_set, described
+from dpd_eval.fitting.checks import check_fit
 from dpd_eval.fitting.config import FitConfig
-from dpd_eval.set_file import read_set_file
+from dpd_eval.set_file import prototypes_of
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
 from dpd_eval.students.backbone import open_backbone
-from dpd_eval.students.names import check_student
-from dpd_eval.students.pretrained import PROBE
-from dpd_eval.students.recipe import Recipe, load_recipe
+from dpd_eval.students.recipe import Recipe
 from dpd_eval.students.training import predict, train_network, train_student
-from dpd_runtime.annotations import Images, Progress
-from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.annotations import Array, Images, Int64, Progress
+from dpd_runtime.errors import DataError
 from dpd_train.compute.device import use_device
-from dpd_train.config import HUB
-from dpd_train.images import SceneSet, check_files, fingerprint, image_sizes, read_scenes
-from dpd_train.reading import ImageOptions
+from dpd_train.held_out import HeldOut, choose_groups, joined
+from dpd_train.images import SceneSet, fingerprint, read_scenes
+from dpd_train.images.structure import near_groups
 
-TUNING_RATE = 1 / 30
-"""Of the recipe's learning rate, for a network that has learned from other images: larger steps would undo that."""
+CHECK_SHARE, CHECK_STEPS = 5, 4
+"""Without own images a fifth of the set's images is held out of a second training, with a quarter of the steps."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Fitted:
         examples: two of its training images, uint8 [2, side, side, 3].
         validation: `images`, `oa`, `aa` and the 95 % interval `low`, `high` (Wilson 1927) of oa, on own images that
             were held out; empty without any.
-        training: what it was trained on, and how.
+        training: what it was trained on, and how. `set_check`, without own images: the figures of `check_on_set`.
     """
 
     network: nn.Module
@@ -51,55 +51,6 @@ class Fitted:
     @property
     def side(self) -> int:
         return int(self.examples.shape[1])
-
-
-def suits_backbones(distilled: Path) -> bool:
-    """Whether a published network watched the codes of a set; also for sets of other kinds, and for other folders.
-
-    Raises:
-        InputError: dataset.json is damaged.
-    """
-    found = read_set_file(distilled)
-    return found is None or found.watchers is None or any(name.startswith(HUB) for name in found.watchers)
-
-
-def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:
-    """Check everything that needs no image to be opened, and return the recipe.
-
-    Raises:
-        InputError, DataError: as `fit`.
-    """
-    recipe = load_recipe(config.recipe)
-    if config.network.startswith(PROBE):
-        raise InputError(
-            f"--student {config.network}: a probe is for dpd evaluate; leave out {PROBE}, or give --backbone FOLDER "
-            "--steps 0"
-        )
-    check_student(config.network)
-    if bands := bands_of_set(distilled):
-        raise InputError(
-            f"{distilled} has {described(bands)}, and dpd fit trains on RGB: train a network of your own on its "
-            "GeoTIFF files, which hold physical values"
-        )
-    if own is None and config.image_options != ImageOptions().image_options:
-        raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
-    if config.reading.carries:
-        raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
-    classes = check_files(distilled, "all")
-    if own is not None:
-        others = check_files(own, "train", config)
-        if set(others) != set(classes):
-            odd = sorted(set(others) ^ set(classes))
-            raise DataError(
-                f"--own {own}: its classes are not those of {distilled}, first {odd[0]}; name the class folders alike"
-            )
-    if config.resolution is None and len(sizes := image_sizes(distilled)) > 1:
-        raise DataError(f"{distilled}: has images of {len(sizes)} sizes; give --resolution")
-    if config.steps is not None:
-        recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
-    if config.backbone is not None:
-        recipe = replace(recipe, peak_rate=recipe.peak_rate * TUNING_RATE)
-    return recipe
 
 
 def fit(
@@ -138,20 +89,87 @@ def fit(
                 )
     images = np.concatenate([part.images for part in parts.values()])
     labels = np.concatenate([part.labels for part in parts.values()])
-    if config.backbone is None:
-        network = train_student(
-            config.network, images, labels, len(made.classes), recipe, config.seed, progress, device=place
-        )
-    else:
-        backbone = open_backbone(config.backbone, len(made.classes))
-        backbone.fit_last_layer(images, labels)
-        network = backbone
-        if config.steps != 0:
-            network = train_network(backbone, images, labels, recipe, config.seed, progress, device=place)
+    steps = recipe.for_training(len(images)).steps
+    more = steps // CHECK_STEPS if own is None else 0  # of the second training
+    count = len(made.classes)
+    network = _train(config, images, labels, count, recipe, lambda n, _: progress(n, steps + more), place)
+    checked: dict[str, float] = {}
+    if own is None:
+        prototypes = prototypes_of(distilled)
+        checked = check_on_set(made, prototypes, config, recipe, lambda n, _: progress(steps + n, steps + more), place)
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
     followed = recipe.for_training(len(images)).to_dict() | ({"steps": 0} if config.steps == 0 else {})
-    training |= {"recipe": followed, "seed": config.seed}
-    return Fitted(network.eval(), made.classes, images[:2], {} if held is None else _measure(network, held), training)
+    training |= {"recipe": followed, "seed": config.seed} | ({"set_check": checked} if checked else {})
+    validation = {} if held is None else _measure(network, held)
+    return Fitted(network.eval(), made.classes, images[:2], validation, training)
+
+
+def check_on_set(
+    made: SceneSet,
+    prototypes: Mapping[str, int],
+    config: FitConfig,
+    recipe: Recipe,
+    progress: Progress,
+    device: torch.device,
+) -> dict[str, float]:
+    """Accuracy on a fifth of the set's images, of a second training on the others.
+
+    The classifier itself has seen all of them, so its own accuracy there would say nothing. The second training takes a
+    quarter of the steps: it is cheap, and what it reaches is rather too little than too much. Images that show one
+    scene stay on one side: near duplicates, and those that were made from one prototype.
+
+    Returns:
+        figures as of `Fitted.validation`, and `steps`; empty if a class has too few images or steps are too few.
+    """
+    held = held_out_of_set(made, prototypes)
+    steps = recipe.for_training(len(made.images)).steps // CHECK_STEPS
+    if held is None or steps < 1:
+        return {}
+    short = replace(recipe, steps=steps, epochs=0, warmup=min(recipe.warmup, steps - 1))
+    rest = np.flatnonzero(~held)
+    network = _train(config, made.images[rest], made.labels[rest], len(made.classes), short, progress, device)
+    return _measure(network.eval(), made.only(np.flatnonzero(held))) | {"steps": steps}
+
+
+def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | None:
+    """Which images are held out: a fifth of the smallest class from each, at least one, whole groups at a time.
+
+    Args:
+        prototypes: of images by path; those of one class and prototype are one group, and near duplicates are, too.
+
+    Returns:
+        [n] bool; None if fewer than two images of a class would be left to train on.
+    """
+    near = dict(enumerate(near_groups(made.images, made.hashes).tolist()))
+    origin = {row: (made.labels[row], prototypes[path]) for row, path in enumerate(made.paths) if path in prototypes}
+    classes = {
+        name: {row: made.hashes[row] for row in np.flatnonzero(made.labels == label).tolist()}
+        for label, name in enumerate(made.classes)
+    }
+    wanted = max(1, min(map(len, classes.values())) // CHECK_SHARE)
+    try:
+        rows = choose_groups(classes, joined(near, origin), HeldOut(val_per_class=wanted))
+    except DataError:  # too few images, or one group holds a whole class
+        return None
+    return np.isin(np.arange(len(made.hashes)), list(rows))
+
+
+def _train(
+    config: FitConfig,
+    images: Images,
+    labels: Int64,
+    classes: int,
+    recipe: Recipe,
+    progress: Progress,
+    device: torch.device,
+) -> nn.Module:
+    if config.backbone is None:
+        return train_student(config.network, images, labels, classes, recipe, config.seed, progress, device=device)
+    backbone = open_backbone(config.backbone, classes)
+    backbone.fit_last_layer(images, labels)
+    if config.steps == 0:
+        return backbone
+    return train_network(backbone, images, labels, recipe, config.seed, progress, device=device)
 
 
 def _measure(network: nn.Module, held: SceneSet) -> dict[str, float]:

@@ -217,14 +217,17 @@ class Bundle:
             raise BundleHashError(name, digest, self.manifest.files[name].sha256)
         return content
 
-    def select_classes(self, names: tuple[str, ...] | None) -> tuple[SceneClass, ...]:
+    def select_classes(self, names: Sequence[str] | None) -> tuple[SceneClass, ...]:
         """The classes with these names, in the bundle's order; all classes for None.
 
         Raises:
-            InputError: an unknown name, or one that stands twice.
+            InputError: a text instead of a list of names, an unknown name, or one that stands twice.
         """
         if names is None:
             return self.classes
+        if isinstance(names, str):
+            raise InputError(f"classes is the text {names!r}; give a list of names, such as [{names!r}]")
+        names = list(names)
         known = [c.name for c in self.classes]
         for name in names:
             if name not in known:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import naming
+from dpd_runtime.files import check_above, naming
 from dpd_runtime.text import printable
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def write_encryption_key(path: Path) -> Path:
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     """Write a new file, never through a link. It has its mode from its creation on."""
+    check_above(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -16,6 +16,13 @@ def classifier_card(record: ClassifierRecord) -> str:
             f"{100 * shares['oa']:.1f} % of {shares['images']} images of the site that it was not trained on are named "
             f"right (95 % interval {ends}); average over classes {100 * shares['aa']:.1f} %."
         )
+    elif checked := record.training.get("set_check"):
+        ends = f"{100 * checked['low']:.1f} to {100 * checked['high']:.1f}"
+        lines.append(
+            f"Not measured on images of the site. A second training with {checked['steps']} steps on a part of the set "
+            f"names {100 * checked['oa']:.1f} % of {checked['images']} other images of the set right (95 % interval "
+            f"{ends}). Real images may differ: label some that you know, and count."
+        )
     else:
         lines.append("Not measured: no images of the site were given. Label some that you know, and count.")
     lines += [

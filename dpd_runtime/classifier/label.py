@@ -28,6 +28,7 @@ OFFERED = ("auto", "cpu", "cuda")
 """Providers; those that compile a graph would take longer than the images."""
 TOLERANCE = 2e-2  # of the largest logit: half precision is not used, other GPUs round differently
 ON_SHEET = 10  # images of each class
+UNSURE = 0.5  # probability below which a label is little more than the best of several guesses
 COLUMNS = ("file", "class", "probability", "reason")
 OF_TRAINING = ("; pass --", ": pass --", "; say which ", ": say which ")
 """Begins advice that only commands with --bands can take."""
@@ -65,12 +66,26 @@ class Labelled:
 
     def agreement(self) -> float | None:
         """The share of labels that are the names of their folders; None unless every folder has a class's name."""
-        read = [label for label in self.labels if label.name is not None]
-        folders = [composed(PurePath(label.file).parent.name) for label in read]
-        if not set(folders) <= set(map(composed, self.classes)):
+        folders = self.agreement_of_folders()
+        if folders is None:
             return None
-        pairs = ((label.name or "", folder) for label, folder in zip(read, folders, strict=True))
-        return sum(composed(name) == folder for name, folder in pairs) / len(read)
+        return sum(agreed for agreed, _ in folders.values()) / sum(images for _, images in folders.values())
+
+    def agreement_of_folders(self) -> dict[str, tuple[int, int]] | None:
+        """Name of a folder → its images with that label, and all; the lowest share first. None as for `agreement`."""
+        images, agreed = Counter[str](), Counter[str]()
+        for label in self.labels:
+            if label.name is not None:
+                folder = composed(PurePath(label.file).parent.name)
+                images[folder] += 1
+                agreed[folder] += composed(label.name) == folder
+        if not set(images) <= set(map(composed, self.classes)):
+            return None
+        return {name: (agreed[name], images[name]) for name in sorted(images, key=lambda n: (agreed[n] / images[n], n))}
+
+    def unsure(self) -> int:
+        """The number of labels whose probability is below UNSURE."""
+        return sum(label.name is not None and label.probability < UNSURE for label in self.labels)
 
     def to_csv(self) -> bytes:
         """One line for each file, in UTF-8."""

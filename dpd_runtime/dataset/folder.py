@@ -17,6 +17,7 @@ from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, SHARD_STATE, 
 from dpd_runtime.errors import DiskError, DpdError, OutputFolderError
 from dpd_runtime.files import (
     FULL,
+    check_above,
     check_no_links,
     check_plain,
     disk_fault,
@@ -66,9 +67,11 @@ def check_output_folder(out: Path) -> None:
     """Check that a folder is missing, empty, or a distilled set of ours.
 
     Raises:
+        InputError: what should be a folder above `out` is a file.
         OutputFolderError: it is not.
         OutputLinkError: there is a link or a special file in it.
     """
+    check_above(out)
     if out.exists() and not out.is_dir():
         raise OutputFolderError(out, "is a file, not a folder")
     if not out.is_dir():

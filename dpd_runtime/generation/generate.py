@@ -3,7 +3,7 @@
 Blocks do not depend on each other, so that shards, interruptions and other IPC values give the same pixels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -131,7 +131,7 @@ class Generation:
         *,
         ipc: int,
         seed: int = 0,
-        classes: tuple[str, ...] | None = None,
+        classes: Sequence[str] | None = None,
         sampler: Sampler | None = None,
         provider: str = "auto",
         device: int | None = None,
@@ -139,6 +139,7 @@ class Generation:
         threads: int | None = None,
     ) -> None:
         """Args:
+            ipc: images per class, ≥ 1. They are computed in blocks of ten: two cost as much as ten.
             classes: names; None for all.
             sampler: None for the bundle's.
             provider: one of `dpd_runtime.generation.providers.PROVIDERS`.
@@ -254,7 +255,7 @@ def generate(
     *,
     ipc: int,
     seed: int = 0,
-    classes: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
     sampler: Sampler | None = None,
     provider: str = "auto",
     device: int | None = None,

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ Track = Callable[[int, dict[str, float]], None]
 """(steps done, figures) → None."""
 
 TICK = 5.0  # seconds; a killed session loses this much time
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+"""Those that accelerate knows, written down here as it loads PyTorch. Each is the module that it imports."""
+MODULES = {"tensorboard": ("tensorboard", "tensorboardX")}  # where one of several will do
 PACKAGES = {"comet_ml": "comet-ml"}  # where the package index uses another name than accelerate
 
 
 def check_tracker(name: str | None) -> None:
-    """Check that the tracker can be used; None is no tracker.
+    """Check that the tracker can be used; None is no tracker. Loads no PyTorch.
 
     Raises:
         InputError: accelerate does not know the tracker, or it is not installed.
@@ -30,13 +34,11 @@ def check_tracker(name: str | None) -> None:
     """
     if name is None:
         return
-    try:
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-    except ImportError as error:
-        raise MissingExtraError("accelerate", "train") from error
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise InputError(f"--tracker {name!r} is unknown: use {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
-    if name not in {str(available) for available in get_available_trackers()}:
+    if name not in TRACKERS:
+        raise InputError(f"--tracker {name!r} is unknown: use {', '.join(TRACKERS)}")
+    if find_spec("accelerate") is None:
+        raise MissingExtraError("accelerate", "train")
+    if not any(find_spec(module) for module in MODULES.get(name, (name,))):
         raise InputError(f"--tracker {name} is not installed: pip install {PACKAGES.get(name, name)}")
 
 
@@ -52,7 +54,9 @@ def tracked(name: str | None, folder: Path, config: dict[str, Any]) -> Iterator[
         return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    kind = LOGGER_TYPE_TO_CLASS[name]
+    kind = LOGGER_TYPE_TO_CLASS.get(name)
+    if kind is None:
+        raise InputError(f"--tracker {name}: this version of accelerate does not know it; upgrade accelerate")
     tracker = kind("dpd", str(folder)) if kind.requires_logging_directory else kind("dpd")
     if hasattr(tracker, "start"):  # older versions of accelerate start a tracker when it is made
         tracker.start()

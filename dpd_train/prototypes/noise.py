@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.special import log_ndtr  # type: ignore[import-untyped]
 
 from dpd_runtime.annotations import Float32
 from dpd_train.prototypes.prototypes import ClassPrototypes, block_means
@@ -52,6 +51,8 @@ def with_noise(
 
 def delta_of(epsilon: float, shift: float) -> float:
     """δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) of Gaussian noise; μ = `shift` = sensitivity / standard deviation."""
+    from scipy.special import log_ndtr  # type: ignore[import-untyped] # here, as the checks of --dp need none of it
+
     first = log_ndtr(shift / 2 - epsilon / shift)
     second = epsilon + log_ndtr(-shift / 2 - epsilon / shift)
     return float(math.exp(first) * -math.expm1(min(0.0, second - first)))

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
@@ -95,6 +93,8 @@ def find_members(features: Float32, *, count: int, k_min: int, seed: int) -> Int
 
     None if there are fewer images. Above LARGE_CLASS images mini-batch k-means is used (Sculley 2010).
     """
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # here, as the checks of --dp need none of it
+
     count = min(count, len(features) // k_min)
     if count < 1:
         return None
@@ -145,6 +145,8 @@ def discriminative_members(features: Float32, members: Int64, others: Float32, a
     Args:
         features: [n, d]. members: [n]. others: [m, d], the cluster centres of all other classes.
     """
+    from sklearn.metrics import euclidean_distances
+
     own = _means(features, members)
     margins = np.empty(len(features))
     for i in range(0, len(features), CHUNK):

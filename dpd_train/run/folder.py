@@ -201,11 +201,9 @@ def check_inputs(
     check_captioner_source(config.captioner)
     if config.segmenter is not None:
         check_segmenter(config.segmenter)
-    folder = base_folder(config.base)
-    check_base(config.base, folder)
-    check_writable(out, room=min((path.stat().st_size for path in (folder / "unet").glob("*.safetensors")), default=0))
-    sides = base_sides(config.base, folder)
-    side = working_side(config.base, *sides, config.resolution) if sides else config.resolution
+    side = check_base_at(config.base, config.resolution)
+    weights = (base_folder(config.base) / "unet").glob("*.safetensors")
+    check_writable(out, room=min((path.stat().st_size for path in weights), default=0))
     if config.watchers != OWN:
         _check_watchers(extra_watchers(placed_watchers(config.watchers)), side)
     reading = config.reading
@@ -216,6 +214,23 @@ def check_inputs(
         check_classes(data, tuple(counts))
         if (config.prototypes == "matched" or reading.carries) and not config.prune:
             check_matched_counts(counts, reading.carries)
+
+
+def check_base_at(base: str, resolution: int | None) -> int | None:
+    """Check that the base is there, and the side in pixels that is asked for, before weights are read.
+
+    Returns:
+        the side that a run works at; None if nothing is asked for and the base's configs do not say.
+
+    Raises:
+        InputError: as `base_folder` and `check_base`, or a side that the base's networks cannot take.
+    """
+    folder = base_folder(base)
+    check_base(base, folder)
+    if resolution is not None and resolution < 1:
+        raise InputError(f"--resolution is {resolution}: it must be at least 1")
+    sides = base_sides(base, folder)
+    return working_side(base, *sides, resolution) if sides else resolution
 
 
 def _check_watchers(names: Sequence[str], side: int | None) -> None:

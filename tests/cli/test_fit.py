@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,24 @@ def test_json(folder: Path, process_environment: dict[str, str]) -> None:
     found = json.loads(done.stdout)
     assert found["images"] == {"set": 16}
     assert found["validation"] is None
+    assert found["set_check"] is None, "a quarter of two steps is none"
     assert found["classes"] == ["A", "B"]
+
+
+def test_without_own_images_the_set_itself_is_measured(folder: Path, process_environment: dict[str, str]) -> None:
+    arguments = ("fit", "set", "--recipe", "short.toml", "--threads", "1", "--out", "alone")
+    done = run(folder, process_environment, *arguments)
+    said = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"accuracy    [\d.]+ % of 2 images that were held out from the set itself \(95 % interval [\d.]+ to [\d.]+\),",
+        said[1],
+    )
+    assert said[2].endswith("of a second training with 10 steps on the others; the classifier has seen all")
+    assert said[3].endswith("real images may differ: give some labelled images of this site with --own")
+    card = (folder / "alone" / "README.md").read_text()
+    assert "A second training with 10 steps on a part of the set names" in card
+    again = run(folder, process_environment, *arguments, "--overwrite", "--json")
+    assert json.loads(again.stdout)["set_check"]["images"] == 2
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,14 @@ def test_agreement_is_said_where_all_folders_are_classes(folder: Path, process_e
     with (folder / "labels.csv").open(newline="") as file:
         right = [line["file"].startswith(line["class"] + "/") for line in csv.DictReader(file)]
     assert share == pytest.approx(100 * np.mean(right), abs=0.05)
+    told = json.loads(predict(folder, process_environment, "set", "--out", "told.csv", "--json").stdout)
+    with (folder / "told.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for name, found in told["agreement_of_folders"].items():
+        own = [line["class"] == name for line in lines if line["file"].startswith(f"{name}/")]
+        assert found == pytest.approx(np.mean(own))
+    assert list(told["agreement_of_folders"].values()) == sorted(told["agreement_of_folders"].values())
+    assert told["unsure"]["images"] == sum(float(line["probability"]) < 0.5 for line in lines)
     again = predict(folder, process_environment, "set", "--out", "labels.csv")
     assert again.returncode == 2
     assert "--out labels.csv exists; give another name, or pass --overwrite" in again.stderr
@@ -74,6 +82,37 @@ def test_agreement_is_said_where_all_folders_are_classes(folder: Path, process_e
         refused = predict(folder, process_environment, "set", "--out", out, "--overwrite")
         assert refused.returncode == 2
         assert f"--out {out}: {words}" in refused.stderr
+
+
+def test_folders_that_agree_least_are_named(folder: Path, process_environment: dict[str, str]) -> None:
+    for name, other in (("Forest", "River"), ("River", "River")):
+        (folder / "moved" / name).mkdir(parents=True)
+        for path in (folder / "set" / other).glob("*.png"):
+            (folder / "moved" / name / path.name).write_bytes(path.read_bytes())
+    done = predict(folder, process_environment, "moved", "--out", "moved.csv")
+    with (folder / "moved.csv").open(newline="") as file:
+        lines = [(line["file"].split("/")[0], line["class"]) for line in csv.DictReader(file)]
+    right = sum(folder == name for folder, name in lines)
+    said = done.stdout.splitlines()[-1]
+    assert said == f"agreement {100 * right / 6:.1f} % have the name of their folder; lowest: Forest 0 % of 3"
+
+
+def test_unsure_labels_are_counted_where_no_folder_says_the_class(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    (folder / "flat").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).resize((64, 64)).save(
+            folder / "flat" / f"{number}.png"
+        )
+    for path in (folder / "set" / "River").glob("*.png"):
+        (folder / "flat" / path.name).write_bytes(path.read_bytes())
+    done = predict(folder, process_environment, "flat", "--out", "flat.csv")
+    with (folder / "flat.csv").open(newline="") as file:
+        count = sum(float(line["probability"]) < 0.5 for line in csv.DictReader(file))
+    assert f"unsure    {count} of 9 labels ({100 * count / 9:.1f} %) have a probability below 0.5" in done.stdout
+    assert "agreement" not in done.stdout
 
 
 def test_images_of_another_size_and_colour_are_brought_to_the_classifiers(

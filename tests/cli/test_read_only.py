@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from dpd_runtime.errors import DiskError
-from dpd_runtime.files import check_writable
+from dpd_runtime.errors import DiskError, InputError
+from dpd_runtime.files import check_cache, check_writable
 from tests.squares import write_squares
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="without PyTorch the missing extra is named first")
@@ -62,3 +63,17 @@ def test_folders_and_files_that_can_be_written_pass(folder: Path) -> None:
 def test_the_system_says_the_same(folder: Path) -> None:
     with pytest.raises(DiskError, match="cannot be written"):
         check_writable(folder / "closed" / "new")
+
+
+@pytest.mark.parametrize("check", [check_writable, check_cache])
+def test_a_file_where_a_folder_must_be_is_named(check: Callable[[Path], None], folder: Path) -> None:
+    for name in ("result.json/new", "result.json/new/deeper"):
+        with pytest.raises(InputError, match=r"result\.json: is a file, where a folder must be"):
+            check(folder / name)
+    (folder / "link").symlink_to(folder / "scenes")
+    check(folder / "link" / "new")
+
+
+def test_a_cache_is_a_folder_itself(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"result\.json: is a file, where a folder must be; choose another --state"):
+        check_cache(folder / "result.json", "choose another --state")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from dpd_eval.fitting.fit import suits_backbones
+from dpd_eval.fitting.checks import suits_backbones
 from dpd_export import ExportOptions, export_run
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.errors import DataError, InputError

@@ -83,13 +83,31 @@ def test_a_shell_reads_the_place_as_one_word(name: str, origin: Any, tmp_path: P
 
 
 def test_missing_packages_are_named_at_once() -> None:
-    one, two = MissingExtraError("ray", "ray"), MissingExtraError(["torch", "onnx"], "train,export")
+    one, two = MissingExtraError("ray", "ray"), MissingExtraError(["onnx", "scipy"], "export,train")
     assert str(one) == f"ray is not installed: {install_command('ray')}"
-    assert str(two) == f"torch, onnx are not installed: {install_command('train,export')}"
+    assert str(two) == f"onnx, scipy are not installed: {install_command('export,train')}"
+
+
+@pytest.mark.parametrize(("system", "told"), [("linux", True), ("darwin", False), ("win32", False)])
+def test_pytorch_for_the_cpu_comes_first_where_an_index_gives_another(
+    system: str, told: bool, origin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(CHECKOUT)
+    origin({"url": tmp_path.as_uri(), "dir_info": {}})
+    monkeypatch.setattr("sys.platform", system)
+    said = str(MissingExtraError(["torch", "onnx"], "train,export"))
+    assert said.startswith(f"torch, onnx are not installed: {install_command('train,export')}")
+    assert said.endswith("pip install torch --index-url https://download.pytorch.org/whl/cpu") == told
+
+
+def test_a_site_without_an_index_is_sent_to_none(origin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    origin({})
+    assert "https://" not in str(MissingExtraError("torch", "train"))
 
 
 def test_a_command_names_all_extras_in_one_line(process_environment: dict[str, str], tmp_path: Path) -> None:
-    absent = ("torch", "sklearn", "onnx", "onnxruntime")
+    absent = ("torch", "sklearn", "onnx", "onnxruntime", "rasterio", "pyarrow")
     program = (
         "import importlib.util as u, sys; real = u.find_spec\n"
         f"u.find_spec = lambda name, *more: None if name in {absent!r} else real(name, *more)\n"
@@ -97,14 +115,14 @@ def test_a_command_names_all_extras_in_one_line(process_environment: dict[str, s
     )
     (tmp_path / "set").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", program, "fit", "set", "--out", "model"],
+        [sys.executable, "-c", program, "fit", "set", "--out", "model", "--own", "own.parquet", "--bands", "4,3,2"],
         **{"cwd": tmp_path, "env": process_environment, "capture_output": True, "text": True, "check": False},
     )
     assert done.returncode == 5, done.stderr
     (line,) = done.stderr.splitlines()
     named = line.removeprefix("dpd: ").split(" are not installed")[0].split(", ")
     assert set(absent) <= set(named)
-    assert re.search(r"pip install .*\[train,export,cpu\]", line)
+    assert re.search(r"pip install .*\[train,export,cpu,geo,parquet\]", line)
 
 
 def test_no_text_of_ours_takes_the_name_from_an_index() -> None:

@@ -78,3 +78,68 @@ def test_a_codes_only_bundle_gives_its_codes_and_no_more(tmp_path: Path) -> None
     assert Counter(label for _, label in data) == {8: 4, 1: 4}
     with pytest.raises(InputError, match=r"ipc is 5: .* ask for at most 4"):
         DistilledImages(path, ipc=5, classes=NAMES)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("folder", [False, True], ids=["memory", "folder"])
+def test_a_second_pass_runs_no_network(
+    folder: bool, workers: int, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "kept" if folder else None
+    data = DistilledImages(bundle, ipc=12, seed=5, classes=NAMES, mixed=3, out=out)
+    loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None)
+    first = list(loader)
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a network was run")
+
+    monkeypatch.setattr("dpd_runtime.torch.Generation", refused)
+    second = list(loader)
+    assert len(first) == len(data) == 24
+    assert all(torch.equal(a, b) and m == n for (a, m), (b, n) in zip(first, second, strict=True))
+    if out is not None:  # another session
+        third = list(
+            DataLoader(DistilledImages(bundle, ipc=12, seed=5, classes=NAMES, mixed=3, out=out), batch_size=None)
+        )
+        assert sorted(label for _, label in third) == sorted(label for _, label in first)
+        with pytest.raises(AssertionError, match="a network was run"):
+            list(DistilledImages(bundle, ipc=12, seed=6, classes=NAMES, out=out))
+    with pytest.raises(AssertionError, match="a network was run"):  # the control
+        list(DistilledImages(bundle, ipc=12, seed=5, classes=NAMES))
+
+
+def test_what_is_kept_in_a_folder_is_checked(bundle: Path, tmp_path: Path) -> None:
+    data = DistilledImages(bundle, ipc=2, classes=NAMES, out=tmp_path / "kept")
+    list(data)
+    file = sorted((tmp_path / "kept").iterdir())[0]
+    for content in (np.zeros((2, 9, 9, 3), np.uint8), np.zeros((2, 64, 64, 3)), np.array([{}], object)):
+        np.save(file, content)
+        with pytest.raises(InputError, match=r"npy: .*; delete it, and it is made again"):
+            list(data)
+    file.unlink()
+    assert len(list(data)) == 4
+    (tmp_path / "text").write_text("")
+    with pytest.raises(InputError, match="is a file, where a folder must be"):
+        DistilledImages(bundle, ipc=2, out=tmp_path / "text")
+
+
+def test_a_set_that_is_too_large_for_memory_is_made_anew(
+    bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpd_runtime.torch.usable_memory", lambda: 16 * 4 * 64 * 64 * 3 - 1)  # of four images less one
+    data = DistilledImages(bundle, ipc=2, classes=NAMES)
+    assert "not kept" in repr(data)
+    assert "made anew in each pass, unless DistilledImages gets out=FOLDER" in caplog.text
+    monkeypatch.setattr("dpd_runtime.torch.usable_memory", lambda: 16 * 4 * 64 * 64 * 3)
+    assert "4 images of 2 classes, 64 × 64 × 3, seed 0, kept in memory, 0.0 MB" in repr(
+        DistilledImages(bundle, ipc=2, classes=NAMES)
+    )
+
+
+def test_a_text_is_no_list_of_classes(bundle: Path) -> None:
+    words = r"classes is the text 'Forest'; give a list of names, such as \['Forest'\]"
+    with pytest.raises(InputError, match=words):
+        DistilledImages(bundle, ipc=1, classes="Forest")
+    with pytest.raises(InputError, match=words):
+        generate(load_bundle(bundle), ipc=1, classes="Forest")
+    assert len(DistilledImages(bundle, ipc=1, classes=["Forest"])) == 1

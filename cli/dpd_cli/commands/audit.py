@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Device, Json, Overwrite, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, Overwrite, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_runtime.errors import InputError
@@ -83,12 +83,12 @@ def audit_command(
     for data in (train, holdout):
         if private is not None and data is not None:
             check_apart("--private", private, data)
-    require_torch("cpu")
+    options = ImageOptions(**given_values(given, ImageOptions))
+    reading = options.reading
+    require_torch("cpu", *extras_of(reading, train, holdout))
     check_cache(cache_folder("audit"))
     from dpd_eval.audit.kind import check_further, check_inputs
 
-    options = ImageOptions(**given_values(given, ImageOptions))
-    reading = options.reading
     check_inputs(subject, train, holdout, run=run, held_out=options, images=images, seed=seed)
     check_further(extractor)
     from dpd_eval.audit.audit import audit  # loads PyTorch

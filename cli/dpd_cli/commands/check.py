@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Json, Threads, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import beside_idle, duration, progress_bar
 from dpd_cli.terminal import print_json
 from dpd_runtime.command_line import option_words, shown
@@ -47,19 +47,20 @@ def check_command(
         dpd check sentinel2/ --bands 4,3,2 --stretch 2,98
         dpd check sentinel2/ --bands all
     """
-    require_torch("train", "eval")
+    options = ImageOptions(**given_values(given, ImageOptions))
+    require_torch("train", "eval", *extras_of(options.reading, data))
     from dpd_cli.distillation.planned import audit_remarks, held_images, scene_remarks
     from dpd_runtime.machine.cores import idle_cores, usable_cores
     from dpd_train.bases.folder import check_base_bands
     from dpd_train.config import TrainConfig
     from dpd_train.images import check_files, count_scenes
     from dpd_train.images.look import look_at, shared_scenes
-    from dpd_train.run.folder import check_classes, check_matched_counts, fate_of_scenes
+    from dpd_train.run.folder import check_base_at, check_classes, check_matched_counts, fate_of_scenes
     from dpd_train.run.planning.kept import speed_here
     from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
 
     say = _silent if json_output else _say
-    options = ImageOptions(**given_values(given, ImageOptions))
+    check_base_at(base, resolution)
     files = check_files(data, "train", options)
     check_classes(data, tuple(files))
     look = look_at(data, options.reading)

@@ -12,13 +12,14 @@ import typer
 from dpd_cli.options import Json, require_torch, under
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import check_writable
 
 
 def demo_command(
     out: Annotated[Path, under("Output", "A new folder for everything that the demo makes.")] = Path("demo"),
-    per_class: Annotated[int, under("Data", "Drawn training scenes per class.")] = 120,
-    steps: Annotated[int, under("Model", "Fine-tuning steps of the nano base.")] = 150,
-    seed: Annotated[int, under("Data", "Random seed.")] = 0,
+    per_class: Annotated[int, under("Data", "Drawn training scenes per class.", min=1)] = 120,
+    steps: Annotated[int, under("Model", "Fine-tuning steps of the nano base.", min=0)] = 150,
+    seed: Annotated[int, under("Data", "Random seed.", min=0)] = 0,
     json_output: Json = False,
 ) -> None:
     """Draw scenes, then train, export, generate and evaluate.
@@ -31,6 +32,7 @@ def demo_command(
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out} is not empty; choose another --out")
+    check_writable(out)
     require_torch("export", "cpu")
     from dpd_train.drawn_scenes import write_scenes
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dpd_cli import interrupts
 from dpd_cli.distillation.request import Asked, PrivateRequest, folder_of, request_of
-from dpd_cli.options import Json, Scenes, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Json, Scenes, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import beside_idle, duration, log_to_console, stage_progress
 from dpd_cli.terminal import Interrupted, print_json
 from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted
+from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_cli.distillation.planned import Distillation, Tell
@@ -75,7 +76,8 @@ def distill_command(
             raise InputError("--plan-only has no effect with --dp, which has no plan: leave it out")
         _distil_privately(data, out, asked, json_output)
         return
-    require_torch("export", "eval", "cpu")
+    reading = parse_reading(asked.get("bands"), asked.get("stretch"))
+    require_torch("export", "eval", "cpu", *extras_of(reading, data))
     try:
         distillation = _begun(data, out, asked, print if plan_only and not json_output else _tell)
         if plan_only:

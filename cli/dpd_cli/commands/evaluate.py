@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Device, Json, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import Update, stage_progress
 from dpd_cli.terminal import print_json, print_table, table
 from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
@@ -62,7 +62,7 @@ def evaluate_command(
         check_file_place("--out", out)
     config = EvaluateConfig(**given_values(given, EvaluateConfig))
     place = "val" if test == "val" else Path(test)
-    require_torch()
+    require_torch(*extras_of(config.reading, train, None if place == "val" else Path(test)))
     from dpd_eval.comparison.checks import check_evaluation
     from dpd_train.config import check_device
 

@@ -2,17 +2,19 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Device, Json, Threads, Values, given_values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
 from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.command_line import shown
 from dpd_runtime.text import counted
+from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.classifier.model import ClassifierRecord
@@ -51,11 +53,15 @@ def fit_command(
     from dpd_runtime.classifier.model import check_place
 
     config = FitConfig(**given_values(given, FitConfig))
+    check_device(device)
     check_place(out, overwrite)
-    require_torch("export", "cpu")
+    require_torch("export", "cpu", *extras_of(config.reading, own))
+    from dpd_eval.fitting.checks import check_fit, suits_backbones
+
+    check_fit(distilled, config, own)
     import torch
 
-    from dpd_eval.fitting.fit import fit, suits_backbones
+    from dpd_eval.fitting.fit import fit
     from dpd_export.classifier import save_classifier
 
     if config.backbone is not None and not suits_backbones(distilled):
@@ -87,7 +93,8 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
     if json_output:
         facts: dict[str, Any] = {"out": str(out), "classes": list(record.classes), "side": record.side}
         images = {name: training[name]["images"] for name in ("set", "own") if name in training}
-        print_json(facts | {"images": images, "validation": dict(shares) or None, "seconds": round(seconds, 2)})
+        facts |= {"images": images, "validation": dict(shares) or None, "set_check": training.get("set_check")}
+        print_json(facts | {"seconds": round(seconds, 2)})
         return
     more = f" and {training['own']['images']} own ones" if "own" in training else ""
     print(
@@ -95,10 +102,20 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
         f"{counted(len(record.classes), 'class')}"
     )
     if shares:
-        ends = f"95 % interval {100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
-        held = counted(int(shares["images"]), "own image that was held out", "own images that were held out")
-        print(f"accuracy    {100 * shares['oa']:.1f} % of {held} ({ends})")
+        print(f"accuracy    {_accuracy(shares, 'own image', '')}")
+    elif checked := training.get("set_check"):
+        print(f"accuracy    {_accuracy(checked, 'image', ' from the set itself')},")
+        print(
+            f"            of a second training with {checked['steps']} steps on the others; the classifier has seen all"
+        )
+        print("            real images may differ: give some labelled images of this site with --own")
     elif own is None:
-        print("accuracy    not measured: give some labelled images of this site with --own")
+        print("accuracy    not measured, as the set has too few images; give some of this site, labelled, with --own")
     print(f"classifier  {out}/, {record.network}, {record.graph.bytes / 1e6:.1f} MB, {record.side} px, {seconds:.0f} s")
     print(f"next        {shown(['dpd', 'predict', out, 'IMAGES/', '--out', 'labels.csv'])}")
+
+
+def _accuracy(shares: Mapping[str, float], image: str, source: str) -> str:
+    ends = f"95 % interval {100 * shares['low']:.1f} to {100 * shares['high']:.1f}"
+    held = counted(int(shares["images"]), f"{image} that was held out", f"{image}s that were held out")
+    return f"{100 * shares['oa']:.1f} % of {held}{source} ({ends})"

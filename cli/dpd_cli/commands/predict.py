@@ -28,6 +28,7 @@ Provider = Annotated[
 ]
 Threads = Annotated[int | None, under("Running", "Threads of the CPU. Default: all cores.")]
 Overwrite = Annotated[bool, under("Output", "Replace the files at --out and --sheet.", "--overwrite")]
+LOWEST = 3  # folders that are named
 
 
 def predict_command(
@@ -44,7 +45,7 @@ def predict_command(
     """Label images with a classifier, without PyTorch.
 
     Images are cropped to their middle square and resized as for the training. If the folders have the names of
-    classes, it also says how many labels agree with them.
+    classes, it also says how many labels agree with them, else how many labels are unsure.
 
     Examples:
         dpd predict model/ images/ --out labels.csv
@@ -82,7 +83,10 @@ def predict_command(
 def _print(
     labelled: "Labelled", out: Path, sheet: Path | None, provider: "Chosen", seconds: float, json_output: bool
 ) -> None:
-    named, agreed = len(labelled.labels) - len(labelled.unread), labelled.agreement()
+    from dpd_runtime.classifier.label import UNSURE
+
+    named, agreed, unsure = len(labelled.labels) - len(labelled.unread), labelled.agreement(), labelled.unsure()
+    folders = labelled.agreement_of_folders()
     if json_output:
         print_json(
             {
@@ -92,6 +96,10 @@ def _print(
                 "unreadable": len(labelled.unread),
                 "counts": labelled.counts(),
                 "agreement": agreed,
+                "agreement_of_folders": None
+                if folders is None
+                else {n: hits / all_ for n, (hits, all_) in folders.items()},
+                "unsure": {"below": UNSURE, "images": unsure, "share": unsure / named},
                 "notes": list(labelled.notes),
                 "provider": provider.name,
                 "seconds": round(seconds, 2),
@@ -106,7 +114,18 @@ def _print(
         print(f"left out  {counted(len(labelled.unread), 'file')}, first {first.file}: {first.reason}")
     for note in labelled.notes:
         print(f"note      {note}")
-    if agreed is not None:
-        print(f"agreement {100 * agreed:.1f} % have the name of their folder")
+    if unsure or folders is None:
+        print(
+            f"unsure    {unsure} of {named} labels ({100 * unsure / named:.1f} %) have a probability below {UNSURE:g}"
+        )
+        print("          where they are many, the images are unlike those of the training")
+    if agreed is not None and folders is not None:
+        low = [
+            f"{name} {100 * hits / count:.0f} % of {count}"
+            for name, (hits, count) in folders.items()
+            if hits < agreed * count
+        ]
+        lowest = f"; lowest: {', '.join(low[:LOWEST])}" if low else ""
+        print(f"agreement {100 * agreed:.1f} % have the name of their folder{lowest}")
     if sheet is not None:
         print(f"look at   {sheet}")

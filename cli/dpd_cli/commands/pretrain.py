@@ -157,6 +157,7 @@ def pretrain_command(
         running: dict[str, Any] = {"state": state, "device": device, "threads": threads, "max_minutes": max_minutes}
         pretrain_features_command(sources, out, given[FeatureOptions], **running, json_output=json_output)
         return
+    _check_place(out)
     _check_data(sources, start)
     own = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]  # two bases may have one name
     folder = state or cache_folder("pretrain") / f"{out.resolve().name}-{own}"
@@ -206,6 +207,16 @@ def _check_options(
     for name, value in given.items():
         if value is not None and not value > 0:
             raise InputError(f"{option(name)} is {value}: it must be positive")
+
+
+def _check_place(out: Path) -> None:
+    """Check that `out` is free, or a base, which the same command may write again.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if out.exists() and not (out / "model_index.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is neither an empty folder nor a base; choose another --out")
 
 
 def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any]) -> "Sources":

@@ -11,6 +11,7 @@ from dpd_cli.options import (
     Json,
     Overwrite,
     Values,
+    extras_of,
     given_values,
     named,
     options_of,
@@ -81,10 +82,11 @@ def select_command(
         dpd select eurosat/ --method k-center --ipc 50 --out centers
         dpd select ucmerced/ --method foreground --resolution 64 --out patches
     """
-    require_torch()
+    options = ImageOptions(**given_values(given, ImageOptions))
+    require_torch(*extras_of(options.reading, data))
     from dpd_eval.selection.real_set import select_set
 
-    started, options = time.monotonic(), ImageOptions(**given_values(given, ImageOptions))
+    started = time.monotonic()
     with stage_progress() as progress:
         result = select_set(
             data,

@@ -18,6 +18,7 @@ from dpd_cli.options import (
     Scenes,
     Threads,
     Values,
+    extras_of,
     named,
     named_after,
     options_of,
@@ -105,6 +106,8 @@ def train_command(
         dpd train --federated server 0.0.0.0:8080 --classes Forest,River --out common
         dpd train scenes/ --federated client 10.0.0.1:8080 --out run
     """
+    from dpd_train.compute.tracking import check_tracker
+
     places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
     with _told_once(DpdError):
         config, part = _configs(given, preset, places | {"max_minutes": max_minutes}, data)
@@ -112,7 +115,8 @@ def train_command(
         if resume and part is None:
             config, data, cache_dir = _continued(out, asked_for(preset, given[TrainConfig]), config, data, cache_dir)
         check_device(device)
-        require_torch()
+        require_torch(*extras_of(config.reading, data))
+        check_tracker(tracker)
         _check_inputs(data, out, config, resume, cache_dir)
         chosen = _device(device, threads, part is not None)
     if data is None:

@@ -52,20 +52,17 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
         DataError, InputError: unusable data, options or places, or too few images for epsilon; nothing is written then.
     """
     from dpd_runtime.classifier.model import check_place
-    from dpd_train.bases.folder import base_folder, base_sides, check_base, check_base_bands
+    from dpd_train.bases.folder import check_base_bands
     from dpd_train.images import check_files
     from dpd_train.images.rasters import require_rasterio
     from dpd_train.prototypes.private.ledger import ledger_folder, open_ledger
-    from dpd_train.run.folder import check_classes, working_side
+    from dpd_train.run.folder import check_base_at, check_classes
 
     check_places(asked.folder, Path(asked.out))
     check_place(asked.classifier, overwrite=False)
     _ = asked.options  # raises where no bundle can have this name
-    base = base_folder(asked.base)
-    check_base(asked.base, base)
+    check_base_at(asked.base, asked.resolution)
     check_base_bands(asked.base, ())
-    if sides := base_sides(asked.base, base):
-        working_side(asked.base, *sides, asked.resolution)
     if not asked.reading.plain:
         require_rasterio()
         if asked.reading.limits is None:
@@ -75,7 +72,6 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     counts = check_files(Path(asked.data), "train", asked)
     check_classes(Path(asked.data), tuple(counts))
     asked = replace(asked, counts=counts)
-    _check_guarantee(asked)
     if (
         asked.public is not None
         and (images := sum(check_files(Path(asked.public), "all", asked.elsewhere).values())) < asked.ipc
@@ -83,6 +79,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
         raise InputError(
             f"--public {asked.public}: has {counted(images, 'image')}, fewer than --ipc {asked.ipc}; add some"
         )
+    _check_guarantee(asked)
     open_ledger(ledger_folder())
     _check_ledger(asked, _entry(asked))
     asked.folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import read_object
 from dpd_train.bases.folder import RECORD_NAME
 from dpd_train.images import SceneSet
-from dpd_train.images.structure import near_groups
 
 
 def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> list[str]:
@@ -65,6 +64,8 @@ def check_images_apart(public: Path, private: SceneSet, others: SceneSet) -> Non
     Raises:
         DataError: some are.
     """
+    from dpd_train.images.structure import near_groups  # loads PyTorch, which the checks above do without
+
     images = np.concatenate([private.images, others.images])
     groups = near_groups(images, [*private.hashes, *others.hashes])
     if set(groups[: len(private.images)]) & set(groups[len(private.images) :]):

@@ -1,5 +1,8 @@
 """`fit` trains what an evaluation trains, and measures it on images that it did not see."""
 
+import json
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,10 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
+from dpd_eval.fitting.checks import check_fit
 from dpd_eval.fitting.config import FitConfig
-from dpd_eval.fitting.fit import check_fit, fit
+from dpd_eval.fitting.fit import fit, held_out_of_set
+from dpd_eval.set_file import prototypes_of
 from dpd_eval.students.recipe import load_recipe
 from dpd_eval.students.training import predict, train_student
 from dpd_runtime.errors import DataError, InputError
@@ -53,6 +58,59 @@ def test_it_is_the_student_of_an_evaluation(tmp_path: Path, recipe: str) -> None
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert fitted.validation == {}
     assert (fitted.classes, fitted.side) == (("A", "B"), 24)
+
+
+def test_without_own_images_a_second_training_is_measured_on_others_of_the_set(tmp_path: Path, recipe: str) -> None:
+    folder = write_set(tmp_path / "set", 15)
+    config = FitConfig(recipe=recipe, seed=3)
+    found = fit(folder, config).training["set_check"]
+    scenes = read_scenes(folder, part="all")
+    held = held_out_of_set(scenes, {})
+    assert held is not None
+    assert np.bincount(scenes.labels[held]).tolist() == [3, 3]
+    short = replace(load_recipe(recipe), steps=10)
+    student = train_student("convnet", scenes.images[~held], scenes.labels[~held], 2, short, 3)
+    right = int((predict(student.eval(), scenes.images[held], "fp32") == scenes.labels[held]).sum())
+    ends = binomtest(right, 6).proportion_ci(method="wilson")
+    assert (found["images"], found["steps"]) == (6, 10)
+    assert [found[name] for name in ("oa", "low", "high")] == pytest.approx([right / 6, ends.low, ends.high], abs=1e-4)
+
+
+def test_labels_by_chance_are_not_reported_as_learned(tmp_path: Path, recipe: str) -> None:
+    folder = write_set(tmp_path / "set", 60)
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.rename(path.with_name(f"x{number}.png"))
+    for path in sorted(folder.rglob("*.png"))[::2]:  # every second image into the other folder
+        path.rename(folder / ("B" if path.parent.name == "A" else "A") / path.name)
+    found = fit(folder, FitConfig(recipe=recipe, steps=400)).training["set_check"]
+    assert found["images"] == 24
+    assert found["low"] < 0.5 < found["high"] + 0.1, "as by chance, however well the training images are known"
+
+
+def test_images_of_one_prototype_and_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 20)
+    lines = [
+        {"file_name": f"{name}/{i:02d}.png", "class": name, "prototype": i % 5}
+        for name in ("A", "B")
+        for i in range(20)
+    ]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scenes = read_scenes(folder, part="all")
+    held = held_out_of_set(scenes, prototypes_of(folder))
+    assert held is not None
+    sides = defaultdict(set)
+    for path, side in zip(scenes.paths, held.tolist(), strict=True):
+        sides[path[0], int(path[2:4]) % 5].add(side)
+    assert [len(found) for found in sides.values()] == [1] * 10
+    assert held.sum() == 8, "one of five prototypes of each class"
+    alone = held_out_of_set(scenes, {})
+    assert alone is not None
+    assert len({i % 5 for i in np.flatnonzero(alone)}) > 2, "the control: without prototypes they are mixed"
+    everything = dict.fromkeys(scenes.paths, 0)
+    assert held_out_of_set(scenes, everything) is None
+    (folder / "metadata.jsonl").write_text("{")
+    with pytest.raises(InputError, match=r"metadata.jsonl: line 1 is damaged"):
+        prototypes_of(folder)
 
 
 def test_own_images_train_too_and_others_of_them_measure(tmp_path: Path, recipe: str) -> None:

@@ -55,13 +55,28 @@ def test_no_tracker_is_the_default_and_leaves_nothing(tmp_path: Path) -> None:
 def test_unknown_and_missing_trackers_are_named_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accelerate import tracking
+    from dpd_train.compute import tracking
 
     config = replace(CONFIG, base=str(tiny_base(tmp_path)))
     with pytest.raises(InputError, match=r"--tracker 'excel' is unknown: use .*tensorboard.*wandb"):
         train(tmp_path / "scenes", tmp_path / "run", config, tracker="excel")
-    monkeypatch.setattr(tracking, "_available_trackers", [])
+    monkeypatch.setattr(tracking, "find_spec", lambda name: name == "accelerate" or None)  # as if it were alone
     for name, package in (("wandb", "wandb"), ("comet_ml", "comet-ml"), ("tensorboard", "tensorboard")):
         with pytest.raises(InputError, match=f"--tracker {name} is not installed: pip install {package}$"):
             train(tmp_path / "scenes", tmp_path / "run", config, tracker=name)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_trackers_are_those_of_accelerate() -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    from dpd_train.compute.tracking import TRACKERS
+
+    assert set(LOGGER_TYPE_TO_CLASS) <= set(TRACKERS)
+    available = {str(name) for name in get_available_trackers()}
+    for name in TRACKERS:
+        if name in available:
+            check_tracker(name)
+        else:
+            with pytest.raises(InputError, match=f"--tracker {name} is not installed"):
+                check_tracker(name)
