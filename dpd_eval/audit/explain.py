@@ -5,9 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpd_eval.audit.comparable import NAME as COMPARABLE
-from dpd_eval.audit.comparable import WOULD_TELL
-from dpd_eval.audit.outcome import Control, Outcome
+from dpd_eval.audit.outcome import COMPARABLE, WOULD_TELL, Control, Outcome
 from dpd_runtime.text import counted
 
 WORDS = {
