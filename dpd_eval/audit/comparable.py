@@ -18,19 +18,17 @@ from numpy.typing import NDArray
 from dpd_eval.audit.data import SEED, AuditData
 from dpd_eval.audit.membership import area_under_curve
 from dpd_eval.audit.nearer import OwnShare, own_share
-from dpd_eval.audit.outcome import FewHeld, Outcome
+from dpd_eval.audit.outcome import COMPARABLE, WOULD_TELL, FewHeld, Outcome
 from dpd_eval.extractors.extractor import Extractor
 from dpd_runtime.annotations import Float32, Int64
 from dpd_runtime.text import counted
 from dpd_train.images.structure import orbit, similarities, structure
 
-NAME = "comparable hold-out"
 LIMIT = 0.6  # for the AUC: what a membership test may find, so that telling H from T cannot look like membership
 CHANCE = 0.001  # of permuted labels with a higher AUC than the one that counts as found
 PERMUTATIONS = 1000
 LEAST_SHARE = 0.45  # of the second half of H nearer to T than to the first
 MOST = 2000  # images of each side
-WOULD_TELL = "images of H would tell"  # ends the note of a test that stays open
 RIDGE = 1.0  # for features of deviation 1, divided by the root of their number
 Float = NDArray[np.float64]
 
@@ -92,12 +90,14 @@ def comparable_test(data: AuditData, extractor: Extractor) -> tuple[Outcome, boo
     share = _share_of_second(data)
     note += f"; of H2 {share.value:.0%} are nearer to T than to H1"
     if samples.auc > max(LIMIT, samples.reach) or share.interval[1] < LEAST_SHARE:
-        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}: H shows other images than T"), False
+        return Outcome(COMPARABLE, samples.auc, None, LIMIT, "WARN", f"{note}: H shows other images than T"), False
     if samples.reach > LIMIT:
         needed = round(samples.images * ((samples.reach - 0.5) / (LIMIT - 0.5)) ** 2)
         few = FewHeld(needed / samples.images) if samples.images == len(data.held.labels) else None
-        return Outcome(NAME, samples.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}", few=few), True
-    return Outcome(NAME, samples.auc, None, LIMIT, "PASS", note), True
+        return Outcome(
+            COMPARABLE, samples.auc, None, LIMIT, "WARN", f"{note}; about {needed} {WOULD_TELL}", few=few
+        ), True
+    return Outcome(COMPARABLE, samples.auc, None, LIMIT, "PASS", note), True
 
 
 def _share_of_second(data: AuditData) -> OwnShare:

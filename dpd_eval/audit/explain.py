@@ -1,13 +1,14 @@
-"""What an audit found and its verdict in plain words: what is open, why it is not PASS, what usually helps."""
+"""What an audit found and its verdict in plain words: what is open, why it is not PASS, what usually helps.
+
+Loads no PyTorch: the report has these words too.
+"""
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpd_eval.audit.comparable import NAME as COMPARABLE
-from dpd_eval.audit.comparable import WOULD_TELL
-from dpd_eval.audit.outcome import Control, Outcome
+from dpd_eval.audit.outcome import COMPARABLE, WOULD_TELL, Control, Outcome
 from dpd_runtime.text import counted
 
 WORDS = {
