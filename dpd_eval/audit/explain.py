@@ -1,4 +1,7 @@
-"""What an audit found and its verdict in plain words: what is open, why it is not PASS, what usually helps."""
+"""What an audit found and its verdict in plain words: what is open, why it is not PASS, what usually helps.
+
+Loads no PyTorch: the report has these words too.
+"""
 
 import math
 import re

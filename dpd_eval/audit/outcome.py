@@ -8,8 +8,9 @@ Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
 Ends = tuple[float, float]
 
 
-COMPARABLE = "comparable hold-out"  # the test of whether the hold-out and the training images can be compared
-WOULD_TELL = "images of H would tell"  # ends the note of a test that stays open
+COMPARABLE = "comparable hold-out"
+"""The test on which all others rest that compare with H."""
+WOULD_TELL = "images of H would tell"  # ends its note where it stays open
 MOST_TIMES = 20  # more images are not worth naming: the score is then as good as at the limit
 ONE_IN = 20  # copies among innocent images that a test's power is stated for
 
