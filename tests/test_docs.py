@@ -118,7 +118,7 @@ def test_a_broken_link_is_found() -> None:
 
 def test_every_result_is_listed() -> None:
     listed = (ROOT / "docs/results/index.md").read_text(encoding="utf-8")
-    results = {path.name for path in (ROOT / "benchmarks/results").glob("*.json")}
+    results = {path.name for path in (ROOT / "recipes/results").glob("*.json")}
     assert results
     assert results == {Path(target).name for target in LINK.findall(listed) if target.endswith(".json")}
 
@@ -176,7 +176,7 @@ def test_a_name_that_does_not_exist_is_found() -> None:
 
 
 def test_pages_named_in_the_code_exist() -> None:
-    folders = ("dpd_runtime", "dpd_train", "dpd_eval", "export", "cli", "airgap", "benchmarks", "examples", "tests")
+    folders = ("dpd_runtime", "dpd_train", "dpd_eval", "export", "cli", "airgap", "recipes", "examples", "tests")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     named = {page for path in sources for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8"))}
     assert len(named) > 5

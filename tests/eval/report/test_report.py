@@ -128,7 +128,7 @@ def test_the_rule_of_a_verdict(low: float | None, high: float | None, expected: 
 
 def test_the_sentence_says_who_where_how_much_and_how_sure(tmp_path: Path) -> None:
     """The values of a committed result, as shown in the README."""
-    committed = Path(__file__).parents[3] / "benchmarks" / "results" / "first_base.json"
+    committed = Path(__file__).parents[3] / "recipes" / "results" / "first_base.json"
     page, _ = made(tmp_path, committed)
     assert "The set is behind random real images in both comparisons." in page.words()
     assert (
