@@ -2,7 +2,6 @@
 # The embedded bundle and README's tables: EuroSAT, matched several times from the shipped base.
 #
 #   recipes/embedded.sh EUROSAT WORK match 0 50     # SEED IPC: seeds 0, 1, 2 with fifty codes; 3, 4 with ten
-#   recipes/embedded.sh EUROSAT WORK samples        # the same run without codes, for pixel_sets.py
 #   recipes/embedded.sh EUROSAT WORK bundle 0 50    # export a run, other seeds' codes-only, and generate its set
 #   recipes/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
 #   recipes/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
@@ -34,8 +33,6 @@ train() { # RUN OPTION...
 }
 
 match() { train "$work/run$1" --prototypes matched --seed "$1" --ipc "$2"; }
-
-samples() { train "$work/samples" --prototypes none; }
 
 bundle() {
     local bundle="$work/run$1.dpd" set="$work/set$1" known="$here/matched/run$1.dpd" parts=(--codes-only)
@@ -77,6 +74,6 @@ evaluate() {
 }
 
 case $stage in
-match | samples | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
-*) sed -n '2,17p' "${BASH_SOURCE[0]}" && exit 2 ;;
+match | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
+*) sed -n '2,16p' "${BASH_SOURCE[0]}" && exit 2 ;;
 esac

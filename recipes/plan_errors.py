@@ -1,6 +1,6 @@
 """Ten short distillations beside their plans: several sizes, classes, bands and options, on one thread.
 
-    OMP_NUM_THREADS=1 python recipes/plan_errors.py SHARED_DATA WORK --out recipes/results/plan_errors.json
+    OMP_NUM_THREADS=1 python recipes/plan_errors.py SHARED_DATA WORK --out plan_errors.json
 
 Times are seconds of computing (user and system, with child processes that have ended). On one thread that is what an
 idle core takes, so that other programs do not enter; waiting for a disk is left out. Finished cases in WORK are kept.

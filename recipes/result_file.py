@@ -1,4 +1,4 @@
-"""Print a benchmark's result, and write it to --out."""
+"""Print the result of a recipe, and write it to --out."""
 
 import json
 from pathlib import Path

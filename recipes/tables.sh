@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The measurements behind the EuroSAT tables of README and docs/results/quality.md, each in WORK/results/NAME.json.
+# The measurements behind the EuroSAT tables of README and docs/results.md, each in WORK/results/NAME.json.
 #
-#   recipes/tables.sh EUROSAT WORK val     # what holds: steps, recipes, choices of real images, uses of a set
+#   recipes/tables.sh EUROSAT WORK val     # what holds: steps, recipes, uses of a set
 #   recipes/tables.sh EUROSAT WORK test    # the headline; once, when nothing is left to choose
 #
 # WORK is that of embedded.sh. A result that exists is skipped. Start it twice to use two cores: each measurement is done by
@@ -62,12 +62,6 @@ fresh() { # IPC: so many images a class of run 0, 500 of each seed, in one folde
     mv "$work/fresh-$1.part" "$work/fresh-$1"
 }
 
-pixels() { # METHOD [OPTION...]
-    flock "$work/samples.lock" "$here/embedded.sh" "$data" "$work" samples
-    python "$here/pixel_sets.py" "$data/train" --val-per-class 100 --run "$work/samples" --method "$1" \
-        --work "$work/pixels" "${@:2}"
-}
-
 case $part in
 fresh-*)
     fresh "${part#fresh-}"
@@ -75,10 +69,6 @@ fresh-*)
     ;;
 many-*)
     evaluate_many "${part#many-}" "${@:4}"
-    exit
-    ;;
-pixels-*)
-    pixels "${part#pixels-}" "${@:4}"
     exit
     ;;
 val | test) ;;
@@ -108,9 +98,4 @@ evaluate 50-sgd sgd 50 convnet 3
 evaluate 10-with-real quick 10 convnet 5 --with-real 1,5,20
 evaluate 50-with-real quick 50 convnet 3 --with-real 1,5,20
 many 2000-4000-soft 2000 quick4000 2 --baselines full --soft-labels
-many 2000-20000-soft 2000 quick20000 1 --baselines full --soft-labels
-once selections python "$here/selections.py" "$data/train" --val-per-class 100 --work "$work/selections" --out
-for method in matched distribution-matching; do
-    once "pixels-$method" "$here/tables.sh" "$data" "$work" "pixels-$method" --out
-done
 exit $failed

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Training on the device machine: steps a second, then one `dpd distill` of the packed images, then a set from its bundle.
+# Training on the device machine: one `dpd distill` of the packed images, then a set from its bundle.
 #   bash recipes/device/distill.sh MINUTES [options of dpd distill]
 # A call without the base (dpd_train/data/nano) unpacks the images and ends: the base and the images are too large for
-# one call. MINUTES are those of dpd distill. What comes back under $OUT: log, throughput.json, distill.json, report.html.
+# one call. MINUTES are those of dpd distill. What comes back under $OUT: log, distill.json, report.html.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 minutes="$1"
@@ -14,10 +14,6 @@ if [ ! -e dpd_train/data/nano ]; then
     exit 0
 fi
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2>/dev/null | tee "$out/gpu.csv" || true
-
-step "steps a second"
-"$python" recipes/throughput.py --device "${DEVICE:-cuda}" --batch "${BATCH:-256}" --block "${BLOCK:-50}" \
-    --out "$out/throughput.json" >>"$out/log" 2>&1 || tail -n 5 "$out/log"
 
 step "dpd distill, $minutes minutes"
 code=0
