@@ -13,8 +13,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from recipes.device import pack, report
-from recipes.device.unpack import unpack
 from dpd_runtime.errors import InputError, ProviderError
 from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_vae
@@ -38,6 +36,8 @@ from dpd_train.images.symmetry import ORDER, d4, d4_each
 from dpd_train.pretrain.config import PretrainConfig
 from dpd_train.pretrain.pretrain import pretrain
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from recipes.device import pack, report
+from recipes.device.unpack import unpack
 from tests.tiny import SIDE, drawn_scenes, latent_data, tiny_base
 
 Weights = dict[str, torch.Tensor]
