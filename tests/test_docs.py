@@ -22,7 +22,7 @@ if not README.is_file() or not (ROOT / "docs").is_dir():
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 AT_THE_ROOT = ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "THIRD_PARTY_NOTICES")
-PAGES = [*(ROOT / f"{name}.md" for name in AT_THE_ROOT), *DOCS]
+PAGES = [*(ROOT / f"{name}.md" for name in AT_THE_ROOT), *DOCS, *sorted((ROOT / "recipes").rglob("README.md"))]
 MOST_BYTES_OF_A_PICTURE = 300_000
 RELEASE = "16c548f"
 """The commit of 0.2.0, at which the studies stand whole."""
