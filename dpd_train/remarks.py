@@ -14,7 +14,7 @@ COST = (
     "on UC Merced (256 px) a classifier on a published network lost 0 to 2 points by 64 px and 0 to 1 by 128 px, but 8 "
     "to 13 if it then classified images of 256 px: reduce those too"
 )
-"""Of probes on two networks, trained on ten real images a class (docs/results/quality.md)."""
+"""Of probes on two networks, trained on ten real images a class (docs/results.md)."""
 MOST_SIDE = 10**6
 SMALL = 60
 """Below so many training images a class, a class's own images show in whatever is trained on them."""

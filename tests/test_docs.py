@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ if not README.is_file() or not (ROOT / "docs").is_dir():
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 AT_THE_ROOT = ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "THIRD_PARTY_NOTICES")
-PAGES = [*(ROOT / f"{name}.md" for name in AT_THE_ROOT), *DOCS]
+PAGES = [*(ROOT / f"{name}.md" for name in AT_THE_ROOT), *DOCS, *sorted((ROOT / "recipes").rglob("README.md"))]
 MOST_BYTES_OF_A_PICTURE = 300_000
+RELEASE = "16c548f"
+"""The commit of 0.2.0, at which the studies stand whole."""
 BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`(dpd [^`]+)`")
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
@@ -116,11 +120,44 @@ def test_a_broken_link_is_found() -> None:
     ]
 
 
+def unlisted(page: str, results: set[str]) -> dict[str, set[str]]:
+    """Result files that the page of results does not name, and names on it that are no result file."""
+    named = set(re.findall(r"(?<![\w:./])(\w+\.json)`", page)) - {"bundle.json", "NAME.json"}
+    return {"not named": results - named, "not there": named - results}
+
+
+def missing_in_history(page: str) -> list[str]:
+    """Each `COMMIT:NAME.json` and `COMMIT:PAGE.md` that its commit lacks; 0.2.0 is RELEASE."""
+    missing, trees = [], {}
+    for commit, file in sorted(set(re.findall(r"`([\w.]+):(\w+\.(?:json|md))`", page))):
+        if file in ("NAME.json", "PAGE.md"):
+            continue
+        if commit not in trees:
+            listing = ["git", "ls-tree", "-r", "--name-only", RELEASE if commit == "0.2.0" else commit]
+            trees[commit] = set(subprocess.run(listing, cwd=ROOT, capture_output=True, text=True).stdout.split())
+        folder = "benchmarks/results" if file.endswith(".json") else "docs/results"
+        missing += [f"{commit}:{file}"] * (f"{folder}/{file}" not in trees[commit])
+    return missing
+
+
 def test_every_result_is_listed() -> None:
-    listed = (ROOT / "docs/results/index.md").read_text(encoding="utf-8")
-    results = {path.name for path in (ROOT / "benchmarks/results").glob("*.json")}
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    results = {path.name for path in (ROOT / "recipes/results").glob("*.json")}
     assert results
-    assert results == {Path(target).name for target in LINK.findall(listed) if target.endswith(".json")}
+    assert unlisted(page, results) == {"not named": set(), "not there": set()}
+    other = "`eurosat_1.json`, `0.2.0:old.json`"
+    assert unlisted(other, {"kept.json"}) == {"not named": {"kept.json"}, "not there": {"eurosat_1.json"}}
+
+
+def test_results_of_the_release_stand_in_history() -> None:
+    known = ["git", "cat-file", "-e", f"{RELEASE}^{{commit}}"]
+    if not shutil.which("git") or subprocess.run(known, cwd=ROOT, capture_output=True).returncode:
+        pytest.skip(f"no git, or no history that reaches the release 0.2.0 ({RELEASE})")
+    assert RELEASE in (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert pages.count("`0.2.0:") > 50
+    assert missing_in_history(pages) == []
+    assert missing_in_history("`0.2.0:idle.json`, `0.2.0:none.json`") == ["0.2.0:none.json"]
 
 
 def test_pictures_are_small() -> None:
@@ -176,7 +213,7 @@ def test_a_name_that_does_not_exist_is_found() -> None:
 
 
 def test_pages_named_in_the_code_exist() -> None:
-    folders = ("dpd_runtime", "dpd_train", "dpd_eval", "export", "cli", "airgap", "benchmarks", "examples", "tests")
+    folders = ("dpd_runtime", "dpd_train", "dpd_eval", "export", "cli", "airgap", "recipes", "examples", "tests")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     named = {page for path in sources for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8"))}
     assert len(named) > 5

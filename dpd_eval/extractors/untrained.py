@@ -56,8 +56,7 @@ def untrained_extractor(train: SceneSet) -> Extractor:
 def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
     """Mean and deviation of every channel of all stages but the last, averaged over the symmetries of the square.
 
-    A linear probe finds more in them than in the last stage, which must not change with the colours of the views
-    (docs/results/neighbours.md).
+    A linear probe finds more in them than in the last stage, which must not change with the colours of the views.
 
     Args:
         images: [n, C, S, S] in [-1, 1].

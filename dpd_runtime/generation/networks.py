@@ -48,7 +48,7 @@ def load_networks(bundle: Bundle, provider: Provider, threads: int, now: Collect
 def _network(bundle: Bundle, graph: str, provider: Provider, threads: int) -> Engine:
     """With two threads on a CPU, each call is split into two halves of one thread each, if the batch is large enough.
 
-    docs/results/speed.md has the time that this saves on two cores. It was not measured on more.
+    docs/reference/solvers.md has the time that this saves on two cores. It was not measured on more.
     """
     halves = provider.name == "cpu" and threads == 2 and bundle.manifest.sampler.compute_batch >= 2 * LEAST
     return FewerRows(bundle.engine(graph, provider, 1 if halves else threads, halves=halves), graph)

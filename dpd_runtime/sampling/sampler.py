@@ -148,7 +148,7 @@ DEFAULT_SAMPLER = Sampler(
 )
 DECODED = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
 RENOISED_UNTIL = 0.8
-"""`prototype_until` of re-noised images. Chosen on validation data at IPC 500 (docs/results/quality.md)."""
+"""`prototype_until` of re-noised images. Chosen on validation data at IPC 500."""
 TIMES = 10
 """How often each prototype is used, once decoded and then re-noised, before images are sampled."""
 POSITIONS_IN_A_CALL = 10 * 32 * 32  # of latents: attention over 64 × 64 positions needs gigabytes for a batch of 10

@@ -1,7 +1,7 @@
 """RS-DGC: each process sends only the most important neighbourhoods of its gradients (arXiv 2312.17530).
 
 The rest is kept and added to the next gradients (error feedback, as in Deep Gradient Compression, Lin et al. 2018).
-Deviations from the paper: docs/results/neighbours.md.
+Deviations from the paper: docs/reference/neighbours.md.
 """
 
 from collections.abc import Callable, Sequence

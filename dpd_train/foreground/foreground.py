@@ -1,7 +1,7 @@
 """Foreground-aware patches: if an image's object is small, a patch with the object replaces the image.
 
 Li et al., "Foreground-Aware Dataset Distillation via Dynamic Patch Selection", 2026. The paper finds
-objects with Grounding DINO and SAM 2; the spectral residual needs no weights. Deviations: docs/results/neighbours.md.
+objects with Grounding DINO and SAM 2; the spectral residual needs no weights. Deviations: docs/reference/neighbours.md.
 """
 
 from collections.abc import Callable

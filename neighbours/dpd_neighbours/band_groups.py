@@ -2,7 +2,7 @@
 
 Each group has an encoder and a classifier of its own; one more classifier sees what all encoders found. The groups'
 classifiers learn the labels and, by self-distillation, what all bands together say (the paper's information
-distribution flow). Where bands are missing, a group's own branch predicts. Deviations: docs/results/neighbours.md.
+distribution flow). Where bands are missing, a group's own branch predicts. Deviations: docs/reference/neighbours.md.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,7 +3,7 @@
 The map of each shallow stage, brought to the shape of the deepest map, is treated as a noisy version of it. A small
 denoiser, trained on the deepest maps, cleans it. The cleaned map is compared with the deepest map, its logits with the
 network's own logits (self-distillation) and with the labels. After training the branch is removed: the backbone alone
-predicts, with its own size and speed. Deviations from the paper: docs/results/neighbours.md.
+predicts, with its own size and speed. Deviations from the paper: docs/reference/neighbours.md.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The kill harness itself, with two kills; `benchmarks/kills.py` makes twenty of them."""
+"""The kill harness itself, with two kills; `recipes/kills.py` makes twenty of them."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("onnxruntime")
-HARNESS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-pytestmark = pytest.mark.skipif(not HARNESS.is_file(), reason="the benchmarks are not beside the tests")
+HARNESS = Path(__file__).parents[2] / "recipes" / "kills.py"
+pytestmark = pytest.mark.skipif(not HARNESS.is_file(), reason="the recipes are not beside the tests")
 FEW = ["--kills", "2", "--seed", "5", "--ipc", "2", "--steps", "1", "--classes", "River"]
 
 

@@ -43,7 +43,7 @@ def cost(arguments: str, folder: Path, environment: Mapping[str, str]) -> dict[s
 def test_from_images_to_one_image(
     tmp_path: Path, process_environment: Mapping[str, str], sizes: Sizes, side: int, least: float
 ) -> None:
-    """What each command costs is printed; docs/results/export.md says what was seen."""
+    """What each command costs is printed; docs/results.md says what was seen."""
     sd_like(tmp_path / "base", sizes=sizes)
     write_scenes(tmp_path / "scenes", per_class=3, seed=0, resolution=side)
     costs = {

@@ -1,6 +1,6 @@
 """The attacks of the security review, each against the command in a process of its own → a table, and JSON.
 
-    python -m tests.fuzz.attacks --bundle tiny.dpd --out benchmarks/results/attacks.json
+    python -m tests.fuzz.attacks --bundle tiny.dpd --out recipes/results/attacks.json
 
 Each must end with the exit code that it expects, in one line, in less than LONGEST seconds of CPU time and MOST MB, and
 with nothing written outside --out. An interrupt is timed from the signal on.
@@ -376,7 +376,7 @@ def _peak_mb(pid: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="A tiny bundle.")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/attacks.json"))
+    parser.add_argument("--out", type=Path, default=Path("recipes/results/attacks.json"))
     parser.add_argument("--hardware", default="AMD EPYC, 2 cores, busy")
     options = parser.parse_args()
     material, results = read_material(options.bundle), []

@@ -1,6 +1,6 @@
 """`make fuzz`: thousands of hostile bundles, each in a process with bounded memory and time → a JSON tally.
 
-    python -m tests.fuzz.campaign --examples 20000 --out benchmarks/results/fuzz.json [--bundle tiny.dpd]
+    python -m tests.fuzz.campaign --examples 20000 --out recipes/results/fuzz.json [--bundle tiny.dpd]
 
 A worker process takes some hundred examples and writes each one's kind before it begins; a worker that dies (a crash,
 too much memory, too much time) is a finding. The same --seed gives the same bundles.
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", type=Path, help="A tiny bundle; without it one is trained and exported (a minute).")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/fuzz.json"))
+    parser.add_argument("--out", type=Path, default=Path("recipes/results/fuzz.json"))
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -62,7 +62,7 @@ def in_groups(
 
     Batch statistics of a mixed group say little about the query's batch, so that they do not give the positive away.
     MoCo (He et al. 2020, section 3.3) shuffles batches between GPUs for that. With running statistics the encoder
-    hardly learned (docs/results/neighbours.md).
+    hardly learned (docs/reference/neighbours.md).
 
     Args:
         order: a permutation [B] int64; neighbours in it share a group.

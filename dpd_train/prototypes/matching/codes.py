@@ -82,7 +82,7 @@ FIRST = Weights(means=1.0, deviations=0.5, ridge=1.0, opinion=0.1, near_start=0.
 LATER = Weights(means=10.0, deviations=10.0, ridge=1.0, opinion=0.1, near_start=0.01)
 """Ten images are most useful if their classes are clear, fifty if they represent the whole class: with FIRST alone
 fifty were four times as far from the class means as fifty random real images, with four fifths of their deviation
-(docs/results/quality.md)."""
+(docs/results.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The decoder of a set with a guarantee: tuned on the images that were chosen for it, which are public ones.
 
 What follows the release costs no privacy. A decoder that has seen other scenes alone gives their colours and fine
-contrasts badly (docs/results/privacy.md).
+contrasts badly.
 """
 
 import copy

@@ -17,14 +17,14 @@ SHORTEST = 0.1  # share of their usual steps that shortened stages keep
 TUNING_SHARE = 0.3  # of the time that is left to fine-tuning and matching
 MOST_TUNING, MOST_MATCHING, LEAST_MATCHING = 1500, 2000, 100  # steps
 """On AID's validation part the set is worth 1.09 to 1.18 × random with 300 or 850 matching steps, with 2,660 steps of
-fine-tuning or none; matchings differ by as much (docs/results/training.md). Fine-tuning makes better images beyond the
+fine-tuning or none; matchings differ by as much (docs/results.md). Fine-tuning makes better images beyond the
 codes, and few matching steps begin nearer to their end with it. Codes alone are made without it."""
 SMALL_IPC, SMALL_MATCHING = 5, 300
 """Below SMALL images a class a bundle holds SMALL_IPC codes of each class and nothing else, matched in at least
 SMALL_MATCHING steps, which few codes make cheap."""
 SHORTEST_WATCHERS = 150
 """Steps of the longest watchers in a quick look, and where time is short: a quarter of the usual ones, which are no
-better where matching gets the time instead (docs/results/training.md)."""
+better where matching gets the time instead (docs/results.md)."""
 MINUTES, QUICK_MINUTES = 90.0, 10.0
 USUAL_IPC = 10
 PAIRS, LEAST_PAIRS, QUICK_PAIRS = 8, 2, 1

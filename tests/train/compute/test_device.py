@@ -13,8 +13,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.device import pack, report
-from benchmarks.device.unpack import unpack
 from dpd_runtime.errors import InputError, ProviderError
 from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_vae
@@ -38,6 +36,8 @@ from dpd_train.images.symmetry import ORDER, d4, d4_each
 from dpd_train.pretrain.config import PretrainConfig
 from dpd_train.pretrain.pretrain import pretrain
 from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from recipes.device import pack, report
+from recipes.device.unpack import unpack
 from tests.tiny import SIDE, drawn_scenes, latent_data, tiny_base
 
 Weights = dict[str, torch.Tensor]
@@ -273,7 +273,7 @@ def test_the_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packing_keeps_bytes_names_and_the_split(tmp_path: Path) -> None:
     scenes = drawn_scenes(tmp_path / "scenes", 5)
     (scenes / ".hidden").write_text("not data")
-    script = [sys.executable, "benchmarks/device/unpack.py"]
+    script = [sys.executable, "recipes/device/unpack.py"]
     count, _ = pack.pack(scenes, tmp_path / "packed")
     subprocess.run([*script, tmp_path / "packed", tmp_path / "again"], check=True, cwd=pack.ROOT)
     files = {path.relative_to(scenes): path.read_bytes() for path in scenes.rglob("*.*") if path.name[0] != "."}
@@ -325,7 +325,7 @@ def test_the_script_trains_in_pieces_and_sends_back_what_goes_on(tmp_path: Path)
         text=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if name.startswith(("dpd_runtime/", "dpd_train/", "cli/", "benchmarks/device/")) and "/data/" not in name:
+        if name.startswith(("dpd_runtime/", "dpd_train/", "cli/", "recipes/device/")) and "/data/" not in name:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_bytes((pack.ROOT / name).read_bytes())
     pack.pack(drawn_scenes(tmp_path / "scenes", 5), tree / pack.PACKED)
@@ -337,7 +337,7 @@ def test_the_script_trains_in_pieces_and_sends_back_what_goes_on(tmp_path: Path)
         out = tmp_path / f"out{piece}"
         out.mkdir()
         places = {"OUT": str(out), "WORK": str(tmp_path / f"work{piece}"), "SITE": str(tmp_path / "site")}
-        command = ["bash", "benchmarks/device/train.sh", "perceptual,autoencoder,decoder,denoiser", "0.0"]
+        command = ["bash", "recipes/device/train.sh", "perceptual,autoencoder,decoder,denoiser", "0.0"]
         if piece:
             command[3] = "9"
         environment = os.environ | places | {"PYTHON": sys.executable, "DEVICE": "cpu"}

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# The embedded bundle and README's tables: EuroSAT, matched several times from the shipped base.
+#
+#   recipes/embedded.sh EUROSAT WORK match 0 50     # SEED IPC: seeds 0, 1, 2 with fifty codes; 3, 4 with ten
+#   recipes/embedded.sh EUROSAT WORK bundle 0 50    # export a run, other seeds' codes-only, and generate its set
+#   recipes/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
+#   recipes/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
+#   recipes/embedded.sh EUROSAT WORK recipe quick4000                # the file of a recipe: quick, quickSTEPS or sgd
+#
+# To ship an audited bundle, copy it to dpd_runtime/data/, write its hash into dpd_runtime/bundle/bundle.py
+# (EMBEDDED_HASH) and record tests/unchanged.json anew (its test says how).
+#
+# EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. Seed 0 is the embedded bundle. It and those in
+# recipes/matched/ are not made again: remove them to make new ones. A finished stage is skipped, and one that was
+# killed goes on with the options that it began with: take a new WORK after a change here. Matching takes one thread, so two
+# can run beside each other. Give `evaluate` a multiple of the number of sets as --pairs.
+set -euo pipefail
+shopt -s nullglob
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+data=$1 work=$2 stage=$3
+shift 3
+mkdir -p "$work"
+
+train() { # RUN OPTION...
+    if [ -e "$1/run.json" ]; then
+        return
+    elif [ -d "$1" ]; then
+        dpd train --resume --out "$1" --threads 1
+    else
+        dpd train "$data/train" --out "$1" --val-per-class 100 --split names --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
+            --teacher-steps 4000 "${@:2}"
+    fi
+}
+
+match() { train "$work/run$1" --prototypes matched --seed "$1" --ipc "$2"; }
+
+bundle() {
+    local bundle="$work/run$1.dpd" set="$work/set$1" known="$here/matched/run$1.dpd" parts=(--codes-only)
+    if [ "$1" = 0 ]; then
+        known="$here/../dpd_runtime/data/eurosat64.dpd" parts=()
+    fi
+    [ -e "$bundle" ] || [ ! -e "$known" ] || cp "$known" "$bundle"
+    [ -e "$bundle" ] || dpd export "$work/run$1" --out "$bundle" --name eurosat64 --base-licence Apache-2.0 \
+        --data-licence "EuroSAT (MIT), contains Copernicus Sentinel data" "${parts[@]}"
+    [ -e "$set/dataset.json" ] || dpd generate "$bundle" --ipc "$2" --seed "$1" --out "$set"
+}
+
+audit() {
+    [ -e "$work/audited$1.dpd" ] || dpd audit "$work/run$1.dpd" --train "$data/train" --val-per-class 100 --split names \
+        --holdout "$data/test" --images 1500 --out "$work/audited$1.dpd"
+}
+
+recipe() { # NAME: quickSTEPS is the quick recipe with so many steps for every arm, so that `full` has an equal budget too
+    local steps=${1#quick} file="$work/$1.toml"
+    case $1 in
+    quick?*) sed -e "s/^steps = .*/steps = $steps/" -e '/^full_steps/d' -e '1,2d' \
+        "$here/../dpd_eval/students/recipes/quick.toml" >"$file.$$" && mv "$file.$$" "$file" && echo "$file" ;;
+    sgd) echo "$here/sgd.toml" ;;
+    *) echo "$1" ;;
+    esac
+}
+
+evaluate() {
+    local part=$1 ipc=$3 sets=("$work"/set[0-4]/dataset.json) wanted=5
+    [ "$ipc" -le 10 ] || { sets=("$work"/set[0-2]/dataset.json) && wanted=3; }
+    [ "${#sets[@]}" = "$wanted" ] || { echo "$work: $wanted sets are needed; make them with match and bundle" >&2 && exit 1; }
+    case $part in
+    val) ;;
+    test) part="$data/test" ;;
+    *) echo "$part: val or test" >&2 && exit 2 ;;
+    esac
+    dpd evaluate "${sets[@]%/dataset.json}" --train "$data/train" --test "$part" --val-per-class 100 --split names --students "$4" --ipc "$ipc" \
+        --recipe "$(recipe "$2")" "${@:5}"
+}
+
+case $stage in
+match | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
+*) sed -n '2,16p' "${BASH_SOURCE[0]}" && exit 2 ;;
+esac
