@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from dpd_runtime.text import counted
+
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
 
@@ -106,7 +108,9 @@ def few_images(counts: Mapping[str, int]) -> str:
         counts: class → different training images, of at least one class.
     """
     least = min(counts, key=counts.__getitem__)
-    return f"class {least!r} has {counts[least]} training images, fewer than {SMALL}" if counts[least] < SMALL else ""
+    if counts[least] >= SMALL:
+        return ""
+    return f"class {least!r} has {counted(counts[least], 'training image')}, fewer than {SMALL}"
 
 
 def network_remarks(counts: Mapping[str, int], *, matched: bool) -> list[str]:

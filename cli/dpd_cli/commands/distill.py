@@ -235,7 +235,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} × "
         print(f"  the set is worth {ratio}{row['reference']}{ends}")
     print(f"audit         {result['verdict']}")
-    for reason in result["reasons"]:
+    for reason in (*result.get("summary", ()), *result["reasons"]):
         print(f"              {reason}")
     _print_times(result)
     if result["verdict"] == "FAIL":

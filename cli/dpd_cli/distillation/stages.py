@@ -164,7 +164,7 @@ def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
         "bundle_hash": load_bundle(made.out, allow_older=True).hash,
         "prototypes": table["prototype_kind"],
         "judged": {name: evaluation[name] for name in ("arms", "differences", "test_images")},
-        **{name: audit[name] for name in ("verdict", "reasons")},
+        **{name: audit[name] for name in ("verdict", "reasons", "summary") if name in audit},
         **times,
         "planned_seconds": made.plan.total,
         "planned": {**made.plan.seconds, **made.plan.perhaps},
