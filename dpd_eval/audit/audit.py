@@ -25,7 +25,7 @@ from dpd_eval.audit.explain import reasons, summary
 from dpd_eval.audit.kind import check_further, check_inputs
 from dpd_eval.audit.model import Model
 from dpd_eval.audit.network_tests import Stage, network_tests
-from dpd_eval.audit.outcome import Control, Outcome, not_run, overall
+from dpd_eval.audit.outcome import FEWEST_IMAGES, Control, Outcome, not_run, overall
 from dpd_eval.audit.record import Audit, Audited, ComparedImages
 from dpd_eval.audit.set_tests import AuditedImages, near_copies, set_tests
 from dpd_eval.audit.spaces import further_space, structure_space, teacher_space
@@ -43,7 +43,6 @@ from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading
 from dpd_train.remarks import bundle_remarks
 
-FEWEST_IMAGES = 500
 OTHER_IMAGES = "the hold-out is not comparable"
 RESTING = ("replication", "nearer to T than to H", "membership")
 """What rests on a comparison with H."""

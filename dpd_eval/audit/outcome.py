@@ -11,6 +11,7 @@ Ends = tuple[float, float]
 COMPARABLE = "comparable hold-out"
 """The test on which all others rest that compare with H."""
 WOULD_TELL = "images of H would tell"  # ends its note where it stays open
+FEWEST_IMAGES = 500  # with fewer tested images, or fewer in the hold-out, a WARN is to be expected
 MOST_TIMES = 20  # more images are not worth naming: the score is then as good as at the limit
 ONE_IN = 20  # copies among innocent images that a test's power is stated for
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from dpd_eval.audit import comparable, replication
-from dpd_eval.audit.audit import FEWEST_IMAGES
 from dpd_eval.audit.denoiser_scores import Query, denoiser_scores, pia_score, secmi_score
 from dpd_eval.audit.membership import (
     AUC_FAIL,
@@ -25,6 +24,7 @@ from dpd_eval.audit.membership import (
 )
 from dpd_eval.audit.nearer import MARGIN
 from dpd_eval.audit.network_scores import classifier_scores, prototype_score, reconstruction_score
+from dpd_eval.audit.outcome import FEWEST_IMAGES
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_train.images.structure import NEAR
 
