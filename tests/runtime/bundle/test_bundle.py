@@ -400,7 +400,7 @@ def test_an_accepted_class_name_makes_one_folder_inside(tmp_path: Path, name: st
         (with_class(prompt_rows="01"), "refers to prompts that"),
         (with_class(prompt_rows=[]), "refers to prompts that"),
         (with_class(prompt_rows=None), "incomplete"),
-        (with_class(prompt_rows=[0]), "1 prompts for 2 prototypes"),
+        (with_class(prompt_rows=[0]), "1 prompt for 2 prototypes"),
     ],
 )
 def test_wrong_class_tables(classes: object, message: str, tmp_path: Path) -> None:

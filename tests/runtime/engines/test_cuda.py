@@ -46,7 +46,7 @@ def test_a_session_tells_where_its_nodes_run() -> None:
 def test_only_sizes_may_be_computed_on_the_cpu() -> None:
     placed = [(CUDA, "Conv", "a"), *((CPU, op, "b") for op in sorted(SHAPE_OPS))]
     check_placement(placed, "cuda", CUDA)
-    with pytest.raises(ProviderError, match="1 nodes would run elsewhere, such as MatMul c"):
+    with pytest.raises(ProviderError, match="1 node would run elsewhere, such as MatMul c"):
         check_placement([*placed, (CPU, "MatMul", "c")], "cuda", CUDA)
 
 
