@@ -74,8 +74,7 @@ def test_the_folder_of_a_distillation_is_its_report(
     quick: bool, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
     made = planned(tmp_path, quick=quick)
-    parts = ["set", "bundle", "training run"] if quick else ["evaluation", "set", "bundle", "training run"]
-    finish(made, *parts)
+    finish(made, "evaluation", "set", "bundle", "training run")
     write_report(list(made.results.values()), tmp_path / "own.html")
     for given in (["site-run"], ["site-run", "site"]):
         done = report(tmp_path, process_environment, *given)

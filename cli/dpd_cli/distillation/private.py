@@ -72,6 +72,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     counts = check_files(Path(asked.data), "train", asked)
     check_classes(Path(asked.data), tuple(counts))
     asked = replace(asked, counts=counts)
+    _check_guarantee(asked)
     if (
         asked.public is not None
         and (images := sum(check_files(Path(asked.public), "all", asked.elsewhere).values())) < asked.ipc
@@ -79,7 +80,6 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
         raise InputError(
             f"--public {asked.public}: has {counted(images, 'image')}, fewer than --ipc {asked.ipc}; add some"
         )
-    _check_guarantee(asked)
     open_ledger(ledger_folder())
     _check_ledger(asked, _entry(asked))
     asked.folder.mkdir(parents=True, exist_ok=True)
