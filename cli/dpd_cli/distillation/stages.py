@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         return
     from dpd_eval import evaluate
     from dpd_eval.comparison.config import EvaluateConfig
+    from dpd_eval.students.recipe import load_recipe
     from dpd_runtime import generate, load_bundle, write_set
+    from dpd_train.run.planning.plan import SEEN_OFTEN
 
     bundle, images = load_bundle(made.unaudited), made.folder / "set"
     write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
@@ -106,12 +109,16 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         **made.asked.image_options,
         jobs=made.threads,
     )
+    recipe = load_recipe(config.recipe)
+    if made.asked.quick and made.images <= SEEN_OFTEN:
+        recipe = replace(recipe, full_steps=0)
     students = stage("training students, %")
     evaluation = evaluate(
         [images],
         config,
         train=made.data,
         test="val",
+        recipe=recipe,
         device="auto",
         progress=lambda done, total, what: students(round(100 * done / total), 100),
         stage=stage,

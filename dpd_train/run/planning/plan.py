@@ -30,8 +30,11 @@ USUAL_IPC = 10
 PAIRS, LEAST_PAIRS, QUICK_PAIRS = 8, 2, 1
 ARMS = 3  # the set, random images, and herding or, in a quick look, all images
 STUDENT_VIEWS = 0.34 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.view`
+SEEN_OFTEN = 3200
+"""Training images up to which a student of a first look's arm `full` takes no more steps than the others: it sees each
+image twenty times then. With more it takes the recipe's own number, four times as many."""
 WATCHER_VIEWS = 0.74 * 64 * 5 * 800 + 0.37 * 64 * 2 * 2790  # five residual and two attention shapes, steps of each
-STATISTICS_VIEWS = 0.37 * 20 + 0.3 * 8  # for each image that statistics are measured on
+STATISTICS_VIEWS = 0.26 * 20 + 0.21 * 8  # for each image that statistics are measured on, without a gradient
 STATISTICS_IMAGES = 8000  # at least
 LATENT_CLASSIFIER_VIEWS = 0.32 * 64
 PERCEPTUAL_VIEWS = 1.2 * 3 * 64
@@ -388,7 +391,8 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
             "matching": _matching(plan.matching_steps, task, speed),
         }
     seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view
-    trainings = plan.pairs * ARMS * STUDENT_VIEWS * one_thread / speed.threads
+    arms = ARMS if not task.quick or task.images <= SEEN_OFTEN else ARMS + 3
+    trainings = plan.pairs * arms * STUDENT_VIEWS * one_thread / speed.threads
     if task.quick:
         return seconds | {"judging": trainings}
     sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)

@@ -30,6 +30,7 @@ from dpd_train.run.planning.plan import (
     MOST_MATCHING,
     MOST_TUNING,
     PAIRS,
+    SEEN_OFTEN,
     TOLERANCE,
     DistillPlan,
     Task,
@@ -261,6 +262,8 @@ def test_a_quick_look_compares_one_pair_and_audits_nothing() -> None:
     assert "audit and report" not in plan.seconds
     eight = estimated(replace(plan, pairs=8), task, TWO_CORES).seconds["judging"]
     assert plan.seconds["judging"] == pytest.approx(eight / 8), "no features are compared"
+    many = estimated(plan, replace(task, images=SEEN_OFTEN + 1), TWO_CORES)
+    assert many.seconds["judging"] == pytest.approx(2 * plan.seconds["judging"]), "1 + 1 + 4 in place of three"
     assert any("one pair of students is compared, and nothing is audited" in line for line in plan_remarks(task, plan))
     assert not task_of({"Forest": 12, "River": 12}, quick=True).codes_only, "no codes can be matched"
 
