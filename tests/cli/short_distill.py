@@ -20,9 +20,9 @@ import torch
 
 import dpd_cli.commands.distill as command
 import dpd_cli.distillation.planned as planned
+import dpd_cli.distillation.stages as stages
 import dpd_eval.comparison.evaluate as evaluation
 import dpd_eval.extractors.own as own
-import dpd_eval.students.recipe as recipes
 from dpd_cli import interrupts
 from dpd_cli.main import main
 from dpd_cli.progress import Update
@@ -33,7 +33,7 @@ from dpd_train.prototypes.private import codes as private_codes
 from dpd_train.prototypes.private.release import Release, read_release, release
 from dpd_train.run.planning import plan
 
-load_recipe, own_extractor = recipes.load_recipe, own.own_extractor
+load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
 
 
 class Library:
@@ -75,8 +75,8 @@ def shorten() -> None:
     plan.MOST_TUNING = plan.MOST_MATCHING = plan.LEAST_MATCHING = plan.SMALL_MATCHING = 6
     plan.AUDIT_IMAGES, statistics.VIEWS = 20, 100
     codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
-    short = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)  # noqa: E731
-    recipes.load_recipe = evaluation.load_recipe = short
+    evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
+    stages._recipe = lambda made: evaluation.load_recipe("quick")
     decoder.STEPS, choice.LEAST, choice.CANDIDATES = 2, 30, 1
     public.STEPS, public.DRAWN, budget.WIDTHS = 2, 3, (8,)
     own.own_extractor = lambda train, cache, progress, device: own_extractor(train, cache, progress, steps=3)

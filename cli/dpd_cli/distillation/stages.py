@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpd_cli.distillation.planned import Distillation, Tell
 from dpd_cli.progress import Update
 from dpd_runtime.files import size_of, write_atomically
+
+if TYPE_CHECKING:
+    from dpd_eval.students.recipe import Recipe
 
 Stage = Callable[[str], Update]
 COUNTED_FOR = {
@@ -95,9 +98,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         return
     from dpd_eval import evaluate
     from dpd_eval.comparison.config import EvaluateConfig
-    from dpd_eval.students.recipe import load_recipe
     from dpd_runtime import generate, load_bundle, write_set
-    from dpd_train.run.planning.plan import SEEN_OFTEN
 
     bundle, images = load_bundle(made.unaudited), made.folder / "set"
     write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
@@ -109,21 +110,27 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         **made.asked.image_options,
         jobs=made.threads,
     )
-    recipe = load_recipe(config.recipe)
-    if made.asked.quick and made.images <= SEEN_OFTEN:
-        recipe = replace(recipe, full_steps=0)
     students = stage("training students, %")
     evaluation = evaluate(
         [images],
         config,
         train=made.data,
         test="val",
-        recipe=recipe,
+        recipe=_recipe(made),
         device="auto",
         progress=lambda done, total, what: students(round(100 * done / total), 100),
         stage=stage,
     )
     write_atomically(place, (json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+
+
+def _recipe(made: Distillation) -> "Recipe":
+    """How students are trained. In a first look all arms take as many steps, where that suffices for all images."""
+    from dpd_eval.students.recipe import load_recipe
+    from dpd_train.run.planning.plan import SEEN_OFTEN
+
+    recipe = load_recipe("quick")
+    return replace(recipe, full_steps=0) if made.asked.quick and made.images <= SEEN_OFTEN else recipe
 
 
 def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
