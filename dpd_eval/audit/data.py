@@ -198,8 +198,7 @@ def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Ro
         if len(rows) < 2:
             raise DataError(
                 f"{source}: class {name} has {counted(len(rows), 'usable image')}, near duplicates counted once: an "
-                "audit needs "
-                "at least 2 per class"
+                "audit needs at least 2 per class"
             )
         first.append(rows[: len(rows) // 2])
         second.append(rows[len(rows) // 2 :])

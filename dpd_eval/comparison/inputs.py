@@ -144,8 +144,7 @@ def check_set(name: str, counts: Mapping[str, int], largest: int) -> None:
     if largest > counts[smallest]:
         raise DataError(
             f"SET {name}: class {smallest} has {counted(counts[smallest], 'image')}, --ipc asks for {largest}: give "
-            "--ipc "
-            f"{counts[smallest]} or less, or generate more images"
+            f"--ipc {counts[smallest]} or less, or generate more images"
         )
 
 

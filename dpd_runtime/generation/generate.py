@@ -166,8 +166,7 @@ class Generation:
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.bundle.manifest.name!r}, {counted(len(self), 'image')}: {self.ipc} of "
-            "each of "
-            f"{counted(len(self.classes), 'class')}, seed {self.seed}, on {self.provider.name})"
+            f"each of {counted(len(self.classes), 'class')}, seed {self.seed}, on {self.provider.name})"
         )
 
     def __len__(self) -> int:

@@ -72,8 +72,7 @@ class Look:
             first, tried = self.sample.set_aside[0], self.sample.images
             lines.append(
                 f"{len(self.sample.set_aside)} of {counted(tried, 'image')} of a sample will be set aside, first "
-                f"{first.path}: "
-                f"{first.reason}; see dpd check"
+                f"{first.path}: {first.reason}; see dpd check"
             )
         if self.suggestion is not None:
             options, sample = self.suggestion

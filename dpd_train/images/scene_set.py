@@ -142,14 +142,12 @@ class Findings:
         if self.outside:
             lines.append(
                 f"links to files outside the data folder: {counted(len(self.outside), 'image')}, first "
-                f"{self.outside[0]}; "
-                "remove those that are not meant"
+                f"{self.outside[0]}; remove those that are not meant"
             )
         if self.near:
             lines.append(
                 f"{counted(len(self.near), 'image')} of train left out as near duplicates of others, first "
-                f"{self.near[0].path}; "
-                "--keep-near-duplicates keeps them"
+                f"{self.near[0].path}; --keep-near-duplicates keeps them"
             )
         for part in self.counts:
             mine = [finding for finding in self.rejected if finding.part == part]

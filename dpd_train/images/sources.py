@@ -247,8 +247,7 @@ def _tell_loose(folder: Path, where: str) -> None:
     if loose:
         _tell(
             f"{printable(folder)} holds {counted(len(loose), 'image')} {where}, first {printable(loose[0])}: they "
-            "are not read; "
-            "put them into the folder of a class"
+            "are not read; put them into the folder of a class"
         )
 
 
@@ -336,8 +335,7 @@ def _check_depth(folder: Path, direct: int) -> None:
     if count and direct:
         raise DataError(
             f"{folder}: has {counted(direct, 'image')} directly inside and {count} in folders inside, first "
-            f"{first}, which "
-            f"nothing would read; move them up into {folder.name}/ or out of the data, or {list_them}"
+            f"{first}, which nothing would read; move them up into {folder.name}/ or out of the data, or {list_them}"
         )
     if count:
         raise DataError(

@@ -222,8 +222,7 @@ def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
     training = getattr(work.config, stage)
     line = (
         f"{stage}: {timing['steps']} of {counted(training.steps, 'step')} of {counted(training.batch, 'image')}, "
-        "peak rate "
-        f"{training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
+        f"peak rate {training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
     )
     add_piece(work.state, work.config.start, line)
 

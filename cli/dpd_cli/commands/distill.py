@@ -224,7 +224,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
         print(f"  students on {what:<44} {100 * arm['oa_mean']:.1f} %{spread}")
     print(f"  of {counted(judged['test_images'], 'validation image')}, which no training has seen")
     if quick:
-        print("  one student for each line: a first impression, which another seed may turn by some points")
+        print("  one student for each line: a first impression, which another seed may change by some points")
         _print_times(result)
         print("quick look    not audited: a site that asks for --require-audit refuses this bundle")
         print("next          dpd distill DATA --out OTHER, without --quick")

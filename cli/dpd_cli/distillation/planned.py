@@ -258,8 +258,7 @@ def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None
         least = min(counts, key=counts.__getitem__)
         raise DataError(
             f"{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched codes, "
-            "which need "
-            f"{LEAST_MATCHED}; add some, or leave it out"
+            f"which need {LEAST_MATCHED}; add some, or leave it out"
         )
 
 

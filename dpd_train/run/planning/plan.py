@@ -30,9 +30,9 @@ USUAL_IPC = 10
 PAIRS, LEAST_PAIRS, QUICK_PAIRS = 8, 2, 1
 ARMS = 3  # the set, random images, and herding or, in a quick look, all images
 STUDENT_VIEWS = 0.34 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.view`
-SEEN_OFTEN = 3200
+SEEN_OFTEN, FULL_TIMES = 3200, 4
 """Training images up to which a student of a first look's arm `full` takes no more steps than the others: it sees each
-image twenty times then. With more it takes the recipe's own number, four times as many."""
+image twenty times then. With more it takes the recipe's own number, FULL_TIMES as many."""
 WATCHER_VIEWS = 0.74 * 64 * 5 * 800 + 0.37 * 64 * 2 * 2790  # five residual and two attention shapes, steps of each
 STATISTICS_VIEWS = 0.26 * 20 + 0.21 * 8  # for each image that statistics are measured on, without a gradient
 STATISTICS_IMAGES = 8000  # at least
@@ -314,8 +314,7 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
     if not task.matched and task.own_vae:
         lines.append(
             f"class {least!r} has {counted(task.smallest, 'training image')}, and other bands than RGB are "
-            "distilled as matched "
-            f"codes, which need {LEAST_MATCHED} in each class"
+            f"distilled as matched codes, which need {LEAST_MATCHED} in each class"
         )
     elif not task.matched:
         few = sum(count < LEAST_MATCHED for count in counts.values())
@@ -332,8 +331,7 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
     elif task.codes < task.ipc:
         lines.append(
             f"class {least!r} has {counted(task.smallest, 'training image')}: {counted(task.codes, 'matched code')} "
-            "per class, further "
-            "images are re-noised"
+            "per class, further images are re-noised"
         )
     if task.judged_ipc < task.ipc and not task.codes_only and not task.quick:
         lines.append(f"students are compared at IPC {task.judged_ipc}: class {least!r} has no more real images")
@@ -341,9 +339,8 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
         lines += network_remarks(counts, matched=task.matched)
     if counts[most] >= UNEVEN * task.smallest:
         lines.append(
-            f"classes are uneven, from {counted(task.smallest, 'image')} in {least!r} to {counts[most]} in "
-            f"{most!r}: every class "
-            "gets equally many codes, and those of small classes rest on few images"
+            f"classes are uneven, from {counted(task.smallest, 'image')} in {least!r} to {counts[most]} in {most!r}: "
+            "every class gets equally many codes, and those of small classes rest on few images"
         )
     return lines
 
@@ -353,10 +350,8 @@ def plan_remarks(task: Task, plan: DistillPlan) -> list[str]:
     if task.quick:
         return ["a quick look: stages are short, one pair of students is compared, and nothing is audited"]
     if plan.pairs < PAIRS:
-        return [
-            f"little time: stages are shortened, and {counted(plan.pairs, 'pair')} of students are compared, not "
-            f"{PAIRS}"
-        ]
+        pairs = counted(plan.pairs, "pair")
+        return [f"little time: stages are shortened, and {pairs} of students are compared, not {PAIRS}"]
     return []
 
 
@@ -391,7 +386,7 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
             "matching": _matching(plan.matching_steps, task, speed),
         }
     seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view
-    arms = ARMS if not task.quick or task.images <= SEEN_OFTEN else ARMS + 3
+    arms = ARMS + (FULL_TIMES - 1 if task.quick and task.images > SEEN_OFTEN else 0)
     trainings = plan.pairs * arms * STUDENT_VIEWS * one_thread / speed.threads
     if task.quick:
         return seconds | {"judging": trainings}
