@@ -72,11 +72,9 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     counts = check_files(Path(asked.data), "train", asked)
     check_classes(Path(asked.data), tuple(counts))
     asked = replace(asked, counts=counts)
+    public = None if asked.public is None else check_files(Path(asked.public), "all", asked.elsewhere)
     _check_guarantee(asked)
-    if (
-        asked.public is not None
-        and (images := sum(check_files(Path(asked.public), "all", asked.elsewhere).values())) < asked.ipc
-    ):
+    if public is not None and (images := sum(public.values())) < asked.ipc:
         raise InputError(
             f"--public {asked.public}: has {counted(images, 'image')}, fewer than --ipc {asked.ipc}; add some"
         )
