@@ -3,9 +3,11 @@
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dpd_runtime.errors import OutputLinkError
+from dpd_runtime.errors import InputError, OutputLinkError
 from dpd_runtime.files import NO_FOLLOW
 
 try:
@@ -14,6 +16,7 @@ except ImportError:  # Windows: nothing keeps two processes apart there
     fcntl = None  # type: ignore[assignment]
 
 KEEPS_APART = fcntl is not None
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
 
 
 class FileLock:
@@ -98,3 +101,26 @@ class FileLock:
             os.close(descriptor)
         if fcntl is None:  # Windows deletes no open file
             self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def worked_in(folder: Path, command: str) -> Iterator[None]:
+    """Keep other processes out of a folder in which `command` works. A killed process keeps nobody out, and where the
+    file system has no locks nobody is kept out either.
+
+    Raises:
+        InputError: another process works there.
+        OSError: no such folder, or it cannot be written.
+    """
+    lock = FileLock(folder / "session.lock")
+    try:
+        if not lock.acquire():
+            raise InputError(f"{folder}: another {command} works there; wait until it ends, or stop it and go on then")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone; the lock ends with the process
+            lock.release()

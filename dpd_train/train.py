@@ -12,6 +12,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
+from dpd_runtime.file_lock import worked_in
 from dpd_runtime.files import cache_folder
 from dpd_train.bases.base import Base, load_base
 from dpd_train.bases.folder import check_base_bands
@@ -190,6 +191,7 @@ def train(
 
     Raises:
         DataError, InputError: unusable data, base or output folder; nothing is written then. Only the leader raises.
+        InputError: another process trains in `out`.
         PeerError, UpdateError: another process or site has gone, or a site sent an update that cannot be used.
     """
     deadline, device = Deadline(max_minutes), torch.device(device)
@@ -199,9 +201,9 @@ def train(
     with team.leading():
         _check_machine(config, device, team, tracker, federated is not None)
         base, read, config = _open(data, out, config, device, progress, resume, cache)
-        team.tell(Word.LOAD)
-        watch = Stopwatch(out / "checkpoints" / "seconds.json")
-        with tracked(tracker, out / "tracker", asdict(config)) as track:
+        with worked_in(out, "dpd train"), tracked(tracker, out / "tracker", asdict(config)) as track:
+            team.tell(Word.LOAD)
+            watch = Stopwatch(out / "checkpoints" / "seconds.json")
             run = Run(
                 data=read,
                 config=config,

@@ -12,6 +12,7 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 from dpd_runtime import load_bundle
+from dpd_runtime.file_lock import worked_in
 from dpd_train.bases.hub import model_hash
 from dpd_train.drawn_scenes import write_scenes
 from dpd_train.run.planning.plan import DistillPlan
@@ -204,6 +205,19 @@ def test_a_run_folder_with_a_place_that_is_no_text_is_refused(
     done = dpd(tmp_path, process_environment, "--resume", "--out", "site.dpd", kill="at the start")
     assert done.returncode == 2
     assert "site-run: was made by another version of dpd (a place that is no text)" in done.stderr
+
+
+def test_a_distillation_that_still_runs_is_not_continued_beside_itself(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    (tmp_path / "site-run").mkdir()
+    stored = PLANNED | {"asked": {"data": "scenes", "out": "site.dpd"}}
+    (tmp_path / "site-run" / "plan.json").write_text(json.dumps(stored))
+    with worked_in(tmp_path / "site-run", "dpd distill"):
+        done = dpd(tmp_path, process_environment, "--resume", "--out", "site.dpd", kill="at the start")
+    assert done.returncode == 2
+    assert "site-run: another dpd distill works there; wait until it ends" in done.stderr
+    assert [path.name for path in (tmp_path / "site-run").iterdir()] == ["plan.json"]
 
 
 def run_notebook() -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import avg_pool2d
 
 from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.file_lock import worked_in
 from dpd_train.bases.base import load_base
 from dpd_train.bases.latents import encode, encode_cached
 from dpd_train.captions.captions import aggregate_prompts
@@ -327,6 +328,10 @@ def test_resume_alone_continues_with_the_stored_data_and_options(
     other = dpd("--resume", "--out", "cut", "--teacher-steps", "7")
     assert other.returncode == 2
     assert "--teacher-steps 7: the unfinished run in cut has 6" in other.stderr
+    with worked_in(tmp_path / "cut", "dpd train"):
+        second = dpd("--resume", "--out", "cut")
+    assert second.returncode == 2
+    assert "cut: another dpd train works there; wait until it ends" in second.stderr
     same = dpd("--resume", "--out", "cut", "--teacher-steps", "6", "--max-minutes", "0")
     assert "teacher is at step 2 of 6" in same.stdout
     last = dpd("--resume", "--out", "cut")

@@ -26,7 +26,18 @@ QUICK = COUNTED_FOR | {"4": "judging"}
 
 
 def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
-    """Make everything that is not there yet. Returns the facts for the user."""
+    """Make everything that is not there yet. Returns the facts for the user.
+
+    Raises:
+        InputError: another process works in the folder.
+    """
+    from dpd_runtime.file_lock import worked_in
+
+    with worked_in(made.folder, "dpd distill"):
+        return _distil(made, stage, tell)
+
+
+def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     from dpd_train.compute.tracking import Stopwatch
 
     watch = Stopwatch(made.folder / "seconds.json")

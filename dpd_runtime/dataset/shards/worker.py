@@ -1,6 +1,5 @@
 """Locks of the processes in a folder: one while a process works, and one while it starts or ends."""
 
-import errno
 import os
 import platform
 import re
@@ -11,12 +10,11 @@ from types import TracebackType
 
 from dpd_runtime.dataset.shards.shard import Shard
 from dpd_runtime.errors import OutputFolderError
-from dpd_runtime.file_lock import FileLock
+from dpd_runtime.file_lock import NO_LOCKS, FileLock
 from dpd_runtime.files import open_regular
 
 TURN = ".lock"
 LOCK_FILE = re.compile(r"\.lock(-(\d+)-of-(\d+))?")
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Worker:
