@@ -22,7 +22,7 @@ slow:
 
 # twenty thousand hostile bundles
 fuzz:
-	PYTHONPATH=.:export:cli:neighbours python -m tests.fuzz.campaign --examples 20000 --out recipes/results/fuzz.json
+	PYTHONPATH=.:export:cli:neighbours python -m tests.hostile.fuzz.campaign --examples 20000 --out recipes/results/fuzz.json
 
 format:
 	ruff check --fix

@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("pipeline", type=Path, help="diffusers layout: RUN/pipeline of a run")
     parser.add_argument("--bundle", type=Path, required=True, help="exported from that run with --precision fp32")
     parser.add_argument(
-        "--optimum", type=Path, help="Python of an environment with optimum-onnx (tests/interop/run.sh)"
+        "--optimum", type=Path, help="Python of an environment with optimum-onnx (tests/full/interop/run.sh)"
     )
     parser.add_argument(
         "--kernels",

@@ -1,6 +1,6 @@
 """A pytest plugin that hides from `dpd_runtime` what Linux has and Windows or macOS lack.
 
-    pytest -p tests.bare_system tests/runtime
+    pytest -p tests.bare_system tests/unit/runtime
 
 It shows that the runtime asks for none of it without need. It is no Windows: paths, locks and processes stay those of
 Linux, and the tests themselves see everything. Tests of what such a system cannot do, such as refusing links and other

@@ -109,3 +109,33 @@ def tiny_bundle(tiny_trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
         tiny_export(tiny_trained, folder / "tiny.dpd", precision="fp32")
 
     return made_once(tmp_path_factory, "bundle", export) / "tiny.dpd"
+
+
+@pytest.fixture(scope="session")
+def run(tiny_trained: Path) -> Path:
+    """A run directory that `train` left."""
+    return tiny_trained
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_bundle: Path) -> Path:
+    """In float32, as one file."""
+    return tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def half_bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In half precision with every option, as a folder; weights above 100 kB lie beside their graph."""
+    from dpd_export import ExportOptions, export_run
+
+    options = ExportOptions(vae_encoder=True, dynamic_size=True, largest_file=100_000)
+    made = made_once(tmp_path_factory, "half", lambda folder: export_run(run, folder / "half", options))
+    return made / "half"
+
+
+@pytest.fixture(scope="session")
+def matched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, a run with CODES matched codes of each class, and its float32 bundles whole.dpd and codes.dpd."""
+    from tests.tiny import tiny_matched
+
+    return made_once(tmp_path_factory, "matched", tiny_matched)

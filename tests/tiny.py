@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
@@ -26,6 +27,7 @@ from dpd_train.drawn_scenes import write_scenes
 from dpd_train.train import train
 
 SIDE = 32
+CODES = 11
 CONFIG = TrainConfig(
     ipc=3,
     k_min=2,
@@ -166,6 +168,20 @@ def tiny_export(run: Path, out: Path, **options: Any) -> None:
     with one_thread():
         licences = {"data_licence": "drawn | by us", "base_licence": "Apache-2.0"}
         export_run(run, out, ExportOptions(name="tiny", **licences, **options))
+
+
+def tiny_matched(folder: Path) -> None:
+    """Write scenes, a run with CODES matched codes of each class, and its float32 bundles whole.dpd and codes.dpd."""
+    from dpd_export import ExportOptions, export_run
+
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+        few = {"k_min": 15, "ipc": CODES, "steps": 1, "watcher_steps": 2, "matching_steps": 2}
+        config = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", **few)
+        train(drawn_scenes(folder / "scenes", per_class=26), folder / "run", config, cache=folder / "cache")
+        for name, codes_only in (("whole", False), ("codes", True)):
+            options = ExportOptions(name=name, precision="fp32", codes_only=codes_only)
+            export_run(folder / "run", folder / f"{name}.dpd", options)
 
 
 def latent_data() -> LatentData:

@@ -38,7 +38,7 @@ OPERATORS_OF = {
 }
 """Operators by what needs them first: a part of a base, an option of `dpd export`, or a classifier.
 
-The names are those of the cases in tests/export/graphs/test_operators.py, which trace such a graph. All end, are
+The names are those of the cases in tests/contract/test_operators.py, which trace such a graph. All end, are
 deterministic and use plain tensors.
 """
 OPERATORS = frozenset(name for names in OPERATORS_OF.values() for name in names.split())
