@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpd_eval.reading import parse_json, read_file
-from dpd_eval.report.audits import NamedAudit, Timings, read_audit, read_timings
+from dpd_eval.report.audits import NamedAudit, Timings, read_audit, read_bench, read_timings
 from dpd_eval.report.evaluations import NamedEvaluation, looks_like_evaluation, read_evaluation
 from dpd_eval.report.models import BundleRecord, RunRecord, read_bundle, read_run
 from dpd_eval.report.names import hide_paths, short_names
@@ -130,6 +130,8 @@ def _read_json(path: Path, name: str, trusted: Keys) -> tuple[InputFile, list[Re
     digest = hashlib.sha256(raw).hexdigest()
     if "verdict" in content and "tests" in content:
         return InputFile(name, "audit", "file", digest), [read_audit(content, stem, str(path))]
+    if "networks" in content and "peak_memory" in content:
+        return InputFile(name, "benchmark", "file", digest), [read_bench(content, stem, str(path))]
     if "timings" in content:
         return InputFile(name, "benchmark", "file", digest), [read_timings(content, stem, str(path))]
     evaluations = _evaluations(content, stem, str(path))

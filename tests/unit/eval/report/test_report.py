@@ -4,7 +4,7 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -29,6 +29,7 @@ from dpd_eval.report.report import write_report
 from dpd_eval.report.verdicts import headline, outcome, verdict
 from dpd_eval.statistics import Interval
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
+from dpd_runtime.checks.bench import bench
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
@@ -105,6 +106,15 @@ def rich(folder: Path) -> list[Path]:
         write_json(folder / "bench.json", {"hardware": "a GPU", "timings": [{"what": "generate", "seconds": 3.5}]}),
         write_set(folder / "set0"),
     ]
+
+
+def test_what_dpd_bench_says_is_shown(tmp_path: Path) -> None:
+    said = asdict(bench(load_bundle(embedded_bundle()), blocks=1, provider="cpu", threads=1))
+    page, _ = made(tmp_path, write_json(tmp_path / "bench.json", said))
+    text = " ".join(page.text.split())
+    assert f"Timings: bench, on {said['provider']}, 1 thread" in text
+    for part in ("decoded images", "loading", *(f"calls of {n}" for n in said["networks"])):
+        assert part in text, part
 
 
 # -- the verdict
