@@ -52,15 +52,13 @@ def dpd(
         with_pytorch = any(word in WITH_PYTORCH for word in arguments[:1])
     with tempfile.TemporaryDirectory() as work:
         request = {"command": command, "arguments": list(arguments), "folder": str(folder), "work": work}
-        if "COVERAGE_PROCESS_CONFIG" in environment:  # it follows processes that are started, not forks
-            code, cpu, heavy = _in_a_process_of_its_own(request, environment)
-        else:
-            server = _server(with_pytorch and find_spec("torch") is not None, environment["PYTHONPATH"])
-            assert server.stdin is not None
-            assert server.stdout is not None
-            server.stdin.write(json.dumps(request | {"environment": dict(environment)}) + "\n")
-            server.stdin.flush()
-            code, cpu, heavy = json.loads(server.stdout.readline())
+        request["test"] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+        server = _server(with_pytorch and find_spec("torch") is not None, environment["PYTHONPATH"])
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps(request | {"environment": dict(environment)}) + "\n")
+        server.stdin.flush()
+        code, cpu, heavy = json.loads(server.stdout.readline())
         out, err = ((Path(work) / name).read_text(encoding="utf-8") for name in ("out", "err"))
     done = Done(["dpd", *arguments], code, out, err)
     done.cpu, done.heavy = cpu, tuple(heavy)
@@ -81,19 +79,6 @@ def _server(with_pytorch: bool, paths: str) -> "subprocess.Popen[str]":
     )
     atexit.register(process.kill)
     return process
-
-
-def _in_a_process_of_its_own(request: dict[str, Any], environment: Mapping[str, str]) -> tuple[int, float, list[str]]:
-    place = Path(request["work"])
-    environment = {**environment, "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], ROOT])}
-    module, _, name = request["command"].partition(":")
-    program = f"import sys; from {module} import {name}; sys.argv[0] = 'dpd'; {name}()"
-    with (place / "out").open("wb") as out, (place / "err").open("wb") as err:
-        command = [sys.executable, "-c", program, *request["arguments"]]
-        done = subprocess.run(
-            command, cwd=request["folder"], env=environment, stdout=out, stderr=err, check=False, timeout=SECONDS
-        )
-    return done.returncode, 0.0, []
 
 
 def _serve(first: list[str]) -> None:
@@ -124,6 +109,8 @@ def _be_the_command(request: dict[str, Any]) -> NoReturn:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = ["dpd", *request["arguments"]]
+    if "coverage" in sys.modules and (covered := sys.modules["coverage"].Coverage.current()) is not None:
+        covered.switch_context(request["test"])
     signal.alarm(SECONDS)
     code: object = 1
     try:

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,14 @@ def options_page() -> str:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_link_and_anchor_exists(page: Path) -> None:
     assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_every_test_that_a_page_names_is_there_once() -> None:
+    """So that its name alone is enough to find it."""
+    files = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    named = {found for page in PAGES for found in re.findall(r"\btest_\w+\.py", page.read_text(encoding="utf-8"))}
+    assert "test_docs.py" in named
+    assert {found: files[found] for found in named if files[found] != 1} == {}
 
 
 def test_a_broken_link_is_found() -> None:

@@ -9,8 +9,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+
+pytest.importorskip("torch")
+import onnx
 from onnx import TensorProto, helper, shape_inference
 
 from dpd_runtime import load_bundle

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("torch")
 from dpd_eval.audit.artefacts.layout import check_layout, check_table
 from dpd_eval.audit.artefacts.pictures import find_pictures
 from dpd_eval.report.names import hide_paths

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
 
+pytest.importorskip("torch")
 from dpd_eval.audit.artefacts.artefact import Traces
 from dpd_eval.audit.artefacts.scan import artefact_test, scan
 from dpd_eval.audit.data import read_data

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
 from dpd_eval.audit.audit import audit
 from dpd_eval.audit.record import Audit, write_record
 from dpd_export import ExportOptions, export_run

@@ -13,8 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+
+pytest.importorskip("torch")
+import onnx
 import torch
 from PIL import Image
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+pytest.importorskip("torch")
 from dpd_export import ExportOptions, export_run
 from dpd_export.reference.reference import extent_of
 from dpd_runtime import generate, load_bundle

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+
+pytest.importorskip("torch")
+import onnx
 import torch
 from onnxruntime import InferenceSession
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
 from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
 from dpd_runtime import generate, load_bundle

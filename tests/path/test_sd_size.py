@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch")
 from dpd_train.drawn_scenes import write_scenes
 from tests.sd_like import SD15, TINY, Sizes, sd_like
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from dpd_cli.progress import NumberedStages
+
+pytest.importorskip("torch")
 from dpd_train.compute.device import one_thread
 from dpd_train.run.stages.ahead import stages_ahead
 from dpd_train.train import train

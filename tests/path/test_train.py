@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
