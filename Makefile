@@ -1,5 +1,5 @@
 # One command a habit. Use an environment with: pip install -c constraints.txt -e ".[dev]"
-.PHONY: check test coverage slow fuzz wheel wheelhouse lock docs ci full format
+.PHONY: check test coverage long fuzz wheel wheelhouse lock docs ci full format
 
 check:
 	ruff check
@@ -17,8 +17,9 @@ coverage:
 	coverage combine --quiet
 	coverage report
 
-slow:
-	python -m pytest -m slow
+# the tests marked full, and those under tests/full
+long:
+	python -m pytest -m full
 
 # twenty thousand hostile bundles
 fuzz:

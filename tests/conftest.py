@@ -48,6 +48,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What lies under tests/full is marked so."""
+    for item in items:
+        if Path(__file__).with_name("full") in item.path.parents:
+            item.add_marker(pytest.mark.full)
+
+
 def pytest_report_header() -> list[str]:
     def found(name: str) -> str:
         try:

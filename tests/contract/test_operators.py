@@ -154,7 +154,7 @@ CASES: dict[str, Make] = {
 LONG = ("UNet of nano", "--precision fp16", "--dynamic-size", "dpd fit", "dpd fit --backbone")
 
 
-@pytest.mark.parametrize("case", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in CASES])
+@pytest.mark.parametrize("case", [pytest.param(name, marks=[pytest.mark.full] * (name in LONG)) for name in CASES])
 def test_each_operator_is_needed_by_what_names_it(case: str, tmp_path: Path) -> None:
     earlier: set[str] = set()
     for name, listed in OPERATORS_OF.items():
@@ -170,7 +170,7 @@ def test_every_entry_has_its_case() -> None:
     assert sum(len(listed.split()) for listed in OPERATORS_OF.values()) == len(OPERATORS), "each is named once"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("version", "unet"), [(1, {}), (2, {"upcast_attention": True})], ids=["sd1", "sd2"])
 def test_other_bases_need_no_other_operator(

@@ -1,4 +1,4 @@
-"""No telemetry: the variables are set before a library is loaded, and (slow) no socket is opened."""
+"""No telemetry: the variables are set before a library is loaded, and (full) no socket is opened."""
 
 import ast
 import os
@@ -140,7 +140,7 @@ def traced(code: str, environment: dict[str, str], folder: Path) -> tuple[int, l
     return sum(bool(SOCKET.search(line)) for line in trace.read_text().splitlines()), files
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("way", ["generate", "unsigned", "openvino"])
 def test_no_socket_is_opened_and_nothing_is_written_at_home(
@@ -159,7 +159,7 @@ def test_no_socket_is_opened_and_nothing_is_written_at_home(
     assert all(name.startswith(".cache/dpd/golden/") for name in files)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_the_trace_sees_telemetry_that_was_left_on(process_environment: dict[str, str], tmp_path: Path) -> None:
     """Control: the same trace of ONNX Runtime alone."""

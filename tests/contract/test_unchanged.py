@@ -231,7 +231,7 @@ def parts(
     return export_parts(name, folder / name, folder)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in EXPORTS if name != "fp32"]
+SLOW = [pytest.param(name, marks=pytest.mark.full) for name in EXPORTS if name != "fp32"]
 
 
 @pytest.mark.parametrize("parts", ["fp32", *SLOW], indirect=True)

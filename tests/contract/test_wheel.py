@@ -79,7 +79,7 @@ def test_nothing_that_lies_in_build_comes_into_a_wheel(fresh: bool, checkout: Pa
     assert (checkout / "build").exists() != fresh
 
 
-@pytest.mark.slow  # pip downloads setuptools
+@pytest.mark.full  # pip downloads setuptools
 def test_equal_commits_give_equal_bytes_and_stray_files_stay(checkout: Path, tmp_path: Path) -> None:
     first = script().build_wheel(tmp_path / "first", checkout)
     (checkout / "small" / "secret.txt").write_text("not in git")

@@ -30,7 +30,7 @@ from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.held_out import HeldOut
 from tests.tiny import tiny_run
 
-pytestmark = pytest.mark.slow  # a run, an export and three audits
+pytestmark = pytest.mark.full  # a run, an export and three audits
 HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}
 
 

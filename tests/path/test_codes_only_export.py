@@ -75,7 +75,7 @@ def test_the_export_repeats_itself_byte_for_byte(matched: Path, tmp_path: Path) 
     assert load_bundle(tmp_path / "again").manifest.codes_only
 
 
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp16-weights", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp16-weights", marks=pytest.mark.full)])
 def test_other_precisions(precision: str, matched: Path, tmp_path: Path) -> None:
     export_run(matched / "run", tmp_path / "site.dpd", ExportOptions(precision=precision, codes_only=True))
     bundle = load_bundle(tmp_path / "site.dpd")
@@ -117,7 +117,7 @@ def audited(matched: Path) -> Audit:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_audit_tests_what_leaves_the_site(audited: Audit, matched: Path) -> None:
     names = [test.name for test in audited.tests]
     for wanted in (
@@ -143,7 +143,7 @@ def test_the_audit_tests_what_leaves_the_site(audited: Audit, matched: Path) -> 
     assert json.loads(again.files["audit.json"])["verdict"] == audited.verdict
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_averaged_codes_are_its_control_of_membership(audited: Audit) -> None:
     names = [c.name for c in audited.controls if c.name.startswith("membership")]
     assert names[0] == "membership of the students of T replayed"
@@ -152,7 +152,7 @@ def test_averaged_codes_are_its_control_of_membership(audited: Audit) -> None:
     assert (control.expected, control.verdict) == ("FAIL", "FAIL")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_without_an_encoder_the_verdict_is_a_warning_at_best(matched: Path) -> None:
     """The tiny VAE is not the shipped base's."""
     found = audit(matched / "codes.dpd", train=matched / "scenes", cache=matched / "audit", **HELD)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from tests.commands import dpd
 
 pytest.importorskip("diffusers")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 def test_demo_closes_the_loop(tmp_path: Path, process_environment: dict[str, str]) -> None:

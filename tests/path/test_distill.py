@@ -132,7 +132,7 @@ def test_watchers_of_classes_with_too_few_images_are_refused_at_once(
     assert "measures" not in refused.stdout + refused.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_distillation_killed_in_three_stages_ends_with_the_same_codes(
     folder: Path, process_environment: dict[str, str]
 ) -> None:
@@ -228,7 +228,7 @@ def run_notebook() -> None:
     print(names["result"].verdict)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_notebook_makes_an_audited_bundle_by_the_same_steps(
     folder: Path, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
@@ -240,7 +240,7 @@ def test_the_notebook_makes_an_audited_bundle_by_the_same_steps(
     assert len(list((tmp_path / "set" / "River").iterdir())) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_few_images_of_128_px_become_a_codes_only_bundle_by_the_shipped_base(
     folder: Path, process_environment: dict[str, str]
 ) -> None:
@@ -255,7 +255,7 @@ def test_few_images_of_128_px_become_a_codes_only_bundle_by_the_shipped_base(
         assert picture.size == (128, 128)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_scenes_of_four_bands_are_distilled_judged_and_audited(
     folder: Path, process_environment: dict[str, str]

@@ -68,7 +68,7 @@ def test_a_notebook_is_committed_without_outputs(name: str) -> None:
     assert len(code_cells(name)) >= 5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(find_spec("torch") is None, reason="the notebook is for PyTorch")
 def test_the_notebook_trains_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the code cells in one namespace. `.ci/full` runs the notebook in Jupyter."""

@@ -242,7 +242,7 @@ def test_the_manifest_tells_what_the_bundle_was_made_of(run: Path, bundle: Path)
     assert manifest.tools["dpd-distill"] == version("dpd-distill")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_same_run_exported_by_the_command_gives_the_same_bundle(
     run: Path, bundle: Path, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:

@@ -44,7 +44,7 @@ def sd_run(folder: Path, version: int, prototypes: int, **unet: object) -> Path:
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("version", "prototypes", "unet"),
     [

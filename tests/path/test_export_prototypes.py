@@ -65,7 +65,7 @@ def test_weak_prototypes_are_refused_before_anything_is_exported(
     check_export(folder / "pooled", tmp_path / "site.dpd", ExportOptions())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_weak_prototypes_that_may_leave_are_marked_in_the_bundle(folder: Path, tmp_path: Path) -> None:
     export_run(folder / "medoid", tmp_path / "site", ExportOptions(precision="fp32", allow_weak_prototypes=True))
     bundle = load_bundle(tmp_path / "site")
@@ -73,7 +73,7 @@ def test_weak_prototypes_that_may_leave_are_marked_in_the_bundle(folder: Path, t
     assert json.loads(bundle.files["classes.json"])["private"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_pooled_prototypes_pull_block_means_at_the_site(folder: Path, tmp_path: Path) -> None:
     """With g = 1 to the last step the latents' block means are the prototype's, and the images still differ."""
     export_run(folder / "pooled", tmp_path / "site", ExportOptions(precision="fp32"))
@@ -98,7 +98,7 @@ def test_pooled_prototypes_pull_block_means_at_the_site(folder: Path, tmp_path: 
         assert np.abs(made[0].pixels.astype(int) - made[count].pixels.astype(int)).max() > 0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_prototype_guidance_pulls_towards_the_prototype(folder: Path, tmp_path: Path) -> None:
     """With g = 1 to the last step every image of a prototype is the decoded prototype; with g = 0 they differ."""
     export_run(folder / "centroid", tmp_path / "site", ExportOptions(precision="fp32", allow_weak_prototypes=True))

@@ -74,7 +74,7 @@ def test_under_nohup_it_stays_ignored(process_environment: dict[str, str]) -> No
     subprocess.run([sys.executable, "-c", program], env=process_environment, timeout=60, check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_distillation_interrupted_in_every_stage_is_continued(
     tmp_path: Path, process_environment: dict[str, str]
 ) -> None:

@@ -76,7 +76,7 @@ def test_images_are_decoded_prototypes_and_later_ones_are_drawn(matched: Path) -
         assert np.abs(image.pixels.astype(int) - decoded[image.index % CODES].astype(int)).max() > 5
 
 
-@pytest.mark.slow  # a session for each step
+@pytest.mark.full  # a session for each step
 def test_sessions_end_as_one_run(tmp_path: Path) -> None:
     scenes, made = many_scenes(tmp_path), config(tmp_path, steps=0, teacher_steps=1, latent_classifier_steps=1, ipc=2)
     train(scenes, tmp_path / "whole", made, cache=tmp_path / "cache")

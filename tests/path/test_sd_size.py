@@ -37,7 +37,7 @@ def cost(arguments: str, folder: Path, environment: Mapping[str, str]) -> dict[s
 @pytest.mark.parametrize(
     ("sizes", "side", "least"),
     [
-        pytest.param(TINY, 32, 0.0, id="tiny", marks=pytest.mark.slow),
+        pytest.param(TINY, 32, 0.0, id="tiny", marks=pytest.mark.full),
         pytest.param(SD15, 256, 1e9, id="sd-1.5", marks=pytest.mark.large),
     ],
 )

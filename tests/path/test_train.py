@@ -271,7 +271,7 @@ def test_real_prototypes_are_marked_and_shown_in_private_only(tmp_path: Path) ->
     assert {value.shape[1:] for value in tensors.values()} == {(4, 2, 2)}
 
 
-@pytest.mark.slow  # four commands; that every step can be the last is asserted in test_denoiser.py
+@pytest.mark.full  # four commands; that every step can be the last is asserted in test_denoiser.py
 def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     base, scenes = tiny_base(tmp_path), drawn_scenes(tmp_path / "scenes")
     common = [sys.executable, "-m", "dpd_cli", "train", str(scenes), "--base", str(base), "--cache-dir"]

@@ -42,7 +42,7 @@ def test_the_bundle_as_it_is_gives_the_same_set(material: Material, untouched: s
         assert judged(store(folder, material.sealed()), folder, untouched).outcome == "the same set"
 
 
-@pytest.mark.parametrize("examples", [100, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(400, marks=pytest.mark.full)])
 def test_hundreds_of_hostile_bundles(tiny_bundle: Path, examples: int) -> None:
     """In processes whose memory and time the kernel bounds; about one in thirty is harmless."""
     results, deaths = run(tiny_bundle, examples, seed=0)

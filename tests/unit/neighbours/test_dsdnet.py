@@ -66,7 +66,7 @@ def test_shallow_stages_learn_from_the_deepest_and_not_the_other_way(name: str) 
 
 
 @pytest.mark.parametrize(
-    "name", ["dsdnet:convnet", "dsdnet:resnet", pytest.param("dsdnet:resnet18", marks=pytest.mark.slow)]
+    "name", ["dsdnet:convnet", "dsdnet:resnet", pytest.param("dsdnet:resnet18", marks=pytest.mark.full)]
 )
 def test_it_is_a_student_like_those_of_dpd_eval(name: str) -> None:
     students.test_weights_depend_on_the_seed_alone(name)

@@ -56,7 +56,7 @@ def test_two_gaussians(shift: float, verdict: str) -> None:
     assert rate.verdict == ("FAIL" if shift == 1 else "PASS")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_interval_of_the_area_holds_the_truth() -> None:
     rng, truth = np.random.default_rng(1), NormalDist().cdf(0.5 / 2**0.5)
     held = 0

@@ -68,7 +68,7 @@ def test_innocent_images_exceed_the_threshold_as_often_as_expected(counts: tuple
         assert expected_exceedance(counts) == pytest.approx(0.01, abs=0.001)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_interval_of_the_exceedance_holds_the_truth_as_often_as_it_says() -> None:
     """40 random repetitions; the true value is a share of 0.15 above the threshold, minus 0.01."""
     normal = np.random.default_rng(5)

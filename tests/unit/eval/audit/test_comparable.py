@@ -143,7 +143,7 @@ def test_a_hold_out_that_is_not_comparable_decides_nothing(folders: Path) -> Non
     assert found.controls == ()
 
 
-@pytest.mark.parametrize("held", ["away", pytest.param("held", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("held", ["away", pytest.param("held", marks=pytest.mark.full)])
 def test_copies_fail_beside_any_hold_out(folders: Path, held: str) -> None:
     found = audited(folders, "copies", held)
     assert found.verdict == "FAIL"
@@ -166,7 +166,7 @@ def test_the_command_ends_with_4_and_one_object(folders: Path, process_environme
     assert places == sorted(places), "in plain words, then the verdict and its reasons, then the details"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_fresh_images_of_any_folder_never_fail_and_every_doubt_has_a_reason(folders: Path) -> None:
     found = audited(folders, "fresh", "held")
     assert found.verdict == "WARN"

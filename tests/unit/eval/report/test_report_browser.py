@@ -12,7 +12,7 @@ from tests.unit.eval.chromium import Chromium, find_chromium
 
 EXECUTABLE = find_chromium()
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
     pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here: apt-get install chromium"),
 ]
 CONTRAST = """

@@ -75,7 +75,7 @@ def test_the_quick_student_is_the_one_that_results_were_published_with():
     assert student_identity("convnet") == "convnet"
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "resnet18")) for n in STUDENTS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n == "resnet18")) for n in STUDENTS])
 def test_every_student_learns_in_bfloat16(name):
     """A few steps fit one batch, in training and, with this batch's means and variances, at test time."""
     model = build_student(name, 3, 0).train()

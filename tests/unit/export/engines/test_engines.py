@@ -457,7 +457,7 @@ def test_engines_of_our_own_half_precision_export(half_bundle: Path, capability:
 
 
 @needs_rtx
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_real_engine_of_the_embedded_unet() -> None:
     """A graph of our own export, with the batch of `dpd generate`."""
     nano = load_bundle(embedded_bundle())

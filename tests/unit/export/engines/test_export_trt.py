@@ -33,7 +33,7 @@ def dpd(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @needs_rtx
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_bundle_gets_engines_of_its_own_graphs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,7 +52,7 @@ def test_the_bundle_gets_engines_of_its_own_graphs(
 
 
 @needs_rtx
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_build_that_fails_leaves_the_bundle(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +71,7 @@ def test_a_build_that_fails_leaves_the_bundle(
 
 
 @pytest.mark.skipif(find_spec("tensorrt_rtx") is not None, reason="tensorrt-rtx is installed here")
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_bundle_is_written_where_no_engine_can_be_built(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

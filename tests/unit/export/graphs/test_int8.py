@@ -35,7 +35,7 @@ def weights_in_8_bits(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.dims) for name, tensor in stored.items() if name in used and len(tensor.dims) > 1}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_convolutions_and_feed_forward_are_int8_and_the_rest_is_not(made: tuple[Bundle, dict[str, Any]]) -> None:
     model = onnx.load_from_string(made[0].files[UNET])
     onnx.checker.check_model(model, full_check=True)
@@ -53,7 +53,7 @@ def test_convolutions_and_feed_forward_are_int8_and_the_rest_is_not(made: tuple[
         assert f"unet.{name}.weight" in floats
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_output_channel_has_its_scale(made: tuple[Bundle, dict[str, Any]]) -> None:
     graph = onnx.load_from_string(made[0].files[UNET]).graph
     arrays = {tensor.name: to_array(tensor) for tensor in graph.initializer}
@@ -65,14 +65,14 @@ def test_each_output_channel_has_its_scale(made: tuple[Bundle, dict[str, Any]]) 
         assert (arrays[node.input[1]].dtype, np.abs(arrays[name]).max()) == (np.float32, 127)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_other_parts_have_half_weights(made: tuple[Bundle, dict[str, Any]], run: Path) -> None:
     graph = onnx.load_from_string(made[0].files["vae_decoder/model.onnx"]).graph
     assert {t.data_type for t in graph.initializer if np.prod(t.dims) >= 256} == {onnx.TensorProto.FLOAT16}
     assert not any("QuantizeLinear" in node.op_type for node in graph.node)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_it_costs_is_told(made: tuple[Bundle, dict[str, Any]]) -> None:
     bundle, result = made
     (measured,) = result["int8"].values()
@@ -85,7 +85,7 @@ def test_what_it_costs_is_told(made: tuple[Bundle, dict[str, Any]]) -> None:
     assert len(list(Generation(bundle, ipc=1, provider="cpu"))) == len(bundle.classes)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_same_run_gives_the_same_bytes(made: tuple[Bundle, dict[str, Any]], run: Path, tmp_path: Path) -> None:
     options = ExportOptions(precision="int8", allow_worse=True, name=made[0].manifest.name)
     again = export_run(run, tmp_path / "int8.dpd", options)

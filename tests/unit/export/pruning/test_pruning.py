@@ -183,7 +183,7 @@ def filters(graph: bytes) -> Mapping[str, int]:
     return {t.name: t.dims[0] for t in model.graph.initializer if "conv1.weight" in t.name and len(t.dims) == 4}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("method", "precision"), [("pic-pq", "fp32"), ("magnitude", "int8")])
 def test_the_bundle_is_really_smaller_and_says_so(
     method: str, precision: str, run: Path, bundle: Path, tmp_path: Path

@@ -107,7 +107,7 @@ def children(pid: int) -> list[int]:
         pytest.param(signal.SIGINT, 1024, 2_000, False, id="many operators"),
         pytest.param(signal.SIGTERM, 1024, 2_000, False, id="SIGTERM"),
         pytest.param(signal.SIGINT, 12_000, 1, False, id="one operator"),
-        pytest.param(signal.SIGINT, 1024, 2_000, True, id="while it is loaded", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 1024, 2_000, True, id="while it is loaded", marks=pytest.mark.full),
     ],
 )
 def test_a_call_that_takes_a_minute_ends_at_once(
@@ -128,7 +128,7 @@ def test_a_call_that_takes_a_minute_ends_at_once(
     ("side", "products", "at_load"),
     [
         pytest.param(12_000, 1, False, id="one operator"),
-        pytest.param(1024, 2_000, True, id="while it is loaded", marks=pytest.mark.slow),
+        pytest.param(1024, 2_000, True, id="while it is loaded", marks=pytest.mark.full),
     ],
 )
 def test_a_call_of_openvino_does_so_too(

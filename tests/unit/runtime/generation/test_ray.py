@@ -73,7 +73,7 @@ def soon_working(seconds: float = 5) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_worker_that_is_killed_changes_nothing(connected: Any, bundle: Path, tmp_path: Path) -> None:
     killed: list[int] = []
     stream = connected.stream
@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_changes_nothing(connected: Any, bundle: Path, t
     assert files(tmp_path / "ray") == files(tmp_path / "alone")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_a_worker_cannot_do_is_said_here(connected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpd_runtime.generation.ray._machine", lambda: "another")
     with pytest.raises(InputError, match="another type of machine"):

@@ -313,7 +313,7 @@ def test_what_is_too_large_to_travel_is_named(tmp_path: Path, capsys: pytest.Cap
     assert "left.log" not in said
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_script_trains_in_pieces_and_sends_back_what_goes_on(tmp_path: Path) -> None:
     """train.sh as the device machine runs it, on a CPU: the second machine knows only what travelled."""
     tree = tmp_path / "tree"

@@ -152,7 +152,7 @@ def test_the_time_is_up_for_both_at_the_same_step(runs: _Runs) -> None:
     assert not list(runs.folder.rglob("handover*"))
 
 
-@pytest.mark.slow  # two launches
+@pytest.mark.full  # two launches
 def test_a_killed_process_ends_both_and_the_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, process_environment: Mapping[str, str]
 ) -> None:
@@ -170,7 +170,7 @@ def test_a_killed_process_ends_both_and_the_resumed_run_ends_with_the_same_bits(
     assert _history(tmp_path / "whole") == _history(tmp_path / "cut")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_accelerate_launches_the_command_and_its_errors_are_said_once(
     tmp_path: Path, process_environment: Mapping[str, str]
 ) -> None:

@@ -52,7 +52,7 @@ def mutants() -> Iterator[Mutant]:
                     yield Mutant(file, number, without)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_removed_move_is_noticed(tmp_path: Path, process_environment: Mapping[str, str]) -> None:
     for name in CODE:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

@@ -424,7 +424,7 @@ def _started(environment: Mapping[str, str], *options: object) -> subprocess.Pop
     return subprocess.Popen([*command, "--json"], env=dict(environment), **pipes)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason='Flower is not installed: "dpd-distill[fed]"')
 def test_three_processes_tune_one_model(tmp_path: Path, process_environment: Mapping[str, str]) -> None:
     """Flower over localhost with TLS: two sites, each without one of the classes, and a server without images."""
@@ -477,7 +477,7 @@ flwr.client.start_client(server_address=sys.argv[1], client=Hostile(), insecure=
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason='Flower is not installed: "dpd-distill[fed]"')
 def test_an_answer_that_is_no_update_ends_the_tuning_for_all(
     tmp_path: Path, process_environment: Mapping[str, str]

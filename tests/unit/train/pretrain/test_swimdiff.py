@@ -367,7 +367,7 @@ def linear_probe(network: ResNet, few: int) -> float:
     return float((model.predict(scale.transform(asked)) == truth).mean())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_short_training_improves_a_linear_probe() -> None:
     data, _ = drawn(30)
     training = SwimDiff(steps=120, batch=32, queue=128)
