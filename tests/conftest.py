@@ -98,13 +98,15 @@ def process_environment(own_configuration: None) -> dict[str, str]:
     """Environment in which a new Python sees the packages which this one sees: a checkout's or the wheel's."""
     specs = [importlib.util.find_spec(room) for room in ROOMS]
     roots = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
-    environment = {name: value for name, value in os.environ.items() if name != "DPD_DEBUG"}
+    ours = ("DPD_DEBUG", "PYTHONSAFEPATH")  # which a command that ran in this process has set
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     return environment | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(roots))}
 
 
 @pytest.fixture(scope="session")
 def tiny_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory that `train` left. Needs PyTorch. Tests read it and do not change it."""
+    pytest.importorskip("torch")
     from tests.tiny import tiny_run
 
     return made_once(tmp_path_factory, "run", tiny_run) / "run"

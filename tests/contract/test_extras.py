@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch")  # whose packages are those that are looked for
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENOUGH = {  # docs/guides/classify.md, docs/guides/evaluate.md: dpd fit, dpd evaluate and dpd audit need no report
