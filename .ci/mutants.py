@@ -1,8 +1,11 @@
 """What the tests see: small faults in the product's code, and whether the tests that run those lines fail.
 
-    python .ci/mutants.py cover --tree T --out cover.json                    # which test runs which line; one full run
-    python .ci/mutants.py draw cover.json --tree T --number 120 --seed 0 --out mutants.json
-    python .ci/mutants.py kill mutants.json cover.json --tree T --out killed.json
+A fault that the short tests do not see is offered to those marked full, so that one run compares both.
+
+    python .ci/mutants.py cover --tree T --out cover.json                # which test runs which line; one run of all
+    python .ci/mutants.py cover tests/unit … --tree T --out part.json    # of some; `draw` and `kill` join parts
+    python .ci/mutants.py draw cover.json … --tree T --number 240 --seed 0 --out mutants.json
+    python .ci/mutants.py kill mutants.json cover.json … --tree T --out killed.json
 
 T is a clone of its own: its files are changed, one fault at a time, and changed back. To compare old tests with new
 ones, `draw` once by the old cover, then `kill` in a clone with the old tests and in one with the new tests and their
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "export/dpd_export", "cli/dpd_cli", "neighbours/dpd_neighbours")
-MOST_SECONDS = 300.0  # of tests for one fault, by the time that they took in the run of `cover`
+MOST_SECONDS = 120.0  # of tests for one fault, by the time that they took in the run of `cover`
 CONFIGURATION = """
 [run]
 parallel = true
@@ -94,7 +97,7 @@ def pytest(*arguments: str) -> list[str]:
 
 def cover(tree: Path, tests: list[Path]) -> dict[str, Any]:
     """Run all tests, or these, once: which test ran which line, who uses which fixture, and how long each test took."""
-    from coverage import CoverageData
+    from coverage import CoverageData, CoverageException
 
     with tempfile.TemporaryDirectory() as work:
         place = Path(work)
@@ -108,12 +111,28 @@ def cover(tree: Path, tests: list[Path]) -> dict[str, Any]:
         lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for file in place.glob("coverage.*"):
             data = CoverageData(str(file))
-            data.read()
+            try:
+                data.read()
+            except CoverageException:  # of a process that was killed while it wrote
+                continue
             for path in data.measured_files():
                 for line, contexts in data.contexts_by_lineno(path).items():
                     names = (context.split("|")[-1].rpartition(" (")[0] or context for context in contexts)
                     lines[str(Path(path).relative_to(tree))][line] |= {name for name in names if name}
     return found | {"lines": {path: {n: sorted(names) for n, names in of.items()} for path, of in lines.items()}}
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several runs of `cover` found."""
+    lines: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    users: dict[str, list[str]] = defaultdict(list)
+    for part in parts:
+        for path, of in part["lines"].items():
+            for line, names in of.items():
+                lines[path][line] += names
+        for name, tests in part["users"].items():
+            users[name] += tests
+    return {"lines": lines, "users": users, "seconds": {k: v for part in parts for k, v in part["seconds"].items()}}
 
 
 def faults(source: str) -> Iterator[tuple[int, int, int, str]]:
@@ -156,7 +175,7 @@ def draw(covered: dict[str, Any], tree: Path, number: int, seed: int) -> list[di
         candidates = {
             (path, *fault)
             for path, lines in sorted(covered["lines"].items())
-            if path.startswith(f"{room}/")
+            if path.startswith(f"{room}/") and path.endswith(".py")
             for fault in faults((tree / path).read_text(encoding="utf-8"))
             if lines.get(str(fault[0]))
         }
@@ -164,12 +183,19 @@ def draw(covered: dict[str, Any], tree: Path, number: int, seed: int) -> list[di
     return [dict(zip(("path", "line", "first", "last", "text"), fault, strict=True)) for fault in chosen]
 
 
-def tests_of(fault: dict[str, Any], covered: dict[str, Any]) -> list[str]:
-    """Tests that run the line, the short ones first, as far as MOST_SECONDS go; at least one."""
+def collected(tree: Path, marked: str) -> set[str]:
+    """The tests that are so marked."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-n", "0", "-m", marked]
+    done = subprocess.run(command, cwd=tree, env=environment(tree), capture_output=True, text=True, check=True)
+    return {line for line in done.stdout.splitlines() if "::" in line}
+
+
+def tests_of(fault: dict[str, Any], covered: dict[str, Any], among: set[str]) -> list[str]:
+    """Tests that run the line, the quickest first, as far as MOST_SECONDS go; one if there is any."""
     names = covered["lines"].get(fault["path"], {}).get(str(fault["line"]), [])
     tests = {test for name in names for test in covered["users"].get(name, [name])}
     seconds, chosen = 0.0, list[str]()
-    for test in sorted(tests & covered["seconds"].keys(), key=lambda test: (covered["seconds"][test], test)):
+    for test in sorted(tests & among & covered["seconds"].keys(), key=lambda test: (covered["seconds"][test], test)):
         seconds += covered["seconds"][test]
         if chosen and seconds > MOST_SECONDS:
             break
@@ -179,6 +205,8 @@ def tests_of(fault: dict[str, Any], covered: dict[str, Any]) -> list[str]:
 
 def killed_by(fault: dict[str, Any], tests: list[str], tree: Path) -> str | None:
     """Return the test that fails, "time" if they do not end, or None if all pass."""
+    if not tests:
+        return None
     place = tree / fault["path"]
     source = place.read_text(encoding="utf-8")
     place.write_text(applied(source, fault), encoding="utf-8")
@@ -197,13 +225,19 @@ def killed_by(fault: dict[str, Any], tests: list[str], tree: Path) -> str | None
 def kill(found: list[dict[str, Any]], covered: dict[str, Any], tree: Path, out: Path) -> None:
     """Try each fault; what is done is kept in `out`."""
     done = json.loads(out.read_text()) if out.exists() else []
+    among = {"short": collected(tree, "not full and not large"), "full": collected(tree, "full")}
     for fault in found[len(done) :]:
-        begun, tests = time.monotonic(), tests_of(fault, covered)
-        by = killed_by(fault, tests, tree) if tests else None
-        done.append(fault | {"tests": len(tests), "killed_by": by, "seconds": round(time.monotonic() - begun, 1)})
+        begun = time.monotonic()
+        by: dict[str, str | None] = {}
+        for kind, tests in among.items():
+            by[kind] = killed_by(fault, tests_of(fault, covered, tests), tree)
+            if by[kind] is not None:
+                break
+        done.append(fault | by | {"seconds": round(time.monotonic() - begun, 1)})
         out.write_text(json.dumps(done, indent=1))
         print(len(done), fault["path"], fault["line"], fault["text"], "->", by, flush=True)
-    print(f"{sum(one['killed_by'] is not None for one in done)} of {len(done)} killed")
+    seen = [sum(one.get(by) is not None for one in done) for by in ("short", "full")]
+    print(f"{len(done)} faults: {seen[0]} seen by the short tests, {seen[1]} more by those marked full")
 
 
 def main() -> None:
@@ -221,9 +255,9 @@ def main() -> None:
         return
     given = [json.loads(path.read_text()) for path in args.files]
     if args.step == "kill":
-        kill(given[0], given[1], tree, args.out)
+        kill(given[0], joined(given[1:]), tree, args.out)
     else:
-        args.out.write_text(json.dumps(draw(given[0], tree, args.number, args.seed), indent=1))
+        args.out.write_text(json.dumps(draw(joined(given), tree, args.number, args.seed), indent=1))
 
 
 if __name__ == "__main__":
