@@ -1,8 +1,8 @@
 """`dpd` for tests: each command in a fork of a process that has imported the command line, so that it starts at once.
 
 A fork has its own memory, environment, folder and exit code, as a process that a user starts. What the command line
-imports only when it runs is not there yet; for commands that need PyTorch it is, in a second process. Tests of imports,
-signals and process groups start a process of their own.
+imports only when it runs is there already if it is light; for commands that need PyTorch all of it is, in a second
+process. Tests of imports, signals and process groups start a process of their own.
 """
 
 import atexit
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,12 @@ SECONDS = 1200  # a command that runs longer hangs; `dpd demo` takes ten minutes
 COMMAND = "dpd_cli.main:main"
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "scipy", "matplotlib")
 WITH_PYTORCH = ("distill", "train", "export", "audit", "evaluate", "select", "pretrain", "demo", "fit")
+LIGHT = (
+    "dpd_runtime.dataset.write",
+    "dpd_runtime.generation.generate",
+    "dpd_runtime.classifier.label",
+    "dpd_train.images",
+)
 FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit.audit", "dpd_eval.comparison.evaluate", "dpd_export.bundle")
 
 
@@ -69,7 +76,7 @@ def dpd(
 def _server(with_pytorch: bool, paths: str) -> "subprocess.Popen[str]":
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # none to fork with
     environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join([paths, ROOT])}
-    first = FOR_PYTORCH if with_pytorch else ()
+    first = (*LIGHT, *(FOR_PYTORCH if with_pytorch else ()))
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.commands", *first],
         env=environment,
@@ -85,10 +92,11 @@ def _serve(first: list[str]) -> None:
     """Answer each line of stdin, a command, with its exit code, CPU seconds and imported packages."""
     options = importlib.import_module("dpd_cli.options")
     importlib.import_module("dpd_cli.main")
-    if first:
+    if {*FOR_PYTORCH} & {*first}:
         options.require_torch()  # as a command does before it imports them: then they do not talk
     for name in first:
-        importlib.import_module(name)
+        with suppress(ImportError):  # of what a site has not
+            importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
