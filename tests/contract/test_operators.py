@@ -151,7 +151,7 @@ CASES: dict[str, Make] = {
 }
 
 
-LONG = ("UNet of nano", "--precision fp16", "--dynamic-size", "dpd fit", "dpd fit --backbone")
+LONG = {*CASES} - {"VAE decoder", "text encoder"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(name, marks=[pytest.mark.full] * (name in LONG)) for name in CASES])

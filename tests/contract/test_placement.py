@@ -97,6 +97,7 @@ def simplified(graph: bytes, weights: bytes | None, folder: Path) -> onnx.ModelP
     return onnx.load(folder / "simplified.onnx")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["embedded", "bundle", "half_bundle"])
 def test_every_graph_stays_on_the_gpu_but_for_sizes(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     bundle = load_bundle(None if name == "embedded" else request.getfixturevalue(name))

@@ -40,7 +40,9 @@ ENTRIES = {
 NEEDS_TORCH = ("loader", "training", "judges", "export", "quantizer")
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(
+    "entry", [pytest.param(entry, marks=[pytest.mark.full] * (entry == "quantizer")) for entry in ENTRIES]
+)
 def test_telemetry_is_off_before_onnxruntime_is_loaded(
     entry: str, process_environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -313,7 +313,7 @@ def test_openvino_wants_a_trusted_signature(tmp_path: Path) -> None:
 
 
 @linux
-@pytest.mark.parametrize("sent", [signal.SIGSEGV, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGSEGV, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
 def test_a_crash_is_one_line_of_the_command(
     sent: signal.Signals, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
@@ -332,6 +332,7 @@ def test_a_crash_is_one_line_of_the_command(
     assert "Traceback" not in said
 
 
+@pytest.mark.full
 def test_a_signed_bundle_runs_here(tmp_path: Path, process_environment: dict[str, str]) -> None:
     """The same command, signed and not: the same set."""
     private, _ = write_signing_pair(tmp_path / "lab")

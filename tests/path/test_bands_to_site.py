@@ -34,7 +34,10 @@ STRETCH = {1: "dB:-25:5", 4: None, 13: "0:10000"}
 IPC = 3
 
 
-@pytest.fixture(scope="module", params=[1, 4, 13])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, marks=pytest.mark.full), 4, pytest.param(13, marks=pytest.mark.full)],
+)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """Number of bands, and a folder with scenes, a run and its bundle."""
     count, folder = request.param, tmp_path_factory.mktemp("bands")

@@ -66,6 +66,7 @@ def test_the_golden_images_are_pytorchs(matched: Path) -> None:
     assert min(np.abs(view.astype(int) - image.pixels).max() for view in views) <= 1
 
 
+@pytest.mark.full
 def test_the_export_repeats_itself_byte_for_byte(matched: Path, tmp_path: Path) -> None:
     again = export_run(
         matched / "run", tmp_path / "again", ExportOptions(name="codes", precision="fp32", codes_only=True)
@@ -75,7 +76,8 @@ def test_the_export_repeats_itself_byte_for_byte(matched: Path, tmp_path: Path) 
     assert load_bundle(tmp_path / "again").manifest.codes_only
 
 
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp16-weights", marks=pytest.mark.full)])
+@pytest.mark.parametrize("precision", ["fp16", "fp16-weights"])
+@pytest.mark.full
 def test_other_precisions(precision: str, matched: Path, tmp_path: Path) -> None:
     export_run(matched / "run", tmp_path / "site.dpd", ExportOptions(precision=precision, codes_only=True))
     bundle = load_bundle(tmp_path / "site.dpd")

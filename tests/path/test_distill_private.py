@@ -203,6 +203,7 @@ def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Done
     assert not list((folder / "site-run").rglob("*.png"))
 
 
+@pytest.mark.full
 def test_the_ledger_knows_what_several_releases_cost_together(
     made: Done, folder: Path, process_environment: dict[str, str]
 ) -> None:

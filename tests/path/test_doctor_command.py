@@ -76,6 +76,7 @@ def test_bench_says_where_the_time_went(process_environment: dict[str, str], tmp
     assert "blocks is 0" in refused.stderr
 
 
+@pytest.mark.full
 def test_bench_measures_each_kind_of_image_apart(process_environment: dict[str, str], tmp_path: Path) -> None:
     done = dpd(["bench", "--blocks", "1", "--json"], process_environment, tmp_path)
     assert done.returncode == 0, done.stderr

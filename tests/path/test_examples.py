@@ -29,6 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quick_bundle(tmp_path_factory.mktemp("bundle") / "quick")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(find_spec("torch") is None, reason="the example is for PyTorch")
 def test_the_loader_example_trains(bundle: Path, process_environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "regenerate_in_a_loader.py"), str(bundle), "--epochs", "1", "--ipc", "1"]
@@ -81,6 +82,7 @@ def test_the_notebook_trains_a_student(tmp_path: Path, monkeypatch: pytest.Monke
     assert namespace["right"] > 0.4, "of ten classes"
 
 
+@pytest.mark.full
 def test_the_array_job_makes_one_set(bundle: Path, process_environment: dict[str, str], tmp_path: Path) -> None:
     """Run the tasks as Slurm would, two at a time in real processes."""
     (tmp_path / "bin").mkdir()

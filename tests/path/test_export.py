@@ -50,6 +50,7 @@ def test_parity_is_within_the_limits_and_recorded(bundle: Path) -> None:
     assert parity["teacher_oa_pytorch"] == parity["teacher_oa_bundle"]
 
 
+@pytest.mark.full
 def test_half_precision_is_measured_in_pytorch_too(half_bundle: Path) -> None:
     parity = load_bundle(half_bundle).manifest.parity
     paths = {f"{name}/model.onnx" for name in (*GRAPHS, "vae_encoder")}
@@ -116,6 +117,7 @@ def test_names_of_inputs_and_outputs_are_what_other_tools_expect(bundle: Path) -
         assert graph.output[0].name == output
 
 
+@pytest.mark.full
 def test_stored_halves_keep_the_result_and_halve_the_size(run: Path, tmp_path: Path) -> None:
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     sizes = {}
@@ -130,7 +132,7 @@ def test_stored_halves_keep_the_result_and_halve_the_size(run: Path, tmp_path: P
     assert max(sizes["fp16"], sizes["fp16-weights"]) < 0.6 * sizes["fp32"]
 
 
-@pytest.mark.parametrize("part", ["text_encoder", "latent_classifier"])
+@pytest.mark.parametrize("part", [pytest.param("text_encoder", marks=pytest.mark.full), "latent_classifier"])
 def test_the_same_part_gives_the_same_bytes(run: Path, tmp_path: Path, part: str) -> None:
     content = []
     for folder in ("one", "two"):
@@ -187,6 +189,7 @@ def test_damaged_image_is_made_again(bundle: Path, tmp_path: Path) -> None:
     assert second.set_hash == first.set_hash
 
 
+@pytest.mark.full
 def test_killed_generation_ends_with_the_same_hash(bundle: Path, tmp_path: Path) -> None:
     opened = load_bundle(bundle)
     expected = write_set(generate(opened, ipc=20), tmp_path / "whole").set_hash

@@ -28,6 +28,7 @@ def axes(bundle: Bundle, path: str) -> dict[str, list[str | int]]:
     return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
 
 
+@pytest.mark.full
 def test_weights_beyond_the_limit_lie_beside_their_graph(half_bundle: Path) -> None:
     bundle = load_bundle(half_bundle)
     outside = {path.split("/")[0] for path in bundle.files if path.endswith(WEIGHTS_NAME)}
@@ -40,6 +41,7 @@ def test_weights_beyond_the_limit_lie_beside_their_graph(half_bundle: Path) -> N
     assert {"vae_decoder", "text_encoder", "vae_encoder"}.isdisjoint(outside)
 
 
+@pytest.mark.full
 @torch.no_grad()
 def test_heights_and_widths_vary(run: Path, half_bundle: Path) -> None:
     bundle, base = load_bundle(half_bundle), load_base(str(run / "pipeline"))
@@ -79,6 +81,7 @@ def test_fixed_sizes_are_in_the_graph(bundle: Path) -> None:
     assert "vae_encoder/model.onnx" not in opened.files
 
 
+@pytest.mark.full
 def test_a_licence_is_not_made_up(bundle: Path, half_bundle: Path) -> None:
     """The run's base is a folder, whose licence is unknown."""
     assert load_bundle(bundle).manifest.licences == {"base": "Apache-2.0", "data": "drawn | by us"}
@@ -95,7 +98,9 @@ def test_no_graph_is_exported_that_nothing_runs(bundle: Path) -> None:
     assert graphs == {"unet", "vae_decoder", "text_encoder", "classifier", "latent_classifier"}
 
 
-@pytest.mark.parametrize(("name", "limit"), [("bundle", 60.0), ("half_bundle", 40.0)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("bundle", 60.0), pytest.param("half_bundle", 40.0, marks=pytest.mark.full)]
+)
 def test_golden_images_come_out_again(name: str, limit: float, request: pytest.FixtureRequest) -> None:
     """PyTorch made them; the bundle's images are near but not equal, so they are no copy of its own output."""
     done = replay(load_bundle(request.getfixturevalue(name)), CPU)

@@ -122,6 +122,7 @@ def test_what_cannot_be_fitted(
     assert not (folder / "never").exists()
 
 
+@pytest.mark.full
 def test_a_backbone_is_warned_of_codes_that_no_published_network_watched(
     folder: Path, process_environment: dict[str, str]
 ) -> None:

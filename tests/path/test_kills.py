@@ -18,6 +18,7 @@ def harness(more: list[str], environment: dict[str, str]) -> subprocess.Complete
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.full
 def test_two_kills_leave_the_same_set(process_environment: dict[str, str], tmp_path: Path) -> None:
     done = harness(["--folder", str(tmp_path), "--out", str(tmp_path / "kills.json")], process_environment)
     assert done.returncode == 0, done.stderr

@@ -103,7 +103,7 @@ def test_what_cannot_be_matched_is_said_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("per_class", "kind"), [(24, "matched"), (12, "pooled")])
+@pytest.mark.parametrize(("per_class", "kind"), [pytest.param(24, "matched", marks=pytest.mark.full), (12, "pooled")])
 def test_codes_are_matched_by_default_where_every_class_has_twenty_images(
     per_class: int, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,6 +29,7 @@ def of_large_scenes(matched: Path, tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.full
 def test_export_warns_of_networks_of_few_images_and_names_the_audit(
     matched: Path, of_large_scenes: Path, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
@@ -43,6 +44,7 @@ def test_export_warns_of_networks_of_few_images_and_names_the_audit(
     assert f"            {REDUCED}: the set shows nothing finer" in told
 
 
+@pytest.mark.full
 def test_codes_alone_give_no_networks_away(
     of_large_scenes: Path, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_bundle_is_signed_by_the_keys_that_are_given(tmp_path: Path, process_e
     assert "--trusted-key has no effect: none of the paths is a bundle" in useless.stderr
 
 
-@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("quick", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_the_folder_of_a_distillation_is_its_report(
     quick: bool, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:

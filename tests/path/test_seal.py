@@ -108,6 +108,7 @@ def _entry(path: Path, name: str) -> bytes:
         return archive.read(name)
 
 
+@pytest.mark.full
 def test_an_encrypted_bundle_makes_the_same_set_and_says_who_signed(dpd: Dpd, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     quick_bundle(tmp_path / "site")

@@ -46,7 +46,7 @@ def went_through(
     "options",
     [
         {"steps": 2, "judge_on": "latents", "lambda_cls": 0.1},
-        {"steps": 2, "judge_on": "pixels", "lambda_cls": 0.1},
+        pytest.param({"steps": 2, "judge_on": "pixels", "lambda_cls": 0.1}, marks=pytest.mark.full),
     ],
 )
 def test_a_run_goes_through_the_stages_that_it_announced(options: dict[str, Any], tmp_path: Path) -> None:
@@ -55,6 +55,7 @@ def test_a_run_goes_through_the_stages_that_it_announced(options: dict[str, Any]
     assert list(record["stages"]) == moved, "the record names them as before"
 
 
+@pytest.mark.full
 def test_watchers_are_one_line_and_their_stages_are_announced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +70,7 @@ def test_watchers_are_one_line_and_their_stages_are_announced(
     assert len([line for line in caplog.messages if line.startswith("perceptual networks")]) == 1
 
 
+@pytest.mark.full
 def test_a_decoder_that_the_teacher_asks_for_is_announced_then(tmp_path: Path) -> None:
     """A random VAE's reconstructions are worth nothing to a teacher that knows its classes."""
     announced, moved, record = went_through(tmp_path, 12, teacher_steps=60, tune_vae=None, prototypes="none")

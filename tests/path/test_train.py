@@ -124,6 +124,7 @@ def _stages(data: Path, out: Path, config: TrainConfig, **options: Any) -> tuple
     return train(data, out, config, progress=stage, **options), seen
 
 
+@pytest.mark.full
 def test_second_run_neither_encodes_nor_captions_again_and_gives_the_same(tmp_path: Path) -> None:
     scenes = drawn_scenes(tmp_path / "scenes")
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=1, teacher_steps=2, latent_classifier_steps=2)
@@ -140,7 +141,7 @@ def test_second_run_neither_encodes_nor_captions_again_and_gives_the_same(tmp_pa
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("tune", ["full", pytest.param("lora", marks=pytest.mark.full)])
 def test_stopped_sessions_end_as_one_run_and_their_seconds_add_up(
     tune: Literal["full", "lora"], tmp_path: Path
 ) -> None:
@@ -166,6 +167,7 @@ def test_stopped_sessions_end_as_one_run_and_their_seconds_add_up(
     assert record["metrics"] == whole["metrics"]
 
 
+@pytest.mark.full
 def test_adapters_on_a_stable_diffusion_base_end_up_in_the_pipeline(tmp_path: Path) -> None:
     source = sd_like(tmp_path / "sd", version=2, class_embed_type="timestep")
     config = replace(CONFIG, base=str(source), tune="lora", lora_rank=2, peak_rate=0.05, teacher_steps=2)
@@ -188,6 +190,7 @@ def test_adapters_on_a_stable_diffusion_base_end_up_in_the_pipeline(tmp_path: Pa
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("judge_on", ["latents", "pixels"])
 def test_consistency_is_judged_on_latents_or_on_pixels(tmp_path: Path, judge_on: Literal["latents", "pixels"]) -> None:
     plainly = replace(CONFIG, base=str(tiny_base(tmp_path)), batch=16)  # of few images none may be below its floor
@@ -200,6 +203,7 @@ def test_consistency_is_judged_on_latents_or_on_pixels(tmp_path: Path, judge_on:
     assert any(not torch.equal(value, judged[key]) for key, value in plain.items())
 
 
+@pytest.mark.full
 def test_tuned_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, tune_vae=True)
@@ -306,6 +310,7 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
             assert torch.equal(tensor, cut[key]), (name, key)
 
 
+@pytest.mark.full
 def test_resume_alone_continues_with_the_stored_data_and_options(
     tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
@@ -345,6 +350,7 @@ def test_resume_alone_continues_with_the_stored_data_and_options(
     assert (nothing.returncode, "DATA is missing" in nothing.stderr) == (2, True)
 
 
+@pytest.mark.full
 def test_an_interruption_names_the_command_that_continues(tmp_path: Path, process_environment: dict[str, str]) -> None:
     base = tiny_base(tmp_path)
     drawn_scenes(tmp_path / "scenes")
@@ -422,6 +428,7 @@ def _planted(folder: Path) -> Path:
     return scenes
 
 
+@pytest.mark.full
 def test_near_duplicates_are_left_out_and_counted_unless_they_are_to_stay(tmp_path: Path) -> None:
     scenes = _planted(tmp_path / "scenes")
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=0, teacher_steps=2, latent_classifier_steps=2)

@@ -24,7 +24,7 @@ def test_a_result_is_named_after_what_it_is_made_of(tmp_path: Path, monkeypatch:
         named_after(Path("/"), "-run")
 
 
-@pytest.mark.parametrize(("codes", "ipc"), [(4, 4), (12, 10)])
+@pytest.mark.parametrize(("codes", "ipc"), [pytest.param(4, 4, marks=pytest.mark.full), (12, 10)])
 def test_a_bundle_of_few_codes_makes_what_it_has(
     codes: int, ipc: int, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:

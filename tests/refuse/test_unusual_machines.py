@@ -247,6 +247,7 @@ def test_nothing_is_left_where_a_place_was_tried(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_go_nowhere(closed: str, process_environment: dict[str, str], tmp_path: Path) -> None:
     """Otherwise a file that is opened later has the number of a stream, and texts land in it."""

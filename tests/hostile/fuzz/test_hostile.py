@@ -54,6 +54,7 @@ def test_hundreds_of_hostile_bundles(tiny_bundle: Path, examples: int) -> None:
     assert len(tally["kinds"]) == 22 or examples < 400, tally
 
 
+@pytest.mark.full
 @pytest.mark.skipif(find_spec("openvino") is None, reason="the extra openvino is not installed")
 def test_hostile_graphs_are_hostile(tiny_bundle: Path) -> None:
     """Control: where nobody checks them, some end their process. None of them is accepted without a signature."""

@@ -39,6 +39,7 @@ def offer(folder: Path, package: str, value: str) -> None:
     (place / "entry_points.txt").write_text(f"[dpd.students]\nmine = {value}\n")
 
 
+@pytest.mark.full
 def test_the_example_is_installed_and_used(tmp_path: Path, process_environment: dict[str, str]) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "source")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]

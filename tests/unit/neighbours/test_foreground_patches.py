@@ -53,6 +53,7 @@ def test_some_images_are_cut_and_a_picture_shows_which(data: Path, tmp_path: Pat
     assert again.images == 8
 
 
+@pytest.mark.full
 def test_images_of_the_students_size_have_no_patches(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"64 px, not more than the 64 px that are wanted: give a smaller"):
         select_set(data, tmp_path / "set", method="foreground", ipc=2, cache=tmp_path / "cache")

@@ -92,6 +92,7 @@ def test_mean_iou_of_a_known_pair() -> None:
     assert mean_iou(truth, truth, 3) == 1.0
 
 
+@pytest.mark.full
 def test_a_segmenter_learns_and_depends_on_its_seed_alone() -> None:
     images, masks = pairs(12, 0)
     unseen, truth = pairs(8, 1)
@@ -103,6 +104,7 @@ def test_a_segmenter_learns_and_depends_on_its_seed_alone() -> None:
     assert Segmenter(3).eval()(torch.zeros(1, 3, 32, 48)).shape == (1, 3, 32, 48)
 
 
+@pytest.mark.full
 def test_a_set_of_the_real_pairs_is_worth_what_they_are(tmp_path: Path) -> None:
     train, test = write(tmp_path / "train", 8, 0), write(tmp_path / "test", 4, 1)
     said = run(

@@ -80,7 +80,7 @@ def test_a_codes_only_bundle_gives_its_codes_and_no_more(tmp_path: Path) -> None
         DistilledImages(path, ipc=5, classes=NAMES)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.full)])
 @pytest.mark.parametrize("folder", [False, True], ids=["memory", "folder"])
 def test_a_second_pass_runs_no_network(
     folder: bool, workers: int, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,7 @@ def test_colours_are_those_of_the_ground() -> None:
     assert means["Road"].argmax() == 1
 
 
+@pytest.mark.full
 def test_a_simple_classifier_learns_the_classes() -> None:
     def features(seed: int) -> list[np.ndarray]:
         rows = []

@@ -90,6 +90,7 @@ def test_h2_is_tested_against_the_one_per_cent_that_its_threshold_promises() -> 
     assert found.value == pytest.approx(0.0, abs=0.015)
 
 
+@pytest.mark.full
 def test_few_hold_out_images_are_no_reason_to_fail_and_too_few_set_no_threshold() -> None:
     """Ten classes with 13 innocent hold-out images each, as in AID's validation part; then with 8."""
     verdicts = []
@@ -195,6 +196,7 @@ def test_ten_images_pass_no_test_of_a_share() -> None:
     assert [t.verdict for t in rates] == ["WARN"]
 
 
+@pytest.mark.full
 def test_the_interval_of_the_share_holds_a_half() -> None:
     held = 0
     for seed in range(40):

@@ -55,6 +55,7 @@ def redder(images: Images) -> Images:
     return (images * np.array([1.0, 0.85, 0.85])).astype(np.uint8)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_images_of_the_same_kind_are_comparable(seed: int) -> None:
     data = beside(lambda images: images, seed)
@@ -65,7 +66,7 @@ def test_images_of_the_same_kind_are_comparable(seed: int) -> None:
     assert reasons([outcome], []) == (f"WARN of comparable hold-out: {outcome.note}.",)
 
 
-@pytest.mark.parametrize("change", [nearer_by(2), redder])
+@pytest.mark.parametrize("change", [pytest.param(nearer_by(2), marks=pytest.mark.full), redder])
 def test_another_scale_or_other_colours_are_not(change: Callable[[Images], Images]) -> None:
     data = beside(change)
     outcome, comparable = comparable_test(data, untrained_extractor(data.train))
@@ -75,6 +76,7 @@ def test_another_scale_or_other_colours_are_not(change: Callable[[Images], Image
     assert "H shows other images than T" in outcome.note
 
 
+@pytest.mark.full
 def test_chance_is_that_of_permuted_labels() -> None:
     """Of 200 pairs of samples of one distribution hardly any reaches what chance does once in a thousand."""
     rng, labels = np.random.default_rng(0), np.arange(60) % 3
@@ -133,6 +135,7 @@ def audited(folders: Path, images: str, held: str) -> Audit:
     return audit(folders / images, train=folders / "train", holdout=folders / held, cache=folders / "cache")
 
 
+@pytest.mark.full
 def test_a_hold_out_that_is_not_comparable_decides_nothing(folders: Path) -> None:
     found = audited(folders, "fresh", "away")
     assert found.verdict == "WARN"

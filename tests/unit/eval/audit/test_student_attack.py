@@ -55,6 +55,7 @@ def trained_once() -> Iterator[None]:
         yield
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("repeats_t", [True, False])
 def test_a_set_of_copies_is_found_and_a_set_of_other_images_is_not(data: AuditData, repeats_t: bool) -> None:
     """A quarter of T is repeated: of random members the attack knows a quarter."""

@@ -118,6 +118,7 @@ def test_separable_set_does_well_and_shuffled_labels_do_not(folders, tmp_path):
     assert again["arms"][0]["oa_runs"] == list(ours.oa_runs)
 
 
+@pytest.mark.full
 def test_trainings_in_other_processes_tell_their_progress_and_end_at_once(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "POLL_SECONDS", 0.1)
     long = replace(RECIPE, steps=100_000)  # ten minutes
@@ -138,6 +139,7 @@ def test_trainings_in_other_processes_tell_their_progress_and_end_at_once(folder
     assert (total, title) == (2, "set, IPC 12, convnet, pair 0")
 
 
+@pytest.mark.full
 def test_same_command_gives_the_same_numbers_with_any_number_of_jobs(folders, tmp_path):
     # labels that can not be learned well: the figures are then far from 1 and would show any difference
     arguments = {"train": folders["train"], "test": folders["test"], "recipe": RECIPE, "pairs": 2, "baselines": ()}
@@ -319,6 +321,7 @@ def test_more_sets_than_pairs_are_refused(folders, tmp_path):
         evaluate(sets, **common, ipc=(4, 11))
 
 
+@pytest.mark.full
 def test_shuffled_labels_score_at_chance(tmp_path):
     """Control: the interval of OA contains 1/3, but is far above it for sets with true labels."""
     train, test = draw(tmp_path / "train", 12, 1), draw(tmp_path / "test", 30, 2)
@@ -331,6 +334,7 @@ def test_shuffled_labels_score_at_chance(tmp_path):
     assert true.low > 0.9
 
 
+@pytest.mark.full
 def test_real_subsets_given_as_sets_equal_random(tmp_path):
     """Control: the paired interval contains 0. Sets with wrong labels differ from random."""
     train, test = draw(tmp_path / "train", 40, 1, spread=45), draw(tmp_path / "test", 40, 2, spread=45)
@@ -520,6 +524,7 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
     assert not set(inputs.real.hashes) & set(inputs.test.hashes)
 
 
+@pytest.mark.full
 def test_a_site_adds_its_own_images_to_the_set(folders, tmp_path):
     inputs = read_inputs([folders["good"]], folders["train"], folders["test"])
     seen = {"random": Seen(inputs.real)}

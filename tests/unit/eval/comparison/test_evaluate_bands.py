@@ -63,6 +63,7 @@ def test_sets_and_real_images_are_on_one_scale(count: int, folders: dict[int, tu
         assert {image.tobytes() for image in part.images} <= originals
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("count", [1, 4])
 def test_students_of_a_set_tell_classes_that_one_band_shows(
     count: int, folders: dict[int, tuple[Path, Path]], tmp_path: Path
@@ -83,6 +84,7 @@ def test_students_of_a_set_tell_classes_that_one_band_shows(
     assert chosen in command.line
 
 
+@pytest.mark.full
 def test_soft_labels_and_named_images_have_bands_too(
     folders: dict[int, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from dpd_runtime.errors import InputError
 from tests.banded import CLASSES, COUNTS, scenes
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("count", COUNTS)
 def test_own_is_trained_on_every_band(count: int, tmp_path: Path) -> None:
     train, fresh = scenes(count, 12), scenes(count, 5, seed=1)

@@ -76,6 +76,7 @@ def test_without_own_images_a_second_training_is_measured_on_others_of_the_set(t
     assert [found[name] for name in ("oa", "low", "high")] == pytest.approx([right / 6, ends.low, ends.high], abs=1e-4)
 
 
+@pytest.mark.full
 def test_labels_by_chance_are_not_reported_as_learned(tmp_path: Path, recipe: str) -> None:
     folder = write_set(tmp_path / "set", 60)
     for number, path in enumerate(sorted(folder.rglob("*.png"))):

@@ -109,7 +109,9 @@ def rich(folder: Path) -> list[Path]:
 
 
 def test_what_dpd_bench_says_is_shown(tmp_path: Path) -> None:
-    said = asdict(bench(load_bundle(embedded_bundle()), blocks=1, provider="cpu", threads=1))
+    said = asdict(
+        bench(load_bundle(Path(__file__).parents[3] / "frozen" / "format4.dpd"), blocks=1, provider="cpu", threads=1)
+    )
     page, _ = made(tmp_path, write_json(tmp_path / "bench.json", said))
     text = " ".join(page.text.split())
     assert f"Timings: bench, on {said['provider']}, 1 thread" in text

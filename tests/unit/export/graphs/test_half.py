@@ -128,6 +128,7 @@ def test_ranges_see_sums_and_scores_but_no_masks() -> None:
         ranges.check("here")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("part", ["unet", "vae_decoder", "text_encoder", "classifier", "latent_classifier"])
 def test_graphs_compute_in_half_precision_with_islands(half_bundle: Path, part: str) -> None:
     """Checked by the types that shape inference finds, not by names."""

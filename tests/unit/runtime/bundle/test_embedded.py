@@ -84,6 +84,7 @@ def test_rows_depend_on_neither_place_nor_neighbours(bundle: Bundle) -> None:
         np.testing.assert_array_equal(run(mixed[:half])[::3], alone[::3])
 
 
+@pytest.mark.full
 def test_classes_look_different(bundle: Bundle) -> None:
     """A sea is darker and smoother than an industrial estate, in any decent bundle."""
     sampler = resolve_sampler(bundle.manifest.sampler, candidates=1)

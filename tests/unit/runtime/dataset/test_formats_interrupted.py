@@ -57,7 +57,11 @@ def killed_at(out: Path, output: Output, event: int) -> bool:
     return code != 0
 
 
-@each
+@pytest.mark.parametrize(
+    "output",
+    [pytest.param(output, marks=[pytest.mark.full] * (output.format != "npz")) for output in OUTPUTS],
+    ids=lambda o: f"{o.format}-{o.encoding.name}",
+)
 def test_a_kill_before_any_touch_of_a_file_costs_nothing(output: Output, tmp_path: Path) -> None:
     need(output.format)
     write(tmp_path / "whole", output)

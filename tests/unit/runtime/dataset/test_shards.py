@@ -142,6 +142,7 @@ def test_another_number_of_shards_goes_on_with_what_is_there(tmp_path: Path) -> 
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+@pytest.mark.full
 def test_shards_that_begin_together_keep_what_a_finished_set_held(tmp_path: Path) -> None:
     write(tmp_path / "b", Output(), 22, CLASSES)
     for attempt in range(5):

@@ -100,13 +100,15 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize(
+    "signed", [pytest.param(True, id="signed", marks=pytest.mark.full), pytest.param(False, id="unsigned")]
+)
 @pytest.mark.parametrize(
     ("sent", "side", "products", "at_load"),
     [
         pytest.param(signal.SIGINT, 1024, 2_000, False, id="many operators"),
-        pytest.param(signal.SIGTERM, 1024, 2_000, False, id="SIGTERM"),
-        pytest.param(signal.SIGINT, 12_000, 1, False, id="one operator"),
+        pytest.param(signal.SIGTERM, 1024, 2_000, False, id="SIGTERM", marks=pytest.mark.full),
+        pytest.param(signal.SIGINT, 12_000, 1, False, id="one operator", marks=pytest.mark.full),
         pytest.param(signal.SIGINT, 1024, 2_000, True, id="while it is loaded", marks=pytest.mark.full),
     ],
 )
@@ -122,6 +124,7 @@ def test_a_call_that_takes_a_minute_ends_at_once(
     ends_at_once("cpu", sent, slow_bundle(tmp_path, side, products, at_load=at_load), signed, process_environment)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 @pytest.mark.parametrize(
@@ -166,6 +169,7 @@ def ends_at_once(
     assert not any(map(fields_of, computing)), "that process has ended too"
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_same_command_continues(tmp_path: Path, process_environment: dict[str, str]) -> None:
     bundle = slow_bundle(tmp_path, 1024, 20)

@@ -87,6 +87,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
     working_folder.cache_clear()
 
 
+@pytest.mark.full
 def test_the_second_start_compiles_nothing(machine: Machine) -> None:
     bundle = load_bundle()
     file, verdict = compile_here(bundle, RTX, 1)

@@ -170,6 +170,7 @@ def test_doctor_runs_the_decoder(bundle: Bundle) -> None:
     assert (found.usable, found.reason) == (True, "ran vae_decoder/model.onnx of codes")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("blocks", "images"), [(1, 10), (30, 120)])
 def test_bench_measures_decoded_images_alone(blocks: int, images: int, bundle: Bundle) -> None:
     found = bench(bundle, blocks=blocks, provider="cpu", threads=1)

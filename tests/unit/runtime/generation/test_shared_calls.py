@@ -56,6 +56,7 @@ def one_by_one() -> tuple[list[Image], Counter[int], Counter[int]]:
     return counted(generation(10))
 
 
+@pytest.mark.full
 def test_larger_calls_give_the_same_images() -> None:
     """Of each class: two decoded blocks, a guided one, and two without guidance."""
     alone, unet, decoder = one_by_one()
@@ -79,7 +80,7 @@ def test_a_block_computed_alone_has_the_images_that_it_has_among_others() -> Non
             np.testing.assert_array_equal(image.pixels, expected.pixels)
 
 
-@pytest.mark.parametrize("mendable", [True, False])
+@pytest.mark.parametrize("mendable", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_only_the_broken_block_of_a_call_is_computed_again(mendable: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Four blocks of one call; the decoder breaks image 37, which is in the last of them."""
     asked = generation(ROWS)

@@ -208,6 +208,7 @@ def test_a_processor_that_is_not_followed_is_refused(change: dict[str, object], 
         open_published(str(folder))
 
 
+@pytest.mark.full
 def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
         ("watchers.LENGTHS", (1,)),

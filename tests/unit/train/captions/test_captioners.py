@@ -84,6 +84,7 @@ def test_copies_are_described_once_and_order_is_kept(tmp_path: Path) -> None:
     assert found == [describe_many(scenes.images)[i] for i in order]
 
 
+@pytest.mark.full
 def test_killed_run_goes_on_behind_the_last_image(
     clip: Path, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_best_of_each_class_stay_and_two_at_least() -> None:
     assert best_rows(scores, labels, 0.99).tolist() == [0, 3, 4, 6]
 
 
+@pytest.mark.full
 def test_copies_share_their_score_and_the_seed_decides(tmp_path: Path, few_steps: None) -> None:
     scenes = read_scenes(drawn_scenes(tmp_path / "scenes", per_class=6), part="all")
     images, labels = to_float(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.labels)
@@ -90,6 +91,7 @@ def test_an_unusable_prune_is_refused(text: str) -> None:
         TrainConfig(prune=text)
 
 
+@pytest.mark.full
 def test_a_pruned_run_is_trained_on_what_stays(tmp_path: Path, few_steps: None) -> None:
     scenes = drawn_scenes(tmp_path / "scenes")
     config = replace(CONFIG, base=str(tiny_base(tmp_path / "base")), prune="tdds:0.5")

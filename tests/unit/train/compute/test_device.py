@@ -75,6 +75,7 @@ def _denoiser(state: Path, deadline: Deadline) -> Weights:
     return dict(unet.state_dict())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("training", [_classifier, _autoencoder, _denoiser])
 def test_stopping_after_every_step_changes_no_bit_of_the_weights(training: Training, tmp_path: Path) -> None:
     whole = training(tmp_path / "whole.safetensors", NEVER)
@@ -107,6 +108,7 @@ def _short_config() -> PretrainConfig:
     return replace(config, denoiser=replace(config.denoiser, **short), **parts)
 
 
+@pytest.mark.full
 def test_pretraining_in_pieces_leaves_the_base_of_one_go(tmp_path: Path) -> None:
     scenes, config = drawn_scenes(tmp_path / "scenes", 5), _short_config()
     pretrain(scenes, tmp_path / "whole", tmp_path / "state", config)

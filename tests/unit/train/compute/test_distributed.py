@@ -87,6 +87,7 @@ def _history(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("one", "two"), [("one", "whole"), ("one adapters", "adapters")])
 def test_two_processes_train_as_one_at_the_same_global_batch(runs: _Runs, one: str, two: str) -> None:
     assert [said["share"] for said in runs.said] == [[0, 1], [2, 3, 4]]
@@ -103,6 +104,7 @@ def test_two_processes_train_as_one_at_the_same_global_batch(runs: _Runs, one: s
     assert moved > 1e-4  # what a tolerance of 1e-5 tells from nothing
 
 
+@pytest.mark.full
 def test_compressed_gradients_are_fewer_and_train_the_same_way(runs: _Runs) -> None:
     last = _history(runs.folder / "squeezed")[-1]
     assert last["dense_mb"] / last["sent_mb"] == pytest.approx(20, rel=0.02)
@@ -117,6 +119,7 @@ def test_compressed_gradients_are_fewer_and_train_the_same_way(runs: _Runs) -> N
     assert float((whole - squeezed).norm()) > 0.1 * float(whole.norm())  # and not the very same
 
 
+@pytest.mark.full
 def test_the_ddp_hook_sends_in_the_end_what_ddp_sends(runs: _Runs) -> None:
     for said in runs.said:
         assert said["hook"]["away"] < 1e-5
@@ -124,6 +127,7 @@ def test_the_ddp_hook_sends_in_the_end_what_ddp_sends(runs: _Runs) -> None:
         assert said["hook"]["times_fewer"] == pytest.approx(20, rel=0.02)
 
 
+@pytest.mark.full
 def test_the_run_is_written_once_by_the_first_process(runs: _Runs) -> None:
     def files(run: Path) -> list[str]:
         return sorted(str(path.relative_to(run)) for path in run.rglob("*"))
@@ -138,6 +142,7 @@ def test_the_run_is_written_once_by_the_first_process(runs: _Runs) -> None:
     ).read_bytes()
 
 
+@pytest.mark.full
 def test_what_is_wrong_is_said_by_the_first_process_alone(runs: _Runs) -> None:
     first, second = runs.said
     assert "no such folder" in first["missing"]
@@ -146,6 +151,7 @@ def test_what_is_wrong_is_said_by_the_first_process_alone(runs: _Runs) -> None:
     assert not (runs.folder / "refused").exists()
 
 
+@pytest.mark.full
 def test_the_time_is_up_for_both_at_the_same_step(runs: _Runs) -> None:
     assert runs.said[0]["stops"] == [["VAE decoder", 1], ["fine-tuning", 1]]
     assert (runs.folder / "sessions" / "run.json").exists()

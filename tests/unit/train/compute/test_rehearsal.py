@@ -149,7 +149,10 @@ TRAININGS: dict[str, Train] = {
 }
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+LONG = ("denoiser, learned uncertainty", "student of an audit")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.full] * (name in LONG)) for name in TRAININGS])
 def test_a_training_stays_on_its_device_and_gives_the_cpus_weights(name: str, tmp_path: Path) -> None:
     expected = TRAININGS[name](torch.device("cpu"), tmp_path / "cpu")
     with Rehearsal() as rehearsal:

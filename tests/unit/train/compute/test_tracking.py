@@ -30,6 +30,7 @@ def _scalars(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
+@pytest.mark.full
 def test_tensorboard_holds_losses_rate_and_config(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), steps=12, teacher_steps=2, latent_classifier_steps=2)

@@ -204,8 +204,12 @@ def _train(
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"adapters": True}, {"precision": "fp16", "micro_batch": 3}, {"min_snr_gamma": None}],
-    ids=["full", "adapters", "fp16 in parts", "learned uncertainty"],
+    [
+        pytest.param({}, id="full", marks=pytest.mark.full),
+        pytest.param({"adapters": True}, id="adapters"),
+        pytest.param({"precision": "fp16", "micro_batch": 3}, id="fp16 in parts", marks=pytest.mark.full),
+        pytest.param({"min_snr_gamma": None}, id="learned uncertainty", marks=pytest.mark.full),
+    ],
 )
 def test_training_killed_at_any_step_ends_with_the_same_bits(tmp_path: Path, how: dict[str, Any]) -> None:
     base = tiny_base(tmp_path)
@@ -238,8 +242,11 @@ def _furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"adapters": True}, {"min_snr_gamma": None}],
-    ids=["full", "adapters", "learned uncertainty"],
+    [
+        pytest.param({}, id="full", marks=pytest.mark.full),
+        pytest.param({"adapters": True}, id="adapters"),
+        pytest.param({"min_snr_gamma": None}, id="learned uncertainty", marks=pytest.mark.full),
+    ],
 )
 def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, how: dict[str, Any]) -> None:
     base = tiny_base(tmp_path)

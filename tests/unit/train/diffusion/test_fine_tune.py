@@ -30,6 +30,7 @@ def _tuned(folder: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], 
     return dict(tuned.unet.state_dict()), calls[0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_activations_computed_twice_change_nothing_but_memory(tune: Literal["full", "lora"], tmp_path: Path) -> None:
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), tune=tune, peak_rate=1e-3, precision="fp32", steps=5)

@@ -262,7 +262,7 @@ def _distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
     return max(float((value - other[name]).abs().max()) for name, value in one.items())
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("tune", [pytest.param("full", marks=pytest.mark.full), "lora"])
 def test_one_site_is_training_alone(tune: Literal["full", "lora"], tmp_path: Path) -> None:
     """Rate, moments and draws go on over the rounds: after each the weights are those of one uninterrupted training."""
     options: dict[str, Any] = {"tune": tune, "precision": "fp32", "steps": 7, "peak_rate": 1e-3}
@@ -285,7 +285,7 @@ def test_one_site_is_training_alone(tune: Literal["full", "lora"], tmp_path: Pat
     assert _distance(merged, load_base(config.base).unet.state_dict()) > 1e-4
 
 
-@pytest.mark.parametrize("compression", [None, "rs-dgc:20"])
+@pytest.mark.parametrize("compression", [None, pytest.param("rs-dgc:20", marks=pytest.mark.full)])
 def test_all_know_the_same_weights_and_few_bytes_travel(compression: str | None, tmp_path: Path) -> None:
     config = replace(CONFIG, base=str(tiny_base(tmp_path)), precision="fp32", grad_compression=compression)
     coordinator, sites = _rounds(config, 2, tmp_path, 2)

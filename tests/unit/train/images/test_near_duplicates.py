@@ -103,6 +103,7 @@ def test_what_is_near_to_a_left_out_image_alone_stays_but_is_in_its_group() -> N
     assert near_groups(chain, ("a", "b", "a")).tolist() == [0, 0, 0]
 
 
+@pytest.mark.full
 def test_drawn_scenes_are_all_different(tmp_path: Path) -> None:
     write_scenes(tmp_path, per_class=20, seed=0, resolution=64)
     scenes = read_scenes(tmp_path, part="all", resolution=64)

@@ -70,6 +70,7 @@ def test_only_the_vae_is_trained_and_it_knows_the_bands(pretrained: Path) -> Non
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.full
 def test_a_run_goes_on_with_its_vae(pretrained: Path, tmp_path: Path) -> None:
     """With next to no steps, a run's decoder is the base's own."""
     base = str(pretrained / "base4")

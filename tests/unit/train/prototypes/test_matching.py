@@ -247,7 +247,9 @@ def test_later_blocks_make_the_whole_set_a_picture_of_the_classes(watchers: list
     assert away(LATER) < 0.8 * away(FIRST)
 
 
-@pytest.mark.parametrize("extra", [(), (5,), (4, 5)])
+@pytest.mark.parametrize(
+    "extra", [pytest.param((), marks=pytest.mark.full), pytest.param((5,), marks=pytest.mark.full), (4, 5)]
+)
 def test_four_different_watchers_look_at_each_decoded_image(extra: tuple[int, ...], tmp_path: Path) -> None:
     images, labels = coloured(40, 1)
     networks = list(map(network, range(6)))

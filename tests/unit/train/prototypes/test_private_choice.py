@@ -132,6 +132,7 @@ def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
     assert np.mean(judged == labels.numpy()) > 0.97
 
 
+@pytest.mark.full
 def test_the_classifier_is_the_mean_of_all_discriminants_and_views(
     found: Release,
     networks: list[ResNet],

@@ -183,6 +183,7 @@ def advantage(watchers: LimitedWatchers, monkeypatch: pytest.MonkeyPatch, break_
     return max(float((high > t).mean() - math.exp(budget.epsilon) * (low > t).mean()) for t in thresholds)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "break_noise", "told"), [(FlatWatchers, 1.0, False), (FlatWatchers, 2.0, True), (Unlimited, 1.0, True)]
 )

@@ -45,6 +45,7 @@ def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(
     assert len(public.read_public(tmp_path, 64, 0).labels) == 3
 
 
+@pytest.mark.full
 def test_appearances_of_public_images_vary_alike_in_all_directions() -> None:
     images = torch.stack([to_float(torch.from_numpy(numbered_scene(i % 5, i, 3, 32))[None])[0] for i in range(160)])
     watcher = limited_watchers([network(1)], images, torch.arange(160) % 5, 5, WIDTH, 1).of[-1]

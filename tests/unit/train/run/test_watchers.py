@@ -42,6 +42,7 @@ def encoder(folder: Path, side: int = SIDE, seed: int = 0) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_an_encoder_watches_and_the_record_names_it(tmp_path: Path) -> None:
     place = encoder(tmp_path / "eyes")
     scenes = drawn_scenes(tmp_path / "scenes", per_class=24)
@@ -114,6 +115,7 @@ def test_a_run_goes_on_with_the_command_that_began_it(tmp_path: Path, monkeypatc
     assert read_unfinished(out, {"watchers": before.config.watchers}) == before
 
 
+@pytest.mark.full
 def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes differ with one more watcher anyway; this asks which networks watch, and whose opinion counts."""
     found: list[list[Watcher]] = []
