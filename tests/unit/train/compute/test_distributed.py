@@ -19,7 +19,7 @@ from dpd_train.config import TrainConfig
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
-SCRIPTS = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parents[1]
 UNET = Path("pipeline", "unet", "diffusion_pytorch_model.safetensors")
 
 
@@ -45,7 +45,7 @@ def _config(folder: Path) -> TrainConfig:
 def _launch(
     script: str, folder: Path, environment: Mapping[str, str], *options: str
 ) -> subprocess.CompletedProcess[str]:
-    roots = os.pathsep.join((str(SCRIPTS.parents[1]), environment["PYTHONPATH"]))
+    roots = os.pathsep.join((str(SCRIPTS.parents[2]), environment["PYTHONPATH"]))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run(
         [sys.executable, *launcher, str(SCRIPTS / script), str(folder), *options],
