@@ -111,8 +111,8 @@ def _undecided(audits: Sequence[NamedAudit]) -> str:
     ):
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            parts.append(f"{count(len(names), one, many)} ({', '.join(map(in_words, names[:NAMED]))}{more})")
+            parts.append(f"{count(len(names), one, many)} ({'; '.join(map(in_words, names[:NAMED]))}{more})")
     if not parts:
         return "The audit left nothing undecided that it can measure. A PASS is a measurement, not a proof."
     first = next((reason for audit in audits for reason in audit.reasons), "")
-    return f"Undecided: {'; '.join(parts)}.{f' {first}' if first else ''}"
+    return f"Undecided: {'. '.join(parts)}.{f' {first}' if first else ''}"

@@ -315,6 +315,13 @@ def test_a_warning_leaves_the_decision_to_the_reader_and_says_what_is_open() -> 
     )
 
 
+def test_names_with_commas_are_told_apart() -> None:
+    record = audit("WARN")
+    tests: Any = record["tests"]
+    record["tests"] = [tests[0] | {"name": name, "verdict": "WARN"} for name in ("scan", "nearer to T, structure")]
+    assert "(scan; nearer to the training images, structure). " in released(record).undecided + " "
+
+
 def test_nothing_leaves_after_a_failed_audit() -> None:
     said = released(audit("FAIL"))
     assert said.may == "Nothing that this report shows may leave."
