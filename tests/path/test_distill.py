@@ -51,7 +51,6 @@ def base_of(folder: Path) -> str:
     return str(folder / "base")
 
 
-@pytest.mark.full
 def test_a_killed_distillation_continues(folder: Path, process_environment: dict[str, str]) -> None:
     given = ("--base", base_of(folder), "--ipc", "2", "--codes-only", "--threads", "1")
     begun = dpd(folder, process_environment, "scenes", "--out", "short.dpd", *given, kill="matching:4")

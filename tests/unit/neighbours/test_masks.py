@@ -104,7 +104,6 @@ def test_a_segmenter_learns_and_depends_on_its_seed_alone() -> None:
     assert Segmenter(3).eval()(torch.zeros(1, 3, 32, 48)).shape == (1, 3, 32, 48)
 
 
-@pytest.mark.full
 def test_a_set_of_the_real_pairs_is_worth_what_they_are(tmp_path: Path) -> None:
     train, test = write(tmp_path / "train", 8, 0), write(tmp_path / "test", 4, 1)
     said = run(
