@@ -1,6 +1,5 @@
 """The parts of a bundle as graphs: which sides may vary, and by what they must be divisible."""
 
-from pathlib import Path
 
 import pytest
 
