@@ -1,6 +1,5 @@
 """The parts of a bundle as graphs: which sides may vary, and by what they must be divisible."""
 
-
 import pytest
 
 from dpd_export.graphs.parts import Graph, graphs_of
