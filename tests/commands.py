@@ -76,7 +76,7 @@ def dpd(
 def _server(with_pytorch: bool, paths: str) -> "subprocess.Popen[str]":
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # none to fork with
     environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join([paths, ROOT])}
-    first = (*LIGHT, *(FOR_PYTORCH if with_pytorch else ()))
+    first = FOR_PYTORCH if with_pytorch else ()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.commands", *first],
         env=environment,
@@ -92,11 +92,13 @@ def _serve(first: list[str]) -> None:
     """Answer each line of stdin, a command, with its exit code, CPU seconds and imported packages."""
     options = importlib.import_module("dpd_cli.options")
     importlib.import_module("dpd_cli.main")
-    if {*FOR_PYTORCH} & {*first}:
-        options.require_torch()  # as a command does before it imports them: then they do not talk
-    for name in first:
+    for name in LIGHT:
         with suppress(ImportError):  # of what a site has not
             importlib.import_module(name)
+    if first:
+        options.require_torch()  # as a command does before it imports them: then they do not talk
+    for name in first:
+        importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

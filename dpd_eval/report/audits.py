@@ -23,7 +23,7 @@ class NamedAudit(Audit):
 
 @dataclass(frozen=True)
 class Timings:
-    """A committed result with timings: in each row a number or text for each column that it has."""
+    """Timings of any kind: in each row a number or text for each column that it has."""
 
     timings: tuple[Row, ...]
     hardware: str = ""
