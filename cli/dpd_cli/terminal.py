@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from dpd_export.engines.new_bundle import BuildProgress, BuiltEngine
+    from dpd_export.engines import BuildProgress, BuiltEngine
     from dpd_runtime.bundle.bundle import Bundle
     from dpd_runtime.sampling.sampler import Sampler
 

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.onnx import OnnxExporterError
 
-from dpd_export.graphs.compile import Compiled, compile_graph
-from dpd_export.graphs.parity import probe
-from dpd_export.graphs.parts import Graph
+from dpd_export.compile import Compiled, compile_graph, probe
+from dpd_export.graphs import Graph
 from dpd_runtime.annotations import Images
 from dpd_runtime.classifier.card import classifier_card
 from dpd_runtime.classifier.model import (

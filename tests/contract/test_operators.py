@@ -28,10 +28,8 @@ from transformers import (
 from dpd_eval.students.backbone import open_backbone
 from dpd_eval.students.names import NAMES
 from dpd_eval.students.student import at_inference, build_student
-from dpd_export.graphs.half import HalfPrecision, halve
-from dpd_export.graphs.int8 import quantize
-from dpd_export.graphs.parts import Graph, graphs_of
-from dpd_export.graphs.trace import export_graph, store_weights_as_half
+from dpd_export.graphs import Graph, HalfPrecision, export_graph, graphs_of, halve, store_weights_as_half
+from dpd_export.int8 import quantize
 from dpd_runtime.bundle.graph_check import OPERATORS, OPERATORS_OF, check_graph
 from dpd_train.bases.base import Base, load_base
 from dpd_train.bases.nano import nano_unet

@@ -35,7 +35,7 @@ ENTRIES = {
     "training": "import dpd_train.images, onnxruntime",
     "judges": "import dpd_eval, onnxruntime",
     "export": "import dpd_export.options, onnxruntime",
-    "quantizer": "from dpd_export.graphs.int8 import _quantization; _quantization()",
+    "quantizer": "from dpd_export.int8 import _quantization; _quantization()",
 }
 NEEDS_TORCH = ("loader", "training", "judges", "export", "quantizer")
 

@@ -24,7 +24,7 @@ from dpd_eval.audit.artefacts.layout import check_layout, check_table
 from dpd_eval.audit.artefacts.pictures import find_pictures
 from dpd_eval.report.names import hide_paths
 from dpd_eval.report.report import write_report
-from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
+from dpd_export.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.images.pictures import DECODERS, MOST_PIXELS, read_pixels

@@ -11,10 +11,9 @@ pytest.importorskip("torch")
 from dpd_eval.audit.audit import audit
 from dpd_eval.audit.record import Audit, write_record
 from dpd_export import ExportOptions, export_run
-from dpd_export.engines.profiles import check_parts
+from dpd_export.builder import check_parts
 from dpd_export.options import check_export
-from dpd_export.reference.codes import compare_codes, decode_codes
-from dpd_export.reference.reference import Extent
+from dpd_export.reference import Extent, compare_codes, decode_codes
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import InputError, ParityError

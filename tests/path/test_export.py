@@ -21,9 +21,8 @@ import torch
 from PIL import Image
 
 from dpd_export import ExportOptions, export_run
-from dpd_export.graphs.compile import compile_graph
-from dpd_export.graphs.parity import GENERATED, HALF, check, probe
-from dpd_export.graphs.parts import Graph, graphs_of
+from dpd_export.compile import GENERATED, HALF, check, compile_graph, probe
+from dpd_export.graphs import Graph, graphs_of
 from dpd_export.options import INT8
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.dataset.digest import set_hash

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 pytest.importorskip("torch")
 from dpd_export import ExportOptions, export_run
-from dpd_export.reference.reference import extent_of
+from dpd_export.reference import extent_of
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, fitted

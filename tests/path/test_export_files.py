@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnxruntime import InferenceSession
 
-from dpd_export.graphs.parts import Unet, VaeDecoder, VaeEncoder
+from dpd_export.graphs import Unet, VaeDecoder, VaeEncoder
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.graph_check import WEIGHTS_NAME

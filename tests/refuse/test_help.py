@@ -101,8 +101,7 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     """Command, option, and what the code behind it accepts."""
     from dpd_eval.selection.methods import METHODS
     from dpd_eval.students.student import STUDENTS
-    from dpd_export.engines.flavours import FLAVOURS
-    from dpd_export.engines.profiles import PARTS
+    from dpd_export.builder import FLAVOURS, PARTS
     from dpd_export.options import PRECISIONS
     from dpd_neighbours.students import BACKBONES
     from dpd_runtime.dataset.formats.encoding import ENCODINGS

@@ -126,8 +126,8 @@ def _build_into(
     overwrite: bool,
     json_output: bool,
 ) -> None:
+    from dpd_export.builder import parse_capabilities
     from dpd_export.engines import build_engines
-    from dpd_export.engines.flavours import parse_capabilities
 
     result = build_engines(
         bundle,

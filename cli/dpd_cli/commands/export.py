@@ -221,8 +221,8 @@ def _wanted(trt: bool, flavour: str | None, capability: str | None, precision: s
         raise InputError(f"{' and '.join(given)} without --trt: no engine would be built; add --trt")
     if not trt:
         return None
+    from dpd_export.builder import parse_capabilities
     from dpd_export.engines import wanted_engines
-    from dpd_export.engines.flavours import parse_capabilities
 
     named = parse_capabilities(capability) if capability else ()
     return wanted_engines(flavour or DEFAULT_FLAVOUR, named, precision)

@@ -389,8 +389,7 @@ def _export(
     stage: Callable[[str], Update],
     tell: Tell,
 ) -> dict[str, Any]:
-    from dpd_export.bundle import export_private
-    from dpd_export.inputs import PrivateSet
+    from dpd_export.bundle import PrivateSet, export_private
     from dpd_train.bases.base import save_base
     from dpd_train.bases.folder import SHIPPED_BASE, base_folder
 

@@ -12,7 +12,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-from dpd_export.graphs.parts import Tensors
+from dpd_export.graphs import Tensors
 
 VECTOR = 16
 """Filters that a CPU computes at once (AVX-512 in float32); removing fewer would not save time."""

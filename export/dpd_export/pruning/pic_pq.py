@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dpd_export.graphs.parts import Tensors
+from dpd_export.graphs import Tensors
 from dpd_export.pruning.filters import FilterBlock, keep, lowest, multiply_adds
 
 POPULATION, TOURNAMENT, TRIALS = 24, 6, 160

@@ -11,16 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from onnxscript import ir
 
-from dpd_export.graphs.calibration import Calibration
-from dpd_export.graphs.int8 import Speed, compare_speed
-from dpd_export.graphs.parts import UNET_INPUTS, Tensors, unet_graph
-from dpd_export.graphs.trace import export_graph
+from dpd_export.graphs import UNET_INPUTS, Calibration, Tensors, export_graph, unet_graph
+from dpd_export.int8 import Speed, compare_speed
 from dpd_export.options import Pruning
 from dpd_export.pruning.filters import FilterBlock, keep, lowest, read_blocks
 from dpd_export.pruning.pic_pq import difference, importance, learn_springs, output_error, same_share
 from dpd_export.pruning.recovery import IMAGES, generated, recover
-from dpd_export.reference.calibration import guided
-from dpd_export.reference.cases import RunCases
+from dpd_export.reference import RunCases, guided
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import Base
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dpd_export.reference.cases import RunCases, spread
+from dpd_export.reference import RunCases, spread
 from dpd_runtime.generation.cases import sample_case
 from dpd_train.bases.base import Base, torch_denoise
 

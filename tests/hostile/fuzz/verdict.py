@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpd_export.graphs.peak_memory import peak_bytes, reset_peak
+from dpd_export.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.classifier.label import images_below, label_folder, load_engine
 from dpd_runtime.classifier.model import RECORD_NAME, open_classifier

@@ -13,9 +13,8 @@ import typer
 from huggingface_hub import ModelCard
 
 from dpd_cli.main import app
-from dpd_export.card.card import CARD_NAME, model_card
-from dpd_export.card.content import CardContent
-from dpd_export.graphs.parity import GENERATED
+from dpd_export.card import CARD_NAME, CardContent, model_card
+from dpd_export.compile import GENERATED
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.manifest import FileEntry, Manifest
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler

@@ -19,11 +19,17 @@ import pytest
 import torch
 from torch import nn
 
+from dpd_export.builder import (
+    FLAVOURS,
+    PARTS,
+    build_engine,
+    flavour_of,
+    full_shape,
+    import_flavour,
+    outside_weights,
+    parse_capabilities,
+)
 from dpd_export.engines import build_engines
-from dpd_export.engines.builder import build_engine
-from dpd_export.engines.flavours import FLAVOURS, flavour_of, import_flavour, parse_capabilities
-from dpd_export.engines.network import outside_weights
-from dpd_export.engines.profiles import PARTS, full_shape
 from dpd_runtime.bundle.archive import write_zip
 from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
 from dpd_runtime.bundle.engine_fit import Site, choose_engine, this_os

@@ -103,7 +103,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, members: tuple[int, ...], *here: in
     names = [f"SM{one}" for one in members]
     fake = SimpleNamespace(__version__="1.7.1", ComputeCapability=SimpleNamespace(__members__=["NONE", *names]))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)  # type: ignore[arg-type]
-    monkeypatch.setattr("dpd_export.engines.wanted.nvidia_driver", lambda: driver(*here))
+    monkeypatch.setattr("dpd_export.engines.nvidia_driver", lambda: driver(*here))
 
 
 CARDS_OF_ALL = (75, 80, 86, 89, 120, 121)

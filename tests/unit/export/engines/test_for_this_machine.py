@@ -8,10 +8,9 @@ from typing import Any
 import onnx
 import pytest
 
-from dpd_export.engines import build_for_this_machine, for_this_machine
-from dpd_export.engines.flavours import FLAVOURS
-from dpd_export.engines.new_bundle import built
-from dpd_export.engines.profiles import DEFAULT_PARTS
+from dpd_export import engines
+from dpd_export.builder import DEFAULT_PARTS, FLAVOURS
+from dpd_export.engines import build_for_this_machine, built
 from dpd_runtime import Bundle, load_bundle
 from dpd_runtime.bundle import bundle as bundle_module
 from dpd_runtime.bundle.engine_fit import Site, this_os
@@ -58,9 +57,9 @@ def test_each_engine_is_built_once_and_is_where_the_runtime_looks(
         builds.append(build.part)
         return built(build, *others)
 
-    monkeypatch.setattr(for_this_machine, "flavour_of", lambda name: FLAVOURS["tensorrt-rtx"])
-    monkeypatch.setattr(for_this_machine, "check_capabilities", lambda *about: (89,))
-    monkeypatch.setattr(for_this_machine, "built", counted)
+    monkeypatch.setattr(engines, "flavour_of", lambda name: FLAVOURS["tensorrt-rtx"])
+    monkeypatch.setattr(engines, "check_capabilities", lambda *about: (89,))
+    monkeypatch.setattr(engines, "built", counted)
     for _ in range(2):
         build_for_this_machine(bundle, TENSORRT, ignore)
     assert tuple(builds) == DEFAULT_PARTS

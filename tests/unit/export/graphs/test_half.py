@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from dpd_export.graphs.half import HalfPrecision, Islands, Ranges, attention, halve, wants_wide_scores
+from dpd_export.graphs import HalfPrecision, Islands, Ranges, attention, halve, wants_wide_scores
 from dpd_runtime.errors import ParityError
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16

@@ -10,8 +10,8 @@ import pytest
 from onnx.numpy_helper import to_array
 
 from dpd_export import ExportOptions, export_run
-from dpd_export.graphs.int8 import check_size
-from dpd_export.reference.end_to_end import EndToEnd, check_agreement
+from dpd_export.int8 import check_size
+from dpd_export.reference import EndToEnd, check_agreement
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.generate import Generation

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpd_export.graphs.parts import Graph, graphs_of
+from dpd_export.graphs import Graph, graphs_of
 from dpd_train.bases.base import load_base
 from dpd_train.classifiers.network import ResNet, ResNetConfig
 from tests.tiny import tiny_base

@@ -46,7 +46,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_card_names_the_command_that_made_it(pretrained: Path) -> None:
-    from dpd_export.card.history import _pretrain_command
+    from dpd_export.card import _pretrain_command
 
     record = json.loads((pretrained / "base4" / "pretrain.json").read_text())
     words = _pretrain_command(record).split()

@@ -1,4 +1,4 @@
-"""Build engines for a bundle and write a new, unsigned bundle that holds them."""
+"""What `dpd export --trt` builds, for which cards, and all that is in its way, before anything is computed."""
 
 import hashlib
 import shutil
@@ -8,18 +8,120 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpd_export.engines.builder import Plan, build_engine
-from dpd_export.engines.flavours import Flavour, check_capabilities, cuda_major, flavour_of, import_flavour
-from dpd_export.engines.network import sources_of
-from dpd_export.engines.profiles import check_parts
+from dpd_export.builder import (
+    CARDS,
+    Flavour,
+    Plan,
+    build_engine,
+    check_capabilities,
+    check_parts,
+    cuda_major,
+    flavour_of,
+    import_flavour,
+    known_capabilities,
+    named_cards,
+    sources_of,
+)
 from dpd_export.options import INT8
+from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.engine_fit import this_os
 from dpd_runtime.bundle.profiles import Profile, profile_of, row_shapes
+from dpd_runtime.engines.context_model import context_model
+from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines.execution_providers import NAMES
 from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, EngineRecord, record_json
-from dpd_runtime.errors import InputError
+from dpd_runtime.engines.site_cache import keep_model, kept_model, working_folder
+from dpd_runtime.errors import DpdError, InputError, MissingExtraError, ProviderError
 from dpd_runtime.files import size_of
+from dpd_runtime.machine.driver import nvidia_driver
 from dpd_runtime.sealing.reseal import check_target, write_changed
+
+TURING, FIRST_OF_PLUGIN = 75, 80
+"""Turing has no float32 matrix products in TensorRT for RTX, and the plugin that loads engines begins above it."""
+ELSEWHERE = {
+    72: "Jetson Xavier: dpd runs on its CPU",
+    87: "Jetson Orin: dpd runs on its CPU",
+    90: "H100: --flavour tensorrt builds for it, on that GPU",
+    100: "B200: --flavour tensorrt builds for it, on that GPU",
+    101: "Jetson Thor: dpd runs on its CPU",
+    110: "Jetson Thor: dpd runs on its CPU",
+}
+"""Compute capabilities that tensorrt-rtx does not build for, and what does."""
+
+
+@dataclass(frozen=True)
+class WantedEngines:
+    """Engines to build.
+
+    Args:
+        portable: one engine for all compute capabilities instead of one for each.
+        faults: why none can be built here, each with what mends it; empty if they can.
+    """
+
+    flavour: Flavour
+    capabilities: tuple[int, ...]
+    portable: bool
+    faults: tuple[str, ...]
+
+    def describe(self) -> str:
+        """What is built for which cards."""
+        where = named_cards(self.capabilities) if self.capabilities else "the GPU of this machine"
+        return f"{self.flavour.name} for {where}" + (", in one engine for all" if self.portable else "")
+
+    @property
+    def options(self) -> list[str]:
+        """Options of `dpd engines` that ask for the same."""
+        if not self.flavour.ahead_of_time:
+            return ["--flavour", self.flavour.name]
+        listed = ",".join(map(str, self.capabilities))
+        return ["--compute-capability", listed, *(["--portable"] if self.portable else [])]
+
+
+def wanted_engines(flavour: str, named: tuple[int, ...], precision: str) -> WantedEngines:
+    """Find out what to build: for the cards that are named, else for the GPU that is here, else for all in one engine.
+
+    Args:
+        named: compute capabilities, 10 · major + minor.
+
+    Raises:
+        InputError: an unknown flavour, or an int8 bundle, of which there are no engines.
+    """
+    kind, faults, trt = flavour_of(flavour), list[str](), None
+    check_precision(precision)
+    try:
+        trt = import_flavour(kind)
+    except (MissingExtraError, ProviderError) as error:
+        faults.append(str(error))
+    if kind.ahead_of_time:
+        return _ahead_of_time(kind, trt, named, precision, faults)
+    try:
+        capabilities = check_capabilities(kind, trt, named)
+    except DpdError as error:
+        capabilities = ()
+        faults.append(str(error))
+    return WantedEngines(kind, capabilities, False, tuple(faults))
+
+
+def _ahead_of_time(kind: Flavour, trt: Any, named: tuple[int, ...], precision: str, faults: list[str]) -> WantedEngines:
+    known = known_capabilities(trt)
+    strangers = [one for one in named if one not in known]
+    listed = named_cards(known)
+    for one in strangers:
+        faults.append(f"{one} is " + ELSEWHERE.get(one, f"no card that {kind.name} builds for, which are {listed}"))
+    half = precision == "fp16"
+    if TURING in named and not half:
+        faults.append(f"{named_cards((TURING,))} has no float32 matrix products: leave it out, or --precision fp16")
+    if rest := tuple(one for one in named if one in known and (half or one != TURING)):
+        return WantedEngines(kind, rest, False, tuple(faults))
+    all_usual = tuple(one for one in known if one >= FIRST_OF_PLUGIN and one in CARDS)
+    here = [gpu.compute_capability for gpu in nvidia_driver().gpus[:1]]
+    if here and here[0] in all_usual and not named:
+        return WantedEngines(kind, (here[0],), False, tuple(faults))
+    return WantedEngines(kind, all_usual, True, tuple(faults))
+
+
+# -- Build engines for a bundle and write a new, unsigned bundle that holds them.
 
 
 @dataclass(frozen=True)
@@ -189,3 +291,45 @@ def _record(
         sha256=plan.sha256,
         bytes=plan.bytes,
     )
+
+
+# -- Build engines of a bundle for this machine's GPU, into the cache from which the runtime loads them.
+#
+# Only `tensorrt` needs this. ONNX Runtime's provider of it builds networks whose types it may change; these are
+# strongly typed. The plugin of TensorRT for RTX compiles strongly typed networks itself. No GPU has run either.
+
+
+def build_for_this_machine(bundle: Bundle, provider: Provider, progress: Progress) -> None:
+    """Build the engines of all graphs that every `dpd generate` calls, unless the cache has them.
+
+    They are in this process's working folder then; `dpd_runtime.generation.gate.compile_here` tries and keeps them.
+
+    Raises:
+        InputError: another GPU than the first, or a graph that the builder refuses.
+        BundleError: as `Bundle.check_graph`.
+        MissingExtraError: TensorRT is not installed.
+        ProviderError: there is no GPU, or no trusted key signed the bundle.
+    """
+    if not bundle.trusted:  # the parser and the builder run in this process
+        raise ProviderError(
+            f"provider {provider.name}: engines are built here only of a bundle that a trusted key signed, and this "
+            f"one is {bundle.signature.describe()}; use --provider cpu, or have it signed"
+        )
+    if provider.device:
+        raise InputError(
+            f"--device {provider.device}: {provider.name} builds on the first GPU; choose it by CUDA_VISIBLE_DEVICES"
+        )
+    kind = flavour_of(provider.name)
+    check_precision(bundle.manifest.precision)
+    trt = import_flavour(kind)
+    here = check_capabilities(kind, trt, ())
+    folder, parts = working_folder(bundle.engine_cache(bundle.site(provider))), check_parts(None, bundle.files)
+    for done, part in enumerate(parts):
+        progress(done, len(parts))
+        name = f"{part}/model.onnx"
+        graph = bundle.files[name]
+        if kept_model(folder, graph) is None:
+            bundle.check_graph(name)
+            plan, record = built(Build(part, profile_of(part, bundle.manifest), here), kind, trt, bundle)
+            keep_model(folder, graph, context_model(record, bytes(plan.content), NAMES[provider.name]))
+    progress(len(parts), len(parts))

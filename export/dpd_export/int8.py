@@ -19,8 +19,7 @@ from typing import Any
 import onnx
 from onnxscript import ir
 
-from dpd_export.graphs.parts import Tensors
-from dpd_export.graphs.trace import remove_metadata
+from dpd_export.graphs import Tensors, remove_metadata
 from dpd_runtime.annotations import Array
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine

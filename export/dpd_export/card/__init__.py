@@ -1,1 +1,0 @@
-"""MODEL_CARD.md: the model card that every bundle carries."""
